@@ -79,6 +79,24 @@ def test_openais_own_fields_reach_no_model_that_does_not_know_them() -> None:
     assert told == {"prompt": "a fox"}
 
 
+def test_choices_are_found_where_a_field_may_be_null_or_is_an_enumeration() -> None:
+    properties = {
+        "prompt": {},
+        "quality": {"anyOf": [{"enum": ["low", "high"]}, {"type": "null"}]},
+        "background": {"$ref": "#/$defs/Background"},
+        "style": {"anyOf": [{"$ref": "#/$defs/Style"}, {"type": "null"}]},
+        "output_format": {"anyOf": [{"enum": ["png"]}, {"type": "null"}]},
+    }
+    enums = {"Background": {"enum": ["transparent"]}, "Style": {"enum": ["ink"]}}
+    card = {**PAINTER, "input_schema": {"properties": properties, "$defs": enums}}
+    told = asked(quality="low", background="transparent", style="vivid", output_format="webp")
+    assert input_of(told, card) == {
+        "prompt": "a fox",
+        "quality": "low",
+        "background": "transparent",
+    }
+
+
 def test_the_models_own_names_come_first() -> None:
     assert input_of(asked(quality="high", steps=3))["steps"] == 3
 

@@ -281,7 +281,8 @@ class Cards:
         model, _, version = ref.partition(":")
         known = sorted(self._versions)
         if version and model in self._versions:
-            there = ", ".join(card.version for card in self._versions[model][:5])
+            running = (card for card in self._versions[model] if card.stage != "retired")
+            there = ", ".join(card.version for card in running)[:200] or "none"
             raise NotFound(
                 f"{model} has no version {version[:60]!r} that runs; there are: {there}. Leave the "
                 f"version out for the newest"

@@ -28,6 +28,7 @@ from swell.api.facades.files import picture_bytes, pictures_of
 from swell.api.facades.inputs import with_uploads
 from swell.api.facades.links import file_url
 from swell.api.facades.pictures import (
+    choices_of,
     first_of,
     placed_files,
     refused,
@@ -283,7 +284,7 @@ def task_request(asked: Asked, target: Target) -> TaskRequest:
     own = {name: value for name, value in asked.own.items() if name in known or name not in _THEIRS}
     # What is given under the model's own names comes before what OpenAI's mean.
     whole = {**renamed(fields, schema), **renamed(own, schema)}
-    _drop_foreign_style(whole, known)
+    _drop_foreign_style(whole, schema)
     return TaskRequest(
         model=target.queue,
         input=msgspec.Raw(encode(whole)),
@@ -298,7 +299,7 @@ def _of_quality(request: ImageRequest, schema: Mapping[str, Any]) -> dict[str, A
     quality = request.quality
     if quality is None or quality == "auto":
         return {}
-    if quality in schema.get("properties", {}).get("quality", {}).get("enum", ()):
+    if quality in (choices_of(schema, "quality") or ()):
         return {"quality": quality}
     return stepped(schema, _STEPS.get(quality, 1))
 
@@ -307,10 +308,11 @@ def _of_background(request: ImageRequest, target: Target) -> dict[str, Any]:
     background = request.background
     if background is None or background == "auto":
         return {}
-    known = target.card.input_schema.get("properties", {})
-    if background in known.get("background", {}).get("enum", ()):
+    schema = target.card.input_schema
+    if background in (choices_of(schema, "background") or ()):
         return {"background": background}
-    if known.get("transparent", {}).get("type") == "boolean":
+    transparent = schema.get("properties", {}).get("transparent")
+    if isinstance(transparent, Mapping) and transparent.get("type") == "boolean":
         return {"transparent": background == "transparent"}
     if background == "transparent":
         raise refused(
@@ -334,8 +336,8 @@ def _of_format(request: ImageRequest, target: Target) -> dict[str, Any]:
     if kind is None:
         return fields
     name = first_of(schema, "output_format")
-    choices = known.get(name, {}).get("enum", (kind,))
-    if name is not None and kind in choices:
+    choices = None if name is None else choices_of(schema, name)
+    if name is not None and (choices is None or kind in choices):
         return {**fields, name: kind}
     if name is None and schema.get("additionalProperties", True) is not False:
         # Workers know the word, whether or not the model does.
@@ -345,10 +347,10 @@ def _of_format(request: ImageRequest, target: Target) -> dict[str, Any]:
     return fields
 
 
-def _drop_foreign_style(fields: dict[str, Any], known: Mapping[str, Any]) -> None:
+def _drop_foreign_style(fields: dict[str, Any], schema: Mapping[str, Any]) -> None:
     """Drop a style that is one of OpenAI's and none of the model's."""
     if fields.get("style") in ("vivid", "natural"):
-        choices = known.get("style", {}).get("enum")
+        choices = choices_of(schema, "style")
         if choices is not None and fields["style"] not in choices:
             del fields["style"]
 

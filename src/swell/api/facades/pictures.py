@@ -15,6 +15,7 @@ from swell.errors import FieldError, InvalidInput
 
 __all__ = [
     "Schema",
+    "choices_of",
     "first_of",
     "picture_fields",
     "placed_files",
@@ -173,6 +174,12 @@ def placed_files(
             "image", f"{model} takes one picture, and here are {len(images)}: send one at a time"
         )
     return {**fields, several: list(images)}
+
+
+def choices_of(schema: Schema, name: str) -> Sequence[Any] | None:
+    """Return what a property may be, also where that lies behind a reference; None for anything."""
+    found: Sequence[Any] | None = _bare(schema.get("properties", {}).get(name), schema).get("enum")
+    return found
 
 
 def refused(param: str, detail: str, code: str = "unsupported_value") -> InvalidInput:
