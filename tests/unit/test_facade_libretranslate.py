@@ -142,6 +142,19 @@ async def test_a_long_text_becomes_several_tasks(studio: Studio) -> None:
     assert (await asking.answer()).json["translatedText"] == "One two three.\nFour five."
 
 
+async def test_a_key_that_may_have_few_tasks_has_them_one_after_the_other(studio: Studio) -> None:
+    world, painter = studio
+    made = await world.admin("POST", "/v1/keys", {"name": "few", "tasks_in_flight": 2})
+    body = body_of(world, q="uno\ndue\ntre\nquattro\ncinque", api_key=made.json["key"])
+    asking = Asking(world.stranger, "POST", TRANSLATE, body)
+    for word in ("one", "two", "three", "four", "five"):
+        await say(painter, word)
+    assert (await asking.answer()).json["translatedText"] == "one\ntwo\nthree\nfour\nfive"
+    made = await world.admin("POST", "/v1/keys", {"name": "fewer", "tasks_per_day": 2})
+    never = await world.stranger("POST", TRANSLATE, {**body, "api_key": made.json["key"]})
+    assert (never.status, "2 tasks a day" in never.json["error"]) == (400, True)
+
+
 async def test_the_language_is_told(studio: Studio) -> None:
     world, painter = studio
     body = {"q": "hola", "api_key": world.keys["anna"]}

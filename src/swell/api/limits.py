@@ -227,6 +227,12 @@ class Limits:
             return self._store.accept(news)
         return self._within(call, len(news), lambda: self._store.accept(news))
 
+    def most_at_once(self, call: Call, n: int) -> int:
+        """Return how many of n tasks the caller's key may have at once, if it may have n at all."""
+        meter = self._meter(call.caller)
+        may_never = meter.tasks is not None and n > meter.tasks.quota
+        return n if meter.flight is None or may_never else min(n, meter.flight.limit)
+
     async def retry(self, call: Call, task: Task) -> Accepted:
         """Have the store repeat a task, if its caller's key may have one more; raises as `accept`.
 

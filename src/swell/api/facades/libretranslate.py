@@ -45,7 +45,7 @@ from swell.errors import (
 )
 from swell.registry import Scope
 from swell.store import Accepted
-from swell.task import Task, TaskState
+from swell.task import NewTask, Task, TaskState
 
 __all__ = [
     "GROUPS",
@@ -368,10 +368,22 @@ def _joined(
 async def _outputs(
     service: Service, call: Call, model: Target, parts: Sequence[str], source: str, target: str
 ) -> dict[str, dict[str, Any]]:
-    """Return what a model makes of each part: a task each, all at once."""
+    """Return what a model makes of each part: a task each, as many at once as the key may have."""
     news = [await check(service, call, task_request(part, source, target, model)) for part in parts]
-    if not news:
-        return {}
+    said: dict[str, dict[str, Any]] = {}
+    most = service.limits.most_at_once(call, len(news))
+    for at in range(0, len(news), max(1, most)):
+        ended = await _ended(service, call, news[at : at + most])
+        said |= dict(zip(parts[at : at + most], map(_output, ended), strict=True))
+    return said
+
+
+async def _ended(service: Service, call: Call, news: Sequence[NewTask]) -> list[Task]:
+    """Return tasks that were accepted together, once they have ended.
+
+    Raises:
+        SwellError: They were not accepted, or one of them cannot be waited for.
+    """
     accepted: list[Accepted] = []
     for each in await service.limits.accept(call, news):
         if isinstance(each, SwellError):
@@ -384,7 +396,7 @@ async def _outputs(
     except ExceptionGroup as errors:
         # The first is why the others ended.
         raise errors.exceptions[0] from None
-    return {part: _output(end.result()) for part, end in zip(parts, ends, strict=True)}
+    return [end.result() for end in ends]
 
 
 def _output(task: Task) -> dict[str, Any]:
