@@ -555,6 +555,22 @@ async def _broken(delivery: Delivery) -> Letter:
     raise RuntimeError("a mistake")
 
 
+async def test_while_the_store_is_away_no_attempt_is_used_up() -> None:
+    async with House(schedule_s=()) as house:
+        right, house.letter = house.letter, _away  # type: ignore[method-assign]
+        await house.post.ended(a_hooked_task())
+        await house.pass_time(3)
+        (delivery,) = await house.post.all()
+        assert (delivery.state, delivery.tries) == (DeliveryState.WAITING, 0)
+        house.letter = right  # type: ignore[method-assign]
+        await house.pass_time(1)
+        assert (await house.post.get(delivery)).state is DeliveryState.DELIVERED
+
+
+async def _away(delivery: Delivery) -> Letter:
+    raise Unavailable("the store is away")
+
+
 async def test_while_the_store_is_away_nothing_is_sent_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

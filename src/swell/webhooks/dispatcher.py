@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from swell.clock import Clock
-from swell.errors import SwellError
+from swell.errors import SwellError, Unavailable
 from swell.outbox import Delivery, Outbox, Told
 from swell.webhooks.room import Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, is_gone, what_follows
@@ -64,6 +64,7 @@ class Receivers(Protocol):
 
         Raises:
             Unsendable: There is nothing to send, or nowhere.
+            Unavailable: That cannot be found out now.
         """
         ...
 
@@ -187,6 +188,11 @@ class Dispatcher:
             if letter is not None:
                 told = _after(letter, told)
             self._landed.append(told)
+        except Unavailable as error:
+            # Nothing was sent, so that it is no attempt: it is due still.
+            _log.warning("a webhook cannot be sent now", id=delivery.id, detail=error.detail)
+            await self._clock.sleep(_AGAIN_S)
+            del self._flying[delivery.id]
         except BaseException:
             # It is due still.
             del self._flying[delivery.id]
@@ -195,7 +201,11 @@ class Dispatcher:
             self._woken.set()
 
     async def _answer(self, delivery: Delivery) -> tuple[Answer, Letter | None]:
-        """Return what an attempt met, and what was sent, if anything was."""
+        """Return what an attempt met, and what was sent, if anything was.
+
+        Raises:
+            Unavailable: The store is away, and with it what was to be sent.
+        """
         now, letter = self._clock.now(), None
         try:
             letter = await self._receivers.letter(delivery)
@@ -204,6 +214,8 @@ class Dispatcher:
             detail = str(error)
             refused = Answer(at=now, took_s=0.0, error="unsendable", detail=detail, is_final=True)
             return refused, None
+        except Unavailable:
+            raise
         except Exception as error:
             _log.exception("a webhook cannot be sent", delivery=delivery.id)
             detail = f"it could not be made ({type(error).__name__}): see the log of the backend"
