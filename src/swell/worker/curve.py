@@ -9,6 +9,10 @@ Between measured buckets the curve is interpolated and never falls. Beyond the l
 assumed to cost what it costs in the largest: what was not tried promises nothing. Larger buckets
 are therefore tried on purpose, one after the other, where as many rows wait (`next_size`), and no
 further once twice the rows gained nothing.
+
+What a crowd shares is decided by one percent, and single buckets are not known so well: each was
+measured at its own moment, among other neighbours. Where all that is known lies about a straight
+line, as on processors, so much for a step and so much for each row, the line is believed for that.
 """
 
 import math
@@ -58,6 +62,13 @@ _TOLERANCE: Final = 1.05
 #: And so much better to be worth the latency of who is in it; less where as many wait anyway.
 _WORTH: Final = 1.12
 _WORTH_FULL: Final = 1.01
+
+#: The same by a straight line, which no single measurement moves.
+_WORTH_LINE: Final = 1.005
+
+#: Buckets lie about a straight line if there are so many, and none is further from it than this.
+_LINE_POINTS: Final = 4
+_LINE_ERROR: Final = 0.1
 
 #: Steps after which the largest bucket, if it did not run in them, is forgotten: the device may
 #: have been busy with something else when it was tried.
@@ -290,7 +301,8 @@ def full_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together where at least as many want to.
 
     Whoever waits then gains by what others wait longer for: 1 % more per row than the cheapest are
-    enough. One row where no batch is 5 % cheaper than that.
+    enough, or 0.5 % where all lie about a straight line. One row where no batch is 5 % cheaper than
+    that.
 
     Args:
         curve: What steps cost.
@@ -298,13 +310,51 @@ def full_size(curve: Curve, largest: int) -> int:
     """
     if _smallest(curve, largest, _TOLERANCE) == 1:
         return 1
+    line = _line(curve, largest)
+    if line is not None:
+        return _smallest(line, min(curve.measured[-1], largest), _WORTH_LINE)
     return _smallest(curve, largest, _WORTH_FULL)
 
 
-def _smallest(curve: Curve, largest: int, tolerance: float) -> int:
+def _smallest(curve: "Curve | _Line", largest: int, tolerance: float) -> int:
     per_row = [(rows, curve.seconds(rows) / rows) for rows in BUCKETS if rows <= largest]
     enough = tolerance * min(cost for _, cost in per_row)
     return next(rows for rows, cost in per_row if cost <= enough)
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """What a step takes, and each of its rows, in seconds."""
+
+    step_s: float
+    row_s: float
+
+    def seconds(self, rows: float) -> float:
+        return self.step_s + self.row_s * rows
+
+
+def _line(curve: Curve, largest: int) -> _Line | None:
+    """Return the straight line about which all believed buckets lie, if they lie about one.
+
+    It is the one with the least squares of relative errors. Where a batch gains little, a line is
+    no reason to have a larger one.
+    """
+    known = [(rows, curve.seconds(rows)) for rows in curve.measured]
+    if len(known) < _LINE_POINTS or best_size(curve, largest) == 1:
+        return None
+    ones = [(1 / seconds, rows / seconds) for rows, seconds in known]
+    aa = sum(a * a for a, _ in ones)
+    ab = sum(a * b for a, b in ones)
+    bb = sum(b * b for _, b in ones)
+    a1, b1 = sum(a for a, _ in ones), sum(b for _, b in ones)
+    whole = aa * bb - ab * ab
+    if not whole > 0:
+        return None
+    line = _Line((a1 * bb - b1 * ab) / whole, (b1 * aa - a1 * ab) / whole)
+    if line.step_s < 0 or line.row_s <= 0:
+        return None
+    if any(abs(line.seconds(rows) - seconds) > _LINE_ERROR * seconds for rows, seconds in known):
+        return None
+    return line
 
 
 def flat_end(curve: Curve) -> tuple[int, int] | None:
@@ -313,12 +363,20 @@ def flat_end(curve: Curve) -> tuple[int, int] | None:
     """
     measured = curve.measured
     halves = [rows for rows in measured if rows <= measured[-1] / 2]
-    if not halves or _gain(curve, measured[-1] / 2, measured[-1]) >= _TOLERANCE:
+    if not halves or not _is_flat(curve, measured[-1]):
         return None
     return halves[-1], measured[-1]
 
 
-def _gain(curve: Curve, rows: float, more: float) -> float:
+def _is_flat(curve: Curve, last: int) -> bool:
+    """Whether rows are no cheaper among so many than among half of them."""
+    line = _line(curve, last)
+    if line is not None:
+        return _gain(line, last / 2, last) < _WORTH_FULL
+    return _gain(curve, last / 2, last) < _TOLERANCE
+
+
+def _gain(curve: "Curve | _Line", rows: float, more: float) -> float:
     """Return how many times cheaper a row is among more."""
     return (curve.seconds(rows) / rows) / (curve.seconds(more) / more)
 
@@ -327,8 +385,8 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
 
     The next bucket is tried while the largest measured one is at least 5 % cheaper per row than
-    half as many rows: a flat piece of the curve does not end the search, a flat doubling does,
-    until the largest is due for another look.
+    half as many rows, or 1 % where all lie about a straight line: a flat piece of the curve does
+    not end the search, a flat doubling does, until the largest is due for another look.
 
     Args:
         curve: What steps cost.
@@ -339,7 +397,6 @@ def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
     if not measured:
         return None
     last = measured[-1]
-    half = last / 2
-    if half >= measured[0] and _gain(curve, half, last) < _TOLERANCE:
+    if last / 2 >= measured[0] and _is_flat(curve, last):
         return last if curve.is_due and last <= largest else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)
