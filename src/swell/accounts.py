@@ -9,7 +9,7 @@ from datetime import date, datetime
 
 import msgspec
 
-from swell.ledger import day_of
+from swell.money.ledger import day_of
 from swell.provider import Instance
 from swell.registry import Registry
 

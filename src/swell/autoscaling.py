@@ -18,8 +18,8 @@ import structlog
 from swell.clock import Clock
 from swell.config import AutoscaleSettings, PoolTable, Settings, environment_of
 from swell.errors import InvalidRequest
-from swell.pool_prices import book_of, live_price, may_change, pool_prices, unknown_kinds
-from swell.pricing import MachinePrice
+from swell.money.pool_prices import book_of, live_price, may_change, pool_prices, unknown_kinds
+from swell.money.pricing import MachinePrice
 from swell.provider import LaunchRequest, TellsPrices
 from swell.wiring import is_shared, provider_of, worker_environment
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import msgspec
 
 from swell.errors import Unavailable
-from swell.pricing import LivePrice
+from swell.money.pricing import LivePrice
 
 __all__ = [
     "ASKED_AT",

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
-from swell.ledger import Charged, CostRow, LedgerEntry
+from swell.money.ledger import Charged, CostRow, LedgerEntry
 from swell.phases import Startup
 from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
 from swell.stages import Pipeline

@@ -999,7 +999,7 @@ def _retention(settings: RetentionSettings) -> "tuple[Retention, ...]":
 
 
 def _hour_micros(settings: Settings) -> dict[str, int]:
-    from swell.pool_prices import pool_prices
+    from swell.money.pool_prices import pool_prices
 
     prices = {name: price.hour_micros for name, price in pool_prices(settings).items()}
     own, micros = settings.worker.pool, settings.pool.hour_micros
@@ -1008,7 +1008,7 @@ def _hour_micros(settings: Settings) -> dict[str, int]:
 
 def _has_tariffs(settings: Settings) -> bool:
     """Return whether an autoscaler may tell, or may have told before, of prices that change."""
-    from swell.pool_prices import tells_prices
+    from swell.money.pool_prices import tells_prices
 
     return any(tells_prices(each) for each in settings.pools.values())
 

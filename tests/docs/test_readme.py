@@ -12,7 +12,7 @@ import pytest
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from swell.autoscaling import advice
 from swell.config import load
-from swell.pool_prices import pool_prices
+from swell.money.pool_prices import pool_prices
 from swell.providers.factory import options_of
 from swell.providers.options import checked
 

@@ -19,7 +19,7 @@ from swell.api.costs import instance_ended, settle, spent
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
 from swell.config import load
-from swell.ledger import EntryKind, LedgerEntry
+from swell.money.ledger import EntryKind, LedgerEntry
 from swell.provider import Instance, InstanceState
 from swell.registry import Scope
 from swell.wiring import Fleet, build_fleet

@@ -14,8 +14,8 @@ from swell.api.settings import Backend
 from swell.autoscaling import Access, Autoscaler, build_autoscaler
 from swell.clock import SystemClock
 from swell.config import load
+from swell.money.tariffs import TARIFFS, PoolTariff
 from swell.scaling import STATUS, PoolScaling, ScalingStatus
-from swell.tariffs import TARIFFS, PoolTariff
 from swell.wiring import build_backend, close_backend
 
 POOL = """

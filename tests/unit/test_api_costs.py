@@ -13,9 +13,9 @@ from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
 from swell.api.duties import sweep
 from swell.errors import Unavailable
-from swell.ledger import LedgerEntry
+from swell.money.ledger import LedgerEntry
+from swell.money.tariffs import TARIFFS, PoolTariff, changed
 from swell.provider import Instance, InstanceState
-from swell.tariffs import TARIFFS, PoolTariff, changed
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.

@@ -11,7 +11,7 @@ from swell.api import starts
 from swell.api.startups import end_startups, look_after_startups
 from swell.clock import ManualClock
 from swell.errors import Internal
-from swell.ledger import LedgerEntry
+from swell.money.ledger import LedgerEntry
 from swell.phases import STARTUPS_KEPT
 from swell.registry import KeptStartup
 from swell.task import TaskState

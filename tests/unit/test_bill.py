@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.bill import Life, entries_of, paid_micros, paid_s, rest, shared
-from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros
-from swell.tariffs import Step, price_at
+from swell.money.bill import Life, entries_of, paid_micros, paid_s, rest, shared
+from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
+from swell.money.tariffs import Step, price_at
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -11,10 +11,10 @@ from swell.autoscaler.controller import Controller, Terms
 from swell.autoscaler.live_prices import Asking, LivePrices, standing
 from swell.autoscaler.observe import Observer
 from swell.errors import Unavailable
-from swell.pricing import LivePrice, MachinePrice
+from swell.money.pricing import LivePrice, MachinePrice
+from swell.money.tariffs import TARIFFS, PoolTariff
 from swell.provider import Instance, InstanceState
 from swell.scaling import STATUS, PoolScaling, ScalingStatus
-from swell.tariffs import TARIFFS, PoolTariff
 
 LISTED = MachinePrice(900_000, "a list")
 EVERY_S = 600.0

@@ -7,8 +7,8 @@ import pytest
 
 from swell.autoscaling import advice
 from swell.config import PoolTable, Settings
-from swell.pool_prices import live_price, may_change, pool_price, pool_prices
-from swell.pricing import LIST, LivePrice, MachinePrice, PriceBook
+from swell.money.pool_prices import live_price, may_change, pool_price, pool_prices
+from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook
 
 
 def a_table(provider: str = "aws", **fields: Any) -> PoolTable:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.pricing import (
+from swell.money.pricing import (
     LIST,
     MachinePrice,
     Price,

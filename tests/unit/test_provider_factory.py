@@ -9,8 +9,8 @@ import pytest
 from swell.clock import ManualClock
 from swell.config import Settings
 from swell.errors import InvalidRequest
-from swell.pool_prices import pool_price
-from swell.pricing import PriceBook
+from swell.money.pool_prices import pool_price
+from swell.money.pricing import PriceBook
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions

@@ -10,7 +10,7 @@ from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.errors import InvalidInput
-from swell.ledger import EntryKind
+from swell.money.ledger import EntryKind
 from swell.simulator import fluid
 from swell.simulator.crowds import Crowd, Mix, crowd_at, crowd_of, read_crowd
 from swell.simulator.jobs import Outcome, Policy, Terms, simulate

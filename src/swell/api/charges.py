@@ -19,7 +19,7 @@ import structlog
 from swell.api.metrics import Metrics
 from swell.api.samples import images_of_stage, pictures_in
 from swell.clock import Clock
-from swell.ledger import EntryKind, LedgerEntry, cost_micros
+from swell.money.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.registry import Registry, WorkerInfo
 from swell.task import (
     Canceled,

@@ -19,10 +19,10 @@ from swell.api.service import Service
 from swell.api.startups import end_startups
 from swell.api.tariffs import Tariffs
 from swell.api.views import encode
-from swell.bill import Life, entries_of, paid_micros, rest
-from swell.costs import By, Cost, added, costs_by
 from swell.errors import InvalidInput
-from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
+from swell.money.bill import Life, entries_of, paid_micros, rest
+from swell.money.costs import By, Cost, added, costs_by
+from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
 from swell.phases import Startup, StartupKind
 from swell.provider import Instance
 from swell.registry import AuditEntry, WorkerInfo

@@ -61,7 +61,7 @@ from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
 from swell.errors import Unavailable
 from swell.events import Brief, brief_of, brief_of_stage, event_of
 from swell.fairness import band
-from swell.ledger import cost_micros
+from swell.money.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
 from swell.stages import Sight, Stage, stages_ahead

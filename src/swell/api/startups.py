@@ -33,7 +33,7 @@ from swell.api.service import Service
 from swell.api.views import encode
 from swell.dispatch import Registration, Report, StartingAnswer
 from swell.errors import InvalidInput, SwellError
-from swell.ledger import EntryKind, LedgerEntry, cost_micros
+from swell.money.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.phases import (
     READY,
     WHOLE,

@@ -6,9 +6,9 @@ had none stays without. What no autoscaler tells of is charged by the settings.
 
 from collections.abc import Mapping, Sequence
 
+from swell.money.tariffs import TARIFFS, PoolTariff, Step
 from swell.registry import Registry, WorkerInfo
 from swell.scaling import read
-from swell.tariffs import TARIFFS, PoolTariff, Step
 
 __all__ = ["Tariffs"]
 

@@ -1,8 +1,8 @@
 """What machines cost now, as their clouds tell: asked now and then by whoever leads, and kept.
 
-Each change is written down as a step of the pool's tariff (`swell.tariffs`), by which backends
-charge and the policy plans. A cloud that does not answer changes nothing for a day; then what is
-listed counts again. Asking takes as long as it takes, beside the looks of the controller.
+Each change is written down as a step of the pool's tariff (`swell.money.tariffs`), by which
+backends charge and the policy plans. A cloud that does not answer changes nothing for a day; then
+what is listed counts again. Asking takes as long as it takes, beside the looks of the controller.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ import structlog
 from swell.autoscaler.pools import Pool
 from swell.clock import Clock
 from swell.errors import SwellError
-from swell.pricing import LivePrice, MachinePrice
+from swell.money.pricing import LivePrice, MachinePrice
+from swell.money.tariffs import TARIFFS, PoolTariff, Step, changed
 from swell.provider import Instance, InstanceState
 from swell.registry import Registry
 from swell.scaling import read
-from swell.tariffs import TARIFFS, PoolTariff, Step, changed
 
 __all__ = ["Asking", "LivePrices", "after_answer", "after_silence", "standing"]
 

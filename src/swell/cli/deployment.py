@@ -14,7 +14,7 @@ from swell.autoscaling import advice, check_token
 from swell.cli.parts import Finding
 from swell.config import PoolTable, Settings, describe
 from swell.errors import InvalidRequest
-from swell.pool_prices import pool_prices
+from swell.money.pool_prices import pool_prices
 from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
 from swell.wiring import is_shared, store_file

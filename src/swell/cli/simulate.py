@@ -17,7 +17,7 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, table, talk
 from swell.config import PoolTable, Settings
 from swell.errors import InvalidInput, InvalidRequest
-from swell.pool_prices import pool_prices
+from swell.money.pool_prices import pool_prices
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd, parts

@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 
 from swell.clock import Clock
 from swell.errors import InvalidInput, Unavailable
-from swell.pricing import LivePrice
+from swell.money.pricing import LivePrice
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice
 from swell.providers.aws_prices import asked, prices_of
 from swell.providers.cloud_init import render

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from swell.pricing import LivePrice
+from swell.money.pricing import LivePrice
 
 __all__ = ["asked", "prices_of"]
 

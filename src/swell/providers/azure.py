@@ -34,7 +34,7 @@ from pydantic import Field, model_validator
 
 from swell.clock import Clock
 from swell.errors import InvalidInput, InvalidRequest, SwellError, Unavailable
-from swell.pricing import LivePrice
+from swell.money.pricing import LivePrice
 from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.providers.azure_prices import PATH, prices_of, query_of
 from swell.providers.azure_token import Application, AzureTokens

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from swell.pricing import LivePrice
+from swell.money.pricing import LivePrice
 
 __all__ = ["PATH", "prices_of", "query_of"]
 

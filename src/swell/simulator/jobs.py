@@ -2,8 +2,8 @@
 
 `swell.fairness` says whose turn it is, `swell.api.eta` what is promised at the door, the policy how
 many workers there are, from what `swell.autoscaler.observe` would make of the same queues, and
-`swell.bill` what it costs. Nothing here waits: what happens next is looked for, and time jumps
-there.
+`swell.money.bill` what it costs. Nothing here waits: what happens next is looked for, and time
+jumps there.
 """
 
 import heapq
@@ -33,10 +33,10 @@ from swell.autoscaler.observe import demands
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
 from swell.autoscaler.report import coming_of
 from swell.broker import Depth
-from swell.costs import By, Cost, added, costs_by
 from swell.errors import InvalidInput
 from swell.fairness import rotate
-from swell.ledger import EntryKind, cost_micros
+from swell.money.costs import By, Cost, added, costs_by
+from swell.money.ledger import EntryKind, cost_micros
 from swell.scaling import Workload
 from swell.simulator.crowds import Crowd
 from swell.simulator.line import Line, Task

@@ -12,8 +12,8 @@ import numpy as np
 from swell.autoscaler.cold_starts import UNKNOWN
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import PoolView
-from swell.bill import Life, rest
-from swell.ledger import Charged, CostRow, EntryKind, cost_micros
+from swell.money.bill import Life, rest
+from swell.money.ledger import Charged, CostRow, EntryKind, cost_micros
 from swell.phases import STARTUPS_KEPT
 from swell.simulator.line import Task
 from swell.simulator.pools import MODEL, Pool

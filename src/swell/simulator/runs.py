@@ -12,7 +12,7 @@ from swell.autoscaler.outlook import Observation, Plan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.errors import InvalidInput
-from swell.ledger import EntryKind
+from swell.money.ledger import EntryKind
 from swell.simulator import fluid, jobs
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.crowds import Crowd, crowd_of, parts

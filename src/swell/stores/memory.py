@@ -15,7 +15,7 @@ import msgspec
 from swell import task as life
 from swell.clock import Clock, SystemClock
 from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
-from swell.ledger import Charged, CostRow, LedgerEntry, day_of, model_of
+from swell.money.ledger import Charged, CostRow, LedgerEntry, day_of, model_of
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from swell.ledger import Charged, CostRow, EntryKind
+from swell.money.ledger import Charged, CostRow, EntryKind
 from swell.phases import StartupState
 from swell.registry import Registry
 from swell.testing.startups import NOW, a_startup, an_entry

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from swell.errors import InvalidInput
-from swell.ledger import EntryKind, LedgerEntry
+from swell.money.ledger import EntryKind, LedgerEntry
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,

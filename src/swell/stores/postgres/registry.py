@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.ledger import Charged, CostRow, EntryKind, LedgerEntry
+from swell.money.ledger import Charged, CostRow, EntryKind, LedgerEntry
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from swell.ledger import Charged, CostRow, EntryKind, LedgerEntry
+from swell.money.ledger import Charged, CostRow, EntryKind, LedgerEntry
 from swell.phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,

@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from swell.ledger import Charged, EntryKind, LedgerEntry, cost_micros
-from swell.tariffs import Step, life_micros, price_at
+from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
+from swell.money.tariffs import Step, life_micros, price_at
 
 __all__ = ["Life", "Rest", "entries_of", "paid_micros", "paid_s", "rest", "shared"]
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from swell.config import PoolTable, Settings
-from swell.pricing import LIST, LivePrice, MachinePrice, PriceBook, price_name
+from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook, price_name
 
 __all__ = [
     "book_of",

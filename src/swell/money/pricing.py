@@ -235,5 +235,5 @@ class PriceBook:
 
 #: What comes with Swell.
 LIST: Final[Sequence[Price]] = tuple(
-    prices_of((files("swell") / "prices.toml").read_text(encoding="utf-8"))
+    prices_of((files("swell.money") / "prices.toml").read_text(encoding="utf-8"))
 )

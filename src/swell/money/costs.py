@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from swell.bill import shared
-from swell.ledger import CostRow, EntryKind
+from swell.money.bill import shared
+from swell.money.ledger import CostRow, EntryKind
 
 __all__ = ["By", "Cost", "added", "costs_by"]
 

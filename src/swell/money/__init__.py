@@ -1,0 +1,1 @@
+"""What time of machines costs, and who has caused it."""
