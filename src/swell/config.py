@@ -29,13 +29,13 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from swell.errors import InvalidRequest, UnknownSetting
-from swell.origins import (
+from swell.addresses.origins import (
     host_as_compared,
     media_type_as_compared,
     origin_as_compared,
     service_url,
 )
+from swell.errors import InvalidRequest, UnknownSetting
 
 __all__ = [
     "AdmissionSettings",

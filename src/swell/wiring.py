@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from swell.addresses.trust import trusting
 from swell.clock import Clock, process_age_s, since_boot_s
 from swell.config import (
     LogSettings,
@@ -39,7 +40,6 @@ from swell.registry import KeyLimits
 from swell.retry import RetryPolicy
 from swell.signing import SigningSecrets, read_secrets
 from swell.telemetry import request_id
-from swell.trust import trusting
 
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend, Retention, WebhookSettings
@@ -948,8 +948,8 @@ def _api_settings(settings: Settings) -> "ApiSettings":
 
 
 def _webhook_settings(settings: WebhooksSettings) -> "WebhookSettings":
+    from swell.addresses.urls import UrlPolicy
     from swell.api.settings import WebhookSettings
-    from swell.urls import UrlPolicy
 
     return WebhookSettings(
         urls=UrlPolicy.of(settings.allow_private_urls, settings.url_ports, "webhooks"),
@@ -1029,8 +1029,8 @@ def _log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
 
 def _open_dispatch(settings: Settings, clock: Clock, token: str) -> "Dispatch":
     """Return a worker's way to the backend, and perhaps to the queues."""
+    from swell.addresses.urls import UrlPolicy
     from swell.brokers.remote import RemoteDispatch
-    from swell.urls import UrlPolicy
 
     chosen = settings.worker
     remote = RemoteDispatch(

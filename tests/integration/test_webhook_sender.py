@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from swell.addresses.outbound import Outbound
+from swell.addresses.urls import UrlPolicy
 from swell.cli.tls import open_cert, open_tls
 from swell.clock import SystemClock
 from swell.config import ServerSettings, Settings
-from swell.outbound import Outbound
-from swell.urls import UrlPolicy
 from swell.webhooks.schedule import Answer
 from swell.webhooks.send import HttpSender, Letter
 from swell.webhooks.signing import new_secret

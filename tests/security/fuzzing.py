@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from target import Target
 
 from hostile_urls import ODD, PRIVATE
+from swell.addresses.urls import RefusedUrl, UrlPolicy
 from swell.api.accept import preferred
 from swell.api.auth import bearer_digest
 from swell.api.call import Call
@@ -49,7 +50,6 @@ from swell.errors import SwellError
 from swell.media import File, Image
 from swell.object_stores.memory import MemoryObjects
 from swell.objects import check_key
-from swell.urls import RefusedUrl, UrlPolicy
 from swell.weights.formats import parse_header
 from swell.weights.lora import check_lora
 from swell.weights.onnx import _Walk

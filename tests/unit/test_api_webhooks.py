@@ -17,9 +17,9 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from loopback import listening
+from swell.addresses.urls import UrlPolicy
 from swell.api.hook_bodies import MAX_BODY_BYTES
 from swell.api.settings import WebhookSettings
-from swell.urls import UrlPolicy
 
 
 class Receiver:

@@ -1,6 +1,6 @@
 import pytest
 
-from swell.database_urls import database_place
+from swell.addresses.database_urls import database_place
 from swell.errors import InvalidRequest
 
 

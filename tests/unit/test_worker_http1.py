@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from swell.addresses.urls import UrlPolicy
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
 from swell.brokers.remote import RemoteDispatch
 from swell.clock import ManualClock
@@ -25,7 +26,6 @@ from swell.errors import (
     Unavailable,
 )
 from swell.testing.dispatch import MemoryDispatch
-from swell.urls import UrlPolicy
 from swell.wiring import build_worker, worker_environment
 from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from swell.addresses.outbound import Outbound
+from swell.addresses.urls import RefusedUrl, UrlPolicy
 from swell.api.auth import why_not
 from swell.api.early import files_told
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
@@ -23,10 +25,8 @@ from swell.api.settings import Backend
 from swell.api.views import UrlMaker
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
-from swell.outbound import Outbound
 from swell.outbox import Delivery, Outbox, Post, says_passing
 from swell.registry import ApiKey
-from swell.urls import RefusedUrl, UrlPolicy
 from swell.webhook import PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.send import HttpSender, Letter

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from swell.addresses.urls import UrlPolicy
 from swell.api.facades.paths import FACADE_NAMES
 from swell.broker import Broker
 from swell.bus import Bus
@@ -17,7 +18,6 @@ from swell.signing import SigningSecrets
 from swell.store import Store
 from swell.styles import Style
 from swell.telemetry import Tracer
-from swell.urls import UrlPolicy
 from swell.webhooks.schedule import SCHEDULE_S
 from swell.weights.store import WeightStore
 

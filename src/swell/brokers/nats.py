@@ -21,9 +21,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from swell.addresses.nats_address import NatsAddress
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 from swell.errors import Unavailable
-from swell.nats_address import NatsAddress
 
 __all__ = ["NatsQueues"]
 

@@ -18,6 +18,9 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from swell.addresses.outbound import Outbound
+from swell.addresses.urls import UrlPolicy
+from swell.addresses.urls import bare_url as _named
 from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
     Ask,
@@ -41,11 +44,8 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
-from swell.outbound import Outbound
 from swell.phases import Startup
 from swell.store import Hold
-from swell.urls import UrlPolicy
-from swell.urls import bare_url as _named
 
 __all__ = ["RemoteDispatch"]
 

@@ -16,10 +16,10 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from swell.addresses.nats_address import NatsAddress
 from swell.buses.wired import WiredBus
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.nats_address import NatsAddress
 
 __all__ = ["NatsBus", "NatsWire"]
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from swell.addresses.database_urls import database_place, unreadable_url
 from swell.buses.wired import WiredBus
 from swell.clock import Clock
-from swell.database_urls import database_place, unreadable_url
 from swell.errors import Unavailable
 
 __all__ = ["PostgresBus", "PostgresWire"]

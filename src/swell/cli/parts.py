@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from swell.addresses.origins import host_as_compared
+from swell.addresses.urls import bare_url
 from swell.api.settings import Backend
 from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
@@ -33,11 +35,9 @@ from swell.config import Settings
 from swell.errors import Conflict, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind
 from swell.objects import Direct, Objects
-from swell.origins import host_as_compared
 from swell.registry import Scope
 from swell.signing import SigningSecret, SigningSecrets
 from swell.task import new_id
-from swell.urls import bare_url
 from swell.wiring import (
     broker_queues,
     build_backend,

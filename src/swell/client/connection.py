@@ -17,10 +17,10 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import msgspec
 
+from swell.addresses.trust import trusting
 from swell.client.access import Access
 from swell.client.errors import Refused, Unreachable
 from swell.client.messages import Event
-from swell.trust import trusting
 
 __all__ = ["Connection"]
 

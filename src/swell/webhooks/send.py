@@ -7,11 +7,11 @@ from typing import Final, Protocol
 import aiohttp
 import msgspec
 
+from swell.addresses.outbound import Outbound
+from swell.addresses.urls import RefusedUrl
 from swell.clock import Clock
 from swell.errors import SwellError
-from swell.outbound import Outbound
 from swell.outbox import SNIPPET_CHARS
-from swell.urls import RefusedUrl
 from swell.webhooks.schedule import Answer
 from swell.webhooks.signing import signature_headers
 

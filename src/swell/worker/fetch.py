@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.addresses.urls import bare_url
 from swell.dispatch import Dispatch
 from swell.errors import InvalidInput, TooLarge
-from swell.urls import bare_url
 
 __all__ = ["FileFields", "fetch_files", "file_fields"]
 

@@ -1,8 +1,8 @@
 """Files in inputs, as clients of other APIs name them.
 
 A file may be named by a URL, which its worker fetches behind the same guard as any URL of a user
-(`swell.outbound`), or stand in the input itself as a data URI. Those become uploads of ours, so
-that megabytes of base64 lie neither in the store nor in what is listed.
+(`swell.addresses.outbound`), or stand in the input itself as a data URI. Those become uploads of
+ours, so that megabytes of base64 lie neither in the store nor in what is listed.
 """
 
 import base64

@@ -18,8 +18,8 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from swell.addresses.database_urls import database_place, unreadable_url
 from swell.clock import Clock
-from swell.database_urls import database_place, unreadable_url
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status

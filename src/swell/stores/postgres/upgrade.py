@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 
+from swell.addresses.database_urls import database_place, unreadable_url
 from swell.clock import Clock
-from swell.database_urls import database_place, unreadable_url
 from swell.errors import Unavailable
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from swell.addresses.urls import RefusedUrl, UrlPolicy, bare_url
 from swell.errors import InvalidRequest
-from swell.urls import RefusedUrl, UrlPolicy, bare_url
 
 __all__ = ["Outbound"]
 
