@@ -60,7 +60,13 @@ def test_what_is_sound_has_no_complaint_and_each_rule_says_so(tmp_path: Path) ->
 
 def test_nothing_is_asked_of_a_trial_on_this_machine(tmp_path: Path) -> None:
     settings = load(environment={}, folder=tmp_path).settings
-    assert wrong(judge(Deployment(settings))) == []
+    findings = judge(Deployment(settings))
+    assert wrong(findings) == []
+    # Nor is it said to have what was not asked for.
+    told = {each.name: each.detail for each in findings}
+    assert "server.public_url" in told["address"]
+    for name in ("limits", "retention"):
+        assert "not asked for" in told[name]
 
 
 @pytest.mark.parametrize(

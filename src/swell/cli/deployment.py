@@ -41,6 +41,8 @@ _CLOUDS: Final = frozenset({"aws", "gcp", "azure", "skypilot"})
 #: Whose workers are on this machine, or somebody else's concern.
 _NEAR: Final = frozenset({"process", "container", "external"})
 
+_NOT_ASKED: Final = "not asked for where only this machine reaches it"
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
@@ -162,6 +164,11 @@ def _address(deployment: Deployment) -> Iterator[Finding]:
     """Clients reach it by TLS, under a name that it knows."""
     server = deployment.settings.server
     if not deployment.is_open:
+        yield Finding(
+            *("address", "ok"),
+            f"only this machine reaches {server.host}: where something stands in front of it, set "
+            "server.public_url, and more is asked for",
+        )
         return
     if server.public_url is None:
         if server.tls_cert is None and server.tls == "off":
@@ -238,9 +245,11 @@ def _pages(deployment: Deployment) -> Iterator[Finding]:
 def _limits(deployment: Deployment) -> Iterator[Finding]:
     """Each key has limits."""
     chosen = deployment.settings.limits
-    if deployment.is_open and not (
-        chosen.rate_per_s or chosen.tasks_in_flight or chosen.tasks_per_day
-    ):
+    if chosen.rate_per_s or chosen.tasks_in_flight or chosen.tasks_per_day:
+        return
+    if not deployment.is_open:
+        yield Finding("limits", "ok", _NOT_ASKED)
+    else:
         yield Finding(
             *("limits", "warn", "keys without limits of their own have none"),
             why="turns keep others served, but one key can fill the queue, and pools grow for it",
@@ -256,7 +265,9 @@ def _retention(deployment: Deployment) -> Iterator[Finding]:
         for name in ("inputs_s", "outputs_s", "tasks_s")
         if getattr(chosen, name) is None and not chosen.classes
     ]
-    if unset and deployment.is_open:
+    if unset and not deployment.is_open:
+        yield Finding("retention", "ok", _NOT_ASKED)
+    elif unset:
         yield Finding(
             *("retention", "warn", f"retention.{', retention.'.join(unset)} are unset"),
             why="prompts, pictures and rows are kept for ever: disk and database grow, and so does "
