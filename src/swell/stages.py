@@ -53,6 +53,7 @@ __all__ = [
     "parse_reference",
     "reason_of",
     "stages_ahead",
+    "stages_taken",
     "total",
 ]
 
@@ -162,6 +163,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def last_attempt(self) -> int:
         """The attempt by which the stage before ended; 0 where that was none of this task."""
         return self.done[-1].attempt if self.done else 0
+
+    def is_withheld(self, done: Done) -> bool:
+        """Whether a later stage has yet to allow what a stage gave, or has refused it.
+
+        It has a say in all files, and in whatever else it takes. Of a run that has not succeeded.
+        """
+        names = [stage.name for stage in self.pipeline.stages]
+        later = self.pipeline.stages[max(self.at, names.index(done.name) + 1) :]
+        return any(
+            stage.reject and (done.artifacts or done.name in stages_taken(stage)) for stage in later
+        )
 
     def samples_of(self, name: str, count: int) -> int:
         """Return how many samples a stage makes where so many are asked for."""
@@ -294,6 +306,12 @@ def stages_ahead(run: Run, asked: msgspec.Raw) -> list[Stage]:
     """Return the stages that may still run, that which it is at among them."""
     sight = Sight(run.pipeline, asked)
     return [stage for stage in run.pipeline.stages[run.at :] if may_run(stage, sight)]
+
+
+def stages_taken(stage: Stage) -> set[str]:
+    """Return the stages of which one takes something."""
+    told = (each if isinstance(each, list) else [each] for each in stage.take.values())
+    return {path.stage for each in told for one in each for path in parse_reference(one)}
 
 
 def next_stage(pipeline: Pipeline, start: int, sight: Sight) -> int | None:

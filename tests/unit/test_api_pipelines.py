@@ -288,6 +288,62 @@ async def test_a_waiting_client_is_answered_at_the_end_of_the_last_stage(world: 
     assert (answer.status, answer.json["state"]) == (201, "succeeded")
 
 
+CHECKED = Declared(
+    name="demo/checked",
+    description="# Checked\n\nDraws one and looks at it.",
+    plan=Pipeline(
+        stages=(
+            Stage(
+                name="translate",
+                queue="demo/translate",
+                take={"text": "input.prompt"},
+                fixed={"to": "en"},
+            ),
+            Stage(name="draw", queue="demo/draw", take={"prompt": "stages.translate.output.text"}),
+            Stage(
+                name="look",
+                queue="demo/enlarge",
+                take={"images": "stages.draw.artifacts"},
+                reject="stages.look.output.bad",
+            ),
+            Stage(name="last", queue="demo/draw", take={"prompt": "stages.translate.output.text"}),
+        ),
+        output="stages.draw.output",
+    ),
+    input_schema={
+        "type": "object",
+        "properties": {"prompt": {"like": "draw.prompt"}},
+        "required": ["prompt"],
+    },
+)
+
+
+@pytest.mark.parametrize("is_bad", [True, False])
+async def test_what_a_later_stage_may_refuse_is_shown_when_it_has_not(is_bad: bool) -> None:
+    async with a_world(pipelines=(CHECKED,)) as world:
+        worker = await world.register(TRANSLATE, DRAW, ENLARGE)
+        body = {"model": "demo/checked", "input": {"prompt": "a fox"}}
+        task = (await world.anna("POST", "/v1/tasks", body)).json
+
+        async def shown() -> tuple[Any, int]:
+            text, drawn, *_ = (await seen(world, task))["stages"]
+            assert text["output"] == {"text": "a fox"}, "no check takes it"
+            return drawn["output"], len(drawn["artifacts"])
+
+        [lease] = (await world.lease(worker))["tasks"]
+        await world.report(worker, settlements=[succeeded(lease, {"text": "a fox"})])
+        [lease] = (await world.lease(worker))["tasks"]
+        file = await put(world, worker, lease)
+        await world.report(worker, settlements=[succeeded(lease, "drawn", artifacts=[file])])
+        assert await shown() == (None, 0)
+        [lease] = (await world.lease(worker))["tasks"]
+        await world.report(worker, settlements=[succeeded(lease, {"bad": is_bad})])
+        assert await shown() == ((None, 0) if is_bad else ("drawn", 1))
+        assert (await seen(world, task))["stages"][2]["output"] == {"bad": is_bad}
+        await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
+        assert await shown() == ((None, 0) if is_bad else ("drawn", 1))
+
+
 async def test_a_retry_goes_on_at_the_stage_that_failed(world: World) -> None:
     worker = await world.register(TRANSLATE, DRAW, ENLARGE)
     task = await poster(world, language="de")

@@ -16,22 +16,30 @@ def stage_views(
 ) -> list[StageView]:
     """Return a pipeline's stages as clients see them.
 
+    Files, and what a check takes, are shown once no stage can refuse them any more: else whoever
+    asks in time, cancels, or looks at a task that was refused, has what he was not to get.
+
     Args:
         task: Whose they are.
         run: Where it is.
         show: Returns a stage's output and files with URLs.
     """
     done = {each.name: each for each in run.done}
+    has_succeeded = task.state is TaskState.SUCCEEDED
+
+    def shown(each: Done) -> tuple[msgspec.Raw | None, list[ArtifactView]]:
+        return show(each) if has_succeeded or not run.is_withheld(each) else (None, [])
+
     return [
         _waiting(task, run, place, stage)
         if stage.name not in done
-        else _passed(stage, done[stage.name], *show(done[stage.name]))
+        else _passed(stage, done[stage.name], *shown(done[stage.name]))
         for place, stage in enumerate(run.pipeline.stages)
     ]
 
 
 def _passed(
-    stage: Stage, done: Done, output: msgspec.Raw, artifacts: list[ArtifactView]
+    stage: Stage, done: Done, output: msgspec.Raw | None, artifacts: list[ArtifactView]
 ) -> StageView:
     timings = done.timings
     return StageView(
