@@ -26,7 +26,7 @@ sys.path.insert(0, str(machine.ROOT / "tests" / "browser"))
 
 from app import AXE, breaches
 from seeded import Seeded, empty, full
-from views import SIZES, THEMES, VIEWS, View, context_of, keep_silent, refuse
+from views import SIZES, THEMES, VIEWS, View, answering, context_of
 
 #: A theme is painted with the next frame, and colours that change slowly are waited for.
 _SHOW = """
@@ -80,24 +80,21 @@ def main() -> int:
 
 def look(browser: Browser, server: Seeded, view: View, size: str) -> list[str]:
     """Return what of a view is wrong, in both themes."""
-    context = context_of(browser, server, view.who, size, THEMES[0])
+    context = context_of(browser, server, view, size, THEMES[0])
     page = context.new_page()
-    if view.server in ("broken", "silent"):
-        page.route("**/v1/**", refuse if view.server == "broken" else keep_silent)
     where = f"{view.name} {size}"
     try:
-        view.open(page, server)
-        found = []
-        for theme in THEMES:
-            page.evaluate(_SHOW, theme)
-            found += [f"{where} {theme}: {each}" for each in breaches(page)]
-        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        return found + ([f"{where}: {wide} px too wide"] if wide > 0 else [])
+        with answering(page, view):
+            view.open(page, server)
+            found = []
+            for theme in THEMES:
+                page.evaluate(_SHOW, theme)
+                found += [f"{where} {theme}: {each}" for each in breaches(page)]
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            return found + ([f"{where}: {wide} px too wide"] if wide > 0 else [])
     except Exception as error:
         return [f"{where} did not open: {str(error).splitlines()[0]}"]
     finally:
-        # Requests that were never answered are let go first.
-        page.unroute_all(behavior="ignoreErrors")
         context.close()
 
 

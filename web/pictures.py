@@ -16,7 +16,7 @@ from typing import Final
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, sync_playwright
 from seeded import Seeded, empty, full
-from views import SIZES, THEMES, VIEWS, View, context_of, keep_silent, refuse
+from views import SIZES, THEMES, VIEWS, View, answering, context_of
 
 #: Width of one picture on a sheet, in px, and how many stand beside each other.
 _WIDE: Final = {"desk": 560, "phone": 220}
@@ -68,19 +68,16 @@ def _take(
     """Take one picture; return what went wrong."""
     size, theme = how
     server = servers[view.server]
-    context = context_of(browser, server, view.who, size, theme)
+    context = context_of(browser, server, view, size, theme)
     page = context.new_page()
-    if view.server in ("broken", "silent"):
-        page.route("**/v1/**", refuse if view.server == "broken" else keep_silent)
     wrong = None
-    try:
-        view.open(page, server)
-        page.wait_for_timeout(300)
-    except Exception as error:
-        wrong = error
-    page.screenshot(path=out / f"{view.name}-{size}-{theme}.png")
-    # Requests that were never answered are let go first.
-    page.unroute_all(behavior="ignoreErrors")
+    with answering(page, view):
+        try:
+            view.open(page, server)
+            page.wait_for_timeout(300)
+        except Exception as error:
+            wrong = error
+        page.screenshot(path=out / f"{view.name}-{size}-{theme}.png")
     context.close()
     return wrong
 

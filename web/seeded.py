@@ -22,12 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from commandline import Swell, ready_line, stop
 
-__all__ = ["PERSON", "Seeded", "empty", "full"]
+__all__ = ["PERSON", "WAITING", "Seeded", "empty", "full"]
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 #: Whose pictures they are: the `person` of the browser that looks.
 PERSON: Final = "visitor"
+
+#: Whose pictures are still being made.
+WAITING: Final = "olga"
 
 _SETTINGS: Final = """
 [delivery]
@@ -175,7 +178,7 @@ def _seed(server: Seeded) -> None:
     # Last, so that they still run while somebody looks.
     for words in ("a long one", "another long one", "one that waits"):
         slow = {"prompt": words, "steps": 900, "step_s": 1.0}
-        body = {"model": "demo/echo-picture", "input": slow, "user": "olga"}
+        body = {"model": "demo/echo-picture", "input": slow, "user": WAITING}
         server.ids["running"] = server.ask("POST", "/v1/tasks", body)["id"]
 
 

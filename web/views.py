@@ -5,18 +5,29 @@ heading, and nothing that is still loading. `pictures.py` takes each as a pictur
 `benchmarks/web_app.py axe` looks whether each is accessible.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
-from seeded import PERSON, Seeded
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect
+from seeded import PERSON, WAITING, Seeded
 
-__all__ = ["SIZES", "THEMES", "VIEWS", "View", "context_of"]
+__all__ = ["SIZES", "THEMES", "VIEWS", "View", "answering", "context_of"]
 
 #: Width and height of what it is looked at on, in px.
 SIZES: Final = {"desk": (1280, 860), "phone": (390, 844)}
 THEMES: Final = ("light", "dark")
+
+#: How long pictures are waited for: thumbnails are made when they are first asked for.
+_PICTURES_S: Final = 20
+_ALL_PICTURES: Final = """
+[...document.images].every((each) => {
+  const { x, y, width, height } = each.getBoundingClientRect();
+  const on_top = document.elementFromPoint(x + width / 2, y + height / 2);
+  return each.complete || on_top === null || !(on_top === each || on_top === each.parentElement);
+})
+"""
 
 Act = Callable[[Page], None]
 
@@ -35,6 +46,8 @@ class View:
     #: On which server: with pictures, without anything, or one that refuses or keeps silent.
     server: Literal["full", "empty", "broken", "silent"] = "full"
     who: Literal["operator", "client", "nobody"] = "operator"
+    #: Whose pictures it shows.
+    person: str = PERSON
     #: On which sizes there is such a thing.
     sizes: Sequence[str] = tuple(SIZES)
 
@@ -50,13 +63,11 @@ class View:
         expect(page.get_by_text("Loading", exact=True)).to_have_count(0, timeout=30_000)
         if self.act is not None:
             self.act(page)
-        page.wait_for_function(
-            "[...document.images].every(each => each.complete || each.loading === 'lazy')"
-        )
+        _look_at_pictures(page)
 
 
 def context_of(
-    browser: Browser, server: Seeded, who: str, size: str, theme: str, **options: Any
+    browser: Browser, server: Seeded, view: View, size: str, theme: str, **options: Any
 ) -> BrowserContext:
     """Return a browser in which somebody is signed in already."""
     width, height = SIZES[size]
@@ -67,8 +78,8 @@ def context_of(
         locale="en-GB",
         **options,
     )
-    key = {"operator": server.key, "client": server.client_key, "nobody": ""}[who]
-    kept = {"key": key, "theme": theme, "language": "en", "person": PERSON}
+    key = {"operator": server.key, "client": server.client_key, "nobody": ""}[view.who]
+    kept = {"key": key, "theme": theme, "language": "en", "person": view.person}
     # Scripts of an init also run in pages that have no storage.
     context.add_init_script(
         f"try {{ for (const [name, value] of Object.entries({kept!r})) "
@@ -77,7 +88,20 @@ def context_of(
     return context
 
 
-def refuse(route: Route) -> None:
+def _look_at_pictures(page: Page) -> None:
+    """Wait for those that can be seen.
+
+    Not by `wait_for_function`, which evaluates its words again and again: the policy of the pages
+    forbids that.
+    """
+    for _ in range(_PICTURES_S * 10):
+        if page.evaluate(_ALL_PICTURES):
+            return
+        page.wait_for_timeout(100)
+    raise TimeoutError("a picture did not come")
+
+
+def _refuse(route: Route) -> None:
     """Answer as a backend does that lost its database; who one is was told before."""
     if route.request.url.endswith("/v1/keys/self"):
         route.continue_()
@@ -86,10 +110,27 @@ def refuse(route: Route) -> None:
     route.fulfill(status=503, json=problem, headers={"x-request-id": "req-4711"})
 
 
-def keep_silent(route: Route) -> None:
-    """Never answer, but who one is."""
-    if route.request.url.endswith("/v1/keys/self"):
-        route.continue_()
+@contextlib.contextmanager
+def answering(page: Page, view: View) -> Iterator[None]:
+    """Have the page answered as the view wants it: by the server, by refusals, or not at all."""
+    kept: list[Route] = []
+
+    def keep_silent(route: Route) -> None:
+        if route.request.url.endswith("/v1/keys/self"):
+            route.continue_()
+        else:
+            kept.append(route)
+
+    if view.server in ("broken", "silent"):
+        page.route("**/v1/**", _refuse if view.server == "broken" else keep_silent)
+    try:
+        yield
+    finally:
+        # What is never answered would be waited for; what the page gave up cannot be ended.
+        while kept:
+            with contextlib.suppress(Error):
+                kept.pop().abort()
+        page.unroute_all(behavior="ignoreErrors")
 
 
 # --- what is done on pages -----------------------------------------------------------------------
@@ -136,6 +177,10 @@ def _tool(at: int) -> Act:
 def _keys(page: Page) -> None:
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def _filter(page: Page) -> None:
+    page.get_by_text("Filters").click()
 
 
 def _unfold(page: Page) -> None:
@@ -211,6 +256,8 @@ VIEWS: Final = (
     View("create-menu", "/", "Create", _menu("More with this picture")),
     View("create-viewer", "/", "Create", _dialog("Show large")),
     View("create-jobs", "/", "Create", _dialog("My jobs")),
+    View("create-running", "/", "Create", person=WAITING),
+    View("create-running-jobs", "/", "Create", _dialog("My jobs"), person=WAITING),
     View("create-client", "/", "Create", who="client"),
     View("create-none", "/", "Create", server="empty"),
     View("create-broken", "/", "Create", server="broken"),
@@ -223,8 +270,10 @@ VIEWS: Final = (
     View("portraits", "/portraits", "Portraits"),
     View("portraits-lacks", "/portraits", "Portraits", _no_face),
     View("portraits-none", "/portraits", "Portraits", server="empty"),
+    View("portraits-broken", "/portraits", "Portraits", server="broken"),
     View("library", "/library", "Library"),
     View("library-show", "/library", "Library", _first_picture),
+    View("library-filters", "/library", "Library", _filter, sizes=("phone",)),
     View("library-choose", "/library", "Library", _choosing),
     View("library-erase", "/library", "Library", _erasing),
     View("library-nothing-fits", "/library", "Library", _nothing_fits),
@@ -232,6 +281,7 @@ VIEWS: Final = (
     View("library-broken", "/library", "Library", server="broken"),
     View("library-silent", "/library", "Library", server="silent"),
     View("models", "/models", "Models"),
+    View("models-broken", "/models", "Models", server="broken"),
     View("models-none", "/models", "Models", server="empty"),
     View("model", "/models/swell/picture", "swell/picture"),
     View("model-refused", "/models/swell/icons", "swell/icons", _empty_wish),
@@ -240,6 +290,7 @@ VIEWS: Final = (
     View("model-versions", "/models/swell/icons", "swell/icons", _tab("Versions")),
     View("compare", "/compare", "Compare"),
     View("compare-two", "/compare", "Compare", _two),
+    View("compare-broken", "/compare", "Compare", server="broken"),
     View("compare-none", "/compare", "Compare", server="empty"),
     View("comparison", "/comparisons/{voting}", "a yellow star"),
     View("comparison-close", "/comparisons/{voting}", "a yellow star", _dialog("Show the names")),
@@ -250,6 +301,7 @@ VIEWS: Final = (
     View("shared", "/s/{shared}", "a purple house"),
     View("shared-gone", "/s/nothing", ""),
     View("tasks", "/tasks", "Tasks"),
+    View("tasks-broken", "/tasks", "Tasks", server="broken"),
     View("tasks-none", "/tasks", "Tasks", server="empty"),
     View("tasks-dead", "/tasks?show=dead", "Tasks"),
     View("tasks-dead-none", "/tasks?show=dead", "Tasks", server="empty"),
@@ -261,8 +313,10 @@ VIEWS: Final = (
     View("task-cancel", "/tasks/{running}", "one that waits", _dialog("Cancel")),
     View("task-unknown", "/tasks/nobody", "", sizes=_DESK),
     View("costs", "/costs", "Costs"),
+    View("costs-broken", "/costs", "Costs", server="broken"),
     View("costs-none", "/costs", "Costs", server="empty"),
     View("keys", "/keys", "Keys"),
+    View("keys-broken", "/keys", "Keys", server="broken"),
     View("keys-new", "/keys", "Keys", _dialog("New key")),
     View("keys-menu", "/keys", "Keys", _menu("Actions for phone app")),
     View("nowhere", "/nowhere", ""),
