@@ -94,7 +94,8 @@ def test_an_empty_wish_is_refused_beside_its_field(browser: Browser, app: App) -
     app.open(page, "/models/swell/icons")
     page.get_by_label("Prompt").fill("")
     page.get_by_role("button", name="Run").click()
-    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_text("'prompt' is required")
+    expect(page.get_by_label("Prompt")).to_be_focused()
     context.close()
 
 

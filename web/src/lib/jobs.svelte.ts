@@ -1,5 +1,5 @@
 // Tasks that are under way. They live on the server: a page that is loaded again finds them there.
-import { type ArtifactView, call, Problem, type TaskRequest, type TaskView } from "./api/client";
+import { type ArtifactView, base, call, Problem, type TaskRequest, type TaskView } from "./api/client";
 import { follow, type TaskEvent } from "./api/events";
 import { t } from "./i18n/index.svelte";
 import { say } from "./notices.svelte";
@@ -18,6 +18,8 @@ const ENDED = new Set(["succeeded", "failed", "canceled", "expired"]);
  */
 const TURN_MS = 1000;
 const POLL_MS = 2500;
+/** A stream that has told nothing for so long may have died without a word, as lines of phones do. */
+const SILENT_MS = 10_000;
 
 export class Job {
   task = $state.raw<TaskView>() as TaskView;
@@ -35,6 +37,8 @@ export class Job {
   /** When it was heard last, as a number that counts. */
   turn = 0;
   isCanceling = $state(false);
+  /** The server cannot be reached: what is shown is what was known last. */
+  isCut = $state(false);
 
   constructor(task: TaskView) {
     this.task = task;
@@ -58,11 +62,13 @@ export class Job {
   /** Take over what the server says of the task now. */
   see(task: TaskView): void {
     this.task = task;
+    this.isCut = false;
     if (task.artifacts.length > this.early.filter(Boolean).length) this.early = task.artifacts;
   }
 
   take(event: TaskEvent): void {
     this.heard = event.id;
+    this.isCut = false;
     switch (event.kind) {
       case "queued":
         this.task = {
@@ -102,6 +108,8 @@ interface Turn {
   job: Job;
   control: AbortController;
   isOpen: boolean;
+  /** When it told something last. */
+  at: number;
 }
 
 class Jobs {
@@ -112,6 +120,8 @@ class Jobs {
   private timers: ReturnType<typeof setInterval>[] = [];
   private isPolling = false;
   private listeners: ((job: Job) => void)[] = [];
+  /** To the other tabs of this browser, which show the same jobs. */
+  private channel: BroadcastChannel | null = null;
 
   get active(): Job[] {
     return this.all.filter((job) => !job.isOver);
@@ -119,6 +129,8 @@ class Jobs {
 
   /** Find what this browser asked for and is under way. */
   async load(): Promise<void> {
+    this.channel ??= new BroadcastChannel(`swell ${base.pathname}`);
+    this.channel.onmessage = (message: MessageEvent<TaskView>) => void (message.data.user === person && this.adopt(message.data));
     const asked = (["running", "queued"] as const).map((state) =>
       call("GET /v1/tasks", { query: { state, user: person, limit: 100 } }),
     );
@@ -128,8 +140,7 @@ class Jobs {
   /** Ask for something; throws a `Problem`. The same `key` asks once, however often it is sent: see `Press`. */
   async start(wish: Wish, key: string): Promise<Job> {
     const body = { ...wish, user: person };
-    const task = await call("POST /v1/tasks", { body, headers: { "idempotency-key": key } });
-    return this.adopt(task);
+    return this.begin(await call("POST /v1/tasks", { body, headers: { "idempotency-key": key } }));
   }
 
   /** Know a task, and follow it until its end. */
@@ -162,7 +173,12 @@ class Jobs {
   }
 
   async retry(job: Job): Promise<Job> {
-    return this.adopt(await call("POST /v1/tasks/{id}/retry", { path: { id: job.id } }));
+    return this.begin(await call("POST /v1/tasks/{id}/retry", { path: { id: job.id } }));
+  }
+
+  private begin(task: TaskView): Job {
+    this.channel?.postMessage(task);
+    return this.adopt(task);
   }
 
   /** Leave ended ones out of the list. */
@@ -178,6 +194,8 @@ class Jobs {
 
   /** Stop following, such as when somebody signs out. */
   stop(): void {
+    this.channel?.close();
+    this.channel = null;
     this.rest();
     this.all = [];
   }
@@ -225,14 +243,15 @@ class Jobs {
   }
 
   private async hear(job: Job): Promise<void> {
-    const current: Turn = { job, control: new AbortController(), isOpen: false };
+    const current: Turn = { job, control: new AbortController(), isOpen: false, at: performance.now() };
     this.current = current;
     const { signal } = current.control;
     try {
       await follow(job.id, {
         after: job.heard,
-        onopen: () => void (current.isOpen = true),
-        tell: (event) => this.take(job, event),
+        onopen: () => void ((current.isOpen = true), (job.isCut = false)),
+        onbreak: () => void (current.isOpen = false),
+        tell: (event) => void ((current.at = performance.now()), this.take(job, event)),
         signal,
       });
       if (signal.aborted || job.isOver) return;
@@ -265,12 +284,15 @@ class Jobs {
     if (this.isPolling) return;
     this.isPolling = true;
     for (const job of this.active) {
-      if (this.current?.job === job && this.current.isOpen) continue;
+      if (this.current?.job === job && this.current.isOpen && performance.now() - this.current.at < SILENT_MS) continue;
       try {
         this.see(job, await call("GET /v1/tasks/{id}", { path: { id: job.id } }));
       } catch (error) {
         // Where the server cannot be reached or wants less, the next time will do.
-        if (!isGone(error)) break;
+        if (!isGone(error)) {
+          if (error instanceof Problem && error.isUnreached) for (const each of this.active) each.isCut = true;
+          break;
+        }
         this.drop(job);
       }
     }
@@ -291,6 +313,7 @@ class Jobs {
   }
 
   private ended(job: Job): void {
+    if (this.current?.job === job) this.current.control.abort();
     for (const tell of this.listeners) tell(job);
   }
 }

@@ -4,7 +4,7 @@ import { duration, t } from "./i18n/index.svelte";
 
 export function sentence(error: unknown): string {
   if (!(error instanceof Problem)) return error instanceof Error ? error.message : String(error);
-  if (error.status === 0) return t("problem.unreachable");
+  if (error.isUnreached) return t("problem.unreachable");
   if (error.status === 429 && error.retryAfter) return t("problem.busy", { wait: duration(error.retryAfter) });
   if (error.status >= 500) return t("problem.fault", { id: error.requestId ?? "" });
   return error.message || t("problem.fault", { id: error.requestId ?? "" });

@@ -9,6 +9,8 @@ export interface Route {
   word: Word;
   /** Shown in the menu with this icon. */
   icon?: IconName;
+  /** The page of the menu that it belongs to, where it has no icon of its own. */
+  section?: string;
   /** For operators alone. */
   isOperators?: boolean;
   /** For everybody, signed in or not. */
@@ -23,13 +25,13 @@ export const ROUTES: Route[] = [
   { path: "/portraits", word: "nav.portraits", icon: "portraits", load: () => import("../pages/Portraits.svelte") },
   { path: "/library", word: "nav.library", icon: "library", load: () => import("../pages/Library.svelte") },
   { path: "/models", word: "nav.models", icon: "models", load: () => import("../pages/Models.svelte") },
-  { path: "/models/:owner/:name", word: "tasks.model", load: () => import("../pages/Model.svelte") },
-  { path: "/compare", word: "nav.compare", load: () => import("../pages/Compare.svelte") },
-  { path: "/comparisons/:id", word: "compare.title", load: () => import("../pages/Comparison.svelte") },
+  { path: "/models/:owner/:name", word: "tasks.model", section: "/models", load: () => import("../pages/Model.svelte") },
+  { path: "/compare", word: "nav.compare", section: "/models", load: () => import("../pages/Compare.svelte") },
+  { path: "/comparisons/:id", word: "compare.title", section: "/models", load: () => import("../pages/Comparison.svelte") },
   { path: "/s/:token", word: "share.picture", isPublic: true, load: () => import("../pages/Shared.svelte") },
   { path: "/fleet", word: "nav.fleet", icon: "fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
   { path: "/tasks", word: "nav.tasks", icon: "tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
-  { path: "/tasks/:id", word: "task.title", isOperators: true, load: () => import("../pages/Task.svelte") },
+  { path: "/tasks/:id", word: "task.title", section: "/tasks", isOperators: true, load: () => import("../pages/Task.svelte") },
   { path: "/costs", word: "nav.costs", icon: "costs", isOperators: true, load: () => import("../pages/Costs.svelte") },
   { path: "/keys", word: "nav.keys", icon: "keys", isOperators: true, load: () => import("../pages/Keys.svelte") },
 ];

@@ -1,19 +1,27 @@
 // Who is signed in: a key, and what it may do.
 import { call, useKey, type KeyView, Problem } from "./api/client";
+import type { Word } from "./i18n/index.svelte";
 import { forget, keep, kept } from "./stored";
 
 /** What is kept of whoever sits here, whatever the key. */
 const OF_BROWSER = ["language", "theme", "letters"];
 
-type State = "out" | "checking" | "in" | "unreachable";
+type State = "out" | "trying" | "checking" | "in" | "unreachable";
 
 class Session {
   state = $state<State>("checking");
   key = $state.raw<KeyView | null>(null);
-  /** The secret was not taken: say so beside the field. */
-  wasRefused = $state(false);
+  /** The secret was not taken, or is not any more: say so beside the field. */
+  refusal = $state<Word | null>(null);
   /** What is tried, and not kept before it was taken. */
   private secret = "";
+
+  constructor() {
+    // Who signs out, or in as somebody else, does so in all tabs.
+    addEventListener("storage", () => {
+      if (this.state === "in" && kept<string>("key", "") !== this.secret) location.reload();
+    });
+  }
 
   /** Whether operators' pages are for whoever is signed in. */
   get isOperator(): boolean {
@@ -23,14 +31,20 @@ class Session {
   /** Sign in again with the key that this browser keeps. */
   async start(): Promise<void> {
     const secret = this.secret || kept<string>("key", "");
-    if (secret) await this.signIn(secret);
+    if (secret) await this.check(secret);
     else this.state = "out";
   }
 
-  /** Sign in; `wasRefused` tells where the key is not a good one. */
+  /** Sign in with what somebody brings; a form in which it was typed stays meanwhile. */
   async signIn(secret: string): Promise<void> {
-    this.state = "checking";
-    this.wasRefused = false;
+    if (this.state === "out") this.state = "trying";
+    await this.check(secret);
+  }
+
+  /** Sign in; `refusal` tells where the key is not a good one. */
+  private async check(secret: string): Promise<void> {
+    if (this.state !== "trying") this.state = "checking";
+    this.refusal = null;
     this.secret = secret.trim();
     useKey(secret.trim(), () => this.refuse());
     try {
@@ -68,10 +82,13 @@ class Session {
   }
 
   private refuse(): void {
-    // A key that was brought and is none does not take away the one that is kept.
-    if (this.secret === kept<string>("key", "")) keep("key", null);
+    // Several answers may say so.
+    if (!this.secret) return;
+    // A key that was brought and is none does not take away the one that is kept, which was good before.
+    const isKept = this.secret === kept<string>("key", "");
+    if (isKept) keep("key", null);
+    this.refusal = isKept ? "signin.ended" : "signin.refused";
     this.leave();
-    this.wasRefused = true;
   }
 }
 

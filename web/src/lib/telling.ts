@@ -55,6 +55,7 @@ export function doing(job: Job): string {
   const { task } = job;
   const end = ENDS[task.state];
   if (end) return task.error ? task.error.detail || task.error.title : t(end);
+  if (job.isCut) return t("job.cut");
   if (task.state === "queued") {
     const told = wait(task.position, task.eta_s);
     return told ? `${t("job.waiting")} · ${told}` : t("job.waiting");

@@ -29,6 +29,11 @@ export class Problem extends Error {
   ) {
     super(message);
   }
+
+  /** No answer of Swell's: there is no network, or a proxy says that there is nobody behind it. */
+  get isUnreached(): boolean {
+    return this.status === 0 || ([502, 503, 504].includes(this.status) && this.code === String(this.status));
+  }
 }
 
 let secret = "";
@@ -65,7 +70,17 @@ export async function call<O extends Operation>(operation: O, ask: Ask<O>): Prom
   const body = given.body === undefined ? undefined : JSON.stringify(given.body);
   if (body !== undefined) headers["content-type"] = "application/json";
   const answer = await send(url, { method, headers, body, signal: ask.signal });
-  return (await answer.json()) as Paths[O]["answer"];
+  return (await read(answer)) as Paths[O]["answer"];
+}
+
+/** The line may also break while an answer comes, and somebody else may have answered, such as a hotel's Wi-Fi. */
+async function read(answer: Response): Promise<unknown> {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new Problem(0, "unreachable", "");
+  }
 }
 
 /** Keep a file for use in an input; return its URL. */
@@ -74,7 +89,7 @@ export async function upload(file: Blob, filename?: string): Promise<string> {
   if (filename) url.searchParams.set("filename", filename.slice(-100));
   const headers = { ...authorization(), "content-type": file.type || "application/octet-stream" };
   const answer = await send(url, { method: "POST", headers, body: file });
-  return ((await answer.json()) as { url: string }).url;
+  return ((await read(answer)) as { url: string }).url;
 }
 
 /** Fetch, and throw a `Problem` unless the answer is a good one. */

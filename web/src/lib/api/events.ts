@@ -22,6 +22,8 @@ interface Following {
   after: string;
   /** What there is to hear is on its way. */
   onopen: () => void;
+  /** It broke off; it is tried again. */
+  onbreak: () => void;
   tell: (event: TaskEvent) => void;
   signal: AbortSignal;
 }
@@ -30,7 +32,7 @@ interface Following {
  * Tell each event of a task until its end, and go on after the last one seen where the connection breaks.
  * Returns when the task has ended, or the signal says stop. Throws a `Problem` that trying again will not cure.
  */
-export async function follow(id: string, { after, onopen, tell, signal }: Following): Promise<void> {
+export async function follow(id: string, { after, onopen, onbreak, tell, signal }: Following): Promise<void> {
   let last = after;
   let wait = 500;
   while (!signal.aborted) {
@@ -51,6 +53,7 @@ export async function follow(id: string, { after, onopen, tell, signal }: Follow
       if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
       if (error instanceof Problem && error.retryAfter) wait = Math.min(error.retryAfter * 1000, LONGEST_MS);
     }
+    onbreak();
     await pause(wait * (0.75 + Math.random() / 2), signal);
     wait = Math.min(wait * 2, LONGEST_MS);
   }

@@ -1,5 +1,6 @@
 // What can be done with a picture that was made.
-import { type ArtifactView, own, type TaskView } from "../../lib/api/client";
+import { type ArtifactView, own, Problem, send, type TaskView } from "../../lib/api/client";
+import { renewed } from "../../lib/files";
 import { t } from "../../lib/i18n/index.svelte";
 import type { Job } from "../../lib/jobs.svelte";
 import { models } from "../../lib/models.svelte";
@@ -26,8 +27,12 @@ export async function enlarge(job: Job): Promise<void> {
   const picture = job.pictures[0];
   if (!model || !picture) return;
   const metadata = { create: recipeOf(job.task), enlarged: job.id };
-  const wish = { model, input: { image: picture.url, factor: 2 }, metadata };
-  await press.send(wish, () => [wish]).catch((error: unknown) => say(sentence(error), "bad"));
+  try {
+    const image = await renewed(job.task, picture.url);
+    await press.send([model, metadata], () => [{ model, input: { image, factor: 2 }, metadata }]);
+  } catch (error) {
+    say(sentence(error), "bad");
+  }
 }
 
 /** A link that opens the page with the same settings and seed. */
@@ -48,9 +53,19 @@ export async function share(task: TaskView): Promise<void> {
   say(done ? t("share.copied") : t("copy.failed"), done ? "good" : "bad");
 }
 
+/** Of a page that was left open the address may have ended. Throws a `Problem`. */
+async function fetchPicture(task: TaskView, picture: ArtifactView): Promise<Response> {
+  try {
+    return await send(own(picture.url), {});
+  } catch (error) {
+    if (!(error instanceof Problem) || error.isUnreached) throw error;
+    return send(own(await renewed(task, picture.url)), {});
+  }
+}
+
 /** Save a picture of a task as a file, whose name leads back to how it was made. Throws where it cannot be had. */
 export async function saveFile(task: TaskView, picture: ArtifactView): Promise<void> {
-  const blob = await (await fetch(own(picture.url), { credentials: "omit" })).blob();
+  const blob = await (await fetchPicture(task, picture)).blob();
   const url = URL.createObjectURL(blob);
   const made = document.createElement("a");
   made.href = url;

@@ -45,7 +45,12 @@ class Draft {
 
   /** Languages in which the model understands a prompt; empty where it does not say. */
   get languages(): string[] {
-    return (this.model ? fieldsOf(this.model.input_schema) : []).find((each) => each.name === "prompt")?.languages ?? [];
+    return this.words?.languages ?? [];
+  }
+
+  /** How many letters a prompt may have; undefined where the model does not say. */
+  get longest(): number | undefined {
+    return this.words?.maxLength;
   }
 
   /** Styles of the model, and those that fit every model. */
@@ -109,6 +114,10 @@ class Draft {
     this.reset(recipe.input);
   }
 
+  private get words(): FormField | undefined {
+    return (this.model ? fieldsOf(this.model.input_schema) : []).find((each) => each.name === "prompt");
+  }
+
   private stylesOf(model: ModelView | undefined): StyleView[] {
     return this.styles.filter((each) => each.models.length === 0 || each.models.includes(model?.name ?? ""));
   }
@@ -118,8 +127,12 @@ class Draft {
     return model ? fieldsOf(model.input_schema).filter((each) => !decided.has(each.name)) : [];
   }
 
-  keep(): void {
+  keepWords(): void {
     keep("draft", this.prompt);
+  }
+
+  keep(): void {
+    this.keepWords();
     keep("style", this.style);
     keep("count", this.count);
     keep("model", this.wanted);
@@ -167,7 +180,8 @@ export const varied = (recipe: Recipe): Recipe => ({ ...recipe, seed: ((recipe.s
 
 export function encode(recipe: Recipe): string {
   const bytes = new TextEncoder().encode(JSON.stringify(recipe));
-  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+  // Not all at once: a file within an input has more bytes than a function takes arguments.
+  return btoa(Array.from(bytes, (each) => String.fromCharCode(each)).join("")).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
 /** Null for what is no recipe. */

@@ -1,5 +1,5 @@
 // States of tasks and deliveries, in words and colours.
-import type { TaskState } from "../../lib/api/client";
+import type { StageView, TaskState } from "../../lib/api/client";
 import type { Word } from "../../lib/i18n/index.svelte";
 
 type Tone = "plain" | "accent" | "good" | "warn" | "bad";
@@ -12,6 +12,18 @@ export const STATES: Record<TaskState, { word: Word; tone: Tone }> = {
   canceled: { word: "tasks.canceled", tone: "warn" },
   expired: { word: "tasks.expired", tone: "warn" },
 };
+
+/** Of a pipeline's stage: those of tasks, and what only stages are. */
+const STAGES: Record<string, { word: Word; tone: Tone }> = {
+  ...STATES,
+  waiting: STATES.queued,
+  skipped: { word: "time.skipped", tone: "plain" },
+  not_reached: { word: "time.unreached", tone: "plain" },
+};
+
+export function stateOf(stage: StageView): { word: Word; tone: Tone } {
+  return STAGES[stage.state] ?? STATES.queued;
+}
 
 export const DELIVERIES: Record<string, { word: Word; tone: Tone }> = {
   waiting: { word: "hooks.waiting", tone: "plain" },

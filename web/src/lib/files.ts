@@ -1,0 +1,31 @@
+// Addresses of files end after a while (`server.signed_url_s`). Of a page that was left open the task is asked for new ones.
+import { type ArtifactView, call, Problem, type TaskView } from "./api/client";
+
+/** So long an answer is good for all pictures of a task. */
+const FRESH_MS = 30_000;
+const asked = new Map<string, Promise<TaskView>>();
+
+/** A new address for a file of a task, in the same size; throws a `Problem` where there is none any more. */
+export async function renewed(task: TaskView, url: string): Promise<string> {
+  const place = task.artifacts.findIndex((each) => path(each.url) === path(url) || path(each.thumbnail_url ?? "") === path(url));
+  const found = place < 0 ? undefined : (await ask(task.id)).artifacts[place];
+  const again = found && sized(found, url);
+  if (!again) throw new Problem(404, "gone", "");
+  return again;
+}
+
+function ask(id: string): Promise<TaskView> {
+  const known = asked.get(id);
+  if (known) return known;
+  const told = call("GET /v1/tasks/{id}", { path: { id } });
+  asked.set(id, told);
+  setTimeout(() => asked.delete(id), FRESH_MS);
+  return told;
+}
+
+function sized(file: ArtifactView, url: string): string | null {
+  const width = /[?&]w=(\d+)/.exec(url)?.[1];
+  return width ? (file.thumbnail_url?.replace(/([?&]w=)\d+/, `$1${width}`) ?? null) : file.url;
+}
+
+const path = (url: string): string => url.split("?")[0] ?? "";
