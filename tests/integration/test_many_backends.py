@@ -60,7 +60,12 @@ class Served:
 
     def members(self) -> list[int]:
         """Return the backend processes that serve or are starting."""
-        return [each.pid for each in self.supervisor.children() if each.status() != "zombie"]
+        found = []
+        for each in self.supervisor.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # It went while it was looked at.
+                if each.status() != "zombie":
+                    found.append(each.pid)
+        return found
 
     def work(self, n: int) -> None:
         made = self.swell.json("keys", "create", "w", "--scope", "worker")
