@@ -67,7 +67,7 @@ def snippets_of(text: str, page: str) -> list[Snippet]:
 
 @functools.cache
 def snippets() -> list[Snippet]:
-    folders = ("docs", "deploy", "examples", "training", "tests", "benchmarks")
+    folders = ("docs", "deploy", "examples", "packages", "training", "tests", "benchmarks")
     pages = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
     pages += ROOT.glob("*.md")
     # What the runs said is data, and npm's packages have pages of their own.

@@ -2,40 +2,15 @@
 
 import hashlib
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from page_harness import block, ran
 
-from commandline import PATIENCE_S, clean_environment
+from commandline import Swell
 from swell.model import load_models
-
-MODELS = Path(__file__).parents[2] / "docs" / "models"
-
-
-def block(page: str, holding: str) -> str:
-    """Return the block of Python of a page that has these words in it."""
-    blocks = re.findall(r"```python\n(.*?)```", (MODELS / page).read_text("utf-8"), re.DOTALL)
-    [found] = [each for each in blocks if holding in each]
-    return found
-
-
-def ran(script: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_photo_is_painted_and_scored_as_the_page_says(tmp_path: Path) -> None:
@@ -43,7 +18,9 @@ def test_a_photo_is_painted_and_scored_as_the_page_says(tmp_path: Path) -> None:
     pytest.importorskip("swell_models")
     ramp = np.linspace(0, 255, 96 * 128 * 3).reshape(96, 128, 3).astype(np.uint8)
     PIL.Image.fromarray(ramp).save(tmp_path / "photo.jpg")
-    said = ran(f"{block('README.md', 'Painter')}\nprint(painted.shape, float(score))", tmp_path)
+    said = ran(
+        f"{block('docs/models/README.md', 'Painter')}\nprint(painted.shape, float(score))", tmp_path
+    )
     shape, score = said.rsplit(maxsplit=1)
     assert shape == "(96, 128, 3)"
     assert 0 <= float(score) <= 1
@@ -52,7 +29,7 @@ def test_a_photo_is_painted_and_scored_as_the_page_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["remote/theirs", "remote/other"])
 def test_a_model_that_runs_elsewhere_is_one_as_the_page_says(name: str, tmp_path: Path) -> None:
     path = tmp_path / "theirs.py"
-    path.write_text(block("remote.md", name))
+    path.write_text(block("docs/models/remote.md", name))
     [definition] = load_models(str(path))
     assert definition.name == name
     assert "prompt" in definition.input_schema["properties"]
@@ -70,10 +47,47 @@ def test_weights_are_pulled_and_loaded_as_the_page_says(tmp_path: Path) -> None:
         'model = "acme/poster"\nversion = "1"\n[weights]\n'
         f'"unet/model.safetensors" = "sha256:{digest}"\n'
     )
-    lines = block("weights.md", "await pull(").replace("/var/cache/swell", str(tmp_path / "cache"))
+    lines = block("docs/models/weights.md", "await pull(").replace(
+        "/var/cache/swell", str(tmp_path / "cache")
+    )
     # The page is a piece of a program, in which there is a loop already.
     imports, rest = lines.split("\n\n", maxsplit=1)
     body = "\n".join(f"    {line}" for line in rest.splitlines())
     show = '    print(unet["weight"].tolist())'
     script = f"import asyncio\n{imports}\nasync def main():\n{body}\n{show}\nasyncio.run(main())"
     assert "[[0.0, 1.0], [2.0, 3.0]]" in ran(script, tmp_path)
+
+
+def test_an_output_of_several_kinds_is_declared_as_the_page_says(tmp_path: Path) -> None:
+    declared = block("examples/multimodal/README.md", "class Postcard")
+    (tmp_path / "card.py").write_text(
+        f"""
+from pydantic import BaseModel
+import PIL.Image
+import swell
+
+{declared}
+
+@swell.model("acme/card")
+def card(text: str) -> Postcard:
+    return Postcard(
+        text=text,
+        picture=swell.Image(PIL.Image.new("RGB", (8, 8))),
+        voice=swell.Audio(b"voice", name="voice.wav"),
+        page=swell.File(b"<p>page</p>", content_type="text/html", name="card.html"),
+    )
+"""
+    )
+    told = Swell(tmp_path).json("run", "card.py", "-i", "text=hello")
+    suffixes = {name: Path(value).suffix for name, value in told["output"].items()}
+    assert suffixes == {"text": "", "picture": ".png", "voice": ".wav", "page": ".html"}
+    assert all((tmp_path / each).is_file() for each in told["files"])
+    assert len(told["files"]) == 3
+
+
+def test_the_weights_that_come_with_swell_are_where_their_page_says(tmp_path: Path) -> None:
+    pytest.importorskip("swell_models")
+    lines = block("packages/swell-models/README.md", "upscale.onnx")
+    [asked] = [line for line in lines.splitlines() if line.startswith("path(")]
+    said = ran(lines.replace(asked, f"print({asked.partition('  #')[0]})"), tmp_path)
+    assert Path(said.strip()).stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -574,6 +575,31 @@ def test_a_vqgan_of_its_authors_draws_what_their_network_draws(
         torch.testing.assert_close(ours._networks.decode(codes), expected, atol=1e-4, rtol=1e-4)
     (result,) = ours.run([item(definition, steps=2)])
     assert pixels(result).shape == (32, 48, 3)
+
+
+def test_a_checkpoint_of_its_authors_is_converted_as_the_page_says(
+    authors: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, network = authors
+    page = Path(__file__).parents[2] / "docs" / "models" / "vqgan-clip.md"
+    [script] = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    for path in (made / "vqgan").iterdir():
+        path.unlink()
+    made.rename(tmp_path / "dreams")
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "last.ckpt")
+    # JSON is YAML too.
+    told = {"model": {"target": "taming.models.vqgan.VQModel", "params": SETTINGS}}
+    (tmp_path / "model.yaml").write_text(json.dumps(told))
+    monkeypatch.chdir(tmp_path)
+    exec(script, {})  # noqa: S102 - the lines of the page
+    definition = define(tmp_path / "dreams", "test/authors")
+    ours = definition.make()
+    ours.load("cpu")
+    torch.manual_seed(6)
+    with torch.no_grad():
+        codes = torch.randn(1, 6, 16, 20)
+        expected = (network.decoder(network.post_quant_conv(codes)) + 1) / 2
+        torch.testing.assert_close(ours._networks.decode(codes), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_vqgan_of_another_kind_is_told_apart(authors: tuple[Path, Any]) -> None:
