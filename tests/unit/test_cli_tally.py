@@ -1,11 +1,14 @@
 """Numbers of several processes, added up."""
 
+import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from swell.api.metrics import Metrics, Snapshot
 from swell.cli.tally import Tally, added_up
-from swell.clock import SystemClock
+from swell.clock import ManualClock, SystemClock
 
 
 def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:
@@ -77,3 +80,28 @@ def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
     assert _value(text, 'swell_tasks_accepted_total{model="demo/upper"}') == 32, "its own is newer"
     tally.clear()
     assert not list(tmp_path.glob("*.prom"))
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.001, 1.0), (0.05, 2.5), (3.0, 5.0)])
+async def test_what_takes_long_is_written_less_often(
+    tmp_path: Path, took_s: float, pause_s: float
+) -> None:
+    clock = ManualClock()
+    tally = Tally(tmp_path, clock)
+    tally.clear()
+    written: list[float] = []
+
+    def text() -> bytes:
+        written.append(clock.monotonic_s())
+        clock.advance(took_s)
+        return _text(1, 1, 0.2).encode()
+
+    keeping = asyncio.create_task(tally.keep(text))
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        clock.advance(pause_s - 0.01)
+        await asyncio.sleep(0.01)
+        clock.advance(0.01)
+    await asyncio.sleep(0.01)
+    keeping.cancel()
+    assert written == pytest.approx([0.0, took_s + pause_s, 2 * (took_s + pause_s)])

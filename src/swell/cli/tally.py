@@ -1,10 +1,11 @@
 """Numbers of several backend processes on one port, added up.
 
 Whoever asks for `/metrics` reaches one of them. So each writes its numbers to a file every second,
-and the one that is asked adds those of the others to its own: counters and histograms, and the open
-event streams. Of open files and of starts one number stands for all, so that it does not depend on
-who was asked. Other gauges are the same for all, or the process's own. A process that has ended
-still counts, so that no counter goes back while the service runs.
+or less often where that takes long, and the one that is asked adds those of the others to its own:
+counters and histograms, and the open event streams. Of open files and of starts one number stands
+for all, so that it does not depend on who was asked. Other gauges are the same for all, or the
+process's own. A process that has ended still counts, so that no counter goes back while the service
+runs.
 """
 
 import contextlib
@@ -23,6 +24,11 @@ from swell.clock import Clock
 __all__ = ["Tally", "added_up"]
 
 _EVERY_S: Final = 1.0
+
+#: It takes no more than one part of so many of a process's time, unless that makes the numbers too
+#: old, in seconds.
+_PARTS: Final = 50
+_RARELY_S: Final = 5.0
 
 #: A file that was not written for so long is one of a process that hangs or has ended, in seconds.
 _STALE_S: Final = 10.0
@@ -77,8 +83,10 @@ class Tally:
     async def keep(self, text: Callable[[], bytes]) -> None:
         """Write this process's numbers down for the others, again and again."""
         while True:
+            began_s = self._clock.monotonic_s()
             self.write(text())
-            await self._clock.sleep(_EVERY_S)
+            took_s = self._clock.monotonic_s() - began_s
+            await self._clock.sleep(min(max(_EVERY_S, _PARTS * took_s), _RARELY_S))
 
     def write(self, text: bytes) -> None:
         """Write this process's numbers down."""
