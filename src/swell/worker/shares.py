@@ -19,6 +19,11 @@ class Shares:
         #: What those that have left took beyond what was guessed; negative for less.
         self._owed_s = 0.0
 
+    @property
+    def owed_s(self) -> float:
+        """What nobody has borne yet; with all shares it is what the device took."""
+        return self._owed_s
+
     def begin(self, sample_id: str) -> None:
         """Note that a sample has come."""
         self._spent_s[sample_id] = 0.0
