@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -373,13 +374,19 @@ def test_a_server_ends_with_the_process_that_started_it(project: Path, tmp_path:
     assert not left
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "models" / "cog.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+IMAGES = ["foxes:1", *re.findall(r'"(registry\.example/[^"]+)"', "".join(BLOCKS))]
+
+#: An engine of containers that runs cog's server as a process.
 ENGINE = """#!{python}
 import json, os, sys
 words = sys.argv[1:]
 with open({log!r}, "a") as log:
     print(json.dumps(words), file=log)
 if words[:2] == ["image", "inspect"]:
-    if words[2] != "foxes:1":
+    if words[2] not in {images!r}:
         sys.exit("no such image")
     schema = open({schema!r}).read()
     labels = {{"run.cog.openapi_schema": schema}}
@@ -394,23 +401,36 @@ elif words[0] == "run":
 """
 
 
-async def test_an_image_is_served_by_a_worker(
-    project: Path, tmp_path: Path, dispatch: MemoryDispatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The engine of containers is one that runs cog's server as a process."""
-    log, engine = tmp_path / "log", tmp_path / "podman"
-    engine.write_text(
+@pytest.fixture
+def engine(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only `podman` here; beside it is a log of what it was told."""
+    made = tmp_path / "podman"
+    made.write_text(
         ENGINE.format(
             python=sys.executable,
-            log=str(log),
+            log=str(tmp_path / "log"),
+            images=IMAGES,
             schema=str(project / ".cog" / "openapi_schema.json"),
             folder=str(project),
             cog=str(COG / "python"),
         )
     )
-    engine.chmod(0o755)
+    made.chmod(0o755)
     monkeypatch.setenv("COG_PREDICT_TYPE_STUB", "run.py:Runner")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{COG}{os.pathsep}{os.environ['PATH']}")
+    return made
+
+
+def told(engine: Path, word: str) -> list[str]:
+    """Return the one command that it was told with this word."""
+    lines = engine.with_name("log").read_text().splitlines()
+    [found] = [command for command in map(json.loads, lines) if command[0] == word]
+    return list(found)
+
+
+async def test_an_image_is_served_by_a_worker(
+    engine: Path, tmp_path: Path, dispatch: MemoryDispatch
+) -> None:
     models = tmp_path / "models.py"
     models.write_text(
         textwrap.dedent(
@@ -430,12 +450,47 @@ async def test_an_image_is_served_by_a_worker(
         task = await dispatch.ended(await dispatch.submit("demo/foxes", {"prompt": "a"}, seed=3))
     assert output_of(task) == [{"$artifact": 0}]
     assert (task.artifacts[0].content_type, task.artifacts[0].width) == ("image/png", 16)
-    commands = [json.loads(line) for line in log.read_text().splitlines()]
-    [run] = [each for each in commands if each[0] == "run"]
+    run = told(engine, "run")
     assert run[1:3] == ["--rm", "--name"]
     assert run[run.index("--publish") + 1].startswith("127.0.0.1:")
     assert run[-5:] == ["--env", "HF_TOKEN", "--volume", "/a:/b", "foxes:1"]
-    assert "canary" not in log.read_text()
+    assert "canary" not in (tmp_path / "log").read_text()
     with pytest.raises(InvalidModel, match="manifest unknown"):
         cog.image("demo/none", "none:1", cog.ContainerOptions(engine="podman"))
     assert shutil.which("podman") == str(engine)
+
+
+async def test_the_three_ways_of_the_page_are_served_by_a_worker(
+    engine: Path,
+    model: cog.CogModel,
+    tmp_path: Path,
+    dispatch: MemoryDispatch,
+    monkeypatch: pytest.MonkeyPatch,
+    project: Path,
+) -> None:
+    lines, there = BLOCKS[0], "http://127.0.0.1:5000"
+    assert there in lines
+    (tmp_path / "theirs.py").write_text(lines.replace(there, model._server.url))
+    (tmp_path / "third").symlink_to(project)
+    monkeypatch.chdir(tmp_path)
+    names = ["owner/name", "owner/other", "owner/third"]
+    async with working(dispatch, "theirs.py"):
+        for name in names:
+            task = await dispatch.ended(await dispatch.submit(name, {"prompt": "a"}, seed=3))
+            assert output_of(task) == [{"$artifact": 0}], name
+    assert told(engine, "run")[-1] == IMAGES[1]
+
+
+async def test_the_options_of_the_page_reach_the_container(
+    engine: Path, tmp_path: Path, dispatch: MemoryDispatch
+) -> None:
+    (tmp_path / "theirs.py").write_text(f"from swell.zoo import cog\n{BLOCKS[1]}")
+    async with working(dispatch, str(tmp_path / "theirs.py")):
+        task = await dispatch.ended(await dispatch.submit("owner/name", {"prompt": "a"}, seed=3))
+    assert output_of(task) == [{"$artifact": 0}]
+    run = told(engine, "run")
+    assert " ".join(run[run.index("HF_HOME") - 1 :]) == (
+        "--env HF_HOME --env-file /run/secrets/cog.env --volume /srv/weights:/cache --memory=32g "
+        "registry.example/owner/name:1"
+    )
+    assert "nvidia.com/gpu" not in " ".join(run), "the worker has none"
