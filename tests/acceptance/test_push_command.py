@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -76,6 +78,36 @@ def test_it_says_which_bucket_at_which_endpoint_and_no_secret(
     assert "pushing to s3://" in refused.stderr
     assert "hunter2" not in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
+
+
+def test_the_commands_of_the_page_push_where_it_says(tmp_path: Path, moto_server: Server) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models" / "weights.md").read_text("utf-8")
+    bucket = s3_bucket(moto_server)
+    settings = {
+        "SWELL_WEIGHTS__ENDPOINT": bucket.access.endpoint,
+        "SWELL_WEIGHTS__REGION": bucket.access.region,
+        "SWELL_WEIGHTS__KEY_ID": bucket.access.key_id,
+        "SWELL_WEIGHTS__SECRET": bucket.access.secret,
+    }
+    write(tmp_path, 1)
+    swell = Swell(tmp_path)
+    [block] = re.findall(r"```sh\n(swell models push weights\.toml --to .*?)```", page, re.DOTALL)
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    told = []
+    for words, variables in zip(lines, [settings, {}, {}], strict=True):
+        here = [bucket.url if word == "s3://acme-models/weights" else word for word in words]
+        done = swell.run(*here, "--json", **variables)
+        assert done.returncode == 0, done.stderr
+        told += json.loads(done.stdout)
+    home = f"file:{tmp_path}/.swell/objects/weights"
+    there = f"{bucket.url} at {bucket.access.endpoint}"
+    assert [(each["to"], each["sent_chunks"]) for each in told] == [
+        (there, 2),
+        (home, 2),
+        (home, 0),
+    ]
+    assert len([name for name in bucket.names() if "chunks/" in name]) == 2
+    assert len(chunks(tmp_path / ".swell" / "objects" / "weights")) == 2
 
 
 @pytest.mark.parametrize("url", ["shelf", "ftp://x/y", "s3://[x"])

@@ -1,8 +1,13 @@
 """What the page on pipelines shows works, and what it does not tell is not there."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+from page_harness import block
+
+from commandline import Swell, ready_line, stop
 from swell.config import ServerSettings, WorkerSettings
 from swell.model import load_models
 from swell.pipeline import Stage, load_pipelines
@@ -61,3 +66,23 @@ def test_every_word_of_a_stage_is_explained() -> None:
         re.findall(r"`(\w+)`", "\n".join(row.split("|")[0] for row in table.split("\n|")[2:]))
     )
     assert told == set(Stage.__dataclass_fields__)
+
+
+@pytest.mark.timeout(180)
+def test_a_picture_is_drawn_and_enlarged_by_the_commands_of_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("swell_models")
+    lines = block("docs/pipelines.md", "tasks submit swell/picture", "sh").splitlines()
+    [up, submit] = [shlex.split(line)[1:] for line in lines]
+    swell = Swell(tmp_path)
+    process = swell.start(*up, "--json", "--port", "0")
+    try:
+        ready_line(process, tmp_path)
+        swell.ok(*submit)
+        [task] = swell.json("tasks", "ls")
+        gave = {stage["name"]: stage.get("output") for stage in task["stages"]}
+        assert "red fox" in gave["translate"]["text"]
+        assert gave["enlarge"], "it was asked to be large"
+        assert len(task["artifacts"]) == 1
+    finally:
+        assert stop(process) == 0, (tmp_path / "stderr.txt").read_text()
