@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -114,19 +116,28 @@ def log_of(swell: Swell, data: str) -> str:
     return " ".join((swell.folder / f"{data}.txt").read_text().split())
 
 
+def page_commands() -> list[list[str]]:
+    """Return the commands of the page on weights, in their order."""
+    page = (Path(__file__).parents[2] / "docs" / "models" / "weights.md").read_text("utf-8")
+    [block] = re.findall(r"```sh\n(swell models keygen .*?)```", page, re.DOTALL)
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_new_machine_runs_what_another_has_compiled(swell: Swell, served: dict[str, str]) -> None:
-    public = swell.ok("models", "keygen", "operator.pem").strip()
+    keygen, push_weights, worker, push_compiled = page_commands()
+    assert worker[0] == "worker", "said_by_a_worker starts it"
+    public = swell.ok(*keygen).strip()
     assert public == swell.ok("models", "keygen", "operator.pem", "--show").strip()
-    swell.ok("models", "push", "weights.toml")
+    swell.ok(*push_weights)
     assert "compiled by program" in said_by_a_worker(swell, served, "first", public)
 
     refused = swell.run("models", "push", "weights.toml", "--compiled")
     assert refused.returncode != 0
     assert "--key" in refused.stderr
     (swell.folder / "operator.pem").chmod(0o644)
-    push = ("models", "push", "weights.toml", "--compiled", "--key", "operator.pem", "--json")
+    push = (*push_compiled, "--json")
     first = {"SWELL_WORKER__COMPILED_DIR": str(swell.folder / "first" / "compiled")}
     refused = swell.run(*push, **first)
     assert refused.returncode != 0

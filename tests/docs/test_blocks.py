@@ -1,8 +1,21 @@
 """Every fenced block of the documentation is held to something that it must agree with.
 
 What runs elsewhere is run there: the tutorial by test_tutorial.py, the pages of models, pipelines,
-webhooks, the client and launches by the tests of their names. Here all blocks are parsed, and their
-commands, options, settings, routes, imports, targets and extras must exist.
+the client and launches by the tests of their names, those on weights and VQGAN-CLIP with torch
+(test_model_pages_torch.py, tests/unit/test_vqgan_clip_torch.py), on cog by
+tests/integration/test_cog_models.py, other clients by tests/clients, admission, webhooks and pushed
+weights by tests/acceptance. Here all blocks are parsed, and their commands, options, settings,
+routes, imports, targets and extras must exist.
+
+Of Python, only parsed are the pieces marked `py` in docs/models/authoring.md, of models that the
+reader has. docs/models/remote.md is loaded and not asked, since its services are elsewhere. What
+docs/models/weights.md does on `cuda` is done on a CPU, and docs/models/cog.md has no container but
+cog's server as a process, since neither GPUs nor images of somebody else are at hand.
+
+Of shells, only parsed are those of docs/sdxl.md and docs/models/diffusers.md (networks of a hub, a
+GPU), of docs/models/vqgan-clip.md (300 steps with a whole CLIP;
+tests/acceptance/test_vqgan_clip_served_torch.py gives the same commands a small one), the
+benchmarks of docs/models/weights.md (minutes each), and those of pages that no test names.
 """
 
 import ast
