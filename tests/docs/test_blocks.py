@@ -4,8 +4,8 @@ What runs elsewhere is run there: the tutorial by test_tutorial.py, the pages of
 the client and launches by the tests of their names, those on weights and VQGAN-CLIP with torch
 (test_model_pages_torch.py, tests/unit/test_vqgan_clip_torch.py), on cog by
 tests/integration/test_cog_models.py, other clients by tests/clients, admission, webhooks and pushed
-weights by tests/acceptance. Here all blocks are parsed, and their commands, options, settings,
-routes, imports, targets and extras must exist.
+weights by tests/acceptance, keys and incidents by test_commands_of_pages.py. Here all blocks are
+parsed, and their commands, options, settings, routes, imports, targets and extras must exist.
 
 Of Python, only parsed are the pieces marked `py` in docs/models/authoring.md, of models that the
 reader has. docs/models/remote.md is loaded and not asked, since its services are elsewhere. What
