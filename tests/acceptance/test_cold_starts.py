@@ -380,6 +380,7 @@ def test_weights_that_were_pushed_are_fetched_while_the_model_is_imported(
         end(worker)
     spans = spans_of(shown["startup"])
     assert spans["fetch"].source == "bucket"
-    assert (spans["fetch"].end_s or 0) <= (spans["load"].end_s or 0)
+    # A file can be had before the worker has tidied up behind its fetch: the ends say nothing.
+    assert spans["fetch"].start_s < (spans["import"].end_s or 0)
     [pool] = swell.json("pools")
     assert "fetch" in {each["phase"] for each in pool["times"]}
