@@ -38,15 +38,17 @@ class Swell:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.ok(*arguments, "--json"))
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         with (self.folder / "stderr.txt").open("w") as stderr:
-            return self._popen(arguments, stderr)
+            return self._popen(arguments, variables, stderr)
 
-    def _popen(self, arguments: tuple[str, ...], stderr: TextIO) -> "subprocess.Popen[str]":
+    def _popen(
+        self, arguments: tuple[str, ...], variables: dict[str, str], stderr: TextIO
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "swell", *arguments],
             cwd=self.folder,
-            env=clean_environment(),
+            env=clean_environment() | variables,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

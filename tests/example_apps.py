@@ -1,7 +1,6 @@
 """The apps of `examples/`, started by the command that their README says."""
 
 import json
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -34,13 +33,11 @@ class Example:
         return str(kept["key"])
 
 
-def command_of(name: str) -> list[str]:
+def command_of(make: str) -> list[str]:
     """Return what the one command of an app's README does once the environment is there."""
-    readme = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"^make example .*$", readme, re.MULTILINE)
     told = subprocess.run(
         # Beneath a make, this one would tell which folder it enters and leaves.
-        [*shlex.split(command), "--dry-run", "--no-print-directory"],
+        [*shlex.split(make), "--dry-run", "--no-print-directory"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -50,13 +47,13 @@ def command_of(name: str) -> list[str]:
 
 
 @contextmanager
-def started(name: str, data: Path, *flags: str) -> Iterator[Example]:
-    """Run an app on free ports, and end it in order."""
+def started(make: str, data: Path, *flags: str) -> Iterator[Example]:
+    """Run an app by the command of its README, on free ports, and end it in order."""
     anywhere = ("--port", "0", "--swell-port", "0", "--data", str(data), "--json", *flags)
-    told = data.parent / f"{name}.stderr"
+    told = data.parent / "app.stderr"
     with told.open("w") as stderr:
         process = subprocess.Popen(
-            [*command_of(name), *anywhere],
+            [*command_of(make), *anywhere],
             cwd=ROOT,
             env=clean_environment(),
             stdout=subprocess.PIPE,

@@ -12,12 +12,11 @@ import pytest
 import requests
 
 from commandline import Swell, ready_line, stop
+from pages import blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "admission.md").read_text(encoding="utf-8")
 REQUESTS = re.findall(r"```json (\w+)\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [
-    line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
-]
+COMMANDS = [line for each in blocks("docs/admission.md", "sh") for line in each.splitlines()]
 
 
 @dataclass(frozen=True)

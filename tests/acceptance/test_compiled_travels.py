@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import re
-import shlex
 import shutil
 import struct
 import subprocess
@@ -17,6 +15,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from pages import commands
 
 #: It compiles a program of Python, which is code as that of torch is, and needs no torch.
 MODEL = '''
@@ -116,17 +115,11 @@ def log_of(swell: Swell, data: str) -> str:
     return " ".join((swell.folder / f"{data}.txt").read_text().split())
 
 
-def page_commands() -> list[list[str]]:
-    """Return the commands of the page on weights, in their order."""
-    page = (Path(__file__).parents[2] / "docs" / "models" / "weights.md").read_text("utf-8")
-    [block] = re.findall(r"```sh\n(swell models keygen .*?)```", page, re.DOTALL)
-    return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_new_machine_runs_what_another_has_compiled(swell: Swell, served: dict[str, str]) -> None:
-    keygen, push_weights, worker, push_compiled = page_commands()
+    page = commands("docs/models/weights.md", "swell models keygen operator.pem")
+    keygen, push_weights, worker, push_compiled = page
     assert worker[0] == "worker", "said_by_a_worker starts it"
     public = swell.ok(*keygen).strip()
     assert public == swell.ok("models", "keygen", "operator.pem", "--show").strip()

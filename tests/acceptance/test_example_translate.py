@@ -4,19 +4,22 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from example_apps import EXAMPLES, Example, started
+from pages import ROOT, Reader, block
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    with started("translate", tmp_path_factory.mktemp("translate") / "data") as running:
+    make = block("examples/translate/README.md", "make example", "sh")
+    with started(make, tmp_path_factory.mktemp("translate") / "data") as running:
         yield running
 
 
@@ -118,3 +121,24 @@ def test_the_longest_word_of_a_glossary_comes_first_and_only_whole_ones_count(
     parts = model.taken_apart("La Casa Matriz, casa y casamiento", words)
     assert [part for part, is_word in parts if is_word] == ["Casa Matriz", "casa"]
     assert "".join(part for part, _ in parts) == "La Casa Matriz, casa y casamiento"
+
+
+def test_the_requests_of_its_page_are_answered(example: Example, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    page = ("http://127.0.0.1:8100", example.url)
+    script = block("examples/translate/README.md", "curl $APP/translate", "sh")
+    answers = json.JSONDecoder()
+    said = reader.does(script, page).stdout
+    first, at = answers.raw_decode(said)
+    assert first["translatedText"] == "the blue cat of the headquarters"
+    second, _ = answers.raw_decode(said[at:].lstrip())
+    assert [each["text"] for each in second["documents"]] == ["a cat", "a house"]
+
+
+def test_what_a_million_letters_take_is_measured_by_the_command_of_its_page(
+    example: Example,
+) -> None:
+    script = block("examples/translate/README.md", "examples/translate/measure.py", "sh")
+    page = ("http://127.0.0.1:8100", f"{example.url} --letters 20000")
+    told = json.loads(Reader(ROOT).does(script, page).stdout)
+    assert told["letters"] >= 20_000

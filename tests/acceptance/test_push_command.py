@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import re
-import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +18,7 @@ from summed import MODEL, write_weights
 
 from buckets import s3_bucket
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from pages import commands
 from servers import Server
 
 #: Of two chunks.
@@ -81,7 +80,6 @@ def test_it_says_which_bucket_at_which_endpoint_and_no_secret(
 
 
 def test_the_commands_of_the_page_push_where_it_says(tmp_path: Path, moto_server: Server) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "models" / "weights.md").read_text("utf-8")
     bucket = s3_bucket(moto_server)
     settings = {
         "SWELL_WEIGHTS__ENDPOINT": bucket.access.endpoint,
@@ -91,8 +89,7 @@ def test_the_commands_of_the_page_push_where_it_says(tmp_path: Path, moto_server
     }
     write(tmp_path, 1)
     swell = Swell(tmp_path)
-    [block] = re.findall(r"```sh\n(swell models push weights\.toml --to .*?)```", page, re.DOTALL)
-    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    lines = commands("docs/models/weights.md", "swell models push weights.toml --to")
     told = []
     for words, variables in zip(lines, [settings, {}, {}], strict=True):
         here = [bucket.url if word == "s3://acme-models/weights" else word for word in words]

@@ -2,23 +2,18 @@
 
 import http.server
 import json
-import os
-import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
-from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from commandline import PATIENCE_S, Swell, ready_line, stop
+from pages import Reader, block
 
-PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
 SHOP = "https://shop.example/hooks"
 
 #: What the page starts, on a free port and with one model.
@@ -152,86 +147,77 @@ def test_what_failed_is_sent_again_after_the_receiver_was_mended(
     assert "say which: ids of deliveries, or --webhook ID --since MOMENT" in asked.stderr
 
 
-def block(holding: str) -> str:
-    """Return the block of the page for a shell that has these words in it."""
-    [found] = [each for each in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if holding in each]
-    return str(found)
-
-
 @dataclass(frozen=True)
-class Reader:
-    """Somebody who does what the page says."""
+class Shop:
+    """Somebody who does what the page says, and the Swell that its own command has started."""
 
     swell: Swell
-    variables: dict[str, str]
-
-    def does(self, script: str, *instead: tuple[str, str]) -> str:
-        """Run a block as it stands there, but for these words."""
-        for there, here in instead:
-            assert there in script
-            script = script.replace(there, here)
-        done = subprocess.run(
-            ["bash", "-ec", script],
-            cwd=self.swell.folder,
-            env=self.variables,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+    reader: Reader
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A Swell that the page's own command has started, on a free port."""
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     swell = Swell(tmp_path_factory.mktemp("reader"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = clean_environment() | {"PATH": path}
-    with (swell.folder / "stderr.txt").open("w") as stderr:
-        process = subprocess.Popen(
-            ["bash", "-c", block("swell up").replace("swell up", f"exec swell {UP}")],
-            cwd=swell.folder,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+    assignment, up = block("docs/webhooks.md", "swell up", "sh").split(" ", maxsplit=1)
+    name, _, value = assignment.partition("=")
+    assert up == "swell up\n"
+    process = swell.start(*UP.split(), **{name: value})
     try:
         ready = ready_line(process, swell.folder)
-        yield Reader(swell, variables | {"SWELL_URL": ready["url"], "SWELL_KEY": ready["key"]})
+        told = {"SWELL_URL": ready["url"], "SWELL_KEY": ready["key"]}
+        yield Shop(swell, Reader(swell.folder, told))
     finally:
         assert stop(process) == 0, (swell.folder / "stderr.txt").read_text()
 
 
-def test_a_task_names_who_is_told_as_the_page_says(reader: Reader, receiver: Receiver) -> None:
-    reader.does(block("curl"), (SHOP, receiver.url))
+def test_a_task_names_who_is_told_as_the_page_says(shop: Shop, receiver: Receiver) -> None:
+    shop.reader.does(block("docs/webhooks.md", "curl", "sh"), (SHOP, receiver.url))
     receiver.until(1)
     told = json.loads(receiver.came[0][1])
     assert (told["type"], told["data"]["output"]) == ("task.succeeded", "HELLO")
 
 
 def test_a_standing_webhook_is_made_and_what_failed_sent_again_as_the_page_says(
-    reader: Reader, receiver: Receiver
+    shop: Shop, receiver: Receiver
 ) -> None:
-    reader.does(block("webhooks create"), (SHOP, receiver.url))
-    [made] = reader.swell.json("webhooks", "ls")
+    shop.reader.does(block("docs/webhooks.md", "webhooks create", "sh"), (SHOP, receiver.url))
+    [made] = shop.swell.json("webhooks", "ls")
     assert (made["url"], made["events"]) == (receiver.url, ["succeeded", "failed"])
+    failed_delivery(shop, receiver, made["id"])
     since = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%S")
-    receiver.status = 410
-    # A standing webhook hears of the tasks of its own key.
-    reader.does("swell tasks submit demo/upper -i text=b --watch")
-    which = ("--webhook", made["id"], "--state", "failed")
-    [delivery] = _until(reader.swell, lambda found: len(found) == 1, *which)
-    receiver.status = 200
-    reader.swell.ok("webhooks", "resume", made["id"])
-    said = reader.does(
-        block("webhooks replay"),
+    [delivery] = shop.swell.json("webhooks", "deliveries", "--webhook", made["id"])
+    said = shop.reader.does(
+        block("docs/webhooks.md", "swell webhooks replay", "sh"),
         ("we_0123456789abcdef", made["id"]),
         ("2026-11-26T12:00:00", since),
     )
-    assert delivery["id"] in said
-    assert "1 are sent again" in said
+    assert delivery["id"] in said.stdout
+    assert "1 are sent again" in said.stderr
     receiver.until(2)
-    reader.swell.ok("webhooks", "delete", made["id"])
+    shop.swell.ok("webhooks", "delete", made["id"])
+
+
+def test_receivers_that_miss_webhooks_get_them_again_as_the_page_on_incidents_says(
+    shop: Shop, receiver: Receiver
+) -> None:
+    made = json.loads(shop.reader.does(f"swell webhooks create {receiver.url} --json").stdout)
+    failed_delivery(shop, receiver, made["id"])
+    said = shop.reader.does(
+        block("docs/incidents.md", "swell webhooks replay", "sh"),
+        ("WEBHOOK", made["id"]),
+        ("2026-11-26", (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")),
+    )
+    assert "1 are sent again" in said.stderr
+    receiver.until(2)
+    shop.swell.ok("webhooks", "delete", made["id"])
+
+
+def failed_delivery(shop: Shop, receiver: Receiver, webhook: str) -> None:
+    """Have a receiver refuse one delivery for good, and then mended."""
+    receiver.status = 410
+    # A standing webhook hears of the tasks of its own key.
+    shop.reader.does("swell tasks submit demo/upper -i text=b --watch")
+    which = ("--webhook", webhook, "--state", "failed")
+    _until(shop.swell, lambda found: len(found) == 1, *which)
+    receiver.status = 200
+    shop.swell.ok("webhooks", "resume", webhook)

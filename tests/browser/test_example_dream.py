@@ -13,6 +13,7 @@ from app import watched
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from example_apps import Example, started
+from pages import block
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -21,7 +22,8 @@ PATIENCE_MS = 90_000
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    with started("dream", tmp_path_factory.mktemp("dream") / "data") as running:
+    make = block("examples/dream/README.md", "make example", "sh")
+    with started(make, tmp_path_factory.mktemp("dream") / "data") as running:
         yield running
 
 

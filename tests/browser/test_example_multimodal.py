@@ -8,6 +8,7 @@ from app import watched
 from playwright.sync_api import Browser, Page, expect
 
 from example_apps import Example, started
+from pages import block
 from swell.zoo.embedded import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -18,7 +19,8 @@ SPEECH = Path(__file__).parents[2] / "src" / "swell" / "zoo" / "samples" / "spee
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    with started("multimodal", tmp_path_factory.mktemp("multimodal") / "data") as running:
+    make = block("examples/multimodal/README.md", "make example", "sh")
+    with started(make, tmp_path_factory.mktemp("multimodal") / "data") as running:
         yield running
 
 

@@ -8,6 +8,7 @@ from app import watched
 from playwright.sync_api import Browser, Page, expect
 
 from example_apps import Example, started
+from pages import block
 from swell.zoo.embedded import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
@@ -18,7 +19,9 @@ FACE = weights("portrait.webp")
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    with started("portraits", tmp_path_factory.mktemp("portraits") / "data") as running:
+    make = block("examples/portraits/README.md", "make example", "sh")
+    assert make == block("examples/README.md", "make example", "sh")
+    with started(make, tmp_path_factory.mktemp("portraits") / "data") as running:
         yield running
 
 

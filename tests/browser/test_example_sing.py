@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from commandline import Swell
 from example_apps import EXAMPLES, Example, started
+from pages import block
 from swell.zoo.embedded import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -23,7 +24,8 @@ SPEECH = Path(__file__).parents[2] / "src" / "swell" / "zoo" / "samples" / "spee
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    with started("sing", tmp_path_factory.mktemp("sing") / "data") as running:
+    make = block("examples/sing/README.md", "make example", "sh")
+    with started(make, tmp_path_factory.mktemp("sing") / "data") as running:
         yield running
 
 

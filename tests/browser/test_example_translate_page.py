@@ -7,6 +7,7 @@ from app import watched
 from playwright.sync_api import Browser, expect
 
 from example_apps import started
+from pages import block
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -14,7 +15,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 def test_a_text_is_translated_and_the_calculator_reckons_with_what_was_measured(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with started("translate", tmp_path / "data") as example:
+    make = block("examples/translate/README.md", "make example", "sh")
+    with started(make, tmp_path / "data") as example:
         context = browser.new_context(
             base_url=example.url, viewport={"width": 390, "height": 844}, locale="en-GB"
         )

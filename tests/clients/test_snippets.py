@@ -1,17 +1,17 @@
 """The programs in docs/clients.md run as they stand there."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from client_harness import Served
 from programs import Program
 
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+from pages import blocks
 
-_MARKED = re.compile(r"<!-- tested: (\w+) -->\n```\w+\n(.*?)```", re.S)
-SNIPPETS = _MARKED.findall(PAGE.read_text(encoding="utf-8"))
+SNIPPETS = [
+    *(("python", each) for each in blocks("docs/clients.md", "python")),
+    *(("javascript", each) for each in blocks("docs/clients.md", "js")),
+]
 
 
 @pytest.mark.parametrize(

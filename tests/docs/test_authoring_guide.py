@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 import swell
+from pages import blocks
 from swell import ui
 from swell.model import load_models
 from swell.worker import lacks, probe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+BLOCKS = blocks("docs/models/authoring.md")
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -1,25 +1,15 @@
 """Every fenced block of the documentation is held to something that it must agree with.
 
-What runs elsewhere is run there: the tutorial by test_tutorial.py, the pages of models, pipelines,
-the client and launches by the tests of their names, those on weights and VQGAN-CLIP with torch
-(test_model_pages_torch.py, tests/unit/test_vqgan_clip_torch.py), on cog by
-tests/integration/test_cog_models.py, other clients by tests/clients, admission, webhooks and pushed
-weights by tests/acceptance, keys and incidents by test_commands_of_pages.py. Here all blocks are
-parsed, and their commands, options, settings, routes, imports, targets and extras must exist.
+Here all blocks are parsed, and their commands, options, settings, routes, imports, targets and
+extras must exist. Shells and programs are run too, or listed with why they cannot be, by
+test_blocks_run.py.
 
-Of Python, only parsed are the pieces marked `py` in docs/models/authoring.md, of models that the
-reader has. docs/models/remote.md is loaded and not asked, since its services are elsewhere. What
-docs/models/weights.md does on `cuda` is done on a CPU, and docs/models/cog.md has no container but
-cog's server as a process, since neither GPUs nor images of somebody else are at hand.
-
-Of shells, only parsed are those of docs/sdxl.md and docs/models/diffusers.md (networks of a hub, a
-GPU), of docs/models/vqgan-clip.md (300 steps with a whole CLIP;
-tests/acceptance/test_vqgan_clip_served_torch.py gives the same commands a small one), the
-benchmarks of docs/models/weights.md (minutes each), and those of pages that no test names.
+docs/models/remote.md is loaded and not asked, since its services are elsewhere. What
+docs/models/weights.md and docs/sdxl.md do on `cuda` is done on a CPU, and docs/models/cog.md has no
+container but cog's server as a process, since neither GPUs nor images of somebody else are at hand.
 """
 
 import ast
-import functools
 import importlib
 import importlib.util
 import itertools
@@ -30,7 +20,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +29,7 @@ import typer.main
 import yaml
 from typer.core import TyperGroup
 
+from pages import ROOT, Block, every_block
 from swell.api.routes import ROUTES
 from swell.cli import app
 from swell.config import load
@@ -48,61 +38,16 @@ from swell.pipeline import load_pipelines
 from swell.styles import load_styles
 from swell.weights.listing import read_listing
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-@dataclass(frozen=True)
-class Snippet:
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def snippets_of(text: str, page: str) -> list[Snippet]:
-    """Return the blocks of a page, also those that stand in lists."""
-    found = re.finditer(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
-    return [
-        Snippet(
-            page,
-            text.count("\n", 0, each.start()) + 1,
-            each[2],
-            re.sub(rf"^{each[1]}", "", each[3], flags=re.MULTILINE),
-        )
-        for each in found
-    ]
-
-
-@functools.cache
-def snippets() -> list[Snippet]:
-    folders = ("docs", "deploy", "examples", "packages", "training", "tests", "benchmarks")
-    pages = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
-    pages += ROOT.glob("*.md")
-    # What the runs said is data, and npm's packages have pages of their own.
-    pages = [
-        path for path in pages if path.name != "figures.md" and "node_modules" not in path.parts
-    ]
-    return [
-        each
-        for path in sorted(pages)
-        for each in snippets_of(path.read_text("utf-8"), str(path.relative_to(ROOT)))
-    ]
-
-
-def of(*languages: str) -> list[Snippet]:
-    return [each for each in snippets() if each.language in languages]
+def of(*languages: str) -> list[Block]:
+    return [each for each in every_block() if each.language in languages]
 
 
 def test_every_language_of_a_block_is_held_to_something() -> None:
     held = {"sh", "bash", "console", "python", "py", "toml", "json", "yaml", "js"}
     #: Pictures in letters, what programs print, and other programs' files.
     others = {"text", "mermaid", "nginx", "", "ini", "promql", "dockerfile", "html"}
-    assert {each.language for each in snippets()} - held - others == set()
+    assert {each.language for each in every_block()} - held - others == set()
     assert len(of("sh", "bash", "console")) > 30
     assert len(of("python", "py")) > 30
     assert len(of("toml")) > 10
@@ -140,14 +85,14 @@ def _bare(tokens: list[str]) -> list[str]:
     return tokens[: tokens.index("<")] if "<" in tokens else tokens
 
 
-@pytest.mark.parametrize("snippet", of("sh", "bash", "console"), ids=str)
-def test_a_block_of_a_shell_has_only_what_there_is(snippet: Snippet) -> None:
+@pytest.mark.parametrize("a_block", of("sh", "bash", "console"), ids=str)
+def test_a_block_of_a_shell_has_only_what_there_is(a_block: Block) -> None:
     parsed = subprocess.run(
-        ["bash", "-n"], input=snippet.text, capture_output=True, text=True, check=False
+        ["bash", "-n"], input=a_block.text, capture_output=True, text=True, check=False
     )
     assert parsed.returncode == 0, parsed.stderr
     # Apps have routes of their own.
-    held(snippet.text, but={"curl"} if snippet.page.startswith("examples/") else frozenset())
+    held(a_block.text, but={"curl"} if a_block.page.startswith("examples/") else frozenset())
 
 
 def held(text: str, but: Set[str] = frozenset()) -> None:
@@ -243,9 +188,9 @@ def test_what_does_not_exist_would_be_found() -> None:
 # ---- Python
 
 
-@pytest.mark.parametrize("snippet", of("python", "py"), ids=str)
-def test_a_block_of_python_compiles_and_its_imports_are_there(snippet: Snippet) -> None:
-    tree = ast.parse(snippet.text)
+@pytest.mark.parametrize("a_block", of("python", "py"), ids=str)
+def test_a_block_of_python_compiles_and_its_imports_are_there(a_block: Block) -> None:
+    tree = ast.parse(a_block.text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for each in node.names:
@@ -288,12 +233,10 @@ def _is_there(name: str) -> bool:
 # ---- data
 
 
-@pytest.mark.parametrize("snippet", of("toml"), ids=str)
-def test_a_block_of_toml_is_settings_or_a_file_that_is_read(
-    snippet: Snippet, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("a_block", of("toml"), ids=str)
+def test_a_block_of_toml_is_settings_or_a_file_that_is_read(a_block: Block, tmp_path: Path) -> None:
     path = tmp_path / "weights.toml"
-    path.write_text(re.sub(r"(?<=ami-)…", "0a1b2c3d4e5f", snippet.text))
+    path.write_text(re.sub(r"(?<=ami-)…", "0a1b2c3d4e5f", a_block.text))
     found = tomllib.loads(path.read_text())
     if "pipelines" in found:
         assert load_pipelines(str(path))
@@ -309,20 +252,20 @@ def test_a_block_of_toml_is_settings_or_a_file_that_is_read(
         load(config=path, environment={}, folder=tmp_path)
 
 
-@pytest.mark.parametrize("snippet", of("json", "yaml"), ids=str)
-def test_a_block_of_data_is_what_it_says(snippet: Snippet) -> None:
-    if snippet.language == "yaml":
-        assert list(yaml.safe_load_all(snippet.text))
+@pytest.mark.parametrize("a_block", of("json", "yaml"), ids=str)
+def test_a_block_of_data_is_what_it_says(a_block: Block) -> None:
+    if a_block.language == "yaml":
+        assert list(yaml.safe_load_all(a_block.text))
     else:
-        json.loads(snippet.text)
+        json.loads(a_block.text)
 
 
-@pytest.mark.parametrize("snippet", of("js"), ids=str)
-def test_a_block_of_javascript_parses(snippet: Snippet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("a_block", of("js"), ids=str)
+def test_a_block_of_javascript_parses(a_block: Block, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no Node.js")
     path = tmp_path / "a.mjs"
-    path.write_text(snippet.text)
+    path.write_text(a_block.text)
     done = subprocess.run([node, "--check", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

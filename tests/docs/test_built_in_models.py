@@ -1,4 +1,4 @@
-"""Every model that comes with Swell is told of, and only those."""
+"""Every model that comes with Swell is told of, and only those; the commands about them work."""
 
 import re
 from pathlib import Path

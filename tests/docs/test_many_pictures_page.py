@@ -1,6 +1,5 @@
 """What the page on many pictures shows works."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
+from pages import blocks
 from swell.clock import SystemClock
 from swell.model import load_models
 from swell.pipeline import load_pipelines
@@ -16,9 +16,8 @@ from swell.pipeline_cards import card_of
 from swell.registry import ModelCard
 from swell.worker.alone import check_input, load_model, run_together
 
-PAGE = (Path(__file__).parents[2] / "docs" / "many-pictures.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-[TOML] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+PYTHON = blocks("docs/many-pictures.md")
+[TOML] = blocks("docs/many-pictures.md", "toml")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from page_harness import block, ran
 
 from commandline import Swell
+from pages import block, ran
 from swell.model import load_models
 
 
@@ -26,13 +26,17 @@ def test_a_photo_is_painted_and_scored_as_the_page_says(tmp_path: Path) -> None:
     assert 0 <= float(score) <= 1
 
 
-@pytest.mark.parametrize("name", ["remote/theirs", "remote/other"])
-def test_a_model_that_runs_elsewhere_is_one_as_the_page_says(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "theirs.py"
-    path.write_text(block("docs/models/remote.md", name))
-    [definition] = load_models(str(path))
-    assert definition.name == name
-    assert "prompt" in definition.input_schema["properties"]
+def test_models_that_run_elsewhere_are_some_as_the_page_says(tmp_path: Path) -> None:
+    declared = {
+        "remote/theirs": block("docs/models/remote.md", "remote/theirs"),
+        "remote/other": block("docs/models/remote.md", "remote/other"),
+    }
+    for name, text in declared.items():
+        path = tmp_path / f"{name.partition('/')[2]}.py"
+        path.write_text(text)
+        [definition] = load_models(str(path))
+        assert definition.name == name
+        assert "prompt" in definition.input_schema["properties"]
 
 
 def test_weights_are_pulled_and_loaded_as_the_page_says(tmp_path: Path) -> None:

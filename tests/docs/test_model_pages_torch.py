@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_harness import block, ran
 
 from commandline import Swell, clean_environment
+from pages import block, ran
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

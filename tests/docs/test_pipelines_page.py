@@ -1,13 +1,12 @@
 """What the page on pipelines shows works, and what it does not tell is not there."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from page_harness import block
 
 from commandline import Swell, ready_line, stop
+from pages import blocks, commands
 from swell.config import ServerSettings, WorkerSettings
 from swell.model import load_models
 from swell.pipeline import Stage, load_pipelines
@@ -15,8 +14,8 @@ from swell.pipeline_cards import Declared, card_of
 from swell.registry import ModelCard
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
-[PYTHON] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-[TOML] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+[PYTHON] = blocks("docs/pipelines.md")
+[TOML] = blocks("docs/pipelines.md", "toml")
 
 
 def find(ref: str) -> ModelCard:
@@ -72,8 +71,7 @@ def test_every_word_of_a_stage_is_explained() -> None:
 def test_a_picture_is_drawn_and_enlarged_by_the_commands_of_the_page(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("swell_models")
-    lines = block("docs/pipelines.md", "tasks submit swell/picture", "sh").splitlines()
-    [up, submit] = [shlex.split(line)[1:] for line in lines]
+    up, submit = commands("docs/pipelines.md", "tasks submit swell/picture")
     swell = Swell(tmp_path)
     process = swell.start(*up, "--json", "--port", "0")
     try:

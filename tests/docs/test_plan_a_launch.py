@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pages import blocks
 from swell.cli import app
 from swell.simulator.scenarios import SCENARIOS
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan-a-launch.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 COMMANDS = [
-    line
-    for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
-    for line in block.splitlines()
+    line for each in blocks("docs/plan-a-launch.md", "console") for line in each.splitlines()
 ]
 
 POOLS = """

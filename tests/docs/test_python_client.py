@@ -1,6 +1,5 @@
 """Every example of the page on the Python client runs, against a server."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +9,11 @@ import pytest
 
 import swell
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from pages import blocks
 from swell.client import asynchronous, blocking
 
 PAGE = Path(__file__).parents[2] / "docs" / "python-client.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+BLOCKS = blocks("docs/python-client.md")
 
 
 @pytest.fixture(scope="module")

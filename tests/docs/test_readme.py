@@ -1,15 +1,13 @@
-import os
 import re
-import subprocess
-import sys
+import shlex
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from commandline import Swell, ready_line, stop
+from pages import Reader, block, blocks
 from swell.autoscaling import advice
 from swell.config import load
 from swell.money.pool_prices import pool_prices
@@ -29,11 +27,11 @@ def test_every_command_that_the_readme_makes_exists() -> None:
 
 
 def test_settings_of_the_readme_are_taken_and_nothing_in_them_is_warned_of(tmp_path: Path) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
+    settings_blocks = blocks("README.md", "toml")
+    assert len(settings_blocks) == 2
+    for each in settings_blocks:
         path = tmp_path / "swell.toml"
-        path.write_text(block.replace("ami-…", "ami-0a1b2c3d4e5f"))
+        path.write_text(each.replace("ami-…", "ami-0a1b2c3d4e5f"))
         settings = load(config=path, environment={}).settings
         assert advice(settings, pool_prices(settings)) == []
         for name, pool in settings.pools.items():
@@ -47,72 +45,39 @@ def test_the_page_of_installing_has_every_extra() -> None:
     assert sorted(told) == sorted(set(project["optional-dependencies"]) - {"dev", "test"})
 
 
-def block(beginning: str) -> str:
-    """The block of README.md below a heading, or a sentence."""
-    language = r"```\w+\n(?:# poster\.py\n)?(.*?)```"
-    return re.findall(language, README.partition(beginning)[2], re.DOTALL)[0]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Somebody who does what README.md says, in a folder with nothing else."""
-
-    folder: Path
-    url: str
-    key: str
-
-    def does(self, script: str) -> str:
-        """Run a block as it stands there, but for the environment, which is this one."""
-        own = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "URL": self.url,
-            "KEY": self.key,
-        }
-        done = subprocess.run(
-            ["bash", "-ec", ACTIVATE.sub("", script)],
-            cwd=self.folder,
-            env=clean_environment() | own,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     here = tmp_path_factory.mktemp("reader")
-    (here / "poster.py").write_text(block("Its signature is the schema"))
-    [served] = re.findall(r"^swell (up .*?)(?: +#|$)", README, re.MULTILINE)
+    (here / "poster.py").write_text(block("README.md", "me/poster"))
+    up = block("README.md", "swell models check poster.py", "sh").splitlines()[-1]
     # The model of the request by curl is that of `make demo`.
-    words = (*served.split(), "-m", "swell/icons", "--json", "--port", "0")
+    words = (*shlex.split(up, comments=True)[1:], "-m", "swell/icons", "--json", "--port", "0")
     process = Swell(here).start(*words)
     try:
         ready = ready_line(process, here)
-        yield Reader(here, ready["url"], ready["key"])
+        yield Reader(here, {"URL": ready["url"], "KEY": ready["key"]})
     finally:
         assert stop(process) == 0, (here / "stderr.txt").read_text()
 
 
 def test_a_function_is_a_model_as_the_readme_says(reader: Reader) -> None:
-    lines = block("```python").splitlines()
+    lines = block("README.md", "swell models check poster.py", "sh").splitlines()
     assert lines[-1].startswith("swell up")
-    said = reader.does("\n".join(lines[:-1]))
-    assert "pictures/a-lighthouse.png" in said
+    said = reader.does(ACTIVATE.sub("", "\n".join(lines[:-1])))
+    assert "pictures/a-lighthouse.png" in said.stdout
     assert (reader.folder / "pictures" / "a-lighthouse.png").stat().st_size > 1000
 
 
 def test_a_task_is_submitted_as_the_readme_says(reader: Reader) -> None:
-    said = reader.does(block("in another terminal")).strip()
+    script = block("README.md", "swell tasks submit me/poster", "sh")
+    said = reader.does(ACTIVATE.sub("", script)).stdout.strip()
     assert said.startswith("pictures/a-lighthouse")
     assert (reader.folder / said).is_file()
 
 
 def test_a_picture_is_asked_for_over_http_as_the_readme_says(reader: Reader) -> None:
-    script = block("## Ask over HTTP")
-    assert '"state":"succeeded"' in reader.does(script)
+    script = block("README.md", "curl $URL/v1/tasks", "sh")
+    assert '"state":"succeeded"' in reader.does(script).stdout
     picture = f"{script.rstrip()} -H 'Accept: image/png' -o fox.png"
     assert '-H "Accept: image/png" -o fox.png' in README
     reader.does(picture)

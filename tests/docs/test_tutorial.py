@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import docs_tutorial  # noqa: E402 - it lies among the benchmarks
 from docs_tutorial import Reader, Step, agrees, environment, steps, with_free_ports  # noqa: E402
+from pages import blocks  # noqa: E402
 
 PAGE = (ROOT / docs_tutorial.PAGE).read_text()
 
@@ -64,6 +65,18 @@ def test_every_block_of_the_page_is_a_step() -> None:
     assert {step.kind for step in found} == {"type", "see", "write", "browse"}
 
 
+#: Where this test begins: what comes before installs.
+SECOND = "## 2. A model of your own"
+
+
+def test_every_block_of_a_shell_is_typed_and_every_program_written() -> None:
+    found = steps(PAGE.partition(SECOND)[2])
+    typed = [step.text for step in found if step.kind == "type"]
+    assert typed == blocks("docs/tutorial.md", "sh", SECOND)
+    written = [step.text for step in found if step.kind == "write"]
+    assert set(blocks("docs/tutorial.md", "python", SECOND)) <= set(written)
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.timeout(400)
@@ -74,7 +87,7 @@ def test_the_page_can_be_followed(tmp_path: Path) -> None:
     home.mkdir()
     clone.mkdir()
     (clone / ".venv").symlink_to(sys.prefix)
-    page, ports = with_free_ports("## 2." + PAGE.partition("\n## 2.")[2])
+    page, ports = with_free_ports(SECOND + PAGE.partition(SECOND)[2])
     path = os.environ.get("PYTHONPATH")
     reader = Reader(
         clone, environment(home, ports) | ({"PYTHONPATH": path} if path else {}), limit_s=90

@@ -8,6 +8,7 @@ from typing import Any
 
 import standardwebhooks
 
+from pages import block
 from swell.webhook import EVENTS
 from swell.webhooks.schedule import SCHEDULE_S
 from swell.webhooks.signing import new_secret, signature_headers
@@ -17,7 +18,7 @@ BODY = b'{"type":"task.succeeded"}'
 
 
 def _snippet() -> Any:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = block("docs/webhooks.md", "def is_genuine")
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - the lines of the page
     return names["is_genuine"]

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from worker_harness import dispatch, output_of, working
 
+from pages import blocks
 from swell.media import File
 from swell.model import Cancelled, InvalidModel, Item, Reject, define, load_models
 from swell.testing.dispatch import MemoryDispatch
@@ -374,8 +375,7 @@ def test_a_server_ends_with_the_process_that_started_it(project: Path, tmp_path:
     assert not left
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "models" / "cog.md").read_text("utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = blocks("docs/models/cog.md")
 
 IMAGES = ["foxes:1", *re.findall(r'"(registry\.example/[^"]+)"', "".join(BLOCKS))]
 

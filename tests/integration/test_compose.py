@@ -14,6 +14,7 @@ import yaml
 from typer.main import get_command
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from pages import Reader, block
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
 from swell.cli import app
@@ -98,6 +99,20 @@ def test_every_variable_is_explained_and_none_is_a_file_that_is_not_there(path: 
     first = words.index("up --detach backend")
     needed = {name for name in asked(path) if f"${{{name}:?" in path.read_text()}
     assert {name for name in needed if f"{name}=" not in words[:first]} == set()
+
+
+def test_the_file_of_variables_has_all_that_must_be_set_and_is_nobody_elses(tmp_path: Path) -> None:
+    (tmp_path / "deploy" / "compose").mkdir(parents=True)
+    Reader(tmp_path).does(block("deploy/compose/README.md", "umask 077", "sh"))
+    path = tmp_path / "deploy" / "compose" / ".env"
+    assert path.stat().st_mode & 0o777 == 0o600
+    told = dict(line.split("=", 1) for line in path.read_text().splitlines())
+    scaled = FOLDER / "scaled.yml"
+    needed = {name for name in asked(scaled) if f"${{{name}:?" in scaled.read_text()}
+    # The key of workers is made by the backend, later.
+    assert needed - set(told) <= {"WORKER_KEY"}
+    assert all(told.values())
+    assert re.fullmatch(r"[0-9a-f]{48}", told["POSTGRES_PASSWORD"])
 
 
 def test_what_holds_secrets_is_not_taken_by_git() -> None:

@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from pages import Reader, block
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,19 +91,39 @@ def test_the_wheel_has_the_web_app_and_no_sources_of_it(wheels: list[Path]) -> N
 
 
 @pytest.fixture(scope="module")
-def python(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment into which both wheels are installed, as docs/install.md says."""
-    new = tmp_path_factory.mktemp("installed") / "new"
-    venv.create(new, with_pip=False)
-    python = new / "bin" / "python"
-    # Where the weights are, the file of constraints says alone: there are none in any index.
-    constraints = wheels[0].parent / "constraints.txt"
-    if uv := shutil.which("uv"):
-        pip = (uv, "pip", "install", "--quiet", "--python", python)
-    else:
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-compile")
-    run(*pip, "--constraint", constraints, f"{wheels[0]}[embedded]")
-    return python
+def buyer(wheels: list[Path]) -> Reader:
+    """Somebody in the clone with the wheels, who does what docs/install.md says."""
+    # Nothing of the checkout may stand in for what is not in a wheel.
+    told = {"PYTHONPATH": "", "PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return Reader(wheels[0].parents[1], told, patience_s=500)
+
+
+@pytest.fixture(scope="module")
+def python(buyer: Reader) -> Path:
+    """Python of the environment into which both wheels are installed by the page's lines."""
+    lines = block("docs/install.md", "python3 -m venv elsewhere", "sh").splitlines()
+    assert lines[-1].startswith("swell demo")
+    buyer.does("\n".join(lines[:-1]))
+    return buyer.folder / "elsewhere" / "bin" / "python"
+
+
+def test_a_picture_is_drawn_in_the_new_environment(buyer: Reader, python: Path) -> None:
+    lines = block("docs/install.md", "python3 -m venv elsewhere", "sh").splitlines()
+    said = buyer.does(f". elsewhere/bin/activate\n{lines[-1]}").stdout
+    assert python.is_file()
+    assert list((buyer.folder / "pictures").iterdir()), said
+
+
+def test_constraints_say_where_the_weights_lie_on_another_machine(
+    buyer: Reader, tmp_path: Path
+) -> None:
+    shutil.copytree(buyer.folder / "dist", tmp_path / "dist")
+    before = (tmp_path / "dist" / "constraints.txt").read_text()
+    Reader(tmp_path).does(block("docs/install.md", "sed -i", "sh"))
+    after = (tmp_path / "dist" / "constraints.txt").read_text()
+    assert after == before.replace(f"file://{buyer.folder}/", f"file://{tmp_path}/") != before
+    [wheel] = [line.partition("file://")[2] for line in after.splitlines() if "file://" in line]
+    assert Path(wheel).is_file()
 
 
 def test_both_wheels_install_and_serve_the_built_in_models(python: Path) -> None:

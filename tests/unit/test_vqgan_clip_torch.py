@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import PIL.Image
 import pydantic
 import pytest
 
+from pages import blocks
 from swell.errors import SwellError
 from swell.families.vqgan_clip import Phrase, define, is_complete, phrases, recognises, stride_px
 from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
@@ -581,8 +581,7 @@ def test_a_checkpoint_of_its_authors_is_converted_as_the_page_says(
     authors: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, network = authors
-    page = Path(__file__).parents[2] / "docs" / "models" / "vqgan-clip.md"
-    [script] = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    [script] = blocks("docs/models/vqgan-clip.md")
     for path in (made / "vqgan").iterdir():
         path.unlink()
     made.rename(tmp_path / "dreams")
