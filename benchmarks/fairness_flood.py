@@ -7,6 +7,9 @@ second; on SQLite, and on PostgreSQL. While 10,000 tasks of one user wait, other
 each, now with the same key, now with another one. Each is compared with what such a task takes on
 an idle server. Value: the longest of all delays, in times of a task. It fails if a task did not
 succeed, or nothing of the flood waited any more.
+
+The disk is part of it: each task is synced. While large files are copied to the same disk, a single
+`fdatasync` took up to 0.6 s, three times a task, and 3 of 244 tasks were later than two task times.
 """
 
 from __future__ import annotations
