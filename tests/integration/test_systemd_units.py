@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from pages import Reader, block
 from swell.cli import app
 from swell.config import describe, load
 
@@ -132,6 +133,17 @@ def test_the_steps_name_files_and_units_that_exist() -> None:
         assert re.sub(r"@\d", "@", each) in names, each
     told = set(re.findall(r"`([\w@-]+\.(?:service|env))`", text))
     assert told == {path.name for path in FOLDER.iterdir() if path.suffix in (".service", ".env")}
+
+
+def test_settings_and_secrets_are_looked_at_by_the_command_of_the_steps(tmp_path: Path) -> None:
+    check, *_ = block("deploy/systemd/README.md", "systemctl daemon-reload", "sh").splitlines()
+    (tmp_path / "swell.toml").write_text("[log]\njson_lines = true\n")
+    (tmp_path / "swell.toml").chmod(0o640)
+    shutil.copy(FOLDER / "swell.env", tmp_path)
+    there = {"SWELL_DATA_DIR": str(tmp_path / "data")}
+    reader = Reader(tmp_path, there)
+    said = reader.does(check, (PROGRAM, "swell"), ("/etc/swell/", f"{tmp_path}/")).stdout
+    assert "settings file" in said
 
 
 @pytest.mark.slow
