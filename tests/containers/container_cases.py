@@ -61,12 +61,23 @@ class Backend:
         container.start(told | {"SWELL_WORKER__NAME": name} | variables, *options)
         return container
 
+    def typed(self, image: Image, name: str, script: str, *instead: tuple[str, str]) -> Container:
+        """Start a worker by a `docker run` of a page, by podman and with no GPU."""
+        container = Container(image.tag, f"{self.folder.name}-{name}", self.folder / f"{name}.log")
+        self.containers.append(container)
+        script = script.replace(" --gpus all", "")
+        for there, here in instead:
+            assert there in script, there
+            script = script.replace(there, here)
+        container.type(script, SWELL_WORKER__NAME=name)
+        return container
+
     def joined(self, name: str, container: Container) -> None:
         """Wait until a worker takes tasks."""
 
         def has_joined() -> bool:
             assert container.process is not None
-            assert container.process.poll() is None, container.said()
+            assert container.process.poll() in (None, 0), container.said()
             workers = self.swell.json("workers")
             return any(each["name"] == name for each in workers)
 

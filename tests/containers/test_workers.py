@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from container_cases import Backend, Image
-from container_rig import until
+from container_rig import podman, until
+
+from pages import Reader, block
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,6 +26,51 @@ def test_a_worker_fetches_its_weights_by_url_and_key_and_draws(
     assert (picture["content_type"], picture["width"]) == ("image/png", 512)
     worker.signal("SIGTERM")
     assert worker.wait() == 0, worker.said()
+
+
+def test_a_worker_is_started_as_the_page_on_containers_says(
+    backend: Backend, icons: Image, tmp_path: Path
+) -> None:
+    backend.swell.ok("models", "push", "swell/icons")
+    page = block("docs/containers.md", "docker run --gpus all", "sh")
+    create, run = page.split("\n", maxsplit=1)
+    key = Reader(tmp_path).does(create).stdout.strip()
+    weights = tmp_path / "weights"
+    weights.mkdir(mode=0o777)
+    weights.chmod(0o777)
+    worker = backend.typed(
+        *(icons, "typed", run),
+        ("https://swell.example", backend.url),
+        ("swell_…", key),
+        ("/srv/swell-weights", str(weights)),
+        ("registry.example/poster:1", icons.tag),
+    )
+    backend.joined("typed", worker)
+    task = backend.ended(backend.submit("swell/icons", "prompt=a red fox", "steps=2"))
+    assert task["state"] == "succeeded", worker.said()
+    assert any(path.is_file() for path in weights.rglob("*")), "they are kept on the machine"
+    worker.signal("SIGTERM")
+    assert worker.wait() == 0, worker.said()
+
+
+def test_a_worker_of_a_cloud_is_started_as_the_tutorial_on_three_says(
+    backend: Backend, icons: Image
+) -> None:
+    backend.swell.ok("models", "push", "swell/icons")
+    made = backend.swell.json("keys", "create", "aws", "--scope", "worker", "--pool", "aws")
+    worker = backend.typed(
+        *(icons, "cloud", block("docs/tutorials/three-clouds.md", "docker run", "sh")),
+        ("https://swell.example:8443", backend.url),
+        ("swell_the-key-of-this-cloud", made["key"]),
+        ("registry.example/icons:1", icons.tag),
+    )
+    backend.joined("cloud", worker)
+    assert [each["pool"] for each in backend.swell.json("workers")] == ["aws"]
+    task = backend.ended(backend.submit("swell/icons", "prompt=a red fox", "steps=2"))
+    assert task["state"] == "succeeded"
+    assert podman("stop", worker.name).returncode == 0
+    [ended] = json.loads(podman("inspect", worker.name).stdout)
+    assert ended["State"]["ExitCode"] == 0
 
 
 def test_sigterm_drains_a_worker_and_its_running_task_ends(backend: Backend, slow: Image) -> None:

@@ -177,12 +177,6 @@ BLOCKS: tuple[NotRun, ...] = (
     ),
     NotRun(
         "docs/tutorials/three-clouds.md",
-        "docker run",
-        "no GPU and no registry: tests/chaos/test_clouds.py starts workers with "
-        "these variables, tests/containers has them in containers",
-    ),
-    NotRun(
-        "docs/tutorials/three-clouds.md",
         "sudo iptables",
         "it closes a port of this machine: tests/chaos/test_clouds.py cuts one "
         "cloud off between network namespaces",
@@ -251,11 +245,6 @@ LINES: tuple[NotRun, ...] = (
         "deploy/systemd/README.md",
         "systemctl enable --now swell.service",
         "as above",
-    ),
-    NotRun(
-        "docs/containers.md",
-        "docker run --gpus all",
-        "no docker and no GPU: tests/containers/test_workers.py runs such a worker with podman",
     ),
     NotRun(
         "docs/models/artwork.md",
