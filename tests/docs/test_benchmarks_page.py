@@ -1,6 +1,7 @@
 """The comparison with peers says what docs/figures.md says, and who is ahead."""
 
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,21 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench  # noqa: E402
+from pages import Reader, block  # noqa: E402
 
 
 def test_the_page_has_the_numbers_of_the_figures() -> None:
     page, figures = bench.PAGE.read_text(), bench.FIGURES.read_text()
     assert bench.with_section(page, figures) == page, "run: python benchmarks/bench.py page"
+
+
+def test_figures_are_listed_as_the_readme_says() -> None:
+    first, *_ = block(
+        "benchmarks/README.md", "python benchmarks/figures.py list", "sh"
+    ).splitlines()
+    listed = Reader(ROOT).does(first).stdout
+    known = tomllib.loads((ROOT / "benchmarks" / "figures.toml").read_text())
+    assert [name for name in known if name not in listed] == []
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,6 @@ BLOCKS: tuple[NotRun, ...] = (
         "the gate is these commands",
     ),
     NotRun(
-        "benchmarks/README.md",
-        "python benchmarks/figures.py list",
-        "measurements take minutes to hours and a machine to themselves",
-    ),
-    NotRun(
         "docs/models/weights.md",
         "python benchmarks/engine_load.py",
         "measurements of minutes each, with torch and a machine to themselves: the "
@@ -230,6 +225,31 @@ LINES: tuple[NotRun, ...] = (
         "swell build MODEL",
         "no registry to have a base image from: tests/containers builds on one that "
         "debootstrap makes",
+    ),
+    NotRun(
+        "benchmarks/README.md",
+        "python benchmarks/figures.py run",
+        "it takes minutes to hours and a machine to itself",
+    ),
+    NotRun(
+        "benchmarks/README.md",
+        "python benchmarks/figures.py all",
+        "as above",
+    ),
+    NotRun(
+        "benchmarks/README.md",
+        "python benchmarks/service_throughput.py",
+        "as above",
+    ),
+    NotRun(
+        "benchmarks/README.md",
+        "python benchmarks/engine_peers.py --short",
+        "as above",
+    ),
+    NotRun(
+        "benchmarks/README.md",
+        "python benchmarks/engine_peers.py --sweep",
+        "as above",
     ),
     NotRun(
         "deploy/systemd/README.md",

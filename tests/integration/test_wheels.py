@@ -1,5 +1,6 @@
 """Both wheels, built from this checkout and installed where nothing else is."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -103,7 +104,10 @@ def python(buyer: Reader) -> Path:
     """Python of the environment into which both wheels are installed by the page's lines."""
     lines = block("docs/install.md", "python3 -m venv elsewhere", "sh").splitlines()
     assert lines[-1].startswith("swell demo")
-    buyer.does("\n".join(lines[:-1]))
+    # Where Python comes without pip, it was uv that made this environment.
+    has_pip = importlib.util.find_spec("ensurepip") is not None
+    instead = () if has_pip else (("python3 -m venv", "uv venv --seed"),)
+    buyer.does("\n".join(lines[:-1]), *instead)
     return buyer.folder / "elsewhere" / "bin" / "python"
 
 
