@@ -65,8 +65,13 @@ ROWS = (
         {
             "huey with SQLite, synced": ("huey", "tasks_per_s"),
             "dramatiq with Redis": ("dramatiq", "tasks_per_s"),
+            "LitServe, which keeps nothing": ("litserve", "tasks_per_s"),
         },
-        {"huey with SQLite, synced": "huey", "dramatiq with Redis": "dramatiq"},
+        {
+            "huey with SQLite, synced": "huey",
+            "dramatiq with Redis": "dramatiq",
+            "LitServe, which keeps nothing": "litserve",
+        },
     ),
     Row(
         *("service-throughput-postgres", "The same; PostgreSQL", "tasks/s"),
@@ -75,7 +80,11 @@ ROWS = (
         {"procrastinate": "procrastinate"},
     ),
     Row(
-        *("service-throughput-nats", "The same; NATS, tasks in PostgreSQL", "tasks/s"),
+        *(
+            "service-throughput-nats",
+            "The same; tasks in PostgreSQL, and NATS for what no worker waits for",
+            "tasks/s",
+        ),
         *("higher", ("swell_postgres", "tasks_per_s")),
         {"taskiq with Redis streams": ("taskiq", "tasks_per_s")},
         {"taskiq with Redis streams": "taskiq"},
@@ -106,8 +115,8 @@ ROWS = (
     ),
     Row(
         *("fleet-anchors", "Cost of a viral night over the least possible, nine cases", "times"),
-        *("lower", ("anchors", "Swell")),
-        {name: ("anchors", name) for name in _SCALERS},
+        *("lower", ("one setting for all traces", "Swell")),
+        {name: ("one setting for all traces", name) for name in _SCALERS},
     ),
     Row(
         *("engine-cold", "First picture of a worker, 1 GB of weights in the page cache", "s"),
@@ -191,10 +200,23 @@ def _number(value: float) -> str:
 
 
 def runs(figures: str) -> str:
-    """When and where each compared figure was run, as docs/figures.md tells."""
+    """When and where each compared figure was run, with what, as docs/figures.md tells."""
     names = dict.fromkeys(row.figure for row in ROWS)
-    found = (re.search(rf"^- {name}: \d.*$", figures, re.M) for name in names)
-    return "\n".join(each[0] for each in found if each)
+    found = {name: re.search(rf"^- {name}: \d.*$", figures, re.M) for name in names}
+    return "\n".join(
+        f"{each[0]}{_with(details_of(name, figures))}" for name, each in found.items() if each
+    )
+
+
+def _with(details: Mapping[str, Any]) -> str:
+    """Versions and settings of a run, where its figure tells them."""
+    told = [f"{name} {version}" for name, version in details.get("versions", {}).items()]
+    lines = [f"  - with {', '.join(told)}"] if told else []
+    for name, setting in details.get("settings", {}).items():
+        each = setting if isinstance(setting, dict) else {"": setting}
+        said = "; ".join(f"{what}: {how}" if what else str(how) for what, how in each.items())
+        lines.append(f"  - {name}: {said}")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def section(figures: str) -> str:

@@ -97,6 +97,14 @@ class Grid:
         """What one setting for all traces costs on each, over the least."""
         return for_all([self.served(name, trace, start_s) for trace in self.traces])
 
+    def mean_in_common(self, name: str) -> float | None:
+        """Geometric mean where one setting serves all traces; of Swell, as it comes."""
+        if name == SWELL:
+            return self.over_least()
+        found = [self.in_common(name, start_s) for start_s in self.starts_s]
+        costs = [each for reached in found if reached is not None for each in reached]
+        return geometric_mean(costs) if len(costs) == len(self.cells) else None
+
     def over_best_in_common(self) -> dict[str, float]:
         """Trace → Swell's mean over that of the best anchor with one setting for all traces."""
         means: dict[str, list[float]] = {trace: [] for trace in self.traces}
@@ -153,6 +161,9 @@ class Grid:
         if self.best(self.traces[0]) is not None:
             found["best anchor"] = {trace: self._versus(trace) for trace in self.traces}
             found["anchors"] = {name: rounded(self.mean(name)) for name in self.names}
+            found["one setting for all traces"] = {
+                name: rounded(self.mean_in_common(name)) for name in self.names
+            }
             found["cheaper than Swell"] = self.losses()
             found["over the best with one setting for all traces"] = {
                 trace: rounded(share) for trace, share in self.over_best_in_common().items()

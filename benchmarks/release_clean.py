@@ -103,8 +103,7 @@ def trouble(release: Release, python: str, form: str, folder: Path) -> str | Non
         [*pip, "install", "--quiet", "-c", release.constraints, f"{swell}[embedded]", models],
         [*pip, "check"],
         [here / "bin" / "python", "-c", web],
-        [here / "bin" / "swell", "demo", "--once", "--port", "0", "--model", "swell/artwork",
-         "--prompt", PROMPT],
+        [here / "bin" / "swell", "demo", "--once", "--port", "0", "--prompt", PROMPT],
     ):  # fmt: skip
         done = ran(list(words), data, home)
         if done.returncode:

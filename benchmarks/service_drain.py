@@ -101,7 +101,11 @@ def main() -> None:
         detail = in_turns(drains, asked.rounds)
     ours = detail.get("swell", {}).get("tasks_per_s")
     value = ours / detail["huey"]["tasks_per_s"] if ours and "huey" in detail else None
-    report(value, {"tasks": asked.tasks, **detail, "versions": systems.peer_versions()})
+    about = {
+        "versions": systems.peer_versions(),
+        "settings": systems.peer_settings(asked.peers),
+    }
+    report(value, {"tasks": asked.tasks, **detail, **about})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def main() -> None:
         seen = in_turns(compared, 1, asked.seconds, asked.rounds)
     detail: dict[str, Any] = {name: summary(runs) for name, runs in seen.items()}
     detail["versions"] = systems.peer_versions()
+    detail["settings"] = systems.peer_settings(["celery"])
     ours = detail.get("swell", {}).get("p50_ms")
     report(ours and ours / detail["celery"]["p50_ms"], detail)
 

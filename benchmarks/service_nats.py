@@ -56,6 +56,7 @@ def main() -> None:
         detail[f"swell_{store}"]["ids_through_nats_per_task"] = shares
     detail["connections"] = asked.connections
     detail["versions"] = systems.peer_versions()
+    detail["settings"] = systems.peer_settings([PEER])
     report(detail["swell_postgres"]["tasks_per_s"] / detail[PEER]["tasks_per_s"], detail)
 
 

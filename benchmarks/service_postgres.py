@@ -42,6 +42,7 @@ def main() -> None:
     detail: dict[str, Any] = {name: summary(runs) for name, runs in seen.items()}
     detail["connections"] = asked.connections
     detail["versions"] = systems.peer_versions()
+    detail["settings"] = systems.peer_settings([PEER])
     report(detail["swell"]["tasks_per_s"] / detail[PEER]["tasks_per_s"], detail)
 
 

@@ -1,7 +1,8 @@
 """How many more tasks per second does Swell do than huey+SQLite and dramatiq+Redis, over HTTP?
 
 64 clients POST a no-op task and wait for its result; the worker is a process of its own. The
-systems take turns, each started fresh, and the medians over the rounds are compared.
+systems take turns, each started fresh, and the medians over the rounds are compared. LitServe, a
+model server that keeps nothing, is measured beside them; nothing was promised of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from load import Load, Target
 from machine import quiet, report, say
 
 PROMISED = {"huey": 8.0, "dramatiq": 3.0}
+BESIDE = ("litserve",)
 AIM_PER_S = 10_000
 WARM_UP_S = 1.0
 
@@ -79,7 +81,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", default=list(PROMISED), choices=list(systems.PEER))
+    parser.add_argument(
+        "--peers", nargs="*", default=[*PROMISED, *BESIDE], choices=list(systems.PEER)
+    )
     parser.add_argument("--only-peers", action="store_true")
     asked = parser.parse_args()
     compared: dict[str, System] = {} if asked.only_peers else {"swell": swell_up}
@@ -90,6 +94,7 @@ def main() -> None:
     detail: dict[str, Any] = {name: summary(runs) for name, runs in seen.items()}
     detail["connections"] = asked.connections
     detail["versions"] = systems.peer_versions()
+    detail["settings"] = systems.peer_settings(asked.peers)
     value = None
     if not asked.only_peers:
         ours = detail["swell"]["tasks_per_s"]

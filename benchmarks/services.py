@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,21 @@ def _as_postgres(*owned: Path) -> list[str]:
     for path in owned:
         shutil.chown(path, "postgres", "postgres")
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+def versions() -> dict[str, str]:
+    """What the servers here say that they are, of those that are here."""
+    asked = {"Redis": "redis-server", "PostgreSQL": "postgres", "NATS": "nats-server"}
+    found = {name: _find(program) for name, program in asked.items()}
+    return {name: _version(program) for name, program in found.items() if program is not None}
+
+
+def _version(program: Path) -> str:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+    if number is None:
+        raise RuntimeError(f"{program} --version says no version: {said.stdout}")
+    return number[0]
 
 
 def _find(program: str) -> Path | None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +142,14 @@ def own_python(name: str, wanted: Path, *more: str) -> Path:
 
 
 def peer_versions() -> dict[str, str]:
-    """What the peers' environment holds, of the packages that it asks for."""
-    return versions(peers_python(), [*PEER, "taskiq-redis", "redis", "psycopg", "uvicorn"])
+    """What the peers' environment holds, of the packages that it asks for, and the servers."""
+    packages = [*PEER, "taskiq-redis", "psycopg", "uvicorn"]
+    return versions(peers_python(), packages) | services.versions()
+
+
+def peer_settings(names: Iterable[str]) -> dict[str, str]:
+    """What of a peer's work survives a restart, as it is set here."""
+    return {name: f"kept by {PEER[name].durable}" for name in names}
 
 
 def versions(python: Path, names: Sequence[str]) -> dict[str, str]:

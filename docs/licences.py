@@ -67,6 +67,38 @@ of pictures that networks learned from, and their authors.
 |---|---|---|
 """
 
+_IN_THE_CODE: Final = """
+## Data in the code
+
+What stands in Swell's own files and was measured, drawn or written by others.
+
+| file | what | licence |
+|---|---|---|
+"""
+
+#: Files, what of others is in them, and its licence.
+_DATA: Final = (
+    (
+        ("swell/simulator/scenarios.py",),
+        "requests in each minute of the Azure LLM inference trace 2023 (`azure-conv`, "
+        "`azure-code`), of AzurePublicDataset, Microsoft",
+        "CC-BY-4.0",
+    ),
+    (
+        ("swell/simulator/speeds.py", "swell/simulator/traces.py", "benchmarks/replay.py"),
+        "quantiles and shares of GenTD26 (cluster-trace-v2026-GenAI of alibaba/clusterdata; Lin "
+        "et al., SoCC 2025), and none of its rows",
+        "the data set is for research and study",
+    ),
+    (
+        ("benchmarks/judge/judge.onnx", "benchmarks/judge/stranger.onnx"),
+        "networks of Swell's own that recognise icons; in the sdist, not in the wheel. They "
+        "learned from Noto Emoji (Apache-2.0), Fluent Emoji (MIT), Twemoji and Emoji One 2 "
+        "(CC-BY-4.0)",
+        "Apache-2.0",
+    ),
+)
+
 _IN_THE_SITE: Final = """
 ## In the documentation's site
 
@@ -142,6 +174,11 @@ def page() -> str:
         _table("package of npm", dict(sorted(bundled(lock).items()))),
         _WEIGHTS,
         "".join(f"{row}\n" for row in weights(notice)),
+        _IN_THE_CODE,
+        *(
+            f"| {', '.join(f'`{file}`' for file in files)} | {what} | {licence} |\n"
+            for files, what, licence in _DATA
+        ),
         _IN_THE_SITE,
         _table("package", {"zensical": licence_of("zensical")}),
     ]

@@ -327,7 +327,7 @@ class StoreSettings(_Group):
         default=4,
         ge=1,
         description="With PostgreSQL, how many connections of each backend read; three more "
-        "write and listen.",
+        "write and listen, and one for the bus where it is PostgreSQL.",
     )
 
 

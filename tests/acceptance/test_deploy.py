@@ -79,6 +79,19 @@ def test_a_file_of_settings_that_others_can_read_is_told(swell: Swell) -> None:
         assert grade(findings(swell, "--offline")[1], "settings file") == expected
 
 
+def test_files_that_are_named_elsewhere_are_looked_at_too(swell: Swell) -> None:
+    (swell.folder / "swell.toml").touch(0o640)
+    named, env = swell.folder / "named.toml", swell.folder / "swell.env"
+    named.write_text("[log]\njson_lines = true\n")
+    env.write_text(f"SWELL_CONFIG={named}\nPATH=/usr/bin\n")
+    for mode, expected in ((0o644, "warn"), (0o640, "ok")):
+        named.chmod(mode)
+        env.chmod(mode)
+        found = findings(swell, "--offline", "--env", str(env))[1]
+        assert grade(found, "settings file") == expected
+        assert grade(found, "file of variables") == expected
+
+
 def test_secrets_are_not_shown(swell: Swell) -> None:
     url = f"postgresql://swell:very-private-7@127.0.0.1:{free_port()}/none"
     done = swell.run("deploy", "check", "--json", SWELL_STORE__URL=url)

@@ -91,6 +91,12 @@ BLOCKS: tuple[NotRun, ...] = (
         "hours of training, with sets of icons and published weights from the network",
     ),
     NotRun(
+        "docs/clients.md",
+        "export SSL_CERT_FILE",
+        "tests/clients and the tests of the page's programs give clients the variables of "
+        "their own Swell",
+    ),
+    NotRun(
         "deploy/compose/README.md",
         "swell build --bake",
         "no docker, and no registry to have base images from: tests/containers "
@@ -413,6 +419,18 @@ def test_every_block_is_run_or_listed() -> None:
     known = taken() | {whole(each) for each in BLOCKS}
     missing = [f"{each}: {each.text.splitlines()[0]}" for each in runnable() if each not in known]
     assert missing == [], "run them in a test by pages.block, or list them with why not"
+
+
+def test_commands_stand_in_blocks_of_a_shell() -> None:
+    commands = ("$ ", "curl ", "docker ", "export ", "make ", "pip ", "python ", "sudo ", "swell ")
+    found = [
+        f"{each}: {line}"
+        for each in every_block()
+        if not each.language
+        for line in each.text.splitlines()
+        if line.startswith(commands)
+    ]
+    assert found == [], "say which shell, behind the three backticks"
 
 
 @pytest.mark.parametrize("entry", BLOCKS, ids=lambda entry: f"{entry.page}: {entry.begins}")

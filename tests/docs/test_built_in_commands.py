@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 pytest.importorskip("onnxruntime")
@@ -18,6 +19,7 @@ pytest.importorskip("swell_models")
 
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, commands
+from swell.client.access import read_access
 from swell.zoo.pictures import sample
 
 
@@ -28,8 +30,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
     _, _, up, _ = commands("docs/models/README.md", "swell models check swell/paint")
     art, _ = commands("docs/models/artwork.md", "swell up -m swell/artwork")
     assert up[0] == art[0] == "up"
-    # That of the tutorial on three clouds.
-    models = (*up[1:], *art[1:], "-m", "swell/icons")
+    # Those of the tutorial on three clouds, and of the reference of the HTTP API.
+    models = (*up[1:], *art[1:], "-m", "swell/icons", "-m", "demo/upper")
     process = swell.start("up", *models, "--json", "--port", "0")
     try:
         ready_line(process, swell.folder)
@@ -59,6 +61,18 @@ def test_clouds_are_looked_at_as_the_tutorial_does(served: Swell) -> None:
     said = Reader(served.folder).does(script).stdout
     assert "idle" in said
     assert "pictures/" in said
+
+
+def test_a_text_and_a_file_come_back_as_the_reference_says(served: Swell) -> None:
+    access = read_access(served.folder / ".swell")
+    assert access is not None
+    reader = Reader(served.folder, {"SWELL_KEY": access.key})
+    here = ("http://127.0.0.1:8000", access.url)
+    text = reader.does(block("docs/reference/http.md", '"model": "demo/upper"', "sh"), here)
+    assert json.loads(text.stdout)["output"] == "HELLO"
+    reader.does(block("docs/reference/http.md", "-L -o fox.png", "sh"), here)
+    with PIL.Image.open(served.folder / "fox.png") as picture:
+        assert picture.size == (512, 512)
 
 
 def a_package(folder: Path, language: str) -> None:

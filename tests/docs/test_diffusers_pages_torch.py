@@ -85,7 +85,7 @@ def test_models_are_checked_and_run_before_anything_is_served(added: Reader) -> 
 @pytest.fixture(scope="module")
 def served(added: Reader) -> Iterator[Served]:
     """All of them served, with the settings of the page on SDXL."""
-    settings = block(SDXL, "[worker]", "toml")
+    settings = block(SDXL, "# swell.toml", "toml")
     (added.folder / "swell.toml").write_text(settings.replace("cuda:0", "cpu"))
     up, _ = block(SDXL, "swell tasks submit me/sdxl", "sh").splitlines()
     assert up == block(DREAMS, "swell models add ./dreams", "sh").splitlines()[3]

@@ -268,6 +268,8 @@ def test_the_layers_of_the_architecture_are_those_that_are_held() -> None:
     lines = re.sub(r",\n", ", ", block.removeprefix("text\n").strip()).splitlines()
     told = [set(re.findall(r"\w+", line.partition("   ")[0])) for line in lines]
     assert told == held
+    modules = {path.removesuffix(".py") for path in drawn_tree()[0]}
+    assert set().union(*held) == modules - {"__init__", "__main__", "py.typed"}
 
 
 def is_test(path: Path) -> bool:

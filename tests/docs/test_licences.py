@@ -48,6 +48,21 @@ def test_every_file_of_the_weights_is_listed() -> None:
     assert files <= set(re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in rows)))
 
 
+def test_networks_and_traces_outside_the_weights_are_listed() -> None:
+    folders = ("benchmarks", "src", "tests", "training", "examples", "docs", "deploy")
+    networks = [
+        str(path.relative_to(ROOT)) for each in folders for path in (ROOT / each).rglob("*.onnx")
+    ]
+    sources = [
+        str(path.relative_to(ROOT / "src"))
+        for path in (ROOT / "src").rglob("*.py")
+        if "AzurePublicDataset" in (text := path.read_text("utf-8")) or "clusterdata" in text
+    ]
+    assert networks
+    assert sources
+    assert all(f"`{each}`" in PAGE for each in (*networks, *sources)), "see docs/licences.py"
+
+
 def test_no_licence_asks_anything_of_who_uses_swell() -> None:
     words = {word for licence in ROWS.values() for word in re.split(r" (?:AND|OR|or) ", licence)}
     assert words <= PERMISSIVE

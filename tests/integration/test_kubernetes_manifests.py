@@ -448,13 +448,10 @@ def test_all_pods_have_policies_and_workers_reach_no_private_network(
     workers = {"app.kubernetes.io/managed-by": "swell"}
     [policy] = [policy for policy in policies if chosen(workers, policy)]
     assert policy["ingress"] == []
-    [block] = [
-        to["ipBlock"]
-        for rule in policy["egress"]
-        for to in rule["to"]
-        if to.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"
-    ]
-    assert {"10.0.0.0/8", "169.254.0.0/16"} <= set(block["except"])
+    [outside] = [rule["to"] for rule in policy["egress"] if "ipBlock" in rule["to"][0]]
+    never = {to["ipBlock"]["cidr"]: set(to["ipBlock"]["except"]) for to in outside}
+    assert {"10.0.0.0/8", "169.254.0.0/16"} <= never["0.0.0.0/0"]
+    assert {"fc00::/7", "fe80::/10"} <= never["::/0"]
 
 
 @pytest.mark.parametrize("way", ["trial", "chart"])

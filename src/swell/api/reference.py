@@ -27,7 +27,7 @@ JSON in, JSON out. Keys go in `Authorization: Bearer swell_…`; a key has the s
 durable. Every answer carries `x-request-id`: the request's own, if it has one of up to 128 letters,
 digits and `._:@/+=-`, else a new one.
 
-```
+```sh
 curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -H "Content-Type: application/json" -H "Prefer: wait=60" \\
   -d '{"model": "demo/upper", "input": {"text": "hello"}}'
@@ -35,7 +35,7 @@ curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
 
 Who asks for a type of files gets the file itself, in one request:
 
-```
+```sh
 curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -H "Content-Type: application/json" -H "Prefer: wait=60" -H "Accept: image/png" \\
   -d '{"model": "swell/icons", "input": {"prompt": "a red fox in the snow"}}' -L -o fox.png

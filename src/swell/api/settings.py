@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +68,7 @@ class ApiSettings:
     """Limits and periods of the HTTP service."""
 
     #: Version told by the API's description.
-    version: str = "0.1.0"
+    version: str = field(default_factory=partial(version_of, "swell"))
     #: Where clients reach the service, such as `https://swell.example`; None takes the request's.
     public_url: str | None = None
     #: Largest JSON body.

@@ -4,7 +4,7 @@ import asyncio
 import ctypes
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from swell.cli.output import CommandFailed, group, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.parts import Finding, examine, file_limit, tell, tls
 from swell.clock import Clock, SystemClock
-from swell.config import PoolTable, Settings, hide_secrets, load
+from swell.config import PoolTable, Settings, hide_secrets, load, process_environment
 from swell.errors import InvalidRequest, SwellError
 from swell.providers.cloud_init import Cloud, render
 from swell.providers.factory import provider_of
@@ -80,7 +80,8 @@ def check(
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     clock = SystemClock()
     found = judge(Deployment(settings, backends))
-    found += _file(config)
+    variables = process_environment() if environment is None else environment
+    found += [*_file("settings file", _named(config, variables)), *_file("file of variables", env)]
     if not offline:
         with talk.status("what the settings name is tried"):
             found += [_certificate(settings, clock), replace(file_limit(), name="open files")]
@@ -163,20 +164,24 @@ def _variables(path: Path) -> dict[str, str]:
     return found
 
 
-def _file(config: Path | None) -> list[Finding]:
-    """Return whether others on this machine can read the file that has the settings."""
-    path = config or Path("swell.toml")
-    if not path.is_file():
+def _named(config: Path | None, variables: Mapping[str, str]) -> Path:
+    """Return the file that settings come from, if it is there."""
+    return config or Path(variables.get("SWELL_CONFIG") or "swell.toml")
+
+
+def _file(name: str, path: Path | None) -> list[Finding]:
+    """Return whether others on this machine can read a file that settings come from."""
+    if path is None or not path.is_file():
         return []
     if path.stat().st_mode & 0o007:
         return [
             Finding(
-                *("settings file", "warn", f"others on this machine can read {path}"),
+                *(name, "warn", f"others on this machine can read {path}"),
                 why="settings hold passwords in URLs, and perhaps keys",
                 mend=f"chmod 640 {path}, or give secrets as files (SWELL_…_FILE)",
             )
         ]
-    return [Finding("settings file", "ok", f"others on this machine cannot read {path}")]
+    return [Finding(name, "ok", f"others on this machine cannot read {path}")]
 
 
 def _certificate(settings: Settings, clock: Clock) -> Finding:
