@@ -1,15 +1,13 @@
 """Every example of the page on the Python client runs, against a server."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import swell
-from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
-from pages import blocks
+from commandline import Swell, ready_line, stop
+from pages import blocks, ran
 from swell.client import asynchronous, blocking
 
 PAGE = Path(__file__).parents[2] / "docs" / "python-client.md"
@@ -29,17 +27,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_an_example_runs(running: Swell, number: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKS[number]],
-        cwd=running.folder,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert ran(BLOCKS[number], running.folder).strip()
 
 
 def test_every_method_is_on_the_page_and_both_clients_have_it() -> None:
