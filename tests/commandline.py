@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,17 +41,18 @@ class Swell:
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         with (self.folder / "stderr.txt").open("w") as stderr:
-            return self._popen(arguments, variables, stderr)
+            return self.spawn(arguments, stderr, **variables)
 
-    def _popen(
-        self, arguments: tuple[str, ...], variables: dict[str, str], stderr: TextIO
+    def spawn(
+        self, arguments: Sequence[str], log: TextIO, **variables: str
     ) -> "subprocess.Popen[str]":
+        """Start a command beside others of this folder, each with a log of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "swell", *arguments],
             cwd=self.folder,
             env=clean_environment() | variables,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=log,
             text=True,
         )
 

@@ -68,12 +68,17 @@ class Slow(swell.Model):
 '''
 
 PUSHED = '''
+import time
+
 from pydantic import BaseModel
 
 import swell
 from swell.weights.provided import provided
 
 WEIGHTS = provided(__file__)
+
+#: As long as a real model's libraries take.
+time.sleep(1.0)
 
 class Pushed(swell.Model):
     """Says how large its weights are."""

@@ -40,7 +40,7 @@ class BackendAndWorkers:
         words = ("worker", "--url", self.url, "--token", self.token, *more)
         log = self.swell.folder / f"worker-{len(self.workers)}.txt"
         with log.open("w") as stderr:
-            self.workers.append(self.swell._popen(words, stderr))
+            self.workers.append(self.swell.spawn(words, stderr))
         self.until(lambda: any(worker["id"] not in known for worker in self.known()))
         return self.workers[-1]
 

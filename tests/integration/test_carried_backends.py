@@ -194,7 +194,7 @@ async def test_another_backend_fills_the_queues_when_the_one_that_did_is_killed(
             made = second.json("keys", "create", "w", "--scope", "worker")
             words = ("worker", "--url", ready["url"], "--token", made["key"], "-m", "demo/upper")
             with (tmp_path / "worker.txt").open("w") as log:
-                started.append(second._popen((*words, "--broker", queues_url), log))
+                started.append(second.spawn((*words, "--broker", queues_url), log))
             await until_known(session)
             kill(started[0])
             body = {"tasks": [{"model": "demo/upper", "input": {"text": "a"}}] * (20 * WINDOW)}

@@ -72,7 +72,7 @@ class Served:
         for number in range(n):
             with (self.swell.folder / f"worker-{number}.txt").open("w") as log:
                 arguments = ("worker", "--url", self.url, "--token", made["key"], "-m", MODEL)
-                self.processes.append(self.swell._popen(arguments, log))
+                self.processes.append(self.swell.spawn(arguments, log))
 
     def session(self, **more: Any) -> aiohttp.ClientSession:
         headers = {"Authorization": f"Bearer {self.key}"}
