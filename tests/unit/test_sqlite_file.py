@@ -392,6 +392,18 @@ async def test_the_log_is_moved_and_begins_anew_while_others_write(
     assert len(await kept(database)) == n
 
 
+async def test_a_log_of_small_commits_is_moved_as_early_as_one_of_large_ones(
+    database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "CHANGES", 1_000)
+    log = path.with_name(f"{path.name}-wal")
+    before = log.stat().st_size
+    for n in range(300):
+        await database.write(adding(f"{n:032x}"))
+    # Of 4 KiB pages; not moved, it would be of 900 or more.
+    assert (log.stat().st_size - before) / 4096 < 200
+
+
 async def test_what_the_log_takes_does_not_count_as_a_slow_disk(database: SqliteDatabase) -> None:
     await database.write(adding(f"{0:032x}"))
     before_s = database._sync_s
