@@ -454,6 +454,23 @@ def test_all_pods_have_policies_and_workers_reach_no_private_network(
     assert {"fc00::/7", "fe80::/10"} <= never["::/0"]
 
 
+def test_load_balancers_outside_of_pods_may_call_backends_where_the_chart_is_told() -> None:
+    callers = ["130.211.0.0/22", "2600:1900::/28"]
+    made = charted({"networkPolicy": {"callers": callers}})["manifests"]
+    [policy] = [
+        each["spec"]
+        for each in made
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "shop-backend"
+    ]
+    [rule] = policy["ingress"]
+    assert rule["from"] == [
+        {"namespaceSelector": {}},
+        *({"ipBlock": {"cidr": each}} for each in callers),
+    ]
+    with pytest.raises(HelmRefused, match="callers"):
+        charted({"networkPolicy": {"callers": ["everybody"]}})
+
+
 @pytest.mark.parametrize("way", ["trial", "chart"])
 async def test_the_role_is_all_that_the_provider_needs_and_no_more(
     way: str, tmp_path: Path
@@ -607,6 +624,8 @@ def test_the_chart_and_the_overlays_make_the_same_pods(tmp_path: Path) -> None:
         rendered = charted(values)["manifests"]
         helm = {name: plain(pod) for name, pod in pods(rendered) if name != "swell-test"}
         assert kustomize == helm
+    pools = [settings_of_pools(made(way, tmp_path), tmp_path).pools for way in ("trial", "chart")]
+    assert pools[0] == pools[1]
 
 
 def plain(pod: dict[str, Any]) -> dict[str, Any]:
