@@ -13,7 +13,7 @@ from swell.bus import Bus, News, NewsKind
 from swell.buses.memory import MemoryBus
 from swell.buses.nats import NatsBus
 from swell.buses.postgres import PostgresBus, PostgresWire
-from swell.buses.wired import BEAT_S, LOST_S, WiredBus
+from swell.buses.wired import BEAT_S, LATER_S, LOST_S, PAUSE_S, WiredBus
 from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.events import TERMINAL_ID, Event, EventKind
@@ -217,6 +217,116 @@ async def test_alone_nothing_but_the_beat_is_sent() -> None:
         await bus.tell([News(kind=NewsKind.KEYS)])
         await asyncio.sleep(0)
         assert len(sent) == 1
+
+
+async def test_what_comes_while_much_is_told_goes_together() -> None:
+    bench, clock = Bench(), SystemClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        await asyncio.sleep(2 * PAUSE_S)
+        before = here._number
+        listener = there.subscribe("t0", after=TERMINAL_ID - 1)
+        began_s = clock.monotonic_s()
+        for number in range(300):
+            await here.publish([terminal(task_id=f"t{number}")])
+            await asyncio.sleep(0)
+        took_s = clock.monotonic_s() - began_s
+        assert await listener.next(5) is not None
+        last = there.subscribe("t299", after=TERMINAL_ID - 1)
+        assert await last.next(5) is not None
+        # As a message a beat comes besides.
+        assert here._number - before <= took_s / PAUSE_S + 4
+
+
+async def test_however_much_is_told_others_hear_what_is_watched_no_longer() -> None:
+    bench, clock = Bench(), ManualClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        listener.close()
+        # Nothing is sent in the turn of a beat, so that there is always more that waits.
+        await there.publish([terminal(task_id="t2")])
+        assert there._sender is not None
+        clock.advance(BEAT_S)
+        async with asyncio.timeout(5):
+            while here.watched(["t1"]):
+                await there.publish([terminal(task_id="t2")])
+                await asyncio.sleep(0)
+
+
+async def test_who_listens_and_goes_before_others_heard_of_it_watches_nothing() -> None:
+    bench, clock = Bench(), SystemClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        there.subscribe("t1").close()
+        there._note_unwatched()
+        listener = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        listener.close()
+        there._note_unwatched()
+        there._send_soon()
+        await until(lambda: here.watched(["t1"]) == [])
+
+
+async def test_what_is_waited_for_here_is_told_others_later_and_together() -> None:
+    bench, clock = Bench(), SystemClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        waiting = here.subscribe("t1", after=TERMINAL_ID - 1)
+        elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
+        await here.publish([terminal()])
+        assert await waiting.next(0) is not None
+        assert await elsewhere.next(LATER_S / 2) is None
+        assert await elsewhere.next(5) is not None
+
+
+async def test_what_is_waited_for_here_is_told_at_once_where_it_is_watched_elsewhere() -> None:
+    bench, clock = Bench(), SystemClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        await asyncio.sleep(2 * PAUSE_S)
+        waiting = here.subscribe("t1", after=TERMINAL_ID - 1)
+        await here.publish([terminal()])
+        assert here._later is not None, "nobody else was known to listen"
+        began_s = clock.monotonic_s()
+        watching = there.subscribe("t1")
+        assert await watching.next(5) is not None
+        assert clock.monotonic_s() - began_s < LATER_S / 2
+        waiting.close()
+        watching.close()
+
+
+async def test_what_was_to_be_told_later_is_told_before_the_farewell() -> None:
+    bench, clock = Bench(), SystemClock()
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    await here.open()
+    await there.open()
+    async with closing(here, there):
+        await meet(here, there)
+        await drained(there)
+        here.subscribe("t1", after=TERMINAL_ID - 1)
+        elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
+        await here.publish([terminal()])
+        await here.close()
+        assert await elsewhere.next(5) is not None
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                assert News(kind=NewsKind.MISSED) not in await there.news()
 
 
 async def drained(bus: Bus) -> None:

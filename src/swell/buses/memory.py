@@ -184,6 +184,10 @@ class MemoryBus:
             if any(listener.wants_progress for listener in self._listeners.get(task_id, ()))
         ]
 
+    def is_listened(self, task_id: str) -> bool:
+        """Whether somebody listens to a task, if only for its end."""
+        return task_id in self._listeners
+
     def listened(self) -> list[str]:
         """Return the tasks that somebody listens to."""
         return list(self._listeners)

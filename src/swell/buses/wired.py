@@ -1,9 +1,10 @@
 """A bus of many processes: one of memory in each, and a wire between them.
 
 Listeners are served by the memory of their own process, at once and whatever becomes of the wire.
-What happens in one process goes to the others in messages, each of which takes all that came while
-the one before was on its way. Messages of a process are numbered, so a receiver knows when one is
-missing; it cannot get it back, but it can say so (`NewsKind.MISSED`), and then the store is read.
+What happens in one process goes to the others in messages, a moment apart, each of which takes all
+that came meanwhile; what nobody elsewhere is likely to wait for starts none. Messages of a process
+are numbered, so a receiver knows when one is missing; it cannot get it back, but it can say so
+(`NewsKind.MISSED`), and then the store is read.
 
 Besides, each process says every second that it lives, and which tasks are listened to there: only
 of these others send progress and previews. One that falls silent without a farewell may have died
@@ -40,6 +41,14 @@ LOST_S: Final = 4.0
 #: A process that listens to more tasks than this is told the progress of all.
 _MOST_WATCHED: Final = 10_000
 _ALL: Final = "*"
+
+#: Messages of a process lie at least so far apart, in seconds: the first goes at once, and what
+#: comes while many are told of goes together.
+PAUSE_S: Final = 0.01
+
+#: What probably nobody elsewhere waits for goes with the next message, or after so long, in
+#: seconds.
+LATER_S: Final = 0.1
 
 #: Events that wait to be sent, and news that wait to be read; beyond that all count as missed.
 _MOST_WAITING: Final = 20_000
@@ -158,7 +167,10 @@ class WiredBus:
         self._told: set[str] = set()
         self._fresh: list[str] = []
         self._stale: list[str] = []
-        self._is_whole_due = self._is_beat_due = self._asks = False
+        self._is_whole_due = self._asks = False
+        #: Whether something is to be sent now, and when what can wait is.
+        self._is_due = False
+        self._later: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
         # Waits to be read here.
@@ -180,12 +192,17 @@ class WiredBus:
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens, here and elsewhere. Never waits."""
+        wanted = [each for each in events if self._is_wanted(each)] if self._peers else []
+        is_urgent = any(map(self._is_urgent, wanted))
         self._here.correct(events)
-        if self._peers:
-            self._events += [each for each in events if self._is_wanted(each)]
+        if wanted:
+            self._events += wanted
             if len(self._events) > _MOST_WAITING:
                 self._give_up()
-            self._send_soon()
+            if is_urgent:
+                self._send_soon()
+            else:
+                self._send_later()
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
@@ -247,10 +264,14 @@ class WiredBus:
         if self._beat is not None:
             self._beat.cancel()
             await asyncio.gather(self._beat, return_exceptions=True)
+            if self._later is not None:
+                self._later.cancel()
             with contextlib.suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(_FAREWELL_S):
                     if self._sender is not None:
                         await self._sender
+                    while self._events:
+                        await self._send(self._collect())
                     await self._send(_Message(is_last=True))
         if self._sender is not None:
             self._sender.cancel()
@@ -260,6 +281,15 @@ class WiredBus:
 
     def _is_wanted(self, event: Event) -> bool:
         return event.kind not in _FADING or self._is_watched_elsewhere(event.task_id)
+
+    def _is_urgent(self, event: Event) -> bool:
+        """Whether somebody elsewhere may wait for it: who waits for an end alone tells nobody.
+
+        Who waits here is probably the only one.
+        """
+        if event.is_terminal and not self._here.is_listened(event.task_id):
+            return True
+        return self._is_watched_elsewhere(event.task_id)
 
     def _is_watched_elsewhere(self, task_id: str) -> bool:
         return any(task_id in peer.watches or _ALL in peer.watches for peer in self._peers.values())
@@ -273,15 +303,29 @@ class WiredBus:
         self._asks = self._is_whole_due = True
         self._send_soon()
 
+    def _send_later(self) -> None:
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_S, self._send_events)
+
+    def _send_events(self) -> None:
+        self._later = None
+        if self._events:
+            self._send_soon()
+
     def _send_soon(self) -> None:
+        self._is_due = True
         if self._sender is None and not self._is_closed:
             self._sender = asyncio.create_task(self._send_all(), name="bus-sender")
 
     async def _send_all(self) -> None:
-        """Send until nothing waits; what comes meanwhile goes with the next message."""
+        """Send until nothing is due; what comes meanwhile goes with the next message."""
         try:
-            while self._is_anything_due():
-                await self._send(self._collect())
+            while self._is_due:
+                message = self._collect()
+                # What was too much for one message.
+                self._is_due = bool(self._events)
+                await self._send(message)
+                await asyncio.sleep(PAUSE_S)
         except Unavailable as error:
             # Others will miss these numbers, and read the store.
             _log.debug("a message to other backends was lost", detail=error.detail)
@@ -290,16 +334,6 @@ class WiredBus:
             self._is_whole_due = True
         finally:
             self._sender = None
-
-    def _is_anything_due(self) -> bool:
-        return bool(
-            self._events
-            or self._outgoing
-            or self._fresh
-            or self._stale
-            or self._is_whole_due
-            or self._is_beat_due
-        )
 
     def _collect(self) -> _Message:
         events: list[_Told] = []
@@ -315,7 +349,6 @@ class WiredBus:
         news, self._outgoing = self._outgoing, []
         fresh, self._fresh = self._fresh, []
         stale, self._stale = self._stale, []
-        self._is_beat_due = False
         is_whole, self._is_whole_due = self._is_whole_due, False
         asks, self._asks = self._asks, False
         return _Message(
@@ -345,21 +378,22 @@ class WiredBus:
             try:
                 self._forget_silent()
                 self._note_unwatched()
-                self._is_beat_due = True
                 self._send_soon()
             except Exception:
                 _log.exception("the bus missed a beat")
 
     def _note_unwatched(self) -> None:
         """Have the others told what is listened to no longer."""
-        if self._sender is not None:
-            return  # They may not have heard yet that it was.
         before = self._told
         self._told = set(self._here.watched(before))
         if max(len(before), len(self._told)) > _MOST_WATCHED:
             self._is_whole_due = True
-        else:
-            self._stale += before - self._told
+            return
+        over = before - self._told
+        # Of some they have not heard yet that it was.
+        untold = over.intersection(self._fresh)
+        self._fresh = [each for each in self._fresh if each not in untold]
+        self._stale += over - untold
 
     # from the others
 
@@ -422,6 +456,9 @@ class WiredBus:
         else:
             peer.watches.difference_update(message.unwatch)
             peer.watches.update(message.watch)
+        if message.watch and self._events:
+            # Some of it may be what is waited for there.
+            self._send_soon()
         self._tell_here([each.event() for each in message.events], message.news)
 
     def _tell_here(self, events: list[Event], news: list[News]) -> None:
