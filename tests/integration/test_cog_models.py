@@ -350,6 +350,53 @@ def test_a_program_that_ends_says_what_it_said(project: Path) -> None:
         ended.load("cpu")
 
 
+def test_a_file_that_names_models_of_cog_and_ones_own_has_both(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    path = tmp_path / "both.py"
+    path.write_text(
+        textwrap.dedent(
+            f"""
+            from pydantic import BaseModel
+            import swell
+            from swell.zoo import cog
+
+            Theirs = cog.program("demo/theirs", "true", schema_file={str(schema)!r})
+
+            class Mine(swell.Model):
+                name = "demo/mine"
+                class Input(BaseModel):
+                    pass
+                def run(self, items):
+                    return ["" for _ in items]
+            """
+        )
+    )
+    found = {each.name: each for each in load_models(str(path))}
+    assert set(found) == {"demo/theirs", "demo/mine"}
+    assert found["demo/theirs"].source == path
+
+
+def test_whatever_changes_what_a_program_does_makes_another_version(tmp_path: Path) -> None:
+    folder = tmp_path / "third"
+    (folder / ".cog").mkdir(parents=True)
+    (folder / ".cog" / "openapi_schema.json").write_text(json.dumps(SCHEMA))
+    (folder / "run.py").write_text("a")
+
+    def version(*command: str, **env: str) -> str:
+        return define(cog.program("demo/third", *command, folder=str(folder), env=env)).version()
+
+    first = version("run")
+    assert version("run") == first
+    assert version("run", "--fast") != first
+    assert version("run", STEPS="4") != first
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "run.pyc").write_text("b")
+    assert version("run") == first
+    (folder / "run.py").write_text("b")
+    assert version("run") != first
+
+
 def test_a_server_ends_with_the_process_that_started_it(project: Path, tmp_path: Path) -> None:
     script = tmp_path / "starts.py"
     script.write_text(

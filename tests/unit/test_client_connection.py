@@ -86,6 +86,46 @@ async def test_a_busy_server_is_asked_again_under_the_same_idempotency_key(
     assert asyncio.get_running_loop().time() - began_s >= 1.0
 
 
+async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) -> None:
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for _ in range(6):
+            await answer.write(b"a" * 1000)
+            await asyncio.sleep(0.1)
+        return answer
+
+    server.answers.append(slowly)
+    async with AsyncClient(server.url, "a-key", timeout_s=0.4, retry_s=0) as client:
+        assert len(await client._connection.download("/v1/artifacts/a.bin")) == 6000
+
+
+async def test_a_file_of_which_nothing_comes_is_given_up(server: Server) -> None:
+    async def stop(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"a")
+        await asyncio.sleep(2)
+        return answer
+
+    server.answers.append(stop)
+    async with AsyncClient(server.url, "a-key", timeout_s=0.2, retry_s=0) as client:
+        with pytest.raises(Unreachable):
+            await client._connection.download("/v1/artifacts/a.bin")
+
+
+async def test_the_larger_a_file_is_the_longer_it_may_take_to_store(server: Server) -> None:
+    async def late(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return web.json_response({"url": "/v1/artifacts/a"})
+
+    server.answers += [late, late]
+    async with AsyncClient(server.url, "a-key", timeout_s=0.2, retry_s=0) as client:
+        with pytest.raises(Unreachable):
+            await client._connection.upload(b"a", "text/plain", "a.txt")
+        assert await client._connection.upload(b"a" * 64_000, "text/plain", "a.txt")
+
+
 @pytest.mark.parametrize("code", ["no_worker", "would_expire"])
 async def test_what_no_waiting_helps_against_is_told_at_once(
     server: Server, client: AsyncClient, code: str

@@ -443,6 +443,20 @@ async def test_a_request_that_comes_again_gets_what_is_being_drawn(studio: Studi
     assert third.json["swell"]["task"] == tasks[0]
 
 
+async def test_whose_answer_was_heard_long_ago_is_another_request(studio: Studio) -> None:
+    world, painter = studio
+    body = {"model": "demo/painter", "prompt": "a"}
+    tasks = []
+    for retry in ("0", "1"):
+        # The second is a retry of a request that was refused, five minutes after the first.
+        headers = {"x-stainless-retry-count": retry}
+        asking = Asking(world.anna, "POST", GENERATE, body, headers=headers)
+        await painter.succeed(await painter.lease(), picture())
+        tasks.append((await asking.answer()).json["swell"]["task"])
+        world.clock.advance(300)
+    assert tasks[0] != tasks[1]
+
+
 async def test_an_edit_that_comes_again_is_known_by_its_files(studio: Studio) -> None:
     world, painter = studio
     tasks = []

@@ -60,10 +60,17 @@ class HookSecrets:
 
     async def of(self, key_id: str, name: str = DEFAULT_SECRET) -> SigningPair | None:
         """Return a key's secret of this name; the default one is made if need be."""
-        kept = await self._registry.note(_note(key_id, name))
-        if kept is not None:
-            return _decode(kept)
-        return await self.rotate(key_id, name, 0.0) if name == DEFAULT_SECRET else None
+        for _ in range(_TRIES):
+            kept = await self._registry.note(_note(key_id, name))
+            if kept is not None:
+                return _decode(kept)
+            if name != DEFAULT_SECRET:
+                return None
+            # Of several who ask first, all are told what one of them has made.
+            pair = SigningPair(secret=new_secret(), created_at=self._clock.now())
+            if await self._registry.swap_note(_note(key_id, name), None, _encode(pair)):
+                return pair
+        raise Unavailable("this secret is being changed by others: try again")
 
     async def check_name(self, key_id: str, name: str) -> None:
         """Check that a key may have a secret of this name.

@@ -24,6 +24,12 @@ from swell.client.messages import Event
 
 __all__ = ["Connection"]
 
+#: How long it may take to connect, in seconds.
+_CONNECT_S: Final = 10.0
+
+#: A file that goes up more slowly than this is given up, in bytes per second.
+_SLOWEST_BYTES_PER_S: Final = 32_000
+
 #: How often a broken event stream is taken up again before giving up, and for how long where it
 #: has told something, in seconds: a server that is restarted is back by then.
 _RESUMES: Final = 5
@@ -123,13 +129,16 @@ class Connection:
             params={"filename": filename},
             data=data,
             headers={"Content-Type": content_type},
+            limits=self._within(len(data) / _SLOWEST_BYTES_PER_S),
             is_repeatable=True,
         )
         return str(json.loads(answer)["url"])
 
     async def download(self, url: str) -> bytes:
         """Return the bytes of a file; raises as `get` does."""
-        return await self._send("GET", url, is_repeatable=True)
+        # As long as something of it comes.
+        limits = aiohttp.ClientTimeout(connect=_CONNECT_S, sock_read=self._timeout_s)
+        return await self._send("GET", url, limits=limits, is_repeatable=True)
 
     async def events(self, task_id: str, after: int = -1) -> AsyncGenerator[Event]:
         """Yield what happens to a task until it has ended; a broken stream is taken up again.
@@ -210,10 +219,14 @@ class Connection:
             params=params,
             data=data,
             headers=kind | dict(headers or {}),
-            wait_s=wait_s,
+            limits=self._within(wait_s),
             is_repeatable=is_repeatable,
         )
         return json.loads(answer) if answer else None
+
+    def _within(self, more_s: float) -> aiohttp.ClientTimeout:
+        """Return the limits of a call that may take so much longer than usual, in seconds."""
+        return aiohttp.ClientTimeout(total=self._timeout_s + more_s, connect=_CONNECT_S)
 
     async def _send(
         self,
@@ -223,20 +236,19 @@ class Connection:
         params: Mapping[str, str] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        wait_s: float = 0.0,
+        limits: aiohttp.ClientTimeout,
         is_repeatable: bool = False,
     ) -> bytes:
         """Send a request, again and again where that may help, and return the body."""
         loop = asyncio.get_running_loop()
         url = self._absolute(path)
         all_headers = self._key_for(url) | dict(headers or {})
-        timeout = aiohttp.ClientTimeout(total=self._timeout_s + wait_s, connect=10)
         gives_up_s = loop.time() + self._retry_s
         tries = 0
         while True:
             try:
                 async with self._session.request(
-                    method, url, params=params, data=data, headers=all_headers, timeout=timeout
+                    method, url, params=params, data=data, headers=all_headers, timeout=limits
                 ) as answer:
                     body = await answer.read()
                     if answer.status < 400:

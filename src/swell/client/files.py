@@ -21,8 +21,10 @@ _BEGINNINGS: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
-    (b"RIFF", "image/webp"),
 )
+
+#: Of a RIFF file, by its form.
+_RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 
 #: Files that are stored side by side.
 _SIDE_BY_SIDE: Final = 4
@@ -86,6 +88,8 @@ def _type_of(name: str, data: bytes) -> str:
     by_name = mimetypes.guess_type(name)[0]
     if by_name is not None:
         return by_name
+    if data[:4] == b"RIFF":
+        return _RIFF.get(data[8:12], _ANY)
     return next((kind for start, kind in _BEGINNINGS if data.startswith(start)), _ANY)
 
 

@@ -12,7 +12,9 @@ The schema of the image is the schema of the model: fields, bounds, choices, def
 """
 
 import asyncio
+import hashlib
 import json
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +50,13 @@ _BUSY_S: Final = 600.0
 
 #: Largest answer that is taken, in bytes: outputs come inside it.
 _MOST_BYTES: Final = 512 * 1024**2
+
+#: Files of a project up to this size are part of a version by their content, in bytes; larger ones,
+#: which are weights, by name and size.
+_MOST_HASHED_BYTES: Final = 64 * 1024**2
+
+#: Folders of a project that are made anew by whatever runs there.
+_PASSING: Final = frozenset({".git", "__pycache__", ".venv"})
 
 #: What no schema takes for an input: it asks how a prediction is, and never begins one.
 _NO_INPUT: Final = {"input": 5}
@@ -208,8 +217,8 @@ def image(name: str, ref: str, how: ContainerOptions = _PLAINLY, **facts: Any) -
         found = inspect_image(name, ref, how.engine)
         openapi, digest, built_for = found.openapi, found.id, found.at_once
     facts.setdefault("concurrency", at_once(how.env.get(AT_ONCE, built_for)))
-    # Another image under the same name is another version.
-    extra = {"x-cog-image": digest}
+    # Another image under the same name is another version, and so is one that is run otherwise.
+    extra = {"x-cog-image": digest, "x-cog-how": _digest(repr(how))}
     return _made(name, openapi, lambda device: start_container(ref, device, how), extra, facts)
 
 
@@ -227,7 +236,7 @@ def server(name: str, url: str, **facts: Any) -> type[CogModel]:
             f"{name}: {base}/openapi.json has no schema: start the server first, or give "
             "schema_file"
         )
-    return _made(name, openapi, lambda device: There(base), {}, facts)
+    return _made(name, openapi, lambda device: There(base), {"x-cog-how": _digest(base)}, facts)
 
 
 def program(
@@ -246,8 +255,9 @@ def program(
     most = facts.setdefault("concurrency", at_once(told.get(AT_ONCE, 1)))
     if most > 1:
         told.setdefault(AT_ONCE, str(most))
+    extra = {"x-cog-how": _digest(repr((command, sorted(told.items()), _contents(folder))))}
     return _made(
-        name, openapi, lambda device: start_program(command, folder=folder, env=told), {}, facts
+        name, openapi, lambda device: start_program(command, folder=folder, env=told), extra, facts
     )
 
 
@@ -267,10 +277,31 @@ def _made(
         "schema": schema,
         "start": staticmethod(start),
         "batch": Batch(max=facts.pop("concurrency", 1)),
-        "memory_bytes": facts.pop("memory_bytes", 1_000_000),
+        # Of whoever wrote the line that names the model: it is a model of that file.
+        "__module__": sys._getframe(2).f_globals.get("__name__", __name__),
         **facts,
     }
     return type("Cog", (CogModel,), members)
+
+
+def _digest(told: str) -> str:
+    """Return what tells one way to run a model from another, without telling what it holds."""
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _contents(folder: str) -> list[tuple[str, str]]:
+    """Return the files of a project, each with what tells its content; of large ones, the size."""
+    found = []
+    for path in sorted(Path(folder).rglob("*")) if folder else ():
+        place = path.relative_to(folder)
+        is_ours = not _PASSING.intersection(place.parts)
+        if is_ours and path.is_file():
+            size = path.stat().st_size
+            told = str(size)
+            if size <= _MOST_HASHED_BYTES:
+                told = hashlib.sha256(path.read_bytes()).hexdigest()
+            found.append((place.as_posix(), told))
+    return found
 
 
 def _from_file(name: str, path: str) -> Any:

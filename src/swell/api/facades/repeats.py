@@ -19,8 +19,10 @@ from swell.task import NewTask, Task, TaskState
 
 __all__ = ["earlier", "is_retry"]
 
-#: A task that is older than this was made by another request.
+#: A task that is older than this was made by another request, and so was one that ended longer ago
+#: than clients wait before they try again: its answer was heard.
 _RECENT: Final = timedelta(minutes=15)
+_UNHEARD: Final = timedelta(minutes=1)
 
 #: How many tasks of a key and a model are looked through at most, the newest first.
 _PAGE, _PAGES = 100, 10
@@ -43,8 +45,9 @@ async def earlier(
 ) -> Task | None:
     """Return the task that the first try of a request made; None where it made none.
 
-    It is the caller's newest task of the last 15 minutes that asks for exactly the same and has not
-    gone wrong. It is found in the store, so that another backend may have made it.
+    It is the caller's newest task of the last 15 minutes that asks for exactly the same, has not
+    gone wrong, and has not ended more than a minute ago. It is found in the store, so that another
+    backend may have made it.
 
     Args:
         service: Whose.
@@ -53,7 +56,8 @@ async def earlier(
         by_metadata: Whether the same metadata are enough: a form's files are other uploads each
             time, and its façade notes there what they hold.
     """
-    since = service.clock.now() - _RECENT
+    now = service.clock.now()
+    since, unheard_since = now - _RECENT, now - _UNHEARD
     where = TaskFilter(key_id=call.caller.id, model=new.model, user=new.user)
     cursor = None
     for _ in range(_PAGES):
@@ -61,6 +65,8 @@ async def earlier(
         for task in page.tasks:
             if task.created_at < since:
                 return None
+            if task.finished_at is not None and task.finished_at < unheard_since:
+                continue
             if _is_same(task, new, by_metadata):
                 return task
         cursor = page.cursor
