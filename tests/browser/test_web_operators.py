@@ -211,6 +211,64 @@ def test_a_mistake_in_a_new_key_is_told_where_it_is(browser: Browser, operated: 
     context.close()
 
 
+def test_what_is_no_number_is_refused_beside_its_field_and_a_comma_is_a_point(
+    desk: Page, operated: App
+) -> None:
+    operated.open(desk, "/keys")
+    desk.get_by_role("button", name="New key").click()
+    desk.get_by_label("Name").fill("numbers")
+    desk.get_by_text("Limits", exact=True).last.click()
+    desk.get_by_label("Requests a second").fill("5/s")
+    desk.get_by_label("Tasks at once").fill("1.000")
+    desk.get_by_role("button", name="Make the key").click()
+    expect(desk.get_by_label("Requests a second")).to_have_accessible_description(
+        "Write a number, such as 0.5."
+    )
+    expect(desk.get_by_label("Tasks at once")).to_have_accessible_description(
+        "Write a whole number, such as 1000."
+    )
+    desk.get_by_label("Requests a second").fill("0,5")
+    desk.get_by_label("Tasks at once").fill("")
+    desk.get_by_label("Tasks a day").fill("10 000")
+    desk.get_by_role("button", name="Make the key").click()
+    desk.get_by_role("button", name="I have kept it").click()
+    made = ask(desk, operated, "GET", "/v1/keys")["keys"]
+    limits = [each["limits"] for each in made if each["name"] == "numbers"]
+    assert [each["rate_per_s"] for each in limits] == [0.5]
+    assert [each["tasks_in_flight"] for each in limits] == [None]
+    assert [each["tasks_per_day"] for each in limits] == [10_000]
+
+
+def test_a_quota_that_is_set_again_keeps_what_its_form_does_not_show(
+    desk: Page, operated: App
+) -> None:
+    made = ask(desk, operated, "POST", "/v1/keys", {"name": "bounded", "scopes": ["client"]})
+    bounds = {"tasks_per_day": 50, "tasks_per_month": 900, "micros_per_month": 1_234_000}
+    ask(desk, operated, "PUT", "/v1/quotas", {"key_id": made["id"], "user": "*", **bounds})
+    operated.open(desk, "/keys")
+    desk.get_by_role("tab", name="Quotas").click()
+    desk.get_by_role("button", name="Set a quota").click()
+    form = desk.get_by_role("dialog")
+    form.get_by_label("Key").select_option("bounded")
+    expect(form.get_by_label("Tasks a day")).to_have_value("")
+    form.get_by_label("User").fill("*")
+    expect(form.get_by_label("Tasks a day")).to_have_value("50")
+    form.get_by_label("Dollars a month").fill("1.000")
+    form.get_by_role("button", name="Set a quota").click()
+    expect(form.get_by_label("Dollars a month")).to_have_accessible_description(
+        "Does it mean thousands? Write 1000 or 1.00."
+    )
+    form.get_by_label("User").fill("")
+    form.get_by_label("User").fill("*")
+    # What is told in thousandths of a dollar is not taken for thousands when it comes back.
+    form.get_by_label("Tasks a day").fill("60")
+    form.get_by_role("button", name="Set a quota").click()
+    expect(form).to_have_count(0)
+    told = ask(desk, operated, "GET", "/v1/quotas")["quotas"]
+    quota = next(each for each in told if each["key_id"] == made["id"])
+    assert {name: quota[name] for name in bounds} == {**bounds, "tasks_per_day": 60}
+
+
 def test_costs_are_beside_those_of_an_api(desk: Page, operated: App) -> None:
     task = submit(desk, operated, "demo/echo-picture", input={"prompt": "cheap", "steps": 2})
     until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "succeeded")
