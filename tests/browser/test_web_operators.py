@@ -269,6 +269,38 @@ def test_a_quota_that_is_set_again_keeps_what_its_form_does_not_show(
     assert {name: quota[name] for name in bounds} == {**bounds, "tasks_per_day": 60}
 
 
+def test_a_new_secret_stays_until_it_is_kept_and_other_dialogs_until_their_veil_is_pressed(
+    desk: Page, operated: App
+) -> None:
+    operated.open(desk, "/keys")
+    desk.get_by_role("button", name="New key").click()
+    dialog = desk.get_by_role("dialog")
+    name = dialog.get_by_label("Name")
+    name.fill("marked by mouse")
+    # Words are marked by a mouse that leaves the dialog before it is let go.
+    box = name.bounding_box()
+    assert box is not None
+    desk.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+    desk.mouse.down()
+    desk.mouse.move(5, 5)
+    desk.mouse.up()
+    expect(name).to_have_value("marked by mouse")
+    desk.get_by_role("button", name="Make the key").click()
+    secret = desk.get_by_role("region", name="The new key")
+    expect(secret).to_be_visible()
+    desk.mouse.click(5, 5)
+    # A browser lets nobody be held by the first one alone.
+    desk.keyboard.press("Escape")
+    desk.keyboard.press("Escape")
+    expect(secret).to_be_visible()
+    desk.get_by_role("button", name="I have kept it").click()
+    expect(dialog).to_have_count(0)
+    desk.get_by_role("button", name="New key").click()
+    expect(dialog).to_be_visible()
+    desk.mouse.click(5, 5)
+    expect(dialog).to_have_count(0)
+
+
 def test_costs_are_beside_those_of_an_api(desk: Page, operated: App) -> None:
     task = submit(desk, operated, "demo/echo-picture", input={"prompt": "cheap", "steps": 2})
     until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "succeeded")
