@@ -108,6 +108,35 @@ def test_pictures_of_a_time_are_found(app_page: Page, app: App) -> None:
     expect(cells).to_have_count(1)
 
 
+def test_styles_are_chosen_by_their_names_and_the_server_is_asked_for_a_model(
+    app_page: Page, app: App
+) -> None:
+    draw(app_page, app, "stylist", "a plain kettle")
+    headers = {"authorization": f"Bearer {app.key}", "prefer": "wait=60"}
+    create = {"prompt": "a kettle in oil", "style": "primary-oil", "model": "swell/icons"}
+    asked = {
+        "model": "swell/icons",
+        "input": {"prompt": "a kettle in oil", "steps": 2},
+        "user": "stylist",
+        "metadata": {"create": create},
+    }
+    told = app_page.request.post(f"{app.url}/v1/tasks", headers=headers, data=asked).json()
+    assert told["state"] == "succeeded", told
+    app.open(app_page, "/library", person="stylist")
+    cells = app_page.locator("main li")
+    expect(cells).to_have_count(2)
+    app_page.get_by_label("Style").select_option("Primary oil")
+    expect(cells).to_have_count(1)
+    expect(cells.first.get_by_role("button")).to_have_accessible_name("Show large: a kettle in oil")
+    app_page.get_by_label("Style").select_option("Any")
+    # Nothing was made by it here: whether there is something is known to the server alone.
+    with app_page.expect_request(lambda each: "model=swell%2Fpicture" in each.url):
+        app_page.get_by_label("Model").select_option("swell/picture")
+    expect(app_page.get_by_text("Nothing fits")).to_be_visible()
+    app_page.get_by_label("Model").select_option("swell/icons")
+    expect(cells).to_have_count(2)
+
+
 def test_several_are_chosen_by_keyboard_and_erased_after_a_question(
     app_page: Page, app: App
 ) -> None:

@@ -33,3 +33,7 @@ class Models {
 }
 
 export const models = new Models();
+
+export function makesPictures(model: ModelView): boolean {
+  return /"x-file":\s*"image"/.test(JSON.stringify(model.output_schema));
+}

@@ -2,7 +2,7 @@
 import { call, type ModelView, type StyleView, type TaskView } from "../../lib/api/client";
 import { beginning, fieldsOf, type FormField, inputOf, type Values } from "../../lib/form/schema";
 import type { Wish } from "../../lib/jobs.svelte";
-import { models } from "../../lib/models.svelte";
+import { makesPictures, models } from "../../lib/models.svelte";
 import { speech } from "../../lib/i18n/index.svelte";
 import { keep, kept } from "../../lib/stored";
 
@@ -202,5 +202,5 @@ export function styleName(style: StyleView): string {
 
 export function draws(model: ModelView): boolean {
   const input = (model.input_schema["properties"] ?? {}) as Record<string, unknown>;
-  return "prompt" in input && /"x-file":\s*"image"/.test(JSON.stringify(model.output_schema));
+  return "prompt" in input && makesPictures(model);
 }

@@ -3,6 +3,7 @@ import { type ArtifactView, call, type TaskView } from "../../lib/api/client";
 import { person } from "../../lib/session.svelte";
 import { t } from "../../lib/i18n/index.svelte";
 import { promptOf } from "../../lib/telling";
+import { recipeOf } from "../create/draft.svelte";
 import { sceneName, scenesOf } from "../portraits/scenes";
 import { favourites, itemId } from "./favourites.svelte";
 
@@ -37,6 +38,8 @@ export interface Asked {
   to: string;
   /** Words of what was asked for; empty for any. */
   text: string;
+  /** Empty for any. */
+  model: string;
 }
 
 export class Shelf {
@@ -44,7 +47,7 @@ export class Shelf {
   isLoading = $state(false);
   isWhole = $state(false);
   error = $state.raw<unknown>(null);
-  private asked: Asked = { isEverybodys: false, isFavourite: false, from: "", to: "", text: "" };
+  private asked: Asked = { isEverybodys: false, isFavourite: false, from: "", to: "", text: "", model: "" };
   /** Tasks that the service has found by the words that are sought now. */
   private hits = $state.raw(new Set<string>());
   private cursor: string | undefined;
@@ -104,13 +107,14 @@ export class Shelf {
   }
 
   private query() {
-    const { isEverybodys, isFavourite, from, to, text } = this.asked;
+    const { isEverybodys, isFavourite, from, to, text, model } = this.asked;
     return {
       state: "succeeded" as const,
       user: isEverybodys ? undefined : person,
       viewer: person,
       favourite: isFavourite || undefined,
       q: text || undefined,
+      model: model || undefined,
       since: beginningOf(from),
       until: beginningOf(to, 1),
       limit: PAGE,
@@ -156,8 +160,7 @@ function portraitIn(scene: string | undefined): string {
 
 /** The style that a task was asked for; empty for none. */
 export function styleOf(task: TaskView): string {
-  const style = task.input?.["style"];
-  return typeof style === "string" ? style : "";
+  return recipeOf(task).style ?? "";
 }
 
 /** What a filter lets through; what the service has found by its words is let through by them. */
