@@ -138,8 +138,17 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     pictures = app_page.get_by_alt_text("Picture")
     expect(pictures).to_have_count(2)
     assert "swell/" not in app_page.locator("main").inner_html()
+    # Each answer signs the addresses anew; what is seen is not loaded again.
+    seen = [each.get_attribute("src") for each in pictures.all()]
+    with app_page.expect_response(lambda told: "/v1/comparisons/" in told.url) as again:
+        pass
+    told = [cell["picture"]["url"] for cell in again.value.json()["rows"][0]["cells"]]
+    assert [url.partition("/v1/")[2] for url in told] != [
+        str(src).partition("/v1/")[2] for src in seen
+    ]
     app_page.get_by_role("button", name="1 is best").click()
     expect(app_page.get_by_text("All votes given")).to_be_visible()
+    assert [each.get_attribute("src") for each in pictures.all()] == seen
     app_page.get_by_role("button", name="Show the names").click()
     app_page.get_by_role("dialog").get_by_role("button", name="Show the names").click()
     expect(app_page.get_by_text("your choice")).to_be_visible()

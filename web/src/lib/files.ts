@@ -14,6 +14,27 @@ export async function renewed(task: TaskView, url: string): Promise<string> {
   return again;
 }
 
+/** Addresses that stay: another one for the same file, signed anew, would have it loaded again. */
+export class Steady {
+  private readonly first = new Map<string, string>();
+  private readonly renewed = new Set<string>();
+
+  /** The address that was told first for the file. */
+  of(url: string): string {
+    const known = this.first.get(path(url));
+    if (!known) this.first.set(path(url), url);
+    return known ?? url;
+  }
+
+  /** Take the next address that is told, as where this one has ended; false where that was done before. */
+  renew(url: string): boolean {
+    const isFirst = !this.renewed.has(path(url));
+    if (isFirst) this.first.delete(path(url));
+    this.renewed.add(path(url));
+    return isFirst;
+  }
+}
+
 function ask(id: string): Promise<TaskView> {
   const known = asked.get(id);
   if (known) return known;
