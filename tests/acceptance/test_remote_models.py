@@ -44,7 +44,7 @@ class Rings(BaseModel):
 
 
 def predictions(place: dict[str, str], model: str = "demo/echo-picture", **more: Any) -> Any:
-    told = {"Input": Rings, "remote_model": model} | more
+    told = {"Input": Rings, "Output": swell.Image, "remote_model": model} | more
     return loaded(remote.Predictions, place, "/replicate/v1", **told)
 
 
@@ -89,7 +89,7 @@ def test_whatever_a_prediction_makes_is_taken_and_seeds_go_along(place: dict[str
     class Text(BaseModel):
         text: str
 
-    upper = predictions(place, "demo/upper", Input=Text)
+    upper = predictions(place, "demo/upper", Input=Text, Output=str)
     assert upper.run([item(upper, text="a fox")]) == ["A FOX"]
 
 
@@ -98,7 +98,7 @@ def test_a_failure_there_is_told_with_its_reason(place: dict[str, str]) -> None:
         how: str
         text: str
 
-    model = predictions(place, "demo/crash", Input=How)
+    model = predictions(place, "demo/crash", Input=How, Output=str)
     (failed,) = model.run([item(model, how="reject", text="no foxes")])
     assert isinstance(failed, RuntimeError)
     assert "no foxes" in str(failed)

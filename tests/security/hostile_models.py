@@ -1,6 +1,12 @@
 """Models that take every kind of input, and say what they were given."""
 
+import os
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
 import swell
+from swell.zoo import remote
 
 
 @swell.model("hostile/read")
@@ -38,3 +44,24 @@ def album(images: list[swell.Image]) -> int:
 def echo(text: str, numbers: list[float] | None = None) -> str:
     """Give a text back."""
     return f"{text} {len(numbers or [])}"
+
+
+class Words(BaseModel):
+    text: str
+
+
+class Parrot(remote.Predictions):
+    """A model elsewhere that repeats what it is told, as words."""
+
+    name = "hostile/parrot"
+    url = os.environ.get("HOSTILE_API", "http://localhost:1")
+    remote_model = "a/parrot"
+    Input = Words
+    Output: ClassVar[Any] = str
+
+
+class Carrier(Parrot):
+    """The same, where what it says is a file."""
+
+    name = "hostile/carrier"
+    Output: ClassVar[Any] = swell.File

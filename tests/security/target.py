@@ -210,6 +210,12 @@ class Front:
                 page = outer.pages.get(self.path.partition("?")[0], (404, {}, b"no"))
                 self.answer(page[0], page[2], page[1])
 
+            def do_POST(self) -> None:
+                """Answer as an API of predictions whose model repeats its prompt."""
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                said = {"id": "p", "status": "succeeded", "output": asked["input"]["text"]}
+                self.answer(201, json.dumps(said).encode())
+
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -254,6 +260,7 @@ def a_target(folder: Path, settings: Mapping[str, str] | None = None) -> Iterato
         "SWELL_WORKER__URL_PORTS": "any",
         "SWELL_WORKER__ALLOW_PRIVATE_URLS": front.host,
         "SWELL_WORKER__HUB_TOKEN": HUB_TOKEN,
+        "HOSTILE_API": f"http://{front.host}",
         "SWELL_SERVER__BODY_TIMEOUT_S": "2",
         "SWELL_SERVER__HEAD_TIMEOUT_S": "2",
         **(settings or {}),

@@ -37,6 +37,8 @@ def test_who_asks_for_what_is_theirs_gets_it(target: Target) -> None:
     front = target.front.page("/a.txt", body=b"read me", content_type="text/plain")
     for url, words in ((own, "mine"), (front, "read me")):
         assert words in target.run("hostile/read", {"file": url})["output"]
+    assert target.run("hostile/parrot", {"text": "a fox"})["output"] == "a fox"
+    assert target.run("hostile/carrier", {"text": front})["state"] == "succeeded"
     for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF"):
         uri = "data:image/png;base64," + base64.b64encode(encoded(kind)).decode()
         assert target.run("hostile/see", {"image": uri})["output"] == [64, 64]

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from attacks import Attack
 from target import CANARY, Target
@@ -72,6 +73,7 @@ def url_attacks() -> Iterator[Attack]:
         yield Attack("ssrf", f"the backend's own {path}", success, partial(_own_page, path=path))
     for model in ("hostile/style", "hostile/see", "hostile/hear", "hostile/album"):
         yield Attack("ssrf", f"through {model}", REACHED, partial(_through, model=model))
+    yield from remote_attacks()
 
 
 def canary_attacks() -> list[Attack]:
@@ -99,6 +101,19 @@ def redirect_attacks() -> Iterator[Attack]:
         yield Attack("ssrf", f"a redirect to {to}", REACHED, run)
     for hops in (2, 3):
         yield Attack("ssrf", f"{hops} redirects", REACHED, partial(_hops, hops=hops))
+
+
+def remote_attacks() -> Iterator[Attack]:
+    """Yield URLs that come out of a model elsewhere, which repeats what it is told."""
+    for host in HERE:
+        run = partial(_said, model="hostile/carrier", url=f"http://{host}:{{canary}}/")
+        yield Attack("ssrf", f"a remote model's file at {host}", REACHED, run)
+    for number, url in enumerate((*PRIVATE, *ODD)):
+        run = partial(_said, model="hostile/carrier", url=url.replace("{", "{{").replace("}", "}}"))
+        yield Attack("ssrf", f"a remote model's file, {number} {url[:60]!r}", CONNECTED, run)
+    run = partial(_said, model="hostile/parrot", url="http://127.0.0.1:{canary}/words")
+    yield Attack("ssrf", "a remote model's words", REACHED, run)
+    yield Attack("ssrf", "a redirect of a remote model's file", REACHED, _said_elsewhere)
 
 
 def answer_attacks() -> Iterator[Attack]:
@@ -132,10 +147,33 @@ def _judged(target: Target, url: str, model: str = "hostile/read") -> str:
     return ""
 
 
+def _said(target: Target, model: str, url: str) -> str:
+    told = url.format(canary=target.canary.port)
+    task = target.run(model, {"text": told})
+    if CANARY.decode() in str(task):
+        return str(task)[:300]
+    if model == "hostile/parrot":
+        return "" if task.get("output") == told else str(task)[:300]
+    # A string that is no URL at all is no file either.
+    is_read = task.get("state") == "succeeded" and not told.startswith("data:")
+    return f"it was read: {str(task.get('output'))[:200]}" if is_read else _tried(task)
+
+
+def _said_elsewhere(target: Target) -> str:
+    to = f"http://127.0.0.1:{target.canary.port}/r"
+    url = target.front.page("/a-remote-file", 302, location=to)
+    return _said(target, "hostile/carrier", url)
+
+
 def _refused(target: Target, url: str) -> str:
     task = target.run("hostile/read", {"file": url})
     if task.get("state") == "succeeded" and not url.startswith("data:"):
         return f"it was read: {str(task.get('output'))[:200]}"
+    return _tried(task)
+
+
+def _tried(task: dict[str, Any]) -> str:
+    """Return what a task's error tells of a connection that was tried."""
     detail = str((task.get("error") or task).get("detail"))
     for word in ("Cannot connect", "Timeout", "getaddrinfo", "Name or service"):
         if word in detail:

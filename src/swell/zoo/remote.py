@@ -27,16 +27,21 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
+from swell.addresses.outbound import Outbound
+from swell.addresses.urls import CheckedUrl, UrlPolicy, bare_url
 from swell.clock import Clock, SystemClock
+from swell.errors import InvalidRequest
 from swell.media import Audio, File, Image, Video, Within
-from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject
+from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject, define
+from swell.zoo.cog_schema import data_of
+from swell.zoo.remote_outputs import Meant
 
 __all__ = [
     "Budget",
@@ -51,6 +56,11 @@ __all__ = [
 
 #: Largest file that is taken of an answer.
 _MOST_BYTES: Final = 100 * 1024**2
+
+_MOST_TYPE_CHARS: Final = 127
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS: Final = 3
 
 #: How often a prediction, and whether the task was cancelled, is looked at, in seconds.
 _LOOK_S: Final = 0.25
@@ -67,6 +77,9 @@ _BUSY: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 #: The key is wrong, or the account has no money: no other input will fare better.
 _LOCKED: Final = frozenset({401, 402, 403})
+
+#: Reads a URL without judging where it leads.
+_ANY: Final = UrlPolicy(trusts_all=True)
 
 #: A line of tqdm, as servers of predictions write their progress.
 _PROGRESS: Final = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)", re.MULTILINE)
@@ -155,6 +168,9 @@ class RemoteModel(Model):
     budget_micros_per_day: ClassVar[int | None] = None
     #: Where that is noted; None for the machine's folder of temporary files.
     budget_folder: ClassVar[str | None] = None
+    #: Where files of answers may lie although it is private, in the words of
+    #: `worker.allow_private_urls`. The API itself may lie anywhere.
+    allow_private_urls: ClassVar[Sequence[str]] = ()
     #: How long one sample may take, in seconds.
     timeout_s: ClassVar[float] = 600.0
     batch = Batch(max=32)
@@ -165,9 +181,12 @@ class RemoteModel(Model):
 
         Raises:
             InvalidModel: The URL is none, or the key cannot be read.
+            InvalidRequest: `url` or `allow_private_urls` is not written as such.
         """
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise InvalidModel(f"{self.name}: set `url` to where the API is, such as https://…/v1")
+        self._origin = _origin(_ANY.check(_without_user(self.url)))
+        self._policy = UrlPolicy.of(self.allow_private_urls, ("80", "443"), self.name)
         self._headers: dict[str, str] = {}
         if self.key_file:
             try:
@@ -255,20 +274,49 @@ class RemoteModel(Model):
             return Reject(f"{_host(self.url)} refuses this input: {words}")
         return RuntimeError(f"{_host(self.url)} failed ({status}): {words}")
 
-    async def _file(self, session: aiohttp.ClientSession, url: str) -> Any:
-        """Return a file of an answer: a data URI, or a URL."""
-        if url.startswith("data:"):
-            head, _, data = url.partition(",")
-            kind = head[5:].partition(";")[0]
-            return _as_media(base64.b64decode(data), kind)
-        # The key is for the API's own host.
-        is_own = urlsplit(url)[:2] == urlsplit(self.url)[:2]
-        headers = self._headers if is_own else {}
-        async with session.get(url, headers=headers) as answer:
-            data_read = await _read(answer)
-            if answer.status >= 300:
-                raise RuntimeError(f"a file of {self.name} cannot be read (HTTP {answer.status})")
-            return _as_media(data_read, answer.content_type)
+    async def _file(self, session: aiohttp.ClientSession, url: str, kind: str) -> Any:
+        """Return a file of an answer, which is a data URI or a URL.
+
+        Raises:
+            Reject: It is not fetched: another try would find the same, and cost as much.
+            RuntimeError: It cannot be read.
+        """
+        try:
+            if url[:5].lower() == "data:":
+                return _as_media(*data_of(url), kind)
+            return _as_media(*await self._fetched(session, url), kind)
+        except InvalidRequest as error:
+            raise Reject(f"a file of {self.name} is not fetched: {error.detail}") from None
+        except ValueError as error:
+            raise RuntimeError(f"{_host(self.url)} answered with no file: {error}") from None
+
+    async def _fetched(self, session: aiohttp.ClientSession, url: str) -> tuple[bytes, str]:
+        """Follow redirects, each looked at anew; return the bytes there, and their media type."""
+        outside = Outbound(self._policy, self.timeout_s)
+        target, is_home = url, True
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                # Whoever has led elsewhere does not lead back to what the key opens.
+                is_home = is_home and _origin(_ANY.check(target)) == self._origin
+                opened = (
+                    session.get(target, headers=self._headers, allow_redirects=False)
+                    if is_home
+                    else outside.get(target)
+                )
+                async with opened as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await self._read_file(answer, url)
+                    target = urljoin(target, answer.headers.get("location", ""))
+        finally:
+            await outside.close()
+        raise RuntimeError(f"{bare_url(url)} redirects more than {_MOST_REDIRECTS} times")
+
+    async def _read_file(self, answer: aiohttp.ClientResponse, url: str) -> tuple[bytes, str]:
+        if answer.status >= 300:
+            raise RuntimeError(
+                f"a file of {self.name} cannot be read: {bare_url(url)} says HTTP {answer.status}"
+            )
+        return await _read(answer), answer.content_type[:_MOST_TYPE_CHARS]
 
 
 class OpenAIImages(RemoteModel):
@@ -305,7 +353,7 @@ class OpenAIImages(RemoteModel):
             (made,) = answer["data"]
             if made.get("b64_json"):
                 return _picture(base64.b64decode(made["b64_json"]))
-            return await self._file(session, urljoin(url, made["url"]))
+            return await self._file(session, urljoin(url, made["url"]), "image")
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeError(f"{_host(self.url)} answered with no picture") from error
 
@@ -313,11 +361,26 @@ class OpenAIImages(RemoteModel):
 class Predictions(RemoteModel):
     """Whatever a model behind an API of the shape of Replicate's predictions makes.
 
-    Set `Input` to what it takes, and one of `remote_model` (`owner/name`) and `version`.
+    Set `Input` to what it takes, `Output` to what it gives, and one of `remote_model`
+    (`owner/name`) and `version`. What `Output` says is a file is fetched, and nothing else.
     """
 
     remote_model: ClassVar[str] = ""
     version: ClassVar[str] = ""
+
+    def load(self, device: str) -> None:
+        """Read the key, and what the model gives.
+
+        Raises:
+            InvalidModel: `Output` does not say; or see `RemoteModel.load`.
+        """
+        if self.Output is None:
+            raise InvalidModel(
+                f"{self.name}: set `Output` to what it gives, such as swell.Image, "
+                "list[swell.File] or str: only what it says is a file is fetched"
+            )
+        super().load(device)
+        self._meant = Meant(define(type(self)).output_schema)
 
     async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
         base = self.url.rstrip("/")
@@ -354,21 +417,25 @@ class Predictions(RemoteModel):
         if _state(found) != "succeeded":
             why = str(found.get("error") or f"it is {_state(found)!r} there")
             raise RuntimeError(f"{self.name} failed at {_host(self.url)}: {why[:500]}")
-        return await self._output(session, found.get("output"), base)
+        return await self._output(session, found.get("output"), self._meant)
 
-    async def _output(self, session: aiohttp.ClientSession, value: Any, base: str) -> Any:
+    async def _output(self, session: aiohttp.ClientSession, value: Any, meant: Meant) -> Any:
         """Return an output with its files in place of their URLs, side by side."""
-        if isinstance(value, str) and value.startswith(("https://", "http://", "data:")):
-            return await self._file(session, value)
+        if isinstance(value, str) and meant.file is not None and _is_url(value):
+            return await self._file(session, value, meant.file)
+        if meant.is_file_alone and value is not None:
+            raise RuntimeError(
+                f"{_host(self.url)} gave a {type(value).__name__} that is no URL of a file, which "
+                f"`Output` of {self.name} says: set it to what it gives, such as list[swell.Image]"
+            )
         if isinstance(value, list):
-            return list(
-                await asyncio.gather(*(self._output(session, each, base) for each in value))
+            items = (
+                self._output(session, each, meant.item(index)) for index, each in enumerate(value)
             )
+            return list(await asyncio.gather(*items))
         if isinstance(value, dict):
-            made = await asyncio.gather(
-                *(self._output(session, each, base) for each in value.values())
-            )
-            return dict(zip(value, made, strict=True))
+            values = (self._output(session, each, meant.value(key)) for key, each in value.items())
+            return dict(zip(value, await asyncio.gather(*values), strict=True))
         return value
 
 
@@ -454,6 +521,20 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or url
 
 
+def _without_user(url: str) -> str:
+    """Return a URL of the operator's, who may write a name and a password into it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _origin(url: CheckedUrl) -> tuple[str, str, int]:
+    return urlsplit(url.url).scheme, url.host, url.port
+
+
+def _is_url(value: str) -> bool:
+    return value[:8].lower().startswith(("https://", "http://", "data:"))
+
+
 def _state(found: Any) -> str:
     return str(found.get("status", "")) if isinstance(found, dict) else ""
 
@@ -482,12 +563,13 @@ def logged_progress(logs: Any) -> tuple[int, int] | None:
     return int(done), int(total)
 
 
-def _as_media(data: bytes, content_type: str) -> Any:
-    family = content_type.partition("/")[0]
+def _as_media(data: bytes, content_type: str, kind: str) -> Any:
+    """Return a file as what it is said to be; one of any kind by its media type."""
+    family = content_type.partition("/")[0] if kind == "file" else kind
     if family == "image":
         return _picture(data)
-    kind = {"audio": Audio, "video": Video}.get(family, File)
-    return kind(data, content_type=content_type or None)
+    made = {"audio": Audio, "video": Video}.get(family, File)
+    return made(data, content_type=content_type or None)
 
 
 def _picture(data: bytes) -> Image:
