@@ -71,6 +71,7 @@ __all__ = [
     "process_environment",
     "quieten_libraries",
     "replace_environment",
+    "state_folder",
     "texts_of",
 ]
 
@@ -1293,6 +1294,19 @@ def argos_folders() -> tuple[Path, ...]:
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     named = os.environ.get("ARGOS_PACKAGES_DIR")
     return ((Path(named),) if named else ()) + (Path(data) / "argos-translate" / "packages",)
+
+
+def state_folder() -> Path:
+    """Return where this user's Swells keep what they share, whatever folder they run in.
+
+    Raises:
+        RuntimeError: The user has no home.
+
+    Source:
+        XDG Base Directory Specification 0.8: `XDG_STATE_HOME`, unless it is relative.
+    """
+    told = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (told if told.is_absolute() else Path.home() / ".local" / "state") / "swell"
 
 
 def notify_socket() -> str | None:

@@ -1,5 +1,6 @@
 """What remote models may cost in a day, and what is not believed of their answers."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +33,53 @@ def test_a_note_that_is_damaged_is_begun_anew(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     file.write_text("{half of")
     budget.take(100)
+
+
+def test_it_is_noted_where_this_user_alone_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    clock = ManualClock()
+    Budget("a/b", 100, clock=clock).take(60)
+    folder = tmp_path / "state" / "swell" / "budgets"
+    (note,) = folder.iterdir()
+    assert (folder.stat().st_mode & 0o777, note.stat().st_mode & 0o777) == (0o700, 0o600)
+    folder.chmod(0o755)
+    other = Budget("a/b", 100, clock=clock)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(BudgetSpent):
+        other.take(41)
+
+
+def test_what_somebody_else_has_put_there_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "state" / "swell").mkdir(parents=True)
+    (tmp_path / "state" / "swell" / "budgets").symlink_to(tmp_path / "theirs")
+    with pytest.raises(InvalidModel, match="budget_folder"):
+        Budget("a/b", 100)
+    budget = Budget("a/b", 100, tmp_path / "named", ManualClock())
+    budget.take(1)
+    (note,) = (tmp_path / "named").iterdir()
+    note.rename(tmp_path / "theirs" / "note")
+    note.symlink_to(tmp_path / "theirs" / "note")
+    with pytest.raises(OSError, match="symbolic links"):
+        budget.take(1)
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidModel, match="budget_folder"):
+        Budget("a/b", 100, tmp_path / "file" / "folder")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_the_note_of_another_user_is_not_used(tmp_path: Path) -> None:
+    budget = Budget("a/b", 100, tmp_path, ManualClock())
+    budget.take(1)
+    (note,) = tmp_path.iterdir()
+    os.chown(note, 12345, 12345)
+    with pytest.raises(PermissionError, match="another user"):
+        budget.take(1)
 
 
 def test_without_a_limit_nothing_is_noted(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import re
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import stat
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -37,6 +38,7 @@ from swell import ui
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import CheckedUrl, UrlPolicy, bare_url
 from swell.clock import Clock, SystemClock
+from swell.config import state_folder
 from swell.errors import InvalidRequest
 from swell.media import Audio, File, Image, Video, Within
 from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject, define
@@ -75,8 +77,21 @@ _LONGEST_PAUSE_S: Final = 30.0
 
 _BUSY: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 
+#: Those that say that nothing was begun: what costs money is asked for again after no other.
+_NOT_BEGUN: Final = frozenset({429, 503})
+
+#: How long the word that nobody wants a prediction any more may take, in seconds.
+_CANCEL_S: Final = 15.0
+
 #: The key is wrong, or the account has no money: no other input will fare better.
 _LOCKED: Final = frozenset({401, 402, 403})
+
+#: What was to be sent never left.
+_NEVER_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
 
 #: Reads a URL without judging where it leads.
 _ANY: Final = UrlPolicy(trusts_all=True)
@@ -89,14 +104,21 @@ class BudgetSpent(RuntimeError):
     """Today's money for a remote model is spent; the task may be tried again tomorrow."""
 
 
+class _Refused(RuntimeError):
+    """The API does not do it, for a reason that is not the input's: nothing was made."""
+
+
 class Budget:
-    """What a remote model may cost in a day, over all workers of this machine.
+    """What a remote model may cost in a day, over all workers that one user has on this machine.
 
     Args:
         name: Of the model.
         micros_per_day: In millionths of a dollar; None for no limit.
-        folder: Where it is noted what was spent; it outlives workers.
+        folder: Where it is noted what was spent; it outlives workers. None for this user's own.
         clock: Says which day it is, in UTC.
+
+    Raises:
+        InvalidModel: The folder cannot be used.
     """
 
     def __init__(
@@ -109,8 +131,9 @@ class Budget:
         self._clock = clock or SystemClock()
         self._name = name
         self._most = micros_per_day
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        self._path = (folder or Path(tempfile.gettempdir())) / f"swell-remote-{digest}.json"
+        if micros_per_day is not None:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            self._path = _usable(folder) / f"swell-remote-{digest}.json"
 
     def take(self, micros: int) -> None:
         """Spend so much of today's money before it is asked for.
@@ -139,8 +162,10 @@ class Budget:
     @contextlib.contextmanager
     def _noted(self) -> Iterator[dict[str, Any]]:
         today = self._clock.now().date().isoformat()
-        self._path.touch(mode=0o600, exist_ok=True)
-        with self._path.open("r+") as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(self._path, flags, 0o600), "r+") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                raise PermissionError(f"{self._path} belongs to another user: remove it")
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 spent = json.loads(file.read())
@@ -154,6 +179,22 @@ class Budget:
             file.write(json.dumps(spent))
 
 
+def _usable(folder: Path | None) -> Path:
+    """Return a folder for notes of budgets, made if it is not there; None for this user's own."""
+    try:
+        told = state_folder() / "budgets" if folder is None else folder
+        told.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = told.lstat()
+        is_own = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+        if folder is None and is_own:
+            told.chmod(0o700)
+    except (OSError, RuntimeError) as error:
+        raise InvalidModel(f"{error}: set budget_folder to a folder that can be used") from None
+    if folder is None and not is_own:
+        raise InvalidModel(f"{told} is no folder of this user's: remove it, or set budget_folder")
+    return told
+
+
 class RemoteModel(Model):
     """A model behind somebody's API. Derive from one of the classes below."""
 
@@ -163,10 +204,10 @@ class RemoteModel(Model):
     key_file: ClassVar[str] = ""
     #: What one sample costs there, in millionths of a dollar.
     price_micros: ClassVar[int] = 0
-    #: What may be spent there in a day by this machine, in millionths of a dollar; None for no
+    #: What may be spent there in a day by this user here, in millionths of a dollar; None for no
     #: limit.
     budget_micros_per_day: ClassVar[int | None] = None
-    #: Where that is noted; None for the machine's folder of temporary files.
+    #: Where that is noted; None for `swell/budgets` where this user's programs keep their state.
     budget_folder: ClassVar[str | None] = None
     #: Where files of answers may lie although it is private, in the words of
     #: `worker.allow_private_urls`. The API itself may lie anywhere.
@@ -180,7 +221,7 @@ class RemoteModel(Model):
         """Read the key.
 
         Raises:
-            InvalidModel: The URL is none, or the key cannot be read.
+            InvalidModel: The URL is none, the key cannot be read, or the budget noted nowhere.
             InvalidRequest: `url` or `allow_private_urls` is not written as such.
         """
         if urlsplit(self.url).scheme not in ("http", "https"):
@@ -214,7 +255,6 @@ class RemoteModel(Model):
 
     async def _run_one(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
         """Ask for one sample; stop where the task is cancelled."""
-        self._budget.take(self.price_micros)
         asking = asyncio.ensure_future(self._ask(session, item))
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -223,16 +263,36 @@ class RemoteModel(Model):
                         raise Cancelled
                     await asyncio.wait([asking], timeout=_LOOK_S)
             return asking.result()
-        except BaseException as error:
+        finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            if not isinstance(error, Cancelled | TimeoutError):
-                # Nothing was made. What was broken off may have been.
-                self._budget.give_back(self.price_micros)
-            raise
 
     async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
         raise NotImplementedError
+
+    async def _create(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        body: Any,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Have something made, which is paid for before it is asked for.
+
+        Whatever may have been begun stays paid.
+
+        Raises:
+            BudgetSpent: There is no money for it today.
+            Exception: See `_json`.
+        """
+        self._budget.take(self.price_micros)
+        try:
+            return await self._json(
+                session, "POST", url, body=body, headers=headers, again=_NOT_BEGUN
+            )
+        except (Reject, _Refused, *_NEVER_SENT):
+            self._budget.give_back(self.price_micros)
+            raise
 
     async def _json(
         self,
@@ -242,9 +302,9 @@ class RemoteModel(Model):
         *,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-        repeats: bool = True,
+        again: Collection[int] = _BUSY,
     ) -> Any:
-        """Return what the API answers, asked again where it is busy.
+        """Return what the API answers, asked again where its status is one of these.
 
         Raises:
             Reject: It refuses this input.
@@ -252,12 +312,14 @@ class RemoteModel(Model):
         """
         sent = self._headers | dict(headers or {})
         for tries in range(1, _TRIES + 1):
-            async with session.request(method, url, json=body, headers=sent) as answer:
+            async with session.request(
+                method, url, json=body, headers=sent, allow_redirects=False
+            ) as answer:
                 said = await _read(answer)
                 if answer.status < 300:
                     return _decoded(said, url)
                 error = self._error(answer.status, said)
-                if answer.status not in _BUSY or not repeats or tries == _TRIES:
+                if answer.status not in again or tries == _TRIES:
                     raise error
                 pause_s = _pause_s(answer.headers.get("Retry-After", ""), tries)
             await asyncio.sleep(pause_s)
@@ -266,13 +328,19 @@ class RemoteModel(Model):
     def _error(self, status: int, said: bytes) -> Exception:
         words = _words_of(said) or f"HTTP {status}"
         if status in _LOCKED:
-            return RuntimeError(
+            return _Refused(
                 f"{_host(self.url)} refuses the key of {self.name} ({status}): {words}; look at "
                 f"key_file and the account there"
             )
         if 400 <= status < 500 and status not in _BUSY:
             return Reject(f"{_host(self.url)} refuses this input: {words}")
-        return RuntimeError(f"{_host(self.url)} failed ({status}): {words}")
+        if status < 400:
+            return RuntimeError(
+                f"{_host(self.url)} leads elsewhere ({status}): set `url` to where the API is"
+            )
+        # Too slow a request (408) may have been understood all the same.
+        kind = _Refused if status in (409, 429) else RuntimeError
+        return kind(f"{_host(self.url)} failed ({status}): {words}")
 
     async def _file(self, session: aiohttp.ClientSession, url: str, kind: str) -> Any:
         """Return a file of an answer, which is a data URI or a URL.
@@ -348,7 +416,7 @@ class OpenAIImages(RemoteModel):
             "n": 1,
         }
         url = f"{self.url.rstrip('/')}/images/generations"
-        answer = await self._json(session, "POST", url, body=body)
+        answer = await self._create(session, url, body)
         try:
             (made,) = answer["data"]
             if made.get("b64_json"):
@@ -389,10 +457,10 @@ class Predictions(RemoteModel):
         if self.version:
             path, body["version"] = "/predictions", self.version
         prefer = {"Prefer": "wait=5"}
-        found = await self._json(session, "POST", base + path, body=body, headers=prefer)
+        found = await self._create(session, base + path, body, prefer)
         try:
             found = await self._follow(session, found, base, item)
-        except asyncio.CancelledError:
+        except BaseException:
             await self._cancel(session, found, base)
             raise
         return await self._outcome(session, found, base)
@@ -411,7 +479,8 @@ class Predictions(RemoteModel):
     async def _cancel(self, session: aiohttp.ClientSession, found: Any, base: str) -> None:
         """Tell the API that nobody wants it any more; it may have ended."""
         with contextlib.suppress(Exception):
-            await self._json(session, "POST", _link(found, "cancel", base), repeats=False)
+            async with asyncio.timeout(_CANCEL_S):
+                await self._json(session, "POST", _link(found, "cancel", base), again=())
 
     async def _outcome(self, session: aiohttp.ClientSession, found: Any, base: str) -> Any:
         if _state(found) != "succeeded":
