@@ -9,8 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 import swell
-from commandline import Swell
+from commandline import Swell, ready_line, stop
+from swell import Client
 from swell.client.access import read_access
+from swell.client.errors import TaskEnded
 from swell.model import Item, Listener, Reject
 from swell.zoo import remote
 
@@ -170,3 +172,31 @@ def test_a_remote_model_is_a_file_like_any_other(place: dict[str, str], swell: S
     )
     swell.ok("run", "theirs.py", "-i", "prompt=a fox", "-i", "size=64x64", "--out", "made")
     assert len(list((swell.folder / "made").iterdir())) == 1
+
+
+def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) -> None:
+    (swell.folder / "theirs.py").write_text(
+        "from swell.zoo import remote\n\n"
+        "class Theirs(remote.OpenAIImages):\n"
+        '    """Drawn elsewhere."""\n'
+        '    name = "remote/theirs"\n'
+        '    url = "http://127.0.0.1:9/v1"\n'
+        "    price_micros = 2\n"
+        "    budget_micros_per_day = 1\n"
+        f'    budget_folder = "{swell.folder / "budgets"}"\n'
+    )
+    process = swell.start("up", "--json", "--port", "0", "-m", "theirs.py")
+    try:
+        ready_line(process, swell.folder)
+        access = read_access(swell.folder / ".swell")
+        assert access is not None
+        with Client(access.url, access.key) as client:
+            task = client.submit("remote/theirs", {"prompt": "a fox"})
+            with pytest.raises(TaskEnded, match="begins anew on"):
+                client.wait(task, timeout_s=60)
+            ended = client.get(task)
+    finally:
+        assert stop(process) == 0
+    assert (ended.state, ended.attempt) == ("failed", 1)
+    assert ended.error is not None
+    assert ended.error.code == "rejected"

@@ -1,21 +1,22 @@
 """What remote models may cost in a day, and what is not believed of their answers."""
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from swell.clock import ManualClock
 from swell.model import InvalidModel
+from swell.worker.job import fault_of
 from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
 
 
 def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: Path) -> None:
-    clock = ManualClock()
+    clock = ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
     one, other = (Budget("a/b", 100, tmp_path, clock) for _ in range(2))
     one.take(60)
-    with pytest.raises(BudgetSpent, match="tomorrow"):
+    with pytest.raises(BudgetSpent, match="begins anew on 2026-01-02 at 00:00 UTC"):
         other.take(41)
     other.take(40)
     one.give_back(60)
@@ -25,6 +26,12 @@ def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: P
         one.take(1)
     clock.advance(timedelta(days=1).total_seconds())
     one.take(100)
+
+
+def test_an_attempt_without_money_is_the_last() -> None:
+    fault = fault_of(1, BudgetSpent("it begins anew on 2026-01-02 at 00:00 UTC"), 0.0)
+    assert (fault.code, fault.retryable) == ("rejected", False)
+    assert "2026-01-02" in fault.detail
 
 
 def test_a_note_that_is_damaged_is_begun_anew(tmp_path: Path) -> None:

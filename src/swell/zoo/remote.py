@@ -26,6 +26,7 @@ import os
 import re
 import stat
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -100,8 +101,8 @@ _ANY: Final = UrlPolicy(trusts_all=True)
 _PROGRESS: Final = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)", re.MULTILINE)
 
 
-class BudgetSpent(RuntimeError):
-    """Today's money for a remote model is spent; the task may be tried again tomorrow."""
+class BudgetSpent(Reject):
+    """Today's money for a remote model is spent: no attempt before tomorrow can help."""
 
 
 class _Refused(RuntimeError):
@@ -145,10 +146,10 @@ class Budget:
             return
         with self._noted() as spent:
             if spent["micros"] + micros > self._most:
+                anew = date.fromisoformat(spent["day"]) + timedelta(days=1)
                 raise BudgetSpent(
-                    f"{self._name} may cost ${self._most / 1e6:g} a day, and "
-                    f"${spent['micros'] / 1e6:g} of it are spent: raise budget_micros_per_day, or "
-                    "wait until tomorrow (UTC)"
+                    f"what {self._name} may cost in a day (budget_micros_per_day) is spent, and "
+                    f"begins anew on {anew} at 00:00 UTC: ask again then, or for another model"
                 )
             spent["micros"] += micros
 
