@@ -576,4 +576,31 @@ def test_under_a_deep_prefix_everything_is_found_below_it(browser: Browser, app:
         )
         elsewhere = [each for each in asked if not each.startswith((f"{url}/", "data:", "blob:"))]
         assert elsewhere == []
+        # What another Swell of this origin keeps stays where somebody signs out here.
+        page.evaluate("localStorage.setItem('swell.key', JSON.stringify('of the root'))")
+        page.reload()
+        expect(made(page).first).to_be_visible()
+        page.locator(".tools .opener").last.click()
+        page.get_by_role("menuitem", name="Sign out").click()
+        expect(page.get_by_label("Key")).to_be_visible()
+        kept = page.evaluate("Object.values(localStorage)")
+        assert '"of the root"' in kept
+        assert f'"{app.key}"' not in kept
+        context.close()
+
+
+def test_below_a_prefix_what_was_kept_before_is_had_again_with_the_same_key(
+    browser: Browser, app: App
+) -> None:
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    page.add_init_script(
+        "if (!sessionStorage.seeded) { sessionStorage.seeded = 1; "
+        f"localStorage.setItem('swell.key', '\"{app.key}\"'); "
+        "localStorage.setItem('swell.draft', '\"a wish of last week\"'); }"
+    )
+    with under_prefix(app.url, "/older") as url:
+        page.goto(f"{url}/#/key/{app.key}")
+        expect(prompt(page)).to_have_value("a wish of last week")
+        assert page.evaluate("localStorage.getItem('swell.key')") is None
         context.close()

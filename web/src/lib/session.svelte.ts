@@ -1,10 +1,7 @@
 // Who is signed in: a key, and what it may do.
 import { call, useKey, type KeyView, Problem } from "./api/client";
 import type { Word } from "./i18n/index.svelte";
-import { forget, keep, kept } from "./stored";
-
-/** What is kept of whoever sits here, whatever the key. */
-const OF_BROWSER = ["language", "theme", "letters"];
+import { forget, inherit, keep, kept } from "./stored";
 
 type State = "out" | "trying" | "checking" | "in" | "unreachable";
 
@@ -50,7 +47,7 @@ class Session {
     try {
       const key = await call("GET /v1/keys/self", {});
       keep("key", secret.trim());
-      if (!this.isOf(key)) return location.reload();
+      if (inherit(secret.trim()) || !this.isOf(key)) return location.reload();
       this.key = key;
       this.state = "in";
     } catch (error) {
@@ -61,7 +58,7 @@ class Session {
 
   /** Leave nothing behind that was of this key, neither kept nor in memory. */
   signOut(): void {
-    forget(OF_BROWSER);
+    forget();
     useKey("", () => {});
     location.reload();
   }
@@ -69,7 +66,7 @@ class Session {
   /** Whether what the browser keeps is of this key; what another has left is forgotten. */
   private isOf(key: KeyView): boolean {
     const owner = kept<string>("owner", "");
-    if (owner && owner !== key.id) forget([...OF_BROWSER, "key"]);
+    if (owner && owner !== key.id) forget(["key"]);
     keep("owner", key.id);
     return !owner || owner === key.id;
   }
