@@ -120,6 +120,20 @@ def test_what_is_missing_is_told_beside_it_and_nothing_is_sent(app_page: Page, a
     expect(packs(app_page)).to_have_count(0)
 
 
+def test_what_is_chosen_outlives_a_look_at_another_page(app_page: Page, app: App) -> None:
+    app.open(app_page, "/portraits")
+    choose(app_page, "Snow", "Beach")
+    small(app_page)
+    app_page.get_by_role("link", name="Library").click()
+    expect(app_page.get_by_role("heading", name="Library", level=1)).to_be_visible()
+    app_page.get_by_role("link", name="Portraits").click()
+    expect(app_page.get_by_alt_text("The chosen picture")).to_be_visible()
+    expect(app_page.get_by_role("button", name="Make 2 portraits")).to_be_visible()
+    expect(app_page.get_by_role("checkbox", name="Beach", exact=True)).to_be_checked()
+    app_page.get_by_text("More settings").click()
+    expect(app_page.get_by_label("Size")).to_have_value("512")
+
+
 def test_a_pack_is_found_again_by_a_reload_in_the_middle_and_can_be_canceled(
     app_page: Page, app: App
 ) -> None:
