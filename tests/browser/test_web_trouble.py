@@ -157,6 +157,32 @@ def test_a_server_that_starts_anew_while_it_draws_loses_no_picture(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_what_is_under_way_is_found_where_the_first_look_has_failed(
+    context: BrowserContext, server: Server
+) -> None:
+    page = context.new_page()
+    task = server.begun(page, "a picture at the second look")
+    page.route("**/v1/tasks?*state=running*", lambda route: route.abort(), times=1)
+    server.app.open(page, **_KEPT)
+    picture = named(page, "a picture at the second look")
+    expect(picture.get_by_role("progressbar")).to_be_visible(timeout=_PATIENCE_MS)
+    server.ask(page, "POST", f"/v1/tasks/{task['id']}/cancel")
+
+
+def test_what_went_wrong_while_nobody_looked_is_told(
+    context: BrowserContext, server: Server
+) -> None:
+    page = context.new_page()
+    wish = {"prompt": "a picture that came too late", "steps": 600, "step_s": 0.1}
+    asked = {"model": "demo/echo-picture", "input": wish, "user": _KEPT["person"]}
+    task = server.ask(page, "POST", "/v1/tasks", {**asked, "finish_by_s": 1})
+    assert task["state"] == "expired", task
+    server.app.open(page, **_KEPT)
+    card = named(page, "a picture that came too late")
+    expect(card).to_contain_text(task["error"]["detail"] or task["error"]["title"])
+    expect(card.get_by_role("button", name="Try again")).to_be_visible()
+
+
 def test_an_answer_of_somebody_else_is_no_mistake_of_the_server(
     context: BrowserContext, server: Server
 ) -> None:

@@ -18,6 +18,10 @@ const ENDED = new Set(["succeeded", "failed", "canceled", "expired"]);
  */
 const TURN_MS = 1000;
 const POLL_MS = 2500;
+/** Where the first look has failed, it is tried again so much later. */
+const AGAIN_MS = 5000;
+/** What went wrong while nobody looked is told so long. */
+const TOLD_MS = 3_600_000;
 /** A stream that has told nothing for so long may have died without a word, as lines of phones do. */
 const SILENT_MS = 10_000;
 
@@ -127,14 +131,25 @@ class Jobs {
     return this.all.filter((job) => !job.isOver);
   }
 
-  /** Find what this browser asked for and is under way. */
+  /** Find what this browser asked for and is under way, or went wrong lately; tried until it is known, or `stop`. */
   async load(): Promise<void> {
     this.channel ??= new BroadcastChannel(`swell ${base.pathname}`);
     this.channel.onmessage = (message: MessageEvent<TaskView>) => void (message.data.user === person && this.adopt(message.data));
-    const asked = (["running", "queued"] as const).map((state) =>
-      call("GET /v1/tasks", { query: { state, user: person, limit: 100 } }),
-    );
-    for (const list of await Promise.all(asked)) list.tasks.forEach((task) => this.adopt(task));
+    const { channel } = this;
+    while (this.channel === channel && !(await this.look().then(() => true, () => false))) {
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  }
+
+  private async look(): Promise<void> {
+    const since = new Date(Date.now() - TOLD_MS).toISOString();
+    const asked = (["running", "queued", "failed", "expired"] as const).map((state) => {
+      const isOver = ENDED.has(state);
+      return call("GET /v1/tasks", { query: { state, user: person, since: isOver ? since : undefined, limit: isOver ? 20 : 100 } });
+    });
+    const { channel } = this;
+    const lists = await Promise.all(asked);
+    if (this.channel === channel) for (const list of lists) list.tasks.forEach((task) => this.adopt(task));
   }
 
   /** Ask for something; throws a `Problem`. The same `key` asks once, however often it is sent: see `Press`. */
