@@ -15,17 +15,21 @@ from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
 def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: Path) -> None:
     clock = ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
     one, other = (Budget("a/b", 100, tmp_path, clock) for _ in range(2))
-    one.take(60)
+    day = one.take(60)
     with pytest.raises(BudgetSpent, match="begins anew on 2026-01-02 at 00:00 UTC"):
         other.take(41)
     other.take(40)
-    one.give_back(60)
+    one.give_back(60, day)
     other.take(60)
     Budget("a/c", 100, tmp_path, clock).take(100)
     with pytest.raises(BudgetSpent):
         one.take(1)
     clock.advance(timedelta(days=1).total_seconds())
     one.take(100)
+    # What was taken yesterday is none of today's.
+    other.give_back(40, day)
+    with pytest.raises(BudgetSpent, match="2026-01-03"):
+        one.take(1)
 
 
 def test_an_attempt_without_money_is_the_last() -> None:

@@ -136,14 +136,14 @@ class Budget:
             digest = hashlib.sha256(name.encode()).hexdigest()[:16]
             self._path = _usable(folder) / f"swell-remote-{digest}.json"
 
-    def take(self, micros: int) -> None:
-        """Spend so much of today's money before it is asked for.
+    def take(self, micros: int) -> str:
+        """Spend so much of today's money before it is asked for; return which day that is.
 
         Raises:
             BudgetSpent: There is not as much left.
         """
         if self._most is None or micros == 0:
-            return
+            return self._today()
         with self._noted() as spent:
             if spent["micros"] + micros > self._most:
                 anew = date.fromisoformat(spent["day"]) + timedelta(days=1)
@@ -152,17 +152,23 @@ class Budget:
                     f"begins anew on {anew} at 00:00 UTC: ask again then, or for another model"
                 )
             spent["micros"] += micros
+            day: str = spent["day"]
+        return day
 
-    def give_back(self, micros: int) -> None:
-        """Note that what was taken was not spent."""
+    def give_back(self, micros: int, day: str) -> None:
+        """Note that what was taken on a day was not spent; another day's money stays as it is."""
         if self._most is None or micros == 0:
             return
         with self._noted() as spent:
-            spent["micros"] = max(0, spent["micros"] - micros)
+            if spent["day"] == day:
+                spent["micros"] = max(0, spent["micros"] - micros)
+
+    def _today(self) -> str:
+        return self._clock.now().date().isoformat()
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[dict[str, Any]]:
-        today = self._clock.now().date().isoformat()
+        today = self._today()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self._path, flags, 0o600), "r+") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
@@ -286,13 +292,13 @@ class RemoteModel(Model):
             BudgetSpent: There is no money for it today.
             Exception: See `_json`.
         """
-        self._budget.take(self.price_micros)
+        day = self._budget.take(self.price_micros)
         try:
             return await self._json(
                 session, "POST", url, body=body, headers=headers, again=_NOT_BEGUN
             )
         except (Reject, _Refused, *_NEVER_SENT):
-            self._budget.give_back(self.price_micros)
+            self._budget.give_back(self.price_micros, day)
             raise
 
     async def _json(
@@ -366,9 +372,10 @@ class RemoteModel(Model):
         try:
             for _ in range(_MOST_REDIRECTS + 1):
                 # Whoever has led elsewhere does not lead back to what the key opens.
-                is_home = is_home and _origin(_ANY.check(target)) == self._origin
+                checked = _ANY.check(target)
+                is_home = is_home and _origin(checked) == self._origin
                 opened = (
-                    session.get(target, headers=self._headers, allow_redirects=False)
+                    session.get(checked.url, headers=self._headers, allow_redirects=False)
                     if is_home
                     else outside.get(target)
                 )
