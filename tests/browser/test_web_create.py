@@ -1,10 +1,12 @@
 """From words to pictures in the web app, with the built-in models."""
 
 import base64
+import io
 import re
 import urllib.request
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from app import AXE, ROOT, SIZES, App, breaches
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
@@ -232,6 +234,45 @@ def test_a_picture_is_varied_remixed_and_enlarged(browser: Browser, app: App) ->
     # Whether the model can is tested elsewhere, and takes long.
     results(page).first.get_by_role("button", name="Cancel").click()
     expect(results(page).first.get_by_text("Canceled")).to_be_visible(timeout=PATIENCE_MS)
+    # Again it is made larger, and not drawn anew.
+    with page.expect_response(re.compile(r"/v1/tasks/[^/]+/retry$")) as told:
+        results(page).first.get_by_role("button", name="Try again").click()
+    again = told.value.json()
+    assert (again["model"], again["input"]["factor"]) == ("swell/upscale", 2)
+    results(page).first.get_by_role("button", name="Cancel").click()
+    expect(results(page).first.get_by_text("Canceled")).to_be_visible(timeout=PATIENCE_MS)
+    page.context.close()
+
+
+def test_a_picture_that_was_made_larger_has_the_seed_of_the_one_that_was_drawn(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(browser, app)
+    person = page.evaluate("JSON.parse(localStorage.getItem('swell.person'))")
+    small = io.BytesIO()
+    PIL.Image.new("RGB", (32, 32), "red").save(small, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+    # As the app asks for it, of a picture that is small.
+    asked = {
+        "model": "swell/upscale",
+        "input": {"image": image, "factor": 2},
+        "metadata": {"create": {"prompt": "a red square", "seed": 7}, "enlarged": "one"},
+        "user": person,
+    }
+    headers = {"authorization": f"Bearer {app.key}", "prefer": "wait=60"}
+    task = page.request.post(f"{app.url}/v1/tasks", headers=headers, data=asked).json()
+    assert task["state"] == "succeeded", task
+    assert task["seed"] != 7
+    page.reload()
+    made(page).click()
+    viewer = page.get_by_role("dialog", name="a red square")
+    expect(viewer.get_by_text("Seed")).to_have_text("Seed 7")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="More with this picture").click()
+    page.get_by_role("menuitem", name="Take settings and seed").click()
+    expect(prompt(page)).to_have_value("a red square")
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Seed")).to_have_value("7")
     page.context.close()
 
 

@@ -1,6 +1,12 @@
 // What went wrong, as a sentence for people: the service's own where it has one.
 import { Problem } from "./api/client";
 import { duration, t } from "./i18n/index.svelte";
+import { say } from "./notices.svelte";
+
+/** Do what was pressed, and show a notice where that fails. */
+export async function tryTo(act: () => Promise<unknown>): Promise<void> {
+  await act().catch((error: unknown) => say(sentence(error), "bad"));
+}
 
 export function sentence(error: unknown): string {
   if (!(error instanceof Problem)) return error instanceof Error ? error.message : String(error);

@@ -141,10 +141,15 @@ class Draft {
 
 export const draft = new Draft();
 
-/** How a task was asked for, whoever asked. */
+/** Whether a task made a picture larger: it was given words and a seed before, and draws nothing anew. */
+export function isEnlarged(task: TaskView): boolean {
+  return "enlarged" in ((task.metadata as object | null) ?? {});
+}
+
+/** How a task was asked for, whoever asked; of a picture that was made larger, how that was. */
 export function recipeOf(task: TaskView): Recipe {
   const told = (task.metadata as { create?: Recipe } | null)?.create;
-  if (told && typeof told.prompt === "string") return { ...told, seed: task.seed ?? told.seed };
+  if (told && typeof told.prompt === "string") return { ...told, seed: isEnlarged(task) ? told.seed : (task.seed ?? told.seed) };
   return { ...recipeFrom(task.model, task.input), seed: task.seed };
 }
 
