@@ -462,6 +462,42 @@ def test_settings_of_a_model_that_is_gone_are_taken_and_told_of(browser: Browser
     page.context.close()
 
 
+def test_what_was_chosen_is_there_after_another_page_and_after_a_reload(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(browser, app)
+    styles = page.get_by_role("group", name="Style").get_by_role("radio")
+    styles.nth(2).check(force=True)
+    page.locator(".count label").nth(2).click()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Seed").fill("77")
+    away_and_back(page)
+    expect(styles.nth(2)).to_be_checked()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Model", exact=True).select_option("swell/icons")
+    page.get_by_label("Steps").fill("21")
+
+    def is_there() -> None:
+        expect(page.locator(".count input").nth(2)).to_be_checked()
+        page.get_by_text("More settings").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value("swell/icons")
+        expect(page.get_by_label("Seed")).to_have_value("77")
+        expect(page.get_by_label("Steps")).to_have_value("21")
+
+    away_and_back(page)
+    is_there()
+    page.reload()
+    is_there()
+    page.context.close()
+
+
+def away_and_back(page: Page) -> None:
+    page.get_by_role("link", name="Library").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Library")
+    page.get_by_role("link", name="Create").first.click()
+    expect(prompt(page)).to_be_visible()
+
+
 def test_whoever_signs_out_leaves_nothing_behind(browser: Browser, app: App) -> None:
     page = fresh(browser, app)
     person = page.evaluate("localStorage.getItem('swell.person')")

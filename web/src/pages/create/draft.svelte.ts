@@ -25,9 +25,9 @@ class Draft {
   prompt = $state(kept("draft", ""));
   style = $state(kept("style", ""));
   count = $state(kept("count", 1));
-  seed = $state<number | null>(null);
+  seed = $state(kept<number | null>("seed", null));
   wanted = $state(kept("model", ""));
-  values = $state<Values>({});
+  values = $state(kept<Values>("values", {}));
   styles = $state.raw<StyleView[]>([]);
   /** Name of the model that the form is of. */
   private filled = "";
@@ -66,7 +66,7 @@ class Draft {
   async load(): Promise<void> {
     const [, list] = await Promise.all([models.load(), call("GET /v1/styles", {})]);
     this.styles = list.styles;
-    this.reset();
+    this.fit();
   }
 
   /** Begin the form of the model, with what is given of it. */
@@ -77,7 +77,13 @@ class Draft {
 
   /** Fit the form to another model that has come, or has stepped in for one that went. */
   settle(): void {
-    if (this.filled !== (this.model?.name ?? "")) this.reset({ ...this.values });
+    if (this.filled !== (this.model?.name ?? "")) this.fit();
+  }
+
+  /** What the model does not know stays, for the one that does. */
+  private fit(): void {
+    this.values = { ...this.values, ...beginning(this.rest, this.values) };
+    this.filled = this.model?.name ?? "";
   }
 
   recipe(seed: number | null): Recipe {
@@ -131,11 +137,12 @@ class Draft {
     keep("draft", this.prompt);
   }
 
-  keep(): void {
-    this.keepWords();
+  keepSettings(): void {
     keep("style", this.style);
     keep("count", this.count);
+    keep("seed", this.seed);
     keep("model", this.wanted);
+    keep("values", this.values);
   }
 }
 
