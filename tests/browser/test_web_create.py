@@ -244,6 +244,32 @@ def test_a_picture_is_varied_remixed_and_enlarged(browser: Browser, app: App) ->
     page.context.close()
 
 
+def test_the_note_in_a_file_is_read_where_its_task_was_erased_and_a_file_twice(
+    browser: Browser, app: App, tmp_path: Path
+) -> None:
+    page = fresh(browser, app)
+    headers = {"authorization": f"Bearer {app.key}"}
+    asked = {"model": "swell/icons", "input": {"prompt": "a green leaf"}, "seed": 5}
+    task = page.request.post(
+        f"{app.url}/v1/tasks", headers={**headers, "prefer": "wait=60"}, data=asked
+    ).json()
+    assert task["state"] == "succeeded", task
+    # Its name leads to a task of which nothing is left.
+    saved = tmp_path / f"swell-{task['id']}.png"
+    saved.write_bytes(page.request.get(task["artifacts"][0]["url"], headers=headers).body())
+    erased = page.request.delete(f"{app.url}/v1/tasks/{task['id']}", headers=headers)
+    assert erased.ok, erased.text()
+    page.get_by_text("More settings").click()
+    field = page.get_by_label("Settings from a picture")
+    for _ in range(2):
+        prompt(page).fill("")
+        field.set_input_files(saved)
+        expect(prompt(page)).to_have_value("a green leaf")
+        expect(page.get_by_label("Seed")).to_have_value("5")
+        assert field.input_value() == ""
+    page.context.close()
+
+
 def test_a_picture_that_was_made_larger_has_the_seed_of_the_one_that_was_drawn(
     browser: Browser, app: App
 ) -> None:
