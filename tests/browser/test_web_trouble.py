@@ -224,6 +224,44 @@ def test_pictures_of_a_page_that_was_left_open_are_seen_and_saved_when_their_add
     assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_waits_is_canceled_one_after_the_other_and_a_failure_is_told(
+    context: BrowserContext, server: Server
+) -> None:
+    page = context.new_page()
+    tasks = [server.begun(page, f"a picture too many {number}")["id"] for number in range(6)]
+    server.app.open(page, **_KEPT)
+    page.get_by_role("button", name="My jobs").click()
+    jobs = page.get_by_role("dialog", name="My jobs")
+    asked: list[str] = []
+
+    def cut(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort()
+
+    page.route("**/cancel", cut)
+    jobs.get_by_role("button", name="Cancel what waits").click()
+    expect(page.locator(".toast")).to_contain_text("The server cannot be reached")
+    assert len(asked) == 1
+    page.unroute("**/cancel")
+    jobs.get_by_role("button", name="Cancel what waits").click()
+    expect(jobs.get_by_text("Waiting")).to_have_count(0)
+    expect(jobs.get_by_role("progressbar").first).to_be_visible()
+    for task in tasks:
+        server.ask(page, "POST", f"/v1/tasks/{task}/cancel")
+
+
+def test_a_language_whose_words_do_not_come_is_told(
+    context: BrowserContext, server: Server
+) -> None:
+    page = context.new_page()
+    server.app.open(page, **_KEPT)
+    page.route(re.compile(r"/es-[^/]*\.js$"), lambda route: route.abort())
+    page.locator(".tools .opener").first.click()
+    page.get_by_role("menuitemradio", name="Español").click()
+    expect(page.locator(".toast")).to_contain_text("The server cannot be reached")
+    expect(page.get_by_role("button", name="Create", exact=True)).to_be_visible()
+
+
 # --- other tabs ----------------------------------------------------------------------------------
 
 

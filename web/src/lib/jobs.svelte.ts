@@ -183,8 +183,12 @@ class Jobs {
     }
   }
 
+  /** Cancel all that wait, one after the other, the last first; throws a `Problem`, and leaves the rest. */
   async cancelWaiting(): Promise<void> {
-    await Promise.all(this.active.filter((job) => job.task.state === "queued").map((job) => this.cancel(job)));
+    const isWaiting = (job: Job): boolean => job.task.state === "queued";
+    for (const job of this.active) {
+      if (isWaiting(job)) await this.cancel(job);
+    }
   }
 
   async retry(job: Job): Promise<Job> {

@@ -1,4 +1,5 @@
 // Words of the app. English is part of it; another language is fetched when it is chosen.
+import { Problem } from "../api/client";
 import { keep, kept } from "../stored";
 import en from "./en.json";
 
@@ -35,8 +36,9 @@ export async function startLanguage(): Promise<void> {
   await speech.speak(found).catch(() => speech.speak("en"));
 }
 
+/** Throws a `Problem` where its words cannot be fetched. */
 export async function chooseLanguage(language: Language): Promise<void> {
-  await speech.speak(language);
+  await speech.speak(language).catch(() => Promise.reject(new Problem(0, "unreachable", "")));
   keep("language", language);
 }
 
