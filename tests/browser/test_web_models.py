@@ -113,11 +113,27 @@ def test_the_code_of_the_form_runs(app_page: Page, app: App, tmp_path: Path) -> 
         )
         assert done.returncode == 0, done.stderr
         assert "succeeded" in done.stdout or ".png" in done.stdout, done.stdout
+    https = app_page.get_by_text("fal's clients use https alone")
     for client in ("Replicate", "OpenAI", "fal"):
         app_page.get_by_role("button", name=client, exact=True).click()
         code = app_page.get_by_role("region", name=client).inner_text()
         compile(code, client, "exec")
         assert f"{app.url}/".split("//")[1] in code
+        expect(https).to_have_count(1 if client == "fal" else 0)
+
+
+def test_openai_is_a_client_of_what_draws_also_before_there_is_a_prompt(
+    app_page: Page, app: App
+) -> None:
+    app.open(app_page, "/models/swell/icons")
+    app_page.get_by_label("Prompt").fill("")
+    app_page.get_by_role("tab", name="Use from code").click()
+    clients = app_page.get_by_role("group", name="Client").get_by_role("button")
+    expect(clients.get_by_text("OpenAI")).to_be_visible()
+    app.open(app_page, "/models/swell/translate")
+    app_page.get_by_role("tab", name="Use from code").click()
+    expect(clients.get_by_text("fal")).to_be_visible()
+    expect(clients.get_by_text("OpenAI")).to_have_count(0)
 
 
 def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app: App) -> None:

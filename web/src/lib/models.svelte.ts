@@ -37,3 +37,9 @@ export const models = new Models();
 export function makesPictures(model: ModelView): boolean {
   return /"x-file":\s*"image"/.test(JSON.stringify(model.output_schema));
 }
+
+/** Whether a model makes pictures from words. */
+export function draws(model: ModelView): boolean {
+  const input = (model.input_schema["properties"] ?? {}) as Record<string, unknown>;
+  return "prompt" in input && makesPictures(model);
+}

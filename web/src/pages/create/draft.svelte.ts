@@ -2,7 +2,7 @@
 import { call, type ModelView, type StyleView, type TaskView } from "../../lib/api/client";
 import { beginning, fieldsOf, type FormField, inputOf, type Values } from "../../lib/form/schema";
 import type { Wish } from "../../lib/jobs.svelte";
-import { makesPictures, models } from "../../lib/models.svelte";
+import { draws, models } from "../../lib/models.svelte";
 import { speech } from "../../lib/i18n/index.svelte";
 import { keep, kept } from "../../lib/stored";
 
@@ -210,9 +210,4 @@ export function decode(text: string): Recipe | null {
 /** What a style is called in the language that is spoken. */
 export function styleName(style: StyleView): string {
   return style.labels[speech.language] ?? style.label;
-}
-
-export function draws(model: ModelView): boolean {
-  const input = (model.input_schema["properties"] ?? {}) as Record<string, unknown>;
-  return "prompt" in input && makesPictures(model);
 }

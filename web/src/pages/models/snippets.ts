@@ -1,20 +1,25 @@
 // How programs ask for what the form holds, in the words of each client.
-import { base } from "../../lib/api/client";
+import { base, type ModelView } from "../../lib/api/client";
 import type { Values } from "../../lib/form/schema";
+import type { Word } from "../../lib/i18n/index.svelte";
+import { draws } from "../../lib/models.svelte";
 
 export interface Snippet {
   id: string;
   label: string;
   code: string;
+  /** What the code needs beside the key. */
+  needs?: Word;
 }
 
 /** Return one for each client; the key stands in the environment, never in the code. */
-export function snippets(model: string, input: Values): Snippet[] {
+export function snippets(of: ModelView, input: Values): Snippet[] {
+  const model = of.name;
   const url = base.href.replace(/\/$/, "");
   const pretty = JSON.stringify(input, null, 2);
   const { prompt, ...rest } = input;
   const words = typeof prompt === "string" ? prompt : "";
-  const found = [
+  const found: Snippet[] = [
     {
       id: "curl",
       label: "curl",
@@ -69,7 +74,7 @@ export function snippets(model: string, input: Values): Snippet[] {
       ].join("\n"),
     },
   ];
-  if (words) {
+  if (draws(of)) {
     found.push({
       id: "openai",
       label: "OpenAI",
@@ -105,6 +110,7 @@ export function snippets(model: string, input: Values): Snippet[] {
       "",
       `print(fal_client.subscribe(${string(model)}, arguments=${python(input)}))`,
     ].join("\n"),
+    needs: base.protocol === "http:" ? "models.code.https" : undefined,
   });
   return found;
 }
