@@ -12,6 +12,8 @@ from app import AXE, ROOT, SIZES, App, breaches, watched
 from playwright.sync_api import Browser, FilePayload, Page, expect
 from served import Served
 
+from commandline import Swell, ready_line, stop
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(180),
@@ -23,6 +25,14 @@ pytestmark = [
 needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")
 
 _DRAWN_MS = 60_000
+
+_POET = """
+import swell
+
+@swell.model("test/poet")
+def poet(prompt: str) -> str:
+    return "Ode to " + prompt
+"""
 
 
 def test_a_model_is_found_and_tried(app_page: Page, app: App) -> None:
@@ -173,6 +183,36 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     expect(app_page.get_by_role("table", name="Ratings")).to_contain_text("swell/icons")
     # What was voted on is done with.
     expect(vote).to_have_count(0)
+
+
+def test_answers_in_words_are_told_as_such_and_are_no_pictures(
+    browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "poet.py").write_text(_POET)
+    swell = Swell(tmp_path)
+    models = ("-m", str(tmp_path / "poet.py"), "-m", "demo/echo-picture")
+    process = swell.start("up", "--json", "--port", "0", *models)
+    context = browser.new_context(locale="en-GB")
+    try:
+        ready = ready_line(process, tmp_path)
+        with watched(context) as page:
+            App(ready["url"], ready["key"]).open(page, "/compare")
+            for model in ("test/poet", "demo/echo-picture"):
+                page.get_by_role("button", name=model).click()
+            page.get_by_label("Prompt").fill("rings")
+            page.get_by_label("Hide the names").uncheck(force=True)
+            page.get_by_role("button", name="Draw with all").click()
+            expect(page.get_by_text("Ode to rings")).to_be_visible(timeout=_DRAWN_MS)
+            expect(page.get_by_alt_text("demo/echo-picture: rings")).to_be_visible(
+                timeout=_DRAWN_MS
+            )
+            page.get_by_role("link", name="Create").first.click()
+            pictures = page.get_by_role("region", name="Pictures").get_by_role("article")
+            expect(pictures).to_have_count(1)
+            expect(pictures.get_by_role("img", name="rings")).to_be_visible()
+    finally:
+        context.close()
+        assert stop(process) == 0, (tmp_path / "stderr.txt").read_text()
 
 
 @needs_axe

@@ -13,6 +13,12 @@ export function promptOf(task: TaskView): string {
   return "";
 }
 
+/** What a task has answered, as text; empty where it has not. */
+export function answerOf(task: TaskView): string {
+  if (task.output === null || task.output === undefined) return "";
+  return typeof task.output === "string" ? task.output : JSON.stringify(task.output, null, 2);
+}
+
 /** In how long a task ends, as `about 8 s`; empty where nobody knows. */
 export function eta(seconds: { low: number; median: number; high: number } | null | undefined): string {
   if (!seconds) return "";
