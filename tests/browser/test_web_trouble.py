@@ -170,9 +170,10 @@ def test_what_is_under_way_is_found_where_the_first_look_has_failed(
 
 
 def test_what_went_wrong_while_nobody_looked_is_told(
-    context: BrowserContext, server: Server
+    context: BrowserContext, mortal: Server
 ) -> None:
-    page = context.new_page()
+    # It has drawn nothing yet: how long this takes is not known before.
+    server, page = mortal, context.new_page()
     wish = {"prompt": "a picture that came too late", "steps": 600, "step_s": 0.1}
     asked = {"model": "demo/echo-picture", "input": wish, "user": _KEPT["person"]}
     task = server.ask(page, "POST", "/v1/tasks", {**asked, "finish_by_s": 1})
