@@ -164,6 +164,13 @@ def start_worker(
         )
 
 
+def registered(swell: Swell) -> list[dict[str, Any]]:
+    """Return the workers, once what they told when they registered is kept of all of them."""
+    known: list[dict[str, Any]] = swell.json("workers")
+    is_told = all(each["startup"]["state"] != "starting" for each in known)
+    return known if is_told else []
+
+
 def spans_of(startup: dict[str, Any]) -> dict[str, Span]:
     """Return the phases; of the imports the one that ended last."""
     found: dict[str, Span] = {}
@@ -189,7 +196,7 @@ def test_every_phase_is_as_long_as_the_clock_says(swell: Swell, served: dict[str
     }
     worker = start_worker(swell, environment)
     try:
-        [first] = wait_for(lambda: swell.json("workers"))
+        [first] = wait_for(lambda: registered(swell))
         done = swell.run("tasks", "submit", "tests/slow", "-i", "text=a", "--watch")
         assert done.returncode == 0, done.stderr
         told = wait_for(
@@ -321,7 +328,7 @@ def test_a_restart_of_a_model_process_is_no_cold_start(
 ) -> None:
     worker = start_worker(swell, served)
     try:
-        wait_for(lambda: swell.json("workers"))
+        wait_for(lambda: registered(swell))
         lines = (swell.folder / "seen.jsonl").read_text().splitlines()
         os.kill(json.loads(lines[-1])[2], signal.SIGKILL)
         done = swell.run("tasks", "submit", "tests/slow", "-i", "text=a", "--watch")
@@ -378,7 +385,7 @@ def test_weights_that_were_pushed_are_fetched_while_the_model_is_imported(
     environment = served | {"SWELL_DATA_DIR": str(swell.folder / "elsewhere")}
     worker = start_worker(swell, environment, "pushed.py")
     try:
-        [shown] = wait_for(lambda: swell.json("workers"))
+        [shown] = wait_for(lambda: registered(swell))
         done = swell.run("tasks", "submit", "tests/pushed", "--watch")
         assert str(len(content)) in done.stdout, done.stderr
     finally:
