@@ -100,6 +100,15 @@ async def closing(*buses: WiredBus) -> AsyncIterator[None]:
             await bus.close()
 
 
+@contextlib.asynccontextmanager
+async def two_on(bench: Bench, clock: Clock) -> AsyncIterator[tuple[WiredBus, WiredBus]]:
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+    async with closing(here, there):
+        await here.open()
+        await there.open()
+        yield here, there
+
+
 class TestWiredBus(BusConformance):
     @pytest.fixture
     async def bus(self) -> AsyncIterator[Bus]:
@@ -179,10 +188,7 @@ async def test_one_lost_message_shows_with_the_farewell() -> None:
 
 async def test_a_process_that_falls_silent_counts_as_something_missed() -> None:
     bench, clock = Bench(), ManualClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    async with two_on(bench, clock) as (here, there):
         listener = there.subscribe("t1")
         await until(lambda: here.watched(["t1"]) == ["t1"])
         await drained(here)
@@ -220,11 +226,8 @@ async def test_alone_nothing_but_the_beat_is_sent() -> None:
 
 
 async def test_what_comes_while_much_is_told_goes_together() -> None:
-    bench, clock = Bench(), SystemClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    clock = SystemClock()
+    async with two_on(Bench(), clock) as (here, there):
         await meet(here, there)
         await asyncio.sleep(2 * PAUSE_S)
         before = here._number
@@ -242,11 +245,8 @@ async def test_what_comes_while_much_is_told_goes_together() -> None:
 
 
 async def test_however_much_is_told_others_hear_what_is_watched_no_longer() -> None:
-    bench, clock = Bench(), ManualClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    clock = ManualClock()
+    async with two_on(Bench(), clock) as (here, there):
         listener = there.subscribe("t1")
         await until(lambda: here.watched(["t1"]) == ["t1"])
         listener.close()
@@ -261,11 +261,7 @@ async def test_however_much_is_told_others_hear_what_is_watched_no_longer() -> N
 
 
 async def test_who_listens_and_goes_before_others_heard_of_it_watches_nothing() -> None:
-    bench, clock = Bench(), SystemClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    async with two_on(Bench(), SystemClock()) as (here, there):
         await meet(here, there)
         there.subscribe("t1").close()
         there._note_unwatched()
@@ -278,11 +274,7 @@ async def test_who_listens_and_goes_before_others_heard_of_it_watches_nothing() 
 
 
 async def test_what_is_waited_for_here_is_told_others_later_and_together() -> None:
-    bench, clock = Bench(), SystemClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    async with two_on(Bench(), SystemClock()) as (here, there):
         await meet(here, there)
         waiting = here.subscribe("t1", after=TERMINAL_ID - 1)
         elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
@@ -293,11 +285,8 @@ async def test_what_is_waited_for_here_is_told_others_later_and_together() -> No
 
 
 async def test_what_is_waited_for_here_is_told_at_once_where_it_is_watched_elsewhere() -> None:
-    bench, clock = Bench(), SystemClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    clock = SystemClock()
+    async with two_on(Bench(), clock) as (here, there):
         await meet(here, there)
         await asyncio.sleep(2 * PAUSE_S)
         waiting = here.subscribe("t1", after=TERMINAL_ID - 1)
@@ -312,11 +301,7 @@ async def test_what_is_waited_for_here_is_told_at_once_where_it_is_watched_elsew
 
 
 async def test_what_was_to_be_told_later_is_told_before_the_farewell() -> None:
-    bench, clock = Bench(), SystemClock()
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
-    await here.open()
-    await there.open()
-    async with closing(here, there):
+    async with two_on(Bench(), SystemClock()) as (here, there):
         await meet(here, there)
         await drained(there)
         here.subscribe("t1", after=TERMINAL_ID - 1)
