@@ -4,26 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from admission_harness import PAINT, QUICK, measured
 from api_harness import UPPER, Client, World, a_world, succeeded
 
 from swell.api.auth import create_key
 from swell.registry import Scope
-
-PAINT = {
-    "name": "demo/paint",
-    "version": "1",
-    "input_schema": {
-        "type": "object",
-        "properties": {
-            "prompt": {"type": "string"},
-            "steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 40},
-            "width": {"type": "integer", "multipleOf": 64, "default": 1024},
-            "height": {"type": "integer", "multipleOf": 64, "default": 768},
-        },
-        "additionalProperties": False,
-    },
-}
-QUICK = {**PAINT, "name": "demo/quick"}
 
 
 @pytest.fixture
@@ -34,17 +19,6 @@ async def world() -> AsyncIterator[World]:
 
 def asking(**fields: Any) -> dict[str, Any]:
     return {"model": "demo/paint", "input": {"prompt": "a"}, **fields}
-
-
-async def measured(world: World, took_s: float, card: dict[str, Any] = PAINT) -> str:
-    """Have a worker of a model, one of whose tasks took so long."""
-    worker = await world.register(card, slots=1)
-    answer = await world.anna("POST", "/v1/tasks", asking(model=card["name"]))
-    assert answer.status == 202
-    grant = await world.lease(worker, n=1)
-    world.clock.advance(took_s)
-    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
-    return worker
 
 
 # ---- estimates

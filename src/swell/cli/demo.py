@@ -55,7 +55,7 @@ def demo(
         talk.print(f"Swell is up after {seconds(up_s)}: {access.url}")
         async with Remote(access, settings.client.timeout_s) as remote:
             sent_s = clock.monotonic_s()
-            task = await send(remote, model, {"prompt": prompt})
+            task = await send(remote, {"model": model, "input": {"prompt": prompt}})
             task = await follow(remote, task["id"])
             total_s = clock.monotonic_s() - sent_s
             saved = await save_artifacts(remote, task)

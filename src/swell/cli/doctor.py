@@ -172,7 +172,7 @@ def _one_task(clock: Clock) -> Finding:
         result["boot_s"] = clock.monotonic_s() - started_s
         async with Remote(keyring.access, 30) as remote:
             sent_s = clock.monotonic_s()
-            task = await send(remote, "demo/upper", {"text": "swell"})
+            task = await send(remote, {"model": "demo/upper", "input": {"text": "swell"}})
             result["task"] = await follow(remote, task["id"])
             result["task_s"] = clock.monotonic_s() - sent_s
         return True

@@ -8,43 +8,35 @@ from urllib.parse import urlsplit
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from swell.cli.inputs import InputFile
 from swell.cli.output import Exit, seconds, talk
 from swell.cli.pictures import FOLDER, free_path, save, slug
 from swell.cli.remote import Remote, ServerEvent
 
-__all__ = ["exit_of", "follow", "save_artifacts", "send", "show_end", "time_line"]
+__all__ = [
+    "exit_of",
+    "follow",
+    "save_artifacts",
+    "send",
+    "show_end",
+    "time_line",
+]
 
 #: Shown beside the bar until something else happens.
 _WORDS = {"queued": "waits", "started": "runs", "artifact": "delivers"}
 
 
 async def send(
-    remote: Remote,
-    model: str,
-    inputs: Mapping[str, Any],
-    *,
-    idempotency_key: str | None = None,
-    **asked: Any,
+    remote: Remote, request: Mapping[str, Any], *, idempotency_key: str | None = None
 ) -> dict[str, Any]:
-    """Submit a task, its files first.
+    """Submit a task.
 
     Args:
         remote: The server.
-        model: `owner/name`, perhaps with `:version`.
-        inputs: Values, among them files that are still to be uploaded.
+        request: `model`, `input` and whatever else is asked.
         idempotency_key: The same key gives the same task for a day.
-        asked: Other members of the request; None where they were not given.
     """
-    ready = dict(inputs)
-    for name, value in inputs.items():
-        if isinstance(value, InputFile):
-            data = value.path.read_bytes()
-            ready[name] = await remote.upload(data, value.content_type, value.path.name)
-    body = {"model": model, "input": ready}
-    body |= {name: value for name, value in asked.items() if value is not None}
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    task: dict[str, Any] = await remote.post("/v1/tasks", body, headers=headers)
+    task: dict[str, Any] = await remote.post("/v1/tasks", request, headers=headers)
     return task
 
 

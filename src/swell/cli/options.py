@@ -1,14 +1,30 @@
 """Options that many commands share, and the settings that they make."""
 
+import functools
+import inspect
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from swell.config import Loaded, load
 
-__all__ = ["Config", "Data", "Inputs", "Json", "Key", "Models", "Url", "places", "settings_from"]
+__all__ = [
+    "Config",
+    "Data",
+    "Inputs",
+    "Json",
+    "Key",
+    "Models",
+    "Url",
+    "in_place_of",
+    "places",
+    "settings_from",
+]
+
+T = TypeVar("T")
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of ./swell.toml.")
@@ -59,3 +75,47 @@ def settings_from(config: Path | None, data: Path | None, **flags: Any) -> Loade
     """
     keyed = {name.replace("__", "."): value for name, value in flags.items()}
     return load({"data_dir": data, **keyed}, config=config)
+
+
+def in_place_of(
+    command: Callable[..., T],
+    parameter: str,
+    options: Mapping[str, tuple[Any, Any]],
+    make: Callable[..., Any],
+    *,
+    are_last: bool = False,
+) -> Callable[..., T]:
+    """Return a command that has several options in place of one parameter.
+
+    Args:
+        command: The command; it is given the parameter by its name.
+        parameter: Which it is.
+        options: Name → what the option is, and its default, in the order in which `--help` shows
+            them.
+        make: Makes the parameter's value of what was given for them, by their names.
+        are_last: Whether they come after the command's own options, and not where the parameter
+            stands.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    kinds: dict[str, tuple[Any, Any]] = {}
+    for name, each in own.items():
+        if name != parameter:
+            kinds[name] = hints[name], each.default
+        elif not are_last:
+            kinds |= options
+    kinds |= options
+    shown = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in kinds.items()
+    ]
+
+    @functools.wraps(command)
+    def with_options(*first: Any, **others: Any) -> T:
+        given = dict(zip(kinds, first, strict=False)) | others
+        made = make(**{name: given.pop(name, default) for name, (_, default) in options.items()})
+        return command(**{parameter: made}, **given)
+
+    with_options.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in shown}
+    return with_options

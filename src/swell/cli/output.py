@@ -26,6 +26,7 @@ __all__ = [
     "Refused",
     "ago",
     "data",
+    "dollars",
     "exit_code",
     "explain",
     "group",
@@ -200,3 +201,8 @@ def seconds(value: float | None) -> str | None:
     if value < 0.0995:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 99.95 else f"{value / 60:.1f} min"
+
+
+def dollars(micros: float | None) -> str | None:
+    """Return millionths of a dollar for people."""
+    return None if micros is None else f"${micros / 1e6:.6f}"

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end, time_line
-from swell.cli.inputs import parse_inputs
-from swell.cli.options import Inputs
-from swell.cli.output import Refused, ago, group, print_json, seconds, table, talk
+from swell.cli.asking import Asked, asks_model
+from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end
+from swell.cli.output import Exit, Refused, ago, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, ServerEvent, asks_server, talks_to_server
+from swell.cli.telling import estimate_lines, spent_line, told_lines
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 from swell.task import TaskState
@@ -69,50 +69,37 @@ def list_tasks(
 @app.command("show")
 @asks_server
 def show_task(server: Server, task: TaskId) -> None:
-    """Show one task."""
+    """Show one task: what was changed of it, and what became of each stage, in words."""
     found = server.call(lambda remote: remote.get(f"/v1/tasks/{task}"))
     if server.as_json:
         print_json(found)
         return
     for name, value in found.items():
-        if value not in (None, [], {}) and name != "urls":
+        if value not in (None, [], {}) and name not in ("urls", "degraded", "stages"):
             stdout.print(f"{name:13} {value}", markup=False)
+    for name, words in told_lines(found):
+        stdout.print(f"{name:13} {words}", markup=False)
 
 
 @app.command("submit")
 @asks_server
+@asks_model
 def submit_task(
     server: Server,
-    model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")],
-    inputs: Inputs = [],
-    count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None,
-    priority: Annotated[int | None, typer.Option(min=0, help="0 comes first.")] = None,
-    user: Annotated[str | None, typer.Option(help="On behalf of whom.")] = None,
-    start_by_s: Annotated[float | None, typer.Option(help="Not to start later.")] = None,
-    finish_by_s: Annotated[float | None, typer.Option(help="Worthless after.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None,
+    asked: Asked,
     idempotency_key: Annotated[str | None, typer.Option(help="Same key, same task.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Wait, and save the files.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
 ) -> None:
-    """Submit a task; with --watch, wait for it and save what it brings."""
+    """Submit a task; with --watch, wait for it and save what it brings.
+
+    With --finish-by-s or --start-by-s a task that would be too late is refused, unless --degrade-…
+    says what may be changed.
+    """
 
     async def work(remote: Remote) -> tuple[dict[str, Any], list[Path]]:
-        card = await remote.get(f"/v1/models/{model.partition(':')[0]}")
-        task = await send(
-            remote,
-            model,
-            parse_inputs(inputs, card["input_schema"]),
-            idempotency_key=idempotency_key,
-            count=count,
-            seed=seed,
-            priority=priority,
-            user=user,
-            start_by_s=start_by_s,
-            finish_by_s=finish_by_s,
-            max_attempts=max_attempts,
-        )
+        request = await asked.request(remote)
+        task = await send(remote, request, idempotency_key=idempotency_key)
         if not watch:
             return task, []
         task = await follow(remote, task["id"])
@@ -124,10 +111,31 @@ def submit_task(
     elif watch:
         _print_result(task, saved)
     else:
+        _say_told(task)
         talk.print(f"{task['state']}; watch it: swell tasks watch {task['id']}")
         stdout.print(task["id"])
     if watch:
         raise typer.Exit(exit_of(task))
+
+
+@app.command("estimate")
+@asks_server
+@asks_model
+def estimate_task(server: Server, asked: Asked) -> None:
+    """Tell what would become of a task, and submit none; the exit code is 4 if it were refused."""
+
+    async def work(remote: Remote) -> dict[str, Any]:
+        request = await asked.request(remote)
+        found: dict[str, Any] = await remote.post("/v1/estimate", request, is_repeatable=True)
+        return found
+
+    estimate = server.call(work)
+    if server.as_json:
+        print_json(estimate)
+    else:
+        for name, words in estimate_lines(estimate):
+            stdout.print(f"{name:13} {words}", markup=False)
+    raise typer.Exit(Exit.OK if estimate["is_accepted"] else Exit.REFUSED)
 
 
 @app.command("watch")
@@ -245,7 +253,8 @@ def _for_each(server: Server, ids: list[str], verb: str) -> None:
 
 def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
     show_end(task)
-    talk.print(f"  {time_line(task)}")
+    talk.print(f"  {spent_line(task)}")
+    _say_told(task)
     if saved:
         for path in saved:
             stdout.print(str(path))
@@ -254,6 +263,11 @@ def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
             stdout.print(artifact["url"])
     elif task["output"] is not None:
         print_json(task["output"])
+
+
+def _say_told(task: dict[str, Any]) -> None:
+    for name, words in told_lines(task):
+        talk.print(f"  {name} {words}", markup=False)
 
 
 def _ran(task: dict[str, Any]) -> str | None:

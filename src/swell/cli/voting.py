@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from swell.cli.output import data as stdout
-from swell.cli.output import print_json, seconds, table, talk
+from swell.cli.output import dollars, print_json, seconds, table, talk
 from swell.cli.pictures import save
 from swell.cli.remote import Remote, Server, asks_server, talks_to_server
 from swell.errors import InvalidRequest
@@ -104,7 +104,7 @@ def reveal(
             seconds(model["run_s"]),
             seconds(model["queue_s"]),
             _mebibytes(model["memory_bytes"]),
-            _dollars(model["image_micros"]),
+            dollars(model["image_micros"]),
             model["failures"],
         )
         for model in found["models"]
@@ -234,7 +234,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _mebibytes(size_bytes: int | None) -> str | None:
     return None if size_bytes is None else f"{size_bytes / 2**20:,.0f} MiB"
-
-
-def _dollars(micros: float | None) -> str | None:
-    return None if micros is None else f"${micros / 1e6:.6f}"

@@ -12,22 +12,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swell.client.asynchronous import Asked, AsyncClient
+    from swell.client.asynchronous import Asked, AsyncClient, Degrade
     from swell.client.blocking import Client
     from swell.client.errors import NoServer, Refused, TaskEnded, Unreachable
-    from swell.client.messages import Artifact, Eta, Event, Model, Problem, Task
+    from swell.client.messages import (
+        Artifact,
+        Change,
+        Estimate,
+        Eta,
+        Event,
+        Model,
+        Problem,
+        Refusal,
+        Stage,
+        Task,
+    )
 
 __all__ = [
     "Artifact",
     "Asked",
     "AsyncClient",
+    "Change",
     "Client",
+    "Degrade",
+    "Estimate",
     "Eta",
     "Event",
     "Model",
     "NoServer",
     "Problem",
+    "Refusal",
     "Refused",
+    "Stage",
     "Task",
     "TaskEnded",
     "Unreachable",
@@ -37,6 +53,7 @@ _PLACES = {
     "Asked": "asynchronous",
     "AsyncClient": "asynchronous",
     "Client": "blocking",
+    "Degrade": "asynchronous",
     "NoServer": "errors",
     "Refused": "errors",
     "TaskEnded": "errors",

@@ -14,10 +14,10 @@ from swell.client.access import Access, find_access
 from swell.client.connection import Connection
 from swell.client.errors import Refused, TaskEnded
 from swell.client.files import name_of, with_urls
-from swell.client.messages import Artifact, Event, Model, Task
+from swell.client.messages import Artifact, Estimate, Event, Model, Task
 from swell.config import load
 
-__all__ = ["ANSWER_S", "RETRY_S", "Asked", "AsyncClient"]
+__all__ = ["ANSWER_S", "RETRY_S", "Asked", "AsyncClient", "Degrade"]
 
 #: A server keeps a request open for at most so long, in seconds.
 _LONGEST_WAIT_S: Final = 60.0
@@ -32,6 +32,17 @@ ANSWER_S: Final = 30.0
 RETRY_S: Final = 60.0
 
 
+class Degrade(TypedDict, total=False):
+    """What may be changed so that a task is in time, rather than refuse it."""
+
+    #: Fewer steps, but not fewer than these.
+    steps: int | None
+    #: A smaller picture, but no side below this, in px.
+    size_px: int | None
+    #: Other models (`owner/name`), the best first; the input must fit them.
+    models: Sequence[str]
+
+
 class Asked(TypedDict, total=False):
     """What may be asked of a task beside its input; docs/reference/http.md has all of it."""
 
@@ -43,9 +54,13 @@ class Asked(TypedDict, total=False):
     user: str | None
     #: 0 comes first among a key's own tasks; 2 or more lets all usual tasks go first.
     priority: int | None
+    #: Name of the priority class, such as `free`, in place of a priority; `class` on the wire.
+    class_name: str | None
     #: Not to start later, and worthless after this, in seconds from now.
     start_by_s: float | None
     finish_by_s: float | None
+    #: What may be changed where it would miss these, or nobody can run it.
+    degrade: Degrade | None
     max_attempts: int | None
     #: Any JSON up to 16 KiB, given back as it came.
     metadata: Any
@@ -120,8 +135,7 @@ class AsyncClient:
             Unreachable: The server does not answer.
             InvalidRequest: A file of the input cannot be read.
         """
-        body: dict[str, Any] = {"model": model, "input": await self._stored(inputs)}
-        body |= {name: value for name, value in asked.items() if value is not None}
+        body = await self._request({**asked, "model": model, "input": inputs})
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         wait_s = min(wait_s, _LONGEST_WAIT_S)
         if wait_s > 0:
@@ -130,6 +144,27 @@ class AsyncClient:
             "/v1/tasks", body, headers=headers, wait_s=wait_s, is_repeatable=True
         )
         return msgspec.convert(answer, Task)
+
+    async def estimate(
+        self, model: str, inputs: Mapping[str, Any], /, **asked: Unpack[Asked]
+    ) -> Estimate:
+        """Return what would become of a task that was sent now; none is made.
+
+        That it would be refused is told in the estimate, and raises nothing.
+
+        Args:
+            model: `owner/name`, or `owner/name:version`.
+            inputs: As in `submit`. Files are stored: who wants to submit the same afterwards
+                stores them once, with `upload`.
+            asked: As in `submit`.
+
+        Raises:
+            Refused: There is no such model, its input does not fit, or the key may not ask.
+            Unreachable, InvalidRequest: As `submit` does.
+        """
+        body = await self._request({**asked, "model": model, "input": inputs})
+        answer = await self._connection.post("/v1/estimate", body, is_repeatable=True)
+        return msgspec.convert(answer, Estimate)
 
     async def submit_many(
         self, requests: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
@@ -143,10 +178,7 @@ class AsyncClient:
         Raises:
             Refused, Unreachable, InvalidRequest: As `submit` does.
         """
-        tasks = [
-            {**request, "input": await self._stored(request.get("input", {}))}
-            for request in requests
-        ]
+        tasks = [await self._request(request) for request in requests]
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         answer = await self._connection.post(
             "/v1/tasks/batch", {"tasks": tasks}, headers=headers, is_repeatable=True
@@ -303,8 +335,13 @@ class AsyncClient:
         """
         return str(await with_urls(self._connection, file))
 
-    async def _stored(self, inputs: Mapping[str, Any]) -> Any:
-        return await with_urls(self._connection, inputs)
+    async def _request(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a task as the server is asked for it, its files stored."""
+        request = {name: value for name, value in asked.items() if value is not None}
+        if "class_name" in request and "class" not in request:
+            request["class"] = request.pop("class_name")
+        request["input"] = await with_urls(self._connection, request.get("input", {}))
+        return request
 
     # ---- models
 

@@ -138,6 +138,7 @@ class Client:
     def _run(self, work: Coroutine[Any, Any, R]) -> R:
         return self._started().run(work)
 
+    estimate = _blocking(AsyncClient.estimate)
     submit = _blocking(AsyncClient.submit)
     submit_many = _blocking(AsyncClient.submit_many)
     run = _blocking(AsyncClient.run)

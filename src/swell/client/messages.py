@@ -9,7 +9,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Artifact", "Eta", "Event", "Model", "Problem", "Task"]
+__all__ = [
+    "Artifact",
+    "Change",
+    "Estimate",
+    "Eta",
+    "Event",
+    "Model",
+    "Problem",
+    "Refusal",
+    "Stage",
+    "Task",
+]
 
 #: How a task may have ended.
 _ENDS = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -45,6 +56,81 @@ class Eta(msgspec.Struct, frozen=True, kw_only=True):
     high: float = 0.0
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a request that was changed so that the task could be accepted."""
+
+    #: JSON pointer into the request, such as `/input/steps`.
+    field: str
+    #: What was asked for.
+    before: Any = msgspec.field(name="from", default=None)
+    #: What is done instead.
+    after: Any = msgspec.field(name="to", default=None)
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a task would not be accepted; `Refused` is raised where one is not."""
+
+    #: Stable word to compare, such as `would_expire`.
+    code: str = ""
+    #: Status of HTTP that `submit` would get.
+    status: int = 0
+    title: str = ""
+    detail: str = ""
+    #: After how many seconds it is worth asking again; None where nobody can say.
+    retry_after_s: float | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a task that was sent now."""
+
+    #: Whether it would be accepted.
+    is_accepted: bool
+    #: Why not; None if it would be.
+    refusal: Refusal | None = None
+    #: Which would run it, after `degrade`.
+    model: str = ""
+    version: str = ""
+    #: As it would run, after `degrade`.
+    input: Any = None
+    priority: int | None = None
+    #: What would be changed.
+    degraded: list[Change] = []
+    #: 1 is next.
+    position: int | None = None
+    #: Until it starts and ends; None before any measurement.
+    start_s: Eta | None = None
+    finish_s: Eta | None = None
+    #: Most probably, in millionths of a dollar; None where that is not known.
+    cost_micros: int | None = None
+    #: Live ones that have the model.
+    workers: int | None = None
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage of a pipeline, as far as a task has come."""
+
+    name: str
+    #: `owner/name`.
+    model: str = ""
+    version: str = ""
+    #: `succeeded`, `skipped`, `waiting`, `not_reached`, or that of the task.
+    state: str = ""
+    #: What it gave; files in it stand as URLs.
+    output: Any = None
+    artifacts: list[Artifact] = []
+    #: How many it took so far, of the task's own.
+    attempts: int = 0
+    #: Id of the worker that ran it.
+    worker: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    #: Seconds by what they went into, as of a task; None before its end.
+    timings: dict[str, Any] | None = None
+    #: In millionths of a dollar; None before its end, and where its pool has no price.
+    cost_micros: int | None = None
+    seed: int | None = None
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A task, as it was when the server told of it."""
 
@@ -74,6 +160,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     user: str | None = None
     metadata: Any = None
+    #: What was changed, as its `degrade` allows, so that it could be accepted.
+    degraded: list[Change] = []
+    #: Of a pipeline: its stages in order.
+    stages: list[Stage] = []
 
     @property
     def has_ended(self) -> bool:

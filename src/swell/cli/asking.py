@@ -1,0 +1,128 @@
+"""What may be asked of a model on the command line: options that several commands share."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from swell.cli.inputs import InputFile, parse_inputs
+from swell.cli.options import Inputs, in_place_of
+from swell.cli.remote import Remote
+from swell.errors import InvalidRequest
+
+__all__ = ["Asked", "asks_model"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a command line asks of a model: each field is an option, in this order."""
+
+    model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")]
+    inputs: Inputs = field(default_factory=list)
+    count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None
+    priority: Annotated[int | None, typer.Option(min=0, help="0 comes first.")] = None
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Priority class, in place of a priority."),
+    ] = None
+    user: Annotated[str | None, typer.Option(help="On behalf of whom.")] = None
+    start_by_s: Annotated[float | None, typer.Option(help="Not to start later.")] = None
+    finish_by_s: Annotated[float | None, typer.Option(help="Worthless after.")] = None
+    degrade_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Rather fewer steps than past --finish-by-s, but not fewer than these.",
+        ),
+    ] = None
+    degrade_size_px: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_536,
+            help="Rather a smaller picture than past --finish-by-s, but no side below this.",
+        ),
+    ] = None
+    degrade_models: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Rather this model than too late, or one that nobody can run. May be repeated, "
+            "the best first.",
+        ),
+    ] = None
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None
+
+    async def request(self, remote: Remote) -> dict[str, Any]:
+        """Return the request as it is sent: read by the model's schema, its files uploaded.
+
+        Raises:
+            InvalidRequest: Options do not go together, or an input cannot be read.
+            Refused: There is no such model, or a file is not taken.
+            Unreachable: The server does not answer.
+        """
+        self._check()
+        card = await remote.get(f"/v1/models/{self.model.partition(':')[0]}")
+        degrade = {
+            "steps": self.degrade_steps,
+            "size_px": self.degrade_size_px,
+            "models": self.degrade_models or None,
+        }
+        given = {name: value for name, value in degrade.items() if value is not None}
+        members = {
+            "count": self.count,
+            "seed": self.seed,
+            "priority": self.priority,
+            "class": self.class_name,
+            "user": self.user,
+            "start_by_s": self.start_by_s,
+            "finish_by_s": self.finish_by_s,
+            "degrade": given or None,
+            "max_attempts": self.max_attempts,
+        }
+        request: dict[str, Any] = {"model": self.model}
+        request["input"] = await _uploaded(remote, parse_inputs(self.inputs, card["input_schema"]))
+        return request | {name: value for name, value in members.items() if value is not None}
+
+    def _check(self) -> None:
+        if self.class_name is not None and self.priority is not None:
+            raise InvalidRequest("a class stands for its priority: give --class or --priority")
+        needs_end = {
+            "--degrade-steps": self.degrade_steps,
+            "--degrade-size-px": self.degrade_size_px,
+        }
+        options = " and ".join(name for name, value in needs_end.items() if value is not None)
+        if options and self.finish_by_s is None:
+            raise InvalidRequest(
+                f"{options}: no end is too late, so nothing would be changed; add --finish-by-s"
+            )
+
+
+def asks_model(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options of `Asked` in place of its parameter `asked`."""
+    kinds = get_type_hints(Asked, include_extras=True)
+    options = {each.name: (kinds[each.name], _default(each)) for each in fields(Asked)}
+    return in_place_of(command, "asked", options, Asked)
+
+
+def _default(option: Any) -> Any:
+    if option.default is not MISSING:
+        return option.default
+    is_required = option.default_factory is MISSING
+    return inspect.Parameter.empty if is_required else option.default_factory()
+
+
+async def _uploaded(remote: Remote, values: dict[str, Any]) -> dict[str, Any]:
+    """Return an input in which each file stands as its URL."""
+    ready = dict(values)
+    for name, value in values.items():
+        if isinstance(value, InputFile):
+            data = value.path.read_bytes()
+            ready[name] = await remote.upload(data, value.content_type, value.path.name)
+    return ready

@@ -1,0 +1,191 @@
+"""`swell tasks submit`, `estimate` and `show` against the real service: admission and stages."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from admission_harness import PAINT, POSTER, QUICK, drawn, measured
+from api_harness import UPPER, World, a_world
+from served_harness import Commands, served
+
+PAINTED = ("demo/paint", "-i", "prompt=a")
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    # A thousandth of a dollar each second.
+    async with a_world(pipelines=(POSTER,), hour_micros={"default": 3_600_000}) as world:
+        yield world
+
+
+@pytest.fixture
+async def swell(world: World, tmp_path: Path) -> AsyncIterator[Commands]:
+    async with served(world) as url:
+        yield Commands(url, world.keys["anna"], tmp_path)
+
+
+def lines(text: str) -> dict[str, str]:
+    """Return name → what stands behind it, of lines for people."""
+    return {line[:13].strip(): line[14:] for line in text.splitlines()}
+
+
+# ---- cheaper tasks
+
+
+async def test_what_was_changed_of_a_task_is_said_in_words(world: World, swell: Commands) -> None:
+    await measured(world, 10)
+    asked = (*PAINTED, "--finish-by-s", "3", "--degrade-steps", "20", "--degrade-size-px", "256")
+    done = await swell.ok("tasks", "submit", *asked)
+    task_id = done.stdout.strip()
+    changed = ["steps 40 → 20", "width 1024 → 640", "height 768 → 512"]
+    assert [line for line in done.stderr.splitlines() if "changed" in line] == [
+        f"  changed {each}" for each in changed
+    ]
+    shown = (await swell.ok("tasks", "show", task_id)).stdout.splitlines()
+    assert [line for line in shown if "→" in line] == [f"changed       {each}" for each in changed]
+    told = await swell.json("tasks", "show", task_id)
+    assert told["degraded"][0] == {"field": "/input/steps", "from": 40, "to": 20}
+
+
+async def test_the_best_of_other_models_that_can_run_takes_the_task(
+    world: World, swell: Commands
+) -> None:
+    worker = await measured(world, 10)
+    await measured(world, 2, QUICK)
+    await world.admin("POST", f"/v1/workers/{worker}/drain")
+    others = ("--degrade-models", "demo/none", "--degrade-models", "demo/quick")
+    refused = await swell.run("tasks", "submit", *PAINTED)
+    assert refused.exit_code == 4
+    task = await swell.json("tasks", "submit", *PAINTED, *others)
+    assert task["model"] == "demo/quick"
+    shown = (await swell.ok("tasks", "show", task["id"])).stdout
+    assert lines(shown)["changed"] == "model demo/paint → demo/quick"
+
+
+async def test_a_class_is_named(world: World, swell: Commands) -> None:
+    await world.register(UPPER)
+    asked = ("demo/upper", "-i", "text=a", "--class", "free")
+    assert (await swell.json("tasks", "estimate", *asked))["priority"] == 5
+    await swell.ok("tasks", "submit", *asked)
+    [queue] = (await world.admin("GET", "/v1/queues")).json["queues"]
+    assert {each["name"]: each["ready"] for each in queue["classes"]} == {"paid": 0, "free": 1}
+
+
+# ---- estimates
+
+
+async def test_an_estimate_is_told_in_words_and_makes_nothing(
+    world: World, swell: Commands
+) -> None:
+    worker = await measured(world, 10)
+    await swell.ok("tasks", "submit", *PAINTED)
+    await drawn(world, worker, "x", 10.0, 10.0)
+    await swell.ok("tasks", "submit", *PAINTED)
+    told = lines((await swell.ok("tasks", "estimate", *PAINTED)).stdout)
+    assert told["accepted"] == "yes"
+    assert (told["model"], told["position"], told["workers"]) == ("demo/paint:1", "2", "1")
+    assert re.fullmatch(r"about .+ s \(.+ s to .+ s for eight in ten\)", told["starts in"])
+    assert re.fullmatch(r"about .+ s \(.+ s to .+ s for eight in ten\)", told["ends in"])
+    assert told["cost"] == "$0.010000"
+    assert len(await swell.json("tasks", "ls", "--state", "queued")) == 1
+
+
+async def test_an_estimate_tells_what_would_be_changed(world: World, swell: Commands) -> None:
+    await measured(world, 10)
+    asked = (*PAINTED, "--finish-by-s", "6", "--degrade-steps", "10")
+    told = lines((await swell.ok("tasks", "estimate", *asked)).stdout)
+    assert told["starts in"] == "at once"
+    assert told["accepted"] == "yes, with what is changed"
+    assert told["changed"] == "steps 40 → 22"
+
+
+async def test_an_estimate_that_would_be_refused_says_why_and_exits_as_submit_would(
+    world: World, swell: Commands
+) -> None:
+    await measured(world, 10)
+    late = (*PAINTED, "--finish-by-s", "4")
+    done = await swell.run("tasks", "estimate", *late)
+    assert done.exit_code == (await swell.run("tasks", "submit", *late)).exit_code == 4
+    told = lines(done.stdout)
+    assert told["accepted"] == "no"
+    assert "later than finish_by_s = 4" in told["refusal"]
+    assert told["again in"] == "6 s"
+    as_json = await swell.run("tasks", "estimate", *late, "--json")
+    assert as_json.exit_code == 4
+    assert '"would_expire"' in as_json.stdout
+
+
+async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Commands) -> None:
+    await world.register(PAINT)
+    told = lines((await swell.ok("tasks", "estimate", *PAINTED)).stdout)
+    assert (told["starts in"], told["ends in"]) == ("not measured yet", "not measured yet")
+    assert told["cost"] == "not known"
+
+
+# ---- pipelines
+
+
+async def test_each_stage_says_its_time_and_its_cost(world: World, swell: Commands) -> None:
+    upper, painter = await world.register(UPPER), await world.register(PAINT)
+
+    async def work() -> None:
+        await drawn(world, upper, "A", 0.5, 0.25)
+        await drawn(world, painter, "a poster", 2.0, 1.0)
+
+    asked = ("demo/poster", "-i", "prompt=a", "--watch")
+    done, _ = await asyncio.gather(swell.ok("tasks", "submit", *asked), work())
+    assert done.stdout == '"a poster"\n'
+    said = [line.strip() for line in done.stderr.splitlines()]
+    first, second, third = (line for line in said if line.startswith("stage "))
+    assert first.startswith("stage upper (demo/upper) succeeded: queue ")
+    assert "· run 0.5 s ·" in first
+    assert first.endswith("· $0.000250")
+    assert "draw (demo/paint) succeeded: " in second
+    assert second.endswith("· $0.001000")
+    assert third == "stage again (demo/upper) skipped"
+    assert any("run 2.5 s" in line and line.endswith("· $0.001250") for line in said)
+    [task] = await swell.json("tasks", "ls")
+    shown = (await swell.ok("tasks", "show", task["id"])).stdout.splitlines()
+    assert [line.split()[:3] for line in shown if line.startswith("stage ")] == [
+        ["stage", "upper", "(demo/upper)"],
+        ["stage", "draw", "(demo/paint)"],
+        ["stage", "again", "(demo/upper)"],
+    ]
+    told = await swell.json("tasks", "show", task["id"])
+    assert [each["cost_micros"] for each in told["stages"]] == [250, 1000, None]
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--degrade-steps", "10"), 2, "--degrade-steps: no end is too late"),
+        (("--degrade-size-px", "64", "--start-by-s", "5"), 2, "add --finish-by-s"),
+        (("--degrade-steps", "0", "--finish-by-s", "5"), 2, "--degrade-steps"),
+        (("--degrade-size-px", "many", "--finish-by-s", "5"), 2, "--degrade-size-px"),
+        (("--class", "free", "--priority", "3"), 2, "give --class or --priority"),
+        (("--class", "gold"), 4, "there are: paid, free"),
+        (("--degrade-models", ""), 4, "/degrade/models/0"),
+        (tuple(["--degrade-models", "demo/quick"] * 11), 4, "/degrade/models"),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "estimate"])
+async def test_options_that_cannot_be_meant_say_what_to_do(
+    world: World, swell: Commands, command: str, options: tuple[str, ...], code: int, words: str
+) -> None:
+    await measured(world, 10)
+    done = await swell.run("tasks", command, *PAINTED, *options)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert words in " ".join(done.stderr.split())
+    assert (await world.anna("GET", "/v1/tasks?state=queued")).json["tasks"] == []
+
+
+async def test_an_estimate_asks_for_no_idempotency_key(world: World, swell: Commands) -> None:
+    await measured(world, 10)
+    done = await swell.run("tasks", "estimate", *PAINTED, "--idempotency-key", "k")
+    assert done.exit_code == 2
+    assert "--idempotency-key" in done.stderr
