@@ -143,6 +143,10 @@ class Listener(Protocol):
         """A file of the result of sample `index` is there, before the result is."""
         ...
 
+    def paid(self, micros: int) -> None:
+        """So many millionths of a dollar were paid to somebody else."""
+        ...
+
 
 class _Silence:
     """Nobody listens: a model called by hand or by a test."""
@@ -157,6 +161,9 @@ class _Silence:
         return False
 
     def ready(self, index: int, file: Attachment) -> None:
+        pass
+
+    def paid(self, micros: int) -> None:
         pass
 
 
@@ -210,6 +217,23 @@ class Context:
             kind = type(given).__name__
             raise TypeError(f"ready() was given {kind}: give it a swell.Image or a swell.File")
         self._listener.ready(self.index, file)
+
+    def paid(self, micros: int) -> None:
+        """Say that this sample was paid for elsewhere, such as with an API; each time that it was.
+
+        It is charged beside the device's time, whatever becomes of the sample; of what is told
+        beyond `Model.price_micros` for each sample of a task nothing is charged.
+
+        Args:
+            micros: In millionths of a dollar; >= 0.
+
+        Raises:
+            ValueError: It is below 0, or no whole number.
+        """
+        given: object = micros
+        if not isinstance(given, int) or given < 0:
+            raise ValueError(f"paid({micros!r}): give it whole millionths of a dollar, 0 or more")
+        self._listener.paid(micros)
 
     @property
     def cancelled(self) -> bool:
@@ -319,6 +343,9 @@ class Model:
     #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
     #: by while it loads, which tells nothing of a GPU's memory.
     memory_bytes: int = 0
+    #: What one sample costs beside the device's time, in millionths of a dollar: with an API that
+    #: `run` asks, which it tells with `Item.paid`.
+    price_micros: ClassVar[int] = 0
     #: What is raised if the device has no memory left, beside `MemoryError`.
     out_of_memory: tuple[type[Exception], ...] = ()
 
@@ -621,6 +648,7 @@ class Definition:
     licence: str = ""
     credits: str = ""
     memory_bytes: int = 0
+    price_micros: int = 0
     speed: tuple[Speed, ...] = ()
     samples: Mapping[str, Path] = field(default_factory=dict)
 
@@ -668,6 +696,7 @@ class Definition:
             licence=self.licence,
             credits=self.credits,
             memory_bytes=self.memory_bytes,
+            price_micros=self.price_micros,
             speed=list(self.speed),
             samples=samples,
         )
@@ -679,6 +708,7 @@ class CardFacts(typing.TypedDict, total=False):
     licence: str
     credits: str
     memory_bytes: int
+    price_micros: int
     speed: Sequence[Speed]
     samples: Mapping[str, str | Path]
 
@@ -727,8 +757,8 @@ def model(
         examples: Inputs that work.
         files: Files whose content is part of the version, relative to the function's file.
         stage: `trial`, `canary` or `live`.
-        facts: For the card: `licence`, `credits`, `memory_bytes`, `speed` and `samples`, as they
-            are attributes of a `Model`.
+        facts: For the card: `licence`, `credits`, `memory_bytes`, `price_micros`, `speed` and
+            `samples`, as they are attributes of a `Model`.
 
     Raises:
         InvalidModel: The signature cannot become a schema; the text says which parameter and why.
@@ -736,6 +766,7 @@ def model(
 
     def mark(function: FunctionT) -> FunctionT:
         made = _define_function(function, name, batch, examples, files, stage)
+        _check_price(name, facts.get("price_micros", 0))
         setattr(function, _MARK, replace(made, **_card_facts(facts, made.source)))
         return function
 
@@ -832,6 +863,7 @@ def _define_class(cls: type[Model]) -> Definition:
         )
     _check_packs(cls.name, input_type)
     home = _home(cls)
+    _check_price(cls.name, cls.price_micros)
     return Definition(
         name=cls.name,
         description=inspect.cleandoc(cls.__doc__ or ""),
@@ -850,12 +882,21 @@ def _define_class(cls: type[Model]) -> Definition:
                 "licence": cls.licence,
                 "credits": inspect.cleandoc(cls.credits),
                 "memory_bytes": cls.memory_bytes,
+                "price_micros": cls.price_micros,
                 "speed": cls.speed,
                 "samples": cls.samples,
             },
             _home_of(cls, "samples"),
         ),
     )
+
+
+def _check_price(name: str, micros: object) -> None:
+    if not isinstance(micros, int) or micros < 0:
+        raise InvalidModel(
+            f"{name}: price_micros = {micros!r} must be whole millionths of a dollar, 0 or more: "
+            "40_000 are $0.04"
+        )
 
 
 def _check_packs(name: str, input_type: type[BaseModel]) -> None:

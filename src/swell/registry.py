@@ -177,6 +177,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     #: What it takes of its device, as declared, or as measured where it was loaded first; 0 where
     #: nothing is known.
     memory_bytes: int = 0
+    #: What a sample costs beside the device's time, in millionths of a dollar, such as with an API.
+    price_micros: int = 0
     speed: list[Speed] = []
     samples: list[Sample] = []
     #: What it is made of, where it is a pipeline: no worker has it, but the models of its stages.

@@ -32,8 +32,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where the time went, in seconds. `queue_s` covers everything before the last attempt.
 
     `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
-    where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share
-    costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it
+    where it is `run_s`, and of a worker that does not tell it. `paid_micros` is what the attempt
+    has paid to others, such as an API, in millionths of a dollar. `cost_micros` is that and what
+    its share of the device costs, where the pool has a price; the backend sets it, and shows it
     beside the timings.
 
     Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s`
@@ -47,3 +48,4 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     upload_s: float = 0.0
     device_s: float | None = None
     cost_micros: int | None = None
+    paid_micros: int = 0

@@ -406,6 +406,7 @@ def total(parts: Sequence[Timings]) -> Timings:
         upload_s=sum(part.upload_s for part in parts),
         device_s=sum(shares) if shares else None,
         cost_micros=sum(costs) if costs else None,
+        paid_micros=sum(part.paid_micros for part in parts),
     )
 
 

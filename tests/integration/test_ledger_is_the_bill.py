@@ -1,6 +1,7 @@
 """The ledger of a real system is its bill: workers that boot, run, fail, are killed and go."""
 
 import asyncio
+import collections
 import contextlib
 import gc
 import os
@@ -36,12 +37,19 @@ class Work(swell.Model):
     name = "own/work"
     Output = str
     batch = swell.Batch(max=4)
+    price_micros = 40_000
 
     class Input(BaseModel):
         how: Literal["well", "badly", "never"] = "well"
         took_s: float = 0.05
+        pays: bool = False
 
     def run(self, items):
+        for item in items:
+            if item.input.pays:
+                with open(__file__ + ".paid", "a") as file:
+                    file.write("x")
+                item.paid(self.price_micros)
         time.sleep(max(item.input.took_s for item in items))
         if any(item.input.how == "never" for item in items):
             os._exit(3)
@@ -163,6 +171,9 @@ async def live(system: System) -> list[Any]:
     ids = await system.submit(12)
     ids += await system.submit(2, how="badly")
     ids += await system.submit(1, how="never")
+    ids += await system.submit(3, pays=True)
+    ids += await system.submit(1, pays=True, how="badly")
+    ids += await system.submit(1, pays=True, how="never")
     told = await system.ended(ids)
     # One worker dies with what it holds, and is replaced.
     long = await system.submit(1, took_s=1.0)
@@ -192,14 +203,26 @@ async def go(system: System) -> list[Instance]:
     return await system.take_ends()
 
 
-def check(entries: list[LedgerEntry], instances: list[Instance], tasks: list[Any]) -> None:
+def check(
+    entries: list[LedgerEntry], instances: list[Instance], tasks: list[Any], paid_micros: int
+) -> None:
     lives_s = [
         (each.ended_at - each.launched_at).total_seconds() for each in instances if each.ended_at
     ]
     assert len(lives_s) == 3
     assert sum(each.seconds for each in entries) == pytest.approx(sum(lives_s), abs=1e-4)
     bill = sum(round(lived_s * HOUR_MICROS / 3600) for lived_s in lives_s)
-    assert sum(each.micros or 0 for each in entries) == bill
+    elsewhere = [each for each in entries if each.account == "paid:own/work"]
+    assert sum(each.micros or 0 for each in elsewhere) == paid_micros > 0
+    assert sum(each.micros or 0 for each in entries) == bill + paid_micros
+    # Each attempt is charged for it: also those that failed, and those that killed its process.
+    by_task = collections.Counter((each.ref, each.kind) for each in elsewhere)
+    assert by_task == {
+        (task["id"], "attempt" if task["state"] == "succeeded" else "failed"): task["attempt"]
+        for task in tasks
+        if task["input"].get("pays")
+    }
+    assert len(by_task) == 5
     # Of the one that was killed, more may have been charged than it has lived.
     assert len({each.account for each in entries if each.outcome == "correction"}) <= 1
     kinds: dict[EntryKind, float] = {}
@@ -210,35 +233,36 @@ def check(entries: list[LedgerEntry], instances: list[Instance], tasks: list[Any
     assert kinds[EntryKind.COLD_START] > 0.1
     # Batches of four share what they take: 13 tasks that succeeded ran for 0.05 s or 1 s together.
     assert kinds[EntryKind.ATTEMPT] >= 0.05 * 3
-    paid = {each.id: each.micros for each in entries}
+    paid = {each.id: each.micros or 0 for each in entries}
     for task in tasks:
         if task["state"] == "succeeded":
-            assert task["cost_micros"] == paid[f"{task['id']}-{task['attempt']}"] > 0
+            name = f"{task['id']}-{task['attempt']}"
+            assert task["cost_micros"] == paid[name] + paid.get(f"{name}-paid", 0) > 0
 
 
 async def test_the_ledger_is_the_bill(tmp_path: Path) -> None:
     async with a_system(tmp_path) as system:
-        await check_all(system)
+        await check_all(system, tmp_path)
 
 
 async def test_the_ledger_is_the_bill_on_postgresql(
     tmp_path: Path, postgres_databases: PostgresDatabases
 ) -> None:
     async with a_system(tmp_path, **{"store.url": await postgres_databases.new()}) as system:
-        await check_all(system)
+        await check_all(system, tmp_path)
 
 
-async def check_all(system: System) -> None:
+async def check_all(system: System, folder: Path) -> None:
     tasks = await live(system)
     instances = await go(system)
     service = system.service.app.service
     await settle(service, others_s=0.0)
     entries = await system.ledger()
-    check(entries, instances, tasks)
+    check(entries, instances, tasks, 40_000 * (folder / "work.py.paid").stat().st_size)
     bill = sum(each.micros or 0 for each in entries)
     async with system.session.get("/v1/costs?by=pool") as answer:
         told = (await answer.json())["total"]
-    assert (told["micros"]["total"], told["images"]) == (bill, 13)
+    assert (told["micros"]["total"], told["images"]) == (bill, 16)
     # Nothing is left: whoever looks again finds nothing to charge.
     await system.take_ends()
     assert await settle(service, others_s=0.0) == 0

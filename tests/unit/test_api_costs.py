@@ -164,6 +164,73 @@ async def test_what_a_worker_tells_of_costs_is_not_taken(world: World, free: Wor
         assert cost == (1_000 if each is world else None)
 
 
+DEAR = UPPER | {"price_micros": 40_000}
+
+
+async def pay(world: World, worker: str, *micros: int, **more: Any) -> list[dict[str, Any]]:
+    """Have tasks run for a second each, which pay others as much; return what was told of them."""
+    told = []
+    for each in micros:
+        await world.create(**more)
+        [lease] = (await world.lease(worker))["tasks"]
+        world.clock.advance(1)
+        told.append(succeeded(lease, "A", timings={"run_s": 1.0, "paid_micros": each}))
+        await world.report(worker, settlements=told[-1:])
+    return told
+
+
+@pytest.mark.parametrize("is_priced", [True, False])
+async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
+    world: World, free: World, is_priced: bool
+) -> None:
+    here = world if is_priced else free
+    worker = await register(here, models=[DEAR])
+    told = await pay(here, worker, 40_000, 0, user="eve")
+    shown = await show(here, told[0]["task_id"])
+    machine = 1_000 if is_priced else 0
+    assert shown["cost_micros"] == 40_000 + machine
+    assert "paid_micros" not in shown["timings"]
+    await here.report(worker, settlements=told)
+    here.clock.advance(120)
+    [entry] = [each for each in await ledger(here) if each["outcome"] == "paid"]
+    assert (entry["kind"], entry["cost_micros"], entry["seconds"]) == ("attempt", 40_000, 0.0)
+    assert (entry["ref"], entry["user"], entry["worker_id"]) == (told[0]["task_id"], "eve", None)
+    [cost] = (await here.admin("GET", "/v1/costs?by=model")).json["costs"]
+    assert (cost["images"], cost["attempts"]) == (2, 2)
+    if is_priced:
+        assert cost["image_micros"] == (40_000 + 2 * machine) / 2
+    else:
+        # What has no price is in no cost of an image.
+        assert cost["image_micros"] == 40_000
+    # The machine is charged its time and no more.
+    [life] = await here.service.registry.charged([worker])
+    assert life.seconds == pytest.approx(2.0)
+    assert life.micros == 2 * machine
+
+
+async def test_no_more_is_taken_as_paid_than_the_models_card_allows(
+    world: World, free: World
+) -> None:
+    plain = await register(world)
+    [told] = await pay(world, plain, 40_000)
+    assert (await show(world, told["task_id"]))["cost_micros"] == 1_000
+    dear = await register(free, models=[DEAR])
+    greedy, negative = await pay(free, dear, 10**15, -5)
+    assert (await show(free, greedy["task_id"]))["cost_micros"] == 40_000 * 10_000
+    assert (await show(free, negative["task_id"]))["cost_micros"] is None
+
+
+async def test_an_attempt_that_failed_has_paid_all_the_same(free: World) -> None:
+    worker = await register(free, models=[DEAR])
+    await free.create()
+    [lease] = (await free.lease(worker))["tasks"]
+    told = failed(lease, retryable=False)
+    told["outcome"]["timings"] = {"run_s": 1.0, "paid_micros": 40_000}
+    await free.report(worker, settlements=[told])
+    [entry] = [each for each in await ledger(free) if each["outcome"] == "paid"]
+    assert (entry["kind"], entry["cost_micros"]) == ("failed", 40_000)
+
+
 @pytest.mark.parametrize(("device_s", "counts_s"), [(1e300, 5.0), (-3.0, 0.0), (4.0, 4.0)])
 async def test_a_share_is_no_longer_than_its_worker_has_lived(
     world: World, free: World, device_s: float, counts_s: float

@@ -298,6 +298,25 @@ async def test_credits_are_held_by_the_estimate_and_settled_by_the_true_cost(
     assert [each["id"] for each in told["entries"]] == ["inv-1"]
 
 
+async def test_what_is_paid_to_others_is_held_and_settled_with_credits() -> None:
+    async with a_world() as world:
+        worker = await world.register(UPPER | {"price_micros": 40_000}, slots=1)
+        await limit(world, is_prepaid=True)
+        await grant(world, 100_000)
+        # Nothing of that model has ended, and the pool has no price: what others ask is known.
+        asked = {"model": "demo/upper", "input": {"text": "a"}, "count": 2}
+        told = (await world.anna("POST", "/v1/estimate", asked)).json
+        assert told["cost_micros"] == 80_000
+        assert (await submit(world, count=2)).status == 202
+        assert await account(world) == Account(granted=100_000, held=80_000)
+        assert (await submit(world)).json["code"] == "credits_used_up"
+        [lease] = (await world.lease(worker, n=1))["tasks"]
+        done = succeeded(lease, "x", timings={"run_s": 1.0, "paid_micros": 40_000})
+        await world.report(worker, settlements=[done])
+        await world.service.quotas.settle()
+        assert await account(world) == Account(granted=100_000, spent=40_000)
+
+
 async def test_a_task_that_fails_or_is_canceled_costs_nothing(world: World) -> None:
     worker = await world.register(slots=1)
     await submit(world)

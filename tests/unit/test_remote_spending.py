@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loopback import listening
-from swell.model import Item, Reject
+from swell.model import Item, Listener, Reject
 from swell.zoo import remote
 
 PRICE = 40
@@ -65,6 +65,18 @@ async def api() -> AsyncIterator[Api]:
         yield here
 
 
+class Purse(Listener):
+    """Hears what was paid."""
+
+    paid_micros = 0
+
+    def is_cancelled(self) -> bool:
+        return False
+
+    def paid(self, micros: int) -> None:
+        self.paid_micros += micros
+
+
 async def asked(url: str, folder: Path, **more: Any) -> Any:
     told = {
         "name": "remote/theirs",
@@ -76,9 +88,11 @@ async def asked(url: str, folder: Path, **more: Any) -> Any:
         "budget_micros_per_day": 1000,
         "budget_folder": str(folder),
     }
-    model = type("Theirs", (remote.Predictions,), told | more)()
+    model, purse = type("Theirs", (remote.Predictions,), told | more)(), Purse()
     model.load("cpu")
-    (found,) = await asyncio.to_thread(model.run, [Item(model.Input(), seed=1)])
+    item: Item[Any] = Item(model.Input(), seed=1, listener=purse)
+    (found,) = await asyncio.to_thread(model.run, [item])
+    assert purse.paid_micros == spent(folder), "charged is what was taken from the budget"
     return found
 
 

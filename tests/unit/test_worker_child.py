@@ -37,6 +37,7 @@ from swell.worker.frames import (
     Load,
     Moved,
     Order,
+    Paid,
     Phased,
     Pixels,
     Preview,
@@ -111,6 +112,13 @@ def long(n: int) -> str:
 @swell.model("test/seeded")
 def seeded(seed: int | None = None) -> int:
     return seed
+
+@swell.model("test/pays", price_micros=40)
+def pays(micros: int, ctx: swell.Context | None = None) -> str:
+    ctx.paid(micros)
+    ctx.paid(0)
+    ctx.paid(micros)
+    raise ValueError("paid, and for nothing")
 
 @swell.model("test/keeps")
 def keeps(seed: bool = False, ctx: swell.Context | None = None) -> bool:
@@ -209,6 +217,7 @@ def line(idle: Line, tmp_path: Path) -> Line:
         "test/broken-text",
         "test/long",
         "test/seeded",
+        "test/pays",
         "test/keeps",
     ]
     assert isinstance(ready, Ready)
@@ -330,6 +339,15 @@ def test_inputs_that_run_together_share_the_time_of_the_device(line: Line) -> No
     assert done[0].run_s == done[1].run_s == done[2].run_s > 0
     # Both samples of one task are its own, though the run of each counts them together.
     assert done[3].device_s == pytest.approx(done[3].run_s / 2)
+
+
+def test_what_was_paid_is_told_at_once_also_by_a_task_that_fails(line: Line) -> None:
+    line.say(Run(1, "test/pays", [Order(7, b'{"micros":40}'), Order(8, b'{"micros":-1}')]))
+    assert line.hear() == Paid(7, 40)
+    assert line.hear() == Paid(7, 40)
+    faults = {each.handle: each.detail for each in line.result().faults}
+    assert faults[7] == "ValueError: paid, and for nothing"
+    assert faults[8].startswith("ValueError: paid(-1): give it whole millionths")
 
 
 def test_what_a_stopped_task_had_of_the_device_is_told(line: Line) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from swell.dispatch import Enclosure, LeasedTask, Progress
 from swell.store import Hold
-from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError
+from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
 from swell.worker import desk as desk_module
 from swell.worker.desk import PAGE_BYTES, Desk, Held, Page
 
@@ -45,6 +45,18 @@ def test_of_two_outcomes_the_first_counts() -> None:
     desk.settle(held, Canceled())
     desk.settle(held, Released())
     assert [each.outcome for each in desk.take().settlements] == [Canceled()]
+
+
+def test_what_was_paid_stands_in_whatever_the_task_comes_to() -> None:
+    desk = Desk(slots=2)
+    held = hold(desk)
+    desk.pay(held.handle, 40)
+    desk.pay(held.handle, 2)
+    desk.settle(held, Released(timings=Timings(run_s=3.0)))
+    desk.pay(held.handle, 1)
+    assert [each.outcome for each in desk.take().settlements] == [
+        Released(timings=Timings(run_s=3.0, paid_micros=42))
+    ]
 
 
 def test_progress_that_was_not_told_is_replaced_and_places_grow() -> None:

@@ -12,6 +12,7 @@ from swell.api.call import Call, Reply
 from swell.api.fields import fields
 from swell.api.html_page import page
 from swell.api.operators import model_name
+from swell.api.quotas import dollars
 from swell.api.service import Service
 from swell.registry import ModelCard, Sample
 from swell.samples import TEXT
@@ -106,6 +107,8 @@ def _chips(service: Service, card: ModelCard) -> str:
     told = [_first_licence(card)]
     if card.memory_bytes:
         told.append(memory_in_words(card.memory_bytes))
+    if card.price_micros:
+        told.append(f"{dollars(card.price_micros)} a sample elsewhere")
     if card.speed:
         told.append(f"{took_in_words(card.speed[0].took_s)} on {card.speed[0].device}")
     told.append("no worker now" if not workers else f"{workers} worker{'s' * (workers > 1)} now")

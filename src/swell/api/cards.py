@@ -222,12 +222,25 @@ class Cards:
 
     def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
         """Return how many samples an input asks for, by the version that a queue's tasks get."""
+        card = self.of_queue(queue)
+        return 1 if card is None else size_of(self._check(card).packs, value)
+
+    def of_queue(self, queue: str) -> ModelCard | None:
+        """Return the card of the version that a queue's tasks get."""
         model, _, version = queue.partition(":")
         if is_of_canary(queue):
             canary = self.canaries.get(model)
             version = "" if canary is None else canary.version
-        card = self.find(f"{model}:{version}" if version else model)
-        return 1 if card is None else size_of(self._check(card).packs, value)
+        return self.find(f"{model}:{version}" if version else model)
+
+    def dearest_micros(self, models: Mapping[str, str]) -> int:
+        """Return what a sample of one of some models costs with others at most, by their cards.
+
+        Args:
+            models: Name → version.
+        """
+        found = (self.find(f"{name}:{version}") for name, version in models.items())
+        return max((card.price_micros for card in found if card is not None), default=0)
 
     def _check(self, card: ModelCard) -> "_Check":
         key = (card.name, card.version)

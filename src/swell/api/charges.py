@@ -48,6 +48,12 @@ MOST_WAITING: Final = 100_000
 #: So many go into one call.
 _AT_ONCE: Final = 500
 
+#: How entries and their accounts are called of what was paid to others.
+PAID: Final = "paid"
+
+#: No attempt has paid for more samples: 100 of a task, with a pack each.
+_MOST_PAID: Final = 10_000
+
 _NAMES: Final = {
     Succeeded: "succeeded",
     Failed: "failed",
@@ -144,8 +150,10 @@ class Charges:
             if task is None:
                 continue
             outcome = each.outcome
+            timings = outcome.timings
             is_good = isinstance(outcome, Succeeded)
             model, images = charged(task, each.attempt)
+            cost = timings.cost_micros
             self.add(
                 LedgerEntry(
                     id=f"{task.id}-{each.attempt}",
@@ -156,8 +164,8 @@ class Charges:
                     worker_id=info.id,
                     ref=task.id,
                     outcome=_NAMES[type(outcome)],
-                    seconds=round(outcome.timings.device_s or 0.0, 6),
-                    micros=outcome.timings.cost_micros,
+                    seconds=round(timings.device_s or 0.0, 6),
+                    micros=None if cost is None else cost - timings.paid_micros,
                     account=account_of(info),
                     key_id=task.key_id,
                     user=task.user or "",
@@ -165,6 +173,39 @@ class Charges:
                     images=images if is_good else 0,
                 )
             )
+            if timings.paid_micros:
+                self._pay(info, each, task)
+
+    def _pay(
+        self, info: WorkerInfo, settlement: Settlement, task: Task, *, images: int = 0
+    ) -> None:
+        """Charge what an attempt has paid to others: no time of the machine, nor of its bill.
+
+        Args:
+            info: The worker.
+            settlement: How it told that the attempt ended.
+            task: What the store made of it.
+            images: Those that no other entry counts: of a pool without a price they have one here.
+        """
+        model, _ = charged(task, settlement.attempt)
+        is_good = type(settlement.outcome) is Succeeded
+        self.add(
+            LedgerEntry(
+                id=f"{task.id}-{settlement.attempt}-{PAID}",
+                at=self._clock.now(),
+                kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
+                pool=info.pool,
+                models=model,
+                ref=task.id,
+                outcome=PAID,
+                seconds=0.0,
+                micros=settlement.outcome.timings.paid_micros,
+                account=f"{PAID}:{model}",
+                key_id=task.key_id,
+                user=task.user or "",
+                images=images,
+            )
+        )
 
     def count(self, info: WorkerInfo, settlement: Settlement, task: Task, most_s: float) -> None:
         """Add an attempt to the sums of a worker whose pool has no price.
@@ -189,7 +230,10 @@ class Charges:
             self._workers[info.id] = info
         known.seconds += share_s(outcome.timings, most_s)
         known.attempts += 1
-        if is_good:
+        images = images if is_good else 0
+        if outcome.timings.paid_micros:
+            self._pay(info, settlement, task, images=images)
+        else:
             known.images += images
 
     def add(self, entry: LedgerEntry) -> None:
@@ -263,22 +307,34 @@ class Charges:
 
 
 def with_costs(
-    hour_micros: int | None, told: Sequence[Settlement], most_s: float
+    hour_micros: int | None,
+    told: Sequence[Settlement],
+    most_s: float,
+    price_micros: int = 0,
 ) -> list[Settlement]:
-    """Return settlements whose timings say what each attempt's share of the device costs.
+    """Return settlements whose timings say what each attempt costs: its share of the device, and
+    what it paid to others.
 
     Args:
         hour_micros: What an hour of the worker costs; None where that is not known. What it tells
             of costs itself is not taken.
         told: As the worker told them.
         most_s: None of the attempts can have had more of the device, in seconds.
+        price_micros: What a sample of one of the worker's models costs with others at most, by
+            their cards. Of a worker whose models cost nothing there, nothing is taken.
     """
-    return [_with_cost(hour_micros, each, most_s) for each in told]
+    most_paid = _MOST_PAID * price_micros
+    return [_with_cost(hour_micros, each, most_s, most_paid) for each in told]
 
 
-def _with_cost(hour_micros: int | None, settlement: Settlement, most_s: float) -> Settlement:
+def _with_cost(
+    hour_micros: int | None, settlement: Settlement, most_s: float, most_paid: int
+) -> Settlement:
     outcome = settlement.outcome
     seconds = share_s(outcome.timings, most_s)
     cost = cost_micros(seconds, hour_micros)
-    timings = _replace(outcome.timings, device_s=seconds, cost_micros=cost)
+    paid = max(0, min(outcome.timings.paid_micros, most_paid))
+    if paid:
+        cost = (cost or 0) + paid
+    timings = _replace(outcome.timings, device_s=seconds, cost_micros=cost, paid_micros=paid)
     return _replace(settlement, outcome=_replace(outcome, timings=timings))

@@ -761,6 +761,13 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: Annotated[
         int | None, Meta(description="what it takes of its device; null if that is not known")
     ]
+    price_micros: Annotated[
+        int | None,
+        Meta(
+            description="what a sample costs with somebody else, such as an API, in millionths of "
+            "a dollar; null where it costs nothing there"
+        ),
+    ]
     speed: Annotated[list[Speed], Meta(description="what it took its author, in seconds")]
     samples: list[SampleView]
     eta_s: Annotated[
@@ -1197,7 +1204,9 @@ class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
     models: list[str]
     worker_id: str | None
     ref: Annotated[str, Meta(description="the startup or attempt that it belongs to")]
-    outcome: str
+    outcome: Annotated[
+        str, Meta(description="how that ended; `paid` of what an attempt has paid to others")
+    ]
     seconds: float
     cost_micros: Annotated[
         int | None, Meta(description="millionths of a dollar; null where the pool has no price")

@@ -375,6 +375,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         licence=card.licence,
         credits=card.credits,
         memory_bytes=card.memory_bytes or None,
+        price_micros=card.price_micros or None,
         speed=card.speed,
         samples=sample_views(card, base),
         pipeline=card.pipeline,

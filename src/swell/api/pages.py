@@ -11,6 +11,7 @@ from swell.api.call import Call, Reply
 from swell.api.card_page import listed, memory_in_words, model_card, shortened, took_in_words
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
+from swell.api.quotas import dollars
 from swell.api.service import Service
 from swell.errors import NotFound
 from swell.registry import ModelCard
@@ -148,6 +149,11 @@ def _llms_model(card: ModelCard, base: str) -> list[str]:
         f"- [{card.name}]({base}/models/{card.name}): {markdown.first_line(card.description)}",
         f"- licence: {licence}",
         f"- memory: {memory_in_words(card.memory_bytes)}",
+        *(
+            [f"- paid to others: {dollars(card.price_micros)} a sample"]
+            if card.price_micros
+            else []
+        ),
         *(
             f"- takes {took_in_words(each.took_s)}: {each.what}, {each.device}"
             for each in card.speed

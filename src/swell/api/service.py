@@ -397,19 +397,25 @@ class Service:
     def expected_micros(self, new: NewTask) -> int | None:
         """Return what nine in ten such tasks cost at most, in millionths of a dollar.
 
-        None where no task of its model has ended, or the pools of its workers have no price; of a
-        pipeline, where that is so of a stage that may run.
+        None where no task of its model has ended, or the pools of its workers have no price, and
+        nothing is paid to others for it; of a pipeline, where that is so of a stage that may run.
         """
         if new.run is None:
-            return self._expected_micros(new.queue, new.count, self._pack_size(new))
-        found = [
-            self._expected_micros(
-                stage.queue, new.count if stage.counts else 1, self._pack_size(new, stage)
-            )
-            for stage in stages_ahead(new.run, new.input)
-        ]
+            return self._stage_micros(new, None)
+        found = [self._stage_micros(new, stage) for stage in stages_ahead(new.run, new.input)]
         costs = [each for each in found if each is not None]
         return sum(costs) if len(costs) == len(found) else None
+
+    def _stage_micros(self, new: NewTask, stage: Stage | None) -> int | None:
+        """Return what a stage costs at most: its time, and what is paid to others for it."""
+        queue = new.queue if stage is None else stage.queue
+        count = new.count if stage is None or stage.counts else 1
+        machine = self._expected_micros(queue, count, self._pack_size(new, stage))
+        card = self.cards.of_queue(queue)
+        if card is None or not card.price_micros:
+            return machine
+        _, size = self._pack(new, stage)
+        return (machine or 0) + card.price_micros * count * size
 
     def _pack_size(self, task: Task | NewTask, stage: Stage | None = None) -> float:
         """Return how many times as many samples a task's pack has as those of its model usually.
@@ -418,15 +424,17 @@ class Service:
             task: Which one.
             stage: Of its pipeline; the one that it is at where it is None.
         """
+        model, size = self._pack(task, stage)
+        return size / (self.times.pack(model) or size)
+
+    def _pack(self, task: Task | NewTask, stage: Stage | None) -> tuple[str, int]:
+        """Return the model of a task, or of a stage of it, and how many samples its pack has."""
         run = task.run
         if run is None:
-            model = task.model
-            size = pack_of(self.cards, task)
-        else:
-            stage = stage or run.stage
-            model = stage.model
-            size = pack_of_stage(self.cards, stage, Sight(run.pipeline, task.input, run.done))
-        return size / (self.times.pack(model) or size)
+            return task.model, pack_of(self.cards, task)
+        stage = stage or run.stage
+        sight = Sight(run.pipeline, task.input, run.done)
+        return stage.model, pack_of_stage(self.cards, stage, sight)
 
     def _expected_micros(self, queue: str, count: int, size: float) -> int | None:
         model, version = queue.partition(":")[0], None

@@ -53,7 +53,7 @@ def _passed(
         worker=done.worker_id,
         started_at=done.started_at,
         finished_at=done.finished_at,
-        timings=msgspec.structs.replace(timings, cost_micros=None),
+        timings=msgspec.structs.replace(timings, cost_micros=None, paid_micros=0),
         cost_micros=timings.cost_micros,
         seed=done.seed,
     )

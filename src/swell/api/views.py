@@ -85,7 +85,10 @@ def task_view(
     output, timings = task.output, task.timings
     cost = None
     if timings is not None and timings.cost_micros is not None:
-        cost, timings = timings.cost_micros, msgspec.structs.replace(timings, cost_micros=None)
+        cost, timings = (
+            timings.cost_micros,
+            msgspec.structs.replace(timings, cost_micros=None, paid_micros=0),
+        )
     metadata, changes = task.metadata, None
     if metadata is not None:
         metadata, changes = split_metadata(metadata)

@@ -418,12 +418,19 @@ def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
     settlements = told.settlements
     if not settlements or (
         info.hour_micros is None
-        and all(each.outcome.timings.cost_micros is None for each in settlements)
+        and all(
+            each.outcome.timings.cost_micros is None and not each.outcome.timings.paid_micros
+            for each in settlements
+        )
     ):
         return told
     most_s = (service.clock.now() - info.registered_at).total_seconds()
     price = service.tariffs.hour_micros(info)
-    return msgspec.structs.replace(told, settlements=with_costs(price, settlements, most_s))
+    paid = 0
+    if any(each.outcome.timings.paid_micros for each in settlements):
+        paid = service.cards.dearest_micros(info.models)
+    costly = with_costs(price, settlements, most_s, paid)
+    return msgspec.structs.replace(told, settlements=costly)
 
 
 def _count(

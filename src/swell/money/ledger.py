@@ -43,18 +43,20 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     worker_id: str = ""
     #: What it belongs to: a startup, or an attempt.
     ref: str = ""
-    #: How that ended, such as `ready` or `died`.
+    #: How that ended, such as `ready` or `died`. What an attempt has paid to others is `paid`: no
+    #: time of its worker's, and no part of a machine's bill.
     outcome: str = ""
     seconds: float
     #: Millionths of a dollar; None where the pool has no price.
     micros: int | None = None
     #: Of the machine or process whose time it is: the id of its cold start, or of its worker where
-    #: that told of none.
+    #: that told of none. Of what was paid to others, `paid:` and the model.
     account: str = ""
     #: Whose attempts: the key and, where the pool has a price, the user.
     key_id: str = ""
     user: str = ""
-    #: How many attempts it is for, and how many pictures they gave.
+    #: How many attempts it is for, and how many pictures they gave. What was paid to others counts
+    #: pictures where the attempt's other entry has no price.
     attempts: int = 0
     images: int = 0
 

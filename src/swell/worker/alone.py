@@ -73,6 +73,9 @@ class _Teller:
     def ready(self, index: int, file: Image | File) -> None:
         """A terminal shows what is whole."""
 
+    def paid(self, micros: int) -> None:
+        """Nobody is charged for what one runs by hand."""
+
 
 def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
     """Load a model and warm it up."""

@@ -61,6 +61,7 @@ class Held:
         "key",
         "load_s",
         "loras",
+        "paid_micros",
         "parts",
         "place",
         "seed",
@@ -83,6 +84,8 @@ class Held:
         #: When the model process got it, and what it had of the device where that is not over.
         self.sent_s = now_s
         self.device_s = 0.0
+        #: What was paid to others for it, in millionths of a dollar.
+        self.paid_micros = 0
         #: Number of the last progress told.
         self.place = 0
         #: Suspects of the death of a model process are drawn with those of their circle alone.
@@ -242,6 +245,12 @@ class Desk:
         """Return a task that is still held, by its number."""
         return self._by_handle.get(handle)
 
+    def pay(self, handle: int, micros: int) -> None:
+        """Note that so many millionths of a dollar more were paid to others for a task."""
+        held = self._by_handle.get(handle)
+        if held is not None:
+            held.paid_micros += micros
+
     def settle(self, held: Held, outcome: Outcome, enclosures: Iterable[Enclosure] = ()) -> None:
         """Note how a task ended. Of two outcomes the first counts.
 
@@ -262,6 +271,9 @@ class Desk:
         if self._traces is not None:
             self._traces.settled(task)
         self._enclosures |= {file.key: file for file in enclosures}
+        if held.paid_micros:
+            timings = msgspec.structs.replace(outcome.timings, paid_micros=held.paid_micros)
+            outcome = msgspec.structs.replace(outcome, timings=timings)
         if task.may_go_on and isinstance(outcome, Succeeded):
             self._may_go_on.add(task.task_id)
         self._settlements.append(

@@ -158,6 +158,9 @@ class _Listener:
     def ready(self, index: int, file: Any) -> None:
         """Do nothing: what a sample of such a model gives is one file, sent when it is whole."""
 
+    def paid(self, micros: int) -> None:
+        self._job.paid(micros)
+
 
 def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
     for page, each in drawn:

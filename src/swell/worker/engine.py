@@ -52,6 +52,7 @@ from swell.worker.frames import (
     Moved,
     Moving,
     Order,
+    Paid,
     Part,
     Preview,
     Ready,
@@ -772,6 +773,14 @@ class Worker:
                 self._on_preview(frame)
             case Part():
                 self._on_part(frame)
+            case _:
+                self._on_word(frame)
+
+    def _on_word(self, frame: Frame) -> None:
+        """Hear what comes seldom."""
+        match frame:
+            case Paid():
+                self._desk.pay(frame.handle, frame.micros)
             case HandedOver():
                 self._on_handed_over(frame)
             case Turn():

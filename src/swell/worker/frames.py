@@ -29,6 +29,7 @@ __all__ = [
     "Moved",
     "Moving",
     "Order",
+    "Paid",
     "Part",
     "Phased",
     "Pixels",
@@ -283,6 +284,13 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     total: int
 
 
+class Paid(msgspec.Struct, frozen=True, array_like=True, tag="paid"):
+    """So many millionths of a dollar more were paid to others for a task."""
+
+    handle: int
+    micros: int
+
+
 class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
     """A small picture, encoded as JPEG."""
 
@@ -346,6 +354,7 @@ Frame = (
     | Refused
     | Results
     | Step
+    | Paid
     | Preview
     | Part
     | HandedOver

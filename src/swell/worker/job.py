@@ -28,6 +28,7 @@ from swell.worker.frames import (
     Fault,
     Frame,
     Order,
+    Paid,
     Part,
     Pixels,
     Preview,
@@ -267,6 +268,11 @@ class Job:
         if part is not None:
             self.early = [*(self.early or ()), file]
             self._pipe.send(part)
+
+    def paid(self, micros: int) -> None:
+        """See `Listener.paid`. Told at once: it is paid, whatever becomes of this process."""
+        if micros:
+            self._pipe.send(Paid(self.handle, micros))
 
     def parts(self) -> list[Frame]:
         """Return the files of samples that are whole, as far as all before them are.

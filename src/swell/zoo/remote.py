@@ -209,8 +209,7 @@ class RemoteModel(Model):
     url: ClassVar[str] = ""
     #: File that holds the key and nothing else; empty where none is needed.
     key_file: ClassVar[str] = ""
-    #: What one sample costs there, in millionths of a dollar.
-    price_micros: ClassVar[int] = 0
+    # What one sample costs there: `price_micros`, see `Model`.
     #: What may be spent there in a day by this user here, in millionths of a dollar; None for no
     #: limit.
     budget_micros_per_day: ClassVar[int | None] = None
@@ -280,6 +279,7 @@ class RemoteModel(Model):
     async def _create(
         self,
         session: aiohttp.ClientSession,
+        item: Item[Any],
         url: str,
         body: Any,
         headers: Mapping[str, str] | None = None,
@@ -292,14 +292,17 @@ class RemoteModel(Model):
             BudgetSpent: There is no money for it today.
             Exception: See `_json`.
         """
-        day = self._budget.take(self.price_micros)
+        day, paid = self._budget.take(self.price_micros), self.price_micros
         try:
             return await self._json(
                 session, "POST", url, body=body, headers=headers, again=_NOT_BEGUN
             )
         except (Reject, _Refused, *_NEVER_SENT):
-            self._budget.give_back(self.price_micros, day)
+            self._budget.give_back(paid, day)
+            paid = 0
             raise
+        finally:
+            item.paid(paid)
 
     async def _json(
         self,
@@ -424,7 +427,7 @@ class OpenAIImages(RemoteModel):
             "n": 1,
         }
         url = f"{self.url.rstrip('/')}/images/generations"
-        answer = await self._create(session, url, body)
+        answer = await self._create(session, item, url, body)
         try:
             (made,) = answer["data"]
             if made.get("b64_json"):
@@ -465,7 +468,7 @@ class Predictions(RemoteModel):
         if self.version:
             path, body["version"] = "/predictions", self.version
         prefer = {"Prefer": "wait=5"}
-        found = await self._create(session, base + path, body, prefer)
+        found = await self._create(session, item, base + path, body, prefer)
         try:
             found = await self._follow(session, found, base, item)
         except BaseException:

@@ -579,6 +579,7 @@ export interface LedgerEntryView {
   worker_id: string | null;
   /** the startup or attempt that it belongs to */
   ref: string;
+  /** how that ended; `paid` of what an attempt has paid to others */
   outcome: string;
   seconds: number;
   /** millionths of a dollar; null where the pool has no price */
@@ -657,6 +658,8 @@ export interface ModelView {
   credits: string;
   /** what it takes of its device; null if that is not known */
   memory_bytes: number | null;
+  /** what a sample costs with somebody else, such as an API, in millionths of a dollar; null where it costs nothing there */
+  price_micros: number | null;
   /** what it took its author, in seconds */
   speed: (Speed)[];
   samples: (SampleView)[];
@@ -1282,7 +1285,7 @@ export interface TaskView {
   favourites?: (number)[];
 }
 
-/** Where the time went, in seconds. `queue_s` covers everything before the last attempt. `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None where it is `run_s`, and of a worker that does not tell it. `cost_micros` is what that share costs, in millionths of a dollar, where the pool has a price; the backend sets it, and shows it beside the timings. Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s` is what it waited in the queues of its stages. */
+/** Where the time went, in seconds. `queue_s` covers everything before the last attempt. `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None where it is `run_s`, and of a worker that does not tell it. `paid_micros` is what the attempt has paid to others, such as an API, in millionths of a dollar. `cost_micros` is that and what its share of the device costs, where the pool has a price; the backend sets it, and shows it beside the timings. Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s` is what it waited in the queues of its stages. */
 export interface Timings {
   queue_s: number;
   load_s: number;
@@ -1291,6 +1294,7 @@ export interface Timings {
   upload_s: number;
   device_s: number | null;
   cost_micros: number | null;
+  paid_micros: number;
 }
 
 /** One attempt to deliver. */
