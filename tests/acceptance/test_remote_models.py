@@ -1,5 +1,6 @@
 """Models behind APIs of two shapes: Swell's own façades of them are the APIs here."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 import swell
 from commandline import Swell, ready_line, stop
+from pages import block
 from swell import Client
 from swell.client.access import read_access
 from swell.client.errors import TaskEnded
@@ -200,3 +202,45 @@ def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) ->
     assert (ended.state, ended.attempt) == ("failed", 1)
     assert ended.error is not None
     assert ended.error.code == "rejected"
+
+
+def test_what_others_ask_is_charged_to_the_task(place: dict[str, str], swell: Swell) -> None:
+    (swell.folder / "own.py").write_text(block("docs/costs.md", "own/theirs"))
+    (swell.folder / "theirs.py").write_text(
+        "from swell.zoo import remote\n\n"
+        "class Theirs(remote.OpenAIImages):\n"
+        '    """Drawn elsewhere."""\n'
+        '    name = "remote/theirs"\n'
+        f'    url = "{place["url"]}/openai/v1"\n'
+        '    remote_model = "demo/echo-picture"\n'
+        f'    key_file = "{place["key_file"]}"\n'
+        "    price_micros = 40_000\n"
+    )
+    process = swell.start("up", "--json", "--port", "0", "-m", "theirs.py", "-m", "own.py")
+    try:
+        ready_line(process, swell.folder)
+        access = read_access(swell.folder / ".swell")
+        assert access is not None
+        with Client(access.url, access.key) as client:
+            asked = {"prompt": "a fox", "size": "64x64"}
+            expected = client.estimate("remote/theirs", asked, count=2)
+            drawn = client.run("remote/theirs", asked, count=2)
+            said = client.run("own/theirs", {"text": "a fox"})
+        # A pool without a price: what others ask is all that is known.
+        assert (expected.cost_micros, drawn.cost_micros, said.cost_micros) == (
+            80_000,
+            80_000,
+            2_000,
+        )
+        assert (len(drawn.artifacts), said.output) == (2, "A FOX")
+        ends_s = time.monotonic() + 30
+        while time.monotonic() < ends_s:
+            rows = json.loads(swell.ok("ledger", "--json"))
+            paid = {each["ref"]: each for each in rows if each["outcome"] == "paid"}
+            if len(paid) == 2:
+                break
+            time.sleep(0.2)
+        assert paid[drawn.id]["cost_micros"] == 80_000
+        assert paid[said.id]["cost_micros"] == 2_000
+    finally:
+        assert stop(process) == 0
