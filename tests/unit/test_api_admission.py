@@ -240,6 +240,7 @@ async def test_a_class_is_a_priority_and_a_key_uses_those_it_has(world: World) -
     assert await priority_of(world, both, **{"class": "free"}) == 5
     assert await priority_of(world, world.anna, **{"class": "free"}) == 5
     assert await priority_of(world, world.anna, **{"class": "gold"}) == "invalid_input"
+    assert await priority_of(world, both, priority=3, **{"class": "free"}) == "invalid_input"
     task = (await free("POST", "/v1/tasks", asking())).json
     stored = (await world.service.store.get([task["id"]]))[0]
     assert stored is not None

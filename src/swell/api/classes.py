@@ -56,6 +56,8 @@ class Classes:
                 raise self._unknown(named, "/class")
             if key.classes and named not in key.classes:
                 raise self._forbidden(key, f"class {named!r}")
+            if request.priority != USUAL_PRIORITY:
+                raise _both(named, request.priority)
             return _at(request, self._priorities[named])
         own = [self._priorities[each] for each in key.classes if each in self._priorities]
         if not own:
@@ -78,6 +80,13 @@ class Classes:
             f"key {key.name!r} may not use {what}, only {', '.join(key.classes)}: leave it out, or "
             "ask the operator for another key"
         )
+
+
+def _both(name: str, priority: int) -> InvalidInput:
+    detail = f"class {name!r} has a priority of its own, beside {priority}: leave one of them out"
+    return InvalidInput(
+        detail, errors=[FieldError(pointer="/priority", detail=detail, code="class_and_priority")]
+    )
 
 
 def _at(request: "TaskRequest", priority: int) -> "TaskRequest":
