@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from swell.events import Event
+from swell.events import Event, Lives
 
 __all__ = ["Bus", "News", "NewsKind", "Subscription"]
 
@@ -21,7 +21,8 @@ class NewsKind(StrEnum):
     #: Told by the bus itself: something may have got lost on the way here, so what listeners wait
     #: for is to be read in the store, as is all else that was learnt from news.
     MISSED = "missed"
-    #: Tasks have changed their state: `events` says how.
+    #: Tasks have changed their state: `events` says how, and `lives` of those that began and ended
+    #: since the last time.
     TASKS = "tasks"
     #: The running tasks in `ids` are to be stopped.
     STOP = "stop"
@@ -42,6 +43,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ids: tuple[str, ...] = ()
     #: With their `brief`, and without their tasks.
     events: tuple[Event, ...] = ()
+    lives: tuple[Lives, ...] = ()
 
 
 class Subscription(Protocol):

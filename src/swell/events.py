@@ -8,6 +8,7 @@ the last id it saw can ask for what came after. The id says where in the task's 
     TERMINAL_ID                        the end, larger than any other
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -22,9 +23,11 @@ __all__ = [
     "Brief",
     "Event",
     "EventKind",
+    "Lives",
     "brief_of",
     "brief_of_stage",
     "event_of",
+    "lives_of",
 ]
 
 #: Ids of one attempt's events lie within one stride.
@@ -73,6 +76,36 @@ class Brief(msgspec.Struct, frozen=True, array_like=True):
     run_s: float = 0.0
     took_s: float = 0.0
     version: str = ""
+
+
+class Lives(msgspec.Struct, frozen=True, array_like=True):
+    """Attempts that began and ended before another backend was told of either: what their briefs
+    would say, together.
+
+    Args:
+        kind: How they ended.
+        model: Which one.
+        version: Of the model, where they have succeeded.
+        worker_id: Who had them.
+        count: The samples of each.
+        ids: Their tasks.
+        run_s: How long the model ran, of each, where they have succeeded; else empty.
+        took_s: The same with encoding and upload.
+    """
+
+    kind: EventKind
+    model: str
+    version: str
+    worker_id: str | None
+    count: int
+    ids: list[str] = []
+    run_s: list[float] = []
+    took_s: list[float] = []
+
+    def events(self) -> "list[Event]":
+        """Return the events that tell the ends."""
+        kind = self.kind
+        return [Event(task_id=each, id=TERMINAL_ID, kind=kind) for each in self.ids]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +166,27 @@ def brief_of(task: Task) -> Brief:
             run_s = took_s = (task.finished_at - task.started_at).total_seconds()
     version = task.version if took_s else ""
     return Brief(task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s, version)
+
+
+def lives_of(ends: Iterable[Event]) -> list[Lives]:
+    """Return what other backends keep in mind of attempts that they were not told of before.
+
+    Args:
+        ends: Events of this process that tell how tasks ended, which are no pipelines.
+    """
+    found: dict[tuple[EventKind, str, str, str | None, int], Lives] = {}
+    for end in ends:
+        assert end.task is not None, "it comes from this process"
+        brief = brief_of(end.task)
+        key = (end.kind, brief.model, brief.version, brief.worker_id, brief.count)
+        lives = found.get(key)
+        if lives is None:
+            lives = found[key] = Lives(*key, [], [], [])
+        lives.ids.append(end.task_id)
+        if end.kind is EventKind.SUCCEEDED:
+            lives.run_s.append(round(brief.run_s, 6))
+            lives.took_s.append(round(brief.took_s, 6))
+    return list(found.values())
 
 
 def brief_of_stage(task: Task, done: Done) -> Brief:

@@ -4,8 +4,10 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from servers import NatsServer, PostgresServer
@@ -16,7 +18,8 @@ from swell.buses.postgres import PostgresBus, PostgresWire
 from swell.buses.wired import BEAT_S, LATER_S, LOST_S, PAUSE_S, WiredBus
 from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import InvalidRequest, Unavailable
-from swell.events import TERMINAL_ID, Event, EventKind
+from swell.events import TERMINAL_ID, Event, EventKind, Lives, event_of
+from swell.task import Task, TaskState, Timings
 from swell.testing.bus import (
     Bench,
     BenchWire,
@@ -312,6 +315,145 @@ async def test_what_was_to_be_told_later_is_told_before_the_farewell() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 assert News(kind=NewsKind.MISSED) not in await there.news()
+
+
+def life(task_id: str, *, run_s: float = 0.25, attempt: int = 1) -> tuple[Event, Event]:
+    """Return the events of an attempt that begins and succeeds in this process."""
+    now = SystemClock().now()
+    begun = Task(
+        id=task_id,
+        model="demo/upper",
+        queue="demo/upper",
+        version="v",
+        state=TaskState.RUNNING,
+        created_at=now,
+        attempt=attempt,
+        worker_id="w1",
+        started_at=now,
+    )
+    ended = msgspec.structs.replace(
+        begun, state=TaskState.SUCCEEDED, finished_at=now, timings=Timings(run_s=run_s)
+    )
+    return event_of(begun), event_of(ended)
+
+
+async def changes(bus: Bus, are_there: Callable[[list[Event], list[Lives]], bool]) -> Any:
+    """Read news until these changes of tasks are among them; return all of them."""
+    events: list[Event] = []
+    lives: list[Lives] = []
+    async with asyncio.timeout(5):
+        while not are_there(events, lives):
+            for each in await bus.news():
+                events += each.events
+                lives += each.lives
+    return events, lives
+
+
+async def test_what_begins_and_ends_between_two_messages_is_told_together() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        lives = [life(f"t{number}", run_s=(number + 1) / 8) for number in range(3)]
+        waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in range(3)]
+        elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
+        await here.publish([begun for begun, _ in lives])
+        await here.publish([ended for _, ended in lives])
+        assert [await each.next(0) for each in waiting] == [ended for _, ended in lives]
+        heard = await elsewhere.next(5)
+        assert heard is not None
+        assert (heard.kind, heard.task_id) == (EventKind.SUCCEEDED, "t1")
+        events, told = await changes(there, lambda _, lives: bool(lives))
+        assert events == []
+        assert told == [
+            Lives(
+                EventKind.SUCCEEDED,
+                "demo/upper",
+                "v",
+                "w1",
+                1,
+                ["t0", "t1", "t2"],
+                [0.125, 0.25, 0.375],
+                [0.125, 0.25, 0.375],
+            )
+        ]
+
+
+async def test_what_takes_longer_is_told_when_it_begins_and_when_it_ends() -> None:
+    clock = SystemClock()
+    async with two_on(Bench(), clock) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        begun, ended = life("t1")
+        began_s = clock.monotonic_s()
+        await here.publish([begun])
+        events, _ = await changes(there, lambda events, _: bool(events))
+        assert (events[0].kind, events[0].brief.worker_id) == (EventKind.STARTED, "w1")
+        assert clock.monotonic_s() - began_s >= LATER_S / 2
+        await here.publish([ended])
+        events, lives = await changes(there, lambda events, _: bool(events))
+        assert ([each.kind for each in events], lives) == ([EventKind.SUCCEEDED], [])
+
+
+async def test_what_somebody_elsewhere_follows_is_told_one_by_one() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        early, late = life("t1"), life("t2")
+        following = there.subscribe("t1")
+        await until(lambda: here.watched(["t1"]) == ["t1"])
+        await here.publish([early[0], late[0]])
+        # Of what is followed only now the start is told as well.
+        joining = there.subscribe("t2")
+        await until(lambda: here.watched(["t2"]) == ["t2"])
+        await here.publish([early[1], late[1]])
+        for listener in (following, joining):
+            heard = [await listener.next(5), await listener.next(5)]
+            assert [each and each.kind for each in heard] == ["started", "succeeded"]
+
+
+async def test_a_file_between_start_and_end_keeps_their_order() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        begun, ended = life("t1")
+        file = Event(task_id="t1", id=begun.id + 1, kind=EventKind.ARTIFACT, data={"index": 0})
+        await here.publish([begun])
+        await here.publish([file, ended])
+        await changes(there, lambda events, _: len(events) == 2)
+        kinds = [each.kind for each in there.remembered("t1")]
+        assert kinds == [EventKind.STARTED, EventKind.ARTIFACT, EventKind.SUCCEEDED]
+
+
+async def test_another_attempt_is_no_part_of_the_one_that_began() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        await here.publish([life("t1")[0], life("t1", attempt=2)[1]])
+        events, lives = await changes(there, lambda events, _: len(events) == 2)
+        assert [each.brief.attempt for each in events] == [1, 2]
+        assert lives == []
+
+
+async def test_a_backend_of_before_is_told_one_by_one() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        [peer] = here._peers.values()
+        peer.reads = 0
+        await here.publish(list(life("t1")))
+        events, lives = await changes(there, lambda events, _: len(events) == 2)
+        assert [each.kind for each in events] == [EventKind.STARTED, EventKind.SUCCEEDED]
+        assert lives == []
+
+
+async def test_starts_that_wait_are_told_before_the_farewell() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        begun, _ = life("t1")
+        await here.publish([begun])
+        await here.close()
+        events, _ = await changes(there, lambda events, _: bool(events))
+        assert [each.task_id for each in events] == ["t1"]
 
 
 async def drained(bus: Bus) -> None:

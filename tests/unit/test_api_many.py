@@ -233,6 +233,26 @@ async def test_each_knows_what_workers_hold_and_learns_from_all_tasks(pair: Pair
     assert stats.service_s(1) == pytest.approx(0.5)
 
 
+async def test_each_learns_from_what_was_over_before_it_was_told_that_it_had_begun(
+    pair: Pair,
+) -> None:
+    worker = await pair.register()
+    service = pair.there.service
+    waiting = []
+    for run_s in (0.25, 0.5, 0.75):
+        task = await pair.here.create()
+        waiting.append(pair.here.service.bus.subscribe(task["id"], after=TERMINAL_ID - 1))
+        [lease] = (await pair.here.lease(worker))["tasks"]
+        told = succeeded(lease, "A", timings={"run_s": run_s})
+        await pair.here.report(worker, settlements=[told])
+    await until(lambda: service.times.stats("demo/upper") is not None)
+    stats = service.times.stats("demo/upper")
+    assert stats is not None
+    assert stats.service_s(1) == pytest.approx(0.5)
+    assert service.times.by_device("demo/upper") == pair.here.service.times.by_device("demo/upper")
+    assert service.fleet.held_tasks() == []
+
+
 async def test_a_key_that_is_revoked_at_one_is_refused_by_another(pair: Pair) -> None:
     assert (await pair.there.anna("GET", "/v1/tasks")).status == 200
     listed = (await pair.here.admin("GET", "/v1/keys")).json["keys"]

@@ -15,7 +15,7 @@ from swell.api.eta import ServiceTimes
 from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
 from swell.dispatch import Switches
-from swell.events import Brief
+from swell.events import Brief, Lives
 from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
 from swell.task import Task
@@ -405,6 +405,20 @@ class Fleet:
         worker = self._workers.get(brief.worker_id)
         if worker is not None:
             worker.meter.take(1, self._clock.monotonic_s())
+
+    def note_lives(self, lives: Lives) -> None:
+        """Note what a worker has had and ended at another backend since that was told last.
+
+        They say how fast it is only beside what it held meanwhile.
+        """
+        worker = self._workers.get(lives.worker_id or "")
+        if worker is None or not worker.meter.held:
+            return
+        now_s = self._clock.monotonic_s()
+        for run_s in lives.run_s:
+            window = worker.meter.end(lives.model, run_s, lives.count, now_s)
+            if window is not None:
+                self._learn_pace(worker, lives.model, window)
 
     def held_tasks(self) -> list[str]:
         """Return the tasks of which a lease was heard of."""

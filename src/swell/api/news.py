@@ -8,10 +8,10 @@ import structlog
 from swell.api.service import Service
 from swell.bus import News, NewsKind
 from swell.errors import SwellError
-from swell.events import Event, EventKind, event_of
+from swell.events import Event, EventKind, Lives, event_of
 from swell.task import Task, TaskState
 
-__all__ = ["catch_up", "hear", "is_to_stop", "take_events", "take_news"]
+__all__ = ["catch_up", "hear", "is_to_stop", "take_events", "take_lives", "take_news"]
 
 _log = structlog.get_logger("swell.api")
 
@@ -39,6 +39,7 @@ async def take_news(service: Service, news: Sequence[News]) -> None:
     for each in news:
         if each.kind is NewsKind.TASKS:
             take_events(service, each.events)
+            take_lives(service, each.lives)
     if kinds & {NewsKind.KEYS, NewsKind.MISSED}:
         service.keys.forget()
         service.quotas.forget()
@@ -76,6 +77,15 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
         if event.kind is EventKind.SUCCEEDED and is_held:
             service.learn(brief)
         fleet.release([(event.task_id, brief.attempt)])
+
+
+def take_lives(service: Service, lives: Iterable[Lives]) -> None:
+    """Learn from attempts that began and ended at another backend."""
+    for each in lives:
+        has_succeeded = each.kind is EventKind.SUCCEEDED
+        for task_id in each.ids:
+            service.calibration.ended(task_id, service.clock, has_succeeded=has_succeeded)
+        service.learn_lives(each)
 
 
 async def catch_up(service: Service) -> int:

@@ -59,7 +59,7 @@ from swell.api.views import UrlMaker
 from swell.api.web import WebApp
 from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
 from swell.errors import Unavailable
-from swell.events import Brief, brief_of, brief_of_stage, event_of
+from swell.events import Brief, Lives, brief_of, brief_of_stage, event_of
 from swell.fairness import band
 from swell.money.ledger import cost_micros
 from swell.objects import Objects
@@ -583,6 +583,14 @@ class Service:
         device = "" if worker is None else worker.info.device
         self.times.observe(brief.model, brief.took_s, brief.count, device, brief.version)
         self.fleet.end(brief)
+
+    def learn_lives(self, lives: Lives) -> None:
+        """Learn from attempts that began and ended at another backend."""
+        worker = None if lives.worker_id is None else self.fleet.get(lives.worker_id)
+        device = "" if worker is None else worker.info.device
+        for took_s in lives.took_s:
+            self.times.observe(lives.model, took_s, lives.count, device, lives.version)
+        self.fleet.note_lives(lives)
 
     def stage_passed(self, task: Task) -> None:
         """Learn from a stage of a pipeline that is over, and note that the next is wanted."""

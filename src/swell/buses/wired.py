@@ -2,7 +2,9 @@
 
 Listeners are served by the memory of their own process, at once and whatever becomes of the wire.
 What happens in one process goes to the others in messages, a moment apart, each of which takes all
-that came meanwhile; what nobody elsewhere is likely to wait for starts none. Messages of a process
+that came meanwhile; what nobody elsewhere is likely to wait for starts none. Of attempts that begin
+and end between two messages, and that nobody elsewhere follows, the others are told together what
+they learn from, and their ends (`Lives`). Messages of a process
 are numbered, so a receiver knows when one is missing; it cannot get it back, but it can say so
 (`NewsKind.MISSED`), and then the store is read.
 
@@ -13,6 +15,7 @@ between writing to the store and telling of it, so its silence counts as somethi
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +28,7 @@ from swell.bus import News, NewsKind
 from swell.buses.memory import MemoryBus, MemorySubscription
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.events import TERMINAL_ID, Brief, Event, EventKind, brief_of
+from swell.events import TERMINAL_ID, Brief, Event, EventKind, Lives, brief_of, lives_of
 
 __all__ = ["Wire", "WiredBus"]
 
@@ -115,6 +118,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one process tells the others at once."""
 
     events: list[_Told] = []
+    #: Told after these.
+    lives: list[Lives] = []
     news: list[News] = []
     #: Tasks that are listened to from now on, and no longer.
     watch: list[str] = []
@@ -125,7 +130,16 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asks: bool = False
     #: The sender ends.
     is_last: bool = False
+    #: What the sender can read: 1 for `lives`.
+    reads: int = 0
 
+
+#: What this process can read.
+_READS: Final = 1
+
+#: About as many bytes are told of a life, or of an event without data.
+_LIFE_BYTES: Final = 60
+_EVENT_BYTES: Final = 100
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Message).decode
@@ -134,10 +148,11 @@ _decode = msgspec.json.Decoder(_Message).decode
 class _Peer:
     """Another process, as its messages show it."""
 
-    __slots__ = ("heard_s", "number", "parts", "watches")
+    __slots__ = ("heard_s", "number", "parts", "reads", "watches")
 
     def __init__(self) -> None:
         self.heard_s = 0.0
+        self.reads = 0
         #: Of its last message; None before the first.
         self.number: int | None = None
         #: What has come of a message in parts.
@@ -160,8 +175,11 @@ class WiredBus:
         self._name = secrets.token_hex(6)
         self._number = 0
         self._peers: dict[str, _Peer] = {}
-        # Waits to be sent.
+        # Waits to be sent: starts after which nothing came yet, with when they are to be told, in
+        # the loop's time; what is told one by one; and ends whose starts were not told.
+        self._starts: dict[str, tuple[float, Event]] = {}
         self._events: deque[Event] = deque()
+        self._ends: deque[Event] = deque()
         self._outgoing: list[News] = []
         #: What the others believe to be listened to here, and what they are to be told of it.
         self._told: set[str] = set()
@@ -192,17 +210,12 @@ class WiredBus:
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens, here and elsewhere. Never waits."""
-        wanted = [each for each in events if self._is_wanted(each)] if self._peers else []
-        is_urgent = any(map(self._is_urgent, wanted))
+        is_urgent = bool(self._peers) and self._queue(events)
         self._here.correct(events)
-        if wanted:
-            self._events += wanted
-            if len(self._events) > _MOST_WAITING:
-                self._give_up()
-            if is_urgent:
-                self._send_soon()
-            else:
-                self._send_later()
+        if is_urgent:
+            self._send_soon()
+        elif self._starts or self._has_events:
+            self._send_later()
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
@@ -270,7 +283,8 @@ class WiredBus:
                 async with asyncio.timeout(_FAREWELL_S):
                     if self._sender is not None:
                         await self._sender
-                    while self._events:
+                    self._tell_starts(math.inf)
+                    while self._has_events:
                         await self._send(self._collect())
                     await self._send(_Message(is_last=True))
         if self._sender is not None:
@@ -279,23 +293,50 @@ class WiredBus:
 
     # to the others
 
-    def _is_wanted(self, event: Event) -> bool:
-        return event.kind not in _FADING or self._is_watched_elsewhere(event.task_id)
-
-    def _is_urgent(self, event: Event) -> bool:
-        """Whether somebody elsewhere may wait for it: who waits for an end alone tells nobody.
-
-        Who waits here is probably the only one.
-        """
-        if event.is_terminal and not self._here.is_listened(event.task_id):
-            return True
-        return self._is_watched_elsewhere(event.task_id)
-
     def _is_watched_elsewhere(self, task_id: str) -> bool:
-        return any(task_id in peer.watches or _ALL in peer.watches for peer in self._peers.values())
+        return _is_in(task_id, [peer.watches for peer in self._peers.values()])
+
+    @property
+    def _has_events(self) -> bool:
+        return bool(self._events or self._ends)
+
+    def _queue(self, events: Iterable[Event]) -> bool:
+        """Have events told, an end with its start where nothing was told of that attempt yet.
+
+        Returns:
+            Whether somebody elsewhere may wait for one: for what is watched there, and for an end
+            that nobody waits for here, since who waits for an end alone tells nobody.
+        """
+        starts, due_s = self._starts, asyncio.get_running_loop().time() + LATER_S
+        watches = [peer.watches for peer in self._peers.values() if peer.watches]
+        are_read = all(peer.reads for peer in self._peers.values())
+        is_urgent = False
+        for event in events:
+            task_id, kind = event.task_id, event.kind
+            is_watched = bool(watches) and _is_in(task_id, watches)
+            if kind in _FADING and not is_watched:
+                continue
+            is_end = event.is_terminal
+            if is_watched or (is_end and not self._here.is_listened(task_id)):
+                is_urgent = True
+            start = starts.pop(task_id, None)
+            if start is not None:
+                if is_end and not is_watched and _is_one_life(start[1], event):
+                    self._ends.append(event)
+                    continue
+                self._events.append(start[1])
+            if kind is EventKind.STARTED and are_read and not is_watched and _is_alone(event):
+                starts[task_id] = due_s, event
+            else:
+                self._events.append(event)
+        if len(starts) + len(self._events) + len(self._ends) > _MOST_WAITING:
+            self._give_up()
+        return is_urgent
 
     def _give_up(self) -> None:
         """Drop what waits, since it does not get away: the others see that a number is missing."""
+        self._starts.clear()
+        self._ends.clear()
         self._events.clear()
         self._number += 1
 
@@ -303,13 +344,26 @@ class WiredBus:
         self._asks = self._is_whole_due = True
         self._send_soon()
 
+    def _tell_starts(self, now_s: float) -> None:
+        """Have starts told that are due, or that somebody elsewhere follows by now."""
+        starts = self._starts
+        due = [
+            task_id
+            for task_id, (due_s, _) in starts.items()
+            if due_s <= now_s or self._is_watched_elsewhere(task_id)
+        ]
+        self._events += [starts.pop(task_id)[1] for task_id in due]
+
     def _send_later(self) -> None:
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(LATER_S, self._send_events)
 
     def _send_events(self) -> None:
         self._later = None
-        if self._events:
+        self._tell_starts(asyncio.get_running_loop().time())
+        if self._starts:
+            self._send_later()
+        if self._has_events:
             self._send_soon()
 
     def _send_soon(self) -> None:
@@ -323,7 +377,7 @@ class WiredBus:
             while self._is_due:
                 message = self._collect()
                 # What was too much for one message.
-                self._is_due = bool(self._events)
+                self._is_due = self._has_events
                 await self._send(message)
                 await asyncio.sleep(PAUSE_S)
         except Unavailable as error:
@@ -342,10 +396,12 @@ class WiredBus:
             event = self._events.popleft()
             brief = event.brief if event.task is None else brief_of(event.task)
             told = _Told(event.task_id, event.id, event.kind, event.data, brief)
-            bytes_ = len(_encode(told)) if event.data else 100
+            bytes_ = len(_encode(told)) if event.data else _EVENT_BYTES
             if bytes_ <= _MESSAGE_BYTES:
                 events.append(told)
                 size += bytes_
+        n = max(0, (_MESSAGE_BYTES - size) // _LIFE_BYTES)
+        ends = [self._ends.popleft() for _ in range(min(n, len(self._ends)))]
         news, self._outgoing = self._outgoing, []
         fresh, self._fresh = self._fresh, []
         stale, self._stale = self._stale, []
@@ -353,11 +409,13 @@ class WiredBus:
         asks, self._asks = self._asks, False
         return _Message(
             events=events,
+            lives=lives_of(ends) if ends else [],
             news=news,
             watch=self._whole() if is_whole else fresh,
             unwatch=[] if is_whole else stale,
             is_whole=is_whole,
             asks=asks,
+            reads=_READS,
         )
 
     async def _send(self, message: _Message) -> None:
@@ -456,16 +514,22 @@ class WiredBus:
         else:
             peer.watches.difference_update(message.unwatch)
             peer.watches.update(message.watch)
-        if message.watch and self._events:
-            # Some of it may be what is waited for there.
-            self._send_soon()
-        self._tell_here([each.event() for each in message.events], message.news)
+        peer.reads = message.reads
+        if message.watch:
+            self._tell_starts(0.0)
+            if self._has_events:
+                # Some of it may be what is waited for there.
+                self._send_soon()
+        events = [each.event() for each in message.events]
+        self._tell_here(events, message.lives, message.news)
 
-    def _tell_here(self, events: list[Event], news: list[News]) -> None:
+    def _tell_here(self, events: list[Event], lives: Sequence[Lives], news: Sequence[News]) -> None:
         self._here.correct(events)
+        for each in lives:
+            self._here.correct(each.events())
         changes = tuple(each for each in events if each.brief is not None)
-        if changes:
-            self._incoming.append(News(kind=NewsKind.TASKS, events=changes))
+        if changes or lives:
+            self._incoming.append(News(kind=NewsKind.TASKS, events=changes, lives=tuple(lives)))
         self._incoming += news
         if len(self._incoming) > _MOST_WAITING:
             self._incoming.clear()
@@ -483,6 +547,21 @@ class WiredBus:
         for name in [name for name, peer in self._peers.items() if peer.heard_s < oldest_s]:
             del self._peers[name]
             self._miss()
+
+
+def _is_in(task_id: str, watches: Iterable[set[str]]) -> bool:
+    return any(task_id in each or _ALL in each for each in watches)
+
+
+def _is_alone(start: Event) -> bool:
+    """Whether a task begins that is no stage of a pipeline, which goes on."""
+    return start.task is not None and start.task.run is None
+
+
+def _is_one_life(start: Event, end: Event) -> bool:
+    """Whether an end is that of the attempt which a start began."""
+    began, ended = start.task, end.task
+    return began is not None and ended is not None and began.attempt == ended.attempt
 
 
 def _cut(data: bytes, name: str, number: int, limit_bytes: int) -> list[bytes]:
