@@ -42,7 +42,7 @@ from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 from swell.examples import example_of
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.packs import wrong_pack
-from swell.registry import ModelCard, Speed
+from swell.registry import MOST_PRICE_MICROS, ModelCard, Speed
 from swell.samples import read_samples
 from swell.weights.files import content_of_link
 
@@ -221,8 +221,8 @@ class Context:
     def paid(self, micros: int) -> None:
         """Say that this sample was paid for elsewhere, such as with an API; each time that it was.
 
-        It is charged beside the device's time, whatever becomes of the sample; of what is told
-        beyond `Model.price_micros` for each sample of a task nothing is charged.
+        It is charged beside the device's time, whatever becomes of the sample, where the model has
+        a `price_micros`: without one nothing is.
 
         Args:
             micros: In millionths of a dollar; >= 0.
@@ -892,10 +892,10 @@ def _define_class(cls: type[Model]) -> Definition:
 
 
 def _check_price(name: str, micros: object) -> None:
-    if not isinstance(micros, int) or micros < 0:
+    if not isinstance(micros, int) or not 0 <= micros <= MOST_PRICE_MICROS:
         raise InvalidModel(
-            f"{name}: price_micros = {micros!r} must be whole millionths of a dollar, 0 or more: "
-            "40_000 are $0.04"
+            f"{name}: price_micros = {micros!r} must be whole millionths of a dollar, from 0 to "
+            f"{MOST_PRICE_MICROS:_}: 40_000 are $0.04"
         )
 
 

@@ -15,6 +15,7 @@ from swell.stages import Pipeline
 
 __all__ = [
     "GONE_WORKERS_TTL",
+    "MOST_PRICE_MICROS",
     "ApiKey",
     "AuditEntry",
     "KeptStartup",
@@ -32,6 +33,9 @@ __all__ = [
 
 #: How long workers that have gone stay listed.
 GONE_WORKERS_TTL: Final = timedelta(days=1)
+
+#: No sample costs more with others, in millionths of a dollar.
+MOST_PRICE_MICROS: Final = 1_000_000_000
 
 
 class Scope(StrEnum):
@@ -225,6 +229,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     hour_micros: int | None = None
     launch_micros: int = 0
     least_billed_s: float = 0.0
+    #: What a sample of one of its models costs with others at most, by the cards that it registered
+    #: with, in millionths of a dollar.
+    dearest_micros: int = 0
 
 
 class KeptStartup(msgspec.Struct, frozen=True):
@@ -249,11 +256,16 @@ class Registry(Protocol):
     """Models, workers, keys, notes, and which process has which duty.
 
     Guarantees:
-        Durable as the store is. Versions of a model never change once registered.
+        Durable as the store is. Versions of a model never change once registered, but for what
+        others ask for a sample.
     """
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
-        """Make versions known; those already known stay as they are, and become the newest."""
+        """Make versions known; those already known stay as they are, and become the newest.
+
+        A card that has a `price_micros` changes that of its version: it is known to nobody who kept
+        the card before there were such prices, and what others ask may change.
+        """
         ...
 
     async def models(self) -> list[ModelCard]:

@@ -54,6 +54,15 @@ async def test_an_estimate_says_how_it_would_be_refused(world: World) -> None:
     assert str(refusal["retry_after_s"]) == refused.headers["retry-after"] == "6"
 
 
+async def test_others_ask_no_less_for_a_task_that_was_made_quicker(world: World) -> None:
+    await measured(world, 10, PAINT | {"price_micros": 40_000})
+    body = asking(finish_by_s=6, degrade={"steps": 10})
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    assert told["degraded"] == [{"field": "/input/steps", "from": 40, "to": 22}]
+    # Its worker's pool has no price.
+    assert told["cost_micros"] == 40_000
+
+
 async def test_an_estimate_of_what_nobody_can_run_says_so(world: World) -> None:
     worker = await measured(world, 10)
     await world.admin("POST", f"/v1/workers/{worker}/drain")

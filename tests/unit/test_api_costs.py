@@ -1,6 +1,7 @@
 """What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +13,13 @@ from swell.accounts import spent_micros, tell_end
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
 from swell.api.duties import sweep
+from swell.api.metrics import Metrics
+from swell.clock import ManualClock
 from swell.errors import Unavailable
-from swell.money.ledger import LedgerEntry
+from swell.money.ledger import EntryKind, LedgerEntry
 from swell.money.tariffs import TARIFFS, PoolTariff, changed
 from swell.provider import Instance, InstanceState
+from swell.stores.memory import MemoryRegistry
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
@@ -229,6 +233,176 @@ async def test_an_attempt_that_failed_has_paid_all_the_same(free: World) -> None
     await free.report(worker, settlements=[told])
     [entry] = [each for each in await ledger(free) if each["outcome"] == "paid"]
     assert (entry["kind"], entry["cost_micros"]) == ("failed", 40_000)
+
+
+async def written(world: World) -> list[Any]:
+    """Return what was paid to others, by the ledger as it is now."""
+    entries = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
+    return [each for each in entries if each["outcome"] == "paid"]
+
+
+@pytest.mark.parametrize("is_priced", [True, False])
+async def test_what_was_paid_is_in_the_ledger_before_its_worker_is_answered(
+    world: World, free: World, is_priced: bool
+) -> None:
+    here = world if is_priced else free
+    worker = await register(here, models=[DEAR])
+    told = await pay(here, worker, 40_000)
+    [entry] = await written(here)
+    assert (entry["ref"], entry["cost_micros"]) == (told[0]["task_id"], 40_000)
+    await here.report(worker, settlements=told)
+    assert len(await written(here)) == 1
+
+
+async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
+    free: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await register(free, models=[DEAR])
+    charge = free.service.registry.charge
+
+    async def refuse(entries: list[LedgerEntry]) -> list[bool]:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(free.service.registry, "charge", refuse)
+    [told] = await pay(free, worker, 40_000)
+    assert (await show(free, told["task_id"]))["state"] == "succeeded"
+    monkeypatch.setattr(free.service.registry, "charge", charge)
+    await free.service.charges.keep()
+    assert [each["cost_micros"] for each in await written(free)] == [40_000]
+
+
+async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_again(
+    free: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await register(free, models=[DEAR])
+    charge = free.service.registry.charge
+
+    async def die(entries: list[LedgerEntry]) -> list[bool]:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(free.service.registry, "charge", die)
+    await free.create()
+    [lease] = (await free.lease(worker))["tasks"]
+    told = succeeded(lease, "A", timings={"run_s": 1.0, "paid_micros": 40_000})
+    body = {"worker_id": worker, "settlements": [told]}
+    assert (await free.worker("POST", "/worker/v1/report", body)).status == 500
+    monkeypatch.setattr(free.service.registry, "charge", charge)
+    await free.report(worker, settlements=[told])
+    assert [each["cost_micros"] for each in await written(free)] == [40_000]
+
+
+async def test_what_was_paid_for_a_task_that_expired_meanwhile_is_charged(free: World) -> None:
+    worker = await register(free, models=[DEAR])
+    task = await free.create(finish_by_s=5)
+    [lease] = (await free.lease(worker))["tasks"]
+    free.clock.advance(6)
+    assert await sweep(free.service) == 1
+    assert (await show(free, task["id"]))["state"] == "expired"
+    late = succeeded(lease, "A", timings={"run_s": 6.0, "paid_micros": 40_000})
+    assert (await free.report(worker, settlements=[late]))["stale"] == [task["id"]]
+    await free.report(worker, settlements=[late])
+    [entry] = await written(free)
+    assert (entry["kind"], entry["ref"]) == ("failed", task["id"])
+    assert entry["cost_micros"] == 40_000
+
+
+async def test_what_was_paid_by_a_worker_that_lost_its_lease_is_charged_beside_the_others(
+    free: World,
+) -> None:
+    first, second = await register(free, models=[DEAR]), await register(free, models=[DEAR])
+    task = await free.create()
+    [lost] = (await free.lease(first))["tasks"]
+    free.clock.advance(100)
+    assert await sweep(free.service) == 1
+    free.clock.advance(100)
+    await sweep(free.service)
+    [lease] = (await free.lease(second))["tasks"]
+    paid = {"timings": {"run_s": 1.0, "paid_micros": 40_000}}
+    await free.report(first, settlements=[succeeded(lost, "late", **paid)])
+    await free.report(second, settlements=[succeeded(lease, "A", **paid)])
+    found = [(each["kind"], each["ref"]) for each in await written(free)]
+    assert found == [("attempt", task["id"]), ("failed", task["id"])]
+    [cost] = (await free.admin("GET", "/v1/costs?by=model")).json["costs"]
+    assert (cost["micros"]["total"], cost["images"]) == (80_000, 1)
+
+
+async def test_a_worker_pays_for_no_attempt_that_it_cannot_have_had(free: World) -> None:
+    worker = await register(free, models=[DEAR])
+    other = await register(free, models=[DEAR | {"name": "demo/other"}])
+    task = await free.create()
+    [lease] = (await free.lease(worker))["tasks"]
+    paid = {"timings": {"paid_micros": 40_000}}
+    for strange in (
+        lease | {"token": "none", "attempt": 2},
+        lease | {"token": "none", "attempt": 0},
+        lease | {"task_id": "none"},
+    ):
+        await free.report(worker, settlements=[succeeded(strange, "A", **paid)])
+    await free.report(other, settlements=[succeeded(lease | {"token": "none"}, "A", **paid)])
+    assert (await show(free, task["id"]))["state"] == "running"
+    assert await written(free) == []
+
+
+async def test_a_version_that_was_known_without_a_price_is_charged_with_that_of_now(
+    free: World,
+) -> None:
+    await register(free)
+    worker = await register(free, models=[DEAR])
+    await pay(free, worker, 40_000)
+    assert [each["cost_micros"] for each in await written(free)] == [40_000]
+    asked = {"model": MODEL, "input": {"text": "a"}, "count": 2}
+    assert (await free.anna("POST", "/v1/estimate", asked)).json["cost_micros"] == 80_000
+    # One whose release knows no prices changes nothing.
+    await register(free)
+    assert (await free.anna("GET", f"/v1/models/{MODEL}")).json["price_micros"] == 40_000
+
+
+async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged(
+    free: World,
+) -> None:
+    worker = await register(free, models=[DEAR])
+    await free.create()
+    [lease] = (await free.lease(worker))["tasks"]
+    await register(free, models=[UPPER | {"version": "2"}])
+    for action, version in (("promote", "2"), ("retire", "1")):
+        path = f"/v1/models/{MODEL}/{action}"
+        answer = await free.admin("POST", path, {"version": version})
+        assert answer.status == 200, answer.body
+    told = succeeded(lease, "A", timings={"run_s": 1.0, "paid_micros": 40_000})
+    await free.report(worker, settlements=[told])
+    assert [each["cost_micros"] for each in await written(free)] == [40_000]
+
+
+@pytest.mark.parametrize("micros", [-1, 10**18])
+async def test_a_price_that_nobody_asks_is_refused(free: World, micros: int) -> None:
+    body = {"name": "w", "models": [UPPER | {"price_micros": micros}], "slots": 1}
+    answer = await free.worker("POST", "/worker/v1/register", body)
+    assert (answer.status, answer.json["code"]) == (422, "invalid_input")
+
+
+class Slow(MemoryRegistry):
+    """Lets others have a turn before it writes."""
+
+    async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        await asyncio.sleep(0)
+        return await super().charge(entries)
+
+
+async def test_entries_that_come_while_two_write_are_all_written() -> None:
+    clock = ManualClock()
+    registry = Slow(clock)
+    charges = Charges(registry, clock, Metrics())
+
+    async def come() -> None:
+        for n in range(100):
+            charges.add(
+                LedgerEntry(id=str(n), at=clock.now(), kind=EntryKind.IDLE, pool="a", seconds=1.0)
+            )
+            await asyncio.sleep(0)
+
+    await asyncio.gather(come(), charges.keep_all(), charges.keep_all())
+    await charges.keep_all()
+    assert len((await registry.ledger(limit=200)).entries) == 100
 
 
 @pytest.mark.parametrize(("device_s", "counts_s"), [(1e300, 5.0), (-3.0, 0.0), (4.0, 4.0)])

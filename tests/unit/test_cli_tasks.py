@@ -10,6 +10,8 @@ from admission_harness import PAINT, POSTER, QUICK, drawn, measured
 from api_harness import UPPER, World, a_world
 from served_harness import Commands, served
 
+from swell.cli.telling import estimate_lines
+
 PAINTED = ("demo/paint", "-i", "prompt=a")
 
 
@@ -115,6 +117,13 @@ async def test_an_estimate_that_would_be_refused_says_why_and_exits_as_submit_wo
     as_json = await swell.run("tasks", "estimate", *late, "--json")
     assert as_json.exit_code == 4
     assert '"would_expire"' in as_json.stdout
+
+
+def test_a_month_until_it_is_worth_asking_again_is_told_in_seconds() -> None:
+    refusal = {"title": "No", "detail": "not today", "retry_after_s": 2_678_400}
+    told = {"is_accepted": False, "refusal": refusal, "model": "a/b", "version": "1"}
+    lines_told = dict(estimate_lines(told | {"position": 1, "workers": 0}))
+    assert lines_told["again in"] == "2,678,400 s"
 
 
 async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Commands) -> None:

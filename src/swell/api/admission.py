@@ -207,8 +207,7 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     share = _drawn_share(changes)
     if expected is not None and share < 1.0:
         expected = _quicker(expected, share)
-    cost = service.expected_micros(new)
-    cost = None if cost is None else round(cost * time_share(share))
+    cost = service.expected_micros(new, time_share(share))
     if refusal is None:
         refusal = await service.quotas.would_refuse(new, cost or 0)
     return EstimateView(

@@ -233,15 +233,6 @@ class Cards:
             version = "" if canary is None else canary.version
         return self.find(f"{model}:{version}" if version else model)
 
-    def dearest_micros(self, models: Mapping[str, str]) -> int:
-        """Return what a sample of one of some models costs with others at most, by their cards.
-
-        Args:
-            models: Name → version.
-        """
-        found = (self.find(f"{name}:{version}") for name, version in models.items())
-        return max((card.price_micros for card in found if card is not None), default=0)
-
     def _check(self, card: ModelCard) -> "_Check":
         key = (card.name, card.version)
         check = self._checks.get(key)

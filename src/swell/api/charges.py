@@ -8,6 +8,7 @@ wait for them. What a process had not written when it died is found to be idle t
 `swell.api.costs`: it is charged all the same, once.
 """
 
+import asyncio
 import math
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date
@@ -19,6 +20,7 @@ import structlog
 from swell.api.metrics import Metrics
 from swell.api.samples import images_of_stage, pictures_in
 from swell.clock import Clock
+from swell.errors import SwellError
 from swell.money.ledger import EntryKind, LedgerEntry, cost_micros
 from swell.registry import Registry, WorkerInfo
 from swell.task import (
@@ -132,6 +134,8 @@ class Charges:
         self._summed_s = clock.monotonic_s()
         #: Account → the period in which its idle time was charged last.
         self._periods: dict[str, int] = {}
+        #: Whoever waits for what was charged finds all of it in the ledger then.
+        self._writing = asyncio.Lock()
         #: A day, and what was spent before it in its month.
         self.spent_before: tuple[date, int] | None = None
 
@@ -173,38 +177,55 @@ class Charges:
                     images=images if is_good else 0,
                 )
             )
-            if timings.paid_micros:
-                self._pay(info, each, task)
 
-    def _pay(
-        self, info: WorkerInfo, settlement: Settlement, task: Task, *, images: int = 0
+    async def pay(
+        self, info: WorkerInfo, told: Sequence[tuple[Settlement, Task]], lost: Collection[int] = ()
     ) -> None:
-        """Charge what an attempt has paid to others: no time of the machine, nor of its bill.
+        """Charge what attempts have paid to others: no time of the machine, nor of its bill.
+
+        That is written at once, so that whoever told it tells it again where this process dies
+        before: nothing else would ever find it. Told again it is charged once.
 
         Args:
             info: The worker.
-            settlement: How it told that the attempt ended.
-            task: What the store made of it.
-            images: Those that no other entry counts: of a pool without a price they have one here.
+            told: How it told that its attempts ended, and their tasks.
+            lost: Places among these whose outcome the store has not taken, as they were lost.
         """
-        model, _ = charged(task, settlement.attempt)
-        is_good = type(settlement.outcome) is Succeeded
-        self.add(
-            LedgerEntry(
-                id=f"{task.id}-{settlement.attempt}-{PAID}",
-                at=self._clock.now(),
-                kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
-                pool=info.pool,
-                models=model,
-                ref=task.id,
-                outcome=PAID,
-                seconds=0.0,
-                micros=settlement.outcome.timings.paid_micros,
-                account=f"{PAID}:{model}",
-                key_id=task.key_id,
-                user=task.user or "",
-                images=images,
-            )
+        entries = [
+            self._paid(info, each, task, is_lost=place in lost)
+            for place, (each, task) in enumerate(told)
+        ]
+        try:
+            await self.charge(entries)
+        except SwellError as error:
+            _log.warning("what was paid cannot be written yet", detail=error.detail)
+            for entry in entries:
+                self.add(entry)
+
+    def _paid(
+        self, info: WorkerInfo, settlement: Settlement, task: Task, *, is_lost: bool
+    ) -> LedgerEntry:
+        model, images = charged(task, settlement.attempt)
+        is_good = type(settlement.outcome) is Succeeded and not is_lost
+        if is_lost and task.run is not None and model not in info.models:
+            # The run is at another stage by now.
+            stages = (stage.model for stage in task.run.pipeline.stages)
+            model = next((each for each in stages if each in info.models), model)
+        return LedgerEntry(
+            id=f"{task.id}-{settlement.attempt}-{PAID}",
+            at=self._clock.now(),
+            kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
+            pool=info.pool,
+            models=model,
+            ref=task.id,
+            outcome=PAID,
+            seconds=0.0,
+            micros=settlement.outcome.timings.paid_micros,
+            account=f"{PAID}:{model}",
+            key_id=task.key_id,
+            user=task.user or "",
+            # Of a pool with a price they are in the entry of the attempt.
+            images=images if is_good and info.hour_micros is None else 0,
         )
 
     def count(self, info: WorkerInfo, settlement: Settlement, task: Task, most_s: float) -> None:
@@ -230,10 +251,8 @@ class Charges:
             self._workers[info.id] = info
         known.seconds += share_s(outcome.timings, most_s)
         known.attempts += 1
-        images = images if is_good else 0
-        if outcome.timings.paid_micros:
-            self._pay(info, settlement, task, images=images)
-        else:
+        if is_good and not outcome.timings.paid_micros:
+            # Those that were paid for have a price, and are in that entry.
             known.images += images
 
     def add(self, entry: LedgerEntry) -> None:
@@ -278,10 +297,11 @@ class Charges:
         await self._write()
 
     async def _write(self) -> None:
-        while self._entries:
-            part = self._entries[:_AT_ONCE]
-            await self.charge(part)
-            del self._entries[: len(part)]
+        async with self._writing:
+            while self._entries:
+                part = self._entries[:_AT_ONCE]
+                await self.charge(part)
+                del self._entries[: len(part)]
 
     def _write_sums(self) -> None:
         self._summed_s, now = self._clock.monotonic_s(), self._clock.now()

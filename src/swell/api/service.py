@@ -394,23 +394,30 @@ class Service:
         now_s = self.clock.monotonic_s()
         return told, Promise(task.stage_model, situation, raw.finish.median, told.finish, now_s)
 
-    def expected_micros(self, new: NewTask) -> int | None:
+    def expected_micros(self, new: NewTask, time_share: float = 1.0) -> int | None:
         """Return what nine in ten such tasks cost at most, in millionths of a dollar.
 
         None where no task of its model has ended, or the pools of its workers have no price, and
         nothing is paid to others for it; of a pipeline, where that is so of a stage that may run.
+
+        Args:
+            new: The task.
+            time_share: Which part of its usual time it takes. Others ask no less for that.
         """
-        if new.run is None:
-            return self._stage_micros(new, None)
-        found = [self._stage_micros(new, stage) for stage in stages_ahead(new.run, new.input)]
+        stages: Sequence[Stage | None] = (None,)
+        if new.run is not None:
+            stages = stages_ahead(new.run, new.input)
+        found = [self._stage_micros(new, stage, time_share) for stage in stages]
         costs = [each for each in found if each is not None]
         return sum(costs) if len(costs) == len(found) else None
 
-    def _stage_micros(self, new: NewTask, stage: Stage | None) -> int | None:
+    def _stage_micros(self, new: NewTask, stage: Stage | None, time_share: float) -> int | None:
         """Return what a stage costs at most: its time, and what is paid to others for it."""
         queue = new.queue if stage is None else stage.queue
         count = new.count if stage is None or stage.counts else 1
         machine = self._expected_micros(queue, count, self._pack_size(new, stage))
+        if machine is not None:
+            machine = round(machine * time_share)
         card = self.cards.of_queue(queue)
         if card is None or not card.price_micros:
             return machine

@@ -53,7 +53,7 @@ from swell.errors import (
 )
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
-from swell.registry import ModelCard, Scope, WorkerInfo
+from swell.registry import MOST_PRICE_MICROS, ModelCard, Scope, WorkerInfo
 from swell.store import Ended, Hold, Onward, Start
 from swell.task import (
     Artifact,
@@ -202,6 +202,7 @@ async def register_worker(
     for card in registration.models:
         _check_names(card.name, card.version)
         check_schema(card)
+        _check_price(card)
         if card.pipeline is not None:
             raise InvalidInput(
                 f"{card.name} is a pipeline, and workers run models: declare it in a file that the "
@@ -240,6 +241,7 @@ async def register_worker(
         hour_micros=hour_micros,
         launch_micros=launch_micros,
         least_billed_s=least_billed_s,
+        dearest_micros=max(card.price_micros for card in cards),
     )
     await service.fleet.add(info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
@@ -426,10 +428,7 @@ def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
         return told
     most_s = (service.clock.now() - info.registered_at).total_seconds()
     price = service.tariffs.hour_micros(info)
-    paid = 0
-    if any(each.outcome.timings.paid_micros for each in settlements):
-        paid = service.cards.dearest_micros(info.models)
-    costly = with_costs(price, settlements, most_s, paid)
+    costly = with_costs(price, settlements, most_s, info.dearest_micros)
     return msgspec.structs.replace(told, settlements=costly)
 
 
@@ -735,7 +734,39 @@ async def _settle(
     else:
         ended = await service.store.settle(settlements)
     _count(service, worker.info, settlements, ended)
+    await _pay(service, worker.info, settlements, ended)
     return ended
+
+
+async def _pay(
+    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
+) -> None:
+    """Charge what attempts have paid to others, also those that were lost or expired meanwhile."""
+    paying = [
+        (each, task)
+        for each, task in zip(settlements, ended, strict=True)
+        if each.outcome.timings.paid_micros
+    ]
+    if not paying:
+        return
+    asked = [each.task_id for each, task in paying if task is None]
+    known = {task.id: task for task in (await service.store.get(asked) if asked else ()) if task}
+    told: list[tuple[Settlement, Task]] = []
+    lost: set[int] = set()
+    for each, task in paying:
+        if task is not None:
+            told.append((each, task))
+        elif (left := known.get(each.task_id)) and _may_have_run(info, left, each.attempt):
+            lost.add(len(told))
+            told.append((each, left))
+    await service.charges.pay(info, told, lost)
+
+
+def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:
+    """Whether a worker may have had an attempt that the store knows nothing of any more."""
+    run = task.run
+    models = {task.model} if run is None else {stage.model for stage in run.pipeline.stages}
+    return 0 < attempt <= task.attempt and not models.isdisjoint(info.models)
 
 
 async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[str]:
@@ -1027,6 +1058,14 @@ def _check_told(registration: Registration) -> None:
                 f"the worker's {what} {told[:60]!r} cannot be shown: use at most 200 printable "
                 "characters"
             )
+
+
+def _check_price(card: ModelCard) -> None:
+    if not 0 <= card.price_micros <= MOST_PRICE_MICROS:
+        raise InvalidInput(
+            f"{card.name}: price_micros = {card.price_micros} must be from 0 to "
+            f"{MOST_PRICE_MICROS:_} millionths of a dollar"
+        )
 
 
 async def _check_unchanged(service: Service, card: ModelCard) -> None:

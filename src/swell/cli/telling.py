@@ -36,7 +36,7 @@ def estimate_lines(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if refusal is not None:
         yield "refusal", f"{refusal['title']}: {refusal['detail']}"
         if refusal.get("retry_after_s") is not None:
-            yield "again in", f"{refusal['retry_after_s']:g} s"
+            yield "again in", f"{refusal['retry_after_s']:,.0f} s"
     yield "model", f"{estimate['model']}:{estimate['version']}"
     for change in estimate.get("degraded") or ():
         yield "changed", _change(change)

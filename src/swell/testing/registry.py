@@ -73,6 +73,7 @@ class RegistryConformance:
             licence="MIT",
             credits="By **us**.",
             memory_bytes=10**11,
+            price_micros=40_000,
             speed=[Speed("one core", "8 x 8", 0.5, "2026-11-25")],
             samples=[Sample(caption="é", content_type="image/webp", digest="ab", width=8)],
             registered_at=NOW,
@@ -106,6 +107,18 @@ class RegistryConformance:
         assert newest == first
         assert older.version == "v2"
 
+    async def test_what_others_ask_for_a_version_is_what_was_told_last(
+        self, registry: Registry
+    ) -> None:
+        schema = {"type": "object", "properties": {"text": {}, "at": {}, "a": {"default": 1.5}}}
+        first = _card("demo/a", "v1", input_schema=schema)
+        await registry.put_models([first])
+        for told, asked in ((40, 40), (50, 50), (0, 50)):
+            await registry.put_models([_card("demo/a", "v1", price_micros=told)])
+            [known] = await registry.models()
+            assert known == msgspec.structs.replace(first, price_micros=asked)
+            assert list(known.input_schema["properties"]) == ["text", "at", "a"]
+
     async def test_registering_no_models_changes_nothing(self, registry: Registry) -> None:
         await registry.put_models([])
         assert await registry.models() == []
@@ -127,6 +140,7 @@ class RegistryConformance:
             device="cuda",
             host="machine",
             pid=7,
+            dearest_micros=40_000,
         )
         await registry.put_worker(worker)
         assert await registry.workers() == [worker]

@@ -51,11 +51,15 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         """See `Registry.put_models`."""
         names = [card.name for card in cards]
         newest = dict(await self._database.read("newest_models", names)) if names else {}
-        if all(newest.get(card.name) == card.version for card in cards):
+        if all(newest.get(card.name) == card.version and not card.price_micros for card in cards):
             return
         async with self._database.transaction() as run:
             for card in cards:
-                await run("put_model", card.name, card.version, _json(card))
+                [(body,)] = await run("put_model", card.name, card.version, _json(card))
+                if card.price_micros:
+                    known = msgspec.json.decode(body, type=ModelCard)
+                    asked = msgspec.structs.replace(known, price_micros=card.price_micros)
+                    await run("price_model", card.name, card.version, _json(asked))
 
     async def models(self) -> list[ModelCard]:
         """See `Registry.models`."""

@@ -53,7 +53,7 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """See `Registry.put_models`."""
-        if any(self._newest(card.name) != card.version for card in cards):
+        if any(card.price_micros or self._newest(card.name) != card.version for card in cards):
             await self._database.write(lambda session: _put_models(session, cards))
 
     def _newest(self, name: str) -> str | None:
@@ -362,6 +362,8 @@ def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:
     for card in cards:
         if not session.run("touch_model", (card.name, card.version)):
             session.run("put_model", (card.name, card.version, _json(card)))
+        elif card.price_micros:
+            session.run("price_model", (card.price_micros, card.name, card.version))
 
 
 def _worker_row(worker: WorkerInfo) -> tuple[str, int, int | None, str]:

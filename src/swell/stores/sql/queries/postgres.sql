@@ -374,7 +374,12 @@ WHERE name = ANY($1::text[]) ORDER BY name, seq DESC;
 -- name: put_model
 -- Registering a known version again makes it the newest, and changes nothing else.
 INSERT INTO models (name, version, body) VALUES ($1, $2, $3)
-ON CONFLICT (name, version) DO UPDATE SET seq = nextval('models_seq');
+ON CONFLICT (name, version) DO UPDATE SET seq = nextval('models_seq')
+RETURNING body;
+
+-- name: price_model
+-- What others ask for a sample is none of what a version is.
+UPDATE models SET body = $3 WHERE name = $1 AND version = $2;
 
 -- name: models
 SELECT body FROM models ORDER BY name, seq DESC;

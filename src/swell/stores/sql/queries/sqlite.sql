@@ -178,6 +178,10 @@ INSERT INTO models (name, version, body) VALUES (?, ?, ?);
 -- Registering a known version again makes it the newest, and changes nothing else.
 UPDATE models SET seq = (SELECT max(seq) + 1 FROM models) WHERE name = ? AND version = ?;
 
+-- name: price_model
+-- What others ask for a sample is none of what a version is.
+UPDATE models SET body = json_set(body, '$.price_micros', ?) WHERE name = ? AND version = ?;
+
 -- name: newest_model
 SELECT version FROM models WHERE name = ? ORDER BY seq DESC LIMIT 1;
 
