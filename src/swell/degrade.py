@@ -14,7 +14,17 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["FIXED", "Change", "milder", "split_metadata", "time_share", "with_changes"]
+__all__ = [
+    "FIXED",
+    "Change",
+    "Drawn",
+    "drawn",
+    "is_drawing",
+    "milder",
+    "split_metadata",
+    "time_share",
+    "with_changes",
+]
 
 #: So much of its time a task takes whatever is asked for: words, decoding, delivery.
 FIXED: Final = 0.1
@@ -49,9 +59,45 @@ class _Marked(msgspec.Struct):
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def time_share(share: float) -> float:
-    """Return which part of its time a task takes that draws a share of what was asked for."""
-    return FIXED + (1.0 - FIXED) * share
+def time_share(share: float, fixed: float = FIXED) -> float:
+    """Return which part of its time a task takes that draws a share of what was asked for.
+
+    Args:
+        share: Of steps times area; above 1 where it draws more.
+        fixed: Which part of its time it takes whatever is asked for.
+    """
+    return fixed + (1.0 - fixed) * share
+
+
+class Drawn(msgspec.Struct):
+    """What of an input says how much is drawn; to read that alone, beside files of any size."""
+
+    steps: Any = None
+    num_inference_steps: Any = None
+    width: Any = None
+    height: Any = None
+
+
+def is_drawing(schema: Mapping[str, Any]) -> bool:
+    """Whether inputs of a schema say how many steps are drawn, or how large a picture is."""
+    known = schema.get("properties", {})
+    return any(name in known for name in _STEPS) or all(name in known for name in _SIDES)
+
+
+def drawn(asked: Drawn, schema: Mapping[str, Any]) -> float:
+    """Return steps times area of what is asked for, each 1 where the schema has none of it."""
+    known = schema.get("properties", {})
+    value = {
+        name: given
+        for name in (*_STEPS, *_SIDES)
+        if name in known and (given := getattr(asked, name)) is not None
+    }
+    steps = next((_number(value, known, name) for name in _STEPS if name in known), None)
+    sides = [_number(value, known, name) for name in _SIDES if name in known]
+    area = 1.0
+    if len(sides) == len(_SIDES):
+        area = math.prod(each or 1 for each in sides)
+    return (steps or 1) * area
 
 
 def milder(

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from admission_harness import PAINT, QUICK, measured
+from admission_harness import PAINT, POSTER, QUICK, measured
 from api_harness import UPPER, Client, World, a_world, succeeded
 
 from swell.api.auth import create_key
@@ -52,6 +52,54 @@ async def test_an_estimate_says_how_it_would_be_refused(world: World) -> None:
     assert (refusal["status"], refusal["code"]) == (refused.status, refused.json["code"])
     assert refusal["detail"] == refused.json["detail"]
     assert str(refusal["retry_after_s"]) == refused.headers["retry-after"] == "6"
+
+
+@pytest.mark.parametrize(
+    ("asked", "took_s"),
+    [({}, 10), ({"steps": 80}, 19), ({"steps": 20}, 5.5), ({"steps": 20, "width": 2048}, 10)],
+)
+async def test_an_estimate_follows_how_much_is_to_be_drawn(
+    world: World, asked: dict[str, int], took_s: float
+) -> None:
+    await measured(world, 10)
+    body = asking(input={"prompt": "a", **asked})
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    assert told["finish_s"]["median"] == pytest.approx(took_s)
+    late = await world.anna("POST", "/v1/tasks", body | {"finish_by_s": took_s - 0.5})
+    assert late.json["code"] == "would_expire"
+    task = (await world.anna("POST", "/v1/tasks", body | {"finish_by_s": took_s + 0.5})).json
+    assert task["eta_s"] == told["finish_s"]
+
+
+async def test_the_estimate_of_a_degraded_task_counts_what_was_changed_once(world: World) -> None:
+    await measured(world, 10)
+    body = asking(input={"prompt": "a", "steps": 80}, finish_by_s=6, degrade={"steps": 10})
+    told = (await world.anna("POST", "/v1/estimate", body)).json
+    [change] = told["degraded"]
+    assert (change["field"], change["from"], change["to"]) == ("/input/steps", 80, 22)
+    assert told["finish_s"]["median"] == pytest.approx(10 * (0.1 + 0.9 * 22 / 40))
+
+
+async def test_a_stage_takes_as_long_as_what_it_draws() -> None:
+    async with a_world(pipelines=(POSTER,)) as world:
+        await measured(world, 10)
+        worker = await world.register(UPPER, slots=1)
+        await world.create()
+        [lease] = (await world.lease(worker, n=1))["tasks"]
+        world.clock.advance(1)
+        await world.report(worker, settlements=[succeeded(lease, "A")])
+
+        async def median_s() -> float:
+            body = {"model": "demo/poster", "input": {"prompt": "a"}}
+            told = (await world.anna("POST", "/v1/estimate", body)).json
+            return float(told["finish_s"]["median"])
+
+        # Its second stage draws as much as the task that was measured.
+        assert await median_s() == pytest.approx(11)
+        for _ in range(200):
+            world.service.times.observe_drawn("demo/paint", 2 * 40 * 1024 * 768)
+        # Others draw twice as much in that time: a tenth of it is needed anyway.
+        assert await median_s() == pytest.approx(1 + 10 * 0.55, rel=0.05)
 
 
 async def test_others_ask_no_less_for_a_task_that_was_made_quicker(world: World) -> None:

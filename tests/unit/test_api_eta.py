@@ -245,6 +245,17 @@ def test_what_was_kept_is_older_than_what_was_measured_since() -> None:
     assert after.has_news
 
 
+def test_how_much_tasks_draw_is_known_again() -> None:
+    before, after = ServiceTimes(), ServiceTimes()
+    before.observe("demo/upper", 1.0)
+    assert before.drawn("demo/upper") is None
+    before.observe_drawn("demo/upper", 100.0)
+    after.load(before.dump())
+    assert after.drawn("demo/upper") == 100.0
+    after.observe_drawn("demo/upper", 200.0)
+    assert 100.0 < (after.drawn("demo/upper") or 0.0) < 200.0
+
+
 def test_a_pace_that_was_kept_is_known_again() -> None:
     before, window = ServiceTimes(), Window()
     window.n, window.count, window.run_s, window.busy_s, window.held_s = 8, 8, 8.0, 1.0, 8.0

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.degrade import Change, milder, split_metadata, time_share, with_changes
+from swell.degrade import (
+    Change,
+    Drawn,
+    drawn,
+    is_drawing,
+    milder,
+    split_metadata,
+    time_share,
+    with_changes,
+)
 
 SCHEMA = {
     "properties": {
@@ -89,3 +98,26 @@ def test_metadata_and_changes_are_taken_apart_as_they_were(
     metadata, found = split_metadata(together)
     assert found == changes
     assert (None if metadata is None else bytes(metadata)) == (None if raw is None else bytes(raw))
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps_times_area"),
+    [
+        ({}, 30 * 512 * 512),
+        ({"steps": 60}, 60 * 512 * 512),
+        ({"steps": 15, "width": 256}, 15 * 256 * 512),
+        ({"steps": "many", "height": -1}, 512),
+        ({"steps": True}, 512 * 512),
+    ],
+)
+def test_what_is_drawn_is_steps_times_area(asked: dict[str, Any], steps_times_area: int) -> None:
+    assert drawn(msgspec.convert(asked, type=Drawn), SCHEMA) == steps_times_area
+
+
+def test_what_a_schema_does_not_have_counts_as_one() -> None:
+    loops = {"properties": {"num_inference_steps": {"default": 8}, "width": {"default": 512}}}
+    assert is_drawing(loops)
+    assert drawn(Drawn(), loops) == 8
+    assert drawn(Drawn(steps=99, num_inference_steps=4, height=9), loops) == 4
+    assert not is_drawing({"properties": {"width": {}, "text": {}}})
+    assert not is_drawing({})

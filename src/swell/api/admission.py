@@ -102,7 +102,8 @@ async def _fitting(
     expected = await service.expected(new, await rank_of(new))
     if expected is None or late_of(new, expected) is None:
         return _with(new, None, changes)
-    share = _needed_share(new, expected)
+    fixed = service.fixed_share(new)
+    share = _needed_share(new, expected, fixed)
     if share is None:
         return None
     value: dict[str, Any] = msgspec.json.decode(new.input)
@@ -113,7 +114,7 @@ async def _fitting(
         steps=allowed.steps,
         size_px=allowed.size_px,
     )
-    if not more or late_of(new, _quicker(expected, left)) is not None:
+    if not more or late_of(new, _quicker(expected, left, fixed)) is not None:
         return None
     try:
         raw = msgspec.Raw(encode(mild))
@@ -125,20 +126,20 @@ async def _fitting(
     return _with(new, raw, [*changes, *more])
 
 
-def _needed_share(new: NewTask, expected: Estimate) -> float | None:
+def _needed_share(new: NewTask, expected: Estimate, fixed: float) -> float | None:
     """Return how much of what is asked for can be drawn in time; None where nothing can."""
     start_s, own_s = expected.start.median, expected.finish.median - expected.start.median
     if new.start_by_s is not None and start_s > new.start_by_s:
         return None
     if new.finish_by_s is None or own_s <= 0:
         return None
-    share = ((new.finish_by_s - start_s) / own_s - FIXED) / (1.0 - FIXED)
+    share = ((new.finish_by_s - start_s) / own_s - fixed) / (1.0 - fixed)
     return min(1.0, share) if share > 0 else None
 
 
-def _quicker(expected: Estimate, share: float) -> Estimate:
+def _quicker(expected: Estimate, share: float, fixed: float = FIXED) -> Estimate:
     """Return the estimate of a task that draws a share of what was asked for."""
-    saved = 1.0 - time_share(share)
+    saved = 1.0 - time_share(share, fixed)
     start, finish = expected.start, expected.finish
     return Estimate(
         start=start,
@@ -204,7 +205,8 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     target = await service.cards.target(_ref_of(service, new))
     changes = [] if new.metadata is None else split_metadata(new.metadata)[1]
     expected = await service.expected(new, rank)
-    share = _drawn_share(changes)
+    # What was changed is known already where it is known how much tasks of the model draw.
+    share = 1.0 if service.weighs_drawn(new) else _drawn_share(changes)
     if expected is not None and share < 1.0:
         expected = _quicker(expected, share)
     cost = service.expected_micros(new, time_share(share))

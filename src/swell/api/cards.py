@@ -16,6 +16,7 @@ from swell.adoption.life import Canary, Life
 from swell.adoption.traffic import asked_version, is_of_canary, queues_of
 from swell.api.problems import closest
 from swell.clock import Clock
+from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
 from swell.packs import packs_in, size_of
 from swell.registry import ModelCard, Registry
@@ -94,6 +95,8 @@ class Cards:
         self.canaries: dict[str, Canary] = {}
         #: Models of which an input may ask for several samples (`swell.packs`).
         self.packed: frozenset[str] = frozenset()
+        #: Models of which an input may say how much is drawn (`swell.degrade`).
+        self.drawing: frozenset[str] = frozenset()
         #: Pipeline that is declared and has no card → why.
         self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
@@ -330,6 +333,11 @@ class Cards:
                 name
                 for name, cards in versions.items()
                 if any(packs_in(card.input_schema) for card in cards)
+            )
+            self.drawing = frozenset(
+                name
+                for name, cards in versions.items()
+                if any(is_drawing(card.input_schema) for card in cards)
             )
             self._take_lives(lives)
             self._read_at_s = asked_at_s

@@ -135,6 +135,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     times: list[tuple[float, int]]
     pack: float | None = None
+    drawn: float | None = None
     pace: Pace | None = None
     devices: dict[str, list[float]] = {}
 
@@ -159,6 +160,8 @@ class ServiceTimes:
         self._paces: dict[str, Pace] = {}
         #: Model → how many samples a pack of it is on average, of those that have packs.
         self._packs: dict[str, float] = {}
+        #: Model → steps times area of a sample on average, of those that say it.
+        self._drawn: dict[str, float] = {}
         #: Model → device → seconds of its last tasks there.
         self._devices: dict[str, dict[str, deque[float]]] = {}
         #: Whether something was noted since `dump`.
@@ -229,6 +232,15 @@ class ServiceTimes:
         before = self._packs.get(model)
         self._packs[model] = size if before is None else before + (size - before) * _NEW_PACK
 
+    def observe_drawn(self, model: str, drawn: float) -> None:
+        """Note how much a task has drawn of each sample, as of `swell.degrade.drawn`."""
+        before = self._drawn.get(model)
+        self._drawn[model] = drawn if before is None else before + (drawn - before) * _NEW_PACK
+
+    def drawn(self, model: str) -> float | None:
+        """Return how much tasks of a model draw on average; None before one has ended."""
+        return self._drawn.get(model)
+
     def pack(self, model: str) -> float | None:
         """Return how many samples a pack of a model is on average; None before one has ended."""
         return self._packs.get(model)
@@ -270,6 +282,7 @@ class ServiceTimes:
                 model: _Kept(
                     times=list(times)[-_KEPT:],
                     pack=self._packs.get(model),
+                    drawn=self._drawn.get(model),
                     pace=self._paces.get(model),
                     devices={
                         device: list(each) for device, each in self._devices.get(model, {}).items()
@@ -298,6 +311,8 @@ class ServiceTimes:
                 self._paces.setdefault(model, old.pace)
             if old.pack is not None:
                 self._packs.setdefault(model, old.pack)
+            if old.drawn is not None:
+                self._drawn.setdefault(model, old.drawn)
             self._stats.pop(model, None)
 
 

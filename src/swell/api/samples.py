@@ -10,11 +10,21 @@ from typing import Any
 import msgspec
 
 from swell.api.cards import Cards
+from swell.degrade import Drawn, drawn
 from swell.results import Artifact
 from swell.stages import Done, Run, Sight, Stage, input_of, may_run
 from swell.task import NewTask, Task
 
-__all__ = ["images_of_stage", "made_by", "pack_of", "pack_of_stage", "pictures_in", "samples_of"]
+__all__ = [
+    "drawn_of",
+    "drawn_of_stage",
+    "images_of_stage",
+    "made_by",
+    "pack_of",
+    "pack_of_stage",
+    "pictures_in",
+    "samples_of",
+]
 
 
 def samples_of(cards: Cards, task: Task | NewTask) -> int:
@@ -53,6 +63,27 @@ def pack_of_stage(cards: Cards, stage: Stage, sight: Sight) -> int:
         return 1
     value: dict[str, Any] = input_of(stage, sight)
     return cards.pack_size(stage.queue, value)
+
+
+def drawn_of(cards: Cards, task: Task | NewTask) -> float:
+    """Return how much a task asks a model to draw of each sample: steps times area; else 1."""
+    if task.model not in cards.drawing:
+        return 1.0
+    card = cards.of_queue(task.queue)
+    try:
+        asked = msgspec.json.decode(task.input, type=Drawn)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 1.0
+    return 1.0 if card is None else drawn(asked, card.input_schema)
+
+
+def drawn_of_stage(cards: Cards, stage: Stage, sight: Sight) -> float:
+    """Return the same for a stage of a pipeline."""
+    card = cards.of_queue(stage.queue) if stage.model in cards.drawing else None
+    if card is None:
+        return 1.0
+    value: dict[str, Any] = input_of(stage, sight)
+    return drawn(msgspec.convert(value, type=Drawn), card.input_schema)
 
 
 def made_by(task: Task) -> int | None:

@@ -47,7 +47,7 @@ from swell.api.polled import Polled
 from swell.api.quotas import Quotas
 from swell.api.ratings import Ratings
 from swell.api.requests import Requests
-from swell.api.samples import pack_of, pack_of_stage, samples_of
+from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage, samples_of
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
 from swell.api.starts import Starts
@@ -58,6 +58,7 @@ from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
 from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
+from swell.degrade import FIXED, time_share
 from swell.errors import Unavailable
 from swell.events import Brief, Lives, brief_of, brief_of_stage, event_of
 from swell.fairness import band
@@ -425,14 +426,17 @@ class Service:
         return (machine or 0) + card.price_micros * count * size
 
     def _pack_size(self, task: Task | NewTask, stage: Stage | None = None) -> float:
-        """Return how many times as many samples a task's pack has as those of its model usually.
+        """Return how many times as much a task asks for as those of its model usually: samples of a
+        pack, and what the steps and the area of each of them take.
 
         Args:
             task: Which one.
             stage: Of its pipeline; the one that it is at where it is None.
         """
         model, size = self._pack(task, stage)
-        return size / (self.times.pack(model) or size)
+        more = size / (self.times.pack(model) or size)
+        usual = self.times.drawn(model)
+        return more if usual is None else more * time_share(self._drawn(task, stage) / usual)
 
     def _pack(self, task: Task | NewTask, stage: Stage | None) -> tuple[str, int]:
         """Return the model of a task, or of a stage of it, and how many samples its pack has."""
@@ -442,6 +446,32 @@ class Service:
         stage = stage or run.stage
         sight = Sight(run.pipeline, task.input, run.done)
         return stage.model, pack_of_stage(self.cards, stage, sight)
+
+    def _drawn(self, task: Task | NewTask, stage: Stage | None) -> float:
+        """Return how much a task, or a stage of it, draws of each sample."""
+        run = task.run
+        if run is None:
+            return drawn_of(self.cards, task)
+        sight = Sight(run.pipeline, task.input, run.done)
+        return drawn_of_stage(self.cards, stage or run.stage, sight)
+
+    def fixed_share(self, new: NewTask) -> float:
+        """Return which part of its time a task takes whatever it asks to draw: a tenth of what is
+        usual of its model.
+        """
+        usual = None if new.run is not None else self.times.drawn(new.model)
+        if usual is None:
+            return FIXED
+        return FIXED / time_share(self._drawn(new, None) / usual)
+
+    def weighs_drawn(self, new: NewTask) -> bool:
+        """Whether estimates of a task follow how much it asks to draw."""
+        models = (
+            [new.model]
+            if new.run is None
+            else [stage.model for stage in stages_ahead(new.run, new.input)]
+        )
+        return any(self.times.drawn(model) is not None for model in models)
 
     def _expected_micros(self, queue: str, count: int, size: float) -> int | None:
         model, version = queue.partition(":")[0], None
@@ -602,25 +632,29 @@ class Service:
     def stage_passed(self, task: Task) -> None:
         """Learn from a stage of a pipeline that is over, and note that the next is wanted."""
         assert task.run is not None, "it has stages"
-        self._learn_pack(task)
+        self._learn_asked(task)
         self.learn(brief_of_stage(task, task.run.done[-1]))
         arrivals, queue = self.scaling.arrivals.fresh, task.queue
         arrivals[queue] = arrivals.get(queue, 0) + task.count
 
-    def _learn_pack(self, task: Task) -> None:
-        """Learn how large packs are, from a task that has succeeded or a stage that is over."""
-        run, cards = task.run, self.cards
-        if not cards.packed:
+    def _learn_asked(self, task: Task) -> None:
+        """Learn how large packs are and how much is drawn, from a task that has succeeded or a
+        stage that is over.
+        """
+        run, cards, times = task.run, self.cards, self.times
+        model = task.model if run is None else run.done[-1].model
+        if model not in cards.packed and model not in cards.drawing:
             return
-        if run is None:
-            if task.model in cards.packed:
-                self.times.observe_pack(task.model, pack_of(cards, task))
-            return
-        done = run.done[-1]
-        if done.model in cards.packed:
-            stage = next(each for each in run.pipeline.stages if each.name == done.name)
-            size = pack_of_stage(cards, stage, Sight(run.pipeline, task.input, run.done[:-1]))
-            self.times.observe_pack(done.model, size)
+        stage = None
+        if run is not None:
+            name = run.done[-1].name
+            stage = next(each for each in run.pipeline.stages if each.name == name)
+            run = msgspec.structs.replace(run, done=run.done[:-1])
+            task = msgspec.structs.replace(task, run=run)
+        if model in cards.packed:
+            times.observe_pack(model, self._pack(task, stage)[1])
+        if model in cards.drawing:
+            times.observe_drawn(model, self._drawn(task, stage))
 
     def count_end(self, task: Task) -> None:
         """Learn from a task that has ended."""
@@ -632,7 +666,7 @@ class Service:
             return
         timings = task.timings
         if task.started_at is not None and task.state is TaskState.SUCCEEDED:
-            self._learn_pack(task)
+            self._learn_asked(task)
             self.learn(brief_of(task))
         if task.dead:
             self.metrics.dead[task.model] = self.metrics.dead.get(task.model, 0) + 1
