@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +443,82 @@ async def test_a_backend_of_before_is_told_one_by_one() -> None:
         events, lives = await changes(there, lambda events, _: len(events) == 2)
         assert [each.kind for each in events] == [EventKind.STARTED, EventKind.SUCCEEDED]
         assert lives == []
+
+
+async def test_a_backend_of_before_that_comes_meanwhile_hears_of_ends() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        [peer] = here._peers.values()
+        over, going = life("t1"), life("t2")
+        waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in (1, 2)]
+        await here.publish([*over, going[0]])
+        peer.reads = 0
+        await here.publish([going[1]])
+        events, lives = await changes(there, lambda events, _: len(events) == 3)
+        told = {each.task_id for each in events if each.kind is EventKind.SUCCEEDED}
+        assert told == {"t1", "t2"}
+        assert lives == []
+        for each in waiting:
+            each.close()
+
+
+async def test_a_start_is_not_told_once_another_has_told_the_end() -> None:
+    async with two_on(Bench(), SystemClock()) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        elsewhere = here.subscribe("t1", after=TERMINAL_ID - 1)
+        first, second = life("t1"), life("t2")
+        await here.publish([first[0]])
+        await there.publish([first[1]])
+        assert await elsewhere.next(5) is not None
+        await here.publish([second[0]])
+        events, _ = await changes(there, lambda events, _: bool(events))
+        assert [each.task_id for each in events] == ["t2"]
+
+
+async def test_one_that_ends_tells_what_happens_however_long_it_takes() -> None:
+    clock = ManualClock()
+    async with two_on(Bench(), clock) as (here, there):
+        await until(lambda: bool(here._peers and there._peers))
+        here.end()
+        for _ in range(int(LOST_S / BEAT_S) + 2):
+            clock.advance(BEAT_S)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
+        await here.publish([terminal()])
+        assert await elsewhere.next(5) is not None
+
+
+async def test_who_was_silent_and_comes_back_has_missed_what_was_told_to_nobody() -> None:
+    class Mute(BenchWire):
+        is_mute = False
+
+        async def send(self, messages: Sequence[bytes]) -> None:
+            if not self.is_mute:
+                await super().send(messages)
+
+    bench, clock = Bench(), ManualClock()
+    wire = Mute(bench)
+    here, there = WiredBus(bench.wire(), clock), WiredBus(wire, SystemClock())
+    async with closing(here, there):
+        await here.open()
+        await there.open()
+        await until(lambda: bool(here._peers and there._peers))
+        wire.is_mute = True
+        await drained(there)
+        for _ in range(int(LOST_S / BEAT_S) + 2):
+            clock.advance(BEAT_S)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert not here._peers
+        await here.publish([terminal()])
+        wire.is_mute = False
+        there._send_soon()
+        # Before it would take the other, whose clock stands still, to be silent.
+        async with asyncio.timeout(LOST_S / 2):
+            await news_until(there, lambda news: News(kind=NewsKind.MISSED) in news)
 
 
 async def test_starts_that_wait_are_told_before_the_farewell() -> None:

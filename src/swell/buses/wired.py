@@ -37,6 +37,9 @@ _log = structlog.get_logger("swell.buses")
 #: What is worth sending only while somebody listens there.
 _FADING: Final = frozenset({EventKind.PROGRESS, EventKind.PREVIEW})
 
+#: What happens while an attempt goes on.
+_WITHIN: Final = _FADING | {EventKind.ARTIFACT}
+
 #: How often a process says that it lives, and after which silence it is taken for dead, in seconds.
 BEAT_S: Final = 1.0
 LOST_S: Final = 4.0
@@ -186,6 +189,8 @@ class WiredBus:
         self._fresh: list[str] = []
         self._stale: list[str] = []
         self._is_whole_due = self._asks = False
+        #: Whether something happened while nobody else was known.
+        self._is_untold = False
         #: Whether something is to be sent now, and when what can wait is.
         self._is_due = False
         self._later: asyncio.TimerHandle | None = None
@@ -210,7 +215,7 @@ class WiredBus:
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Tell everybody who listens, here and elsewhere. Never waits."""
-        is_urgent = bool(self._peers) and self._queue(events)
+        is_urgent = self._queue(events) if self._peers else self._keep_to_itself()
         self._here.correct(events)
         if is_urgent:
             self._send_soon()
@@ -252,6 +257,8 @@ class WiredBus:
         if self._peers:
             self._outgoing += news
             self._send_soon()
+        else:
+            self._keep_to_itself()
 
     async def news(self) -> list[News]:
         """Wait for what others tell; empty once closed."""
@@ -283,7 +290,7 @@ class WiredBus:
                 async with asyncio.timeout(_FAREWELL_S):
                     if self._sender is not None:
                         await self._sender
-                    self._tell_starts(math.inf)
+                    self._tell_due(math.inf)
                     while self._has_events:
                         await self._send(self._collect())
                     await self._send(_Message(is_last=True))
@@ -309,7 +316,7 @@ class WiredBus:
         """
         starts, due_s = self._starts, asyncio.get_running_loop().time() + LATER_S
         watches = [peer.watches for peer in self._peers.values() if peer.watches]
-        are_read = all(peer.reads for peer in self._peers.values())
+        are_read = self._are_lives_read()
         is_urgent = False
         for event in events:
             task_id, kind = event.task_id, event.kind
@@ -321,7 +328,7 @@ class WiredBus:
                 is_urgent = True
             start = starts.pop(task_id, None)
             if start is not None:
-                if is_end and not is_watched and _is_one_life(start[1], event):
+                if is_end and are_read and not is_watched and _is_one_life(start[1], event):
                     self._ends.append(event)
                     continue
                 self._events.append(start[1])
@@ -333,26 +340,50 @@ class WiredBus:
             self._give_up()
         return is_urgent
 
-    def _give_up(self) -> None:
-        """Drop what waits, since it does not get away: the others see that a number is missing."""
+    def _are_lives_read(self) -> bool:
+        return all(peer.reads for peer in self._peers.values())
+
+    def _keep_to_itself(self) -> bool:
+        """Tell nobody, since nobody is there, and nothing of before; return that none waits."""
+        self._is_untold = True
+        if self._starts or self._has_events:
+            self._drop()
+        return False
+
+    def _drop(self) -> None:
         self._starts.clear()
         self._ends.clear()
         self._events.clear()
+
+    def _give_up(self) -> None:
+        """Drop what waits, since it does not get away: the others see that a number is missing."""
+        self._drop()
         self._number += 1
 
     def _ask(self) -> None:
         self._asks = self._is_whole_due = True
         self._send_soon()
 
-    def _tell_starts(self, now_s: float) -> None:
-        """Have starts told that are due, or that somebody elsewhere follows by now."""
-        starts = self._starts
-        due = [
-            task_id
-            for task_id, (due_s, _) in starts.items()
-            if due_s <= now_s or self._is_watched_elsewhere(task_id)
-        ]
-        self._events += [starts.pop(task_id)[1] for task_id in due]
+    def _tell_due(self, now_s: float) -> None:
+        """Have starts told that have waited long enough."""
+        self._tell_starts([each for each, (due_s, _) in self._starts.items() if due_s <= now_s])
+
+    def _tell_watched(self, watch: Sequence[str]) -> None:
+        """Have starts told of tasks that somebody elsewhere follows from now on."""
+        self._tell_starts(list(self._starts) if _ALL in watch else watch)
+
+    def _tell_starts(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            start = self._starts.pop(task_id, None)
+            if start is not None:
+                self._events.append(start[1])
+
+    def _forget_starts(self, events: Iterable[Event]) -> None:
+        """Tell nothing of starts of attempts whose end another process has told by now."""
+        for event in events:
+            start = self._starts.get(event.task_id)
+            if start is not None and event.id > start[1].id and event.kind not in _WITHIN:
+                del self._starts[event.task_id]
 
     def _send_later(self) -> None:
         if self._later is None:
@@ -360,7 +391,7 @@ class WiredBus:
 
     def _send_events(self) -> None:
         self._later = None
-        self._tell_starts(asyncio.get_running_loop().time())
+        self._tell_due(asyncio.get_running_loop().time())
         if self._starts:
             self._send_later()
         if self._has_events:
@@ -390,6 +421,10 @@ class WiredBus:
             self._sender = None
 
     def _collect(self) -> _Message:
+        if self._ends and not self._are_lives_read():
+            # One that cannot read them has come meanwhile.
+            self._events += self._ends
+            self._ends.clear()
         events: list[_Told] = []
         size = 0
         while self._events and size < _MESSAGE_BYTES:
@@ -475,6 +510,10 @@ class WiredBus:
             return
         peer = self._peers.get(sender)
         if peer is None:
+            if self._is_untold:
+                # It may have been there before, and have missed what was told to nobody.
+                self._number += 1
+                self._is_untold = False
             peer = self._peers[sender] = _Peer()
             # What is listened to here was told to nobody while nobody was known.
             self._is_whole_due = True
@@ -509,19 +548,26 @@ class WiredBus:
         if message.asks and not message.is_last:
             self._is_whole_due = True
             self._send_soon()
+        self._learn_of(peer, message)
+        events = [each.event() for each in message.events]
+        if self._starts:
+            self._forget_starts(events)
+        self._tell_here(events, message.lives, message.news)
+
+    def _learn_of(self, peer: _Peer, message: _Message) -> None:
+        """Learn what is listened to at another process, and what it can read."""
+        peer.reads = message.reads
         if message.is_whole:
             peer.watches = set(message.watch)
         else:
             peer.watches.difference_update(message.unwatch)
             peer.watches.update(message.watch)
-        peer.reads = message.reads
         if message.watch:
-            self._tell_starts(0.0)
+            if self._starts:
+                self._tell_watched(message.watch)
             if self._has_events:
                 # Some of it may be what is waited for there.
                 self._send_soon()
-        events = [each.event() for each in message.events]
-        self._tell_here(events, message.lives, message.news)
 
     def _tell_here(self, events: list[Event], lives: Sequence[Lives], news: Sequence[News]) -> None:
         self._here.correct(events)
@@ -543,6 +589,9 @@ class WiredBus:
             self._arrived.set()
 
     def _forget_silent(self) -> None:
+        if self._is_ended:
+            # Nobody is heard any more, and all are still told what happens.
+            return
         oldest_s = self._clock.monotonic_s() - LOST_S
         for name in [name for name, peer in self._peers.items() if peer.heard_s < oldest_s]:
             del self._peers[name]
