@@ -14,11 +14,13 @@ from swell.api.auth import create_key
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
 from swell.api.leadership import DUTY_LEASE_S
+from swell.api.news import take_events, take_news
 from swell.api.settings import ApiSettings, Backend
 from swell.brokers.memory import MemoryBroker
+from swell.bus import News, NewsKind
 from swell.buses.wired import WiredBus
 from swell.clock import ManualClock, SystemClock
-from swell.events import TERMINAL_ID
+from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind, Lives
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.stores.memory import MemoryRegistry, MemoryStore
@@ -251,6 +253,87 @@ async def test_each_learns_from_what_was_over_before_it_was_told_that_it_had_beg
     assert stats.service_s(1) == pytest.approx(0.5)
     assert service.times.by_device("demo/upper") == pair.here.service.times.by_device("demo/upper")
     assert service.fleet.held_tasks() == []
+
+
+async def test_a_start_that_is_told_after_the_end_is_held_by_nobody(pair: Pair) -> None:
+    worker = await pair.register()
+    await pair.here.create()
+    [lease] = (await pair.here.lease(worker))["tasks"]
+    await pair.there.report(worker, settlements=[succeeded(lease, "A")])
+    late = await pair.here.create()
+    await pair.here.lease(worker)
+    fleet = pair.there.service.fleet
+    await until(lambda: fleet.held_attempt(late["id"]) == 1)
+    assert fleet.held_tasks() == [late["id"]]
+
+
+async def test_an_end_that_is_heard_before_its_start_is_the_end(pair: Pair) -> None:
+    worker = await pair.register()
+    fleet = pair.there.service.fleet
+    brief = Brief("demo/upper", 1, worker, 1, 0.5, 0.5, "v")
+    take_events(
+        pair.there.service,
+        [
+            Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, brief=brief),
+            Event(task_id="t1", id=ATTEMPT_STRIDE, kind=EventKind.STARTED, brief=brief),
+        ],
+    )
+    assert fleet.held_tasks() == []
+    stats = pair.there.service.times.stats("demo/upper")
+    assert stats is not None, "it is learnt from"
+    again = Brief("demo/upper", 2, worker)
+    start = Event(task_id="t1", id=2 * ATTEMPT_STRIDE, kind=EventKind.STARTED, brief=again)
+    take_events(pair.there.service, [start])
+    assert fleet.held_tasks() == ["t1"], "another attempt is another matter"
+
+
+async def test_an_end_that_is_told_again_is_learnt_from_once(pair: Pair) -> None:
+    worker = await pair.register()
+    service = pair.there.service
+    for run_s in (0.5, 2.0, 2.0):
+        brief = Brief("demo/upper", 1, worker, 1, run_s, run_s, "v")
+        end = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, brief=brief)
+        take_events(service, [end])
+    stats = service.times.stats("demo/upper")
+    assert stats is not None
+    assert stats.service_s(1) == pytest.approx(0.5)
+
+
+async def test_what_tells_progress_at_one_and_ends_at_another_is_held_no_longer(
+    pair: Pair,
+) -> None:
+    worker = await pair.register()
+    task = await pair.here.create()
+    waiting = pair.here.service.bus.subscribe(task["id"], after=TERMINAL_ID - 1)
+    [lease] = (await pair.here.lease(worker))["tasks"]
+    step = {**hold(lease), "kind": "progress", "data": {"step": 1, "steps": 2}, "place": 1}
+    await pair.there.report(worker, progress=[step])
+    fleet = pair.there.service.fleet
+    assert fleet.held_tasks() == [task["id"]]
+    await pair.here.report(worker, settlements=[succeeded(lease, "A")])
+    await until(lambda: fleet.held_tasks() == [])
+    waiting.close()
+
+
+async def test_what_was_over_before_a_worker_was_known_to_hold_any_says_not_how_fast_it_is(
+    pair: Pair,
+) -> None:
+    worker = await pair.register()
+    service = pair.there.service
+    brief = Brief("demo/upper", 1, worker, 1, 1.0, 1.0, "v")
+    start = Event(task_id="t1", id=ATTEMPT_STRIDE, kind=EventKind.STARTED, brief=brief)
+    end = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, brief=brief)
+    before, beside = (
+        Lives(EventKind.SUCCEEDED, "demo/upper", "v", worker, 1, [name], [1.0], [1.0])
+        for name in ("t2", "t3")
+    )
+    await take_news(service, [News(kind=NewsKind.TASKS, events=(start,), lives=(before,) * 10)])
+    pair.clock.advance(2)
+    await take_news(service, [News(kind=NewsKind.TASKS, events=(end,), lives=(beside,))])
+    known = service.fleet.get(worker)
+    assert known is not None
+    pace = known.meter.paces["demo/upper"]
+    assert pace.task_s == pytest.approx(1.0), "two in two seconds"
 
 
 async def test_a_key_that_is_revoked_at_one_is_refused_by_another(pair: Pair) -> None:

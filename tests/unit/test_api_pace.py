@@ -104,6 +104,16 @@ def test_tasks_that_end_together_belong_to_one_window() -> None:
     assert pace == Pace(task_s=1 / 32, run_s=1.0)
 
 
+def test_what_ends_while_nothing_is_known_to_be_held_says_nothing() -> None:
+    meter = Meter(64)
+    for n in range(10):
+        assert meter.end("a/b", 1.0, 1, n / 100) is None
+    meter.take(1, 10.0)
+    meter.end("a/b", 1.0, 1, 11.0)
+    [window] = meter.let_go(11.0).values()
+    assert (window.n, window.busy_s) == (1, 1.0)
+
+
 def test_tasks_that_take_no_time_at_all_take_turns() -> None:
     assert Pace(task_s=0.0, run_s=0.0).at_once == 1
 

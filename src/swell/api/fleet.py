@@ -5,6 +5,7 @@ that were there. Nothing here is the truth about a task: that is the store's.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -25,6 +26,9 @@ __all__ = ["Fleet", "Rival", "Worker", "never_dead", "worker_state"]
 
 #: Whether there is a worker after all is looked up so often at most, in seconds.
 _LOOK_AGAIN_S: Final = 0.25
+
+#: Of so many tasks it is remembered which attempts are over.
+_MOST_OVER: Final = 8192
 
 #: What `Switches` counts.
 KINDS = ("disk", "host", "loras")
@@ -159,6 +163,8 @@ class Fleet:
         self._refreshed_s = float("-inf")
         #: Task id → (attempt, token, worker id, model or nothing where it is not known).
         self._holds: dict[str, tuple[int, str, str, str]] = {}
+        #: Task id → the last attempt that is over, of the last of them.
+        self._over: OrderedDict[str, int] = OrderedDict()
 
     # who lives
 
@@ -387,7 +393,7 @@ class Fleet:
         worker.meter.take(n, self._clock.monotonic_s())
 
     def end(self, brief: Brief) -> None:
-        """Learn from a task that has succeeded and is still held."""
+        """Learn from a task that has succeeded, and was not let go of yet if it was held."""
         worker = self._workers.get(brief.worker_id or "")
         if worker is not None:
             now_s = self._clock.monotonic_s()
@@ -396,11 +402,16 @@ class Fleet:
                 self._learn_pace(worker, brief.model, window)
 
     def note_hold(self, task_id: str, brief: Brief) -> None:
-        """Note that a worker took a task at another backend; its token is not known here."""
+        """Note that a worker took a task at another backend; its token is not known here.
+
+        It may have ended at a third one, or here, before that was told.
+        """
         held = self._holds.get(task_id)
         if brief.worker_id is None or (held is not None and held[0] >= brief.attempt):
             return
-        self.release(((task_id, brief.attempt),))
+        if self.is_over(task_id, brief.attempt):
+            return
+        self._let_go(task_id, brief.attempt)
         self._holds[task_id] = (brief.attempt, "", brief.worker_id, brief.model)
         worker = self._workers.get(brief.worker_id)
         if worker is not None:
@@ -409,16 +420,20 @@ class Fleet:
     def note_lives(self, lives: Lives) -> None:
         """Note what a worker has had and ended at another backend since that was told last.
 
-        They say how fast it is only beside what it held meanwhile.
+        They say how fast it is only beside what it held meanwhile. Of one that has told its
+        progress here it is known here that it was held.
         """
         worker = self._workers.get(lives.worker_id or "")
-        if worker is None or not worker.meter.held:
-            return
-        now_s = self._clock.monotonic_s()
-        for run_s in lives.run_s:
-            window = worker.meter.end(lives.model, run_s, lives.count, now_s)
-            if window is not None:
-                self._learn_pace(worker, lives.model, window)
+        if worker is not None and worker.meter.held:
+            now_s = self._clock.monotonic_s()
+            for run_s in lives.run_s:
+                window = worker.meter.end(lives.model, run_s, lives.count, now_s)
+                if window is not None:
+                    self._learn_pace(worker, lives.model, window)
+        for task_id in lives.ids:
+            held = self._holds.get(task_id)
+            if held is not None:
+                self._let_go(task_id, held[0])
 
     def held_tasks(self) -> list[str]:
         """Return the tasks of which a lease was heard of."""
@@ -438,12 +453,16 @@ class Fleet:
         held = self._holds.get(task_id)
         return None if held is None else held[0]
 
+    def is_over(self, task_id: str, attempt: int) -> bool:
+        """Whether it was heard a moment ago that this attempt, or a later one, is over."""
+        return self._over.get(task_id, 0) >= attempt
+
     def learn_hold(self, worker: Worker, hold: Hold) -> None:
         """Note a lease that the store says is held."""
         if not self.is_held(hold.task_id, hold.attempt, hold.token):
             known = self._holds.get(hold.task_id)
             model = known[3] if known is not None else ""
-            self.release(((hold.task_id, hold.attempt),))
+            self._let_go(hold.task_id, hold.attempt)
             self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, model)
             worker.meter.take(1, self._clock.monotonic_s())
 
@@ -452,15 +471,23 @@ class Fleet:
 
         A later attempt of the same task, which another worker may hold by now, is left alone.
         """
+        over = self._over
         for task_id, attempt in attempts:
-            held = self._holds.get(task_id)
-            if held is not None and held[0] <= attempt:
-                del self._holds[task_id]
-                worker = self._workers.get(held[2])
-                if worker is not None:
-                    windows = worker.meter.let_go(self._clock.monotonic_s())
-                    for model, window in windows.items():
-                        self._learn_pace(worker, model, window)
+            if over.get(task_id, 0) < attempt:
+                over[task_id] = attempt
+                if len(over) > _MOST_OVER:
+                    over.popitem(last=False)
+            self._let_go(task_id, attempt)
+
+    def _let_go(self, task_id: str, attempt: int) -> None:
+        held = self._holds.get(task_id)
+        if held is not None and held[0] <= attempt:
+            del self._holds[task_id]
+            worker = self._workers.get(held[2])
+            if worker is not None:
+                windows = worker.meter.let_go(self._clock.monotonic_s())
+                for model, window in windows.items():
+                    self._learn_pace(worker, model, window)
 
     def stop(self, tasks: Sequence[Task], *, only_callers: bool = False) -> None:
         """Have the workers that hold these tasks told to stop them.

@@ -38,8 +38,10 @@ async def take_news(service: Service, news: Sequence[News]) -> None:
     kinds = {each.kind for each in news}
     for each in news:
         if each.kind is NewsKind.TASKS:
-            take_events(service, each.events)
+            # These are from before the message, and say how fast a worker is beside what it is
+            # known to have held since the one before: not beside what it is known to hold by this.
             take_lives(service, each.lives)
+            take_events(service, each.events)
     if kinds & {NewsKind.KEYS, NewsKind.MISSED}:
         service.keys.forget()
         service.quotas.forget()
@@ -72,9 +74,9 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
         if event.is_terminal:
             has_succeeded = event.kind is EventKind.SUCCEEDED
             service.calibration.ended(event.task_id, service.clock, has_succeeded=has_succeeded)
-        # What was told again is not held any more.
-        is_held = fleet.held_attempt(event.task_id) == brief.attempt
-        if event.kind is EventKind.SUCCEEDED and is_held:
+        # What is told again was learnt from before. One whose start was not told is not held here.
+        is_again = fleet.is_over(event.task_id, brief.attempt)
+        if event.kind is EventKind.SUCCEEDED and not is_again:
             service.learn(brief)
         fleet.release([(event.task_id, brief.attempt)])
 

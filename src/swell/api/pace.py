@@ -94,7 +94,13 @@ class Meter:
         self.held += n
 
     def end(self, model: str, run_s: float, count: int, now_s: float) -> Window | None:
-        """Note that a task succeeded; return the window before it where that is full."""
+        """Note that a task succeeded; return the window before it where that is full.
+
+        One that ends while the worker is not known to hold any says nothing: with several backends
+        it may have been taken at another one, and for how long it was busy is not known.
+        """
+        if not self.held:
+            return None
         self._pass(now_s)
         window, full = self._windows.get(model), None
         # Tasks that end together belong to one window.
