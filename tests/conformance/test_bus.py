@@ -452,6 +452,9 @@ async def test_a_backend_of_before_that_comes_meanwhile_hears_of_ends() -> None:
         [peer] = here._peers.values()
         over, going = life("t1"), life("t2")
         waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in (1, 2)]
+        # Its next message would say that it can.
+        assert there._beat is not None
+        there._beat.cancel()
         await here.publish([*over, going[0]])
         peer.reads = 0
         await here.publish([going[1]])
@@ -470,9 +473,13 @@ async def test_a_start_is_not_told_once_another_has_told_the_end() -> None:
         elsewhere = here.subscribe("t1", after=TERMINAL_ID - 1)
         first, second = life("t1"), life("t2")
         await here.publish([first[0]])
+        # However long the other takes.
+        assert here._later is not None
+        here._later.cancel()
         await there.publish([first[1]])
         assert await elsewhere.next(5) is not None
         await here.publish([second[0]])
+        await here.close()
         events, _ = await changes(there, lambda events, _: bool(events))
         assert [each.task_id for each in events] == ["t2"]
 
