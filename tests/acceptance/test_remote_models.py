@@ -162,30 +162,36 @@ def test_no_more_is_spent_than_the_budget_of_the_day(place: dict[str, str], tmp_
     assert [str(each) for each in found if isinstance(each, remote.BudgetSpent)] != []
 
 
+def write_theirs(swell: Swell, **attributes: object) -> None:
+    """Write a file with `remote/theirs`, of a shape like OpenAI's."""
+    lines = ['"""Drawn elsewhere."""', 'name = "remote/theirs"']
+    lines += [f"{name} = {value!r}" for name, value in attributes.items()]
+    head = "from swell.zoo import remote\n\nclass Theirs(remote.OpenAIImages):\n"
+    (swell.folder / "theirs.py").write_text(head + "".join(f"    {each}\n" for each in lines))
+
+
+def of_echoes(place: dict[str, str]) -> dict[str, str]:
+    """Return what a remote model says that asks the Swell of these tests."""
+    return {
+        "url": f"{place['url']}/openai/v1",
+        "remote_model": "demo/echo-picture",
+        "key_file": place["key_file"],
+    }
+
+
 def test_a_remote_model_is_a_file_like_any_other(place: dict[str, str], swell: Swell) -> None:
-    (swell.folder / "theirs.py").write_text(
-        "from swell.zoo import remote\n\n"
-        "class Theirs(remote.OpenAIImages):\n"
-        '    """Drawn elsewhere."""\n'
-        '    name = "remote/theirs"\n'
-        f'    url = "{place["url"]}/openai/v1"\n'
-        '    remote_model = "demo/echo-picture"\n'
-        f'    key_file = "{place["key_file"]}"\n'
-    )
+    write_theirs(swell, **of_echoes(place))
     swell.ok("run", "theirs.py", "-i", "prompt=a fox", "-i", "size=64x64", "--out", "made")
     assert len(list((swell.folder / "made").iterdir())) == 1
 
 
 def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) -> None:
-    (swell.folder / "theirs.py").write_text(
-        "from swell.zoo import remote\n\n"
-        "class Theirs(remote.OpenAIImages):\n"
-        '    """Drawn elsewhere."""\n'
-        '    name = "remote/theirs"\n'
-        '    url = "http://127.0.0.1:9/v1"\n'
-        "    price_micros = 2\n"
-        "    budget_micros_per_day = 1\n"
-        f'    budget_folder = "{swell.folder / "budgets"}"\n'
+    write_theirs(
+        swell,
+        url="http://127.0.0.1:9/v1",
+        price_micros=2,
+        budget_micros_per_day=1,
+        budget_folder=str(swell.folder / "budgets"),
     )
     process = swell.start("up", "--json", "--port", "0", "-m", "theirs.py")
     try:
@@ -206,16 +212,7 @@ def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) ->
 
 def test_what_others_ask_is_charged_to_the_task(place: dict[str, str], swell: Swell) -> None:
     (swell.folder / "own.py").write_text(block("docs/costs.md", "own/theirs"))
-    (swell.folder / "theirs.py").write_text(
-        "from swell.zoo import remote\n\n"
-        "class Theirs(remote.OpenAIImages):\n"
-        '    """Drawn elsewhere."""\n'
-        '    name = "remote/theirs"\n'
-        f'    url = "{place["url"]}/openai/v1"\n'
-        '    remote_model = "demo/echo-picture"\n'
-        f'    key_file = "{place["key_file"]}"\n'
-        "    price_micros = 40_000\n"
-    )
+    write_theirs(swell, **of_echoes(place), price_micros=40_000)
     process = swell.start("up", "--json", "--port", "0", "-m", "theirs.py", "-m", "own.py")
     try:
         ready_line(process, swell.folder)
