@@ -91,6 +91,19 @@ _DATA: Final = (
         "the data set is for research and study",
     ),
     (
+        ("swell/money/prices.toml",),
+        "prices of machines, as facts: read from SkyPilot's catalogue (skypilot-org), each row "
+        "with its version and the day; no text of it",
+        "Apache-2.0, as Swell",
+    ),
+    (
+        ("swell/zoo/samples/*", "swell/zoo/styles/*.webp"),
+        "what the models of `swell-models` and the demonstrations gave; samples of portraits, "
+        "faces, cutouts, safety and enlargement were made from `portrait.webp`, which is NASA's, "
+        "or from drawn pictures. No endorsement of any kind is meant",
+        "Apache-2.0, as Swell; the photograph is in the public domain",
+    ),
+    (
         ("benchmarks/judge/judge.onnx", "benchmarks/judge/stranger.onnx"),
         "networks of Swell's own that recognise icons; in the sdist, not in the wheel. They "
         "learned from Noto Emoji (Apache-2.0), Fluent Emoji (MIT), Twemoji and Emoji One 2 "

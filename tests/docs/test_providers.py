@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from swell.config import load
 from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
@@ -33,10 +35,21 @@ def test_every_provider_is_told_with_the_extra_that_it_needs() -> None:
     assert extras == {"process": []} | {k: [v.extra] if v.extra else [] for k, v in KINDS.items()}
 
 
-def test_the_example_is_a_pool(tmp_path: Path) -> None:
-    [text] = blocks("toml")
+def of_three_clouds() -> str:
+    page = (DOCS / "tutorials" / "three-clouds.md").read_text()
+    found: list[str] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [text] = [each for each in found if "[pools.azure.options]" in each]
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "providers"),
+    [(blocks("toml")[0], {"aws"}), (of_three_clouds(), {"aws", "gcp", "azure"})],
+)
+def test_the_examples_are_pools(tmp_path: Path, text: str, providers: set[str]) -> None:
     (tmp_path / "swell.toml").write_text(text)
     settings = load(environment={}, folder=tmp_path).settings
+    assert {pool.provider for pool in settings.pools.values()} == providers
     for name, pool in settings.pools.items():
         checked(options_of(pool.provider), pool.options, f"pools.{name}.options")
 
