@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
-from swell.api.quotas import dollars
 from swell.errors import Unavailable
+from swell.money.amounts import dollars
 from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
 from swell.stages import Pipeline, Stage

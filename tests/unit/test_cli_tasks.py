@@ -90,7 +90,7 @@ async def test_an_estimate_is_told_in_words_and_makes_nothing(
     assert (told["model"], told["position"], told["workers"]) == ("demo/paint:1", "2", "1")
     assert re.fullmatch(r"about .+ s \(.+ s to .+ s for eight in ten\)", told["starts in"])
     assert re.fullmatch(r"about .+ s \(.+ s to .+ s for eight in ten\)", told["ends in"])
-    assert told["cost"] == "$0.010000"
+    assert told["cost"] == "$0.01"
     assert len(await swell.json("tasks", "ls", "--state", "queued")) == 1
 
 
@@ -150,11 +150,11 @@ async def test_each_stage_says_its_time_and_its_cost(world: World, swell: Comman
     first, second, third = (line for line in said if line.startswith("stage "))
     assert first.startswith("stage upper (demo/upper) succeeded: queue ")
     assert "· run 0.5 s ·" in first
-    assert first.endswith("· $0.000250")
+    assert first.endswith("· $0.00025")
     assert "draw (demo/paint) succeeded: " in second
-    assert second.endswith("· $0.001000")
+    assert second.endswith("· $0.001")
     assert third == "stage again (demo/upper) skipped"
-    assert any("run 2.5 s" in line and line.endswith("· $0.001250") for line in said)
+    assert any("run 2.5 s" in line and line.endswith("· $0.00125") for line in said)
     [task] = await swell.json("tasks", "ls")
     shown = (await swell.ok("tasks", "show", task["id"])).stdout.splitlines()
     assert [line.split()[:3] for line in shown if line.startswith("stage ")] == [

@@ -12,8 +12,8 @@ from swell.api.call import Call, Reply
 from swell.api.fields import fields
 from swell.api.html_page import page
 from swell.api.operators import model_name
-from swell.api.quotas import dollars
 from swell.api.service import Service
+from swell.money.amounts import dollars
 from swell.registry import ModelCard, Sample
 from swell.samples import TEXT
 

@@ -11,9 +11,9 @@ from swell.api.call import Call, Reply
 from swell.api.card_page import listed, memory_in_words, model_card, shortened, took_in_words
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
-from swell.api.quotas import dollars
 from swell.api.service import Service
 from swell.errors import NotFound
+from swell.money.amounts import dollars
 from swell.registry import ModelCard
 
 __all__ = [

@@ -18,6 +18,7 @@ from swell.api.call import Call
 from swell.api.samples import made_by
 from swell.clock import Clock
 from swell.errors import CreditsUsedUp, QuotaExceeded, SwellError
+from swell.money.amounts import dollars
 from swell.quotas import (
     Ask,
     Refusal,
@@ -32,7 +33,7 @@ from swell.registry import Registry
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task, TaskState, new_id
 
-__all__ = ["LOOK_EVERY_S", "SETTLE_EVERY_S", "Quotas", "dollars"]
+__all__ = ["LOOK_EVERY_S", "SETTLE_EVERY_S", "Quotas"]
 
 #: Which keys have quotas is looked up so often, in seconds.
 _FRESH_S: Final = 2.0
@@ -266,11 +267,6 @@ class Quotas:
             policy = b'"%s";q=%d;w=%d' % (name, each.limit, window_s)
             call.tell(b"ratelimit-policy", policy)
             call.tell(b"ratelimit", b'"%s";r=%d;t=%d' % (name, left, _until_s(each.period, now)))
-
-
-def dollars(micros: int) -> str:
-    """Return millionths of a dollar for people."""
-    return f"${micros / 1e6:,.6f}".rstrip("0").rstrip(".")
 
 
 def _until_s(period: str, now: datetime) -> int:

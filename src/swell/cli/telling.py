@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from swell.cli.follow import time_line
-from swell.cli.output import dollars, seconds
+from swell.cli.output import seconds
+from swell.money.amounts import dollars
 
 __all__ = ["estimate_lines", "spent_line", "told_lines"]
 
@@ -43,7 +44,8 @@ def estimate_lines(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "position", str(estimate["position"])
     yield "starts in", _range(estimate.get("start_s"))
     yield "ends in", _range(estimate.get("finish_s"))
-    yield "cost", dollars(estimate.get("cost_micros")) or "not known"
+    cost = estimate.get("cost_micros")
+    yield "cost", "not known" if cost is None else dollars(cost)
     yield "workers", str(estimate["workers"])
 
 

@@ -1,0 +1,8 @@
+"""Amounts of money in words. Pure."""
+
+__all__ = ["dollars"]
+
+
+def dollars(micros: float) -> str:
+    """Return millionths of a dollar for people, such as `$0.04`."""
+    return f"${micros / 1e6:,.6f}".rstrip("0").rstrip(".")
