@@ -74,6 +74,8 @@ def test_a_worker_that_starts_before_its_backend_waits_for_it_and_says_so_once(
             until(lambda: swell.json("workers"), swell)
             done = swell.run("tasks", "submit", "tests/sum", "--watch")
             assert str(sum(range(250)) * (SIZE // 250)) in done.stdout, done.stderr
+        # The model may answer before the worker has told that all came.
+        until(lambda: "weights fetched" in said(swell), swell)
         assert said(swell).count("cannot be asked for now") == 1
         assert said(swell).count("weights fetched") == 1
     finally:

@@ -1,7 +1,6 @@
 """docs/tutorials/three-clouds.md, rehearsed: machines of three clouds draw for one backend."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import pytest
 
 from chaos.clouds import HOME, PORT, Cloud, Internet
 from commandline import PATIENCE_S, clean_environment, ready_line, stop
+from pages import block
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "three-clouds.md"
+PAGE = "docs/tutorials/three-clouds.md"
 
 SWELL = (sys.executable, "-m", "swell")
 MODEL = "swell/icons"
@@ -33,7 +33,7 @@ class Rehearsal:
         self.internet = internet
         self.workers: dict[str, subprocess.Popen[str]] = {}
         self.keys: dict[str, str] = {}
-        [settings] = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        settings = block(PAGE, 'provider = "external"', "toml")
         home = folder / "home"
         home.mkdir()
         (home / "swell.toml").write_text(settings)
