@@ -531,3 +531,22 @@ async def test_what_was_read_of_a_key_before_it_was_revoked_is_not_remembered(
     goes_on.set()
     assert await early == 200
     assert await _status(world, made["key"]) == 401
+
+
+async def test_a_crowd_whose_key_is_not_remembered_has_it_looked_up_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await _make(world)
+    registry = world.service.registry
+    read, asked = registry.key_by_digest, 0
+
+    async def key_by_digest(digest: bytes) -> ApiKey | None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        return await read(digest)
+
+    monkeypatch.setattr(registry, "key_by_digest", key_by_digest)
+    crowd = await asyncio.gather(*(_status(world, made["key"]) for _ in range(20)))
+    assert set(crowd) == {200}
+    assert asked == 1

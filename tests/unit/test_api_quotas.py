@@ -531,6 +531,55 @@ async def test_a_task_that_waits_keeps_its_hold(world: World) -> None:
     assert len(await world.service.registry.holds(after="", before=world.clock.now(), limit=9)) == 1
 
 
+# ---- which keys have quotas
+
+
+async def test_a_crowd_that_comes_when_it_was_long_ago_has_them_looked_up_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.register()
+    await submit(world)
+    registry = world.service.registry
+    read, asked = registry.quota_keys, 0
+
+    async def quota_keys() -> frozenset[str]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        return await read()
+
+    monkeypatch.setattr(registry, "quota_keys", quota_keys)
+    world.clock.advance(60)
+    answers = await asyncio.gather(*(submit(world) for _ in range(20)))
+    assert {each.status for each in answers} == {202}
+    assert asked == 1
+
+
+async def test_a_quota_that_is_set_while_they_are_looked_up_counts_for_who_asks_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.register()
+    registry = world.service.registry
+    read, is_read, goes_on = registry.quota_keys, asyncio.Event(), asyncio.Event()
+
+    async def quota_keys() -> frozenset[str]:
+        found = await read()
+        if not is_read.is_set():
+            is_read.set()
+            await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(registry, "quota_keys", quota_keys)
+    world.clock.advance(60)
+    early = asyncio.create_task(submit(world))
+    await is_read.wait()
+    await limit(world, tasks_per_day=1)
+    goes_on.set()
+    assert (await early).status == 202
+    # It was accepted after the quota was there, and so it is counted.
+    assert (await submit(world)).status == 429
+
+
 # ---- words
 
 

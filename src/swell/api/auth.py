@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.api.questions import Questions
 from swell.clock import Clock
 from swell.errors import Conflict, Forbidden, Unauthenticated
 from swell.registry import ApiKey, Registry, Scope
@@ -184,6 +185,7 @@ class Keys:
         self._by_id: dict[str, tuple[float, ApiKey]] = {}
         #: How often all was forgotten: what was read before that is not remembered after it.
         self._forgotten = 0
+        self._questions: Questions[bytes, ApiKey] = Questions()
         #: Set whenever a key has changed.
         self.changed = asyncio.Event()
         #: Id → when it was last used, until that is written down.
@@ -214,13 +216,14 @@ class Keys:
         known = self.known(authorization)
         if known is not None:
             return known
-        mark = hashlib.sha256(authorization or b"").digest()
-        return await self._look_up(mark, bearer_digest(authorization))
+        mark, digest = hashlib.sha256(authorization or b"").digest(), bearer_digest(authorization)
+        return await self._questions.ask(mark, lambda: self._look_up(mark, digest))
 
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
         self._by_id.clear()
+        self._questions.forget()
         self._forgotten += 1
         self.changed.set()
 

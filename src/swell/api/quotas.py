@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from swell.api.call import Call
+from swell.api.questions import Questions
 from swell.api.samples import made_by
 from swell.clock import Clock
 from swell.errors import CreditsUsedUp, QuotaExceeded, SwellError
@@ -90,6 +91,9 @@ class Quotas:
         self._entering: asyncio.Task[None] | None = None
         self._ended: list[Settled] = []
         self._looked_at = ""
+        self._questions: Questions[str, None] = Questions()
+        #: How often all was forgotten: what was read before that does not count after it.
+        self._forgotten = 0
 
     def may_limit(self, key_id: str) -> bool:
         """Whether a key has quotas, or that is to be looked up."""
@@ -99,6 +103,8 @@ class Quotas:
 
     def forget(self) -> None:
         """Look up which keys have quotas before anything else is accepted."""
+        self._questions.forget()
+        self._forgotten += 1
         self._read_at_s = -math.inf
 
     async def accept(
@@ -186,10 +192,18 @@ class Quotas:
 
     async def refresh(self) -> None:
         """Look up which keys have quotas."""
-        at_s = self._clock.monotonic_s()
-        self._keys = await self._registry.quota_keys()
-        self._ever |= self._keys
-        self._read_at_s = at_s
+        forgotten = -1
+        while forgotten != self._forgotten:
+            forgotten = self._forgotten
+            await self._questions.ask("which", self._read)
+
+    async def _read(self) -> None:
+        at_s, forgotten = self._clock.monotonic_s(), self._forgotten
+        keys = await self._registry.quota_keys()
+        self._ever |= keys
+        # What was asked before a quota was set is not the answer to who asks after it.
+        if self._forgotten == forgotten:
+            self._keys, self._read_at_s = keys, at_s
 
     async def _limits(self, key_id: str) -> bool:
         if self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
