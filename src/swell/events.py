@@ -102,11 +102,6 @@ class Lives(msgspec.Struct, frozen=True, array_like=True):
     run_s: list[float] = []
     took_s: list[float] = []
 
-    def events(self) -> "list[Event]":
-        """Return the events that tell the ends."""
-        kind = self.kind
-        return [Event(task_id=each, id=TERMINAL_ID, kind=kind) for each in self.ids]
-
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to a task."""

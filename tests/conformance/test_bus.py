@@ -104,8 +104,10 @@ async def closing(*buses: WiredBus) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def two_on(bench: Bench, clock: Clock) -> AsyncIterator[tuple[WiredBus, WiredBus]]:
-    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock)
+async def two_on(
+    bench: Bench, clock: Clock, clock_there: Clock | None = None
+) -> AsyncIterator[tuple[WiredBus, WiredBus]]:
+    here, there = WiredBus(bench.wire(), clock), WiredBus(bench.wire(), clock_there or clock)
     async with closing(here, there):
         await here.open()
         await there.open()
@@ -376,6 +378,28 @@ async def test_what_begins_and_ends_between_two_messages_is_told_together() -> N
                 [0.125, 0.25, 0.375],
             )
         ]
+
+
+async def test_who_listens_just_after_an_end_was_told_hears_of_it_and_not_much_later() -> None:
+    clock = ManualClock()
+    async with two_on(Bench(), SystemClock(), clock) as (here, there):
+        await meet(here, there)
+        await drained(there)
+        lives = [life(f"t{number}") for number in range(2)]
+        waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in range(2)]
+        await here.publish([begun for begun, _ in lives])
+        await here.publish([ended for _, ended in lives])
+        assert [await each.next(0) for each in waiting] == [ended for _, ended in lives]
+        await changes(there, lambda _, lives: bool(lives))
+        heard = await there.subscribe("t0", after=TERMINAL_ID - 1).next(0)
+        assert heard is not None
+        assert (heard.kind, heard.is_terminal) == (EventKind.SUCCEEDED, True)
+        assert [each.kind for each in there.remembered("t0")] == [EventKind.SUCCEEDED]
+        assert there.remembered("t0", after=TERMINAL_ID) == []
+        clock.advance(60)
+        assert await there.subscribe("t1", after=TERMINAL_ID - 1).next(0) is None
+        await there.publish([life("t2")[1]])
+        assert there.remembered("t1") == []
 
 
 async def test_what_takes_longer_is_told_when_it_begins_and_when_it_ends() -> None:

@@ -82,13 +82,35 @@ def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.prom"))
 
 
-@pytest.mark.parametrize(("took_s", "pause_s"), [(0.001, 1.0), (0.05, 2.5), (3.0, 5.0)])
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.001, 2.0), (0.05, 5.0), (3.0, 5.0)])
 async def test_what_takes_long_is_written_less_often(
     tmp_path: Path, took_s: float, pause_s: float
 ) -> None:
     clock = ManualClock()
     tally = Tally(tmp_path, clock)
     tally.clear()
+    tally.together(b"")
+    assert await _pauses(tally, clock, took_s, pause_s)
+
+
+async def test_what_nobody_asks_for_is_written_rarely(tmp_path: Path) -> None:
+    clock = ManualClock()
+    tally = Tally(tmp_path, clock)
+    tally.clear()
+    assert await _pauses(tally, clock, 0.001, 5.0)
+    tally.together(b"")
+    clock.advance(60.0)
+    assert await _pauses(tally, clock, 0.001, 2.0)
+    clock.advance(70.0)
+    assert await _pauses(tally, clock, 0.001, 5.0)
+    tally.together(b"")
+    tally.clear()
+    assert await _pauses(tally, clock, 0.001, 5.0)
+
+
+async def _pauses(tally: Tally, clock: ManualClock, took_s: float, pause_s: float) -> bool:
+    """Whether numbers that take so long to write are written with such pauses."""
+    began_s = clock.monotonic_s()
     written: list[float] = []
 
     def text() -> bytes:
@@ -104,4 +126,5 @@ async def test_what_takes_long_is_written_less_often(
         clock.advance(0.01)
     await asyncio.sleep(0.01)
     keeping.cancel()
-    assert written == pytest.approx([0.0, took_s + pause_s, 2 * (took_s + pause_s)])
+    due = [began_s + n * (took_s + pause_s) for n in range(3)]
+    return written == pytest.approx(due)

@@ -15,7 +15,7 @@ from typing import Final
 from swell.bus import News
 from swell.buses.patience import Patience
 from swell.clock import Clock
-from swell.events import TERMINAL_ID, Event, EventKind
+from swell.events import TERMINAL_ID, Event, EventKind, Lives
 
 __all__ = ["MemoryBus", "MemorySubscription"]
 
@@ -136,6 +136,9 @@ class MemoryBus:
         self._listeners: dict[str, dict[MemorySubscription, None]] = {}
         self._history: OrderedDict[str, list[Event]] = OrderedDict()
         self._ended: deque[tuple[float, str]] = deque()
+        #: Ends of which nothing else is remembered, task → kind, and which are forgotten when.
+        self._over: dict[str, EventKind] = {}
+        self._over_until: deque[tuple[float, list[str]]] = deque()
         self._ended_all = asyncio.Event()
         #: Ends the waits of listeners.
         self.patience = Patience()
@@ -155,12 +158,25 @@ class MemoryBus:
                 for listener in listeners:
                     listener.offer(event)
 
+    def tell_ends(self, lives: Lives) -> None:
+        """Tell everybody who listens of ends that are told together; of most nobody does."""
+        now_s, kind = self._clock.monotonic_s(), lives.kind
+        self._forget(now_s)
+        listeners, history = self._listeners, self._history
+        for task_id in lives.ids:
+            if task_id in listeners or task_id in history:
+                self.correct([Event(task_id=task_id, id=TERMINAL_ID, kind=kind)])
+        self._over |= dict.fromkeys(lives.ids, kind)
+        self._over_until.append((now_s + self._forget_after_s, lives.ids))
+        while len(self._over) > self._remembered_tasks and len(self._over_until) > 1:
+            self._forget_ends()
+
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event remembered whose id is larger than `after`."""
         subscription = MemorySubscription(self, task_id, after, self._pending)
-        if task_id in self._history:
+        if task_id in self._history or task_id in self._over:
             self._forget(self._clock.monotonic_s())
-            for event in self._history.get(task_id, ()):
+            for event in self.remembered(task_id, after=after):
                 subscription.offer(event)
         if self._ended_all.is_set():
             subscription.end()
@@ -174,7 +190,10 @@ class MemoryBus:
 
     def remembered(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
         """Return what of a task's events whose id is larger than `after` is remembered."""
-        return [event for event in self._history.get(task_id, ()) if event.id > after]
+        events = self._history.get(task_id, ())
+        if not events and task_id in self._over:
+            events = [Event(task_id=task_id, id=TERMINAL_ID, kind=self._over[task_id])]
+        return [event for event in events if event.id > after]
 
     def watched(self, task_ids: Iterable[str]) -> list[str]:
         """Return the tasks whose progress somebody listens to."""
@@ -220,6 +239,8 @@ class MemoryBus:
         self._listeners.clear()
         self._history.clear()
         self._ended.clear()
+        self._over.clear()
+        self._over_until.clear()
         self._ended_all.set()
 
     async def close(self) -> None:
@@ -247,6 +268,13 @@ class MemoryBus:
         ended = self._ended
         while ended and ended[0][0] <= now_s:
             self._history.pop(ended.popleft()[1], None)
+        over = self._over_until
+        while over and over[0][0] <= now_s:
+            self._forget_ends()
+
+    def _forget_ends(self) -> None:
+        for task_id in self._over_until.popleft()[1]:
+            self._over.pop(task_id, None)
 
 
 def _drop_one(events: list[Event]) -> None:

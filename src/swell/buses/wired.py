@@ -572,7 +572,7 @@ class WiredBus:
     def _tell_here(self, events: list[Event], lives: Sequence[Lives], news: Sequence[News]) -> None:
         self._here.correct(events)
         for each in lives:
-            self._here.correct(each.events())
+            self._here.tell_ends(each)
         changes = tuple(each for each in events if each.brief is not None)
         if changes or lives:
             self._incoming.append(News(kind=NewsKind.TASKS, events=changes, lives=tuple(lives)))

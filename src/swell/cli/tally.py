@@ -1,11 +1,11 @@
 """Numbers of several backend processes on one port, added up.
 
-Whoever asks for `/metrics` reaches one of them. So each writes its numbers to a file every second,
-or less often where that takes long, and the one that is asked adds those of the others to its own:
-counters and histograms, and the open event streams. Of open files and of starts one number stands
-for all, so that it does not depend on who was asked. Other gauges are the same for all, or the
-process's own. A process that has ended still counts, so that no counter goes back while the service
-runs.
+Whoever asks for `/metrics` reaches one of them. So each writes its numbers to a file every two
+seconds, or less often where that takes long or nobody asks, and the one that is asked adds those of
+the others to its own: counters and histograms, and the open event streams. Of open files and of
+starts one number stands for all, so that it does not depend on who was asked. Other gauges are the
+same for all, or the process's own. A process that has ended still counts, so that no counter goes
+back while the service runs.
 """
 
 import contextlib
@@ -23,12 +23,15 @@ from swell.clock import Clock
 
 __all__ = ["Tally", "added_up"]
 
-_EVERY_S: Final = 1.0
+_EVERY_S: Final = 2.0
 
 #: It takes no more than one part of so many of a process's time, unless that makes the numbers too
 #: old, in seconds.
-_PARTS: Final = 50
+_PARTS: Final = 100
 _RARELY_S: Final = 5.0
+
+#: If nobody has asked for so long, numbers are written rarely, in seconds.
+_ASKED_S: Final = 120.0
 
 #: A file that was not written for so long is one of a process that hangs or has ended, in seconds.
 _STALE_S: Final = 10.0
@@ -58,11 +61,13 @@ class Tally:
         self._folder = folder
         self._clock = clock
         self._own = folder / f"{os.getpid()}.prom"
+        #: Its time is when somebody asked last.
+        self._asked = folder / "asked"
 
     def clear(self) -> None:
         """Forget all that was counted: the service starts."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._folder.glob("*.prom"):
+        for path in (*self._folder.glob("*.prom"), self._asked):
             path.unlink(missing_ok=True)
 
     def fold(self) -> None:
@@ -86,7 +91,13 @@ class Tally:
             began_s = self._clock.monotonic_s()
             self.write(text())
             took_s = self._clock.monotonic_s() - began_s
-            await self._clock.sleep(min(max(_EVERY_S, _PARTS * took_s), _RARELY_S))
+            often_s = max(_EVERY_S, _PARTS * took_s) if self._is_asked() else _RARELY_S
+            await self._clock.sleep(min(often_s, _RARELY_S))
+
+    def _is_asked(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self._asked.stat().st_mtime > self._clock.now().timestamp() - _ASKED_S
+        return False
 
     def write(self, text: bytes) -> None:
         """Write this process's numbers down."""
@@ -95,9 +106,13 @@ class Tally:
 
     def together(self, text: bytes) -> bytes:
         """Return this process's numbers, with those of the others added."""
+        now_s = self._clock.now().timestamp()
+        with contextlib.suppress(OSError):
+            self._asked.touch()
+            os.utime(self._asked, (now_s, now_s))
         with self._locked(fcntl.LOCK_SH):
             others = [path for path in self._folder.glob("*.prom") if path != self._own]
-            oldest = self._clock.now().timestamp() - _STALE_S
+            oldest = now_s - _STALE_S
             fresh: list[str] = []
             stale: list[str] = []
             for path in others:
