@@ -6,17 +6,22 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
 from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres.company import Company
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
+from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
 from swell.task import Task, TaskState
 from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 
 PATIENT_S = 30.0
+
+LARGE = msgspec.Raw(msgspec.json.encode({"text": "a" * 2 * MAX_LIVE_INPUT_BYTES}))
 
 
 @dataclass
@@ -139,18 +144,89 @@ async def test_an_idle_backend_hands_out_at_once_what_another_has_accepted(pair:
     assert [task.key_id for task in await pair.here.leases()] == ["a"]
 
 
-async def test_who_waits_at_a_busy_backend_gets_what_has_waited_at_another(pair: Pair) -> None:
-    await pair.here.accepts(1, "here")
-    await pair.here.ends(await pair.here.leases())
+async def _waits(backend: Backend) -> "asyncio.Task[list[Task]]":
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(backend.broker.lease(a_lease_request(1), until=until))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    return waiting
+
+
+async def _is_busy(backend: Backend) -> None:
+    """Have a worker of a backend get something of its own."""
+    await backend.accepts(1, "own")
+    await backend.ends(await backend.leases())
+
+
+@pytest.fixture
+def nobody_looks_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Company, "_keep_polling", _never)
+
+
+async def _never(company: Company) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_waits_gets_what_another_accepts_that_gave_its_own_workers_nothing_lately(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    clock = ManualClock()
+    async with _pair(await postgres_databases.new(), clock, clock) as pair:
+        await _is_busy(pair.here)
+        waiting = await _waits(pair.here)
+        await pair.there.accepts(1, "there")
+        async with asyncio.timeout(PATIENT_S):
+            assert [task.key_id for task in await waiting] == ["there"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_waits_gets_what_has_waited_at_another_whose_workers_get_something(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    clock = ManualClock()
+    async with _pair(await postgres_databases.new(), clock, clock) as pair:
+        await _is_busy(pair.there)
+        waiting = await _waits(pair.here)
+        # Its own workers would take it, most probably, before anybody else could.
+        await pair.there.accepts(1, "there")
+        await asyncio.sleep(3 * PATIENCE_S)
+        assert not waiting.done()
+        clock.advance(1.1 * PATIENCE_S)
+        async with asyncio.timeout(PATIENT_S):
+            assert [task.key_id for task in await waiting] == ["there"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_waits_gets_what_is_too_large_to_be_remembered_at_another(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    clock = ManualClock()
+    async with _pair(await postgres_databases.new(), clock, clock) as pair:
+        await _is_busy(pair.there)
+        waiting = await _waits(pair.here)
+        await pair.there.store.accept([a_new_task(key_id="large", input=LARGE)])
+        async with asyncio.timeout(PATIENT_S):
+            assert [task.key_id for task in await waiting] == ["large"]
+
+
+async def test_who_has_had_something_just_now_asks_for_others_work_when_that_is_a_while_ago(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _is_busy(pair.here)
+    assert await pair.here.leases() == []
+    # A word of it was lost.
+    monkeypatch.setattr(pair.there.database.company, "tell", lambda queues: None)
     await pair.there.accepts(1, "there")
     assert await pair.here.leases() == []
-    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.ensure_future(pair.here.broker.lease(a_lease_request(1), until=until))
-    await asyncio.sleep(0.05)
-    assert not waiting.done()
-    pair.clock.advance(1.1 * PATIENCE_S)
-    async with asyncio.timeout(PATIENT_S):
-        assert [task.key_id for task in await waiting] == ["there"]
+    pair.clock.advance(0.1)
+    assert [task.key_id for task in await pair.here.leases()] == ["there"]
+
+
+async def test_own_work_that_is_too_large_to_be_remembered_is_found_at_once(pair: Pair) -> None:
+    await _is_busy(pair.here)
+    await pair.here.store.accept([a_new_task(key_id="large", input=LARGE)])
+    assert [task.key_id for task in await pair.here.leases()] == ["large"]
 
 
 async def test_who_remembers_what_another_has_ended_looks_for_others_work_as_an_idle_one(

@@ -71,9 +71,7 @@ class PostgresBroker:
         """See `Broker.lease`."""
         state = self._database.state
         queues = [queue for queue, _, _ in request.queues]
-        if self._database.company.is_there:
-            # What others have accepted may not have been told yet.
-            state.tell(queues)
+        self._database.ask(queues)
 
         async def action(session: Session) -> list[Task]:
             return await _lease(session, request, queues, until)

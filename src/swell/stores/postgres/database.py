@@ -12,7 +12,7 @@ of its tasks (docs/decisions/0039).
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -23,7 +23,7 @@ from swell.clock import Clock
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
-from swell.stores.postgres.others import OVERLOOKED_S
+from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.session import QUERIES, Session, Stale
 from swell.stores.postgres.state import State
 
@@ -221,6 +221,10 @@ class PostgresDatabase:
         self._is_waiting_new = False
         #: The next look for those who got nothing of what this backend has accepted itself.
         self._look: asyncio.TimerHandle | None = None
+        #: Queues with something left that workers of this backend may take soon, and the next time
+        #: to see whether they did.
+        self._untold: set[str] = set()
+        self._telling: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
         #: Whether the server refused, or was not there for, the last transaction.
@@ -588,8 +592,8 @@ class PostgresDatabase:
                 self._waiting.remove(write)
         if flight.session.has_posted:
             self.state.posting.wake()
-        if self.company.is_there:
-            self.company.tell(flight.session.left)
+        if flight.session.left and self.company.is_there:
+            self._tell_others(flight.session.left)
         if not self._waiting:
             return
         if flight.session.held_elsewhere:
@@ -655,6 +659,7 @@ class PostgresDatabase:
         lines = await connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
         shares = await connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
         self.state.restore(lines, shares)
+        self.state.tell_of_rest()
         self._knows_nothing = False
         now_s = self._loop.time()
         self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
@@ -667,7 +672,44 @@ class PostgresDatabase:
             self._connections[place].terminate()
             self._connections[place] = None
 
-    # ---- what others do
+    # ---- what others do, and are told
+
+    def ask(self, queues: Sequence[str]) -> None:
+        """Have queues looked at of which others may not have told yet; they soon will, if at all.
+
+        Where workers of this backend get tasks, others' have time.
+        """
+        if self.company.is_there:
+            others, now_s = self.state.others, self.clock.monotonic_s()
+            if not any(others.can_wait(each, now_s) for each in queues):
+                self.state.tell(queues)
+
+    def _tell_others(self, queues: Iterable[str]) -> None:
+        """Tell others what is left here, or see later whether it still is."""
+        now_s = self.clock.monotonic_s()
+        later = {each for each in queues if self.state.others.can_wait(each, now_s)}
+        self.company.tell(each for each in queues if each not in later)
+        self._untold |= later
+        if self._untold and self._telling is None:
+            self._telling = self._loop.call_later(PATIENCE_S, self._tell_of_patient)
+
+    def _tell_of_patient(self) -> None:
+        self._telling = None
+        patient = {each for each in self._untold if self._has_waited(each)}
+        self._untold = {each for each in self._untold - patient if self.state.has_known(each)}
+        self.company.tell(patient)
+        if self._is_closing or not (patient or self._untold):
+            return
+        # They look for as long as there is something, so they need not be told soon again.
+        pause_s = OVERLOOKED_S if patient else PATIENCE_S
+        self._telling = self._loop.call_later(pause_s, self._tell_of_patient)
+
+    def _has_waited(self, queue: str) -> bool:
+        """Whether something in a queue has waited long enough for others to take it."""
+        first = self.state.oldest_known(queue)
+        if first is None:
+            return queue in self.state.unremembered
+        return (self.clock.now() - first.created_at).total_seconds() >= PATIENCE_S
 
     def _told(self, queues: list[str] | None) -> None:
         self.state.tell(self._waited_for() if queues is None else queues)

@@ -1,9 +1,9 @@
-"""When a backend looks at what others have accepted. Pure.
+"""When a backend looks at what others have accepted, and tells them of its own. Pure.
 
 Whatever is in the table may be handed out by any backend, and a look at it costs a way to the
 server, keeps the next group from being sent, and what is taken was in another's memory. So a
 backend goes on with what it has accepted itself, for as long as nobody waits for long because of
-it.
+it; and while its workers take what it accepts, the others need not look, until it tells them.
 """
 
 import math
@@ -15,9 +15,8 @@ __all__ = ["OVERLOOKED_S", "PATIENCE_S", "Others"]
 #: seconds.
 OVERLOOKED_S: Final = 0.1
 
-#: A backend that has had work of its own lately leaves others so much time to hand out theirs, and
-#: asks so often whether they did, in seconds.
-PATIENCE_S: Final = 0.02
+#: A backend that hands out what it accepts tells others of what has waited for so long, in seconds.
+PATIENCE_S: Final = 0.05
 
 #: How long ago "lately" may be, in seconds.
 _LATELY_S: Final = 0.05
@@ -28,7 +27,6 @@ class Others:
 
     def __init__(self) -> None:
         self._looked_s: dict[str, float] = {}
-        self._asked_s: dict[str, float] = {}
         self._served_s: dict[str, float] = {}
 
     def are_due(self, queue: str, now_s: float) -> bool:
@@ -42,18 +40,13 @@ class Others:
         """
         self._looked_s[queue] = now_s
 
-    def served(self, queue: str, now_s: float) -> None:
-        """Note that own work is handed out."""
+    def handed_out(self, queue: str, now_s: float) -> None:
+        """Note that a worker of this backend got something."""
         self._served_s[queue] = now_s
 
-    def least_age_s(self, queue: str, now_s: float) -> float | None:
-        """Return how long others' work must have waited to be taken, in seconds, by one with none.
+    def can_wait(self, queue: str, now_s: float) -> bool:
+        """Whether workers of this backend have got something lately.
 
-        None where it was asked a moment ago.
+        If so, what is left here will soon be taken, and what others have left they tell of.
         """
-        if now_s >= self._served_s.get(queue, -math.inf) + _LATELY_S:
-            return 0.0
-        if now_s < self._asked_s.get(queue, -math.inf) + PATIENCE_S:
-            return None
-        self._asked_s[queue] = now_s
-        return PATIENCE_S
+        return now_s < self._served_s.get(queue, -math.inf) + _LATELY_S

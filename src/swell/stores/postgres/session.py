@@ -247,11 +247,10 @@ class Session:
         locks = self._locks_what_it_reads and not is_only_read
         if locks and not self.is_careful:
             waiting = [queue for queue in waiting if not await self._recall_own(queue, n)]
+            waiting = [queue for queue in waiting if self._may_be_left(queue)]
         told = {queue: self.state.told.get(queue, 0) for queue in waiting}
         if locks and not self.is_careful:
-            # Others tell of what they accept, and most of it is taken before anybody can look: to
-            # see that needs no transaction.
-            waiting = [queue for queue in waiting if await self._some_of_others(queue)]
+            waiting = [queue for queue in waiting if await self._is_left(queue)]
         elif not locks:
             waiting = [queue for queue in waiting if not self._recall(queue, n)]
         found = await self._look(waiting, n, locks) if waiting else set()
@@ -279,23 +278,29 @@ class Session:
             return False
         if not (rows or self.view.has_fresh(queue)):
             return False
-        state.others.served(queue, now_s)
-        self.passes_over = True
+        self.passes_over |= queue in state.told
         self._take_over(queue, rows)
         return True
 
-    async def _some_of_others(self, queue: str) -> bool:
-        """Return whether to read a queue: others had the time to hand out what is ready there."""
+    def _may_be_left(self, queue: str) -> bool:
+        """Whether something may be ready in a queue that nobody is about to hand out.
+
+        What workers of this backend do not take others tell of, and this one notes.
+        """
+        state = self.state
+        return queue in self._to_read or queue in state.told or queue in state.unremembered
+
+    async def _is_left(self, queue: str) -> bool:
+        """Return whether to read a queue: others may have handed out what they told of."""
         if queue in self._to_read:
             return True
-        age_s = self.state.others.least_age_s(queue, self._clock.monotonic_s())
-        if age_s == 0 and queue in self.state.ready:
+        if queue in self.state.ready and not self._can_wait(queue):
             return True
-        if age_s is not None and await self._some_ready([queue], age_s):
-            return True
-        if age_s != 0:
-            self.held_elsewhere.append(queue)
-        return False
+        # Most often there is nothing, and to see that needs no transaction.
+        return bool(await self._some_ready([queue]))
+
+    def _can_wait(self, queue: str) -> bool:
+        return self.state.others.can_wait(queue, self._clock.monotonic_s())
 
     def _recall(self, queue: str, n: int) -> bool:
         """Take what is next in a queue from memory, if all that is ready there is remembered."""
@@ -353,9 +358,11 @@ class Session:
 
     def handed_out(self, queues: Iterable[str]) -> None:
         """Note in which queues something had its turn."""
-        now_s = self._clock.monotonic_s()
-        for queue in self._read.intersection(queues):
-            self.state.others.looked(queue, now_s)
+        others, now_s = self.state.others, self._clock.monotonic_s()
+        for queue in set(queues):
+            others.handed_out(queue, now_s)
+            if queue in self._read:
+                others.looked(queue, now_s)
 
     async def look_further(self, queue: str, key_id: str, *, is_only_read: bool = False) -> None:
         """Read more of one line."""

@@ -14,7 +14,7 @@ from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
 from swell.stores.posting import Posting
-from swell.task import is_expired, size_bytes
+from swell.task import Task, is_expired, size_bytes
 
 __all__ = ["State"]
 
@@ -35,6 +35,8 @@ class State(Waiting):
         self._known: dict[str, dict[str, None]] = {}
         #: Queues of which others have told that something waits → how often they did.
         self.told: dict[str, int] = {}
+        #: Queues in which tasks of this backend may be ready that are not among `live`.
+        self.unremembered: set[str] = set()
         self.others = Others()
         #: How often something was remembered as if it was written, and then was not.
         self.mistakes = 0
@@ -48,10 +50,15 @@ class State(Waiting):
         for queue in queues:
             self.told[queue] = self.told.get(queue, 0) + 1
 
+    def tell_of_rest(self) -> None:
+        """Note that more is ready than is remembered, after the counts were read."""
+        self.tell(queue for queue, n in self.ready.items() if n > len(self._known.get(queue, ())))
+
     def found_empty(self, queue: str, told: int) -> None:
         """Note that a look found nothing in a queue of which had been told so often before."""
         if self.told.get(queue, 0) == told:
             self.told.pop(queue, None)
+            self.unremembered.discard(queue)
             self.ready.pop(queue, None)
             self.lines.pop(queue, None)
 
@@ -82,22 +89,37 @@ class State(Waiting):
         known = self._known.get(queue, {})
         return [self.live[task_id] for task_id in known] if len(known) <= most else None
 
+    def oldest_known(self, queue: str) -> Task | None:
+        """Return the ready task of a queue that has been remembered for longest."""
+        known = self._known.get(queue)
+        return self.live[next(iter(known))].task if known else None
+
     def remember(self, task_id: str, row: Row) -> None:
         """Keep a task as it lies in the table now, if it has not ended."""
         self._drop(task_id)
         task = row.task
-        if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+        if task.state.is_terminal:
+            return
+        if size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+            self._leave(task)
             return
         self.live[task_id] = row
         if is_ready(task):
             self._known.setdefault(task.queue, {})[task_id] = None
         if len(self.live) > MAX_LIVE_TASKS:
-            self._drop(next(iter(self.live)))
+            self.forget([next(iter(self.live))])
 
     def forget(self, task_ids: Iterable[str]) -> None:
         """Read these anew the next time: somebody else has changed one of them."""
         for task_id in task_ids:
-            self._drop(task_id)
+            row = self._drop(task_id)
+            if row is not None:
+                self._leave(row.task)
+
+    def _leave(self, task: Task) -> None:
+        """Note that a task is not remembered; if it is ready, its queue must be read."""
+        if is_ready(task):
+            self.unremembered.add(task.queue)
 
     def forget_all(self) -> None:
         """Read every task anew: a server that was lost may be back without its last commits.
@@ -106,10 +128,11 @@ class State(Waiting):
         """
         self.live, self._known = {}, {}
 
-    def _drop(self, task_id: str) -> None:
+    def _drop(self, task_id: str) -> Row | None:
         row = self.live.pop(task_id, None)
         if row is not None and is_ready(row.task):
             known = self._known[row.task.queue]
             del known[task_id]
             if not known:
                 del self._known[row.task.queue]
+        return row
