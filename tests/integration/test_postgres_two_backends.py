@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+import asyncpg
 import msgspec
 import pytest
 
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.store import Accepted
+from swell.stores.postgres import PostgresDatabase, PostgresStore, database
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
@@ -49,6 +51,7 @@ class Backend:
 
 @dataclass
 class Pair:
+    url: str
     clock: ManualClock
     here: Backend
     there: Backend
@@ -67,9 +70,11 @@ async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterato
     async with asyncio.timeout(PATIENT_S):
         while not all(each.database.company.is_there for each in both):
             await asyncio.sleep(0.01)
-    yield Pair(here, *both)
-    for each in both:
-        await each.database.close()
+    try:
+        yield Pair(url, here, *both)
+    finally:
+        for each in both:
+            await each.database.close()
 
 
 async def test_a_backend_goes_on_with_its_own_until_what_another_accepted_has_waited(
@@ -161,6 +166,7 @@ async def _is_busy(backend: Backend) -> None:
 @pytest.fixture
 def nobody_looks_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Company, "_keep_polling", _never)
+    monkeypatch.setattr(database, "REFRESH_S", 3600.0)
 
 
 async def _never(company: Company) -> None:
@@ -272,6 +278,104 @@ async def test_who_gets_nothing_of_what_comes_here_gets_what_another_has_told_of
     async with asyncio.timeout(5):
         served = [task.key_id for tasks in await asyncio.gather(*waiting) for task in tasks]
     assert sorted(served) == ["here", "there"]
+
+
+async def _are_busy(pair: Pair) -> None:
+    """Have workers of both get something of their own just now, and neither know of more."""
+    for each in (pair.there, pair.here):
+        await _is_busy(each)
+    async with asyncio.timeout(PATIENT_S):
+        while "demo/upper" not in pair.here.database.state.told:
+            await asyncio.sleep(0)
+    for each in (pair.there, pair.here):
+        assert await each.leases() == []
+        assert not each.database.state.told
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_has_handed_out_what_another_accepted_finds_the_last_of_his_own(
+    pair: Pair,
+) -> None:
+    await _are_busy(pair)
+    # So many that the table is read, as nobody told of what else is there.
+    await pair.here.accepts(20, "busy")
+    await pair.there.accepts(1, "patient")
+    served = [task.key_id for _ in range(21) for task in await pair.here.leases()]
+    assert sorted(served) == ["busy"] * 20 + ["patient"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_has_canceled_what_another_accepted_finds_his_own(pair: Pair) -> None:
+    await _are_busy(pair)
+    await pair.here.accepts(1, "here")
+    (there,) = await pair.there.store.accept([a_new_task(key_id="there")])
+    assert isinstance(there, Accepted)
+    await pair.here.store.cancel([there.task.id])
+    assert [task.key_id for task in await pair.here.leases()] == ["here"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_gets_nothing_of_what_is_remembered_here_gets_what_is_not(pair: Pair) -> None:
+    await _are_busy(pair)
+    await pair.here.store.accept([a_new_task(key_id="large", input=LARGE)])
+    await pair.here.accepts(1, "small")
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    request = a_lease_request(1)
+    both = [pair.here.broker.lease(request, until=until) for _ in range(2)]
+    async with asyncio.timeout(PATIENT_S):
+        served = [task.key_id for tasks in await asyncio.gather(*both) for task in tasks]
+    assert sorted(served) == ["large", "small"]
+
+
+@contextlib.asynccontextmanager
+async def _a_lease_that_is_given_up_and_not_written(pair: Pair) -> AsyncIterator[None]:
+    """Have a worker hang up whose lease is on its way with what another backend has changed.
+
+    The body runs while it is on its way.
+    """
+    assert pair.here.database.company.is_there
+    (held,) = await pair.here.leases()
+    await pair.here.accepts(1, "own")
+    other = await asyncpg.connect(pair.url)
+    await other.execute("BEGIN")
+    await other.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", held.id)
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    settling = asyncio.ensure_future(pair.here.store.settle([a_settlement(held)]))
+    leasing = asyncio.ensure_future(pair.here.broker.lease(a_lease_request(1), until=until))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with asyncio.timeout(PATIENT_S):
+        while not await other.fetchval(waiting):
+            await asyncio.sleep(0)
+    until.set_result(None)
+    yield
+    await other.execute("UPDATE tasks SET edition = edition + 1 WHERE id = $1", held.id)
+    await other.execute("COMMIT")
+    await other.close()
+    await settling
+    assert await leasing == []
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_what_a_lease_has_taken_that_was_not_written_is_found_at_once(pair: Pair) -> None:
+    await _are_busy(pair)
+    await pair.here.accepts(1, "held")
+    async with _a_lease_that_is_given_up_and_not_written(pair):
+        pass
+    assert [task.key_id for task in await pair.here.leases()] == ["own"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_waits_gets_what_another_has_taken_in_a_lease_that_was_not_written(
+    pair: Pair,
+) -> None:
+    await _are_busy(pair)
+    await pair.here.accepts(1, "held")
+    waiting = await _waits(pair.there)
+    async with _a_lease_that_is_given_up_and_not_written(pair):
+        # Until then nothing seems to be left here of which to tell.
+        await asyncio.sleep(3 * PATIENCE_S)
+    async with asyncio.timeout(PATIENT_S):
+        assert [task.key_id for task in await waiting] == ["own"]
 
 
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:

@@ -42,6 +42,13 @@ def test_what_was_forgotten_must_be_read() -> None:
     assert state.all_ready(tasks[0].queue, 9) is None
 
 
+def test_whoever_forgets_all_must_read_where_something_was_ready() -> None:
+    state, task = State(), a_task()
+    accepted(state, task)
+    state.forget_all()
+    assert state.unremembered == {task.queue}
+
+
 def test_an_input_that_is_too_large_to_keep_must_be_read() -> None:
     state, large = State(), a_task(input_bytes=MAX_LIVE_INPUT_BYTES + 1)
     accepted(state, large)

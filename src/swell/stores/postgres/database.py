@@ -573,6 +573,8 @@ class PostgresDatabase:
 
     async def _undo(self, flight: _Flight, place: int, error: BaseException) -> None:
         flight.session.forget()
+        if self.company.is_there:
+            self._tell_others(flight.session.taken)
         for write in flight.served:
             write.unserve()
         connection = self._connections[place]

@@ -139,6 +139,9 @@ class Session:
         #: that were read as they are.
         self._to_read: set[str] = set()
         self._read: set[str] = set()
+        #: Those of which a task was taken that others may have made ready since the counts were
+        #: read: what is counted there may be less than there is.
+        self._uncounted: set[str] = set()
         self._empty: dict[str, int] = {}
         self._seen: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
@@ -278,7 +281,7 @@ class Session:
             return False
         if not (rows or self.view.has_fresh(queue)):
             return False
-        self.passes_over |= queue in state.told
+        self.passes_over |= queue in state.told or queue in state.unremembered
         self._take_over(queue, rows)
         return True
 
@@ -433,6 +436,8 @@ class Session:
             self._count(task, 1 if ready else -1)
             if ready:
                 self.view.became_ready(task)
+            elif task_id in self._changed and task_id not in self.state.live:
+                self._uncounted.add(task.queue)
 
     def _note_posts(self, before: Task, task: Task) -> None:
         """Note what is to be delivered because a task has changed."""
@@ -561,6 +566,8 @@ class Session:
             state.found_empty(queue, told)
         for queue, told in self._seen.items():
             state.found_some(queue, told)
+        if self._has_company:
+            state.tell(self._uncounted)
         self._count_lines(1)
         for task_id, task in self._added.items():
             state.remember(task_id, Row(task, 0, wake_of(None, task)))
@@ -583,6 +590,12 @@ class Session:
         """Queues in which it made something ready that is ready still."""
         return sorted({queue for (queue, _, _), line in self._lines.items() if line.n > 0})
 
+    @property
+    def taken(self) -> list[str]:
+        """Queues in which it changed what was ready, and is again if that is not written."""
+        ready = (self._before[each].task for each in self._changed)
+        return sorted({task.queue for task in ready if is_ready(task)})
+
     def forget(self) -> None:
         """After a failure: trust nothing that it touched, and undo what was remembered."""
         if self._is_remembered:
@@ -592,3 +605,6 @@ class Session:
                 draft.take_back()
             self._count_lines(-1)
         self.state.forget(self._tasks)
+        for row in self._before.values():
+            # It is as it was before, most probably, whatever was remembered of it since.
+            self.state.leave(row.task)

@@ -101,7 +101,7 @@ class State(Waiting):
         if task.state.is_terminal:
             return
         if size_bytes(task) > MAX_LIVE_INPUT_BYTES:
-            self._leave(task)
+            self.leave(task)
             return
         self.live[task_id] = row
         if is_ready(task):
@@ -114,9 +114,9 @@ class State(Waiting):
         for task_id in task_ids:
             row = self._drop(task_id)
             if row is not None:
-                self._leave(row.task)
+                self.leave(row.task)
 
-    def _leave(self, task: Task) -> None:
+    def leave(self, task: Task) -> None:
         """Note that a task is not remembered; if it is ready, its queue must be read."""
         if is_ready(task):
             self.unremembered.add(task.queue)
@@ -126,6 +126,7 @@ class State(Waiting):
 
         Others may since have written others in their place, under the same editions.
         """
+        self.unremembered.update(self._known)
         self.live, self._known = {}, {}
 
     def _drop(self, task_id: str) -> Row | None:
