@@ -18,7 +18,7 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore, database
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
-from swell.task import Task, TaskState
+from swell.task import Released, Task, TaskState
 from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 
 PATIENT_S = 30.0
@@ -376,6 +376,40 @@ async def test_who_waits_gets_what_another_has_taken_in_a_lease_that_was_not_wri
         await asyncio.sleep(3 * PATIENCE_S)
     async with asyncio.timeout(PATIENT_S):
         assert [task.key_id for task in await waiting] == ["own"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_what_comes_from_a_clock_that_is_ahead_is_told_of_although_it_is_young_forever(
+    postgres_databases: PostgresDatabases,
+) -> None:
+    clock = ManualClock()
+    ahead = ManualClock(clock.now() + timedelta(hours=1))
+    async with _pair(await postgres_databases.new(), clock, ahead) as pair:
+        await pair.there.accepts(1, "ahead")
+        (task,) = await pair.here.leases()
+        waiting = await _waits(pair.there)
+        await pair.here.store.settle([a_settlement(task, Released())])
+        async with asyncio.timeout(PATIENT_S):
+            assert [task.key_id for task in await waiting] == ["ahead"]
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_what_is_too_large_to_be_remembered_is_told_of_beside_what_is_young(
+    pair: Pair,
+) -> None:
+    await _are_busy(pair)
+    waiting = await _waits(pair.there)
+    await pair.here.store.accept([a_new_task(key_id="own", input=LARGE, priority=2)])
+    await pair.here.accepts(1, "own")
+    async with asyncio.timeout(PATIENT_S):
+        # There is always something that is remembered, and it is young.
+        for _ in range(20):
+            await pair.here.accepts(1, "own")
+            pair.clock.advance(0.4 * PATIENCE_S)
+            await pair.here.ends(await pair.here.leases())
+            await asyncio.wait([waiting], timeout=0.4 * PATIENCE_S)
+        assert waiting.done()
+        assert len(await waiting) == 1
 
 
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:

@@ -703,15 +703,19 @@ class PostgresDatabase:
         if self._is_closing or not (patient or self._untold):
             return
         # They look for as long as there is something, so they need not be told soon again.
-        pause_s = OVERLOOKED_S if patient else PATIENCE_S
+        pause_s = PATIENCE_S if self._untold else OVERLOOKED_S
         self._telling = self._loop.call_later(pause_s, self._tell_of_patient)
 
     def _has_waited(self, queue: str) -> bool:
         """Whether something in a queue has waited long enough for others to take it."""
+        if queue in self.state.unremembered:
+            return True
         first = self.state.oldest_known(queue)
         if first is None:
-            return queue in self.state.unremembered
-        return (self.clock.now() - first.created_at).total_seconds() >= PATIENCE_S
+            return False
+        age_s = (self.clock.now() - first.created_at).total_seconds()
+        # By a clock that is ahead nobody can tell.
+        return not 0 <= age_s < PATIENCE_S
 
     def _told(self, queues: list[str] | None) -> None:
         self.state.tell(self._waited_for() if queues is None else queues)
