@@ -412,6 +412,26 @@ async def test_what_is_too_large_to_be_remembered_is_told_of_beside_what_is_youn
         assert len(await waiting) == 1
 
 
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_however_many_queues_there_are_each_is_told_of(pair: Pair) -> None:
+    queues = {f"demo/one-of-many-models-{n}" for n in range(900)}
+    # One is too long for any message, and nobody waits for it.
+    pair.there.database.company.tell({*queues, "demo/" + "long" * 5_000})
+    async with asyncio.timeout(PATIENT_S):
+        while not queues <= pair.here.database.state.told.keys():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
+    await _are_busy(pair)
+    waiting = await _waits(pair.here)
+    await pair.there.accepts(1, "there")
+    await pair.there.database.close()
+    async with asyncio.timeout(PATIENT_S):
+        assert [task.key_id for task in await waiting] == ["there"]
+
+
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:
     served: list[str] = []
 

@@ -34,10 +34,13 @@ _PAUSE_S: Final = 0.005
 #: A word that takes longer has lost its server, in seconds.
 _SAY_S: Final = 5.0
 
+#: How long who stops tries to say what there is to say, in seconds.
+_LAST_S: Final = 0.5
+
 #: How long it takes to try again to reach the server, in seconds.
 _RETRY_S: Final = 0.5
 
-#: Bytes of a notification; PostgreSQL takes less than 8,000. What is longer says "any queue".
+#: Bytes of a notification; PostgreSQL takes less than 8,000. What is longer is said in several.
 _MAX_BYTES: Final = 7_000
 
 
@@ -46,7 +49,8 @@ class _Word(msgspec.Struct, frozen=True, omit_defaults=True):
 
     who: str
     queues: list[str] = []
-    #: Something is ready, in more queues than can be named.
+    #: Something is ready in a queue whose name is too long; releases of before say it, without
+    #: any queue, where there are too many.
     anything: bool = False
 
 
@@ -74,6 +78,8 @@ class Company:
         self._others: dict[str, float] = {}
         self._to_tell: set[str] = set()
         self._has_to_tell = asyncio.Event()
+        #: Whether all that there was to tell was told.
+        self._has_told = asyncio.Event()
         #: Whether it was tried to say something.
         self._has_spoken = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
@@ -90,6 +96,7 @@ class Company:
         """Tell the others, soon, that something is ready."""
         self._to_tell.update(queues)
         if self._to_tell:
+            self._has_told.clear()
             self._has_to_tell.set()
 
     def suppose(self) -> None:
@@ -105,7 +112,10 @@ class Company:
         await self._has_spoken.wait()
 
     async def stop(self) -> None:
-        """Stop listening. Idempotent."""
+        """Tell what there is to tell, if that is soon done, and stop listening. Idempotent."""
+        if self._running and self._to_tell:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_told.wait(), _LAST_S)
         running, self._running = self._running, []
         for each in running:
             each.cancel()
@@ -146,10 +156,14 @@ class Company:
     async def _say_queues(self, connection: Any) -> None:
         self._has_to_tell.clear()
         queues, self._to_tell = sorted(self._to_tell), set()
-        word = _Word(self._name, queues)
-        if sum(map(len, queues)) + 16 * len(queues) > _MAX_BYTES:
-            word = _Word(self._name, anything=True)
-        await self._say(connection, word)
+        try:
+            for word in _words(self._name, queues):
+                await self._say(connection, word)
+        except BaseException:
+            self.tell(queues)
+            raise
+        if not self._to_tell:
+            self._has_told.set()
 
     async def _say(self, connection: Any, word: _Word) -> None:
         told = msgspec.json.encode(word).decode()
@@ -167,5 +181,21 @@ class Company:
             # It may not have heard of this one.
             self._has_to_tell.set()
         self._others[word.who] = self._loop.time()
-        if word.queues or word.anything:
-            self._told(None if word.anything else word.queues)
+        if word.anything:
+            self._told(None)
+        if word.queues:
+            self._told(word.queues)
+
+
+def _words(who: str, queues: list[str]) -> list[_Word]:
+    """Return what says that something is ready in some queues; one word, if there are none."""
+    short = [queue for queue in queues if len(queue) + 16 <= _MAX_BYTES]
+    parts: list[list[str]] = [[]]
+    left = _MAX_BYTES
+    for queue in short:
+        left -= len(queue) + 16
+        if left < 0:
+            parts.append([])
+            left = _MAX_BYTES - len(queue) - 16
+        parts[-1].append(queue)
+    return [_Word(who, part, anything=len(short) < len(queues)) for part in parts]

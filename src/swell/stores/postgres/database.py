@@ -428,6 +428,8 @@ class PostgresDatabase:
             await self._land()
         for waiting in self._waiting:
             waiting.tell(None)
+        if self.company.is_there:
+            self.company.tell(self._untold)
         await self.company.stop()
         await self._let_go()
 
