@@ -14,7 +14,7 @@ from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
 from swell.store import Accepted
-from swell.stores.postgres import PostgresDatabase, PostgresStore, database
+from swell.stores.postgres import PostgresDatabase, PostgresStore, company, database
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
@@ -430,6 +430,25 @@ async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
     await pair.there.database.close()
     async with asyncio.timeout(PATIENT_S):
         assert [task.key_id for task in await waiting] == ["there"]
+
+
+async def test_what_another_left_that_has_gone_without_a_word_is_found_by_whoever_never_waits(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(company, "_FORGET_S", 0.1)
+    monkeypatch.setattr(pair.there.database.company, "tell", lambda queues: None)
+    await _is_busy(pair.here)
+    assert await pair.here.leases() == []
+    await pair.there.accepts(1, "there")
+    await pair.there.database.close()
+    async with asyncio.timeout(PATIENT_S):
+        while pair.here.database.company.is_there:
+            await asyncio.sleep(0.01)
+        served: list[Task] = []
+        while not served:
+            await pair.here.store.sweep()
+            served = await pair.here.leases()
+    assert [task.key_id for task in served] == ["there"]
 
 
 async def test_each_task_is_handed_out_once_whoever_remembers_it(pair: Pair) -> None:

@@ -232,6 +232,8 @@ class PostgresDatabase:
         #: Whether counts and clocks must be read before anything else.
         self._knows_nothing = True
         self._refresh_at_s = 0.0
+        #: Whether there were other backends since they were read, or just before.
+        self._had_company = False
         self.company = Company(lambda: self._connect(_COMPANY, WRITE_S), self._told, self._poll)
 
     @classmethod
@@ -649,13 +651,19 @@ class PostgresDatabase:
             # The first one: it would take those that follow for somebody else.
             if place == 0 and await connection.fetchval(QUERIES["others"]):
                 self.company.suppose()
-        is_old = self.company.is_there and self._loop.time() > self._refresh_at_s
+        self._note_company()
+        # Once more, too, after it has gone: it may have left something.
+        is_old = self._had_company and self._loop.time() > self._refresh_at_s
         if self._knows_nothing or is_old:
             await self._land()
             if self._knows_nothing:
                 self.state.forget_all()
             await self._refresh(connection)
+            self._had_company = self.company.is_there
         return connection
+
+    def _note_company(self) -> None:
+        self._had_company |= self.company.is_there
 
     async def _refresh(self, connection: Any) -> None:
         """Read counts and clocks anew."""
@@ -725,6 +733,7 @@ class PostgresDatabase:
 
     def _poll(self) -> None:
         """Look at every queue for which somebody waits: a word may have been lost."""
+        self._note_company()
         self.state.tell(self._waited_for())
         self._look_again()
 
