@@ -18,6 +18,7 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore, company, data
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
+from swell.stores.postgres.view import is_ready
 from swell.task import Released, Task, TaskState
 from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 
@@ -233,6 +234,30 @@ async def test_own_work_that_is_too_large_to_be_remembered_is_found_at_once(pair
     await _is_busy(pair.here)
     await pair.here.store.accept([a_new_task(key_id="large", input=LARGE)])
     assert [task.key_id for task in await pair.here.leases()] == ["large"]
+
+
+async def test_what_another_has_started_is_no_reason_to_look_when_it_is_told_to_have_ended(
+    pair: Pair,
+) -> None:
+    await pair.here.accepts(1, "here")
+    tasks = await pair.there.leases()
+    assert "demo/upper" not in pair.here.database.state.unremembered
+    await pair.here.ends(tasks)
+    assert "demo/upper" not in pair.here.database.state.unremembered
+
+
+async def test_what_somebody_says_to_hold_who_lost_it_is_found_at_once(pair: Pair) -> None:
+    await pair.here.accepts(1, "here")
+    (lost,) = await pair.here.leases()
+    for _ in range(2):
+        pair.clock.advance(3600.0)
+        (swept,) = await pair.here.store.sweep()
+    assert is_ready(swept)
+    assert await pair.here.store.settle([a_settlement(lost)]) == [None]
+    state = pair.here.database.state
+    state.others.handed_out(swept.queue, pair.clock.monotonic_s())
+    state.told.clear()
+    assert [task.id for task in await pair.here.leases()] == [lost.id]
 
 
 async def test_who_remembers_what_another_has_ended_looks_for_others_work_as_an_idle_one(

@@ -202,7 +202,10 @@ class Session:
         if self.is_careful:
             await self.begin()
             statement = QUERIES["tasks_by_id_locked"]
-        self.note(await self._connection.fetch(statement, sorted(missing)))
+        for task in self.note(await self._connection.fetch(statement, sorted(missing))):
+            if task.id not in self.state.live:
+                # It may have been remembered before, until somebody said otherwise.
+                self.state.leave(task)
 
     def note(self, records: Iterable[Any]) -> list[Task]:
         """Take over tasks that were read, and return them as this transaction sees them."""

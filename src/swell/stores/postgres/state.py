@@ -116,6 +116,10 @@ class State(Waiting):
             if row is not None:
                 self.leave(row.task)
 
+    def doubt(self, task_id: str) -> None:
+        """Read a task anew, which is next: what is remembered of it is wrong, most probably."""
+        self._drop(task_id)
+
     def leave(self, task: Task) -> None:
         """Note that a task is not remembered; if it is ready, its queue must be read."""
         if is_ready(task):

@@ -146,11 +146,11 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         Another backend may have started them since. Reading them at once spares a transaction that
         would find out in the end, and be repeated.
         """
-        live = self._database.state.live
+        state = self._database.state
         for each in named:
-            row = live.get(each.task_id)
+            row = state.live.get(each.task_id)
             if row is not None and not row.task.is_held_by(each.attempt, each.token):
-                self._database.state.forget([each.task_id])
+                state.doubt(each.task_id)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
         """See `Store.extend`."""
