@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from swell.api import questions as questions_of
 from swell.api.questions import Questions
 from swell.errors import Unavailable
 
@@ -67,6 +68,26 @@ async def test_who_asks_after_all_was_forgotten_gets_no_older_answer() -> None:
     after = await begun(*(questions.ask("which", oracle.answer) for _ in range(2)))
     oracle.go.set()
     assert await asyncio.gather(before, *after) == [1, 2, 2]
+
+
+async def test_who_asks_what_has_long_been_asked_waits_for_an_answer_of_his_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(questions_of, "_FRESH_S", 0.2)
+    questions, oracle, silent = Questions[str, int](), Oracle(), Oracle()
+    (first,) = await begun(questions.ask("which", silent.answer))
+    later = await begun(*(questions.ask("which", oracle.answer) for _ in range(3)))
+    # Those who come at once lose patience, and one of them asks for all.
+    async with asyncio.timeout(5):
+        while not oracle.asked:
+            await asyncio.sleep(0)
+    await begun()
+    oracle.go.set()
+    assert await asyncio.gather(*later) == [1, 1, 1]
+    assert not first.done()
+    silent.go.set()
+    assert await first == 1
+    assert await questions.ask("which", oracle.answer) == 2
 
 
 async def test_a_failure_is_everybodys_who_asked_and_nobodys_if_all_have_given_up(

@@ -1,14 +1,16 @@
 """Questions that a crowd asks at the same moment, answered once."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 __all__ = ["Questions"]
 
 K = TypeVar("K")
 R = TypeVar("R")
+
+#: What was asked longer ago is asked anew, in seconds: the way that it went may be broken.
+_FRESH_S: Final = 1.0
 
 
 class _GaveUp(Exception):
@@ -16,10 +18,12 @@ class _GaveUp(Exception):
 
 
 class Questions(Generic[K, R]):
-    """Who asks what is being asked already gets that answer."""
+    """Who asks what is being asked already gets that answer, if it comes soon."""
 
     def __init__(self) -> None:
         self._asked: dict[K, asyncio.Future[R]] = {}
+        #: Question → when it was asked last, by the clock of the loop.
+        self._asked_s: dict[K, float] = {}
 
     async def ask(self, what: K, answer: Callable[[], Awaitable[R]]) -> R:
         """Return the answer, or raise what it raised.
@@ -28,10 +32,21 @@ class Questions(Generic[K, R]):
             what: Names the question.
             answer: Finds the answer. Whoever asks first runs it; if he gives up, another does.
         """
+        loop = asyncio.get_running_loop()
         while (asked := self._asked.get(what)) is not None:
-            with contextlib.suppress(_GaveUp):
-                return await asyncio.shield(asked)
-        asked = self._asked[what] = asyncio.get_running_loop().create_future()
+            left_s = self._asked_s[what] + _FRESH_S - loop.time()
+            if left_s <= 0:
+                break
+            try:
+                async with asyncio.timeout(left_s):
+                    return await asyncio.shield(asked)
+            except _GaveUp:
+                continue
+            except TimeoutError:
+                if asked.done():
+                    raise
+        asked = self._asked[what] = loop.create_future()
+        self._asked_s[what] = loop.time()
         try:
             found = await answer()
         except BaseException as error:
@@ -44,8 +59,9 @@ class Questions(Generic[K, R]):
             return found
         finally:
             if self._asked.get(what) is asked:
-                del self._asked[what]
+                del self._asked[what], self._asked_s[what]
 
     def forget(self) -> None:
         """Have whoever asks from now on get an answer that is found from now on."""
         self._asked.clear()
+        self._asked_s.clear()

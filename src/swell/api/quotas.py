@@ -201,8 +201,9 @@ class Quotas:
         at_s, forgotten = self._clock.monotonic_s(), self._forgotten
         keys = await self._registry.quota_keys()
         self._ever |= keys
-        # What was asked before a quota was set is not the answer to who asks after it.
-        if self._forgotten == forgotten:
+        # What was asked before a quota was set is not the answer to who asks after it, and what was
+        # asked first may be answered last.
+        if self._forgotten == forgotten and at_s >= self._read_at_s:
             self._keys, self._read_at_s = keys, at_s
 
     async def _limits(self, key_id: str) -> bool:
