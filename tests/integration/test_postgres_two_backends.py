@@ -438,6 +438,20 @@ async def test_what_is_too_large_to_be_remembered_is_told_of_beside_what_is_youn
 
 
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
+async def test_what_is_young_is_seen_to_in_time_beside_what_was_told_of(pair: Pair) -> None:
+    here, models = pair.here.database, ["demo/large", "demo/young"]
+    for each in models:
+        here.state.others.handed_out(each, pair.clock.monotonic_s())
+    large, young = a_new_task(model=models[0], input=LARGE), a_new_task(model=models[1])
+    await pair.here.store.accept([large, young])
+    async with asyncio.timeout(PATIENT_S):
+        while "demo/large" not in pair.there.database.state.told:
+            await asyncio.sleep(0)
+    assert here._telling is not None
+    assert here._telling.when() - asyncio.get_running_loop().time() <= PATIENCE_S
+
+
+@pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_however_many_queues_there_are_each_is_told_of(pair: Pair) -> None:
     queues = {f"demo/one-of-many-models-{n}" for n in range(900)}
     # One is too long for any message, and nobody waits for it.
