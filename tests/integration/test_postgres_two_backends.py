@@ -174,47 +174,41 @@ async def _never(company: Company) -> None:
     await asyncio.get_running_loop().create_future()
 
 
+async def _is_served(waiting: "asyncio.Task[list[Task]]", key_id: str) -> bool:
+    async with asyncio.timeout(PATIENT_S):
+        return [task.key_id for task in await waiting] == [key_id]
+
+
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_who_waits_gets_what_another_accepts_that_gave_its_own_workers_nothing_lately(
-    postgres_databases: PostgresDatabases,
+    pair: Pair,
 ) -> None:
-    clock = ManualClock()
-    async with _pair(await postgres_databases.new(), clock, clock) as pair:
-        await _is_busy(pair.here)
-        waiting = await _waits(pair.here)
-        await pair.there.accepts(1, "there")
-        async with asyncio.timeout(PATIENT_S):
-            assert [task.key_id for task in await waiting] == ["there"]
+    await _is_busy(pair.here)
+    waiting = await _waits(pair.here)
+    await pair.there.accepts(1, "there")
+    assert await _is_served(waiting, "there")
 
 
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_who_waits_gets_what_has_waited_at_another_whose_workers_get_something(
-    postgres_databases: PostgresDatabases,
+    pair: Pair,
 ) -> None:
-    clock = ManualClock()
-    async with _pair(await postgres_databases.new(), clock, clock) as pair:
-        await _is_busy(pair.there)
-        waiting = await _waits(pair.here)
-        # Its own workers would take it, most probably, before anybody else could.
-        await pair.there.accepts(1, "there")
-        await asyncio.sleep(3 * PATIENCE_S)
-        assert not waiting.done()
-        clock.advance(1.1 * PATIENCE_S)
-        async with asyncio.timeout(PATIENT_S):
-            assert [task.key_id for task in await waiting] == ["there"]
+    await _is_busy(pair.there)
+    waiting = await _waits(pair.here)
+    # Its own workers would take it, most probably, before anybody else could.
+    await pair.there.accepts(1, "there")
+    await asyncio.sleep(3 * PATIENCE_S)
+    assert not waiting.done()
+    pair.clock.advance(1.1 * PATIENCE_S)
+    assert await _is_served(waiting, "there")
 
 
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
-async def test_who_waits_gets_what_is_too_large_to_be_remembered_at_another(
-    postgres_databases: PostgresDatabases,
-) -> None:
-    clock = ManualClock()
-    async with _pair(await postgres_databases.new(), clock, clock) as pair:
-        await _is_busy(pair.there)
-        waiting = await _waits(pair.here)
-        await pair.there.store.accept([a_new_task(key_id="large", input=LARGE)])
-        async with asyncio.timeout(PATIENT_S):
-            assert [task.key_id for task in await waiting] == ["large"]
+async def test_who_waits_gets_what_is_too_large_to_be_remembered_at_another(pair: Pair) -> None:
+    await _is_busy(pair.there)
+    waiting = await _waits(pair.here)
+    await pair.there.store.accept([a_new_task(key_id="large", input=LARGE)])
+    assert await _is_served(waiting, "large")
 
 
 async def test_who_has_had_something_just_now_asks_for_others_work_when_that_is_a_while_ago(

@@ -21,9 +21,8 @@ class Questions(Generic[K, R]):
     """Who asks what is being asked already gets that answer, if it comes soon."""
 
     def __init__(self) -> None:
-        self._asked: dict[K, asyncio.Future[R]] = {}
-        #: Question → when it was asked last, by the clock of the loop.
-        self._asked_s: dict[K, float] = {}
+        #: Question → when it was asked last, by the clock of the loop, and the answer.
+        self._asked: dict[K, tuple[float, asyncio.Future[R]]] = {}
 
     async def ask(self, what: K, answer: Callable[[], Awaitable[R]]) -> R:
         """Return the answer, or raise what it raised.
@@ -33,8 +32,9 @@ class Questions(Generic[K, R]):
             answer: Finds the answer. Whoever asks first runs it; if he gives up, another does.
         """
         loop = asyncio.get_running_loop()
-        while (asked := self._asked.get(what)) is not None:
-            left_s = self._asked_s[what] + _FRESH_S - loop.time()
+        while (known := self._asked.get(what)) is not None:
+            asked_s, asked = known
+            left_s = asked_s + _FRESH_S - loop.time()
             if left_s <= 0:
                 break
             try:
@@ -45,8 +45,8 @@ class Questions(Generic[K, R]):
             except TimeoutError:
                 if asked.done():
                     raise
-        asked = self._asked[what] = loop.create_future()
-        self._asked_s[what] = loop.time()
+        asked = loop.create_future()
+        own = self._asked[what] = (loop.time(), asked)
         try:
             found = await answer()
         except BaseException as error:
@@ -58,10 +58,9 @@ class Questions(Generic[K, R]):
             asked.set_result(found)
             return found
         finally:
-            if self._asked.get(what) is asked:
-                del self._asked[what], self._asked_s[what]
+            if self._asked.get(what) is own:
+                del self._asked[what]
 
     def forget(self) -> None:
         """Have whoever asks from now on get an answer that is found from now on."""
         self._asked.clear()
-        self._asked_s.clear()
