@@ -3,15 +3,19 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from msgspec import convert
 
 from loopback import listening
-from swell.client import connection
+from swell.client import Task, connection
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
 from swell.client.errors import NoServer, Refused, Unreachable
+from swell.task import new_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TASK = {"id": "t1", "model": "demo/upper", "state": "queued"}
@@ -84,6 +88,27 @@ async def test_a_busy_server_is_asked_again_under_the_same_idempotency_key(
     assert len({request.headers["Idempotency-Key"] for request in server.asked}) == 1
     assert len(server.asked) == 4
     assert asyncio.get_running_loop().time() - began_s >= 1.0
+
+
+async def test_files_of_tasks_of_one_moment_are_saved_side_by_side(
+    server: Server, client: AsyncClient, tmp_path: Path
+) -> None:
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    file = {"url": f"{server.url}/v1/artifacts/a.png", "content_type": "image/png", "bytes": 3}
+    saved = []
+    for number in range(2):
+        task = convert({**TASK, "id": new_id(now), "artifacts": [file]}, Task)
+        server.answers.append(says_bytes(b"%03d" % number))
+        saved += await client.save(task, tmp_path)
+        assert saved[-1].name == f"{task.id}-1.png"
+    assert [path.read_bytes() for path in saved] == [b"000", b"001"]
+
+
+def says_bytes(data: bytes) -> Handler:
+    async def say(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=data)
+
+    return say
 
 
 async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) -> None:

@@ -313,7 +313,7 @@ class AsyncClient:
 
         Args:
             task: One that has succeeded.
-            folder: Made where there is none. A file is called after the task and its number.
+            folder: Made where there is none. A file is called after the task's id and its number.
 
         Raises:
             Refused, Unreachable: As `read` does.
@@ -322,7 +322,7 @@ class AsyncClient:
         place.mkdir(parents=True, exist_ok=True)
         paths = []
         for n, artifact in enumerate(task.artifacts, start=1):
-            path = place / name_of(task.id[:12], artifact.content_type, n)
+            path = place / name_of(task.id, artifact.content_type, n)
             path.write_bytes(await self.read(artifact))
             paths.append(path)
         return paths
