@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loopback import listening
-from swell.model import Item, Listener, Reject
+from swell.model import Cancelled, Item, Listener, Reject
 from swell.zoo import remote
 
 PRICE = 40
@@ -30,9 +30,13 @@ class Api:
         self.creates: list[tuple[int, Any]] = [(201, {"id": "p", "status": "starting"})]
         self.polls: list[tuple[int, Any]] = [(200, {"status": "succeeded", "output": "made"})]
         self.heard: list[str] = []
+        #: Predictions that are begun are told once this is so.
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         self.heard.append("create")
+        await self.answers.wait()
         return self._next(request, self.creates)
 
     async def poll(self, request: web.Request) -> web.StreamResponse:
@@ -70,14 +74,19 @@ class Purse(Listener):
 
     paid_micros = 0
 
+    def __init__(self, ends: Callable[[], bool] = lambda: False) -> None:
+        self._ends = ends
+
     def is_cancelled(self) -> bool:
-        return False
+        return self._ends()
 
     def paid(self, micros: int) -> None:
         self.paid_micros += micros
 
 
-async def asked(url: str, folder: Path, **more: Any) -> Any:
+async def asked(
+    url: str, folder: Path, ends: Callable[[], bool] = lambda: False, **more: Any
+) -> Any:
     told = {
         "name": "remote/theirs",
         "url": f"{url}/v1",
@@ -88,7 +97,7 @@ async def asked(url: str, folder: Path, **more: Any) -> Any:
         "budget_micros_per_day": 1000,
         "budget_folder": str(folder),
     }
-    model, purse = type("Theirs", (remote.Predictions,), told | more)(), Purse()
+    model, purse = type("Theirs", (remote.Predictions,), told | more)(), Purse(ends)
     model.load("cpu")
     item: Item[Any] = Item(model.Input(), seed=1, listener=purse)
     (found,) = await asyncio.to_thread(model.run, [item])
@@ -172,6 +181,60 @@ async def test_one_that_takes_too_long_is_cancelled_and_paid(api: Api, tmp_path:
     assert isinstance(await asked(api.url, tmp_path, timeout_s=0.6), TimeoutError)
     assert api.heard[-1] == "cancel"
     assert spent(tmp_path) == PRICE
+
+
+def cancelled_while_asked(api: Api) -> Callable[[], bool]:
+    """Return what says that a task is cancelled once it was asked for; the API answers then."""
+    loop = asyncio.get_running_loop()
+
+    def ends() -> bool:
+        is_asked = bool(api.heard)
+        if is_asked:
+            loop.call_soon_threadsafe(api.answers.set)
+        return is_asked
+
+    return ends
+
+
+async def test_one_that_nobody_wants_before_its_id_is_known_is_cancelled_and_paid(
+    api: Api, tmp_path: Path
+) -> None:
+    api.answers.clear()
+    found = await asked(api.url, tmp_path, cancelled_while_asked(api))
+    assert isinstance(found, Cancelled)
+    assert (spent(tmp_path), api.heard) == (PRICE, ["create", "cancel"])
+
+
+@pytest.mark.parametrize(("status", "price"), [(422, 0), (500, PRICE), (429, 0), (503, PRICE)])
+async def test_what_nobody_wants_is_not_asked_for_again_and_paid_as_it_is_answered(
+    api: Api, tmp_path: Path, status: int, price: int
+) -> None:
+    api.creates = [(status, {})]
+    api.answers.clear()
+    found = await asked(api.url, tmp_path, cancelled_while_asked(api))
+    assert isinstance(found, Cancelled)
+    assert (spent(tmp_path), api.heard) == (price, ["create"])
+
+
+async def test_one_whose_time_is_over_before_its_id_is_known_is_cancelled_and_paid(
+    api: Api, tmp_path: Path
+) -> None:
+    api.polls = [(200, {"id": "p", "status": "processing"})]
+    api.answers.clear()
+    asyncio.get_running_loop().call_later(0.6, api.answers.set)
+    assert isinstance(await asked(api.url, tmp_path, timeout_s=0.3), TimeoutError)
+    assert (spent(tmp_path), api.heard[0], api.heard[-1]) == (PRICE, "create", "cancel")
+
+
+async def test_what_is_never_answered_is_given_up_and_paid(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_ID_S", 0.05)
+    api.answers.clear()
+    found = await asked(api.url, tmp_path, lambda: bool(api.heard))
+    api.answers.set()
+    assert isinstance(found, Cancelled)
+    assert (spent(tmp_path), api.heard) == (PRICE, ["create"])
 
 
 @pytest.mark.parametrize("state", ["failed", "canceled"])

@@ -84,6 +84,10 @@ _NOT_BEGUN: Final = frozenset({429, 503})
 #: How long the word that nobody wants a prediction any more may take, in seconds.
 _CANCEL_S: Final = 15.0
 
+#: How long the id is waited for of what nobody wants any more, in seconds: less than the worker
+#: waits before it kills this process (`worker.cancel_grace_s`), and what was paid would be lost.
+_ID_S: Final = 3.0
+
 #: The key is wrong, or the account has no money: no other input will fare better.
 _LOCKED: Final = frozenset({401, 402, 403})
 
@@ -251,7 +255,9 @@ class RemoteModel(Model):
         return asyncio.run(self._run_all(items))
 
     async def _run_all(self, items: Sequence[Item[Any]]) -> list[Any]:
-        timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=15)
+        # What began within a sample's time may be answered a little after it: see `_begun`.
+        total_s = self.timeout_s + _ID_S
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=15)
         async with aiohttp.ClientSession(
             timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
         ) as session:
@@ -282,7 +288,7 @@ class RemoteModel(Model):
         item: Item[Any],
         url: str,
         body: Any,
-        headers: Mapping[str, str] | None = None,
+        unwanted: asyncio.Event | None = None,
     ) -> Any:
         """Have something made, which is paid for before it is asked for.
 
@@ -295,7 +301,7 @@ class RemoteModel(Model):
         day, paid = self._budget.take(self.price_micros), self.price_micros
         try:
             return await self._json(
-                session, "POST", url, body=body, headers=headers, again=_NOT_BEGUN
+                session, "POST", url, body=body, again=_NOT_BEGUN, unwanted=unwanted
             )
         except (Reject, _Refused, *_NEVER_SENT):
             self._budget.give_back(paid, day)
@@ -311,19 +317,27 @@ class RemoteModel(Model):
         url: str,
         *,
         body: Any = None,
-        headers: Mapping[str, str] | None = None,
         again: Collection[int] = _BUSY,
+        unwanted: asyncio.Event | None = None,
     ) -> Any:
         """Return what the API answers, asked again where its status is one of these.
+
+        Args:
+            session: Sends it.
+            method: Of HTTP.
+            url: Whom it is sent to.
+            body: What is sent, as JSON.
+            again: These statuses.
+            unwanted: From when on nobody wants it, it is not sent again.
 
         Raises:
             Reject: It refuses this input.
             RuntimeError: It fails, or refuses this key.
         """
-        sent = self._headers | dict(headers or {})
+        unwanted = unwanted or asyncio.Event()
         for tries in range(1, _TRIES + 1):
             async with session.request(
-                method, url, json=body, headers=sent, allow_redirects=False
+                method, url, json=body, headers=self._headers, allow_redirects=False
             ) as answer:
                 said = await _read(answer)
                 if answer.status < 300:
@@ -332,7 +346,8 @@ class RemoteModel(Model):
                 if answer.status not in again or tries == _TRIES:
                     raise error
                 pause_s = _pause_s(answer.headers.get("Retry-After", ""), tries)
-            await asyncio.sleep(pause_s)
+            if await _is_set_within(pause_s, unwanted):
+                raise error
         raise AssertionError("the last try raises")
 
     def _error(self, status: int, said: bytes) -> Exception:
@@ -467,14 +482,35 @@ class Predictions(RemoteModel):
         path = f"/models/{self.remote_model}/predictions"
         if self.version:
             path, body["version"] = "/predictions", self.version
-        prefer = {"Prefer": "wait=5"}
-        found = await self._create(session, item, base + path, body, prefer)
+        found = await self._begun(session, item, base, path, body)
         try:
             found = await self._follow(session, found, base, item)
         except BaseException:
             await self._cancel(session, found, base)
             raise
         return await self._outcome(session, found, base)
+
+    async def _begun(
+        self, session: aiohttp.ClientSession, item: Item[Any], base: str, path: str, body: Any
+    ) -> Any:
+        """Have a prediction begun, and return it as the API tells it.
+
+        Where nobody wants it any more before the API has answered, it is paid for all the same and
+        would run unwatched: the answer, which has its id, is waited for, and it is cancelled.
+        """
+        unwanted = asyncio.Event()
+        creating = asyncio.ensure_future(self._create(session, item, base + path, body, unwanted))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            unwanted.set()
+            await asyncio.wait([creating], timeout=_ID_S)
+            if creating.done() and creating.exception() is None:
+                await self._cancel(session, creating.result(), base)
+            raise
+        finally:
+            creating.cancel()
+            await asyncio.gather(creating, return_exceptions=True)
 
     async def _follow(
         self, session: aiohttp.ClientSession, found: Any, base: str, item: Item[Any]
@@ -589,6 +625,13 @@ def _words_of(said: bytes) -> str:
         inner = error.get("message") if isinstance(error, dict) else error
         return str(inner or told.get("detail") or told.get("title") or "")[:500]
     return ""
+
+
+async def _is_set_within(duration_s: float, event: asyncio.Event) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(duration_s):
+            await event.wait()
+    return event.is_set()
 
 
 def _pause_s(retry_after: str, tries: int) -> float:
