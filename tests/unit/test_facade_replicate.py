@@ -300,6 +300,22 @@ async def test_who_polls_hears_of_progress(world: World) -> None:
     assert len(world.service.polled) == 0
 
 
+async def test_of_long_logs_the_end_is_kept(world: World) -> None:
+    worker = await world.register()
+    made = await predict(world)
+    [lease] = (await world.lease(worker))["tasks"]
+    steps, told = 1200, 60
+    for first in range(0, steps, told):
+        news = [
+            {**hold(lease), "place": 1 + n, "kind": "progress", "data": {"step": n, "steps": steps}}
+            for n in range(first, first + told)
+        ]
+        await world.report(worker, progress=news)
+        lines = (await now(world, made))["logs"].splitlines()
+    numbers = [int(BAR.match(line).groups()[1]) for line in lines]  # type: ignore[union-attr]
+    assert numbers == list(range(steps - 1000, steps))
+
+
 async def test_who_polls_no_more_is_listened_for_no_more(world: World) -> None:
     worker = await world.register()
     made = await predict(world)

@@ -6,7 +6,8 @@ tells it soon. What this process has not heard is not in it: before the first qu
 events are remembered, and after the end all is forgotten.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from swell.api.call import poll
@@ -20,11 +21,9 @@ __all__ = ["Polled"]
 #: For how long a task is listened to that nobody asks about any more, in seconds.
 _QUIET_S: Final = 15.0
 
-#: Tasks listened to, and events kept of one.
+#: Tasks listened to, and the newest events kept of one.
 _MAX_TASKS: Final = 2000
 _MAX_EVENTS: Final = 1000
-
-_KEPT: Final = (EventKind.PROGRESS, EventKind.ARTIFACT)
 
 
 class _Heard:
@@ -34,7 +33,7 @@ class _Heard:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.events: list[Event] = []
+        self.events: deque[Event] = deque(maxlen=_MAX_EVENTS)
         self.until_s = 0.0
 
     def catch_up(self) -> None:
@@ -43,7 +42,7 @@ class _Heard:
             if event.kind is EventKind.STARTED:
                 # A new attempt begins from nothing.
                 self.events.clear()
-            elif event.kind in _KEPT and len(self.events) < _MAX_EVENTS:
+            elif event.kind is EventKind.PROGRESS:
                 self.events.append(event)
 
 
@@ -62,11 +61,12 @@ class Polled:
     def progress(self, task: Task) -> list[dict[str, Any]]:
         """Return what its worker has told of a task's current attempt, oldest first.
 
+        Where that is very much, the newest of it.
         From the first call on it is listened to, as long as the next call comes within 15 s.
         """
-        return [event.data for event in self._events(task) if event.kind is EventKind.PROGRESS]
+        return [event.data for event in self._events(task)]
 
-    def _events(self, task: Task) -> list[Event]:
+    def _events(self, task: Task) -> Iterable[Event]:
         self._forget()
         heard = self._heard.pop(task.id, None)
         if heard is None:
