@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from aiohttp import web
 from api_harness import Client, World, a_world, failed, hold, succeeded
@@ -141,13 +142,24 @@ async def test_progress_is_told_at_most_twice_a_second(world: World, receiver: R
     await tell(1, 1)
     await receiver.until(1)
     await tell(2, 2)
-    world.clock.advance(0.6)
     await tell(3, 3)
-    bodies = await receiver.until(2)
-    assert [body["detail"]["step"] for body in bodies] == [1, 3]
+    world.clock.advance(0.4)
+    told = (await world.anna("GET", "/v1/webhooks/deliveries")).json["deliveries"]
+    assert len(told) == 1
+    # The newest of those that came too soon is told, although nothing follows it.
+    world.clock.advance(0.2)
+    await receiver.until(2)
+    world.clock.advance(0.6)
+    await tell(4, 4)
+    await receiver.until(3)
+    await tell(5, 5)
+    bodies = [body for _, body in receiver.got]
+    assert [body["detail"]["step"] for body in bodies] == [1, 3, 4]
     assert bodies[0]["type"] == "task.progress"
+    # There is an end to tell: what came too soon before it is not.
     await world.report(worker_id, settlements=[failed(lease, retryable=False)])
-    *_, last = await receiver.until(3)
+    world.clock.advance(0.6)
+    *_, last = await receiver.until(4)
     assert last["type"] == "task.failed"
     assert last["data"]["error"]["code"] == "model_error"
 
@@ -182,10 +194,10 @@ async def test_with_a_file_all_that_are_there_are_told(
 
     await tell(0)
     await receiver.until(1)
-    # Too soon to be told, but it is there with the next.
+    # Too soon to be told, but it is there with the next, which is told when the time is over.
     await tell(1)
-    world.clock.advance(0.6)
     await tell(2)
+    world.clock.advance(0.6)
     await receiver.until(2)
     for file in files:
         await world.service.objects.put(file["key"], b"12345", "image/png")
@@ -231,6 +243,10 @@ async def test_what_is_long_is_left_out_and_named(world: World, receiver: Receiv
         ({"url": "https://shop.example/", "events": []}, "/webhook/events"),
         ({"url": "https://shop.example/", "events": ["done"]}, "/webhook/events/0"),
         ({"url": "https://shop.example/", "format": "xml"}, "/webhook/format"),
+        (
+            {"url": "https://shop.example/", "format": "fal", "events": ["failed", "progress"]},
+            "/webhook/events/1",
+        ),
         ({"url": "https://shop.example/", "secret": "unknown"}, "/webhook/secret"),
         ({"url": "https://shop.example/", "evnts": []}, "/webhook/evnts"),
         (7, "/webhook"),
@@ -312,6 +328,36 @@ async def _endpoint(world: World, url: str, **fields: Any) -> Any:
     answer = await world.anna("POST", "/v1/webhooks", {"url": url, **fields})
     assert answer.status == 201, answer.body
     return answer.json
+
+
+async def test_a_standing_endpoint_is_told_of_nothing_that_its_format_has_no_words_for(
+    world: World,
+) -> None:
+    body = {"url": "http://127.0.0.1/", "format": "fal", "events": ["started", "succeeded"]}
+    answer = await world.anna("POST", "/v1/webhooks", body)
+    assert (answer.status, answer.json["code"]) == (422, "invalid_input")
+    assert answer.json["errors"][0]["pointer"] == "/events/0"
+    assert "leave 'started' out" in answer.json["detail"]
+    assert (await world.anna("POST", "/v1/webhooks", {**body, "events": ["expired"]})).status == 201
+
+
+async def test_what_was_asked_for_before_it_was_refused_is_not_sent(
+    world: World, receiver: Receiver
+) -> None:
+    made = await _endpoint(world, receiver.url, format="fal")
+    endpoints = world.service.need_hooks().endpoints
+    kept = await endpoints.read(made["id"])
+    assert kept is not None
+    await endpoints.remove(made["id"])
+    await endpoints.add(msgspec.structs.replace(kept, events=("started", "succeeded")))
+    worker_id = await world.register()
+    await world.create()
+    (lease,) = (await world.lease(worker_id))["tasks"]
+    delivery = await _until(world, "failed")
+    assert "has no words for 'started'" in delivery["reason"]
+    await world.report(worker_id, settlements=[succeeded(lease, "A")])
+    [body] = await receiver.until(1)
+    assert body["status"] == "OK"
 
 
 async def test_a_standing_endpoint_is_told_of_its_keys_tasks(

@@ -1,7 +1,7 @@
 """How webhooks' bodies are written: in Swell's own form here, and by façades in theirs.
 
-A form is a function of the delivery, the task as it was when the event happened, and what makes
-URLs. It returns a value that can be written as JSON. `hook_formats.py` lists them all.
+A form writes a delivery, with the task as it was when the event happened and what makes URLs, as a
+value that can be written as JSON. `hook_formats.py` lists them all.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from swell.outbox import Delivery
 from swell.registry import Registry
 from swell.results import Artifact
 from swell.task import Task, TaskState
-from swell.webhook import ENDS, STARTED
+from swell.webhook import ENDS, EVENTS, STARTED
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -37,7 +37,12 @@ MAX_BODY_BYTES: Final = 20_000
 #: Under this name what a file's event tells has all files of the attempt that were there then.
 SO_FAR: Final = "so_far"
 
-Form = Callable[[Delivery, Task, UrlMaker], Any]
+
+class Form(msgspec.Struct, frozen=True):
+    """How bodies are written, and of which events: some have words for ends only."""
+
+    write: Callable[[Delivery, Task, UrlMaker], Any]
+    events: tuple[str, ...] = EVENTS
 
 
 class Seal(Protocol):
@@ -132,4 +137,4 @@ def _files_then(delivery: Delivery, task: Task) -> tuple[Artifact, ...]:
 
 def written(form: Form, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:
     """Return the body of a delivery, in the form that its receiver asked for."""
-    return encode(form(delivery, as_it_was(delivery, task), urls))
+    return encode(form.write(delivery, as_it_was(delivery, task), urls))

@@ -8,15 +8,15 @@ from swell.api.facades.fal_webhooks import FalSeal
 from swell.api.facades.replicate.webhooks import FORMAT as REPLICATE
 from swell.api.facades.replicate.webhooks import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native
-from swell.webhook import NATIVE
+from swell.webhook import ENDS, NATIVE
 
 __all__ = ["FORMATS", "SEALS"]
 
 #: Name of a format → what writes it.
 FORMATS: Final[Mapping[str, Form]] = {
-    NATIVE: native,
-    REPLICATE: replicate_body,
-    fal.FORMAT: fal.hook_body,
+    NATIVE: Form(native),
+    REPLICATE: Form(replicate_body),
+    fal.FORMAT: Form(fal.hook_body, events=ENDS),
 }
 
 #: Name of a format → what signs it besides, as its receivers expect.

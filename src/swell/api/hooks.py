@@ -5,7 +5,7 @@ Every backend writes what is to be told, in the store. One of them sends, the le
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.outbox import Delivery, Outbox, Post, says_passing
 from swell.registry import ApiKey
-from swell.webhook import PASSING, Webhook
+from swell.webhook import NATIVE, PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.send import HttpSender, Letter
 
@@ -82,6 +82,8 @@ class Hooks:
         self._telling: set[asyncio.Task[None]] = set()
         #: (task, kind) → when it was told last, in monotonic seconds.
         self._told_s: dict[tuple[str, str], float] = {}
+        #: (task, kind) → the newest that came too soon after another; it is told when that is over.
+        self._held: dict[tuple[str, str], Event] = {}
         outbound = Outbound(settings.webhooks.urls, settings.webhooks.timeout_s, connections=0)
         self.dispatcher = Dispatcher(
             outbox,
@@ -121,11 +123,12 @@ class Hooks:
             at: JSON pointer to it.
 
         Raises:
-            InvalidInput: The URL may not be called, or there is no such event or format.
+            InvalidInput: The URL may not be called, there is no such event or format, or the
+                format has no words for an event.
         """
         request = WebhookRequest(url=asked) if isinstance(asked, str) else asked
         where = at if isinstance(asked, str) else at + "/url"
-        self.check_format(request.format, at + "/format")
+        self.check_format(request.format, request.events, at)
         return Webhook(
             url=checked_url(self.settings.urls, request.url, where),
             events=tuple(dict.fromkeys(request.events)),
@@ -134,15 +137,28 @@ class Hooks:
             base=base,
         )
 
-    def check_format(self, form: str, at: str) -> None:
-        """Check that bodies can be written in a format.
+    def check_format(self, form: str, events: Sequence[str], at: str) -> None:
+        """Check that bodies of these events can be written in a format.
+
+        Args:
+            form: Its name.
+            events: What is to be told.
+            at: JSON pointer to the object that names both.
 
         Raises:
-            InvalidInput: There is no such.
+            InvalidInput: There is no such format, or it has no words for an event.
         """
         if form not in self._forms:
             told = ", ".join(sorted(self._forms))
-            raise _refused(at, f"there is no format {form[:40]!r}: use {told}")
+            raise _refused(at + "/format", f"there is no format {form[:40]!r}: use {told}")
+        known = self._forms[form].events
+        for place, event in enumerate(events):
+            if event not in known:
+                raise _refused(
+                    f"{at}/events/{place}",
+                    f"the format {form!r} has no words for {event!r}, only for {', '.join(known)}: "
+                    f"leave {event!r} out, or use the format {NATIVE!r}",
+                )
 
     async def check_secret(self, key_id: str, name: str, at: str) -> None:
         """Check that a key has a signing secret of this name.
@@ -155,16 +171,40 @@ class Hooks:
             raise _refused(at, f"this key has no signing secret {name!r}: {how}")
 
     def pass_on(self, events: Sequence[Event]) -> None:
-        """Tell what passes by of running tasks to whoever wants it. What cannot be told is lost."""
-        fresh = [
-            each
-            for each in events
-            if each.kind in PASSING and self._wants.get(each.task_id, True) and self._is_due(each)
-        ]
+        """Tell what passes by of running tasks to whoever wants it. What cannot be told is lost.
+
+        What comes too soon after another of its task and kind waits, and gives way to what is
+        newer.
+        """
+        fresh = []
+        for each in events:
+            if each.kind in PASSING and self._wants.get(each.task_id, True):
+                left_s = self._left_s(each)
+                if left_s > 0:
+                    self._hold(each, left_s)
+                else:
+                    self._note_told(each)
+                    fresh.append(each)
         if fresh:
-            telling = asyncio.create_task(self._pass_on(fresh), name="webhooks")
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            self._spawn(self._pass_on(fresh))
+
+    def _hold(self, event: Event, left_s: float) -> None:
+        key = _line_of(event)
+        is_first = key not in self._held
+        self._held[key] = event
+        if is_first:
+            self._spawn(self._pass_on_later(key, left_s))
+
+    async def _pass_on_later(self, key: tuple[str, str], left_s: float) -> None:
+        await self._clock.sleep(left_s)
+        event = self._held.pop(key)
+        self._note_told(event)
+        await self._pass_on([event])
+
+    def _spawn(self, telling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(telling, name="webhooks")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _pass_on(self, events: Sequence[Event]) -> None:
         try:
@@ -205,14 +245,17 @@ class Hooks:
             if task is not None:
                 self._wants[task.id] = says_passing(task, watches)
 
-    def _is_due(self, event: Event) -> bool:
-        key, now_s = (event.task_id, event.kind.value), self._clock.monotonic_s()
-        if now_s - self._told_s.get(key, -PASSING_EVERY_S) < PASSING_EVERY_S:
-            return False
+    def _left_s(self, event: Event) -> float:
+        """Return how long an event comes too soon after another; 0 or less where it does not."""
+        key, now_s = _line_of(event), self._clock.monotonic_s()
+        if key in self._held:
+            return PASSING_EVERY_S
+        return self._told_s.get(key, now_s - PASSING_EVERY_S) + PASSING_EVERY_S - now_s
+
+    def _note_told(self, event: Event) -> None:
         if len(self._told_s) >= _MOST_PASSING:
             self._told_s.clear()
-        self._told_s[key] = now_s
-        return True
+        self._told_s[_line_of(event)] = self._clock.monotonic_s()
 
 
 class _Receivers:
@@ -259,6 +302,9 @@ class _Receivers:
             raise Unsendable("the task names no webhook")
         if form not in self._forms:
             raise Unsendable(f"this backend knows no format {form!r}")
+        if delivery.event not in self._forms[form].events:
+            # It was asked for before that was refused.
+            raise Unsendable(f"the format {form!r} has no words for {delivery.event!r}")
         body = written(self._forms[form], delivery, task, self._urls(base))
         seal = self._seals.get(form)
         headers = {} if seal is None else await seal.headers(delivery, task, body, now)
@@ -333,6 +379,10 @@ class _Receivers:
             settings.signed_url_s,
             shows_trace=settings.shows_trace,
         )
+
+
+def _line_of(event: Event) -> tuple[str, str]:
+    return event.task_id, event.kind.value
 
 
 def checked_url(policy: UrlPolicy, url: str, at: str) -> str:

@@ -64,7 +64,7 @@ async def create(service: Service, call: Call) -> Reply:
     if asked.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden("only an admin key may be told of the tasks of all keys: leave `all_keys`")
     call.of_others = asked.all_keys
-    hooks.check_format(asked.format, "/format")
+    hooks.check_format(asked.format, asked.events, "")
     await hooks.endpoints.refresh()
     if sum(each.key_id == key.id for each in hooks.endpoints.all()) >= hooks.settings.endpoints:
         raise Conflict(
