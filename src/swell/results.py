@@ -1,8 +1,13 @@
 """What one attempt gives: files, what went wrong, and where the time went."""
 
+from typing import Final
+
 import msgspec
 
-__all__ = ["Artifact", "TaskError", "Timings"]
+__all__ = ["Artifact", "TaskError", "Timings", "is_inputs_fault"]
+
+#: Codes of errors that are told of what was asked, and not of what ran it.
+_INPUTS_FAULTS: Final = frozenset({"invalid_input", "rejected", "input_unavailable"})
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,3 +54,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     device_s: float | None = None
     cost_micros: int | None = None
     paid_micros: int = 0
+
+
+def is_inputs_fault(error: TaskError) -> bool:
+    """Whether an attempt failed for what it was asked, and would with any worker and version."""
+    return error.code in _INPUTS_FAULTS

@@ -258,9 +258,9 @@ def succeeded(lease: dict[str, Any], output: Any = None, **more: Any) -> dict[st
     return _settlement(lease, outcome)
 
 
-def failed(lease: dict[str, Any], *, retryable: bool) -> dict[str, Any]:
+def failed(lease: dict[str, Any], *, retryable: bool, code: str = "model_error") -> dict[str, Any]:
     """Return the settlement of a lease that went wrong."""
-    error = {"code": "model_error", "title": "It broke", "detail": "no"}
+    error = {"code": code, "title": "It broke", "detail": "no"}
     return _settlement(lease, {"type": "failed", "error": error, "retryable": retryable})
 
 

@@ -611,13 +611,19 @@ async def test_what_is_told_again_to_another_backend_counts_once(world: World) -
     await other.app.stop()
 
 
-async def test_faults_of_inputs_and_later_tries_tell_nothing(world: World) -> None:
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [("rejected", False), ("invalid_input", False), ("input_unavailable", True)],
+)
+async def test_faults_of_inputs_and_later_tries_tell_nothing(
+    world: World, code: str, retryable: bool
+) -> None:
     _, new = await both(world)
     await act(world, "canary", version="2", share=0.999999)
     for _ in range(2):
         await world.create(user="u1")
     first, second = await granted(world, new)
-    await world.report(new, settlements=[failed(first, retryable=False)])
+    await world.report(new, settlements=[failed(first, retryable=retryable, code=code)])
     await world.report(new, settlements=[failed(second, retryable=True)])
     world.clock.advance(60)
     await world.register(NEW)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from api_harness import Answer, World
+from api_harness import Answer, Client, World
 from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, picture
 
 from swell.api.cards import Target
@@ -217,6 +217,10 @@ async def test_requests_of_others_are_not_there(studio: Studio) -> None:
     ("code", "retryable", "status", "error_type"),
     [
         ("rejected", False, 422, "rejected"),
+        ("invalid_input", False, 422, "invalid_input"),
+        ("input_unavailable", False, 422, "input_unavailable"),
+        ("input_unavailable", True, 422, "input_unavailable"),
+        ("output_too_large", False, 500, "output_too_large"),
         ("model_error", True, 500, "model_error"),
         ("worker_lost", True, 503, "runner_disconnected"),
     ],
@@ -237,6 +241,20 @@ async def test_a_failure_is_told_with_its_status(
     assert result.json["error_type"] == result.headers["x-fal-error-type"] == error_type
     assert "no such fox" in json.dumps(result.json["detail"])
     assert result.headers["content-type"] == "application/json"
+
+
+async def test_a_failure_is_told_alike_after_it_was_replayed(studio: Studio) -> None:
+    world, painter = studio
+    once = {"x-fal-no-retry": "1"}
+    made = (await world.anna("POST", QUEUE, {"prompt": "a"}, headers=once)).json
+    await painter.fail(await painter.lease(), "model_error", retryable=True)
+    home = f"{QUEUE}/requests/{made['request_id']}"
+    before = await world.anna("GET", home)
+    replayed = await world.admin("POST", f"/v1/dead/{made['request_id']}/replay")
+    assert replayed.status == 202, replayed.body
+    after = await world.anna("GET", home)
+    assert (before.status, after.status) == (500, 500)
+    assert after.json == before.json
 
 
 async def test_what_does_not_start_in_time_is_the_users_timeout(studio: Studio) -> None:
@@ -272,6 +290,23 @@ async def test_low_priority_lets_others_go_first(studio: Studio) -> None:
     await world.anna("POST", QUEUE, {"prompt": "b"}, headers={"x-fal-queue-priority": "normal"})
     lease = (await world.lease(painter.worker_id, n=1))["tasks"][0]
     assert lease["input"]["prompt"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("classes", "priority"),
+    [((), 2), (("paid",), 2), (("free",), 5), (("free", "paid"), 5), (("paid", "free"), 2)],
+)
+async def test_low_is_no_more_urgent_than_what_a_key_asks_for_usually(
+    studio: Studio, classes: tuple[str, ...], priority: int
+) -> None:
+    world, _ = studio
+    made = await world.admin("POST", "/v1/keys", {"name": "c", "classes": list(classes)})
+    client = Client(world.app, made.json["key"])
+    answer = await client("POST", QUEUE, {"prompt": "a"}, headers={"x-fal-queue-priority": "low"})
+    assert answer.status == 200, answer.body
+    [task] = await world.service.store.get([answer.json["request_id"]])
+    assert task is not None
+    assert task.priority == priority
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from swell.adoption.traffic import asked_version, is_of_canary
 from swell.adoption.verdict import Verdict, Word, judge
 from swell.bus import News, NewsKind
 from swell.registry import AuditEntry
+from swell.results import is_inputs_fault
 from swell.task import Failed, Outcome, Succeeded, Task, TaskState, new_id
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Canaries:
         if isinstance(outcome, Succeeded):
             took_s = outcome.timings.run_s / max(1, task.count)
             self._note(life, canary, task, Observation(False, False, took_s))
-        elif isinstance(outcome, Failed) and _is_models_fault(outcome):
+        elif isinstance(outcome, Failed) and not is_inputs_fault(outcome.error):
             self._note(life, canary, task, Observation(False, True))
 
     def lost(self, life: Life, canary: Canary, task: Task) -> None:
@@ -213,11 +214,6 @@ async def tell_of_stages(service: "Service") -> None:
     if service.canaries.has_changed(service.cards.lives):
         service.fleet.wake_all()
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
-
-
-def _is_models_fault(outcome: Failed) -> bool:
-    """Whether an attempt failed by the fault of the model, and not of what was asked."""
-    return outcome.retryable or outcome.error.code.startswith("output_")
 
 
 def note_settled(service: "Service", task: Task, outcome: Outcome) -> None:

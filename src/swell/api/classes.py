@@ -59,7 +59,7 @@ class Classes:
             if request.priority != USUAL_PRIORITY:
                 raise _both(named, request.priority)
             return _at(request, self._priorities[named])
-        own = [self._priorities[each] for each in key.classes if each in self._priorities]
+        own = self._priorities_of(key)
         if not own:
             return request
         if request.priority == USUAL_PRIORITY:
@@ -67,6 +67,13 @@ class Classes:
         if band(request.priority) < min(map(band, own)):
             raise self._forbidden(key, f"priority {request.priority}")
         return request
+
+    def priority_of(self, key: ApiKey) -> int:
+        """Return which priority requests of a key have that name none, nor a class."""
+        return next(iter(self._priorities_of(key)), USUAL_PRIORITY)
+
+    def _priorities_of(self, key: ApiKey) -> list[int]:
+        return [self._priorities[each] for each in key.classes if each in self._priorities]
 
     def _unknown(self, name: str, pointer: str) -> InvalidInput:
         known = ", ".join(self.all) or "none"

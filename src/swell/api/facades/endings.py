@@ -12,6 +12,7 @@ from swell.api.submit import note_new
 from swell.bus import Subscription
 from swell.errors import Unavailable
 from swell.events import TERMINAL_ID
+from swell.results import is_inputs_fault
 from swell.store import Accepted
 from swell.task import Task, TaskState
 
@@ -70,4 +71,6 @@ async def _next(service: Service, call: Call, subscription: Subscription, task: 
 
 def is_users_fault(task: Task) -> bool:
     """Whether a failed task would fail again in the same way, for what it asks. Pure."""
-    return task.state is TaskState.FAILED and not task.dead
+    if task.state is not TaskState.FAILED or task.error is None:
+        return False
+    return is_inputs_fault(task.error)

@@ -53,6 +53,7 @@ from swell.errors import (
     WouldExpire,
 )
 from swell.events import Event, EventKind
+from swell.fairness import USUAL_PRIORITY
 from swell.outbox import Delivery
 from swell.registry import Scope
 from swell.store import Accepted
@@ -73,6 +74,7 @@ __all__ = [
     "FalUploadView",
     "Wishes",
     "app_names",
+    "as_low_as",
     "cancel",
     "failure",
     "hook_body",
@@ -113,8 +115,8 @@ SIZES: Final[Mapping[str, tuple[int, int]]] = {
     "landscape_16_9": (1024, 576),
 }
 
-#: Our priorities of fal's: `low` lets all usual tasks go first.
-_PRIORITIES: Final = {b"": 1, b"normal": 1, b"low": 2}
+#: Our priorities of fal's: `low` lets all usual tasks go first, those of the same key included.
+_PRIORITIES: Final = {b"": USUAL_PRIORITY, b"normal": USUAL_PRIORITY, b"low": USUAL_PRIORITY + 1}
 
 #: What fal's own models take and ours need not: left out where a model does not know it.
 _THEIRS: Final = ("enable_safety_checker", "sync_mode", "output_format", "acceleration")
@@ -239,7 +241,7 @@ def task_request(told: Mapping[str, Any], target: Target, headers: "Wishes") -> 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """What the headers of a request wish."""
 
-    priority: int = 1
+    priority: int = USUAL_PRIORITY
     #: It is worthless unless it starts within so many seconds.
     start_by_s: float | None = None
     #: Not to be tried again where it fails.
@@ -266,6 +268,13 @@ def wishes_of(call: Call) -> Wishes:
     return Wishes(
         priority=_PRIORITIES[told], start_by_s=start_by_s, is_once=once in (b"1", b"true", b"yes")
     )
+
+
+def as_low_as(wishes: Wishes, usual: int) -> Wishes:
+    """Return wishes of which none is more urgent than what its key asks for usually. Pure."""
+    if wishes.priority == USUAL_PRIORITY:
+        return wishes
+    return msgspec.structs.replace(wishes, priority=max(wishes.priority, usual))
 
 
 def _whole(value: Any, param: str, least: int, most: int) -> int:
@@ -544,6 +553,7 @@ async def _accepted(
     mark = mark_of(call.caller.id, call.path, names, told, None if webhook is None else webhook.url)
     accepted = await _unanswered(service, mark)
     if accepted is None:
+        wishes = as_low_as(wishes, service.classes.priority_of(call.caller))
         request = task_request(await with_uploads(service, call, told, ""), target, wishes)
         new = await check(service, call, request)
         if webhook is not None:
