@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -138,9 +138,12 @@ def test_rolling_back_twice_goes_further_back() -> None:
 
 def test_another_share_keeps_what_was_found_out_and_another_split_does_not() -> None:
     life = with_canary(0.05)
-    larger = start_canary(life, a_canary(share=0.25, canary_id="c2"), who="anna")
+    later = NOW + timedelta(hours=3)
+    asked = msgspec.structs.replace(a_canary(share=0.25, canary_id="c2"), since=later)
+    larger = start_canary(life, asked, who="anna")
     assert larger.canary is not None
-    assert (larger.canary.id, larger.canary.share) == ("c1", 0.25)
+    assert (larger.canary.id, larger.canary.share, larger.canary.since) == ("c1", 0.25, NOW)
+    assert [(each.at, each.share) for each in larger.history] == [(later, 0.25), (NOW, 0.05)]
     by_key = msgspec.structs.replace(a_canary(canary_id="c3"), is_by_key=True)
     assert start_canary(life, by_key, who="anna").canary == by_key
 

@@ -161,15 +161,9 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
             f"{before.version} is the canary of {life.model} since {before.since:%Y-%m-%d %H:%M}: "
             "promote it or roll it back first"
         )
+    change = Change(at=canary.since, who=who, action="canary", version=version, share=canary.share)
     if before is not None and before.is_by_key == canary.is_by_key:
         canary = _replace(canary, id=before.id, since=before.since)
-    change = Change(
-        at=canary.since if before is None else max(canary.since, before.since),
-        who=who,
-        action="canary",
-        version=version,
-        share=canary.share,
-    )
     changed = _replace(life, canary=canary, retired=_without(life.retired, version))
     return _noted(changed, change)
 
