@@ -507,6 +507,31 @@ class Deaf(swell.Model):
         time.sleep(max(item.input.s for item in items))
         return [item.input.text for item in items]
 
+class Looks(Deaf):
+    name = "test/looks"
+
+    def run(self, items):
+        for item in items:
+            item.progress(1, 2)
+        end_s = time.monotonic() + max(item.input.s for item in items)
+        while time.monotonic() < end_s:
+            time.sleep(0.01)
+            # As the documentation writes it: the first that goes on ends the question.
+            if all(item.cancelled for item in items) and not items[0].input.text:
+                break
+        return [item.input.text for item in items]
+
+class Checks(Deaf):
+    name = "test/checks"
+
+    def run(self, items):
+        for step in range(30):
+            time.sleep(0.01)
+            for item in items:
+                item.check()
+                item.progress(step + 1, 30)
+        return [item.input.text for item in items]
+
 @swell.model("test/deaf-function", batch=swell.Batch(max=8))
 def deaf(s: float) -> float:
     time.sleep(s)
@@ -535,6 +560,51 @@ async def test_a_model_that_does_not_stop_is_killed_and_its_neighbours_lose_noth
             task = await dispatch.ended(task_id)
             assert (output_of(task), task.attempt) == ("x", 1)
         assert worker.model_pid != pid
+
+
+async def test_a_model_that_has_looked_goes_on_for_the_others_of_its_batch(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    ids = [await dispatch.submit("test/looks", {"s": 1.5, "text": f"{n}"}) for n in range(3)]
+    async with working(dispatch, deaf, cancel_grace_s=0.1) as (worker, _):
+        await dispatch.until(lambda: len(dispatch.progress) >= 3)
+        pid = worker.model_pid
+        await dispatch.cancel(ids[2])
+        assert (await dispatch.ended(ids[2])).state is TaskState.CANCELED
+        assert (await dispatch.task(ids[0])).state is TaskState.RUNNING
+        for number, task_id in enumerate(ids[:2]):
+            task = await dispatch.ended(task_id)
+            assert (output_of(task), task.attempt) == (str(number), 1)
+        assert worker.model_pid == pid
+
+
+async def test_a_model_that_has_looked_is_killed_when_nobody_wants_its_run_any_more(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    ids = [await dispatch.submit("test/looks", {"s": 1000, "text": "x"}) for _ in range(2)]
+    async with working(dispatch, deaf, cancel_grace_s=0.1) as (worker, _):
+        await dispatch.until(lambda: len(dispatch.progress) >= 2)
+        pid = worker.model_pid
+        for task_id in ids:
+            await dispatch.cancel(task_id)
+            assert (await dispatch.ended(task_id)).state is TaskState.CANCELED
+        assert output_of(await dispatch.ended(await dispatch.submit("test/deaf"))) == ""
+        assert worker.model_pid != pid
+
+
+async def test_a_check_that_ends_a_run_cancels_nobody_else(
+    dispatch: MemoryDispatch, deaf: str
+) -> None:
+    ids = [await dispatch.submit("test/checks", {"text": f"{n}"}) for n in range(3)]
+    async with working(dispatch, deaf) as (worker, _):
+        await dispatch.until(lambda: len(dispatch.progress) >= 3)
+        pid = worker.model_pid
+        await dispatch.cancel(ids[0])
+        assert (await dispatch.ended(ids[0])).state is TaskState.CANCELED
+        for number, task_id in enumerate(ids[1:], 1):
+            task = await dispatch.ended(task_id)
+            assert (output_of(task), task.attempt) == (str(number), 1)
+        assert worker.model_pid == pid
 
 
 async def test_a_model_that_stops_in_time_lives_on(dispatch: MemoryDispatch) -> None:

@@ -6,7 +6,7 @@ Plain values, changed by one thread; the time is told.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -88,6 +88,11 @@ class AtWork(Generic[EntryT]):
         if turn is None:
             return ()
         return self.drawn if turn == DRAWN else self._batches[0].waiting
+
+    @property
+    def in_run(self) -> Mapping[int, EntryT]:
+        """Those of the batch that it is at, who have not come back; empty where it draws."""
+        return self._batches[0].waiting if self.current not in (None, DRAWN) else {}
 
     @property
     def since_s(self) -> float | None:

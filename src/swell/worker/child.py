@@ -33,6 +33,7 @@ import pydantic
 from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
 from swell.model import (
+    Cancelled,
     Definition,
     InvalidModel,
     Item,
@@ -224,6 +225,8 @@ class Runner:
     def _call(self, items: list[Item[Any]]) -> list[Any]:
         try:
             answers = self._device.model(self._name).run(items)
+        except Cancelled as error:
+            return self._call_others(items, error)
         except Exception as error:
             return [error] * len(items)
         if isinstance(answers, list | tuple) and len(answers) == len(items):
@@ -233,6 +236,15 @@ class Runner:
             f"and returned {_shape(answers)}"
         )
         return [wrong] * len(items)
+
+    def _call_others(self, items: list[Item[Any]], error: Cancelled) -> list[Any]:
+        """Run those again who are not to stop: another one of theirs has ended the call."""
+        live = [item for item in items if not item.cancelled]
+        if len(live) == len(items):
+            return [error] * len(items)
+        answers = iter(self._call(live) if live else [])
+        kept = {id(item) for item in live}
+        return [next(answers) if id(item) in kept else error for item in items]
 
 
 def _shape(answers: Any) -> str:

@@ -57,6 +57,7 @@ class Held:
         "files",
         "handle",
         "has_news",
+        "is_heeded",
         "is_stopped",
         "key",
         "load_s",
@@ -80,6 +81,8 @@ class Held:
         #: A task that was tried before may be what broke that attempt: it shares no batch.
         self.alone = task.attempt > 1 + task.earlier
         self.is_stopped = False
+        #: Whether its model has looked since, and knows.
+        self.is_heeded = False
         self.load_s = 0.0
         #: When the model process got it, and what it had of the device where that is not over.
         self.sent_s = now_s

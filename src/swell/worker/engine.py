@@ -48,6 +48,7 @@ from swell.worker.frames import (
     Fault,
     Frame,
     HandedOver,
+    Heeded,
     Learning,
     Moved,
     Moving,
@@ -619,14 +620,22 @@ class Worker:
             await self._clock.sleep(self._settings.cancel_grace_s or MOVING_LOOK_S)
         if process is not self._process or not self.can_run:
             return
-        running, drawn = self._at.running, self._at.drawn
-        if any(handle in running for handle in handles):
+        running, drawn, in_run = self._at.running, self._at.drawn, self._at.in_run
+        if any(handle in running for handle in handles) and not self._runs_for_others(handles):
             self._kill(_Why.DEAF)
             return
         for handle in handles:
-            # A batch of another model has the process meanwhile: no step could end.
-            if handle in drawn:
-                self._desk.settle(drawn[handle], stopped(drawn[handle]))
+            # Others have the process meanwhile: those of a batch of another model, so that no step
+            # could end, or of the same run.
+            held = drawn.get(handle) or in_run.get(handle)
+            if held is not None:
+                self._desk.settle(held, stopped(held))
+
+    def _runs_for_others(self, handles: Collection[int]) -> bool:
+        """Whether the model knows which of a run are to stop, and goes on for the rest."""
+        in_run = self._at.in_run
+        knows = all(in_run[handle].is_heeded for handle in handles if handle in in_run)
+        return knows and any(not held.is_stopped for held in in_run.values())
 
     async def _limit_runs(self, limit_s: float) -> None:
         """Kill a model whenever one of its runs takes longer than `limit_s`, for ever."""
@@ -781,6 +790,9 @@ class Worker:
         match frame:
             case Paid():
                 self._desk.pay(frame.handle, frame.micros)
+            case Heeded():
+                for held in filter(None, map(self._desk.find, frame.handles)):
+                    held.is_heeded = True
             case HandedOver():
                 self._on_handed_over(frame)
             case Turn():

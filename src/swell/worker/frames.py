@@ -24,6 +24,7 @@ __all__ = [
     "Frame",
     "HandOver",
     "HandedOver",
+    "Heeded",
     "Learning",
     "Load",
     "Moved",
@@ -291,6 +292,12 @@ class Paid(msgspec.Struct, frozen=True, array_like=True, tag="paid"):
     micros: int
 
 
+class Heeded(msgspec.Struct, frozen=True, array_like=True, tag="heeded"):
+    """The model of a batch has looked, and knows that these tasks are to stop."""
+
+    handles: list[int]
+
+
 class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
     """A small picture, encoded as JPEG."""
 
@@ -358,6 +365,7 @@ Frame = (
     | Preview
     | Part
     | HandedOver
+    | Heeded
     | Turn
     | Moving
     | Moved

@@ -256,9 +256,12 @@ class Job:
             self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
 
     def is_cancelled(self) -> bool:
-        """See `Listener.is_cancelled`."""
+        """See `Listener.is_cancelled`. Whoever looks for one task has been told of all."""
         self._pipe.listen()
-        return self.handle in self._pipe.stopped
+        stopped = self._pipe.stopped
+        if stopped:
+            self._pipe.heed()
+        return self.handle in stopped
 
     def ready(self, index: int, file: Attachment) -> None:
         """See `Listener.ready`. What comes before samples that are not whole waits for them."""

@@ -15,6 +15,7 @@ from swell.worker.frames import (
     HEAD_BYTES,
     Frame,
     HandOver,
+    Heeded,
     Load,
     Part,
     Results,
@@ -70,8 +71,9 @@ class Pipe:
         self._moved = threading.Event()
         self._sender: threading.Thread | None = None
         self._is_gone = False
-        #: Handles of cancelled tasks.
+        #: Handles of cancelled tasks, and of which of them a model is known to know.
         self.stopped: set[int] = set()
+        self._heeded: set[int] = set()
         #: Handles of tasks that somebody follows.
         self.watched: set[int] = set()
 
@@ -161,9 +163,17 @@ class Pipe:
             self._sent += 1
             self._moved.set()
 
+    def heed(self) -> None:
+        """Tell the worker that the model knows of all that are to stop, once of each."""
+        new = self.stopped - self._heeded
+        if new:
+            self._heeded |= new
+            self.send(Heeded(sorted(new)))
+
     def forget(self, handle: int) -> None:
         """Forget what was said of a task that has ended."""
         self.stopped.discard(handle)
+        self._heeded.discard(handle)
         self.watched.discard(handle)
 
     def next(self) -> Load | Studio | Run | HandOver:
@@ -172,6 +182,7 @@ class Pipe:
         if not self._inbox:
             # What was said of a task while its result was on its way came too late to be forgotten.
             self.stopped.clear()
+            self._heeded.clear()
             self.watched.clear()
         while not self._inbox:
             self._receive(0)
