@@ -247,8 +247,14 @@ class Outbox(Protocol):
         """Make ended deliveries due anew, with all their attempts; return how many there were."""
         ...
 
-    async def give_up(self, endpoint: str, reason: str) -> int:
-        """Fail all that waits for a standing endpoint; return how many there were."""
+    async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
+        """Fail all that waits for a standing endpoint but one; return how many there were.
+
+        Args:
+            endpoint: Which.
+            reason: Why, for people.
+            but: A delivery of which something else is about to be told.
+        """
         ...
 
     async def retire(self, before: datetime, *, limit: int = 1000) -> int:

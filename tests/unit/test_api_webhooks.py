@@ -487,7 +487,8 @@ async def test_what_failed_is_sent_again_when_it_is_asked_for(
     since = world.clock.now()
     receiver.statuses = [410]
     await _run(world)
-    await _until(world, "failed")
+    failed = await _until(world, "failed")
+    assert [each["status"] for each in failed["attempts"]] == [410], "it is failed when it is told"
     await world.anna("POST", home + "/resume")
     later = (since + timedelta(seconds=1)).isoformat()
     assert (await world.anna("POST", home + "/replay", {"since": later})).json["replayed"] == 0

@@ -132,8 +132,16 @@ class Endpoints:
         self._take(known)
         await self._outbox.give_up(endpoint_id, "the endpoint was deleted")
 
-    async def set_state(self, endpoint_id: str, state: EndpointState, reason: str = "") -> Endpoint:
+    async def set_state(
+        self, endpoint_id: str, state: EndpointState, reason: str = "", *, but: str = ""
+    ) -> Endpoint:
         """Change whether one is told; return it. Disabling fails what waits for it.
+
+        Args:
+            endpoint_id: Which.
+            state: What it is to be.
+            reason: Why, for people.
+            but: A delivery that waits on, since what came of it is about to be told.
 
         Raises:
             Conflict: It was deleted meanwhile.
@@ -145,7 +153,8 @@ class Endpoints:
 
         changed = await self._change(endpoint_id, change)
         if state is EndpointState.DISABLED:
-            await self._outbox.give_up(endpoint_id, f"the endpoint was disabled: {reason}")
+            why = f"the endpoint was disabled: {reason}"
+            await self._outbox.give_up(endpoint_id, why, but=but)
         return changed
 
     async def rotate(self, endpoint_id: str, overlap_s: float) -> Endpoint:

@@ -325,7 +325,8 @@ class _Receivers:
         """See `swell.webhooks.dispatcher.Receivers.gone`."""
         if delivery.endpoint:
             disabled = EndpointState.DISABLED
-            await self._endpoints.set_state(delivery.endpoint, disabled, "it answered 410 Gone")
+            reason = "it answered 410 Gone"
+            await self._endpoints.set_state(delivery.endpoint, disabled, reason, but=delivery.id)
             _log.warning("an endpoint wants nothing any more", endpoint=delivery.endpoint)
 
     def told(self, delivery: Delivery) -> None:

@@ -169,9 +169,10 @@ class MemoryOutbox:
             self._posting.wake()
         return len(ended)
 
-    async def give_up(self, endpoint: str, reason: str) -> int:
+    async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
         """See `Outbox.give_up`."""
-        given = [each for each in self._waiting() if endpoint and each.endpoint == endpoint]
+        waiting = [each for each in self._waiting() if endpoint and each.endpoint == endpoint]
+        given = [each for each in waiting if each.id != but]
         for each in given:
             self._end(each, DeliveryState.FAILED, reason, self._clock.now())
         return len(given)

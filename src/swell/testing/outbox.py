@@ -439,7 +439,10 @@ class OutboxConformance:
     async def test_all_that_waits_for_an_endpoint_can_be_given_up(self, post: PostOffice) -> None:
         post.outbox.watch([Watch(endpoint="e", key_id=None, events=ENDS)])
         await post.ended()
-        assert await post.outbox.give_up("e", "it is gone") == 1
+        (standing,) = await post.all(endpoint="e")
+        assert await post.outbox.give_up("e", "it is gone", but=standing.id) == 0
+        assert (await post.all(endpoint="e"))[0].state is DeliveryState.WAITING
+        assert await post.outbox.give_up("e", "it is gone", but="msg_other") == 1
         assert await post.outbox.give_up("e", "it is gone") == 0
         assert await post.outbox.give_up("", "it is gone") == 0
         (own,) = await post.due()

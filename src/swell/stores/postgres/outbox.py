@@ -145,10 +145,10 @@ class PostgresOutbox:
             self._database.state.posting.wake()
         return len(rows)
 
-    async def give_up(self, endpoint: str, reason: str) -> int:
+    async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
         """See `Outbox.give_up`."""
         now = self._database.clock.now()
-        return len(await self._database.read("give_up_deliveries", endpoint, now, reason))
+        return len(await self._database.read("give_up_deliveries", endpoint, now, reason, but))
 
     async def retire(self, before: datetime, *, limit: int = 1000) -> int:
         """See `Outbox.retire`."""

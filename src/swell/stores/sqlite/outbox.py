@@ -121,12 +121,12 @@ class SqliteOutbox:
 
         return await self._database.write(action)
 
-    async def give_up(self, endpoint: str, reason: str) -> int:
+    async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
         """See `Outbox.give_up`."""
 
         def action(session: Session) -> int:
             session.flush()
-            return session.run("give_up_deliveries", (micros(session.now), reason, endpoint))
+            return session.run("give_up_deliveries", (micros(session.now), reason, endpoint, but))
 
         return await self._database.write(action)
 

@@ -832,7 +832,8 @@ RETURNING id;
 -- name: give_up_deliveries
 UPDATE deliveries SET state = 'failed', due_at = NULL, ended_at = $2, reason = $3
 WHERE seq IN (
-    SELECT seq FROM deliveries WHERE endpoint = $1 AND endpoint <> '' AND due_at IS NOT NULL
+    SELECT seq FROM deliveries
+    WHERE endpoint = $1 AND endpoint <> '' AND id <> $4 AND due_at IS NOT NULL
     ORDER BY seq FOR UPDATE
 )
 RETURNING id;

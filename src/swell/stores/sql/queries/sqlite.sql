@@ -569,7 +569,7 @@ WHERE id = ? AND due_at IS NULL;
 
 -- name: give_up_deliveries
 UPDATE deliveries SET state = 'failed', due_at = NULL, ended_at = ?, reason = ?
-WHERE endpoint = ? AND endpoint <> '' AND due_at IS NOT NULL;
+WHERE endpoint = ? AND endpoint <> '' AND id <> ? AND due_at IS NOT NULL;
 
 -- name: retire_deliveries
 DELETE FROM deliveries WHERE seq IN (
