@@ -13,10 +13,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, HostArrays, Item, Plan, Reject, Sampler, StepModel, whole
+from swell.model import (
+    Cancelled,
+    HostArrays,
+    Item,
+    NoiseStream,
+    Plan,
+    Reject,
+    Sampler,
+    StepModel,
+    whole,
+)
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request, Runs
+from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
 
 SHAPE = (2, 3)
@@ -426,6 +437,33 @@ def test_a_sample_that_breaks_the_network_fails_alone(solver: str, poisoned: set
         else:
             assert ended[name] == alone(name, solver=solver, steps=3)
     assert set(studio.model.rows) == {4}
+
+
+class Mute(Toy):
+    """Has no noise for some seeds."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.error = error
+
+    def noise(self, seed: int, plan: Plan) -> NoiseStream:
+        if seed == 13:
+            raise self.error("no noise")
+        return Noise(seed)
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError])
+@pytest.mark.parametrize("guidance", [None, 3.0])
+def test_a_sample_that_cannot_begin_fails_alone(
+    error: type[Exception], guidance: float | None
+) -> None:
+    studio = Studio(Mute(error), bucket=4)
+    studio.add("a", guidance=3.0, steps=6)
+    studio.denoiser.boundary()
+    studio.add("b", guidance=guidance, seed=13, steps=9)
+    ended = studio.finish()
+    assert str(ended["b"]) == "no noise"
+    assert ended["a"] == alone("a", guidance=3.0, steps=6)
 
 
 def test_an_error_that_does_not_come_back_costs_nobody_anything() -> None:

@@ -369,6 +369,8 @@ class Arena:
         """Give these samples the first rows, for the next step; all others are paused."""
         if len(samples) == len(self._seated) and all(map(is_, samples, self._seated)):
             return
+        # Until all sit: one of them may have no noise to begin with.
+        self._seated = ()
         self._guided = sum(sample.is_guided for sample in samples)
         order = self._ordered(samples)
         for row, sample in enumerate(self._samples):
