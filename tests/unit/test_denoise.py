@@ -707,7 +707,7 @@ def test_what_steps_took_is_handed_on_also_for_forgotten_keys() -> None:
 
 def test_a_model_that_is_not_there_is_brought_when_it_is_its_turn() -> None:
     brought: list[str] = []
-    studio = Studio(load=lambda model: brought.append(model.name))
+    studio = Studio(load=brought.append)
     other = Toy(studio.model.clock, "test/other")
     studio.add("a", steps=3)
     studio.denoiser.set_residency(other, loaded=False, load_s=0.5)
@@ -726,8 +726,8 @@ def away(studio: Studio, other: Toy, *names: str) -> None:
 
 
 def test_a_model_that_cannot_be_brought_fails_its_own_samples_only() -> None:
-    def load(model: StepModel) -> None:
-        raise ValueError(f"no {model.name}")
+    def load(name: str) -> None:
+        raise ValueError(f"no {name}")
 
     studio = Studio(load=load)
     studio.add("a", steps=3)
@@ -739,7 +739,7 @@ def test_a_model_that_cannot_be_brought_fails_its_own_samples_only() -> None:
 
 def test_what_waits_to_be_decoded_is_decoded_before_another_model_is_brought() -> None:
     decoded: list[int] = []
-    studio = Studio(load=lambda model: decoded.append(len(studio.model.decoded)))
+    studio = Studio(load=lambda name: decoded.append(len(studio.model.decoded)))
     for name in ("a", "b", "c", "d"):
         studio.add(name, steps=3)
     away(studio, Toy(studio.model.clock, "test/other"), "e")
@@ -757,6 +757,29 @@ def test_a_sample_goes_on_to_the_same_picture_after_its_model_was_made_anew() ->
     studio.denoiser.set_residency(fresh, loaded=False, load_s=0.1)
     assert studio.finish()["a"] == alone("a", steps=9)
     assert fresh.decoded
+
+
+class Changed(Toy):
+    """Takes no more of what was taken before."""
+
+    def prepare(self, item: Item[dict[str, Any]]) -> Plan:
+        raise Reject("no longer")
+
+
+def test_a_sample_that_waits_is_asked_about_anew_when_its_model_was_made_anew() -> None:
+    fresh = Changed(name="test/other")
+
+    def load(name: str) -> None:
+        studio.denoiser.replace(fresh)
+        studio.denoiser.set_residency(fresh, loaded=False, load_s=0.5)
+
+    studio = Studio(load=load)
+    studio.add("a", steps=3)
+    away(studio, Toy(studio.model.clock, "test/other"), "b", "c")
+    ended = studio.finish()
+    assert ended["a"] == alone("a", steps=3)
+    assert [str(ended[name]) for name in "bc"] == ["no longer"] * 2
+    assert not fresh.encoded
 
 
 def test_two_models_of_one_name_are_refused() -> None:

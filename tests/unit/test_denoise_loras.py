@@ -298,7 +298,11 @@ def test_a_model_that_was_made_anew_is_told_its_loras_again() -> None:
 
 
 def test_weights_that_came_back_without_loras_get_them_though_nobody_told_of_it() -> None:
-    studio = Studio(load=lambda model: [np.copyto(model.weights[n], w) for n, w in WEIGHTS.items()])
+    def load(name: str) -> None:
+        for tensor, weight in WEIGHTS.items():
+            np.copyto(studio.model.weights[tensor], weight)
+
+    studio = Studio(load=load)
     studio.add("a", [LoRA(INK)], steps=4)
     studio.denoiser.boundary()
     studio.denoiser.set_residency(studio.model, loaded=False, load_s=0.5)
@@ -308,10 +312,10 @@ def test_weights_that_came_back_without_loras_get_them_though_nobody_told_of_it(
 def test_a_model_that_was_brought_back_is_told_its_loras_again() -> None:
     brought = []
 
-    def load(model: Any) -> None:
-        brought.append(model.name)
-        model.weights.update(weights())
-        model.adapted.moved(model.weights)
+    def load(name: str) -> None:
+        brought.append(name)
+        studio.model.weights.update(weights())
+        studio.model.adapted.moved(studio.model.weights)
 
     studio = Studio(load=load)
     studio.add("a", [LoRA(INK)], steps=4)

@@ -15,6 +15,7 @@ A step has three parts: `load` writes what the network is to see, `forward` asks
 the samples. Latents change in `advance` alone: what goes wrong before can be tried again.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -220,6 +221,11 @@ class SampleState:
         return self.plan.guidance is not None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has latents."""
+        return self.row >= 0 or self.x is not None
+
+    @property
     def is_finished(self) -> bool:
         """Whether no step is left."""
         return self.step >= len(self.table)
@@ -246,6 +252,12 @@ class SampleState:
         if self.step == 0:
             start = self.plan.start
             self.start = start() if callable(start) else start
+
+    def part(self) -> None:
+        """Let go of what its model gave it to begin with, which nobody needs any more."""
+        self.stream = None
+        if self.plan.start is not None:
+            self.plan = dataclasses.replace(self.plan, start=None)
 
     def _stream(self, seed: int) -> NoiseStream:
         return Noise(seed) if self.stream is None else self.stream(seed, self.plan)

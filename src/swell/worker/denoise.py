@@ -23,8 +23,9 @@ What a model process does with it:
   mode are the same is not looked at.
 - `curves` are kept on disk now and then, by model version and device, and given back at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
-  called when it is the turn of one that is not there; if it raises, all samples of that model end
-  with the exception. `decode_finished` before another one takes a model's place.
+  called with the name of one that is not there when it is its turn; if it raises, all samples of
+  that model end with the exception. `decode_finished` before another one takes a model's place, and
+  `replace` as soon as one was dropped: nothing of it is held from then on.
 - Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
   needs nothing before, and who comes until then takes part in the next step.
 - LoRAs are changed when it is the turn of samples with others than are on (`StepModel.adapt`). What
@@ -56,7 +57,17 @@ import msgspec
 import numpy as np
 
 from swell.clock import Clock, SystemClock
-from swell.model import Array, Arrays, Cancelled, Item, Mark, StepModel, whole
+from swell.model import (
+    Array,
+    Arrays,
+    Cancelled,
+    Item,
+    Mark,
+    NoiseStream,
+    Plan,
+    StepModel,
+    whole,
+)
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, packed, table_of
 from swell.worker.curve import Curve
@@ -358,7 +369,7 @@ class Denoiser:
         exact: Whether all steps of a batch key have the same number of rows.
         bucket: That number; None for what each plan or model says.
         curves: What steps took in an earlier process, from `curves`.
-        load: Called with a model that has to be brought to the device.
+        load: Called with the name of a model that has to be brought to the device.
         asked: Called when the network is about to be asked, which leaves others time.
         learns: Called with the model before a step is rehearsed that may have to be compiled, and
             with None after it.
@@ -375,7 +386,7 @@ class Denoiser:
         exact: bool = True,
         bucket: int | None = None,
         curves: Mapping[str, Curve] | None = None,
-        load: Callable[[StepModel], None] | None = None,
+        load: Callable[[str], None] | None = None,
         asked: Callable[[], None] = _nothing,
         learns: Callable[[StepModel | None], None] = _nobody,
         policy: Policy | None = None,
@@ -506,16 +517,32 @@ class Denoiser:
     def replace(self, model: StepModel) -> None:
         """Go on with this object, made anew, where there was another one of its name."""
         resident = self._residents.get(model.name)
-        if resident is not None:
-            resident.model = model
-            resident.texts = _Texts(model)
-            resident.adapting.brought(model)
-            # What was compiled for the other one is gone.
-            for name in self._rehearsals:
-                if name.startswith(f"{model.name} "):
-                    self._rehearsals[name] = Rehearsal()
-            for key, known in self._keys.items():
-                known.rehearsal = self._rehearsals[str(key)]
+        if resident is None:
+            return
+        resident.model = model
+        resident.texts = _Texts(model)
+        resident.adapting.brought(model)
+        # What was compiled for the other one is gone.
+        for name in self._rehearsals:
+            if name.startswith(f"{model.name} "):
+                self._rehearsals[name] = Rehearsal()
+        for key, known in self._keys.items():
+            known.rehearsal = self._rehearsals[str(key)]
+        for state in [*self._states.values(), *self._finished]:
+            if state.key.model == model.name:
+                self._prepare_anew(state, model)
+
+    def _prepare_anew(self, state: SampleState, model: StepModel) -> None:
+        """Have a sample ask nothing more of an object that is gone."""
+        if state.has_begun:
+            state.part()
+            return
+        # Nobody keeps the words' conditions of what was there before.
+        state.with_words = state.without_words = state.start = None
+        try:
+            state.plan, state.stream = model.prepare(state.item), _stream_of(model)
+        except Exception as error:
+            self._end(state, error)
 
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
@@ -637,6 +664,8 @@ class Denoiser:
         # Who hears of its end can still ask for its checkpoint.
         self._tell_end(state.id, self._decoded(state))
         self._finished.popleft()
+        # Somebody may keep it for its checkpoint.
+        state.part()
 
     def _tell_end(self, sample_id: str, result: Any) -> None:
         self._ended(sample_id, result)
@@ -685,7 +714,7 @@ class Denoiser:
     def _run(self, decision: Decision) -> None:
         states = self._states_of(decision)
         key = self._keys[states[0].key]
-        if not key.resident.loaded and not self._can_bring(key.resident):
+        if not (key.resident.loaded or self._can_bring(key.resident, states)):
             return
         if not self._adapt(key.resident, states[0]):
             return
@@ -706,8 +735,12 @@ class Denoiser:
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
-    def _can_bring(self, resident: _Resident) -> bool:
-        """Bring a model whose turn it is; where that fails, so do all that wait for it."""
+    def _can_bring(self, resident: _Resident, states: Sequence[SampleState]) -> bool:
+        """Bring a model whose turn it is; where that fails, so do all that wait for it.
+
+        Returns:
+            Whether it is there, and all of these samples still are.
+        """
         self.decode_finished()
         try:
             self._bring(resident)
@@ -716,14 +749,15 @@ class Denoiser:
                 if self._keys[state.key].resident is resident:
                     self._end(state, error)
             return False
-        return True
+        return all(state.id in self._states for state in states)
 
     def _bring(self, resident: _Resident) -> None:
         if resident.loaded:
             return
         self._wait(0)
         if self._load is not None:
-            self._load(resident.model)
+            # Not with itself: nobody may hold it who waits until another one stands in its place.
+            self._load(resident.model.name)
         self.set_residency(resident.model, loaded=True, load_s=resident.load_s)
 
     def _clear(self, resident: _Resident) -> None:
@@ -867,9 +901,7 @@ class Denoiser:
         bucket = (self._bucket or own) if self._exact else None
         loras = self._resident(model).adapting.check(plan.loras)
         key = BatchKey(model.name, plan.shape, table.solver, bucket, plan.key, loras)
-        own_noise = type(model).noise is not StepModel.noise
-        stream = model.noise if own_noise else None
-        state = SampleState(request.id, item, plan, key, table, stream=stream)
+        state = SampleState(request.id, item, plan, key, table, stream=_stream_of(model))
         if request.checkpoint is not None:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
@@ -1014,6 +1046,11 @@ class Denoiser:
 
 def _rows_in(moved: Iterable[tuple[SampleState, int]]) -> dict[str, int]:
     return {state.id: 2 if state.is_guided else 1 for state, _ in moved}
+
+
+def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:
+    """Return what makes streams of noise, where that is not Swell's own."""
+    return None if type(model).noise is StepModel.noise else model.noise
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:

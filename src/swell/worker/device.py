@@ -8,7 +8,7 @@ memory does so, and comes back from there; who cannot is dropped, and made and l
 import gc
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -60,14 +60,13 @@ class _Place:
         self.load_s[self.where] = known + _NEWEST * (load_s - known)
 
     def renew(self) -> None:
-        """Drop it: whatever it holds is gone, and a fresh one stands in its place."""
+        """Drop it: a fresh one stands in its place."""
         self.where, self.host_bytes = _Where.DISK, 0
         self.model = self.definition.make()
-        # Models are full of cycles, and what they hold is large. The collector was told to leave
-        # alone what was there when the process began to work.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Device:
@@ -107,6 +106,9 @@ class Device:
         for definition in definitions:
             self._make(definition)
         self._uses = 0
+        #: Called when a model has left, before anything takes its room: whoever knows it looks what
+        #: stands in its place.
+        self.left: Callable[[], None] = _nothing
 
     def _make(self, definition: Definition) -> None:
         try:
@@ -194,7 +196,7 @@ class Device:
                 if not (self.residents and self._is_budget_to_blame(place, error)):
                     self._leave_out(place.definition.name, error)
                     continue
-                place.renew()
+                self._renew(place)
                 self._log.drop(place.definition.name)
                 is_full = True
                 continue
@@ -270,7 +272,7 @@ class Device:
                 other = next_to_leave(self._residents(wanted)) if lacks_memory else None
                 if source is _Where.DISK or other is None:
                     # Half-loaded, or not to be trusted with what it has in the host's memory.
-                    place.renew()
+                    self._renew(place)
                 if other is not None:
                     self._remove(self._places[other])
                 elif source is _Where.DISK or lacks_memory:
@@ -336,16 +338,27 @@ class Device:
     def _remove(self, place: _Place) -> None:
         """Have a model leave the device."""
         if not can_offload(place.model):
-            place.renew()
+            self._renew(place)
             return
         try:
             place.host_bytes = place.model.offload()
         except Exception:
             traceback.print_exc()
-            place.renew()
+            self._renew(place)
             return
         place.where = _Where.HOST
+        self.left()
         self._keep_host_budget()
+
+    def _renew(self, place: _Place) -> None:
+        """Drop a model: whatever it holds is gone."""
+        place.renew()
+        self.left()
+        # Models are full of cycles, and what they hold is large. The collector was told to leave
+        # alone what was there when the process began to work.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     def _keep_host_budget(self) -> None:
         copies = [
@@ -354,7 +367,7 @@ class Device:
             if place.where is _Where.HOST
         ]
         for name in forgotten(copies, self._host_budget_bytes):
-            self._places[name].renew()
+            self._renew(self._places[name])
 
 
 def _is_out_of_memory(model: Model, error: Exception) -> bool:

@@ -243,6 +243,7 @@ class Drawer:
         )
         #: The models as the denoiser knows them.
         self._known: dict[str, tuple[StepModel, bool, float]] = {}
+        device.left = self.look
         self.look()
 
     @property
@@ -284,19 +285,19 @@ class Drawer:
         """Finish what needs the device only once more, before another model takes it."""
         self._denoiser.decode_finished()
 
-    def _bring(self, model: StepModel) -> None:
+    def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
 
         Raises:
             CannotLoad: It cannot be loaded.
         """
         try:
-            load_s = self._device.bring(model.name, self.wanted)
+            load_s = self._device.bring(name, self.wanted)
         finally:
             self.look()
         self._moved(load_s)
         for job in self._jobs.values():
-            if job.model == model.name:
+            if job.model == name:
                 job.load_s += load_s
                 if job.began_s is not None:
                     # It has begun only in so far as its turn has come.

@@ -1,0 +1,225 @@
+"""Models that come to their device and leave it: what they hold is gone before others load."""
+
+import gc
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swell.clock import ManualClock
+from swell.model import load_models
+from swell.worker.device import Device
+from swell.worker.draw import Drawer, Easel
+from swell.worker.frames import Load, Order, Studio
+from swell.worker.job import Reader
+from swell.worker.pipe import Pipe
+from swell.worker.slate import Slate, new_slate
+
+MODELS = """
+import weakref
+import numpy as np
+import swell
+from pydantic import BaseModel
+from swell.weights import HostCopy
+from swell.worker.solver import Noise
+
+class Painter(swell.StepModel):
+    memory_bytes = 100
+    #: Those that were given weights and are still somewhere.
+    loaded = weakref.WeakSet()
+    #: Who was loaded, and of whom there were weights meanwhile.
+    loads = []
+    #: What goes wrong with the next ones, by name.
+    errors = {}
+    #: What was drawn, by model and seed.
+    drawn = {}
+
+    class Input(BaseModel):
+        steps: int = 4
+
+    def load(self, device):
+        # Models are full of cycles.
+        self.own = self
+        self.loads.append((self.name, sorted(each.name for each in self.loaded)))
+        self.loaded.add(self)
+        errors = self.errors.get(self.name)
+        if errors:
+            raise errors.pop(0)
+        self.gain = np.float32(0.5)
+
+    def noise(self, seed, plan):
+        assert self.own is self
+        return Noise(seed)
+
+    def begin(self):
+        return np.full((2, 3), self.gain)
+
+    def prepare(self, item):
+        sampler = swell.Sampler("flow_euler", item.input.steps, skip=1)
+        return swell.Plan(sampler=sampler, shape=(2, 3), start=self.begin)
+
+    def denoise(self, x, t, conditions):
+        return x * self.gain
+
+    def decode(self, latents, item):
+        self.drawn[self.name, item.seed] = (latents * self.gain).tobytes()
+        return item.seed
+
+class A(Painter):
+    name = "test/a"
+
+class B(Painter):
+    name = "test/b"
+
+class C(Painter):
+    name = "test/c"
+
+class Keeps(Painter):
+    name = "test/keeps"
+
+    def offload(self):
+        raise RuntimeError("no room in the host's memory")
+
+    def onload(self):
+        pass
+"""
+
+
+class Atelier:
+    """Models on a device with room for some of them, and who draws with them."""
+
+    def __init__(
+        self, folder: Path, *names: str, room: int, may_fail: tuple[str, ...] = ()
+    ) -> None:
+        path = folder / "painters.py"
+        path.write_text(MODELS)
+        self.clock = ManualClock()
+        self.ours, self.theirs = socket.socketpair()
+        self.slate = new_slate()
+        pipe = Pipe(self.theirs, self.clock)
+        every = {each.name: each for each in load_models(str(path))}
+        definitions = [every[name] for name in names]
+        load = Load([str(path)], "cpu", device_memory_bytes=100 * room)
+        self.device = Device(definitions, load, pipe, self.clock, may_fail)
+        painter: Any = type(self.device.model(names[0]))
+        self.painter = painter
+        for kept in (
+            self.painter.loaded,
+            self.painter.loads,
+            self.painter.errors,
+            self.painter.drawn,
+        ):
+            kept.clear()
+        self.easels = {
+            each.name: Easel(each.card(), Reader(each, random.Random())) for each in definitions
+        }
+        self.pipe = pipe
+
+    def drawer(self) -> Drawer:
+        return Drawer(
+            self.easels,
+            self.pipe,
+            Slate(self.slate.fileno()),
+            self.clock,
+            device=self.device,
+            studio=Studio(),
+            moved=lambda load_s: None,
+        )
+
+    def close(self) -> None:
+        self.slate.close()
+        self.ours.close()
+        self.theirs.close()
+
+    @property
+    def there(self) -> list[str]:
+        """Names of those that have weights somewhere; those that hang in cycles count."""
+        return sorted(each.name for each in self.painter.loaded)
+
+
+@pytest.fixture
+def ateliers() -> Iterator[list[Atelier]]:
+    opened: list[Atelier] = []
+    # Whatever is in a cycle stays until a model is made anew.
+    gc.collect()
+    gc.disable()
+    yield opened
+    gc.enable()
+    for each in opened:
+        each.close()
+    del each
+    opened.clear()
+    gc.unfreeze()
+    gc.collect()
+
+
+def finish(drawer: Drawer) -> None:
+    for _ in range(1000):
+        if not drawer.is_busy:
+            return
+        drawer.step()
+    raise AssertionError("it never ends")
+
+
+WISHES = [
+    ("test/a", Order(1, b'{"steps":6}', seed=1, count=3)),
+    ("test/a", Order(2, b'{"steps":3}', seed=11, count=2)),
+    ("test/b", Order(3, b'{"steps":4}', seed=21, count=2)),
+]
+
+
+def undisturbed(folder: Path, ateliers: list[Atelier]) -> dict[tuple[str, int], bytes]:
+    """Return what is drawn of `WISHES` where there is room for everybody."""
+    atelier = Atelier(folder, "test/a", "test/b", room=2)
+    ateliers.append(atelier)
+    atelier.device.start()
+    drawer = atelier.drawer()
+    for name, order in WISHES:
+        drawer.add(name, [order])
+    finish(drawer)
+    assert len(atelier.painter.drawn) == 7
+    return dict(atelier.painter.drawn)
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_model_that_is_dropped_holds_nothing_while_another_loads(
+    tmp_path: Path, ateliers: list[Atelier], steps: int
+) -> None:
+    expected = undisturbed(tmp_path, ateliers)
+    atelier = Atelier(tmp_path, "test/a", "test/b", room=1)
+    ateliers.append(atelier)
+    atelier.device.start()
+    drawer = atelier.drawer()
+    for name, order in WISHES:
+        drawer.add(name, [order])
+    for _ in range(steps):
+        drawer.step()
+    # As where batches take their turn.
+    for name in ("test/b", "test/a", "test/b"):
+        drawer.clear()
+        atelier.device.bring(name, ())
+        drawer.look()
+    finish(drawer)
+    assert atelier.painter.drawn == expected
+    names = [name for name, _ in atelier.painter.loads]
+    assert len(names) >= 3
+    assert atelier.painter.loads == [(name, []) for name in names]
+
+
+def test_a_task_that_starts_from_a_picture_waits_for_a_model_that_finds_memory_at_last(
+    tmp_path: Path, ateliers: list[Atelier]
+) -> None:
+    expected = undisturbed(tmp_path, ateliers)
+    atelier = Atelier(tmp_path, "test/a", "test/b", room=2)
+    ateliers.append(atelier)
+    atelier.painter.errors["test/b"] = [MemoryError(), MemoryError()]
+    atelier.device.start()
+    drawer = atelier.drawer()
+    for name, order in WISHES:
+        drawer.add(name, [order])
+    finish(drawer)
+    assert not atelier.painter.errors["test/b"]
+    assert atelier.painter.drawn == expected
