@@ -496,6 +496,44 @@ def test_every_broken_value_of_an_input_is_told_by_its_place(line: Line) -> None
     assert second.code == "invalid_input"
 
 
+CHOOSY = """
+import swell
+from pydantic import BaseModel, field_validator
+
+class Choosy(swell.Model):
+    name = "test/choosy"
+    batch = swell.Batch(max=4)
+    examples = [{"colour": "red"}]
+
+    class Input(BaseModel):
+        colour: str
+
+        @field_validator("colour")
+        @classmethod
+        def known(cls, colour):
+            return {"red": 1, "blue": 2, "refused": None}[colour] + 0
+
+    def run(self, items):
+        return [item.input.colour for item in items]
+"""
+
+
+def test_an_input_whose_check_breaks_fails_its_task_alone(idle: Line, tmp_path: Path) -> None:
+    path = tmp_path / "choosy.py"
+    path.write_text(CHOOSY)
+    idle.say(Load([str(path)], "cpu"))
+    assert isinstance(idle.hear(), Described)
+    assert isinstance(idle.hear(), Ready)
+    colours = ["red", "green", "refused", "blue"]
+    orders = [Order(n, b'{"colour":"%s"}' % each.encode()) for n, each in enumerate(colours)]
+    idle.say(Run(1, "test/choosy", orders))
+    results = idle.result()
+    assert {done.handle: done.output for done in results.done} == {0: b"1", 3: b"2"}
+    told = [(each.handle, each.code, each.detail.partition(":")[0]) for each in results.faults]
+    assert told == [(1, "model_error", "KeyError"), (2, "model_error", "TypeError")]
+    assert all("known" in each.traceback for each in results.faults)
+
+
 def test_a_model_may_say_that_it_stopped(line: Line) -> None:
     line.say(Run(1, "test/sums", [Order(1, b'{"what":"stop"}'), Order(2, b"{}")]))
     result = line.result()

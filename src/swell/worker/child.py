@@ -65,9 +65,11 @@ from swell.worker.job import (
     Job,
     Outbox,
     Reader,
+    fault_of,
     fault_of_input,
     peak_bytes,
     thumbnail,
+    with_traceback,
 )
 from swell.worker.job import SEED_BITS as SEED_BITS
 from swell.worker.pipe import Pipe, WorkerGone
@@ -145,6 +147,10 @@ class Runner:
             seed = self._reader.seed(order, checked, count)
         except pydantic.ValidationError as error:
             results.faults.append(fault_of_input(order.handle, error))
+            return
+        except Exception as error:  # a check of the model's own broke
+            fault = with_traceback(fault_of(order.handle, error, 0.0), error)
+            results.faults.append(fault)
             return
         job = Job(order.handle, count, seed, checked, self._pipe, self._clock)
         if inputs is not None:
