@@ -3,6 +3,7 @@
 import gc
 import random
 import socket
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from swell.clock import ManualClock
 from swell.model import load_models
-from swell.worker.device import Device
+from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import Load, Order, Studio
 from swell.worker.job import Reader
@@ -223,3 +224,60 @@ def test_a_task_that_starts_from_a_picture_waits_for_a_model_that_finds_memory_a
     finish(drawer)
     assert not atelier.painter.errors["test/b"]
     assert atelier.painter.drawn == expected
+
+
+def test_what_found_no_memory_is_gone_before_it_is_tried_again(
+    tmp_path: Path, ateliers: list[Atelier]
+) -> None:
+    atelier = Atelier(tmp_path, "test/a", "test/c", "test/b", room=9)
+    ateliers.append(atelier)
+    atelier.painter.errors["test/b"] = [MemoryError(), MemoryError(), MemoryError()]
+    atelier.device.start()
+    assert atelier.there == ["test/a", "test/c"]
+    atelier.device.use("test/c")
+    atelier.device.bring("test/b", ())
+    assert atelier.painter.loads == [
+        ("test/a", []),
+        ("test/c", ["test/a"]),
+        *[("test/b", ["test/a", "test/c"])] * 2,
+        ("test/b", ["test/c"]),
+        ("test/b", []),
+    ]
+    assert atelier.there == ["test/b"]
+
+
+def test_a_model_that_is_left_out_holds_nothing_while_others_load(
+    tmp_path: Path, ateliers: list[Atelier]
+) -> None:
+    names = ("test/a", "test/b", "test/c")
+    atelier = Atelier(tmp_path, *names, room=9, may_fail=("test/b",))
+    ateliers.append(atelier)
+    atelier.painter.errors["test/b"] = [ValueError("no such weights")]
+    atelier.device.start()
+    assert atelier.device.left_out == {"test/b": "ValueError: no such weights"}
+    assert atelier.painter.loads[-1] == ("test/c", ["test/a"])
+
+
+def test_a_model_that_cannot_wait_in_the_hosts_memory_is_gone_before_another_loads(
+    tmp_path: Path, ateliers: list[Atelier]
+) -> None:
+    atelier = Atelier(tmp_path, "test/keeps", "test/b", room=1)
+    ateliers.append(atelier)
+    atelier.device.start()
+    atelier.device.bring("test/b", ())
+    assert atelier.painter.loads == [("test/keeps", []), ("test/b", [])]
+
+
+def test_who_knows_why_a_model_cannot_be_loaded_holds_nothing_of_it(
+    tmp_path: Path, ateliers: list[Atelier]
+) -> None:
+    atelier = Atelier(tmp_path, "test/a", "test/b", room=1)
+    ateliers.append(atelier)
+    atelier.painter.errors["test/b"] = [ValueError("no such weights")]
+    atelier.device.start()
+    with pytest.raises(CannotLoad, match="no such weights") as known:
+        atelier.device.bring("test/b", ())
+    assert atelier.there == []
+    told = "".join(traceback.format_exception(known.value))
+    assert "in load" in told
+    assert "raise errors.pop(0)" in told

@@ -126,6 +126,7 @@ class Device:
         if name not in self._may_fail or is_last:
             raise error
         traceback.print_exception(error)
+        _let_go(error)
         self._places.pop(name, None)
         self._log.drop(name)
         self.left_out[name] = _reason(error)
@@ -187,22 +188,22 @@ class Device:
             Exception: Whatever a model raised while it was loaded.
         """
         is_full = False
-        for place in list(self._places.values()):
-            if is_full or not self._fits(place):
+        for name in list(self._places):
+            if is_full or not self._fits(self._places[name]):
                 continue
             try:
-                self._load(place)
+                self._load(self._places[name])
             except Exception as error:
-                if not (self.residents and self._is_budget_to_blame(place, error)):
-                    self._leave_out(place.definition.name, error)
+                is_full = self._is_budget_to_blame(self._places[name], error)
+                if not is_full:
+                    self._leave_out(name, error)
                     continue
-                self._renew(place)
-                self._log.drop(place.definition.name)
-                is_full = True
-                continue
-            if len(self.residents) > 1 and self._missing() > 0:
+            if is_full:
+                self._renew(self._places[name])
+                self._log.drop(name)
+            elif len(self.residents) > 1 and self._missing() > 0:
                 # Its size was not known before.
-                self._remove(place)
+                self._remove(self._places[name])
                 is_full = True
         return {
             name: place.load_s[_Where.DISK]
@@ -223,7 +224,8 @@ class Device:
         return taken - self._budget_bytes
 
     def _is_budget_to_blame(self, place: _Place, error: Exception) -> bool:
-        return self._budget_bytes is not None and _is_out_of_memory(place.model, error)
+        is_shared = self._budget_bytes is not None and bool(self.residents)
+        return is_shared and _is_out_of_memory(place.model, error)
 
     # When it is its turn
 
@@ -258,7 +260,7 @@ class Device:
     def _fetch(self, place: _Place, wanted: Collection[str]) -> str:
         """Bring a model; whenever the device has no memory left, one more leaves."""
         while True:
-            source = place.where
+            source, failure = place.where, None
             # What failed before another left has not lasted so long for itself.
             self._log.drop(place.definition.name)
             try:
@@ -270,15 +272,19 @@ class Device:
             except Exception as error:
                 lacks_memory = _is_out_of_memory(place.model, error)
                 other = next_to_leave(self._residents(wanted)) if lacks_memory else None
-                if source is _Where.DISK or other is None:
-                    # Half-loaded, or not to be trusted with what it has in the host's memory.
-                    self._renew(place)
-                if other is not None:
-                    self._remove(self._places[other])
-                elif source is _Where.DISK or lacks_memory:
-                    raise CannotLoad(_why(place, error)) from error
-                else:
+                if other is None and (source is _Where.DISK or lacks_memory):
+                    failure = CannotLoad(_why(place, error))
+                    failure.__cause__ = error
+                elif other is None:
                     traceback.print_exc()
+                _let_go(error)
+            if source is _Where.DISK or other is None:
+                # Half-loaded, or not to be trusted with what it has in the host's memory.
+                self._renew(place)
+            if failure is not None:
+                raise failure
+            if other is not None:
+                self._remove(self._places[other])
 
     def _load(self, place: _Place, source: str = "") -> None:
         """Load and warm up a model that is new.
@@ -337,16 +343,9 @@ class Device:
 
     def _remove(self, place: _Place) -> None:
         """Have a model leave the device."""
-        if not can_offload(place.model):
+        if not _can_wait(place):
             self._renew(place)
             return
-        try:
-            place.host_bytes = place.model.offload()
-        except Exception:
-            traceback.print_exc()
-            self._renew(place)
-            return
-        place.where = _Where.HOST
         self.left()
         self._keep_host_budget()
 
@@ -368,6 +367,31 @@ class Device:
         ]
         for name in forgotten(copies, self._host_budget_bytes):
             self._renew(self._places[name])
+
+
+def _can_wait(place: _Place) -> bool:
+    """Have a model wait in the host's memory, if it can."""
+    if not can_offload(place.model):
+        return False
+    try:
+        place.host_bytes = place.model.offload()
+    except Exception:
+        traceback.print_exc()
+        return False
+    place.where = _Where.HOST
+    return True
+
+
+def _let_go(error: BaseException) -> None:
+    """Let go of all that the calls held which an error came through: a model, half loaded."""
+    left: list[BaseException | None] = [error]
+    told: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in told:
+            told.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            left += [each.__cause__, each.__context__]
 
 
 def _is_out_of_memory(model: Model, error: Exception) -> bool:
