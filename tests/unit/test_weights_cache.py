@@ -194,6 +194,35 @@ def test_what_is_in_use_is_never_removed(cache: WeightCache, tmp_path: Path) -> 
     assert cache.evict(0).digests == (a.sha256,)
 
 
+def test_what_is_in_use_stays_where_the_same_content_comes_again(
+    cache: WeightCache, tmp_path: Path
+) -> None:
+    entry, other = (add(cache, tmp_path, seed) for seed in range(2))
+    with cache.use(listing(entry)) as held:
+        used_at(cache, entry, 1_000)
+        used_at(cache, other, 2_000)
+        assert add(cache, tmp_path) == entry
+        evicted = cache.evict(entry.size_bytes)
+        # It was used last, too.
+        assert (evicted.digests, evicted.in_use) == ((other.sha256,), 0)
+        assert cache.evict(0).in_use == 1
+        assert held.paths["part-0.safetensors"].exists()
+    assert cache.evict(0).digests == (entry.sha256,)
+    assert not list((cache.folder / "partial").glob("*"))
+
+
+def test_a_file_that_was_cut_off_is_replaced_where_its_content_comes_again(
+    cache: WeightCache, tmp_path: Path
+) -> None:
+    entry = add(cache, tmp_path)
+    path = cache.path(entry.sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"cut off")
+    add(cache, tmp_path)
+    assert cache.has(entry)
+    cache.verify(listing(entry))
+
+
 def test_a_file_in_use_by_another_process_stays_until_that_process_ends(
     cache: WeightCache, tmp_path: Path
 ) -> None:

@@ -454,7 +454,15 @@ class WeightCache:
         return entry
 
     def take(self, path: Path, entry: Entry) -> None:
-        """Move a file here whose content was compared with its digest, and is on the disk."""
+        """Move a file here whose content was compared with its digest, and is on the disk.
+
+        Where that content is here already, what came is removed: who uses it holds what is here.
+        """
+        with contextlib.suppress(NotCached):
+            self._hold(entry, path.name)[1].close()
+            with disk_errors(path):
+                path.unlink()
+            return
         target = self.own_path(entry.sha256)
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
