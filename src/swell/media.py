@@ -196,7 +196,7 @@ class Image(_Attachment):
         source: A Pillow picture; an array, Shapes: (H, W, 3) or (H, W, 4) uint8 sRGB; an encoded
             picture (PNG, JPEG, WebP, AVIF or GIF) as bytes, or a path to one. Encoded results are
             delivered as they are.
-        format: `png`, `webp` or `jpeg` for the delivered file; the worker's default is PNG.
+        format: `png`, `webp`, `jpeg` or `avif` for the delivered file; the worker's default is PNG.
         metadata: Written into the file beside the seed and the input.
     """
 

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable
 
 import msgspec
@@ -19,7 +21,7 @@ from swell.store import Hold
 from swell.testing.dispatch import MemoryDispatch
 from swell.testing.factories import a_settlement
 from swell.worker.deliver import Courier, Delivered
-from swell.worker.encode import Encoded, FileNote, encode, wanted_format
+from swell.worker.encode import Encoded, FileNote, encode, file_names, wanted_format
 from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import Blob, Pixels
 
@@ -66,6 +68,39 @@ def test_an_encoded_picture_is_delivered_as_it_is() -> None:
     assert encoded.data == target.getvalue()
     assert (encoded.content_type, encoded.name) == ("image/gif", "1.gif")
     assert (encoded.width, encoded.height) == (5, 6)
+
+
+def png_head(width: int, height: int) -> bytes:
+    """Return what a PNG of this size begins with, and none of its pixels."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")]
+    whole = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "told", "name"),
+    [
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "image/svg+xml", "image/svg+xml", "0.svg"),
+        (png_head(16384, 16384), "image/png", "image/png", "0.png"),
+        (png_head(16384, 16384), "image/*", "image/png", "0.png"),
+        (b"of no kind", "image/x-own", "image/x-own", "0.bin"),
+        (b"of no kind", "image/*", "application/octet-stream", "0.bin"),
+    ],
+)
+def test_a_picture_that_cannot_be_looked_at_is_delivered_all_the_same(
+    data: bytes, said: str, told: str, name: str
+) -> None:
+    file = Blob(data, said, "")
+    assert encode(file, 0, "png", NOTE) == Encoded(data, told, name)
+    assert file_names([file], "png") == [name]
+
+
+def test_a_large_picture_says_its_size() -> None:
+    encoded = encode(Blob(png_head(8192, 8192), "image/*", ""), 0, "png", NOTE)
+    assert (encoded.content_type, encoded.width, encoded.height) == ("image/png", 8192, 8192)
 
 
 def test_other_files_keep_their_type_and_name() -> None:

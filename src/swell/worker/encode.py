@@ -39,6 +39,7 @@ _EXTENSIONS: Final = {
     "image/jpeg": "jpg",
     "image/gif": "gif",
     "image/avif": "avif",
+    "image/svg+xml": "svg",
     "audio/wav": "wav",
     "audio/mpeg": "mp3",
     "video/mp4": "mp4",
@@ -162,10 +163,25 @@ def _cut(value: Any) -> Any:
 def _as_it_is(file: Blob, index: int) -> Encoded:
     content_type, width, height = file.content_type, None, None
     if content_type.startswith("image/"):
-        with PIL.Image.open(io.BytesIO(file.data)) as picture:
-            width, height = picture.size
-            content_type = PIL.Image.MIME.get(picture.format or "", content_type)
+        try:
+            with PIL.Image.open(io.BytesIO(file.data)) as picture:
+                width, height = picture.size
+                content_type = PIL.Image.MIME.get(picture.format or "", content_type)
+        except (
+            Exception
+        ):  # drawn in lines, of a kind of its own, or so large that Pillow refuses it
+            if content_type == "image/*":
+                content_type = _type_of(file.data)
     return Encoded(file.data, content_type, file.name or _name(index, content_type), width, height)
+
+
+def _type_of(data: bytes) -> str:
+    """Return what a picture is by its first bytes, of the kinds that a model may return."""
+    for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF"):
+        _, is_kind = PIL.Image.OPEN.get(kind, (None, None))
+        if is_kind is not None and is_kind(data[:16]) is True:
+            return PIL.Image.MIME[kind]
+    return "application/octet-stream"
 
 
 def _name(index: int, content_type: str) -> str:
