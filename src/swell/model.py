@@ -337,8 +337,8 @@ class Model:
     credits: ClassVar[str] = ""
     #: What it takes, as measured by its author.
     speed: ClassVar[Sequence[Speed]] = ()
-    #: file that this attribute is written in.
-    #: model's file.
+    #: Pictures, sounds and texts for the card, small ones, by their captions; relative to the file
+    #: that this attribute is written in.
     samples: ClassVar[Mapping[str, str | Path]] = MappingProxyType({})
     #: What it takes of the device, in bytes; `load` may set it. 0 stands for what the process grows
     #: by while it loads, which tells nothing of a GPU's memory.
@@ -457,7 +457,7 @@ class Sampler:
             `offset`, `karras`, `shift`, `mu`, `eta` and `prediction`. `betas`, `beta_start`,
             `beta_end` and `train_steps` tell of training's noise. `strength` below 1 starts from a
             picture; `skip` says the same as a number of steps left out. `sigmas` (steps + 1 of
-            them, the last 0) and `timesteps` replace the schedule.
+            them, the last 0) and `timesteps` replace the schedule; a flow may leave out the latter.
     """
 
     __slots__ = ("options", "solver", "steps")

@@ -329,6 +329,24 @@ def test_a_model_that_was_brought_back_is_told_its_loras_again() -> None:
     assert studio.finish()["b"] == alone("b")
 
 
+def test_a_model_that_comes_back_has_swapped_nothing_where_nobody_wants_a_lora() -> None:
+    studio = Studio(load=lambda name: None)
+    for name in "abc":
+        studio.add(name)
+        studio.finish()
+        studio.denoiser.set_residency(studio.model, loaded=False, load_s=0.5)
+    assert studio.model.adapted_to == [0, 0]
+    assert studio.denoiser.swaps == {}
+    studio.add("d", [LoRA(INK)])
+    studio.finish()
+    studio.add("e")
+    studio.finish()
+    swaps = studio.denoiser.swaps["test/painter"]
+    # On, after what came back without was told so, and off.
+    assert studio.model.adapted_to == [0, 0, 0, 1, 0]
+    assert (swaps.count, swaps.seconds) == (2, pytest.approx(3 * Timed.swap_s))
+
+
 class Marks(HostArrays):
     """A device that is told what to do, and does it when somebody waits for it."""
 

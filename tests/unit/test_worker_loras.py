@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -163,6 +164,18 @@ async def test_a_file_of_somebody_else_is_asked_for_again_after_a_while(
     clock.advance(2)
     assert (await brought(bringing(source, cache), INK_URL)).digest == digest(CHALK)
     assert source.opened == [INK_URL] * 2
+
+
+async def test_what_was_noted_while_the_clock_was_ahead_is_not_known_for_long(
+    source: Source, cache: WeightCache
+) -> None:
+    entry = cache.entry((await brought(bringing(source, cache), INK_URL)).digest)
+    assert entry is not None
+    [note] = (cache.folder / "addresses").iterdir()
+    ahead = source.clock.now() + timedelta(days=400)
+    cache.remember(note.stem, entry, ahead)
+    source.inputs[INK_URL] = (CHALK, "")
+    assert (await brought(bringing(source, cache), INK_URL)).digest == digest(CHALK)
 
 
 async def test_a_file_of_the_backend_never_changes_whatever_its_signature(

@@ -69,10 +69,10 @@ class Adapting:
 
     def change(self, loras: Sequence[LoRA]) -> Exception | None:
         """Put these on, and take off all others; return why that cannot be done, if so."""
-        is_known, self._applied = self._applied is not None, None
+        before, self._applied = self._applied, None
         start_s = self._clock.monotonic_s()
         try:
-            if loras and not is_known:
+            if loras and before is None:
                 # The model may take for changed what came back without.
                 self._model.adapt(())
             self._model.adapt(combined(loras))
@@ -84,7 +84,9 @@ class Adapting:
         except Exception as error:
             return error
         self._applied = set_of(loras)
-        self._note(self._clock.monotonic_s() - start_s)
+        if before or loras:
+            # One that came back, and is only told to have none, is not changed.
+            self._note(self._clock.monotonic_s() - start_s)
         return None
 
     def _note(self, seconds: float) -> None:

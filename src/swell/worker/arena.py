@@ -120,13 +120,13 @@ _TRAINING: Final = {
 def _schedule(
     plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]
 ) -> Sigmas | AlphaBars:
-    if "sigmas" in options and plan in _OF_SIGMAS:
-        return _given(sampler, options)
     # A consistency model lays its steps over that part of the noise; others leave out the first.
     own_strength = "strength" in inspect.signature(plan).parameters
     skip = options.pop("skip", 0)
     strength = 1.0 if own_strength else options.pop("strength", 1.0)
-    if plan is solvers.flow_sigmas:
+    if "sigmas" in options and plan in _OF_SIGMAS:
+        schedule = _given(plan, sampler, options)
+    elif plan is solvers.flow_sigmas:
         schedule = plan(sampler.steps, **_taken(options, plan))
     else:
         told = {name: options.pop(key) for key, name in _TRAINING.items() if key in options}
@@ -138,9 +138,13 @@ def _schedule(
     return made
 
 
-def _given(sampler: Sampler, options: dict[str, Any]) -> Sigmas:
+def _given(plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]) -> Sigmas:
     sigmas = np.asarray(options.pop("sigmas"), np.float32).astype(np.float64)
-    timesteps = np.asarray(options.pop("timesteps", sigmas[:-1]), np.float64)
+    timesteps = np.asarray(options.pop("timesteps", ()), np.float64)
+    if plan is solvers.flow_sigmas and not timesteps.size:
+        # As in a schedule of its own.
+        heard = np.float32(sigmas[:-1]) * np.float32(options.pop("train_steps", 1000))
+        timesteps = heard.astype(np.float64)
     if sigmas.shape != (sampler.steps + 1,) or timesteps.shape != (sampler.steps,):
         raise ValueError(f"{sampler!r}: use {sampler.steps + 1} sigmas and a timestep a step")
     return Sigmas(timesteps, sigmas, float(options.pop("peak", sigmas[0])))

@@ -782,9 +782,9 @@ class Denoiser:
         # What was told before needs the weights as they are.
         self._wait(0)
         reason = resident.adapting.change(first.plan.loras)
-        if reason is None:
+        if reason is None and resident.adapting.swaps.count:
             self.swaps[resident.model.name] = resident.adapting.swaps
-        else:
+        elif reason is not None:
             model = first.key.model
             for state in [
                 s for s in self._states.values() if (s.key.model, s.key.loras) == (model, loras)

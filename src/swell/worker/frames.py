@@ -202,7 +202,7 @@ class Pixels(msgspec.Struct, frozen=True, array_like=True, tag="pixels"):
     width: int
     height: int
     data: bytes
-    #: `png`, `webp`, `jpeg`, or empty for whatever the task or the worker says.
+    #: `png`, `webp`, `jpeg`, `avif`, or empty for whatever the task or the worker says.
     format: str
     #: JSON object for the file's metadata, without the seed and the input.
     metadata: bytes

@@ -183,7 +183,9 @@ class Loras:
         if found is None:
             return None
         entry, at = found
-        is_fresh = address.is_own or self._clock.now() - at < timedelta(seconds=FRESH_S)
+        # Below 0 where the clock was ahead.
+        age = self._clock.now() - at
+        is_fresh = address.is_own or timedelta(0) <= age < timedelta(seconds=FRESH_S)
         return entry if is_fresh else None
 
     @contextlib.asynccontextmanager
