@@ -143,7 +143,7 @@ def _given(plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]) 
     timesteps = np.asarray(options.pop("timesteps", ()), np.float64)
     if plan is solvers.flow_sigmas and not timesteps.size:
         # As in a schedule of its own.
-        heard = np.float32(sigmas[:-1]) * np.float32(options.pop("train_steps", 1000))
+        heard = sigmas[:-1].astype(np.float32) * np.float32(options.pop("train_steps", 1000))
         timesteps = heard.astype(np.float64)
     if sigmas.shape != (sampler.steps + 1,) or timesteps.shape != (sampler.steps,):
         raise ValueError(f"{sampler!r}: use {sampler.steps + 1} sigmas and a timestep a step")
