@@ -135,6 +135,23 @@ async def test_a_launch_that_failed_is_tried_again_with_the_same_token_and_given
     assert "not known what came" in pool.why_closed
 
 
+async def test_a_launch_of_a_pool_that_has_left_the_settings_holds_nothing_up() -> None:
+    yard = await a_yard()
+    yard.pools = (a_pool(Broken(yard.clock), "old"),)
+    yard.controller = yard.another("one")
+    await yard.submit(1)
+    await yard.step()
+    await yard.controller.close()
+    yard.pools = (a_pool(yard.provider, "new"),)
+    yard.clock.advance(21)
+    dry = await yard.another("dry").look()
+    assert dry is not None
+    assert [each.pool for each in dry[2].memory.launches] == ["new"]
+    yard.controller = yard.another("two")
+    await yard.step()
+    assert len(await yard.living("new")) == 1
+
+
 # ---- refusals
 
 

@@ -215,7 +215,7 @@ class Controller:
 
     async def look(self) -> tuple[Sight, Plan, Actions] | None:
         """Return what would be seen, planned and done now. Does nothing."""
-        memory = await self._keeping.load()
+        memory = await self._remembered()
         await self._load_prices()
         with looking_only(pool.provider for pool in self._pools.values()):
             sight = await self._observer.look(memory)
@@ -240,11 +240,15 @@ class Controller:
 
     async def _take_over(self) -> _Leading:
         self._observer.take_over()
-        memory = await self._keeping.load()
+        memory = await self._remembered()
         await self._load_prices()
         told = read(await self._registry.note(DECISIONS), list[Decision])
         _log.info("pools are scaled by this process", pools=list(self._pools))
         return _Leading(memory, told or [])
+
+    async def _remembered(self) -> Memory:
+        """Return what was remembered of the pools that there are."""
+        return (await self._keeping.load()).of_pools(self._pools)
 
     async def _load_prices(self) -> None:
         if self._prices is not None:

@@ -4,7 +4,7 @@ It is written before anything is done, in place of the note that was read: of tw
 both take themselves for the leader, one cannot write, and does nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -101,6 +101,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     day: str = ""
     spent_micros: float = 0.0
     spent_at: float = 0.0
+
+    def of_pools(self, names: Collection[str]) -> "Memory":
+        """Return it without launches of pools that are not there (any more).
+
+        Nobody could repeat them or see what came of them. Should such a pool be there again, its
+        machines are found by their marks.
+        """
+        launches = tuple(each for each in self.launches if each.pool in names)
+        return msgspec.structs.replace(self, launches=launches)
 
     def counting(self, pool: str, what: str, n: int = 1) -> "Memory":
         """Return it with something done in a pool."""
