@@ -298,6 +298,7 @@ def _pool(
             command=(sys.executable, "-m", "swell", "worker"),
             environment=_environment(name, table, settings, access, ref_of),
         ),
+        is_external=table.provider == "external",
         models=_names(table),
         least=table.least,
         most=table.most,

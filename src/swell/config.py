@@ -1005,7 +1005,8 @@ class AutoscaleSettings(_Group):
         default=1800.0,
         gt=0,
         description="A machine whose worker has not registered after so long is ended, in seconds; "
-        "earlier where start times are known well.",
+        "earlier where start times are known well. Whoever starts workers of pools whose provider "
+        "is `external` has as long as it takes.",
     )
     silent_s: float = Field(
         default=300.0,

@@ -185,6 +185,17 @@ async def launched(chosen: Settings, name: str) -> dict[str, Any]:
         await close_backend(backend)
 
 
+async def test_places_are_asked_for_where_others_start_the_workers(tmp_path: Path) -> None:
+    text = '[pools.a]\nmodels = ["x/y"]\nprovider = "external"\n[pools.b]\nmodels = ["x/y"]\n'
+    chosen, clock = settings(tmp_path, text), ManualClock()
+    backend = await build_backend(chosen, clock)
+    try:
+        made = build_autoscaler(chosen, clock, backend, Access("http://here", "k"), wake=nobody)
+        assert {each.name: each.is_external for each in made.pools} == {"a": True, "b": False}
+    finally:
+        await close_backend(backend)
+
+
 async def nobody() -> None:
     """Wake nobody."""
 

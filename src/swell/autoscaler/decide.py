@@ -5,6 +5,7 @@ are taken back, that never came up, whose worker has gone, or that have ended by
 here ends work that runs: workers are told to finish, and machines end when their worker has gone.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -207,7 +208,9 @@ class _Deciding:
             passed_s = min(passed_s, self._now - midnight.timestamp())
             spent = 0.0
         per_hour = sum(
-            (pool.hour_micros or 0) * self._sight.crews[pool.name].billed for pool in pools
+            (pool.hour_micros or 0) * self._sight.crews[pool.name].billed
+            for pool in pools
+            if not pool.is_external
         )
         self.memory = msgspec.structs.replace(
             memory,
@@ -506,6 +509,8 @@ class _Deciding:
         order: str = "",
     ) -> None:
         self.ends.append(End(pool.name, instance_id, grace_s))
+        if pool.is_external:
+            return  # it is gone at once, without an end that could be accounted for
         due = self._now + grace_s if due is None else due
         self.memory = self.memory.telling(instance_id, self._now, due, order)
 
@@ -515,6 +520,8 @@ class _Deciding:
         return self.memory.ending.get(machine.id, patient)
 
     def _boot_limit_s(self, pool: Pool) -> float:
+        if pool.is_external:
+            return math.inf
         times = self._sight.times[pool.name]
         p99 = times.at[2]
         if p99.seconds is None or p99.is_bound or times.ready < _KNOWN_BOOTS:

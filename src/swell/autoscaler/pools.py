@@ -21,6 +21,9 @@ class Pool:
     provider_name: str
     #: What one worker is asked for with; how many, and the token, are put in.
     request: LaunchRequest
+    #: Whether somebody else starts its workers: what is asked for are places, which may wait for
+    #: ever, cost nothing, and are gone as soon as they are taken back.
+    is_external: bool = False
     #: Names of its models, as far as the settings tell them: what a worker serves is known once it
     #: has registered.
     models: tuple[str, ...] = ()

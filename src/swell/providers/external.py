@@ -3,11 +3,13 @@
 The controller plans for such a pool as for any, and `GET /v1/pools` tells how many it wants. What
 is asked for here is a place that a worker is expected to fill. It is never filled, since nobody can
 say which worker fills it: when workers have joined, the controller has enough and takes places
-back.
+back. A place is no machine: it waits for as long as it takes, costs nothing, and one that is taken
+back is gone at once.
 
 So nothing is drained by choice: whoever starts the workers also ends them, and each has its grace.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from swell.clock import Clock
@@ -35,3 +37,11 @@ class ExternalProvider(MemoryProvider):
 
     def __init__(self, options: ExternalOptions, clock: Clock, deployment: str) -> None:
         super().__init__(clock, boot_s=_NEVER_S)
+
+    async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
+        """Forget places at once: nobody works there who could finish anything, or be charged."""
+        self._forget(instance_ids)
+
+    async def close(self) -> None:
+        """Forget all places."""
+        self._forget([each.id for each in await self.instances()])

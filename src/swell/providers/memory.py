@@ -112,6 +112,12 @@ class MemoryProvider:
             if instance.state is not InstanceState.ENDED:
                 self.end(each)
 
+    def _forget(self, instance_ids: Sequence[str]) -> None:
+        """List some no longer, as if they had never been."""
+        for each in instance_ids:
+            self._instances.pop(each, None)
+            self._ends.pop(each, None)
+
     def _move(self) -> None:
         now = self._clock.now()
         for each, instance in list(self._instances.items()):
