@@ -1,6 +1,7 @@
 """Pools of the settings, as `swell up` scales them on one machine."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,10 @@ def test_a_pool_sleeps_wakes_for_a_task_and_ends_with_swell_up(swell: Swell) -> 
         until_asleep(swell, 60)
         done = swell.run("tasks", "submit", "demo/upper", "-i", "text=a", "--watch")
         assert done.returncode == 0, done.stderr
-        text = swell.run("pools").stdout
-        assert "small" in text
-        assert "0.100" in text
+        told = swell.run("pools")
+        assert "small" in told.stdout
+        assert "0.100" in told.stdout
+        assert re.search(r"small: last, \d+ \w+ ago: \w+ 1 \(.+\)", told.stderr), told.stderr
         decided = swell.run("pools", "--decisions").stdout
         assert "launch" in decided
         assert "drain" in decided

@@ -12,7 +12,7 @@ from swell.autoscaler.controller import together
 from swell.autoscaler.decide import End, Limits
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.clock import ManualClock
-from swell.errors import Unavailable
+from swell.errors import InvalidInput, Unavailable
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.providers.memory import MemoryProvider
 from swell.providers.sightings import Sightings
@@ -204,6 +204,23 @@ async def test_a_refusal_is_kept_to_as_long_as_the_provider_says() -> None:
     yard.clock.advance(15)
     await yard.step()
     assert len(await yard.living()) == 1
+
+
+async def test_what_cannot_be_launched_as_the_settings_say_is_told_as_a_refusal_at_once() -> None:
+    class Misled(MemoryProvider):
+        async def launch(self, request: LaunchRequest) -> list[Instance]:
+            raise InvalidInput("the image ami-0 does not exist")
+
+    yard = await a_yard()
+    yard.pools = (a_pool(Misled(yard.clock)),)
+    yard.controller = yard.another("one")
+    await yard.submit(1)
+    await yard.step()
+    await yard.step()
+    [pool] = (await yard.status()).pools
+    assert (pool.booting, pool.why_closed) == (0, "the image ami-0 does not exist")
+    assert pool.closed_s > 0
+    assert [each.what for each in await yard.decisions()] == ["launch", "refused"]
 
 
 async def test_a_pool_that_gives_fewer_is_not_asked_for_more_at_once() -> None:

@@ -24,7 +24,7 @@ from swell.autoscaler.outlook import Observation, Plan, Relief, State
 from swell.autoscaler.pools import Pool
 from swell.autoscaler.report import status_of
 from swell.clock import Clock
-from swell.errors import SwellError
+from swell.errors import InvalidInput, SwellError
 from swell.provider import Instance, Refused, looking_only
 from swell.registry import Registry
 from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
@@ -275,17 +275,18 @@ class Controller:
         others = tuple(each for each in memory.launches if each.token != launch.token)
         if len(others) == len(memory.launches):
             return  # dropped meanwhile
-        if isinstance(result.error, Refused):
-            refused = result.error
+        if isinstance(result.error, Refused | InvalidInput):
+            # What the settings say cannot be launched: nothing came of it, and nothing will.
+            refused = result.error if isinstance(result.error, Refused) else None
             memory = msgspec.structs.replace(memory, launches=others).refused(
                 launch.pool,
                 now,
-                refused.detail,
+                result.error.detail,
                 asked_at=launch.next_at,
-                is_quota=refused.is_quota,
-                retry_after_s=refused.retry_after_s,
+                is_quota=refused is not None and refused.is_quota,
+                retry_after_s=None if refused is None else refused.retry_after_s,
             )
-            memory = self._note(leading, memory, launch, "refused", launch.n, refused.detail)
+            memory = self._note(leading, memory, launch, "refused", launch.n, result.error.detail)
         elif result.error is not None:
             why = getattr(result.error, "detail", "") or repr(result.error)
             tried = msgspec.structs.replace(

@@ -201,6 +201,15 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
                 f"  {pool['pool']}: nothing is asked of it for {own['closed_s']:.0f} s ({why})",
                 markup=False,
             )
+        if told := own.get("decision"):
+            talk.print(f"  {pool['pool']}: {_in_words(told)}", markup=False)
+
+
+def _in_words(decision: dict[str, Any]) -> str:
+    """Return the last decision about a pool."""
+    n = f" {decision['n']}" if decision["n"] else ""
+    when = ago(decision["at"], SystemClock().now())
+    return f"last, {when} ago: {decision['what']}{n} ({'; '.join(decision['why'])})"
 
 
 def _show_decisions(server: Server) -> None:
