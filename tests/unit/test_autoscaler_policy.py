@@ -609,6 +609,19 @@ def test_what_cannot_be_met_is_told_with_how_long_it_takes_and_what_would_help()
     assert "cap" in codes(found, "a")
 
 
+def test_a_pool_that_is_full_of_workers_on_their_way_out_says_so() -> None:
+    seen = steady(ready=0, busy=0, waiting=400.0, draining=3, silent=1, most=4)
+    found = plan(seen, PolicySettings(), State())
+    assert found.pools["a"] == PoolPlan(desired=0)
+    assert codes(found, "a") == {"cap"}
+    assert texts(found, "a") == (
+        "0 workers (0 starting): 4 are allowed, and 3 on the way out and 1 of which nothing is "
+        "heard count until they have gone."
+    )
+    nobody = plan(msgspec.structs.replace(seen, demands=[]), PolicySettings(), State())
+    assert codes(nobody, "a") == {"enough"}
+
+
 def asleep(waiting: float = 1.0, **pool: object) -> Observation:
     """A pool without workers, and the first tasks."""
     return steady(0.0, ready=0, busy=0, waiting=waiting, **pool)

@@ -45,12 +45,16 @@ def plan(observation: Observation, settings: PolicySettings, state: State) -> Pl
     wanted = wishes(models, pools, settings, observation.at - since)
     chosen = affordable(wanted, pools, limit_micros)
     pairs = list(zip(pools, chosen, strict=True))
+    asked = {at for each in models if not each.is_idle for at in each.pools}
     return Plan(
         pools={pool.view.pool: _pool_plan(pool, wish) for pool, wish in pairs},
         relief=_reliefs(models, pools, chosen),
         reasons=[
             *(reasons.of_model(each) for each in models),
-            *(reasons.of_pool(pool, wish) for pool, wish in pairs),
+            *(
+                reasons.of_pool(pool, wish, is_asked=at in asked)
+                for at, (pool, wish) in enumerate(pairs)
+            ),
         ],
         state=State(
             since=since,

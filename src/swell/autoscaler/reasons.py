@@ -48,8 +48,14 @@ _HELD = {
 }
 
 
-def of_pool(pool: Supply, wish: Wish) -> Reason:
-    """Return what is done in a pool and why."""
+def of_pool(pool: Supply, wish: Wish, *, is_asked: bool) -> Reason:
+    """Return what is done in a pool and why.
+
+    Args:
+        pool: Which one.
+        wish: What is done.
+        is_asked: Whether anybody asks for a model that it draws.
+    """
     view = pool.view
     have = f"{_workers(pool.n)} ({len(view.booting)} starting)"
     need = f"{wish.up} needed, up to {wish.high} kept"
@@ -74,6 +80,9 @@ def of_pool(pool: Supply, wish: Wish) -> Reason:
         return Reason(view.pool, "closed", text)
     if pool.n >= view.most:
         return Reason(view.pool, "cap", f"{have}, {need}: {view.most} are allowed.")
+    if is_asked and pool.n + pool.unused >= view.most:
+        text = f"{have}: {view.most} are allowed, and {_gone(pool)} until they have gone."
+        return Reason(view.pool, "cap", text)
     code = "bridge" if pool.n > wish.up else "enough"
     return Reason(view.pool, code, f"{have}, {need}: nothing to do.")
 
@@ -87,6 +96,14 @@ def _done(wish: Wish) -> str:
     if wish.drain:
         parts.append(f"{wish.drain} finish and go")
     return ", ".join(parts)
+
+
+def _gone(pool: Supply) -> str:
+    """Return how many are paid for that take no tasks any more."""
+    view = pool.view
+    parts = [f"{view.draining} on the way out"] if view.draining else []
+    parts += [f"{view.silent} of which nothing is heard"] if view.silent else []
+    return f"{' and '.join(parts)} count"
 
 
 def _workers(n: int) -> str:
