@@ -74,6 +74,15 @@ def test_whoever_has_no_patience_is_refused_where_there_are_too_few_workers() ->
         run(Asked(demand=steady(10.0), pools=few, patience_s=30.0, level="fluid"))
 
 
+def test_a_picture_costs_what_was_paid_for_those_that_were_drawn() -> None:
+    few = [pool(most=3)]
+    told = run(Asked(demand=azure_conv(), pools=few, spread=0.0, patience_s=5.0))
+    assert told.refused + told.expired > told.tasks / 2
+    assert told.drawn == told.samples - told.refused - told.expired
+    # One draws 1,800 in an hour at best.
+    assert 720_000 / 1_800 <= told.image_micros < 1.2 * 720_000 / 1_800
+
+
 def test_a_budget_of_the_day_is_kept_at_the_price_of_waiting() -> None:
     # An hour of 20 workers costs 14 $.
     wanted = PolicySettings(day_budget_micros=5_000_000)

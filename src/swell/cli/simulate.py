@@ -566,8 +566,8 @@ def _money(answer: _Answer) -> Iterator[tuple[str, str]]:
     days = told.seconds / _DAY_S
     yield "cost", f"{whole:,.2f} $, which is {whole / days:,.2f} $ a day"
     yield "of a picture", f"{told.image_micros / _MICROS:.6f} $"
-    api = told.samples * answer.size * answer.api / _MICROS
-    yield "at an API", f"{api:,.2f} $ at {answer.api / _MICROS:g} $ a picture"
+    api = told.drawn * answer.size * answer.api / _MICROS
+    yield "as many at an API", f"{api:,.2f} $ at {answer.api / _MICROS:g} $ a picture"
 
 
 def _words(answer: _Answer) -> Iterator[str]:

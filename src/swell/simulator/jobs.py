@@ -116,6 +116,8 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     tasks: int
     samples: int
     drawn: int
+    #: Samples of those that were drawn.
+    drawn_samples: int
     expired: int
     refused: int
     left: int
@@ -245,6 +247,7 @@ class _Run:
         self._priorities: list[int] = []
         self._drawn_models: list[str] = []
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
+        self._drawn_samples = 0
         self._paid_s = 0.0
         #: The day that is counted, up to when, and what it has cost.
         self._day = ""
@@ -426,6 +429,7 @@ class _Run:
         share_s = machine.let_go(task, now_s)
         self._running[task.model] -= 1
         self._drawn += 1
+        self._drawn_samples += task.samples
         self._waits.append(task.began_s - task.at_s)
         self._priorities.append(task.priority)
         self._drawn_models.append(task.model)
@@ -596,6 +600,7 @@ class _Run:
             tasks=len(self._tasks),
             samples=sum(int(crowd.samples.sum()) for crowd in self._crowds.values()),
             drawn=self._drawn,
+            drawn_samples=self._drawn_samples,
             expired=self._expired,
             refused=self._refused,
             left=running + waiting,

@@ -84,7 +84,9 @@ class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     level: Level
     seconds: float
     tasks: int
+    #: That were asked for, and of these, that were drawn.
     samples: int
+    drawn: int
     #: Samples per second in the busiest minute.
     peak_per_s: float
     mean_wait_s: float
@@ -106,7 +108,8 @@ class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     launches: int
     losses: int
     refusals: int
-    #: Tasks that were lost (never), refused, given up; samples that wait in the end.
+    #: Tasks that were lost (never), refused, given up; tasks that wait in the end, or samples where
+    #: they flow.
     lost: int
     refused: int
     expired: int
@@ -125,7 +128,7 @@ class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     @property
     def image_micros(self) -> float:
         """What a picture costs with all that was paid for, in millionths of a dollar."""
-        return self.cost_micros / max(1, self.samples - self.left)
+        return self.cost_micros / max(1, self.drawn)
 
 
 def run(asked: Asked) -> Told:
@@ -195,6 +198,7 @@ def _single(asked: Asked, policy: _Policy) -> Told:
         seconds=end_s,
         tasks=done.tasks,
         samples=done.samples,
+        drawn=done.drawn_samples,
         peak_per_s=_peak_per_s(came),
         mean_wait_s=done.mean_wait_s(),
         p50_s=done.wait_s(0.5),
@@ -241,6 +245,7 @@ def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
         seconds=trace.seconds,
         tasks=round(done.samples),
         samples=round(done.samples),
+        drawn=round(done.samples - done.left),
         peak_per_s=_peak_per_s(came),
         mean_wait_s=done.waits.mean_s,
         p50_s=done.waits.quantile(0.5),
