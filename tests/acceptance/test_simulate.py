@@ -1,5 +1,6 @@
 """`swell simulate`, as people use it."""
 
+import re
 from pathlib import Path
 
 from commandline import Swell
@@ -20,6 +21,30 @@ def test_a_launch_is_told_in_words_and_again_the_same(tmp_path: Path) -> None:
     ):
         assert words in told
     assert swell.ok(*asked) == told
+
+
+def test_numbers_of_a_crowd_that_is_simulated_smaller_are_of_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "swell.toml").write_text(
+        '[pools.few]\nmodels = ["acme/poster"]\nmost = 100\nhour_micros = 800_000\n'
+        'rates = {"acme/poster" = 0.01}\n'
+    )
+    swell = Swell(tmp_path)
+    asked = ("simulate", "azure-conv", "--scale", "2", "--patience", "5")
+    found = swell.json(*asked)
+    told, size = found["simulated"], found["times_as_large"]
+    assert size > 1.5
+    assert told["refused"] + told["expired"] > told["tasks"] / 4
+    line = next(each for each in swell.ok(*asked).splitlines() if "given up" in each)
+    numbers = [int(each.replace(",", "")) for each in re.findall(r"\d[\d,]*\d|\d", line)]
+    whole = (told[name] * size for name in ("tasks", "lost", "refused", "expired"))
+    assert numbers == [round(each) for each in whole]
+
+
+def test_a_gpu_is_known_however_it_is_written(tmp_path: Path) -> None:
+    swell = Swell(tmp_path)
+    found = swell.json("simulate", "azure-conv", "--scale", "0.2", "--gpu", "l4")["quotas"]
+    assert found
+    assert {each["gpu"] for each in found} == {"L4"}
 
 
 def test_numbers_are_there_as_json(tmp_path: Path) -> None:
@@ -151,6 +176,8 @@ def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
         (("still.csv",), "nobody asks for anything in still.csv"),
         (("spike", "--times", "none.txt"), "one number a line, or gentd26"),
         (("spike", "--level", "quick"), "--level must be tasks or fluid"),
+        (("azure-conv", "--gpu", "L3"), "--gpu L3 is not in the price book: there are A100"),
+        (("azure-conv", "--scale", "1000", "--quota", "3"), "--quota 3 is no whole worker at 1/"),
     ):
         done = swell.run("simulate", *arguments)
         assert done.returncode in (1, 2)

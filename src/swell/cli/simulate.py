@@ -18,6 +18,7 @@ from swell.cli.output import print_json, seconds, table, talk
 from swell.config import PoolTable, Settings
 from swell.errors import InvalidInput, InvalidRequest
 from swell.money.pool_prices import pool_prices
+from swell.money.pricing import LIST
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd, parts
@@ -192,6 +193,8 @@ def simulate(
         shares=shares,
     )
     asked, size = _small(asked)
+    _check_quota(quota, size)
+    gpu = _gpu(gpu)
     told = run(asked)
     short = _shortage(asked, told, quota, size)
     api_micros = _api_micros(settings, api_price)
@@ -435,6 +438,25 @@ def _small(asked: Asked) -> tuple[Asked, float]:
     ), size
 
 
+def _check_quota(quota: int | None, size: float) -> None:
+    if quota is not None and round(quota / size) < 1:
+        raise InvalidRequest(
+            f"--quota {quota} is no whole worker at 1/{size:.3g} of its size, at which this is "
+            f"simulated: give at least {math.ceil(size)}, or make the scale smaller"
+        )
+
+
+def _gpu(told: str) -> str:
+    """Return a GPU as the price book calls it."""
+    known = sorted({each.gpu for each in LIST})
+    for each in known:
+        if each.casefold() == told.casefold():
+            return each
+    raise InvalidRequest(
+        f"--gpu {told[:60]} is not in the price book: there are {', '.join(known)}"
+    )
+
+
 def _shortage(asked: Asked, told: Told, quota: int | None, size: float) -> _Short | None:
     most = quota if quota is not None else math.floor(told.peak * size / 2)
     own = round(most / size)
@@ -535,8 +557,8 @@ def _waits(answer: _Answer) -> Iterator[tuple[str, str]]:
         yield "95 % by priority", ", ".join(each)
     for model, waits in told.models.items():
         yield model, f"95 % {waits.p95_s:.1f} s, {100 * waits.late:.1f} % later than wanted"
-    ends = [f"{told.lost} lost"]
-    ends += [f"{n:,} {name}" for n, name in ((told.refused, "refused"), (told.expired, "given up"))]
+    counts = {"lost": told.lost, "refused": told.refused, "given up": told.expired}
+    ends = (f"{n * answer.size:,.0f} {name}" for name, n in counts.items())
     yield "tasks", f"{told.tasks * answer.size:,.0f}; {', '.join(ends)}"
 
 
