@@ -370,6 +370,44 @@ async def test_a_worker_that_somebody_has_started_counts_and_is_left_alone() -> 
     assert not worker.draining
 
 
+async def test_who_only_looks_waits_for_backends_to_tell_who_is_busy() -> None:
+    yard = await grown(3)
+    await yard.finish()
+    looking = asyncio.create_task(yard.another("dry").look())
+    for _ in range(8):
+        await until_asleep()
+        yard.clock.advance(0.5)
+        await yard.tell_workload()
+    dry = await looking
+    assert dry is not None
+    sight, plan, actions = dry
+    assert (sight.observation.pools[0].busy, plan.pools["gpu"].drain) == (0, 3)
+    assert len(actions.drain) == 3
+    assert [each.draining for each in await yard.registry.workers()] == [False] * 3
+
+
+async def test_who_only_looks_says_that_all_count_as_busy_where_no_backend_tells() -> None:
+    yard = await grown(3)
+    await yard.finish()
+    looking = asyncio.create_task(yard.another("dry").look())
+    for _ in range(20):
+        await until_asleep()
+        yard.clock.advance(0.5)
+    assert looking.done()
+    dry = await looking
+    assert dry is not None
+    sight, _, actions = dry
+    assert sight.held is None
+    assert sight.observation.pools[0].busy == 3
+    assert actions.drain == []
+
+
+async def until_asleep() -> None:
+    """Let whatever runs go on until it waits for time to pass."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 async def test_nobody_goes_before_the_backends_have_told_who_holds_what() -> None:
     yard = await grown(2)
     await yard.registry.drop_notes([WORKLOAD])

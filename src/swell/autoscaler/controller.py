@@ -214,11 +214,17 @@ class Controller:
         await asyncio.gather(*self._launching.values(), *self._ending)
 
     async def look(self) -> tuple[Sight, Plan, Actions] | None:
-        """Return what would be seen, planned and done now. Does nothing."""
+        """Return what would be seen, planned and done now. Does nothing.
+
+        Where workers could be let go, backends are waited for some seconds to tell who is busy.
+        """
         memory = await self._remembered()
         await self._load_prices()
         with looking_only(pool.provider for pool in self._pools.values()):
             sight = await self._observer.look(memory)
+            has_ready = sight is not None and any(each.ready for each in sight.crews.values())
+            if has_ready and await self._observer.hear():
+                sight = await self._observer.look(memory)
         if sight is None:
             return None
         plan = self._plan(sight.observation, memory.state)

@@ -56,6 +56,11 @@ _PATIENCE_S: Final = 10.0
 #: A longer time between two words of the backends is a pause of theirs, in seconds.
 _GAP_S: Final = 5.0
 
+#: Backends that live tell who holds what every other second: their word is looked for so often, and
+#: waited for so long, in seconds.
+_ASK_S: Final = 0.5
+_WORD_S: Final = 6.0
+
 #: Startups, cards and what was spent are read so often, in seconds: they change slowly.
 _SLOWLY_S: Final = 20.0
 
@@ -289,6 +294,18 @@ class Observer:
             listed={each.token: self._listed(each.pool, each.token) for each in memory.launches},
             machines={name: parts.instances.value for name, parts in self._parts.items()},
         )
+
+    async def hear(self) -> bool:
+        """Wait a moment for a new word of backends; return whether they have told who holds what.
+
+        For whoever looks once only: the word that it finds may be of any age.
+        """
+        ends_s = self._clock.monotonic_s() + _WORD_S
+        while not self._work.is_news and (now_s := self._clock.monotonic_s()) < ends_s:
+            await self._clock.sleep(_ASK_S)
+            await self._workload.look(lambda: self._registry.note(WORKLOAD), now_s)
+            self._hear(now_s)
+        return self._work.is_news
 
     def reprice(self, pools: Sequence[Pool]) -> None:
         """Look at the same pools, whose prices have changed."""

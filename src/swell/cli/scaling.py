@@ -207,6 +207,7 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
             "observation": sight.observation,
             "plan": plan,
             "decisions": actions.decisions,
+            "busy_known": sight.held is not None,
             "queues_left_alone": queues_left_alone(settings),
         }
         print_json(msgspec.to_builtins(told))
@@ -228,6 +229,12 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
             markup=False,
         )
 
+    if sight.held is None and any(view.ready for view in sight.observation.pools):
+        talk.print(
+            "  no backend has told who is busy while this looked: all count as busy, and nobody "
+            "would be let go",
+            markup=False,
+        )
     if left := queues_left_alone(settings):
         talk.print(
             f"  notices of machines that are about to be taken back may wait in queues, which only "
