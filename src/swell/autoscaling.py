@@ -18,7 +18,14 @@ import structlog
 from swell.clock import Clock
 from swell.config import AutoscaleSettings, PoolTable, Settings, environment_of
 from swell.errors import InvalidRequest
-from swell.money.pool_prices import book_of, live_price, may_change, pool_prices, unknown_kinds
+from swell.money.pool_prices import (
+    book_of,
+    live_price,
+    may_change,
+    pool_prices,
+    unknown_kinds,
+    whole_machines,
+)
 from swell.money.pricing import MachinePrice
 from swell.provider import LaunchRequest, TellsPrices
 from swell.wiring import is_shared, provider_of, worker_environment
@@ -171,7 +178,7 @@ def _tell(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
 
 
 def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
-    """Return what is allowed and yet probably not meant, about prices and budgets. Pure."""
+    """Return what is allowed and yet probably not meant, about prices, budgets and pools. Pure."""
     limit, alarm = settings.autoscale.day_budget_micros, settings.costs.budget_day_micros
     hour_limit = settings.autoscale.hour_budget_micros
     is_limited = any(each is not None for each in (limit, hour_limit, alarm))
@@ -187,6 +194,17 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "
         "does not have: look for a slip of the pen"
         for name in unknown_kinds(settings)
+    ]
+    found += [
+        f"prices.hour_micros has {name!r}, of a kind of machine that the list does not have: it "
+        "counts for the whole machine, however many GPUs that has"
+        for name in whole_machines(settings)
+    ]
+    found += [
+        f"autoscale.policy.location_share does not hold for {name}, a pool of spot workers that "
+        f"does not say where they stand: set pools.{name}.location, or the share to 1 where all of "
+        "them may be taken back at once"
+        for name in _anywhere(settings)
     ]
     if settings.autoscale.deployment == AutoscaleSettings().deployment and _on_clouds(settings):
         found.append(
@@ -204,6 +222,13 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
             "costs.budget_day_micros too, to be told at 50, 80 and 100 %"
         )
     return found
+
+
+def _anywhere(settings: Settings) -> list[str]:
+    """Return the spot pools beside others that are limited by no share of a location."""
+    if len(settings.pools) < 2 or settings.autoscale.policy.get("location_share") == 1:
+        return []
+    return [name for name, each in settings.pools.items() if each.is_spot and not each.location]
 
 
 def _on_clouds(settings: Settings) -> list[str]:

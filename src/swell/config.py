@@ -918,7 +918,12 @@ class PoolTable(_Group):
     losses_per_hour: float = Field(
         default=0.0, ge=0, description="What share of them it takes back in an hour, about."
     )
-    location: str = Field(default="", max_length=200, description="Where they stand.")
+    location: str = Field(
+        default="",
+        max_length=200,
+        description="Where they stand. Of spot workers that say it, no location has more than "
+        "`autoscale.policy.location_share`.",
+    )
     start_s: float | None = Field(
         default=None,
         gt=0,
@@ -1056,7 +1061,8 @@ class PricesSettings(_Group):
     ] = Field(
         default={},
         description="Prices of one's own, in millionths of a dollar for an hour of one GPU, by "
-        "provider and kind of machine: in the file `[prices.hour_micros]` with lines such as "
+        "provider and kind of machine, or of the whole machine where Swell's list does not have "
+        "its kind: in the file `[prices.hour_micros]` with lines such as "
         '`"aws/g6.xlarge/spot" = 410000`, in the environment the same as JSON.',
     )
     ask_every_s: float = Field(

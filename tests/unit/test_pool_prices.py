@@ -168,8 +168,32 @@ def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machi
 def test_a_price_that_nothing_is_called_by_is_told() -> None:
     own = {"aws/g6.xlrage/spot": 7, "aws/g6.xlarge@us-east-1": 7, "aws/mine.large": 7}
     pools = {"away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "mine.large"]}}}
+    lines = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
+    assert [line for line in lines if "look for a slip" in line] == [lines[0]]
+    assert "aws/g6.xlrage/spot" in lines[0]
+
+
+def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine() -> None:
+    own = {"aws/p9.huge": 7, "aws/g6.xlarge": 7, "gcp/n1": 7}
+    tesla = {"region": "r", "types": ["n1"], "accelerator": "nvidia-tesla-t4", "accelerators": 2}
+    pools = {
+        "away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "p9.huge"]}},
+        "told": {"provider": "aws", "options": {**L4, "types": ["p9.huge"]}, "hour_micros": 9},
+        "tesla": {"provider": "gcp", "options": tesla},
+    }
     [line] = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
-    assert "aws/g6.xlrage/spot" in line
+    assert line.startswith("prices.hour_micros has 'aws/p9.huge', of a kind")
+    assert "the whole machine" in line
+
+
+def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
+    pools = {"spot": {"hour_micros": 1, "spot": True}, "owned": {"hour_micros": 2}}
+    [line] = told(pools)
+    assert line.startswith("autoscale.policy.location_share does not hold for spot")
+    assert "set pools.spot.location" in line
+    assert told({**pools, "spot": {**pools["spot"], "location": "east"}}) == []
+    assert told(pools, autoscale={"policy": {"location_share": 1}}) == []
+    assert told({"spot": pools["spot"]}) == [], "there is no other"
 
 
 # ---- prices that clouds tell

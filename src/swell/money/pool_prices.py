@@ -21,6 +21,7 @@ __all__ = [
     "pool_prices",
     "tells_prices",
     "unknown_kinds",
+    "whole_machines",
 ]
 
 
@@ -185,6 +186,25 @@ def unknown_kinds(settings: Settings) -> list[str]:
         for name in settings.prices.hour_micros
         if name.removesuffix("/spot").partition("@")[0] not in known
     ]
+
+
+def whole_machines(settings: Settings) -> list[str]:
+    """Return the names of one's own prices that count for a whole machine.
+
+    A price is of one GPU, but how many such a machine has, neither the list nor the pool says.
+    """
+    book, found = book_of(settings), dict[str, None]()
+    for table in settings.pools.values():
+        names = _CLOUDS.get(table.provider)
+        if names is None or table.hour_micros is not None or table.options.get("accelerator"):
+            continue
+        places = _places(table.options, names.region)
+        for kind in _words(table.options, names.kinds):
+            own = book.own_name(table.provider, kind, places, spot=table.is_spot)
+            own = own or book.own_name(table.provider, kind, places, spot=False)
+            if own is not None and not book.knows(table.provider, kind):
+                found[own] = None
+    return list(found)
 
 
 def _places(options: Mapping[str, Any], region: str) -> list[str]:

@@ -142,7 +142,8 @@ class PriceBook:
     ) -> MachinePrice | None:
         """Return what an hour of a whole machine costs; None where nobody knows it.
 
-        Where no price of spot machines is known, it is that of others: they never cost more.
+        Where no price of spot machines is known, it is that of others: they never cost more. An
+        operator's price counts for each GPU of a machine that is listed, else for all of it.
 
         Args:
             provider: Such as `aws`.
@@ -176,6 +177,10 @@ class PriceBook:
             if name in self._own:
                 return name
         return None
+
+    def knows(self, provider: str, kind: str) -> bool:
+        """Return whether a kind of machine is listed, and so how many GPUs it has."""
+        return any((provider, kind, spot) in self._listed for spot in (False, True))
 
     def believed(
         self, provider: str, told: LivePrice, *, places: Sequence[str], spot: bool
