@@ -10,6 +10,7 @@ from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 from swell.accounts import Spent, keep_spent
 from swell.autoscaler.controller import together
 from swell.autoscaler.decide import End, Limits
+from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
 from swell.clock import ManualClock
 from swell.errors import InvalidInput, Unavailable
@@ -235,6 +236,15 @@ async def test_a_pool_that_gives_fewer_is_not_asked_for_more_at_once() -> None:
     [pool] = (await yard.status()).pools
     assert pool.booting == 2
     assert pool.closed_s > 0
+
+
+def test_a_boot_that_fails_does_not_open_a_pool_whose_provider_has_refused_for_longer() -> None:
+    refused = Memory().refused("gpu", 0.0, "the quota is 4", is_quota=True)
+    failed = refused.boot_failed("gpu", 10.0, "exit code 1")
+    assert failed.closed_s("gpu", 10.0) == refused.closed_s("gpu", 10.0) == 290.0
+    assert failed.closures["gpu"].why == "the quota is 4"
+    later = failed.boot_failed("gpu", 299.0, "exit code 1")
+    assert (later.closed_s("gpu", 299.0), later.closures["gpu"].why) == (4.0, "exit code 1")
 
 
 # ---- letting go

@@ -194,15 +194,19 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def boot_failed(self, pool: str, now: float, why: str) -> "Memory":
-        """Return it after boots that came to nothing: tried again later and later."""
+        """Return it after boots that came to nothing: tried again later and later.
+
+        Where the provider has refused for longer, that and its words stay.
+        """
         n = self.failures.get(pool, (0, 0.0))[0] + 1
         wait_s = min(_MOST_FAILED_S, _FAILED_S * 2.0 ** min(n - 1, 20))
         known = self.closures.get(pool, Closure())
-        closed = msgspec.structs.replace(known, until=now + wait_s, why=why)
+        if known.until < now + wait_s:
+            known = msgspec.structs.replace(known, until=now + wait_s, why=why)
         return msgspec.structs.replace(
             self,
             failures={**self.failures, pool: (n, now)},
-            closures={**self.closures, pool: closed},
+            closures={**self.closures, pool: known},
         )
 
     def boot_succeeded(self, pool: str) -> "Memory":
