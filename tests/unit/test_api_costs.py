@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
-from swell.accounts import spent_micros, tell_end
+from swell.accounts import Spent, keep_spent, spent_micros, tell_end
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
 from swell.api.duties import sweep
+from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
 from swell.clock import ManualClock
 from swell.errors import Unavailable
@@ -763,6 +764,36 @@ async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) 
     tomorrow = world.clock.now() + timedelta(days=1)
     assert await spent_micros(world.service.registry, tomorrow) is None
     assert (await metrics(world))['swell_spent_micros{period="day"}'] == 64_000
+
+
+async def test_what_another_backend_has_told_of_spending_is_counted_and_nothing_of_yesterday() -> (
+    None
+):
+    async with a_world(budget_day_micros=100) as world:
+        await pause()
+        service, today = world.service, world.clock.now().date()
+        assert await service.registry.take_duty("costs", "another", lease_s=1e6)
+        service.leadership = Leadership(
+            service.registry, service.bus, world.clock, "this", is_shared=True
+        )
+        await keep_spent(service.registry, Spent(day=today, day_micros=70, month_micros=90))
+        world.clock.advance(60.0)
+        await pause()
+        told = await metrics(world)
+        assert told['swell_spent_micros{period="day"}'] == 70
+        assert told['swell_spent_micros{period="month"}'] == 90
+        assert told['swell_budget_micros{period="day"}'] == 100
+        world.clock.advance(86_400.0)
+        await pause()
+        told = await metrics(world)
+        assert 'swell_spent_micros{period="day"}' not in told
+        assert told['swell_spent_micros{period="month"}'] == 90
+
+
+async def pause() -> None:
+    """Let the duties have their turns."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 async def test_yesterday_counts_to_the_month_alone(world: World) -> None:

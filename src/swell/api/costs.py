@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from swell.accounts import Spent, drop_ends, keep_spent, told_ends
+from swell.accounts import Spent, drop_ends, keep_spent, last_spent, told_ends
 from swell.api.call import Call, Reply
 from swell.api.charges import SUMS_EVERY_S, account_of
 from swell.api.messages import CostKinds, CostMicros, CostsList, CostsQuery, CostView
@@ -30,6 +30,7 @@ from swell.task import Task, TaskState, new_id
 
 __all__ = [
     "charge_taken",
+    "hear_spent",
     "instance_ended",
     "lives_of",
     "settle",
@@ -363,18 +364,39 @@ async def watch_budget(service: Service) -> None:
     """Tell what was spent so far, and give the alarms that are due: each once in a day or month."""
     settings, found = service.settings, await spent(service)
     await keep_spent(service.registry, found)
-    today, metrics = found.day, service.metrics
-    metrics.spent_micros = {"day": found.day_micros, "month": found.month_micros}
+    today = found.day
+    _count_spent(service, found)
     for name, period, budget, micros in (
         ("day", today.isoformat(), settings.budget_day_micros, found.day_micros),
         ("month", f"{today:%Y-%m}", settings.budget_month_micros, found.month_micros),
     ):
         if budget is None:
             continue
-        metrics.budget_micros[name] = budget
         reached = max((each for each in ALARMS if 100 * micros >= each * budget), default=0)
         if reached and await _is_new_alarm(service, name, _Told(period, reached)):
             await _alarm(service, name, reached, f"{micros / 1e6:.2f} of {budget / 1e6:.2f} $")
+
+
+async def hear_spent(service: Service) -> None:
+    """Count what another process has told of what was spent, which watches budgets now."""
+    told = await last_spent(service.registry)
+    if told is not None:
+        _count_spent(service, told)
+
+
+def _count_spent(service: Service, told: Spent) -> None:
+    """Count what was spent of the day and the month that are not over."""
+    settings, today = service.settings, day_of(service.clock.now())
+    amounts = {}
+    if told.day == today:
+        amounts["day"] = told.day_micros
+    if (told.day.year, told.day.month) == (today.year, today.month):
+        amounts["month"] = told.month_micros
+    budgets = {"day": settings.budget_day_micros, "month": settings.budget_month_micros}
+    service.metrics.spent_micros = amounts
+    service.metrics.budget_micros = {
+        period: micros for period, micros in budgets.items() if micros is not None
+    }
 
 
 async def _is_new_alarm(service: Service, name: str, alarm: _Told) -> bool:

@@ -10,7 +10,7 @@ import structlog
 from swell.api.canaries import LOOK_EVERY_S as CANARIES_EVERY_S
 from swell.api.canaries import look_after_canaries, note_swept
 from swell.api.charges import KEEP_EVERY_S
-from swell.api.costs import charge_taken, settle, watch_budget
+from swell.api.costs import charge_taken, hear_spent, settle, watch_budget
 from swell.api.endpoints import REFRESH_S as ENDPOINTS_EVERY_S
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
@@ -339,6 +339,8 @@ class Duties:
             if await service.leadership.leads("costs"):
                 await settle(service)
                 await watch_budget(service)
+            else:
+                await hear_spent(service)
 
         every_s = min(_SETTLE_EVERY_S, service.settings.settle_every_s)
         await self._repeat("costs", every_s, look)
