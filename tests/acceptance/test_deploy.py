@@ -234,3 +234,40 @@ def test_a_machine_is_started_with_url_and_key_alone(swell: Swell, cloud: str) -
     ]
     wrong = swell.run("deploy", "machine", "oracle", "--image", "x")
     assert wrong.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (None, "127.0.0.1"),
+        ("http://localhost:8000", "localhost"),
+        ("swell.example", "swell.example"),
+        ("http://swell.example", "https://"),
+        ("http://10.1.2.3:8000", None),
+        ("https://swell.internal", None),
+    ],
+)
+def test_no_machine_is_started_that_would_never_join(
+    swell: Swell, url: str | None, word: str | None
+) -> None:
+    """By hand a machine may have its own way to a private network; nothing leads to a loopback."""
+    given = () if url is None else ("--url", url)
+    told = {"SWELL_WORKER__TOKEN": "swell_the-key-of-a-worker"}
+    done = swell.run("deploy", "machine", "gcp", "--image", "registry.example/x:1", *given, **told)
+    if word is None:
+        assert done.returncode == 0, done.stderr
+        return
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in done.stderr
+    assert "--url" in done.stderr
+
+
+@pytest.mark.parametrize(("cloud", "is_told"), [("aws", False), ("gcp", False), ("azure", True)])
+def test_who_starts_a_machine_by_hand_is_told_where_its_bill_goes_on(
+    swell: Swell, cloud: str, is_told: bool
+) -> None:
+    words = ("--image", "registry.example/x:1", "--url", "https://swell.example")
+    done = swell.run("deploy", "machine", cloud, *words, SWELL_WORKER__TOKEN="swell_the-key")
+    assert done.returncode == 0, done.stderr
+    assert ("until it is deleted" in " ".join(done.stderr.split())) == is_told
+    assert "until it is deleted" not in done.stdout

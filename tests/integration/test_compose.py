@@ -18,6 +18,7 @@ from pages import Reader, block
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
 from swell.cli import app
+from swell.cli.deployment import Deployment
 from swell.config import describe, load
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "compose"
@@ -142,6 +143,17 @@ def test_the_bucket_is_made_once(tmp_path: Path, moto_server: MotoServer) -> Non
         assert found.returncode == 0
 
 
+@pytest.mark.parametrize(("name", "service"), [("embedded", "swell"), ("scaled", "backend")])
+def test_a_backend_knows_that_others_reach_it(name: str, service: str, tmp_path: Path) -> None:
+    """By its variables alone, which are all that `swell deploy check` in its container sees."""
+    found = own(FOLDER / f"{name}.yml")[service]
+    (tmp_path / "objects").write_text("secret")
+    given = {key: plain(value) for key, value in found["environment"].items()}
+    given |= {key: str(tmp_path / "objects") for key in given if key.endswith("_FILE")}
+    assert Deployment(load(environment=given, folder=tmp_path).settings).is_open
+    assert "--host" not in found["command"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_services_have_longer_to_end_than_they_take(path: Path) -> None:
     for service in own(path).values():
@@ -174,10 +186,10 @@ async def test_the_settings_of_the_scaled_one_serve_on_real_servers(
     told = {key: plain(value) for key, value in backend["environment"].items()} | elsewhere
     # What is replaced is only where servers are.
     assert set(elsewhere) <= set(backend["environment"])
-    words = [word for word in backend["command"] if word not in ("--host", "0.0.0.0")]
+    told["SWELL_SERVER__HOST"] = "127.0.0.1"
     with (tmp_path / "stderr.txt").open("w") as log:
         serving = subprocess.Popen(
-            [sys.executable, "-m", "swell", *words, "--json", "--port", "0"],
+            [sys.executable, "-m", "swell", *backend["command"], "--json", "--port", "0"],
             cwd=tmp_path,
             env=clean_environment() | told,
             stdout=subprocess.PIPE,

@@ -22,8 +22,10 @@ from typer.main import get_command
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
+from pages import block
 from swell.api.messages import PoolList, PoolScalingView, PoolView
 from swell.cli import app
+from swell.cli.deployment import Deployment
 from swell.clock import SystemClock
 from swell.config import Settings, describe, load
 from swell.provider import LaunchRequest
@@ -76,6 +78,9 @@ SMALL = {
     "networkPolicy": {"enabled": False},
 }
 
+#: What its reader writes into a copy of swell.toml, as README.md says.
+CHOSEN = {"registry.example/poster:1": "registry.shop.example/poster:1", "acme/poster": "shop/fox"}
+
 #: An overlay of one's own with an ingress.
 WITH_INGRESS = """
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -87,7 +92,7 @@ components:
   - ../deploy/kubernetes/components/ingress
 """
 
-WAYS = ("trial", "production", "ingress", "own", "chart", "chart-small", "chart-grown")
+WAYS = ("trial", "production", "ingress", "own-trial", "own", "chart", "chart-small", "chart-grown")
 
 
 def made(way: str, tmp_path: Path) -> tuple[Manifest, ...]:
@@ -95,26 +100,32 @@ def made(way: str, tmp_path: Path) -> tuple[Manifest, ...]:
     if way in charts:
         found: tuple[Manifest, ...] = charted(charts[way])["manifests"]
         return found
-    if way in ("ingress", "own"):
-        text = WITH_INGRESS if way == "ingress" else of_the_readme()
-        return kustomized(an_overlay(tmp_path, text))
+    if way == "ingress":
+        return kustomized(an_overlay(tmp_path, WITH_INGRESS))
+    if way in ("own", "own-trial"):
+        settings = "base" if way == "own-trial" else "components/keda"
+        return kustomized(an_overlay(tmp_path, of_the_readme(way), settings))
     return kustomized(KUSTOMIZE / "overlays" / way)
 
 
-def of_the_readme() -> str:
-    """The overlay of one's own that README.md shows, with KEDA and a Gateway."""
-    [found] = re.findall(r"```yaml\n(.*?)```", (KUSTOMIZE / "README.md").read_text(), re.DOTALL)
-    return str(found)
+def of_the_readme(way: str) -> str:
+    """An overlay of one's own that README.md shows: to try it, or with KEDA and a Gateway."""
+    if way == "own-trial":
+        return block("deploy/kubernetes/README.md", "overlays/trial", "yaml")
+    return block("deploy/kubernetes/README.md", "overlays/production", "yaml")
 
 
-def an_overlay(tmp_path: Path, text: str) -> Path:
+def an_overlay(tmp_path: Path, text: str, settings: str = "base") -> Path:
     """Write an overlay where kustomize finds what it is built on."""
     for name in ("base", "overlays", "components"):
         shutil.copytree(KUSTOMIZE / name, tmp_path / "deploy" / "kubernetes" / name)
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "kustomization.yaml").write_text(text)
-    (folder / "swell.toml").write_text((KUSTOMIZE / "components/keda/swell.toml").read_text())
+    pools = (KUSTOMIZE / settings / "swell.toml").read_text()
+    for example, chosen in CHOSEN.items():
+        pools = pools.replace(example, chosen)
+    (folder / "swell.toml").write_text(pools)
     return folder
 
 
@@ -381,6 +392,19 @@ def test_backends_and_workers_have_longer_to_end_than_they_take(
         assert takes_s < pod.get("terminationGracePeriodSeconds", 30)
 
 
+def test_a_backend_knows_that_others_reach_it(
+    everything: tuple[Manifest, ...], tmp_path: Path
+) -> None:
+    """By its variables alone, which are all that `swell deploy check` in its pod sees."""
+    [(_, _, backend)] = [each for each in own(everything) if each[0] == "swell-backend"]
+    found = told(everything, backend)
+    found.pop("SWELL_SERVER__PUBLIC_URL", None)
+    given = {name: text for name, text in found.items() if text is not None}
+    settings = load(environment=given, folder=tmp_path).settings
+    assert Deployment(settings).is_open
+    assert not [word for word in backend["args"] if word.startswith("--")]
+
+
 def test_probes_ask_what_is_answered(everything: tuple[Manifest, ...]) -> None:
     [(_, _, backend)] = [each for each in own(everything) if each[0] == "swell-backend"]
     ports = {each["name"]: each["containerPort"] for each in backend["ports"]}
@@ -521,11 +545,22 @@ def test_the_steps_name_files_and_commands_that_exist() -> None:
     } == (folders)
 
 
-def test_an_overlay_of_ones_own_changes_the_image_everywhere(tmp_path: Path) -> None:
-    everything = made("own", tmp_path)
-    images = {container["image"] for _, _, container in own(everything)}
-    assert len(images) == 1
-    assert images != {"registry.example/poster:1"}
+@pytest.mark.parametrize(
+    ("way", "tag", "names"),
+    [
+        ("own-trial", "1", {"swell-backend", "swell-migrate", "swell-autoscaler"}),
+        ("own", "7", {"swell-backend", "swell-migrate", "swell-autoscaler", "swell-worker"}),
+    ],
+)
+def test_an_overlay_of_ones_own_changes_the_image_everywhere(
+    way: str, tag: str, names: set[str], tmp_path: Path
+) -> None:
+    everything = made(way, tmp_path)
+    images = {name: container["image"] for name, _, container in own(everything)}
+    assert images == dict.fromkeys(names, f"registry.shop.example/poster:{tag}")
+    assert "registry.example" not in json.dumps(everything)
+    [launched] = settings_of_pools(everything, tmp_path).pools.values()
+    assert launched.models == ("shop/fox",)
 
 
 #: Makes all that is mounted read only but for two folders.

@@ -140,10 +140,13 @@ def test_settings_and_secrets_are_looked_at_by_the_command_of_the_steps(tmp_path
     (tmp_path / "swell.toml").write_text("[log]\njson_lines = true\n")
     (tmp_path / "swell.toml").chmod(0o640)
     shutil.copy(FOLDER / "swell.env", tmp_path)
-    there = {"SWELL_DATA_DIR": str(tmp_path / "data")}
-    reader = Reader(tmp_path, there)
-    said = reader.does(check, (PROGRAM, "swell"), ("/etc/swell/", f"{tmp_path}/")).stdout
+    folder = variables(FOLDER / "swell.service")["SWELL_DATA_DIR"]
+    here = (PROGRAM, "swell"), ("/etc/swell/", f"{tmp_path}/"), (folder, f"{tmp_path}/data")
+    said = Reader(tmp_path).does(check, *here).stdout
     assert "settings file" in said
+    # The service's own folder is tried, and none beside it.
+    assert f"{tmp_path}/data/swell.db" in said
+    assert not (tmp_path / ".swell").exists()
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from booted import booted
 from swell.errors import InvalidInput
@@ -179,6 +181,48 @@ def test_the_machine_image_is_made_of_what_cloud_init_takes(tmp_path: Path) -> N
     assert verdict(text.replace("mode: poweroff", "mode: sleep"), tmp_path) != 0
     for script in re.findall(r"  - \|\n((?:    .*\n)+)", text):
         assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+#: What the steps of a machine's image run, but for what each Linux has.
+TOOLS = ("ubuntu-drivers", "curl", "gpg", "apt-get", "nvidia-ctk", "cloud-init")
+
+
+@pytest.mark.parametrize("failing", [None, *(name for name in TOOLS if name != "curl")])
+def test_a_machine_image_of_which_a_step_failed_is_not_called_ready(
+    failing: str | None, tmp_path: Path
+) -> None:
+    """The machine stays on then: that it is off is how one knows that its disk may be kept.
+
+    What curl does not get is missed by whoever reads it.
+    """
+    text = (EXAMPLES / "gpu-image.yaml").read_text()
+    state = yaml.safe_load(text)["power_state"]
+    assert state["mode"] == "poweroff"
+    assert state["condition"][:2] == ["test", "-e"]
+    ready = state["condition"][2]
+    # Machines that start from the image do not find it.
+    assert ready.startswith("/run/")
+    for folder in ("/run", "/usr/share/keyrings", "/etc/apt/sources.list.d"):
+        assert f" {folder}/" in text or f"={folder}/" in text
+        (tmp_path / folder[1:]).mkdir(parents=True)
+        text = text.replace(folder, f"{tmp_path}{folder}")
+    (tmp_path / "bin").mkdir()
+    for name in TOOLS:
+        tool = tmp_path / "bin" / name
+        tool.write_text(f"#!/bin/sh\nexit {int(name == failing)}\n")
+        tool.chmod(0o755)
+    # As cloud-init does: all steps in one script, which goes on after a failure unless it is told.
+    script = shellified(yaml.safe_load(text)["runcmd"])
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh"], input=script, text=True, env={"PATH": path}, check=False)
+    assert (tmp_path / ready[1:]).exists() == (failing is None)
+
+
+def shellified(steps: list[str | list[str]]) -> str:
+    """Join steps as cloud-init does. Source: cloudinit.util.shellify."""
+    return "".join(
+        f"{each if isinstance(each, str) else ' '.join(map(shlex.quote, each))}\n" for each in steps
+    )
 
 
 def verdict(text: str, folder: Path) -> int:

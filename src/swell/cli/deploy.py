@@ -17,7 +17,7 @@ import uvloop
 
 from swell.api.messages import HealthView
 from swell.api.views import encode
-from swell.cli.deployment import Deployment, judge, worker_url
+from swell.cli.deployment import Deployment, judge, why_none_joins, worker_url
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, group, print_json, talk
 from swell.cli.output import data as stdout
@@ -119,13 +119,19 @@ def machine(
 
     The key is worker.token (SWELL_WORKER__TOKEN, or SWELL_WORKER__TOKEN_FILE); it stands in what is
     printed. The machine pulls the image, runs one worker, hands over when the cloud takes it back,
-    and shuts itself down when the worker has ended.
+    and shuts itself down when the worker has ended. One of Azure is paid for until it is deleted.
     """
     settings = settings_from(config, None, worker__url=url).settings
     token = settings.worker.token.get_secret_value()
     if not token:
         raise InvalidRequest(
             "set SWELL_WORKER__TOKEN to a key: `swell keys create NAME --scope worker --pool POOL`"
+        )
+    why = why_none_joins(settings.worker.url)
+    if why is not None:
+        raise InvalidRequest(
+            f"the machine would ask {settings.worker.url or 'nobody'}, and {why}: say with --url "
+            "where it reaches the backend, such as https://swell.example"
         )
     told = {
         "SWELL_WORKER__URL": settings.worker.url,
@@ -138,6 +144,11 @@ def machine(
     stdout.print(
         render(cloud, options, told), markup=False, highlight=False, soft_wrap=True, end=""
     )
+    if cloud == "azure":
+        talk.print(
+            "A machine of Azure that has shut itself down is paid for until it is deleted: delete "
+            "it when its worker has ended. For pools the autoscaler does."
+        )
 
 
 def _variables(path: Path) -> dict[str, str]:

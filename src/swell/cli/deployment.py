@@ -19,7 +19,7 @@ from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
 from swell.wiring import is_shared, store_file
 
-__all__ = ["Deployment", "judge", "worker_url"]
+__all__ = ["Deployment", "judge", "why_none_joins", "worker_url"]
 
 #: What examples, images and tutorials have as passwords.
 _KNOWN: Final = frozenset(
@@ -40,6 +40,9 @@ _CLOUDS: Final = frozenset({"aws", "gcp", "azure", "skypilot"})
 
 #: Whose workers are on this machine, or somebody else's concern.
 _NEAR: Final = frozenset({"process", "container", "external"})
+
+_NOT_FOUND: Final = "a machine elsewhere does not find the backend there"
+_IN_THE_CLEAR: Final = "keys and all prompts cross the internet in the clear"
 
 _NOT_ASKED: Final = "not asked for where only this machine reaches it"
 
@@ -77,6 +80,19 @@ def judge(deployment: Deployment) -> list[Finding]:
 def worker_url(settings: Settings) -> str:
     """Return where launched workers will reach the backend; empty where nothing says it."""
     return settings.autoscale.url or settings.server.public_url or ""
+
+
+def why_none_joins(url: str) -> str | None:
+    """Return why no machine of a cloud may be told to ask at a URL; None where it may.
+
+    One that is started by hand may have a way of its own to a private network.
+    """
+    host = urlsplit(url).hostname or ""
+    if not host or _is_loopback(host):
+        return _NOT_FOUND
+    if _is_beyond(host) and not url.startswith("https://"):
+        return _IN_THE_CLEAR
+    return None
 
 
 # ---- rules: what each says when all is well is the first sentence of its text
@@ -376,13 +392,13 @@ def _reach(where: str, table: PoolTable, url: str) -> Iterator[Finding]:
     if not host or _is_loopback(host) or (is_far and not _is_beyond(host)):
         yield Finding(
             *(where, "fail", f"its workers are told to ask {url or 'where the backend listens'}"),
-            why="a machine elsewhere does not find the backend there",
+            why=_NOT_FOUND,
             mend="set autoscale.url, or server.public_url, to an address that they reach",
         )
     elif is_far and not url.startswith("https://"):
         yield Finding(
             *(where, "fail", f"its workers are told to ask {url}"),
-            why="their key and all prompts cross the internet in the clear",
+            why=_IN_THE_CLEAR,
             mend="serve by TLS, and write https://",
         )
 

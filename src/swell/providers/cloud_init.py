@@ -4,10 +4,12 @@ A plain script for the shell, which cloud-init runs as user data and Google's gu
 start-up script. It installs nothing: the machine's image brings docker or podman, and for GPUs the
 driver and NVIDIA's container toolkit. An example of what comes out is in `deploy/cloud-init`.
 
-The bill ends with the worker: when the container is over, however that came, the machine shuts
-itself down. A timer does the same where the worker does not run in time, since a machine that
-cannot pull its image costs as much as one that works. A spot machine is told before it is taken
-back (on Google by being shut down), and has its worker hand over within what is left.
+When the container is over, however that came, the machine shuts itself down. With that the bill
+ends, but on Azure, where a machine is paid for until it is deleted: the provider does so whenever
+machines are listed, and for a machine that was started by hand nobody does. A timer shuts down
+where the worker does not run in time, since a machine that cannot pull its image costs as much as
+one that works. A spot machine is told before it is taken back (on Google by being shut down), and
+has its worker hand over within what is left.
 
 The worker's token stands in this text, so in the machine's user data, which its root and whoever
 may read the cloud's description of it can see.
