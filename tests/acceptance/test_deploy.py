@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from commandline import Swell
+from commandline import Swell, ready_line, stop
 from servers import MotoServer, free_port
 from swell.client.access import read_access
 
@@ -271,3 +271,18 @@ def test_who_starts_a_machine_by_hand_is_told_where_its_bill_goes_on(
     assert done.returncode == 0, done.stderr
     assert ("until it is deleted" in " ".join(done.stderr.split())) == is_told
     assert "until it is deleted" not in done.stdout
+
+
+def test_the_first_key_is_made_before_the_public_name_leads_here(swell: Swell) -> None:
+    """As in a pod, where the name needs what the key is needed for."""
+    port, public = free_port(), f"http://127.0.0.1:{free_port()}"
+    command = ("serve", "--json", "--port", str(port))
+    serving = swell.start(*command, SWELL_SERVER__PUBLIC_URL=public)
+    try:
+        assert ready_line(serving, swell.folder)["url"] == public
+        create = ("keys", "create", "workers", "--scope", "worker")
+        assert swell.run(*create).returncode != 0
+        made = swell.ok(*create, "--url", f"http://127.0.0.1:{port}")
+        assert made.startswith("swell_")
+    finally:
+        assert stop(serving) == 0, (swell.folder / "stderr.txt").read_text()

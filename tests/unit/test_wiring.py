@@ -153,6 +153,19 @@ def test_a_server_is_found_by_setting_or_in_the_data_folder(tmp_path: Path) -> N
     assert (other.url, other.key) == ("http://there", ""), "our key is not shown to strangers"
 
 
+def test_the_local_key_is_for_the_address_behind_the_public_name_too(tmp_path: Path) -> None:
+    local = "http://127.0.0.1:8000"
+    write_access(tmp_path, Access(url="https://shop.example", key="k", local_url=local))
+    assert find_access(settings(tmp_path)).url == "https://shop.example"
+    for told in (local, f"{local}/"):
+        found = find_access(settings(tmp_path, client__url=told))
+        assert (found.url, found.key) == (local, "k")
+    assert find_access(settings(tmp_path, client__url="http://127.0.0.1:8001")).key == ""
+    # One that was left by a release that knew no such address.
+    write_access(tmp_path, Access(url="https://shop.example", key="k"))
+    assert find_access(settings(tmp_path, client__url=local)).key == ""
+
+
 #: Logs what fails with a key among its local values, its text, and its event.
 LOGS_A_FAILURE = """
 import logging, sys

@@ -57,14 +57,21 @@ class Keyring:
 
 @asynccontextmanager
 async def open_keyring(
-    backend: Backend, data_dir: Path, url: str, *, pools: Sequence[str] = (), ca_file: str = ""
+    backend: Backend,
+    data_dir: Path,
+    url: str,
+    local_url: str,
+    *,
+    pools: Sequence[str] = (),
+    ca_file: str = "",
 ) -> AsyncIterator[Keyring]:
     """Make the keys that are missing; the worker token is good while the block runs.
 
     Args:
         backend: Whose keys they are.
         data_dir: Where the local key lies.
-        url: Where the backend listens.
+        url: Where clients reach the backend.
+        local_url: Where it listens.
         pools: Those of the workers that are started with it; empty for none.
         ca_file: File of the certificate by which the backend is trusted; empty without TLS.
     """
@@ -78,7 +85,9 @@ async def open_keyring(
         local = (await _make(backend, LOCAL, Scope.ADMIN)).secret
     workers = await _make(backend, WORKERS, Scope.WORKER, pools=tuple(pools)) if pools else None
     worker_key_id = workers.key.id if workers else ""
-    access = Access(url=url, key=local, worker_key_id=worker_key_id, ca_file=ca_file)
+    access = Access(
+        url=url, key=local, worker_key_id=worker_key_id, ca_file=ca_file, local_url=local_url
+    )
     write_access(data_dir, access)
     try:
         yield Keyring(backend, access, workers.secret if workers else "")

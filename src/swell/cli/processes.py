@@ -31,7 +31,7 @@ from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.scaling import scaled
-from swell.cli.service import Interrupts, Place, listen, open_service, url_of
+from swell.cli.service import Interrupts, Place, listen, local_url_of, open_service, url_of
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
@@ -101,14 +101,15 @@ async def run_processes(
         # Brings the schema up to date and makes what is made once, before there are several.
         tls = await open_tls(settings, clock)
         ca_file = "" if tls is None else str(tls.cert.absolute())
-        url = url_of(settings, listener, is_tls=tls is not None)
+        local_url = local_url_of(listener, is_tls=tls is not None)
+        url = url_of(settings, local_url)
         port = _Port(command, listener, settings.server.processes)
         members = Members(settings, clock, port)
         try:
             backend = await build_backend(settings, clock)
             try:
                 async with open_keyring(
-                    backend, settings.data_dir, url, ca_file=ca_file
+                    backend, settings.data_dir, url, local_url, ca_file=ca_file
                 ) as keyring:
                     await members.start()
                     tell_fingerprint(tls)

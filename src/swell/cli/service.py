@@ -133,7 +133,8 @@ class Service:
 
     Args:
         backend: What it stands on.
-        url: Where it listens.
+        url: Where clients reach it.
+        local_url: Where it listens.
         server: The HTTP server, started.
         serving: Ends when the server has ended.
         tls: Its certificate; None where it does not speak TLS.
@@ -143,6 +144,7 @@ class Service:
         self,
         backend: Backend,
         url: str,
+        local_url: str,
         server: uvicorn.Server,
         serving: "asyncio.Task[None]",
         tls: ServerTls | None = None,
@@ -150,6 +152,7 @@ class Service:
         self.tls = tls
         self.backend = backend
         self.url = url
+        self.local_url = local_url
         self.serving = serving
         self._server = server
 
@@ -233,8 +236,11 @@ async def open_service(
         try:
             tls = await open_tls(settings, clock)
             server = _Server(_config(settings, backend, tls), place, clock)
-            url = url_of(settings, listener, is_tls=tls is not None)
-            service = Service(backend, url, server, await _serving(server, listener), tls)
+            local_url = local_url_of(listener, is_tls=tls is not None)
+            serving = await _serving(server, listener)
+            service = Service(
+                backend, url_of(settings, local_url), local_url, server, serving, tls
+            )
             watching = None if tls is None else asyncio.create_task(tls.watch(clock))
             try:
                 yield service
@@ -310,12 +316,15 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def url_of(settings: Settings, listener: socket.socket, *, is_tls: bool) -> str:
-    """Return where clients reach what listens on a socket."""
+def url_of(settings: Settings, local_url: str) -> str:
+    """Return where clients reach what listens at a URL."""
+    return (settings.server.public_url or local_url).rstrip("/")
+
+
+def local_url_of(listener: socket.socket, *, is_tls: bool) -> str:
+    """Return where this machine reaches what listens on a socket."""
     host, port = listener.getsockname()[:2]
     scheme = "https" if is_tls else "http"
-    if settings.server.public_url:
-        return settings.server.public_url.rstrip("/")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return (
         f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"

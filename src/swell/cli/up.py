@@ -235,6 +235,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
             service.backend,
             settings.data_dir,
             service.url,
+            service.local_url,
             pools=_pools_of(settings),
             ca_file=service.ca_file,
         ) as keyring,
@@ -331,8 +332,9 @@ async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
                 return False
     async with (
         aiohttp.ClientSession() as session,
-        # It is our own, by whatever name it is called: nothing secret is told, nothing believed.
-        session.get(f"{service.url}/health/ready", ssl=False) as answer,
+        # Its public name may lead here only once it is ready. By its address it has none that a
+        # certificate could prove: nothing secret is told, nothing believed.
+        session.get(f"{service.local_url}/health/ready", ssl=False) as answer,
     ):
         return answer.status == 200
 

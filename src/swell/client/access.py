@@ -26,6 +26,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     worker_key_id: str = ""
     #: File of the certificate that the server is trusted by; empty where it speaks no TLS.
     ca_file: str = ""
+    #: Where it listens, whatever `url` says it is called; empty if that is not known.
+    local_url: str = ""
 
 
 def find_access(settings: Settings) -> Access:
@@ -42,9 +44,10 @@ def find_access(settings: Settings) -> Access:
             f"no server is known: start one with `swell up`, or give --url and --key "
             f"(SWELL_URL, SWELL_KEY); there is no {settings.data_dir / _NAME}"
         )
-    if left is not None and url in ("", left.url):
-        return Access(url=left.url, key=key or left.key, ca_file=ca_file or left.ca_file)
-    return Access(url=url.rstrip("/"), key=key, ca_file=ca_file)
+    url = url.rstrip("/")
+    if left is not None and url in ("", left.url, left.local_url):
+        return Access(url=url or left.url, key=key or left.key, ca_file=ca_file or left.ca_file)
+    return Access(url=url, key=key, ca_file=ca_file)
 
 
 def read_access(data_dir: Path) -> Access | None:
