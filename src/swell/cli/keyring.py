@@ -3,10 +3,14 @@
 | key | named | for | kept | good until |
 |---|---|---|---|---|
 | client key | `swell up` | whoever is shown it | nowhere, its hash apart | it is revoked |
-| local key | `commands on this machine` | commands beside the folder | `access.json`, 0600 | same |
+| local key | `commands on this machine` | commands beside it | `access.json`, 0600 | see below |
 | worker token | `workers of swell up` | the workers that it starts | in their processes | it ends |
 
 The worker token opens the pools of these workers only.
+
+The local key is good until it is revoked where the store is the backend's own. On one that others
+share, a pod's folder goes with the pod, and the store keeps the key: there it ends a day after its
+backend has, and the backend, or the next in that folder, puts the end off.
 """
 
 import contextlib
@@ -14,6 +18,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +30,25 @@ from swell.client.access import Access, read_access, write_access
 from swell.errors import SwellError
 from swell.registry import Scope
 
-__all__ = ["CLIENT", "LOCAL", "WORKERS", "Keyring", "open_keyring"]
+__all__ = [
+    "CLIENT",
+    "LOCAL",
+    "OUTLIVES_S",
+    "WORKERS",
+    "Keyring",
+    "keep_local_key",
+    "open_keyring",
+]
 
 CLIENT: Final = "swell up"
 LOCAL: Final = "commands on this machine"
 WORKERS: Final = "workers of swell up"
+
+#: For how long a local key outlives its backend on a shared store, in seconds.
+OUTLIVES_S: Final = 86_400.0
+
+#: How often its end is put off, in seconds. Often, since time goes on while a machine sleeps.
+_PUT_OFF_EVERY_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +100,9 @@ async def open_keyring(
         # (`swell.api.liveness`); one that is still about to die must get nothing more.
         await _revoke(backend, left.worker_key_id)
     local = left.key if left else ""
-    if not await _is_good(backend, local):
+    if not await _put_off(backend, local):
         local = (await _make(backend, LOCAL, Scope.ADMIN)).secret
+        await _put_off(backend, local)
     workers = await _make(backend, WORKERS, Scope.WORKER, pools=tuple(pools)) if pools else None
     worker_key_id = workers.key.id if workers else ""
     access = Access(
@@ -97,6 +117,16 @@ async def open_keyring(
             await _revoke(backend, worker_key_id)
 
 
+async def keep_local_key(backend: Backend, data_dir: Path) -> None:
+    """Put the end of the local key off for as long as this runs."""
+    while True:
+        await backend.clock.sleep(_PUT_OFF_EVERY_S)
+        left = read_access(data_dir)
+        # Where the store cannot write, there is the next time: also a key that has ended goes on.
+        with contextlib.suppress(SwellError):
+            await _put_off(backend, left.key if left else "")
+
+
 async def _make(
     backend: Backend, name: str, scope: Scope, *, pools: tuple[str, ...] = ()
 ) -> NewKey:
@@ -104,10 +134,18 @@ async def _make(
     return await create_key(backend.registry, backend.clock, name, scopes, pools=pools)
 
 
-async def _is_good(backend: Backend, secret: str) -> bool:
+async def _put_off(backend: Backend, secret: str) -> bool:
+    """Put the end of a local key off; return whether there is one that was not revoked."""
     digest = hashlib.sha256(secret.encode()).digest()
     found = await backend.registry.key_by_digest(digest)
-    return found is not None and why_not(found, digest, backend.clock.now()) is None
+    if found is None or found.revoked_at is not None or found.digest != digest:
+        return False
+    end = backend.clock.now() + timedelta(seconds=OUTLIVES_S) if backend.is_shared else None
+    if found.expires_at == end:
+        return True
+    return await backend.registry.put_key(
+        msgspec.structs.replace(found, expires_at=end), instead_of=digest
+    )
 
 
 async def _revoke(backend: Backend, key_id: str) -> None:

@@ -25,6 +25,7 @@ from swell.addresses.urls import bare_url
 from swell.api.settings import Backend
 from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
+from swell.cli.keyring import LOCAL
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
@@ -363,7 +364,8 @@ def _of_keys(all_keys: Sequence[_Key], now: datetime) -> Finding:
     ending = [
         f"{key.name!r} on {key.expires_at:%Y-%m-%d}"
         for key in keys
-        if key.expires_at is not None and key.expires_at - now < _SOON
+        # The end of a backend's own is put off by the backend.
+        if key.name != LOCAL and key.expires_at is not None and key.expires_at - now < _SOON
     ]
     if ending:
         return _warn(f"{len(keys)} keys; soon to end: {', '.join(ending[:5])}: `swell keys rotate`")

@@ -41,8 +41,9 @@ made. A backend makes three kinds when it starts (`swell keys ls` lists them):
 | `swell up` | whoever asks over HTTP; scope `admin` | once: at the first start, and whenever none \
 is left; with `--json` a fresh one at each start | it is revoked |
 | `commands on this machine` | the commands below, of who may read the data folder; lies in its \
-`access.json` (mode 0600), and opens for the public URL and for the address that the backend listens \
-at (`--url http://127.0.0.1:8000`) | never | it is revoked |
+`access.json` (mode 0600), and opens for the public URL and for the address that the backend \
+listens at (`--url http://127.0.0.1:8000`) | never | it is revoked; on a store that others share, \
+a day after the backend of that folder ran last |
 | `workers of swell up` | the workers that it starts itself, in their pool alone; fresh at each \
 start | never | it ends |
 

@@ -19,6 +19,7 @@ from swell.autoscaling import pool_models
 from swell.cli.accepting import Acceptor, Counts
 from swell.cli.added import names_of
 from swell.cli.connection import HttpConnection, with_timeouts
+from swell.cli.keyring import keep_local_key
 from swell.cli.output import CommandFailed
 from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
@@ -238,15 +239,16 @@ async def open_service(
             server = _Server(_config(settings, backend, tls), place, clock)
             local_url = local_url_of(listener, is_tls=tls is not None)
             serving = await _serving(server, listener)
-            service = Service(
-                backend, url_of(settings, local_url), local_url, server, serving, tls
-            )
-            watching = None if tls is None else asyncio.create_task(tls.watch(clock))
+            service = Service(backend, url_of(settings, local_url), local_url, server, serving, tls)
+            beside = [] if tls is None else [asyncio.create_task(tls.watch(clock))]
+            if backend.is_shared:
+                keeping = keep_local_key(backend, settings.data_dir)
+                beside.append(asyncio.create_task(keeping))
             try:
                 yield service
             finally:
-                if watching is not None:
-                    watching.cancel()
+                for each in beside:
+                    each.cancel()
                 await service.stop(hurry)
         finally:
             await close_backend(backend)
