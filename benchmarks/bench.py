@@ -166,6 +166,10 @@ def details_of(figure: str, figures: str) -> dict[str, Any]:
 
 
 def _lines(row: Row, details: dict[str, Any]) -> Iterator[str]:
+    if (why := details.get("failed")) is not None:
+        cells = [row.what, f"failed: {why}".replace("|", "\\|"), "", "", "", f"`{row.figure}`"]
+        yield f"| {' | '.join(cells)} |"
+        return
     ours = _at(details, row.swell)
     versions = details.get("versions", {})
     for peer, path in row.peers.items():
@@ -201,11 +205,15 @@ def _number(value: float) -> str:
 
 def runs(figures: str) -> str:
     """When and where each compared figure was run, with what, as docs/figures.md tells."""
-    names = dict.fromkeys(row.figure for row in ROWS)
-    found = {name: re.search(rf"^- {name}: \d.*$", figures, re.M) for name in names}
-    return "\n".join(
-        f"{each[0]}{_with(details_of(name, figures))}" for name, each in found.items() if each
-    )
+    return "\n".join(_run(name, figures) for name in dict.fromkeys(row.figure for row in ROWS))
+
+
+def _run(figure: str, figures: str) -> str:
+    details = details_of(figure, figures)
+    if (why := details.get("failed")) is not None:
+        return f"- {figure}: failed: {why}"
+    found = re.search(rf"^- {figure}: \d.*$", figures, re.M)
+    return f"{found[0] if found else f'- {figure}: time not told'}{_with(details)}"
 
 
 def _with(details: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The comparison with peers says what docs/figures.md says, and who is ahead."""
 
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench  # noqa: E402
+import figures  # noqa: E402
 from pages import Reader, block  # noqa: E402
 
 
@@ -45,6 +47,27 @@ def test_whoever_is_ahead_is_said_to_be(ratio: float, better: str, who: str) -> 
 def test_a_comparison_that_was_not_run_is_not_made_up() -> None:
     with pytest.raises(LookupError, match="no run of service-throughput"):
         bench.section("# Figures\n")
+
+
+def test_a_comparison_that_failed_says_why_and_the_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = figures.figures()
+    drain = figures.judged(known["service-drain"], 1, "died | of hunger")
+    (tmp_path / "service-drain.json").write_text(json.dumps(drain))
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    section = bench.section(figures.page(known)).splitlines()
+    told = bench.section(bench.FIGURES.read_text()).splitlines()
+    why = drain["detail"]["failed"].replace("|", "\\|")
+    what = "50,000 waiting no-op tasks, one worker"
+    row = f"| {what} | failed: {why} |  |  |  | `service-drain` |"
+    assert [line for line in section if what in line] == [row]
+    assert [line for line in section if line.startswith("- service-drain")] == [
+        f"- service-drain: failed: {drain['detail']['failed']}"
+    ]
+    others = [line for line in told if line.startswith("|") and "service-drain" not in line]
+    assert len(others) > 10
+    assert [line for line in section if line in others] == others
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
