@@ -174,14 +174,14 @@ class Front:
         key = self.served.admin_key if is_admin else self.served.key
         return {"Authorization": f"Bearer {key}"}
 
-    async def told(self, request: Request) -> dict[str, Any]:
-        """Return the task that a page asks for; apps add what is theirs."""
-        body = await body_of(request, MOST_JSON_BYTES)
-        return asked_by_page(body, self._models, request.state.user)
+    async def submit(self, task: dict[str, Any]) -> tuple[int, Any]:
+        """Ask for the task that a page asks for; apps add what is theirs."""
+        return await self.ask("POST", "/v1/tasks", json=task)
 
     async def _submit(self, request: Request) -> Response:
-        task = await self.told(request)
-        return _answer(*await self.ask("POST", "/v1/tasks", json=task))
+        body = await body_of(request, MOST_JSON_BYTES)
+        task = asked_by_page(body, self._models, request.state.user)
+        return _answer(*await self.submit(task))
 
     async def _list(self, request: Request) -> Response:
         query = {"user": request.state.user, "limit": "50"}

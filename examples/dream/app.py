@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-__all__ = ["Dream", "app", "plan_of"]
+__all__ = ["Dream", "app", "is_held", "plan_of"]
 
 #: Pictures a day for whoever has not paid.
 FREE_A_DAY: Final = 10
@@ -36,6 +36,15 @@ def plan_of(limits: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def is_held(account: dict[str, Any]) -> bool:
+    """Whether some of a user's credits are held for tasks that have not ended, and not spent.
+
+    Args:
+        account: One of the answer of `GET /v1/credits`.
+    """
+    return account["held_micros"] > 0 and account["granted_micros"] > account["spent_micros"]
+
+
 class Dream(Front):
     """The front, with accounts: Swell keeps them, as quotas and credits of users of one key."""
 
@@ -48,13 +57,28 @@ class Dream(Front):
         """Say what users may do who have not paid."""
         await self._operate("PUT", "/v1/quotas", user="*", samples_per_day=FREE_A_DAY)
 
-    async def told(self, request: Request) -> dict[str, Any]:
-        """Return the task with the class of its user: who has paid goes first."""
-        account = await self._account_of(request.state.user)
-        if account["plan"] == "paid" and account["credits_micros"] <= 0:
-            await self._end_paid(request.state.user)
-            account = {"plan": "free"}
-        return await super().told(request) | {"class": account["plan"]}
+    async def submit(self, task: dict[str, Any]) -> tuple[int, Any]:
+        """Ask for the task in the class of its user: who has paid goes first.
+
+        Whose credits are used up draws for free again. Nothing but a refusal tells that they are:
+        what is held for pictures that are being made may still be given back.
+        """
+        user: str = task["user"]
+        plan = (await self._account_of(user))["plan"]
+        said = await self._ask_as(plan, task)
+        if plan == "free" or not _is_unpaid(said):
+            return said
+        if is_held(await self._credits_of(user)):
+            raise Refusal(402, "your credits are held for your pictures: wait for one, or buy more")
+        # What was held may have been given back between the refusal and the look.
+        said = await self._ask_as("paid", task)
+        if not _is_unpaid(said):
+            return said
+        await self._end_paid(user)
+        return await self._ask_as("free", task)
+
+    async def _ask_as(self, plan: str, task: dict[str, Any]) -> tuple[int, Any]:
+        return await super().submit(task | {"class": plan})
 
     async def _account(self, request: Request) -> Response:
         return JSONResponse(await self._account_of(request.state.user))
@@ -78,6 +102,15 @@ class Dream(Front):
         await self._operate("POST", "/v1/credits", user=user, micros=PACK_MICROS, id=payment)
         return JSONResponse(await self._account_of(user))
 
+    async def _credits_of(self, user: str) -> dict[str, Any]:
+        """Return what was granted to a user who has paid, and is spent and held of that."""
+        query = {"key_id": self.served.key_id, "limit": "1"}
+        status, told = await self.ask("GET", "/v1/credits", is_admin=True, params=query)
+        if status != 200:
+            raise Refusal(503, "accounts cannot be read now: try again in a moment")
+        none = {"granted_micros": 0, "spent_micros": 0, "held_micros": 0}
+        return next((each for each in told["accounts"] if each["user"] == user), none)
+
     async def _end_paid(self, user: str) -> None:
         """Let a user draw for free again, with the quota of all who have not paid."""
         query = {"key_id": self.served.key_id, "user": user}
@@ -88,3 +121,9 @@ class Dream(Front):
         status, said = await self.ask(method, path, is_admin=True, json=body)
         if status >= 400:
             raise RuntimeError(f"{method} {path} answers {status}: {said}")
+
+
+def _is_unpaid(said: tuple[int, Any]) -> bool:
+    """Whether Swell has refused a task since credits do not cover it."""
+    status, told = said
+    return status == 402 and told["code"] == "credits_used_up"

@@ -56,6 +56,16 @@ def submit(page: Page, **asked: Any) -> Any:
     return page.request.post("/tasks", data={"model": "dream/wallpaper", "input": given})
 
 
+def settled(example: Example, user: str) -> None:
+    """Wait until nothing of a user's credits is held: that is written after a task's end."""
+    while any(
+        each["held_micros"]
+        for each in operate(example, "GET", "/v1/credits")["accounts"]
+        if each["user"] == user
+    ):
+        pass
+
+
 def account(page: Page) -> Any:
     return page.request.get("/account").json()
 
@@ -134,6 +144,49 @@ def test_who_has_paid_is_of_the_paid_class_until_it_is_used_up(
     assert submit(page).status == 202
     now = account(page)
     assert (now["plan"], now["free_left_today"]) == ("free", 9)
+
+
+def test_credits_that_are_only_held_are_still_there_when_nothing_comes_of_it(
+    context: BrowserContext, example: Example
+) -> None:
+    page = context.new_page()
+    page.goto("/")
+    page.request.post("/buy", data={"payment": "p1"})
+    made = [submit(page).json() for _ in range(20)]
+    another = submit(page)
+    for task in made:
+        page.request.post(f"/tasks/{task['id']}/cancel")
+    assert another.status == 402
+    assert "wait for one" in another.json()["detail"]
+    settled(example, made[0]["user"])
+    states = [page.request.get(f"/tasks/{task['id']}").json()["state"] for task in made]
+    assert "canceled" in states
+    left = 200_000 - 10_000 * states.count("succeeded")
+    assert account(page) == {"plan": "paid", "credits_micros": left, "free_left_today": 0}
+    again = submit(page)
+    assert again.status == 202
+    page.request.post(f"/tasks/{again.json()['id']}/cancel")
+
+
+def test_who_has_less_left_than_a_picture_draws_for_free(
+    context: BrowserContext, example: Example
+) -> None:
+    page = context.new_page()
+    page.goto("/")
+    page.request.post("/buy", data={"payment": "p1"})
+    task = submit(page).json()
+    page.request.post(f"/tasks/{task['id']}/cancel")
+    settled(example, task["user"])
+    left = account(page)["credits_micros"]
+    kept = json.loads((example.data / "app" / "key.json").read_text())
+    back = {"key_id": kept["id"], "user": task["user"], "micros": 5_000 - left}
+    operate(example, "POST", "/v1/credits", back)
+    assert account(page)["credits_micros"] == 5_000
+    drawn = submit(page)
+    assert drawn.status == 202
+    now = account(page)
+    assert (now["plan"], now["free_left_today"]) == ("free", 9)
+    page.request.post(f"/tasks/{drawn.json()['id']}/cancel")
 
 
 def test_the_free_pictures_of_a_day_end_and_the_page_says_what_to_do(

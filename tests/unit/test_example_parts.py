@@ -104,6 +104,23 @@ def test_a_user_with_credits_of_his_own_has_paid() -> None:
     assert plan_of(paid) == {"plan": "paid", "credits_micros": -10, "free_left_today": 0}
 
 
+@pytest.mark.parametrize(
+    ("granted", "spent", "held", "is_held"),
+    [
+        (20, 0, 20, True),
+        (20, 15, 5, True),
+        (20, 15, 0, False),
+        (20, 20, 5, False),
+        (0, 0, 0, False),
+    ],
+)
+def test_credits_are_held_where_they_may_come_back(
+    granted: int, spent: int, held: int, is_held: bool
+) -> None:
+    account = {"granted_micros": granted, "spent_micros": spent, "held_micros": held}
+    assert dream().is_held(account) is is_held
+
+
 def test_every_app_is_listed_and_has_what_start_needs() -> None:
     apps = {path.parent.name for path in EXAMPLES.glob("*/app.py")}
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
