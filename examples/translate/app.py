@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from swell.client import AsyncClient, Refused, Task, TaskEnded
 
-__all__ = ["Tally", "Translation", "app", "paragraphs", "summed"]
+__all__ = ["Tally", "Translation", "app", "may_be_asked_again", "paragraphs", "summed"]
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "company/translate"
@@ -42,6 +42,10 @@ AT_ONCE: Final = 64
 MOST_ASKERS: Final = 200_000
 #: How long one paragraph may take, in seconds.
 PATIENCE_S: Final = 120.0
+#: How often a paragraph that came to nothing is asked for again in a day.
+MOST_TRIES: Final = 100
+#: Why tasks fail that would fail again: the text is to blame.
+FINAL: Final = ("rejected", "invalid_input")
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,13 @@ def key_of(*told: str) -> str:
     return hashlib.sha256("\0".join(told).encode()).hexdigest()
 
 
+def may_be_asked_again(task: Task) -> bool:
+    """Whether a task came to nothing for a reason that may be another one the next time."""
+    if not task.has_ended or task.has_succeeded:
+        return False
+    return task.error is None or task.error.code not in FINAL
+
+
 class Translation:
     """Translates by tasks of Swell, and counts what that took."""
 
@@ -122,9 +133,20 @@ class Translation:
         outputs = {part: task.result() for part, task in tasks.items()}
         return [_joined(text, outputs) for text in parts]
 
-    async def _submitted(self, text: str, source: str, user: str, version: str) -> Task:
-        """Ask for a paragraph on behalf of who asked for it first: the same key, the same task."""
-        key, given = key_of(version, source, text), {"text": text.strip(), "source": source}
+    async def _submitted(
+        self, text: str, source: str, user: str, version: str, *after: str
+    ) -> Task:
+        """Ask for a paragraph on behalf of who asked for it first: the same key, the same task.
+
+        Args:
+            text: The paragraph.
+            source: Its language, or `auto`.
+            user: Who asks.
+            version: Of the model.
+            after: The id of an earlier task for it that came to nothing: then it is another key.
+        """
+        key = key_of(version, source, text, *after)
+        given = {"text": text.strip(), "source": source}
         if len(self._askers) >= MOST_ASKERS:
             self._askers.pop(next(iter(self._askers)))
         first = self._askers.setdefault(key, user)
@@ -136,15 +158,20 @@ class Translation:
             if error.reason != "idempotency_mismatch":
                 raise
         # Another team asked for it, before this app was started anew.
-        key = key_of(version, source, text, user)
+        key = key_of(version, source, text, *after, user)
         return await self._client.submit(MODEL, given, wait_s=30, idempotency_key=key, user=user)
 
     async def _one(self, text: str, source: str, user: str, version: str) -> Any:
         async with self._room:
             asked_at = datetime.now(UTC)  # noqa: TID251 - an app has no clock of Swell's
-            task = await self._submitted(text, source, user, version)
+            after: tuple[str, ...] = ()
+            for _ in range(MOST_TRIES):
+                task = await self._submitted(text, source, user, version, *after)
+                is_repeat = task.created_at is not None and task.created_at < asked_at
+                if not (is_repeat and may_be_asked_again(task)):
+                    break
+                after = (task.id,)
             task = await self._client.wait(task, timeout_s=PATIENCE_S)
-        is_repeat = task.created_at is not None and task.created_at < asked_at
         day = asked_at.date().isoformat()
         told = self.days.get(day, Tally())
         self.days[day] = told.plus(len(text), len(text) if is_repeat else 0)
@@ -162,8 +189,10 @@ def _joined(parts: Sequence[tuple[str, bool]], outputs: dict[str, Any]) -> dict[
 
 
 def _refusal(error: BaseException) -> Exception:
-    if isinstance(error, TaskEnded) and error.task.error is not None:
-        return Refusal(400, error.task.error.detail)
+    if isinstance(error, TaskEnded):
+        if may_be_asked_again(error.task):
+            return Refusal(503, f"{error}: ask again")
+        return Refusal(400, error.task.error.detail if error.task.error else str(error))
     if isinstance(error, Refused):
         return Refusal(error.http_status, str(error))
     return error if isinstance(error, Exception) else RuntimeError(str(error))
@@ -249,16 +278,21 @@ async def _asked(request: Request) -> dict[str, Any]:
     if "form" in request.headers.get("content-type", ""):
         form = await request.form(max_files=0, max_fields=1000)
         texts = [str(each) for each in form.getlist("q")]
-        return {**form, "q": texts if len(texts) > 1 else "".join(texts)}
-    try:
-        said = json.loads(await body_of(request, MOST_BYTES))
-    except ValueError:
-        said = None
+        said: Any = {**form, "q": texts if len(texts) > 1 else "".join(texts)}
+    else:
+        said = await _json(request)
     if not isinstance(said, dict):
         raise Refusal(400, 'send JSON such as {"q": "hola", "source": "auto", "target": "en"}')
     if said.get("target", "en") != "en":
         raise Refusal(400, "this translates into English: target is en")
     return said
+
+
+async def _json(request: Request) -> Any:
+    try:
+        return json.loads(await body_of(request, MOST_BYTES))
+    except ValueError:
+        return None
 
 
 def _texts(said: Any, name: str) -> list[str]:

@@ -1,9 +1,13 @@
 """The app `translate` of the examples: LibreTranslate's clients, documents, and what is counted."""
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,10 +75,64 @@ def test_documents_come_back_in_order_and_repeats_cost_nothing(example: Example)
         pass  # the ledger is written a moment after a task has ended
 
 
+def operate(example: Example, method: str, path: str) -> Any:
+    """Ask Swell as an operator does."""
+    access = json.loads((example.data / "access.json").read_text())
+    headers = {"authorization": f"Bearer {access['local_key']}"}
+    request = urllib.request.Request(example.swell + path, headers=headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def frozen(example: Example) -> Iterator[None]:
+    """Nothing is translated meanwhile."""
+    (worker,) = operate(example, "GET", "/v1/workers")["workers"]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker["pid"], signal.SIGCONT)
+
+
+def found(example: Example, text: str, state: str) -> Any:
+    """Return the task for a text as soon as it is in a state."""
+    while True:
+        for task in operate(example, "GET", "/v1/tasks")["tasks"]:
+            if (task["input"]["text"], task["state"]) == (text, state):
+                return task
+
+
+def test_a_paragraph_whose_task_was_canceled_is_translated_when_it_is_asked_for_again(
+    example: Example,
+) -> None:
+    asked = {"q": "una casa azul que nadie vio", "source": "es"}
+    with ThreadPoolExecutor() as threads:
+        with frozen(example):
+            # Its last request before is answered with the first; the next stays in the queue.
+            held = threads.submit(ask, example, "/translate", {"q": "un gato que espera"})
+            found(example, "un gato que espera", "running")
+            said = threads.submit(ask, example, "/translate", asked)
+            task = found(example, asked["q"], "queued")
+            canceled = operate(example, "POST", f"/v1/tasks/{task['id']}/cancel")
+            assert canceled["state"] == "canceled"
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            said.result()
+        assert held.result()["translatedText"].startswith("a cat")
+    assert refused.value.code == 503
+    assert "was canceled: ask again" in json.load(refused.value)["detail"]
+    first = ask(example, "/translate", asked)
+    assert first["translatedText"].startswith("a blue house")
+    before = ask(example, "/savings")["repeated_letters"]
+    assert ask(example, "/translate", asked) == first
+    assert ask(example, "/savings")["repeated_letters"] - before == len(asked["q"])
+
+
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
         ({"q": "hola", "target": "fr"}, 400, "target is en"),
+        ("q=hola&source=es&target=fr", 400, "target is en"),
         ({"q": "hola", "source": "xx"}, 400, "no translation from 'xx'"),
         ({"q": 7}, 400, "a text, or a list"),
         ({"documents": "hola"}, 400, '{"documents"'),
@@ -86,8 +144,9 @@ def test_what_cannot_be_translated_is_told_in_words(
     example: Example, body: Any, status: int, words: str
 ) -> None:
     path = "/documents" if "documents" in body else "/translate"
+    form = body if isinstance(body, str) else ""
     with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(example, path, body)
+        ask(example, path, body, form)
     assert refused.value.code == status
     assert words in json.load(refused.value)["detail"]
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.client import Problem, Task
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -102,6 +104,26 @@ def test_a_user_with_credits_of_his_own_has_paid() -> None:
     assert plan_of(free) == {"plan": "free", "credits_micros": 0, "free_left_today": 4}
     paid = [{"name": "user-credits", "left": -10}]
     assert plan_of(paid) == {"plan": "paid", "credits_micros": -10, "free_left_today": 0}
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "is_worth_it"),
+    [
+        ("succeeded", "", False),
+        ("running", "", False),
+        ("canceled", "", True),
+        ("failed", "worker_lost", True),
+        ("failed", "model_error", True),
+        ("failed", "rejected", False),
+        ("failed", "invalid_input", False),
+    ],
+)
+def test_what_came_to_nothing_is_asked_for_again_unless_it_was_the_texts_fault(
+    state: str, code: str, is_worth_it: bool
+) -> None:
+    error = Problem(code=code) if code else None
+    task = Task(id="t", model="company/translate", state=state, error=error)
+    assert translate().may_be_asked_again(task) is is_worth_it
 
 
 @pytest.mark.parametrize(
