@@ -4,8 +4,10 @@ Python packages and their licences are those that are installed here, the app's 
 its lock file, weights and data those of their notice. A test compares.
 """
 
+import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +19,6 @@ __all__ = ["bundled", "licence_of", "main", "page", "required", "weights"]
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "licences.md"
-
-#: What the app imports; the rest of what npm installs builds and tests it.
-_APP: Final = ("svelte", "uplot")
 
 #: As packages tell their licences → as SPDX does.
 _SPDX: Final = {
@@ -54,6 +53,7 @@ _IN_THE_APP: Final = """
 ## In the web app
 
 What the app is made with, of which it holds what it uses; no more than these can be in it.
+Their texts and notices are in `licences.txt` beside the app, in the wheel `swell/web/licences.txt`.
 
 """
 
@@ -120,6 +120,20 @@ Zensical, whose theme comes with the pages that `make site` makes, and not with 
 """
 
 
+def _web_build() -> Any:
+    """Import web/build.py, which is no part of a package and writes the licences into the app."""
+    spec = importlib.util.spec_from_file_location("swell_web_build", ROOT / "web" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+#: Returns what may be in the app, of a lock file of npm: package → licence.
+bundled: Final[Callable[[dict[str, Any]], dict[str, str]]] = _web_build().bundled
+
+
 def licence_of(name: str) -> str:
     """Return the licence of an installed package, by SPDX where it is known."""
     told = metadata.metadata(name)
@@ -147,21 +161,6 @@ def required(*extras: str) -> set[str]:
             if is_asked and needed not in found and needed != "swell":
                 found.add(needed)
                 waiting.append((needed, {"", *each.extras}))
-    return found
-
-
-def bundled(lock: dict[str, Any]) -> dict[str, str]:
-    """Return what may be in the app, of a lock file of npm: package → licence."""
-    packages = lock["packages"]
-    found: dict[str, str] = {}
-    waiting = list(_APP)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        entry = packages[f"node_modules/{name}"]
-        found[name] = entry.get("license", "not told")
-        waiting += entry.get("dependencies", {})
     return found
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 from pages import Reader, block
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import licences  # noqa: E402 - it lies among the pages
 
 #: Finds every built-in model in the new environment, and runs two of them.
 TRY = """
@@ -89,6 +93,25 @@ def test_the_wheel_has_the_web_app_and_no_sources_of_it(wheels: list[Path]) -> N
     with zipfile.ZipFile(wheels[0]) as wheel:
         app = [each for each in wheel.infolist() if each.filename.startswith("swell/web/")]
     assert sum(each.compress_size for each in app) < 2_000_000
+
+
+def test_the_wheel_has_the_licence_of_each_package_that_may_be_in_the_app(
+    wheels: list[Path],
+) -> None:
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        text = wheel.read("swell/web/licences.txt").decode()
+        metadata = wheel.read(f"{'-'.join(wheels[0].name.split('-')[:2])}.dist-info/METADATA")
+    rule = "=" * 80 + "\n"
+    _, *parts = text.split(rule)
+    heads = dict(head.strip().split(": ") for head in parts[::2])
+    assert heads == licences.bundled(json.loads((ROOT / "web" / "package-lock.json").read_text()))
+    begins = {"MIT": "Permission is hereby granted", "Apache-2.0": "Apache License"}
+    for licence, words in zip(heads.values(), parts[1::2], strict=True):
+        assert begins[licence] in words
+        assert "Copyright" in words
+    expression = re.search(r"^License-Expression: (.+)$", metadata.decode(), re.MULTILINE)
+    assert expression
+    assert set(heads.values()) <= set(expression[1].split(" AND "))
 
 
 @pytest.fixture(scope="module")
