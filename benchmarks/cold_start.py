@@ -43,11 +43,12 @@ from pathlib import Path
 from typing import Any
 
 import processes
-from engine_cold import pixels
+from engine_cold import LIBRARIES, pixels
 from engine_load import environment_with_swell
 from machine import BENCH, ROOT, quiet, report, say
-from services import need
+from services import need, version_of
 from swell_system import Swell, idle_worker, program, started, worker_key
+from systems import versions
 
 MODEL = "bench/cold"
 SCRIPT = Path(__file__).with_name("cold_start_model.py")
@@ -261,7 +262,7 @@ def measure(rounds: int, rate: int) -> None:
             with started("serve", place, settings=settings) as server:
                 arms = Arms(server, place, endpoint, python)
                 with _known(arms):
-                    report_on(take_turns(arms, rounds, root), rounds, rate)
+                    report_on(take_turns(arms, rounds, root), rounds, rate, versions_of(python))
 
 
 @contextlib.contextmanager
@@ -304,7 +305,12 @@ def take_turns(arms: Arms, rounds: int, root: Path) -> dict[str, Any]:
     return {"spent": spent, "agree": len(pictures) == 1}
 
 
-def report_on(found: dict[str, Any], rounds: int, rate: int) -> None:
+def versions_of(python: Path) -> dict[str, str]:
+    """What both ways to a first picture are made with, and what serves the weights."""
+    return versions(python, LIBRARIES) | {"nginx": version_of(need("nginx"), "-v")}
+
+
+def report_on(found: dict[str, Any], rounds: int, rate: int, made_with: dict[str, str]) -> None:
     spent = {name: statistics.median(s) for name, s in found["spent"].items()}
     ratios = {
         "first_over_raw_and_import": spent["first"] / (spent["raw"] + spent["import"]),
@@ -319,6 +325,7 @@ def report_on(found: dict[str, Any], rounds: int, rate: int) -> None:
         "range_s": {n: [round(min(s), 3), round(max(s), 3)] for n, s in found["spent"].items()},
         **{name: round(ratio, 3) for name, ratio in ratios.items()},
         "pictures_agree": found["agree"],
+        "versions": made_with,
     }
     value = max(value / most for value, most in zip(ratios.values(), (1.3, 0.4, 0.3), strict=True))
     report(value, detail, ok=found["agree"])

@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from swell_system import Swell, idle_worker, program, started, worker_key
 MODEL = "bench/pass"
 SCRIPT = Path(__file__).with_name("engine_cold_model.py")
 PATIENCE_S = 120.0
+#: What loads the model, in a worker and in a script.
+LIBRARIES = ("torch", "diffusers", "accelerate", "safetensors")
 FOLDER = BENCH / "checkpoint" / "unet-f32"
 FILE = FOLDER / "diffusion_pytorch_model.safetensors"
 CONFIG: dict[str, Any] = {
@@ -246,6 +249,7 @@ def report_on(spent: dict[str, list[float]], agree: bool) -> None:
             for name in ("nothing", "afresh", "restart")
         },
         "pictures_agree": agree,
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
     }
     report(statistics.median(pairs), detail, ok=agree)
 

@@ -26,6 +26,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,9 @@ LESS_CAREFUL = 0.15
 
 #: Where too many are late, the policy is told to have fewer so, one after the other.
 MORE_CAREFUL = (0.025, 0.015, 0.008, 0.003)
+
+#: What the arithmetic of all of them is done with, and the least that a fleet could cost.
+LIBRARIES = ("numpy", "scipy")
 
 KEPT = BENCH / "fleet"
 SOURCES = ROOT / "src" / "swell"
@@ -148,7 +152,7 @@ def main() -> None:
         fleet_table.write(grid, "held-out" if chosen.held_out else "viral")
         if not chosen.held_out:
             fleet_chart.draw(grid)
-    detail = grid.detail()
+    detail = grid.detail() | {"versions": {name: metadata.version(name) for name in LIBRARIES}}
     value = grid.over_anchors() if chosen.anchors else grid.over_least()
     report(value, detail, ok=not detail["lost"] and not detail["not reached"])
 

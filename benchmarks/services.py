@@ -121,14 +121,15 @@ def versions() -> dict[str, str]:
     """What the servers here say that they are, of those that are here."""
     asked = {"Redis": "redis-server", "PostgreSQL": "postgres", "NATS": "nats-server"}
     found = {name: _find(program) for name, program in asked.items()}
-    return {name: _version(program) for name, program in found.items() if program is not None}
+    return {name: version_of(program) for name, program in found.items() if program is not None}
 
 
-def _version(program: Path) -> str:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+def version_of(program: Path, flag: str = "--version") -> str:
+    """What a program says that it is."""
+    said = subprocess.run([program, flag], capture_output=True, text=True, check=True)
     number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
     if number is None:
-        raise RuntimeError(f"{program} --version says no version: {said.stdout}")
+        raise RuntimeError(f"{program} {flag} says no version: {said.stdout}")
     return number[0]
 
 
