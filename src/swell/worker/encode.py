@@ -167,9 +167,8 @@ def _as_it_is(file: Blob, index: int) -> Encoded:
             with PIL.Image.open(io.BytesIO(file.data)) as picture:
                 width, height = picture.size
                 content_type = PIL.Image.MIME.get(picture.format or "", content_type)
-        except (
-            Exception
-        ):  # drawn in lines, of a kind of its own, or so large that Pillow refuses it
+        except Exception:
+            # It is drawn in lines, of a kind of its own, or so large that Pillow refuses it.
             if content_type == "image/*":
                 content_type = _type_of(file.data)
     return Encoded(file.data, content_type, file.name or _name(index, content_type), width, height)
