@@ -33,6 +33,7 @@ __all__ = [
     "Service",
     "launchable_models",
     "listen",
+    "local_url_of",
     "open_service",
     "url_of",
 ]
