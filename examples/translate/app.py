@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from swell.client import AsyncClient, Refused, Task, TaskEnded
+from swell.client import AsyncClient, Refused, Task, TaskEnded, Unreachable
 
 __all__ = ["Tally", "Translation", "app", "may_be_asked_again", "paragraphs", "summed"]
 
@@ -118,7 +118,10 @@ class Translation:
         Raises:
             Refusal: A text cannot be translated.
         """
-        version = (await self._client.model(MODEL)).version
+        try:
+            version = (await self._client.model(MODEL)).version
+        except (Refused, Unreachable) as error:
+            raise _refusal(error) from None
         parts = [paragraphs(text) for text in texts]
         wanted = dict.fromkeys(part for text in parts for part, is_said in text if is_said)
         try:
@@ -195,6 +198,10 @@ def _refusal(error: BaseException) -> Exception:
         return Refusal(400, error.task.error.detail if error.task.error else str(error))
     if isinstance(error, Refused):
         return Refusal(error.http_status, str(error))
+    if isinstance(error, Unreachable):
+        return Refusal(503, f"{error}: ask again")
+    if isinstance(error, TimeoutError):
+        return Refusal(503, f"it took longer than {PATIENCE_S:g} s and goes on: ask again")
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 

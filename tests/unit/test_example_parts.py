@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.client import Problem, Task
+from swell.client import Problem, Task, Unreachable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -124,6 +124,12 @@ def test_what_came_to_nothing_is_asked_for_again_unless_it_was_the_texts_fault(
     error = Problem(code=code) if code else None
     task = Task(id="t", model="company/translate", state=state, error=error)
     assert translate().may_be_asked_again(task) is is_worth_it
+
+
+def test_what_cannot_be_reached_or_takes_long_may_be_asked_again() -> None:
+    for error in (Unreachable("nobody answers"), TimeoutError()):
+        refusal = translate()._refusal(error)
+        assert (refusal.status, "ask again" in refusal.detail) == (503, True)
 
 
 @pytest.mark.parametrize(
