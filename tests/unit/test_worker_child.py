@@ -945,10 +945,12 @@ def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
 
 @pytest.mark.parametrize("kind", ["shards", "vqgan"])
 def test_an_added_model_is_looked_at_when_the_files_that_its_links_name_have_come(
-    idle: Line, tmp_path: Path, kind: str
+    idle: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     make = sharded_dreams if kind == "shards" else vqgan
     entry, cache = linked(tmp_path, make(tmp_path / "model"))
+    # The process is told so for good; here it is that of all tests.
+    monkeypatch.setenv("SWELL_WORKER__CACHE_DIR", str(cache))
     contents = sorted(path.name for path in (tmp_path / "apart").iterdir())
     idle.say(Load([str(entry)], "cpu", weights=WeightShelf(str(cache), contents=contents)))
     idle.hear_begun(Phase.FETCH)
