@@ -18,6 +18,18 @@ async def external_yard(**fields: object) -> Yard:
     return yard
 
 
+async def filled_yard(workers: int) -> Yard:
+    """A pool for as many tasks, all of whose places workers have filled."""
+    yard = await external_yard()
+    await yard.submit(workers)
+    await yard.step()
+    for number in range(workers):
+        await yard.registry.put_worker(a_worker(yard.clock, f"w{number}"))
+    for _ in range(3):
+        await yard.step()
+    return yard
+
+
 async def test_the_number_that_is_wanted_is_told_whoever_has_joined_so_far() -> None:
     yard = await external_yard()
     await yard.submit(3)
@@ -41,13 +53,7 @@ async def test_the_number_that_is_wanted_is_told_whoever_has_joined_so_far() -> 
 
 
 async def test_a_place_that_a_worker_has_filled_is_gone_without_an_end_that_is_charged() -> None:
-    yard = await external_yard()
-    await yard.submit(3)
-    await yard.step()
-    for number in range(3):
-        await yard.registry.put_worker(a_worker(yard.clock, f"w{number}"))
-    for _ in range(3):
-        await yard.step()
+    yard = await filled_yard(3)
     yard.clock.advance(7200)
     await yard.step()
     assert await yard.provider.instances() == []
@@ -57,13 +63,7 @@ async def test_a_place_that_a_worker_has_filled_is_gone_without_an_end_that_is_c
 
 
 async def test_places_that_were_filled_leave_room_for_as_many_workers_as_are_allowed() -> None:
-    yard = await external_yard()
-    await yard.submit(6)
-    await yard.step()
-    for number in range(6):
-        await yard.registry.put_worker(a_worker(yard.clock, f"w{number}"))
-    for _ in range(3):
-        await yard.step()
+    yard = await filled_yard(6)
     await yard.submit(20)
     for _ in range(3):
         await yard.step()
