@@ -119,7 +119,11 @@ def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:
 def test_nothing_is_left_when_up_ends(swell: Swell) -> None:
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper", "-n", "2")
     ready_line(process, swell.folder)
-    family = psutil.Process(process.pid).children(recursive=True)
+    # It is ready with its first worker; the other one comes after.
+    family, until_s = list[psutil.Process](), time.monotonic() + 20.0
+    while len(family) < 4 and time.monotonic() < until_s:
+        time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4, "two workers with a model process each"
     assert stop(process) == 0
     psutil.wait_procs(family, timeout=10)

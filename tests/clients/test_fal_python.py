@@ -212,7 +212,7 @@ asyncio.run(main())
 
 
 class Cutting:
-    """Passes connections on, and cuts the first that waits for its answer for half a second."""
+    """Passes connections on, and cuts the first half a second after it brought a request."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -236,12 +236,13 @@ class Cutting:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        wait_s = 0.5 if self._cuts else None
+        self._cuts = 0
+        back.write(await reader.read(65536))
         ways = [
             asyncio.create_task(self._copy(reader, back)),
             asyncio.create_task(self._copy(there, writer)),
         ]
-        wait_s = 0.5 if self._cuts else None
-        self._cuts = 0
         await asyncio.wait(ways, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         for each in (writer, back):
             each.transport.abort()
