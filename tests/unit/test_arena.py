@@ -362,6 +362,38 @@ def test_a_checkpoint_goes_on_elsewhere_with_the_same_bits(sampler: Sampler, aft
     assert np.array_equal(latents(elsewhere, comes), latents(rows, stays))
 
 
+@pytest.mark.parametrize("sampler", [FLOW, LOOKS_BACK])
+def test_bytes_of_a_row_are_those_of_the_sample_that_has_it_now(sampler: Sampler) -> None:
+    rows, one, two = (
+        arena(sampler=sampler),
+        state("a", sampler=sampler),
+        state("b", sampler=sampler),
+    )
+    step(rows, one, two)
+    for sample in (one, two):
+        assert rows.raw(sample) is not None  # and is asked for again after others moved
+    step(rows, one, two)
+    step(rows, two)
+    raw = rows.raw(two)
+    assert raw is not None
+    x, h = rows.latents(two)
+    assert raw[0].tobytes() == np.array(x).tobytes()
+    assert (raw[1] is None) == (h is None)
+    if raw[1] is not None and h is not None:
+        assert raw[1].tobytes() == np.array(h).tobytes()
+    step(rows, two)
+    assert raw[0].tobytes() == np.array(rows.latents(two)[0]).tobytes(), "they lie where x does"
+
+
+def test_arrays_of_another_kind_are_read_as_they_say() -> None:
+    class Own(HostArrays):
+        """Where to read an array is its own affair."""
+
+    rows, one = Arena(key(), Own(), 8, {"words": np.zeros(2, np.float32)}), state()
+    step(rows, one)
+    assert rows.raw(one) is None
+
+
 def test_a_checkpoint_of_something_else_is_refused() -> None:
     one, rows = state(), arena()
     step(rows, one)

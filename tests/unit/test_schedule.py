@@ -915,3 +915,29 @@ def test_a_step_whose_cost_is_well_known_is_looked_at_less_often() -> None:
     assert schedule.curve("key").count(1) == KNOWN + (400 - KNOWN) // LOOK_EVERY
     assert costs[199] == pytest.approx(1.0)
     assert costs[-1] == pytest.approx(2.0, rel=0.1)
+
+
+def test_it_says_before_a_step_whether_its_curve_hears_of_it() -> None:
+    schedule, heard = Schedule(), 0
+    schedule.know("key", most_rows=1)
+    schedule.add(sample("a", 200))
+    for _ in range(150):
+        decision, before = schedule.decide(0.0), schedule.curve("key")
+        is_asked_for = schedule.looks(decision)
+        schedule.done(decision, 1.0)
+        assert is_asked_for == (schedule.curve("key") is not before)
+        heard += is_asked_for
+    assert heard == KNOWN + (150 - KNOWN) // LOOK_EVERY
+
+
+def test_the_turn_is_charged_with_all_steps_that_were_decided_again() -> None:
+    schedule = Schedule(Policy(share_s=100.0))
+    for key in ("key", "other"):
+        schedule.know(key, most_rows=1, curve=measured({1: 1.0}))
+        schedule.set_residency(key, loaded=True, load_s=0.0, weights=key)
+    schedule.add(sample("a", 50))
+    for _ in range(20):
+        schedule.done(schedule.decide(0.0), 2.0)
+    schedule.add(sample("b", 50, key="other"))
+    [left_s] = schedule.decide(40.0).turn.left_s.values()
+    assert left_s == pytest.approx(-20 * 2.0)

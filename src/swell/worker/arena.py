@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.model import Array, Arrays, NoiseStream, Plan, Sampler
+from swell.model import Array, Arrays, HostArrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.checkpoint import FORMAT, decode_checkpoint, encode_checkpoint
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table, blend
@@ -36,6 +36,7 @@ __all__ = [
     "BatchKey",
     "Conditions",
     "InvalidCheckpoint",
+    "Raw",
     "SampleState",
     "packed",
     "table_of",
@@ -45,6 +46,9 @@ Singles = NDArray[np.float32]
 
 #: Names of arrays → arrays without the batch: what the network hears beside latents and time.
 Conditions = Mapping[str, Array]
+
+#: Bytes of latents, and of what a solver keeps, as a checkpoint has them.
+Raw = tuple[memoryview, memoryview | None]
 
 
 class InvalidCheckpoint(ValueError):
@@ -357,6 +361,10 @@ class Arena:
         self._seen = self._shown = arrays.rows(like, rows)
         self._said = arrays.rows(like, rows)
         self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
+        #: Rows as they lie here, and their bytes where a checkpoint has the same: made once.
+        self._is_raw = type(arrays) is HostArrays and self._x.dtype == np.dtype("<f4")
+        self._rows: list[tuple[Array, Array | None] | None] = [None] * most_rows
+        self._raws: list[Raw | None] = [None] * most_rows
         #: Whose latents and whose conditions are in each row.
         self._samples: list[SampleState | None] = [None] * most_rows
         self._hearers: list[Conditions | None] = [None] * rows
@@ -364,6 +372,8 @@ class Arena:
         self._placed: list[SampleState] = []
         #: The same as they were named, as long as all have their rows.
         self._seated: tuple[SampleState, ...] = ()
+        #: Their rows of x, said, seen and h.
+        self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
         self._k: Array = None
 
@@ -396,6 +406,9 @@ class Arena:
             if self._samples[row] is not sample:
                 self._seat(sample, row)
         self._placed, self._seated = order, tuple(samples)
+        n = len(order)
+        h = None if self._h is None else self._h[:n]
+        self._moving = self._x[:n], self._said[:n], self._seen[:n], h
 
     def _ordered(self, samples: Sequence[SampleState]) -> list[SampleState]:
         """Return who gets which row: everybody the one they have, if it is on the right side."""
@@ -437,7 +450,21 @@ class Arena:
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return a running sample's latents and what its solver keeps, as they lie here."""
-        return self._x[sample.row], None if self._h is None else self._h[sample.row]
+        row = self._rows[sample.row]
+        if row is None:
+            row = self._x[sample.row], None if self._h is None else self._h[sample.row]
+            self._rows[sample.row] = row
+        return row
+
+    def raw(self, sample: SampleState) -> Raw | None:
+        """Return the bytes of `latents`, as they lie here; None where a checkpoint has others."""
+        if not self._is_raw:
+            return None
+        raw = self._raws[sample.row]
+        if raw is None:
+            x, h = self.latents(sample)
+            raw = self._raws[sample.row] = packed(x), None if h is None else packed(h)
+        return raw
 
     def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return copies of `latents`, which stay as they are."""
@@ -455,8 +482,9 @@ class Arena:
         self._shown = self._x
         if self._solver.scales_input or padded > n:
             self._shown = self._seen
-            solvers.scale_input(self._solver, self._x[:n], self._k, self._seen[:n])
-        self._host_t[:n] = [sample.table.timesteps[sample.step] for sample in placed]
+            solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
+        for row, sample in enumerate(placed):
+            self._host_t[row] = sample.table.timesteps[sample.step]
         if g:
             self._seen[n:rows] = self._seen[:g]
             self._host_t[n:rows] = self._host_t[:g]
@@ -487,7 +515,7 @@ class Arena:
             seen = self._shown[part]
             heard = {name: rows[part] for name, rows in self._heard.items()}
             said = denoise(seen, t[part], heard)
-            if tuple(said.shape) != tuple(seen.shape):
+            if said.shape != seen.shape and tuple(said.shape) != tuple(seen.shape):
                 raise ValueError(
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
                     f"{tuple(seen.shape)}"
@@ -518,17 +546,9 @@ class Arena:
 
     def advance(self) -> None:
         """Move the samples by one step. After an error their latents are worth nothing."""
-        placed, n = self._placed, len(self._placed)
-        solvers.advance(
-            self._solver,
-            self._x[:n],
-            self._said[:n],
-            self._k,
-            z=self._noise(),
-            h=None if self._h is None else self._h[:n],
-            scratch=self._seen[:n],
-        )
-        for sample in placed:
+        x, said, seen, h = self._moving
+        solvers.advance(self._solver, x, said, self._k, z=self._noise(), h=h, scratch=seen)
+        for sample in self._placed:
             sample.step += 1
 
     def _noise(self) -> Array | None:

@@ -69,7 +69,7 @@ from swell.model import (
     whole,
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
-from swell.worker.arena import Arena, BatchKey, Conditions, SampleState, packed, table_of
+from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
 from swell.worker.curve import Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
@@ -125,10 +125,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Drawn:
     """A sample after some of its steps. See `Denoiser.drawn_since`."""
 
-    __slots__ = ("_arrays", "_h", "_x", "is_at_hand", "state", "step")
+    __slots__ = ("_arrays", "_h", "_raw", "_x", "is_at_hand", "state", "step")
 
     def __init__(
-        self, state: SampleState, arrays: Arrays, x: Array, h: Array | None, is_at_hand: bool
+        self,
+        state: SampleState,
+        arrays: Arrays,
+        x: Array,
+        h: Array | None,
+        is_at_hand: bool,
+        raw: Raw | None = None,
     ) -> None:
         self.state = state
         #: So many are over.
@@ -136,6 +142,8 @@ class Drawn:
         self._arrays = arrays
         self._x = x
         self._h = h
+        #: What `read` returns, where that lies there already.
+        self._raw = raw
         #: Whether reading it waits for no device. Then it must be read before the next step, else
         #: it stays as it is.
         self.is_at_hand = is_at_hand
@@ -146,8 +154,10 @@ class Drawn:
         size = 4 * int(np.prod(self.state.plan.shape))
         return size, size * self.state.table.solver.history
 
-    def read(self) -> tuple[memoryview, memoryview | None]:
+    def read(self) -> Raw:
         """Return both, as a `Checkpoint` has them; waits for the device."""
+        if self._raw is not None:
+            return self._raw
         x = packed(self._arrays.get(self._x))
         return x, None if self._h is None else packed(self._arrays.get(self._h))
 
@@ -292,7 +302,8 @@ class _Step:
         self.advanced: list[SampleState] = []
         self.failed: list[tuple[SampleState, Exception]] = []
         self.begun_s = self.told_s = 0.0
-        #: What processors spent on it meanwhile.
+        #: Whether anybody asks what processors spent on it meanwhile; and that.
+        self.counts_cpu = True
         self.cpu_s = 0.0
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
@@ -305,7 +316,8 @@ class _Step:
         Raises:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
         """
-        start_s, cpu_s, arena = self._clock.monotonic_s(), self._clock.cpu_s(), self._arena
+        start_s, arena = self._clock.monotonic_s(), self._arena
+        cpu_s = self._clock.cpu_s() if self.counts_cpu else 0.0
         try:
             arena.place(states)
             arena.load(self._bucket)
@@ -330,7 +342,8 @@ class _Step:
             self.failed.extend((state, error) for state in states)
             return
         self.begun_s, self.told_s = start_s, self._clock.monotonic_s()
-        self.cpu_s = self._clock.cpu_s() - cpu_s
+        if self.counts_cpu:
+            self.cpu_s = self._clock.cpu_s() - cpu_s
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
 
@@ -482,11 +495,12 @@ class Denoiser:
         state = self._find(sample_id)
         if state is None or state.step == step:
             return None
-        key, x, h = self._keys[state.key], state.x, state.h
+        key, x, h, raw = self._keys[state.key], state.x, state.h, None
         is_at_hand = key.is_at_hand
         if key.arena is not None and state.row >= 0:
             x, h = key.arena.latents(state) if is_at_hand else key.arena.copied(state)
-        return Drawn(state, key.resident.model.arrays, x, h, is_at_hand)
+            raw = key.arena.raw(state) if is_at_hand else None
+        return Drawn(state, key.resident.model.arrays, x, h, is_at_hand, raw)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""
@@ -557,6 +571,8 @@ class Denoiser:
     @property
     def due_s(self) -> float:
         """When `boundary` is to be called next, on the clock; the past for at once."""
+        if not self._told:
+            return 0.0
         running = next((told for told in self._told if told.decision is not None), None)
         if running is None or running.decision is None or running.decision.key not in self._keys:
             return 0.0
@@ -722,6 +738,7 @@ class Denoiser:
             return  # somebody else can have the free row
         assert key.arena is not None, "whoever is ready has rows"
         step = _Step(key.resident.model, key.arena, decision.bucket, self._clock, self._asked)
+        step.counts_cpu = self._schedule.looks(decision)
         lacking = None
         try:
             step.run(states, partial(self._shows, key.resident, self._clock.monotonic_s()))
@@ -817,14 +834,15 @@ class Denoiser:
             told = _Told(step.begun_s, step.mark, decision, moved, tuple(step.foreseen))
             self._told.append(told)
             return
-        self._step_s = step.told_s - step.begun_s
-        self._shares.took(*self._encoding)
-        self._encoding = 0.0, {}
-        self._shares.took(self._step_s, _rows_in(moved))
-        undisturbed = self._keys[moved[0][0].key].undisturbed
-        self._schedule.took(
-            decision, undisturbed.seconds(decision.bucket, self._step_s, step.cpu_s)
-        )
+        self._step_s = seconds = step.told_s - step.begun_s
+        if self._encoding[1]:
+            self._shares.took(*self._encoding)
+            self._encoding = 0.0, {}
+        self._shares.took(seconds, _rows_in(moved))
+        if step.counts_cpu:
+            undisturbed = self._keys[moved[0][0].key].undisturbed
+            seconds = undisturbed.seconds(decision.bucket, seconds, step.cpu_s)
+        self._schedule.took(decision, seconds)
         self._tell(moved, step.foreseen)
 
     def _wait(self, ahead: int) -> None:

@@ -12,7 +12,6 @@ task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +61,7 @@ PREVIEW_REST: Final = 19
 
 #: After checkpoints were left, from which samples go on if this process dies, none are for so many
 #: times what leaving them usually takes, but for no longer than this, in seconds. Usual is the
-#: lower quartile of so many times; the first few are for learning it.
+#: lower quartile of so many times, looked at once in as many; at first of a few.
 CHECKPOINT_REST: Final = 99
 CHECKPOINT_EVERY_S: Final = 2.0
 CHECKPOINT_TIMES: Final = 9
@@ -213,8 +212,9 @@ class Drawer:
         self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
         #: Whether there was no memory for one, which is said once.
         self._has_no_room = False
-        #: What leaving them took, the latest times.
-        self._leaving_s: deque[float] = deque(maxlen=CHECKPOINT_TIMES)
+        #: What leaving them took, of the next few times, and how long after one the next comes.
+        self._leaving_s: list[float] = []
+        self._rest_s = 0.0
         self._paths = (
             {}
             if studio.curves is None
@@ -452,6 +452,8 @@ class Drawer:
                     self._leave(job, index, drawn, later)
                 job.finished.clear()
         for name, (job, index) in self._samples.items():
+            if job.began_s is None:
+                continue  # it has nothing to lose
             since = self._denoiser.drawn_since(name, job.kept[index])
             if since is not None:
                 job.kept[index] = since.step
@@ -488,11 +490,12 @@ class Drawer:
         """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
         left_s = self._clock.monotonic_s()
         self._leaving_s.append(left_s - began_s)
-        usual_s = 0.0
-        if len(self._leaving_s) >= CHECKPOINT_LESSONS:
+        if len(self._leaving_s) >= (CHECKPOINT_TIMES if self._rest_s else CHECKPOINT_LESSONS):
             # What took longer, at a first time or for want of a processor, does not count.
             usual_s = sorted(self._leaving_s)[len(self._leaving_s) // 4]
-        self._checkpoint_s = left_s + min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
+            self._leaving_s.clear()
+            self._rest_s = min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
+        self._checkpoint_s = left_s + self._rest_s
 
     def learn(self) -> bool:
         """Learn what a step of more rows takes, for when crowds come; say whether that was new."""

@@ -107,10 +107,15 @@ class _Timing:
         #: Rows of which enough steps were seen.
         self.known: set[int] = set()
 
+    def looks(self, rows: int) -> bool:
+        """Say whether it matters what the next step takes, if it has so many rows."""
+        return rows not in self.known or not (self.count + 1) % LOOK_EVERY
+
     def took(self, rows: int, seconds: float) -> bool:
         """Note what a step took; say whether other decisions may follow from it."""
+        is_looked_at = self.looks(rows)
         self.count += 1
-        if self.count % LOOK_EVERY and rows in self.known:
+        if not is_looked_at:
             return False
         if rows not in BUCKETS and self.curve.is_between(rows):
             # Not padded: each such number runs seldom, and a disturbed one stands for all around.
@@ -190,6 +195,9 @@ class Schedule:
         self._of: dict[str, _Key] = {}
         self._last: _Key | None = None
         self._turn = _FIRST
+        #: What a unit has taken of the device since the turn was charged with it.
+        self._unit: Hashable = None
+        self._uncharged_s = 0.0
         #: What is decided again, and what will be once a step of it has started, unless something
         #: happens before.
         self._again: _Again | None = None
@@ -319,6 +327,7 @@ class Schedule:
             why = TurnReason.GOES_ON
             return Decision(again.key, again.run, again.bucket, False, self._turn, why, again.order)
         self._forget_again()
+        self._charge()
         groups = [_group(key, state) for key, state in self._keys.items() if state.samples]
         decision = decide(now_s, groups, self._turn, self._policy)
         self._next = _again(groups, decision, self._policy)
@@ -330,9 +339,17 @@ class Schedule:
         self.took(decision, seconds)
         return finished
 
+    def looks(self, decision: Decision) -> bool:
+        """Say whether the curve hears of what this step takes, if `took` is told of it next."""
+        state = self._keys.get(decision.key)
+        return state is not None and state.timing.looks(decision.bucket)
+
     def took(self, decision: Decision, seconds: float) -> None:
         """Note what a step took on the device, without loading. Others may have been started."""
-        self._turn = charged(self._turn, decision.turn.unit, seconds)
+        if decision.turn.unit != self._unit:
+            self._charge()
+            self._unit = decision.turn.unit
+        self._uncharged_s += seconds
         state = self._keys.get(decision.key)
         if state is not None:
             if state.timing.took(decision.bucket, seconds / decision.passes):
@@ -390,6 +407,12 @@ class Schedule:
         self._turn = decision.turn
         self._pause_all_but(state, decision.ids)
         return can_shrink
+
+    def _charge(self) -> None:
+        """Have the turn as it stands now."""
+        if self._uncharged_s:
+            self._turn = charged(self._turn, self._unit, self._uncharged_s)
+            self._uncharged_s = 0.0
 
     def _forget_again(self) -> None:
         self._catch_up()
