@@ -197,7 +197,8 @@ class TestDetachedProvider(OutlivingConformance):
         late = DetachedProvider(clock, self.folder, {})
         assert [each.state for each in await late.instances()] == [InstanceState.ENDED]
         async with asyncio.timeout(20):
-            while not (begun := self.folder / f"{instance.id}.pid.new").exists():
+            begun = self.folder / f"{instance.id}.pid.new"
+            while not (begun.exists() and begun.read_text().strip()):
                 await asyncio.sleep(0.01)
         pid = int(begun.read_text().split()[0])
         may_go.touch()

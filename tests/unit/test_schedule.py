@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from swell.worker.curve import BUCKETS, Curve
@@ -815,6 +815,14 @@ class Watched:
 
 
 @given(events)
+@example(
+    [
+        ("add", "a", 4, 1, None, 0.125),
+        ("fail",),
+        ("add", "a", 1, 1, None, 0.125),
+        ("add", "a", 4, 2, None, 1.0),
+    ]
+)
 @settings(max_examples=150)
 def test_some_samples_always_run_within_slots_and_memory_until_all_are_finished(
     wanted: list[tuple[Any, ...]],

@@ -225,6 +225,9 @@ class Decision(msgspec.Struct, frozen=True):
 _FIRST: Final = Turn()
 _POLICY: Final = Policy()
 
+#: Sums of times in another order differ by less than so much of them.
+_ROUNDING: Final = 1e-12
+
 
 def costs_of(
     curve: Curve,
@@ -370,10 +373,13 @@ def lasts(group: Group, decision: Decision, policy: Policy = _POLICY) -> tuple[O
 
 
 def _overdue_s(sample: Sample, group: Group, policy: Policy) -> float:
-    """Return from when on a sample would be later than the bound allows, if it waits."""
+    """Return from when on a sample would be later than the bound allows, if it waits.
+
+    A little less: `_rank` adds the same numbers in another order, which rounds otherwise.
+    """
     step_s = _cost_s(group.costs, sample.rows)
     due_s = sample.arrived_s + policy.bound * step_s * sample.steps
-    return due_s - step_s * sample.remaining
+    return due_s - step_s * sample.remaining - _ROUNDING * max(1.0, abs(due_s))
 
 
 # Which samples of a group
