@@ -62,7 +62,7 @@ LEAST_PSNR_DB = 45.0
 class Size:
     """How much is done in a run, beside the pictures of the warm-up."""
 
-    rounds: int = 3
+    rounds: int = 5
     backlog: int = 96
     arrivals: int = 120
     serial: int = 24
