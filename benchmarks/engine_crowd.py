@@ -1,0 +1,236 @@
+"""How much sooner are pictures there by Swell's schedule than if all who are there share each step?
+
+In simulated time, with nothing else of a worker: the real `Schedule`, whose curve is what its steps
+took, against a loop in which every picture that is there takes part in the next step. Both draw the
+same pictures of 4, 8, 20 or 30 steps on the same device, which is swell/icons on two cores: a step
+takes 7 ms and 6.9 ms for each row, two rows a picture, and 10 ms to decode one. Its speed changes
+as that of a shared machine does: by 8 % within seconds, some percent from step to step, and now and
+then a step takes half as long again.
+
+A crowd is what `engine_peers.py` brings: 8 clients first, then 32 with the next picture as soon as
+they have one, and then arrivals by chance, at 0.9 of what one picture after another could bear.
+Where this is small and `engine-peers` is not, it is not the schedule that makes pictures late.
+
+Value: the 95th percentile of latency over that of the loop, in the mean of the crowds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Protocol
+
+from engine_peers import CLIENTS, LOAD, STEPS, WARM_UP, Size, wishes
+from machine import report
+from open_load import percentile, poisson
+from swell.worker.decide import Sample
+from swell.worker.schedule import Schedule
+
+STEP_S, ROW_S, DECODE_S, GAP_S = 7.0e-3, 6.9e-3, 10e-3, 0.3e-3
+ROWS = 2
+PX = 128
+
+
+def step_s(pictures: int) -> float:
+    return STEP_S + ROW_S * ROWS * pictures
+
+
+def alone_s(steps: int) -> float:
+    return steps * (step_s(1) + GAP_S) + DECODE_S
+
+
+class Speed:
+    """How much longer a step takes than on a quiet machine; the same for all at the same time."""
+
+    DRIFT, LASTS_S, EACH, STALLS, STALL = 0.08, 5.0, 0.04, 0.01, 1.6
+    EVERY_S = 0.25
+
+    def __init__(self, seed: int) -> None:
+        self._drifts, self._steps = self._drift(random.Random(seed)), random.Random(seed + 1)
+        self._known: list[float] = []
+
+    def _drift(self, rng: random.Random) -> Iterator[float]:
+        """An Ornstein-Uhlenbeck process, in steps of `EVERY_S`."""
+        now, keeps = 0.0, math.exp(-self.EVERY_S / self.LASTS_S)
+        while True:
+            now = keeps * now + math.sqrt(1 - keeps**2) * rng.gauss(0, self.DRIFT)
+            yield math.exp(now)
+
+    def at(self, now_s: float) -> float:
+        while len(self._known) <= now_s / self.EVERY_S:
+            self._known.append(next(self._drifts))
+        each = math.exp(abs(self._steps.gauss(0, self.EACH)))
+        stall = self.STALL if self._steps.random() < self.STALLS else 1.0
+        return self._known[int(now_s / self.EVERY_S)] * each * stall
+
+
+class Order(Protocol):
+    """Who takes part in which step."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, picture: str, steps: int, now_s: float) -> None: ...
+
+    def next(self, now_s: float) -> int:
+        """How many take part in the next step."""
+
+    def done(self, took_s: float) -> list[str]:
+        """Who is finished by it."""
+
+
+class Swell:
+    """The schedule of a worker that begins without a curve."""
+
+    def __init__(self) -> None:
+        self._schedule = Schedule()
+        self._schedule.know("icons", most_rows=64, padded=False)
+        self._schedule.set_residency("icons", loaded=True, load_s=0.0)
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def add(self, picture: str, steps: int, now_s: float) -> None:
+        self._schedule.add(
+            Sample(
+                id=picture,
+                key="icons",
+                remaining=steps,
+                steps=steps,
+                arrived_s=now_s,
+                rows=ROWS,
+            )
+        )
+
+    def next(self, now_s: float) -> int:
+        self._decision = self._schedule.decide(now_s)
+        return len(self._decision.run)
+
+    def done(self, took_s: float) -> list[str]:
+        return [sample.id for sample in self._schedule.done(self._decision, took_s)]
+
+
+class Everybody:
+    """All who are there, in each step."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def add(self, picture: str, steps: int, now_s: float) -> None:
+        self._left[picture] = steps
+
+    def next(self, now_s: float) -> int:
+        return len(self._left)
+
+    def done(self, took_s: float) -> list[str]:
+        self._left = {picture: steps - 1 for picture, steps in self._left.items()}
+        finished = [picture for picture, steps in self._left.items() if not steps]
+        for picture in finished:
+            del self._left[picture]
+        return finished
+
+
+@dataclass
+class Device:
+    """A device in simulated time, and by which order it draws."""
+
+    order: Order
+    speed: Speed
+    now_s: float = 0.0
+    #: Of a picture that is not finished: when it came.
+    _came_s: dict[str, float] = field(default_factory=dict)
+    _count: int = 0
+
+    def _add(self, steps: int, came_s: float) -> str:
+        picture = str(self._count)
+        self._count += 1
+        self._came_s[picture] = came_s
+        self.order.add(picture, steps, came_s)
+        return picture
+
+    def _step(self) -> list[tuple[str, float]]:
+        """Who is finished by the next step, and how long it took from when it came."""
+        took_s = step_s(self.order.next(self.now_s)) * self.speed.at(self.now_s)
+        self.now_s += took_s + GAP_S
+        finished = []
+        for picture in self.order.done(took_s):
+            self.now_s += DECODE_S
+            finished.append((picture, self.now_s - self._came_s.pop(picture)))
+        return finished
+
+    def by_clients(self, steps: Sequence[int], clients: int) -> float:
+        """Pictures per second, if so many clients ask for the next one as soon as they have one."""
+        begun_s, waiting = self.now_s, list(reversed(steps))
+        while waiting or len(self.order):
+            while waiting and len(self.order) < clients:
+                self._add(waiting.pop(), self.now_s)
+            self._step()
+        return len(steps) / (self.now_s - begun_s)
+
+    def at_times(self, steps: Sequence[int], at_s: Sequence[float]) -> list[tuple[int, float]]:
+        """Steps and latency of each picture that comes at these times from now on."""
+        begun_s, coming = self.now_s, list(zip(at_s, steps, strict=True))[::-1]
+        of: dict[str, int] = {}
+        found = []
+        while coming or len(self.order):
+            if not len(self.order):
+                self.now_s = max(self.now_s, begun_s + coming[-1][0])
+            while coming and begun_s + coming[-1][0] <= self.now_s:
+                due_s, count = coming.pop()
+                of[self._add(count, begun_s + due_s)] = count
+            found += [(of[picture], latency_s) for picture, latency_s in self._step()]
+        return found
+
+
+def crowd(order: Order, number: int) -> dict[str, float]:
+    """What becomes of one crowd."""
+    size, seed = Size(), 100 * number + PX
+    device = Device(order, Speed(1000 + number))
+    rate_per_s = LOAD / fmean(alone_s(steps) for steps in STEPS)
+
+    def steps(count: int, seed: int) -> list[int]:
+        return [wish["steps"] for wish in wishes(count, seed, PX)]
+
+    device.by_clients(steps(WARM_UP, 0), WARM_UP // 2)
+    images_per_s = device.by_clients(steps(size.backlog, seed), CLIENTS)
+    at_s = poisson(rate_per_s, size.arrivals, seed + 2)
+    found = device.at_times(steps(size.arrivals, seed + 1), at_s)
+    slowdowns = [latency_s / alone_s(count) for count, latency_s in found]
+    latencies_s = [latency_s for _, latency_s in found]
+    return {
+        "images_per_s": images_per_s,
+        "p95": percentile(latencies_s, 0.95),
+        "p50": percentile(latencies_s, 0.5),
+        "mean": fmean(latencies_s),
+        "mean_slowdown": fmean(slowdowns),
+        "p95_slowdown": percentile(slowdowns, 0.95),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--crowds", type=int, default=200)
+    asked = parser.parse_args()
+    pairs = [(crowd(Swell(), n), crowd(Everybody(), n)) for n in range(asked.crowds)]
+    ratios = {
+        name: round(fmean(ours[name] / other[name] for ours, other in pairs), 4)
+        for name in pairs[0][0]
+    }
+    sooner = fmean(ours["p95"] < other["p95"] for ours, other in pairs)
+    detail = {
+        "crowds": asked.crowds,
+        "over_everybody": ratios,
+        "crowds_in_which_p95_is_less": round(sooner, 3),
+        "load": LOAD,
+    }
+    report(ratios["p95"], detail)
+
+
+if __name__ == "__main__":
+    main()
