@@ -188,11 +188,11 @@ class Device:
         return found
 
 
-def crowd(order: Order, number: int) -> dict[str, float]:
+def crowd(order: Order, number: int, load: float) -> dict[str, float]:
     """What becomes of one crowd."""
     size, seed = Size(), 100 * number + PX
     device = Device(order, Speed(1000 + number))
-    rate_per_s = LOAD / fmean(alone_s(steps) for steps in STEPS)
+    rate_per_s = load / fmean(alone_s(steps) for steps in STEPS)
 
     def steps(count: int, seed: int) -> list[int]:
         return [wish["steps"] for wish in wishes(count, seed, PX)]
@@ -216,8 +216,12 @@ def crowd(order: Order, number: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--crowds", type=int, default=200)
+    parser.add_argument("--load", type=float, default=LOAD, help="of what one after another bears")
     asked = parser.parse_args()
-    pairs = [(crowd(Swell(), n), crowd(Everybody(), n)) for n in range(asked.crowds)]
+    pairs = [
+        (crowd(Swell(), n, asked.load), crowd(Everybody(), n, asked.load))
+        for n in range(asked.crowds)
+    ]
     ratios = {
         name: round(fmean(ours[name] / other[name] for ours, other in pairs), 4)
         for name in pairs[0][0]
@@ -227,7 +231,7 @@ def main() -> None:
         "crowds": asked.crowds,
         "over_everybody": ratios,
         "crowds_in_which_p95_is_less": round(sooner, 3),
-        "load": LOAD,
+        "load": asked.load,
     }
     report(ratios["p95"], detail)
 

@@ -78,6 +78,6 @@ def test_a_curve_that_was_learnt_among_others_is_the_one_of_an_idle_machine(seed
     for rows, alone_s in truth.items():
         assert curve.seconds(rows) == pytest.approx(alone_s, rel=0.2)
     chosen = best_size(curve, 32)
-    # All lie about a line, by which it may cost a fifth more; and what was learnt is not exact.
-    assert idle.seconds(chosen) / chosen <= 1.2 * 1.07 * idle.seconds(32) / 32
+    # All lie about a line, by which it may cost 15 % more; and what was learnt is not exact.
+    assert idle.seconds(chosen) / chosen <= 1.15 * 1.07 * idle.seconds(32) / 32
     assert max(clock.seconds(rows) / alone_s for rows, alone_s in truth.items()) > 1.3

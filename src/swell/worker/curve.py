@@ -64,10 +64,10 @@ _TOLERANCE: Final = 1.05
 _WORTH: Final = 1.12
 _WORTH_FULL: Final = 1.01
 
-#: The same by a straight line, which no single measurement moves. Between 1.18 and 1.22 the first
-#: gives the shortest latencies, in the mean and in the 95th percentile, in 200 simulated crowds on
-#: two cores whose speed changes (benchmarks/engine_crowd.py).
-_WORTH_BY_LINE: Final = 1.2
+#: The same by a straight line, which no single measurement moves: the first gives short latencies,
+#: in the mean and in the 95th percentile, where few come at a time and where many do, in crowds
+#: that are simulated on two cores whose speed changes (benchmarks/engine_crowd.py).
+_WORTH_BY_LINE: Final = 1.15
 _WORTH_FULL_BY_LINE: Final = 1.005
 
 #: Buckets lie about a straight line if there are so many, and none is further from it than this.
@@ -292,7 +292,7 @@ def best_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together: the fewest that are nearly as cheap as can be.
 
     That is the smallest bucket whose step costs at most 12 % more per row than the cheapest, or
-    20 % by the line where all lie about one: with more, everybody waits longer for little. One row
+    15 % by the line where all lie about one: with more, everybody waits longer for little. One row
     means that a batch gains next to nothing here.
 
     Args:

@@ -42,6 +42,7 @@ from swell.worker.curve import BUCKETS, Curve, best_size, full_size, next_size
 
 __all__ = [
     "CROWD",
+    "FULL_CROWD",
     "IN_TURN",
     "Costs",
     "Decision",
@@ -69,6 +70,10 @@ IN_TURN: Final = "batch keys in turn"
 #: picture then get 1.7 % more of them, and the 95th percentile at 0.9 stays as it is.
 #: From simulations with the curve of two cores.
 CROWD: Final = 1.25
+
+#: Where so many times the rows want to run that are nearly as cheap as can be, one is enough for
+#: each: it is pictures per second that all of them wait for (benchmarks/engine_crowd.py).
+FULL_CROWD: Final = 6
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -344,7 +349,8 @@ def _size(group: Group) -> int:
     if costs.size == 1:
         # Even the cheapest batch gains little, so smaller ones gain nothing.
         return costs.full if costs.full * CROWD <= wanted else 1
-    fit = [n for n in costs.buckets if n <= costs.full and n * CROWD <= wanted]
+    each = CROWD if wanted < FULL_CROWD * costs.size else 1
+    fit = [n for n in costs.buckets if n <= costs.full and n * each <= wanted]
     # Whoever runs goes on when the crowd becomes less.
     fit += [costs.size, min(running, len(costs.step_s))]
     # With more than that it is pictures per second that everybody waits for.
