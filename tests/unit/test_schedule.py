@@ -86,6 +86,14 @@ def test_the_larger_a_crowd_the_larger_the_batch_up_to_the_cheapest() -> None:
         assert len(ids(decide(0.0, [few]))) == running
 
 
+def test_in_a_full_crowd_all_who_fit_into_a_bucket_share_each_step() -> None:
+    costs = costs_of(measured({n: 1.0 + n for n in (1, 2, 4, 8, 16, 32, 64)}), 64)
+    assert (costs.size, costs.full) == (6, 64)
+    for waiting, running in ((20, 16), (35, 24), (36, 32), (50, 48), (64, 64)):
+        crowd = group(*(sample(str(n)) for n in range(waiting)), costs=costs)
+        assert len(ids(decide(0.0, [crowd]))) == running
+
+
 def test_who_runs_in_a_large_batch_goes_on_when_the_crowd_is_gone_and_nobody_joins() -> None:
     running = tuple(sample(f"r{n}") for n in range(14))
     decision = decide(0.0, [group(sample("new"), running=running, costs=CROWDED)])
