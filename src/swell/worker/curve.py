@@ -48,7 +48,7 @@ _YOUNG: Final = 8
 _DISTURBED: Final = 0.8
 
 #: A largest bucket that seems to gain nothing is looked at again after so many steps for each time
-#: that it ran, as long as as many rows wait.
+#: that it ran since it was believed, or three times as many, as long as as many rows wait.
 _AGAIN_STEPS: Final = 50
 
 #: The same where the first larger one seemed to gain nothing, as where one row fills the device.
@@ -57,6 +57,10 @@ _AGAIN_FLAT_STEPS: Final = 2000
 #: Steps until a bucket counts as measured. The first one may have compiled and never counts alone.
 _ENOUGH: Final = 3
 
+#: Steps until it is believed that the largest bucket gains nothing: one stall among the first three
+#: would end the search for thousands of steps. Fewer than make a bucket old.
+_BELIEVED: Final = 6
+
 #: A larger batch must be so much better per row to be worth trying.
 _TOLERANCE: Final = 1.05
 
@@ -64,11 +68,14 @@ _TOLERANCE: Final = 1.05
 _WORTH: Final = 1.12
 _WORTH_FULL: Final = 1.01
 
-#: The same by a straight line, which no single measurement moves: the first gives short latencies,
-#: in the mean and in the 95th percentile, where few come at a time and where many do, in crowds
-#: that are simulated on two cores whose speed changes (benchmarks/engine_crowd.py).
+#: The same by a straight line, of which single measurements move less: the first gives short
+#: latencies, in the mean and in the 95th percentile, where few come at a time and where many do, in
+#: crowds that are simulated on two cores whose speed changes (benchmarks/engine_crowd.py).
 _WORTH_BY_LINE: Final = 1.15
 _WORTH_FULL_BY_LINE: Final = 1.005
+
+#: What the line says may differ so much from what was measured.
+_WORTH_ROUGHLY: Final = 1.25
 
 #: Buckets lie about a straight line if there are so many, and none is further from it than this.
 _LINE_POINTS: Final = 4
@@ -221,7 +228,7 @@ class Curve:
             return False
         last = self._points[-1]
         steps = _AGAIN_STEPS if len(self._points) > 2 else _AGAIN_FLAT_STEPS
-        return self._age - last.age >= steps * last.count
+        return self._age - last.age >= steps * max(_ENOUGH, last.count - _BELIEVED)
 
     def to_json(self) -> bytes:
         """Return the curve as JSON, for `from_json` of this or a later process."""
@@ -291,18 +298,21 @@ def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
 def best_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together: the fewest that are nearly as cheap as can be.
 
-    That is the smallest bucket whose step costs at most 12 % more per row than the cheapest, or
-    15 % by the line where all lie about one: with more, everybody waits longer for little. One row
-    means that a batch gains next to nothing here.
+    That is the smallest bucket whose step costs at most 12 % more per row than the cheapest: with
+    more, everybody waits longer for little. Where all lie about a line, it is the smallest of
+    several rows that costs at most 15 % more by the line, and no smaller than the first that costs
+    at most 25 % more by what was measured. One row means that a batch gains next to nothing here.
 
     Args:
         curve: What steps cost.
         largest: Rows that fit into memory; at least 1.
     """
     line = _line(curve, largest)
-    if line is not None:
-        return _smallest(line, min(curve.measured[-1], largest), _WORTH_BY_LINE)
-    return _smallest(curve, largest, _WORTH)
+    if line is None:
+        return _smallest(curve, largest, _WORTH)
+    by_line = _smallest(line, min(curve.measured[-1], largest), _WORTH_BY_LINE)
+    # A line sees no bend, so what was measured has a word as well: a rough one.
+    return max(2, by_line, _smallest(curve, largest, _WORTH_ROUGHLY))
 
 
 def full_size(curve: Curve, largest: int) -> int:
@@ -389,22 +399,25 @@ def _gain(curve: "Curve | _Line", rows: float, more: float) -> float:
     return (curve.seconds(rows) / rows) / (curve.seconds(more) / more)
 
 
-def next_size(curve: Curve, largest: int, widest: int = 1) -> int | None:
+def next_size(curve: Curve, largest: int, widest: int = 1, believed: int = _BELIEVED) -> int | None:
     """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
 
     The next bucket is tried while the largest measured one is at least 5 % cheaper per row than
     half as many rows, or 1 % where all lie about a straight line: a flat piece of the curve does
-    not end the search, a flat doubling does, until the largest is due for another look.
+    not end the search, a flat doubling does once some steps have shown it, until the largest is due
+    for another look.
 
     Args:
         curve: What steps cost.
         largest: Rows that fit into memory; at least 1.
         widest: Rows by which a batch of this key grows: 1, or 2 if every sample takes two.
+        believed: Steps until it is believed that a bucket gains nothing.
     """
     measured = curve.measured
     if not measured:
         return None
     last = measured[-1]
     if last / 2 >= measured[0] and _is_flat(curve, last):
-        return last if curve.is_due and last <= largest else None
+        is_open = curve.count(last) < believed or curve.is_due
+        return last if is_open and last <= largest else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)

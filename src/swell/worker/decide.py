@@ -63,16 +63,12 @@ IN_TURN: Final = "batch keys in turn"
 
 
 #: So many rows must want to run for each one of a larger batch than is nearly as cheap as can be.
-#: With 1, all who are there would share the device, and nobody would be finished soon: swell/icons
-#: with 4 to 30 steps a picture, at 0.9 of what one after another can bear, has a 95th percentile
-#: of latency that is 12 % longer; with 2 it is as short as this, but 15 % longer in a full crowd.
-#: For the cheapest batch it is enough if as many want to run: 32 clients that always have another
-#: picture then get 1.7 % more of them, and the 95th percentile at 0.9 stays as it is.
-#: From simulations with the curve of two cores.
+#: With 1, all who are there would share the device, and nobody would be finished soon.
 CROWD: Final = 1.25
 
 #: Where so many times the rows want to run that are nearly as cheap as can be, one is enough for
-#: each: it is pictures per second that all of them wait for (benchmarks/engine_crowd.py).
+#: each, as it is where as many want to as are cheapest: then it is pictures per second that all of
+#: them wait for. Both are from simulated crowds (benchmarks/engine_crowd.py).
 FULL_CROWD: Final = 6
 
 
@@ -259,7 +255,8 @@ def costs_of(
     buckets = tuple(rows for rows in BUCKETS if rows <= largest)
     if not padded:
         buckets = tuple(range(1, buckets[-1] + 1))
-    size, full = best_size(curve, largest), full_size(curve, largest)
+    size = best_size(curve, largest)
+    full = max(size, full_size(curve, largest))
     trial = next_size(curve, largest, widest)
     costs = [curve.seconds(rows) for rows in buckets]
     step_s = tuple(costs[_place(buckets, rows)] for rows in range(1, buckets[-1] + 1))

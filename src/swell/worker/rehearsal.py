@@ -56,7 +56,8 @@ class Rehearsal:
         largest = min(largest, self._most)
         if not largest:
             return None
-        rows = next_size(curve, largest, widest)
+        # The shortest of a few counts, and other moments have a look as well.
+        rows = next_size(curve, largest, widest, believed=0)
         if rows is None:
             rows = self._look_again(curve, largest)
         return None if rows is None or curve.seconds(rows) > LONGEST_S else rows
