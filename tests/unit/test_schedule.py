@@ -292,6 +292,17 @@ def test_two_overdue_samples_do_not_alternate() -> None:
     assert ran == ["a"] * 20 + ["b"] * 20
 
 
+@pytest.mark.parametrize("step_s", [0.2463, 0.0317, 1 / 3])
+def test_equal_samples_that_are_overdue_do_not_alternate_by_rounding(step_s: float) -> None:
+    schedule = Schedule(Policy(bound=1.0))
+    schedule.know("key", most_rows=4, curve=measured({1: step_s, 2: 2 * step_s}))
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    for n in range(10):
+        schedule.add(sample(str(n), 30))
+    ran = [n for step in range(300) for n in stepped(schedule, 1000 + step * step_s, step_s)]
+    assert ran == [str(n) for n in range(10) for _ in range(30)]
+
+
 def long_among_short(bound: float, steps: int = 2000) -> float:
     """Return the slowdown of a long sample where short ones fill the device, or infinity."""
     schedule = single(Policy(bound=bound))

@@ -469,12 +469,12 @@ def _rank(
     sample may be paused for another; where it may not, the one with the least spare time is first.
     """
     costs = group.costs
-    left_s = sample.remaining * costs.step_s[0]
+    step_s = costs.step_s[0] if sample.rows == 1 else _cost_s(costs, sample.rows)
+    left_s = sample.remaining * step_s
     load_s = 0.0 if group.loaded else group.load_s
-    if sample.rows > 1:
-        left_s = sample.remaining * _cost_s(costs, sample.rows)
-    whole_s = left_s / sample.remaining * sample.steps
-    due_s = sample.arrived_s + policy.bound * (whole_s + load_s)
+    # Not from what is left: of two equal samples one would be late first by rounding, and then the
+    # other one.
+    due_s = sample.arrived_s + policy.bound * (sample.steps * step_s + load_s)
     if now_s + load_s + left_s >= due_s:
         return (0, due_s, sample.arrived_s)
     if sample.deadline_s is not None:
