@@ -292,6 +292,23 @@ def test_two_overdue_samples_do_not_alternate() -> None:
     assert ran == ["a"] * 20 + ["b"] * 20
 
 
+@pytest.mark.parametrize("each_s", [1.0, 1.3])
+def test_where_steps_always_take_the_same_a_batch_that_gains_nothing_is_tried_for_six_of_them(
+    each_s: float,
+) -> None:
+    schedule = Schedule()
+    schedule.know("key", most_rows=8)
+    schedule.set_residency("key", loaded=True, load_s=0.0)
+    rows: list[int] = []
+    for step in range(1500):
+        while len(schedule) < 4:
+            schedule.add(sample(f"{step}-{len(schedule)}", 30, arrived_s=float(step)))
+        decision = schedule.decide(float(step))
+        rows.append(decision.bucket)
+        schedule.done(decision, decision.bucket * (1.0 if decision.bucket == 1 else each_s))
+    assert (rows.count(2), rows.count(1)) == (6, 1494)
+
+
 @pytest.mark.parametrize("step_s", [0.2463, 0.0317, 1 / 3])
 def test_equal_samples_that_are_overdue_do_not_alternate_by_rounding(step_s: float) -> None:
     schedule = Schedule(Policy(bound=1.0))

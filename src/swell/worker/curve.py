@@ -44,7 +44,7 @@ _STALL: Final = 2.0
 
 #: In the first steps of a bucket, one that took so much less than the average takes its place: when
 #: it is first tried, a crowd has just come, and others want the processor as well.
-_YOUNG: Final = 8
+_YOUNG: Final = 11
 _DISTURBED: Final = 0.8
 
 #: A largest bucket that seems to gain nothing is looked at again after so many steps for each time
@@ -58,7 +58,8 @@ _AGAIN_FLAT_STEPS: Final = 2000
 _ENOUGH: Final = 3
 
 #: Steps until it is believed that the largest bucket gains nothing: one stall among the first three
-#: would end the search for thousands of steps. Fewer than make a bucket old.
+#: would end the search for thousands of steps. Fewer than make a bucket old: if others disturbed
+#: all of them, a few later looks can still take their place.
 _BELIEVED: Final = 6
 
 #: A larger batch must be so much better per row to be worth trying.
@@ -158,6 +159,7 @@ class Curve:
             )
             and self.is_due == other.is_due
             and self.measured == other.measured
+            and self.is_believed == other.is_believed
         )
 
     def count(self, rows: int) -> int:
@@ -223,12 +225,19 @@ class Curve:
 
     @property
     def is_due(self) -> bool:
-        """Whether the largest bucket is worth another look."""
-        if not self._points:
+        """Whether the largest measured bucket is worth another look."""
+        measured = [point for point in self._points if point.count >= _ENOUGH]
+        if not measured:
             return False
-        last = self._points[-1]
-        steps = _AGAIN_STEPS if len(self._points) > 2 else _AGAIN_FLAT_STEPS
+        last = measured[-1]
+        steps = _AGAIN_STEPS if len(measured) > 2 else _AGAIN_FLAT_STEPS
         return self._age - last.age >= steps * max(_ENOUGH, last.count - _BELIEVED)
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether the largest measured bucket ran so often that it may end the search."""
+        measured = self.measured
+        return bool(measured) and self.count(measured[-1]) >= _BELIEVED
 
     def to_json(self) -> bytes:
         """Return the curve as JSON, for `from_json` of this or a later process."""
@@ -399,7 +408,7 @@ def _gain(curve: "Curve | _Line", rows: float, more: float) -> float:
     return (curve.seconds(rows) / rows) / (curve.seconds(more) / more)
 
 
-def next_size(curve: Curve, largest: int, widest: int = 1, believed: int = _BELIEVED) -> int | None:
+def next_size(curve: Curve, largest: int, widest: int = 1, *, believes: bool = False) -> int | None:
     """Return the larger bucket to try next if as many rows wait, or None where it is pointless.
 
     The next bucket is tried while the largest measured one is at least 5 % cheaper per row than
@@ -411,13 +420,14 @@ def next_size(curve: Curve, largest: int, widest: int = 1, believed: int = _BELI
         curve: What steps cost.
         largest: Rows that fit into memory; at least 1.
         widest: Rows by which a batch of this key grows: 1, or 2 if every sample takes two.
-        believed: Steps until it is believed that a bucket gains nothing.
+        believes: Whether a few steps are believed to show that a bucket gains nothing, as where
+            nobody else wants the device.
     """
     measured = curve.measured
     if not measured:
         return None
     last = measured[-1]
     if last / 2 >= measured[0] and _is_flat(curve, last):
-        is_open = curve.count(last) < believed or curve.is_due
+        is_open = curve.is_due or not (believes or curve.is_believed)
         return last if is_open and last <= largest else None
     return next((rows for rows in BUCKETS if last + widest <= rows <= largest), None)

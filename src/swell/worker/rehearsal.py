@@ -57,7 +57,7 @@ class Rehearsal:
         if not largest:
             return None
         # The shortest of a few counts, and other moments have a look as well.
-        rows = next_size(curve, largest, widest, believed=0)
+        rows = next_size(curve, largest, widest, believes=True)
         if rows is None:
             rows = self._look_again(curve, largest)
         return None if rows is None or curve.seconds(rows) > LONGEST_S else rows
