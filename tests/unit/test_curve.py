@@ -361,6 +361,15 @@ def test_a_bucket_that_gains_nothing_is_looked_at_ever_less_often() -> None:
     assert 4 <= tried <= 8
 
 
+def test_a_larger_bucket_that_ran_once_does_not_have_the_one_before_it_looked_at_for_ever() -> None:
+    curve, tried = measured({1: 1.0, 2: 2.0}, times=6).observe(3, 3.0), 0
+    for _ in range(15_000):
+        rows = next_size(curve, 8) or 1
+        tried += rows > 1
+        curve = curve.observe(rows, float(rows))
+    assert tried <= 3
+
+
 def test_where_one_row_fills_the_device_it_is_hardly_ever_looked_at_again() -> None:
     curve, tried = measured({1: 1.0, 2: 2.0}, times=6), 0
     for _ in range(10_000):
