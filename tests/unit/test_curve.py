@@ -221,23 +221,29 @@ def test_a_crowd_shares_what_the_line_through_all_says_not_what_one_moment_did()
         assert full_size(curve, 64) == rows
 
 
-@given(st.floats(0.5, 4), st.lists(st.floats(-0.03, 0.03), min_size=9, max_size=9))
+#: A step over its rows, and errors of single buckets.
+lines = st.floats(0.5, 4)
+errors = st.lists(st.floats(-0.03, 0.03), min_size=9, max_size=9)
+
+
+def about_a_line(step: float, errors: list[float]) -> Curve:
+    rows = (2, 4, 8, 12, 16, 24, 32, 48, 64)
+    return measured({n: (step + n) * (1 + error) for n, error in zip(rows, errors, strict=True)})
+
+
+@given(lines, errors)
 def test_small_errors_of_single_buckets_do_not_make_a_crowd_pay(
     step: float, errors: list[float]
 ) -> None:
-    rows = (2, 4, 8, 12, 16, 24, 32, 48, 64)
-    costs = {n: (step + n) * (1 + error) for n, error in zip(rows, errors, strict=True)}
-    full = full_size(measured(costs), 64)
+    full = full_size(about_a_line(step, errors), 64)
     assert (step + full) / full <= 1.03 * (step + 64) / 64
 
 
-@given(st.floats(0.5, 4), st.lists(st.floats(-0.03, 0.03), min_size=9, max_size=9))
+@given(lines, errors)
 def test_small_errors_of_single_buckets_do_not_move_how_many_run_together(
     step: float, errors: list[float]
 ) -> None:
-    rows = (2, 4, 8, 12, 16, 24, 32, 48, 64)
-    costs = {n: (step + n) * (1 + error) for n, error in zip(rows, errors, strict=True)}
-    size = best_size(measured(costs), 64)
+    size = best_size(about_a_line(step, errors), 64)
     over = {n: (step + n) / n / ((step + 64) / 64) for n in BUCKETS}
     assert over[size] <= 1.08 * 1.15
     assert all(over[n] > 1.15 / 1.04 for n in BUCKETS if n < size)
