@@ -401,7 +401,7 @@ class _Loop:
                 self._drawer.step()
 
     def _learn(self) -> None:
-        """Learn what larger steps take while nobody wants anything, one step at a time."""
+        """Learn what steps take while nobody wants anything, one step at a time."""
         if not self._loaded.easels:
             return
         wait_s = LEARN_AFTER_S

@@ -11,13 +11,17 @@ are therefore tried on purpose, one after the other, where as many rows wait (`n
 further once twice the rows gained nothing.
 
 How many run together is decided by some percent, and what a crowd shares by one. Single buckets
-are not known so well: each was measured at its own moment, among other neighbours. Where all that
-is known lies about a straight line, as on processors, so much for a step and so much for each row,
-the line is believed for both.
+are not known so well: each was measured at its own moment, among other neighbours. Three things
+help. What makes all steps longer for a while, whatever rows they have, is told apart from what a
+bucket costs: the pace. What a bucket costs is rehearsed while nobody draws (`rehearsal.py`). And
+where all that is known lies about a straight line, as on processors, so much for a step and so much
+for each row, the line is believed; a bucket may lie the further from it the less steps agree, and
+the fewer of them it had.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Final
 
 import msgspec
@@ -36,8 +40,23 @@ _PRIOR_S: Final = 0.1
 #: Share of a step that does not grow with its rows, below the smallest bucket measured.
 _PRIOR_FIXED: Final = 0.5
 
-#: Weight of the newest step in the moving average.
-_NEWEST: Final = 0.1
+#: Weight of the newest step in the moving average, at the pace of its moment.
+_NEWEST: Final = 0.05
+
+#: The pace follows so much of a step's error, which counts up to so many times; half as much where
+#: so many steps of its bucket were counted. These are of simulated crowds on a device whose speed
+#: changes within seconds (benchmarks/engine_crowd.py).
+_FOLLOWS: Final = 0.2
+_ERROR_MOST: Final = 1.5
+_HALF_KNOWN: Final = 6
+
+#: So much of the pace becomes what is usual with each step, for the bucket that ran; for the others
+#: half of that, since it may be this one only that has changed.
+_SETTLES: Final = 0.03
+_OTHERS: Final = 0.5
+
+#: How much steps disagree is a moving average, too.
+_DISAGREES: Final = 0.05
 
 #: A step counts for at most so many times the average: a stall is no change of the device.
 _STALL: Final = 2.0
@@ -73,14 +92,19 @@ _WORTH_FULL: Final = 1.01
 #: latencies, in the mean and in the 95th percentile, where few come at a time and where many do, in
 #: crowds that are simulated on two cores whose speed changes (benchmarks/engine_crowd.py).
 _WORTH_BY_LINE: Final = 1.15
-_WORTH_FULL_BY_LINE: Final = 1.005
+_WORTH_FULL_BY_LINE: Final = 1.002
 
 #: What the line says may differ so much from what was measured.
 _WORTH_ROUGHLY: Final = 1.25
 
-#: Buckets lie about a straight line if there are so many, and none is further from it than this.
+#: Buckets lie about a straight line if there are so many, and none is further from it than a tenth
+#: and so many times what the mean of its steps may be off, with so many of them at most; never more
+#: than that.
 _LINE_POINTS: Final = 4
 _LINE_ERROR: Final = 0.1
+_LINE_DOUBT: Final = 3.0
+_LINE_STEPS: Final = 32
+_LINE_ERROR_MOST: Final = 0.3
 
 #: Steps after which the largest bucket, if it did not run in them, is forgotten: the device may
 #: have been busy with something else when it was tried.
@@ -102,6 +126,15 @@ class _Point(msgspec.Struct, frozen=True, array_like=True):
     age: int
 
 
+class _Now(msgspec.Struct, frozen=True):
+    """What is known of the present moment; not stored."""
+
+    #: How many times as long as usual steps take, whatever rows they have.
+    pace: float = 1.0
+    #: How far single steps are from what they were to take, as a share of it, in the mean.
+    disagrees: float = 0.0
+
+
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     age: int
@@ -109,20 +142,24 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Curve:
-    """Seconds per step by bucket, for one batch key on one device. A value: it never changes."""
+    """Seconds per step by bucket, for one batch key on one device. A value: it never changes.
 
-    __slots__ = ("_age", "_points", "_rows", "_seconds")
+    Two are equal if they say the same; what is known of the moment is left out of that.
+    """
+
+    __slots__ = ("_age", "_now", "_points", "_rows", "_seconds")
 
     def __init__(self) -> None:
         self._points: tuple[_Point, ...] = ()
         self._age = 0
+        self._now = _Now()
         self._rows: tuple[int, ...] = ()
         self._seconds: tuple[float, ...] = ()
 
     @classmethod
-    def _of(cls, points: tuple[_Point, ...], age: int) -> "Curve":
+    def _of(cls, points: tuple[_Point, ...], age: int, now: _Now) -> "Curve":
         curve = cls()
-        curve._points, curve._age = points, age
+        curve._points, curve._age, curve._now = points, age, now
         curve._rows = tuple(point.rows for point in points)
         curve._seconds = _never_falling(points)
         return curve
@@ -160,11 +197,18 @@ class Curve:
             and self.is_due == other.is_due
             and self.measured == other.measured
             and self.is_believed == other.is_believed
+            and all(
+                abs(self.tolerance(rows) - other.tolerance(rows)) <= _NEAR for rows in self._rows
+            )
         )
 
     def count(self, rows: int) -> int:
         """Return how many steps of exactly so many rows were counted."""
-        return next((point.count for point in self._points if point.rows == rows), 0)
+        point = self._point(rows)
+        return 0 if point is None else point.count
+
+    def _point(self, rows: int) -> _Point | None:
+        return next((point for point in self._points if point.rows == rows), None)
 
     def observe(self, rows: int, seconds: float, steps: int = 1) -> "Curve":
         """Return the curve after one more step.
@@ -175,7 +219,19 @@ class Curve:
             steps: How many there were since the last one that was told, this one included; at
                 least 1. Where all is known, it is enough to tell of some.
         """
-        return self._with(rows, seconds, steps, _averaged)
+        now, old = self._now, self._point(rows)
+        usual_s = seconds / now.pace
+        if not _is_step(rows, usual_s):
+            return self
+        if old is not None and old.count >= _ENOUGH:
+            now = _after(now, math.log(usual_s) - math.log(old.seconds), old.count)
+        points, age = self._with(rows, usual_s, steps, _averaged)
+        # The pace has no end of its own: what lasts becomes usual.
+        usual = now.pace ** (1 - (1 - _SETTLES) ** steps)
+        for place, point in enumerate(points):
+            share = usual if point.rows == rows else usual**_OTHERS
+            points[place] = _Point(point.rows, point.seconds * share, point.count, point.age)
+        return Curve._of(tuple(points), age, _Now(now.pace / usual, now.disagrees))
 
     def rehearse(self, rows: int, seconds: float) -> "Curve":
         """Return the curve after a step that nobody waited for.
@@ -187,13 +243,38 @@ class Curve:
             rows: The bucket that ran.
             seconds: What the step took on the device. What is no duration is left out.
         """
-        return self._with(rows, seconds, 1, _shortest)
+        if not _is_step(rows, seconds):
+            return self
+        points, age = self._with(rows, seconds, 1, _shortest)
+        return Curve._of(tuple(points), age, _Now(1.0, self._now.disagrees))
+
+    def renew(self, seconds: Mapping[int, float]) -> "Curve":
+        """Return the curve after buckets of it were rehearsed in one and the same moment.
+
+        What was not rehearsed is as much cheaper or dearer now as those are in the mean.
+
+        Args:
+            seconds: Bucket → what its step took. Those that never ran, and what is no duration, are
+                left out.
+        """
+        known = {
+            point.rows: math.log(seconds[point.rows]) - math.log(point.seconds)
+            for point in self._points
+            if _is_step(point.rows, seconds.get(point.rows, 0.0))
+        }
+        if not known:
+            return self
+        others = fmean(known.values())
+        points = [
+            _Point(p.rows, p.seconds * math.exp(known.get(p.rows, others)), p.count, p.age)
+            for p in self._points
+        ]
+        return Curve._of(tuple(points), self._age, _Now(1.0, self._now.disagrees))
 
     def _with(
         self, rows: int, seconds: float, steps: int, combined: Callable[["_Point", float], float]
-    ) -> "Curve":
-        if not (1 <= rows <= _MOST_ROWS and 0 < seconds < math.inf):
-            return self
+    ) -> tuple[list["_Point"], int]:
+        """Return the points after a step, and their age."""
         age = self._age + steps
         points, place = list(self._points), 0
         while place < len(points) and points[place].rows < rows:
@@ -205,7 +286,7 @@ class Curve:
             points.insert(place, _Point(rows, seconds, 1, age))
         while age - points[-1].age >= _STALE_STEPS:
             points.pop()
-        return Curve._of(tuple(points), age)
+        return points, age
 
     def seconds(self, rows: float) -> float:
         """Return what a step of so many rows takes; never less for more rows."""
@@ -222,6 +303,12 @@ class Curve:
         low, high = known[place - 1], known[place]
         share = (rows - low) / (high - low)
         return costs[place - 1] + share * (costs[place] - costs[place - 1])
+
+    def tolerance(self, rows: int) -> float:
+        """Return how far a bucket that ran may lie from a straight line, as a share of it."""
+        steps = min(max(self.count(rows), 1), _LINE_STEPS)
+        doubt = _LINE_DOUBT * self._now.disagrees / math.sqrt(steps)
+        return min(_LINE_ERROR + doubt, _LINE_ERROR_MOST)
 
     @property
     def is_due(self) -> bool:
@@ -255,7 +342,22 @@ class Curve:
             return cls()
         if stored.version != _VERSION or not _is_sound(stored):
             return cls()
-        return cls._of(stored.points, stored.age)
+        return cls._of(stored.points, stored.age, _Now())
+
+
+def _is_step(rows: int, seconds: float) -> bool:
+    return 1 <= rows <= _MOST_ROWS and 0 < seconds < math.inf
+
+
+def _after(now: _Now, error: float, count: int) -> _Now:
+    """Return the moment after a step that took e ** error times what it was to take.
+
+    Where few steps of its bucket were counted, it is more likely these that were wrong.
+    """
+    most = math.log(_ERROR_MOST)
+    error = min(max(error, -most), most)
+    disagrees = now.disagrees + _DISAGREES * (abs(error) - now.disagrees)
+    return _Now(now.pace * math.exp(_FOLLOWS * error * count / (count + _HALF_KNOWN)), disagrees)
 
 
 def _averaged(old: _Point, seconds: float) -> float:
@@ -328,7 +430,7 @@ def full_size(curve: Curve, largest: int) -> int:
     """Return how many rows should run together where at least as many want to.
 
     Whoever waits then gains by what others wait longer for: 1 % more per row than the cheapest are
-    enough, or 0.5 % where all lie about a straight line. One row where no batch is 5 % cheaper than
+    enough, or 0.2 % where all lie about a straight line. One row where no batch is 5 % cheaper than
     that.
 
     Args:
@@ -362,24 +464,25 @@ class _Line(msgspec.Struct, frozen=True):
 def _line(curve: Curve, largest: int) -> _Line | None:
     """Return the straight line about which all believed buckets lie, if they lie about one.
 
-    It is the one with the least squares of relative errors. Where a batch gains little, a line is
-    no reason to have a larger one.
+    It is the one with the least squares of errors, each over how large it may be. Where a batch
+    gains little, a line is no reason to have a larger one.
     """
-    known = [(rows, curve.seconds(rows)) for rows in curve.measured]
+    known = [(rows, curve.seconds(rows), curve.tolerance(rows)) for rows in curve.measured]
     if len(known) < _LINE_POINTS or _smallest(curve, largest, _WORTH) == 1:
         return None
-    ones = [(1 / seconds, rows / seconds) for rows, seconds in known]
-    aa = sum(a * a for a, _ in ones)
-    ab = sum(a * b for a, b in ones)
-    bb = sum(b * b for _, b in ones)
-    a1, b1 = sum(a for a, _ in ones), sum(b for _, b in ones)
+    ones = [(1 / s / error, rows / s / error, 1 / error) for rows, s, error in known]
+    aa = sum(a * a for a, _, _ in ones)
+    ab = sum(a * b for a, b, _ in ones)
+    bb = sum(b * b for _, b, _ in ones)
+    a1 = sum(a * one for a, _, one in ones)
+    b1 = sum(b * one for _, b, one in ones)
     whole = aa * bb - ab * ab
     if not whole > 0:
         return None
     line = _Line((a1 * bb - b1 * ab) / whole, (b1 * aa - a1 * ab) / whole)
     if line.step_s < 0 or line.row_s <= 0:
         return None
-    if any(abs(line.seconds(rows) - seconds) > _LINE_ERROR * seconds for rows, seconds in known):
+    if any(abs(line.seconds(rows) - s) > error * s for rows, s, error in known):
         return None
     return line
 

@@ -537,9 +537,10 @@ class Denoiser:
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
         # What was compiled for the other one is gone.
+        curves = self.curves()
         for name in self._rehearsals:
             if name.startswith(f"{model.name} "):
-                self._rehearsals[name] = Rehearsal()
+                self._rehearsals[name] = Rehearsal(curves.get(name))
         for key, known in self._keys.items():
             known.rehearsal = self._rehearsals[str(key)]
         for state in [*self._states.values(), *self._finished]:
@@ -594,7 +595,7 @@ class Denoiser:
         return bool(self._states or self._finished)
 
     def learn(self) -> bool:
-        """Learn what a step of more rows takes, where that is not known; say whether it was not.
+        """Learn what a step takes that is not well known; say whether there was one.
 
         For when nothing is to be drawn: who comes meanwhile waits for one step. Otherwise it is
         learnt when a crowd comes, which has better things to do and whom others disturb.
@@ -619,7 +620,8 @@ class Denoiser:
         Raises:
             Exception: The device is broken.
         """
-        model, is_first = known.resident.model, known.rehearsal.is_first(rows)
+        model, curve = known.resident.model, self._schedule.curve(key)
+        is_first = known.rehearsal.is_first(curve, rows)
         if is_first:
             self._learns(model)
         begun_s, cpu_s = self._clock.monotonic_s(), self._clock.cpu_s()
@@ -637,8 +639,7 @@ class Denoiser:
             if mark is None:
                 spent_s = self._clock.cpu_s() - cpu_s
                 seconds = known.undisturbed.seconds(rows, seconds, spent_s)
-            curve = known.rehearsal.tried(self._schedule.curve(key), rows, seconds)
-            self._schedule.learn(key, curve)
+            self._schedule.learn(key, known.rehearsal.tried(curve, rows, seconds))
         if is_first:
             self._learns(None)
 
@@ -959,7 +960,7 @@ class Denoiser:
             pinned=key.bucket,
             padded=resident.model.padded,
         )
-        rehearsal = self._rehearsals.setdefault(name, Rehearsal())
+        rehearsal = self._rehearsals.setdefault(name, Rehearsal(self._curves.get(name)))
         undisturbed = self._undisturbed.setdefault(name, Undisturbed(os.cpu_count() or 1))
         self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
         self._tell_residency(resident)

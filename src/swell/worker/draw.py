@@ -498,7 +498,7 @@ class Drawer:
         self._checkpoint_s = left_s + self._rest_s
 
     def learn(self) -> bool:
-        """Learn what a step of more rows takes, for when crowds come; say whether that was new."""
+        """Learn what a step takes, for when crowds come; say whether that was new."""
         if self._is_over or not self._denoiser.learn():
             if self._has_learnt:
                 self.keep_curves()
