@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from swell.worker.curve import BUCKETS, Curve, best_size
+from swell.worker.curve import BUCKETS, Curve, best_size, full_size
 from swell.worker.rehearsal import LONGEST_S, LOOKS, ROUNDS, TIMES, Rehearsal
 
 
@@ -77,7 +77,8 @@ def test_what_gains_nothing_is_looked_at_in_some_other_moments_and_then_believed
     assert rows == [2, 2, 2, 1, 2, 1, 1]
     for number in range(10):
         rows, curve = moment(rehearsal, curve, lambda rows: 0.01 * rows)
-        assert rows == ([1, 2] if number < LOOKS - 1 else [])
+        assert rows == ([1, 2] * TIMES if number < ROUNDS - 1 else [])
+        assert rehearsal._looks == min(number + 2, LOOKS)
     # The next process looks again: what is on disk may have been disturbed.
     assert moment(Rehearsal(), curve)[0][:2] == [1, 2]
 
@@ -138,8 +139,35 @@ def test_what_was_drawn_at_bad_moments_is_rehearsed_in_one_and_then_known() -> N
     rows, curve = moment(rehearsal, curve)
     assert all(rows.count(n) >= TIMES for n in (1, 2, 4, 8))
     assert all(curve.seconds(n) == pytest.approx(cost_s(n)) for n in (1, 2, 4, 8))
-    # Once is enough.
+    # Some other moments have a look as well, and then it is enough.
+    for _ in range(ROUNDS - 1):
+        assert set(moment(rehearsal, curve)[0]) == {1, 2, 4, 8}
     assert set(moment(rehearsal, curve)[0]) <= {4, 8}
+
+
+@pytest.mark.parametrize("draws", [4, 30])
+@pytest.mark.parametrize("slower", [1.25, 1.5, 2.0])
+def test_a_moment_that_is_slow_throughout_is_not_believed_for_good(
+    draws: int, slower: float
+) -> None:
+    def line_s(rows: int) -> float:
+        return 0.007 + 0.0069 * rows
+
+    def draw(curve: Curve, times: int) -> Curve:
+        for _ in range(times):
+            curve = curve.observe(2, line_s(2))
+        return curve
+
+    rehearsal, curve = Rehearsal(), draw(Curve(), draws)
+    for times, most in ((slower, 200), (1.0, 200)):
+        rows, curve = moment(
+            rehearsal, curve, lambda rows, times=times: times * line_s(rows), largest=64, widest=2
+        )
+        assert len(rows) < most
+        curve = draw(curve, 60)
+    assert full_size(curve, 64) == 64
+    for rows in (4, 8, 16, 32):
+        assert curve.seconds(rows) == pytest.approx(line_s(rows), rel=0.01)
 
 
 def test_a_moment_that_ends_too_soon_tells_nothing_of_what_was_drawn() -> None:

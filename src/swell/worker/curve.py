@@ -55,6 +55,9 @@ _HALF_KNOWN: Final = 6
 _SETTLES: Final = 0.03
 _OTHERS: Final = 0.5
 
+#: What was not rehearsed changes with what was, at most by so many times.
+_RENEWED_MOST: Final = 10.0
+
 #: How much steps disagree is a moving average, too.
 _DISAGREES: Final = 0.05
 
@@ -257,16 +260,16 @@ class Curve:
             seconds: Bucket → what its step took. Those that never ran, and what is no duration, are
                 left out.
         """
-        known = {
-            point.rows: math.log(seconds[point.rows]) - math.log(point.seconds)
-            for point in self._points
-            if _is_step(point.rows, seconds.get(point.rows, 0.0))
-        }
-        if not known:
+        took = {rows: each for rows, each in seconds.items() if _is_step(rows, each)}
+        errors = [
+            math.log(took[p.rows]) - math.log(p.seconds) for p in self._points if p.rows in took
+        ]
+        if not errors:
             return self
-        others = fmean(known.values())
+        most = math.log(_RENEWED_MOST)
+        others = math.exp(min(max(fmean(errors), -most), most))
         points = [
-            _Point(p.rows, p.seconds * math.exp(known.get(p.rows, others)), p.count, p.age)
+            _Point(p.rows, took.get(p.rows, p.seconds * others), p.count, p.age)
             for p in self._points
         ]
         return Curve._of(tuple(points), self._age, _Now(1.0, self._now.disagrees))

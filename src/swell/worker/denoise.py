@@ -925,8 +925,9 @@ class Denoiser:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
             self._know(key, self._resident(model))
+        for rehearsal in self._rehearsals.values():
+            rehearsal.interrupt()
         known = self._keys[key]
-        known.rehearsal.interrupt()
         known.widest = min(known.widest, 2 if state.is_guided else 1)
         return state
 

@@ -8,7 +8,8 @@ rows again, in other such moments.
 
 What is known of steps that were drawn is from as many moments, slow ones among them, and by some
 percent more or less it is decided how many run together. So all that ran in this process are
-rehearsed once more, in one moment, and count together or not at all.
+rehearsed once more, in one moment, and count together or not at all. That moment may be a slow one
+as well, which the next drawn steps show for some buckets only: so other moments do the same.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,10 @@ SURPRISE: Final = 8.0
 #: Moments in which it is looked at again whether the largest step gains nothing.
 LOOKS: Final = 3
 
-#: So often each step that is known is rehearsed, in one of so many moments that may begin with it.
+#: So often each step that is known is rehearsed in a moment, in so many of them; one that ends too
+#: soon counts as well, since each step is one that somebody may have to wait for.
 TIMES: Final = 3
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 
 
 class Rehearsal:
@@ -52,8 +54,9 @@ class Rehearsal:
         #: Rows → what a step of them took in this moment, each time.
         self._took: dict[int, list[float]] = {}
         self._rounds = ROUNDS
-        #: What is rehearsed once more in this moment.
+        #: What is rehearsed once more in this moment, and whether that is over.
         self._known: list[int] = []
+        self._is_renewed = False
 
     def interrupt(self) -> None:
         """Somebody has drawn: the next moment is another one."""
@@ -61,6 +64,7 @@ class Rehearsal:
         self._left.clear()
         self._took.clear()
         self._known.clear()
+        self._is_renewed = False
 
     def end(self) -> None:
         """Rehearse nothing any more."""
@@ -96,7 +100,9 @@ class Rehearsal:
         return self._left[0] if self._left and self._left[-1] in short else None
 
     def _once_more(self, curve: Curve, short: Sequence[int]) -> int | None:
-        if not self._known and self._rounds:
+        if not set(self._known) <= set(short):
+            self._known = []  # there is no room for all of them any more
+        if not self._known and self._rounds and not self._is_renewed:
             known = [rows for rows in short if rows in BUCKETS and self._has_run(curve, rows)]
             # One alone has nothing that it is compared with.
             if len(known) > 1:
@@ -121,6 +127,7 @@ class Rehearsal:
         self._ran.add(rows)
         if is_first and seconds > SURPRISE * curve.seconds(rows):
             self._most = min(self._most, rows)
+            self._left.clear()
             return curve
         self._took.setdefault(rows, []).append(seconds)
         if self._left and self._left[0] == rows:
@@ -128,6 +135,6 @@ class Rehearsal:
         elif rows in self._known:
             if any(self._times(each) < TIMES for each in self._known):
                 return curve
-            known, self._known, self._rounds = self._known, [], 0
+            known, self._known, self._is_renewed = self._known, [], True
             return curve.renew({each: min(self._took[each]) for each in known})
         return curve.rehearse(rows, seconds)
