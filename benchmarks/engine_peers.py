@@ -6,18 +6,24 @@ is a plain loop around the same networks (peers/painter.py) that draws what the 
 together; the pictures are compared. Swell is `swell up`, with its store on disk, asked for a task
 that is waited for and answered with its file, as a peer answers.
 
-Two loads, with the same inputs and times for all, in rounds that each begin with another system:
+Two loads, with the same inputs and times for all:
 
     backlog    32 clients with the next picture as soon as they have one: pictures per second
     0.9 load   Poisson arrivals at 0.9 of what a bare loop draws and encodes one after another, as
                measured before each round:
                p95 of the time from when a request was due to the last byte of its picture
 
+All systems are started, warmed up, and stopped where they are (SIGSTOP); then each goes on when it
+is its turn, in rounds of both loads, there and back again. So what is compared is some ten seconds
+apart, and the speed of a shared machine, which changes by a tenth within minutes, is much the same.
+Started anew for each turn, as other comparisons have it, they were minutes apart.
+
 Each peer has a setting for each of the two loads (engine_systems.py); `--sweep` compares those that
 were tried and names the best. With `--more`, pictures of 512 px and 0.5 load are measured once.
 
-Value: the smaller of (Swell's pictures per second over the best peer's) and (the best peer's p95
-over Swell's), medians over rounds.
+Value: the least, over peers, of (Swell's pictures per second over the peer's) and (the peer's p95
+over Swell's), each the median over rounds. The details have the same against the best peer of each
+round, which is the one that had the best luck.
 
 vLLM-Omni 0.30.0 is no peer here. It installs with vllm 0.30.0 and CUDA's torch (Python 3.12, 9 GB;
 pip has to be allowed openai-whisper from source), and its step mode takes a pipeline of one's own
@@ -31,10 +37,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -44,8 +51,9 @@ import numpy as np
 import PIL.Image
 
 import engine_systems
+import processes
 from engine_rig import PROMPTS
-from engine_systems import PEER, Setting
+from engine_systems import PEER, Serving, Setting
 from machine import quiet, report, say
 from open_load import Ask, Seen, Wish, at_times, by_clients, percentile, poisson
 
@@ -63,13 +71,13 @@ LEAST_PSNR_DB = 45.0
 class Size:
     """How much is done in a run, beside the pictures of the warm-up."""
 
-    rounds: int = 5
-    backlog: int = 96
-    arrivals: int = 120
+    rounds: int = 8
+    backlog: int = 64
+    arrivals: int = 80
     serial: int = 24
 
 
-SHORT = Size(rounds=1, backlog=32, arrivals=24, serial=8)
+SHORT = Size(rounds=2, backlog=16, arrivals=12, serial=8)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,11 @@ class Arm:
     backlog: bool = True
     arriving: bool = True
 
-    def started(self) -> AbstractContextManager[Ask]:
+    @property
+    def title(self) -> str:
+        return self.name if self.setting is None else f"{self.name} {self.setting}"
+
+    def started(self) -> AbstractContextManager[Serving]:
         if self.setting is None:
             return engine_systems.swell()
         return engine_systems.peer(self.name, self.setting)
@@ -129,21 +141,32 @@ class Round:
     arriving: Seen | None
 
 
+def warm_up(ask: Ask, px: int) -> None:
+    asyncio.run(by_clients(ask, wishes(WARM_UP, 0, px), WARM_UP // 2))
+    # Whatever a system still does at its start, Swell's fork server among it, is over by then.
+    time.sleep(SETTLE_S)
+
+
+def backlog_of(arm: Arm, ask: Ask, todo: Work) -> Seen:
+    seen = asyncio.run(by_clients(ask, todo.backlog, CLIENTS))
+    say(f"{arm.title}: {seen.images_per_s:.2f} pictures/s")
+    return seen
+
+
+def arriving_at(arm: Arm, ask: Ask, todo: Work) -> Seen:
+    seen = asyncio.run(at_times(ask, todo.arriving, todo.at_s))
+    say(f"{arm.title}: p95 {seen.p95_s * 1e3:.0f} ms")
+    return seen
+
+
 def measured(arm: Arm, todo: Work) -> Round:
     """Starts a system, lets it warm up, and puts the loads on it."""
-    backlog = arriving = None
-    with arm.started() as ask:
-        asyncio.run(by_clients(ask, wishes(WARM_UP, 0, todo.backlog[0]["size"]), WARM_UP // 2))
-        # Whatever a system still does at its start, Swell's fork server among it, is over by then.
-        time.sleep(SETTLE_S)
-        if arm.backlog:
-            backlog = asyncio.run(by_clients(ask, todo.backlog, CLIENTS))
-        if arm.arriving:
-            arriving = asyncio.run(at_times(ask, todo.arriving, todo.at_s))
-    said = [f"{backlog.images_per_s:.2f} pictures/s"] if backlog else []
-    said += [f"p95 {arriving.p95_s * 1e3:.0f} ms"] if arriving else []
-    say(f"{arm.name} {arm.setting or ''}: {', '.join(said)}")
-    return Round(backlog, arriving)
+    with arm.started() as system:
+        warm_up(system.ask, todo.backlog[0]["size"])
+        return Round(
+            backlog_of(arm, system.ask, todo) if arm.backlog else None,
+            arriving_at(arm, system.ask, todo) if arm.arriving else None,
+        )
 
 
 def arms_of(names: Sequence[str]) -> list[Arm]:
@@ -159,28 +182,65 @@ def arms_of(names: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def one_round(arms: Sequence[Arm], number: int, todo: Work) -> dict[str, Round]:
-    """All systems in turn; each round begins with another one."""
-    first = number % len(arms)
-    seen: dict[str, Round] = {}
-    for arm in (*arms[first:], *arms[:first]):
-        new = measured(arm, todo)
-        old = seen.get(arm.name, Round(None, None))
-        seen[arm.name] = Round(new.backlog or old.backlog, new.arriving or old.arriving)
-    return seen
+@contextlib.contextmanager
+def its_turn(system: Serving) -> Iterator[Ask]:
+    """Lets a system go on for as long as the block lasts."""
+    processes.resume(system.pid)
+    try:
+        # It has not heard of anybody for a while.
+        asyncio.run(by_clients(system.ask, [engine_systems.SMALLEST] * 2, 1))
+        yield system.ask
+    finally:
+        processes.pause(system.pid)
+
+
+@contextlib.contextmanager
+def all_started(arms: Sequence[Arm], px: int) -> Iterator[list[tuple[Arm, Serving]]]:
+    """All systems, warmed up and stopped where they are."""
+    with contextlib.ExitStack() as stack:
+        systems = []
+        for arm in arms:
+            system = stack.enter_context(arm.started())
+            # To be ended, it has to go on.
+            stack.callback(processes.resume, system.pid)
+            warm_up(system.ask, px)
+            processes.pause(system.pid)
+            systems.append((arm, system))
+        yield systems
+
+
+def one_round(systems: Sequence[tuple[Arm, Serving]], todo: Work) -> dict[str, Round]:
+    """Both loads, each on all systems in turn."""
+    backlogs, arriving = {}, {}
+    for arm, system in systems:
+        if arm.backlog:
+            with its_turn(system) as ask:
+                backlogs[arm.name] = backlog_of(arm, ask, todo)
+    for arm, system in systems:
+        if arm.arriving:
+            with its_turn(system) as ask:
+                arriving[arm.name] = arriving_at(arm, ask, todo)
+    return {name: Round(backlogs[name], arriving[name]) for name in backlogs}
 
 
 # --- what came of it -----------------------------------------------------------------------------
 
 
-def ratios(seen: Mapping[str, Round]) -> dict[str, float]:
-    """Swell against the best peer of this round, above 1 where Swell is ahead."""
-    ours = seen["swell"]
-    peers = [one for name, one in seen.items() if name != "swell"]
+def ratios(ours: Round, peers: Iterable[Round]) -> dict[str, float]:
+    """Swell against the best of these peers in a round, above 1 where Swell is ahead."""
+    peers = list(peers)
     return {
         "images_per_s": ours.backlog.images_per_s / max(one.backlog.images_per_s for one in peers),
         "p95": min(one.arriving.p95_s for one in peers) / ours.arriving.p95_s,
     }
+
+
+def medians(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: round(median(one[name] for one in each), 3) for name in each[0]}
+
+
+def rounded(each: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    return [{name: round(ratio, 3) for name, ratio in one.items()} for one in each]
 
 
 def least_psnr_db(seen: Mapping[str, Round]) -> float:
@@ -223,12 +283,13 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
 def compared(rounds: Sequence[Mapping[str, Round]]) -> dict[str, Any]:
     """Medians, each round's ratios, and the ratios' medians."""
     names = list(rounds[0])
-    each = [ratios(seen) for seen in rounds]
+    peers = [name for name in names if name != "swell"]
+    over = {name: [ratios(seen["swell"], [seen[name]]) for seen in rounds] for name in peers}
+    best = [ratios(seen["swell"], [seen[name] for name in peers]) for seen in rounds]
     return {
-        "ratios": {name: round(median(one[name] for one in each), 3) for name in each[0]},
-        "ratios_each_round": [
-            {name: round(ratio, 3) for name, ratio in one.items()} for one in each
-        ],
+        "ratios": {name: medians(each) for name, each in over.items()},
+        "ratios_each_round": {name: rounded(each) for name, each in over.items()},
+        "over_the_best_of_each_round": medians(best),
         **{name: summary([seen[name] for seen in rounds]) for name in names},
         "least_psnr_db": round(min(least_psnr_db(seen) for seen in rounds), 1),
     }
@@ -247,11 +308,14 @@ def capacity(size: Size, px: int) -> float:
 def compare(names: Sequence[str], size: Size, px: int, load: float) -> dict[str, Any]:
     arms = arms_of(names)
     serial, rounds = [], []
-    for number in range(size.rounds):
-        # The machine's speed changes from minute to minute, and 0.9 is to be 0.9 in each round.
-        serial.append(capacity(size, px))
-        todo = work(size, 100 * number + px, px, load * serial[-1])
-        rounds.append(one_round(arms, number, todo))
+    with all_started(arms, px) as systems:
+        for number in range(size.rounds):
+            # The machine's speed changes from minute to minute, and 0.9 is to be 0.9 each time.
+            serial.append(capacity(size, px))
+            todo = work(size, 100 * number + px, px, load * serial[-1])
+            first = number // 2 % len(systems)
+            order = [*systems[first:], *systems[:first]]
+            rounds.append(one_round(order[::-1] if number % 2 else order, todo))
     return {
         "size_px": px,
         "load": load,
@@ -268,7 +332,7 @@ def sweep(names: Sequence[str], size: Size) -> dict[str, Any]:
     arms = [Arm(name, setting) for name in names for setting in PEER[name].tried]
     for arm in (Arm("swell"), *arms):
         seen = measured(arm, todo)
-        found[f"{arm.name} {arm.setting or ''}".strip()] = summary([seen])
+        found[arm.title] = summary([seen])
     for name in names:
         of_it = {key: one for key, one in found.items() if key.startswith(f"{name} ")}
         found[f"best of {name}"] = {
@@ -305,7 +369,8 @@ def main() -> None:
         for name in asked.peers
     }
     detail["versions"] = engine_systems.peer_versions()
-    report(min(detail["ratios"].values()), detail)
+    least = min(min(over.values()) for over in detail["ratios"].values())
+    report(least, detail)
 
 
 if __name__ == "__main__":

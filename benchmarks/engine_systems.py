@@ -56,6 +56,15 @@ class Peer:
     full: Setting
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A system that runs."""
+
+    ask: Ask
+    #: The process that was started, and all others from it.
+    pid: int
+
+
 BATCHES = tuple(Setting(size) for size in (1, 2, 4, 8, 16, 32))
 WAITS = (Setting(4, 20), Setting(8, 50))
 
@@ -77,7 +86,7 @@ PEER = {
 
 
 @contextlib.contextmanager
-def swell() -> Iterator[Ask]:
+def swell() -> Iterator[Serving]:
     """`swell up` as it comes: a task that is waited for, and whose answer is its file."""
     with swell_system.up(MODEL) as running:
         headers = {**running.headers, "prefer": f"wait={WAIT_S}", "accept": "image/png"}
@@ -88,18 +97,18 @@ def swell() -> Iterator[Ask]:
             async with session.post(url, json=task, headers=headers) as answer:
                 return await _file(answer, status=201)
 
-        yield ask
+        yield Serving(ask, running.pid)
 
 
 @contextlib.contextmanager
-def peer(name: str, setting: Setting) -> Iterator[Ask]:
+def peer(name: str, setting: Setting) -> Iterator[Serving]:
     """A peer in one of its settings, ready to draw."""
     about, port = PEER[name], processes.free_port()
     with folder(name) as place:
         log = place / "peer.log"
         environment = {"PYTHONDONTWRITEBYTECODE": "1", "RAY_AUTH_MODE": "disabled"}
         command, more = _command(name, setting, port, place)
-        with processes.running(command, log, environment | more, cwd=PEERS):
+        with processes.running(command, log, environment | more, cwd=PEERS) as process:
             processes.until(lambda: _draws(port, about.path), READY_S, name, log)
             url = f"http://127.0.0.1:{port}{about.path}"
 
@@ -107,7 +116,7 @@ def peer(name: str, setting: Setting) -> Iterator[Ask]:
                 async with session.post(url, json=wish) as answer:
                     return await _file(answer)
 
-            yield ask
+            yield Serving(ask, process.pid)
 
 
 def _command(

@@ -57,6 +57,20 @@ def end(process: subprocess.Popen[bytes], stop: signal.Signals = signal.SIGTERM)
     process.wait()
 
 
+def pause(started: int) -> None:
+    """Stops a process and its descendants where they are, until `resume`."""
+    for pid in family(started):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+
+
+def resume(started: int) -> None:
+    """Lets them go on, the youngest first: whoever watches over another one finds it alive."""
+    for pid in reversed(family(started)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def until(ready: Callable[[], bool], limit_s: float, what: str, log: Path | None = None) -> None:
     """Waits for a condition.
 
