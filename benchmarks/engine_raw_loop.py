@@ -36,7 +36,7 @@ import worker_model
 from encoders import grain
 from engine_rig import PROMPTS, drawn, paired, summary
 from machine import folder, quiet, report, say
-from swell.model import Item, StepModel
+from swell.model import Item, StepModel, whole
 from worker_rig import Backend, noting, serve_backlog, spent_ms, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
@@ -139,7 +139,7 @@ def bare_loop(name: str, pictures: int) -> tuple[float, int]:
         for _ in range(steps):
             model.denoise(x, t, conditions)
         for row in range(together):
-            model.decode(x[row], item)
+            whole(model.decode(x[row], item))
     return rounds * together / (time.perf_counter() - begun), rows
 
 

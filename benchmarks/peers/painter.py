@@ -28,6 +28,8 @@ Floats = NDArray[np.float32]
 
 #: Texts that are remembered.
 MOST_TEXTS = 256
+#: Pixels a side of what is not enlarged.
+SMALL = 128
 
 
 class Painting:
@@ -92,6 +94,9 @@ class Painter:
         return np.stack([*told, *(np.zeros_like(told[0]) for _ in guided)])
 
     def finish(self, one: Painting) -> PIL.Image.Image:
+        if one.item.input.size == SMALL:
+            # At once, by all threads: here nothing else is done meanwhile.
+            return self._icons.preview(one.x)
         return self._icons.decode(one.x, one.item).pil()
 
     def draw(self, asked: Sequence[Mapping[str, Any]]) -> list[PIL.Image.Image]:

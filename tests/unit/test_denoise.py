@@ -26,7 +26,7 @@ from swell.model import (
 )
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
-from swell.worker.denoise import Denoiser, Request, Runs
+from swell.worker.denoise import ASIDE_FROM, Denoiser, Request, Runs
 from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
 
@@ -418,6 +418,45 @@ def test_of_a_large_batch_that_ends_at_once_one_is_decoded_after_the_other() -> 
     for number in range(20):
         studio.denoiser.boundary()
         assert len(studio.model.decoded) == number + 1
+
+
+class Later(Toy):
+    """Decodes in a function."""
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Callable[[], bytes]:
+        return lambda: super(Later, self).decode(latents, item)
+
+
+@pytest.mark.parametrize("together", [1, ASIDE_FROM - 1, ASIDE_FROM, 2 * ASIDE_FROM])
+def test_a_function_is_left_to_another_thread_where_many_are_drawn(together: int) -> None:
+    studio = Studio(Later(), bucket=2 * ASIDE_FROM)
+    for number in range(together):
+        studio.add(str(number), steps=5)
+    ended = studio.finish()
+    is_aside = together >= ASIDE_FROM
+    assert [callable(result) for result in ended.values()] == [is_aside] * together
+    if is_aside:
+        assert studio.model.decoded == []
+        # Not one between two steps: it takes none of their time to leave it.
+        assert len(studio.model.rows) == 5
+    for name, result in ended.items():
+        assert whole(result) == alone(name, steps=5)
+
+
+def test_a_function_that_is_called_at_once_counts_as_a_decode_and_fails_its_sample() -> None:
+    studio = Studio(Later())
+    studio.model.decode_s = 0.5
+    shares = {}
+
+    def ended(name: str, result: Any) -> None:
+        studio.end(name, result)
+        shares[name] = studio.denoiser.take_share(name)
+
+    studio.denoiser._ended = ended
+    studio.add("a", steps=1)
+    studio.add("b", steps=1, broken=True)
+    assert str(studio.finish()["b"]) == "broken"
+    assert shares["a"] > 0.5
 
 
 # Failing

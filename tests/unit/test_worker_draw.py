@@ -4,14 +4,17 @@ import itertools
 import json
 import random
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
+from swell.worker import denoise
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
@@ -233,6 +236,29 @@ def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:
     atelier.drawer.step()
     assert atelier.kept(1) == {}
     assert atelier.kept(2).keys() == {0}
+
+
+def test_a_task_is_kept_until_its_result_has_left_the_process(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded in another thread would be drawn anew if this process died meanwhile."""
+    may_make = threading.Event()
+
+    def late(latents: np.ndarray, item: Item[Any]) -> Callable[[], list[float]]:
+        return lambda: may_make.wait(20) and latents.tolist()
+
+    atelier.model.decode = late
+    monkeypatch.setattr(denoise, "ASIDE_FROM", 1)
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":2}'), Order(2, b'{"steps":900}')])
+    for _ in range(20):
+        atelier.drawer.step()
+    assert 1 not in atelier.drawer._jobs
+    assert atelier.kept(1).keys() == {0}
+    may_make.set()
+    atelier.told_until(Results)
+    atelier.pipe.flush()
+    atelier.drawer.step()
+    assert atelier.kept(1) == {}
 
 
 def test_a_sample_that_ended_before_others_of_its_task_is_kept_to_its_last_step(

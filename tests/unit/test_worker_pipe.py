@@ -1,7 +1,10 @@
 """The model process's end of the socket, while its worker is slow to read."""
 
+import os
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +24,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
-from swell.worker.pipe import LARGE_BYTES, Pipe, WorkerGone
+from swell.worker.pipe import CATCH_UP_S, LARGE_BYTES, Pipe, WorkerGone
 
 
 @pytest.fixture
@@ -162,3 +165,89 @@ def test_what_was_said_has_left_once_it_is_flushed(ends: tuple[Pipe, socket.sock
         pipe.flush()
         theirs.setblocking(False)
         assert [read(theirs), read(theirs)] == [Step(1, number, 50), Step(2, number, 50)]
+
+
+def test_it_is_told_what_has_left_the_process(ends: tuple[Pipe, socket.socket]) -> None:
+    pipe, theirs = ends
+    may_make = threading.Event()
+
+    def made() -> list[Frame]:
+        may_make.wait(20)
+        return [Step(1, 1, 3)]
+
+    before = pipe.send_made(lambda: [Step(1, 0, 3)])
+    pipe.flush()
+    assert pipe.has_sent(before)
+    numbers = [pipe.send_made(made), pipe.send_made(lambda: [Step(1, 2, 3)])]
+    assert not any(map(pipe.has_sent, numbers))
+    pipe.begin()
+    assert not any(map(pipe.has_sent, numbers))
+    may_make.set()
+    pipe.flush()
+    assert all(map(pipe.has_sent, numbers))
+    assert [read(theirs) for _ in range(3)] == [Step(1, n, 3) for n in range(3)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no thread has a policy of its own")
+def test_once_told_so_the_thread_takes_what_others_leave(ends: tuple[Pipe, socket.socket]) -> None:
+    pipe, _ = ends
+    seen: list[int] = []
+
+    def made() -> list[Frame]:
+        seen.append(os.sched_getscheduler(0))
+        return []
+
+    own = os.sched_getscheduler(0)
+    for _ in range(2):
+        pipe.send_made(made)
+        pipe.flush()
+        pipe.lower()
+    assert seen == [own, os.SCHED_IDLE]
+    assert os.sched_getscheduler(0) == own
+
+
+def test_a_thread_that_takes_what_others_leave_is_not_left_behind(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, _ = ends
+    pipe.lower()
+    began, may_make, made = threading.Event(), threading.Event(), threading.Event()
+
+    def late() -> list[Frame]:
+        began.set()
+        may_make.wait(20)
+        made.set()
+        return []
+
+    pipe.catch_up()
+    pipe.send_made(late)
+    pipe.begin()
+    assert began.wait(20)
+    # The first step is over, and nothing waits.
+    pipe.catch_up()
+    assert not made.is_set()
+    threading.Timer(CATCH_UP_S / 5, may_make.set).start()
+    pipe.catch_up()
+    assert made.is_set()
+
+
+@pytest.mark.parametrize("lowers", [True, False])
+def test_it_waits_no_longer_than_so_long_and_else_not_at_all(
+    ends: tuple[Pipe, socket.socket], lowers: bool
+) -> None:
+    pipe, _ = ends
+    may_make = threading.Event()
+    if lowers:
+        pipe.lower()
+    pipe.send_made(lambda: [Step(1, int(may_make.wait(20)), 3)])
+    pipe.begin()
+    began_s = time.monotonic()
+    pipe.catch_up()
+    assert time.monotonic() - began_s < CATCH_UP_S
+    pipe.catch_up()
+    spent_s = time.monotonic() - began_s
+    may_make.set()
+    if lowers:
+        assert CATCH_UP_S <= spent_s < 10
+    else:
+        assert spent_s < CATCH_UP_S

@@ -12,6 +12,7 @@ task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -200,6 +201,8 @@ class Drawer:
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
+        #: Pages of tasks that have ended, and the number by which their results are sent.
+        self._leaving: deque[tuple[int, list[Page]]] = deque()
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
@@ -379,6 +382,9 @@ class Drawer:
             return
         if not isinstance(result, Exception):
             job.results[index] = result
+            if callable(result) and self._known[job.model][0].arrays.mark() is None:
+                # It wants the processors that steps want.
+                self._pipe.lower()
             if job.left > 1:
                 self._keep_finished(job, index)
                 self._tell_early(job)
@@ -408,15 +414,18 @@ class Drawer:
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        for page in job.pages.values():
-            self._slate.give_back(page)
-        self._outbox.add(job)
+        sent = self._outbox.add(job)
+        if job.pages:
+            self._leaving.append((sent, list(job.pages.values())))
         self._pipe.forget(job.handle)
 
     # Steps
 
     def step(self) -> None:
         """Do what is due at a boundary, and one step."""
+        self._pipe.catch_up()
+        if self._leaving:
+            self._give_back()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
             for name in self._jobs[handle].ids:
                 self._denoiser.cancel(name)
@@ -433,6 +442,12 @@ class Drawer:
             self._rest(now_s)
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
             self.keep_curves()
+
+    def _give_back(self) -> None:
+        """Take back the pages of those whose results have left this process, which may die."""
+        while self._leaving and self._pipe.has_sent(self._leaving[0][0]):
+            for page in self._leaving.popleft()[1]:
+                self._slate.give_back(page)
 
     def _flush(self) -> None:
         if not self._outbox.is_empty:

@@ -383,19 +383,24 @@ class Outbox:
         """Whether nothing waits to be sent."""
         return not (self._done or self._stopped or self.faults)
 
-    def add(self, job: Job) -> None:
-        """Take a job whose samples have all run."""
+    def add(self, job: Job) -> int:
+        """Take a job whose samples have all run.
+
+        Returns:
+            What `Pipe.has_sent` is asked with where results are packed aside; 0 for what is not
+            worth asking about.
+        """
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
             self._stopped_s.append(job.device_s)
         elif job.error is not None:
             self._add_fault(job, job.error)
         elif self._aside:
-            self._pipe.send_made(partial(_results_of, self._batch, job))
-            return
+            return self._pipe.send_made(partial(_results_of, self._batch, job))
         else:
             self._add_result(job)
         self.tick()
+        return 0
 
     def tick(self) -> None:
         """Show that a call of the model has ended, also where no task has."""

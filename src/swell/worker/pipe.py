@@ -1,6 +1,8 @@
 """The model process's end of the socket to its worker."""
 
 import collections
+import contextlib
+import os
 import queue
 import select
 import socket
@@ -43,6 +45,11 @@ UNMADE_BYTES: Final = 4 * 1024 * 1024
 MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 
 
+#: For a thread that takes what others leave of the processors it is waited so many seconds, where
+#: two steps have left it too little.
+CATCH_UP_S: Final = 0.25
+
+
 class WorkerGone(Exception):
     """The other end of the socket is closed."""
 
@@ -70,6 +77,9 @@ class Pipe:
         self._unbegun: list[Callable[[], Sequence[Frame]]] = []
         self._moved = threading.Event()
         self._sender: threading.Thread | None = None
+        self._is_lowered = False
+        #: What the thread had been given at the latest call of `catch_up`.
+        self._given_before = 0
         self._is_gone = False
         #: Handles of cancelled tasks, and of which of them a model is known to know.
         self.stopped: set[int] = set()
@@ -94,13 +104,46 @@ class Pipe:
             return
         self._send_aside(partial(encode_frame, frame), size_bytes)
 
-    def send_made(self, make: Callable[[], Sequence[Frame]]) -> None:
+    def send_made(self, make: Callable[[], Sequence[Frame]]) -> int:
         """Say what `make` returns, after all that was said before; soon. It is called in a thread.
 
         That thread begins when something else is said or waited for, or with `begin`: two threads
         of Python in turns are slower than one after the other.
+
+        Returns:
+            What `has_sent` is asked with.
         """
         self._unbegun.append(make)
+        return self._given + 1
+
+    def has_sent(self, number: int) -> bool:
+        """Say whether what `send_made` was told has left this process."""
+        return self._sent >= number
+
+    def lower(self) -> None:
+        """Have the thread take what others leave of the processors, from now on.
+
+        For where a model computes on them as well: what the thread makes is then made while parts
+        of a step wait for each other, and delays none.
+        """
+        self._is_lowered = True
+
+    def catch_up(self) -> None:
+        """Wait for a thread that takes what others leave, if they leave too little.
+
+        To be called before each step: what the thread was given before the last but one is due.
+        """
+        if not self._is_lowered:
+            return
+        due, self._given_before = self._given_before, self._given
+        if self._sent >= due:
+            return
+        end_s = self._clock.monotonic_s() + CATCH_UP_S
+        while self._sent < due and not self._is_gone:
+            self._moved.clear()
+            left_s = end_s - self._clock.monotonic_s()
+            if left_s <= 0 or self._sent >= due or not self._moved.wait(left_s):
+                return
 
     def begin(self) -> None:
         """Let the thread begin with what `send_made` was told: this one has time for it.
@@ -146,8 +189,12 @@ class Pipe:
 
     def _send_on(self) -> None:
         """Send what is to be sent, in a thread of its own, until nobody listens any more."""
+        is_lowered = False
         while not self._is_gone:
             make, size_bytes = self._outgoing.get()
+            if self._is_lowered and not is_lowered:
+                is_lowered = True
+                _take_what_is_left()
             is_gone = False
             try:
                 self._send_now(make())
@@ -244,6 +291,12 @@ class Pipe:
             at = end
         del buffer[:at]
         return works
+
+
+def _take_what_is_left() -> None:
+    """Have this thread run when no other wants its processor, where a thread can say so."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _made(makes: Sequence[Callable[[], Sequence[Frame]]]) -> bytes | bytearray:

@@ -12,7 +12,8 @@ All weights are int8 with a scale per output channel, turned to float32 when the
 
 Where there are no more cores than rows in a step, each core has rows of its own: threads that share
 one row wait for each other after every operator, and the longer the busier the machine is. A row's
-result has the same bits whoever shares its call, so this changes no picture.
+result has the same bits whoever shares its call, so this changes no picture. Cores then wait for
+each other at the end of a step, and pictures of 128 px are decoded by one that would wait.
 """
 
 import os
@@ -21,6 +22,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -42,6 +44,8 @@ Floats = NDArray[np.float32]
 #: In the order of the numbers that the network was trained with; "none" is any of them.
 STYLES = ("noto", "fluent", "flat", "ink")
 LATENTS = (48, 8, 8)
+#: Pixels a side before a picture is enlarged.
+_SIDE = 128
 #: Words that the picture network looks at; the sentence as a whole may be longer.
 STATES, PIECES = 16, 64
 #: Numbers of rows that are compared: one, one or two for each of a few threads, some, and the most.
@@ -233,6 +237,7 @@ class Icons(StepModel):
         self._text = session("icons-text.onnx", cores, spins=spins)
         self._unet = session("icons-unet.onnx", cores if self._parts == 1 else 1, spins=spins)
         self._decoder = session("icons-decoder.onnx", cores, spins=spins)
+        self._decoder_beside = session("icons-decoder.onnx", 1)
         self._upscaler = Upscaler(cores)
 
     def warmup(self) -> None:
@@ -301,16 +306,29 @@ class Icons(StepModel):
 
     def preview(self, latents: Floats) -> PIL.Image.Image:
         """Decode one. Shapes: (48, 8, 8) -> 128 x 128 px."""
-        pixels = self._decoder.run(None, {"latents": latents[None]})[0][0]
-        pixels = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-        return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
+        return _picture(self._decoder, latents)
 
     def decode(self, latents: Floats, item: Item[Any]) -> Any:
-        """Decode one, and enlarge it if asked to."""
-        picture = self.preview(latents)
-        if item.input.size == picture.width:
-            return Image(picture)
-        return Image(PIL.Image.fromarray(self._upscaler(np.asarray(picture))))
+        """Decode one, and enlarge it if asked to.
+
+        Where cores have rows of their own, one of 128 px may be decoded beside the next steps. To
+        enlarge it takes as long as to draw it: no core waits for so long.
+        """
+        if item.input.size == _SIDE:
+            if self._parts == 1:
+                return Image(self.preview(latents))
+            return partial(_image, self._decoder_beside, latents)
+        return Image(PIL.Image.fromarray(self._upscaler(np.asarray(self.preview(latents)))))
+
+
+def _image(decoder: Any, latents: Floats) -> Image:
+    return Image(_picture(decoder, latents))
+
+
+def _picture(decoder: Any, latents: Floats) -> PIL.Image.Image:
+    pixels = decoder.run(None, {"latents": latents[None]})[0][0]
+    pixels = ((pixels.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+    return PIL.Image.fromarray(pixels.transpose(1, 2, 0))
 
 
 def _cores() -> int:
