@@ -27,7 +27,7 @@ import numpy as np
 from engine_rig import requests, some_icons
 from machine import report, say
 from swell.clock import SystemClock
-from swell.model import StepModel
+from swell.model import StepModel, whole
 from swell.worker.denoise import Denoiser
 from swell.zoo.icons import Icons
 
@@ -91,7 +91,7 @@ class Composition:
             if state is not None and state.row >= 0:
                 self.rows.add(state.row)
             boundary += 1
-        return np.asarray(self.results[WANTED].pil())
+        return np.asarray(whole(self.results[WANTED]).pil())
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 from machine import say
 from swell.clock import SystemClock
-from swell.model import Item, StepModel
+from swell.model import Item, StepModel, whole
 from swell.worker.denoise import Denoiser, Request
 from swell.zoo.curve import CurveModel
 from swell.zoo.icons import STYLES, Icons
@@ -64,7 +64,7 @@ def drawn(model: StepModel, inputs: list[dict[str, Any]], **options: Any) -> dic
     wrong = [result for result in results.values() if isinstance(result, Exception)]
     if wrong:
         raise wrong[0]
-    return results
+    return {name: whole(result) for name, result in results.items()}
 
 
 class Timed:

@@ -125,7 +125,8 @@ class Threaded(Icons):
         self._note(begun_ns, len(x))
         return result
 
-    def decode(self, latents: Any, item: Item[Any]) -> Image:
+    def decode(self, latents: Any, item: Item[Any]) -> Any:
+        # What spare processors do is not noted.
         begun_ns = time.monotonic_ns()
         result = super().decode(latents, item)
         self._note(begun_ns, 0)

@@ -69,6 +69,7 @@ __all__ = [
     "Plan",
     "Reject",
     "Sampler",
+    "Spare",
     "Speed",
     "StepModel",
     "Video",
@@ -599,7 +600,7 @@ class StepModel(Model):
 
         Or a function without arguments that returns it: what needs the device no more, such as
         waiting for a copy and making a picture of it. It is called in another thread while the next
-        steps run.
+        steps run. Or a `Spare` with such a function.
         """
         raise NotImplementedError
 
@@ -614,8 +615,27 @@ class StepModel(Model):
         return self._runs(items)
 
 
+class Spare:
+    """A function that `StepModel.decode` may return: it has the processors when steps leave some.
+
+    For networks on the machine's own processors, and for what needs one thread and little time next
+    to a step of many samples: cores wait for each other at the end of a step. It is called at once
+    where few samples are drawn; and whoever is finished may wait for about a step.
+
+    Args:
+        make: Returns the result. It does not need the model.
+    """
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+
 def whole(result: Any) -> Any:
     """Return what `StepModel.decode` returned, or what that returns if it is a function."""
+    if isinstance(result, Spare):
+        return result.make()
     if not callable(result):
         return result
     return result() if inspect.isroutine(result) or isinstance(result, partial) else result

@@ -21,12 +21,13 @@ from swell.model import (
     Plan,
     Reject,
     Sampler,
+    Spare,
     StepModel,
     whole,
 )
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
-from swell.worker.denoise import ASIDE_FROM, Denoiser, Request, Runs
+from swell.worker.denoise import SPARE_FROM, Denoiser, Request, Runs
 from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
 
@@ -421,29 +422,42 @@ def test_of_a_large_batch_that_ends_at_once_one_is_decoded_after_the_other() -> 
 
 
 class Later(Toy):
-    """Decodes in a function."""
+    """Decodes in a function, with spare processors or not."""
 
-    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Callable[[], bytes]:
-        return lambda: super(Later, self).decode(latents, item)
+    def __init__(self, kind: Callable[[Callable[[], bytes]], Any] = Spare) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Any:
+        return self.kind(partial(super().decode, latents, item))
 
 
-@pytest.mark.parametrize("together", [1, ASIDE_FROM - 1, ASIDE_FROM, 2 * ASIDE_FROM])
-def test_a_function_is_left_to_another_thread_where_many_are_drawn(together: int) -> None:
-    studio = Studio(Later(), bucket=2 * ASIDE_FROM)
+@pytest.mark.parametrize("together", [1, SPARE_FROM - 1, SPARE_FROM, 2 * SPARE_FROM])
+def test_spare_processors_have_what_is_finished_where_many_are_drawn(together: int) -> None:
+    studio = Studio(Later(), bucket=2 * SPARE_FROM)
     for number in range(together):
         studio.add(str(number), steps=5)
     ended = studio.finish()
-    is_aside = together >= ASIDE_FROM
-    assert [callable(result) for result in ended.values()] == [is_aside] * together
-    if is_aside:
+    is_left = together >= SPARE_FROM
+    assert [isinstance(result, Spare) for result in ended.values()] == [is_left] * together
+    if is_left:
         assert studio.model.decoded == []
-        # Not one between two steps: it takes none of their time to leave it.
+        # Not one between two steps: to leave it takes none of their time.
         assert len(studio.model.rows) == 5
     for name, result in ended.items():
         assert whole(result) == alone(name, steps=5)
 
 
-def test_a_function_that_is_called_at_once_counts_as_a_decode_and_fails_its_sample() -> None:
+@pytest.mark.parametrize("together", [1, 2 * SPARE_FROM])
+def test_another_function_is_always_left_to_another_thread(together: int) -> None:
+    studio = Studio(Later(lambda make: make), bucket=2 * SPARE_FROM)
+    for number in range(together):
+        studio.add(str(number), steps=5)
+    assert all(map(callable, studio.finish().values()))
+    assert studio.model.decoded == []
+
+
+def test_what_is_done_at_once_counts_as_a_decode_and_may_fail_its_sample() -> None:
     studio = Studio(Later())
     studio.model.decode_s = 0.5
     shares = {}
@@ -457,6 +471,11 @@ def test_a_function_that_is_called_at_once_counts_as_a_decode_and_fails_its_samp
     studio.add("b", steps=1, broken=True)
     assert str(studio.finish()["b"]) == "broken"
     assert shares["a"] > 0.5
+
+
+def test_called_by_hand_what_spare_processors_would_have_is_done_too() -> None:
+    [result] = Later().run([Item({"steps": 2}, seed=1)])
+    assert result == Toy().run([Item({"steps": 2}, seed=1)])[0]
 
 
 # Failing

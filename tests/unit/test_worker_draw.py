@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
+from swell.model import Cancelled, HostArrays, Item, Spare, StepModel, load_models
 from swell.worker import denoise
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
@@ -29,7 +29,7 @@ from swell.worker.frames import (
     decode_frame,
 )
 from swell.worker.job import Reader
-from swell.worker.pipe import Pipe
+from swell.worker.pipe import CATCH_UP_S, Pipe
 from swell.worker.slate import Slate, new_slate, read_slate
 
 MODEL = """
@@ -238,27 +238,62 @@ def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:
     assert atelier.kept(2).keys() == {0}
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "by"),
+    [(Spare, 1, "spare"), (Spare, 2, "send"), (lambda make: make, 1, "send")],
+)
 def test_a_task_is_kept_until_its_result_has_left_the_process(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch, kind: Any, count: int, by: str
 ) -> None:
     """What is decoded in another thread would be drawn anew if this process died meanwhile."""
-    may_make = threading.Event()
+    may_make, names = threading.Event(), set()
 
-    def late(latents: np.ndarray, item: Item[Any]) -> Callable[[], list[float]]:
-        return lambda: may_make.wait(20) and latents.tolist()
+    def decode(latents: np.ndarray, item: Item[Any]) -> Any:
+        def late() -> list[float]:
+            names.add(threading.current_thread().name)
+            assert may_make.wait(20)
+            return list(latents.tolist())
 
-    atelier.model.decode = late
-    monkeypatch.setattr(denoise, "ASIDE_FROM", 1)
-    atelier.drawer.add("test/draws", [Order(1, b'{"steps":2}'), Order(2, b'{"steps":900}')])
-    for _ in range(20):
+        return kind(late)
+
+    atelier.model.decode = decode
+    monkeypatch.setattr(denoise, "SPARE_FROM", 1)
+    orders = [Order(1, b'{"steps":2}', count=count), Order(2, b'{"steps":900}')]
+    atelier.drawer.add("test/draws", orders)
+    for _ in range(200):
         atelier.drawer.step()
-    assert 1 not in atelier.drawer._jobs
-    assert atelier.kept(1).keys() == {0}
+        if 1 not in atelier.drawer._jobs:
+            break
+    atelier.pipe.begin()
+    assert atelier.kept(1).keys() == set(range(count))
     may_make.set()
     atelier.told_until(Results)
     atelier.pipe.flush()
     atelier.drawer.step()
     assert atelier.kept(1) == {}
+    assert names == {by}
+
+
+def test_steps_wait_for_what_they_leave_too_little_for(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when all is handed over, it is told before that."""
+    may_make = threading.Event()
+    monkeypatch.setattr(denoise, "SPARE_FROM", 1)
+    atelier.model.decode = lambda latents, item: Spare(lambda: may_make.wait(20))
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":1}'), Order(2, b'{"steps":900}')])
+    while 1 in atelier.drawer._jobs:
+        atelier.drawer.step()
+    threading.Timer(CATCH_UP_S / 5, may_make.set).start()
+    for _ in range(3):
+        atelier.drawer.step()
+    assert may_make.is_set()
+    atelier.drawer.hand_over()
+    told = atelier.told_until(HandedOver)
+    assert [type(frame) for frame in told if isinstance(frame, Results | HandedOver)] == [
+        Results,
+        HandedOver,
+    ]
 
 
 def test_a_sample_that_ended_before_others_of_its_task_is_kept_to_its_last_step(

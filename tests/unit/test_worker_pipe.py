@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from swell.clock import SystemClock
+from swell.clock import ManualClock, SystemClock
 from swell.worker.frames import (
     HEAD_BYTES,
     Done,
@@ -24,15 +24,21 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
-from swell.worker.pipe import CATCH_UP_S, LARGE_BYTES, Pipe, WorkerGone
+from swell.worker.pipe import CATCH_UP_S, LARGE_BYTES, NONE_SPARE_S, Pipe, WorkerGone
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Pipe, socket.socket]]:
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(20)
     with ours, theirs:
-        yield Pipe(ours, SystemClock()), theirs
+        yield ours, theirs
+
+
+@pytest.fixture
+def ends(pair: tuple[socket.socket, socket.socket]) -> tuple[Pipe, socket.socket]:
+    ours, theirs = pair
+    return Pipe(ours, SystemClock()), theirs
 
 
 def results(number: int, size_bytes: int) -> Results:
@@ -167,87 +173,181 @@ def test_what_was_said_has_left_once_it_is_flushed(ends: tuple[Pipe, socket.sock
         assert [read(theirs), read(theirs)] == [Step(1, number, 50), Step(2, number, 50)]
 
 
-def test_it_is_told_what_has_left_the_process(ends: tuple[Pipe, socket.socket]) -> None:
+def late(may_make: threading.Event, frame: Frame) -> Callable[[], list[Frame]]:
+    """What is made once it may be."""
+
+    def make() -> list[Frame]:
+        assert may_make.wait(20)
+        return [frame]
+
+    return make
+
+
+@pytest.mark.parametrize("is_spare", [False, True])
+def test_it_is_told_what_has_left_the_process(
+    ends: tuple[Pipe, socket.socket], is_spare: bool
+) -> None:
     pipe, theirs = ends
     may_make = threading.Event()
-
-    def made() -> list[Frame]:
-        may_make.wait(20)
-        return [Step(1, 1, 3)]
-
-    before = pipe.send_made(lambda: [Step(1, 0, 3)])
+    before = pipe.send_made(lambda: [Step(1, 0, 3)], is_spare=is_spare)
+    assert not before.is_over
     pipe.flush()
-    assert pipe.has_sent(before)
-    numbers = [pipe.send_made(made), pipe.send_made(lambda: [Step(1, 2, 3)])]
-    assert not any(map(pipe.has_sent, numbers))
+    assert before.is_over
+    both = [
+        pipe.send_made(late(may_make, Step(1, 1, 3)), is_spare=is_spare),
+        pipe.send_made(lambda: [Step(1, 2, 3)], is_spare=is_spare),
+    ]
     pipe.begin()
-    assert not any(map(pipe.has_sent, numbers))
+    assert not any(sent.is_over for sent in both)
     may_make.set()
     pipe.flush()
-    assert all(map(pipe.has_sent, numbers))
+    assert all(sent.is_over for sent in both)
     assert [read(theirs) for _ in range(3)] == [Step(1, n, 3) for n in range(3)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no thread has a policy of its own")
-def test_once_told_so_the_thread_takes_what_others_leave(ends: tuple[Pipe, socket.socket]) -> None:
-    pipe, _ = ends
+def test_what_is_lost_is_not_told_to_have_left(ends: tuple[Pipe, socket.socket]) -> None:
+    pipe, theirs = ends
+    theirs.close()
+    sent = pipe.send_made(lambda: [results(1, 8 << 20)])
+    with pytest.raises(WorkerGone):
+        say_more(pipe)
+    assert not sent.is_over
+
+
+def test_what_is_left_to_spare_processors_holds_up_nothing_else(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+    may_make = threading.Event()
+    pipe.send_made(late(may_make, Step(1, 3, 3)), is_spare=True)
+    pipe.send_made(lambda: [Step(2, 1, 3)])
+    pipe.send(Step(2, 2, 3))
+    assert [read(theirs), read(theirs)] == [Step(2, 1, 3), Step(2, 2, 3)]
+    may_make.set()
+    assert read(theirs) == Step(1, 3, 3)
+    pipe.wait_for_spare()
+
+
+def test_whatever_is_said_after_waiting_for_it_comes_after_it(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+    may_make = threading.Event()
+    pipe.send_made(late(may_make, Step(1, 3, 3)), is_spare=True)
+    threading.Timer(0.05, may_make.set).start()
+    pipe.wait_for_spare()
+    pipe.send(Step(2, 2, 3))
+    assert [read(theirs), read(theirs)] == [Step(1, 3, 3), Step(2, 2, 3)]
+
+
+def policies(pipe: Pipe, *, is_spare: bool) -> list[int]:
+    """Of the thread that makes something."""
     seen: list[int] = []
 
-    def made() -> list[Frame]:
-        seen.append(os.sched_getscheduler(0))
+    def make() -> list[Frame]:
+        seen.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
         return []
 
-    own = os.sched_getscheduler(0)
-    for _ in range(2):
-        pipe.send_made(made)
-        pipe.flush()
-        pipe.lower()
-    assert seen == [own, os.SCHED_IDLE]
-    assert os.sched_getscheduler(0) == own
+    pipe.send_made(make, is_spare=is_spare)
+    pipe.flush()
+    return seen
 
 
-def test_a_thread_that_takes_what_others_leave_is_not_left_behind(
+@pytest.mark.skipif(sys.platform != "linux", reason="no thread has a policy of its own")
+def test_spare_processors_are_those_that_nobody_else_wants(
     ends: tuple[Pipe, socket.socket],
 ) -> None:
     pipe, _ = ends
-    pipe.lower()
-    began, may_make, made = threading.Event(), threading.Event(), threading.Event()
-
-    def late() -> list[Frame]:
-        began.set()
-        may_make.wait(20)
-        made.set()
-        return []
-
-    pipe.catch_up()
-    pipe.send_made(late)
-    pipe.begin()
-    assert began.wait(20)
-    # The first step is over, and nothing waits.
-    pipe.catch_up()
-    assert not made.is_set()
-    threading.Timer(CATCH_UP_S / 5, may_make.set).start()
-    pipe.catch_up()
-    assert made.is_set()
+    own = os.sched_getscheduler(0)
+    try:
+        # A system may refuse it.
+        at = threading.Thread(target=os.sched_setscheduler, args=(0, own, os.sched_param(0)))
+        at.start()
+        at.join()
+    except OSError:
+        pytest.skip("no policy may be set here")
+    assert policies(pipe, is_spare=True) == [os.SCHED_IDLE]
+    assert policies(pipe, is_spare=False) == [own]
+    assert os.sched_getscheduler(0) == own
 
 
-@pytest.mark.parametrize("lowers", [True, False])
-def test_it_waits_no_longer_than_so_long_and_else_not_at_all(
-    ends: tuple[Pipe, socket.socket], lowers: bool
+def test_where_the_system_knows_of_none_nothing_is_left_to_them(
+    ends: tuple[Pipe, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    pipe, theirs = ends
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    names: list[str] = []
+
+    def make() -> list[Frame]:
+        names.append(threading.current_thread().name)
+        return [Step(1, len(names), 9)]
+
+    for _ in range(2):
+        pipe.send_made(make, is_spare=True)
+        pipe.flush()
+    assert names == ["spare", "send"]
+    assert [read(theirs), read(theirs)] == [Step(1, 1, 9), Step(1, 2, 9)]
+
+
+def test_what_two_steps_did_not_leave_enough_for_is_waited_for(
+    ends: tuple[Pipe, socket.socket],
 ) -> None:
     pipe, _ = ends
     may_make = threading.Event()
-    if lowers:
-        pipe.lower()
-    pipe.send_made(lambda: [Step(1, int(may_make.wait(20)), 3)])
+    pipe.catch_up()
+    sent = pipe.send_made(late(may_make, Step(1, 1, 3)), is_spare=True)
     pipe.begin()
-    began_s = time.monotonic()
+    # One step is over, and nothing waits.
     pipe.catch_up()
-    assert time.monotonic() - began_s < CATCH_UP_S
+    threading.Timer(CATCH_UP_S / 5, may_make.set).start()
+    begun_s = time.monotonic()
     pipe.catch_up()
-    spent_s = time.monotonic() - began_s
+    assert time.monotonic() - begun_s < CATCH_UP_S
+    pipe.flush()
+    assert sent.is_over
+
+
+def test_where_others_want_the_processors_nothing_is_left_to_spare_ones(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    clock = ManualClock()
+    pipe, may_make = Pipe(ours, clock), threading.Event()
+    pipe.send_made(late(may_make, Step(1, 1, 3)), is_spare=True)
+    pipe.begin()
+    pipe.catch_up()
+    pipe.catch_up()
+    names: list[str] = []
+
+    def make() -> list[Frame]:
+        names.append(threading.current_thread().name)
+        return [Step(2, 1, 3)]
+
+    pipe.send_made(make, is_spare=True)
+    pipe.begin()
+    assert read(theirs) == Step(2, 1, 3)
     may_make.set()
-    if lowers:
-        assert CATCH_UP_S <= spent_s < 10
-    else:
-        assert spent_s < CATCH_UP_S
+    assert read(theirs) == Step(1, 1, 3)
+    clock.advance(NONE_SPARE_S)
+    pipe.send_made(make, is_spare=True)
+    pipe.flush()
+    assert names == ["send", "spare"]
+
+
+def test_what_cannot_be_made_ends_the_process_wherever_it_is_made(
+    ends: tuple[Pipe, socket.socket], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipe, theirs = ends
+
+    def broken() -> list[Frame]:
+        raise RuntimeError("cannot be made")
+
+    pipe.send_made(broken, is_spare=True)
+    pipe.begin()
+    assert theirs.recv(1) == b""
+    with pytest.raises(WorkerGone):
+        say_more(pipe)
+    assert "cannot be made" in capfd.readouterr().err

@@ -12,8 +12,8 @@ What a model process does with it:
   previews, throttled here per sample, and says whether the task is cancelled. That is asked before
   each step of a sample; `cancel` also reaches those whose turn has not come.
 - Results come one by one through `ended`, as they are finished: a value, a function that returns
-  it (`StepModel.decode`), or an exception, exactly once per sample. `Reject`, `Cancelled` and
-  `InvalidCheckpoint` are among the exceptions.
+  it, a `Spare` with one (`StepModel.decode`), or an exception, exactly once per sample. `Reject`,
+  `Cancelled` and `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
 - Where no word comes for a while, it calls `learn` over and over until a word comes or it is False.
@@ -65,6 +65,7 @@ from swell.model import (
     Mark,
     NoiseStream,
     Plan,
+    Spare,
     StepModel,
     whole,
 )
@@ -97,10 +98,9 @@ MOST_FINISHED: Final = 8
 #: steps lose more than who is finished gains.
 DECODING: Final = 0.25
 
-#: A function that `decode` returned is called at once where fewer than so many took part in the
-#: latest step and a device works while it is told: beside steps it would take some times as long,
-#: and the few others would gain less.
-ASIDE_FROM: Final = 4
+#: What is left to spare processors waits for about a step. Where fewer than so many took part in
+#: the latest one, the others would gain less than that, and it is done at once.
+SPARE_FROM: Final = 4
 
 #: Batch keys that are remembered though they have no samples.
 MOST_IDLE_KEYS: Final = 8
@@ -702,7 +702,7 @@ class Denoiser:
             begun_s = self._clock.monotonic_s()
             result = resident.model.decode(state.x, state.item)
             mark = resident.model.arrays.mark()
-            if mark is None and self._together < ASIDE_FROM:
+            if isinstance(result, Spare) and self._together < SPARE_FROM:
                 result = whole(result)
         except Exception as error:
             return error

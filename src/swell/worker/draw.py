@@ -12,8 +12,7 @@ task, and all previews together take at most a twentieth of the time.
 """
 
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +51,7 @@ from swell.worker.job import (
     thumbnail,
     with_traceback,
 )
-from swell.worker.pipe import Pipe
+from swell.worker.pipe import Pipe, Sent
 from swell.worker.slate import Page, Slate
 
 __all__ = ["Drawer", "Easel"]
@@ -201,8 +200,8 @@ class Drawer:
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
-        #: Pages of tasks that have ended, and the number by which their results are sent.
-        self._leaving: deque[tuple[int, list[Page]]] = deque()
+        #: Pages of tasks that have ended, whose results have not left this process yet.
+        self._leaving: list[tuple[Sent, list[Page]]] = []
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
@@ -382,9 +381,6 @@ class Drawer:
             return
         if not isinstance(result, Exception):
             job.results[index] = result
-            if callable(result) and self._known[job.model][0].arrays.mark() is None:
-                # It wants the processors that steps want.
-                self._pipe.lower()
             if job.left > 1:
                 self._keep_finished(job, index)
                 self._tell_early(job)
@@ -414,9 +410,11 @@ class Drawer:
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        sent = self._outbox.add(job)
-        if job.pages:
-            self._leaving.append((sent, list(job.pages.values())))
+        sent, pages = self._outbox.add(job), [*job.pages.values()]
+        if sent is None:
+            self._give_back(pages)
+        elif pages:
+            self._leaving.append((sent, pages))
         self._pipe.forget(job.handle)
 
     # Steps
@@ -425,7 +423,7 @@ class Drawer:
         """Do what is due at a boundary, and one step."""
         self._pipe.catch_up()
         if self._leaving:
-            self._give_back()
+            self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
             for name in self._jobs[handle].ids:
                 self._denoiser.cancel(name)
@@ -443,11 +441,16 @@ class Drawer:
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
             self.keep_curves()
 
-    def _give_back(self) -> None:
+    def _give_back_left(self) -> None:
         """Take back the pages of those whose results have left this process, which may die."""
-        while self._leaving and self._pipe.has_sent(self._leaving[0][0]):
-            for page in self._leaving.popleft()[1]:
-                self._slate.give_back(page)
+        over = [pages for sent, pages in self._leaving if sent.is_over]
+        self._leaving = [(sent, pages) for sent, pages in self._leaving if not sent.is_over]
+        for pages in over:
+            self._give_back(pages)
+
+    def _give_back(self, pages: Iterable[Page]) -> None:
+        for page in pages:
+            self._slate.give_back(page)
 
     def _flush(self) -> None:
         if not self._outbox.is_empty:
@@ -530,7 +533,8 @@ class Drawer:
     def hand_over(self) -> None:
         """Leave checkpoints of all samples, and draw no more."""
         self._leave_checkpoints()
-        # It is sent after all that a thread was given.
+        # It is sent after all that a thread was given, and after what is left to spare processors.
+        self._pipe.wait_for_spare()
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
         for name, (job, _) in self._samples.items():
             device_s[job.handle] += self._denoiser.share_so_far(name)

@@ -16,7 +16,17 @@ import pydantic
 from pydantic import BaseModel
 
 from swell.clock import Clock
-from swell.model import Attachment, Cancelled, Definition, File, Image, Reject, flatten, whole
+from swell.model import (
+    Attachment,
+    Cancelled,
+    Definition,
+    File,
+    Image,
+    Reject,
+    Spare,
+    flatten,
+    whole,
+)
 from swell.packs import inputs_of, pack_fields
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
@@ -35,7 +45,7 @@ from swell.worker.frames import (
     Results,
     Step,
 )
-from swell.worker.pipe import Pipe
+from swell.worker.pipe import Pipe, Sent
 from swell.worker.text import describe_error, mend
 
 __all__ = [
@@ -383,24 +393,22 @@ class Outbox:
         """Whether nothing waits to be sent."""
         return not (self._done or self._stopped or self.faults)
 
-    def add(self, job: Job) -> int:
-        """Take a job whose samples have all run.
-
-        Returns:
-            What `Pipe.has_sent` is asked with where results are packed aside; 0 for what is not
-            worth asking about.
-        """
+    def add(self, job: Job) -> Sent | None:
+        """Take a job whose samples have all run; return what a thread was given of it."""
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
             self._stopped_s.append(job.device_s)
         elif job.error is not None:
             self._add_fault(job, job.error)
         elif self._aside:
-            return self._pipe.send_made(partial(_results_of, self._batch, job))
+            make = partial(_results_of, self._batch, job)
+            # Of several samples parts may be told before, each after the other.
+            is_spare = job.count == 1 and isinstance(job.results[0], Spare)
+            return self._pipe.send_made(make, is_spare=is_spare)
         else:
             self._add_result(job)
         self.tick()
-        return 0
+        return None
 
     def tick(self) -> None:
         """Show that a call of the model has ended, also where no task has."""

@@ -1,7 +1,6 @@
 """The model process's end of the socket to its worker."""
 
 import collections
-import contextlib
 import os
 import queue
 import select
@@ -10,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple, NoReturn
 
 from swell.clock import Clock
 from swell.worker.frames import (
@@ -30,7 +29,7 @@ from swell.worker.frames import (
     encode_frame,
 )
 
-__all__ = ["Pipe", "WorkerGone"]
+__all__ = ["Pipe", "Sent", "WorkerGone"]
 
 #: The worker's words are looked for at most this often while a model runs.
 LISTEN_EVERY_S: Final = 0.002
@@ -45,17 +44,42 @@ UNMADE_BYTES: Final = 4 * 1024 * 1024
 MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 
 
-#: For a thread that takes what others leave of the processors it is waited so many seconds, where
-#: two steps have left it too little.
+#: What is left to spare processors is waited for so many seconds, where two steps have left too
+#: little. If that is not enough, others want the processors: nothing is left to spare ones for so
+#: long.
 CATCH_UP_S: Final = 0.25
+NONE_SPARE_S: Final = 60.0
 
 
 class WorkerGone(Exception):
     """The other end of the socket is closed."""
 
 
+class Sent:
+    """What a thread was given to make and send."""
+
+    __slots__ = ("is_over",)
+
+    def __init__(self) -> None:
+        #: Whether it has left this process.
+        self.is_over = False
+
+
+class _Given(NamedTuple):
+    """What a thread has to make, how many bytes that counts for, and who wants to know."""
+
+    make: Callable[[], bytes | bytearray]
+    size_bytes: int
+    told: tuple[Sent, ...] = ()
+
+
 class Pipe:
-    """The socket to the worker, and what it has said so far."""
+    """The socket to the worker, and what it has said so far.
+
+    Two threads beside its owner's may work for it, from when they are needed. One sends what would
+    hold up the model, and makes it before. The other makes what is left to spare processors, which
+    the first one then sends.
+    """
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self._socket = sock
@@ -65,21 +89,25 @@ class Pipe:
         self._buffer = bytearray()
         self._inbox: collections.deque[Load | Studio | Run | HandOver] = collections.deque()
         self._listened_s = 0.0
-        #: What the thread has to make and send, and its bytes.
-        self._outgoing: queue.SimpleQueue[tuple[Callable[[], bytes | bytearray], int]] = (
-            queue.SimpleQueue()
-        )
+        self._outgoing: queue.SimpleQueue[_Given] = queue.SimpleQueue()
         #: How much was given to the thread, and how much it is done with: each is counted by one
         #: thread alone.
         self._given = self._given_bytes = 0
         self._sent = self._sent_bytes = 0
-        #: What the thread is yet to be given.
-        self._unbegun: list[Callable[[], Sequence[Frame]]] = []
+        #: What threads are yet to be given.
+        self._unbegun: list[tuple[Callable[[], Sequence[Frame]], Sent]] = []
+        self._unbegun_spare: list[tuple[Callable[[], Sequence[Frame]], Sent]] = []
         self._moved = threading.Event()
         self._sender: threading.Thread | None = None
-        self._is_lowered = False
-        #: What the thread had been given at the latest call of `catch_up`.
-        self._given_before = 0
+        #: The same of what is left to spare processors, and how much that was at the latest call of
+        #: `catch_up`.
+        self._spare: queue.SimpleQueue[_Given] = queue.SimpleQueue()
+        self._spare_given = self._spare_made = self._spare_before = 0
+        self._made_spare = threading.Event()
+        self._maker: threading.Thread | None = None
+        #: Whether the system knows of spare processors, and from when there are any, as it seems.
+        self._knows_spare = True
+        self._spare_from_s = 0.0
         self._is_gone = False
         #: Handles of cancelled tasks, and of which of them a model is known to know.
         self.stopped: set[int] = set()
@@ -104,49 +132,48 @@ class Pipe:
             return
         self._send_aside(partial(encode_frame, frame), size_bytes)
 
-    def send_made(self, make: Callable[[], Sequence[Frame]]) -> int:
+    def send_made(self, make: Callable[[], Sequence[Frame]], *, is_spare: bool = False) -> Sent:
         """Say what `make` returns, after all that was said before; soon. It is called in a thread.
 
         That thread begins when something else is said or waited for, or with `begin`: two threads
         of Python in turns are slower than one after the other.
 
-        Returns:
-            What `has_sent` is asked with.
+        Args:
+            make: Returns it.
+            is_spare: Whether it is made when the model leaves a processor unused, and said then,
+                whatever else has been said meanwhile.
         """
-        self._unbegun.append(make)
-        return self._given + 1
-
-    def has_sent(self, number: int) -> bool:
-        """Say whether what `send_made` was told has left this process."""
-        return self._sent >= number
-
-    def lower(self) -> None:
-        """Have the thread take what others leave of the processors, from now on.
-
-        For where a model computes on them as well: what the thread makes is then made while parts
-        of a step wait for each other, and delays none.
-        """
-        self._is_lowered = True
+        sent = Sent()
+        if is_spare and self._knows_spare and self._clock.monotonic_s() >= self._spare_from_s:
+            self._unbegun_spare.append((make, sent))
+        else:
+            self._unbegun.append((make, sent))
+        return sent
 
     def catch_up(self) -> None:
-        """Wait for a thread that takes what others leave, if they leave too little.
+        """Wait for what is left to spare processors, if two steps have left too little of them.
 
-        To be called before each step: what the thread was given before the last but one is due.
+        To be called before each step.
         """
-        if not self._is_lowered:
-            return
-        due, self._given_before = self._given_before, self._given
-        if self._sent >= due:
-            return
-        end_s = self._clock.monotonic_s() + CATCH_UP_S
-        while self._sent < due and not self._is_gone:
-            self._moved.clear()
-            left_s = end_s - self._clock.monotonic_s()
-            if left_s <= 0 or self._sent >= due or not self._moved.wait(left_s):
-                return
+        due, self._spare_before = self._spare_before, self._spare_given
+        if self._spare_made < due and not self._wait_for_spare(due, CATCH_UP_S):
+            self._spare_from_s = self._clock.monotonic_s() + NONE_SPARE_S
+
+    def wait_for_spare(self) -> None:
+        """Wait for all that is left to spare processors: whatever is said now is said after it."""
+        self.begin()
+        self._wait_for_spare(self._spare_given, None)
+
+    def _wait_for_spare(self, count: int, seconds: float | None) -> bool:
+        """Return whether so much is made within this time."""
+        while self._spare_made < count and not self._is_gone:
+            self._made_spare.clear()
+            if self._spare_made < count and not self._made_spare.wait(seconds):
+                return False
+        return True
 
     def begin(self) -> None:
-        """Let the thread begin with what `send_made` was told: this one has time for it.
+        """Let threads begin with what `send_made` was told: this one has time for it.
 
         Raises:
             WorkerGone: Nobody listens any more.
@@ -154,9 +181,32 @@ class Pipe:
         if self._unbegun:
             # As one: waking the thread takes as long as all else that is done here.
             unbegun, self._unbegun = self._unbegun, []
-            self._send_aside(partial(_made, unbegun), UNMADE_BYTES)
+            makes, told = zip(*unbegun, strict=True)
+            self._send_aside(partial(_made, makes), UNMADE_BYTES, told)
+        if self._unbegun_spare:
+            unbegun, self._unbegun_spare = self._unbegun_spare, []
+            for make, sent in unbegun:
+                self._make_spare(make, sent)
 
-    def _send_aside(self, make: Callable[[], bytes | bytearray], size_bytes: int) -> None:
+    def _make_spare(self, make: Callable[[], Sequence[Frame]], sent: Sent) -> None:
+        self._count_out(UNMADE_BYTES)
+        if self._maker is None:
+            self._maker = threading.Thread(target=self._make_on, name="spare", daemon=True)
+            self._maker.start()
+        self._spare_given += 1
+        self._spare.put(_Given(partial(_made, [make]), UNMADE_BYTES, (sent,)))
+
+    def _send_aside(
+        self,
+        make: Callable[[], bytes | bytearray],
+        size_bytes: int,
+        told: tuple[Sent, ...] = (),
+    ) -> None:
+        self._count_out(size_bytes)
+        self._outgoing.put(_Given(make, size_bytes, told))
+
+    def _count_out(self, size_bytes: int) -> None:
+        """Wait until there is room for so much more on its way."""
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_on, name="send", daemon=True)
             self._sender.start()
@@ -168,7 +218,6 @@ class Pipe:
             raise WorkerGone
         self._given += 1
         self._given_bytes += size_bytes
-        self._outgoing.put((make, size_bytes))
 
     def flush(self) -> None:
         """Return when all that was said has left this process, which may die any time."""
@@ -189,12 +238,8 @@ class Pipe:
 
     def _send_on(self) -> None:
         """Send what is to be sent, in a thread of its own, until nobody listens any more."""
-        is_lowered = False
         while not self._is_gone:
-            make, size_bytes = self._outgoing.get()
-            if self._is_lowered and not is_lowered:
-                is_lowered = True
-                _take_what_is_left()
+            make, size_bytes, told = self._outgoing.get()
             is_gone = False
             try:
                 self._send_now(make())
@@ -206,9 +251,29 @@ class Pipe:
                 # Whoever waits for it would wait for ever: let both ends see that it is over.
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._is_gone = is_gone
+            if not is_gone:
+                for sent in told:
+                    sent.is_over = True
             self._sent_bytes += size_bytes
             self._sent += 1
             self._moved.set()
+            if is_gone:
+                self._made_spare.set()
+
+    def _make_on(self) -> None:
+        """Make what is left to spare processors, in a thread of its own, and have it sent."""
+        self._knows_spare = _has_spare_processors_only()
+        while not self._is_gone:
+            make, size_bytes, told = self._spare.get()
+            try:
+                made = make()
+            except Exception as error:
+                # Where it is sent it is told.
+                self._outgoing.put(_Given(partial(_raise, error), size_bytes, told))
+            else:
+                self._outgoing.put(_Given(partial(_same, made), size_bytes, told))
+            self._spare_made += 1
+            self._made_spare.set()
 
     def heed(self) -> None:
         """Tell the worker that the model knows of all that are to stop, once of each."""
@@ -293,10 +358,23 @@ class Pipe:
         return works
 
 
-def _take_what_is_left() -> None:
-    """Have this thread run when no other wants its processor, where a thread can say so."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def _has_spare_processors_only() -> bool:
+    """Have this thread run when no other wants its processor; return whether it can say so."""
+    try:
+        # What it starts is like any other.
+        policy = os.SCHED_IDLE | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _same(made: bytes | bytearray) -> bytes | bytearray:
+    return made
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _made(makes: Sequence[Callable[[], Sequence[Frame]]]) -> bytes | bytearray:

@@ -33,7 +33,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
-from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
+from swell.model import Image, Item, Plan, Sampler, Spare, Speed, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.upscale import Upscaler
 
@@ -237,7 +237,7 @@ class Icons(StepModel):
         self._text = session("icons-text.onnx", cores, spins=spins)
         self._unet = session("icons-unet.onnx", cores if self._parts == 1 else 1, spins=spins)
         self._decoder = session("icons-decoder.onnx", cores, spins=spins)
-        self._decoder_beside = session("icons-decoder.onnx", 1)
+        self._spare_decoder = session("icons-decoder.onnx", 1) if self._parts > 1 else None
         self._upscaler = Upscaler(cores)
 
     def warmup(self) -> None:
@@ -311,13 +311,13 @@ class Icons(StepModel):
     def decode(self, latents: Floats, item: Item[Any]) -> Any:
         """Decode one, and enlarge it if asked to.
 
-        Where cores have rows of their own, one of 128 px may be decoded beside the next steps. To
-        enlarge it takes as long as to draw it: no core waits for so long.
+        Where cores have rows of their own, one of 128 px is left to one that would wait. To enlarge
+        it takes as long as to draw it: no core waits for so long.
         """
         if item.input.size == _SIDE:
             if self._parts == 1:
                 return Image(self.preview(latents))
-            return partial(_image, self._decoder_beside, latents)
+            return Spare(partial(_image, self._spare_decoder, latents))
         return Image(PIL.Image.fromarray(self._upscaler(np.asarray(self.preview(latents)))))
 
 
