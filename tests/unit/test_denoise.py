@@ -29,6 +29,7 @@ from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
 from swell.worker.denoise import SPARE_FROM, Denoiser, Request, Runs
 from swell.worker.solver import Noise
+from swell.worker.undisturbed import Undisturbed
 from swell.zoo.curve import CurveModel
 
 SHAPE = (2, 3)
@@ -471,6 +472,32 @@ def test_what_is_done_at_once_counts_as_a_decode_and_may_fail_its_sample() -> No
     studio.add("b", steps=1, broken=True)
     assert str(studio.finish()["b"]) == "broken"
     assert shares["a"] > 0.5
+
+
+def test_what_spare_processors_do_meanwhile_is_no_part_of_a_step() -> None:
+    spent_s, clock = 0.0, ManualClock()
+
+    def computes() -> None:
+        nonlocal spent_s
+        # All that is seen busy is not busy with the step.
+        clock.spent_s += 0.5
+        spent_s += 0.5
+
+    heard: list[float] = []
+
+    class Hears(Undisturbed):
+        def seconds(self, rows: int, wall_s: float, cpu_s: float) -> float:
+            heard.append(cpu_s)
+            return super().seconds(rows, wall_s, cpu_s)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoise, "Undisturbed", Hears)
+        studio = Studio(Toy(clock), exact=False, spare_cpu_s=lambda: spent_s)
+        studio.model.at_step = computes
+        studio.add("a", steps=9)
+        studio.finish()
+    assert heard
+    assert heard == pytest.approx([0.0] * len(heard))
 
 
 def test_called_by_hand_what_spare_processors_would_have_is_done_too() -> None:

@@ -274,26 +274,52 @@ def test_a_task_is_kept_until_its_result_has_left_the_process(
     assert names == {by}
 
 
-def test_steps_wait_for_what_they_leave_too_little_for(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+def leaves_to_spare(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
 ) -> None:
-    """And when all is handed over, it is told before that."""
-    may_make = threading.Event()
+    """Draw until one task is finished and another one is not."""
     monkeypatch.setattr(denoise, "SPARE_FROM", 1)
-    atelier.model.decode = lambda latents, item: Spare(lambda: may_make.wait(20))
+    atelier.model.decode = lambda latents, item: Spare(make)
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":1}'), Order(2, b'{"steps":900}')])
     while 1 in atelier.drawer._jobs:
         atelier.drawer.step()
+
+
+def test_steps_wait_for_what_they_leave_too_little_for(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_make = threading.Event()
+    leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
     threading.Timer(CATCH_UP_S / 5, may_make.set).start()
     for _ in range(3):
         atelier.drawer.step()
     assert may_make.is_set()
+
+
+def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_make = threading.Event()
+    leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
+    atelier.pipe.begin()
+    threading.Timer(0.05, may_make.set).start()
     atelier.drawer.hand_over()
     told = atelier.told_until(HandedOver)
     assert [type(frame) for frame in told if isinstance(frame, Results | HandedOver)] == [
         Results,
         HandedOver,
     ]
+
+
+def test_what_was_said_of_a_task_while_its_result_was_on_its_way_is_forgotten(
+    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves_to_spare(atelier, monkeypatch, lambda: True)
+    atelier.pipe.stopped.add(1)
+    atelier.told_until(Results)
+    atelier.pipe.flush()
+    atelier.drawer.step()
+    assert atelier.pipe.stopped == set()
 
 
 def test_a_sample_that_ended_before_others_of_its_task_is_kept_to_its_last_step(

@@ -297,9 +297,11 @@ class _Step:
         bucket: int,
         clock: Clock,
         asked: Callable[[], None],
+        cpu_s: Callable[[], float],
     ) -> None:
         self._model = model
         self._asked = asked
+        self._cpu_s = cpu_s
         self._arena = arena
         self._bucket = bucket
         self._clock = clock
@@ -322,7 +324,7 @@ class _Step:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
         """
         start_s, arena = self._clock.monotonic_s(), self._arena
-        cpu_s = self._clock.cpu_s() if self.counts_cpu else 0.0
+        cpu_s = self._cpu_s() if self.counts_cpu else 0.0
         try:
             arena.place(states)
             arena.load(self._bucket)
@@ -348,7 +350,7 @@ class _Step:
             return
         self.begun_s, self.told_s = start_s, self._clock.monotonic_s()
         if self.counts_cpu:
-            self.cpu_s = self._clock.cpu_s() - cpu_s
+            self.cpu_s = self._cpu_s() - cpu_s
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
 
@@ -371,6 +373,10 @@ def _nothing() -> None:
     pass
 
 
+def _none() -> float:
+    return 0.0
+
+
 def _nobody(model: StepModel | None) -> None:
     pass
 
@@ -389,6 +395,8 @@ class Denoiser:
         curves: What steps took in an earlier process, from `curves`.
         load: Called with the name of a model that has to be brought to the device.
         asked: Called when the network is about to be asked, which leaves others time.
+        spare_cpu_s: Says what processors have spent on what was left to spare ones (`Spare`), in
+            seconds: no part of any step.
         learns: Called with the model before a step is rehearsed that may have to be compiled, and
             with None after it.
         policy: Who runs when, as a matter of taste.
@@ -406,6 +414,7 @@ class Denoiser:
         curves: Mapping[str, Curve] | None = None,
         load: Callable[[str], None] | None = None,
         asked: Callable[[], None] = _nothing,
+        spare_cpu_s: Callable[[], float] = _none,
         learns: Callable[[StepModel | None], None] = _nobody,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
@@ -418,6 +427,7 @@ class Denoiser:
         self._curves = dict(curves or {})
         self._load = load
         self._asked = asked
+        self._spare_cpu_s = spare_cpu_s
         self._learns = learns
         self._schedule = Schedule(policy or Policy())
         self._progress_every_s = progress_every_s
@@ -629,7 +639,7 @@ class Denoiser:
         is_first = known.rehearsal.is_first(curve, rows)
         if is_first:
             self._learns(model)
-        begun_s, cpu_s = self._clock.monotonic_s(), self._clock.cpu_s()
+        begun_s, cpu_s = self._clock.monotonic_s(), self._cpu_s()
         try:
             arena.rehearse(model.denoise, rows)
             mark = model.arrays.mark()
@@ -642,11 +652,15 @@ class Denoiser:
                 mark.wait()
             seconds = self._clock.monotonic_s() - begun_s
             if mark is None:
-                spent_s = self._clock.cpu_s() - cpu_s
+                spent_s = self._cpu_s() - cpu_s
                 seconds = known.undisturbed.seconds(rows, seconds, spent_s)
             self._schedule.learn(key, known.rehearsal.tried(curve, rows, seconds))
         if is_first:
             self._learns(None)
+
+    def _cpu_s(self) -> float:
+        """What processors have spent on this process, but for what spare ones did."""
+        return self._clock.cpu_s() - self._spare_cpu_s()
 
     def _step(self) -> None:
         if self._cancelled:
@@ -745,7 +759,8 @@ class Denoiser:
         if not self._ready(key, states):
             return  # somebody else can have the free row
         assert key.arena is not None, "whoever is ready has rows"
-        step = _Step(key.resident.model, key.arena, decision.bucket, self._clock, self._asked)
+        model, bucket = key.resident.model, decision.bucket
+        step = _Step(model, key.arena, bucket, self._clock, self._asked, self._cpu_s)
         step.counts_cpu = self._schedule.looks(decision)
         lacking = None
         try:

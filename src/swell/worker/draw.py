@@ -200,8 +200,8 @@ class Drawer:
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
-        #: Pages of tasks that have ended, whose results have not left this process yet.
-        self._leaving: list[tuple[Sent, list[Page]]] = []
+        #: Tasks that have ended, whose results have not left this process yet, and their pages.
+        self._leaving: list[tuple[Sent, int, list[Page]]] = []
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
@@ -239,6 +239,7 @@ class Drawer:
             curves=curves,
             load=self._bring,
             asked=pipe.begin,
+            spare_cpu_s=lambda: pipe.spare_cpu_s,
             learns=self._tell_learning,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
@@ -413,8 +414,8 @@ class Drawer:
         sent, pages = self._outbox.add(job), [*job.pages.values()]
         if sent is None:
             self._give_back(pages)
-        elif pages:
-            self._leaving.append((sent, pages))
+        else:
+            self._leaving.append((sent, job.handle, pages))
         self._pipe.forget(job.handle)
 
     # Steps
@@ -443,9 +444,11 @@ class Drawer:
 
     def _give_back_left(self) -> None:
         """Take back the pages of those whose results have left this process, which may die."""
-        over = [pages for sent, pages in self._leaving if sent.is_over]
-        self._leaving = [(sent, pages) for sent, pages in self._leaving if not sent.is_over]
-        for pages in over:
+        over = [each for each in self._leaving if each[0].is_over]
+        self._leaving = [each for each in self._leaving if not each[0].is_over]
+        for _, handle, pages in over:
+            # Whatever was said of it meanwhile.
+            self._pipe.forget(handle)
             self._give_back(pages)
 
     def _give_back(self, pages: Iterable[Page]) -> None:

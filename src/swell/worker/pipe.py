@@ -1,11 +1,13 @@
 """The model process's end of the socket to its worker."""
 
 import collections
+import contextlib
 import os
 import queue
 import select
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,11 +46,17 @@ UNMADE_BYTES: Final = 4 * 1024 * 1024
 MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 
 
-#: What is left to spare processors is waited for so many seconds, where two steps have left too
+#: So much may wait for spare processors; what is more is made as other things are.
+MOST_SPARE: Final = 8
+
+#: What was left to spare processors is waited for so many seconds, where two steps have left too
 #: little. If that is not enough, others want the processors: nothing is left to spare ones for so
 #: long.
 CATCH_UP_S: Final = 0.25
 NONE_SPARE_S: Final = 60.0
+
+#: Whoever hands over waits so long for what spare processors have begun.
+LAST_SPARE_S: Final = 1.0
 
 
 class WorkerGone(Exception):
@@ -105,6 +113,7 @@ class Pipe:
         self._spare_given = self._spare_made = self._spare_before = 0
         self._made_spare = threading.Event()
         self._maker: threading.Thread | None = None
+        self._maker_clock: int | None = None
         #: Whether the system knows of spare processors, and from when there are any, as it seems.
         self._knows_spare = True
         self._spare_from_s = 0.0
@@ -144,33 +153,69 @@ class Pipe:
                 whatever else has been said meanwhile.
         """
         sent = Sent()
-        if is_spare and self._knows_spare and self._clock.monotonic_s() >= self._spare_from_s:
+        if is_spare and self._has_spare():
             self._unbegun_spare.append((make, sent))
         else:
             self._unbegun.append((make, sent))
         return sent
 
-    def catch_up(self) -> None:
-        """Wait for what is left to spare processors, if two steps have left too little of them.
+    def _has_spare(self) -> bool:
+        waiting = self._spare_given - self._spare_made + len(self._unbegun_spare)
+        return (
+            self._knows_spare
+            and waiting < MOST_SPARE
+            and self._clock.monotonic_s() >= self._spare_from_s
+        )
 
-        To be called before each step.
+    def catch_up(self) -> None:
+        """Wait for what was left to spare processors, if two steps have left too little of them.
+
+        To be called before each step. Where waiting is not enough, what is not begun is made as
+        other things are, and for a while nothing is left to them.
         """
         due, self._spare_before = self._spare_before, self._spare_given
-        if self._spare_made < due and not self._wait_for_spare(due, CATCH_UP_S):
+        if self._spare_made >= due or self._clock.monotonic_s() < self._spare_from_s:
+            return
+        if not self._wait_for_spare(due, CATCH_UP_S):
             self._spare_from_s = self._clock.monotonic_s() + NONE_SPARE_S
+            self._take_back()
 
     def wait_for_spare(self) -> None:
-        """Wait for all that is left to spare processors: whatever is said now is said after it."""
-        self.begin()
-        self._wait_for_spare(self._spare_given, None)
+        """Have what is said from now on come after what was left to spare processors.
 
-    def _wait_for_spare(self, count: int, seconds: float | None) -> bool:
+        At most one of them does not, if that takes too long.
+        """
+        self.begin()
+        self._take_back()
+        self._wait_for_spare(self._spare_given, LAST_SPARE_S)
+
+    def _take_back(self) -> None:
+        """Have what spare processors have not begun be made as other things are."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                given = self._spare.get_nowait()
+                self._spare_given -= 1
+                self._outgoing.put(given)
+        self._spare_before = min(self._spare_before, self._spare_given)
+
+    def _wait_for_spare(self, count: int, seconds: float) -> bool:
         """Return whether so much is made within this time."""
+        end_s = self._clock.monotonic_s() + seconds
         while self._spare_made < count and not self._is_gone:
             self._made_spare.clear()
-            if self._spare_made < count and not self._made_spare.wait(seconds):
+            if self._spare_made >= count or self._is_gone:
+                break
+            left_s = end_s - self._clock.monotonic_s()
+            if left_s <= 0 or not self._made_spare.wait(left_s):
                 return False
         return True
+
+    @property
+    def spare_cpu_s(self) -> float:
+        """What processors have spent on what was left to spare ones, in seconds."""
+        if self._maker is None or self._maker_clock is None:
+            return 0.0
+        return time.clock_gettime(self._maker_clock)
 
     def begin(self) -> None:
         """Let threads begin with what `send_made` was told: this one has time for it.
@@ -187,6 +232,13 @@ class Pipe:
             unbegun, self._unbegun_spare = self._unbegun_spare, []
             for make, sent in unbegun:
                 self._make_spare(make, sent)
+
+    def _rest(self) -> None:
+        """As `begin`, where no step comes: all processors are there then."""
+        self._unbegun += self._unbegun_spare
+        self._unbegun_spare.clear()
+        self._take_back()
+        self.begin()
 
     def _make_spare(self, make: Callable[[], Sequence[Frame]], sent: Sent) -> None:
         self._count_out(UNMADE_BYTES)
@@ -221,7 +273,7 @@ class Pipe:
 
     def flush(self) -> None:
         """Return when all that was said has left this process, which may die any time."""
-        self.begin()
+        self._rest()
         while self._given != self._sent and not self._is_gone:
             self._moved.clear()
             if self._given != self._sent and not self._is_gone:
@@ -262,12 +314,13 @@ class Pipe:
 
     def _make_on(self) -> None:
         """Make what is left to spare processors, in a thread of its own, and have it sent."""
+        self._maker_clock = _own_clock()
         self._knows_spare = _has_spare_processors_only()
         while not self._is_gone:
             make, size_bytes, told = self._spare.get()
             try:
                 made = make()
-            except Exception as error:
+            except BaseException as error:
                 # Where it is sent it is told.
                 self._outgoing.put(_Given(partial(_raise, error), size_bytes, told))
             else:
@@ -290,7 +343,7 @@ class Pipe:
 
     def next(self) -> Load | Studio | Run | HandOver:
         """Wait for something to do, where nothing is left of what there was."""
-        self.begin()
+        self._rest()
         if not self._inbox:
             # What was said of a task while its result was on its way came too late to be forgotten.
             self.stopped.clear()
@@ -308,7 +361,7 @@ class Pipe:
 
     def wait(self, seconds: float) -> bool:
         """Return whether there is something to do within this time, or news; as soon as it is."""
-        self.begin()
+        self._rest()
         if self._inbox:
             return True
         said, _, _ = select.select([self._socket], [], [], seconds)
@@ -369,12 +422,19 @@ def _has_spare_processors_only() -> bool:
     return True
 
 
+def _own_clock() -> int | None:
+    """Return which clock counts what processors spend on this thread."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return None
+    return time.pthread_getcpuclockid(threading.get_ident())
+
+
 def _same(made: bytes | bytearray) -> bytes | bytearray:
     return made
 
 
-def _raise(error: Exception) -> NoReturn:
-    raise error
+def _raise(error: BaseException) -> NoReturn:
+    raise RuntimeError("it cannot be made") from error
 
 
 def _made(makes: Sequence[Callable[[], Sequence[Frame]]]) -> bytes | bytearray:

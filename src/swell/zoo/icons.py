@@ -237,7 +237,8 @@ class Icons(StepModel):
         self._text = session("icons-text.onnx", cores, spins=spins)
         self._unet = session("icons-unet.onnx", cores if self._parts == 1 else 1, spins=spins)
         self._decoder = session("icons-decoder.onnx", cores, spins=spins)
-        self._spare_decoder = session("icons-decoder.onnx", 1) if self._parts > 1 else None
+        if self._parts > 1:
+            self._spare_decoder = session("icons-decoder.onnx", 1)
         self._upscaler = Upscaler(cores)
 
     def warmup(self) -> None:
