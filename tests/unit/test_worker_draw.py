@@ -14,7 +14,7 @@ import pytest
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, HostArrays, Item, Spare, StepModel, load_models
-from swell.worker import denoise
+from swell.worker import denoise, pipe
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
@@ -92,9 +92,9 @@ class Atelier:
         easel = Easel(definition.card(), Reader(definition, random.Random()))
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
-        pipe = self.pipe = Pipe(theirs, self.clock)
+        self.pipe = Pipe(theirs, self.clock)
         self.slate = new_slate()
-        device = Device([definition], Load([str(path)], "cpu"), pipe, self.clock)
+        device = Device([definition], Load([str(path)], "cpu"), self.pipe, self.clock)
         device.start()
         model = device.model("test/draws")
         assert isinstance(model, StepModel)
@@ -103,7 +103,7 @@ class Atelier:
         model.at_step = lambda: self.clock.advance(STEP_S)  # type: ignore[attr-defined]
         self.drawer = Drawer(
             {"test/draws": easel},
-            pipe,
+            self.pipe,
             Slate(self.slate.fileno()),
             self.clock,
             device=device,
@@ -288,6 +288,8 @@ def leaves_to_spare(
 def test_steps_wait_for_what_they_leave_too_little_for(
     atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A busy machine may take long.
+    monkeypatch.setattr(pipe, "CATCH_UP_S", 20.0)
     may_make = threading.Event()
     leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
     threading.Timer(CATCH_UP_S / 5, may_make.set).start()
@@ -299,6 +301,7 @@ def test_steps_wait_for_what_they_leave_too_little_for(
 def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
     atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipe, "LAST_SPARE_S", 20.0)
     may_make = threading.Event()
     leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
     atelier.pipe.begin()

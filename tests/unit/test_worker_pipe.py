@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swell.clock import ManualClock, SystemClock
+from swell.worker import pipe as module_pipe
 from swell.worker.frames import (
     HEAD_BYTES,
     Done,
@@ -239,8 +240,9 @@ def test_what_is_left_to_spare_processors_holds_up_nothing_else(
 
 
 def test_whatever_is_said_after_waiting_for_it_comes_after_it(
-    ends: tuple[Pipe, socket.socket],
+    ends: tuple[Pipe, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module_pipe, "LAST_SPARE_S", 20.0)
     pipe, theirs = ends
     may_make = threading.Event()
     pipe.send_made(late(may_make, Step(1, 3, 3)), is_spare=True)
@@ -351,8 +353,10 @@ def test_where_no_step_comes_all_processors_are_there(
 
 
 def test_what_two_steps_did_not_leave_enough_for_is_waited_for(
-    ends: tuple[Pipe, socket.socket],
+    ends: tuple[Pipe, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A busy machine may take long.
+    monkeypatch.setattr(module_pipe, "CATCH_UP_S", 20.0)
     pipe, theirs = ends
     may_make = threading.Event()
     pipe.catch_up()
