@@ -29,7 +29,7 @@ from swell.worker.frames import (
     decode_frame,
 )
 from swell.worker.job import Reader
-from swell.worker.pipe import CATCH_UP_S, Pipe
+from swell.worker.pipe import Pipe
 from swell.worker.slate import Slate, new_slate, read_slate
 
 MODEL = """
@@ -274,25 +274,25 @@ def test_a_task_is_kept_until_its_result_has_left_the_process(
     assert names == {by}
 
 
-def leaves_to_spare(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
-) -> None:
-    """Draw until one task is finished and another one is not."""
+def leaves_to_spare(atelier: Atelier, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Draw until one task is finished and another one is not; return when it may be decoded."""
+    may_make = threading.Event()
     monkeypatch.setattr(denoise, "SPARE_FROM", 1)
-    atelier.model.decode = lambda latents, item: Spare(make)
+    # A busy machine may take long.
+    monkeypatch.setattr(pipe, "CATCH_UP_S", 20.0)
+    monkeypatch.setattr(pipe, "LAST_SPARE_S", 20.0)
+    atelier.model.decode = lambda latents, item: Spare(lambda: may_make.wait(20))
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":1}'), Order(2, b'{"steps":900}')])
     while 1 in atelier.drawer._jobs:
         atelier.drawer.step()
+    return may_make
 
 
 def test_steps_wait_for_what_they_leave_too_little_for(
     atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A busy machine may take long.
-    monkeypatch.setattr(pipe, "CATCH_UP_S", 20.0)
-    may_make = threading.Event()
-    leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
-    threading.Timer(CATCH_UP_S / 5, may_make.set).start()
+    may_make = leaves_to_spare(atelier, monkeypatch)
+    threading.Timer(0.05, may_make.set).start()
     for _ in range(3):
         atelier.drawer.step()
     assert may_make.is_set()
@@ -301,9 +301,7 @@ def test_steps_wait_for_what_they_leave_too_little_for(
 def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
     atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipe, "LAST_SPARE_S", 20.0)
-    may_make = threading.Event()
-    leaves_to_spare(atelier, monkeypatch, lambda: may_make.wait(20))
+    may_make = leaves_to_spare(atelier, monkeypatch)
     atelier.pipe.begin()
     threading.Timer(0.05, may_make.set).start()
     atelier.drawer.hand_over()
@@ -317,7 +315,7 @@ def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
 def test_what_was_said_of_a_task_while_its_result_was_on_its_way_is_forgotten(
     atelier: Atelier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leaves_to_spare(atelier, monkeypatch, lambda: True)
+    leaves_to_spare(atelier, monkeypatch).set()
     atelier.pipe.stopped.add(1)
     atelier.told_until(Results)
     atelier.pipe.flush()

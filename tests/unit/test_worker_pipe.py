@@ -32,7 +32,7 @@ from swell.worker.pipe import (
     NONE_SPARE_S,
     Pipe,
     WorkerGone,
-    _has_spare_processors_only,
+    _takes_spare_only,
 )
 
 
@@ -272,7 +272,7 @@ def made_by(pipe: Pipe, theirs: socket.socket, *, is_spare: bool) -> tuple[str, 
 def may_be_idle() -> bool:
     """Whether the system lets a thread have the policy."""
     found: list[bool] = []
-    asks = threading.Thread(target=lambda: found.append(_has_spare_processors_only()))
+    asks = threading.Thread(target=lambda: found.append(_takes_spare_only()))
     asks.start()
     asks.join()
     return found == [True]

@@ -315,7 +315,7 @@ class Pipe:
     def _make_on(self) -> None:
         """Make what is left to spare processors, in a thread of its own, and have it sent."""
         self._maker_clock = _own_clock()
-        self._knows_spare = _has_spare_processors_only()
+        self._knows_spare = _takes_spare_only()
         while not self._is_gone:
             make, size_bytes, told = self._spare.get()
             try:
@@ -411,7 +411,7 @@ class Pipe:
         return works
 
 
-def _has_spare_processors_only() -> bool:
+def _takes_spare_only() -> bool:
     """Have this thread run when no other wants its processor; return whether it can say so."""
     try:
         # What it starts is like any other.
