@@ -205,7 +205,8 @@ class MotoServer(Server):
 
     def command(self) -> Sequence[str | Path]:
         """Return what runs it."""
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        program = [sys.executable, Path(__file__).with_name("moto_emulator.py")]
+        return [*program, "-H", "127.0.0.1", "-p", str(self.port)]
 
 
 class GcsServer(Server):
