@@ -75,7 +75,7 @@ class Size:
     """How much is done in a run, beside the pictures of the warm-up."""
 
     rounds: int = 8
-    backlog: int = 64
+    backlog: int = 128
     arrivals: int = 80
     serial: int = 24
 

@@ -34,6 +34,7 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
+from swell.worker.large_pages import with_large_pages
 from swell.worker.slate import Kept, new_slate, read_slate
 from swell.worker.startups import Startups
 from swell.worker.warm import Forks
@@ -208,7 +209,7 @@ class ModelProcess:
             str(fds[1]),
             pass_fds=fds,
             stdin=asyncio.subprocess.DEVNULL,
-            env=self._variables,
+            env=with_large_pages(os.environ if self._variables is None else self._variables),
             # A Ctrl-C in the terminal is for the worker, which decides about its child.
             start_new_session=True,
         )

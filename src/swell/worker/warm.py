@@ -43,6 +43,7 @@ from swell.worker.forkserver import (
     Unforkable,
     is_possible,
 )
+from swell.worker.large_pages import with_large_pages
 
 __all__ = ["Forks", "ForksSettings", "Known", "facts", "identity"]
 
@@ -385,7 +386,7 @@ class Forks:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", "swell.worker.forkserver", "--listen", "3"],
-            environment,
+            with_large_pages(environment),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
                 (os.POSIX_SPAWN_DUP2, listener.fileno(), 3),
