@@ -354,6 +354,32 @@ def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
     assert told[0] >= 7
 
 
+class LateArrays(HostArrays):
+    """Their device works by itself, and is later than the thread that sends."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+
+    def mark(self) -> "LateArrays":  # type: ignore[override]
+        return self
+
+    def wait(self) -> None:
+        self.pipe.flush()
+
+
+def test_the_last_step_of_a_task_may_be_heard_of_when_its_results_are_gone(
+    atelier: Atelier,
+) -> None:
+    atelier.model.arrays = LateArrays(atelier.pipe)
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}')])
+    while atelier.drawer.is_busy:
+        atelier.drawer.step()
+    told = atelier.told_until(Results)
+    assert [frame.done for frame in told if isinstance(frame, Step)] == [1, 7]
+    atelier.pipe.flush()
+    assert not any(isinstance(frame, Step) for frame in atelier.frames())
+
+
 # Packs
 
 

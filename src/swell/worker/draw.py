@@ -560,6 +560,10 @@ class Drawer:
 
     def tell_progress(self, job: _Drawing, total: int) -> None:
         """Tell how far a task is, counting the steps of all its samples."""
+        if not job.left:
+            # What a device that works by itself is told is heard of later: by then the thread that
+            # sends the results may have let go of them.
+            return
         now_s = self._clock.monotonic_s()
         is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else PROGRESS_EVERY_S)
         if not (is_time or job.is_told):
