@@ -582,6 +582,28 @@ def test_no_memory_means_fewer_rows_from_then_on(error: type[Exception]) -> None
     assert sum(rows > 2 for rows in studio.model.rows) <= 2
 
 
+@pytest.mark.parametrize("limit", ["network", "rows"])
+@pytest.mark.parametrize("is_alike", [False, True])
+def test_what_had_fewer_rows_than_exact_mode_has_is_known(limit: str, is_alike: bool) -> None:
+    class Asks(Studio):
+        def end(self, name: str, result: Any) -> None:
+            super().end(name, self.denoiser.is_narrowed(name))
+
+    studio = Asks()
+    studio.add("before")
+    assert studio.finish() == {"before": False}
+    studio.model.batch_invariant = is_alike  # type: ignore[misc]
+    if limit == "network":
+        studio.model.memory = 2
+    else:
+        studio.model.arrays = Tight(2)
+    studio.add("during", bucket=4, shape=(4, 4))
+    studio.add("fits", bucket=2)
+    ended = studio.finish()
+    assert ended == {"before": False, "during": not is_alike, "fits": False}
+    assert studio.model.rows[-1] == 2
+
+
 def test_no_memory_and_a_broken_sample_at_once_fail_the_broken_one_only() -> None:
     studio = Studio(bucket=4)
     studio.model.memory = 2

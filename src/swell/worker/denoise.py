@@ -33,8 +33,9 @@ What a model process does with it:
 - Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
-nothing but model version, device and input. In fast mode, and where rows have the same bits in any
-company (`StepModel.batch_invariant`), steps have as many rows as pay off.
+nothing but model version, device and input. Where memory has no room for so many, it may have other
+bits, which is known of each sample (`is_narrowed`). In fast mode, and where rows have the same bits
+in any company (`StepModel.batch_invariant`), steps have as many rows as pay off.
 
 Where the device works by itself (`Arrays.mark`), a step is told to it while the one before runs,
 and nothing waits for it in between: the number of steps is known, and so is who will be finished.
@@ -130,7 +131,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Drawn:
     """A sample after some of its steps. See `Denoiser.drawn_since`."""
 
-    __slots__ = ("_arrays", "_h", "_raw", "_x", "is_at_hand", "state", "step")
+    __slots__ = ("_arrays", "_h", "_raw", "_x", "is_at_hand", "is_narrowed", "state", "step")
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class Drawn:
     ) -> None:
         self.state = state
         #: So many are over.
-        self.step = state.step
+        self.step, self.is_narrowed = state.step, state.is_narrowed
         self._arrays = arrays
         self._x = x
         self._h = h
@@ -168,7 +169,7 @@ class Drawn:
 
     def checkpoint(self) -> bytes:
         """Return both as a checkpoint; waits for the device."""
-        return self.state.checkpoint(self._arrays, self._x, self._h, self.step)
+        return self.state.checkpoint(self._arrays, self._x, self._h, self.step, self.is_narrowed)
 
 
 # --- what is remembered --------------------------------------------------------------------------
@@ -522,6 +523,14 @@ class Denoiser:
         state = self._find(sample_id)
         return 0 if state is None else state.step
 
+    def is_narrowed(self, sample_id: str) -> bool:
+        """Say whether a sample's bits may be others than those of exact mode, also as it ends.
+
+        It shared a step with fewer rows than all of its key have, for want of memory.
+        """
+        state = self._find(sample_id)
+        return state is not None and state.is_narrowed
+
     def take_share(self, sample_id: str) -> float:
         """Return what a sample has taken of the device, in seconds, to be asked as it ends.
 
@@ -771,6 +780,9 @@ class Denoiser:
             self._end(state, reason)
         if step.advanced:
             key.is_at_hand = step.mark is None
+            if bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
+                for state in step.advanced:
+                    state.is_narrowed = True
             self._count(decision, step)
         if lacking is not None:
             self._shrink(decision, step, lacking)
