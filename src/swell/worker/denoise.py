@@ -72,7 +72,7 @@ from swell.model import (
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
-from swell.worker.curve import Curve
+from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
@@ -103,7 +103,7 @@ DECODING: Final = 0.25
 #: the latest one, the others would gain less than that, and it is done at once.
 SPARE_FROM: Final = 4
 
-#: Batch keys that are remembered though they have no samples.
+#: Batch keys that are remembered though they have no samples; of others, no more than a curve.
 MOST_IDLE_KEYS: Final = 8
 
 #: Steps that a device knows of beside the one that it runs.
@@ -425,6 +425,7 @@ class Denoiser:
         self._ended = ended
         self._exact = exact
         self._bucket = bucket
+        #: Of keys that are not known now, by their names; those used last at the end.
         self._curves = dict(curves or {})
         self._load = load
         self._asked = asked
@@ -435,9 +436,8 @@ class Denoiser:
         self._preview_every_s = preview_every_s
         self._residents: dict[str, _Resident] = {}
         self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
-        #: By the names of keys, as with curves.
-        self._rehearsals: dict[str, Rehearsal] = {}
-        self._undisturbed: dict[str, Undisturbed] = {}
+        #: Whether somebody has come since something was rehearsed.
+        self._is_interrupted = False
         #: Samples with steps left, and those that wait to be decoded.
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
@@ -561,12 +561,11 @@ class Denoiser:
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
         # What was compiled for the other one is gone.
-        curves = self.curves()
-        for name in self._rehearsals:
-            if name.startswith(f"{model.name} "):
-                self._rehearsals[name] = Rehearsal(curves.get(name))
+        fresh: dict[str, Rehearsal] = {}
         for key, known in self._keys.items():
-            known.rehearsal = self._rehearsals[str(key)]
+            if known.resident is resident:
+                curve = self._schedule.curve(key)
+                known.rehearsal = fresh.setdefault(str(key), Rehearsal(curve))
         for state in [*self._states.values(), *self._finished]:
             if state.key.model == model.name:
                 self._prepare_anew(state, model)
@@ -590,8 +589,13 @@ class Denoiser:
         self._wait(0)
 
     def curves(self) -> dict[str, Curve]:
-        """Return what steps took, by batch key; worth keeping per model version and device."""
-        return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
+        """Return what steps took, by batch key; worth keeping per model version and device.
+
+        Those used last come last.
+        """
+        known = {str(key): self._schedule.curve(key) for key in self._keys}
+        others = {name: curve for name, curve in self._curves.items() if name not in known}
+        return others | known
 
     @property
     def due_s(self) -> float:
@@ -626,6 +630,10 @@ class Denoiser:
         """
         if len(self):
             return False
+        if self._is_interrupted:
+            self._is_interrupted = False
+            for known in self._keys.values():
+                known.rehearsal.interrupt()
         for key, known in reversed(self._keys.items()):
             if known.arena is None or not known.resident.loaded:
                 continue
@@ -959,8 +967,7 @@ class Denoiser:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
             self._know(key, self._resident(model))
-        for rehearsal in self._rehearsals.values():
-            rehearsal.interrupt()
+        self._is_interrupted = True
         known = self._keys[key]
         known.widest = min(known.widest, 2 if state.is_guided else 1)
         return state
@@ -987,16 +994,20 @@ class Denoiser:
 
     def _know(self, key: BatchKey, resident: _Resident) -> None:
         most_rows, name = key.bucket or resident.model.most_rows, str(key)
+        like = next((other for other in self._keys if str(other) == name), None)
         self._schedule.know(
             key,
             most_rows=most_rows,
             curve=self._curves.get(name),
-            like=next((other for other in self._keys if str(other) == name), None),
+            like=like,
             pinned=key.bucket,
             padded=resident.model.padded,
         )
-        rehearsal = self._rehearsals.setdefault(name, Rehearsal(self._curves.get(name)))
-        undisturbed = self._undisturbed.setdefault(name, Undisturbed(os.cpu_count() or 1))
+        if like is None:
+            rehearsal = Rehearsal(self._curves.get(name))
+            undisturbed = Undisturbed(os.cpu_count() or 1)
+        else:
+            rehearsal, undisturbed = self._keys[like].rehearsal, self._keys[like].undisturbed
         self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
         self._tell_residency(resident)
         self._forget_idle(key)
@@ -1022,9 +1033,17 @@ class Denoiser:
         busy = {state.key for state in (*self._states.values(), *self._finished)} | {newest}
         idle = [key for key in self._keys if key not in busy]
         for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
-            self._curves[str(key)] = self._schedule.curve(key)
+            self._keep_curve(key)
             self._schedule.forget(key)
             del self._keys[key]
+
+    def _keep_curve(self, key: BatchKey) -> None:
+        name = str(key)
+        self._curves.pop(name, None)
+        self._curves[name] = self._schedule.curve(key)
+        own = [other for other in self._curves if other.startswith(f"{key.model} ")]
+        for other in own[:-MOST_CURVES]:
+            del self._curves[other]
 
     def _rows_of(self, state: SampleState) -> Arena:
         arena = self._keys[state.key].arena
