@@ -1,5 +1,7 @@
 """The loop that draws samples step by step."""
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -582,6 +584,28 @@ def test_no_memory_means_fewer_rows_from_then_on(error: type[Exception]) -> None
     assert sum(rows > 2 for rows in studio.model.rows) <= 2
 
 
+@pytest.mark.parametrize("limit", ["network", "rows"])
+@pytest.mark.parametrize("is_alike", [False, True])
+def test_what_had_fewer_rows_than_exact_mode_has_is_known(limit: str, is_alike: bool) -> None:
+    class Asks(Studio):
+        def end(self, name: str, result: Any) -> None:
+            super().end(name, self.denoiser.is_narrowed(name))
+
+    studio = Asks()
+    studio.add("before")
+    assert studio.finish() == {"before": False}
+    studio.model.batch_invariant = is_alike  # type: ignore[misc]
+    if limit == "network":
+        studio.model.memory = 2
+    else:
+        studio.model.arrays = Tight(2)
+    studio.add("during", bucket=4, shape=(4, 4))
+    studio.add("fits", bucket=2)
+    ended = studio.finish()
+    assert ended == {"before": False, "during": not is_alike, "fits": False}
+    assert studio.model.rows[-1] == 2
+
+
 def test_no_memory_and_a_broken_sample_at_once_fail_the_broken_one_only() -> None:
     studio = Studio(bucket=4)
     studio.model.memory = 2
@@ -788,6 +812,35 @@ def test_what_steps_took_is_handed_on_also_for_forgotten_keys() -> None:
     later = Studio(curves=curves)
     later.add("a", key=7, steps=4)
     assert later.denoiser.curves() == curves
+
+
+def test_of_keys_that_nobody_uses_any_more_the_latest_curves_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(denoise, "MOST_CURVES", 5)
+    studio = Studio()
+    other = Toy(studio.model.clock, "test/other")
+    studio.denoiser.add([Request(id="other", model=other, item=Item({"key": 99}))])
+    for number in [*range(20), 9, 20, 21]:
+        studio.ended.clear()
+        studio.add("a", key=number, steps=1)
+        studio.finish()
+    names = [name.split()[-1] for name in studio.denoiser.curves()]
+    assert names == ["99", *(str(number) for number in [*range(10, 20), 9, 20, 21])]
+
+
+def test_what_was_rehearsed_is_forgotten_with_its_key() -> None:
+    studio = Studio(exact=False)
+    studio.add("first", key="first", steps=1)
+    studio.finish()
+    [known] = studio.denoiser._keys.values()
+    left = [weakref.ref(known.rehearsal), weakref.ref(known.undisturbed)]
+    del known
+    for number in range(denoise.MOST_IDLE_KEYS + 1):
+        studio.add(str(number), key=number, steps=1)
+        studio.finish()
+    gc.collect()
+    assert [each() for each in left] == [None, None]
 
 
 def test_a_model_that_is_not_there_is_brought_when_it_is_its_turn() -> None:

@@ -728,6 +728,18 @@ def test_a_key_is_forgotten_when_it_has_no_samples() -> None:
         schedule.add(sample("b"))
 
 
+def test_of_a_key_that_is_forgotten_no_share_is_left() -> None:
+    schedule = Schedule()
+    for number in range(5):
+        key = f"key {number}"
+        schedule.know(key, most_rows=4, pinned=4)
+        schedule.set_residency(key, loaded=True, load_s=0.0)
+        schedule.add(sample("a", 1, key=key))
+        schedule.done(schedule.decide(0.0), 1.0)
+        schedule.forget(key)
+    assert schedule.decide(0.0).turn.left_s == {}
+
+
 events = st.lists(
     st.one_of(
         st.tuples(

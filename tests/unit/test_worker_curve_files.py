@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from swell.registry import ModelCard
-from swell.worker.curve import Curve
+from swell.worker import curve_files
+from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 
 CURVES = {"test/a 2x3 flow_euler 4 ()": Curve().observe(4, 0.5).observe(4, 0.25), "b": Curve()}
@@ -19,6 +20,18 @@ def test_curves_that_were_written_are_read_again_and_replaced_as_a_whole(tmp_pat
     write_curves(path, {"b": Curve()})
     assert read_curves(path) == {"b": Curve()}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_the_latest_curves_are_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "curves.json"
+    curves = {str(number): Curve() for number in range(MOST_CURVES + 3)}
+    write_curves(path, curves)
+    assert list(read_curves(path)) == list(curves)[3:]
+    # An earlier version may have written more.
+    monkeypatch.setattr(curve_files, "MOST_CURVES", 5)
+    assert list(read_curves(path)) == list(curves)[-5:]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"a": {"version"', b"[" * 100_000])

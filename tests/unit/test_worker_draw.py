@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from swell.clock import ManualClock
@@ -23,6 +24,7 @@ from swell.worker.frames import (
     HandedOver,
     Load,
     Order,
+    Part,
     Results,
     Step,
     Studio,
@@ -352,6 +354,94 @@ def test_progress_goes_on_where_a_sample_came_back(atelier: Atelier) -> None:
         if isinstance(frame, Step) and frame.handle == 2
     ]
     assert told[0] >= 7
+
+
+# Bits
+
+
+def batching(atelier: Atelier) -> list[str]:
+    """Draw all that is there, and return what the files of a task say."""
+    while atelier.drawer.is_busy:
+        atelier.drawer.step()
+    files: list[Any] = []
+    for frame in atelier.told_until(Results):
+        if isinstance(frame, Part):
+            files.append(frame.file)
+        elif isinstance(frame, Results):
+            files += [file for done in frame.done for file in done.files]
+    return [json.loads(file.metadata)["engine"]["batching"] for file in files]
+
+
+def draw_with_little_memory(atelier: Atelier) -> None:
+    """Let memory have no room for the rows of exact mode in the fourth step, nor later."""
+    calls = itertools.count(1)
+
+    def find_none() -> None:
+        atelier.clock.advance(STEP_S)
+        if next(calls) == 4:
+            raise MemoryError
+
+    atelier.model.at_step = find_none
+
+
+def test_a_file_says_that_memory_had_no_room_for_the_rows_of_exact_mode(atelier: Atelier) -> None:
+    atelier.model.decode = lambda latents, item: PIL.Image.new("RGB", (8, 8))
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":3}')])
+    assert batching(atelier) == ["exact"]
+    draw_with_little_memory(atelier)
+    atelier.drawer.add("test/draws", [Order(2, b'{"steps":9}', count=2)])
+    assert batching(atelier) == ["fast", "fast"]
+    atelier.drawer.add("test/draws", [Order(3, b'{"steps":3}')])
+    assert batching(atelier) == ["fast"]
+
+
+def test_a_checkpoint_says_that_memory_had_no_room_for_the_rows_of_exact_mode(
+    atelier: Atelier,
+) -> None:
+    draw_with_little_memory(atelier)
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}', seed=7)])
+    for _ in range(3):
+        atelier.drawer.step()
+    exact = atelier.kept(1)
+    for _ in range(3):
+        atelier.drawer.step()
+    atelier.drawer.hand_over()
+    atelier.told_until(HandedOver)
+    for checkpoints, said in ((exact, "exact"), (atelier.kept(1), "fast")):
+        there = Atelier(atelier.folder)
+        there.model.decode = lambda latents, item: PIL.Image.new("RGB", (8, 8))
+        order = Order(2, b'{"steps":9}', seed=7, checkpoints=checkpoints)
+        there.drawer.add("test/draws", [order])
+        began_s = there.clock.monotonic_s()
+        assert batching(there) == [said]
+        assert there.clock.monotonic_s() - began_s < 9 * STEP_S
+        there.close()
+
+
+class LateArrays(HostArrays):
+    """Their device works by itself, and is later than the thread that sends."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+
+    def mark(self) -> "LateArrays":  # type: ignore[override]
+        return self
+
+    def wait(self) -> None:
+        self.pipe.flush()
+
+
+def test_the_last_step_of_a_task_may_be_heard_of_when_its_results_are_gone(
+    atelier: Atelier,
+) -> None:
+    atelier.model.arrays = LateArrays(atelier.pipe)
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":9}')])
+    while atelier.drawer.is_busy:
+        atelier.drawer.step()
+    told = atelier.told_until(Results)
+    assert [frame.done for frame in told if isinstance(frame, Step)] == [1, 7]
+    atelier.pipe.flush()
+    assert not any(isinstance(frame, Step) for frame in atelier.frames())
 
 
 # Packs

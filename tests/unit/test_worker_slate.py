@@ -60,6 +60,15 @@ def test_what_was_written_last_is_found(file: BinaryIO, slate: Slate) -> None:
     assert (len(checkpoint.x), len(checkpoint.h or b"")) == (48, 16)
 
 
+def test_what_was_narrowed_is_found_so(file: BinaryIO, slate: Slate) -> None:
+    page = slate.page(1, 0, 7, "", 48, 0)
+    for is_narrowed in (False, True):
+        page.write(4, memoryview(bytes(48)), is_narrowed=is_narrowed)
+        [kept] = read_slate(file.fileno(), [1])
+        checkpoint = decode_checkpoint(kept.checkpoint)
+        assert (checkpoint.step, checkpoint.is_narrowed) == (4, is_narrowed)
+
+
 def test_a_solver_that_keeps_nothing_has_nothing(file: BinaryIO, slate: Slate) -> None:
     slate.page(1, 0, 7, "", 48, 0).write(4, memoryview(bytes(48)))
     [kept] = read_slate(file.fileno(), [1])

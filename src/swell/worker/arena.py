@@ -174,6 +174,7 @@ class SampleState:
     __slots__ = (
         "h",
         "id",
+        "is_narrowed",
         "item",
         "key",
         "noise",
@@ -209,6 +210,9 @@ class SampleState:
         self.seed: int = item.seed if plan.seed is None else plan.seed
         #: Steps that are over.
         self.step = 0
+        #: Whether memory had no room for the rows of its key in one of them, here or elsewhere, and
+        #: its bits may be others for that.
+        self.is_narrowed = False
         self.row = -1
         self.x: Array | None = None
         #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
@@ -276,14 +280,21 @@ class SampleState:
         self.noise.fill(out)
 
     def checkpoint(
-        self, arrays: Arrays, x: Array, h: Array | None, step: int | None = None
+        self,
+        arrays: Arrays,
+        x: Array,
+        h: Array | None,
+        step: int | None = None,
+        is_narrowed: bool | None = None,
     ) -> bytes:
         """Return what `resume` needs to go on after a step, by default the last, of which `x` and
         `h` are.
         """
         step = self.step if step is None else step
+        is_narrowed = self.is_narrowed if is_narrowed is None else is_narrowed
+        kept_x = packed(arrays.get(x)).tobytes()
         kept_h = None if h is None else packed(arrays.get(h)).tobytes()
-        return encode_checkpoint(self.identity, step, packed(arrays.get(x)).tobytes(), kept_h)
+        return encode_checkpoint(self.identity, step, kept_x, kept_h, is_narrowed=is_narrowed)
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
         """Take over latents and steps from `checkpoint` of the same sample.
@@ -303,7 +314,7 @@ class SampleState:
             raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
         if not 0 < kept.step <= len(self.table):
             raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
-        self.step = kept.step
+        self.step, self.is_narrowed = kept.step, kept.is_narrowed
         shape = self.plan.shape
         self.x = arrays.put(_unpacked(kept.x, shape))
         kept_arrays = self.table.solver.history

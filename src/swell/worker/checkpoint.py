@@ -21,15 +21,19 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
     x: bytes
     #: What the solver keeps of the steps before, if it looks back.
     h: bytes | None
+    #: See `SampleState.is_narrowed`.
+    is_narrowed: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Checkpoint).decode
 
 
-def encode_checkpoint(identity: str, step: int, x: bytes, h: bytes | None) -> bytes:
+def encode_checkpoint(
+    identity: str, step: int, x: bytes, h: bytes | None, *, is_narrowed: bool = False
+) -> bytes:
     """Return the bytes of a checkpoint. `x` and `h` are as `Checkpoint` has them."""
-    return _encode(Checkpoint(FORMAT, identity, step, x, h))
+    return _encode(Checkpoint(FORMAT, identity, step, x, h, is_narrowed))
 
 
 def decode_checkpoint(raw: bytes) -> Checkpoint:

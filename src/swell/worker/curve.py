@@ -26,10 +26,13 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BUCKETS", "Curve", "best_size", "flat_end", "full_size", "next_size"]
+__all__ = ["BUCKETS", "MOST_CURVES", "Curve", "best_size", "flat_end", "full_size", "next_size"]
 
 #: Rows that a step may be padded to; a model is compiled once for each.
 BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+#: Curves of one model that are kept, those used last: users choose sizes, and so batch keys.
+MOST_CURVES: Final = 256
 
 #: Of the format below. A file of another version is measured anew.
 _VERSION: Final = 1

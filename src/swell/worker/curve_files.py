@@ -1,7 +1,8 @@
 """Cost curves on disk: what the steps of a model took on this device, for the next process.
 
-One JSON file for each model, version and device: batch key → curve. What a step costs is soon
-measured again, so nothing here ever stops a model: a broken file is left out with a warning.
+One JSON file for each model, version and device: batch key → curve, those used last at the end, and
+no more than `MOST_CURVES`. What a step costs is soon measured again, so nothing here ever stops a
+model: a broken file is left out with a warning.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from swell.registry import ModelCard
-from swell.worker.curve import Curve
+from swell.worker.curve import MOST_CURVES, Curve
 
 __all__ = ["curves_path", "read_curves", "write_curves"]
 
@@ -35,12 +36,19 @@ def read_curves(path: Path) -> dict[str, Curve]:
     except (OSError, ValueError, RecursionError) as error:
         _warn(f"the cost curves in {path.name} cannot be read and are measured anew: {error}")
         return {}
-    return {key: Curve.from_json(bytes(raw)) for key, raw in stored.items()}
+    latest = list(stored.items())[-MOST_CURVES:]
+    return {key: Curve.from_json(bytes(raw)) for key, raw in latest}
 
 
 def write_curves(path: Path, curves: Mapping[str, Curve]) -> None:
-    """Replace the file as a whole: whoever reads it meanwhile sees the old one or the new one."""
-    body = msgspec.json.encode({key: msgspec.Raw(curve.to_json()) for key, curve in curves.items()})
+    """Replace the file as a whole: whoever reads it meanwhile sees the old one or the new one.
+
+    Args:
+        path: Of the file.
+        curves: By batch key, those used last at the end.
+    """
+    latest = list(curves.items())[-MOST_CURVES:]
+    body = msgspec.json.encode({key: msgspec.Raw(curve.to_json()) for key, curve in latest})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

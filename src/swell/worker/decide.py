@@ -244,7 +244,7 @@ def costs_of(
         curve: What was measured.
         largest: Rows that fit into memory; at least 1.
         pinned: Exact mode: the one bucket that ever runs, so that a picture depends on nothing but
-            its input. It gives way only where it does not fit.
+            its input. It gives way only where it does not fit, which `SampleState` remembers.
         padded: Whether other steps have to be padded to one of the buckets.
         widest: Rows of the narrowest sample: 1, or 2 if all have guidance.
     """

@@ -33,8 +33,9 @@ What a model process does with it:
 - Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
-nothing but model version, device and input. In fast mode, and where rows have the same bits in any
-company (`StepModel.batch_invariant`), steps have as many rows as pay off.
+nothing but model version, device and input. Where memory has no room for so many, it may have other
+bits, which is known of each sample (`is_narrowed`). In fast mode, and where rows have the same bits
+in any company (`StepModel.batch_invariant`), steps have as many rows as pay off.
 
 Where the device works by itself (`Arrays.mark`), a step is told to it while the one before runs,
 and nothing waits for it in between: the number of steps is known, and so is who will be finished.
@@ -71,7 +72,7 @@ from swell.model import (
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
-from swell.worker.curve import Curve
+from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
@@ -102,7 +103,7 @@ DECODING: Final = 0.25
 #: the latest one, the others would gain less than that, and it is done at once.
 SPARE_FROM: Final = 4
 
-#: Batch keys that are remembered though they have no samples.
+#: Batch keys that are remembered though they have no samples; of others, no more than a curve.
 MOST_IDLE_KEYS: Final = 8
 
 #: Steps that a device knows of beside the one that it runs.
@@ -130,7 +131,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Drawn:
     """A sample after some of its steps. See `Denoiser.drawn_since`."""
 
-    __slots__ = ("_arrays", "_h", "_raw", "_x", "is_at_hand", "state", "step")
+    __slots__ = ("_arrays", "_h", "_raw", "_x", "is_at_hand", "is_narrowed", "state", "step")
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class Drawn:
     ) -> None:
         self.state = state
         #: So many are over.
-        self.step = state.step
+        self.step, self.is_narrowed = state.step, state.is_narrowed
         self._arrays = arrays
         self._x = x
         self._h = h
@@ -168,7 +169,7 @@ class Drawn:
 
     def checkpoint(self) -> bytes:
         """Return both as a checkpoint; waits for the device."""
-        return self.state.checkpoint(self._arrays, self._x, self._h, self.step)
+        return self.state.checkpoint(self._arrays, self._x, self._h, self.step, self.is_narrowed)
 
 
 # --- what is remembered --------------------------------------------------------------------------
@@ -424,6 +425,7 @@ class Denoiser:
         self._ended = ended
         self._exact = exact
         self._bucket = bucket
+        #: Of keys that are not known now, by their names; those used last at the end.
         self._curves = dict(curves or {})
         self._load = load
         self._asked = asked
@@ -434,9 +436,8 @@ class Denoiser:
         self._preview_every_s = preview_every_s
         self._residents: dict[str, _Resident] = {}
         self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
-        #: By the names of keys, as with curves.
-        self._rehearsals: dict[str, Rehearsal] = {}
-        self._undisturbed: dict[str, Undisturbed] = {}
+        #: Whether somebody has come since something was rehearsed.
+        self._is_interrupted = False
         #: Samples with steps left, and those that wait to be decoded.
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
@@ -522,6 +523,14 @@ class Denoiser:
         state = self._find(sample_id)
         return 0 if state is None else state.step
 
+    def is_narrowed(self, sample_id: str) -> bool:
+        """Say whether a sample's bits may be others than those of exact mode, also as it ends.
+
+        It shared a step with fewer rows than all of its key have, for want of memory.
+        """
+        state = self._find(sample_id)
+        return state is not None and state.is_narrowed
+
     def take_share(self, sample_id: str) -> float:
         """Return what a sample has taken of the device, in seconds, to be asked as it ends.
 
@@ -552,12 +561,11 @@ class Denoiser:
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
         # What was compiled for the other one is gone.
-        curves = self.curves()
-        for name in self._rehearsals:
-            if name.startswith(f"{model.name} "):
-                self._rehearsals[name] = Rehearsal(curves.get(name))
+        fresh: dict[str, Rehearsal] = {}
         for key, known in self._keys.items():
-            known.rehearsal = self._rehearsals[str(key)]
+            if known.resident is resident:
+                curve = self._schedule.curve(key)
+                known.rehearsal = fresh.setdefault(str(key), Rehearsal(curve))
         for state in [*self._states.values(), *self._finished]:
             if state.key.model == model.name:
                 self._prepare_anew(state, model)
@@ -581,8 +589,13 @@ class Denoiser:
         self._wait(0)
 
     def curves(self) -> dict[str, Curve]:
-        """Return what steps took, by batch key; worth keeping per model version and device."""
-        return self._curves | {str(key): self._schedule.curve(key) for key in self._keys}
+        """Return what steps took, by batch key; worth keeping per model version and device.
+
+        Those used last come last.
+        """
+        known = {str(key): self._schedule.curve(key) for key in self._keys}
+        others = {name: curve for name, curve in self._curves.items() if name not in known}
+        return others | known
 
     @property
     def due_s(self) -> float:
@@ -617,6 +630,10 @@ class Denoiser:
         """
         if len(self):
             return False
+        if self._is_interrupted:
+            self._is_interrupted = False
+            for known in self._keys.values():
+                known.rehearsal.interrupt()
         for key, known in reversed(self._keys.items()):
             if known.arena is None or not known.resident.loaded:
                 continue
@@ -771,6 +788,9 @@ class Denoiser:
             self._end(state, reason)
         if step.advanced:
             key.is_at_hand = step.mark is None
+            if bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
+                for state in step.advanced:
+                    state.is_narrowed = True
             self._count(decision, step)
         if lacking is not None:
             self._shrink(decision, step, lacking)
@@ -947,8 +967,7 @@ class Denoiser:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
             self._know(key, self._resident(model))
-        for rehearsal in self._rehearsals.values():
-            rehearsal.interrupt()
+        self._is_interrupted = True
         known = self._keys[key]
         known.widest = min(known.widest, 2 if state.is_guided else 1)
         return state
@@ -975,16 +994,20 @@ class Denoiser:
 
     def _know(self, key: BatchKey, resident: _Resident) -> None:
         most_rows, name = key.bucket or resident.model.most_rows, str(key)
+        like = next((other for other in self._keys if str(other) == name), None)
         self._schedule.know(
             key,
             most_rows=most_rows,
             curve=self._curves.get(name),
-            like=next((other for other in self._keys if str(other) == name), None),
+            like=like,
             pinned=key.bucket,
             padded=resident.model.padded,
         )
-        rehearsal = self._rehearsals.setdefault(name, Rehearsal(self._curves.get(name)))
-        undisturbed = self._undisturbed.setdefault(name, Undisturbed(os.cpu_count() or 1))
+        if like is None:
+            rehearsal = Rehearsal(self._curves.get(name))
+            undisturbed = Undisturbed(os.cpu_count() or 1)
+        else:
+            rehearsal, undisturbed = self._keys[like].rehearsal, self._keys[like].undisturbed
         self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
         self._tell_residency(resident)
         self._forget_idle(key)
@@ -1010,9 +1033,17 @@ class Denoiser:
         busy = {state.key for state in (*self._states.values(), *self._finished)} | {newest}
         idle = [key for key in self._keys if key not in busy]
         for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
-            self._curves[str(key)] = self._schedule.curve(key)
+            self._keep_curve(key)
             self._schedule.forget(key)
             del self._keys[key]
+
+    def _keep_curve(self, key: BatchKey) -> None:
+        name = str(key)
+        self._curves.pop(name, None)
+        self._curves[name] = self._schedule.curve(key)
+        own = [other for other in self._curves if other.startswith(f"{key.model} ")]
+        for other in own[:-MOST_CURVES]:
+            del self._curves[other]
 
     def _rows_of(self, state: SampleState) -> Arena:
         arena = self._keys[state.key].arena

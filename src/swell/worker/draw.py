@@ -163,7 +163,7 @@ class _Listener:
 
 def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
     for page, each in drawn:
-        page.write(each.step, *each.read())
+        page.write(each.step, *each.read(), is_narrowed=each.is_narrowed)
     return ()
 
 
@@ -375,6 +375,9 @@ class Drawer:
     def _ended(self, name: str, result: Any) -> None:
         job, index = self._samples.pop(name)
         job.device_s += self._denoiser.take_share(name)
+        if self._denoiser.is_narrowed(name):
+            # As in fast mode, whatever the operator chose: its file is not to say otherwise.
+            job.engine = {**self._engine, "batching": "fast"}
         if isinstance(result, InvalidCheckpoint):
             # Of another network or another Swell: nothing is lost by starting anew.
             sys.stderr.write(f"a sample is drawn anew: {result}\n")
@@ -490,7 +493,7 @@ class Drawer:
         if page is None:
             return
         if drawn.is_at_hand:
-            page.write(drawn.step, *drawn.read())
+            page.write(drawn.step, *drawn.read(), is_narrowed=drawn.is_narrowed)
         else:
             later.append((page, drawn))
 
@@ -560,6 +563,10 @@ class Drawer:
 
     def tell_progress(self, job: _Drawing, total: int) -> None:
         """Tell how far a task is, counting the steps of all its samples."""
+        if not job.left:
+            # What a device that works by itself is told is heard of later: by then the thread that
+            # sends the results may have let go of them.
+            return
         now_s = self._clock.monotonic_s()
         is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else PROGRESS_EVERY_S)
         if not (is_time or job.is_told):

@@ -35,7 +35,8 @@ class Left(msgspec.Struct, frozen=True, array_like=True):
     model_version: str
     #: Such as `cpu` or `cuda`: another kind of device rounds otherwise.
     device: str
-    #: Whether each step had the same number of rows; else it rounds as its neighbours will.
+    #: Whether each step was to have the same number of rows; else it rounds as its neighbours will.
+    #: A sample for which memory had no room for so many says so in its checkpoint.
     exact: bool
     count: int
     #: Of the first sample; a task without one of its own got it by chance.

@@ -233,7 +233,7 @@ class Schedule:
         self._keys[key] = _Key(timing, memory, pinned, padded)
 
     def forget(self, key: Hashable) -> None:
-        """Forget a batch key that has no samples, and what was measured of it.
+        """Forget a batch key that has no samples, what was measured of it, and its share.
 
         Raises:
             ValueError: It has samples.
@@ -243,6 +243,10 @@ class Schedule:
         if state is not None and state.samples:
             self._keys[key] = state
             raise ValueError(f"batch key {key!r} has samples")
+        self._charge()
+        if key in self._turn.left_s:
+            left_s = {unit: left for unit, left in self._turn.left_s.items() if unit != key}
+            self._turn = msgspec.structs.replace(self._turn, left_s=left_s)
 
     def set_residency(
         self,

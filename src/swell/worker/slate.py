@@ -12,6 +12,7 @@ other one writes looks at the word once more afterwards.
     head    words of eight bytes: magic, turn (0 for nothing), bytes of the page, of about, of x, of
             h, steps in place 0, steps in place 1
     turn    twice a number that grows with each writing, plus the place
+    steps   twice how many are over, plus 1 for a sample that was narrowed
     place   x, then h, as in `Checkpoint`
 """
 
@@ -30,7 +31,7 @@ from swell.worker.checkpoint import encode_checkpoint
 
 __all__ = ["Kept", "Page", "Slate", "new_slate", "read_slate"]
 
-_MAGIC: Final = int.from_bytes(b"slate  1", "little")
+_MAGIC: Final = int.from_bytes(b"slate  2", "little")
 _HEAD: Final = struct.Struct("=8Q")
 _TURN, _STEPS = 1, 6
 
@@ -140,13 +141,16 @@ class Page:
         self._places = whole[first : first + size], whole[second : second + size]
         self._is_given_back = False
 
-    def write(self, step: int, x: memoryview, h: memoryview | None = None) -> None:
+    def write(
+        self, step: int, x: memoryview, h: memoryview | None = None, *, is_narrowed: bool = False
+    ) -> None:
         """Keep what a sample is after so many steps; nothing if the page was given back meanwhile.
 
         Args:
             step: So many are over.
             x: Bytes of as many numbers as the page was made for, as `Checkpoint` has them.
             h: The same, of what the solver keeps.
+            is_narrowed: See `SampleState`.
         """
         words = self.leaf.words
         with self._slate.lock:
@@ -157,7 +161,7 @@ class Page:
             where[: len(x)] = x
             if h is not None:
                 where[len(x) :] = h
-            words[_STEPS + place] = step
+            words[_STEPS + place] = 2 * step + is_narrowed
             # Last, and as one word: see above.
             words[_TURN] = 2 * self._slate.next_turn() + place
 
@@ -285,8 +289,10 @@ def _read(fd: int, at: int, head: _Head | None, handles: Collection[int]) -> Kep
             return None
         if about.handle not in handles:
             return None
-        step = seen.steps_1 if place else seen.steps_0
-        checkpoint = encode_checkpoint(about.identity, step, x, h or None)
+        step, is_narrowed = divmod(seen.steps_1 if place else seen.steps_0, 2)
+        checkpoint = encode_checkpoint(
+            about.identity, step, x, h or None, is_narrowed=bool(is_narrowed)
+        )
         return Kept(about.handle, about.index, checkpoint, about.seed)
     return None
 
