@@ -194,8 +194,9 @@ def late(may_make: threading.Event, frame: Frame) -> Callable[[], list[Frame]]:
 
 @pytest.mark.parametrize("is_spare", [False, True])
 def test_it_is_told_what_has_left_the_process(
-    ends: tuple[Pipe, socket.socket], is_spare: bool
+    ends: tuple[Pipe, socket.socket], is_spare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module_pipe, "LAST_SPARE_S", 20.0)
     pipe, theirs = ends
     may_make = threading.Event()
     before = pipe.send_made(lambda: [Step(1, 0, 3)], is_spare=is_spare)
@@ -251,6 +252,28 @@ def test_whatever_is_said_after_waiting_for_it_comes_after_it(
     pipe.wait_for_spare()
     pipe.send(Step(2, 2, 3))
     assert [read(theirs), read(theirs)] == [Step(1, 3, 3), Step(2, 2, 3)]
+
+
+def test_what_spare_processors_do_not_finish_keeps_nobody_from_the_next_batch(
+    ends: tuple[Pipe, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_pipe, "LAST_SPARE_S", 0.05)
+    pipe, theirs = ends
+    may_make, began = threading.Event(), threading.Event()
+
+    def stuck() -> list[Frame]:
+        began.set()
+        return late(may_make, Step(1, 3, 3))()
+
+    stays = pipe.send_made(stuck, is_spare=True)
+    pipe.begin()
+    assert began.wait(20)
+    left = pipe.send_made(lambda: [Step(2, 1, 3)])
+    pipe.flush()
+    assert left.is_over
+    assert not stays.is_over
+    may_make.set()
+    assert [read(theirs), read(theirs)] == [Step(2, 1, 3), Step(1, 3, 3)]
 
 
 def made_by(pipe: Pipe, theirs: socket.socket, *, is_spare: bool) -> tuple[str, int]:

@@ -55,7 +55,7 @@ MOST_SPARE: Final = 8
 CATCH_UP_S: Final = 0.25
 NONE_SPARE_S: Final = 60.0
 
-#: Whoever hands over waits so long for what spare processors have begun.
+#: Whoever hands over, or brings a batch, waits so long for what spare processors have begun.
 LAST_SPARE_S: Final = 1.0
 
 
@@ -272,12 +272,21 @@ class Pipe:
         self._given_bytes += size_bytes
 
     def flush(self) -> None:
-        """Return when all that was said has left this process, which may die any time."""
+        """Return when all that was said has left this process, which may die any time.
+
+        What spare processors have begun is left out if it takes too long.
+        """
         self._rest()
-        while self._given != self._sent and not self._is_gone:
+        self._wait_for_spare(self._spare_given, LAST_SPARE_S)
+        while self._has_more_to_send():
             self._moved.clear()
-            if self._given != self._sent and not self._is_gone:
+            if self._has_more_to_send():
                 self._moved.wait()
+
+    def _has_more_to_send(self) -> bool:
+        """Say whether anything is on its way that is not just being made by spare processors."""
+        made_now = self._spare_given - self._spare_made
+        return self._given - made_now > self._sent and not self._is_gone
 
     def _is_full(self) -> bool:
         return self._given_bytes - self._sent_bytes > MAX_OUTGOING_BYTES and not self._is_gone
