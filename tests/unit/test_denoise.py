@@ -1,5 +1,6 @@
 """The loop that draws samples step by step."""
 
+import dataclasses
 import gc
 import weakref
 from collections import Counter
@@ -700,6 +701,121 @@ def test_with_guidance_a_bucket_of_one_row_is_run_twice() -> None:
     assert studio.finish()["a"] == alone("a", guidance=2.0)
 
 
+class Crowded(Toy):
+    """Has no memory while more conditions are alive than there is room for, in one of its tasks."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.given: list[weakref.ref[Any]] = []
+        self.room = 99
+        #: Tasks that found none.
+        self.lacked: list[str] = []
+
+    def look(self, where: str) -> None:
+        if where == self.where and sum(each() is not None for each in self.given) > self.room:
+            self.lacked.append(where)
+            raise NoMemory(where)
+
+    def prepare(self, item: Item[dict[str, Any]]) -> Plan:
+        plan = super().prepare(item)
+        sampler = Sampler("flow_euler", 4, strength=0.75)
+        return dataclasses.replace(plan, sampler=sampler, start=self.start)
+
+    def start(self) -> np.ndarray:
+        self.look("start")
+        return np.ones(SHAPE, np.float32)
+
+    def encode(self, words: list[str]) -> list[Mapping[str, np.ndarray]]:
+        self.look("encode")
+        made = super().encode(words)
+        self.given += [weakref.ref(each["words"]) for each in made]
+        return made
+
+    def denoise(self, x: np.ndarray, t: np.ndarray, conditions: Mapping[str, Any]) -> np.ndarray:
+        self.look("denoise")
+        return super().denoise(x, t, conditions)
+
+    def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Any:
+        self.look("decode")
+        return super().decode(latents, item)
+
+
+def crowded(where: str, *, room: int, **asked: Any) -> Studio:
+    """Return a studio that remembers three prompts, and has memory for so many from now on."""
+    studio = Studio(model := Crowded(where), bucket=4)
+    for words in ("fox", "cat", "sea"):
+        studio.add(words, words=words, **asked)
+        studio.finish()
+    studio.ended.clear()
+    model.room, model.rows = room, []
+    return studio
+
+
+@pytest.mark.parametrize("key", [(), "another"])
+@pytest.mark.parametrize(("where", "room"), [("encode", 0), ("start", 5), ("denoise", 5)])
+def test_memory_runs_out_for_nobody_as_long_as_something_can_be_given_up(
+    where: str, room: int, key: Any
+) -> None:
+    studio = crowded(where, room=room, key=key)
+    assert isinstance(studio.model, Crowded)
+    for words in "abcd":
+        studio.add(words, words=words * 5)
+    ended = studio.finish()
+    assert studio.model.lacked == [where]
+    assert set(studio.model.rows) == {4}, "no step had fewer rows"
+    roomy = crowded(where, room=99)
+    for words in "abcd":
+        roomy.add(words, words=words * 5)
+    assert ended == roomy.finish()
+
+
+def test_what_is_decoded_last_has_the_room_of_all_that_was_remembered() -> None:
+    studio = crowded("decode", room=0)
+    assert isinstance(studio.model, Crowded)
+    studio.add("a")
+    assert isinstance(studio.finish()["a"], bytes)
+    assert studio.model.lacked == ["decode"]
+
+
+@pytest.mark.parametrize("where", ["encode", "start", "decode"])
+def test_what_finds_no_memory_a_second_time_fails_its_sample(where: str) -> None:
+    studio = crowded(where, room=-1)
+    assert isinstance(studio.model, Crowded)
+    studio.add("a")
+    assert isinstance(studio.finish()["a"], NoMemory)
+    assert studio.model.lacked == [where, where]
+    # Now nothing is left to be given up.
+    studio.add("b")
+    assert isinstance(studio.finish()["b"], NoMemory)
+
+
+def test_steps_have_fewer_rows_once_nothing_can_be_given_up() -> None:
+    studio = Studio(bucket=8)
+    studio.add("fox", words="fox")
+    studio.finish()
+    studio.model.memory, studio.model.rows = 2, []
+    for name in "abcdefgh":
+        studio.add(name)
+    ended = studio.finish()
+    assert {name: ended[name] for name in "abcdefgh"} == {name: alone(name) for name in "abcdefgh"}
+    assert studio.model.rows[:4] == [8, 8, 4, 2]
+    assert set(studio.model.rows[3:]) == {2}
+
+
+def test_words_of_those_who_are_here_outlast_a_lack_of_memory() -> None:
+    studio = crowded("decode", room=1)
+    assert isinstance(studio.model, Crowded)
+    studio.add("a", words="rain")
+    studio.denoiser.boundary()
+    studio.denoiser._make_room()
+    studio.add("b", words="rain")
+    studio.add("c", words="fox")
+    studio.model.encoded.clear()
+    studio.finish()
+    assert studio.model.encoded == [["fox"]]
+
+
 def test_inputs_that_cannot_be_planned_end_at_once() -> None:
     studio = Studio()
     studio.add("rejected", wrong="no")
@@ -765,14 +881,43 @@ def test_words_that_cannot_be_encoded_fail_their_sample_only() -> None:
     assert ended["c"] == alone("c", words="cat")
 
 
-def test_the_oldest_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoise, "MOST_TEXTS", 2)
+@pytest.mark.parametrize(("most", "count"), [("MOST_TEXTS", 2), ("MOST_TEXTS_BYTES", 2 * 8)])
+def test_the_oldest_words_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch, most: str, count: int
+) -> None:
+    monkeypatch.setattr(denoise, most, count)
     studio = Studio()
     for name in ("x", "y", "x", "z", "x", "y"):
         studio.add(name, words=name)
         studio.finish()
         studio.ended.clear()
     assert studio.model.encoded == [["x"], ["y"], ["z"], ["y"]]
+
+
+@pytest.mark.parametrize(("most", "count"), [("MOST_TEXTS", 1), ("MOST_TEXTS_BYTES", 8)])
+def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
+    monkeypatch: pytest.MonkeyPatch, most: str, count: int
+) -> None:
+    monkeypatch.setattr(denoise, most, count)
+    studio = Studio(bucket=4)
+    for name, steps in (("a", 9), ("b", 6), ("c", 9)):
+        studio.add(name, words=name * 3, steps=steps)
+    studio.denoiser.boundary()
+    studio.add("d", words="aaa")
+    studio.add("e", words="ccc", steps=1)
+    studio.denoiser.boundary()
+    assert [sorted(words) for words in studio.model.encoded] == [["aaa", "bbb", "ccc"]]
+    studio.denoiser.cancel("c")
+    studio.finish()
+    [resident] = studio.denoiser._residents.values()
+    assert len(resident.texts._known) == 1
+
+
+def test_conditions_without_names_fail_their_sample() -> None:
+    studio = Studio()
+    studio.model.encode = lambda words: [3 for _ in words]  # type: ignore[method-assign,return-value]
+    studio.add("a")
+    assert isinstance(studio.finish()["a"], AttributeError)
 
 
 def test_conditions_of_another_shape_belong_to_another_key() -> None:

@@ -192,11 +192,31 @@ def test_a_picture_depends_on_nobody_beside_it(served: Any) -> None:
         definition.input_type(prompt="the sea", steps=5, **size, **UNDER | {"strength": 1.0}),
         definition.input_type(prompt="a tree", steps=4, **size, **UNDER, **CONTROL),
         definition.input_type(prompt="a tree", steps=3, **size),
+        definition.input_type(
+            prompt="a tree", steps=4, image=Image(tiny.picture()), strength=0.7, **size, **CONTROL
+        ),
     ]
     alone = [Runs(model)([Item(each, seed=5)])[0] for each in asked]
     together = Runs(model)([Item(each, seed=5) for each in asked])
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(np.asarray(one.pil()), np.asarray(other.pil()))
+
+
+def test_conditions_are_of_a_seed_only_where_the_control_nets_picture_is_drawn_with_it(
+    served: Any,
+) -> None:
+    """Whatever picture it starts from; where nobody has one, they are of the prompt alone."""
+    definition, model = served
+
+    def heard(**told: Any) -> int:
+        told = {"prompt": "a fox", "strength": 0.7, **SIDES, **told}
+        given = definition.input_type(**told)
+        return len({model.prepare(Item(given, seed=seed)).words for seed in (1, 2)})
+
+    start = {"image": Image(tiny.picture())}
+    assert heard(**start) == 1
+    assert heard(**start, **CONTROL) == heard(**CONTROL) == 1 + (model.facts.family.name == "flux")
+    assert heard(**UNDER) == 2
 
 
 def test_the_control_nets_picture_has_the_middle_of_its_latents_whatever_the_seed(

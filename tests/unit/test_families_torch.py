@@ -105,6 +105,26 @@ def test_samples_of_one_task_have_seeds_of_their_own(served: Any) -> None:
     np.testing.assert_array_equal(np.asarray(made[1].pil()), second)
 
 
+def test_a_prompt_is_encoded_once_whatever_picture_and_seed_it_starts_from(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition, model = served
+    encoded: list[Any] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda words: encoded.extend(words) or encode(words))
+    told = {"prompt": "a red fox", "steps": 3, "seed": 40, "strength": 0.7}
+    pictures = [Image(tiny.picture()), Image(tiny.picture(5))]
+    given = [definition.input_type(image=each, **told) for each in pictures]
+    items = [Item(each, index=index, count=4) for each in given for index in range(4)]
+    made = [np.asarray(each.pil()) for each in Runs(model)(items)]
+    assert [words.with_prompt for words in encoded] == [True, False]
+    for one, picture in enumerate(pictures):
+        for index in range(4):
+            alone = cases.draw(*served, **told | {"image": picture, "seed": 40 + index})
+            np.testing.assert_array_equal(made[4 * one + index], alone)
+    assert len({picture.tobytes() for picture in made}) == 8
+
+
 def test_variations_of_a_picture_are_the_nearer_the_smaller_they_are(served: Any) -> None:
     definition, model = served
 

@@ -98,7 +98,7 @@ class Words:
     seed: int = 0
     image: Picture | None = None
     mask: Picture | None = None
-    #: Whether it starts from nothing but noise.
+    #: Whether it starts from nothing but noise; said also where `image` is left out.
     is_full: bool = True
     control: Picture | None = None
     reference: Picture | None = None
@@ -267,6 +267,7 @@ class Latent(StepModel):
         asked, facts = item.input, self.facts
         seed = item.seed if asked.seed is None else asked.seed + item.index
         words = self._words(asked, seed)
+        heard = self._heard(words)
         loras = [*self._loras, *asked.loras]
         if loras and self.entry.quantize:
             raise Reject("This model's weights have 8 bits, and take no LoRAs: leave them out.")
@@ -274,11 +275,11 @@ class Latent(StepModel):
         is_guided = facts.is_guided and asked.guidance > 1
         without = None
         if is_guided:
-            without = replace(words, prompt=self._unwanted(asked), with_prompt=False)
+            without = replace(heard, prompt=self._unwanted(asked), with_prompt=False)
         return Plan(
             sampler=sampler,
             shape=self._shape(asked),
-            words=words,
+            words=heard,
             without=without,
             guidance=asked.guidance if is_guided else None,
             values=self._values(asked, words, sampler),
@@ -316,6 +317,19 @@ class Latent(StepModel):
             is_full=image is None or (mask is not None and asked.strength == 1),
             control=control,
             reference=Picture.of(getattr(asked, "reference", None)),
+        )
+
+    def _heard(self, words: Words) -> Words:
+        """Return what conditions depend on: where nothing lies over a picture, only latents do."""
+        if words.mask is not None:
+            return words
+        control = words.control
+        return replace(
+            words,
+            width=words.width if control is not None else 0,
+            height=words.height if control is not None else 0,
+            seed=words.seed if self._is_drawn(control) else 0,
+            image=None,
         )
 
     def _sampler(self, asked: Any, starts: bool) -> Sampler:
@@ -383,10 +397,9 @@ class Latent(StepModel):
     def _draws(self, words: Any) -> tuple[int, int]:
         """Return how many draws encoded pictures take before the first noise, and after it."""
         control = int(self._is_drawn(words.control))
-        if words.image is None:
-            return control, 0
         if words.mask is None:
-            return control + 1, 0
+            # Where it starts from a picture, `_heard` may have left that out.
+            return control + int(not words.is_full), 0
         return control + int(self._is_encoded(words)), 1
 
     def _is_drawn(self, control: Picture | None) -> bool:

@@ -44,15 +44,18 @@ then takes the loop with it.
 
 An error of the network is the fault of one sample until shown otherwise: the batch is halved until
 the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
-Where memory runs out, fewer rows run from then on. If a single row finds none, its sample fails.
-Where there is no room for the rows of a key, those of keys with nothing to draw go first.
+Where memory runs out, rows of keys with nothing to draw go first, and conditions of words that
+nobody has who is here: then what failed is tried once more, be it a step, a decoding, or what comes
+before a first step. If that is of no use, fewer rows run from then on; where a single row finds no
+room, and in a decoding, the sample fails.
 """
 
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -87,8 +90,10 @@ PROGRESS_EVERY_S: Final = 0.05
 #: A sample offers a preview at most this often.
 PREVIEW_EVERY_S: Final = 0.4
 
-#: Texts per model whose conditions are remembered.
+#: Texts per model whose conditions are remembered, and what these may have together: a control
+#: net's picture of 1024 px has 12 MiB. Beyond that the oldest are forgotten that nobody here needs.
 MOST_TEXTS: Final = 256
+MOST_TEXTS_BYTES: Final = 256 * 1024 * 1024
 
 #: Finished samples that may wait, in samples of the latest step, and at least. Beyond that they are
 #: decoded before the next step.
@@ -112,6 +117,12 @@ AHEAD: Final = 1
 #: A device is told the next step when so much of the present one is left: early enough to have no
 #: gap, and late enough for whoever comes meanwhile.
 LEAD: Final = 0.1
+
+
+ResultT = TypeVar("ResultT")
+
+#: Words, and under which LoRAs.
+_Said: TypeAlias = tuple[LoraSet, Hashable]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,21 +183,44 @@ class Drawn:
         return self.state.checkpoint(self._arrays, self._x, self._h, self.step, self.is_narrowed)
 
 
+# --- where memory runs out -----------------------------------------------------------------------
+
+
+def _lacks_memory(model: StepModel, error: Exception) -> bool:
+    return isinstance(error, (MemoryError, *model.out_of_memory))
+
+
+def _with_room(
+    model: StepModel, make_room: Callable[[], bool], attempt: Callable[[], ResultT]
+) -> ResultT:
+    """Do something; once more where memory ran out and some could be given up."""
+    try:
+        return attempt()
+    except Exception as error:
+        if not (_lacks_memory(model, error) and make_room()):
+            raise
+    # By now the error is gone, with all that its calls held.
+    return attempt()
+
+
 # --- what is remembered --------------------------------------------------------------------------
 
 
 class _Texts:
-    """Conditions of the latest words of one model."""
+    """Conditions of the latest words of one model, each with its bytes."""
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
-        self._known: OrderedDict[Hashable, Mapping[str, Array]] = OrderedDict()
+        self._known: OrderedDict[_Said, tuple[Mapping[str, Array], int]] = OrderedDict()
+        self._size_bytes = 0
 
-    def __getitem__(self, key: tuple[LoraSet, Hashable]) -> Mapping[str, Array]:
+    def __getitem__(self, key: _Said) -> Mapping[str, Array]:
         self._known.move_to_end(key)
-        return self._known[key]
+        return self._known[key][0]
 
-    def learn(self, words: Iterable[Hashable], loras: LoraSet) -> dict[Hashable, Exception]:
+    def learn(
+        self, words: Iterable[Hashable], loras: LoraSet, make_room: Callable[[], bool]
+    ) -> dict[Hashable, Exception]:
         """Encode what is new, in one batch; return what cannot be encoded, and why.
 
         LoRAs may change what words become, so what was learnt under some is not known under others.
@@ -198,32 +232,62 @@ class _Texts:
         ]
         wrong: dict[Hashable, Exception] = {}
         if new:
-            self._encode(new, loras, wrong)
+            self._encode(new, loras, wrong, make_room)
         return wrong
 
     def _encode(
-        self, new: list[Hashable], loras: LoraSet, wrong: dict[Hashable, Exception]
+        self,
+        new: list[Hashable],
+        loras: LoraSet,
+        wrong: dict[Hashable, Exception],
+        make_room: Callable[[], bool],
     ) -> None:
         try:
-            conditions = list(self._model.encode(new))
-            if len(conditions) != len(new):
-                raise TypeError(f"encode() returned {len(conditions)} results for {len(new)} words")
+            encoded = _with_room(self._model, make_room, partial(self._encoded, new))
         except Exception as error:
             if len(new) == 1:
                 wrong[new[0]] = error
                 return
-            half = len(new) // 2
-            self._encode(new[:half], loras, wrong)
-            self._encode(new[half:], loras, wrong)
+        else:
+            self._known.update(zip([(loras, one) for one in new], encoded, strict=True))
+            self._size_bytes += sum(size_bytes for _, size_bytes in encoded)
             return
-        self._known.update(zip([(loras, one) for one in new], conditions, strict=True))
+        half = len(new) // 2
+        self._encode(new[:half], loras, wrong, make_room)
+        self._encode(new[half:], loras, wrong, make_room)
 
-    def forget_oldest(self) -> None:
-        while len(self._known) > MOST_TEXTS:
-            self._known.popitem(last=False)
+    def _encoded(self, new: list[Hashable]) -> list[tuple[Mapping[str, Array], int]]:
+        conditions = list(self._model.encode(new))
+        if len(conditions) != len(new):
+            raise TypeError(f"encode() returned {len(conditions)} results for {len(new)} words")
+        return [(each, _size_bytes(each)) for each in conditions]
 
-    def forget_all(self) -> None:
-        self._known.clear()
+    @property
+    def are_too_many(self) -> bool:
+        return len(self._known) > MOST_TEXTS or self._size_bytes > MOST_TEXTS_BYTES
+
+    def forget_oldest(self, needed: AbstractSet[_Said]) -> None:
+        """Forget those that are too many; what is needed is in memory in any case."""
+        for said in list(self._known):
+            if not self.are_too_many:
+                return
+            if said not in needed:
+                self._forget(said)
+
+    def forget_all_but(self, needed: AbstractSet[_Said]) -> bool:
+        """Forget what is not needed; say whether there was any."""
+        others = [said for said in self._known if said not in needed]
+        for said in others:
+            self._forget(said)
+        return bool(others)
+
+    def _forget(self, said: _Said) -> None:
+        self._size_bytes -= self._known.pop(said)[1]
+
+
+def _size_bytes(conditions: Mapping[str, Array]) -> int:
+    """Return what arrays have together; of those that do not say it, nothing is known."""
+    return sum(int(getattr(array, "nbytes", 0)) for array in conditions.values())
 
 
 class _Resident:
@@ -333,7 +397,7 @@ class _Step:
             arena.forward(self._model.denoise, self._bucket)
             foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
         except Exception as error:
-            if isinstance(error, (MemoryError, *self._model.out_of_memory)):
+            if _lacks_memory(self._model, error):
                 raise _NoMemory(error) from error
             if len(states) == 1:
                 self.failed.append((states[0], error))
@@ -354,6 +418,22 @@ class _Step:
             self.cpu_s = self._cpu_s() - cpu_s
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
+
+    def left(self, states: Sequence[SampleState]) -> Sequence[SampleState]:
+        """Return those of them who have not moved and still can."""
+        done = {state.id for state in (*self.advanced, *(state for state, _ in self.failed))}
+        return [state for state in states if state.id not in done]
+
+
+def _lacking(
+    step: _Step, states: Sequence[SampleState], shown: Callable[[SampleState], bool]
+) -> Exception | None:
+    """Run a step; return what the device said if it has no memory for all of it."""
+    try:
+        step.run(states, shown)
+    except _NoMemory as error:
+        return error.reason
+    return None
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -719,6 +799,7 @@ class Denoiser:
         self._finished.popleft()
         # Somebody may keep it for its checkpoint.
         state.part()
+        self._forget_oldest(self._keys[state.key].resident)
 
     def _tell_end(self, sample_id: str, result: Any) -> None:
         self._ended(sample_id, result)
@@ -731,10 +812,8 @@ class Denoiser:
         try:
             self._bring(resident)
             begun_s = self._clock.monotonic_s()
-            result = resident.model.decode(state.x, state.item)
-            mark = resident.model.arrays.mark()
-            if isinstance(result, Spare) and self._together < SPARE_FROM:
-                result = whole(result)
+            attempt = partial(self._told_to_decode, resident.model, state)
+            result, mark = _with_room(resident.model, self._make_room, attempt)
         except Exception as error:
             return error
         if mark is None:
@@ -743,6 +822,13 @@ class Denoiser:
             decoded = state.id, resident.model.name
             self._told.append(_Told(begun_s, mark, decoded=decoded))
         return result
+
+    def _told_to_decode(self, model: StepModel, state: SampleState) -> tuple[Any, Mark | None]:
+        result = model.decode(state.x, state.item)
+        mark = model.arrays.mark()
+        if isinstance(result, Spare) and self._together < SPARE_FROM:
+            result = whole(result)
+        return result, mark
 
     def _choose(self) -> Decision:
         """Return who runs; drop whom nobody waits for any more."""
@@ -779,11 +865,11 @@ class Denoiser:
         model, bucket = key.resident.model, decision.bucket
         step = _Step(model, key.arena, bucket, self._clock, self._asked, self._cpu_s)
         step.counts_cpu = self._schedule.looks(decision)
-        lacking = None
-        try:
-            step.run(states, partial(self._shows, key.resident, self._clock.monotonic_s()))
-        except _NoMemory as error:
-            lacking = error.reason
+        shown = partial(self._shows, key.resident, self._clock.monotonic_s())
+        lacking = _lacking(step, states, shown)
+        if lacking is not None and self._make_room():
+            del lacking  # with all that its calls held
+            lacking = _lacking(step, step.left(states), shown)
         for state, reason in step.failed:
             self._end(state, reason)
         if step.advanced:
@@ -822,8 +908,29 @@ class Denoiser:
 
     def _clear(self, resident: _Resident) -> None:
         """Let go of what lies on the device beside the model, as far as no sample needs it."""
-        resident.texts.forget_all()
+        resident.texts.forget_all_but(frozenset())
         self._drop_arenas([key for key in self._keys.values() if key.resident is resident])
+
+    def _make_room(self) -> bool:
+        """Give up what nobody needs who is here; say whether there was any."""
+        forgotten = [
+            resident.texts.forget_all_but(self._needed_texts(resident))
+            for resident in self._residents.values()
+        ]
+        return self._drop_arenas(self._keys.values()) or any(forgotten)
+
+    def _forget_oldest(self, resident: _Resident) -> None:
+        if resident.texts.are_too_many:
+            resident.texts.forget_oldest(self._needed_texts(resident))
+
+    def _needed_texts(self, resident: _Resident) -> AbstractSet[_Said]:
+        """Return the words of a model's samples that have steps left."""
+        return {
+            (state.key.loras, words)
+            for state in self._states.values()
+            if state.key.model == resident.model.name
+            for words in (state.plan.words, state.plan.without)
+        }
 
     def _drop_arenas(self, keys: Iterable[_Key]) -> bool:
         """Let go of the rows of those keys that have no sample on its way; say whether any had."""
@@ -871,6 +978,8 @@ class Denoiser:
             self._forget_chosen()
             state = self._states.pop(sample.id)
             self._rows_of(state).take(state)
+            # It hears no more, and may wait for a while.
+            state.with_words = state.without_words = None
             self._finished.append(state)
         if step.mark is not None:
             self._encoding = 0.0, {}
@@ -1057,6 +1166,7 @@ class Denoiser:
         del self._states[state.id]
         if state.row >= 0:
             self._rows_of(state).take(state)
+        self._forget_oldest(self._keys[state.key].resident)
         self._tell_end(state.id, error)
 
     # Before a sample's first step
@@ -1070,30 +1180,33 @@ class Denoiser:
         self._keys.move_to_end(new[0].key)
         texts, begun_s = key.resident.texts, self._clock.monotonic_s()
         words = [w for state in new for w in (state.plan.words, state.plan.without)]
-        wrong = texts.learn(words, new[0].key.loras)
+        wrong = texts.learn(words, new[0].key.loras, self._make_room)
         self._encoding = self._clock.monotonic_s() - begun_s, {state.id: 1 for state in new}
         for state in new:
             reason = wrong.get(state.plan.words) or wrong.get(state.plan.without)
             reason = reason or self._admit(key, state)
             if reason is not None:
                 self._end(state, reason)
-        texts.forget_oldest()
+        self._forget_oldest(key.resident)
         return key.most_rows == most_rows and all(state.id in self._states for state in states)
 
     def _admit(self, key: _Key, state: SampleState) -> Exception | None:
         """Tell the network of a sample, or return why it cannot be told."""
         try:
-            key.resident.tell(state)
-            state.look()
-            assert state.with_words is not None, "it was told"
-            if key.arena is None:
-                key.arena = self._arena(key, state, state.with_words)
-            for conditions in (state.with_words, state.without_words):
-                if conditions is not None:
-                    key.arena.check(conditions)
+            _with_room(key.resident.model, self._make_room, partial(self._introduce, key, state))
         except Exception as error:
             return error
         return None
+
+    def _introduce(self, key: _Key, state: SampleState) -> None:
+        key.resident.tell(state)
+        state.look()
+        assert state.with_words is not None, "it was told"
+        if key.arena is None:
+            key.arena = self._arena(key, state, state.with_words)
+        for conditions in (state.with_words, state.without_words):
+            if conditions is not None:
+                key.arena.check(conditions)
 
     def _arena(self, key: _Key, first: SampleState, conditions: Conditions) -> Arena:
         """Return the rows of a key: fewer from now on where memory has no room for all.
@@ -1106,10 +1219,10 @@ class Denoiser:
             try:
                 return Arena(first.key, model.arrays, key.most_rows, conditions)
             except Exception as error:
-                if not isinstance(error, (MemoryError, *model.out_of_memory)):
+                if not _lacks_memory(model, error):
                     raise
-                # Rows that nobody needs now go first.
-                if self._drop_arenas(self._keys.values()):
+                # What nobody needs now goes first.
+                if self._make_room():
                     continue
                 if key.most_rows == 1:
                     raise

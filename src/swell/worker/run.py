@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from swell.config import process_environment
 from swell.errors import NotFound, SwellError
 from swell.phases import Span
 from swell.registry import ModelCard
@@ -209,7 +210,9 @@ class ModelProcess:
             str(fds[1]),
             pass_fds=fds,
             stdin=asyncio.subprocess.DEVNULL,
-            env=with_large_pages(os.environ if self._variables is None else self._variables),
+            env=with_large_pages(
+                process_environment() if self._variables is None else self._variables
+            ),
             # A Ctrl-C in the terminal is for the worker, which decides about its child.
             start_new_session=True,
         )
