@@ -371,8 +371,9 @@ class Model:
     def run(self, items: list[Any]) -> list[Any]:
         """Return one result or exception per item, in order.
 
-        An exception in the list fails that item only; one that is raised fails all of them. Look at
-        `item.cancelled` between steps.
+        An exception in the list fails that item only. Where one is raised, the halves are run anew,
+        each by itself, until the item to blame is alone; items that have told something with
+        `ready` or `paid` fail with it instead. Look at `item.cancelled` between steps.
         """
         raise NotImplementedError
 

@@ -21,8 +21,8 @@ from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import weight_files
 from swell.phases import Phase, Span
+from swell.worker import child, job
 from swell.worker import draw as module_draw
-from swell.worker import job
 from swell.worker.child import serve
 from swell.worker.curve_files import read_curves
 from swell.worker.frames import (
@@ -34,10 +34,12 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     HandOver,
+    Heeded,
     Load,
     Moved,
     Order,
     Paid,
+    Part,
     Phased,
     Pixels,
     Preview,
@@ -146,9 +148,10 @@ class Bad(swell.Model):
 class Line:
     """The worker's end of the socket."""
 
-    def __init__(self, sock: socket.socket, slate: BinaryIO) -> None:
+    def __init__(self, sock: socket.socket, slate: BinaryIO, thread: threading.Thread) -> None:
         self.socket = sock
         self.slate = slate
+        self.thread = thread
         self.stream = sock.makefile("rb")
         self.spans: list[Span] = []
 
@@ -193,7 +196,7 @@ def idle() -> Iterator[Line]:
     arguments = theirs, Slate(slate.fileno()), SystemClock()
     thread = threading.Thread(target=serve, args=arguments)
     thread.start()
-    line = Line(ours, slate)
+    line = Line(ours, slate, thread)
     yield line
     line.stream.close()
     ours.close()
@@ -636,6 +639,266 @@ def test_large_results_go_in_frames_of_their_own(
 def test_it_ends_when_its_worker_is_gone(line: Line) -> None:
     line.say(Run(1, "test/steps", [Order(1, b'{"n":1000}')]))
     line.socket.shutdown(socket.SHUT_RDWR)
+
+
+# --- calls that fail -----------------------------------------------------------------------------
+
+HALVES = """
+import time
+import weakref
+from pathlib import Path
+
+import PIL.Image
+import swell
+from pydantic import BaseModel
+
+CALLS = Path(__file__).with_suffix(".calls")
+
+class Full(Exception):
+    pass
+
+class Rows:
+    held = None
+
+class Halves(swell.Model):
+    name = "test/halves"
+    batch = swell.Batch(max=8, by=("width",))
+    out_of_memory = (Full,)
+
+    class Input(BaseModel):
+        width: int = 1
+        what: str = ""
+        rows: int = 1
+        s: float = 0.0
+
+    def run(self, items):
+        with CALLS.open("a") as file:
+            print(*(item.input.what or item.seed for item in items), file=file)
+        for item in items:
+            time.sleep(item.input.s)
+            match item.input.what:
+                case "tell":
+                    item.ready(swell.File(b"early"))
+                case "pay":
+                    item.paid(40)
+                case "late":
+                    item.paid(40 if item.index == 0 else 0)
+                case "wait":
+                    item.progress(1, 2)
+                    while not item.cancelled:
+                        pass
+        whats = [item.input.what for item in items]
+        for what, error in {
+            "raise": ValueError("on purpose"),
+            "reject": swell.Reject("not this one"),
+            "wait": ValueError("told to stop"),
+        }.items():
+            if what in whats:
+                raise error
+        if "late" in whats and len(items) == 2:
+            raise ValueError("the second call")
+        rows = sum(item.input.rows for item in items)
+        if rows > 4:
+            self.lack("memory" in whats)
+        return [[len(items), item.seed] for item in items]
+
+    def lack(self, is_own):
+        # What an earlier call held is there no more.
+        assert Rows.held is None or Rows.held() is None
+        rows = Rows()
+        Rows.held = weakref.ref(rows)
+        raise MemoryError("no room") if is_own else Full("no room")
+"""
+
+
+class Halves:
+    """A model whose calls fail as they are told, or have room for four rows."""
+
+    def __init__(self, line: Line, path: Path) -> None:
+        self.line = line
+        self._path = path.with_suffix(".calls")
+
+    def run(self, *inputs: dict[str, object], count: int = 1) -> Results:
+        """The whole result of one batch; samples have the seeds 10, 20 and so on."""
+        self.begin(*inputs, count=count)
+        return self.line.result()
+
+    def begin(self, *inputs: dict[str, object], count: int = 1) -> None:
+        self._path.unlink(missing_ok=True)
+        orders = [
+            Order(n, json.dumps(each).encode(), seed=10 * n, count=count)
+            for n, each in enumerate(inputs, 1)
+        ]
+        self.line.say(Run(1, "test/halves", orders))
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Who was in each call of the latest batch."""
+        return [call.split() for call in self._path.read_text().splitlines()]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(call) for call in self.calls]
+
+
+@pytest.fixture
+def halves(idle: Line, tmp_path: Path) -> Halves:
+    path = tmp_path / "halves.py"
+    path.write_text(HALVES)
+    idle.say(Load([str(path)], "cpu"))
+    assert isinstance(idle.hear(), Described)
+    assert isinstance(idle.hear(), Ready)
+    return Halves(idle, path)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "detail"),
+    [("raise", "model_error", "ValueError: on purpose"), ("reject", "rejected", "not this one")],
+)
+def test_of_a_call_that_fails_only_the_one_to_blame_fails(
+    halves: Halves, what: str, code: str, detail: str
+) -> None:
+    result = halves.run({}, {}, {"what": what}, {})
+    assert [(each.handle, each.code, each.detail) for each in result.faults] == [(3, code, detail)]
+    assert {done.handle: done.output for done in result.done} == {
+        1: b"[2,10]",
+        2: b"[2,20]",
+        4: b"[1,40]",
+    }
+    assert halves.calls == [["10", "20", what, "40"], ["10", "20"], [what, "40"], [what], ["40"]]
+
+
+def test_one_call_in_which_all_fail_is_one_error_of_each(halves: Halves) -> None:
+    result = halves.run(*[{"what": "raise"}] * 3)
+    assert [each.handle for each in result.faults] == [1, 2, 3]
+    assert halves.sizes == [3, 2, 1, 1, 1]
+
+
+def test_one_sample_that_fails_ends_its_task_and_the_rest_of_it_is_not_run(halves: Halves) -> None:
+    result = halves.run({"what": "raise"}, {}, count=2)
+    assert [each.handle for each in result.faults] == [1]
+    assert [done.output for done in result.done] == [b"[[2,20],[2,21]]"]
+    assert halves.calls == [["raise", "raise", "20", "21"], ["raise"] * 2, ["raise"], ["20", "21"]]
+
+
+@pytest.mark.parametrize("what", ["memory", ""])
+def test_where_memory_runs_out_no_more_run_together_from_then_on_than_had_room(
+    halves: Halves, what: str
+) -> None:
+    wishes = [{"what": what}] * 8
+    result = halves.run(*wishes)
+    assert (len(result.done), result.faults) == (8, [])
+    assert halves.sizes == [8, 4, 4]
+    assert len(halves.run(*wishes).done) == 8
+    assert halves.sizes == [4, 4]
+
+
+def test_how_many_have_room_is_known_of_those_alone_that_may_run_together(halves: Halves) -> None:
+    halves.run(*[{"width": 2, "rows": 2}] * 4)
+    assert halves.sizes == [4, 2, 2]
+    halves.run(*[{"width": 1}] * 4, *[{"width": 2, "rows": 2}] * 4)
+    assert halves.sizes == [4, 2, 2]
+
+
+def test_one_that_finds_no_memory_alone_says_nothing_of_the_others(halves: Halves) -> None:
+    result = halves.run({}, {"rows": 9}, {"rows": 9}, {})
+    assert [done.handle for done in result.done] == [1, 4]
+    # What the first held is let go of before the second is tried.
+    assert [(each.handle, each.detail) for each in result.faults] == [
+        (2, "Full: no room"),
+        (3, "Full: no room"),
+    ]
+    assert "lack" in result.faults[0].traceback
+    halves.run(*[{}] * 4)
+    assert halves.sizes == [4]
+
+
+def test_after_many_calls_that_had_room_more_are_tried(
+    halves: Halves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "PATIENCE", 1)
+    wishes: list[dict[str, object]] = [{}] * 8
+    halves.run(*wishes)
+    halves.run(*wishes)
+    assert halves.sizes == [4, 4]
+    # The limit is real, and found again; the next time more has to go well before.
+    result = halves.run(*wishes)
+    assert (len(result.done), result.faults) == (8, [])
+    assert halves.sizes == [6, 3, 3, 2]
+    halves.run(*wishes)
+    assert halves.sizes == [3, 3, 2]
+
+
+@pytest.mark.parametrize("what", ["tell", "pay"])
+def test_who_has_told_what_cannot_be_taken_back_fails_with_the_call_and_the_others_run(
+    halves: Halves, what: str
+) -> None:
+    halves.begin({}, {"what": what}, {"what": "raise"}, {})
+    told: list[Frame] = []
+    results: list[Results] = []
+    while not results or not results[-1].is_last:
+        frame = halves.line.hear()
+        if isinstance(frame, Results):
+            results.append(frame)
+        else:
+            told.append(frame)
+    faults = [fault for each in results for fault in each.faults]
+    assert {(each.handle, each.detail) for each in faults} == {
+        (2, "ValueError: on purpose"),
+        (3, "ValueError: on purpose"),
+    }
+    assert [done.handle for each in results for done in each.done] == [1, 4]
+    assert halves.calls == [["10", what, "raise", "40"], ["10", "raise"], ["10"], ["raise"], ["40"]]
+    assert [type(each) for each in told] == [{"tell": Part, "pay": Paid}[what]]
+
+
+def test_what_was_told_in_a_call_that_went_well_keeps_nobody_from_running_anew(
+    halves: Halves,
+) -> None:
+    halves.begin({"what": "late", "rows": 0}, count=10)
+    assert halves.line.hear() == Paid(1, 40)
+    assert [each.handle for each in halves.line.result().done] == [1]
+    assert halves.sizes == [8, 2, 1, 1]
+
+
+def test_time_of_calls_that_failed_is_shared_by_those_who_were_in_them(halves: Halves) -> None:
+    result = halves.run({"s": 0.02}, {"what": "raise"}, {"s": 0.02})
+    others_s = {each.handle: each.run_s - each.device_s for each in (*result.done, *result.faults)}
+    # Of the first call, of all three, two thirds are the others'; of the second, of two, one half.
+    assert others_s[3] >= 0.04 * 2 / 3
+    assert others_s[1] == pytest.approx(others_s[2])
+    assert others_s[1] - others_s[3] >= 0.02 / 2
+    assert all(done.run_s >= 0.06 for done in result.done)
+
+
+def test_each_call_that_has_ended_is_told_so_that_each_has_the_whole_time(halves: Halves) -> None:
+    halves.begin({"s": 0.02}, {"what": "raise", "s": 0.02})
+    frames = []
+    while not frames or not frames[-1].is_last:
+        frame = halves.line.hear()
+        assert isinstance(frame, Results)
+        frames.append(frame)
+    told = [(len(frame.done), len(frame.faults)) for frame in frames]
+    assert told[:3] == [(0, 0), (1, 0), (0, 1)]
+
+
+def test_who_is_stopped_in_a_call_that_fails_is_not_run_anew(halves: Halves) -> None:
+    halves.begin({"what": "wait"}, {})
+    assert isinstance(halves.line.hear(), Step)
+    halves.line.say(Stop([1]))
+    assert isinstance(halves.line.hear(), Heeded)
+    result = halves.line.result()
+    assert result.stopped == [1]
+    assert [done.output for done in result.done] == [b"[1,20]"]
+    assert halves.calls == [["wait", "20"], ["20"]]
+
+
+def test_nobody_is_run_anew_once_the_worker_is_gone(halves: Halves) -> None:
+    halves.begin({"what": "wait"}, {})
+    assert isinstance(halves.line.hear(), Step)
+    halves.line.socket.shutdown(socket.SHUT_RDWR)
+    halves.line.thread.join(10)
+    assert halves.sizes == [2]
 
 
 # --- models that draw in steps -------------------------------------------------------------------

@@ -25,8 +25,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import msgspec
 import PIL.Image
 import pydantic
 
@@ -45,7 +46,7 @@ from swell.phases import Phase, PhaseLog, logging_to
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
 from swell.worker.deferred import defer_compiler
-from swell.worker.device import CannotLoad, Device
+from swell.worker.device import CannotLoad, Device, is_out_of_memory, let_go
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
     Described,
@@ -73,6 +74,7 @@ from swell.worker.job import (
 )
 from swell.worker.job import SEED_BITS as SEED_BITS
 from swell.worker.pipe import Pipe, WorkerGone
+from swell.worker.schedule import Memory, ran_out, went_well
 from swell.worker.slate import Slate
 from swell.worker.solver import Noise
 from swell.worker.text import describe_error
@@ -88,12 +90,39 @@ TURN_S: Final = 2.0
 #: After a model was brought, steps that wait have the process for so many times what that took.
 PAYS_BACK: Final = 4.0
 
+#: More samples run together after so many calls in a row that had room for as many as may, times
+#: two for each call that had not.
+PATIENCE: Final = 32
+
+#: Values of `by` fields for which it is remembered that not all have room.
+MOST_MEMORIES: Final = 256
+
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
+
+#: Samples, each with the task that it is of.
+_Samples: TypeAlias = list[tuple[Item[Any], Job]]
+
+#: Stands for the result of a sample that is to run anew.
+_ANEW: Final = object()
+
+
+@dataclass(slots=True)
+class _Tried:
+    """What came of the calls that a chunk took."""
+
+    #: The most samples that a call gave results for.
+    fits: int = 0
+    #: Whether any call found no memory, and one with a single sample.
+    lacks: bool = False
+    lacks_alone: bool = False
 
 
 class Runner:
     """Runs the batches of one model.
+
+    An error of a call is the fault of one sample until shown otherwise: the others run anew. Where
+    memory runs out, fewer run together from then on.
 
     Args:
         definition: What it is.
@@ -115,6 +144,9 @@ class Runner:
         self._reader = reader
         self._pipe = pipe
         self._clock = clock
+        #: What is known of how many samples have room together, by their `by` fields, where not as
+        #: many have as a batch may hold.
+        self._memories: dict[str, Memory] = {}
 
     def run(
         self, batch: int, orders: Sequence[Order], bring: Callable[[], float] = lambda: 0.0
@@ -128,18 +160,22 @@ class Runner:
                 `CannotLoad`.
         """
         results = Outbox(batch, self._pipe, self._clock)
-        items: list[tuple[Item[Any], Job]] = []
+        items: _Samples = []
         for order in orders:
             self._prepare(order, items, results)
         failed = self._bring(bring, items)
-        for chunk in self._chunks(items):
-            self._run_chunk(chunk, results, failed)
+        for key, group in self._groups(items).items():
+            at = 0
+            while at < len(group):
+                most = self._most(key)
+                self._run_chunk(key, group[at : at + most], results, failed)
+                at += most
         results.flush(is_last=True)
         if self._pipe.stopped or self._pipe.watched:
             for order in orders:
                 self._pipe.forget(order.handle)
 
-    def _prepare(self, order: Order, items: list[tuple[Item[Any], Job]], results: Outbox) -> None:
+    def _prepare(self, order: Order, items: _Samples, results: Outbox) -> None:
         try:
             checked = self._reader.read(order)
             inputs = self._reader.inputs(checked)
@@ -160,9 +196,7 @@ class Runner:
             item = Item(own, seed=seed + index, index=index, count=count, listener=job)
             items.append((item, job))
 
-    def _bring(
-        self, bring: Callable[[], float], items: list[tuple[Item[Any], Job]]
-    ) -> CannotLoad | None:
+    def _bring(self, bring: Callable[[], float], items: _Samples) -> CannotLoad | None:
         if not items:
             return None
         try:
@@ -173,34 +207,41 @@ class Runner:
             job.load_s = load_s
         return None
 
-    def _chunks(self, items: list[tuple[Item[Any], Job]]) -> list[list[tuple[Item[Any], Job]]]:
-        """Cut into what runs together: equal in every `by` field as validated, at most `max`."""
+    def _groups(self, items: _Samples) -> dict[str, _Samples]:
+        """Return what may run together: equal in every `by` field as validated."""
         if not self._by:
-            return [items[at : at + self._max] for at in range(0, len(items), self._max)]
-        groups: dict[str, list[tuple[Item[Any], Job]]] = {}
+            return {"": items}
+        groups: dict[str, _Samples] = {}
         for item, job in items:
             key = repr([getattr(item.input, field) for field in self._by])
             groups.setdefault(key, []).append((item, job))
-        return [
-            group[at : at + self._max]
-            for group in groups.values()
-            for at in range(0, len(group), self._max)
-        ]
+        return groups
 
     def _run_chunk(
-        self, chunk: list[tuple[Item[Any], Job]], results: Outbox, failed: CannotLoad | None
+        self, key: str, chunk: _Samples, results: Outbox, failed: CannotLoad | None
     ) -> None:
+        """Run what runs together; what fails of it runs anew in halves, until it fails alone."""
+        tried = _Tried()
+        waiting = [chunk]
+        while waiting:
+            waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
+        self._learn(key, tried)
+
+    def _run_part(
+        self, part: _Samples, tried: _Tried, results: Outbox, failed: CannotLoad | None
+    ) -> list[_Samples]:
+        """Run some; return those that are to run anew, by what of them runs together."""
         # What is stopped before it begins need not begin, even if the model never looks.
         self._pipe.listen()
         stopped = self._pipe.stopped
-        live = [(item, job) for item, job in chunk if job.error is None]
+        live = [(item, job) for item, job in part if job.error is None]
         if stopped:
             live = [(item, job) for item, job in live if job.handle not in stopped]
         start_s = self._clock.monotonic_s()
-        if failed is not None:
-            answers: list[Any] = [failed] * len(live)
-        else:
-            answers = self._call([item for item, _ in live]) if live else []
+        answers: list[Any] = [failed] * len(live)
+        anew: list[_Samples] = []
+        if failed is None and live:
+            answers, anew = self._call(live, tried)
         run_s = self._clock.monotonic_s() - start_s
         share_s = run_s / max(1, len(live))
         for (item, job), answer in zip(live, answers, strict=True):
@@ -208,10 +249,17 @@ class Runner:
             job.device_s += share_s
             if isinstance(answer, Exception):
                 job.error = job.error or answer
-            else:
+            elif answer is not _ANEW:
                 job.results[item.index] = answer
+        if anew:
+            again = {id(item) for each in anew for item, _ in each}
+            part = [(item, job) for item, job in part if id(item) not in again]
+        self._count_off(part, live, results)
+        return anew
+
+    def _count_off(self, part: _Samples, live: _Samples, results: Outbox) -> None:
         is_any_left = False
-        for _, job in chunk:
+        for _, job in part:
             job.left -= 1
             if job.left == 0:
                 results.add(job)
@@ -221,36 +269,100 @@ class Runner:
             self._tell_early(live)
         results.tick()
 
-    def _tell_early(self, live: list[tuple[Item[Any], Job]]) -> None:
+    def _tell_early(self, live: _Samples) -> None:
         """Send what is whole of tasks that are not done."""
         for _, job in live:
             if job.left and job.error is None and job.run_s >= EARLY_AFTER_S:
                 for part in job.parts():
                     self._pipe.send(part)
 
-    def _call(self, items: list[Item[Any]]) -> list[Any]:
+    def _call(self, live: _Samples, tried: _Tried) -> tuple[list[Any], list[_Samples]]:
+        """Return what the model gives, `_ANEW` for those that are to run anew, and these.
+
+        Raises:
+            WorkerGone: It is.
+        """
+        items = [item for item, _ in live]
+        for _, job in live:
+            job.has_told = False
         try:
             answers = self._device.model(self._name).run(items)
+        except WorkerGone:
+            raise
         except Cancelled as error:
-            return self._call_others(items, error)
+            return self._others(live, error)
         except Exception as error:
-            return [error] * len(items)
+            return self._halves(live, error, tried)
         if isinstance(answers, list | tuple) and len(answers) == len(items):
-            return list(answers)
+            tried.fits = max(tried.fits, len(items))
+            return list(answers), []
         wrong = TypeError(
             f"run() must return a list with one result for each of its {len(items)} items, "
             f"and returned {_shape(answers)}"
         )
-        return [wrong] * len(items)
+        return [wrong] * len(items), []
 
-    def _call_others(self, items: list[Item[Any]], error: Cancelled) -> list[Any]:
-        """Run those again who are not to stop: another one of theirs has ended the call."""
-        live = [item for item in items if not item.cancelled]
-        if len(live) == len(items):
-            return [error] * len(items)
-        answers = iter(self._call(live) if live else [])
-        kept = {id(item) for item in live}
-        return [next(answers) if id(item) in kept else error for item in items]
+    def _others(self, live: _Samples, error: Cancelled) -> tuple[list[Any], list[_Samples]]:
+        """Have those run anew who are not to stop: another one of theirs has ended the call."""
+        others = [(item, job) for item, job in live if not item.cancelled]
+        if len(others) == len(live):
+            return [error] * len(live), []
+        return _answers(live, others, error), [others] if others else []
+
+    def _halves(
+        self, live: _Samples, error: Exception, tried: _Tried
+    ) -> tuple[list[Any], list[_Samples]]:
+        """Have those run anew, in halves, who share a call that failed.
+
+        Whoever has told what cannot be taken back, such as a file or a payment, would tell it
+        twice, and fails with the call.
+        """
+        is_alone = len(live) == 1
+        if is_out_of_memory(self._device.model(self._name), error):
+            # Whoever comes next needs what the call held.
+            let_go(error)
+            gc.collect()
+            tried.lacks, tried.lacks_alone = True, tried.lacks_alone or is_alone
+        if is_alone:
+            return [error], []
+        others = [(item, job) for item, job in live if not job.has_told]
+        if others:
+            why = f"{type(error).__name__}: {describe_error(error)}"
+            sys.stderr.write(f"{len(live)} samples of {self._name} run anew in halves: {why}\n")
+        half = (len(others) + 1) // 2
+        parts = [part for part in (others[:half], others[half:]) if part]
+        return _answers(live, others, error), parts
+
+    # --- how many have room together -------------------------------------------------------------
+
+    def _most(self, key: str) -> int:
+        """Return how many samples with these `by` fields run together, at most."""
+        memory = self._memories.get(key)
+        return self._max if memory is None else memory.rows
+
+    def _learn(self, key: str, tried: _Tried) -> None:
+        """Remember how many had room, where not all had; try more after many calls that had.
+
+        One that finds no memory alone tells nothing of the others.
+        """
+        memory = self._memories.get(key)
+        if not tried.lacks:
+            if memory is not None:
+                self._memories[key] = went_well(memory, tried.fits)
+        elif tried.fits and not tried.lacks_alone:
+            memory = memory or Memory(self._max, self._max, patience=PATIENCE)
+            memory = ran_out(memory, memory.rows)
+            # Who lacked it last is remembered longest.
+            self._memories.pop(key, None)
+            self._memories[key] = msgspec.structs.replace(memory, rows=tried.fits)
+            while len(self._memories) > MOST_MEMORIES:
+                del self._memories[next(iter(self._memories))]
+
+
+def _answers(live: _Samples, others: _Samples, error: Exception) -> list[Any]:
+    """Return `_ANEW` for these others, and the error for the rest."""
+    again = {id(item) for item, _ in others}
+    return [_ANEW if id(item) in again else error for item, _ in live]
 
 
 def _shape(answers: Any) -> str:

@@ -24,7 +24,7 @@ from swell.worker.pipe import Pipe
 from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
 from swell.worker.text import describe_error
 
-__all__ = ["CannotLoad", "Device"]
+__all__ = ["CannotLoad", "Device", "is_out_of_memory", "let_go"]
 
 #: Weight of the newest of a model's load times in their moving average.
 _NEWEST: Final = 0.3
@@ -126,7 +126,7 @@ class Device:
         if name not in self._may_fail or is_last:
             raise error
         traceback.print_exception(error)
-        _let_go(error)
+        let_go(error)
         self._places.pop(name, None)
         self._log.drop(name)
         self.left_out[name] = _reason(error)
@@ -225,7 +225,7 @@ class Device:
 
     def _is_budget_to_blame(self, place: _Place, error: Exception) -> bool:
         is_shared = self._budget_bytes is not None and bool(self.residents)
-        return is_shared and _is_out_of_memory(place.model, error)
+        return is_shared and is_out_of_memory(place.model, error)
 
     # When it is its turn
 
@@ -270,14 +270,14 @@ class Device:
                     self._load(place, source)
                 return source
             except Exception as error:
-                lacks_memory = _is_out_of_memory(place.model, error)
+                lacks_memory = is_out_of_memory(place.model, error)
                 other = next_to_leave(self._residents(wanted)) if lacks_memory else None
                 if other is None and (source is _Where.DISK or lacks_memory):
                     failure = CannotLoad(_why(place, error))
                     failure.__cause__ = error
                 elif other is None:
                     traceback.print_exc()
-                _let_go(error)
+                let_go(error)
             if source is _Where.DISK or other is None:
                 # Half-loaded, or not to be trusted with what it has in the host's memory.
                 self._renew(place)
@@ -382,7 +382,7 @@ def _can_wait(place: _Place) -> bool:
     return True
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Let go of all that the calls held which an error came through: a model, half loaded."""
     left: list[BaseException | None] = [error]
     told: set[int] = set()
@@ -394,7 +394,8 @@ def _let_go(error: BaseException) -> None:
             left += [each.__cause__, each.__context__]
 
 
-def _is_out_of_memory(model: Model, error: Exception) -> bool:
+def is_out_of_memory(model: Model, error: Exception) -> bool:
+    """Whether a model says with this that the device has no memory left."""
     return isinstance(error, (MemoryError, *model.out_of_memory))
 
 

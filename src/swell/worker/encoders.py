@@ -267,6 +267,8 @@ class Encoders:
             else:
                 if not job.done.done():
                     job.done.set_result(data)
+            # Pixels are large, and the next picture may be long in coming.
+            del job
 
     async def _next(self) -> _Job:
         while self._waiting:

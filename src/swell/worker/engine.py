@@ -947,10 +947,10 @@ class Worker:
         if held.task.is_stage:
             # What a stage of a pipeline gives is not what its task gives.
             return
-        told = {"index": brought.part.index, "seed": brought.part.seed}
+        told = {"index": brought.index, "seed": brought.seed}
         told |= msgspec.to_builtins(brought.artifact)
         soon = self._at.is_watched(held.handle)
-        self._desk.tell_file(held, brought.part.index, told, brought.enclosure, soon=soon)
+        self._desk.tell_file(held, brought.index, told, brought.enclosure, soon=soon)
 
     # --- death of the model process --------------------------------------------------------------
 

@@ -186,6 +186,7 @@ class Job:
         "error",
         "flat",
         "handle",
+        "has_told",
         "left",
         "load_s",
         "pack",
@@ -214,6 +215,8 @@ class Job:
         self.flat: list[Any] | None = None
         #: Those files of the next sample that did, as the model made them.
         self.early: list[Attachment] | None = None
+        #: Whether the model has told of it what cannot be taken back, in the present call.
+        self.has_told = False
         self.error: Exception | None = None
         self.run_s = 0.0
         #: Its share of the device's time: with others beside it less than it ran.
@@ -279,12 +282,13 @@ class Job:
             return
         part = self._part(file, self.seed + index)
         if part is not None:
-            self.early = [*(self.early or ()), file]
+            self.early, self.has_told = [*(self.early or ()), file], True
             self._pipe.send(part)
 
     def paid(self, micros: int) -> None:
         """See `Listener.paid`. Told at once: it is paid, whatever becomes of this process."""
         if micros:
+            self.has_told = True
             self._pipe.send(Paid(self.handle, micros))
 
     def parts(self) -> list[Frame]:

@@ -188,14 +188,17 @@ class Delivery:
         assert parts is not None, "it was put there with its first part"
         kind = wanted_format(task.input, self._format)
         note = FileNote(task.model, task.version, task.input)
+        index, seed, files = part.index, part.seed, [part.file]
+        del part
 
         async def encoded(_: int) -> Encoded:
             try:
-                return await self._encoders.encode(part.file, part.index, kind, note)
+                # Pixels are let go of as soon as there is a file.
+                return await self._encoders.encode(files.pop(), index, kind, note)
             finally:
                 self._freed()
 
-        [name] = await self._encoders.names([part.file], kind, part.index)
+        [name] = await self._encoders.names(files, kind, index)
         [name] = distinct([name], parts.names)
         parts.names.append(name)
         spent_bytes = parts.enclosed_bytes
@@ -204,4 +207,4 @@ class Delivery:
         )
         parts.enclosed_bytes += sum(len(file.data) for file in delivered.enclosures)
         [artifact] = delivered.artifacts
-        return Brought(part, artifact, next(iter(delivered.enclosures), None))
+        return Brought(index, seed, artifact, next(iter(delivered.enclosures), None))

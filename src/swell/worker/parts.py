@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 from swell.dispatch import Enclosure
 from swell.task import Artifact
-from swell.worker.frames import Part
 
 __all__ = ["Brought", "Parts"]
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A file that is on its way or there."""
+    """A file that is there. Its pixels are not: they are large, and tasks may have many."""
 
-    part: Part
+    #: Which of the task's files it is, from 0, and the seed of its sample.
+    index: int
+    seed: int
     artifact: Artifact
     #: Its bytes, where they travel with the reports that tell of it: of the file, and of the end.
     enclosure: Enclosure | None

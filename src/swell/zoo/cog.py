@@ -105,9 +105,10 @@ class CogModel(Model):
             try:
                 self._server = self._begin()
             except ServerFailed as error:
-                raise ServerFailed(
-                    f"{self.name} had to be started again ({why}): {error}"
-                ) from error
+                again = ServerFailed(f"{self.name} had to be started again ({why}): {error}")
+                again.__cause__ = error
+                # Raised it would be tried with fewer of them, which waits for as long each time.
+                return [again] * len(items)
         return asyncio.run(self._run_all(items))
 
     def _begin(self) -> Server:
