@@ -683,10 +683,13 @@ class Halves(swell.Model):
                     item.paid(40)
                 case "late":
                     item.paid(40 if item.index == 0 else 0)
+                case "steps":
+                    while True:
+                        item.progress(1, 2)
                 case "wait":
                     item.progress(1, 2)
                     while not item.cancelled:
-                        pass
+                        time.sleep(0.001)
         whats = [item.input.what for item in items]
         for what, error in {
             "raise": ValueError("on purpose"),
@@ -894,7 +897,7 @@ def test_who_is_stopped_in_a_call_that_fails_is_not_run_anew(halves: Halves) -> 
 
 
 def test_nobody_is_run_anew_once_the_worker_is_gone(halves: Halves) -> None:
-    halves.begin({"what": "wait"}, {})
+    halves.begin({"what": "steps"}, {})
     assert isinstance(halves.line.hear(), Step)
     halves.line.socket.shutdown(socket.SHUT_RDWR)
     halves.line.thread.join(10)
