@@ -974,6 +974,21 @@ def test_of_keys_that_nobody_uses_any_more_the_latest_curves_are_kept(
     assert names == ["99", *(str(number) for number in [*range(10, 20), 9, 20, 21])]
 
 
+def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
+    studio = Studio(exact=False)
+    crowd = studio.model = Crowded("")
+    studio.add("short", words="short", guidance=2.0, steps=2)
+    studio.add("long", words="long", guidance=2.0, steps=9)
+    while "short" not in studio.ended:
+        studio.denoiser.boundary()
+    studio.denoiser._residents[crowd.name].texts.forget_all_but(frozenset())
+    gc.collect()
+    # Those of the long one, which the rows of the batch go on to hear.
+    assert sum(each() is not None for each in crowd.given) < len(crowd.given)
+    studio.finish()
+    assert set(studio.ended) == {"short", "long"}
+
+
 def test_what_was_rehearsed_is_forgotten_with_its_key() -> None:
     studio = Studio(exact=False)
     studio.add("first", key="first", steps=1)

@@ -686,10 +686,12 @@ class Halves(swell.Model):
                 case "steps":
                     while True:
                         item.progress(1, 2)
-                case "wait":
+                case "wait" | "stop" as what:
                     item.progress(1, 2)
                     while not item.cancelled:
                         time.sleep(0.001)
+                    if what == "stop":
+                        item.check()
         whats = [item.input.what for item in items]
         for what, error in {
             "raise": ValueError("on purpose"),
@@ -777,6 +779,22 @@ def test_one_call_in_which_all_fail_is_one_error_of_each(halves: Halves) -> None
     assert halves.sizes == [3, 2, 1, 1, 1]
 
 
+def test_an_error_that_seems_to_be_nobodys_fault_is_not_waited_for_by_everybody(
+    halves: Halves,
+) -> None:
+    result = halves.run(*[{"what": "raise"}] * 8)
+    assert [each.detail for each in result.faults] == ["ValueError: on purpose"] * 8
+    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1]
+
+
+def test_where_somebody_succeeds_or_is_refused_all_are_tried(halves: Halves) -> None:
+    result = halves.run({}, *[{"what": "raise"}] * 7)
+    assert (len(result.done), len(result.faults)) == (1, 7)
+    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1, 1, 4, 2, 1, 1, 2, 1, 1]
+    assert len(halves.run(*[{"what": "reject"}] * 4, {}).done) == 1
+    assert halves.sizes == [5, 3, 2, 1, 1, 1, 2, 1, 1]
+
+
 def test_one_sample_that_fails_ends_its_task_and_the_rest_of_it_is_not_run(halves: Halves) -> None:
     result = halves.run({"what": "raise"}, {}, count=2)
     assert [each.handle for each in result.faults] == [1]
@@ -832,6 +850,12 @@ def test_after_many_calls_that_had_room_more_are_tried(
     assert halves.sizes == [3, 3, 2]
 
 
+CUT_SHORT = (
+    "RuntimeError: the call that it shared with others ended early, after it had told a file or a "
+    "payment"
+)
+
+
 @pytest.mark.parametrize("what", ["tell", "pay"])
 def test_who_has_told_what_cannot_be_taken_back_fails_with_the_call_and_the_others_run(
     halves: Halves, what: str
@@ -846,9 +870,10 @@ def test_who_has_told_what_cannot_be_taken_back_fails_with_the_call_and_the_othe
         else:
             told.append(frame)
     faults = [fault for each in results for fault in each.faults]
-    assert {(each.handle, each.detail) for each in faults} == {
-        (2, "ValueError: on purpose"),
-        (3, "ValueError: on purpose"),
+    # What the other one's error says may be nobody else's business.
+    assert {(each.handle, each.code, each.detail) for each in faults} == {
+        (2, "model_error", CUT_SHORT),
+        (3, "model_error", "ValueError: on purpose"),
     }
     assert [done.handle for each in results for done in each.done] == [1, 4]
     assert halves.calls == [["10", what, "raise", "40"], ["10", "raise"], ["10"], ["raise"], ["40"]]
@@ -894,6 +919,21 @@ def test_who_is_stopped_in_a_call_that_fails_is_not_run_anew(halves: Halves) -> 
     assert result.stopped == [1]
     assert [done.output for done in result.done] == [b"[1,20]"]
     assert halves.calls == [["wait", "20"], ["20"]]
+
+
+def test_who_has_sent_a_file_is_not_run_anew_because_another_one_was_stopped(
+    halves: Halves,
+) -> None:
+    halves.begin({"what": "tell"}, {"what": "stop"}, {})
+    assert isinstance(halves.line.hear(), Part)
+    assert isinstance(halves.line.hear(), Step)
+    halves.line.say(Stop([2]))
+    assert isinstance(halves.line.hear(), Heeded)
+    result = halves.line.result()
+    assert result.stopped == [2]
+    assert [(each.handle, each.detail) for each in result.faults] == [(1, CUT_SHORT)]
+    assert [done.output for done in result.done] == [b"[1,30]"]
+    assert halves.calls == [["tell", "stop", "30"], ["30"]]
 
 
 def test_nobody_is_run_anew_once_the_worker_is_gone(halves: Halves) -> None:

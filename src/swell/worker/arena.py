@@ -455,9 +455,13 @@ class Arena:
         self._samples[row] = sample
 
     def take(self, sample: SampleState) -> None:
-        """Free the sample's row; its latents go with it."""
+        """Free the sample's row; its latents go with it, and nothing that it heard is held."""
         if sample.row >= 0:
             self._pause(sample)
+        heard, without = sample.with_words, sample.without_words
+        self._hearers = [
+            None if each is heard or each is without else each for each in self._hearers
+        ]
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return a running sample's latents and what its solver keeps, as they lie here."""

@@ -23,7 +23,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -38,6 +38,7 @@ from swell.model import (
     Definition,
     InvalidModel,
     Item,
+    Reject,
     StepModel,
     is_function_model,
     load_models,
@@ -94,6 +95,10 @@ PAYS_BACK: Final = 4.0
 #: two for each call that had not.
 PATIENCE: Final = 32
 
+#: After so many samples of a chunk that failed alone with the same error, the first ones of it, the
+#: others are not tried: it is no fault of a sample.
+MOST_ALIKE: Final = 3
+
 #: Values of `by` fields for which it is remembered that not all have room.
 MOST_MEMORIES: Final = 256
 
@@ -106,6 +111,11 @@ _Samples: TypeAlias = list[tuple[Item[Any], Job]]
 #: Stands for the result of a sample that is to run anew.
 _ANEW: Final = object()
 
+#: Of a sample that cannot run anew, though it is not known to be at fault.
+_CUT_SHORT: Final = RuntimeError(
+    "the call that it shared with others ended early, after it had told a file or a payment"
+)
+
 
 @dataclass(slots=True)
 class _Tried:
@@ -116,6 +126,15 @@ class _Tried:
     #: Whether any call found no memory, and one with a single sample.
     lacks: bool = False
     lacks_alone: bool = False
+    #: What samples failed with that were alone.
+    alone: list[Exception] = field(default_factory=list)
+
+    @property
+    def blames_nobody(self) -> bool:
+        """Whether it seems that every sample would fail, whichever it is."""
+        if self.fits or len(self.alone) < MOST_ALIKE:
+            return False
+        return len({(type(error), describe_error(error)) for error in self.alone}) == 1
 
 
 class Runner:
@@ -238,9 +257,12 @@ class Runner:
         if stopped:
             live = [(item, job) for item, job in live if job.handle not in stopped]
         start_s = self._clock.monotonic_s()
-        answers: list[Any] = [failed] * len(live)
+        why: Exception | None = failed
+        if why is None and tried.blames_nobody:
+            why = tried.alone[-1]
+        answers: list[Any] = [why] * len(live)
         anew: list[_Samples] = []
-        if failed is None and live:
+        if why is None and live:
             answers, anew = self._call(live, tried)
         run_s = self._clock.monotonic_s() - start_s
         share_s = run_s / max(1, len(live))
@@ -304,10 +326,14 @@ class Runner:
 
     def _others(self, live: _Samples, error: Cancelled) -> tuple[list[Any], list[_Samples]]:
         """Have those run anew who are not to stop: another one of theirs has ended the call."""
-        others = [(item, job) for item, job in live if not item.cancelled]
-        if len(others) == len(live):
+        if not any(item.cancelled for item, _ in live):
             return [error] * len(live), []
-        return _answers(live, others, error), [others] if others else []
+        others = [(item, job) for item, job in live if not (item.cancelled or job.early)]
+        answers = _answers(live, others, _CUT_SHORT)
+        for place, (item, _) in enumerate(live):
+            if item.cancelled:
+                answers[place] = error
+        return answers, [others] if others else []
 
     def _halves(
         self, live: _Samples, error: Exception, tried: _Tried
@@ -315,7 +341,7 @@ class Runner:
         """Have those run anew, in halves, who share a call that failed.
 
         Whoever has told what cannot be taken back, such as a file or a payment, would tell it
-        twice, and fails with the call.
+        twice, and fails; with what, is nobody's but who is to blame.
         """
         is_alone = len(live) == 1
         if is_out_of_memory(self._device.model(self._name), error):
@@ -324,6 +350,8 @@ class Runner:
             gc.collect()
             tried.lacks, tried.lacks_alone = True, tried.lacks_alone or is_alone
         if is_alone:
+            if not isinstance(error, Reject):
+                tried.alone.append(error)
             return [error], []
         others = [(item, job) for item, job in live if not job.has_told]
         if others:
@@ -331,7 +359,7 @@ class Runner:
             sys.stderr.write(f"{len(live)} samples of {self._name} run anew in halves: {why}\n")
         half = (len(others) + 1) // 2
         parts = [part for part in (others[:half], others[half:]) if part]
-        return _answers(live, others, error), parts
+        return _answers(live, others, _CUT_SHORT), parts
 
     # --- how many have room together -------------------------------------------------------------
 
