@@ -746,13 +746,18 @@ class Halves:
         return [len(call) for call in self.calls]
 
 
-@pytest.fixture
-def halves(idle: Line, tmp_path: Path) -> Halves:
-    path = tmp_path / "halves.py"
-    path.write_text(HALVES)
+def load_text(idle: Line, path: Path, text: str) -> Path:
+    """Have models loaded that are written in a file of this text; return that."""
+    path.write_text(text)
     idle.say(Load([str(path)], "cpu"))
     assert isinstance(idle.hear(), Described)
     assert isinstance(idle.hear(), Ready)
+    return path
+
+
+@pytest.fixture
+def halves(idle: Line, tmp_path: Path) -> Halves:
+    path = load_text(idle, tmp_path / "halves.py", HALVES)
     return Halves(idle, path)
 
 
@@ -993,11 +998,7 @@ def naps(s: float) -> float:
 
 @pytest.fixture
 def drawing(idle: Line, tmp_path: Path) -> Line:
-    path = tmp_path / "draws.py"
-    path.write_text(DRAWS)
-    idle.say(Load([str(path)], "cpu"))
-    assert isinstance(idle.hear(), Described)
-    assert isinstance(idle.hear(), Ready)
+    load_text(idle, tmp_path / "draws.py", DRAWS)
     return idle
 
 

@@ -77,6 +77,7 @@ from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
 from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.decide import Decision, Policy, Sample
+from swell.worker.device import is_out_of_memory
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule, halved
 from swell.worker.shares import Shares
@@ -186,10 +187,6 @@ class Drawn:
 # --- where memory runs out -----------------------------------------------------------------------
 
 
-def _lacks_memory(model: StepModel, error: Exception) -> bool:
-    return isinstance(error, (MemoryError, *model.out_of_memory))
-
-
 def _with_room(
     model: StepModel, make_room: Callable[[], bool], attempt: Callable[[], ResultT]
 ) -> ResultT:
@@ -197,7 +194,7 @@ def _with_room(
     try:
         return attempt()
     except Exception as error:
-        if not (_lacks_memory(model, error) and make_room()):
+        if not (is_out_of_memory(model, error) and make_room()):
             raise
     # By now the error is gone, with all that its calls held.
     return attempt()
@@ -397,7 +394,7 @@ class _Step:
             arena.forward(self._model.denoise, self._bucket)
             foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
         except Exception as error:
-            if _lacks_memory(self._model, error):
+            if is_out_of_memory(self._model, error):
                 raise _NoMemory(error) from error
             if len(states) == 1:
                 self.failed.append((states[0], error))
@@ -1219,7 +1216,7 @@ class Denoiser:
             try:
                 return Arena(first.key, model.arrays, key.most_rows, conditions)
             except Exception as error:
-                if not _lacks_memory(model, error):
+                if not is_out_of_memory(model, error):
                     raise
                 # What nobody needs now goes first.
                 if self._make_room():
