@@ -36,7 +36,7 @@ import worker_model
 from encoders import grain
 from engine_rig import PROMPTS, drawn, paired, summary
 from machine import folder, quiet, report, say
-from swell.model import Item, Spare, StepModel
+from swell.model import Item, StepModel
 from worker_rig import Backend, noting, serve_backlog, spent_ms, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
@@ -146,7 +146,7 @@ def bare_loop(name: str, pictures: int) -> tuple[float, int]:
 def decoded(model: StepModel, latents: Any, item: Item[Any]) -> Any:
     """By all threads, since nothing else is done meanwhile."""
     result = model.decode(latents, item)
-    return model.preview(latents) if isinstance(result, Spare) else result
+    return model.preview(latents) if callable(result) else result
 
 
 def cheapest(step: Callable[[int], Any]) -> int:

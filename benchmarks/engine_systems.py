@@ -33,12 +33,15 @@ class Setting:
     wait_ms: int = 0
     #: LitServe's continuous loop instead of batches of requests.
     steps: bool = False
+    #: Processes with the model, which share the cores.
+    workers: int = 1
 
     def __str__(self) -> str:
+        each = f", {self.workers} workers" if self.workers > 1 else ""
         if self.steps:
-            return f"continuous loop of {self.batch}"
+            return f"continuous loop of {self.batch}{each}"
         wait = f", waits {self.wait_ms} ms" if self.wait_ms else ""
-        return f"batch of {self.batch}{wait}"
+        return f"batch of {self.batch}{wait}{each}"
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,28 @@ BATCHES = tuple(Setting(size) for size in (1, 2, 4, 8, 16, 32))
 WAITS = (Setting(4, 20), Setting(8, 50))
 
 LOOPS = tuple(Setting(size, steps=True) for size in (2, 4, 8, 16, 32))
+#: Two processes, each with a core of its own: nobody waits for another core at a step's end.
+TWO = tuple(Setting(size, workers=2) for size in (4, 8, 16))
+TWO_LOOPS = tuple(Setting(size, steps=True, workers=2) for size in (8, 16))
 
 PEER = {
     "litserve": Peer(
         "icons_litserve.py",
         "/draw",
-        (*BATCHES, *WAITS, *LOOPS),
+        (*BATCHES, *WAITS, *TWO, *LOOPS, *TWO_LOOPS),
         quick=Setting(32, steps=True),
         full=Setting(32, steps=True),
     ),
     "mosec": Peer(
-        "icons_mosec.py", "/inference", (*BATCHES, *WAITS), quick=Setting(16), full=Setting(16)
+        "icons_mosec.py",
+        "/inference",
+        (*BATCHES, *WAITS, *TWO),
+        quick=Setting(16),
+        full=Setting(16),
     ),
-    "ray": Peer("icons_ray.py", "/draw", (*BATCHES, *WAITS), quick=Setting(16), full=Setting(16)),
+    "ray": Peer(
+        "icons_ray.py", "/draw", (*BATCHES, *WAITS, *TWO), quick=Setting(16), full=Setting(16)
+    ),
 }
 
 
@@ -129,8 +141,10 @@ def _command(
         return command, {
             "MOSEC_BATCH": str(setting.batch),
             "MOSEC_WAIT_MS": str(max(1, setting.wait_ms)),
+            "MOSEC_WORKERS": str(setting.workers),
         }
     command += ["--batch", str(setting.batch), "--wait-ms", str(setting.wait_ms)]
+    command += ["--workers", str(setting.workers)]
     return command + ["--steps"] * setting.steps, {}
 
 

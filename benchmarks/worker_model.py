@@ -126,7 +126,7 @@ class Threaded(Icons):
         return result
 
     def decode(self, latents: Any, item: Item[Any]) -> Any:
-        # What spare processors do is not noted.
+        # What another thread does of it is not noted.
         begun_ns = time.monotonic_ns()
         result = super().decode(latents, item)
         self._note(begun_ns, 0)

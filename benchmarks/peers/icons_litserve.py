@@ -1,4 +1,4 @@
-"""LitServe with swell/icons: batches of requests, or its continuous loop, one worker process.
+"""LitServe with swell/icons: batches of requests, or its continuous loop, one worker process or two.
 
 `batch` is as its manual has it: `predict` gets a list of `max_batch_size` requests at most, which
 have waited `batch_timeout` at most. `loop` runs one denoising step for all who are there and takes
@@ -22,8 +22,10 @@ from starlette.responses import Response
 class Batches(litserve.LitAPI):
     """As many requests as are there, one batch after another."""
 
+    workers = 1
+
     def setup(self, device: str) -> None:
-        self.painter = Painter()
+        self.painter = Painter(self.workers)
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         return inputs
@@ -43,8 +45,10 @@ class Batches(litserve.LitAPI):
 class Steps(litserve.LitAPI):
     """All who are there take one step, then the next ones may come in."""
 
+    workers = 1
+
     def setup(self, device: str) -> None:
-        self.painter = Painter()
+        self.painter = Painter(self.workers)
         self.live: dict[str, Painting] = {}
 
     def add_request(self, uid: str, request: dict[str, Any]) -> None:
@@ -81,6 +85,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--wait-ms", type=float, default=0)
     parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     if asked.steps:
         loop = ContinuousBatchingLoop(no_pending_requests=False)
@@ -90,8 +95,14 @@ def main() -> None:
     else:
         wait_s = asked.wait_ms / 1000
         api = Batches(max_batch_size=asked.batch, batch_timeout=wait_s, api_path="/draw")
+    api.workers = asked.workers
     server = litserve.LitServer(
-        api, accelerator="cpu", devices=1, workers_per_device=1, timeout=300, fast_queue=True
+        api,
+        accelerator="cpu",
+        devices=1,
+        workers_per_device=asked.workers,
+        timeout=300,
+        fast_queue=True,
     )
     server.run(
         host="127.0.0.1",

@@ -16,11 +16,12 @@ from painter import Painter, png
 #: mosec parses the command line itself, so these come by the environment.
 BATCH = int(os.environ.get("MOSEC_BATCH", "1"))
 WAIT_MS = int(os.environ.get("MOSEC_WAIT_MS", "1"))
+WORKERS = int(os.environ.get("MOSEC_WORKERS", "1"))
 
 
 class Draw(Worker):
     def __init__(self) -> None:
-        self.painter = Painter()
+        self.painter = Painter(WORKERS)
 
     def forward(self, data: Any) -> Any:
         """A batch of one comes without a list."""
@@ -41,6 +42,8 @@ class Encode(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Draw, max_batch_size=BATCH, max_wait_time=WAIT_MS, timeout=300)
+    server.append_worker(
+        Draw, num=WORKERS, max_batch_size=BATCH, max_wait_time=WAIT_MS, timeout=300
+    )
     server.append_worker(Encode, timeout=300)
     server.run()

@@ -1,4 +1,4 @@
-"""Ray Serve with swell/icons: one replica, `@serve.batch` around a plain call, behind its proxy.
+"""Ray Serve with swell/icons: one replica or two, `@serve.batch` around a plain call, behind its proxy.
 
 As its manual has it: `max_batch_size` and `batch_wait_timeout_s`, and `max_ongoing_requests` so
 large that a batch can fill. The model runs in a thread, so that the replica takes requests in
@@ -21,11 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 
-def application(batch: int, wait_s: float) -> serve.Application:
-    @serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
+def application(batch: int, wait_s: float, workers: int) -> serve.Application:
+    @serve.deployment(
+        num_replicas=workers, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1 / workers}
+    )
     class Draw:
         def __init__(self) -> None:
-            self.painter = Painter()
+            self.painter = Painter(workers)
 
         @serve.batch(max_batch_size=batch, batch_wait_timeout_s=wait_s)
         async def draw(self, asked: list[Mapping[str, Any]]) -> list[bytes]:
@@ -45,10 +47,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--wait-ms", type=float, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     ray.init(include_dashboard=False, logging_level="warning", num_cpus=2)
     serve.start(http_options={"host": "127.0.0.1", "port": asked.port})
-    serve.run(application(asked.batch, asked.wait_ms / 1000), route_prefix="/draw")
+    drawn_by = application(asked.batch, asked.wait_ms / 1000, asked.workers)
+    serve.run(drawn_by, route_prefix="/draw")
     over = threading.Event()
     # Ray has handlers of its own from its start on.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,10 +54,15 @@ class Painting:
 
 
 class Painter:
-    """The model, loaded; threads as ONNX Runtime likes them."""
+    """The model, loaded.
 
-    def __init__(self) -> None:
-        self._icons = Icons()
+    Args:
+        workers: How many processes share the machine's cores, each with as many threads as it has
+            of them.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self._icons = Icons(max(1, (os.cpu_count() or 1) // workers))
         self._icons.load("cpu")
         self._texts: dict[str, Mapping[str, Floats]] = {}
         self.draw([{"prompt": "cat", "steps": 1, "seed": 0, "size": 512}])

@@ -69,7 +69,6 @@ __all__ = [
     "Plan",
     "Reject",
     "Sampler",
-    "Spare",
     "Speed",
     "StepModel",
     "Video",
@@ -542,6 +541,10 @@ class StepModel(Model):
     #: Whether steps of other numbers of rows than the exact bucket are padded to one of a few, for
     #: which a network is compiled or captured. Say False where any number is as good.
     padded: bool = True
+    #: Into how many partitions the processors can be divided that it runs on; `load` may set it.
+    #: Each has samples of its own, and none waits for another at the end of a step. See
+    #: `denoise_in_partition`.
+    partitions: int = 1
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
 
@@ -596,12 +599,19 @@ class StepModel(Model):
         """
         raise NotImplementedError
 
+    def denoise_in_partition(self, x: Array, t: Array, conditions: Mapping[str, Array]) -> Array:
+        """Return the same as `denoise`, by one part in `partitions` of the processors.
+
+        It is called in threads, by as many of them at a time; arrays are in the machine's memory.
+        """
+        raise NotImplementedError
+
     def decode(self, latents: Array, item: Any) -> Any:
         """Return the result of one sample: most often an `Image`. Shape: latents (*Plan.shape).
 
         Or a function without arguments that returns it: what needs the device no more, such as
         waiting for a copy and making a picture of it. It is called in another thread while the next
-        steps run. Or a `Spare` with such a function.
+        steps run.
         """
         raise NotImplementedError
 
@@ -616,27 +626,8 @@ class StepModel(Model):
         return self._runs(items)
 
 
-class Spare:
-    """A function that `StepModel.decode` may return: it has the processors when steps leave some.
-
-    For networks on the machine's own processors, and for what needs one thread and little time next
-    to a step of many samples: cores wait for each other at the end of a step. It is called at once
-    where few samples are drawn; and whoever is finished may wait for about a step.
-
-    Args:
-        make: Returns the result. It does not need the model.
-    """
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make = make
-
-
 def whole(result: Any) -> Any:
     """Return what `StepModel.decode` returned, or what that returns if it is a function."""
-    if isinstance(result, Spare):
-        return result.make()
     if not callable(result):
         return result
     return result() if inspect.isroutine(result) or isinstance(result, partial) else result

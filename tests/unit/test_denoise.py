@@ -24,15 +24,13 @@ from swell.model import (
     Plan,
     Reject,
     Sampler,
-    Spare,
     StepModel,
     whole,
 )
 from swell.worker import denoise
 from swell.worker.arena import InvalidCheckpoint
-from swell.worker.denoise import SPARE_FROM, Denoiser, Request, Runs
+from swell.worker.denoise import Denoiser, Request, Runs
 from swell.worker.solver import Noise
-from swell.worker.undisturbed import Undisturbed
 from swell.zoo.curve import CurveModel
 
 SHAPE = (2, 3)
@@ -426,84 +424,22 @@ def test_of_a_large_batch_that_ends_at_once_one_is_decoded_after_the_other() -> 
 
 
 class Later(Toy):
-    """Decodes in a function, with spare processors or not."""
-
-    def __init__(self, kind: Callable[[Callable[[], bytes]], Any] = Spare) -> None:
-        super().__init__()
-        self.kind = kind
+    """Decodes in a function."""
 
     def decode(self, latents: np.ndarray, item: Item[dict[str, Any]]) -> Any:
-        return self.kind(partial(super().decode, latents, item))
+        return partial(super().decode, latents, item)
 
 
-@pytest.mark.parametrize("together", [1, SPARE_FROM - 1, SPARE_FROM, 2 * SPARE_FROM])
-def test_spare_processors_have_what_is_finished_where_many_are_drawn(together: int) -> None:
-    studio = Studio(Later(), bucket=2 * SPARE_FROM)
-    for number in range(together):
-        studio.add(str(number), steps=5)
-    ended = studio.finish()
-    is_left = together >= SPARE_FROM
-    assert [isinstance(result, Spare) for result in ended.values()] == [is_left] * together
-    if is_left:
-        assert studio.model.decoded == []
-        # Not one between two steps: to leave it takes none of their time.
-        assert len(studio.model.rows) == 5
-    for name, result in ended.items():
-        assert whole(result) == alone(name, steps=5)
-
-
-@pytest.mark.parametrize("together", [1, 2 * SPARE_FROM])
-def test_another_function_is_always_left_to_another_thread(together: int) -> None:
-    studio = Studio(Later(lambda make: make), bucket=2 * SPARE_FROM)
+@pytest.mark.parametrize("together", [1, 8])
+def test_a_function_is_left_to_another_thread(together: int) -> None:
+    studio = Studio(Later(), bucket=8)
     for number in range(together):
         studio.add(str(number), steps=5)
     assert all(map(callable, studio.finish().values()))
     assert studio.model.decoded == []
 
 
-def test_what_is_done_at_once_counts_as_a_decode_and_may_fail_its_sample() -> None:
-    studio = Studio(Later())
-    studio.model.decode_s = 0.5
-    shares = {}
-
-    def ended(name: str, result: Any) -> None:
-        studio.end(name, result)
-        shares[name] = studio.denoiser.take_share(name)
-
-    studio.denoiser._ended = ended
-    studio.add("a", steps=1)
-    studio.add("b", steps=1, broken=True)
-    assert str(studio.finish()["b"]) == "broken"
-    assert shares["a"] > 0.5
-
-
-def test_what_spare_processors_do_meanwhile_is_no_part_of_a_step() -> None:
-    spent_s, clock = 0.0, ManualClock()
-
-    def computes() -> None:
-        nonlocal spent_s
-        # All that is seen busy is not busy with the step.
-        clock.spent_s += 0.5
-        spent_s += 0.5
-
-    heard: list[float] = []
-
-    class Hears(Undisturbed):
-        def seconds(self, rows: int, wall_s: float, cpu_s: float) -> float:
-            heard.append(cpu_s)
-            return super().seconds(rows, wall_s, cpu_s)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denoise, "Undisturbed", Hears)
-        studio = Studio(Toy(clock), exact=False, spare_cpu_s=lambda: spent_s)
-        studio.model.at_step = computes
-        studio.add("a", steps=9)
-        studio.finish()
-    assert heard
-    assert heard == pytest.approx([0.0] * len(heard))
-
-
-def test_called_by_hand_what_spare_processors_would_have_is_done_too() -> None:
+def test_called_by_hand_what_is_left_to_another_thread_is_done_too() -> None:
     [result] = Later().run([Item({"steps": 2}, seed=1)])
     assert result == Toy().run([Item({"steps": 2}, seed=1)])[0]
 

@@ -22,6 +22,7 @@ from swell.worker.decide import (
     charged,
     costs_of,
     decide,
+    in_partition,
 )
 from swell.worker.schedule import (
     KNOWN,
@@ -997,3 +998,145 @@ def test_the_turn_is_charged_with_all_steps_that_were_decided_again() -> None:
     schedule.add(sample("b", 50, key="other"))
     [left_s] = schedule.decide(40.0).turn.left_s.values()
     assert left_s == pytest.approx(-20 * 2.0)
+
+
+# Partitions
+
+
+LINE = measured({n: 1.0 + n for n in (1, 2, 4, 8, 16, 32, 64)})
+
+
+def divided(*samples: Sample, partitions: int = 2, **more: Any) -> Schedule:
+    schedule = Schedule()
+    schedule.know("key", most_rows=64, curve=LINE, padded=False, **more)
+    schedule.set_residency("key", loaded=True, load_s=0.0, partitions=partitions)
+    for each in samples:
+        schedule.add(each)
+    return schedule
+
+
+def begun(schedule: Schedule, partition: int) -> Decision:
+    decision = schedule.decide(0.0, partition)
+    schedule.begun(decision)
+    return decision
+
+
+def guided(names: str, left: int = 10) -> list[Sample]:
+    return [sample(name, left, rows=2) for name in names]
+
+
+def test_a_partition_takes_as_long_for_its_rows_as_all_for_those_of_all_partitions() -> None:
+    costs = costs_of(LINE, 64, padded=False, widest=2)
+    each = in_partition(costs, 2, 2)
+    assert each.step_s == costs.step_s[1::2]
+    assert each.buckets == tuple(range(1, 33))
+    assert (costs.size, each.size) == (6, 4)  # no half samples
+    assert each.full == costs.full // 2
+
+
+def test_partitions_of_padded_steps_have_buckets_of_which_all_together_are_some() -> None:
+    costs = costs_of(LINE, 64)
+    for partitions in (2, 3, 4):
+        each = in_partition(costs, partitions, 1)
+        assert {rows * partitions for rows in each.buckets} <= set(costs.buckets)
+        assert len(each.step_s) == each.buckets[-1]
+
+
+@pytest.mark.parametrize(
+    ("names", "partitions", "found"), [("a", 2, 1), ("ab", 2, 2), ("ab", 3, 1), ("abc", 3, 3)]
+)
+def test_there_are_partitions_where_each_has_a_sample(
+    names: str, partitions: int, found: int
+) -> None:
+    assert divided(*guided(names), partitions=partitions).partitions == found
+
+
+def test_there_are_no_partitions_for_several_keys_in_exact_mode_or_where_turns_are_taken() -> None:
+    schedule = divided(*guided("abcd"))
+    assert schedule.partitions == 2
+    schedule.know("other", most_rows=4)
+    schedule.set_residency("other", loaded=True, load_s=0.0)
+    schedule.add(sample("other", key="other"))
+    assert schedule.partitions == 1
+    schedule.cancel("other")
+    assert schedule.partitions == 2
+    schedule.set_residency("key", loaded=False, load_s=1.0, partitions=2)
+    assert schedule.partitions == 1
+    assert divided(*guided("abcd"), pinned=4).partitions == 1
+    turns = Schedule()
+    turns.know("key", most_rows=16, curve=measured(FULL))
+    turns.set_residency("key", loaded=True, load_s=0.0, partitions=2)
+    for each in guided("abcd"):
+        turns.add(each)
+    assert turns.partitions == 1
+
+
+def test_nobody_is_in_two_partitions_and_each_has_its_share() -> None:
+    schedule = divided(*guided("abcdefg"))
+    first, second = begun(schedule, 0), begun(schedule, 1)
+    assert not {*first.ids} & {*second.ids}
+    assert (first.partition, second.partition, first.partitions) == (0, 1, 2)
+    assert (first.rows, second.rows) == (6, 6)
+    # The first has landed: it goes on with its own, and those of the other one are away.
+    schedule.landed(first)
+    assert schedule.started(first) == []
+    schedule.took(first, 1.0)
+    assert begun(schedule, 0).ids == first.ids
+
+
+def test_an_idle_partition_gets_half_of_those_who_were_in_the_other() -> None:
+    schedule = divided(*guided("abc"))
+    first, second = begun(schedule, 0), begun(schedule, 1)
+    assert (len(first.ids), len(second.ids)) == (2, 1)
+    schedule.cancel(second.ids[0])
+    schedule.landed(second)
+    assert schedule.decide(0.0, 1).ids == ()
+    schedule.landed(first)
+    schedule.started(first)
+    again, other = begun(schedule, 0), begun(schedule, 1)
+    assert (len(again.ids), len(other.ids)) == (1, 1)
+    assert {*again.ids, *other.ids} == {*first.ids}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=20),
+    st.integers(2, 4),
+    st.randoms(use_true_random=False),
+)
+def test_in_partitions_everybody_is_finished(
+    wishes: list[tuple[int, int]], partitions: int, rng: Any
+) -> None:
+    schedule = divided(
+        *(sample(str(n), left, rows=rows) for n, (left, rows) in enumerate(wishes)),
+        partitions=partitions,
+    )
+    away: dict[int, Decision] = {}
+    taken = 0
+    for _ in range(1000):
+        if not len(schedule):
+            break
+        if away and (schedule.partitions == 1 or len(away) == partitions or rng.random() < 0.5):
+            landed = away.pop(rng.choice(sorted(away)))
+            schedule.landed(landed)
+            taken += len(landed.ids)
+            schedule.started(landed)
+            schedule.took(landed, 0.1 * landed.bucket)
+        elif schedule.partitions == 1:
+            decision = schedule.decide(0.0)
+            taken += len(decision.ids)
+            schedule.done(decision, 0.1 * decision.bucket)
+        else:
+            partition = next(partition for partition in range(partitions) if partition not in away)
+            decision = schedule.decide(0.0, partition)
+            if decision.run:
+                assert decision.rows <= 64 // partitions
+                schedule.begun(decision)
+                away[partition] = decision
+            elif away:
+                landed = away.pop(min(away))
+                schedule.landed(landed)
+                taken += len(landed.ids)
+                schedule.started(landed)
+                schedule.took(landed, 0.1)
+    assert not len(schedule)
+    assert taken == sum(left for left, _ in wishes)

@@ -14,8 +14,7 @@ import PIL.Image
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, HostArrays, Item, Spare, StepModel, load_models
-from swell.worker import denoise, pipe
+from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
@@ -240,13 +239,8 @@ def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:
     assert atelier.kept(2).keys() == {0}
 
 
-@pytest.mark.parametrize(
-    ("kind", "count", "by"),
-    [(Spare, 1, "spare"), (Spare, 2, "send"), (lambda make: make, 1, "send")],
-)
-def test_a_task_is_kept_until_its_result_has_left_the_process(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch, kind: Any, count: int, by: str
-) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_task_is_kept_until_its_result_has_left_the_process(atelier: Atelier, count: int) -> None:
     """What is decoded in another thread would be drawn anew if this process died meanwhile."""
     may_make, names = threading.Event(), set()
 
@@ -256,10 +250,9 @@ def test_a_task_is_kept_until_its_result_has_left_the_process(
             assert may_make.wait(20)
             return list(latents.tolist())
 
-        return kind(late)
+        return late
 
     atelier.model.decode = decode
-    monkeypatch.setattr(denoise, "SPARE_FROM", 1)
     orders = [Order(1, b'{"steps":2}', count=count), Order(2, b'{"steps":900}')]
     atelier.drawer.add("test/draws", orders)
     for _ in range(200):
@@ -273,37 +266,25 @@ def test_a_task_is_kept_until_its_result_has_left_the_process(
     atelier.pipe.flush()
     atelier.drawer.step()
     assert atelier.kept(1) == {}
-    assert names == {by}
+    assert names == {"send"}
 
 
-def leaves_to_spare(atelier: Atelier, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def decodes_later(atelier: Atelier) -> threading.Event:
     """Draw until one task is finished and another one is not; return when it may be decoded."""
     may_make = threading.Event()
-    monkeypatch.setattr(denoise, "SPARE_FROM", 1)
-    # A busy machine may take long.
-    monkeypatch.setattr(pipe, "CATCH_UP_S", 20.0)
-    monkeypatch.setattr(pipe, "LAST_SPARE_S", 20.0)
-    atelier.model.decode = lambda latents, item: Spare(lambda: may_make.wait(20))
+
+    def late() -> bool:
+        return may_make.wait(20)
+
+    atelier.model.decode = lambda latents, item: late
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":1}'), Order(2, b'{"steps":900}')])
     while 1 in atelier.drawer._jobs:
         atelier.drawer.step()
     return may_make
 
 
-def test_steps_wait_for_what_they_leave_too_little_for(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_make = leaves_to_spare(atelier, monkeypatch)
-    threading.Timer(0.05, may_make.set).start()
-    for _ in range(3):
-        atelier.drawer.step()
-    assert may_make.is_set()
-
-
-def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_make = leaves_to_spare(atelier, monkeypatch)
+def test_what_is_decoded_later_is_told_before_all_is_handed_over(atelier: Atelier) -> None:
+    may_make = decodes_later(atelier)
     atelier.pipe.begin()
     threading.Timer(0.05, may_make.set).start()
     atelier.drawer.hand_over()
@@ -315,9 +296,9 @@ def test_what_is_left_to_spare_processors_is_told_before_all_is_handed_over(
 
 
 def test_what_was_said_of_a_task_while_its_result_was_on_its_way_is_forgotten(
-    atelier: Atelier, monkeypatch: pytest.MonkeyPatch
+    atelier: Atelier,
 ) -> None:
-    leaves_to_spare(atelier, monkeypatch).set()
+    decodes_later(atelier).set()
     atelier.pipe.stopped.add(1)
     atelier.told_until(Results)
     atelier.pipe.flush()

@@ -178,6 +178,7 @@ class SampleState:
         "item",
         "key",
         "noise",
+        "partition",
         "plan",
         "previewed_s",
         "row",
@@ -213,7 +214,9 @@ class SampleState:
         #: Whether memory had no room for the rows of its key in one of them, here or elsewhere, and
         #: its bits may be others for that.
         self.is_narrowed = False
+        #: Where it lies, and in whose rows.
         self.row = -1
+        self.partition = 0
         self.x: Array | None = None
         #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
         self.h: Array | None = None

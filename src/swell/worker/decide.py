@@ -55,7 +55,9 @@ __all__ = [
     "charged",
     "costs_of",
     "decide",
+    "in_partition",
     "lasts",
+    "takes_turns",
 ]
 
 #: The unit of all loaded keys where a batch gains nothing.
@@ -138,6 +140,8 @@ class Group(msgspec.Struct, frozen=True):
     #: takes.
     weights: Hashable = None
     swap_s: float = 0.0
+    #: What a partition has of all rows that want to run; no more run there. None for all of them.
+    wanted: int | None = None
 
 
 class TurnReason(StrEnum):
@@ -201,6 +205,9 @@ class Decision(msgspec.Struct, frozen=True):
     turn: Turn
     why_turn: TurnReason
     why_order: Order
+    #: Which partition runs it, of how many: each has that part of the device. 1 for all of it.
+    partition: int = 0
+    partitions: int = 1
 
     @property
     def rows(self) -> int:
@@ -261,6 +268,32 @@ def costs_of(
     costs = [curve.seconds(rows) for rows in buckets]
     step_s = tuple(costs[_place(buckets, rows)] for rows in range(1, buckets[-1] + 1))
     return Costs(size, full, full if trial is None else max(full, trial), buckets, step_s)
+
+
+def in_partition(costs: Costs, partitions: int, widest: int) -> Costs:
+    """Return what steps cost in one of several partitions, each with samples of its own.
+
+    A step there takes as long as one of so many times the rows that has the device for itself.
+
+    Args:
+        costs: Of steps that have the device for themselves, where each partition has room for two
+            rows.
+        partitions: Into how many the device is divided.
+        widest: Rows of the narrowest sample.
+    """
+    buckets = tuple(
+        rows
+        for rows in range(1, len(costs.step_s) // partitions + 1)
+        if rows * partitions in costs.buckets
+    )
+    step_s = tuple(costs.step_s[rows * partitions - 1] for rows in range(1, buckets[-1] + 1))
+
+    def part(rows: int) -> int:
+        """Return what of so many rows a partition has, in whole samples."""
+        samples = -(-rows // (partitions * widest))
+        return min(samples * widest, buckets[-1])
+
+    return Costs(part(costs.size), part(costs.full), part(costs.trial), buckets, step_s)
 
 
 def _place(buckets: Sequence[int], rows: int) -> int:
@@ -325,22 +358,32 @@ def _followed(turn: Turn, units: Mapping[Hashable, Sequence[Group]]) -> Turn:
 
 
 def _takes_turns(group: Group) -> bool:
-    """Say whether only one sample at a time can run, or should."""
-    size = _size(group)
+    return takes_turns(_size(group), group.running + group.waiting)
+
+
+def takes_turns(size: int, samples: Iterable[Sample]) -> bool:
+    """Say whether only one of these at a time can run, or should, where so many rows may."""
     if size == 1:
         return True
     if size > 3:
         return False
-    return not any(s.rows == 1 for s in group.running + group.waiting)
+    return not any(sample.rows == 1 for sample in samples)
 
 
 def _size(group: Group) -> int:
     """Return the rows up to which a batch is filled: more of them in a crowd."""
+    size = _size_of(group)
+    return size if group.wanted is None else min(size, group.wanted)
+
+
+def _size_of(group: Group) -> int:
     costs = group.costs
     if costs.trial == costs.size:
         return costs.size
     running = sum([sample.rows for sample in group.running])
-    wanted = running + sum([sample.rows for sample in group.waiting])
+    wanted = group.wanted
+    if wanted is None:
+        wanted = running + sum([sample.rows for sample in group.waiting])
     if costs.trial > costs.full and wanted >= costs.trial:
         return costs.trial
     if costs.size == 1:

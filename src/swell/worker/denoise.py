@@ -12,7 +12,7 @@ What a model process does with it:
   previews, throttled here per sample, and says whether the task is cancelled. That is asked before
   each step of a sample; `cancel` also reaches those whose turn has not come.
 - Results come one by one through `ended`, as they are finished: a value, a function that returns
-  it, a `Spare` with one (`StepModel.decode`), or an exception, exactly once per sample. `Reject`,
+  it (`StepModel.decode`), or an exception, exactly once per sample. `Reject`,
   `Cancelled` and `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
@@ -51,9 +51,12 @@ room, and in a decoding, the sample fails.
 """
 
 import os
+import queue
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -69,7 +72,6 @@ from swell.model import (
     Mark,
     NoiseStream,
     Plan,
-    Spare,
     StepModel,
     whole,
 )
@@ -104,10 +106,6 @@ MOST_FINISHED: Final = 8
 #: step, and each of them less than a step's share of one sample: otherwise those who wait for their
 #: steps lose more than who is finished gains.
 DECODING: Final = 0.25
-
-#: What is left to spare processors waits for about a step. Where fewer than so many took part in
-#: the latest one, the others would gain less than that, and it is done at once.
-SPARE_FROM: Final = 4
 
 #: Batch keys that are remembered though they have no samples; of others, no more than a curve.
 MOST_IDLE_KEYS: Final = 8
@@ -330,13 +328,19 @@ class _Key:
     ) -> None:
         self.resident = resident
         self.most_rows = most_rows
-        self.arena: Arena | None = None
+        #: One for each partition; the first is also for steps that have the device for themselves.
+        self.arenas: dict[int, Arena] = {}
         self.rehearsal = rehearsal
         self.undisturbed = undisturbed
         #: Whether its device had done all of the latest step when it was told.
         self.is_at_hand = False
         #: Rows of the narrowest sample so far.
         self.widest = 2
+
+    @property
+    def arena(self) -> Arena | None:
+        """Where steps take place that have the device for themselves."""
+        return self.arenas.get(0)
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -356,16 +360,16 @@ class _Step:
         self,
         model: StepModel,
         arena: Arena,
-        bucket: int,
+        decision: Decision,
         clock: Clock,
         asked: Callable[[], None],
-        cpu_s: Callable[[], float],
     ) -> None:
         self._model = model
+        self._denoise = model.denoise if decision.partitions == 1 else model.denoise_in_partition
+        self._partitions = decision.partitions
         self._asked = asked
-        self._cpu_s = cpu_s
         self._arena = arena
-        self._bucket = bucket
+        self._bucket = decision.bucket
         self._clock = clock
         #: Who has moved, who cannot, and from when to when the latest attempt was told.
         self.advanced: list[SampleState] = []
@@ -374,24 +378,56 @@ class _Step:
         #: Whether anybody asks what processors spent on it meanwhile; and that.
         self.counts_cpu = True
         self.cpu_s = 0.0
+        self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
         #: What previews are to show, by sample.
         self.foreseen: list[tuple[SampleState, Callable[[], Array]]] = []
 
-    def run(self, states: Sequence[SampleState], shown: Callable[[SampleState], bool]) -> None:
+    def depart(self, states: Sequence[SampleState]) -> None:
+        """Have everything ready for `forward`."""
+        self._departed_s = self._clock.monotonic_s()
+        if self.counts_cpu and self._partitions == 1:
+            self._departed_cpu_s = self._clock.cpu_s()
+        self._arena.place(states)
+        self._arena.load(self._bucket)
+        self._asked()
+
+    def forward(self) -> None:
+        """Ask the network."""
+        self._arena.forward(self._denoise, self._bucket)
+
+    def forward_in_partition(self) -> None:
+        """Ask the network, in a thread of its partition, and note what that took."""
+        begun_s = time.thread_time()
+        self.forward()
+        self._landed_s = self._clock.monotonic_s()
+        # As if all partitions were one.
+        self._landed_cpu_s = self._partitions * (time.thread_time() - begun_s)
+
+    def run(
+        self,
+        states: Sequence[SampleState],
+        shown: Callable[[SampleState], bool],
+        landing: Callable[[], None] | None = None,
+    ) -> None:
         """Move these samples; take note of the picture that is foreseen, of those to be shown.
+
+        Args:
+            states: Who runs.
+            shown: Whether a sample shows what is foreseen of it.
+            landing: Waits for the network, if it was asked of all of them; else it is asked now.
 
         Raises:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
         """
-        start_s, arena = self._clock.monotonic_s(), self._arena
-        cpu_s = self._cpu_s() if self.counts_cpu else 0.0
+        arena = self._arena
         try:
-            arena.place(states)
-            arena.load(self._bucket)
-            self._asked()
-            arena.forward(self._model.denoise, self._bucket)
+            if landing is None:
+                self.depart(states)
+                self.forward()
+            else:
+                landing()
             foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
         except Exception as error:
             if is_out_of_memory(self._model, error):
@@ -410,9 +446,13 @@ class _Step:
             # Their latents may be half moved.
             self.failed.extend((state, error) for state in states)
             return
-        self.begun_s, self.told_s = start_s, self._clock.monotonic_s()
-        if self.counts_cpu:
-            self.cpu_s = self._cpu_s() - cpu_s
+        self.begun_s = self._departed_s
+        if landing is not None:
+            self.told_s, self.cpu_s = self._landed_s, self._landed_cpu_s
+        else:
+            self.told_s = self._clock.monotonic_s()
+            if self.counts_cpu:
+                self.cpu_s = self._clock.cpu_s() - self._departed_cpu_s
         self.advanced.extend(states)
         self.foreseen.extend(foreseen)
 
@@ -423,14 +463,28 @@ class _Step:
 
 
 def _lacking(
-    step: _Step, states: Sequence[SampleState], shown: Callable[[SampleState], bool]
+    step: _Step,
+    states: Sequence[SampleState],
+    shown: Callable[[SampleState], bool],
+    landing: Callable[[], None] | None = None,
 ) -> Exception | None:
     """Run a step; return what the device said if it has no memory for all of it."""
     try:
-        step.run(states, shown)
+        step.run(states, shown, landing)
     except _NoMemory as error:
         return error.reason
     return None
+
+
+class _Flight(msgspec.Struct, frozen=True):
+    """A step that a partition runs now."""
+
+    decision: Decision
+    states: Sequence[SampleState]
+    step: _Step
+    landing: Future[None]
+    #: Whether all other partitions ran a step as it began.
+    is_usual: bool
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -451,10 +505,6 @@ def _nothing() -> None:
     pass
 
 
-def _none() -> float:
-    return 0.0
-
-
 def _nobody(model: StepModel | None) -> None:
     pass
 
@@ -473,8 +523,6 @@ class Denoiser:
         curves: What steps took in an earlier process, from `curves`.
         load: Called with the name of a model that has to be brought to the device.
         asked: Called when the network is about to be asked, which leaves others time.
-        spare_cpu_s: Says what processors have spent on what was left to spare ones (`Spare`), in
-            seconds: no part of any step.
         learns: Called with the model before a step is rehearsed that may have to be compiled, and
             with None after it.
         policy: Who runs when, as a matter of taste.
@@ -492,7 +540,6 @@ class Denoiser:
         curves: Mapping[str, Curve] | None = None,
         load: Callable[[str], None] | None = None,
         asked: Callable[[], None] = _nothing,
-        spare_cpu_s: Callable[[], float] = _none,
         learns: Callable[[StepModel | None], None] = _nobody,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
@@ -506,7 +553,6 @@ class Denoiser:
         self._curves = dict(curves or {})
         self._load = load
         self._asked = asked
-        self._spare_cpu_s = spare_cpu_s
         self._learns = learns
         self._schedule = Schedule(policy or Policy())
         self._progress_every_s = progress_every_s
@@ -531,6 +577,11 @@ class Denoiser:
         #: themselves.
         self._together = 0
         self._step_s = 0.0
+        #: Partition → what it runs; those that have landed; and the threads of all, once there are
+        #: any.
+        self._flights: dict[int, _Flight] = {}
+        self._landed: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
         #: How often LoRAs were changed, by model; only of those that took any.
         self.swaps: dict[str, Swaps] = {}
         self._shares = Shares()
@@ -590,9 +641,10 @@ class Denoiser:
             return None
         key, x, h, raw = self._keys[state.key], state.x, state.h, None
         is_at_hand = key.is_at_hand
-        if key.arena is not None and state.row >= 0:
-            x, h = key.arena.latents(state) if is_at_hand else key.arena.copied(state)
-            raw = key.arena.raw(state) if is_at_hand else None
+        if state.row >= 0:
+            arena = self._rows_of(state)
+            x, h = arena.latents(state) if is_at_hand else arena.copied(state)
+            raw = arena.raw(state) if is_at_hand else None
         return Drawn(state, key.resident.model.arrays, x, h, is_at_hand, raw)
 
     def step_of(self, sample_id: str) -> int:
@@ -626,6 +678,7 @@ class Denoiser:
             resident.adapting.brought(model)
         resident.loaded, resident.load_s = loaded, load_s
         if not loaded:
+            self.settle()
             self._clear(resident)
         self._tell_residency(resident)
 
@@ -634,6 +687,7 @@ class Denoiser:
         resident = self._residents.get(model.name)
         if resident is None:
             return
+        self.settle()
         resident.model = model
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
@@ -661,9 +715,15 @@ class Denoiser:
 
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
+        self.settle()
         while self._finished:
             self._decode_first()
         self._wait(0)
+
+    def settle(self) -> None:
+        """Wait for what partitions run, and begin nothing."""
+        while self._flights:
+            self._land(waits=True)
 
     def curves(self) -> dict[str, Curve]:
         """Return what steps took, by batch key; worth keeping per model version and device.
@@ -733,7 +793,7 @@ class Denoiser:
         is_first = known.rehearsal.is_first(curve, rows)
         if is_first:
             self._learns(model)
-        begun_s, cpu_s = self._clock.monotonic_s(), self._cpu_s()
+        begun_s, cpu_s = self._clock.monotonic_s(), self._clock.cpu_s()
         try:
             arena.rehearse(model.denoise, rows)
             mark = model.arrays.mark()
@@ -746,29 +806,91 @@ class Denoiser:
                 mark.wait()
             seconds = self._clock.monotonic_s() - begun_s
             if mark is None:
-                spent_s = self._cpu_s() - cpu_s
+                spent_s = self._clock.cpu_s() - cpu_s
                 seconds = known.undisturbed.seconds(rows, seconds, spent_s)
             self._schedule.learn(key, known.rehearsal.tried(curve, rows, seconds))
         if is_first:
             self._learns(None)
 
-    def _cpu_s(self) -> float:
-        """What processors have spent on this process, but for what spare ones did."""
-        return self._clock.cpu_s() - self._spare_cpu_s()
-
     def _step(self) -> None:
+        if self._flights:
+            # Somebody may wait for a partition that has nothing to do.
+            self._land(waits=self._is_full())
         if self._cancelled:
             self._drop_cancelled()
         if self._finished:
             self._decode()
+        partitions = self._schedule.partitions
+        if partitions > 1:
+            self._run_partitions(partitions)
+            return
+        if self._flights:
+            return  # they land one by one, and who is finished by then is told before
         decision = self._choose()
         if decision.run:
             self._run(decision)
+
+    # Partitions
+
+    def _is_full(self) -> bool:
+        """Say whether nothing can begin before a partition has landed."""
+        partitions = self._schedule.partitions
+        away = sum(len(flight.states) for flight in self._flights.values())
+        return partitions == 1 or len(self._flights) == partitions or away == len(self._states)
+
+    def _land(self, *, waits: bool) -> None:
+        """Take note of what partitions have run; of one at least, if that is waited for."""
+        if waits:
+            # Others have time meanwhile.
+            self._asked()
+        while self._flights:
+            try:
+                partition = self._landed.get(block=waits)
+            except queue.Empty:
+                return
+            waits = False
+            flight = self._flights.pop(partition)
+            self._schedule.landed(flight.decision)
+            self._take_step(flight.decision, flight.step, flight.states, flight)
+
+    def _run_partitions(self, partitions: int) -> None:
+        """Have each partition run a step that runs none."""
+        for partition in range(partitions):
+            if partition in self._flights:
+                continue
+            decision = self._choose(partition)
+            if decision.run:
+                self._launch(decision)
+
+    def _launch(self, decision: Decision) -> None:
+        step = self._prepared_step(decision)
+        if step is None:
+            return
+        partition, states = decision.partition, self._states_of(decision)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(decision.partitions, "partition")
+        landing: Future[None]
+        try:
+            step.depart(states)
+        except Exception as error:
+            landing = Future()
+            landing.set_exception(error)
+        else:
+            landing = self._threads.submit(step.forward_in_partition)
+        is_usual = len(self._flights) == decision.partitions - 1
+        self._schedule.begun(decision)
+        self._flights[partition] = _Flight(decision, states, step, landing, is_usual)
+        landing.add_done_callback(lambda _: self._landed.put(partition))
 
     # Between two steps
 
     def _drop_cancelled(self) -> None:
         cancelled, self._cancelled = self._cancelled, set()
+        for flight in self._flights.values():
+            # They are dropped when it has landed.
+            away = cancelled.intersection(flight.decision.ids)
+            self._cancelled |= away
+            cancelled -= away
         for state in [state for state in self._finished if state.id in cancelled]:
             self._finished.remove(state)
             self._tell_end(state.id, Cancelled())
@@ -823,14 +945,12 @@ class Denoiser:
     def _told_to_decode(self, model: StepModel, state: SampleState) -> tuple[Any, Mark | None]:
         result = model.decode(state.x, state.item)
         mark = model.arrays.mark()
-        if isinstance(result, Spare) and self._together < SPARE_FROM:
-            result = whole(result)
         return result, mark
 
-    def _choose(self) -> Decision:
+    def _choose(self, partition: int | None = None) -> Decision:
         """Return who runs; drop whom nobody waits for any more."""
         while True:
-            decision = self._schedule.decide(self._clock.monotonic_s())
+            decision = self._schedule.decide(self._clock.monotonic_s(), partition)
             states = self._states_of(decision)
             cancelled = [state for state in states if state.item.cancelled]
             if not cancelled:
@@ -850,20 +970,70 @@ class Denoiser:
     # A step
 
     def _run(self, decision: Decision) -> None:
+        step = self._prepared_step(decision)
+        if step is not None:
+            self._take_step(decision, step, self._states_of(decision))
+
+    def _prepared_step(self, decision: Decision) -> _Step | None:
+        """Return a step whose samples have all that they need; None if it is not to be run."""
         states = self._states_of(decision)
         key = self._keys[states[0].key]
         if not (key.resident.loaded or self._can_bring(key.resident, states)):
-            return
+            return None
         if not self._adapt(key.resident, states[0]):
-            return
+            return None
         if not self._ready(key, states):
-            return  # somebody else can have the free row
-        assert key.arena is not None, "whoever is ready has rows"
-        model, bucket = key.resident.model, decision.bucket
-        step = _Step(model, key.arena, bucket, self._clock, self._asked, self._cpu_s)
+            return None  # somebody else can have the free row
+        arena = self._arena_in(key, decision, states)
+        if arena is None:
+            return None
+        model = key.resident.model
+        step = _Step(model, arena, decision, self._clock, self._asked)
         step.counts_cpu = self._schedule.looks(decision)
+        return step
+
+    def _arena_in(
+        self, key: _Key, decision: Decision, states: Sequence[SampleState]
+    ) -> Arena | None:
+        """Return the rows of a partition; nobody of these is in others then.
+
+        Returns:
+            None if there is no room.
+        """
+        partition = decision.partition
+        arena = key.arenas.get(partition)
+        if arena is None:
+            first = states[0]
+            assert first.with_words is not None, "it was told"
+            most_rows = key.most_rows // decision.partitions
+            try:
+                arena = Arena(first.key, key.resident.model.arrays, most_rows, first.with_words)
+            except Exception as error:
+                if not is_out_of_memory(key.resident.model, error):
+                    raise
+                self._schedule.limit(first.key, 1)
+                return None
+            key.arenas[partition] = arena
+        for state in states:
+            if state.partition != partition:
+                if state.row >= 0:
+                    key.arenas[state.partition].take(state)
+                state.partition = partition
+        return arena
+
+    def _take_step(
+        self,
+        decision: Decision,
+        step: _Step,
+        states: Sequence[SampleState],
+        flight: _Flight | None = None,
+    ) -> None:
+        """Run a step that is ready, or wait for one that is run; and note what came of it."""
+        key = self._keys[states[0].key]
+        model, bucket = key.resident.model, decision.bucket
         shown = partial(self._shows, key.resident, self._clock.monotonic_s())
-        lacking = _lacking(step, states, shown)
+        landing = None if flight is None else flight.landing.result
+        lacking = _lacking(step, states, shown, landing)
         if lacking is not None and self._make_room():
             del lacking  # with all that its calls held
             lacking = _lacking(step, step.left(states), shown)
@@ -874,7 +1044,7 @@ class Denoiser:
             if bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
                 for state in step.advanced:
                     state.is_narrowed = True
-            self._count(decision, step)
+            self._count(decision, step, is_usual=flight is None or flight.is_usual)
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
@@ -933,9 +1103,9 @@ class Denoiser:
         """Let go of the rows of those keys that have no sample on its way; say whether any had."""
         busy = {state.key for state in self._states.values() if state.with_words is not None}
         needed = {id(self._keys[key]) for key in busy}
-        idle = [key for key in keys if key.arena is not None and id(key) not in needed]
+        idle = [key for key in keys if key.arenas and id(key) not in needed]
         for key in idle:
-            key.arena = None
+            key.arenas = {}
         return bool(idle)
 
     def _adapt(self, resident: _Resident, first: SampleState) -> bool:
@@ -963,7 +1133,7 @@ class Denoiser:
         state.previewed_s = now_s
         return True
 
-    def _count(self, decision: Decision, step: _Step) -> None:
+    def _count(self, decision: Decision, step: _Step, *, is_usual: bool = True) -> None:
         """Note who has moved, and retire who is finished."""
         if len(step.advanced) < len(decision.run):
             ids = {state.id for state in step.advanced}
@@ -987,11 +1157,12 @@ class Denoiser:
         if self._encoding[1]:
             self._shares.took(*self._encoding)
             self._encoding = 0.0, {}
-        self._shares.took(seconds, _rows_in(moved))
+        # A partition has only a part of the device, unless it is the only one to run.
+        self._shares.took(seconds / (decision.partitions if is_usual else 1), _rows_in(moved))
         if step.counts_cpu:
-            undisturbed = self._keys[moved[0][0].key].undisturbed
-            seconds = undisturbed.seconds(decision.bucket, seconds, step.cpu_s)
-        self._schedule.took(decision, seconds)
+            undisturbed, rows = self._keys[moved[0][0].key].undisturbed, decision.bucket
+            seconds = undisturbed.seconds(rows * decision.partitions, seconds, step.cpu_s)
+        self._schedule.took(decision, seconds, is_usual=is_usual)
         self._tell(moved, step.foreseen)
 
     def _wait(self, ahead: int) -> None:
@@ -1133,6 +1304,7 @@ class Denoiser:
                 load_s=adapting.swap_s if resident.loaded and not fits else whole_s,
                 weights=resident.model.name,
                 swap_s=adapting.swap_s,
+                partitions=resident.model.partitions,
             )
 
     def _forget_idle(self, newest: BatchKey) -> None:
@@ -1152,9 +1324,7 @@ class Denoiser:
             del self._curves[other]
 
     def _rows_of(self, state: SampleState) -> Arena:
-        arena = self._keys[state.key].arena
-        assert arena is not None, "it has run"
-        return arena
+        return self._keys[state.key].arenas[state.partition]
 
     def _end(self, state: SampleState, error: Exception) -> None:
         """Part with a sample that has steps left."""
@@ -1200,10 +1370,10 @@ class Denoiser:
         state.look()
         assert state.with_words is not None, "it was told"
         if key.arena is None:
-            key.arena = self._arena(key, state, state.with_words)
+            key.arenas[0] = self._arena(key, state, state.with_words)
         for conditions in (state.with_words, state.without_words):
             if conditions is not None:
-                key.arena.check(conditions)
+                key.arenas[0].check(conditions)
 
     def _arena(self, key: _Key, first: SampleState, conditions: Conditions) -> Arena:
         """Return the rows of a key: fewer from now on where memory has no room for all.

@@ -239,7 +239,6 @@ class Drawer:
             curves=curves,
             load=self._bring,
             asked=pipe.begin,
-            spare_cpu_s=lambda: pipe.spare_cpu_s,
             learns=self._tell_learning,
             progress_every_s=PROGRESS_EVERY_S,
             preview_every_s=PREVIEW_EVERY_S,
@@ -287,6 +286,10 @@ class Drawer:
     def clear(self) -> None:
         """Finish what needs the device only once more, before another model takes it."""
         self._denoiser.decode_finished()
+
+    def settle(self) -> None:
+        """Wait for steps that are running."""
+        self._denoiser.settle()
 
     def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
@@ -425,7 +428,6 @@ class Drawer:
 
     def step(self) -> None:
         """Do what is due at a boundary, and one step."""
-        self._pipe.catch_up()
         if self._leaving:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
@@ -539,8 +541,7 @@ class Drawer:
     def hand_over(self) -> None:
         """Leave checkpoints of all samples, and draw no more."""
         self._leave_checkpoints()
-        # It is sent after all that a thread was given, and after what is left to spare processors.
-        self._pipe.wait_for_spare()
+        # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
         for name, (job, _) in self._samples.items():
             device_s[job.handle] += self._denoiser.share_so_far(name)

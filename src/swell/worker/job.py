@@ -23,7 +23,6 @@ from swell.model import (
     File,
     Image,
     Reject,
-    Spare,
     flatten,
     whole,
 )
@@ -405,10 +404,7 @@ class Outbox:
         elif job.error is not None:
             self._add_fault(job, job.error)
         elif self._aside:
-            make = partial(_results_of, self._batch, job)
-            # Of several samples parts may be told before, each after the other.
-            is_spare = job.count == 1 and isinstance(job.results[0], Spare)
-            return self._pipe.send_made(make, is_spare=is_spare)
+            return self._pipe.send_made(partial(_results_of, self._batch, job))
         else:
             self._add_result(job)
         self.tick()

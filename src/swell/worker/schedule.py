@@ -4,7 +4,7 @@
 happened since the last step but the step, it says the same again, without a look.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,7 +22,9 @@ from swell.worker.decide import (
     charged,
     costs_of,
     decide,
+    in_partition,
     lasts,
+    takes_turns,
 )
 
 __all__ = [
@@ -145,6 +147,7 @@ class _Key:
         "loaded",
         "memory",
         "padded",
+        "partitions",
         "pinned",
         "running",
         "samples",
@@ -162,8 +165,11 @@ class _Key:
         self.load_s = 0.0
         self.weights: Hashable = None
         self.swap_s = 0.0
+        #: Into how many partitions the device can be divided for its steps.
+        self.partitions = 1
         self.samples: dict[str, Sample] = {}
-        self.running: tuple[str, ...] = ()
+        #: Who took part in the last step of each partition.
+        self.running: dict[int, tuple[str, ...]] = {}
         self.costs: dict[int, Costs] = {}
 
 
@@ -187,6 +193,9 @@ class Schedule:
     The loop that owns it calls `decide`, runs the step, and says how it went: `done` or `failed`;
     where steps are told to a device before others have ended, `started` and, in time, `took`.
     In between it adds and cancels samples as they come.
+
+    Where `partitions` says more than one, each runs steps of its own: `decide` is asked for one
+    partition after the other, and `begun` and `landed` say who is away meanwhile.
     """
 
     def __init__(self, policy: Policy = _POLICY) -> None:
@@ -204,6 +213,9 @@ class Schedule:
         self._next: _Again | None = None
         #: Steps that were decided again and are not in the samples yet.
         self._ahead = 0
+        #: Whether any key has partitions; and partition → who is in a step of it now.
+        self._has_partitions = False
+        self._away: dict[int, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._of)
@@ -256,6 +268,7 @@ class Schedule:
         load_s: float,
         weights: Hashable = None,
         swap_s: float = 0.0,
+        partitions: int = 1,
     ) -> None:
         """Say whether the key can run as the device is now, and what it takes until it can.
 
@@ -265,9 +278,13 @@ class Schedule:
             load_s: What bringing it there takes.
             weights: Names the model for keys that differ by LoRAs.
             swap_s: What it takes to change nothing but these.
+            partitions: Into how many the device can be divided for its steps, each with samples of
+                its own, as soon as there are as many.
         """
         self._forget_again()
         state = self._keys[key]
+        state.partitions = partitions if state.pinned is None else 1
+        self._has_partitions = self._has_partitions or state.partitions > 1
         state.loaded, state.load_s = loaded, load_s
         state.weights, state.swap_s = weights, swap_s
 
@@ -321,11 +338,42 @@ class Schedule:
         if state is None:
             return None
         self._forget_again()
-        state.running = tuple(other for other in state.running if other != sample_id)
+        for partition, ids in state.running.items():
+            state.running[partition] = tuple([other for other in ids if other != sample_id])
         return state.samples.pop(sample_id)
 
-    def decide(self, now_s: float) -> Decision:
-        """Return what runs in the next step. Asking again at the same time changes nothing."""
+    @property
+    def partitions(self) -> int:
+        """In how many partitions the samples that are here are to run; 1 for each step by itself.
+
+        One batch key has them to itself, with at least a sample for each.
+        """
+        if not self._has_partitions:
+            return 1
+        busy = [state for state in self._keys.values() if state.samples]
+        if len(busy) != 1:
+            return 1
+        (state,) = busy
+        partitions, samples = state.partitions, state.samples
+        if (
+            not state.loaded
+            or not 1 < partitions <= len(samples)
+            or state.memory.rows < 2 * partitions
+        ):
+            return 1
+        size = _costs(state, _widest(samples.values())).size
+        return 1 if takes_turns(size, samples.values()) else partitions
+
+    def decide(self, now_s: float, partition: int | None = None) -> Decision:
+        """Return what runs in the next step. Asking again at the same time changes nothing.
+
+        Args:
+            now_s: The time, on the clock of the samples.
+            partition: Which is to run it, where `partitions` has more than one; None for all of
+                the device, where none of them is running a step.
+        """
+        if partition is not None:
+            return self._decide_in_partition(now_s, partition)
         again = self._again
         if again is not None and now_s < again.until_s:
             why = TurnReason.GOES_ON
@@ -337,6 +385,38 @@ class Schedule:
         self._next = _again(groups, decision, self._policy)
         return decision
 
+    def _decide_in_partition(self, now_s: float, partition: int) -> Decision:
+        self._forget_again()
+        self._charge()
+        busy = [(key, state) for key, state in self._keys.items() if state.samples]
+        if not busy:
+            return decide(now_s, [], self._turn, self._policy)
+        ((key, state),) = busy
+        samples = state.samples
+        away = {one for ids in self._away.values() for one in ids}
+        ids = [one for one in state.running.get(partition, ()) if one not in away]
+        running = tuple([samples[one] for one in ids])
+        waiting = tuple([s for s in samples.values() if s.id not in ids and s.id not in away])
+        # Of all who are there each partition has the same.
+        widest = _widest(samples.values())
+        most = -(-sum(sample.rows for sample in samples.values()) // state.partitions)
+        most = -(-most // widest) * widest
+        if widest == 1 and any(sample.rows == 2 for sample in samples.values()):
+            most += 1  # a single row may be left that is none for them
+        costs = in_partition(_costs(state, widest), state.partitions, widest)
+        group = Group(key, costs, running, waiting, wanted=most)
+        decision = decide(now_s, [group], self._turn, self._policy)
+        return msgspec.structs.replace(decision, partition=partition, partitions=state.partitions)
+
+    def begun(self, decision: Decision) -> None:
+        """Note that a partition runs this step: who takes part is away until it has `landed`."""
+        self._away[decision.partition] = frozenset(decision.ids)
+        self._turn = decision.turn
+
+    def landed(self, decision: Decision) -> None:
+        """Note that a partition's step is over, whatever came of it."""
+        self._away.pop(decision.partition, None)
+
     def done(self, decision: Decision, seconds: float) -> list[Sample]:
         """Count a step that has ended: `started` and `took` in one."""
         finished = self.started(decision)
@@ -346,19 +426,26 @@ class Schedule:
     def looks(self, decision: Decision) -> bool:
         """Say whether the curve hears of what this step takes, if `took` is told of it next."""
         state = self._keys.get(decision.key)
-        return state is not None and state.timing.looks(decision.bucket)
+        return state is not None and state.timing.looks(decision.bucket * decision.partitions)
 
-    def took(self, decision: Decision, seconds: float) -> None:
-        """Note what a step took on the device, without loading. Others may have been started."""
+    def took(self, decision: Decision, seconds: float, *, is_usual: bool = True) -> None:
+        """Note what a step took on the device, without loading. Others may have been started.
+
+        Args:
+            decision: What the device was told.
+            seconds: What it took.
+            is_usual: Whether others of its kind take as long; not where another partition was idle.
+        """
         if decision.turn.unit != self._unit:
             self._charge()
             self._unit = decision.turn.unit
-        self._uncharged_s += seconds
+        self._uncharged_s += seconds / decision.partitions
         state = self._keys.get(decision.key)
         if state is not None:
-            if state.timing.took(decision.bucket, seconds / decision.passes):
+            rows = decision.bucket * decision.partitions
+            if is_usual and state.timing.took(rows, seconds / decision.passes):
                 self._change(state)
-            memory = went_well(state.memory, decision.bucket)
+            memory = went_well(state.memory, rows)
             if memory is not state.memory:
                 if memory.rows != state.memory.rows:
                     self._change(state)
@@ -379,7 +466,8 @@ class Schedule:
             return []
         self._catch_up()
         state = self._keys[decision.key]
-        self._turn = decision.turn
+        if decision.partitions == 1:
+            self._turn = decision.turn
         finished, running = [], []
         for sample_id in decision.ids:
             sample = state.samples.get(sample_id)
@@ -392,8 +480,8 @@ class Schedule:
             else:
                 del state.samples[sample_id], self._of[sample_id]
                 finished.append(sample)
-        self._pause_all_but(state, running)
-        if finished or self._next is None or self._next.ids != state.running:
+        self._pause_all_but(state, running, decision)
+        if finished or self._next is None or self._next.ids != tuple(running):
             self._forget_again()
         self._again = self._next
         return finished
@@ -406,10 +494,11 @@ class Schedule:
         """
         state = self._keys[decision.key]
         can_shrink = decision.bucket > 1
-        state.memory = ran_out(state.memory, decision.bucket)
+        state.memory = ran_out(state.memory, decision.bucket * decision.partitions)
         self._change(state)
-        self._turn = decision.turn
-        self._pause_all_but(state, decision.ids)
+        if decision.partitions == 1:
+            self._turn = decision.turn
+        self._pause_all_but(state, decision.ids, decision)
         return can_shrink
 
     def _charge(self) -> None:
@@ -442,10 +531,16 @@ class Schedule:
                 other.costs.clear()
         self._forget_again()
 
-    def _pause_all_but(self, state: _Key, running: Sequence[str]) -> None:
-        if self._last is not None:
-            self._last.running = ()
-        state.running = tuple(running)
+    def _pause_all_but(self, state: _Key, running: Sequence[str], decision: Decision) -> None:
+        if decision.partitions > 1 and self._last is state:
+            here = set(decision.ids)
+            for partition, ids in state.running.items():
+                state.running[partition] = tuple([one for one in ids if one not in here])
+        else:
+            if self._last is not None:
+                self._last.running = {}
+            state.running = {}
+        state.running[decision.partition] = tuple(running)
         self._last = state
 
 
@@ -463,12 +558,23 @@ def _again(groups: Sequence[Group], decision: Decision, policy: Policy) -> _Agai
 
 
 def _group(key: Hashable, state: _Key) -> Group:
-    samples, ids = state.samples, state.running
+    samples = state.samples
+    ids = [one for ids in state.running.values() for one in ids]
     running = tuple([samples[sample_id] for sample_id in ids])
     waiting = tuple([s for s in samples.values() if s.id not in ids])
-    widest = 1
-    if state.pinned is None and all(sample.rows > 1 for sample in samples.values()):
-        widest = 2
+    costs = _costs(state, _widest(samples.values()))
+    loaded, load_s = state.loaded, state.load_s
+    return Group(key, costs, running, waiting, loaded, load_s, state.weights, state.swap_s)
+
+
+def _widest(samples: Iterable[Sample]) -> int:
+    """Return the rows of the narrowest sample."""
+    return 2 if all(sample.rows > 1 for sample in samples) else 1
+
+
+def _costs(state: _Key, widest: int) -> Costs:
+    if state.pinned is not None:
+        widest = 1
     costs = state.costs.get(widest)
     if costs is None:
         costs = costs_of(
@@ -479,5 +585,4 @@ def _group(key: Hashable, state: _Key) -> Group:
             widest=widest,
         )
         state.costs[widest] = costs
-    loaded, load_s = state.loaded, state.load_s
-    return Group(key, costs, running, waiting, loaded, load_s, state.weights, state.swap_s)
+    return costs

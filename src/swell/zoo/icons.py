@@ -12,8 +12,8 @@ All weights are int8 with a scale per output channel, turned to float32 when the
 
 Where there are no more cores than rows in a step, each core has rows of its own: threads that share
 one row wait for each other after every operator, and the longer the busier the machine is. A row's
-result has the same bits whoever shares its call, so this changes no picture. Cores then wait for
-each other at the end of a step, and pictures of 128 px are decoded by one that would wait.
+result has the same bits whoever shares its call, so this changes no picture. As soon as there are
+pictures for all cores, each is a partition by itself, and does not wait for others at a step's end.
 """
 
 import os
@@ -33,7 +33,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
-from swell.model import Image, Item, Plan, Sampler, Spare, Speed, StepModel
+from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.upscale import Upscaler
 
@@ -231,6 +231,7 @@ class Icons(StepModel):
         cores = self._threads or _cores()
         self._parts = cores if cores <= self.bucket else 1
         self._pool = ThreadPoolExecutor(max(1, self._parts - 1), "icons")
+        self.partitions = self._parts
         self._words = WordPiece(weights("icons-vocab.txt"))
         # Threads that spin until the next call would take the cores from the rows' own threads.
         spins = self._parts == 1
@@ -238,7 +239,7 @@ class Icons(StepModel):
         self._unet = session("icons-unet.onnx", cores if self._parts == 1 else 1, spins=spins)
         self._decoder = session("icons-decoder.onnx", cores, spins=spins)
         if self._parts > 1:
-            self._spare_decoder = session("icons-decoder.onnx", 1)
+            self._decoder_of_one = session("icons-decoder.onnx", 1)
         self._upscaler = Upscaler(cores)
 
     def warmup(self) -> None:
@@ -301,6 +302,10 @@ class Icons(StepModel):
         waiting = [self._pool.submit(self._say, part) for part in others]
         return np.concatenate([self._say(first), *(part.result() for part in waiting)])
 
+    def denoise_in_partition(self, x: Floats, t: Floats, conditions: Mapping[str, Any]) -> Floats:
+        """Return the velocity, by one core."""
+        return self._say({"latents": x, "time": t, **conditions})
+
     def _say(self, heard: Mapping[str, Any]) -> Floats:
         said: Floats = self._unet.run(None, heard)[0]
         return said
@@ -312,13 +317,13 @@ class Icons(StepModel):
     def decode(self, latents: Floats, item: Item[Any]) -> Any:
         """Decode one, and enlarge it if asked to.
 
-        Where cores have rows of their own, one of 128 px is left to one that would wait. To enlarge
-        it takes as long as to draw it: no core waits for so long.
+        Where cores have rows of their own, one of 128 px is left to a thread beside them. It takes
+        as long to enlarge it as to draw it: all cores do that together.
         """
         if item.input.size == _SIDE:
             if self._parts == 1:
                 return Image(self.preview(latents))
-            return Spare(partial(_image, self._spare_decoder, latents))
+            return partial(_image, self._decoder_of_one, latents)
         return Image(PIL.Image.fromarray(self._upscaler(np.asarray(self.preview(latents)))))
 
 
