@@ -18,8 +18,9 @@ is its turn, in rounds of both loads, there and back again. So what is compared 
 apart, and the speed of a shared machine, which changes by a tenth within minutes, is much the same.
 Started anew for each turn, as other comparisons have it, they were minutes apart.
 
-Each peer has a setting for each of the two loads (engine_systems.py); `--sweep` compares those that
-were tried and names the best. With `--more`, pictures of 512 px and 0.5 load are measured once.
+Each peer has a setting for each of the two loads (engine_systems.py), with one process for both
+cores or one for each; `--sweep` compares those that were tried and names the best. With `--more`,
+pictures of 512 px and 0.5 load are measured once.
 
 Value: the least, over peers, of (Swell's pictures per second over the peer's) and (the peer's p95
 over Swell's), both of all rounds together: the p95 of 80 pictures differs by a quarter from one run

@@ -1,4 +1,4 @@
-"""LitServe with swell/icons: batches of requests, or its continuous loop, one worker process or two.
+"""LitServe with swell/icons: batches of requests, or its continuous loop; one process or two.
 
 `batch` is as its manual has it: `predict` gets a list of `max_batch_size` requests at most, which
 have waited `batch_timeout` at most. `loop` runs one denoising step for all who are there and takes

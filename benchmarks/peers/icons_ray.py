@@ -1,4 +1,4 @@
-"""Ray Serve with swell/icons: one replica or two, `@serve.batch` around a plain call, behind its proxy.
+"""Ray Serve with swell/icons: a replica or two, `@serve.batch` around a call, behind its proxy.
 
 As its manual has it: `max_batch_size` and `batch_wait_timeout_s`, and `max_ongoing_requests` so
 large that a batch can fill. The model runs in a thread, so that the replica takes requests in

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.test_denoise import Ears, NoMemory, Studio, Toy, alone, samples
 
 from swell.model import Cancelled, Item
+from swell.worker import denoise
 
 WAIT_S = 20.0
 #: What `poison` is of those whose steps wait for a gate.
@@ -233,6 +235,22 @@ def test_where_memory_has_no_room_for_partitions_there_are_none() -> None:
     ended = studio.finish()
     assert ended == {name: alone(name, steps=2) for name in "abc"}
     assert not any(isinstance(result, NoMemory) for result in ended.values())
+
+
+def test_where_there_is_no_room_for_rows_of_a_partition_all_share_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studio = Divided()
+    expected = {name: alone(name, steps=3, guidance=3.0) for name in "abc"}
+
+    def refuse(*_: Any) -> None:
+        raise NoMemory
+
+    monkeypatch.setattr(denoise, "Arena", refuse)
+    for name in "abc":
+        studio.add(name, steps=3, guidance=3.0)
+    assert studio.finish() == expected
+    assert len(studio.model.apart) == 1  # that of the first one, which has rows
 
 
 def test_shares_of_partitions_are_no_more_than_the_device_has_worked() -> None:

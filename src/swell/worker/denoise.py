@@ -868,7 +868,7 @@ class Denoiser:
             return
         partition, states = decision.partition, self._states_of(decision)
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(decision.partitions, "partition")
+            self._threads = ThreadPoolExecutor(os.cpu_count(), "partition")
         landing: Future[None]
         try:
             step.depart(states)
@@ -1011,7 +1011,7 @@ class Denoiser:
             except Exception as error:
                 if not is_out_of_memory(key.resident.model, error):
                     raise
-                self._schedule.limit(first.key, 1)
+                self._schedule.undivide(first.key)
                 return None
             key.arenas[partition] = arena
         for state in states:

@@ -294,6 +294,11 @@ class Schedule:
         state.memory = Memory(min(most_rows, state.memory.rows), most_rows)
         self._change(state)
 
+    def undivide(self, key: Hashable) -> None:
+        """Say that there is no room for partitions, until `set_residency` says so again."""
+        self._keys[key].partitions = 1
+        self._forget_again()
+
     def curve(self, key: Hashable) -> Curve:
         """Return what was measured, to be stored."""
         return self._keys[key].timing.curve
