@@ -82,7 +82,7 @@ PEER = {
         "/draw",
         (*BATCHES, *WAITS, *TWO, *LOOPS, *TWO_LOOPS),
         quick=Setting(32, steps=True),
-        full=Setting(32, steps=True),
+        full=Setting(16, steps=True, workers=2),
     ),
     "mosec": Peer(
         "icons_mosec.py",
@@ -92,7 +92,11 @@ PEER = {
         full=Setting(16),
     ),
     "ray": Peer(
-        "icons_ray.py", "/draw", (*BATCHES, *WAITS, *TWO), quick=Setting(16), full=Setting(16)
+        "icons_ray.py",
+        "/draw",
+        (*BATCHES, *WAITS, *TWO),
+        quick=Setting(8, workers=2),
+        full=Setting(8, workers=2),
     ),
 }
 
