@@ -88,8 +88,8 @@ PEER = {
         "icons_mosec.py",
         "/inference",
         (*BATCHES, *WAITS, *TWO),
-        quick=Setting(16),
-        full=Setting(16),
+        quick=Setting(8, workers=2),
+        full=Setting(8, workers=2),
     ),
     "ray": Peer(
         "icons_ray.py",

@@ -1,9 +1,9 @@
 """The loop that draws: samples of many tasks, one step after another, in as few batches as pays.
 
-`Denoiser` holds samples and moves them. It has no thread, socket or process of its own: who owns it
-calls `boundary` over and over, and between two calls adds samples, cancels them, or takes them
-away. At each boundary it drops who was cancelled, decodes one finished sample, or some if that
-takes next to nothing, asks `Schedule` who runs, and runs one step.
+`Denoiser` holds samples and moves them. It has no socket or process of its own: who owns it calls
+`boundary` over and over, and between two calls adds samples, cancels them, or takes them away. At
+each boundary it drops who was cancelled, decodes one finished sample, or some if that takes next to
+nothing, asks `Schedule` who runs, and runs one step.
 
 What a model process does with it:
 
@@ -26,6 +26,7 @@ What a model process does with it:
   called with the name of one that is not there when it is its turn; if it raises, all samples of
   that model end with the exception. `decode_finished` before another one takes a model's place, and
   `replace` as soon as one was dropped: nothing of it is held from then on.
+- Before another model runs, `settle`: then no partition runs a step.
 - Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
   needs nothing before, and who comes until then takes part in the next step.
 - LoRAs are changed when it is the turn of samples with others than are on (`StepModel.adapt`). What
@@ -41,6 +42,11 @@ Where the device works by itself (`Arrays.mark`), a step is told to it while the
 and nothing waits for it in between: the number of steps is known, and so is who will be finished.
 What people hear of a step, and what it took, comes when the device is there. A device that breaks
 then takes the loop with it.
+
+Where processors can be divided (`StepModel.partitions`) and there are samples for all of them, each
+partition runs steps of its own, in a thread that does nothing but ask the network. A boundary waits
+for one of them to land, notes what came of it, and has each that is idle run another one. Who takes
+part in a step is left as it is until it has landed.
 
 An error of the network is the fault of one sample until shown otherwise: the batch is halved until
 the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
