@@ -600,9 +600,11 @@ class StepModel(Model):
         raise NotImplementedError
 
     def denoise_in_partition(self, x: Array, t: Array, conditions: Mapping[str, Array]) -> Array:
-        """Return the same as `denoise`, by one part in `partitions` of the processors.
+        """Return what `denoise` does, bit for bit in exact mode, by one of `partitions`.
 
-        It is called in threads, by as many of them at a time; arrays are in the machine's memory.
+        It is called in threads, as many at a time, while another one calls `prepare`, `encode`,
+        `decode` and `preview`. So what it returns is an array of its own: nothing that another call
+        writes to. `arrays` are those of the machine's memory.
         """
         raise NotImplementedError
 

@@ -19,6 +19,7 @@ from swell.worker.decide import (
     Sample,
     Turn,
     TurnReason,
+    can_divide,
     charged,
     costs_of,
     decide,
@@ -1008,7 +1009,7 @@ LINE = measured({n: 1.0 + n for n in (1, 2, 4, 8, 16, 32, 64)})
 
 def divided(*samples: Sample, partitions: int = 2, **more: Any) -> Schedule:
     schedule = Schedule()
-    schedule.know("key", most_rows=64, curve=LINE, padded=False, **more)
+    schedule.know("key", **{"most_rows": 64, "curve": LINE, "padded": False, **more})
     schedule.set_residency("key", loaded=True, load_s=0.0, partitions=partitions)
     for each in samples:
         schedule.add(each)
@@ -1036,7 +1037,11 @@ def test_a_partition_takes_as_long_for_its_rows_as_all_for_those_of_all_partitio
 
 def test_partitions_of_padded_steps_have_buckets_of_which_all_together_are_some() -> None:
     costs = costs_of(LINE, 64)
-    for partitions in (2, 3, 4):
+    assert not any(can_divide(costs, partitions, 1) for partitions in (5, 7, 65))
+    assert can_divide(costs, 64, 1)
+    assert not can_divide(costs, 64, 2)
+    for partitions in (2, 3, 4, 6):
+        assert can_divide(costs, partitions, 2)
         each = in_partition(costs, partitions, 1)
         assert {rows * partitions for rows in each.buckets} <= set(costs.buckets)
         assert len(each.step_s) == each.buckets[-1]
@@ -1100,15 +1105,19 @@ def test_an_idle_partition_gets_half_of_those_who_were_in_the_other() -> None:
 
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=20),
-    st.integers(2, 4),
+    st.integers(2, 7),
+    st.booleans(),
+    st.sampled_from([3, 4, 9, 64]),
     st.randoms(use_true_random=False),
 )
 def test_in_partitions_everybody_is_finished(
-    wishes: list[tuple[int, int]], partitions: int, rng: Any
+    wishes: list[tuple[int, int]], partitions: int, padded: bool, most_rows: int, rng: Any
 ) -> None:
     schedule = divided(
         *(sample(str(n), left, rows=rows) for n, (left, rows) in enumerate(wishes)),
         partitions=partitions,
+        padded=padded,
+        most_rows=most_rows,
     )
     away: dict[int, Decision] = {}
     taken = 0
@@ -1129,7 +1138,7 @@ def test_in_partitions_everybody_is_finished(
             partition = next(partition for partition in range(partitions) if partition not in away)
             decision = schedule.decide(0.0, partition)
             if decision.run:
-                assert decision.rows <= 64 // partitions
+                assert decision.rows <= decision.bucket <= most_rows // partitions
                 schedule.begun(decision)
                 away[partition] = decision
             elif away:

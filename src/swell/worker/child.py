@@ -587,11 +587,10 @@ class _Loop:
     def _run_batch(self, work: Run) -> None:
         self._has_more = work.model in work.wanted
         if self._loaded.easels:
+            self._drawer.settle()
             self._pipe.send(Turn(work.batch))
             # Who is to blame if the process dies now must be known.
             self._pipe.flush()
-        # The process is theirs alone, and whatever ends it.
-        self._drawer.settle()
         start_s = self._clock.monotonic_s()
         bring = partial(self._bring, work)
         self._loaded.runners[work.model].run(work.batch, work.orders, bring)

@@ -52,6 +52,7 @@ __all__ = [
     "Sample",
     "Turn",
     "TurnReason",
+    "can_divide",
     "charged",
     "costs_of",
     "decide",
@@ -270,22 +271,22 @@ def costs_of(
     return Costs(size, full, full if trial is None else max(full, trial), buckets, step_s)
 
 
+def can_divide(costs: Costs, partitions: int, rows: int) -> bool:
+    """Say whether each of so many partitions can run a sample of so many rows."""
+    return any(n % partitions == 0 and n >= rows * partitions for n in costs.buckets)
+
+
 def in_partition(costs: Costs, partitions: int, widest: int) -> Costs:
     """Return what steps cost in one of several partitions, each with samples of its own.
 
     A step there takes as long as one of so many times the rows that has the device for itself.
 
     Args:
-        costs: Of steps that have the device for themselves, where each partition has room for two
-            rows.
+        costs: Of steps that have the device for themselves, some of which `can_divide`.
         partitions: Into how many the device is divided.
         widest: Rows of the narrowest sample.
     """
-    buckets = tuple(
-        rows
-        for rows in range(1, len(costs.step_s) // partitions + 1)
-        if rows * partitions in costs.buckets
-    )
+    buckets = tuple(rows // partitions for rows in costs.buckets if rows % partitions == 0)
     step_s = tuple(costs.step_s[rows * partitions - 1] for rows in range(1, buckets[-1] + 1))
 
     def part(rows: int) -> int:

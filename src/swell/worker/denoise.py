@@ -62,7 +62,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -330,7 +330,12 @@ class _Key:
     """A batch key: whose it is, and its memory once a sample has run."""
 
     def __init__(
-        self, resident: _Resident, most_rows: int, rehearsal: Rehearsal, undisturbed: Undisturbed
+        self,
+        resident: _Resident,
+        most_rows: int,
+        rehearsal: Rehearsal,
+        undisturbed: Undisturbed,
+        apart: Undisturbed,
     ) -> None:
         self.resident = resident
         self.most_rows = most_rows
@@ -338,6 +343,8 @@ class _Key:
         self.arenas: dict[int, Arena] = {}
         self.rehearsal = rehearsal
         self.undisturbed = undisturbed
+        #: The same of steps of partitions, of which only the thread that asks is looked at.
+        self.apart = apart
         #: Whether its device had done all of the latest step when it was told.
         self.is_at_hand = False
         #: Rows of the narrowest sample so far.
@@ -385,6 +392,8 @@ class _Step:
         self.counts_cpu = True
         self.cpu_s = 0.0
         self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
+        #: What the network raised in a partition.
+        self._error: BaseException | None = None
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
         #: What previews are to show, by sample.
@@ -393,7 +402,7 @@ class _Step:
     def depart(self, states: Sequence[SampleState]) -> None:
         """Have everything ready for `forward`."""
         self._departed_s = self._clock.monotonic_s()
-        if self.counts_cpu and self._partitions == 1:
+        if self.counts_cpu:
             self._departed_cpu_s = self._clock.cpu_s()
         self._arena.place(states)
         self._arena.load(self._bucket)
@@ -403,13 +412,33 @@ class _Step:
         """Ask the network."""
         self._arena.forward(self._denoise, self._bucket)
 
+    def departs(self, states: Sequence[SampleState]) -> bool:
+        """Do so; return whether it went well, else `land` tells."""
+        try:
+            self.depart(states)
+        except Exception as error:
+            self._error = error
+        return self._error is None
+
     def forward_in_partition(self) -> None:
-        """Ask the network, in a thread of its partition, and note what that took."""
+        """Ask the network, in a thread of its partition, and note what came of it."""
         begun_s = time.thread_time()
-        self.forward()
+        try:
+            self.forward()
+        except BaseException as error:
+            self._error = error
         self._landed_s = self._clock.monotonic_s()
-        # As if all partitions were one.
-        self._landed_cpu_s = self._partitions * (time.thread_time() - begun_s)
+        self._landed_cpu_s = time.thread_time() - begun_s
+
+    def land(self) -> None:
+        """Say what became of it.
+
+        Raises:
+            BaseException: What the network raised; once, since it holds all that its calls held.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def run(
         self,
@@ -430,6 +459,8 @@ class _Step:
         arena = self._arena
         try:
             if landing is None:
+                # Of a partition whatever else the process did would count.
+                self.counts_cpu = self.counts_cpu and self._partitions == 1
                 self.depart(states)
                 self.forward()
             else:
@@ -482,15 +513,14 @@ def _lacking(
     return None
 
 
-class _Flight(msgspec.Struct, frozen=True):
+class _Flight(msgspec.Struct):
     """A step that a partition runs now."""
 
     decision: Decision
     states: Sequence[SampleState]
     step: _Step
-    landing: Future[None]
     #: Whether all other partitions ran a step as it began.
-    is_usual: bool
+    is_usual: bool = False
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -587,7 +617,7 @@ class Denoiser:
         #: any.
         self._flights: dict[int, _Flight] = {}
         self._landed: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: tuple[int, ThreadPoolExecutor] | None = None
         #: How often LoRAs were changed, by model; only of those that took any.
         self.swaps: dict[str, Swaps] = {}
         self._shares = Shares()
@@ -697,6 +727,7 @@ class Denoiser:
         resident.model = model
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
+        self._undivide(resident)
         # What was compiled for the other one is gone.
         fresh: dict[str, Rehearsal] = {}
         for key, known in self._keys.items():
@@ -706,6 +737,18 @@ class Denoiser:
         for state in [*self._states.values(), *self._finished]:
             if state.key.model == model.name:
                 self._prepare_anew(state, model)
+
+    def _undivide(self, resident: _Resident) -> None:
+        """Have no rows of partitions, of which a new object may have others."""
+        for state in self._states.values():
+            known = self._keys[state.key]
+            if known.resident is resident and state.partition:
+                if (arena := known.arenas.get(state.partition)) is not None:
+                    arena.take(state)
+                state.partition = 0
+        for known in self._keys.values():
+            if known.resident is resident:
+                known.arenas = {n: arena for n, arena in known.arenas.items() if n == 0}
 
     def _prepare_anew(self, state: SampleState, model: StepModel) -> None:
         """Have a sample ask nothing more of an object that is gone."""
@@ -861,32 +904,36 @@ class Denoiser:
 
     def _run_partitions(self, partitions: int) -> None:
         """Have each partition run a step that runs none."""
-        for partition in range(partitions):
-            if partition in self._flights:
-                continue
+        begun = []
+        for partition in set(range(partitions)) - self._flights.keys():
             decision = self._choose(partition)
-            if decision.run:
-                self._launch(decision)
+            if self._schedule.partitions != partitions:
+                break  # somebody has gone, or there is less room
+            if decision.run and self._launch(decision):
+                begun.append(self._flights[partition])
+        for flight in begun:
+            flight.is_usual = len(self._flights) == partitions
 
-    def _launch(self, decision: Decision) -> None:
+    def _launch(self, decision: Decision) -> bool:
+        """Have a partition run a step; say whether it does."""
         step = self._prepared_step(decision)
         if step is None:
-            return
+            return False
         partition, states = decision.partition, self._states_of(decision)
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(os.cpu_count(), "partition")
-        landing: Future[None]
-        try:
-            step.depart(states)
-        except Exception as error:
-            landing = Future()
-            landing.set_exception(error)
-        else:
-            landing = self._threads.submit(step.forward_in_partition)
-        is_usual = len(self._flights) == decision.partitions - 1
         self._schedule.begun(decision)
-        self._flights[partition] = _Flight(decision, states, step, landing, is_usual)
-        landing.add_done_callback(lambda _: self._landed.put(partition))
+        self._flights[partition] = _Flight(decision, states, step)
+        if step.departs(states):
+            threads = self._threads_for(decision.partitions)
+            asked = threads.submit(step.forward_in_partition)
+            asked.add_done_callback(lambda _: self._landed.put(partition))
+        else:
+            self._landed.put(partition)
+        return True
+
+    def _threads_for(self, partitions: int) -> ThreadPoolExecutor:
+        if self._threads is None or self._threads[0] < partitions:
+            self._threads = partitions, ThreadPoolExecutor(partitions, "partition")
+        return self._threads[1]
 
     # Between two steps
 
@@ -1022,8 +1069,9 @@ class Denoiser:
             key.arenas[partition] = arena
         for state in states:
             if state.partition != partition:
-                if state.row >= 0:
-                    key.arenas[state.partition].take(state)
+                # Whatever it heard there is not held.
+                if (before := key.arenas.get(state.partition)) is not None:
+                    before.take(state)
                 state.partition = partition
         return arena
 
@@ -1038,7 +1086,7 @@ class Denoiser:
         key = self._keys[states[0].key]
         model, bucket = key.resident.model, decision.bucket
         shown = partial(self._shows, key.resident, self._clock.monotonic_s())
-        landing = None if flight is None else flight.landing.result
+        landing = None if flight is None else step.land
         lacking = _lacking(step, states, shown, landing)
         if lacking is not None and self._make_room():
             del lacking  # with all that its calls held
@@ -1073,6 +1121,7 @@ class Denoiser:
     def _bring(self, resident: _Resident) -> None:
         if resident.loaded:
             return
+        self.settle()
         self._wait(0)
         if self._load is not None:
             # Not with itself: nobody may hold it who waits until another one stands in its place.
@@ -1166,8 +1215,9 @@ class Denoiser:
         # A partition has only a part of the device, unless it is the only one to run.
         self._shares.took(seconds / (decision.partitions if is_usual else 1), _rows_in(moved))
         if step.counts_cpu:
-            undisturbed, rows = self._keys[moved[0][0].key].undisturbed, decision.bucket
-            seconds = undisturbed.seconds(rows * decision.partitions, seconds, step.cpu_s)
+            key, rows = self._keys[moved[0][0].key], decision.bucket
+            undisturbed = key.undisturbed if decision.partitions == 1 else key.apart
+            seconds = undisturbed.seconds(rows, seconds, step.cpu_s)
         self._schedule.took(decision, seconds, is_usual=is_usual)
         self._tell(moved, step.foreseen)
 
@@ -1288,10 +1338,11 @@ class Denoiser:
         )
         if like is None:
             rehearsal = Rehearsal(self._curves.get(name))
-            undisturbed = Undisturbed(os.cpu_count() or 1)
+            undisturbed, apart = (Undisturbed(os.cpu_count() or 1) for _ in range(2))
         else:
-            rehearsal, undisturbed = self._keys[like].rehearsal, self._keys[like].undisturbed
-        self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed)
+            alike = self._keys[like]
+            rehearsal, undisturbed, apart = alike.rehearsal, alike.undisturbed, alike.apart
+        self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed, apart)
         self._tell_residency(resident)
         self._forget_idle(key)
 

@@ -288,8 +288,9 @@ class Drawer:
         self._denoiser.decode_finished()
 
     def settle(self) -> None:
-        """Wait for steps that are running."""
+        """Wait for steps that are running, and tell what came of them."""
         self._denoiser.settle()
+        self._flush()
 
     def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
@@ -540,6 +541,7 @@ class Drawer:
 
     def hand_over(self) -> None:
         """Leave checkpoints of all samples, and draw no more."""
+        self.settle()
         self._leave_checkpoints()
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}

@@ -19,6 +19,7 @@ from swell.worker.decide import (
     Sample,
     Turn,
     TurnReason,
+    can_divide,
     charged,
     costs_of,
     decide,
@@ -360,14 +361,13 @@ class Schedule:
             return 1
         (state,) = busy
         partitions, samples = state.partitions, state.samples
-        if (
-            not state.loaded
-            or not 1 < partitions <= len(samples)
-            or state.memory.rows < 2 * partitions
-        ):
+        if not state.loaded or not 1 < partitions <= len(samples):
             return 1
-        size = _costs(state, _widest(samples.values())).size
-        return 1 if takes_turns(size, samples.values()) else partitions
+        costs = _costs(state, _widest(samples.values()))
+        if takes_turns(costs.size, samples.values()):
+            return 1
+        rows = max(sample.rows for sample in samples.values())
+        return partitions if can_divide(costs, partitions, rows) else 1
 
     def decide(self, now_s: float, partition: int | None = None) -> Decision:
         """Return what runs in the next step. Asking again at the same time changes nothing.
@@ -444,7 +444,7 @@ class Schedule:
         if decision.turn.unit != self._unit:
             self._charge()
             self._unit = decision.turn.unit
-        self._uncharged_s += seconds / decision.partitions
+        self._uncharged_s += seconds / (decision.partitions if is_usual else 1)
         state = self._keys.get(decision.key)
         if state is not None:
             rows = decision.bucket * decision.partitions
@@ -498,8 +498,11 @@ class Schedule:
             Whether fewer rows can be tried. If not, a single row does not fit.
         """
         state = self._keys[decision.key]
-        can_shrink = decision.bucket > 1
-        state.memory = ran_out(state.memory, decision.bucket * decision.partitions)
+        rows = decision.bucket * decision.partitions
+        can_shrink = rows > 1
+        if decision.partitions == 1 or rows <= state.memory.rows:
+            # Else another partition has found it out.
+            state.memory = ran_out(state.memory, rows)
         self._change(state)
         if decision.partitions == 1:
             self._turn = decision.turn
