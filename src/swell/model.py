@@ -602,7 +602,8 @@ class StepModel(Model):
     def denoise_in_partition(self, x: Array, t: Array, conditions: Mapping[str, Array]) -> Array:
         """Return what `denoise` does, bit for bit in exact mode, by one of `partitions`.
 
-        It is called in threads, as many at a time, while another one calls `prepare`, `encode`,
+        A class that writes `denoise` anew has no partitions until it writes this one anew, too. It
+        is called in threads, as many at a time, while another one calls `prepare`, `encode`,
         `decode` and `preview`. So what it returns is an array of its own: nothing that another call
         writes to. `arrays` are those of the machine's memory.
         """

@@ -336,6 +336,22 @@ def test_shares_of_partitions_are_no_more_than_the_device_has_worked() -> None:
     assert 0.4 * worked_s < sum(shares.values()) <= worked_s
 
 
+def test_who_writes_only_denoise_anew_has_no_partitions() -> None:
+    class Louder(Partitioned):
+        def denoise(self, x: np.ndarray, t: np.ndarray, conditions: Mapping[str, Any]) -> Any:
+            return 2 * super().denoise(x, t, conditions)
+
+    studio = Divided()
+    louder = Studio(Louder())
+    louder.denoiser.set_residency(louder.model, loaded=True, load_s=0.0)
+    (key,) = studio.denoiser._keys
+    for each in (studio, louder):
+        each.add("a", steps=2)
+        each.finish()
+    assert studio.denoiser._schedule._keys[key].partitions == 2
+    assert louder.denoiser._schedule._keys[key].partitions == 1
+
+
 def test_called_by_hand_a_model_with_partitions_gives_what_others_give() -> None:
     items = [Item({"steps": 2 + n, "guidance": 3.0}, seed=n) for n in range(5)]
     expected, model = Toy().run(items), Partitioned()

@@ -1361,7 +1361,7 @@ class Denoiser:
                 load_s=adapting.swap_s if resident.loaded and not fits else whole_s,
                 weights=resident.model.name,
                 swap_s=adapting.swap_s,
-                partitions=resident.model.partitions,
+                partitions=_partitions_of(resident.model),
             )
 
     def _forget_idle(self, newest: BatchKey) -> None:
@@ -1452,6 +1452,16 @@ class Denoiser:
                     raise
             key.most_rows = halved(key.most_rows)
             self._schedule.limit(first.key, key.most_rows)
+
+
+def _partitions_of(model: StepModel) -> int:
+    """Return into how many its steps can be divided: none where only `denoise` is written anew."""
+    for names in (vars(model), *map(vars, type(model).__mro__)):
+        if "denoise_in_partition" in names:
+            return model.partitions
+        if "denoise" in names:
+            break
+    return 1
 
 
 def _rows_in(moved: Iterable[tuple[SampleState, int]]) -> dict[str, int]:
