@@ -189,23 +189,11 @@ samples = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(samples, st.integers(0, 12)), min_size=1, max_size=9),
-    st.booleans(),
-    st.sampled_from([1, 2, 3, 4, 8]),
-    st.sets(st.integers(0, 8), max_size=3),
-    st.sampled_from([1, 2, 5, 99]),
-)
-def test_a_picture_depends_on_its_input_alone(
-    arriving: list[tuple[dict[str, Any], int]],
-    exact: bool,
-    bucket: int,
-    dropped: set[int],
-    memory: int,
-) -> None:
-    studio = Studio(exact=exact, bucket=bucket if exact else None)
-    studio.model.memory = memory
+Arriving = list[tuple[dict[str, Any], int]]
+
+
+def all_are_drawn_as_alone(studio: Studio, arriving: Arriving, dropped: set[int]) -> None:
+    """Draw samples that come at some boundaries; these are dropped two boundaries later."""
     for boundary in range(13):
         for number, (asked, when) in enumerate(arriving):
             if when == boundary:
@@ -224,6 +212,26 @@ def test_a_picture_depends_on_its_input_alone(
         else:
             assert result == alone(**asked)
     assert len(studio.denoiser) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(samples, st.integers(0, 12)), min_size=1, max_size=9),
+    st.booleans(),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.sets(st.integers(0, 8), max_size=3),
+    st.sampled_from([1, 2, 5, 99]),
+)
+def test_a_picture_depends_on_its_input_alone(
+    arriving: list[tuple[dict[str, Any], int]],
+    exact: bool,
+    bucket: int,
+    dropped: set[int],
+    memory: int,
+) -> None:
+    studio = Studio(exact=exact, bucket=bucket if exact else None)
+    studio.model.memory = memory
+    all_are_drawn_as_alone(studio, arriving, dropped)
 
 
 @pytest.mark.parametrize("exact", [True, False])

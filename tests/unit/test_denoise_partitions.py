@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.test_denoise import Ears, NoMemory, Studio, Toy, alone, samples
+from tests.unit.test_denoise import (
+    Ears,
+    NoMemory,
+    Studio,
+    Toy,
+    all_are_drawn_as_alone,
+    alone,
+    samples,
+)
 
 from swell.model import Cancelled, Item
 from swell.worker import denoise
@@ -86,24 +94,7 @@ def test_in_whatever_partition_a_picture_depends_on_its_input_alone(
 ) -> None:
     studio = Divided(partitions, exact=exact)
     studio.model.memory = memory
-    for boundary in range(13):
-        for number, (asked, when) in enumerate(arriving):
-            if when == boundary:
-                studio.add(str(number), **asked)
-            elif when == boundary - 2 and number in dropped:
-                studio.denoiser.cancel(str(number))
-        studio.denoiser.boundary()
-    ended = studio.finish()
-    assert ended.keys() == {str(number) for number in range(len(arriving))}
-    for number, (asked, _) in enumerate(arriving):
-        result = ended[str(number)]
-        if isinstance(result, Cancelled):
-            assert number in dropped
-        elif asked["poison"]:
-            assert str(result) == "poison"
-        else:
-            assert result == alone(**asked)
-    assert len(studio.denoiser) == 0
+    all_are_drawn_as_alone(studio, arriving, dropped)
 
 
 def test_one_sample_has_the_whole_device_and_two_have_a_partition_each() -> None:

@@ -451,7 +451,7 @@ class _Step:
         Args:
             states: Who runs.
             shown: Whether a sample shows what is foreseen of it.
-            landing: Waits for the network, if it was asked of all of them; else it is asked now.
+            landing: Says what became of asking the network, if it was asked; else it is asked now.
 
         Raises:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
