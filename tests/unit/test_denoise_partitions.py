@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.unit.test_denoise import (
+from denoise_harness import (
     Ears,
     NoMemory,
     Studio,
@@ -17,6 +15,8 @@ from tests.unit.test_denoise import (
     alone,
     samples,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from swell.model import Cancelled, Item
 from swell.worker import denoise
