@@ -3,11 +3,14 @@
 In simulated time, with nothing else of a worker: the real `Schedule`, whose curve is what its steps
 took, against a loop in which every picture that is there takes part in the next step. Both draw the
 same pictures of 4, 8, 20 or 30 steps on the same device, which is swell/icons on two cores: a step
-takes 7 ms and 6.9 ms for each row, two rows a picture, and 10 ms to decode one. Its speed changes
-as that of a shared machine does: by 11 % within seconds, the same for both; and for each by chance
-some percent from step to step, and now and then a step takes 1.6 times as long. That is what steps
-of real backlogs show: a standard deviation of 10 to 20 %, and neighbours that have about half of it
-in common.
+of both takes 7 ms and 6.9 ms for each row, two rows a picture, and 10 ms to decode one. From two
+pictures on, each core runs steps of its own with Swell: such a step takes as long as one of both
+with twice the rows, and to decode a picture keeps its core for 20 ms.
+
+The device's speed changes as that of a shared machine does: by 11 % within seconds, the same for
+both cores; and for each core and step by chance some percent, and now and then one takes 1.6 times
+as long: who shares a step waits for the slower core. That is what steps of real backlogs show: a
+standard deviation of 10 to 20 %, and neighbours that have about half of it in common.
 
 A crowd is what `engine_peers.py` brings: 8 clients first, a rest of some seconds, then 32 with the
 next picture as soon as they have one, and then arrivals by chance, at 0.9 of what one picture after
@@ -20,22 +23,24 @@ Value: the 95th percentile of latency over that of the loop, in the mean of the 
 from __future__ import annotations
 
 import argparse
+import heapq
 import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine_peers import CLIENTS, LOAD, SETTLE_S, STEPS, WARM_UP, Size, wishes
 from machine import report
 from open_load import percentile, poisson
-from swell.worker.decide import Sample
+from swell.worker.decide import Decision, Sample
 from swell.worker.rehearsal import Rehearsal
 from swell.worker.schedule import Schedule
 
 STEP_S, ROW_S, DECODE_S, GAP_S = 7.0e-3, 6.9e-3, 10e-3, 0.3e-3
 ROWS = 2
+CORES = 2
 PX = 128
 
 
@@ -50,7 +55,9 @@ def alone_s(steps: int) -> float:
 class Speed:
     """How much longer a step takes than on a quiet machine."""
 
-    DRIFT, LASTS_S, EACH, STALLS, STALL = 0.11, 3.0, 0.12, 0.01, 1.6
+    DRIFT, LASTS_S = 0.11, 3.0
+    #: Of each core: two that are waited for are as late as measured steps of both are.
+    EACH, STALLS, STALL = 0.085, 0.005, 1.6
     EVERY_S = 0.25
 
     def __init__(self, seed: int) -> None:
@@ -67,12 +74,33 @@ class Speed:
             now = keeps * now + math.sqrt(1 - keeps**2) * rng.gauss(0, self.DRIFT)
             yield math.exp(now)
 
-    def at(self, now_s: float) -> float:
+    def at(self, now_s: float, cores: int) -> float:
+        """Of a step that so many cores share; the slowest of them is waited for."""
         while len(self._known) <= now_s / self.EVERY_S:
             self._known.append(next(self._drifts))
-        each = math.exp(abs(self._steps.gauss(0, self.EACH)))
+        return self._known[int(now_s / self.EVERY_S)] * max(self._core() for _ in range(cores))
+
+    def _core(self) -> float:
         stall = self.STALL if self._steps.random() < self.STALLS else 1.0
-        return self._known[int(now_s / self.EVERY_S)] * each * stall
+        return math.exp(abs(self._steps.gauss(0, self.EACH))) * stall
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that runs: of the whole device, or of one core."""
+
+    pictures: int
+    #: How many of them it is the last step of.
+    last: int
+    decision: Decision | None = None
+    cores: int = CORES
+    #: Whether no core was idle as it began.
+    is_usual: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step of the whole device that takes as long."""
+        return ROWS * self.pictures * CORES // self.cores
 
 
 class Order(Protocol):
@@ -82,10 +110,10 @@ class Order(Protocol):
 
     def add(self, picture: str, steps: int, now_s: float) -> None: ...
 
-    def next(self, now_s: float) -> int:
-        """How many take part in the next step."""
+    def begin(self, now_s: float) -> list[Step]:
+        """The steps that cores which have nothing to do begin."""
 
-    def done(self, took_s: float) -> list[str]:
+    def end(self, step: Step, took_s: float) -> list[str]:
         """Who is finished by it."""
 
     def rehearse(self) -> int:
@@ -104,7 +132,10 @@ class Swell:
         self._rehearsal = Rehearsal()
         self._schedule = Schedule()
         self._schedule.know("icons", most_rows=self.MOST_ROWS, padded=False)
-        self._schedule.set_residency("icons", loaded=True, load_s=0.0)
+        self._schedule.set_residency("icons", loaded=True, load_s=0.0, partitions=CORES)
+        #: Cores that run steps of their own, or whether one of all runs.
+        self._busy: set[int] = set()
+        self._all_busy = False
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -122,12 +153,34 @@ class Swell:
             )
         )
 
-    def next(self, now_s: float) -> int:
-        self._decision = self._schedule.decide(now_s)
-        return len(self._decision.run)
+    def begin(self, now_s: float) -> list[Step]:
+        if self._all_busy:
+            return []
+        partitions = self._schedule.partitions
+        if partitions == 1:
+            decision = None if self._busy else self._schedule.decide(now_s)
+            self._all_busy = decision is not None and bool(decision.run)
+            return [_told(decision, CORES)] if decision is not None and decision.run else []
+        begun = []
+        for core in sorted(set(range(partitions)) - self._busy):
+            decision = self._schedule.decide(now_s, core)
+            if decision.run:
+                self._schedule.begun(decision)
+                self._busy.add(core)
+                begun.append(decision)
+        is_usual = len(self._busy) == partitions
+        return [_told(decision, 1, is_usual=is_usual) for decision in begun]
 
-    def done(self, took_s: float) -> list[str]:
-        return [sample.id for sample in self._schedule.done(self._decision, took_s)]
+    def end(self, step: Step, took_s: float) -> list[str]:
+        decision = step.decision
+        assert decision is not None
+        if step.cores == 1:
+            self._schedule.landed(decision)
+            self._busy.discard(decision.partition)
+        self._all_busy = False
+        finished = self._schedule.started(decision)
+        self._schedule.took(decision, took_s, is_usual=step.is_usual)
+        return [sample.id for sample in finished]
 
     def rehearse(self) -> int:
         return self._rehearsal.next(self._schedule.curve("icons"), self.MOST_ROWS, ROWS) or 0
@@ -137,11 +190,17 @@ class Swell:
         self._schedule.learn("icons", curve)
 
 
+def _told(decision: Decision, cores: int, *, is_usual: bool = True) -> Step:
+    last = sum(sample.remaining == 1 for sample in decision.run)
+    return Step(len(decision.run), last, decision, cores, is_usual)
+
+
 class Everybody:
     """All who are there, in each step."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
+        self._running: list[str] = []
 
     def __len__(self) -> int:
         return len(self._left)
@@ -149,12 +208,17 @@ class Everybody:
     def add(self, picture: str, steps: int, now_s: float) -> None:
         self._left[picture] = steps
 
-    def next(self, now_s: float) -> int:
-        return len(self._left)
+    def begin(self, now_s: float) -> list[Step]:
+        if self._running or not self._left:
+            return []
+        self._running = list(self._left)
+        return [Step(len(self._running), sum(steps == 1 for steps in self._left.values()))]
 
-    def done(self, took_s: float) -> list[str]:
-        self._left = {picture: steps - 1 for picture, steps in self._left.items()}
-        finished = [picture for picture, steps in self._left.items() if not steps]
+    def end(self, step: Step, took_s: float) -> list[str]:
+        for picture in self._running:
+            self._left[picture] -= 1
+        finished = [picture for picture in self._running if not self._left[picture]]
+        self._running = []
         for picture in finished:
             del self._left[picture]
         return finished
@@ -166,6 +230,16 @@ class Everybody:
         """It learns nothing."""
 
 
+class _Running(NamedTuple):
+    """A step on its way, in order of when its cores are free."""
+
+    free_s: float
+    number: int
+    ended_s: float
+    took_s: float
+    step: Step
+
+
 @dataclass
 class Device:
     """A device in simulated time, and by which order it draws."""
@@ -175,7 +249,9 @@ class Device:
     now_s: float = 0.0
     #: Of a picture that is not finished: when it came.
     _came_s: dict[str, float] = field(default_factory=dict)
+    _running: list[_Running] = field(default_factory=list)
     _count: int = 0
+    _steps: int = 0
 
     def _add(self, steps: int, came_s: float) -> str:
         picture = str(self._count)
@@ -184,21 +260,34 @@ class Device:
         self.order.add(picture, steps, came_s)
         return picture
 
-    def _step(self) -> list[tuple[str, float]]:
-        """Who is finished by the next step, and how long it took from when it came."""
-        took_s = step_s(ROWS * self.order.next(self.now_s)) * self.speed.at(self.now_s)
-        self.now_s += took_s + GAP_S
-        finished = []
-        for picture in self.order.done(took_s):
-            self.now_s += DECODE_S
-            finished.append((picture, self.now_s - self._came_s.pop(picture)))
-        return finished
+    def _begin(self) -> None:
+        """Have all cores that are free begin what they can."""
+        for step in self.order.begin(self.now_s):
+            took_s = step_s(step.rows) * self.speed.at(self.now_s, step.cores)
+            ended_s = self.now_s + took_s + GAP_S
+            free_s = ended_s + step.last * DECODE_S * CORES / step.cores
+            self._steps += 1
+            heapq.heappush(self._running, _Running(free_s, self._steps, ended_s, took_s, step))
+
+    def _end(self) -> list[tuple[str, float]]:
+        """Wait until a step's cores are free.
+
+        Returns:
+            Who is finished, and how long it took from when it came.
+        """
+        running = heapq.heappop(self._running)
+        self.now_s = running.free_s
+        decode_s = DECODE_S * CORES / running.step.cores
+        return [
+            (picture, running.ended_s + n * decode_s - self._came_s.pop(picture))
+            for n, picture in enumerate(self.order.end(running.step, running.took_s), start=1)
+        ]
 
     def rest(self, seconds: float) -> None:
         """Nobody comes; a step that has begun by then ends."""
         until_s = self.now_s + seconds
         while self.now_s < until_s and (rows := self.order.rehearse()):
-            took_s = step_s(rows) * self.speed.at(self.now_s)
+            took_s = step_s(rows) * self.speed.at(self.now_s, CORES)
             self.now_s += took_s
             self.order.rehearsed(rows, took_s)
         self.now_s = max(self.now_s, until_s)
@@ -209,21 +298,24 @@ class Device:
         while waiting or len(self.order):
             while waiting and len(self.order) < clients:
                 self._add(waiting.pop(), self.now_s)
-            self._step()
+            self._begin()
+            self._end()
         return len(steps) / (self.now_s - begun_s)
 
     def at_times(self, steps: Sequence[int], at_s: Sequence[float]) -> list[tuple[int, float]]:
         """Steps and latency of each picture that comes at these times from now on."""
-        begun_s, coming = self.now_s, list(zip(at_s, steps, strict=True))[::-1]
+        coming = [(self.now_s + due_s, count) for due_s, count in zip(at_s, steps, strict=True)]
+        coming.reverse()
         of: dict[str, int] = {}
         found = []
         while coming or len(self.order):
-            if not len(self.order):
-                self.now_s = max(self.now_s, begun_s + coming[-1][0])
-            while coming and begun_s + coming[-1][0] <= self.now_s:
+            if coming and (not self._running or coming[-1][0] <= self._running[0].free_s):
                 due_s, count = coming.pop()
-                of[self._add(count, begun_s + due_s)] = count
-            found += [(of[picture], latency_s) for picture, latency_s in self._step()]
+                self.now_s = max(self.now_s, due_s)
+                of[self._add(count, due_s)] = count
+            else:
+                found += [(of[picture], latency_s) for picture, latency_s in self._end()]
+            self._begin()
         return found
 
 
