@@ -56,6 +56,8 @@ class System:
         self.token = ""
         self.backends: dict[int, subprocess.Popen[bytes]] = {}
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
+        #: Fork servers of workers that were killed.
+        self._left: dict[int, list[psutil.Process]] = {}
         self.proxy = Proxy(folder / "proxy.log") if is_tried else None
         self._entrance = Link(name=WORKERS, port=free_port(), targets=tuple(self.ports))
         self._rules: dict[str, dict[str, Rule]] = {}
@@ -182,16 +184,38 @@ class System:
 
     def kill_worker(self, index: int) -> None:
         """SIGKILL a worker, and wait until the kernel has let go of it."""
+        self._left.setdefault(index, []).extend(self._fork_servers(index))
         self.workers[index].kill()
         self.workers[index].wait(PATIENCE_S)
 
     def model_process(self, index: int) -> psutil.Process | None:
         """Return the model process of a worker, if it has one now."""
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.workers[index].pid).children(recursive=True):
+        for child in self._below(index):
+            with contextlib.suppress(psutil.Error):
                 if child.name() == "swell-model" or "swell.worker.child" in child.cmdline():
                     return child
         return None
+
+    def _fork_servers(self, index: int) -> list[psutil.Process]:
+        found = []
+        for child in self._below(index):
+            with contextlib.suppress(psutil.Error):
+                if "swell.worker.forkserver" in child.cmdline():
+                    found.append(child)
+        return found
+
+    def _below(self, index: int) -> list[psutil.Process]:
+        """Return what a worker has started, or the fork servers that it has from former ones.
+
+        A worker that comes before its killed predecessor's fork server has noticed shares it.
+        """
+        found: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            found += psutil.Process(self.workers[index].pid).children(recursive=True)
+        for server in self._left.get(index, []):
+            with contextlib.suppress(psutil.Error):
+                found += server.children(recursive=True)
+        return found
 
     def kill_model(self, index: int) -> bool:
         """SIGKILL the model process of a worker; False if it has none now."""
@@ -242,8 +266,9 @@ class System:
     def end(self) -> None:
         """Kill everything that was started, with the model processes."""
         processes = [*self.workers.values(), *self.backends.values()]
-        children: list[psutil.Process] = []
-        for process in processes:
+        children = [child for index in self.workers for child in self._below(index)]
+        children += [server for left in self._left.values() for server in left]
+        for process in self.backends.values():
             with contextlib.suppress(psutil.Error):
                 children += psutil.Process(process.pid).children(recursive=True)
         for process in processes:
