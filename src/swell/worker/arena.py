@@ -55,8 +55,11 @@ class InvalidCheckpoint(ValueError):
     """A checkpoint is broken, or was made of another sample."""
 
 
-class BatchKey(msgspec.Struct, frozen=True):
-    """What samples must share to run together: shapes and code, but no numbers."""
+class BatchKey(msgspec.Struct, frozen=True, cache_hash=True):
+    """What samples must share to run together: shapes and code, but no numbers.
+
+    Each step looks things up by it some five times.
+    """
 
     model: str
     shape: tuple[int, ...]
