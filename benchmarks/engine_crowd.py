@@ -158,9 +158,10 @@ class Swell:
             return []
         partitions = self._schedule.partitions
         if partitions == 1:
-            decision = None if self._busy else self._schedule.decide(now_s)
-            self._all_busy = decision is not None and bool(decision.run)
-            return [_told(decision, CORES)] if decision is not None and decision.run else []
+            if self._busy or not len(self):
+                return []
+            self._all_busy = True
+            return [_told(self._schedule.decide(now_s), CORES)]
         begun = []
         for core in sorted(set(range(partitions)) - self._busy):
             decision = self._schedule.decide(now_s, core)

@@ -2,13 +2,13 @@ import ast
 import inspect
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+from denoise_harness import Ears
 from pydantic import ValidationError
 
 import swell
@@ -26,24 +26,6 @@ from swell.zoo.upscale import Upscale, Upscaler
 
 SOURCE = Path(swell.__file__).parent
 WEIGHTS = swell_models.path("files.json").parent
-
-
-class Ears:
-    """Hears what a model tells, and cancels the task after `stop_after` steps."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.heard: list[tuple[int, int]] = []
-        self.previews: list[Callable[[], Any]] = []
-        self.stop_after = stop_after
-
-    def progress(self, done: int, total: int) -> None:
-        self.heard.append((done, total))
-
-    def preview(self, make: Callable[[], Any]) -> None:
-        self.previews.append(make)
-
-    def is_cancelled(self) -> bool:
-        return self.stop_after is not None and len(self.heard) >= self.stop_after
 
 
 @pytest.fixture(scope="module")
