@@ -211,13 +211,13 @@ def test_before_a_model_leaves_its_partitions_have_landed() -> None:
 
 def test_no_memory_in_one_partition_means_fewer_rows_in_all() -> None:
     studio = Divided()
-    lacking = 2
+    lacking, both_run = [NoMemory(), NoMemory()], threading.Barrier(2)
 
     def lacks(*given: Any) -> np.ndarray:
-        nonlocal lacking
-        lacking -= 1
-        if lacking >= 0:
-            raise NoMemory
+        if lacking:
+            error = lacking.pop()
+            both_run.wait(10)
+            raise error
         return Partitioned.denoise_in_partition(studio.model, *given)
 
     studio.model.denoise_in_partition = lacks  # type: ignore[method-assign]

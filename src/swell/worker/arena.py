@@ -350,6 +350,41 @@ def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
 # --- rows ----------------------------------------------------------------------------------------
 
 
+class _Part:
+    """Rows that the network sees at once: which, and views of what they are shown and say."""
+
+    __slots__ = ("heard", "rows", "said", "seen", "shape")
+
+    def __init__(self, rows: slice, seen: Array, said: Array, heard: Conditions) -> None:
+        self.rows = rows
+        self.seen = seen[rows]
+        self.shape = self.seen.shape
+        self.said = said[rows]
+        self.heard = {name: values[rows] for name, values in heard.items()}
+
+
+class _Seating:
+    """What stays from step to step while the same samples sit in rows of one bucket.
+
+    To look it up anew takes longer than all numbers of a small step.
+    """
+
+    __slots__ = ("bucket", "copies", "is_shown_latents", "parts", "scale", "said", "tables")
+
+    def __init__(self, bucket: int) -> None:
+        self.bucket = bucket
+        #: Of each sample, in the order of rows.
+        self.tables: list[Table] = []
+        #: Whether the network is to see nothing but the latents, so that it is shown these.
+        self.is_shown_latents = False
+        #: What is copied to where in each step: second rows, and padding.
+        self.copies: list[tuple[Array, Array]] = []
+        self.parts: list[_Part] = []
+        #: All that is said, and how far guidance goes, for those with guidance.
+        self.said: Array = None
+        self.scale: Array = None
+
+
 class Arena:
     """The rows of one batch key.
 
@@ -365,21 +400,24 @@ class Arena:
     ) -> None:
         # One sample with guidance has two rows even where a step has one: then it has two passes.
         rows = max(most_rows, 2)
-        self._solver = key.solver
+        self._solver = solver = key.solver
+        self._scales_input, self._may_draw = solver.scales_input, solver.may_draw
+        self._needs_noise = solver.needs_noise
         self._arrays = arrays
         self._host_z = np.zeros((most_rows, *key.shape), np.float32)
         self._host_t = np.zeros(rows, np.float32)
         like = arrays.put(np.zeros(key.shape, np.float32))
         self._x = arrays.rows(like, most_rows)
         self._h = None
-        if kept := key.solver.history:
+        if kept := solver.history:
             self._h = arrays.rows(arrays.put(np.zeros((kept, *key.shape), np.float32)), most_rows)
         #: What the network is shown, unless it is the latents, and what it says.
-        self._seen = self._shown = arrays.rows(like, rows)
+        self._seen = arrays.rows(like, rows)
         self._said = arrays.rows(like, rows)
         self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
         #: Rows as they lie here, and their bytes where a checkpoint has the same: made once.
-        self._is_raw = type(arrays) is HostArrays and self._x.dtype == np.dtype("<f4")
+        self._is_host = type(arrays) is HostArrays
+        self._is_raw = self._is_host and self._x.dtype == np.dtype("<f4")
         self._rows: list[tuple[Array, Array | None] | None] = [None] * most_rows
         self._raws: list[Raw | None] = [None] * most_rows
         #: Whose latents and whose conditions are in each row.
@@ -389,6 +427,9 @@ class Arena:
         self._placed: list[SampleState] = []
         #: The same as they were named, as long as all have their rows.
         self._seated: tuple[SampleState, ...] = ()
+        self._seating: _Seating | None = None
+        #: The same of what was loaded last, whoever has gone meanwhile.
+        self._loaded: _Seating | None = None
         #: Their rows of x, said, seen and h.
         self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
@@ -410,10 +451,11 @@ class Arena:
 
     def place(self, samples: Sequence[SampleState]) -> None:
         """Give these samples the first rows, for the next step; all others are paused."""
-        if len(samples) == len(self._seated) and all(map(is_, samples, self._seated)):
+        seated = self._seated
+        if samples is seated or (len(samples) == len(seated) and all(map(is_, samples, seated))):
             return
         # Until all sit: one of them may have no noise to begin with.
-        self._seated = ()
+        self._unseat()
         self._guided = sum(sample.is_guided for sample in samples)
         order = self._ordered(samples)
         for row, sample in enumerate(self._samples):
@@ -451,7 +493,10 @@ class Arena:
             sample.h = _copy(self._h[row])
         sample.x, sample.row = x, -1
         self._samples[row] = None
-        self._seated = ()
+        self._unseat()
+
+    def _unseat(self) -> None:
+        self._seated, self._seating = (), None
 
     def _seat(self, sample: SampleState, row: int) -> None:
         self._x[row] = sample.begin(self._arrays) if sample.x is None else sample.x
@@ -464,6 +509,7 @@ class Arena:
         """Free the sample's row; its latents go with it, and nothing that it heard is held."""
         if sample.row >= 0:
             self._pause(sample)
+        self._unseat()
         heard, without = sample.with_words, sample.without_words
         self._hearers = [
             None if each is heard or each is without else each for each in self._hearers
@@ -494,57 +540,80 @@ class Arena:
 
     def load(self, bucket: int) -> None:
         """Write what the network is to see of the samples that were placed."""
+        seating = self._seating
+        if seating is None or seating.bucket != bucket:
+            seating = self._seating = self._seat_all(bucket)
+        self._loaded = seating
+        placed, t = self._placed, self._host_t
+        steps, tables = [sample.step for sample in placed], seating.tables
+        if len(tables) == 1 and self._is_host:
+            self._k = tables[0].numbers(steps[0])
+        else:
+            self._k = self._arrays.put(solvers.gather(tables, steps))
+        if not seating.is_shown_latents:
+            solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
+        for row, table in enumerate(tables):
+            t[row] = table.heard[steps[row]]
+        for to, source in seating.copies:
+            to[...] = source
+
+    def _seat_all(self, bucket: int) -> _Seating:
+        """Have all of the placed heard, and return what stays as it is as long as they sit."""
+        self._seating = None
         placed, n, g = self._placed, len(self._placed), self._guided
         rows = n + g
         padded = -(-rows // bucket) * bucket
-        steps = [sample.step for sample in placed]
-        self._k = self._arrays.put(solvers.gather([sample.table for sample in placed], steps))
-        # Where the network is to see nothing but the latents, it is shown these.
-        self._shown = self._x
-        if self._solver.scales_input or padded > n:
-            self._shown = self._seen
-            solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
-        for row, sample in enumerate(placed):
-            self._host_t[row] = sample.table.timesteps[sample.step]
-        if g:
-            self._seen[n:rows] = self._seen[:g]
-            self._host_t[n:rows] = self._host_t[:g]
-        if rows < padded:
-            self._seen[rows:padded] = self._seen[:1]
-            self._host_t[rows:padded] = self._host_t[0]
         hearers = [sample.with_words for sample in placed]
         hearers += [sample.without_words for sample in placed[:g]]
         hearers += hearers[:1] * (padded - rows)
         for row, conditions in enumerate(hearers):
-            if self._hearers[row] is not conditions:
-                assert conditions is not None, "conditions come before the first step"
-                self._hearers[row] = None
-                for name, value in conditions.items():
-                    self._heard[name][row] = value
-                self._hearers[row] = conditions
+            self._hear(row, conditions)
+        seating = _Seating(bucket)
+        seating.tables = [sample.table for sample in placed]
+        seating.is_shown_latents = not (self._scales_input or padded > n)
+        seen, t = self._seen, self._host_t
+        if g:
+            seating.copies += (seen[n:rows], seen[:g]), (t[n:rows], t[:g])
+            scale = np.array([sample.plan.guidance for sample in placed[:g]], np.float32)
+            seating.said, seating.scale = self._said[:rows], self._arrays.put(scale)
+        if rows < padded:
+            seating.copies += (seen[rows:padded], seen[:1]), (t[rows:padded], t[:1])
+        shown = self._x if seating.is_shown_latents else seen
+        seating.parts = [
+            _Part(slice(start, start + bucket), shown, self._said, self._heard)
+            for start in range(0, rows, bucket)
+        ]
+        return seating
+
+    def _hear(self, row: int, conditions: Conditions | None) -> None:
+        if self._hearers[row] is conditions:
+            return
+        assert conditions is not None, "conditions come before the first step"
+        self._hearers[row] = None
+        for name, value in conditions.items():
+            self._heard[name][row] = value
+        self._hearers[row] = conditions
 
     def forward(self, denoise: Callable[[Array, Array, Conditions], Array], bucket: int) -> None:
-        """Ask the network, `bucket` rows at a time, and apply guidance.
+        """Ask the network, `bucket` rows at a time, and apply guidance; after `load` of so many.
 
         Raises:
             ValueError: The network says something of another shape.
         """
-        n, g = len(self._placed), self._guided
+        seating = self._loaded
+        assert seating is not None, "what it is to see was loaded"
+        assert seating.bucket == bucket, "as many as were loaded"
         t = self._arrays.put(self._host_t)
-        for start in range(0, n + g, bucket):
-            part = slice(start, start + bucket)
-            seen = self._shown[part]
-            heard = {name: rows[part] for name, rows in self._heard.items()}
-            said = denoise(seen, t[part], heard)
-            if said.shape != seen.shape and tuple(said.shape) != tuple(seen.shape):
+        for part in seating.parts:
+            said = denoise(part.seen, t[part.rows], dict(part.heard))
+            if said.shape != part.shape and tuple(said.shape) != tuple(part.shape):
                 raise ValueError(
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
-                    f"{tuple(seen.shape)}"
+                    f"{tuple(part.shape)}"
                 )
-            self._said[part] = said
-        if g:
-            scale = np.array([sample.plan.guidance for sample in self._placed[:g]], np.float32)
-            solvers.guide(self._said[: n + g], n, self._arrays.put(scale))
+            part.said[...] = said
+        if seating.scale is not None:
+            solvers.guide(seating.said, len(seating.tables), seating.scale)
 
     def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
         """Ask the network about so many rows as they lie here, for what it takes; nobody moves.
@@ -573,10 +642,10 @@ class Arena:
             sample.step += 1
 
     def _noise(self) -> Array | None:
-        if not self._solver.may_draw:
+        if not self._may_draw:
             return None
         drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
-        if not drawing and not self._solver.needs_noise:
+        if not drawing and not self._needs_noise:
             return None
         for sample in drawing:
             sample.draw(self._host_z[sample.row])

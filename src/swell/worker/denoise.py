@@ -56,6 +56,7 @@ before a first step. If that is of no use, fewer rows run from then on; where a 
 room, and in a decoding, the sample fails.
 """
 
+import math
 import os
 import queue
 import time
@@ -356,6 +357,24 @@ class _Key:
         return self.arenas.get(0)
 
 
+class _Company:
+    """Who was chosen to run, and what they need, as long as all of that stays."""
+
+    __slots__ = ("arena", "key", "rows", "run", "states")
+
+    def __init__(self, run: tuple[Sample, ...], states: tuple[SampleState, ...]) -> None:
+        self.run = run
+        self.states = states
+        #: By sample.
+        self.rows = {sample.id: sample.rows for sample in run}
+        #: Whose they are, and the rows they have of the whole device, once all are ready to run.
+        self.key: _Key | None = None
+        self.arena: Arena | None = None
+
+
+_NOBODY: Final = _Company((), ())
+
+
 # --- one step ------------------------------------------------------------------------------------
 
 
@@ -388,6 +407,8 @@ class _Step:
         self.advanced: list[SampleState] = []
         self.failed: list[tuple[SampleState, Exception]] = []
         self.begun_s = self.told_s = 0.0
+        #: A sample shows what is foreseen of it at most this often; NaN where none does.
+        self.preview_every_s = math.nan
         #: Whether anybody asks what processors spent on it meanwhile; and that.
         self.counts_cpu = True
         self.cpu_s = 0.0
@@ -443,14 +464,12 @@ class _Step:
     def run(
         self,
         states: Sequence[SampleState],
-        shown: Callable[[SampleState], bool],
         landing: Callable[[], None] | None = None,
     ) -> None:
         """Move these samples; take note of the picture that is foreseen, of those to be shown.
 
         Args:
             states: Who runs.
-            shown: Whether a sample shows what is foreseen of it.
             landing: Says what became of asking the network, if it was asked; else it is asked now.
 
         Raises:
@@ -465,7 +484,10 @@ class _Step:
                 self.forward()
             else:
                 landing()
-            foreseen = [(state, arena.foreseen(state)) for state in states if shown(state)]
+            unseen_s = self._departed_s - self.preview_every_s
+            foreseen = [
+                (state, arena.foreseen(state)) for state in states if state.previewed_s <= unseen_s
+            ]
         except Exception as error:
             if is_out_of_memory(self._model, error):
                 raise _NoMemory(error) from error
@@ -473,8 +495,8 @@ class _Step:
                 self.failed.append((states[0], error))
                 return
             half = len(states) // 2
-            self.run(states[:half], shown)
-            self.run(states[half:], shown)
+            self.run(states[:half])
+            self.run(states[half:])
             return
         try:
             arena.advance()
@@ -490,8 +512,11 @@ class _Step:
             self.told_s = self._clock.monotonic_s()
             if self.counts_cpu:
                 self.cpu_s = self._clock.cpu_s() - self._departed_cpu_s
-        self.advanced.extend(states)
-        self.foreseen.extend(foreseen)
+        self.advanced = [*self.advanced, *states]
+        if foreseen:
+            for state, _ in foreseen:
+                state.previewed_s = self._departed_s
+            self.foreseen += foreseen
 
     def left(self, states: Sequence[SampleState]) -> Sequence[SampleState]:
         """Return those of them who have not moved and still can."""
@@ -502,12 +527,11 @@ class _Step:
 def _lacking(
     step: _Step,
     states: Sequence[SampleState],
-    shown: Callable[[SampleState], bool],
     landing: Callable[[], None] | None = None,
 ) -> Exception | None:
     """Run a step; return what the device said if it has no memory for all of it."""
     try:
-        step.run(states, shown, landing)
+        step.run(states, landing)
     except _NoMemory as error:
         return error.reason
     return None
@@ -517,7 +541,7 @@ class _Flight(msgspec.Struct):
     """A step that a partition runs now."""
 
     decision: Decision
-    states: Sequence[SampleState]
+    company: _Company
     step: _Step
     #: Whether all other partitions ran a step as it began.
     is_usual: bool = False
@@ -530,9 +554,10 @@ class _Told(msgspec.Struct, frozen=True):
     mark: Mark
     #: A step; None for what is done for one sample, such as a decoding.
     decision: Decision | None = None
-    #: Who was moved, and to which step.
-    moved: tuple[tuple[SampleState, int], ...] = ()
-    foreseen: tuple[tuple[SampleState, Callable[[], Array]], ...] = ()
+    #: Who was moved, and to which step; and the rows of each.
+    moved: Sequence[tuple[SampleState, int]] = ()
+    rows: Mapping[str, int] = {}
+    foreseen: Sequence[tuple[SampleState, Callable[[], Array]]] = ()
     #: Whose decoding, and of which model.
     decoded: tuple[str, str] | None = None
 
@@ -606,9 +631,7 @@ class Denoiser:
         self._reached_s = 0.0
         #: What the host takes for a step, as far as it has shown.
         self._host_s = 0.0
-        #: Who was chosen last, as long as all of them are here.
-        self._chosen: tuple[Sample, ...] = ()
-        self._chosen_states: Sequence[SampleState] = ()
+        self._company = _NOBODY
         #: How many there were in the latest step, and what it took; 0 where devices work by
         #: themselves.
         self._together = 0
@@ -710,6 +733,7 @@ class Denoiser:
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Say whether a model is on the device, and what loading it takes."""
         resident = self._resident(model)
+        self._forget_company()
         if loaded and not resident.loaded:
             resident.adapting.brought(model)
         resident.loaded, resident.load_s = loaded, load_s
@@ -724,6 +748,7 @@ class Denoiser:
         if resident is None:
             return
         self.settle()
+        self._forget_company()
         resident.model = model
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
@@ -884,7 +909,7 @@ class Denoiser:
     def _is_full(self) -> bool:
         """Say whether nothing can begin before a partition has landed."""
         partitions = self._schedule.partitions
-        away = sum(len(flight.states) for flight in self._flights.values())
+        away = sum(len(flight.company.states) for flight in self._flights.values())
         return partitions == 1 or len(self._flights) == partitions or away == len(self._states)
 
     def _land(self, *, waits: bool) -> None:
@@ -900,7 +925,7 @@ class Denoiser:
             waits = False
             flight = self._flights.pop(partition)
             self._schedule.landed(flight.decision)
-            self._take_step(flight.decision, flight.step, flight.states, flight)
+            self._take_step(flight.decision, flight.step, flight.company, flight)
 
     def _run_partitions(self, partitions: int) -> None:
         """Have each partition run a step that runs none."""
@@ -919,10 +944,10 @@ class Denoiser:
         step = self._prepared_step(decision)
         if step is None:
             return False
-        partition, states = decision.partition, self._states_of(decision)
+        partition, company = decision.partition, self._company
         self._schedule.begun(decision)
-        self._flights[partition] = _Flight(decision, states, step)
-        if step.departs(states):
+        self._flights[partition] = _Flight(decision, company, step)
+        if step.departs(company.states):
             threads = self._threads_for(decision.partitions)
             asked = threads.submit(step.forward_in_partition)
             asked.add_done_callback(lambda _: self._landed.put(partition))
@@ -1004,32 +1029,49 @@ class Denoiser:
         """Return who runs; drop whom nobody waits for any more."""
         while True:
             decision = self._schedule.decide(self._clock.monotonic_s(), partition)
-            states = self._states_of(decision)
+            states = self._company_of(decision).states
             cancelled = [state for state in states if state.item.cancelled]
             if not cancelled:
                 return decision
             for state in cancelled:
                 self._end(state, Cancelled())
 
-    def _states_of(self, decision: Decision) -> Sequence[SampleState]:
-        if decision.run is not self._chosen:
-            self._chosen = decision.run
-            self._chosen_states = [self._states[sample_id] for sample_id in decision.ids]
-        return self._chosen_states
+    def _company_of(self, decision: Decision) -> _Company:
+        if decision.run is not self._company.run:
+            states = tuple([self._states[sample.id] for sample in decision.run])
+            self._company = _Company(decision.run, states)
+        return self._company
 
-    def _forget_chosen(self) -> None:
-        self._chosen, self._chosen_states = (), ()
+    def _forget_company(self) -> None:
+        """Look anew at what those need who run next."""
+        self._company = _NOBODY
 
     # A step
 
     def _run(self, decision: Decision) -> None:
         step = self._prepared_step(decision)
         if step is not None:
-            self._take_step(decision, step, self._states_of(decision))
+            self._take_step(decision, step, self._company)
 
     def _prepared_step(self, decision: Decision) -> _Step | None:
         """Return a step whose samples have all that they need; None if it is not to be run."""
-        states = self._states_of(decision)
+        company = self._company_of(decision)
+        arena = company.arena if decision.partitions == 1 else None
+        if arena is None:
+            arena = self._prepared_arena(decision, company)
+            if arena is None:
+                return None
+        assert company.key is not None, "it has rows"
+        resident = company.key.resident
+        step = _Step(resident.model, arena, decision, self._clock, self._asked)
+        step.counts_cpu = self._schedule.looks(decision)
+        if resident.has_preview:
+            step.preview_every_s = self._preview_every_s
+        return step
+
+    def _prepared_arena(self, decision: Decision, company: _Company) -> Arena | None:
+        """Return the rows of those who have all that they need; None if they are not to run."""
+        states = company.states
         key = self._keys[states[0].key]
         if not (key.resident.loaded or self._can_bring(key.resident, states)):
             return None
@@ -1038,12 +1080,10 @@ class Denoiser:
         if not self._ready(key, states):
             return None  # somebody else can have the free row
         arena = self._arena_in(key, decision, states)
-        if arena is None:
-            return None
-        model = key.resident.model
-        step = _Step(model, arena, decision, self._clock, self._asked)
-        step.counts_cpu = self._schedule.looks(decision)
-        return step
+        # What came before may have had them looked at anew.
+        self._company, company.key = company, key
+        company.arena = arena if decision.partitions == 1 else None
+        return arena
 
     def _arena_in(
         self, key: _Key, decision: Decision, states: Sequence[SampleState]
@@ -1079,26 +1119,25 @@ class Denoiser:
         self,
         decision: Decision,
         step: _Step,
-        states: Sequence[SampleState],
+        company: _Company,
         flight: _Flight | None = None,
     ) -> None:
         """Run a step that is ready, or wait for one that is run; and note what came of it."""
-        key = self._keys[states[0].key]
-        model, bucket = key.resident.model, decision.bucket
-        shown = partial(self._shows, key.resident, self._clock.monotonic_s())
-        landing = None if flight is None else step.land
-        lacking = _lacking(step, states, shown, landing)
+        states, key = company.states, company.key
+        assert key is not None, "it is ready"
+        model = key.resident.model
+        lacking = _lacking(step, states, None if flight is None else step.land)
         if lacking is not None and self._make_room():
             del lacking  # with all that its calls held
-            lacking = _lacking(step, step.left(states), shown)
+            lacking = _lacking(step, step.left(states))
         for state, reason in step.failed:
             self._end(state, reason)
         if step.advanced:
             key.is_at_hand = step.mark is None
-            if bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
+            if decision.bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
                 for state in step.advanced:
                     state.is_narrowed = True
-            self._count(decision, step, is_usual=flight is None or flight.is_usual)
+            self._count(decision, step, company, is_usual=flight is None or flight.is_usual)
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
@@ -1159,6 +1198,8 @@ class Denoiser:
         busy = {state.key for state in self._states.values() if state.with_words is not None}
         needed = {id(self._keys[key]) for key in busy}
         idle = [key for key in keys if key.arenas and id(key) not in needed]
+        if idle:
+            self._forget_company()
         for key in idle:
             key.arenas = {}
         return bool(idle)
@@ -1182,22 +1223,20 @@ class Denoiser:
         self._tell_residency(resident)
         return reason is None
 
-    def _shows(self, resident: _Resident, now_s: float, state: SampleState) -> bool:
-        if not resident.has_preview or now_s - state.previewed_s < self._preview_every_s:
-            return False
-        state.previewed_s = now_s
-        return True
-
-    def _count(self, decision: Decision, step: _Step, *, is_usual: bool = True) -> None:
+    def _count(
+        self, decision: Decision, step: _Step, company: _Company, *, is_usual: bool = True
+    ) -> None:
         """Note who has moved, and retire who is finished."""
-        if len(step.advanced) < len(decision.run):
-            ids = {state.id for state in step.advanced}
-            ran = tuple(sample for sample in decision.run if sample.id in ids)
+        states, rows = company.states, company.rows
+        if len(step.advanced) < len(states):
+            states = tuple([state for state in states if state in step.advanced])
+            rows = {state.id: rows[state.id] for state in states}
+            ran = tuple(sample for sample in decision.run if sample.id in rows)
             decision = msgspec.structs.replace(decision, run=ran)
-        moved = tuple([(state, state.step) for state in step.advanced])
+        moved = [(state, state.step) for state in states]
         self._together = len(moved)
         for sample in self._schedule.started(decision):
-            self._forget_chosen()
+            self._forget_company()
             state = self._states.pop(sample.id)
             self._rows_of(state).take(state)
             # It hears no more, and may wait for a while.
@@ -1205,21 +1244,21 @@ class Denoiser:
             self._finished.append(state)
         if step.mark is not None:
             self._encoding = 0.0, {}
-            told = _Told(step.begun_s, step.mark, decision, moved, tuple(step.foreseen))
-            self._told.append(told)
+            self._told.append(_Told(step.begun_s, step.mark, decision, moved, rows, step.foreseen))
             return
         self._step_s = seconds = step.told_s - step.begun_s
         if self._encoding[1]:
             self._shares.took(*self._encoding)
             self._encoding = 0.0, {}
         # A partition has only a part of the device, unless it is the only one to run.
-        self._shares.took(seconds / (decision.partitions if is_usual else 1), _rows_in(moved))
+        self._shares.took(seconds / (decision.partitions if is_usual else 1), rows)
         if step.counts_cpu:
-            key, rows = self._keys[moved[0][0].key], decision.bucket
+            key, bucket = company.key, decision.bucket
+            assert key is not None, "it has run"
             undisturbed = key.undisturbed if decision.partitions == 1 else key.apart
-            seconds = undisturbed.seconds(rows, seconds, step.cpu_s)
+            seconds = undisturbed.seconds(bucket, seconds, step.cpu_s)
         self._schedule.took(decision, seconds, is_usual=is_usual)
-        self._tell(moved, step.foreseen)
+        self._tell(moved, step.foreseen, step.told_s)
 
     def _wait(self, ahead: int) -> None:
         """Wait until the device has at most so much to do still, and tell of what it has done."""
@@ -1235,9 +1274,9 @@ class Denoiser:
                 self._shares.took(seconds, {sample_id: 1})
                 self._decoding_s[model] = seconds
             if told.decision is not None:
-                self._shares.took(seconds, _rows_in(told.moved))
+                self._shares.took(seconds, told.rows)
                 self._schedule.took(told.decision, seconds)
-                self._tell(told.moved, told.foreseen)
+                self._tell(told.moved, told.foreseen, now_s)
 
     def _still_takes_s(self, sample_id: str) -> float:
         """Return what a device that works by itself will take for a sample, as far as is known."""
@@ -1247,7 +1286,7 @@ class Denoiser:
                 seconds += self._decoding_s.get(told.decoded[1], 0.0)
             if told.decision is None:
                 continue
-            rows = _rows_in(told.moved)
+            rows = told.rows
             if sample_id in rows and told.decision.key in self._keys:
                 curve = self._schedule.curve(told.decision.key)
                 if curve.measured:
@@ -1259,10 +1298,10 @@ class Denoiser:
         self,
         moved: Iterable[tuple[SampleState, int]],
         foreseen: Iterable[tuple[SampleState, Callable[[], Array]]],
+        now_s: float,
     ) -> None:
-        now_s = self._clock.monotonic_s()
         for state, step in moved:
-            if step == len(state.table) or now_s - state.told_s >= self._progress_every_s:
+            if now_s - state.told_s >= self._progress_every_s or step == len(state.table):
                 state.told_s = now_s
                 state.item.progress(step, len(state.table))
         for state, picture in foreseen:
@@ -1386,7 +1425,7 @@ class Denoiser:
     def _end(self, state: SampleState, error: Exception) -> None:
         """Part with a sample that has steps left."""
         self._schedule.cancel(state.id)
-        self._forget_chosen()
+        self._forget_company()
         del self._states[state.id]
         if state.row >= 0:
             self._rows_of(state).take(state)
@@ -1462,10 +1501,6 @@ def _partitions_of(model: StepModel) -> int:
         if "denoise" in names:
             break
     return 1
-
-
-def _rows_in(moved: Iterable[tuple[SampleState, int]]) -> dict[str, int]:
-    return {state.id: 2 if state.is_guided else 1 for state, _ in moved}
 
 
 def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:

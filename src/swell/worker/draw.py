@@ -146,7 +146,7 @@ class _Listener:
 
     def progress(self, done: int, total: int) -> None:
         self._job.steps[self._index] = done
-        self._drawer.tell_progress(self._job, total)
+        self._drawer.tell_progress(self._job, total, is_last=done == total)
 
     def preview(self, make: Callable[[], Any]) -> None:
         self._drawer.tell_preview(self._job, self._index, make)
@@ -199,6 +199,8 @@ class Drawer:
         self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
         self._jobs: dict[int, _Drawing] = {}
+        #: Those of them that have begun.
+        self._begun: dict[int, _Drawing] = {}
         self._samples: dict[str, tuple[_Drawing, int]] = {}
         #: Tasks that have ended, whose results have not left this process yet, and their pages.
         self._leaving: list[tuple[Sent, int, list[Page]]] = []
@@ -415,6 +417,7 @@ class Drawer:
         if job.left:
             return
         del self._jobs[job.handle]
+        self._begun.pop(job.handle, None)
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
@@ -473,18 +476,19 @@ class Drawer:
 
     def _leave_checkpoints(self) -> None:
         later: list[tuple[Page, Drawn]] = []
-        for job in self._jobs.values():
+        # Others have nothing to lose.
+        for job in self._begun.values():
             if job.finished:
                 for index, drawn in job.finished.items():
                     self._leave(job, index, drawn, later)
                 job.finished.clear()
-        for name, (job, index) in self._samples.items():
-            if job.began_s is None:
-                continue  # it has nothing to lose
-            since = self._denoiser.drawn_since(name, job.kept[index])
-            if since is not None:
-                job.kept[index] = since.step
-                self._leave(job, index, since, later)
+            for index, name in enumerate(job.ids):
+                if name not in self._samples:
+                    continue
+                since = self._denoiser.drawn_since(name, job.kept[index])
+                if since is not None:
+                    job.kept[index] = since.step
+                    self._leave(job, index, since, later)
         if later:
             # Only the copies are made now: a thread waits for the device.
             self._pipe.send_made(partial(_write, later))
@@ -564,15 +568,21 @@ class Drawer:
 
     # What samples tell
 
-    def tell_progress(self, job: _Drawing, total: int) -> None:
-        """Tell how far a task is, counting the steps of all its samples."""
+    def tell_progress(self, job: _Drawing, total: int, *, is_last: bool) -> None:
+        """Tell how far a task is, counting the steps of all its samples.
+
+        Args:
+            job: The task.
+            total: Steps of each sample.
+            is_last: Whether one of them has just had its last.
+        """
         if not job.left:
             # What a device that works by itself is told is heard of later: by then the thread that
             # sends the results may have let go of them.
             return
         now_s = self._clock.monotonic_s()
         is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else PROGRESS_EVERY_S)
-        if not (is_time or job.is_told):
+        if not (is_time or (is_last and job.is_told)):
             return
         # One that came with its last step says no word of it.
         of_each = zip(job.steps, job.results, strict=True)
@@ -601,4 +611,5 @@ class Drawer:
         """Say whether a task is to stop. Asked before each step, so the first time is its start."""
         if job.began_s is None:
             job.began_s = self._clock.monotonic_s()
+            self._begun[job.handle] = job
         return job.is_cancelled()

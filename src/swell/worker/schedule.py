@@ -114,12 +114,14 @@ class _Timing:
         """Say whether it matters what the next step takes, if it has so many rows."""
         return rows not in self.known or not (self.count + 1) % LOOK_EVERY
 
-    def took(self, rows: int, seconds: float) -> bool:
-        """Note what a step took; say whether other decisions may follow from it."""
+    def counts(self, rows: int) -> bool:
+        """Count a step; say whether `took` is to hear of it."""
         is_looked_at = self.looks(rows)
         self.count += 1
-        if not is_looked_at:
-            return False
+        return is_looked_at
+
+    def took(self, rows: int, seconds: float) -> bool:
+        """Note what a step took; say whether other decisions may follow from it."""
         if rows not in BUCKETS and self.curve.is_between(rows):
             # Not padded: each such number runs seldom, and a disturbed one stands for all around.
             return False
@@ -212,6 +214,8 @@ class Schedule:
         #: happens before.
         self._again: _Again | None = None
         self._next: _Again | None = None
+        #: The present one, as it was said last.
+        self._said: Decision | None = None
         #: Steps that were decided again and are not in the samples yet.
         self._ahead = 0
         #: Whether any key has partitions; and partition → who is in a step of it now.
@@ -381,8 +385,12 @@ class Schedule:
             return self._decide_in_partition(now_s, partition)
         again = self._again
         if again is not None and now_s < again.until_s:
-            why = TurnReason.GOES_ON
-            return Decision(again.key, again.run, again.bucket, False, self._turn, why, again.order)
+            said = self._said
+            if said is None or said.turn is not self._turn:
+                key, run, bucket, order = again.key, again.run, again.bucket, again.order
+                said = Decision(key, run, bucket, False, self._turn, TurnReason.GOES_ON, order)
+                self._said = said
+            return said
         self._forget_again()
         self._charge()
         groups = [_group(key, state) for key, state in self._keys.items() if state.samples]
@@ -446,15 +454,19 @@ class Schedule:
             self._unit = decision.turn.unit
         self._uncharged_s += seconds / (decision.partitions if is_usual else 1)
         state = self._keys.get(decision.key)
-        if state is not None:
-            rows = decision.bucket * decision.partitions
-            if is_usual and state.timing.took(rows, seconds / decision.passes):
+        if state is None:
+            return
+        rows, memory = decision.bucket * decision.partitions, state.memory
+        if (
+            is_usual
+            and state.timing.counts(rows)
+            and state.timing.took(rows, seconds / decision.passes)
+        ):
+            self._change(state)
+        if memory.rows < memory.most:
+            state.memory = went_well(memory, rows)
+            if state.memory.rows != memory.rows:
                 self._change(state)
-            memory = went_well(state.memory, rows)
-            if memory is not state.memory:
-                if memory.rows != state.memory.rows:
-                    self._change(state)
-                state.memory = memory
 
     def started(self, decision: Decision) -> list[Sample]:
         """Count a step and return the samples for which it is the last.
@@ -517,7 +529,7 @@ class Schedule:
 
     def _forget_again(self) -> None:
         self._catch_up()
-        self._again = self._next = None
+        self._again = self._next = self._said = None
 
     def _catch_up(self) -> None:
         """Have the samples as they stand now."""

@@ -18,14 +18,19 @@ class Shares:
         self._spent_s: dict[str, float] = {}
         #: What those that have left took beyond what was guessed; negative for less.
         self._owed_s = 0.0
+        #: What those took together who share step after step, until somebody asks.
+        self._together: Mapping[str, int] = {}
+        self._together_s = 0.0
 
     @property
     def owed_s(self) -> float:
         """What nobody has borne yet; with all shares it is what the device took."""
+        self._share()
         return self._owed_s
 
     def begin(self, sample_id: str) -> None:
         """Note that a sample has come."""
+        self._share()
         self._spent_s[sample_id] = 0.0
 
     def took(self, seconds: float, rows: Mapping[str, int]) -> None:
@@ -33,8 +38,18 @@ class Shares:
 
         Args:
             seconds: Of the device; >= 0.
-            rows: Sample → how many rows of it took part, >= 1. It may have left.
+            rows: Sample → how many rows of it took part, >= 1. It may have left. Nobody changes the
+                mapping: the same one means the same samples.
         """
+        if rows is not self._together:
+            self._share()
+            self._together = rows
+        self._together_s += seconds
+
+    def _share(self) -> None:
+        """Give each its part of what they took together."""
+        seconds, rows = self._together_s, self._together
+        self._together, self._together_s = {}, 0.0
         each_s = seconds / max(1, sum(rows.values()))
         here = 0
         for sample_id, n in rows.items():
@@ -58,6 +73,7 @@ class Shares:
             sample_id: Which one.
             guessed_s: What the device will take for it that is not over yet.
         """
+        self._share()
         spent_s = self._spent_s.pop(sample_id, None)
         if spent_s is None:
             return 0.0
@@ -66,4 +82,5 @@ class Shares:
 
     def so_far(self, sample_id: str) -> float:
         """Return what a sample has taken that goes on, in seconds; 0 for one that is not here."""
+        self._share()
         return self._spent_s.get(sample_id, 0.0)

@@ -23,7 +23,7 @@ arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -478,25 +478,25 @@ class Solver:
     #: The foreseen picture is kept within -clip and clip (`clip_sample_range`).
     clip: float | None = None
 
-    @property
-    def scales_input(self) -> bool:
-        """Whether the network sees other numbers than the latents."""
-        return self.name in ("euler", "euler_ancestral")
+    #: Whether the network sees other numbers than the latents.
+    scales_input: bool = field(init=False, repr=False, compare=False)
+    #: Whether a table of it may ask for noise in a step.
+    may_draw: bool = field(init=False, repr=False, compare=False)
+    #: Whether `advance` takes z always; DDIM takes it if a sample of the batch has eta > 0.
+    needs_noise: bool = field(init=False, repr=False, compare=False)
+    #: How many arrays `advance` takes as h; a sample's are zeros before its first step.
+    history: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def may_draw(self) -> bool:
-        """Whether a table of it may ask for noise in a step."""
-        return self.name in ("euler_ancestral", "lcm", "ddim")
-
-    @property
-    def needs_noise(self) -> bool:
-        """Whether `advance` takes z always; DDIM takes it if a sample of the batch has eta > 0."""
-        return self.name in ("euler_ancestral", "lcm")
-
-    @property
-    def history(self) -> int:
-        """How many arrays `advance` takes as h; a sample's are zeros before its first step."""
-        return {"dpmpp_2m": 1, "plms": 3}.get(self.name, 0)
+    def __post_init__(self) -> None:
+        """What follows from the name is looked at in each step."""
+        follows = {
+            "scales_input": self.name in ("euler", "euler_ancestral"),
+            "may_draw": self.name in ("euler_ancestral", "lcm", "ddim"),
+            "needs_noise": self.name in ("euler_ancestral", "lcm"),
+            "history": {"dpmpp_2m": 1, "plms": 3}.get(self.name, 0),
+        }
+        for name, value in follows.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -519,14 +519,26 @@ class Table:
     from_noise: float
     #: Latents of a sample that starts from a picture: so much picture, so much noise.
     from_image: tuple[float, float]
+    #: `timesteps` once more, each of which is looked up for itself.
+    heard: tuple[float, ...] = field(init=False, repr=False)
+    #: Of all steps, once `numbers` was asked for one.
+    _numbers: list[tuple[np.float32, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """A table is shared: nobody may write into it."""
         for array in (self.timesteps, self.c_in, self.affine, self.coefficients, self.draws):
             array.setflags(write=False)
+        object.__setattr__(self, "heard", tuple(self.timesteps.tolist()))
+        object.__setattr__(self, "_numbers", [])
 
     def __len__(self) -> int:
-        return len(self.timesteps)
+        return len(self.heard)
+
+    def numbers(self, step: int) -> tuple[np.float32, ...]:
+        """Return a row of `coefficients` as what `advance` takes most readily for one sample."""
+        if not self._numbers:
+            self._numbers.extend(map(tuple, self.coefficients))
+        return self._numbers[step]
 
 
 def euler(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
@@ -873,7 +885,8 @@ def advance(
     """Move a batch by one step, each sample by its own row. `m`, `z` and `scratch` are spent.
 
     Shapes: x, m, z, scratch (B, ...) float32; h (B, `solver.history`, ...) float32; k (B, columns)
-    float32, from `gather`. No sample's numbers touch another's, so a sample ends at the same bits
+    float32, from `gather`, or for one sample in arrays of numpy (columns,), from `Table.numbers`.
+    No sample's numbers touch another's, so a sample ends at the same bits
     alone and in any batch.
 
     Args:
@@ -1040,6 +1053,8 @@ def _column(k: Array, index: int, like: Array) -> Array:
 
     The bits are the same, and numpy takes half as long.
     """
+    if type(k) is tuple:
+        return k[index]
     if len(k) == 1 and isinstance(k, np.ndarray):
         return k[0, index]
     return k[:, index].reshape((-1,) + (1,) * (like.ndim - 1))
