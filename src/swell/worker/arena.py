@@ -285,22 +285,13 @@ class SampleState:
         assert self.noise is not None, "noise begins with the latents"
         self.noise.fill(out)
 
-    def checkpoint(
-        self,
-        arrays: Arrays,
-        x: Array,
-        h: Array | None,
-        step: int | None = None,
-        is_narrowed: bool | None = None,
-    ) -> bytes:
-        """Return what `resume` needs to go on after a step, by default the last, of which `x` and
-        `h` are.
-        """
-        step = self.step if step is None else step
-        is_narrowed = self.is_narrowed if is_narrowed is None else is_narrowed
+    def checkpoint(self, arrays: Arrays, x: Array, h: Array | None) -> bytes:
+        """Return what `resume` needs to go on after the last step, of which `x` and `h` are."""
         kept_x = packed(arrays.get(x)).tobytes()
         kept_h = None if h is None else packed(arrays.get(h)).tobytes()
-        return encode_checkpoint(self.identity, step, kept_x, kept_h, is_narrowed=is_narrowed)
+        return encode_checkpoint(
+            self.identity, self.step, kept_x, kept_h, is_narrowed=self.is_narrowed
+        )
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
         """Take over latents and steps from `checkpoint` of the same sample.
@@ -369,7 +360,7 @@ class _Seating:
     To look it up anew takes longer than all numbers of a small step.
     """
 
-    __slots__ = ("bucket", "copies", "is_shown_latents", "parts", "scale", "said", "tables")
+    __slots__ = ("bucket", "copies", "is_shown_latents", "parts", "said", "scale", "tables")
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket

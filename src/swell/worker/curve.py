@@ -153,7 +153,7 @@ class Curve:
     Two are equal if they say the same; what is known of the moment is left out of that.
     """
 
-    __slots__ = ("_age", "_now", "_points", "_rows", "_seconds")
+    __slots__ = ("_age", "_now", "_outline", "_points", "_rows", "_seconds")
 
     def __init__(self) -> None:
         self._points: tuple[_Point, ...] = ()
@@ -161,6 +161,8 @@ class Curve:
         self._now = _Now()
         self._rows: tuple[int, ...] = ()
         self._seconds: tuple[float, ...] = ()
+        #: What `is_near` compares beside seconds, once it was asked.
+        self._outline: tuple[tuple[int, ...], bool, bool, tuple[float, ...]] | None = None
 
     @classmethod
     def _of(cls, points: tuple[_Point, ...], age: int, now: _Now) -> "Curve":
@@ -194,19 +196,22 @@ class Curve:
 
     def is_near(self, other: "Curve") -> bool:
         """Whether nobody would decide otherwise by the other one."""
-        return (
-            self._rows == other._rows
-            and all(
-                abs(mine - its) <= _NEAR * its
-                for mine, its in zip(self._seconds, other._seconds, strict=True)
-            )
-            and self.is_due == other.is_due
-            and self.measured == other.measured
-            and self.is_believed == other.is_believed
-            and all(
-                abs(self.tolerance(rows) - other.tolerance(rows)) <= _NEAR for rows in self._rows
-            )
+        if self._rows != other._rows:
+            return False
+        for mine, its in zip(self._seconds, other._seconds, strict=True):
+            if abs(mine - its) > _NEAR * its:
+                return False
+        *mine_else, tolerances = self._outlined()
+        *its_else, its_tolerances = other._outlined()
+        return mine_else == its_else and all(
+            abs(mine - its) <= _NEAR for mine, its in zip(tolerances, its_tolerances, strict=True)
         )
+
+    def _outlined(self) -> tuple[tuple[int, ...], bool, bool, tuple[float, ...]]:
+        if self._outline is None:
+            tolerances = tuple([self.tolerance(rows) for rows in self._rows])
+            self._outline = self.measured, self.is_due, self.is_believed, tolerances
+        return self._outline
 
     def count(self, rows: int) -> int:
         """Return how many steps of exactly so many rows were counted."""

@@ -84,6 +84,7 @@ from swell.model import (
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
+from swell.worker.checkpoint import encode_checkpoint
 from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.device import is_out_of_memory
@@ -156,8 +157,8 @@ class Drawn:
         arrays: Arrays,
         x: Array,
         h: Array | None,
+        raw: Raw | None,
         is_at_hand: bool,
-        raw: Raw | None = None,
     ) -> None:
         self.state = state
         #: So many are over.
@@ -165,7 +166,7 @@ class Drawn:
         self._arrays = arrays
         self._x = x
         self._h = h
-        #: What `read` returns, where that lies there already.
+        #: What `read` returns, where that lies there already; then there is nothing else.
         self._raw = raw
         #: Whether reading it waits for no device. Then it must be read before the next step, else
         #: it stays as it is.
@@ -186,7 +187,10 @@ class Drawn:
 
     def checkpoint(self) -> bytes:
         """Return both as a checkpoint; waits for the device."""
-        return self.state.checkpoint(self._arrays, self._x, self._h, self.step, self.is_narrowed)
+        x, h = self.read()
+        kept_h = None if h is None else h.tobytes()
+        identity, narrowed = self.state.identity, self.is_narrowed
+        return encode_checkpoint(identity, self.step, x.tobytes(), kept_h, is_narrowed=narrowed)
 
 
 # --- where memory runs out -----------------------------------------------------------------------
@@ -357,24 +361,6 @@ class _Key:
         return self.arenas.get(0)
 
 
-class _Company:
-    """Who was chosen to run, and what they need, as long as all of that stays."""
-
-    __slots__ = ("arena", "key", "rows", "run", "states")
-
-    def __init__(self, run: tuple[Sample, ...], states: tuple[SampleState, ...]) -> None:
-        self.run = run
-        self.states = states
-        #: By sample.
-        self.rows = {sample.id: sample.rows for sample in run}
-        #: Whose they are, and the rows they have of the whole device, once all are ready to run.
-        self.key: _Key | None = None
-        self.arena: Arena | None = None
-
-
-_NOBODY: Final = _Company((), ())
-
-
 # --- one step ------------------------------------------------------------------------------------
 
 
@@ -401,24 +387,30 @@ class _Step:
         self._partitions = decision.partitions
         self._asked = asked
         self._arena = arena
-        self._bucket = decision.bucket
         self._clock = clock
-        #: Who has moved, who cannot, and from when to when the latest attempt was told.
-        self.advanced: list[SampleState] = []
-        self.failed: list[tuple[SampleState, Exception]] = []
+        self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
+        #: When the latest attempt was told, and until when.
         self.begun_s = self.told_s = 0.0
+        #: What processors spent on it meanwhile, if anybody asks.
+        self.cpu_s = 0.0
         #: A sample shows what is foreseen of it at most this often; NaN where none does.
         self.preview_every_s = math.nan
-        #: Whether anybody asks what processors spent on it meanwhile; and that.
+        self.renew(decision.bucket)
+
+    def renew(self, bucket: int) -> None:
+        """Be the next step of the same samples, with so many rows."""
+        self._bucket = bucket
+        #: Who has moved, and who cannot.
+        self.advanced: Sequence[SampleState] = ()
+        self.failed: Sequence[tuple[SampleState, Exception]] = ()
+        #: Whether anybody asks what processors spent on it meanwhile.
         self.counts_cpu = True
-        self.cpu_s = 0.0
-        self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
         #: What the network raised in a partition.
         self._error: BaseException | None = None
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
         #: What previews are to show, by sample.
-        self.foreseen: list[tuple[SampleState, Callable[[], Array]]] = []
+        self.foreseen: Sequence[tuple[SampleState, Callable[[], Array]]] = ()
 
     def depart(self, states: Sequence[SampleState]) -> None:
         """Have everything ready for `forward`."""
@@ -492,7 +484,7 @@ class _Step:
             if is_out_of_memory(self._model, error):
                 raise _NoMemory(error) from error
             if len(states) == 1:
-                self.failed.append((states[0], error))
+                self.failed = [*self.failed, (states[0], error)]
                 return
             half = len(states) // 2
             self.run(states[:half])
@@ -503,7 +495,7 @@ class _Step:
             self.mark = self._model.arrays.mark()
         except Exception as error:
             # Their latents may be half moved.
-            self.failed.extend((state, error) for state in states)
+            self.failed = [*self.failed, *((state, error) for state in states)]
             return
         self.begun_s = self._departed_s
         if landing is not None:
@@ -516,7 +508,7 @@ class _Step:
         if foreseen:
             for state, _ in foreseen:
                 state.previewed_s = self._departed_s
-            self.foreseen += foreseen
+            self.foreseen = [*self.foreseen, *foreseen]
 
     def left(self, states: Sequence[SampleState]) -> Sequence[SampleState]:
         """Return those of them who have not moved and still can."""
@@ -535,6 +527,25 @@ def _lacking(
     except _NoMemory as error:
         return error.reason
     return None
+
+
+class _Company:
+    """Who was chosen to run, and what they need, as long as all of that stays."""
+
+    __slots__ = ("key", "rows", "run", "states", "step")
+
+    def __init__(self, run: tuple[Sample, ...], states: tuple[SampleState, ...]) -> None:
+        self.run = run
+        self.states = states
+        #: By sample.
+        self.rows = {sample.id: sample.rows for sample in run}
+        #: Whose they are, and the step that they run again and again, once all are ready. In a
+        #: partition each is another one.
+        self.key: _Key | None = None
+        self.step: _Step | None = None
+
+
+_NOBODY: Final = _Company((), ())
 
 
 class _Flight(msgspec.Struct):
@@ -701,10 +712,14 @@ class Denoiser:
         key, x, h, raw = self._keys[state.key], state.x, state.h, None
         is_at_hand = key.is_at_hand
         if state.row >= 0:
-            arena = self._rows_of(state)
-            x, h = arena.latents(state) if is_at_hand else arena.copied(state)
-            raw = arena.raw(state) if is_at_hand else None
-        return Drawn(state, key.resident.model.arrays, x, h, is_at_hand, raw)
+            arena = key.arenas[state.partition]
+            if is_at_hand:
+                raw = arena.raw(state)
+                if raw is None:
+                    x, h = arena.latents(state)
+            else:
+                x, h = arena.copied(state)
+        return Drawn(state, key.resident.model.arrays, x, h, raw, is_at_hand)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""
@@ -1056,34 +1071,37 @@ class Denoiser:
     def _prepared_step(self, decision: Decision) -> _Step | None:
         """Return a step whose samples have all that they need; None if it is not to be run."""
         company = self._company_of(decision)
-        arena = company.arena if decision.partitions == 1 else None
-        if arena is None:
-            arena = self._prepared_arena(decision, company)
-            if arena is None:
+        step = company.step
+        if step is not None and decision.partitions == 1:
+            step.renew(decision.bucket)
+        else:
+            step = self._new_step(decision, company)
+            if step is None:
                 return None
-        assert company.key is not None, "it has rows"
-        resident = company.key.resident
-        step = _Step(resident.model, arena, decision, self._clock, self._asked)
         step.counts_cpu = self._schedule.looks(decision)
-        if resident.has_preview:
-            step.preview_every_s = self._preview_every_s
         return step
 
-    def _prepared_arena(self, decision: Decision, company: _Company) -> Arena | None:
-        """Return the rows of those who have all that they need; None if they are not to run."""
+    def _new_step(self, decision: Decision, company: _Company) -> _Step | None:
+        """Have ready what these samples need; None if they are not to run."""
         states = company.states
         key = self._keys[states[0].key]
-        if not (key.resident.loaded or self._can_bring(key.resident, states)):
+        resident = key.resident
+        if not (resident.loaded or self._can_bring(resident, states)):
             return None
-        if not self._adapt(key.resident, states[0]):
+        if not self._adapt(resident, states[0]):
             return None
         if not self._ready(key, states):
             return None  # somebody else can have the free row
         arena = self._arena_in(key, decision, states)
-        # What came before may have had them looked at anew.
+        if arena is None:
+            return None
+        step = _Step(resident.model, arena, decision, self._clock, self._asked)
+        if resident.has_preview:
+            step.preview_every_s = self._preview_every_s
+        # What was done here may have had them looked at anew.
         self._company, company.key = company, key
-        company.arena = arena if decision.partitions == 1 else None
-        return arena
+        company.step = step if decision.partitions == 1 else None
+        return step
 
     def _arena_in(
         self, key: _Key, decision: Decision, states: Sequence[SampleState]
@@ -1162,6 +1180,7 @@ class Denoiser:
             return
         self.settle()
         self._wait(0)
+        self._forget_company()
         if self._load is not None:
             # Not with itself: nobody may hold it who waits until another one stands in its place.
             self._load(resident.model.name)

@@ -500,7 +500,8 @@ class Drawer:
         if page is None:
             return
         if drawn.is_at_hand:
-            page.write(drawn.step, *drawn.read(), is_narrowed=drawn.is_narrowed)
+            x, h = drawn.read()
+            page.write(drawn.step, x, h, is_narrowed=drawn.is_narrowed)
         else:
             later.append((page, drawn))
 
