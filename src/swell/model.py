@@ -594,8 +594,9 @@ class StepModel(Model):
         """Return what the network says of each row: noise, v or velocity, as the solver expects.
 
         Shapes: x (B, *Plan.shape) float32, scaled for the network; t (B,) float32; conditions each
-        (B, ...). B is a bucket; padding repeats the first row. Nothing may be written to, and the
-        result is copied before the next call.
+        (B, ...). B is a bucket; padding repeats the first row. Nothing may be written to nor
+        reshaped in place, since the same arrays may come again. The result is copied before the
+        next call.
         """
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from swell.worker.arena import Arena, BatchKey, InvalidCheckpoint, SampleState, 
 SHAPE = (2, 3)
 ARRAYS = HostArrays()
 FLOW = Sampler("flow_euler", 4)
+LONG = Sampler("flow_euler", 8)
 LOOKS_BACK = Sampler("dpmpp_2m", 4)
 LOOKS_BACK_LONG = Sampler("dpmpp_2m", 8)
 DRAWS = Sampler("euler_ancestral", 4)
@@ -221,6 +222,50 @@ def test_whoever_is_paused_goes_on_where_it_was(plan: list[set[str]]) -> None:
             assert np.array_equal(latents(rows, one), latents(own, alone))
 
 
+def test_whoever_sits_hears_and_sees_the_same_whatever_bucket_comes_next() -> None:
+    buckets = (8, 8, 2, 4, 4, 1)
+    both = [state("a", guidance=3.0, sampler=LONG), state("b", sampler=LONG)]
+    rows = arena(sampler=LONG)
+    for bucket in buckets:
+        step(rows, *both, bucket=bucket)
+    for one in both:
+        own = arena(sampler=LONG)
+        other = state(one.id, guidance=one.plan.guidance, sampler=LONG)
+        for _ in buckets:
+            step(own, other, bucket=2)
+        assert np.array_equal(latents(rows, one), latents(own, other))
+
+
+def test_what_could_not_be_written_down_is_written_the_next_time() -> None:
+    class Once:
+        """Rows of conditions that have no room at first."""
+
+        def __init__(self, rows: Any) -> None:
+            self.rows, self.failed = rows, False
+
+        def __setitem__(self, row: int, value: Any) -> None:
+            if not self.failed:
+                self.failed = True
+                raise MemoryError
+            self.rows[row] = value
+
+        def __getitem__(self, rows: Any) -> Any:
+            return self.rows[rows]
+
+    one, two, rows = state("a"), state("a"), arena()
+    step(rows, one)
+    rows._heard = {name: Once(values) for name, values in rows._heard.items()}
+    rows._hearers[0] = None
+    rows.place([one])
+    with pytest.raises(MemoryError):
+        rows.load(4)
+    step(rows, one, bucket=8)
+    own = arena()
+    for _ in range(2):
+        step(own, two)
+    assert np.array_equal(latents(rows, one), latents(own, two))
+
+
 def test_a_sample_with_guidance_can_run_in_a_bucket_of_one() -> None:
     one, other = state(guidance=4.0), state(guidance=4.0)
     narrow, wide = arena(rows=1), arena()
@@ -353,7 +398,9 @@ def test_a_checkpoint_goes_on_elsewhere_with_the_same_bits(sampler: Sampler, aft
         step(rows, stays)
     for _ in range(after):
         step(rows, goes)
-    kept = goes.checkpoint(ARRAYS, *rows.latents(goes))
+    raw = rows.raw(goes)
+    assert raw is not None
+    kept = goes.checkpoint(raw)
     comes, elsewhere = state(sampler=sampler), arena(sampler=sampler)
     comes.resume(kept, ARRAYS)
     assert comes.step == after
@@ -397,7 +444,9 @@ def test_arrays_of_another_kind_are_read_as_they_say() -> None:
 def test_a_checkpoint_of_something_else_is_refused() -> None:
     one, rows = state(), arena()
     step(rows, one)
-    kept = one.checkpoint(ARRAYS, *rows.latents(one))
+    lies = rows.raw(one)
+    assert lies is not None
+    kept = one.checkpoint(lies)
     for raw in (b"", b"nonsense", kept[:-1], kept[:20]):
         with pytest.raises(InvalidCheckpoint):
             state().resume(raw, ARRAYS)

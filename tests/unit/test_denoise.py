@@ -38,7 +38,7 @@ from swell.model import (
     whole,
 )
 from swell.worker import denoise
-from swell.worker.arena import InvalidCheckpoint
+from swell.worker.arena import Arena, InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request, Runs
 from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
@@ -904,6 +904,36 @@ def test_the_last_preview_is_the_picture() -> None:
     assert len(ears.previews) == 5
     last = np.frombuffer(ears.previews[-1](), np.float32)
     assert np.allclose(last, np.frombuffer(ended["a"], np.float32), atol=1e-5)
+
+
+def test_a_preview_that_finds_no_memory_is_left_out_and_its_sample_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studio, ears = Studio(Shown()), Ears()
+    studio.add("idle", key="other")
+    studio.finish()  # leaves rows that can be given up
+
+    def lacks(arena: Arena, sample: Any) -> Any:
+        raise NoMemory
+
+    monkeypatch.setattr(Arena, "foreseen", lacks)
+    studio.add("a", ears)
+    assert studio.finish()["a"] == alone("a")
+    assert not ears.previews
+
+
+def test_a_model_that_replaces_its_function_is_asked_by_the_new_one_at_once() -> None:
+    studio, asked = Studio(), []
+    studio.add("a", steps=4)
+    studio.denoiser.boundary()
+
+    def denoise(*given: Any) -> np.ndarray:
+        asked.append(1)
+        return Toy.denoise(studio.model, *given)
+
+    studio.model.denoise = denoise  # type: ignore[method-assign]
+    assert studio.finish() == {"a": alone("a", steps=4)}
+    assert len(asked) == 3
 
 
 def test_a_model_without_previews_offers_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 import swell
 from swell.model import HostArrays, Item, Plan, Sampler
 from swell.worker import solver
-from swell.worker.arena import BatchKey, InvalidCheckpoint, SampleState, table_of
+from swell.worker.arena import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
 from swell.worker.denoise import Runs
 from swell.worker.solver import Noise
 
@@ -70,7 +70,7 @@ def test_a_resumed_sample_goes_on_in_its_own_stream(step: int) -> None:
         one.draw(out)
         one.step += 1
     again = state(stream=own)
-    again.resume(one.checkpoint(ARRAYS, x, None), ARRAYS)
+    again.resume(one.checkpoint((packed(x), None)), ARRAYS)
     mine, theirs = np.empty(SHAPE, np.float32), np.empty(SHAPE, np.float32)
     one.draw(mine)
     again.draw(theirs)
@@ -103,11 +103,11 @@ def test_a_resumed_sample_does_not_look_at_its_picture_again() -> None:
     x = one.begin(ARRAYS)
     one.step = 1
     again = state(sampler, start=never)
-    again.resume(one.checkpoint(ARRAYS, x, None), ARRAYS)
+    again.resume(one.checkpoint((packed(x), None)), ARRAYS)
     again.look()
     assert again.step == 1
     with pytest.raises(InvalidCheckpoint):
-        state(Sampler("flow_euler", 5)).resume(one.checkpoint(ARRAYS, x, None), ARRAYS)
+        state(Sampler("flow_euler", 5)).resume(one.checkpoint((packed(x), None)), ARRAYS)
 
 
 @pytest.mark.parametrize(("strength", "skip"), [(0.5, 5), (0.3, 7), (1.0, 0)])

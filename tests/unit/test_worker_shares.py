@@ -46,6 +46,21 @@ def test_nobody_has_less_than_nothing() -> None:
     assert (shares.end("b"), shares.owed_s) == (1.0, 0.0)
 
 
+def test_who_comes_and_goes_between_steps_of_the_same_samples_takes_no_part_of_others() -> None:
+    shares, rows = Shares(), {"a": 1, "b": 2}
+    for name in rows:
+        shares.begin(name)
+    shares.took(3.0, rows)
+    shares.took(3.0, rows)
+    assert shares.end("b") == 4.0
+    shares.begin("c")
+    shares.took(1.5, {"a": 1, "c": 2})
+    assert (shares.so_far("a"), shares.so_far("c"), shares.owed_s) == (2.5, 1.0, 0.0)
+    shares.took(3.0, rows)
+    # Who has left bears nothing, so that others do.
+    assert (shares.so_far("a"), shares.owed_s) == (5.5, 0.0)
+
+
 _steps = st.lists(
     st.tuples(
         st.floats(0, 10), st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 2), min_size=1)

@@ -58,7 +58,7 @@ class InvalidCheckpoint(ValueError):
 class BatchKey(msgspec.Struct, frozen=True, cache_hash=True):
     """What samples must share to run together: shapes and code, but no numbers.
 
-    Each step looks things up by it some five times.
+    Each step looks things up by it.
     """
 
     model: str
@@ -285,13 +285,17 @@ class SampleState:
         assert self.noise is not None, "noise begins with the latents"
         self.noise.fill(out)
 
-    def checkpoint(self, arrays: Arrays, x: Array, h: Array | None) -> bytes:
-        """Return what `resume` needs to go on after the last step, of which `x` and `h` are."""
-        kept_x = packed(arrays.get(x)).tobytes()
-        kept_h = None if h is None else packed(arrays.get(h)).tobytes()
-        return encode_checkpoint(
-            self.identity, self.step, kept_x, kept_h, is_narrowed=self.is_narrowed
-        )
+    def checkpoint(
+        self, raw: Raw, step: int | None = None, is_narrowed: bool | None = None
+    ) -> bytes:
+        """Return what `resume` needs to go on after a step, by default the last, of which `raw` is
+        what `Drawn.read` returns.
+        """
+        step = self.step if step is None else step
+        is_narrowed = self.is_narrowed if is_narrowed is None else is_narrowed
+        x, h = (None if each is None else each.tobytes() for each in raw)
+        assert x is not None, "latents are always there"
+        return encode_checkpoint(self.identity, step, x, h, is_narrowed=is_narrowed)
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
         """Take over latents and steps from `checkpoint` of the same sample.
@@ -360,12 +364,22 @@ class _Seating:
     To look it up anew takes longer than all numbers of a small step.
     """
 
-    __slots__ = ("bucket", "copies", "is_shown_latents", "parts", "said", "scale", "tables")
+    __slots__ = (
+        "bucket",
+        "copies",
+        "is_shown_latents",
+        "numbers",
+        "parts",
+        "said",
+        "scale",
+        "tables",
+    )
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket
-        #: Of each sample, in the order of rows.
+        #: Of each sample, in the order of rows; and of a single one what `solver.numbers` says.
         self.tables: list[Table] = []
+        self.numbers: list[tuple[np.float32, ...]] | None = None
         #: Whether the network is to see nothing but the latents, so that it is shown these.
         self.is_shown_latents = False
         #: What is copied to where in each step: second rows, and padding.
@@ -419,9 +433,10 @@ class Arena:
         #: The same as they were named, as long as all have their rows.
         self._seated: tuple[SampleState, ...] = ()
         self._seating: _Seating | None = None
-        #: The same of what was loaded last, whoever has gone meanwhile.
+        #: The same of what was loaded last: another thread may ask the network about it while this
+        #: one takes a sample away that was not loaded.
         self._loaded: _Seating | None = None
-        #: Their rows of x, said, seen and h.
+        #: Rows of the placed: x, said, seen and h.
         self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
         self._k: Array = None
@@ -537,8 +552,8 @@ class Arena:
         self._loaded = seating
         placed, t = self._placed, self._host_t
         steps, tables = [sample.step for sample in placed], seating.tables
-        if len(tables) == 1 and self._is_host:
-            self._k = tables[0].numbers(steps[0])
+        if seating.numbers is not None:
+            self._k = seating.numbers[steps[0]]
         else:
             self._k = self._arrays.put(solvers.gather(tables, steps))
         if not seating.is_shown_latents:
@@ -561,6 +576,8 @@ class Arena:
             self._hear(row, conditions)
         seating = _Seating(bucket)
         seating.tables = [sample.table for sample in placed]
+        if n == 1 and self._is_host:
+            seating.numbers = solvers.numbers(placed[0].table)
         seating.is_shown_latents = not (self._scales_input or padded > n)
         seen, t = self._seen, self._host_t
         if g:

@@ -84,7 +84,6 @@ from swell.model import (
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
-from swell.worker.checkpoint import encode_checkpoint
 from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.device import is_out_of_memory
@@ -187,10 +186,7 @@ class Drawn:
 
     def checkpoint(self) -> bytes:
         """Return both as a checkpoint; waits for the device."""
-        x, h = self.read()
-        kept_h = None if h is None else h.tobytes()
-        identity, narrowed = self.state.identity, self.is_narrowed
-        return encode_checkpoint(identity, self.step, x.tobytes(), kept_h, is_narrowed=narrowed)
+        return self.state.checkpoint(self.read(), self.step, self.is_narrowed)
 
 
 # --- where memory runs out -----------------------------------------------------------------------
@@ -383,13 +379,12 @@ class _Step:
         asked: Callable[[], None],
     ) -> None:
         self._model = model
-        self._denoise = model.denoise if decision.partitions == 1 else model.denoise_in_partition
         self._partitions = decision.partitions
         self._asked = asked
         self._arena = arena
         self._clock = clock
         self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
-        #: When the latest attempt was told, and until when.
+        #: When the latest attempt was told in which somebody moved, and until when.
         self.begun_s = self.told_s = 0.0
         #: What processors spent on it meanwhile, if anybody asks.
         self.cpu_s = 0.0
@@ -398,7 +393,10 @@ class _Step:
         self.renew(decision.bucket)
 
     def renew(self, bucket: int) -> None:
-        """Be the next step of the same samples, with so many rows."""
+        """Be the next step of the same samples, with so many rows.
+
+        When the one before was told, and what it took, is known until somebody moves.
+        """
         self._bucket = bucket
         #: Who has moved, and who cannot.
         self.advanced: Sequence[SampleState] = ()
@@ -423,7 +421,9 @@ class _Step:
 
     def forward(self) -> None:
         """Ask the network."""
-        self._arena.forward(self._denoise, self._bucket)
+        model, is_whole = self._model, self._partitions == 1
+        denoise = model.denoise if is_whole else model.denoise_in_partition
+        self._arena.forward(denoise, self._bucket)
 
     def departs(self, states: Sequence[SampleState]) -> bool:
         """Do so; return whether it went well, else `land` tells."""
@@ -477,9 +477,7 @@ class _Step:
             else:
                 landing()
             unseen_s = self._departed_s - self.preview_every_s
-            foreseen = [
-                (state, arena.foreseen(state)) for state in states if state.previewed_s <= unseen_s
-            ]
+            foreseen = [self._foreseen(state) for state in states if state.previewed_s <= unseen_s]
         except Exception as error:
             if is_out_of_memory(self._model, error):
                 raise _NoMemory(error) from error
@@ -506,9 +504,12 @@ class _Step:
                 self.cpu_s = self._clock.cpu_s() - self._departed_cpu_s
         self.advanced = [*self.advanced, *states]
         if foreseen:
-            for state, _ in foreseen:
-                state.previewed_s = self._departed_s
             self.foreseen = [*self.foreseen, *foreseen]
+
+    def _foreseen(self, state: SampleState) -> tuple[SampleState, Callable[[], Array]]:
+        # First, so that nobody asks again where there is no memory for it.
+        state.previewed_s = self._departed_s
+        return state, self._arena.foreseen(state)
 
     def left(self, states: Sequence[SampleState]) -> Sequence[SampleState]:
         """Return those of them who have not moved and still can."""
@@ -539,8 +540,8 @@ class _Company:
         self.states = states
         #: By sample.
         self.rows = {sample.id: sample.rows for sample in run}
-        #: Whose they are, and the step that they run again and again, once all are ready. In a
-        #: partition each is another one.
+        #: Whose they are, and the step that they run again and again, once all are ready. Steps of
+        #: partitions are not kept.
         self.key: _Key | None = None
         self.step: _Step | None = None
 

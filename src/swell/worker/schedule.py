@@ -121,7 +121,7 @@ class _Timing:
         return is_looked_at
 
     def took(self, rows: int, seconds: float) -> bool:
-        """Note what a step took; say whether other decisions may follow from it."""
+        """Note what the step took that was counted last; say whether that may decide otherwise."""
         if rows not in BUCKETS and self.curve.is_between(rows):
             # Not padded: each such number runs seldom, and a disturbed one stands for all around.
             return False

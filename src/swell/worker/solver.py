@@ -24,6 +24,7 @@ arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -55,6 +56,7 @@ __all__ = [
     "lcm",
     "lcm_bars",
     "noise",
+    "numbers",
     "plms",
     "plms_bars",
     "scale_input",
@@ -521,24 +523,15 @@ class Table:
     from_image: tuple[float, float]
     #: `timesteps` once more, each of which is looked up for itself.
     heard: tuple[float, ...] = field(init=False, repr=False)
-    #: Of all steps, once `numbers` was asked for one.
-    _numbers: list[tuple[np.float32, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """A table is shared: nobody may write into it."""
         for array in (self.timesteps, self.c_in, self.affine, self.coefficients, self.draws):
             array.setflags(write=False)
         object.__setattr__(self, "heard", tuple(self.timesteps.tolist()))
-        object.__setattr__(self, "_numbers", [])
 
     def __len__(self) -> int:
         return len(self.heard)
-
-    def numbers(self, step: int) -> tuple[np.float32, ...]:
-        """Return a row of `coefficients` as what `advance` takes most readily for one sample."""
-        if not self._numbers:
-            self._numbers.extend(map(tuple, self.coefficients))
-        return self._numbers[step]
 
 
 def euler(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
@@ -865,8 +858,17 @@ def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
     return np.stack([table.coefficients[i] for table, i in zip(tables, steps, strict=True)])
 
 
+@lru_cache(maxsize=64)
+def numbers(table: Table) -> list[tuple[np.float32, ...]]:
+    """Return the coefficients of each step as `advance` takes them most readily for one sample.
+
+    Only of the latest tables: they take ten times the memory of the array.
+    """
+    return [tuple(row) for row in table.coefficients]
+
+
 def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
-    """Write what the network is to see into `out`. Shapes: x and out (B, ...), k (B, columns)."""
+    """Write what the network is to see into `out`. Shapes: x, out (B, ...); k as in `advance`."""
     out[...] = x
     if solver.scales_input:
         out /= _column(k, 0, x)
@@ -885,9 +887,8 @@ def advance(
     """Move a batch by one step, each sample by its own row. `m`, `z` and `scratch` are spent.
 
     Shapes: x, m, z, scratch (B, ...) float32; h (B, `solver.history`, ...) float32; k (B, columns)
-    float32, from `gather`, or for one sample in arrays of numpy (columns,), from `Table.numbers`.
-    No sample's numbers touch another's, so a sample ends at the same bits
-    alone and in any batch.
+    float32 from `gather`, or for one sample in arrays of numpy (columns,) from `numbers`. No
+    sample's numbers touch another's, so a sample ends at the same bits alone and in any batch.
 
     Args:
         solver: Shared by all tables that `k` was gathered from.
