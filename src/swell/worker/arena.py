@@ -645,13 +645,12 @@ class Arena:
     def advance(self) -> None:
         """Move the samples by one step. After an error their latents are worth nothing."""
         x, said, seen, h = self._moving
-        solvers.advance(self._solver, x, said, self._k, z=self._noise(), h=h, scratch=seen)
+        z = self._noise() if self._may_draw else None
+        solvers.advance(self._solver, x, said, self._k, z=z, h=h, scratch=seen)
         for sample in self._placed:
             sample.step += 1
 
     def _noise(self) -> Array | None:
-        if not self._may_draw:
-            return None
         drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
         if not drawing and not self._needs_noise:
             return None

@@ -168,7 +168,7 @@ class Curve:
     def _of(cls, points: tuple[_Point, ...], age: int, now: _Now) -> "Curve":
         curve = cls()
         curve._points, curve._age, curve._now = points, age, now
-        curve._rows = tuple(point.rows for point in points)
+        curve._rows = tuple([point.rows for point in points])
         curve._seconds = _never_falling(points)
         return curve
 
@@ -239,10 +239,12 @@ class Curve:
         points, age = self._with(rows, usual_s, steps, _averaged)
         # The pace has no end of its own: what lasts becomes usual.
         usual = now.pace ** (1 - (1 - _SETTLES) ** steps)
-        for place, point in enumerate(points):
-            share = usual if point.rows == rows else usual**_OTHERS
-            points[place] = _Point(point.rows, point.seconds * share, point.count, point.age)
-        return Curve._of(tuple(points), age, _Now(now.pace / usual, now.disagrees))
+        others = usual**_OTHERS
+        settled = [
+            _Point(p.rows, p.seconds * (usual if p.rows == rows else others), p.count, p.age)
+            for p in points
+        ]
+        return Curve._of(tuple(settled), age, _Now(now.pace / usual, now.disagrees))
 
     def rehearse(self, rows: int, seconds: float) -> "Curve":
         """Return the curve after a step that nobody waited for.
@@ -406,6 +408,9 @@ def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
         M. Ayer et al., "An Empirical Distribution Function for Sampling with Incomplete
         Information", Ann. Math. Statist. 26 (1955): neighbours that fall share their mean.
     """
+    seconds = [point.seconds for point in points]
+    if seconds == sorted(seconds):
+        return tuple(seconds)
     blocks: list[tuple[float, int]] = []
     for point in points:
         mean, size = point.seconds, 1
