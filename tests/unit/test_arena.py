@@ -398,7 +398,7 @@ def test_a_checkpoint_goes_on_elsewhere_with_the_same_bits(sampler: Sampler, aft
         step(rows, stays)
     for _ in range(after):
         step(rows, goes)
-    raw = rows.raw(goes)
+    raw = goes.raw
     assert raw is not None
     kept = goes.checkpoint(raw)
     comes, elsewhere = state(sampler=sampler), arena(sampler=sampler)
@@ -418,10 +418,10 @@ def test_bytes_of_a_row_are_those_of_the_sample_that_has_it_now(sampler: Sampler
     )
     step(rows, one, two)
     for sample in (one, two):
-        assert rows.raw(sample) is not None  # and is asked for again after others moved
+        assert sample.raw is not None  # and is asked for again after others moved
     step(rows, one, two)
     step(rows, two)
-    raw = rows.raw(two)
+    raw = two.raw
     assert raw is not None
     x, h = rows.latents(two)
     assert raw[0].tobytes() == np.array(x).tobytes()
@@ -438,13 +438,13 @@ def test_arrays_of_another_kind_are_read_as_they_say() -> None:
 
     rows, one = Arena(key(), Own(), 8, {"words": np.zeros(2, np.float32)}), state()
     step(rows, one)
-    assert rows.raw(one) is None
+    assert one.raw is None
 
 
 def test_a_checkpoint_of_something_else_is_refused() -> None:
     one, rows = state(), arena()
     step(rows, one)
-    lies = rows.raw(one)
+    lies = one.raw
     assert lies is not None
     kept = one.checkpoint(lies)
     for raw in (b"", b"nonsense", kept[:-1], kept[:20]):

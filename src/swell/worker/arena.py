@@ -184,6 +184,7 @@ class SampleState:
         "partition",
         "plan",
         "previewed_s",
+        "raw",
         "row",
         "seed",
         "start",
@@ -220,6 +221,8 @@ class SampleState:
         #: Where it lies, and in whose rows.
         self.row = -1
         self.partition = 0
+        #: Bytes of its latents, where they lie in its row as a checkpoint has them.
+        self.raw: Raw | None = None
         self.x: Array | None = None
         #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
         self.h: Array | None = None
@@ -346,12 +349,18 @@ def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 class _Part:
-    """Rows that the network sees at once: which, and views of what they are shown and say."""
+    """Rows that the network sees at once: which, and views of what they are shown and say.
 
-    __slots__ = ("heard", "rows", "said", "seen", "shape")
+    `t` is None where arrays of the device are made anew of it.
+    """
 
-    def __init__(self, rows: slice, seen: Array, said: Array, heard: Conditions) -> None:
+    __slots__ = ("heard", "rows", "said", "seen", "shape", "t")
+
+    def __init__(
+        self, rows: slice, seen: Array, said: Array, heard: Conditions, t: Singles | None
+    ) -> None:
         self.rows = rows
+        self.t = None if t is None else t[rows]
         self.seen = seen[rows]
         self.shape = self.seen.shape
         self.said = said[rows]
@@ -497,7 +506,7 @@ class Arena:
         x = _copy(self._x[row])
         if self._h is not None:
             sample.h = _copy(self._h[row])
-        sample.x, sample.row = x, -1
+        sample.x, sample.raw, sample.row = x, None, -1
         self._samples[row] = None
         self._unseat()
 
@@ -509,6 +518,7 @@ class Arena:
         if self._h is not None:
             self._h[row] = 0 if sample.h is None else sample.h
         sample.x, sample.h, sample.row = None, None, row
+        sample.raw = self._raw(row)
         self._samples[row] = sample
 
     def take(self, sample: SampleState) -> None:
@@ -523,20 +533,23 @@ class Arena:
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return a running sample's latents and what its solver keeps, as they lie here."""
-        row = self._rows[sample.row]
-        if row is None:
-            row = self._x[sample.row], None if self._h is None else self._h[sample.row]
-            self._rows[sample.row] = row
-        return row
+        return self._latents(sample.row)
 
-    def raw(self, sample: SampleState) -> Raw | None:
-        """Return the bytes of `latents`, as they lie here; None where a checkpoint has others."""
+    def _latents(self, row: int) -> tuple[Array, Array | None]:
+        found = self._rows[row]
+        if found is None:
+            found = self._x[row], None if self._h is None else self._h[row]
+            self._rows[row] = found
+        return found
+
+    def _raw(self, row: int) -> Raw | None:
+        """Return the bytes of latents as they lie here; None where a checkpoint has others."""
         if not self._is_raw:
             return None
-        raw = self._raws[sample.row]
+        raw = self._raws[row]
         if raw is None:
-            x, h = self.latents(sample)
-            raw = self._raws[sample.row] = packed(x), None if h is None else packed(h)
+            x, h = self._latents(row)
+            raw = self._raws[row] = packed(x), None if h is None else packed(h)
         return raw
 
     def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
@@ -587,8 +600,9 @@ class Arena:
         if rows < padded:
             seating.copies += (seen[rows:padded], seen[:1]), (t[rows:padded], t[:1])
         shown = self._x if seating.is_shown_latents else seen
+        lies = t if self._is_host else None
         seating.parts = [
-            _Part(slice(start, start + bucket), shown, self._said, self._heard)
+            _Part(slice(start, start + bucket), shown, self._said, self._heard, lies)
             for start in range(0, rows, bucket)
         ]
         return seating
@@ -611,9 +625,10 @@ class Arena:
         seating = self._loaded
         assert seating is not None, "what it is to see was loaded"
         assert seating.bucket == bucket, "as many as were loaded"
-        t = self._arrays.put(self._host_t)
+        put_t = None if self._is_host else self._arrays.put(self._host_t)
         for part in seating.parts:
-            said = denoise(part.seen, t[part.rows], dict(part.heard))
+            t = part.t if put_t is None else put_t[part.rows]
+            said = denoise(part.seen, t, dict(part.heard))
             if said.shape != part.shape and tuple(said.shape) != tuple(part.shape):
                 raise ValueError(
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "

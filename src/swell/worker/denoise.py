@@ -156,7 +156,6 @@ class Drawn:
         arrays: Arrays,
         x: Array,
         h: Array | None,
-        raw: Raw | None,
         is_at_hand: bool,
     ) -> None:
         self.state = state
@@ -166,7 +165,7 @@ class Drawn:
         self._x = x
         self._h = h
         #: What `read` returns, where that lies there already; then there is nothing else.
-        self._raw = raw
+        self._raw = state.raw
         #: Whether reading it waits for no device. Then it must be read before the next step, else
         #: it stays as it is.
         self.is_at_hand = is_at_hand
@@ -710,17 +709,11 @@ class Denoiser:
         state = self._find(sample_id)
         if state is None or state.step == step:
             return None
-        key, x, h, raw = self._keys[state.key], state.x, state.h, None
-        is_at_hand = key.is_at_hand
-        if state.row >= 0:
+        key, x, h = self._keys[state.key], state.x, state.h
+        if state.row >= 0 and state.raw is None:
             arena = key.arenas[state.partition]
-            if is_at_hand:
-                raw = arena.raw(state)
-                if raw is None:
-                    x, h = arena.latents(state)
-            else:
-                x, h = arena.copied(state)
-        return Drawn(state, key.resident.model.arrays, x, h, raw, is_at_hand)
+            x, h = arena.latents(state) if key.is_at_hand else arena.copied(state)
+        return Drawn(state, key.resident.model.arrays, x, h, key.is_at_hand)
 
     def step_of(self, sample_id: str) -> int:
         """Return how many steps of a sample are over; 0 for one that is not here."""
@@ -846,7 +839,8 @@ class Denoiser:
         if len(self._told) > told:
             # It was told, not waited for.
             self._host_s = max(self._clock.monotonic_s() - begun_s, 0.9 * self._host_s)
-        self._wait(AHEAD if self._states or self._finished else 0)
+        if self._told:
+            self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
     def learn(self) -> bool:
@@ -918,7 +912,9 @@ class Denoiser:
             return  # they land one by one, and who is finished by then is told before
         decision = self._choose()
         if decision.run:
-            self._run(decision)
+            step = self._prepared_step(decision)
+            if step is not None:
+                self._take_step(decision, step, self._company)
 
     # Partitions
 
@@ -1063,11 +1059,6 @@ class Denoiser:
         self._company = _NOBODY
 
     # A step
-
-    def _run(self, decision: Decision) -> None:
-        step = self._prepared_step(decision)
-        if step is not None:
-            self._take_step(decision, step, self._company)
 
     def _prepared_step(self, decision: Decision) -> _Step | None:
         """Return a step whose samples have all that they need; None if it is not to be run."""

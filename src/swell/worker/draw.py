@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pydantic
 
 from swell.clock import Clock
 from swell.model import Item, StepModel
 from swell.registry import ModelCard
-from swell.worker.arena import InvalidCheckpoint
+from swell.worker.arena import InvalidCheckpoint, SampleState
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Drawn, Request
 from swell.worker.device import Device
@@ -97,6 +97,13 @@ class _Work:
         return self.order.count * (self.pack or 1)
 
 
+class _Place(NamedTuple):
+    """Where a sample's checkpoints lie."""
+
+    page: Page
+    state: SampleState
+
+
 class _Drawing(Job):
     """A task that is being drawn."""
 
@@ -109,7 +116,7 @@ class _Drawing(Job):
         "is_told",
         "kept",
         "model",
-        "pages",
+        "places",
         "steps",
     )
 
@@ -125,7 +132,7 @@ class _Drawing(Job):
         self.steps = [0] * self.count
         #: How many steps the checkpoints have that the worker has, by sample, and where they lie.
         self.kept = [0] * self.count
-        self.pages: dict[int, Page] = {}
+        self.places: dict[int, _Place] = {}
         #: Samples that ended before others of the task, until their last checkpoints are left.
         self.finished: dict[int, Drawn] = {}
         #: When its first step began.
@@ -253,7 +260,7 @@ class Drawer:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to draw."""
-        return len(self._denoiser) > 0 and not self._is_over
+        return bool(self._samples) and not self._is_over
 
     @property
     def due_s(self) -> float:
@@ -421,7 +428,7 @@ class Drawer:
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        sent, pages = self._outbox.add(job), [*job.pages.values()]
+        sent, pages = self._outbox.add(job), [place.page for place in job.places.values()]
         if sent is None:
             self._give_back(pages)
         else:
@@ -485,6 +492,10 @@ class Drawer:
             for index, name in enumerate(job.ids):
                 if name not in self._samples:
                     continue
+                place = job.places.get(index)
+                if place is not None and place.state.raw is not None:
+                    job.kept[index] = self._leave_raw(*place, job.kept[index])
+                    continue
                 since = self._denoiser.drawn_since(name, job.kept[index])
                 if since is not None:
                     job.kept[index] = since.step
@@ -493,10 +504,22 @@ class Drawer:
             # Only the copies are made now: a thread waits for the device.
             self._pipe.send_made(partial(_write, later))
 
+    def _leave_raw(self, page: Page, state: SampleState, kept: int) -> int:
+        """Leave the checkpoint of a sample whose latents lie at hand; return its steps.
+
+        Of most samples it is all there is to do, after each step.
+        """
+        if state.step != kept:
+            assert state.raw is not None, "they lie at hand"
+            x, h = state.raw
+            page.write(state.step, x, h, is_narrowed=state.is_narrowed)
+        return state.step
+
     def _leave(
         self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
     ) -> None:
-        page = job.pages.get(index) or self._page(job, index, drawn)
+        place = job.places.get(index)
+        page = self._page(job, index, drawn) if place is None else place.page
         if page is None:
             return
         if drawn.is_at_hand:
@@ -515,7 +538,7 @@ class Drawer:
                 sys.stderr.write(f"samples have no checkpoints: {error}\n")
             self._has_no_room = True
             return None
-        job.pages[index] = page
+        job.places[index] = _Place(page, drawn.state)
         return page
 
     def _rest(self, began_s: float) -> None:

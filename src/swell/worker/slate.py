@@ -163,7 +163,8 @@ class Page:
                 where[len(x) :] = h
             words[_STEPS + place] = 2 * step + is_narrowed
             # Last, and as one word: see above.
-            words[_TURN] = 2 * self._slate.next_turn() + place
+            self._slate.turn = turn = self._slate.turn + 1
+            words[_TURN] = 2 * turn + place
 
     def clear(self) -> None:
         """Have nothing found here, and nothing written any more."""
@@ -187,13 +188,9 @@ class Slate:
         #: What is left of the latest piece.
         self._rest = memoryview(b"")
         self._free: list[_Leaf] = []
-        self._turn = 0
+        #: Grows with each writing; whoever holds the lock may write.
+        self.turn = 0
         self.lock = threading.Lock()
-
-    def next_turn(self) -> int:
-        """Return a number that is larger than all before."""
-        self._turn += 1
-        return self._turn
 
     def page(
         self, handle: int, index: int, seed: int, identity: str, x_bytes: int, h_bytes: int
