@@ -620,7 +620,10 @@ class StepModel(Model):
         raise NotImplementedError
 
     def preview(self, latents: Array) -> Any:
-        """Return a small picture of what the latents promise; optional. Shape: (*Plan.shape)."""
+        """Return a small picture of what the latents promise; optional. Shape: (*Plan.shape).
+
+        Another thread makes a file of it, while the next step runs: it is not to be changed.
+        """
         raise NotImplementedError
 
     def run(self, items: list[Any]) -> list[Any]:

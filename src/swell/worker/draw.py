@@ -8,7 +8,8 @@ the time: of small latents after each step.
 
 Progress and previews are for people, so they are told only of what takes long enough to be looked
 at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
-task, and all previews together take at most a twentieth of the time.
+task, and all previews together take at most a twentieth of the time. Their files are made by the
+thread that sends.
 """
 
 import sys
@@ -16,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
+import PIL.Image
 import pydantic
 
 from swell.clock import Clock
@@ -48,7 +50,8 @@ from swell.worker.job import (
     engine_build,
     fault_of,
     fault_of_input,
-    thumbnail,
+    picture_of,
+    small_jpeg,
     with_traceback,
 )
 from swell.worker.pipe import Pipe, Sent
@@ -70,6 +73,10 @@ CHECKPOINT_LESSONS: Final = 3
 #: Cost curves are kept this often while steps run, and sooner only when there is nothing to draw.
 KEEP_EVERY_S: Final = 60.0
 KEEP_IDLE_S: Final = 5.0
+
+
+#: A frame, or what makes one.
+_Word: TypeAlias = Frame | Callable[[], Preview | None]
 
 
 class Easel:
@@ -168,6 +175,11 @@ class _Listener:
         self._job.paid(micros)
 
 
+def _spoken(words: Sequence[_Word]) -> list[Frame]:
+    made = [word() if callable(word) else word for word in words]
+    return [frame for frame in made if frame is not None]
+
+
 def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
     for page, each in drawn:
         page.write(each.step, *each.read(), is_narrowed=each.is_narrowed)
@@ -215,7 +227,7 @@ class Drawer:
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
         #: Progress and previews of the present step.
-        self._words: list[Frame] = []
+        self._words: list[_Word] = []
         #: Whether all was handed over.
         self._is_over = False
         #: When checkpoints are left next.
@@ -449,7 +461,7 @@ class Drawer:
         self._flush()
         if self._words:
             words, self._words = self._words, []
-            self._pipe.send_made(lambda: words)
+            self._pipe.send_made(partial(_spoken, words))
         self._tell_swaps()
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
@@ -625,11 +637,18 @@ class Drawer:
         if not job.is_shown:
             return
         job.previewed_s = start_s
-        jpeg = thumbnail(make)
+        picture = picture_of(make)
         now_s = self._clock.monotonic_s()
         self._previews_from_s = now_s + PREVIEW_REST * (now_s - start_s)
-        if jpeg is not None:
-            self._words.append(Preview(job.handle, index, jpeg))
+        if picture is not None:
+            self._words.append(partial(self._small, job.handle, index, picture))
+
+    def _small(self, handle: int, index: int, picture: PIL.Image.Image) -> Preview | None:
+        """Make a preview's file, in the thread that sends, while the model goes on."""
+        start_s = self._clock.monotonic_s()
+        jpeg = small_jpeg(picture)
+        self._previews_from_s += PREVIEW_REST * (self._clock.monotonic_s() - start_s)
+        return None if jpeg is None else Preview(handle, index, jpeg)
 
     def is_cancelled(self, job: _Drawing) -> bool:
         """Say whether a task is to stop. Asked before each step, so the first time is its start."""

@@ -60,6 +60,8 @@ __all__ = [
     "fault_of",
     "fault_of_input",
     "peak_bytes",
+    "picture_of",
+    "small_jpeg",
     "thumbnail",
     "with_traceback",
 ]
@@ -348,14 +350,29 @@ def _files_of(result: Any) -> list[Attachment] | None:
 
 def thumbnail(make: Callable[[], Any]) -> bytes | None:
     """Return a small JPEG of the picture that `make` gives; None, and a traceback, if it fails."""
+    picture = picture_of(make)
+    return None if picture is None else small_jpeg(picture)
+
+
+def picture_of(make: Callable[[], Any]) -> PIL.Image.Image | None:
+    """Return the picture that `make` gives; None, and a traceback, if it fails."""
     try:
         picture = make()
-        pil = (picture if isinstance(picture, Image) else Image(picture)).pil().convert("RGB")
-        pil.thumbnail((PREVIEW_PX, PREVIEW_PX))
-        file = io.BytesIO()
-        pil.save(file, "JPEG", quality=70)
+        return (picture if isinstance(picture, Image) else Image(picture)).pil()
     except Exception:
         # A picture that only shows what is to come must not fail what comes.
+        traceback.print_exc()
+        return None
+
+
+def small_jpeg(picture: PIL.Image.Image) -> bytes | None:
+    """Return a small JPEG of a picture; None, and a traceback, if it fails."""
+    try:
+        small = picture.convert("RGB")
+        small.thumbnail((PREVIEW_PX, PREVIEW_PX))
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=70)
+    except Exception:
         traceback.print_exc()
         return None
     return file.getvalue()
