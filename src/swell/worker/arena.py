@@ -564,15 +564,16 @@ class Arena:
             seating = self._seating = self._seat_all(bucket)
         self._loaded = seating
         placed, t = self._placed, self._host_t
-        steps, tables = [sample.step for sample in placed], seating.tables
         if seating.numbers is not None:
-            self._k = seating.numbers[steps[0]]
+            step = placed[0].step
+            self._k, t[0] = seating.numbers[step], seating.tables[0].heard[step]
         else:
-            self._k = self._arrays.put(solvers.gather(tables, steps))
+            steps = [sample.step for sample in placed]
+            self._k = self._arrays.put(solvers.gather(seating.tables, steps))
+            for row, table in enumerate(seating.tables):
+                t[row] = table.heard[steps[row]]
         if not seating.is_shown_latents:
             solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
-        for row, table in enumerate(tables):
-            t[row] = table.heard[steps[row]]
         for to, source in seating.copies:
             to[...] = source
 

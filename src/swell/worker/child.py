@@ -555,9 +555,9 @@ class _Loop:
                 self._take(work)
             if self._batches or not self._drawer.is_busy:
                 return
-            due_s = self._drawer.due_s
-            if self._is_turn_of_batches():
-                due_s = self._batches_until_s
+            due_s = self._batches_until_s if self._is_turn_of_batches() else self._drawer.due_s
+            if not due_s:
+                return  # at once
             left_s = due_s - self._clock.monotonic_s()
             if left_s <= 0 or not self._pipe.wait(left_s):
                 return

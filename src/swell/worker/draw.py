@@ -655,4 +655,5 @@ class Drawer:
         if job.began_s is None:
             job.began_s = self._clock.monotonic_s()
             self._begun[job.handle] = job
-        return job.is_cancelled()
+        # Before each step the worker was listened to.
+        return bool(self._pipe.stopped) and job.is_cancelled()
