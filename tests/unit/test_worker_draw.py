@@ -1,5 +1,6 @@
 """How often the model process leaves checkpoints, on a clock that stands still between steps."""
 
+import gc
 import itertools
 import json
 import random
@@ -15,6 +16,7 @@ import pytest
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
+from swell.worker.arena import SampleState
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device
 from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
@@ -226,6 +228,39 @@ def test_a_sample_that_only_came_back_is_kept_once_it_has_moved(atelier: Atelier
     atelier.drawer.hand_over()
     atelier.told_until(HandedOver)
     assert atelier.kept(2) == {}
+
+
+def test_latents_that_lie_at_hand_are_left_as_they_are_after_each_step(atelier: Atelier) -> None:
+    atelier.model.arrays = HostArrays()
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":6}'), Order(2, b'{"steps":3}')])
+    steps = []
+    while atelier.drawer.is_busy:
+        atelier.drawer.step()
+        for handle in (1, 2):
+            name, kept = f"{handle}.0", atelier.kept(handle)
+            if name in atelier.drawer._denoiser.ids and handle in atelier.drawer._jobs:
+                assert kept[0] == atelier.drawer._denoiser.checkpoint(name)
+                steps.append((handle, decode_checkpoint(kept[0]).step))
+    assert [step for handle, step in steps if handle == 1][:6] == [1, 2, 3, 4, 5, 6]
+
+
+def test_nobody_holds_a_sample_that_has_ended(atelier: Atelier) -> None:
+    def samples() -> int:
+        return sum(isinstance(each, SampleState) for each in gc.get_objects())
+
+    atelier.model.arrays = HostArrays()
+    gc.collect()
+    gc.disable()
+    try:
+        before = samples()
+        atelier.drawer.add("test/draws", [Order(1, b'{"steps":3}', count=2)])
+        assert samples() == before + 2
+        while atelier.drawer.is_busy:
+            atelier.drawer.step()
+            atelier.frames()
+        assert samples() == before
+    finally:
+        gc.enable()
 
 
 def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:

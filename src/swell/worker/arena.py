@@ -221,7 +221,8 @@ class SampleState:
         #: Where it lies, and in whose rows.
         self.row = -1
         self.partition = 0
-        #: Bytes of its latents, where they lie in its row as a checkpoint has them.
+        #: Bytes of its latents, where they lie in its row as a checkpoint has them; None while it
+        #: has no row.
         self.raw: Raw | None = None
         self.x: Array | None = None
         #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
@@ -526,6 +527,8 @@ class Arena:
         if sample.row >= 0:
             self._pause(sample)
         self._unseat()
+        if not any(self._samples):
+            self._placed = []
         heard, without = sample.with_words, sample.without_words
         self._hearers = [
             None if each is heard or each is without else each for each in self._hearers

@@ -9,7 +9,7 @@ the time: of small latents after each step.
 Progress and previews are for people, so they are told only of what takes long enough to be looked
 at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
 task, and all previews together take at most a twentieth of the time. Their files are made by the
-thread that sends.
+thread that sends; what that takes counts when the next one is made.
 """
 
 import sys
@@ -105,10 +105,10 @@ class _Work:
 
 
 class _Place(NamedTuple):
-    """Where a sample's checkpoints lie."""
+    """Where a sample's checkpoints lie; and the sample, until it has ended."""
 
     page: Page
-    state: SampleState
+    state: SampleState | None
 
 
 class _Drawing(Job):
@@ -226,6 +226,8 @@ class Drawer:
         #: Samples whose checkpoint was refused just now.
         self._refused: set[str] = set()
         self._previews_from_s = 0.0
+        #: What the thread that sends took for previews so far; and what of it was counted.
+        self._small_s = self._counted_s = 0.0
         #: Progress and previews of the present step.
         self._words: list[_Word] = []
         #: Whether all was handed over.
@@ -399,6 +401,9 @@ class Drawer:
 
     def _ended(self, name: str, result: Any) -> None:
         job, index = self._samples.pop(name)
+        if index in job.places:
+            # Its latents are not held until others of the task have ended.
+            job.places[index] = _Place(job.places[index].page, None)
         job.device_s += self._denoiser.take_share(name)
         if self._denoiser.is_narrowed(name):
             # As in fast mode, whatever the operator chose: its file is not to say otherwise.
@@ -440,7 +445,10 @@ class Drawer:
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        sent, pages = self._outbox.add(job), [place.page for place in job.places.values()]
+        pages = [place.page for place in job.places.values()]
+        job.places.clear()
+        job.finished.clear()
+        sent = self._outbox.add(job)
         if sent is None:
             self._give_back(pages)
         else:
@@ -505,8 +513,7 @@ class Drawer:
                 if name not in self._samples:
                     continue
                 place = job.places.get(index)
-                if place is not None and place.state.raw is not None:
-                    job.kept[index] = self._leave_raw(*place, job.kept[index])
+                if place is not None and self._is_left(job, index, place):
                     continue
                 since = self._denoiser.drawn_since(name, job.kept[index])
                 if since is not None:
@@ -516,16 +523,19 @@ class Drawer:
             # Only the copies are made now: a thread waits for the device.
             self._pipe.send_made(partial(_write, later))
 
-    def _leave_raw(self, page: Page, state: SampleState, kept: int) -> int:
-        """Leave the checkpoint of a sample whose latents lie at hand; return its steps.
+    def _is_left(self, job: _Drawing, index: int, place: _Place) -> bool:
+        """Leave the checkpoint of a sample whose latents lie at hand; say whether they do.
 
         Of most samples it is all there is to do, after each step.
         """
-        if state.step != kept:
-            assert state.raw is not None, "they lie at hand"
+        page, state = place
+        if state is None or state.raw is None:
+            return False
+        if state.step != job.kept[index]:
             x, h = state.raw
             page.write(state.step, x, h, is_narrowed=state.is_narrowed)
-        return state.step
+            job.kept[index] = state.step
+        return True
 
     def _leave(
         self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
@@ -550,7 +560,7 @@ class Drawer:
                 sys.stderr.write(f"samples have no checkpoints: {error}\n")
             self._has_no_room = True
             return None
-        job.places[index] = _Place(page, drawn.state)
+        job.places[index] = _Place(page, None if drawn.state.is_finished else drawn.state)
         return page
 
     def _rest(self, began_s: float) -> None:
@@ -638,8 +648,10 @@ class Drawer:
             return
         job.previewed_s = start_s
         picture = picture_of(make)
-        now_s = self._clock.monotonic_s()
-        self._previews_from_s = now_s + PREVIEW_REST * (now_s - start_s)
+        now_s, small_s = self._clock.monotonic_s(), self._small_s
+        took_s = now_s - start_s + small_s - self._counted_s
+        self._counted_s = small_s
+        self._previews_from_s = now_s + PREVIEW_REST * took_s
         if picture is not None:
             self._words.append(partial(self._small, job.handle, index, picture))
 
@@ -647,7 +659,7 @@ class Drawer:
         """Make a preview's file, in the thread that sends, while the model goes on."""
         start_s = self._clock.monotonic_s()
         jpeg = small_jpeg(picture)
-        self._previews_from_s += PREVIEW_REST * (self._clock.monotonic_s() - start_s)
+        self._small_s += self._clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)
 
     def is_cancelled(self, job: _Drawing) -> bool:
@@ -655,5 +667,4 @@ class Drawer:
         if job.began_s is None:
             job.began_s = self._clock.monotonic_s()
             self._begun[job.handle] = job
-        # Before each step the worker was listened to.
-        return bool(self._pipe.stopped) and job.is_cancelled()
+        return job.is_cancelled()
