@@ -377,6 +377,7 @@ class _Seating:
     __slots__ = (
         "bucket",
         "copies",
+        "is_lone",
         "is_shown_latents",
         "numbers",
         "parts",
@@ -390,6 +391,8 @@ class _Seating:
         #: Of each sample, in the order of rows; and of a single one what `solver.numbers` says.
         self.tables: list[Table] = []
         self.numbers: list[tuple[np.float32, ...]] | None = None
+        #: Whether that one is all that the network sees.
+        self.is_lone = False
         #: Whether the network is to see nothing but the latents, so that it is shown these.
         self.is_shown_latents = False
         #: What is copied to where in each step: second rows, and padding.
@@ -450,6 +453,8 @@ class Arena:
         self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
         self._k: Array = None
+        #: What the network has just said, where it was not copied.
+        self._fresh: Array | None = None
 
     def check(self, conditions: Conditions) -> None:
         """Refuse conditions that the rows have no place for.
@@ -595,6 +600,7 @@ class Arena:
         seating.tables = [sample.table for sample in placed]
         if n == 1 and self._is_host:
             seating.numbers = solvers.numbers(placed[0].table)
+            seating.is_lone = padded == 1
         seating.is_shown_latents = not (self._scales_input or padded > n)
         seen, t = self._seen, self._host_t
         if g:
@@ -620,8 +626,19 @@ class Arena:
             self._heard[name][row] = value
         self._hearers[row] = conditions
 
-    def forward(self, denoise: Callable[[Array, Array, Conditions], Array], bucket: int) -> None:
+    def forward(
+        self,
+        denoise: Callable[[Array, Array, Conditions], Array],
+        bucket: int,
+        *,
+        is_whole: bool = True,
+    ) -> None:
         """Ask the network, `bucket` rows at a time, and apply guidance; after `load` of so many.
+
+        Args:
+            denoise: Asks it.
+            bucket: As many as were loaded.
+            is_whole: Whether nobody else asks it before `advance`.
 
         Raises:
             ValueError: The network says something of another shape.
@@ -629,6 +646,7 @@ class Arena:
         seating = self._loaded
         assert seating is not None, "what it is to see was loaded"
         assert seating.bucket == bucket, "as many as were loaded"
+        self._fresh = None
         put_t = None if self._is_host else self._arrays.put(self._host_t)
         for part in seating.parts:
             t = part.t if put_t is None else put_t[part.rows]
@@ -638,7 +656,15 @@ class Arena:
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
                     f"{tuple(part.shape)}"
                 )
-            part.said[...] = said
+            if (
+                is_whole
+                and seating.is_lone
+                and type(said) is np.ndarray
+                and said.dtype == np.float32
+            ):
+                self._fresh = said
+            else:
+                part.said[...] = said
         if seating.scale is not None:
             solvers.guide(seating.said, len(seating.tables), seating.scale)
 
@@ -658,14 +684,16 @@ class Arena:
         pays for more than a copy. To be called between `forward` and `advance`.
         """
         row = slice(sample.row, sample.row + 1)
-        x, m = _copy(self._x[row]), _copy(self._said[row])
+        said = self._said if self._fresh is None else self._fresh
+        x, m = _copy(self._x[row]), _copy(said[row])
         return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
         """Move the samples by one step. After an error their latents are worth nothing."""
-        x, said, seen, h = self._moving
+        x, m, seen, h = self._moving
         z = self._noise() if self._may_draw else None
-        solvers.advance(self._solver, x, said, self._k, z=z, h=h, scratch=seen)
+        said, self._fresh = self._fresh, None
+        solvers.advance(self._solver, x, m, self._k, z=z, h=h, scratch=seen, said=said)
         for sample in self._placed:
             sample.step += 1
 

@@ -422,7 +422,7 @@ class _Step:
         """Ask the network."""
         model, is_whole = self._model, self._partitions == 1
         denoise = model.denoise if is_whole else model.denoise_in_partition
-        self._arena.forward(denoise, self._bucket)
+        self._arena.forward(denoise, self._bucket, is_whole=is_whole)
 
     def departs(self, states: Sequence[SampleState]) -> bool:
         """Do so; return whether it went well, else `land` tells."""

@@ -42,8 +42,8 @@ from swell.worker.frames import (
 )
 from swell.worker.job import (
     EARLY_AFTER_S,
+    FIRST_PROGRESS_S,
     PREVIEW_EVERY_S,
-    PROGRESS_EVERY_S,
     Job,
     Outbox,
     Reader,
@@ -263,7 +263,7 @@ class Drawer:
             load=self._bring,
             asked=pipe.begin,
             learns=self._tell_learning,
-            progress_every_s=PROGRESS_EVERY_S,
+            progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
         #: The models as the denoiser knows them.
@@ -627,7 +627,7 @@ class Drawer:
             # sends the results may have let go of them.
             return
         now_s = self._clock.monotonic_s()
-        is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else PROGRESS_EVERY_S)
+        is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else FIRST_PROGRESS_S)
         if not (is_time or (is_last and job.is_told)):
             return
         # One that came with its last step says no word of it.

@@ -49,6 +49,7 @@ from swell.worker.text import describe_error, mend
 
 __all__ = [
     "EARLY_AFTER_S",
+    "FIRST_PROGRESS_S",
     "PREVIEW_EVERY_S",
     "PROGRESS_EVERY_S",
     "SEED_BITS",
@@ -66,8 +67,10 @@ __all__ = [
     "with_traceback",
 ]
 
-#: Progress of one task is told at most this often, except for its last step.
-PROGRESS_EVERY_S: Final = 0.05
+#: Progress of one task is told at most this often, except for its last step; and, where it is
+#: drawn step by step, for the first time after so long.
+PROGRESS_EVERY_S: Final = 0.1
+FIRST_PROGRESS_S: Final = 0.05
 
 #: The same where nobody follows the task; from its answer the worker hears that somebody does.
 UNWATCHED_EVERY_S: Final = 0.5
