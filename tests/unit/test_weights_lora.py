@@ -292,11 +292,14 @@ def test_a_weight_gets_the_sum_of_what_each_adds(
     np.testing.assert_allclose(out, expected, rtol=0, atol=float(tolerance))
 
 
-def test_a_large_weight_is_changed_block_by_block_and_whole() -> None:
+# Blocks have 46 rows, and 4 of them are computed together.
+@pytest.mark.parametrize("rows", [1, 45, 46, 47, 184, 185, 230, 280, 1500])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_weight_is_changed_block_by_block_and_whole(rows: int, dtype: type) -> None:
     rng = np.random.default_rng(3)
-    base = rng.standard_normal((1500, 700)).astype(np.float32)
+    base = rng.standard_normal((rows, 700)).astype(dtype)
     change = Change(
-        rng.standard_normal((1500, 8)).astype(np.float32),
+        rng.standard_normal((rows, 8)).astype(np.float32),
         rng.standard_normal((8, 700)).astype(np.float32),
         (),
         0.5,

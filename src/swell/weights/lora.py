@@ -83,10 +83,14 @@ _KIN: Final[Mapping[str, str]] = {
 #: Under this name diffusers keeps what PEFT keeps in a file of its own.
 _SETTINGS: Final = "lora_adapter_metadata"
 
-#: A weight is changed by blocks of rows that take so many multiplications: what is added stays in
-#: the processor's cache, so that memory sees one reading and one writing, as in a plain copy. From
-#: more on OpenBLAS starts threads of its own, which wait for each other longer than they compute.
+#: A weight is changed by blocks of rows that take so many multiplications. From more on OpenBLAS
+#: starts threads of its own, which would wait for those that change other weights.
 _BLOCK_PRODUCTS: Final = 1 << 18
+
+#: So many bytes of what is added are computed by one call, block after block, before they are added.
+#: With fewer, threads spend a third of their time handing the interpreter to each other; more leave
+#: the processor's cache, and memory no longer sees one reading and one writing, as in a plain copy.
+_SCRATCH_BYTES: Final = 1 << 19
 
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
 
@@ -404,17 +408,23 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
         out: Where to; may not overlap `base`.
     """
     up, down = joined(parts)
-    rows, columns = up.shape[0], down.shape[1]
+    (rows, rank), columns = up.shape, down.shape[1]
     if not out.flags.c_contiguous:
         raise ValueError("a weight must lie in one piece, row by row")
     source, target = base.reshape(rows, columns), out.reshape(rows, columns)
-    block = max(1, _BLOCK_PRODUCTS // (columns * up.shape[1]))
-    scratch = np.empty((min(block, rows), columns), np.float32)
-    for at in range(0, rows, block):
-        part = slice(at, min(at + block, rows))
-        added = np.matmul(up[part], down, out=scratch[: part.stop - at])
+    block = max(1, _BLOCK_PRODUCTS // (columns * rank))
+    together = block * max(1, _SCRATCH_BYTES // (4 * columns * block))
+    scratch = np.empty((min(together, rows), columns), np.float32)
+    for at in range(0, rows, together):
+        part = up[at : at + together]
+        added = scratch[: len(part)]
+        whole = len(part) // block * block
+        blocks = part[:whole].reshape(-1, block, rank)
+        np.matmul(blocks, down, out=added[:whole].reshape(-1, block, columns))
+        np.matmul(part[whole:], down, out=added[whole:])
+        seen = slice(at, at + len(part))
         if target.dtype == np.float32:
-            np.add(source[part], added, out=target[part])
+            np.add(source[seen], added, out=target[seen])
         else:
-            added += source[part]
-            target[part] = added
+            added += source[seen]
+            target[seen] = added
