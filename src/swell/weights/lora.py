@@ -88,9 +88,9 @@ _SETTINGS: Final = "lora_adapter_metadata"
 _BLOCK_PRODUCTS: Final = 1 << 18
 
 #: So many bytes of what is added are computed by one call, block after block, before they are
-#: added. With fewer, threads spend a third of their time handing the interpreter to each other; more
-#: leave the processor's cache, and memory no longer sees one reading and one writing, as in a plain
-#: copy.
+#: added. With fewer, threads spend a third of their time handing the interpreter to each other;
+#: more leave the processor's cache, and memory no longer sees one reading and one writing, as in a
+#: plain copy.
 _SCRATCH_BYTES: Final = 1 << 19
 
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
