@@ -61,6 +61,12 @@ def test_the_idle_time_of_one_pool_is_not_that_of_another() -> None:
     assert found["own/b"].whole_micros == 5_000
 
 
+def test_the_least_of_seconds_share_as_any_others_do() -> None:
+    rows = [attempts(5e-324, 0), attempts(5e-324, 0, model="own/b"), row(EntryKind.IDLE, 1.5, 15)]
+    found = costs_by(rows, By.MODEL)
+    assert (found["own/a"].whole_s, found["own/b"].whole_s) == (0.75, 0.75)
+
+
 def test_what_a_pool_cost_in_which_nobody_ran_anything_is_nobodys() -> None:
     found = costs_by([row(EntryKind.COLD_START, 60.0, 60_000)], By.USER)
     assert set(found) == {None}

@@ -161,5 +161,6 @@ class _Pool:
             if micros is not None:
                 parts = shared(micros, weights)
             for name, weight, part in zip(names, weights, parts, strict=True):
-                own_s = seconds * weight / sum(weights)
+                # In this order: seconds times the least of floats would be rounded away.
+                own_s = seconds * (weight / sum(weights))
                 sums.setdefault(name, _Sum()).add(kind, own_s, part)
