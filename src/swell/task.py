@@ -132,6 +132,8 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
 }
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: The same as plain strings, since this is looked up at every step of every task.
 _FOLLOWERS: Final = {
     before.value: frozenset(after.value for after in followers)
@@ -370,7 +372,8 @@ def is_id(text: str) -> bool:
 
 def created_at_of(task_id: str) -> datetime:
     """Return the time that a task id carries, to the millisecond."""
-    return datetime.fromtimestamp(int(task_id[:12], 16) / 1000, UTC)
+    # In whole numbers: floats of seconds are off by a microsecond some centuries from now.
+    return _EPOCH + timedelta(milliseconds=int(task_id[:12], 16))
 
 
 def checkpoint_key(task_id: str, attempt: int) -> str:

@@ -13,7 +13,13 @@ from test_families_recognised import EULER, VAE, folder, safetensors
 
 from swell.errors import SwellError
 from swell.families.asked import input_type
-from swell.families.description import contents, definition_of, describe, with_loop
+from swell.families.description import (
+    bucket_of,
+    contents,
+    definition_of,
+    describe,
+    with_loop,
+)
 from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import look, weight_files
@@ -307,7 +313,9 @@ def test_what_does_not_make_pictures_of_words_alone_is_refused(
 
 
 @pytest.mark.parametrize(
-    "said", [{"quantize": "fp8"}, {"offload": "always"}, {"controlnet": "/srv/net"}], ids=str
+    "said",
+    [{"quantize": "fp8"}, {"offload": "always"}, {"controlnet": "/srv/net"}, {"bucket": 4}],
+    ids=str,
 )
 def test_what_an_own_loop_cannot_do_is_refused_with_a_way_out(
     tmp_path: Path, said: dict[str, Any]
@@ -317,6 +325,35 @@ def test_what_an_own_loop_cannot_do_is_refused_with_a_way_out(
         describe(Entry(name="acme/dreams", folder=str(made), **said))
     plain = describe(Entry(name="acme/dreams", folder=str(made)))
     assert plain.facts.family.name == "pipeline"
+
+
+# Rows of exact mode
+
+
+@pytest.mark.parametrize(
+    ("said", "is_guided", "side", "rows"),
+    [
+        (None, True, 1024, 2),
+        (None, True, 512, 2),
+        (None, False, 1024, 1),
+        (None, False, 512, 2),
+        (4, True, 1024, 4),
+        (4, False, 512, 4),
+        (1, True, 512, 1),
+    ],
+)
+def test_a_picture_that_fills_a_gpu_does_not_wait_for_padding(
+    said: int | None, is_guided: bool, side: int, rows: int
+) -> None:
+    entry = Entry(name="acme/dreams", folder="/srv/dreams", bucket=said)
+    assert bucket_of(entry, is_guided=is_guided, width=side, height=side) == rows
+
+
+@pytest.mark.parametrize("bucket", [-1, 0, 17])
+def test_a_bucket_that_no_step_can_have_is_refused(tmp_path: Path, bucket: int) -> None:
+    made = folder(tmp_path)
+    with pytest.raises(InvalidModel, match=f"bucket {bucket}: a step has 1 to 16 rows"):
+        describe(Entry(name="acme/dreams", folder=str(made), bucket=bucket))
 
 
 # Files that are not whole

@@ -248,6 +248,37 @@ def test_a_lora_of_another_trainer_finds_its_layers(tmp_path: Path) -> None:
         assert torch.equal(weights[name], before[name])
 
 
+# Rows of exact mode
+
+
+def test_steps_of_exact_mode_have_the_rows_that_were_asked_for(sd: Path, tmp_path: Path) -> None:
+    definition, model = cases.loaded(cases.add(sd, tmp_path, "test/sd", "--bucket", "5"))
+    assert definition.step_bucket == 5
+    seen = []
+    denoise = model.denoise
+    model.denoise = lambda x, *rest: seen.append(len(x)) or denoise(x, *rest)
+    given = definition.input_type(prompt=cases.PROMPT, steps=3, guidance=5)
+    items = [Item(given, seed=seed) for seed in (3, 4)]
+    alone = [np.asarray(model.run([item])[0].pil()) for item in items]
+    together = [np.asarray(result.pil()) for result in model.run(items)]
+    assert set(seen) == {5}
+    assert len(seen) == 3 + 3 + 3, "two pictures share each step"
+    np.testing.assert_array_equal(alone, together)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "side", "rows"), [(5.0, 1024, 2), (5.0, 64, 2), (1.0, 1024, 1), (1.0, 64, 2)]
+)
+def test_a_picture_that_fills_a_gpu_has_its_own_rows_alone(
+    sd: Path, tmp_path: Path, guidance: float, side: int, rows: int
+) -> None:
+    definition, model = cases.loaded(cases.add(sd, tmp_path, "test/sd"))
+    given = definition.input_type(
+        prompt=cases.PROMPT, steps=1, guidance=guidance, width=side, height=side
+    )
+    assert model.prepare(Item(given, seed=1)).bucket == rows
+
+
 # The device
 
 

@@ -145,6 +145,8 @@ PAIR = {"mix.lora_A.weight": np.ones((2, 8)), "mix.lora_B.weight": np.ones((8, 2
         ({**PAIR, "mix.lora_A.weight": np.ones((2, 0))}, "no matrices"),
         ({**PAIR, "mix.alpha": np.ones(2)}, "not one number"),
         ({**PAIR, "mix.alpha": np.array(math.nan)}, "not finite"),
+        ({**PAIR, "mix.lora_B.weight": np.full((8, 2), math.nan)}, "what is not finite"),
+        ({**PAIR, "mix.lora_A.weight": np.full((2, 8), math.inf)}, "what is not finite"),
     ],
 )
 def test_what_cannot_be_added_is_refused_with_what_to_do(
@@ -292,22 +294,25 @@ def test_a_weight_gets_the_sum_of_what_each_adds(
     np.testing.assert_allclose(out, expected, rtol=0, atol=float(tolerance))
 
 
-# Blocks have 46 rows, and 4 of them are computed together.
-@pytest.mark.parametrize("rows", [1, 45, 46, 47, 184, 185, 230, 280, 1500])
+# Blocks of 46 rows, of which 4 are computed together; and of 8 rows and a part of the columns.
+@pytest.mark.parametrize("rows", [1, 7, 45, 46, 47, 184, 185, 230, 280, 1500])
+@pytest.mark.parametrize("rank", [8, 100, 1000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_large_weight_is_changed_block_by_block_and_whole(rows: int, dtype: type) -> None:
+def test_a_large_weight_is_changed_block_by_block_and_whole(
+    rows: int, rank: int, dtype: type
+) -> None:
     rng = np.random.default_rng(3)
     base = rng.standard_normal((rows, 700)).astype(dtype)
     change = Change(
-        rng.standard_normal((rows, 8)).astype(np.float32),
-        rng.standard_normal((8, 700)).astype(np.float32),
+        rng.standard_normal((rows, rank)).astype(np.float32),
+        rng.standard_normal((rank, 700)).astype(np.float32),
         (),
         0.5,
     )
     out = np.full_like(base, np.nan)
     add(base, [(change, 2.0)], out)
     up, down = joined([(change, 2.0)])
-    np.testing.assert_allclose(out, base + up @ down, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(out, base + up @ down, rtol=0, atol=1e-6 * rank + 1e-5)
 
 
 def test_a_weight_that_does_not_lie_in_one_piece_is_refused() -> None:

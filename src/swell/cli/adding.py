@@ -15,7 +15,7 @@ from swell.cli.output import print_json, talk
 from swell.config import Settings
 from swell.errors import Conflict
 from swell.families.adapters import Adapter
-from swell.families.description import contents, describe, with_loop
+from swell.families.description import MOST_ROWS, contents, describe, with_loop
 from swell.families.entries import (
     Entry,
     Extra,
@@ -77,6 +77,14 @@ def add_model(
             help=f"What is in the host's memory where a GPU has too little: {', '.join(CHOICES)}."
         ),
     ] = "auto",
+    bucket: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_ROWS,
+            help="Rows of each step in exact mode; more draw more pictures, and one waits longer.",
+        ),
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Compile its blocks on a GPU.")
     ] = True,
@@ -122,6 +130,7 @@ def add_model(
         dtype=dtype,
         quantize=quantize or "",
         offload=offload,
+        bucket=bucket,
         compile=compiled,
         loras=[_lora(each) for each in lora],
         controlnet=_existing(controlnet, "control net"),

@@ -28,9 +28,11 @@ from swell.weights.files import open_file
 
 __all__ = [
     "BUCKET",
+    "FILLS_PX",
     "INSTALL",
     "MOST_ROWS",
     "Described",
+    "bucket_of",
     "contents",
     "definition_of",
     "describe",
@@ -41,9 +43,16 @@ __all__ = [
 #: What has to be installed, and is not with Swell alone.
 INSTALL: Final = "install it with: pip install 'swell[diffusers]'"
 
-#: Of models that draw in steps: rows that exact mode has, and the most that a step may have.
+#: Of models that draw in steps: rows that exact mode has where the entry says nothing, and the most
+#: that a step may have.
 BUCKET: Final = 2
 MOST_ROWS: Final = 16
+
+#: A picture with so many pixels fills a GPU by itself, so that a second row costs as much as the
+#: first: measured at 1024 x 1024 px for Qwen-Image on an H200 (sglang #22183), SDXL on an L4
+#: (datadreamer #34) and FLUX.1-Kontext (diffusers #12459). With a quarter of the pixels two rows
+#: cost hardly more than one.
+FILLS_PX: Final = 3 << 18
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
@@ -135,6 +144,7 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
             raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
     _check_quantize(entry, facts)
     _check_offload(entry, facts)
+    _check_bucket(entry, facts)
     _check_portraits(entry, facts)
     net = _net_of(entry, facts)
     if not entry.weights:
@@ -241,6 +251,23 @@ def _check_offload(entry: Entry, facts: Facts) -> None:
         )
 
 
+def _check_bucket(entry: Entry, facts: Facts) -> None:
+    """Check that steps can have as many rows as they are to have.
+
+    Raises:
+        InvalidModel: They cannot.
+    """
+    if entry.bucket is None:
+        return
+    if facts.family is OTHER:
+        raise InvalidModel(
+            "a bucket is for models that are drawn step by step, and this one is drawn by "
+            f"diffusers' own loop{_since(facts)}; or leave --bucket out"
+        )
+    if not 1 <= entry.bucket <= MOST_ROWS:
+        raise InvalidModel(f"bucket {entry.bucket}: a step has 1 to {MOST_ROWS} rows")
+
+
 def _check_portraits(entry: Entry, facts: Facts) -> None:
     """Check that a model of portraits has what these need.
 
@@ -324,7 +351,7 @@ def definition_of(path: Path) -> Definition:
         stage="live",
         source=path,
         make=partial(_make, entry, path.resolve().parent.parent, added_ns),
-        step_bucket=BUCKET if in_steps else 0,
+        step_bucket=(entry.bucket or BUCKET) if in_steps else 0,
         step_rows=MOST_ROWS if in_steps else 0,
         licence=licence_in(Path(entry.folder)),
     )
@@ -378,6 +405,23 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
     named = type(kind.__name__, (kind,), {"name": entry.name, "__module__": kind.__module__})
     made: Model = named(described)
     return made
+
+
+def bucket_of(entry: Entry, *, is_guided: bool, width: int, height: int) -> int:
+    """Return how many rows each step of a picture has in exact mode.
+
+    Where the entry does not say, as many as a picture has by itself, so that nobody waits for rows
+    of padding; two where a second row costs next to nothing.
+
+    Args:
+        entry: The model's.
+        is_guided: Whether the picture has two rows in a step.
+        width: Of the picture, in pixels.
+        height: The same.
+    """
+    if entry.bucket is not None:
+        return entry.bucket
+    return 1 if not is_guided and width * height >= FILLS_PX else BUCKET
 
 
 def fixed_loras(entry: Entry) -> list[LoRA]:

@@ -104,6 +104,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     quantize: str = ""
     #: See `swell.families.placement`.
     offload: str = "auto"
+    #: Rows of each step in exact mode; None for those that suit a single picture.
+    bucket: int | None = None
     #: Whether the blocks of the network are compiled, on a GPU.
     compile: bool = True
     loras: list[Extra] = []

@@ -30,7 +30,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from swell.families.asked import input_type
-from swell.families.description import BUCKET, MOST_ROWS, Described, fixed_loras
+from swell.families.description import BUCKET, MOST_ROWS, Described, bucket_of, fixed_loras
 from swell.families.layer_names import encoder_layer
 from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.placement import room_of
@@ -287,6 +287,9 @@ class Latent(StepModel):
             loras=loras,
             seed=seed,
             near=_near(asked, item, seed),
+            bucket=bucket_of(
+                self.entry, is_guided=is_guided, width=asked.width, height=asked.height
+            ),
             start=(lambda: self._start(words)) if self._starts(words) else None,
         )
 

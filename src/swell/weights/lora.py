@@ -83,9 +83,13 @@ _KIN: Final[Mapping[str, str]] = {
 #: Under this name diffusers keeps what PEFT keeps in a file of its own.
 _SETTINGS: Final = "lora_adapter_metadata"
 
-#: A weight is changed by blocks of rows that take so many multiplications. From more on OpenBLAS
-#: starts threads of its own, which would wait for those that change other weights.
+#: A weight is changed by blocks that take so many multiplications. From more on OpenBLAS starts
+#: threads of its own, which would wait for those that change other weights.
 _BLOCK_PRODUCTS: Final = 1 << 18
+
+#: Whole rows, and of these at least so many, unless a block would be too large: then so many of a
+#: part of the columns. With fewer, `down` is read anew for every few rows.
+_BLOCK_ROWS: Final = 8
 
 #: So many bytes of what is added are computed by one call, block after block, before they are
 #: added. With fewer, threads spend a third of their time handing the interpreter to each other;
@@ -262,6 +266,11 @@ def _change(
         factor = _factor(layer, rank, settings, name)
     if not math.isfinite(factor):
         raise WrongLora(f"{name}: layer {layer[:100]!r} has an alpha that is not finite")
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise WrongLora(
+            f"{name}: layer {layer[:100]!r} holds what is not finite: its training went wrong, so "
+            "give another file"
+        )
     return Change(up.reshape(-1, rank), down.reshape(rank, -1), down.shape[2:], factor)
 
 
@@ -413,7 +422,8 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
     if not out.flags.c_contiguous:
         raise ValueError("a weight must lie in one piece, row by row")
     source, target = base.reshape(rows, columns), out.reshape(rows, columns)
-    block = max(1, _BLOCK_PRODUCTS // (columns * rank))
+    block = max(_BLOCK_ROWS, _BLOCK_PRODUCTS // (columns * rank))
+    width = min(columns, max(1, _BLOCK_PRODUCTS // (block * rank)))
     together = block * max(1, _SCRATCH_BYTES // (4 * columns * block))
     scratch = np.empty((min(together, rows), columns), np.float32)
     for at in range(0, rows, together):
@@ -421,8 +431,12 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
         added = scratch[: len(part)]
         whole = len(part) // block * block
         blocks = part[:whole].reshape(-1, block, rank)
-        np.matmul(blocks, down, out=added[:whole].reshape(-1, block, columns))
-        np.matmul(part[whole:], down, out=added[whole:])
+        into = added[:whole].reshape(-1, block, columns)
+        for left in range(0, columns, width):
+            some = slice(left, left + width)
+            np.matmul(blocks, down[:, some], out=into[:, :, some])
+            if whole < len(part):
+                np.matmul(part[whole:], down[:, some], out=added[whole:, some])
         seen = slice(at, at + len(part))
         if target.dtype == np.float32:
             np.add(source[seen], added, out=target[seen])
