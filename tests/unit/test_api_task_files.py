@@ -182,7 +182,8 @@ async def test_a_key_of_somebody_else_gets_no_file(world: World) -> None:
     await _ask(world, **headers)
     worker, lease = await _lease(world)
     await world.report(worker, settlements=[await _made(world, lease, [("image/png", PNG)])])
-    other = await world.berta("POST", "/v1/tasks", asked, headers=headers)
+    at_once = headers | {"Prefer": "wait=0"}
+    other = await world.berta("POST", "/v1/tasks", asked, headers=at_once)
     assert (other.status, other.json["state"]) == (202, "queued")
 
 
