@@ -306,6 +306,17 @@ def test_a_vqgan_whose_settings_are_a_pipe_is_refused(tmp_path: Path, part: str)
         vqgan_clip.define(source, "x/odd")
 
 
+def test_a_vqgan_takes_no_options_of_diffusers(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for part, told_of in (("vqgan", {"_class_name": "VQModel"}), ("clip", {"model_type": "clip"})):
+        (source / part).mkdir(parents=True)
+        (source / part / "config.json").write_text(json.dumps(told_of))
+    options = ("--bucket", "4", "--no-compile", "--steps", "9")
+    result = add(tmp_path / "data", source, "--name", "x/odd", *options)
+    assert "steps, bucket, compile: a VQGAN and a CLIP take no options but --name" in told(result)
+    assert find(tmp_path / "data", "x/odd") is None
+
+
 def test_weights_of_a_vqgan_that_are_a_pipe_are_none(tmp_path: Path) -> None:
     for part, told_of in (("vqgan", {"_class_name": "VQModel"}), ("clip", {"model_type": "clip"})):
         (tmp_path / part).mkdir()

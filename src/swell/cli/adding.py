@@ -221,7 +221,9 @@ def _fetched(settings: Settings, entry: Entry) -> Entry:
 def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> None:
     folder = Path(entry.folder)
     is_search = is_vqgan_clip(folder)
-    if not is_search:
+    if is_search:
+        _check_plain(entry)
+    else:
         entry = with_loop(entry)
     described = None if is_search else describe(entry)
     facts = None if described is None else described.facts
@@ -251,6 +253,21 @@ def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> Non
         )
     talk.print("the weights' licence is their makers': read it before you serve them")
     talk.print(f"look at it: swell models check {entry.name}{found_by}", markup=False)
+
+
+def _check_plain(entry: Entry) -> None:
+    """Check that nothing was said of a model that takes no options.
+
+    Raises:
+        InvalidModel: Something was.
+    """
+    plain = Entry(name=entry.name, folder=entry.folder, asked=entry.asked)
+    said, least = _said(entry), _said(plain)
+    more = [name for name in said.__struct_fields__ if getattr(said, name) != getattr(least, name)]
+    if more:
+        raise InvalidModel(
+            f"{', '.join(more)}: a VQGAN and a CLIP take no options but --name, so leave these out"
+        )
 
 
 def _written(path: Path, entry: Entry) -> Definition:

@@ -30,7 +30,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from swell.families.asked import input_type
-from swell.families.description import BUCKET, MOST_ROWS, Described, bucket_of, fixed_loras
+from swell.families.description import MOST_ROWS, Described, bucket_of, fixed_loras
 from swell.families.layer_names import encoder_layer
 from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.placement import room_of
@@ -148,7 +148,6 @@ class Latent(StepModel):
         described: What was said of it, and what its folder says.
     """
 
-    bucket = BUCKET
     most_rows = MOST_ROWS
     #: In which type it computes on a GPU.
     half: ClassVar[str] = "float16"

@@ -153,8 +153,9 @@ class _Pool:
     def share(self, sums: dict[str | None, _Sum]) -> None:
         names: Sequence[str | None] = list(self.weights)
         weights = list(self.weights.values())
-        if not sum(weights):
-            names, weights = [None], [1.0]
+        whole = sum(weights)
+        if not whole:
+            names, weights, whole = [None], [1.0], 1.0
         for kind, seconds in self.rest.seconds.items():
             micros = self.rest.micros.get(kind)
             parts: Sequence[int | None] = [None] * len(names)
@@ -162,5 +163,5 @@ class _Pool:
                 parts = shared(micros, weights)
             for name, weight, part in zip(names, weights, parts, strict=True):
                 # In this order: seconds times the least of floats would be rounded away.
-                own_s = seconds * (weight / sum(weights))
+                own_s = seconds * (weight / whole)
                 sums.setdefault(name, _Sum()).add(kind, own_s, part)
