@@ -10,6 +10,9 @@ PORT ?= 8000
 # look at how long something takes come after, one by one.
 SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
 
+# Some of what is quick waits for a clock or a file: one process more than there are cores.
+MORE_THAN_CORES = $$($(BIN)/python -c 'import os; print(1 + os.cpu_count())')
+
 .PHONY: help demo example test test-torch check format figure figures bench docs site wheels constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
@@ -54,13 +57,13 @@ test-torch: ## The tests of what needs torch, in an environment that has it.
 	@.ci/venv torch
 	OMP_NUM_THREADS=1 .venv-torch/bin/pytest -n 2 --dist loadfile $(shell git ls-files 'tests/*test_*torch*.py')
 
-check: ## The quick part of `make test`: static checks, unit and conformance tests of what needs no server.
+check: ## The quick part of `make test`: static checks, unit and conformance tests that are quick and need no server.
 	@.ci/venv dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto -m "not server" tests/unit tests/conformance
+	$(BIN)/pytest -n $(MORE_THAN_CORES) -m "not server and not slow" tests/unit tests/conformance
 
 format: ## Format the code.
 	@.ci/venv dev

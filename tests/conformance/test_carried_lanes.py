@@ -64,6 +64,7 @@ class TestNats(LanesConformance):
         await queues.forget(await received(queues, 1))
         assert await queues.receive(LANE, 1, wait_s=1.0) == []
 
+    @pytest.mark.server
     async def test_messages_outlive_a_killed_server(self, tmp_path: Path) -> None:
         server = NatsServer(tmp_path / "nats")
         server.start()
@@ -180,6 +181,7 @@ async def listened(delivery: Delivery, wait_s: float = 5.0) -> list[Task]:
         timer.cancel()
 
 
+@pytest.mark.server
 async def test_nothing_is_lost_when_the_server_of_the_queues_dies(
     outage: Outage,
 ) -> None:
@@ -197,6 +199,7 @@ async def test_nothing_is_lost_when_the_server_of_the_queues_dies(
     assert (await delivery.settle(first))[0] is not None
 
 
+@pytest.mark.server
 async def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_of_the_queues(
     outage: Outage,
 ) -> None:
@@ -214,6 +217,7 @@ async def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_of_the_que
     assert await delivery.broker.feed(is_leader=True) == 0
 
 
+@pytest.mark.server
 async def test_a_message_that_comes_too_often_is_buried_and_its_task_offered_again(
     outage: Outage,
 ) -> None:
@@ -227,6 +231,7 @@ async def test_a_message_that_comes_too_often_is_buried_and_its_task_offered_aga
     assert held.id == task.id
 
 
+@pytest.mark.server
 async def test_messages_are_held_as_long_as_their_leases(
     carrying: Outage,
 ) -> None:

@@ -79,6 +79,7 @@ class TestDetachedProvider(OutlivingConformance):
         [found] = await (await self.another(provider)).instances()
         assert looked.exit_code == told.exit_code == found.exit_code == 3
 
+    @pytest.mark.slow
     async def test_a_worker_that_will_not_go_is_killed_with_all_it_started(
         self, provider: DetachedProvider
     ) -> None:
@@ -98,6 +99,7 @@ class TestDetachedProvider(OutlivingConformance):
             not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in children
         )
 
+    @pytest.mark.slow
     async def test_a_grace_that_a_killed_controller_gave_is_kept_by_the_next(
         self, provider: DetachedProvider
     ) -> None:
@@ -138,6 +140,7 @@ class TestDetachedProvider(OutlivingConformance):
         clock.advance(11)
         assert [i.state for i in await late.instances()] == [InstanceState.ENDED]
 
+    @pytest.mark.slow
     async def test_a_process_that_turns_into_another_program_again_and_again_has_not_ended(
         self, provider: DetachedProvider, tmp_path: Path
     ) -> None:

@@ -121,6 +121,7 @@ class TestProcessProvider(ProviderConformance):
         told = datetime.fromisoformat(provider.log_path(instance.id).read_text().strip())
         assert told == instance.launched_at
 
+    @pytest.mark.slow
     async def test_a_worker_that_will_not_go_is_killed_with_all_it_started(
         self, provider: ProcessProvider, tmp_path: Path
     ) -> None:
@@ -158,6 +159,7 @@ class TestProcessProvider(ProviderConformance):
         codes = [i.exit_code for i in await provider.instances()]
         assert codes == [0, None]
 
+    @pytest.mark.slow
     async def test_workers_die_with_whoever_started_them(self, tmp_path: Path) -> None:
         program = textwrap.dedent(
             """

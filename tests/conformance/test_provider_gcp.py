@@ -75,6 +75,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
 
     # ---- of Google alone
 
+    @pytest.mark.slow
     async def test_where_and_what_an_instance_is_is_told(self, provider: GcpProvider) -> None:
         spot = self.made(spot=True, zones=["us-central1-b"])
         await spot.launch(LaunchRequest(pool="spot"))
@@ -109,6 +110,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         assert "accessConfigs" not in properties["networkInterfaces"][0]
         assert "machineType" not in properties
 
+    @pytest.mark.slow
     async def test_an_operation_is_waited_for(self, provider: GcpProvider) -> None:
         self.gcp.looks = 3
         launched = await provider.launch(LaunchRequest(pool="p", n=2))
@@ -319,6 +321,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         launched = await provider.launch(LaunchRequest(pool="p", n=5, token="launch-1"))
         assert len(launched) == 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "page", [b"<html>Sign in to the network</html>", b"\xff\xfe", b"[]", b'"ok"', b"null"]
     )
@@ -377,6 +380,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
             await tokens.headers()
         await tokens.close()
 
+    @pytest.mark.slow
     async def test_a_key_that_google_does_not_know_is_told(self, provider: Provider) -> None:
         path = self.key()
         async with GcpCompute() as other:

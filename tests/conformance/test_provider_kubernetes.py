@@ -118,6 +118,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
         assert "deletionTimestamp" in self.cluster.jobs()[0]["metadata"]
         assert await provider.notices() == []
 
+    @pytest.mark.slow
     async def test_a_pod_that_must_leave_its_node_is_told(
         self, provider: KubernetesProvider
     ) -> None:
@@ -208,6 +209,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
         assert sorted(i.id for i in again) == sorted(i.id for i in first)
         assert len(self.cluster.jobs()) == 3
 
+    @pytest.mark.slow
     async def test_long_lists_come_in_pages(self, provider: KubernetesProvider) -> None:
         self.cluster.page = 2
         await provider.launch(LaunchRequest(pool="p", n=5))

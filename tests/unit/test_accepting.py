@@ -211,6 +211,7 @@ async def test_who_comes_as_the_process_stops_is_not_kept(
     client.close()
 
 
+@pytest.mark.slow
 async def test_who_never_says_hello_keeps_no_process_from_ending(
     listener: socket.socket, counts: Counts
 ) -> None:

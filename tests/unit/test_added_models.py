@@ -63,6 +63,7 @@ def two_branches(data: Path) -> None:
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_two_branches_of_a_repository_have_their_own_weights(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_two_branches_of_a_repository_have_their_own_weights(
     assert encoders[0].samefile(encoders[1])
 
 
+@pytest.mark.slow
 def test_removing_a_model_removes_its_weights_and_no_other_models(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_removing_a_model_removes_its_weights_and_no_other_models(
     assert not list(data.glob("models/*"))
 
 
+@pytest.mark.slow
 def test_what_another_pull_of_this_machine_names_stays_in_the_cache(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_folder_that_somebody_gave_stays_though_it_lies_among_those_of_hubs(
     assert (mine / NETWORK).is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_that_has_the_name_of_a_hubs_model_stays(hub: HubServer, tmp_path: Path) -> None:
     data = tmp_path / "data"
     mine = dreams(data / "models" / "acme--dreams", 9)
@@ -402,6 +406,7 @@ def test_an_added_model_that_is_named_is_served_once_and_not_left_out(tmp_path: 
     assert served(data, "x/one") == (["x/one"], []), "whoever starts with it is told"
 
 
+@pytest.mark.slow
 def test_an_added_model_is_run_and_checked_by_its_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
     add(data, dreams(tmp_path / "dreams"), "--name", "x/one")
@@ -482,6 +487,7 @@ def at_once(data: Path, *commands: tuple[str, ...]) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_of_models_that_are_added_at_once_under_one_name_there_is_one_whole(
     hub: HubServer, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import random
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def test_without_votes_there_are_no_ratings() -> None:
     assert rate([]) == []
 
 
+@pytest.mark.slow
 @given(BALLOTS)
 @settings(max_examples=50, deadline=None)
 def test_whoever_is_asked_again_says_the_same(ballots: list[Ballot]) -> None:
@@ -77,6 +79,7 @@ def test_votes_that_come_in_parts_give_the_same_numbers_as_all_at_once(
     assert league.votes == len(ballots)
 
 
+@pytest.mark.slow
 @given(BALLOTS)
 @settings(max_examples=50, deadline=None)
 def test_no_vote_makes_less_sure_and_all_are_counted(ballots: list[Ballot]) -> None:
@@ -90,6 +93,7 @@ def test_no_vote_makes_less_sure_and_all_are_counted(ballots: list[Ballot]) -> N
     assert sum(each.wins for each in ratings) == sum(b.winner is not None for b in ballots)
 
 
+@pytest.mark.slow
 @given(BALLOTS, st.permutations(MODELS))
 @settings(max_examples=50, deadline=None)
 def test_the_names_and_the_order_within_a_row_do_not_count(
@@ -109,6 +113,7 @@ def test_the_names_and_the_order_within_a_row_do_not_count(
     }
 
 
+@pytest.mark.slow
 @given(BALLOTS)
 @settings(max_examples=50, deadline=None)
 def test_one_more_vote_for_a_model_never_harms_it(ballots: list[Ballot]) -> None:

@@ -71,6 +71,7 @@ def _liked(weights: dict[str, int], media_type: str, *, is_file: bool = True) ->
     return told[0] if told else 0
 
 
+@pytest.mark.slow
 @given(accepts, st.lists(media_types, max_size=5), st.randoms())
 def test_weights_and_closeness_decide_and_not_how_it_is_written(
     weights: dict[str, int], files: list[str], rng: random.Random

@@ -71,6 +71,7 @@ async def test_an_estimate_follows_how_much_is_to_be_drawn(
     assert task["eta_s"] == told["finish_s"]
 
 
+@pytest.mark.slow
 async def test_the_estimate_of_a_degraded_task_counts_what_was_changed_once(world: World) -> None:
     await measured(world, 10)
     body = asking(input={"prompt": "a", "steps": 80}, finish_by_s=6, degrade={"steps": 10})

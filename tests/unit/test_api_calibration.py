@@ -75,6 +75,7 @@ def test_a_wait_of_which_nothing_is_known_has_a_wide_bound() -> None:
         assert (told.start.high, told.finish.median, told.finish.high) == (15.0, 10.0, 20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "took_s",
     [

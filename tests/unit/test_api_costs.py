@@ -272,6 +272,7 @@ async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
     assert [each["cost_micros"] for each in await written(free)] == [40_000]
 
 
+@pytest.mark.slow
 async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_again(
     free: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -716,6 +717,7 @@ async def test_attempts_that_were_lost_with_their_worker_have_failed(world: Worl
     assert (await totals(world))["failed"] == (6.0, 6_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Unavailable("the disk is full"), RuntimeError("a fault")])
 async def test_what_cannot_be_charged_stops_no_sweep(
     world: World, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -19,6 +19,7 @@ TIMES = st.lists(st.tuples(st.floats(0.001, 1000), st.integers(1, 100)), min_siz
 AHEAD = st.integers(0, 1000)
 
 
+@pytest.mark.slow
 @given(TIMES, AHEAD, st.integers(1, 50), st.floats(1, 50), st.integers(1, 100))
 def test_low_median_and_high_are_in_order(
     times: list[tuple[float, int]], ahead: int, workers: int, at_once: float, count: int
@@ -144,6 +145,7 @@ def test_who_comes_after_the_first_is_told_from_when_that_one_is_there() -> None
     assert after_first([(30.0, 3), (40.0, 2)]) == [(0.0, 2), (10.0, 2)]
 
 
+@pytest.mark.slow
 @given(TIMES, AHEAD, st.lists(st.tuples(st.floats(0, 100), st.integers(1, 9)), max_size=5))
 def test_workers_on_their_way_never_make_it_later(
     times: list[tuple[float, int]], ahead: int, coming: list[tuple[float, int]]

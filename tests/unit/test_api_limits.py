@@ -417,6 +417,7 @@ FORM_HEAD = b'--edge\r\nContent-Disposition: form-data; name="content"; filename
 WITH_BODIES = [each for each in ROUTES if each.body is not None and each.scope is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", WITH_BODIES, ids=lambda each: f"{each.method} {each.path}")
 @pytest.mark.parametrize("chunk_bytes", [None, 7, 999])
 async def test_no_path_takes_a_longer_body_than_it_may(

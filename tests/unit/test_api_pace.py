@@ -41,6 +41,7 @@ WINDOWS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(WINDOWS, max_size=20), st.integers(1, 64))
 def test_a_pace_is_positive_and_nobody_runs_less_than_one(
     windows: list[Window], slots: int
@@ -186,6 +187,7 @@ async def test_after_a_crowd_a_task_that_comes_alone_is_told_its_own_time(
     await _check(machine, [await world.create(finish_by_s=1.0)], within=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 8])
 async def test_after_tasks_that_came_alone_a_crowd_is_told_what_it_costs(
     world: World, at_once: int
@@ -201,6 +203,7 @@ async def test_after_tasks_that_came_alone_a_crowd_is_told_what_it_costs(
     await _check(machine, [tasks[-1]] if at_once > 1 else tasks, within=0.25)
 
 
+@pytest.mark.slow
 async def test_a_crowd_that_cannot_end_in_time_is_refused(world: World) -> None:
     machine = _Machine(world, await world.register(slots=8), 1)
     for _ in range(250):

@@ -70,6 +70,7 @@ async def test_who_asks_after_all_was_forgotten_gets_no_older_answer() -> None:
     assert await asyncio.gather(before, *after) == [1, 2, 2]
 
 
+@pytest.mark.slow
 async def test_who_asks_what_has_long_been_asked_waits_for_an_answer_of_his_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -90,6 +91,7 @@ async def test_who_asks_what_has_long_been_asked_waits_for_an_answer_of_his_own(
     assert await questions.ask("which", oracle.answer) == 2
 
 
+@pytest.mark.slow
 async def test_a_failure_is_everybodys_who_asked_and_nobodys_if_all_have_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -186,6 +186,7 @@ def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
     assert all(key.startswith("thumbnails/outputs/t/1/a.png/") for key in remains)
 
 
+@pytest.mark.slow
 async def test_looks_that_take_long_are_taken_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world(retention=(Retention(None, 0.0),)) as world:
         store, clock = world.service.store, world.clock

@@ -368,6 +368,7 @@ class Broken:
         raise self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Internal("the database failed: row too large"), OSError("no")])
 async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
     world: World, monkeypatch: pytest.MonkeyPatch, error: Exception

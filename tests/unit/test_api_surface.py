@@ -22,6 +22,7 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
+@pytest.mark.slow
 def test_the_description_is_valid_openapi() -> None:
     OpenAPIV31SpecValidator(describe(ROUTES, GROUPS, version="1")).validate()
 
@@ -163,6 +164,7 @@ async def test_a_key_revoked_elsewhere_stops_working_in_seconds(world: World) ->
     assert (await shop("GET", "/v1/tasks")).status == 401
 
 
+@pytest.mark.slow
 async def test_a_fault_of_ours_tells_the_request_id_and_nothing_else(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

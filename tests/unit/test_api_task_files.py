@@ -178,12 +178,11 @@ async def test_a_repeat_gets_the_file_once_it_is_there(world: World) -> None:
 
 async def test_a_key_of_somebody_else_gets_no_file(world: World) -> None:
     asked = {"model": "demo/upper", "input": {"text": "a"}}
-    headers = {"Accept": "image/png", "Idempotency-Key": "one"}
+    headers = {"Accept": "image/png", "Idempotency-Key": "one", "Prefer": "wait=0"}
     await _ask(world, **headers)
     worker, lease = await _lease(world)
     await world.report(worker, settlements=[await _made(world, lease, [("image/png", PNG)])])
-    at_once = headers | {"Prefer": "wait=0"}
-    other = await world.berta("POST", "/v1/tasks", asked, headers=at_once)
+    other = await world.berta("POST", "/v1/tasks", asked, headers=headers)
     assert (other.status, other.json["state"]) == (202, "queued")
 
 

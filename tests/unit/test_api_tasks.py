@@ -62,6 +62,7 @@ async def test_waiting_answers_201_with_the_outcome(world: World) -> None:
     assert answer.headers["preference-applied"] == "wait=30"
 
 
+@pytest.mark.slow
 async def test_waiting_in_vain_answers_202(world: World) -> None:
     await world.register()
     body = {"model": "demo/upper", "input": {"text": "a"}}

@@ -42,6 +42,7 @@ async def small(
     return await world.stranger("GET", f"{url}&w={width}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", THUMBNAIL_WIDTHS)
 async def test_a_picture_comes_as_webp_of_the_width_that_is_asked(world: World, width: int) -> None:
     answer = await small(world, encoded(Image.new("RGB", (2500, 1500), "red")), width)
@@ -114,6 +115,7 @@ def test_greys_of_sixteen_bits_stay_grey() -> None:
     assert all(abs(part - 0x80) < 4 for part in made.convert("RGB").getpixel((50, 50)))  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_what_is_seen_through_stays_so_when_it_is_made_much_smaller() -> None:
     picture = Image.new("RGBA", (3000, 2000), (255, 0, 0, 0))
     picture.paste((0, 0, 255, 255), (1500, 0, 3000, 2000))
@@ -122,6 +124,7 @@ def test_what_is_seen_through_stays_so_when_it_is_made_much_smaller() -> None:
     assert made.getpixel((120, 40))[3] == 255  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["AVIF", "PNG", "JPEG", "WEBP"])
 def test_a_broken_picture_is_refused_whatever_its_decoder_raises(kind: str) -> None:
     exif = Image.Exif()
@@ -138,6 +141,7 @@ def test_a_broken_picture_is_refused_whatever_its_decoder_raises(kind: str) -> N
     assert refused
 
 
+@pytest.mark.slow
 def test_a_turned_picture_of_many_pixels_needs_little_memory_beside_its_own(
     tmp_path: Path,
 ) -> None:
@@ -190,6 +194,7 @@ async def test_many_who_ask_at_once_have_one_made(
     assert made == [thumbnail_key(KEY, 128)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["0", "100", "1024", "-1", "x", ""])
 async def test_other_widths_are_refused(world: World, width: str) -> None:
     answer = await small(world, encoded(Image.new("RGB", (9, 9))), width)

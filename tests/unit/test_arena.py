@@ -201,6 +201,7 @@ def test_the_last_sample_takes_the_row_of_a_finished_one_and_others_stay() -> No
     assert {one.id: one.row for one in states} == {**before, "b": -1, "d": before["b"]}
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.sampled_from("abcdef"), min_size=1, max_size=4), max_size=8))
 def test_whoever_is_paused_goes_on_where_it_was(plan: list[set[str]]) -> None:
     guided = {"b", "e"}

@@ -25,6 +25,7 @@ def drawn(workers: list[list[float]], slots: list[Slot], model: int) -> float:
     return sum(row[model] * slot.rates[model] for row, slot in zip(workers, slots, strict=True))
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=500)
 def test_no_slot_has_more_than_its_room_and_no_model_more_than_it_needs(
@@ -39,6 +40,7 @@ def test_no_slot_has_more_than_its_room_and_no_model_more_than_it_needs(
         assert drawn(workers, slots, model) <= need + 1e-6
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=500)
 def test_nothing_is_left_that_could_be_drawn(problem: tuple[list[float], list[Slot]]) -> None:
@@ -75,6 +77,7 @@ def exact(needs: list[float], slots: list[Slot]) -> tuple[float, float]:
     return unmet, float(found.fun) - dear * unmet
 
 
+@pytest.mark.slow
 def test_it_is_nearly_as_cheap_as_the_exact_optimum() -> None:
     ratios, unmet = [], []
 

@@ -47,6 +47,7 @@ def test_a_steady_rate_is_expected_to_go_on() -> None:
     assert spread == pytest.approx(0.1, abs=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.05, 0.2])
 def test_how_loud_noise_is_is_learnt(spread: float) -> None:
     assert NOISE == 0.1
@@ -75,6 +76,7 @@ def test_a_crowd_is_noticed_within_two_minutes_and_growth_expected_but_not_for_e
     assert 1.8 * now < math.exp(found.log_rate(600.0)[0]) < 3.6 * now
 
 
+@pytest.mark.slow
 def test_noise_is_no_crowd() -> None:
     known: Forecast | None = None
     crowds = 0
@@ -91,6 +93,7 @@ def test_growth_that_has_ended_is_not_expected_any_more() -> None:
     assert math.exp(found.log_rate(600.0)[0]) < 1.35 * crowd[-1]
 
 
+@pytest.mark.slow
 @given(counts)
 def test_one_count_moves_it_within_bounds(count: float) -> None:
     before = followed(noisy(40.0, 1500))
@@ -100,6 +103,7 @@ def test_one_count_moves_it_within_bounds(count: float) -> None:
     assert -0.5 < moved < 1.0
 
 
+@pytest.mark.slow
 @given(st.lists(counts, min_size=1, max_size=40))
 @settings(max_examples=150)
 def test_whatever_comes_it_stays_finite_and_survives_json(tens: list[float]) -> None:

@@ -90,6 +90,7 @@ async def test_what_was_given_up_counts_towards_most_until_nothing_can_come_of_i
     assert len(set(provider.tokens)) == 2
 
 
+@pytest.mark.slow
 async def test_what_a_dead_controller_had_asked_for_counts_for_as_long_as_a_call_may_take() -> None:
     yard = await a_yard(provider := Slow(ManualClock(), 2000.0), most=5)
     await yard.submit(50)

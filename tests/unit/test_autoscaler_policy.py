@@ -131,6 +131,7 @@ def codes(found: Plan, about: str) -> set[str]:
 # --- whatever is seen ---
 
 
+@pytest.mark.slow
 @given(observations(), terms, st.booleans())
 @settings(max_examples=300)
 def test_what_is_decided_can_be_done(
@@ -150,6 +151,7 @@ def test_what_is_decided_can_be_done(
         assert codes(found, view.pool)
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=200)
 def test_no_pool_is_made_larger_than_it_may_be_and_a_larger_one_shrinks(
@@ -162,6 +164,7 @@ def test_no_pool_is_made_larger_than_it_may_be_and_a_larger_one_shrinks(
             assert not found.pools[view.pool].launch
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=200)
 def test_what_is_wanted_can_be_paid(seen: Observation, wanted: PolicySettings) -> None:
@@ -173,6 +176,7 @@ def test_what_is_wanted_can_be_paid(seen: Observation, wanted: PolicySettings) -
         assert price <= max(0, wanted.day_budget_micros - seen.spent_micros)
 
 
+@pytest.mark.slow
 @given(observations(), st.booleans())
 @settings(max_examples=200)
 def test_busy_workers_stay_unless_a_limit_was_lowered(seen: Observation, is_watched: bool) -> None:
@@ -184,6 +188,7 @@ def test_busy_workers_stay_unless_a_limit_was_lowered(seen: Observation, is_watc
             assert found.pools[view.pool].drain <= view.ready - view.busy
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=200)
 def test_the_same_is_decided_again(seen: Observation, wanted: PolicySettings) -> None:
@@ -192,6 +197,7 @@ def test_the_same_is_decided_again(seen: Observation, wanted: PolicySettings) ->
     assert plan(seen, wanted, first.state).pools == first.pools
 
 
+@pytest.mark.slow
 @given(observations(), terms, st.randoms())
 @settings(max_examples=200)
 def test_order_decides_nothing(seen: Observation, wanted: PolicySettings, random: object) -> None:
@@ -203,6 +209,7 @@ def test_order_decides_nothing(seen: Observation, wanted: PolicySettings, random
     assert first == second
 
 
+@pytest.mark.slow
 @given(observations(age_s=61.0), terms)
 def test_nothing_changes_by_what_is_too_old(seen: Observation, wanted: PolicySettings) -> None:
     state = watched(seen, wanted, 2)
@@ -213,6 +220,7 @@ def test_nothing_changes_by_what_is_too_old(seen: Observation, wanted: PolicySet
     assert found.state == state
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=200)
 def test_whoever_has_just_begun_to_look_lets_nobody_go(
@@ -227,6 +235,7 @@ def test_whoever_has_just_begun_to_look_lets_nobody_go(
             assert not decided.drain
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=100)
 def test_state_survives_json(seen: Observation, wanted: PolicySettings) -> None:
@@ -235,6 +244,7 @@ def test_state_survives_json(seen: Observation, wanted: PolicySettings) -> None:
     assert plan(later(seen, 10), wanted, again) == plan(later(seen, 10), wanted, state)
 
 
+@pytest.mark.slow
 @given(observations(), terms)
 @settings(max_examples=100)
 def test_every_number_is_finite(seen: Observation, wanted: PolicySettings) -> None:
@@ -251,6 +261,7 @@ def test_every_number_is_finite(seen: Observation, wanted: PolicySettings) -> No
 # --- more asks for more ---
 
 
+@pytest.mark.slow
 @given(
     st.floats(0.0, 1e5),
     st.floats(0.0, 1e5),
@@ -270,6 +281,7 @@ def test_more_waiting_never_means_fewer_workers(
     assert plan(many, wanted, state).pools["a"].desired >= less
 
 
+@pytest.mark.slow
 @given(st.floats(0.0, 200.0), st.floats(1.0, 4.0), st.integers(0, 300))
 @settings(max_examples=150)
 def test_more_arrivals_never_mean_fewer_workers(rate: float, factor: float, ready: int) -> None:
@@ -279,6 +291,7 @@ def test_more_arrivals_never_mean_fewer_workers(rate: float, factor: float, read
     assert plan(more, wanted, watched(more, wanted, 20)).pools["a"].desired >= less
 
 
+@pytest.mark.slow
 @given(st.floats(0.0, 1e9))
 def test_one_bad_count_moves_it_within_bounds(count: float) -> None:
     wanted = PolicySettings()

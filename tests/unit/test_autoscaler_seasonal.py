@@ -79,6 +79,7 @@ def test_a_pause_teaches_nothing() -> None:
     assert after.growths == before.growths
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-20.0, 20.0), max_size=120))
 def test_it_is_remembered_as_numbers(levels: list[float]) -> None:
     found = habit(())

@@ -119,6 +119,7 @@ async def test_the_policy_keeps_whom_the_hour_is_paid_for_and_lets_the_other_go(
     assert draining == [old.id] != [young.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["most", "budget"])
 async def test_machines_that_are_not_heard_of_are_paid_for_and_count(limit: str) -> None:
     settings = PolicySettings(hour_budget_micros=5 * PRICE if limit == "budget" else None)
@@ -135,6 +136,7 @@ async def test_machines_that_are_not_heard_of_are_paid_for_and_count(limit: str)
     assert len(await yard.living()) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["most", "budget"])
 async def test_machines_that_finish_what_they_hold_are_paid_for_and_count(limit: str) -> None:
     settings = PolicySettings(hour_budget_micros=5 * PRICE if limit == "budget" else None)

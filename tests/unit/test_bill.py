@@ -64,6 +64,7 @@ def settle(ledger: Ledger, life: Life, until: datetime, name: str) -> None:
     ledger.charge(*entries_of(life, rest(life, ledger.charged, until), name, until))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

@@ -53,12 +53,14 @@ def objects_of(cloud: Cloud) -> BucketObjects:
     return BucketObjects("s3://b/p", access, ManualClock(), bytes(32))
 
 
+@pytest.mark.slow
 async def test_what_fails_in_passing_is_tried_again() -> None:
     async with a_cloud(503, 500, 200) as cloud:
         info = await objects_of(cloud).put("a.txt", b"", "text/plain")
         assert (info.etag, cloud.asked) == ("x", ["PUT", "PUT", "PUT", "HEAD"])
 
 
+@pytest.mark.slow
 async def test_what_keeps_failing_is_given_up_and_tried_again_by_the_next_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -33,6 +33,7 @@ def plain(text: str) -> str:
 """
 
 
+@pytest.mark.slow
 def test_each_stage_is_told_when_it_begins(tmp_path: Path) -> None:
     fifo, file = tmp_path / "go", tmp_path / "models.py"
     os.mkfifo(fifo)
@@ -66,6 +67,7 @@ def test_each_stage_is_told_when_it_begins(tmp_path: Path) -> None:
     assert heard[len(begin) + 1 :] == [("me/plain", doing) for _, doing in begin[1:4]]
 
 
+@pytest.mark.slow
 def test_the_command_says_it_beside_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

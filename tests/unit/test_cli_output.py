@@ -17,6 +17,7 @@ def test_what_is_printed_is_what_was_said(capsys: pytest.CaptureFixture[str]) ->
     assert tuple(capsys.readouterr()) == ("32:CD:C6\n", "32:CD:C6\n")
 
 
+@pytest.mark.slow
 def test_json_is_written_whole_though_its_writer_is_stopped_meanwhile() -> None:
     code = "from swell.cli.output import print_json; print_json({'text': 'é' * 200_000})"
     with subprocess.Popen(

@@ -86,11 +86,13 @@ def test_what_names_no_file_of_the_result_is_no_file(index: Any, tmp_path: Path)
     assert paths == [tmp_path / "a.png"]
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 def test_who_promises_nothing_may_return_anything(result: Any) -> None:
     assert misfit(result, [], {}) is None
 
 
+@pytest.mark.slow
 @given(st.integers() | st.text() | st.none() | st.lists(st.integers()))
 def test_a_promise_is_kept_as_python_keeps_it(result: Any) -> None:
     for kind, accepted in ((int, int), (str, str), (list[int], list)):

@@ -93,6 +93,7 @@ async def test_what_takes_long_is_written_less_often(
     assert await _pauses(tally, clock, took_s, pause_s)
 
 
+@pytest.mark.slow
 async def test_what_nobody_asks_for_is_written_rarely(tmp_path: Path) -> None:
     clock = ManualClock()
     tally = Tally(tmp_path, clock)

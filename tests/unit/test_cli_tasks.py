@@ -36,6 +36,7 @@ def lines(text: str) -> dict[str, str]:
 # ---- cheaper tasks
 
 
+@pytest.mark.slow
 async def test_what_was_changed_of_a_task_is_said_in_words(world: World, swell: Commands) -> None:
     await measured(world, 10)
     asked = (*PAINTED, "--finish-by-s", "3", "--degrade-steps", "20", "--degrade-size-px", "256")
@@ -51,6 +52,7 @@ async def test_what_was_changed_of_a_task_is_said_in_words(world: World, swell: 
     assert told["degraded"][0] == {"field": "/input/steps", "from": 40, "to": 20}
 
 
+@pytest.mark.slow
 async def test_the_best_of_other_models_that_can_run_takes_the_task(
     world: World, swell: Commands
 ) -> None:
@@ -66,6 +68,7 @@ async def test_the_best_of_other_models_that_can_run_takes_the_task(
     assert lines(shown)["changed"] == "model demo/paint → demo/quick"
 
 
+@pytest.mark.slow
 async def test_a_class_is_named(world: World, swell: Commands) -> None:
     await world.register(UPPER)
     asked = ("demo/upper", "-i", "text=a", "--class", "free")
@@ -78,6 +81,7 @@ async def test_a_class_is_named(world: World, swell: Commands) -> None:
 # ---- estimates
 
 
+@pytest.mark.slow
 async def test_an_estimate_is_told_in_words_and_makes_nothing(
     world: World, swell: Commands
 ) -> None:
@@ -94,6 +98,7 @@ async def test_an_estimate_is_told_in_words_and_makes_nothing(
     assert len(await swell.json("tasks", "ls", "--state", "queued")) == 1
 
 
+@pytest.mark.slow
 async def test_an_estimate_tells_what_would_be_changed(world: World, swell: Commands) -> None:
     await measured(world, 10)
     asked = (*PAINTED, "--finish-by-s", "6", "--degrade-steps", "10")
@@ -103,6 +108,7 @@ async def test_an_estimate_tells_what_would_be_changed(world: World, swell: Comm
     assert told["changed"] == "steps 40 → 22"
 
 
+@pytest.mark.slow
 async def test_an_estimate_that_would_be_refused_says_why_and_exits_as_submit_would(
     world: World, swell: Commands
 ) -> None:
@@ -126,6 +132,7 @@ def test_a_month_until_it_is_worth_asking_again_is_told_in_seconds() -> None:
     assert lines_told["again in"] == "2,678,400 s"
 
 
+@pytest.mark.slow
 async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Commands) -> None:
     await world.register(PAINT)
     told = lines((await swell.ok("tasks", "estimate", *PAINTED)).stdout)
@@ -136,6 +143,7 @@ async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Co
 # ---- pipelines
 
 
+@pytest.mark.slow
 async def test_each_stage_says_its_time_and_its_cost(world: World, swell: Commands) -> None:
     upper, painter = await world.register(UPPER), await world.register(PAINT)
 
@@ -169,6 +177,7 @@ async def test_each_stage_says_its_time_and_its_cost(world: World, swell: Comman
 # ---- mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -193,6 +202,7 @@ async def test_options_that_cannot_be_meant_say_what_to_do(
     assert (await world.anna("GET", "/v1/tasks?state=queued")).json["tasks"] == []
 
 
+@pytest.mark.slow
 async def test_an_estimate_asks_for_no_idempotency_key(world: World, swell: Commands) -> None:
     await measured(world, 10)
     done = await swell.run("tasks", "estimate", *PAINTED, "--idempotency-key", "k")

@@ -38,6 +38,7 @@ async def client(world: World) -> AsyncIterator[AsyncClient]:
 # ---- cheaper tasks
 
 
+@pytest.mark.slow
 async def test_what_was_changed_of_a_task_is_told_when_it_is_made_and_later(
     world: World, client: AsyncClient
 ) -> None:
@@ -51,6 +52,7 @@ async def test_what_was_changed_of_a_task_is_told_when_it_is_made_and_later(
     assert [each.degraded async for each in client.tasks(state="queued")] == [task.degraded]
 
 
+@pytest.mark.slow
 async def test_the_model_that_runs_instead_is_told(world: World, client: AsyncClient) -> None:
     worker = await measured(world, 10)
     quick = await measured(world, 2, QUICK)
@@ -63,6 +65,7 @@ async def test_the_model_that_runs_instead_is_told(world: World, client: AsyncCl
     assert done.degraded == [Change(field="/model", before="demo/paint", after="demo/quick")]
 
 
+@pytest.mark.slow
 async def test_a_task_of_which_nothing_was_changed_tells_no_changes(
     world: World, client: AsyncClient
 ) -> None:
@@ -71,6 +74,7 @@ async def test_a_task_of_which_nothing_was_changed_tells_no_changes(
     assert (task.degraded, task.stages) == ([], [])
 
 
+@pytest.mark.slow
 async def test_each_task_of_a_batch_says_what_may_be_changed_and_its_class(
     world: World, client: AsyncClient
 ) -> None:
@@ -80,6 +84,7 @@ async def test_each_task_of_a_batch_says_what_may_be_changed_and_its_class(
     assert [len(task.degraded) for task in tasks] == [0, 1]
 
 
+@pytest.mark.slow
 async def test_a_mistake_in_degrade_is_told_with_its_place(
     world: World, client: AsyncClient
 ) -> None:
@@ -93,6 +98,7 @@ async def test_a_mistake_in_degrade_is_told_with_its_place(
 # ---- classes
 
 
+@pytest.mark.slow
 async def test_a_class_is_named(world: World, client: AsyncClient) -> None:
     await world.register(UPPER)
     free = await client.estimate("demo/upper", {"text": "a"}, class_name="free")
@@ -104,6 +110,7 @@ async def test_a_class_is_named(world: World, client: AsyncClient) -> None:
     assert made.state == "queued"
 
 
+@pytest.mark.slow
 async def test_a_class_that_is_not_there_is_refused_with_those_that_are(
     world: World, client: AsyncClient
 ) -> None:
@@ -116,6 +123,7 @@ async def test_a_class_that_is_not_there_is_refused_with_those_that_are(
 # ---- estimates
 
 
+@pytest.mark.slow
 async def test_an_estimate_tells_place_time_and_cost_and_makes_nothing(
     world: World, client: AsyncClient
 ) -> None:
@@ -133,6 +141,7 @@ async def test_an_estimate_tells_place_time_and_cost_and_makes_nothing(
     assert len([task async for task in client.tasks(state="queued")]) == 1
 
 
+@pytest.mark.slow
 async def test_an_estimate_tells_what_would_be_changed(world: World, client: AsyncClient) -> None:
     await measured(world, 10)
     told = await client.estimate("demo/paint", PAINTED, finish_by_s=6, degrade={"steps": 10})
@@ -141,6 +150,7 @@ async def test_an_estimate_tells_what_would_be_changed(world: World, client: Asy
     assert (told.model, told.input["steps"]) == ("demo/paint", 22)
 
 
+@pytest.mark.slow
 async def test_an_estimate_that_would_be_refused_says_why_and_raises_nothing(
     world: World, client: AsyncClient
 ) -> None:
@@ -155,6 +165,7 @@ async def test_an_estimate_that_would_be_refused_says_why_and_raises_nothing(
     assert (refused.value.reason, str(refused.value)) == (told.refusal.code, told.refusal.detail)
 
 
+@pytest.mark.slow
 async def test_nothing_is_told_of_times_that_were_never_measured(
     world: World, client: AsyncClient
 ) -> None:
@@ -164,12 +175,14 @@ async def test_nothing_is_told_of_times_that_were_never_measured(
     assert (told.start_s, told.finish_s, told.cost_micros) == (None, None, None)
 
 
+@pytest.mark.slow
 async def test_an_estimate_of_what_is_not_served_is_refused(client: AsyncClient) -> None:
     with pytest.raises(Refused) as refused:
         await client.estimate("demo/none", {})
     assert refused.value.http_status == 404
 
 
+@pytest.mark.slow
 async def test_a_file_in_what_is_estimated_is_stored(world: World, client: AsyncClient) -> None:
     await world.register(UPPER)
     told = await client.estimate("demo/upper", {"text": b"a text"})
@@ -179,6 +192,7 @@ async def test_a_file_in_what_is_estimated_is_stored(world: World, client: Async
 # ---- pipelines
 
 
+@pytest.mark.slow
 async def test_each_stage_tells_its_time_and_its_cost(world: World, client: AsyncClient) -> None:
     upper, painter = await world.register(UPPER), await world.register(PAINT)
     task = await client.submit("demo/poster", {"prompt": "a"})
@@ -222,6 +236,7 @@ def test_what_a_newer_server_tells_besides_is_passed_over() -> None:
     assert msgspec.convert(newer, Task).stages[0].timings == {"dream_s": 1.0}
 
 
+@pytest.mark.slow
 async def test_an_older_server_without_estimates_says_that_there_are_none(
     world: World,
 ) -> None:
@@ -231,6 +246,7 @@ async def test_an_older_server_without_estimates_says_that_there_are_none(
     assert refused.value.http_status == 404
 
 
+@pytest.mark.slow
 async def test_the_client_without_a_loop_says_and_hears_the_same(world: World) -> None:
     await measured(world, 10)
 

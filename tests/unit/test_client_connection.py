@@ -76,6 +76,7 @@ async def client(server: Server) -> AsyncIterator[AsyncClient]:
         yield opened
 
 
+@pytest.mark.slow
 async def test_a_busy_server_is_asked_again_under_the_same_idempotency_key(
     server: Server, client: AsyncClient
 ) -> None:
@@ -111,6 +112,7 @@ def says_bytes(data: bytes) -> Handler:
     return say
 
 
+@pytest.mark.slow
 async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) -> None:
     async def slowly(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
@@ -125,6 +127,7 @@ async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) 
         assert len(await client._connection.download("/v1/artifacts/a.bin")) == 6000
 
 
+@pytest.mark.slow
 async def test_a_file_of_which_nothing_comes_is_given_up(server: Server) -> None:
     async def stop(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
@@ -139,6 +142,7 @@ async def test_a_file_of_which_nothing_comes_is_given_up(server: Server) -> None
             await client._connection.download("/v1/artifacts/a.bin")
 
 
+@pytest.mark.slow
 async def test_the_larger_a_file_is_the_longer_it_may_take_to_store(server: Server) -> None:
     async def late(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.5)
@@ -194,6 +198,7 @@ async def test_the_key_goes_to_the_server_and_to_nobody_else(
     assert "Authorization" not in server.asked[1].headers
 
 
+@pytest.mark.slow
 async def test_a_broken_stream_is_taken_up_after_its_last_event(
     server: Server, client: AsyncClient
 ) -> None:
@@ -247,6 +252,7 @@ async def test_a_stream_of_a_task_that_is_not_there_is_a_refusal(
     assert refused.value.http_status == 404
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_not_there_is_given_up_in_the_end() -> None:
     async with AsyncClient("http://127.0.0.1:9", "a-key", retry_s=0.5) as client:
         with pytest.raises(Unreachable, match="cannot be reached"):

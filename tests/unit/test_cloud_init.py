@@ -37,6 +37,7 @@ def options(tmp_path: Path, **told: object) -> MachineOptions:
     return MachineOptions.model_validate(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cloud", list(ANSWERS))
 def test_a_worker_runs_with_what_it_must_know_and_the_machine_goes_when_it_ends(
     cloud: Cloud, tmp_path: Path
@@ -58,6 +59,7 @@ def test_a_worker_runs_with_what_it_must_know_and_the_machine_goes_when_it_ends(
     assert not (tmp_path / "machine" / "run" / "env").exists()
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_shut_down_lets_its_worker_drain(tmp_path: Path) -> None:
     script = render("gcp", options(tmp_path, drain_s=45), WORKER)
     with booted(script, ANSWERS["gcp"], tmp_path / "machine") as machine:
@@ -69,6 +71,7 @@ def test_a_machine_that_is_shut_down_lets_its_worker_drain(tmp_path: Path) -> No
         assert ["stop", "--time", "45", "swell-worker"] in machine.calls()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cloud", "path", "before", "notice"),
     [
@@ -111,6 +114,7 @@ def test_a_spot_machine_takes_no_longer_than_its_cloud_leaves_it(
         assert "noticed" not in usual
 
 
+@pytest.mark.slow
 def test_a_machine_whose_worker_does_not_run_in_time_shuts_itself_down(tmp_path: Path) -> None:
     script = render("gcp", options(tmp_path), WORKER)
     assert "1800" in script
@@ -120,6 +124,7 @@ def test_a_machine_whose_worker_does_not_run_in_time_shuts_itself_down(tmp_path:
         assert [call[0] for call in machine.calls() if call[0] == "run"] == []
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_learn_who_it_is_shuts_itself_down(tmp_path: Path) -> None:
     script = render("azure", options(tmp_path), WORKER)
     with booted(script, {}, tmp_path / "machine") as machine:
@@ -170,6 +175,7 @@ def test_the_examples_are_what_comes_out(cloud: Cloud) -> None:
     assert (EXAMPLES / f"{cloud}.sh").read_text() == render(cloud, chosen, environment)
 
 
+@pytest.mark.slow
 def test_the_machine_image_is_made_of_what_cloud_init_takes(tmp_path: Path) -> None:
     if shutil.which("cloud-init") is None:
         why = "cloud-init is missing: apt-get install cloud-init"

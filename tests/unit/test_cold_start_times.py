@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,6 +85,7 @@ def test_switches_and_restarts_are_no_cold_starts() -> None:
     assert start_times(later, NOW) == start_times([], NOW)
 
 
+@pytest.mark.slow
 @given(st.lists(TIMES), st.lists(TIMES), st.lists(TIMES), TIMES)
 def test_waiting_longer_never_makes_it_expected_sooner(
     over: list[float], waits: list[float], asked: list[float], more_s: float

@@ -34,6 +34,7 @@ def test_a_picture_keeps_its_shape_and_what_is_clear_shows_grey() -> None:
     assert clear.getpixel((34, 34)) == (238, 238, 238)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["labels", "column_labels", "row_labels"])
 def test_words_stand_where_they_belong_and_are_cut_where_they_are_long(where: str) -> None:
     pictures = [plain("red")] * 4

@@ -497,6 +497,7 @@ def test_no_other_frontend_is_fetched_for_the_dockerfile() -> None:
     assert "syntax=" not in written(RECIPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_build_that_is_ended_leaves_no_secrets_and_no_engine(
     tmp_path: Path, number: signal.Signals

@@ -113,6 +113,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once() -> None:
         os.close(terminal)
 
 
+@pytest.mark.slow
 def test_orphans_are_buried_and_the_command_goes_on() -> None:
     # A child that starts a grandchild and ends at once, so that nobody waits for the grandchild.
     script = "(sleep 0.2 & echo $!); echo ready; read line; exit 5"

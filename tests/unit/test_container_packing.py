@@ -131,6 +131,7 @@ def test_an_included_folder_goes_in_without_what_is_hidden(poster: Path) -> None
         Packer(look, [Path("/etc/hostname")]).pack([str(poster)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_baked", [False, True])
 def test_the_context_has_what_is_packed_and_no_weights_but_baked_ones(
     poster: Path, tmp_path: Path, is_baked: bool
@@ -152,6 +153,7 @@ def test_the_context_has_what_is_packed_and_no_weights_but_baked_ones(
     assert len({path.stat().st_mtime for path in found}) == 1
 
 
+@pytest.mark.slow
 def test_built_in_models_take_their_texts_along_and_leave_their_weights() -> None:
     pytest.importorskip("swell_models")
     packed = Packer(look).pack(["swell/icons"])
@@ -288,6 +290,7 @@ def test_what_is_not_installed_here_is_told_and_torch_still_has_its_index() -> N
     assert not found.has("tensorflow")
 
 
+@pytest.mark.slow
 def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Path) -> None:
     again = tmp_path / wheel_name()
     again.write_bytes(wheel())
@@ -299,6 +302,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Pa
     assert "swell/stores/sql/schema/sqlite.sql" in _names(again)
 
 
+@pytest.mark.slow
 def test_modules_are_of_the_distributions_that_python_itself_tells() -> None:
     known = packages_distributions()
     assert {"numpy", "PIL", "yaml", "pytest"} <= known.keys()
@@ -311,6 +315,7 @@ def _names(path: Path) -> list[str]:
     return zipfile.ZipFile(path).namelist()
 
 
+@pytest.mark.slow
 def test_added_models_keep_what_their_entry_says_with_places_in_the_image(tmp_path: Path) -> None:
     folder, entry = tmp_path / "dreams", tmp_path / "models" / "acme--dreams.toml"
     (folder / "unet").mkdir(parents=True)
@@ -347,6 +352,7 @@ def test_each_setting_of_an_image_exists(poster: Path, is_cuda: bool) -> None:
     assert tag_of(parts.packed) == "acme/poster:latest"
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     for text, why in (("1 / 0\n", "ZeroDivisionError"), ("import os\nos._exit(3)\n", "failed")):
@@ -503,6 +509,7 @@ def test_hidden_files_never_go_in_and_links_to_folders_are_told(tmp_path: Path) 
     assert [note for note in packed.notes if "link to a folder" in note]
 
 
+@pytest.mark.slow
 def test_a_program_stays_one(tmp_path: Path) -> None:
     path = model_in(tmp_path / "a")
     (tmp_path / "a" / "tool.sh").write_text("#!/bin/sh\n")
@@ -519,6 +526,7 @@ def test_a_comma_in_a_files_name_is_refused(tmp_path: Path) -> None:
         Packer(look).pack([str(path)])
 
 
+@pytest.mark.slow
 def test_what_is_baked_is_read_whatever_its_name_promises(tmp_path: Path) -> None:
     path = model_in(tmp_path / "a", files='["x.safetensors"]')
     cached = tmp_path / "files" / DIGEST[:2] / DIGEST
@@ -546,6 +554,7 @@ def listed_model(folder: Path, *, manifest: str = "") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_weights_that_are_listed_are_fetched_by_their_listing_or_baked(tmp_path: Path) -> None:
     path, home = listed_model(tmp_path / "a"), tmp_path / "cache"
     apart = parts_of(Wanted([str(path)], Home(), "1"))
@@ -568,6 +577,7 @@ def test_weights_that_are_listed_are_fetched_by_their_listing_or_baked(tmp_path:
     assert parts_of(wanted).packed.contents == {DIGEST: place}
 
 
+@pytest.mark.slow
 def test_weights_that_a_manifest_names_are_baked_with_it(tmp_path: Path) -> None:
     file = ChunkedFile(DIGEST, len(WEIGHTS), (DIGEST,))
     manifest = Manifest("acme/x", "1", CHUNK_BYTES, {"x.safetensors": file})
@@ -591,6 +601,7 @@ def test_where_there_is_nothing_to_bake_it_is_said(tmp_path: Path) -> None:
     assert [note for note in parts.packed.notes if "nothing to bake" in note]
 
 
+@pytest.mark.slow
 def test_an_added_model_finds_its_net_and_its_adapter_where_only_the_image_is(
     tmp_path: Path,
 ) -> None:

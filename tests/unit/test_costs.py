@@ -117,6 +117,7 @@ _rows = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(_rows, st.sampled_from(By))
 def test_whatever_is_told_apart_adds_up_to_the_whole(rows: list[CostRow], by: By) -> None:
     whole = added(costs_by(rows, by).values())

@@ -85,6 +85,7 @@ def test_one_stall_moves_the_average_by_a_tenth_at_most() -> None:
     assert before.seconds(1) < after.seconds(1) <= before.seconds(1) * 1.1 * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @given(seconds, seconds)
 def test_a_device_that_changes_is_followed(before: float, after: float) -> None:
     curve = measured({4: before}, times=20)
@@ -220,6 +221,7 @@ def test_one_row_is_best_where_a_batch_gains_nothing(costs: dict[int, float]) ->
     assert full_size(measured(costs), 16) == 1
 
 
+@pytest.mark.slow
 @given(steps, limits)
 def test_sizes_are_the_smallest_within_some_percent_of_the_cheapest(
     wanted: list[tuple[int, float]], limit: int
@@ -256,6 +258,7 @@ def test_a_line_never_says_that_one_row_is_best_where_a_batch_gains(
     assert (best_size(curve, 64) > 1) == gains
 
 
+@pytest.mark.slow
 @given(steps, limits)
 def test_in_a_crowd_no_row_costs_much_more_than_the_cheapest(
     wanted: list[tuple[int, float]], limit: int
@@ -325,6 +328,7 @@ def about_a_line(step: float, errors: list[float]) -> Curve:
     return measured({n: (step + n) * (1 + error) for n, error in zip(rows, errors, strict=True)})
 
 
+@pytest.mark.slow
 @given(lines, errors)
 def test_small_errors_of_single_buckets_do_not_make_a_crowd_pay(
     step: float, errors: list[float]
@@ -391,6 +395,7 @@ def test_a_bucket_that_was_dropped_is_forgotten_and_tried_again_much_later() -> 
 # Stored
 
 
+@pytest.mark.slow
 @given(steps)
 def test_a_stored_curve_comes_back_as_it_was(wanted: list[tuple[int, float]]) -> None:
     curve = observed(wanted)
@@ -399,6 +404,7 @@ def test_a_stored_curve_comes_back_as_it_was(wanted: list[tuple[int, float]]) ->
     assert [again.seconds(rows) for rows in BUCKETS] == [curve.seconds(rows) for rows in BUCKETS]
 
 
+@pytest.mark.slow
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200)))
 def test_what_is_no_curve_gives_an_empty_one(raw: bytes | str) -> None:
     assert Curve.from_json(raw) == Curve()
@@ -414,6 +420,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 def test_foreign_json_gives_a_curve_that_can_be_used(value: object) -> None:
     curve = Curve.from_json(json.dumps(value))
@@ -482,6 +489,7 @@ def test_a_bucket_that_gains_nothing_is_looked_at_ever_less_often() -> None:
     assert 4 <= tried <= 8
 
 
+@pytest.mark.slow
 def test_a_larger_bucket_that_ran_once_does_not_have_the_one_before_it_looked_at_for_ever() -> None:
     curve, tried = measured({1: 1.0, 2: 2.0}, times=6).observe(3, 3.0), 0
     for _ in range(15_000):

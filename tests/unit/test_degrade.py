@@ -83,6 +83,7 @@ def test_some_time_is_taken_anyway() -> None:
     assert time_share(0.5) == pytest.approx(0.55)
 
 
+@pytest.mark.slow
 @given(
     st.none() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5),
     st.lists(st.builds(Change, st.text(), st.integers(), st.text()), max_size=3),

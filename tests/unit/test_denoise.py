@@ -57,6 +57,7 @@ class Shown(Toy):
 # What a picture depends on
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(samples, st.integers(0, 12)), min_size=1, max_size=9),
@@ -761,6 +762,7 @@ def test_of_keys_that_nobody_uses_any_more_the_latest_curves_are_kept(
     assert names == ["99", *(str(number) for number in [*range(10, 20), 9, 20, 21])]
 
 
+@pytest.mark.slow
 def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
     studio = Studio(exact=False)
     crowd = studio.model = Crowded("")
@@ -776,6 +778,7 @@ def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
     assert set(studio.ended) == {"short", "long"}
 
 
+@pytest.mark.slow
 def test_what_was_rehearsed_is_forgotten_with_its_key() -> None:
     studio = Studio(exact=False)
     studio.add("first", key="first", steps=1)
@@ -1378,6 +1381,7 @@ class Weighed(Studio):
         self.share_s[name] = self.denoiser.take_share(name)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -97,6 +97,7 @@ samples = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(samples, st.integers(0, 6)), min_size=1, max_size=7),
@@ -165,6 +166,7 @@ def test_sets_take_turns_by_gain_rather_than_step_by_step(bucket: int | None) ->
     assert swaps.seconds == pytest.approx(2 * Timed.swap_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", [None, 1])
 def test_where_a_swap_takes_longer_than_a_sample_most_samples_come_without_one(
     bucket: int | None,

@@ -77,6 +77,7 @@ class Divided(Studio):
         self.add(name, ears, poison=HELD, **asked)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(samples, st.integers(0, 12)), min_size=1, max_size=9),

@@ -97,6 +97,7 @@ def test_a_file_that_is_not_there_is_named(name: str) -> None:
         embedded.weights(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["swell_models", "onnxruntime"])
 def test_without_weights_or_runtime_it_says_what_to_install(missing: str) -> None:
     code = (

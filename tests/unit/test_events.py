@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,7 @@ def live(task: Task, attempts: list[tuple[int, Outcome | None]]) -> list[Event]:
     return events
 
 
+@pytest.mark.slow
 @given(lives)
 def test_ids_only_grow_and_nothing_follows_the_terminal_event(
     attempts: list[tuple[int, Outcome | None]],
@@ -53,6 +55,7 @@ def test_ids_only_grow_and_nothing_follows_the_terminal_event(
     assert all(number < TERMINAL_ID for number in ids[:-1])
 
 
+@pytest.mark.slow
 @given(lives)
 def test_the_last_event_is_terminal_exactly_when_the_task_has_ended(
     attempts: list[tuple[int, Outcome | None]],

@@ -45,6 +45,7 @@ def dream() -> ModuleType:
     return app
 
 
+@pytest.mark.slow
 @given(st.from_regex(r"[0-9a-f]{1,24}", fullmatch=True), st.binary(min_size=32, max_size=32))
 def test_a_name_in_a_cookie_is_taken_back_and_nothing_made_up_is(name: str, secret: bytes) -> None:
     cookie = front().signed(name, secret)

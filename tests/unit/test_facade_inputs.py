@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import pytest
+
 from swell.api.facades.inputs import replaced_strings
 
 
@@ -36,6 +38,7 @@ async def test_what_lies_too_deep_stays() -> None:
     assert await replaced(value) == value
 
 
+@pytest.mark.slow
 async def test_millions_of_others_take_little_time() -> None:
     value = {"list": ["y"] * 500_000 + [["y"]] * 100_000, "last": "x"}
     begun_s = time.process_time()

@@ -165,6 +165,7 @@ def test_tags_of_one_flow_never_decrease(steps: list[tuple[str, str | None]]) ->
             queue.serve()
 
 
+@pytest.mark.slow
 @given(steps)
 @settings(max_examples=200)
 def test_a_restart_keeps_the_bound_on_the_delay(steps: list[tuple[str, str | None]]) -> None:
@@ -283,6 +284,7 @@ class Levels:
 requests = st.lists(st.tuples(st.sampled_from("uvwxyz"), costs), min_size=1, max_size=30)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from("ABC"), requests, min_size=2))
 def test_two_backlogged_keys_differ_by_one_largest_task_each_whatever_users_they_name(
     asked: dict[str, list[tuple[str, int]]],
@@ -401,6 +403,7 @@ def test_rotation_starves_nobody_of_the_same_class(models: set[str], last: str |
     assert set(served) == models
 
 
+@pytest.mark.slow
 @given(
     st.sets(names, min_size=2, max_size=6),
     st.lists(st.integers(0, 7), min_size=20, max_size=40),
@@ -421,6 +424,7 @@ def test_a_model_that_always_has_work_is_served_within_one_round_of_the_others(
 names = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)
 
 
+@pytest.mark.slow
 @given(names, names, st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3)), st.data())
 def test_preferring_what_is_at_hand_keeps_models_and_bands(
     waiting: list[str], near: list[str], bands: dict[str, int], data: st.DataObject
@@ -434,6 +438,7 @@ def test_preferring_what_is_at_hand_keeps_models_and_bands(
     assert prefer(turn, heads, [], {}) == turn
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.sampled_from("abcde"), min_size=1), min_size=1), names)
 def test_no_model_is_passed_in_its_turn_more_often_than_the_bound(
     waits: list[set[str]], near: list[str]

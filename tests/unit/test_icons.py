@@ -60,6 +60,7 @@ def heard(rows: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 5])
 def test_a_row_has_the_same_bits_however_many_rows_and_cores_there_are(
     icons: Icons, threads: int
@@ -104,6 +105,7 @@ def test_the_tokenizer_cuts_words_as_bert_does() -> None:
     assert len(words.ids("cat " * 400)) == 64
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_among_others(icons: Icons) -> None:
     alone = pixels(icons.run([item("a blue cat", style="ink", guidance=5)])[0])
     others = [item("dog", seed=9), item("a blue cat", style="ink", guidance=5), item("sun " * 60)]
@@ -112,6 +114,7 @@ def test_a_picture_is_the_same_alone_and_among_others(icons: Icons) -> None:
     assert np.abs(alone - pixels(icons.run([item("a blue cat", style="ink", seed=2)])[0])).max() > 9
 
 
+@pytest.mark.slow
 def test_an_input_without_a_seed_takes_the_one_of_its_item(icons: Icons) -> None:
     given = Icons.Input(prompt="cat", steps=2, size=128)
     a, b = icons.run([Item(given, seed=5), Item(given, seed=6)])
@@ -141,6 +144,7 @@ def test_work_ends_once_every_item_is_cancelled(icons: Icons) -> None:
     assert len(ears.heard) == 2
 
 
+@pytest.mark.slow
 def test_a_sample_has_the_same_bits_whoever_it_is_drawn_with(icons: Icons) -> None:
     wanted = item("a blue cat", style="ink", seed=3, steps=4)
     others = [item("dog", steps=2), item("sun", guidance=1, steps=5), item(seed=9)]
@@ -157,6 +161,7 @@ def test_a_sample_has_the_same_bits_whoever_it_is_drawn_with(icons: Icons) -> No
         assert np.abs(pixels(results["3"]) - alone).max() <= (0 if is_same else 1)
 
 
+@pytest.mark.slow
 def test_rows_that_differ_by_their_company_keep_the_bucket(icons: Icons) -> None:
     class Differs(Icons):
         def denoise(self, x: Any, t: Any, conditions: Any) -> Any:
@@ -189,6 +194,7 @@ def test_previews_are_small_pictures_made_on_demand(icons: Icons) -> None:
     assert ears.previews[0]().size == (128, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cores", [1, 2])
 def test_another_thread_decodes_small_pictures_where_each_core_has_rows_of_its_own(
     cores: int,
@@ -202,6 +208,7 @@ def test_another_thread_decodes_small_pictures_where_each_core_has_rows_of_its_o
     assert isinstance(icons.decode(latents, item(size=512)), Image)
 
 
+@pytest.mark.slow
 def test_the_large_size_is_the_small_picture_enlarged(icons: Icons) -> None:
     small, large = icons.run([item("heart", steps=6), item("heart", steps=6, size=512)])
     assert isinstance(large, Image)
@@ -210,6 +217,7 @@ def test_the_large_size_is_the_small_picture_enlarged(icons: Icons) -> None:
     assert np.abs(again - pixels(small)).mean() < 6
 
 
+@pytest.mark.slow
 def test_a_heart_is_red_and_a_blue_cat_is_blue(icons: Icons) -> None:
     heart, cat = icons.run(
         [item("red heart", steps=8, style="flat"), item("a blue cat", steps=8, style="flat")]
@@ -260,6 +268,7 @@ def test_an_empty_batch_is_no_work(icons: Icons) -> None:
     assert icons.run([]) == []
 
 
+@pytest.mark.slow
 def test_tiles_meet_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
     upscaler = Upscaler(threads=1)
@@ -312,6 +321,7 @@ def test_the_card_says_whose_art_was_learned_from() -> None:
         assert one["licence"]["spdx"] in card
 
 
+@pytest.mark.slow
 def test_nothing_in_swell_imports_torch_but_what_models_import_for_it() -> None:
     for_models = {
         SOURCE / "torch_arrays.py",

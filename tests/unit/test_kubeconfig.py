@@ -135,6 +135,7 @@ async def test_calls_at_the_same_time_ask_a_command_once(tmp_path: Path) -> None
     assert json.loads(access.command_info)["apiVersion"] == version
 
 
+@pytest.mark.slow
 async def test_a_command_that_hangs_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", ["", "gpu-7"])
 def test_every_line_names_its_request_and_its_worker(worker: str) -> None:
     told = subprocess.run(

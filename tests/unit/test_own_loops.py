@@ -257,6 +257,7 @@ app(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_where_diffusers_is_not_at_hand_a_refusal_says_what_to_install(tmp_path: Path) -> None:
     made = folder(tmp_path / "new", "NewPipeline", **TRANSFORMER)
     command = ["models", "add", str(made), "--data", str(tmp_path / "data")]

@@ -160,6 +160,7 @@ def test_a_switch_is_no_cold_start() -> None:
     assert not any(phase == READY for _, phase in observations(switch, NOW))
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(

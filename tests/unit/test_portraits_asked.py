@@ -221,6 +221,7 @@ def _face(side_px: int = 160) -> PIL.Image.Image:
     return asked().image.pil().convert("RGB").resize((side_px, side_px))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side_px", [160, 600])
 @pytest.mark.parametrize("degrees", [45, 90, 135, 180, 225, 270, 315])
 def test_the_adapter_sees_the_face_of_a_turned_picture_upright(degrees: int, side_px: int) -> None:
@@ -250,6 +251,7 @@ def test_of_a_picture_that_is_upright_no_pixel_is_changed(degrees: int) -> None:
     np.testing.assert_array_equal(FaceFinder()(picture), pixels[top:bottom, left:right])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0, 45, 90, 180])
 def test_both_models_of_portraits_find_the_same_face_upright(degrees: int) -> None:
     picture = _face(400).rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)

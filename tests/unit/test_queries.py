@@ -151,6 +151,7 @@ def test_what_runs_often_never_reads_a_whole_table(name: str, parameters: tuple[
     assert all("USING" in scan for scan in scans), steps
 
 
+@pytest.mark.slow
 def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))

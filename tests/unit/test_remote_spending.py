@@ -111,6 +111,7 @@ def spent(folder: Path) -> int:
     return micros
 
 
+@pytest.mark.slow
 async def test_what_was_made_is_paid_once(api: Api, tmp_path: Path) -> None:
     assert await asked(api.url, tmp_path) == "made"
     assert (spent(tmp_path), api.heard) == (PRICE, ["create", "poll"])
@@ -138,6 +139,7 @@ async def test_what_may_have_been_begun_is_paid_and_not_asked_for_again(
     assert (spent(tmp_path), api.heard) == (PRICE, ["create"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_busy_server_is_asked_again_for_one_price(
     api: Api, tmp_path: Path, status: int
@@ -162,6 +164,7 @@ async def test_what_was_never_sent_costs_nothing(tmp_path: Path) -> None:
     assert spent(tmp_path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "polls"), [(500, 4), (404, 1), (0, 1)])
 async def test_a_prediction_that_cannot_be_followed_is_cancelled_and_paid(
     api: Api, tmp_path: Path, status: int, polls: int
@@ -176,6 +179,7 @@ async def test_a_prediction_that_cannot_be_followed_is_cancelled_and_paid(
     assert spent(tmp_path) == PRICE
 
 
+@pytest.mark.slow
 async def test_one_that_takes_too_long_is_cancelled_and_paid(api: Api, tmp_path: Path) -> None:
     api.polls = [(200, {"id": "p", "status": "processing"})]
     assert isinstance(await asked(api.url, tmp_path, timeout_s=0.6), TimeoutError)
@@ -196,6 +200,7 @@ def cancelled_while_asked(api: Api) -> Callable[[], bool]:
     return ends
 
 
+@pytest.mark.slow
 async def test_one_that_nobody_wants_before_its_id_is_known_is_cancelled_and_paid(
     api: Api, tmp_path: Path
 ) -> None:
@@ -205,6 +210,7 @@ async def test_one_that_nobody_wants_before_its_id_is_known_is_cancelled_and_pai
     assert (spent(tmp_path), api.heard) == (PRICE, ["create", "cancel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "price"), [(422, 0), (500, PRICE), (429, 0), (503, PRICE)])
 async def test_what_nobody_wants_is_not_asked_for_again_and_paid_as_it_is_answered(
     api: Api, tmp_path: Path, status: int, price: int
@@ -216,6 +222,7 @@ async def test_what_nobody_wants_is_not_asked_for_again_and_paid_as_it_is_answer
     assert (spent(tmp_path), api.heard) == (price, ["create"])
 
 
+@pytest.mark.slow
 async def test_one_whose_time_is_over_before_its_id_is_known_is_cancelled_and_paid(
     api: Api, tmp_path: Path
 ) -> None:
@@ -226,6 +233,7 @@ async def test_one_whose_time_is_over_before_its_id_is_known_is_cancelled_and_pa
     assert (spent(tmp_path), api.heard[0], api.heard[-1]) == (PRICE, "create", "cancel")
 
 
+@pytest.mark.slow
 async def test_what_is_never_answered_is_given_up_and_paid(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +245,7 @@ async def test_what_is_never_answered_is_given_up_and_paid(
     assert (spent(tmp_path), api.heard) == (PRICE, ["create"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["failed", "canceled"])
 async def test_one_that_ended_is_paid_and_not_cancelled(
     api: Api, tmp_path: Path, state: str

@@ -487,6 +487,7 @@ def test_a_turn_goes_on_when_its_model_has_been_loaded() -> None:
     assert second.turn.served_s == -1.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.floats(0.5, 20))
 @settings(max_examples=40)
 def test_every_model_gets_its_turn_however_much_waits_for_another(
@@ -864,6 +865,7 @@ class Watched:
             del self.left[name]
 
 
+@pytest.mark.slow
 @given(events)
 @example(
     [
@@ -905,6 +907,7 @@ of_one_key = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from("abc"), of_one_key)
 @settings(max_examples=200)
 def test_what_is_decided_again_without_a_look_is_what_a_look_would_say(
@@ -1103,6 +1106,7 @@ def test_an_idle_partition_gets_half_of_those_who_were_in_the_other() -> None:
     assert {*again.ids, *other.ids} == {*first.ids}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 2)), min_size=1, max_size=20),
     st.integers(2, 7),

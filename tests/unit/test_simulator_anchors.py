@@ -64,6 +64,7 @@ def following(seen: Observation, state: State) -> Plan:
     return Plan(pools={pool.pool: decided}, state=state)
 
 
+@pytest.mark.slow
 def test_fleets_side_by_side_are_what_one_by_one_they_are() -> None:
     trace = named("v3").between(1.6, 2.4)
     came = np.stack([arrivals(trace, seed) for seed in (1, 2)], axis=1)

@@ -17,6 +17,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(traces.TRACES, SHORT, lambda: made)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_policy_pays_more_than_the_least_and_loses_nothing() -> None:
     (ran,) = run(Ran(SHORT, 1, 120.0))
     (least,) = run(Least(SHORT, 1, 120.0))
@@ -25,6 +26,7 @@ def test_the_policy_pays_more_than_the_least_and_loses_nothing() -> None:
     assert (ran.lost, ran.is_default, ran.curve) == (0.0, True, "late_share")
 
 
+@pytest.mark.slow
 def test_the_policy_is_cheaper_when_it_is_told_that_more_may_be_late() -> None:
     (usual,), (careless,) = run(Ran(SHORT, 1, 300.0)), run(Ran(SHORT, 1, 300.0, 0.4))
     assert careless.knob == 0.4

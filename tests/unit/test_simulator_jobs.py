@@ -230,6 +230,7 @@ def test_whoever_would_wait_too_long_is_refused_and_nobody_starts_late() -> None
 # ---- the whole
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
@@ -261,6 +262,7 @@ def test_nothing_is_lost_and_the_ledger_adds_up_to_the_bill(
     assert whole == pytest.approx(paid_micros(done, like), abs=len(done.lives) + 1)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
     trace = Trace("steady", np.full(30, 2.0))
     like = workers(5, pool=Pool(losses_per_hour=1.0), speeds={MODEL: gentd26()})
@@ -288,6 +290,7 @@ def still(seen: Observation, state: State) -> Plan:
     return Plan(pools={}, state=state)
 
 
+@pytest.mark.slow
 def test_poisson_arrivals_at_one_worker_wait_as_theory_says() -> None:
     # M/D/1: load 0.7, so that the mean wait is 0.7 / (2 · 0.3) service times.
     random = np.random.default_rng(7)

@@ -24,6 +24,7 @@ def by_levels(work: list[int], gap: int) -> int:
     return total
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(0, 8))
 def test_a_gap_is_bridged_or_begun_anew_at_each_level(work: list[int], gap: int) -> None:
@@ -47,6 +48,7 @@ def test_a_burst_is_spread_over_what_it_may_wait() -> None:
     assert smoothest(np.array([0.0, 9.0, 0.0, 0.0]), 2) == pytest.approx([0, 3, 3, 3, 0, 0])
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(COUNTS, st.integers(0, 4))
 def test_nothing_is_served_before_it_came_or_after_it_was_due(came: list[int], wait: int) -> None:
@@ -72,6 +74,7 @@ def program_s(came: list[int], gap: int, wait_ticks: int, late: float = 0.0) -> 
     return Program.least_micros(work, TICK_S, [offer], wait_s=wait_ticks * TICK_S, late=late)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(COUNTS, st.integers(0, 3), st.integers(0, 6))
 def test_the_smoothest_service_is_the_cheapest_where_starts_take_longer_than_waits(
@@ -84,6 +87,7 @@ def test_the_smoothest_service_is_the_cheapest_where_starts_take_longer_than_wai
     assert program_s(came, gap, wait) == pytest.approx(levels_s(served, gap * TICK_S), abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @example([0, 0, 0, 1, 0], 1, 0.0, 20.0)
 @given(COUNTS, st.integers(0, 8), st.sampled_from([0.0, 0.05, 0.3]), st.sampled_from([10.0, 20.0]))
@@ -100,6 +104,7 @@ def test_the_bound_for_some_late_is_never_above_the_linear_program(
     assert bound <= program_s(came, gap, ticks, late) + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=12, max_size=30), st.integers(1, 8))
 def test_with_blocks_of_a_tick_the_bound_is_that_of_the_linear_program(
@@ -111,6 +116,7 @@ def test_with_blocks_of_a_tick_the_bound_is_that_of_the_linear_program(
     assert bound == pytest.approx(program_s(came, gap, 1, 0.05), rel=2e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(COUNTS, st.lists(st.floats(0, 6), min_size=30, max_size=30), st.floats(0, 5))
 def test_whatever_the_prices_they_prove_no_more_than_is_true(

@@ -34,6 +34,7 @@ def both(demand: Trace, *pools: Workers, spread: float = 0.0) -> tuple[Told, Tol
     return run(Asked(level="tasks", **asked)), run(Asked(level="fluid", **asked))  # type: ignore
 
 
+@pytest.mark.slow
 def test_both_levels_say_the_same_of_a_steady_crowd() -> None:
     single, flows = both(steady(10.0))
     assert single.level == "tasks"
@@ -46,6 +47,7 @@ def test_both_levels_say_the_same_of_a_steady_crowd() -> None:
         assert told.kinds["attempt"] == pytest.approx(told.samples * 2.0, rel=0.02)
 
 
+@pytest.mark.slow
 def test_tasks_are_told_apart_as_long_as_they_are_few() -> None:
     assert run(Asked(demand=steady(1.0), pools=[pool()])).level == "tasks"
     assert run(Asked(demand=steady(200.0), pools=[pool(start_s=30.0)])).level == "fluid"
@@ -64,6 +66,7 @@ def test_a_smaller_quota_makes_people_wait_and_tells_how_many_can_be_let_in() ->
     assert short.told_wait_s > 600
 
 
+@pytest.mark.slow
 def test_whoever_has_no_patience_is_refused_where_there_are_too_few_workers() -> None:
     few = launch.capped([pool()], 10)
     told = run(Asked(demand=steady(10.0, 20), pools=few, spread=0.0, patience_s=30.0))
@@ -74,6 +77,7 @@ def test_whoever_has_no_patience_is_refused_where_there_are_too_few_workers() ->
         run(Asked(demand=steady(10.0), pools=few, patience_s=30.0, level="fluid"))
 
 
+@pytest.mark.slow
 def test_a_picture_costs_what_was_paid_for_those_that_were_drawn() -> None:
     few = [pool(most=3)]
     told = run(Asked(demand=azure_conv(), pools=few, spread=0.0, patience_s=5.0))
@@ -116,6 +120,7 @@ def test_quotas_of_spot_machines_keep_to_the_policys_share_of_a_place() -> None:
     assert launch.quotas_of_prices(told, PolicySettings(), 1.0, "no such GPU") == []
 
 
+@pytest.mark.slow
 def test_pools_that_are_used_first_are_those_that_are_cheap() -> None:
     pools = [pool("dear", hour_micros=900_000), pool("cheap", hour_micros=300_000, most=5)]
     told = run(Asked(demand=steady(10.0, 180), pools=pools, level="fluid"))
@@ -149,6 +154,7 @@ def test_a_drawing_is_text_that_cannot_be_markup() -> None:
     assert drawn.count("<polyline") == 4
 
 
+@pytest.mark.slow
 def test_without_scipy_comparing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

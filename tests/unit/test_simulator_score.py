@@ -30,6 +30,7 @@ def test_what_never_serves_well_enough_has_no_cost() -> None:
     assert at_equal_service([]) is None
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(1, 9), st.floats(0, 1), st.integers(0, 9)), min_size=1, max_size=9)
 )

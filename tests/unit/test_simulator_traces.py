@@ -86,6 +86,7 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
         read(path)
 
 
+@pytest.mark.slow
 def test_a_year_is_the_longest_trace(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     lines = "\n".join(f"{minute},1" for minute in range(366 * 1440 + 1))

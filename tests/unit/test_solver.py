@@ -160,6 +160,7 @@ def test_a_seed_gives_the_noise_that_it_gave_when_the_golden_values_were_made() 
 # --- batches -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(kind=kinds, mix=st.lists(counts, min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_a_sample_ends_at_the_same_bits_alone_and_among_any_others(
     kind: str, mix: list[int], seed: int
@@ -269,6 +270,7 @@ def test_lcm_has_its_closed_form(n: int) -> None:
     np.testing.assert_allclose(table[:, 2], np.sqrt(1 - after), rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(n=counts, v=st.booleans())
 def test_dpmpp_has_its_closed_form(n: int, v: bool) -> None:
     plan = dpmpp_sigmas(BARS, n)
@@ -306,6 +308,7 @@ def test_the_update_in_its_own_order_is_the_affine_one(kind: str, n: int, seed: 
     assert (abs(x - expected) <= 1e-6 * size).all()
 
 
+@pytest.mark.slow
 @given(kind=kinds, n=counts, seed=st.integers(0, 9))
 def test_a_network_that_knows_the_picture_is_led_to_it_by_every_solver(
     kind: str, n: int, seed: int
@@ -411,6 +414,7 @@ def test_ddim_draws_noise_only_with_eta(n: int, eta: float) -> None:
     assert table.draws.tolist() == (table.affine[:, 2] > 0).tolist()
 
 
+@pytest.mark.slow
 @given(n=st.integers(2, 50), data=st.data())
 def test_a_partial_start_takes_the_last_rows_of_the_whole(n: int, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, n - 1))

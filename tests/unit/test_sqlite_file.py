@@ -568,6 +568,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 40, 333])
 async def test_a_process_killed_right_after_an_answer_has_lost_nothing(
     path: Path, after: int

@@ -124,6 +124,7 @@ async def test_spans_arrive_with_their_times_and_parents() -> None:
         assert (load.parent, load.end_ns - load.start_ns) == (run.id, 0)
 
 
+@pytest.mark.slow
 async def test_spans_are_sent_in_groups_while_the_process_goes_on() -> None:
     async with collecting() as collector:
         tracer = a_tracer(collector.url)
@@ -134,6 +135,7 @@ async def test_spans_are_sent_in_groups_while_the_process_goes_on() -> None:
         await tracer.close()
 
 
+@pytest.mark.slow
 async def test_a_collector_that_is_away_costs_spans_and_nothing_else() -> None:
     async with collecting() as collector:
         tracer = a_tracer(collector.url)
@@ -147,6 +149,7 @@ async def test_a_collector_that_is_away_costs_spans_and_nothing_else() -> None:
         assert [span.name for span in collector.spans] == ["after"]
 
 
+@pytest.mark.slow
 async def test_what_waits_is_bounded() -> None:
     async with collecting() as collector:
         tracer = a_tracer(collector.url)
@@ -157,6 +160,7 @@ async def test_what_waits_is_bounded() -> None:
         assert collector.spans[0].name == "5"
 
 
+@pytest.mark.slow
 def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
     code = (
         "import sys\n"
@@ -170,6 +174,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_setting_says_what_to_install() -> None:
     code = (
         "import sys\n"

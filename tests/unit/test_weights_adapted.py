@@ -39,6 +39,7 @@ def fresh(loras: list[LoRA], kind: Any = np.float32) -> dict[str, bytes]:
     return bits(mine)
 
 
+@pytest.mark.slow
 @given(st.lists(SETS, max_size=5), st.sampled_from([np.float16, np.float32]), st.booleans())
 def test_weights_depend_on_the_set_alone_and_come_back_bit_for_bit(
     sets: list[list[LoRA]], kind: Any, has_base: bool
@@ -183,6 +184,7 @@ def test_the_longest_unused_lora_is_forgotten_first() -> None:
     assert memory.get(loras[1]) is not second
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 20_000))
 def test_loaded_loras_never_take_more_than_their_budget(asked: list[int], budget: int) -> None:
     memory = LoraMemory(budget)

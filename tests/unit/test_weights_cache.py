@@ -281,6 +281,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_the_beginning_kept(
         assert again.size_bytes == 5
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), min_size=1, max_size=8),
     st.integers(0, 200),

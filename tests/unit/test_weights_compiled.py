@@ -141,6 +141,7 @@ def test_the_longest_unused_goes_when_the_budget_is_spent(folder: Path) -> None:
     assert not cache.put(KEY, b"x" * 26)
 
 
+@pytest.mark.slow
 def test_a_workplace_goes_with_its_process(folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from swell.weights import CompiledCache\n"
@@ -226,6 +227,7 @@ os.abort()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "is_refused"), [("dies", True), ("runs", False), ("is warm", False)]
 )

@@ -209,6 +209,7 @@ async def test_a_server_that_is_gone_ends_the_fetch(cache: WeightCache, tmp_path
         await get(manifest, cache, server)
 
 
+@pytest.mark.slow
 async def test_a_connection_that_keeps_still_is_given_up(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ async def test_a_connection_that_keeps_still_is_given_up(
     assert cache.path(manifest.files[NAME].sha256).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 async def test_a_drip_is_given_up(server: ChunkServer, cache: WeightCache, tmp_path: Path) -> None:
     source = write(tmp_path / NAME, size=20_000)
     manifest = pushed(server, source)
@@ -243,6 +245,7 @@ async def test_a_drip_is_given_up(server: ChunkServer, cache: WeightCache, tmp_p
     assert cache.path(manifest.files[NAME].sha256).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 async def test_a_slow_chunk_is_asked_for_once_more_beside(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -256,6 +259,7 @@ async def test_a_slow_chunk_is_asked_for_once_more_beside(
     assert cache.path(manifest.files[NAME].sha256).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 async def test_chunks_that_came_before_a_break_are_not_fetched_again(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -303,6 +307,7 @@ def fetcher(server: ChunkServer, manifest: Manifest, cache: WeightCache) -> "sub
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_was_killed_leaves_what_came_to_the_next(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -324,6 +329,7 @@ async def test_a_worker_that_was_killed_leaves_what_came_to_the_next(
     assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.slow
 async def test_workers_of_one_machine_fetch_once(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -336,6 +342,7 @@ async def test_workers_of_one_machine_fetch_once(
     assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [1, 10, 25, 40])
 async def test_of_two_workers_one_is_killed_at_any_moment_and_the_other_ends_with_all(
     server: ChunkServer, cache: WeightCache, tmp_path: Path, asked: int
@@ -510,6 +517,7 @@ async def test_a_file_is_used_as_soon_as_its_chunks_are_there(
     assert cache.drop(manifest.files[NAME].sha256)
 
 
+@pytest.mark.slow
 async def test_without_a_manifest_that_is_known_a_file_must_have_been_read_whole(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ entries = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), entries, max_size=3), st.integers(0, 64))
 def test_no_header_gives_a_tensor_outside_its_file(
     tmp_path_factory: pytest.TempPathFactory, table: dict[str, Any], size: int

@@ -139,6 +139,7 @@ async def test_a_hub_by_plain_http_on_another_machine_is_refused(cache: WeightCa
         await pull("hf:acme/poster", cache, hub=Hub("http://hub.example", "hf_mine"))
 
 
+@pytest.mark.slow
 async def test_a_large_file_goes_on_where_it_broke_off_at_a_newly_signed_address(
     cache: WeightCache, hub: HubServer
 ) -> None:
@@ -260,6 +261,7 @@ async def test_a_clone_without_its_large_files_says_how_to_get_them(
         await fetch(str(folder), cache, hub)
 
 
+@pytest.mark.slow
 async def test_what_is_held_when_another_file_fails_is_held_before_all_is_let_go(
     cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,7 @@ def test_a_name_that_could_mean_two_layers_means_none() -> None:
     assert set(names.place(read_lora(packed(dotted), "a"), "a")) == {"a_b.c.weight"}
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.dictionaries(
@@ -280,6 +281,7 @@ def sums(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[Change, float]]]:
     return rng.standard_normal((rows, columns)).astype(kind), parts
 
 
+@pytest.mark.slow
 @given(sums())
 def test_a_weight_gets_the_sum_of_what_each_adds(
     case: tuple[np.ndarray, list[tuple[Change, float]]],

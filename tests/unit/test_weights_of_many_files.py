@@ -57,6 +57,7 @@ def server() -> Iterator[ChunkServer]:
         yield made
 
 
+@pytest.mark.slow
 def test_six_hundred_files_come_where_a_process_may_open_256(
     server: ChunkServer, tmp_path: Path
 ) -> None:

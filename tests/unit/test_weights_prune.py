@@ -252,6 +252,7 @@ def test_drafts_of_whoever_was_killed_go(cache: WeightCache, tmp_path: Path) -> 
     assert names_in(cache, "listings") == ["v1.json"]
 
 
+@pytest.mark.slow
 def test_whoever_waits_for_a_lock_that_is_removed_gets_another_one(cache: WeightCache) -> None:
     key = "4" * 64
     held, got = threading.Event(), list[bool]()
@@ -288,6 +289,7 @@ def prune_json(data: Path, *more: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_what_removed_models_left_goes_and_what_others_need_stays(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -321,6 +323,7 @@ def test_what_removed_models_left_goes_and_what_others_need_stays(
     assert done["freed_bytes"] == sum(each["bytes"] for each in done["removed"])
 
 
+@pytest.mark.slow
 def test_what_a_branch_had_before_it_moved_goes(hub: HubServer, tmp_path: Path) -> None:
     data = tmp_path / "data"
     add(data, "hf:acme/dreams", "--name", "x/one")

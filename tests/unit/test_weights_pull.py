@@ -323,6 +323,7 @@ async def test_a_page_instead_of_weights_is_refused(cache: WeightCache, site: Si
         await fetch(f"{site.url}/files/m.safetensors", cache)
 
 
+@pytest.mark.slow
 async def test_a_broken_connection_goes_on_where_it_stopped(cache: WeightCache, site: Site) -> None:
     digest = digest_of(write(site.folder / "m.safetensors", size=3_000_000))
     site.breaks = [4_000_000, 4_000_000]
@@ -333,6 +334,7 @@ async def test_a_broken_connection_goes_on_where_it_stopped(cache: WeightCache, 
     assert 0 < starts[1] < starts[2]
 
 
+@pytest.mark.slow
 async def test_a_pull_that_was_given_up_goes_on_at_the_next(cache: WeightCache, site: Site) -> None:
     digest = digest_of(write(site.folder / "m.safetensors", size=2_000_000))
     reference = f"{site.url}/files/m.safetensors#sha256={digest}"
@@ -450,6 +452,7 @@ async def test_room_for_one_file_is_not_taken_from_another_of_the_same_pull(
     assert cache.size_bytes() == sum(sizes)
 
 
+@pytest.mark.slow
 async def test_what_came_of_a_pull_is_not_removed_to_make_room_for_its_rest(
     cache: WeightCache, site: Site, tmp_path: Path
 ) -> None:

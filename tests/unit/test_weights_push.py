@@ -132,6 +132,7 @@ async def test_a_version_is_there_only_when_all_its_chunks_are(tmp_path: Path) -
         await store.manifest("acme/poster", "v1")
 
 
+@pytest.mark.slow
 async def test_a_chunk_that_was_changed_where_it_lies_is_found_and_replaced(
     objects: FolderObjects, store: WeightStore, tmp_path: Path
 ) -> None:

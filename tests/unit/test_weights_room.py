@@ -67,6 +67,7 @@ def test_what_came_in_part_counts_and_goes_when_nobody_fetches_it(
     assert not (cache.folder / "locks" / growing.key).exists()
 
 
+@pytest.mark.slow
 async def test_a_fetch_that_goes_on_needs_no_more_than_what_is_missing(
     server: ChunkServer, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a_fetch_that_goes_on_needs_no_more_than_what_is_missing(
     assert sum(server.asked.values()) == len(manifest.files[NAME].chunks) - 20
 
 
+@pytest.mark.slow
 async def test_what_others_left_in_part_makes_room(server: ChunkServer, tmp_path: Path) -> None:
     sources = [write(tmp_path / str(seed) / NAME, seed, 100_000) for seed in range(2)]
     old, new = (pushed(server, path, version=f"v{n}") for n, path in enumerate(sources))
@@ -117,6 +119,7 @@ async def test_the_same_content_under_two_names_counts_once(
     assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.slow
 async def test_a_second_model_does_not_take_the_room_of_the_first(
     server: ChunkServer, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ class Still:
         return self._server.places(manifest, digests)
 
 
+@pytest.mark.slow
 async def test_while_addresses_are_asked_for(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ async def test_while_addresses_are_asked_for(
     assert not any(GrowingPaths(cache, manifest, NAME).done())
 
 
+@pytest.mark.slow
 async def test_while_chunks_keep_still_and_what_came_is_not_fetched_again(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ async def test_while_chunks_keep_still_and_what_came_is_not_fetched_again(
     assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.slow
 async def test_while_a_name_is_looked_up(
     server: ChunkServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ async def test_while_a_name_is_looked_up(
     server.over.set()
 
 
+@pytest.mark.slow
 async def test_while_another_worker_fetches_it(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -169,6 +173,7 @@ async def test_while_chunks_of_an_earlier_start_of_the_machine_are_compared(
     assert server.asked[manifest.files[NAME].chunks[0]] == 0
 
 
+@pytest.mark.slow
 async def test_files_are_opened_and_compared_beside_the_event_loop(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -205,6 +210,7 @@ asyncio.run(ask())
 """
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_a_backend_keeps_still() -> None:
     with socket.create_server(("127.0.0.1", 0)) as backend:
         url = f"http://127.0.0.1:{backend.getsockname()[1]}"
@@ -219,6 +225,7 @@ def test_a_process_ends_while_a_backend_keeps_still() -> None:
                 asker.kill()
 
 
+@pytest.mark.slow
 async def test_who_waits_for_an_address_is_not_taken_for_a_server_that_keeps_still(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:

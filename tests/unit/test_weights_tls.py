@@ -55,6 +55,7 @@ async def test_chunks_come_over_tls_from_who_is_trusted(
     assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.slow
 async def test_nothing_is_asked_of_who_is_not_trusted(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ async def test_nothing_is_asked_of_who_is_not_trusted(
     assert not server.asked
 
 
+@pytest.mark.slow
 async def test_a_tls_connection_that_keeps_still_is_given_up(
     server: ChunkServer, trust: ssl.SSLContext, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -76,6 +78,7 @@ async def test_a_tls_connection_that_keeps_still_is_given_up(
     assert cache.path(manifest.files[NAME].sha256).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 async def test_a_slow_chunk_over_tls_is_asked_for_once_more_and_the_first_is_shut_down(
     server: ChunkServer, trust: ssl.SSLContext, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def late(server: ChunkServer, after_s: float) -> Trick:
     return play
 
 
+@pytest.mark.slow
 async def test_many_that_are_shut_down_leave_all_of_it_right(
     server: ChunkServer, trust: ssl.SSLContext, cache: WeightCache, tmp_path: Path
 ) -> None:

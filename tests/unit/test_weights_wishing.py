@@ -98,6 +98,7 @@ def test_where_it_cannot_be_told_the_reason_is(tmp_path: Path) -> None:
     assert not is_wished(tmp_path, ["acme/poster@v1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
     server: ChunkServer, cache: WeightCache, tmp_path: Path, pinned: bool
@@ -117,6 +118,7 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
             await path
 
 
+@pytest.mark.slow
 async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ class Late:
             raise Unavailable("it starts")
 
 
+@pytest.mark.slow
 async def test_a_backend_that_starts_later_is_asked_until_it_answers_and_that_is_said_once(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -183,6 +186,7 @@ async def test_a_backend_that_starts_later_is_asked_until_it_answers_and_that_is
     assert told[0][1] == {"detail": "it starts"}
 
 
+@pytest.mark.slow
 async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:
@@ -203,6 +207,7 @@ async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
     assert cache.path(manifest.files[NAME].sha256).exists()
 
 
+@pytest.mark.slow
 async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
     server: ChunkServer, cache: WeightCache, tmp_path: Path
 ) -> None:

@@ -188,6 +188,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lines", "json"])
 @pytest.mark.parametrize("secret", ["swell_" + "a-_Z9" * 8 + "abc", "sealed.token-of/others=="])
 def test_a_log_tells_where_it_failed_and_never_a_key(form: str, secret: str) -> None:
@@ -208,6 +209,7 @@ def test_a_log_tells_where_it_failed_and_never_a_key(form: str, secret: str) -> 
         assert all("event" in json.loads(line) for line in told.splitlines())
 
 
+@pytest.mark.slow
 def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
     code = (
         "import sys, swell\n"
@@ -220,6 +222,7 @@ def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_model_process_is_asked_for_before_a_worker_s_other_imports() -> None:
     code = (
         "import sys, swell.cli.worker, swell.worker.run, swell.worker.warm\n"
@@ -228,6 +231,7 @@ def test_a_model_process_is_asked_for_before_a_worker_s_other_imports() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_build_imports_nothing_that_only_models_need() -> None:
     code = (
         "import sys\n"

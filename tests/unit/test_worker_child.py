@@ -1046,6 +1046,7 @@ def test_a_sample_that_cannot_be_drawn_ends_its_whole_task_and_no_other(drawing:
     ]
 
 
+@pytest.mark.slow
 def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
     drawing.say(draw(Order(1, b'{"steps":20,"step_s":0.001}')), Watch([1]))
     assert not any(isinstance(frame, Preview) for frame in heard_until_done(drawing, 1))
@@ -1054,6 +1055,7 @@ def test_previews_come_only_of_what_takes_long(drawing: Line) -> None:
     assert 1 <= len(previews) <= 4
 
 
+@pytest.mark.slow
 def test_of_a_task_that_nobody_follows_there_are_no_previews_and_little_progress(
     drawing: Line,
 ) -> None:
@@ -1073,6 +1075,7 @@ def test_of_a_task_that_nobody_follows_there_are_no_previews_and_little_progress
     assert len([frame for frame in frames if isinstance(frame, Step)]) > 10
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
     drawing: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1111,6 +1114,7 @@ def test_who_hands_over_tells_all_samples_and_draws_no_more(drawing: Line) -> No
     assert kept[1, 0].seed == kept[1, 1].seed != kept[2, 0].seed
 
 
+@pytest.mark.slow
 def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
     drawing.say(
         draw(Order(1, b'{"steps":100,"step_s":0.01}')),
@@ -1145,6 +1149,7 @@ def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
     assert list(curve.measured) == [4]
 
 
+@pytest.mark.slow
 def test_while_nobody_wants_anything_larger_steps_are_tried_and_kept(
     drawing: Line, tmp_path: Path
 ) -> None:
@@ -1229,6 +1234,7 @@ class Batches(swell.Model):
 """
 
 
+@pytest.mark.slow
 def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
     idle: Line, tmp_path: Path
 ) -> None:

@@ -249,6 +249,7 @@ outcomes = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(outcomes, max_size=12))
 def test_a_page_is_as_large_as_it_is_taken_for(wanted: list[Outcome]) -> None:
     limit_bytes = 30_000

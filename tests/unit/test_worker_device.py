@@ -160,17 +160,15 @@ class Atelier:
 @pytest.fixture
 def ateliers() -> Iterator[list[Atelier]]:
     opened: list[Atelier] = []
-    # Whatever is in a cycle stays until a model is made anew.
-    gc.collect()
+    # Whatever is in a cycle stays until a model is made anew. What was there before is looked at no
+    # more: there is much of it, where all tests are.
+    gc.freeze()
     gc.disable()
     yield opened
     gc.enable()
     for each in opened:
         each.close()
-    del each
-    opened.clear()
     gc.unfreeze()
-    gc.collect()
 
 
 def finish(drawer: Drawer) -> None:
@@ -201,6 +199,7 @@ def undisturbed(folder: Path, ateliers: list[Atelier]) -> dict[tuple[str, int], 
     return dict(atelier.painter.drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(9))
 def test_a_model_that_is_dropped_holds_nothing_while_another_loads(
     tmp_path: Path, ateliers: list[Atelier], steps: int
@@ -226,6 +225,7 @@ def test_a_model_that_is_dropped_holds_nothing_while_another_loads(
     assert atelier.painter.loads == [(name, []) for name in names]
 
 
+@pytest.mark.slow
 def test_a_task_that_starts_from_a_picture_waits_for_a_model_that_finds_memory_at_last(
     tmp_path: Path, ateliers: list[Atelier]
 ) -> None:
@@ -242,6 +242,7 @@ def test_a_task_that_starts_from_a_picture_waits_for_a_model_that_finds_memory_a
     assert atelier.painter.drawn == expected
 
 
+@pytest.mark.slow
 def test_what_found_no_memory_is_gone_before_it_is_tried_again(
     tmp_path: Path, ateliers: list[Atelier]
 ) -> None:
@@ -262,6 +263,7 @@ def test_what_found_no_memory_is_gone_before_it_is_tried_again(
     assert atelier.there == ["test/b"]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_left_out_holds_nothing_while_others_load(
     tmp_path: Path, ateliers: list[Atelier]
 ) -> None:
@@ -274,6 +276,7 @@ def test_a_model_that_is_left_out_holds_nothing_while_others_load(
     assert atelier.painter.loads[-1] == ("test/c", ["test/a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "why"), [("divided", "write denoise_in_partition"), ("elsewhere", "machine's memory")]
 )
@@ -286,6 +289,7 @@ def test_partitions_that_cannot_run_are_refused_with_what_to_change(
     assert why in atelier.device.left_out[f"test/{name}"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_wait_in_the_hosts_memory_is_gone_before_another_loads(
     tmp_path: Path, ateliers: list[Atelier]
 ) -> None:
@@ -296,6 +300,7 @@ def test_a_model_that_cannot_wait_in_the_hosts_memory_is_gone_before_another_loa
     assert atelier.painter.loads == [("test/keeps", []), ("test/b", [])]
 
 
+@pytest.mark.slow
 def test_who_knows_why_a_model_cannot_be_loaded_holds_nothing_of_it(
     tmp_path: Path, ateliers: list[Atelier]
 ) -> None:

@@ -244,6 +244,7 @@ def test_latents_that_lie_at_hand_are_left_as_they_are_after_each_step(atelier: 
     assert [step for handle, step in steps if handle == 1][:6] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_nobody_holds_a_sample_that_has_ended(atelier: Atelier) -> None:
     def samples() -> int:
         return sum(isinstance(each, SampleState) for each in gc.get_objects())

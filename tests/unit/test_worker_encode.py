@@ -311,6 +311,7 @@ async def test_files_that_are_small_but_many_travel_by_themselves(
     assert len(dispatch.objects) == 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["a", "1-a", "2-a", "2-1-a", "../a", "é"]), max_size=8))
 async def test_names_never_collide(names: list[str]) -> None:
     dispatch = MemoryDispatch(ManualClock())

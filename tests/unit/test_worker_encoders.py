@@ -146,6 +146,7 @@ async def test_a_process_gives_the_same_bytes_as_encoding_here() -> None:
         assert len(encoders.pids) == 1
 
 
+@pytest.mark.slow
 async def test_pictures_larger_and_smaller_than_those_before_come_back_whole() -> None:
     sizes = [(100, 100), (700, 500), (64, 64), (4000, 3000), (80, 80), (700, 500)]
     async with encoding() as encoders:
@@ -257,6 +258,7 @@ async def test_a_picture_that_kills_two_processes_fails_alone(tmp_path: Path) ->
         assert list(tmp_path.glob("life-*")) == []
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_while_idle_costs_no_picture_a_try(tmp_path: Path) -> None:
     async with encoding(program=a_deadly_program(tmp_path, 1)) as encoders:
         await encoders.encode(picture(), 0, "png", NOTE)
@@ -270,6 +272,7 @@ async def test_a_process_that_is_killed_while_idle_costs_no_picture_a_try(tmp_pa
         assert encoded == encode(picture(99), 0, "png", NOTE)
 
 
+@pytest.mark.slow
 async def test_a_process_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -314,6 +317,7 @@ async def test_pictures_beyond_the_limits_wait_outside(
             assert gone.cancelled()
 
 
+@pytest.mark.slow
 async def test_a_model_waits_while_its_pictures_pile_up(tmp_path: Path) -> None:
     pipe, model = tmp_path / "pipe", tmp_path / "white.py"
     os.mkfifo(pipe)
@@ -369,6 +373,7 @@ async def test_whoever_waits_hears_of_the_end(tmp_path: Path) -> None:
             await encoders.encode(picture(), 0, "png", NOTE)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_goes_leaves_no_process_behind(tmp_path: Path) -> None:
     model = tmp_path / "white.py"
     model.write_text(WHITE)
@@ -387,6 +392,7 @@ async def test_a_worker_that_goes_leaves_no_process_behind(tmp_path: Path) -> No
     assert not any(is_alive(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_worker_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
@@ -410,6 +416,7 @@ def test_the_program_imports_nothing_heavy() -> None:
 # --- notes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), st.text()))
 def test_escaped_json_is_ascii_and_means_the_same(value: dict[str, str]) -> None:
     text = json.dumps(value, ensure_ascii=False)
@@ -418,6 +425,7 @@ def test_escaped_json_is_ascii_and_means_the_same(value: dict[str, str]) -> None
     assert json.loads(in_ascii(text)) == json.loads(text)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([0, 10, 1_000, 70_000]),
     st.sampled_from([0, 10, 1_000, 70_000]),

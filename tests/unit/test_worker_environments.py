@@ -144,6 +144,7 @@ def test_a_folder_of_wheels_without_any_is_told_before_anything_is_made(tmp_path
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.slow
 def test_where_there_are_wheels_alone_nothing_is_said_to_be_built(tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "other-1-py3-none-any.whl").write_text("")

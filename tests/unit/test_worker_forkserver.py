@@ -80,23 +80,27 @@ async def told(server: ForkServer, *arguments: str) -> list[object]:
     return facts
 
 
+@pytest.mark.slow
 async def test_a_fork_has_what_the_server_imported(server: ForkServer) -> None:
     born, _, parent, *_ = await told(server)
     assert born == parent == server.pid
 
 
+@pytest.mark.slow
 async def test_a_fork_finds_its_arguments_and_leads_a_session(server: ForkServer) -> None:
     _, pid, parent, arguments, session, *_ = await told(server, "a b", "{server}")
     assert arguments == ["a b", str(parent)]
     assert session == pid
 
 
+@pytest.mark.slow
 async def test_forks_draw_different_random_numbers(server: ForkServer) -> None:
     first, second = await told(server), await told(server)
     assert first[5] != second[5]
     assert first[6] != second[6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 7])
 async def test_the_exit_code_is_told(server: ForkServer, code: int) -> None:
     forked = await server.fork("heavy:leave", [str(code)])
@@ -104,12 +108,14 @@ async def test_the_exit_code_is_told(server: ForkServer, code: int) -> None:
     assert forked.returncode == code
 
 
+@pytest.mark.slow
 async def test_an_exception_ends_the_fork_and_not_the_server(server: ForkServer) -> None:
     for entry in ("heavy:fail", "heavy:nothing", "no_such_module:main"):
         assert await (await server.fork(entry)).wait() == 1
     await told(server)
 
 
+@pytest.mark.slow
 async def test_a_signal_is_told_as_a_negative_code(server: ForkServer) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -118,6 +124,7 @@ async def test_a_signal_is_told_as_a_negative_code(server: ForkServer) -> None:
         assert await forked.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 async def test_forks_die_with_the_connection_that_asked_for_them(server: ForkServer) -> None:
     ours, theirs = socket.socketpair()
     with ours:
@@ -128,6 +135,7 @@ async def test_forks_die_with_the_connection_that_asked_for_them(server: ForkSer
         assert await heard(ours) in (b"here", b"")
 
 
+@pytest.mark.slow
 async def test_forks_die_with_the_server(server: ForkServer) -> None:
     ours, theirs = socket.socketpair()
     with ours:
@@ -140,12 +148,14 @@ async def test_forks_die_with_the_server(server: ForkServer) -> None:
         await server.fork("heavy:leave", ["0"])
 
 
+@pytest.mark.slow
 async def test_many_forks_at_once_are_told_apart(server: ForkServer) -> None:
     codes = list(range(20))
     forks = await asyncio.gather(*(server.fork("heavy:leave", [str(code)]) for code in codes))
     assert await asyncio.gather(*(forked.wait() for forked in forks)) == codes
 
 
+@pytest.mark.slow
 async def test_a_module_that_cannot_be_imported_is_told() -> None:
     server = await ForkServer.start(sys.executable, ["no_such_module"])
     with pytest.raises(ForkFailed, match="no_such_module"):
@@ -153,6 +163,7 @@ async def test_a_module_that_cannot_be_imported_is_told() -> None:
     await server.close()
 
 
+@pytest.mark.slow
 async def test_a_module_that_starts_threads_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +177,7 @@ async def test_a_module_that_starts_threads_is_refused(
     await server.close()
 
 
+@pytest.mark.slow
 async def test_a_server_that_listens_serves_one_client_after_another(tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text(MODULE)
     path = tmp_path / "fork.sock"
@@ -197,6 +209,7 @@ async def connected(path: Path) -> ForkServer:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_model_process_is_forked_and_answers_as_one_that_was_started(
     server: ForkServer,
 ) -> None:

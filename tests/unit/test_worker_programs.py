@@ -357,6 +357,7 @@ async def test_a_folder_that_others_can_use_gets_nothing(
     assert "chmod 700" in facts["why"]
 
 
+@pytest.mark.slow
 async def test_a_backend_that_starts_later_is_asked_again_and_one_that_refuses_is_not(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
@@ -408,6 +409,7 @@ async def test_what_was_compiled_here_meanwhile_is_not_replaced(
     assert cache.get(KEY) == b"of this machine"
 
 
+@pytest.mark.slow
 async def test_a_worker_that_goes_leaves_what_has_come_and_nobody_waits(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
@@ -423,6 +425,7 @@ async def test_a_worker_that_goes_leaves_what_has_come_and_nobody_waits(
     assert cache.find(KEY) is None
 
 
+@pytest.mark.slow
 async def test_a_fetch_without_end_is_given_up(
     server: ChunkServer,
     cache: CompiledCache,
@@ -499,6 +502,7 @@ async def test_of_gpus_that_are_alike_each_has_programs_of_its_own(
     assert bool(server.asked) == is_of_use
 
 
+@pytest.mark.slow
 async def test_while_nobody_answers_a_model_waits_for_some_seconds_and_compiles(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
@@ -515,6 +519,7 @@ async def test_while_nobody_answers_a_model_waits_for_some_seconds_and_compiles(
     assert 0.3 <= facts["took_s"] < 3
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_is_waited_for_no_longer(
     server: ChunkServer,
     cache: CompiledCache,
@@ -533,6 +538,7 @@ async def test_a_server_that_hangs_is_waited_for_no_longer(
     assert log.lines[-1][0] == "compiled programs given up"
 
 
+@pytest.mark.slow
 async def test_a_fetch_of_which_nothing_comes_holds_no_model_up(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:
@@ -547,6 +553,7 @@ async def test_a_fetch_of_which_nothing_comes_holds_no_model_up(
     assert log.lines[-1][0] == "compiled programs given up"
 
 
+@pytest.mark.slow
 async def test_a_slow_fetch_of_which_something_comes_is_waited_for(
     server: ChunkServer, cache: CompiledCache, key: SigningKey, log: Log
 ) -> None:

@@ -127,6 +127,7 @@ async def test_files_of_an_image_are_found_by_their_content_whatever_they_are_ca
         await provision(other, cache, Shelf(server, manifest)).bring()
 
 
+@pytest.mark.slow
 async def test_a_backend_that_starts_later_is_waited_for(
     server: ChunkServer, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ _steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(_steps, st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 3)), max_size=6))
 def test_all_shares_and_what_is_owed_are_what_the_device_took(
     steps: list[tuple[float, dict[str, int]]], ends: list[tuple[str, float]]

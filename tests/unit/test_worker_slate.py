@@ -109,6 +109,7 @@ def test_a_small_sample_takes_no_page_of_a_large_one(file: BinaryIO, slate: Slat
     assert os.fstat(file.fileno()).st_size < size + (16 << 20)
 
 
+@pytest.mark.slow
 def test_samples_of_any_sizes_are_found(file: BinaryIO, slate: Slate) -> None:
     rng = random.Random(3)
     pages: list[tuple[int, Page]] = []
@@ -145,6 +146,7 @@ def test_a_page_that_says_it_is_larger_than_any_is_left_out(file: BinaryIO, slat
     assert read_slate(file.fileno(), [1]) == []
 
 
+@pytest.mark.slow
 def test_whoever_kills_the_writer_finds_whole_checkpoints(file: BinaryIO) -> None:
     """At any moment: what was written last, or before it, and never half of both."""
     x_bytes, seen = 256 * 1024, set()

@@ -1,6 +1,7 @@
 """Texts that go to the wire."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def test_a_pair_of_surrogates_becomes_its_character_and_half_of_one_is_replaced(
     assert valid_text("\ud83e\udd8a \ud83e!") == "\N{FOX FACE} \N{REPLACEMENT CHARACTER}!"
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.integers() | anything,

@@ -33,6 +33,7 @@ def drawn(model: Artwork, **fields: object) -> Artwork.Output:
     return made
 
 
+@pytest.mark.slow
 def test_a_prompt_goes_through_every_stage(artwork: Artwork) -> None:
     made = drawn(artwork, prompt="un gato azul", art="mosaic")
     assert (made.prompt, made.language, made.translated_by) == ("a blue cat", "es", "glossary")
@@ -42,6 +43,7 @@ def test_a_prompt_goes_through_every_stage(artwork: Artwork) -> None:
     assert made.picture.pil().size == (512, 512)
 
 
+@pytest.mark.slow
 def test_without_art_it_is_what_the_icons_draw(artwork: Artwork) -> None:
     made = drawn(artwork, prompt="ein blauer Hund")
     icons = Icons(threads=1)
@@ -51,6 +53,7 @@ def test_without_art_it_is_what_the_icons_draw(artwork: Artwork) -> None:
     assert made.picture.pil().tobytes() == expected.pil().tobytes()
 
 
+@pytest.mark.slow
 def test_art_changes_the_picture_and_size_its_size(artwork: Artwork) -> None:
     plain = drawn(artwork, prompt="a cat").picture.pil()
     painted = drawn(artwork, prompt="a cat", art="etching").picture.pil()
@@ -113,6 +116,7 @@ def test_an_operator_may_allow_categories_but_never_minors(artwork: Artwork) -> 
         artwork.prepare(asked(prompt="a naked child", refuse=[]))
 
 
+@pytest.mark.slow
 def test_one_refused_prompt_leaves_its_neighbours_alone(artwork: Artwork) -> None:
     [good, bad] = artwork.run([asked(prompt="a cat"), asked(prompt="a nude woman")])
     assert isinstance(good, Artwork.Output)
@@ -142,6 +146,7 @@ class Eyes:
         return False
 
 
+@pytest.mark.slow
 def test_nothing_of_a_picture_is_shown_before_it_was_checked(artwork: Artwork) -> None:
     eyes, others = Eyes(), Eyes()
     artwork.run([Item(Artwork.Input(prompt="a cat", steps=3), listener=eyes)])

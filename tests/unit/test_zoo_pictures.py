@@ -88,6 +88,7 @@ def test_styles_mix_and_strength_fades(brush: Brush) -> None:
     assert np.abs(means(painter(portrait())) - expected).mean() <= 2
 
 
+@pytest.mark.slow
 def test_a_picture_as_style_gives_what_the_published_networks_give(brush: Brush) -> None:
     # Theirs round every activation to 8 bits and work at 384 px only, so it is alike, not equal.
     painted = Painter(colours(), brush=brush)(resized(portrait(), 384, 384))
@@ -157,6 +158,7 @@ def test_scores_are_the_published_ones() -> None:
     assert score.scores([]) == []
 
 
+@pytest.mark.slow
 def test_several_pictures_at_once_score_as_each_alone() -> None:
     score = SafetyScore(threads=1)
     some = [portrait(), colours(), portrait()[:50, :20]]
@@ -195,6 +197,7 @@ def test_the_face_is_where_the_published_code_finds_it(detector: FaceDetector) -
     assert detector(colours()) == []
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_seen_smaller_and_told_in_its_own_pixels(detector: FaceDetector) -> None:
     [small] = detector(portrait())
     [large] = detector(resized(portrait(), 1280, 1280))
@@ -222,6 +225,7 @@ def test_the_model_tells_faces_as_json() -> None:
 # --- cutting out
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_published_one() -> None:
     mask = Mask(threads=1)
     told = published("cutout")
@@ -229,6 +233,7 @@ def test_the_mask_is_the_published_one() -> None:
         assert np.abs(means(mask(pixels)) - np.array(told[name])).max() <= 10
 
 
+@pytest.mark.slow
 def test_the_background_becomes_transparent_or_a_colour() -> None:
     scene = PIL.Image.new("RGB", (200, 150), (30, 120, 60))
     PIL.ImageDraw.Draw(scene).ellipse((60, 30, 140, 120), (230, 60, 40))
@@ -243,6 +248,7 @@ def test_the_background_becomes_transparent_or_a_colour() -> None:
         Cutout.Input(image=Image(scene), background="white")
 
 
+@pytest.mark.slow
 def test_what_was_transparent_stays_so() -> None:
     half = np.zeros((160, 160), np.uint8)
     half[:, :80] = 255
@@ -253,6 +259,7 @@ def test_what_was_transparent_stays_so() -> None:
 # --- enlarging
 
 
+@pytest.mark.slow
 def test_twice_is_four_times_halved() -> None:
     upscaler = Upscaler(threads=1)
     twice, four = upscaler(portrait(), 2), upscaler(portrait())
@@ -355,6 +362,7 @@ def test_16_bits_become_8_without_numbers_of_64_for_the_whole() -> None:
     assert peak_bytes < 8 * side**2
 
 
+@pytest.mark.slow
 def test_of_a_batch_one_picture_is_decoded_at_a_time() -> None:
     code = """
 import io, resource, sys
@@ -376,6 +384,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert kib < 300_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_its_weights_are_part_of_its_version_and_its_example_runs(name: str) -> None:
     (definition,) = load_models(name)

@@ -82,6 +82,7 @@ def test_a_scene_of_ones_own_is_read_from_a_file(tmp_path) -> None:
 # --- portraits
 
 
+@pytest.mark.slow
 def test_the_sitter_is_cut_out_with_the_face_whole(studio: Studio) -> None:
     sitter = studio.sitter(portrait())
     assert sitter is not None
@@ -92,6 +93,7 @@ def test_the_sitter_is_cut_out_with_the_face_whole(studio: Studio) -> None:
     assert alpha[:12, -12:].max() < 60
 
 
+@pytest.mark.slow
 def test_the_face_stands_where_portraits_have_it_and_is_still_a_face(studio: Studio) -> None:
     sitter = studio.sitter(portrait())
     assert sitter is not None
@@ -106,6 +108,7 @@ def test_the_face_stands_where_portraits_have_it_and_is_still_a_face(studio: Stu
         assert likeness[5, 5] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right", "top"])
 def test_a_person_cut_by_the_pictures_edge_is_cut_by_the_portraits(
     studio: Studio, side: str
@@ -122,6 +125,7 @@ def test_a_person_cut_by_the_pictures_edge_is_cut_by_the_portraits(
     assert changed[-3].mean() > 0.1
 
 
+@pytest.mark.slow
 def test_the_background_is_the_scenes(studio: Studio) -> None:
     sitter = studio.sitter(portrait())
     assert sitter is not None
@@ -130,6 +134,7 @@ def test_the_background_is_the_scenes(studio: Studio) -> None:
     assert np.abs(picture[:60, :90].astype(int) - bare[:60, :90]).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_pack_has_a_portrait_of_each_scenario_in_its_order(model: Portraits) -> None:
     [pack] = model.run([item(portrait(), scenarios=["studio", "space"])])
     assert isinstance(pack, list)
@@ -139,6 +144,7 @@ def test_a_pack_has_a_portrait_of_each_scenario_in_its_order(model: Portraits) -
     assert np.abs(studio - space).mean() > 20
 
 
+@pytest.mark.slow
 def test_painting_changes_the_scene_more_than_the_face(model: Portraits) -> None:
     plain, painted = (
         np.asarray(model.run([item(portrait(), style=style)])[0][0].pil()).astype(int)
@@ -148,6 +154,7 @@ def test_painting_changes_the_scene_more_than_the_face(model: Portraits) -> None
     assert difference[:80].mean() > difference[200:260, 230:280].mean() > 5
 
 
+@pytest.mark.slow
 def test_the_large_size_is_twice_the_small_one(model: Portraits) -> None:
     small, large = (
         model.run([item(portrait(), style="none", size=size)])[0][0].pil() for size in (512, 1024)
@@ -157,6 +164,7 @@ def test_the_large_size_is_twice_the_small_one(model: Portraits) -> None:
     assert np.abs(np.asarray(again).astype(int) - np.asarray(small)).mean() < 6
 
 
+@pytest.mark.slow
 def test_no_face_is_refused_with_what_to_give_and_spares_the_others(model: Portraits) -> None:
     empty = np.full((200, 200, 3), 90, np.uint8)
     refused, pack = model.run([item(empty), item(portrait())])
@@ -165,6 +173,7 @@ def test_no_face_is_refused_with_what_to_give_and_spares_the_others(model: Portr
     assert isinstance(pack, list)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [160, 600])
 @pytest.mark.parametrize("degrees", [45, 90, 135, 180, 225, 270, 315])
 def test_a_face_in_a_turned_picture_is_upright_in_its_portrait(
@@ -182,6 +191,7 @@ def test_a_face_in_a_turned_picture_is_upright_in_its_portrait(
     assert abs(face.tilt_deg) < 20
 
 
+@pytest.mark.slow
 def test_a_picture_with_a_tilted_head_stays_as_it_is(studio: Studio) -> None:
     tilted = PIL.Image.fromarray(portrait()).rotate(20, PIL.Image.Resampling.BICUBIC)
     [face] = FaceDetector(1)(np.asarray(tilted))
@@ -191,6 +201,7 @@ def test_a_picture_with_a_tilted_head_stays_as_it_is(studio: Studio) -> None:
     assert sitter.picture.size == (160, 160)
 
 
+@pytest.mark.slow
 def test_a_large_face_is_cut_out_no_larger_than_a_portrait_shows(studio: Studio) -> None:
     sitter = studio.sitter(np.asarray(PIL.Image.fromarray(portrait()).resize((2400, 2400))))
     assert sitter is not None
@@ -198,6 +209,7 @@ def test_a_large_face_is_cut_out_no_larger_than_a_portrait_shows(studio: Studio)
     assert max(sitter.picture.size) < 1600
 
 
+@pytest.mark.slow
 def test_of_several_faces_the_largest_sits(studio: Studio) -> None:
     both = np.full((320, 480, 3), 128, np.uint8)
     small = PIL.Image.fromarray(portrait()).resize((120, 120))
@@ -227,6 +239,7 @@ class Stops:
         self.ready_at = index, file.pil().size
 
 
+@pytest.mark.slow
 def test_a_cancelled_pack_ends_after_the_portrait_at_hand(model: Portraits) -> None:
     ears = Stops()
     given = Portraits.Input(image=Image(portrait()), size=512, scenarios=["studio", "beach"])

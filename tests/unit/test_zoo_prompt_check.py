@@ -221,6 +221,7 @@ def test_scripts_without_spaces_are_searched_inside(words: PromptWords) -> None:
     assert "obscene" in words("巨乳の女").categories
 
 
+@pytest.mark.slow
 def test_the_model_tells_what_it_found_and_refuses_only_what_it_was_told_to() -> None:
     model = PromptCheck()
     model.load("cpu")

@@ -101,6 +101,7 @@ def test_texts_are_cut_after_sentences_and_long_ones_between_words() -> None:
 # --- sounds
 
 
+@pytest.mark.slow
 def test_sentences_sound_as_the_published_package_says(pronounce: Pronouncer) -> None:
     wrong = total = 0
     for text, wanted in PUBLISHED["sounds"].items():
@@ -151,6 +152,7 @@ def test_what_cannot_be_said_is_left_out(pronounce: Pronouncer) -> None:
     assert pronounce("") == ""
 
 
+@pytest.mark.slow
 @given(
     st.text(max_size=60)
     | st.text("0123456789.,:$£€%-+&@=' \"()abcXYZÀé猫½²٣\n\t…—stndrh", max_size=60)
@@ -203,6 +205,7 @@ def model() -> Speech:
     return made
 
 
+@pytest.mark.slow
 def test_the_result_is_a_wave_file(model: Speech) -> None:
     [audio] = model.run([Item(Speech.Input(text="One. Two."), listener=(ears := Ears()))])
     assert audio.content_type == "audio/wav"  # type: ignore[union-attr]
@@ -227,6 +230,7 @@ def test_a_text_whose_numbers_and_signs_make_it_too_long_is_refused(model: Speec
     assert "39,999 characters: 30,000 at most" in str(refused)
 
 
+@pytest.mark.slow
 def test_a_long_row_of_digits_is_begun_to_be_read(model: Speech) -> None:
     ears = Ears(stop_after=1)
     given = Speech.Input(text="7" * 5000)

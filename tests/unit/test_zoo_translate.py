@@ -198,6 +198,7 @@ def test_signs_that_nobody_sees_make_no_word_foreign(
     assert (made.text, made.language) == (seen, "en")
 
 
+@pytest.mark.slow
 def test_an_end_of_text_makes_no_word_of_the_pictures_foreign(translator: Translator) -> None:
     words = [
         line

@@ -1,6 +1,7 @@
 """Contracts that count what they do: how long calls take, and which fail by their own fault."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
@@ -50,7 +51,7 @@ class _Metered:
     def __init__(self, contract: str, adapter: object, metrics: Metrics, clock: Clock) -> None:
         self._adapter = adapter
         empty: frozenset[str] = getattr(adapter, "EMPTY", frozenset())
-        for name, _ in inspect.getmembers(type(adapter), inspect.iscoroutinefunction):
+        for name in _calls(type(adapter)):  # type: ignore[arg-type]
             if name in empty:
                 setattr(self, name, getattr(adapter, name))
             elif not name.startswith("_"):
@@ -60,6 +61,12 @@ class _Metered:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
+
+
+@functools.cache
+def _calls(kind: type) -> tuple[str, ...]:
+    """Return the names of what can be awaited of an adapter of a class."""
+    return tuple(name for name, _ in inspect.getmembers(kind, inspect.iscoroutinefunction))
 
 
 class _MeteredBus(_Metered):

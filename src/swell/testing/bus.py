@@ -1,6 +1,7 @@
 """What every bus must do. Subclass in a test and give the fixtures that a suite names."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -26,6 +27,8 @@ __all__ = [
 
 #: Longest wait for something that must come, in seconds.
 PATIENCE_S = 5.0
+
+_probes = itertools.count()
 
 
 def progress(place: int, *, task_id: str = "t1", attempt: int = 1) -> Event:
@@ -350,18 +353,14 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def meet(*buses: Bus) -> None:
-    """Wait until these buses know of each other."""
-    probes = [bus.subscribe("probe") for bus in buses]
+    """Wait until each of these buses knows what is listened to at all others."""
+    # Of names that were never used, for what is listened to no longer is told only with a beat.
+    names = [f"probe-{next(_probes)}" for _ in buses]
+    probes = [bus.subscribe(name) for bus, name in zip(buses, names, strict=True)]
     for bus in buses:
-        # Its own listener counts only for the others.
-        probe = probes[buses.index(bus)]
-        probe.close()
-        await until(lambda bus=bus: bus.watched(["probe"]) == ["probe"])  # type: ignore[misc]
-        probes[buses.index(bus)] = bus.subscribe("probe")
+        await until(lambda bus=bus: bus.watched(names) == names)  # type: ignore[misc]
     for probe in probes:
         probe.close()
-    for bus in buses:
-        await until(lambda bus=bus: bus.watched(["probe"]) == [])  # type: ignore[misc]
 
 
 async def news_until(bus: Bus, holds: Callable[[list[News]], bool]) -> list[News]:
