@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("swell", deadline=None)
 hypothesis.settings.load_profile("swell")
 
+# A shell has what it starts in the background ignore SIGINT, and so would what tests start in turn.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Fixtures that stand for a server of somebody else, however many others they come through.
 _SERVERS = {"postgres_server", "nats_server", "moto_server", "gcs_server", "azurite_server"}

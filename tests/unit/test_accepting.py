@@ -9,7 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from swell.cli.accepting import AWAY, Acceptor, Connection, Counts, Turns
-from swell.clock import SystemClock
+from swell.clock import Clock, ManualClock, SystemClock
+
+#: Longest wait for something that must come, in seconds.
+PATIENCE_S = 30.0
 
 
 def turns(*beats: int) -> Turns:
@@ -91,6 +94,7 @@ class Process:
         counts: Counts,
         place: int,
         tls: ssl.SSLContext | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.held: set[asyncio.BaseTransport] = set()
         held = self.held
@@ -111,7 +115,7 @@ class Process:
         self.listener = listener.dup()
         self.listener.setblocking(False)
         acceptor = Acceptor(
-            self.listener, counts, place, Kept, lambda: len(held), SystemClock(), tls
+            self.listener, counts, place, Kept, lambda: len(held), clock or SystemClock(), tls
         )
         self.acceptor = acceptor
         acceptor.tick()
@@ -132,7 +136,7 @@ async def connect(listener: socket.socket, n: int) -> list[asyncio.StreamWriter]
 
 
 async def until_held(n: int, *processes: Process) -> list[int]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(len(each.held) for each in processes) != n:
             for each in processes:
                 each.acceptor.tick()
@@ -141,7 +145,8 @@ async def until_held(n: int, *processes: Process) -> list[int]:
 
 
 async def test_a_crowd_is_shared_evenly(listener: socket.socket, counts: Counts) -> None:
-    both = [Process(listener, counts, place) for place in (0, 1)]
+    # Whose turn it is never takes too long: a clock that stands still.
+    both = [Process(listener, counts, place, clock=ManualClock()) for place in (0, 1)]
     clients = await connect(listener, 100)
     assert await until_held(100, *both) == [50, 50]
     for transport in list(both[0].held):
@@ -185,7 +190,7 @@ async def test_who_hangs_up_at_once_leaves_no_trace(
         client.transport.abort()
     [kept] = await connect(listener, 1)
     await until_held(1, first)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while first.acceptor.count != 1:
             await asyncio.sleep(0.005)
     await first.end()
@@ -197,13 +202,13 @@ async def test_who_comes_as_the_process_stops_is_not_kept(
 ) -> None:
     first = Process(listener, counts, 0)
     client = socket.create_connection(listener.getsockname())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not first.acceptor.count:
             await asyncio.sleep(0)
     assert not first.held
     first.acceptor.close()
     await first.acceptor.wait_closed()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while first.acceptor.count:
             await asyncio.sleep(0.005)
     assert client.recv(1) == b""
@@ -217,7 +222,7 @@ async def test_who_never_says_hello_keeps_no_process_from_ending(
 ) -> None:
     first = Process(listener, counts, 0, tls=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
     [client] = await connect(listener, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not first.acceptor.count:
             await asyncio.sleep(0)
         await first.end()

@@ -521,6 +521,8 @@ def test_a_build_that_is_ended_leaves_no_secrets_and_no_engine(
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # `nohup` would have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     try:
         ends_s = time.monotonic() + 60

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,11 @@ PATIENCE_S = 20.0
 _SUBREAPER = 36
 
 
+def _prepare() -> None:
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` would have it ignored.
+
+
 @contextmanager
 def first_process(*command: str) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
@@ -32,11 +37,15 @@ def first_process(*command: str) -> Iterator["subprocess.Popen[str]"]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: ctypes.CDLL(None).prctl(_SUBREAPER, 1),
+        preexec_fn=_prepare,
     ) as process:
         try:
             yield process
         finally:
+            # Killed at once it would leave its command behind.
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
             process.kill()
 
 
