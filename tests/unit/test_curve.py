@@ -74,6 +74,18 @@ def test_the_first_step_of_a_bucket_may_compile() -> None:
     assert curve.seconds(1) == pytest.approx(0.2)
 
 
+def test_a_first_step_that_compiled_makes_no_other_bucket_dearer() -> None:
+    curve = observed([each for each in GAINS.items() if each[0] != 3 for _ in range(6)])
+    sizes = best_size(curve, 16), full_size(curve, 16)
+    for steps in (1, 2):
+        curve = observed([(3, 30.0)] * steps + [(n, s) for n, s in GAINS.items() if n != 3] * 6)
+        assert (best_size(curve, 16), full_size(curve, 16)) == sizes
+        assert [curve.seconds(n) for n in (2, 4, 16)] == pytest.approx(
+            [GAINS[2], GAINS[4], GAINS[16]]
+        )
+        assert GAINS[2] <= curve.seconds(3) <= GAINS[4] * (1 + 1e-9)
+
+
 def test_the_second_step_of_a_bucket_may_stall() -> None:
     curve = Curve().observe(1, 0.2).observe(1, 60.0)
     assert curve.seconds(1) == pytest.approx(0.2)
@@ -263,7 +275,8 @@ def test_a_line_never_says_that_one_row_is_best_where_a_batch_gains(
 def test_in_a_crowd_no_row_costs_much_more_than_the_cheapest(
     wanted: list[tuple[int, float]], limit: int
 ) -> None:
-    curve = observed(wanted)
+    # Each often enough to be believed: of what is not, a line may say something else.
+    curve = observed([each for each in wanted for _ in range(3)])
     full = full_size(curve, limit)
     known = [rows for rows in BUCKETS if rows <= min(limit, max(curve.measured, default=limit))]
     cheapest = min(curve.seconds(rows) / rows for rows in known)

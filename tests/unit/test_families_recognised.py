@@ -16,7 +16,7 @@ from swell.errors import NotFound
 from swell.families.asked import input_type
 from swell.families.description import definition_of
 from swell.families.entries import Entry, Extra, InvalidEntry, added, path_of, read, write
-from swell.families.layer_names import sgm_layer
+from swell.families.layer_names import encoder_layer, sgm_layer
 from swell.families.read_me import licence_in
 from swell.families.recognise import look, weight_files
 from swell.families.schedulers import few_step, sampler_of, with_sampler
@@ -557,6 +557,30 @@ def test_a_removed_model_is_served_no_more(tmp_path: Path) -> None:
 )
 def test_layers_of_the_first_code_have_names_here(name: str, expected: str) -> None:
     assert sgm_layer(name) == expected
+
+
+class Deep:
+    text_model = "has layers"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lora_te1_text_model_encoder_layers_0_x", "text_encoder_encoder_layers_0_x"),
+        ("lora_te_text_model_final_layer_norm.x", "text_encoder_final_layer_norm.x"),
+        ("lora_te2_text_model_encoder_layers_0_x", "text_encoder_2_text_model_encoder_layers_0_x"),
+        ("lora_te2_encoder_layers_0_x", "text_encoder_2_text_model_encoder_layers_0_x"),
+        ("lora_te2_text_projection", "text_encoder_2_text_projection"),
+        ("text_encoder.text_model.encoder.layers.0.x", "text_encoder.encoder.layers.0.x"),
+        ("text_encoder.encoder.layers.0.x", "text_encoder.encoder.layers.0.x"),
+        ("text_encoder_2.encoder.layers.0.x", "text_encoder_2.text_model.encoder.layers.0.x"),
+        ("text_encoder_3.text_model.encoder.x", "text_encoder_3.text_model.encoder.x"),
+        ("lora_unet_mid", "lora_unet_mid"),
+    ],
+)
+def test_layers_of_text_encoders_have_names_here(name: str, expected: str) -> None:
+    encoders = {"text_encoder": object(), "text_encoder_2": Deep()}
+    assert encoder_layer(name, encoders) == expected
 
 
 # Portraits

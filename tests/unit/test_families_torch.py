@@ -222,16 +222,20 @@ def test_a_lora_of_another_trainer_finds_its_layers(tmp_path: Path) -> None:
         "lora_unet_output_blocks_0_1_transformer_blocks_1_attn2_to_v": (
             "up_blocks.0.attentions.0.transformer_blocks.1.attn2.to_v.weight"
         ),
-        "lora_te2_text_model_encoder_layers_0_mlp_fc1": "text_encoder_2",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1": "text_encoder.",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1": "text_encoder_2.",
+        # As diffusers writes them, and as they are called where CLIP has one level less.
+        "text_encoder.text_model.encoder.layers.0.mlp.fc2": "text_encoder.",
+        "text_encoder_2.encoder.layers.0.mlp.fc2": "text_encoder_2.",
     }
     weights = model._weights()
     state, touched = {}, []
     for layer, weight in named.items():
-        if weight == "text_encoder_2":
+        if weight.startswith("text_encoder"):
             [weight] = [
                 name
                 for name in weights
-                if name.startswith("text_encoder_2.") and name.endswith("layers.0.mlp.fc1.weight")
+                if name.startswith(weight) and name.endswith(f"layers.0.mlp.{layer[-3:]}.weight")
             ]
         rows, columns = weights[weight].shape
         state[f"{layer}.lora_up.weight"] = torch.ones(rows, 1)

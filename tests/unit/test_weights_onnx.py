@@ -41,6 +41,7 @@ PLACES = {
     "a branch": lambda body: field(7, field(1, field(5, field(6, field(5, body))))),
     "a sparse weight": lambda body: field(7, field(15, field(1, body))),
     "a function": lambda body: field(25, field(7, field(5, field(5, body)))),
+    "what a function has unless it is told": lambda body: field(25, field(11, field(5, body))),
     "the training": lambda body: field(20, field(1, field(5, body))),
 }
 
@@ -91,6 +92,15 @@ def test_what_is_no_onnx_is_told_as_that(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     with pytest.raises(BrokenWeights, match="no ONNX"):
         check_content("model.onnx", file)
+
+
+def test_a_number_that_others_read_as_another_is_none(file: Path) -> None:
+    """Whoever reads 32 bits of it finds a tensor that lies elsewhere."""
+    elsewhere = tensor("../weights").replace(number(13 << 3 | 2), number(1 << 32 | 13 << 3 | 2))
+    for body in (field(7, field(5, elsewhere)), field(1 << 29 | 7, b""), field(0, b"")):
+        file.write_bytes(body)
+        with pytest.raises(BrokenWeights, match="no number"):
+            check_content("model.onnx", file)
 
 
 def test_graphs_do_not_lie_within_each_other_for_ever(file: Path) -> None:

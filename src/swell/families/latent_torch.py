@@ -238,7 +238,8 @@ class Latent(StepModel):
 
     def layer(self, name: str) -> str:
         """Return what a file of LoRAs means by a layer's name."""
-        return encoder_layer(name, self.encoders)
+        modules = self.parts.modules
+        return encoder_layer(name, {part: modules.get(part) for part in self.encoders})
 
     def adapt(self, loras: Sequence[LoRA]) -> None:
         """Put these LoRAs on, and take off all others."""

@@ -6,11 +6,15 @@ and one that doubles.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 __all__ = ["encoder_layer", "sgm_layer"]
 
+#: A layer of a CLIP that encodes words, with and without the level that some have.
+_CLIP: Final = re.compile(
+    r"(text_encoder(?:_\d)?)([._])(?:text_model\2)?((?:encoder|embeddings|final_layer_norm)[._].+)"
+)
 _BLOCK: Final = re.compile(r"(input|output)_blocks[._](\d+)[._](\d+)[._](.+)")
 _MIDDLE: Final = re.compile(r"middle_block[._](\d)[._](.+)")
 
@@ -25,17 +29,27 @@ _RESNET: Final = {
 }
 
 
-def encoder_layer(name: str, encoders: Sequence[str]) -> str:
-    """Return a layer's name where files count text encoders; others as they are.
+def encoder_layer(name: str, encoders: Mapping[str, object]) -> str:
+    """Return the name in this model of a layer of a text encoder; others as they are.
+
+    Files may count text encoders. Layers of a CLIP are in a level of their own, `text_model`, in
+    nearly all files; `CLIPTextModel` of transformers has it no longer since version 5, and
+    `CLIPTextModelWithProjection` still does.
 
     Args:
         name: Of a file of LoRAs.
-        encoders: Names of the parts that encode words.
+        encoders: The model's parts that encode words, by name and in order.
     """
+    names = list(encoders)
     for prefix, part in (("lora_te1_", 0), ("lora_te2_", 1), ("lora_te_", 0)):
-        if name.startswith(prefix) and part < len(encoders):
-            return f"{encoders[part]}_{name.removeprefix(prefix)}"
-    return name
+        if name.startswith(prefix) and part < len(names):
+            name = f"{names[part]}_{name.removeprefix(prefix)}"
+            break
+    clip = _CLIP.fullmatch(name)
+    if clip is None or clip[1] not in encoders:
+        return name
+    level = f"text_model{clip[2]}" if hasattr(encoders[clip[1]], "text_model") else ""
+    return f"{clip[1]}{clip[2]}{level}{clip[3]}"
 
 
 def sgm_layer(name: str) -> str:

@@ -155,7 +155,8 @@ class OwnLoop(Model):
 
     def _layer(self, name: str) -> str:
         """Return what a file of LoRAs means by a layer's name."""
-        found = encoder_layer(name, self._encoders())
+        components = self._pipeline.components
+        found = encoder_layer(name, {part: components[part] for part in self._encoders()})
         is_xl = type(self._pipeline).__name__.startswith("StableDiffusionXL")
         return sgm_layer(found) if is_xl else found
 

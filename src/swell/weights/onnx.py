@@ -26,7 +26,7 @@ _INNER: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
+    "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
@@ -113,6 +113,9 @@ class _Walk:
             if self._left < 0:
                 raise ValueError("it has too many fields")
             key, at = self._varint(at, end)
+            if key >> 32 or not key >> 3:
+                # Others read 32 bits of it, and would find another field.
+                raise ValueError("a field has no number")
             wire = key & 7
             if wire == _VARINT:
                 _, at = self._varint(at, end)

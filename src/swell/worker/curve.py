@@ -20,7 +20,7 @@ the fewer of them it had.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
@@ -404,22 +404,43 @@ def _is_sound(stored: _Stored) -> bool:
 def _never_falling(points: Sequence[_Point]) -> tuple[float, ...]:
     """Return the closest costs that do not fall as rows grow.
 
-    Source:
-        M. Ayer et al., "An Empirical Distribution Function for Sampling with Incomplete
-        Information", Ann. Math. Statist. 26 (1955): neighbours that fall share their mean.
+    What is not believed yet, as it may have compiled, moves nothing else: it lies between its
+    neighbours that are.
     """
     seconds = [point.seconds for point in points]
     if seconds == sorted(seconds):
         return tuple(seconds)
-    blocks: list[tuple[float, int]] = []
+    costs: list[float] = []
+    low, young = 0.0, list[float]()
+    believed = iter(_pooled([point.seconds for point in points if point.count >= _ENOUGH]))
     for point in points:
-        mean, size = point.seconds, 1
+        if point.count < _ENOUGH:
+            young.append(point.seconds)
+            continue
+        high = next(believed)
+        costs += [min(max(low, cost), high) for cost in _pooled(young)]
+        costs.append(high)
+        low, young = high, []
+    costs += [max(low, cost) for cost in _pooled(young)]
+    return tuple(costs)
+
+
+def _pooled(seconds: Iterable[float]) -> list[float]:
+    """Return the closest numbers that do not fall.
+
+    Source:
+        M. Ayer et al., "An Empirical Distribution Function for Sampling with Incomplete
+        Information", Ann. Math. Statist. 26 (1955): neighbours that fall share their mean.
+    """
+    blocks: list[tuple[float, int]] = []
+    for mean in seconds:
+        size = 1
         while blocks and blocks[-1][0] > mean:
             before, count = blocks.pop()
             mean = (before * count + mean * size) / (count + size)
             size += count
         blocks.append((mean, size))
-    return tuple(mean for mean, size in blocks for _ in range(size))
+    return [mean for mean, size in blocks for _ in range(size)]
 
 
 def best_size(curve: Curve, largest: int) -> int:
