@@ -49,6 +49,10 @@ class Site:
         #: Answer with these statuses first.
         self.statuses: list[int] = []
         self.has_ranges = True
+        #: Send no more of what is asked for with a range, as RFC 9110 15.3.7 lets a server do.
+        self.most_of_range: int | None = None
+        #: Send what begins so many bytes beside what was asked for, one entry per answer.
+        self.beside: list[int] = []
         self.has_etag = True
         self.lfs = True
         self.extra: dict[str, bytes] = {}
@@ -72,20 +76,22 @@ class Site:
             raise web.HTTPNotFound
         content = path.read_bytes()
         etag = f'"{hashlib.md5(content).hexdigest()}"'
-        start = 0
+        start, end = 0, len(content)
         headers = {"ETag": etag} if self.has_etag else {}
         if wanted and self.has_ranges and request.headers.get("If-Range", etag) == etag:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(content):
                 headers["Content-Range"] = f"bytes */{len(content)}"
                 return web.Response(status=416, headers=headers)
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            start += self.beside.pop(0) if self.beside else 0
+            end = min(end, start + (self.most_of_range or end))
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
-        response.content_length = len(content) - start
+        response.content_length = end - start
         await response.prepare(request)
-        limit = self.breaks.pop(0) if self.breaks else len(content)
-        await response.write(content[start : start + limit])
-        if start + limit < len(content):
+        limit = self.breaks.pop(0) if self.breaks else end - start
+        await response.write(content[start : min(start + limit, end)])
+        if start + limit < end:
             assert request.transport is not None
             request.transport.close()
         return response
@@ -377,6 +383,24 @@ async def test_a_server_without_ranges_is_asked_from_the_beginning(
     setattr(site, missing, False)
     digest = digest_of(write(site.folder / "m.safetensors", size=50_000))
     site.breaks = [60_000]
+    listing = await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
+    assert listing.files["m.safetensors"].sha256 == digest
+
+
+async def test_a_server_that_sends_less_than_was_asked_for_is_asked_for_the_rest(
+    cache: WeightCache, site: Site
+) -> None:
+    (site.folder / "vocab.txt").write_bytes(b"a line of words\n" * 100_000)
+    site.breaks, site.most_of_range = [700_000], 400_000
+    listing = await fetch(f"{site.url}/files/vocab.txt", cache)
+    assert listing.files["vocab.txt"].size_bytes == 1_600_000
+    assert len(site.asked) >= 3
+    assert listing.files["vocab.txt"].sha256 == digest_of(site.folder / "vocab.txt")
+
+
+async def test_another_part_than_was_asked_for_is_not_taken(cache: WeightCache, site: Site) -> None:
+    digest = digest_of(write(site.folder / "m.safetensors", size=3_000_000))
+    site.breaks, site.beside = [1_000_000], [7]
     listing = await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
     assert listing.files["m.safetensors"].sha256 == digest
 

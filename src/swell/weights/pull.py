@@ -586,16 +586,25 @@ class _Fetch:
                 raise aiohttp.ClientPayloadError("the file has changed; starting anew")
             self._source.check(response, name)
             unpack = _unpacker(response, name)
-            if response.status != 206 or unpack or not _continues(response, partial.size_bytes):
+            whole: int | None = None
+            if response.status == 206:
+                begins, whole = _part(response)
+                if unpack or begins != partial.size_bytes:
+                    partial.restart()
+                    raise aiohttp.ClientPayloadError("another part came than was asked for")
+            else:
                 partial.restart()
-            mark.note(response)
-            length = None if unpack else response.content_length
-            if length is not None:
-                whole = partial.size_bytes + length
+            if not partial.size_bytes:
+                mark.note(response)
+            if whole is None and not unpack and response.content_length is not None:
+                whole = partial.size_bytes + response.content_length
+            if whole is not None:
                 self._meter.expect(name, whole)
-                await asyncio.to_thread(self._cache.make_room, length, self._sparing)
+                missing = max(0, whole - partial.size_bytes)
+                await asyncio.to_thread(self._cache.make_room, missing, self._sparing)
             await self._drain(name, response, partial, unpack)
-            if length is not None and partial.size_bytes != whole:
+            if whole is not None and partial.size_bytes != whole:
+                # A server may also send less than was asked for; it is asked for the rest.
                 raise aiohttp.ClientPayloadError("it ended before its time")
 
     async def _drain(
@@ -635,6 +644,9 @@ async def _whole(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
+
+
 class _Mark:
     """What tells whether a file is still the one that has come in part: its strong ETag."""
 
@@ -664,8 +676,16 @@ class _Mark:
         self._path.unlink(missing_ok=True)
 
 
-def _continues(response: aiohttp.ClientResponse, at: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {at}-")
+def _part(response: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
+    """Return where the part of a file that comes begins, and of how many bytes the whole file is.
+
+    Source:
+        RFC 9110, section 14.4: a server that does not know how many says `*`.
+    """
+    told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if told is None:
+        return None, None
+    return int(told[1]), None if told[2] == "*" else int(told[2])
 
 
 def _encoding(response: aiohttp.ClientResponse) -> str:
