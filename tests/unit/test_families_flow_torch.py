@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -156,6 +157,17 @@ def test_each_field_changes_the_picture(served: Any, asked: dict[str, Any]) -> N
     size = {**SIDES, "steps": 4}
     plain, changed = (cases.draw(*served, **size, **told) for told in (without, asked))
     assert apart(plain, changed) > 3
+
+
+def test_a_map_of_depth_in_16_bits_is_one_of_8(served: Any) -> None:
+    grey = np.asarray(tiny.picture(5, mode="L"))
+    file = io.BytesIO()
+    PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(file, "PNG")
+    told = {**SIDES, "steps": 2}
+    one, other = (
+        cases.draw(*served, **told, control=Image(each)) for each in (file.getvalue(), grey)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_scale_of_nothing_is_no_control_net(served: Any) -> None:

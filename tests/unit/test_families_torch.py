@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -82,6 +84,27 @@ def test_what_a_mask_keeps_is_kept(served: Any) -> None:
     one, other = (cases.draw(*served, prompt=text, **asked) for text in ("a fox", "the sea"))
     assert apart(one[:, :4], other[:, :4]) <= 12
     assert apart(one[:, 20:], other[:, 20:]) > 30
+
+
+def test_a_picture_of_a_camera_is_drawn_on_as_it_was_held(served: Any) -> None:
+    plain, held = tiny.picture(3).crop((0, 0, 48, 32)), PIL.Image.Exif()
+    held[PIL.ExifTags.Base.Orientation] = 6
+    file, turned = io.BytesIO(), plain.transpose(PIL.Image.Transpose.ROTATE_270)
+    plain.save(file, "PNG", exif=held)
+    told = {"steps": 3, "strength": 0.5, "mask": Image(tiny.mask(32))}
+    one, other = (
+        cases.draw(*served, **told, image=Image(each)) for each in (file.getvalue(), turned)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_mask_of_16_bits_is_one_of_8(served: Any) -> None:
+    grey = np.asarray(tiny.picture(3, mode="L"))
+    file = io.BytesIO()
+    PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(file, "PNG")
+    told = {"steps": 3, "image": Image(tiny.picture())}
+    one, other = (cases.draw(*served, **told, mask=Image(each)) for each in (file.getvalue(), grey))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_picture_depends_on_nobody_beside_it(served: Any) -> None:

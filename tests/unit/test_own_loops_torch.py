@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,6 +30,7 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.cli import app  # noqa: E402
 from swell.families.entries import Entry, read, write  # noqa: E402
 from swell.families.own_loops import LOOPS, Loop  # noqa: E402
+from swell.families.pipeline_torch import _fitted  # noqa: E402
 from swell.families.schedulers import UNFIT  # noqa: E402
 from swell.media import Image, LoRA  # noqa: E402
 from swell.model import Cancelled, Definition, InvalidModel, Item, Reject, load_models  # noqa: E402
@@ -552,3 +555,12 @@ def test_one_that_needs_more_is_not_added(tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, command)
     assert ended.exit_code != 0
     assert not list((tmp_path / "data").glob("models/*.toml"))
+
+
+def test_a_picture_of_a_camera_is_resized_as_it_was_held() -> None:
+    plain, held = tiny.picture(3).crop((0, 0, 48, 32)), PIL.Image.Exif()
+    held[PIL.ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    plain.save(file, "PNG", exif=held)
+    turned = plain.transpose(PIL.Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(_fitted(Image(file.getvalue()), "RGB", None), np.asarray(turned))

@@ -163,6 +163,18 @@ def test_a_folder_of_links_has_the_files_under_their_names(
     assert (folder / NAME).read_bytes() == cache.path(second.sha256).read_bytes()
 
 
+def test_links_lead_to_the_files_also_where_the_cache_is_a_link(tmp_path: Path) -> None:
+    baked = WeightCache(tmp_path / "image" / "weights")
+    first = add(baked, tmp_path, 1)
+    (disk := tmp_path / "disk" / "of" / "much" / "room").mkdir(parents=True)
+    (tmp_path / "cache").symlink_to(disk)
+    cache = WeightCache(tmp_path / "cache", below=baked.folder)
+    second = add(cache, tmp_path, 2)
+    folder = cache.link(Listing("acme/poster", "v1", {NAME: first, "b.txt": second}))
+    for name, entry in ((NAME, first), ("b.txt", second)):
+        assert (folder / name).read_bytes() == cache.path(entry.sha256).read_bytes()
+
+
 # --- room ----------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from swell.families.schedulers import sampler_of
 from swell.media import Image, LoRA
 from swell.model import Item, NoiseStream, Plan, Reject, Sampler, StepModel
 from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
+from swell.upright import upright
 from swell.weights.torch_lora import TorchAdaptedWeights
 
 __all__ = ["Latent", "Picture", "Words"]
@@ -75,7 +76,8 @@ class Picture:
             return None
         encoded = image.encoded
         if encoded is None:
-            return cls(image, (image.pil().mode, image.pil().size, image.pil().tobytes()))
+            pixels = upright(image)
+            return cls(image, (pixels.mode, pixels.size, pixels.tobytes()))
         return cls(image, encoded)
 
     def __eq__(self, other: object) -> bool:
@@ -434,14 +436,14 @@ class Latent(StepModel):
 
     def _pixels(self, picture: Picture, words: Words) -> Tensor:
         """Return a picture of the words' sides, from -1 to 1. Shape: (1, 3, H, W)."""
-        pixels = picture.image.pil().convert("RGB")
+        pixels = upright(picture.image).convert("RGB")
         found: Tensor = self._pictures.preprocess(pixels, height=words.height, width=words.width)
         return found.float()
 
     def _mask(self, words: Words) -> Tensor:
         """Return 1 where something new is drawn, by pixels. Shape: (1, 1, H, W)."""
         assert words.mask is not None, "it was asked for"
-        picture = words.mask.image.pil().convert("L")
+        picture = upright(words.mask.image).convert("L")
         found: Tensor = self._masks.preprocess(picture, height=words.height, width=words.width)
         return found.float()
 
@@ -529,14 +531,14 @@ class Latent(StepModel):
     def _control(self, picture: Picture, words: Words) -> Tensor:
         """Return what the control net sees: pixels from 0 to 1. Shape: (3, H, W)."""
         pixels = self._controls.preprocess(
-            picture.image.pil(), height=words.height, width=words.width
+            upright(picture.image), height=words.height, width=words.width
         )
         found: Tensor = pixels[0].float().to(self.parts.device)
         return found
 
     def _reference(self, picture: Picture, is_heard: bool) -> Tensor:
         def see() -> Tensor:
-            return self.parts.see(picture.image.pil().convert("RGB"), is_heard)
+            return self.parts.see(upright(picture.image).convert("RGB"), is_heard)
 
         return self._once(("reference", picture, is_heard), see)
 

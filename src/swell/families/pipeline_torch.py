@@ -24,6 +24,7 @@ from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image, LoRA
 from swell.model import Cancelled, InvalidModel, Item, Model, Reject
 from swell.torch_arrays import OUT_OF_MEMORY
+from swell.upright import upright
 from swell.weights.lora import WrongLora
 from swell.weights.torch_lora import TorchAdaptedWeights
 
@@ -340,7 +341,7 @@ def _kind_of(name: str) -> Any:
 
 def _fitted(image: Image, mode: str, asked: Any) -> PIL.Image.Image:
     """Return a picture of the sides that are asked for, resized as diffusers does."""
-    picture = image.pil().convert(mode)
+    picture = upright(image).convert(mode)
     if not hasattr(asked, "width"):
         return picture
     return picture.resize((asked.width, asked.height), PIL.Image.Resampling.LANCZOS)

@@ -37,6 +37,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from swell.families.taming import diffusers_config, diffusers_name, is_taming
 from swell.families.vqgan_clip import Phrase
 from swell.model import InvalidModel, Reject
+from swell.upright import upright
 from swell.weights.formats import read_header
 from swell.weights.torch_tensors import load_torch
 
@@ -535,7 +536,7 @@ class Search:
 
     def _pixels(self, image: Any, width: int, height: int) -> Tensor:
         """Return a picture that fills the size, cropped in the middle. Shapes: (1, 3, H, W)."""
-        whole = image.pil().convert("RGB")
+        whole = upright(image).convert("RGB")
         fitted = PIL.ImageOps.fit(whole, (width, height), PIL.Image.Resampling.LANCZOS)
         values = torch.from_numpy(np.asarray(fitted, np.float32) / 255)
         return values.movedim(-1, 0)[None].to(self._networks.device)

@@ -356,7 +356,9 @@ class WeightCache:
         for name, entry in listing.files.items():
             link = target / name
             link.parent.mkdir(parents=True, exist_ok=True)
-            content = Path(os.path.relpath(self.path(entry.sha256), link.parent))
+            # Of a link, `..` leads out of the folder that it really lies in.
+            there, here = self.path(entry.sha256).resolve(), link.parent.resolve()
+            content = Path(os.path.relpath(there, here))
             if link.is_symlink() and link.readlink() == content:
                 continue
             fresh = link.with_name(f".{link.name}.{secrets.token_hex(8)}")

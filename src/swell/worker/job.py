@@ -27,6 +27,7 @@ from swell.model import (
     whole,
 )
 from swell.packs import inputs_of, pack_fields
+from swell.upright import in_8_bits, upright
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
 from swell.worker.frames import (
@@ -539,9 +540,12 @@ def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob
     encoded = file.encoded
     if encoded is not None and not file.format:
         return Blob(encoded, "image/*", "")
-    picture = file.pil()
-    if picture.mode not in ("RGB", "RGBA", "L"):
-        picture = picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    # What comes as a file may say how it was held, which is lost with the file.
+    picture = in_8_bits(file.pil()) if encoded is None else upright(file)
+    if picture.has_transparency_data:
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    elif picture.mode not in ("RGB", "L"):
+        picture = picture.convert("RGB")
     return Pixels(
         picture.mode,
         picture.width,

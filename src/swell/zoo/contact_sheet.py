@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.model import Cancelled, Image, Item, Model, Reject, Speed
-from swell.zoo.pictures import LIMITS, sample, upright
+from swell.upright import upright
+from swell.zoo.pictures import LIMITS, sample
 
 __all__ = ["ContactSheet", "sheet"]
 

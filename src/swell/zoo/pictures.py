@@ -4,37 +4,20 @@ import base64
 from typing import Final
 
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 from numpy.typing import NDArray
 
 from swell.media import Image, Within
+from swell.upright import upright
 from swell.zoo.embedded import weights
 
-__all__ = ["LIMITS", "Pixels", "closed", "opened", "parted", "resized", "sample", "upright"]
+__all__ = ["LIMITS", "Pixels", "closed", "opened", "parted", "resized", "sample"]
 
 Pixels = NDArray[np.uint8]
 
 #: Of the pictures that the built-in models take: more than cameras of telephones make, as a rule,
 #: and decoded no more than 160 MB.
 LIMITS: Final = Within(most_pixels=40_000_000)
-#: Pixels of 16 bits that are turned into 8 at once.
-_BAND_PIXELS: Final = 1_000_000
-
-
-def upright(image: Image) -> PIL.Image.Image:
-    """Return a picture with 8 bits a channel, turned as it was held.
-
-    Cameras write how they were held beside the picture. It is not to be changed: it may be the
-    very picture that was given.
-    """
-    picture = image.pil()
-    picture.load()  # Some formats tell last how they were held.
-    turned = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
-    # Only what is turned is copied.
-    upright = PIL.ImageOps.exif_transpose(picture) if turned else picture
-    return _in_8_bits(upright) if upright.mode.startswith("I") else upright
 
 
 def parted(image: Image) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
@@ -58,21 +41,6 @@ def opened(image: Image) -> tuple[Pixels, Pixels | None]:
     """
     colours, clear = parted(image)
     return np.asarray(colours), None if clear is None else np.asarray(clear)
-
-
-def _in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a grey picture of 16 bits in 8; Pillow itself would make nearly all of it white."""
-    width, height = picture.size
-    rows = max(1, _BAND_PIXELS // width)
-    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    brightest = max(int(np.max(np.asarray(picture.crop(band)))) for band in bands)
-    most = 65535 if brightest > 255 else 255
-    small = PIL.Image.new("L", picture.size)
-    for band in bands:
-        values = np.asarray(picture.crop(band)).astype(np.int64)
-        grey = (values.clip(0, most) * 255 // most).astype(np.uint8)
-        small.paste(PIL.Image.fromarray(grey), band)
-    return small
 
 
 def closed(colours: Pixels, alpha: Pixels | None = None) -> PIL.Image.Image:

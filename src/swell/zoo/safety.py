@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.model import Batch, Image, Item, Model, Speed
+from swell.upright import upright
 from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import LIMITS, Pixels, closed, sample, upright
+from swell.zoo.pictures import LIMITS, Pixels, closed, sample
 
 __all__ = ["SAFE_BELOW", "UNSAFE_FROM", "Safety", "SafetyScore"]
 

@@ -1,0 +1,48 @@
+"""Pictures as they were held and with 8 bits a channel: what networks and encoders take."""
+
+from typing import Final
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageOps
+
+from swell.media import Image
+
+__all__ = ["in_8_bits", "upright"]
+
+#: Pixels of 16 bits that are turned into 8 at once.
+_BAND_PIXELS: Final = 1_000_000
+
+
+def upright(image: Image) -> PIL.Image.Image:
+    """Return a picture with 8 bits a channel, turned as it was held.
+
+    Cameras write how they were held beside the picture. It is not to be changed: it may be the
+    very picture that was given.
+    """
+    picture = image.pil()
+    picture.load()  # Some formats tell last how they were held.
+    turned = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
+    # Only what is turned is copied.
+    return in_8_bits(PIL.ImageOps.exif_transpose(picture) if turned else picture)
+
+
+def in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a grey picture of 16 bits in 8, and others as they are.
+
+    Pillow itself would make nearly all of it white.
+    """
+    if not picture.mode.startswith("I"):
+        return picture
+    width, height = picture.size
+    rows = max(1, _BAND_PIXELS // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    brightest = max(int(np.max(np.asarray(picture.crop(band)))) for band in bands)
+    most = 65535 if brightest > 255 else 255
+    small = PIL.Image.new("L", picture.size)
+    for band in bands:
+        values = np.asarray(picture.crop(band)).astype(np.int64)
+        grey = (values.clip(0, most) * 255 // most).astype(np.uint8)
+        small.paste(PIL.Image.fromarray(grey), band)
+    return small
