@@ -789,7 +789,20 @@ def test_an_error_that_seems_to_be_nobodys_fault_is_not_waited_for_by_everybody(
 ) -> None:
     result = halves.run(*[{"what": "raise"}] * 8)
     assert [each.detail for each in result.faults] == ["ValueError: on purpose"] * 8
-    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1]
+    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1, 1]
+
+
+def test_three_that_fail_alike_before_all_others_are_not_everybody(halves: Halves) -> None:
+    result = halves.run(*[{"what": "raise"}] * 3, {}, {}, {}, {}, {})
+    assert [each.handle for each in result.faults] == [1, 2, 3]
+    assert [done.handle for done in result.done] == [8, 4, 5, 6, 7]
+    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1, 1, 1, 3]
+    # One that was stopped says nothing of the others.
+    halves.begin(*[{"what": "raise", "s": 0.05}] * 3, {}, {"what": "raise"}, {}, {}, {})
+    halves.line.say(Stop([8]))
+    result = halves.line.result()
+    assert [each.handle for each in result.faults] == [1, 2, 3, 5]
+    assert sorted(done.handle for done in result.done) == [4, 6, 7]
 
 
 def test_where_somebody_succeeds_or_is_refused_all_are_tried(halves: Halves) -> None:
@@ -1254,6 +1267,23 @@ def test_a_model_that_was_brought_for_a_batch_stays_while_more_batches_come(
             idle.say(Run(told, "test/batches", [Order(told, b"{}")], ["test/batches"]))
     # Each change of models serves many batches or steps, not one.
     assert moves <= 6
+    heard_until_done(idle, 1)
+
+
+@pytest.mark.slow
+def test_steps_do_not_wait_for_a_batch_that_does_not_come(
+    idle: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "turns.py"
+    path.write_text(TAKES_TURNS)
+    # Minutes, in which batches would have the process.
+    monkeypatch.setattr(child, "PAYS_BACK", 10_000.0)
+    idle.say(Load([str(path)], "cpu", device_memory_bytes=10))
+    while not isinstance(idle.hear(), Ready):
+        pass
+    idle.say(draw(Order(1, b'{"steps":200}')))
+    # Who waits for the next one goes away before it is sent.
+    idle.say(Run(2, "test/batches", [Order(2, b"{}")], ["test/batches"]))
     heard_until_done(idle, 1)
 
 

@@ -10,7 +10,7 @@ steps have the process for as long as that took, at most `TURN_S`. So a batch wa
 before, as long again, and a step; a sample waits, at each boundary, for one batch at most. Where
 not all models fit on the device together, a change of models is paid back first: whoever it was
 made for, steps or batches, has the process for at least `PAYS_BACK` times as long as it took, as
-long as there is something to do.
+long as there is something to do: the next batch is waited for, but only for a moment.
 """
 
 import collections
@@ -91,12 +91,16 @@ TURN_S: Final = 2.0
 #: After a model was brought, steps that wait have the process for so many times what that took.
 PAYS_BACK: Final = 4.0
 
+#: A next batch that was told of comes within so long, or never: who waited has gone, or a task of
+#: another model is served first.
+NEXT_BATCH_S: Final = 0.25
+
 #: More samples run together after so many calls in a row that had room for as many as may, times
 #: two for each call that had not.
 PATIENCE: Final = 32
 
-#: After so many samples of a chunk that failed alone with the same error, the first ones of it, the
-#: others are not tried: it is no fault of a sample.
+#: After so many samples of a chunk that failed alone with the same error, the first ones of it and
+#: then the last, the others are not tried: it is no fault of a sample.
 MOST_ALIKE: Final = 3
 
 #: Values of `by` fields for which it is remembered that not all have room.
@@ -128,13 +132,20 @@ class _Tried:
     lacks_alone: bool = False
     #: What samples failed with that were alone.
     alone: list[Exception] = field(default_factory=list)
+    #: Whether the last one was alone, too: the first may be of one who asked for the same thrice.
+    has_tried_last: bool = False
 
     @property
-    def blames_nobody(self) -> bool:
+    def fail_alike(self) -> bool:
         """Whether it seems that every sample would fail, whichever it is."""
         if self.fits or len(self.alone) < MOST_ALIKE:
             return False
         return len({(type(error), describe_error(error)) for error in self.alone}) == 1
+
+    @property
+    def blames_nobody(self) -> bool:
+        """Whether no sample is to be tried any more."""
+        return self.has_tried_last and self.fail_alike
 
 
 class Runner:
@@ -243,7 +254,14 @@ class Runner:
         tried = _Tried()
         waiting = [chunk]
         while waiting:
-            waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
+            if tried.fail_alike and not tried.has_tried_last:
+                count = len(tried.alone)
+                waiting += self._run_part([waiting[0].pop()], tried, results, failed)
+                # It may have been stopped.
+                tried.has_tried_last = tried.fits > 0 or len(tried.alone) > count
+                waiting = [part for part in waiting if part]
+            else:
+                waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
         self._learn(key, tried)
 
     def _run_part(
@@ -509,8 +527,10 @@ class _Loop:
         self._batches: collections.deque[Run] = collections.deque()
         #: Until when steps have the process.
         self._turn_until_s = 0.0
-        #: Until when batches have it, if more of the model that was brought for them are to come.
+        #: Until when batches have it, if more of the model that was brought for them are to come;
+        #: and until when the next of them is waited for.
         self._batches_until_s = 0.0
+        self._next_batch_until_s = 0.0
         self._has_more = False
 
     def _new_drawer(self, studio: Studio) -> Drawer:
@@ -555,7 +575,7 @@ class _Loop:
                 self._take(work)
             if self._batches or not self._drawer.is_busy:
                 return
-            due_s = self._batches_until_s if self._is_turn_of_batches() else self._drawer.due_s
+            due_s = self._batch_due_s if self._is_turn_of_batches() else self._drawer.due_s
             if not due_s:
                 return  # at once
             left_s = due_s - self._clock.monotonic_s()
@@ -573,6 +593,10 @@ class _Loop:
             case Run():
                 self._batches.append(work)
 
+    @property
+    def _batch_due_s(self) -> float:
+        return min(self._batches_until_s, self._next_batch_until_s)
+
     def _is_turn_of_steps(self) -> bool:
         return self._drawer.is_busy and self._clock.monotonic_s() < self._turn_until_s
 
@@ -580,7 +604,7 @@ class _Loop:
         """Say whether steps would have to bring a model while batches are about to come for which
         another one was just brought.
         """
-        if not (self._has_more and self._clock.monotonic_s() < self._batches_until_s):
+        if not (self._has_more and self._clock.monotonic_s() < self._batch_due_s):
             return False
         return not any(self._device.has(model) for model in self._drawer.wanted)
 
@@ -596,6 +620,7 @@ class _Loop:
         self._loaded.runners[work.model].run(work.batch, work.orders, bring)
         self._device.use(work.model)
         now_s = self._clock.monotonic_s()
+        self._next_batch_until_s = now_s + NEXT_BATCH_S
         turn_until_s = now_s + min(now_s - start_s, TURN_S)
         self._turn_until_s = max(self._turn_until_s, turn_until_s)
 
