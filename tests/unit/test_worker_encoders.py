@@ -373,6 +373,18 @@ async def test_whoever_waits_hears_of_the_end(tmp_path: Path) -> None:
             await encoders.encode(picture(), 0, "png", NOTE)
 
 
+@pytest.mark.parametrize("after", range(4))
+async def test_who_comes_in_the_moment_of_the_end_hears_of_it(after: int) -> None:
+    async with encoding(1) as encoders:
+        await encoders.encode(picture(), 0, "png", NOTE)
+        last = asyncio.ensure_future(encoders.encode(picture(), 1, "png", NOTE))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        await encoders.close()
+        with contextlib.suppress(EncodingFailed):
+            await asyncio.wait_for(last, 30)
+
+
 @pytest.mark.slow
 async def test_a_worker_that_goes_leaves_no_process_behind(tmp_path: Path) -> None:
     model = tmp_path / "white.py"

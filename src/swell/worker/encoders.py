@@ -277,7 +277,12 @@ class Encoders:
                 return job
         idle: asyncio.Future[_Job] = asyncio.get_running_loop().create_future()
         self._idle.append(idle)
-        return await idle
+        try:
+            return await idle
+        except asyncio.CancelledError:
+            if idle.done() and not idle.cancelled():
+                _give_up(idle.result(), "the worker ends")
+            raise
 
     def _bury(self, job: _Job, how: str) -> None:
         job.deaths.append(how)
