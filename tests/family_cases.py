@@ -249,6 +249,16 @@ def as_consistency_model(folder: Path) -> Path:
     return folder
 
 
+def otherwise_scheduled(folder: Path) -> Path:
+    """Its scheduler's own file is that of another class."""
+    sd()(folder)
+    path = folder / "model_index.json"
+    told = json.loads(path.read_text())
+    told["scheduler"] = ["diffusers", "EulerAncestralDiscreteScheduler"]
+    path.write_text(json.dumps(told))
+    return folder
+
+
 # Made when they are needed: some of them warn.
 
 
@@ -285,6 +295,16 @@ def schnell(folder: Path) -> Path:
 
 
 CONTROL = {"beside": {"net": tiny.control_net}, "options": ("--controlnet", "{net}")}
+
+
+def pooled_net(folder: Path, model: Path) -> Path:
+    """Make a control net that says the same of each place."""
+    file = tiny.control_net(folder, model) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"global_pool_conditions": True}))
+    return folder
+
+
+POOLED = {"beside": {"net": pooled_net}, "options": ("--controlnet", "{net}")}
 
 
 def adapted(kind: str = "plain") -> dict[str, Any]:
@@ -367,6 +387,19 @@ CASES = [
     ),
     Case("mask, pndm without an offset", rewritten(pndm, steps_offset=0), MASKED, **masked(0.6)),
     Case("lcm that clips", as_consistency_model, **plain(4, 8.5)),
+    Case(
+        "start, lcm",
+        as_consistency_model,
+        "LatentConsistencyModelImg2ImgPipeline",
+        asked={"steps": 4, "guidance": 8.5, "image": Image(SMALL), "strength": 0.5},
+        given={
+            "num_inference_steps": 4,
+            "guidance_scale": 8.5,
+            "image": SMALL,
+            "strength": 0.5,
+        },
+    ),
+    Case("a scheduler that the index alone says", otherwise_scheduled, **guided()),
     Case("start, sdxl", tiny.stable_diffusion_xl, XL_START, **started(0.6)),
     Case(
         "start, sd 3",
@@ -396,6 +429,7 @@ CASES = [
     Case("mask, 9 channels", sd(channels=9), **masked(0.6)),
     Case("mask, 9 channels, from noise", sd(ancestral, channels=9), **masked(1.0)),
     Case("control, sd 1", sd(), CONTROLLED, **controlled(0.7), **CONTROL),
+    Case("control, sd 1 pooled", sd(), CONTROLLED, **controlled(0.7), **POOLED),
     Case(
         "control, sdxl",
         tiny.stable_diffusion_xl,

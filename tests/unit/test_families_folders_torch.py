@@ -70,6 +70,13 @@ def test_networks_tokenizers_processors_and_schedulers_are_parts(library: str, k
     assert class_of("part", library, kind).__name__.startswith(kind)
 
 
+def test_a_class_that_was_renamed_is_found_by_its_old_name() -> None:
+    assert (
+        "CLIPImageProcessor"
+        in class_of("feature_extractor", "transformers", "CLIPFeatureExtractor").__name__
+    )
+
+
 def test_loras_of_the_model_are_on_in_an_own_loop_too(tmp_path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         folder = tiny.stable_diffusion(tmp_path / "weights", cases.runge_kutta())

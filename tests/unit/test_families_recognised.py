@@ -59,7 +59,10 @@ def folder(
     **parts: Any,
 ) -> Path:
     """Write a folder of settings, with weights of four bytes."""
-    index = {"_class_name": pipeline, **PARTS, **parts}
+    index = {"_class_name": pipeline, **PARTS}
+    if scheduler is not None and "_class_name" in scheduler:
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    index |= parts
     part = "unet" if index.get("transformer") is None else "transformer"
     if part == "transformer":
         del index["unet"]
@@ -271,6 +274,26 @@ def test_there_is_no_sampler_for_what_no_solver_does(change: dict[str, Any]) -> 
 def test_settings_that_a_class_does_not_read_are_no_obstacle() -> None:
     told = {**EULER, "solver_order": 3, "algorithm_type": "dpmsolver"}
     assert isinstance(sampler_of(told, 5), Sampler)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh2"},
+        {
+            "_class_name": "DEISMultistepScheduler",
+            "algorithm_type": "deis",
+            "solver_type": "logrho",
+        },
+        {"_class_name": "DDPMScheduler", "variance_type": "fixed_small", "clip_sample": True},
+    ],
+)
+def test_settings_of_other_solvers_are_taken_over_by_dpm(told: dict[str, Any]) -> None:
+    made = sampler_of(with_sampler({**EULER, **told}, "dpmpp_2m"), 5)
+    assert made == sampler_of(with_sampler(EULER, "dpmpp_2m"), 5)
+    assert made is not None
+    learned = {**EULER, **told, "variance_type": "learned_range"}
+    assert sampler_of(with_sampler(learned, "dpmpp_2m"), 5) is None
 
 
 def test_samplers_and_ways_to_few_steps_have_names() -> None:

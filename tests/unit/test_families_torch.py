@@ -22,6 +22,7 @@ pytest.importorskip("transformers")
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.clock import SystemClock  # noqa: E402
+from swell.families import latent_torch  # noqa: E402
 from swell.media import Image, LoRA  # noqa: E402
 from swell.model import Cancelled, InvalidModel, Item, Reject, load_models  # noqa: E402
 from swell.torch_arrays import TorchNoise  # noqa: E402
@@ -84,6 +85,21 @@ def test_what_a_mask_keeps_is_kept(served: Any) -> None:
     one, other = (cases.draw(*served, prompt=text, **asked) for text in ("a fox", "the sea"))
     assert apart(one[:, :4], other[:, :4]) <= 12
     assert apart(one[:, 20:], other[:, 20:]) > 30
+
+
+def test_a_large_picture_leaves_no_tiles_to_the_next(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some autoencoders decode large pictures in tiles, and would encode others in them too."""
+    monkeypatch.setattr(latent_torch, "_TILED_PX", 128 * 128)
+    _, model = served
+    asked = {"steps": 3, "strength": 0.6, "width": 96, "height": 96, "image": Image(tiny.picture())}
+    drawn = []
+    for _ in range(2):
+        model._seen.clear()
+        drawn.append(cases.draw(*served, **asked))
+        cases.draw(*served, steps=1, width=160, height=160)
+    np.testing.assert_array_equal(*drawn)
 
 
 def test_a_picture_of_a_camera_is_drawn_on_as_it_was_held(served: Any) -> None:

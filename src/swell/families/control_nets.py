@@ -45,6 +45,14 @@ class Net:
         return int(self.settings.get("num_mode") or 0)
 
     @property
+    def pools(self) -> bool:
+        """Whether it says the same of each place, as of a picture's style.
+
+        diffusers has such nets steer only where the prompt is heard.
+        """
+        return bool(self.settings.get("global_pool_conditions"))
+
+    @property
     def hears_guidance(self) -> bool:
         """Whether it is told guidance as a number."""
         return bool(self.settings.get("guidance_embeds"))

@@ -273,7 +273,7 @@ class Latent(StepModel):
         loras = [*self._loras, *asked.loras]
         if loras and self.entry.quantize:
             raise Reject("This model's weights have 8 bits, and take no LoRAs: leave them out.")
-        sampler = self._sampler(asked, starts=words.image is not None)
+        sampler = self._sampler(asked, words)
         is_guided = facts.is_guided and asked.guidance > 1
         without = None
         if is_guided:
@@ -337,18 +337,21 @@ class Latent(StepModel):
             image=None,
         )
 
-    def _sampler(self, asked: Any, starts: bool) -> Sampler:
+    def _sampler(self, asked: Any, words: Words) -> Sampler:
         tokens = self.facts.tokens(asked.width, asked.height)
         made = sampler_of(
             self.facts.scheduler, asked.steps, tokens=tokens, even=self.facts.family.even
         )
         assert made is not None, "it was looked at when the model was described"
         try:
-            rows = len(_table(made))
-            skip = min(self._skip(asked.steps, asked.strength), rows - 1) if starts else 0
+            rows, skip = len(_table(made)), 0
+            if words.image is not None and words.mask is None and self.facts.lays_all_steps:
+                made = Sampler(made.solver, made.steps, **made.options, strength=asked.strength)
+            elif words.image is not None:
+                skip = min(self._skip(asked.steps, asked.strength), rows - 1)
             if skip:
                 made = Sampler(made.solver, made.steps, **made.options, skip=skip)
-                _table(made)
+            _table(made)
         except ValueError as error:
             raise Reject(f"This model's scheduler cannot do that: {error}.") from None
         return made
@@ -450,6 +453,7 @@ class Latent(StepModel):
     def _posterior(self, pixels: Tensor) -> Any:
         """Return what the autoencoder makes of a picture: where its latents are, and how spread."""
         vae = self.parts.vae
+        vae.use_tiling = False  # A large picture may have been decoded before.
         return vae.encode(pixels.to(self.parts.device, vae.dtype)).latent_dist
 
     @frozen
@@ -520,6 +524,9 @@ class Latent(StepModel):
             found |= self._mask_conditions(words)
         if words.control is not None:
             found["control"] = self._control(words.control, words)
+            if self.net is not None and self.net.pools:
+                share = torch.tensor(float(words.with_prompt))
+                found["control_share"] = share.to(self.parts.device)
         if words.reference is not None:
             found["reference"] = self._reference(words.reference, words.with_prompt)
         return found
@@ -609,7 +616,10 @@ class Latent(StepModel):
 
 
 #: Conditions that stay in float32: numbers of each row, rather than states.
-_EXACT: Final = ("guidance", "control_scale", "control_mode", "reference_scale", "sizes")
+_EXACT: Final = (
+    *("guidance", "control_scale", "control_share", "control_mode"),
+    *("reference_scale", "sizes"),
+)
 
 
 def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:

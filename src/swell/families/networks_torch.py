@@ -393,7 +393,9 @@ def read_parts(
 
 def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
     """Return in which type the autoencoder computes: some overflow in float16."""
-    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast")
+    # Those of XL that do not say so are taken for such that do, as diffusers takes them.
+    is_xl = described.facts.family.name == "stable-diffusion-xl"
+    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", is_xl)
     return torch.float32 if is_upcast else dtype
 
 
@@ -444,6 +446,10 @@ _KINDS: Final = (
 )
 
 
+#: Classes that libraries have renamed, which old folders still name.
+_RENAMED: Final = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
+
+
 def is_part(kind: Any) -> bool:
     """Whether a class is one of diffusers or transformers that a part may have."""
     is_theirs = getattr(kind, "__module__", "").partition(".")[0] in LIBRARIES
@@ -469,7 +475,7 @@ def class_of(name: str, library: str, kind: str) -> Any:
         raise InvalidModel(
             f"{name} is a {kind} of {library}: only parts of diffusers and transformers are read"
         )
-    found = getattr(place, kind, None)
+    found = getattr(place, kind, None) or getattr(place, _RENAMED.get(kind, ""), None)
     if found is None:
         raise InvalidModel(f"{name}: this {library} has no {kind}; a newer one may")
     needed = [each for each in getattr(found, "_backends", ()) if find_spec(each) is None]

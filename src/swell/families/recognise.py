@@ -198,6 +198,15 @@ class Facts:
     loop: Loop | None = None
 
     @property
+    def lays_all_steps(self) -> bool:
+        """Whether all steps are laid over what is left of the noise where a picture is the start.
+
+        Others leave out the first steps.
+        """
+        is_lcm = words_of(str(self.index.get("_class_name"))) == "LatentConsistencyModelPipeline"
+        return is_lcm and self.scheduler.get("_class_name") == SAMPLERS["lcm"]
+
+    @property
     def has_net(self) -> bool:
         """Whether its folder has a control net."""
         return "controlnet" in parts_of(self.index)
@@ -312,6 +321,10 @@ def look(
     check_parts(folder, index, in_steps=family is not OTHER)
     scheduler = read_json(folder, _SCHEDULER, optional=family is OTHER)
     class_in(scheduler, _SCHEDULER)
+    told = parts_of(index).get("scheduler")
+    if told is not None and scheduler:
+        # A folder's scheduler may be changed there alone.
+        scheduler = {**scheduler, "_class_name": told[1]}
     check_sampler(sampler, few, flows=_flows(family, scheduler), name=pipeline)
     distilled: tuple[int, float] | None = None
     if few:

@@ -118,6 +118,16 @@ _PLAIN: Final[Config] = {
     "lambda_min_clipped": -math.inf,
 }
 
+#: Settings of other classes' solvers → what that of DPM-Solver++ has in their place.
+_TAKEN_OVER: Final[Mapping[str, Mapping[Any, Any]]] = {
+    "algorithm_type": {"deis": "dpmsolver++"},
+    "solver_type": {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
+    # Of how noise is added, which it does not do; of learned variance there are more channels.
+    "variance_type": dict.fromkeys(
+        ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+    ),
+}
+
 #: Those of them that a class does not look at are no obstacle.
 _READ: Final[Mapping[str, frozenset[str]]] = {
     "EulerDiscreteScheduler": frozenset(
@@ -265,11 +275,23 @@ def sampler_of(
 
 def _is_plain(config: Config, kind: str) -> bool:
     looked_at = _READ[kind]
+    if kind == SAMPLERS["dpmpp_2m"]:
+        config = _taken_over(config)
     if "use_karras_sigmas" in looked_at and config.get("use_karras_sigmas"):
         return False
     return all(
         config.get(name, value) == value for name, value in _PLAIN.items() if name in looked_at
     )
+
+
+def _taken_over(config: Config) -> Config:
+    """Return the settings of another class as that of DPM-Solver++ takes them for its own."""
+    meant = dict(config)
+    for name, values in _TAKEN_OVER.items():
+        value = meant.get(name)
+        if isinstance(value, str) and value in values:
+            meant[name] = values[value]
+    return meant
 
 
 def _training(config: Config, *, start: float, end: float, betas: str) -> dict[str, Any] | None:

@@ -64,7 +64,10 @@ def unet(
             added_cond_kwargs=dict(added),
             return_dict=False,
         )
-        scale = told["control_scale"].to(x)[:, None, None, None]
+        scale = told["control_scale"]
+        if "control_share" in told:
+            scale = scale * told["control_share"]
+        scale = scale.to(x)[:, None, None, None]
         down, middle = [each * scale for each in down], middle * scale
     if parts.nothing is not None:
         added = added | {"image_embeds": [_reference(parts, x, told)]}
