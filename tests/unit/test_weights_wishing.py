@@ -1,6 +1,7 @@
 """Nobody gives up what a worker that lives is about to fetch."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -235,3 +236,25 @@ async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
     await bringing
     assert cache.path(present.files[NAME].sha256).exists()
     assert os.listdir(cache.folder / "wishes") == []
+
+
+@pytest.mark.parametrize("look", ["forget", "ask"])
+def test_a_wish_that_is_replaced_while_somebody_looks_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    with Wishing(tmp_path) as wishing:
+        wishing.tell(["one", "two"])
+        lock, replaced = fcntl.flock, 0
+
+        def flock(file: Any, how: int) -> None:
+            nonlocal replaced
+            if how & fcntl.LOCK_NB and not replaced:
+                replaced += 1
+                wishing.tell(["two"])
+            lock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        if look == "forget":
+            assert forget_the_dead(tmp_path) == 0
+        assert is_wished(tmp_path, ["two"])
+        assert replaced == 1

@@ -78,15 +78,23 @@ def is_wished(folder: Path, names: Collection[str]) -> bool:
         names: What it may be called.
     """
     wanted = frozenset(names)
-    for path in _told(folder):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            if wanted.isdisjoint(file.read().decode(errors="replace").split("\n")):
-                continue
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    return False
+    return any(_is_wished_in(path, wanted) for path in _told(folder))
+
+
+def _is_wished_in(path: Path, wanted: frozenset[str]) -> bool:
+    while True:
+        try:
+            with path.open("rb") as file:
+                told = file.read().decode(errors="replace").split("\n")
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return not wanted.isdisjoint(told)
+                if os.fstat(file.fileno()).st_nlink:
+                    return False  # Of a worker that is gone.
+        except OSError:
+            return False
+        # Another has taken its place meanwhile.
 
 
 def forget_the_dead(folder: Path) -> int:
@@ -95,6 +103,8 @@ def forget_the_dead(folder: Path) -> int:
     for path in _told(folder):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # Another has taken its place, of one that lives.
             path.unlink()
             forgotten += 1
     return forgotten

@@ -613,8 +613,9 @@ class _Loop:
         if self._loaded.easels:
             self._drawer.settle()
             self._pipe.send(Turn(work.batch))
-            # Who is to blame if the process dies now must be known.
-            self._pipe.flush()
+        # Who is to blame if the process dies now must be known: not the batch before, whose result
+        # may still be on its way.
+        self._pipe.flush()
         start_s = self._clock.monotonic_s()
         bring = partial(self._bring, work)
         self._loaded.runners[work.model].run(work.batch, work.orders, bring)

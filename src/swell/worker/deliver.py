@@ -10,6 +10,7 @@ a call that is repeated writes the same bytes under the same key. So delivery is
 """
 
 import asyncio
+import itertools
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,8 +27,13 @@ from swell.worker.encode import Encoded
 
 __all__ = ["Courier", "Delivered", "distinct"]
 
-#: A file that could not be stored after so many tries fails the attempt.
+#: What an earlier attempt has left is asked for so often, and a place for a file by a worker that
+#: the backend has forgotten.
 MAX_TRIES: Final = 6
+
+#: A file that could not be stored elsewhere for so many seconds fails the attempt. For the backend
+#: itself it waits as long as it takes, as whatever is to be reported to it does.
+STORE_S: Final = 60.0
 
 #: Longest name of a file, in characters.
 MAX_NAME: Final = 100
@@ -97,9 +103,11 @@ class Courier:
             taken: Names of files of the attempt that are stored already.
             enclosed_bytes: How much of the task travels inside reports already.
 
+        Waits while the backend is away.
+
         Raises:
             Conflict: The lease was lost.
-            SwellError: They could not be stored; of a passing kind after several tries.
+            SwellError: They could not be stored; of a passing kind after a minute.
             Exception: Whatever `encoded` raises. Of several errors it is the first.
         """
         names = distinct(names, taken)
@@ -144,9 +152,11 @@ class Courier:
     async def leave(self, hold: Hold, data: bytes, content_type: str) -> str:
         """Store what a held attempt leaves to the next one; return the key.
 
+        Waits while the backend is away.
+
         Raises:
             Conflict: The lease was lost.
-            SwellError: It could not be stored; of a passing kind after several tries.
+            SwellError: It could not be stored; of a passing kind after a minute.
         """
         key = checkpoint_key(hold.task_id, hold.attempt)
         [upload] = await self._upload_places(hold, [key])
@@ -168,23 +178,31 @@ class Courier:
         return (await self._dispatch.fetch(url))[0]
 
     async def _upload_places(self, hold: Hold, keys: list[str]) -> list[Upload]:
-        rng = random.Random()
-        for attempt in range(1, MAX_TRIES):
+        rng, forgotten = random.Random(), 0
+        for attempt in itertools.count(1):
             try:
                 return await self._dispatch.uploads(self._worker_id(), hold, keys)
-            except (Unavailable, NotFound):
+            except Unavailable:
+                pass
+            except NotFound:
                 # A worker that was forgotten registers again, and has another id then.
-                await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        return await self._dispatch.uploads(self._worker_id(), hold, keys)
+                forgotten += 1
+                if forgotten == MAX_TRIES:
+                    raise
+            await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
+        raise AssertionError("it counts for ever")
 
     async def _put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        rng = random.Random()
-        for attempt in range(1, MAX_TRIES):
+        rng, is_elsewhere = random.Random(), not upload.url.startswith("/")
+        until_s = self._clock.monotonic_s() + STORE_S
+        for attempt in itertools.count(1):
             try:
                 return await self._put_once(upload, data, content_type)
             except Unavailable:
-                await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        return await self._put_once(upload, data, content_type)
+                if is_elsewhere and self._clock.monotonic_s() >= until_s:
+                    raise
+            await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
+        raise AssertionError("it counts for ever")
 
     async def _put_once(self, upload: Upload, data: bytes, content_type: str) -> None:
         # Whoever waits for his next try holds no lane meanwhile.

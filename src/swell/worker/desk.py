@@ -112,10 +112,19 @@ class Held:
         task = self.task
         return about(task.task_id, task.attempt, task.traceparent)
 
+    @property
+    def files_bytes(self) -> int:
+        """How many bytes its input files have together."""
+        return sum(len(data) for data, _ in self.files.values())
+
     def let_go(self) -> None:
-        """Let go of files that were held for it."""
+        """Let go of what is held for it: files, and what an earlier attempt has left.
+
+        It may itself stay in line for long, where the model is busy.
+        """
         for lora in self.loras.values():
             lora.close()
+        self.files, self.checkpoints = {}, {}
 
 
 class Page:

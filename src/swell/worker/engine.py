@@ -44,6 +44,7 @@ from swell.worker.encoders import Encoders
 from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import (
     DRAWN,
+    MAX_INPUT_FILES_BYTES,
     Done,
     Fault,
     Frame,
@@ -68,7 +69,7 @@ from swell.worker.link import Link
 from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.parts import Brought, Parts
-from swell.worker.run import ModelProcess, Origin, ProcessDied, describe_exit
+from swell.worker.run import ModelProcess, ModelRefused, Origin, ProcessDied, describe_exit
 from swell.worker.settings import WorkerSettings
 from swell.worker.startups import Startups
 from swell.worker.supply import Supply
@@ -668,6 +669,7 @@ class Worker:
         if self._desk.find(held.handle) is None:
             # It was stopped meanwhile.
             held.let_go()
+            return
         self._enqueue(held)
         self._feed()
 
@@ -710,8 +712,11 @@ class Worker:
         while self._backlog and self._at.wants_batch:
             batch = self._backlog.take(partial(self._lets_pass, now_s))
             live = [held for held in batch if self._is_worth_running(held, now_s)]
+            count = _that_fit(live)
+            for held in reversed(live[count:]):
+                self._put_back(held)
             if live:
-                self._send(live, now_s)
+                self._send(live[:count], now_s)
 
     def _lets_pass(self, now_s: float, model: str, held: Held) -> bool:
         """Whether a task whose model must be brought first lets others pass, for some time."""
@@ -970,9 +975,13 @@ class Worker:
             _log.warning(why.value, task_ids=self._at_work())
         # What it was killed for may have ended by then: nobody is to blame for its death.
         blameless = verdict is not None and verdict.batch != self._at.current
+        # Until it turned to its batch others had the device; while it brings a model nobody has.
+        since_s = self._at.since_s
+        now_s = self._clock.monotonic_s()
+        ran_s = 0.0 if since_s is None else now_s - since_s
         lost, drawn = self._at.lose(blameless=blameless), self._line.leave_all()
         self._return(lost.others)
-        self._bury(lost.suspects, why, code)
+        self._bury(lost.suspects, why, code, ran_s)
         if lost.was_drawing:
             self._bury_drawn(drawn, why, code)
         else:
@@ -987,14 +996,14 @@ class Worker:
         found = map(self._desk.find, {*self._at.running, *self._at.drawn})
         return [held.task.task_id for held in found if held is not None][:MOST_TOLD]
 
-    def _bury(self, suspects: Sequence[Held], why: _Why, code: int) -> None:
+    def _bury(self, suspects: Sequence[Held], why: _Why, code: int, ran_s: float) -> None:
         """Decide about the tasks that the dead process was running.
 
         If it was one task, that attempt has failed. If they were several, each runs alone now, so
         that the one to blame takes nobody with it. Nobody is to blame beside a stopped task.
         """
         if len(suspects) == 1 and not suspects[0].is_stopped and why is not _Why.DEAF:
-            self._blame(suspects[0], why, code)
+            self._blame(suspects[0], why, code, ran_s)
             return
         for held in suspects:
             held.alone = True
@@ -1008,7 +1017,8 @@ class Worker:
         if why is _Why.DEAF:
             self._return(suspects)
         elif len(suspects) == 1 and not suspects[0].is_stopped:
-            self._blame(suspects[0], why, code)
+            # Its batches' share, where there were any between its steps, is not told apart.
+            self._blame(suspects[0], why, code, self._clock.monotonic_s() - suspects[0].sent_s)
             self._blamed[suspects[0].task.task_id] = None
             while len(self._blamed) > MOST_BLAMED:
                 self._blamed.popitem(last=False)
@@ -1020,9 +1030,9 @@ class Worker:
                     held.circle = number
                 self._return(circle)
 
-    def _blame(self, held: Held, why: _Why, code: int) -> None:
+    def _blame(self, held: Held, why: _Why, code: int, ran_s: float) -> None:
         # It was alone, so all of it was its own.
-        held.device_s = self._clock.monotonic_s() - held.sent_s
+        held.device_s = ran_s
         if why is _Why.SLOW:
             limit_s = self._settings.run_limit_s
             detail = f"its run took longer than {limit_s:g} s (worker.run_limit_s) and was ended"
@@ -1073,7 +1083,7 @@ class Worker:
             await self._process.kill()
             self._process = self._new_process()
             try:
-                cards, _ = await self._start_process()
+                versions = self._known(*await self._start_process())
                 break
             except (SwellError, OSError) as error:
                 failures += 1
@@ -1082,7 +1092,7 @@ class Worker:
                     return
                 _log.warning("the model process does not start", detail=str(error))
                 await self._clock.sleep(_RESTART.delay_s(failures, self._rng))
-        if {card.name: card.version for card in cards} != self._versions:
+        if versions != self._versions:
             self._give_up("the models' files have changed: start the worker again")
             return
         self._is_starting = False
@@ -1094,6 +1104,20 @@ class Worker:
             held.load_s = waited_s
         self._feed()
         self._link.nudge()
+
+    def _known(self, cards: list[ModelCard], ready: Ready) -> dict[str, str]:
+        """Return the versions of the models that it serves, as the process has them now.
+
+        Those that have come to load meanwhile are left to the next worker.
+
+        Raises:
+            ModelRefused: One is missing, as where the device's memory is not free yet.
+        """
+        versions = {card.name: card.version for card in cards}
+        for name in self._versions.keys() - versions.keys():
+            reason = ready.left_out.get(name, "it is not there any more")
+            raise ModelRefused(f"{name} cannot be loaded: {reason}")
+        return {name: versions[name] for name in self._versions}
 
     def _give_up(self, reason: str) -> None:
         """End a worker that cannot run models any more; others take over what it holds."""
@@ -1115,6 +1139,16 @@ class Worker:
 
     async def _deliver(self, held: Held, done: Done) -> None:
         self._desk.settle(held, *await self._delivery.outcome(held, done))
+
+
+def _that_fit(batch: Sequence[Held]) -> int:
+    """Return how many of a batch, at least one, have files that go out in one frame."""
+    total = 0
+    for count, held in enumerate(batch):
+        total += held.files_bytes
+        if count and total > MAX_INPUT_FILES_BYTES:
+            return count
+    return len(batch)
 
 
 def _paths(held: Held) -> dict[str, tuple[str, str]]:

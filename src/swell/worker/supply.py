@@ -10,6 +10,7 @@ from swell.weights.lora import WrongLora
 from swell.worker.deliver import Courier
 from swell.worker.desk import Held
 from swell.worker.fetch import fetch_files
+from swell.worker.frames import MAX_INPUT_FILES_BYTES
 from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.loras import Loras
 from swell.worker.outcomes import failed
@@ -48,6 +49,11 @@ class Supply:
             held.files = await fetch_files(
                 self._dispatch, urls, self._settings.fetch_limit_bytes, own_files
             )
+            if held.files_bytes > MAX_INPUT_FILES_BYTES:
+                raise InvalidInput(
+                    f"the input's files have {held.files_bytes:,} bytes together, and a model "
+                    f"gets at most {MAX_INPUT_FILES_BYTES:,}: give smaller ones"
+                )
             held.loras = await self._loras.bring(loras, own_files)
         except (InvalidInput, WrongLora) as error:
             return failed("invalid_input", "A value is not allowed", error.detail, retryable=False)
