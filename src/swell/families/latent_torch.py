@@ -617,8 +617,12 @@ class Latent(StepModel):
 
 #: Conditions that stay in float32: numbers of each row, rather than states.
 _EXACT: Final = (
-    *("guidance", "control_scale", "control_share", "control_mode"),
-    *("reference_scale", "sizes"),
+    "guidance",
+    "control_scale",
+    "control_share",
+    "control_mode",
+    "reference_scale",
+    "sizes",
 )
 
 

@@ -62,8 +62,8 @@ DRAWN: Final = 0
 #: What the length can tell.
 MAX_FRAME_BYTES: Final = (1 << 8 * HEAD_BYTES) - 1
 
-#: Input files of tasks that go out in one frame have at most so many bytes together: the rest is for
-#: inputs, and for what earlier attempts have left.
+#: Input files of tasks that go out in one frame have at most so many bytes together. The rest
+#: is for inputs, and for what earlier attempts have left.
 MAX_INPUT_FILES_BYTES: Final = MAX_FRAME_BYTES - 512 * 1024 * 1024
 
 #: Largest output of a task, as JSON without its files. It travels with the report, is kept in the
