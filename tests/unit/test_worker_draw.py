@@ -268,8 +268,10 @@ def test_of_a_task_that_has_ended_nothing_is_kept(atelier: Atelier) -> None:
     atelier.drawer.add("test/draws", [Order(1, b'{"steps":2}'), Order(2, b'{"steps":900}')])
     atelier.drawer.step()
     assert atelier.kept(1).keys() == {0}
-    while not any(isinstance(frame, Results) for frame in atelier.frames()):
+    while 1 in atelier.drawer._jobs:
         atelier.drawer.step()
+    atelier.told_until(Results)
+    atelier.pipe.flush()
     atelier.drawer.step()
     assert atelier.kept(1) == {}
     assert atelier.kept(2).keys() == {0}
