@@ -1108,7 +1108,9 @@ def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
     if not any(isinstance(f, Results) and any(d.handle == 3 for d in f.done) for f in frames):
         frames += heard_until_done(drawing, 3)
     assert output(frames, 1) == output(frames, 2) == output(frames, 3)
-    # With the next step its pages were free.
+    # Its result has left the process, so with the next step its pages are free.
+    drawing.say(draw(Order(4, asked)))
+    heard_until_done(drawing, 4)
     assert read_slate(drawing.slate.fileno(), [1]) == []
 
 
