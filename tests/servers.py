@@ -17,6 +17,8 @@ from typing import Final, NoReturn
 
 import pytest
 
+from ports import free_port
+
 __all__ = [
     "AzuriteServer",
     "GcsServer",
@@ -31,13 +33,6 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 #: How long a server may take to listen, or to end when asked.
 PATIENCE_S: Final = 60.0
-
-
-def free_port() -> int:
-    """Return a port of this machine on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Server:

@@ -327,9 +327,14 @@ class Late(swell.Model):
 
 def test_what_a_model_lacks_is_told_apart_from_what_is_wrong(swell: Swell) -> None:
     (swell.folder / "lacking.py").write_text(LACKING)
-    done = swell.run("models", "check", "lacking.py", "--json")
-    assert done.returncode == 1
-    reports = {report["model"]: report for report in json.loads(done.stdout)}
+    for _ in range(3):
+        done = swell.run("models", "check", "lacking.py", "--json")
+        assert done.returncode == 1
+        reports = {report["model"]: report for report in json.loads(done.stdout)}
+        cold = {name for name, each in reports.items() if "cold_first_run" in str(each["hints"])}
+        # One that had no turn meanwhile looks as if its first run took long, or the second one.
+        if cold == {"me/cold"}:
+            break
     errors = {name: each["error"] for name, each in reports.items() if each["error"]}
     assert set(errors) == {"me/late", "me/fragile"}
     assert 'dependencies = ["sklearn-that-is-not-there"]' in errors["me/late"]["detail"]
@@ -465,7 +470,7 @@ class Single(swell.Model):
 
 def test_what_a_model_does_wrong_is_found_before_it_is_served(swell: Swell) -> None:
     (swell.folder / "checked.py").write_text(CHECKED)
-    done = swell.run("models", "check", "checked.py", "--limit-s", "4", "--json")
+    done = swell.run("models", "check", "checked.py", "--limit-s", "12", "--json")
     assert done.returncode == 1
     reports = {report["model"]: report for report in json.loads(done.stdout)}
     errors = {name: report["error"] for name, report in reports.items()}
@@ -476,7 +481,7 @@ def test_what_a_model_does_wrong_is_found_before_it_is_served(swell: Swell) -> N
         "me/text-for-picture": ("output", "swell.Image was promised, but str came"),
         "me/exits": ("run", "exit code 3"),
         "me/killed": ("run", "SIGKILL"),
-        "me/hangs": ("run", "not done after 4 s"),
+        "me/hangs": ("run", "not done after 12 s"),
         "me/single": ("batch of two", "1 results for a batch of 2"),
     }.items():
         assert errors[name]["stage"] == stage

@@ -45,9 +45,13 @@ def test_several_pictures_of_one_task_are_saved_under_names_of_their_own(
 
 
 def test_events_tell_of_progress_and_end_with_the_task(client: swell.Client) -> None:
-    task = client.submit(PICTURE, {"prompt": "slow", "steps": 30, "step_s": 0.02})
-    assert not task.has_ended
-    events = list(client.events(task))
+    for _ in range(5):
+        task = client.submit(PICTURE, {"prompt": "slow", "steps": 30, "step_s": 0.02})
+        assert not task.has_ended
+        events = list(client.events(task))
+        # Who comes after its end hears of that alone.
+        if len(events) > 1:
+            break
     assert events[-1].kind == "succeeded"
     assert any(event.kind == "progress" for event in events)
     assert events[-1].data["id"] == task.id
@@ -67,7 +71,7 @@ def test_who_stops_listening_may_go_on_with_other_calls(client: swell.Client) ->
 def test_a_task_that_takes_longer_than_one_waits_goes_on(client: swell.Client) -> None:
     with pytest.raises(TimeoutError):
         client.run(
-            PICTURE, {"prompt": "late", "steps": 40, "step_s": 0.1}, timeout_s=0.5, user="late"
+            PICTURE, {"prompt": "late", "steps": 600, "step_s": 0.1}, timeout_s=0.5, user="late"
         )
     (task,) = client.tasks(user="late")
     assert not task.has_ended

@@ -187,6 +187,7 @@ def spans_of(startup: dict[str, Any]) -> dict[str, Span]:
     return found
 
 
+@pytest.mark.alone
 def test_every_phase_is_as_long_as_the_clock_says(swell: Swell, served: dict[str, str]) -> None:
     asked_s, asked_at = time.monotonic(), datetime.now(UTC)
     pretended = timedelta(seconds=20)

@@ -68,8 +68,12 @@ def test_text_comes_as_json_whatever_type_is_asked_for(server: Server) -> None:
 
 def test_a_stream_shows_progress_and_previews_and_can_be_resumed(server: Server) -> None:
     body = {"model": PICTURE, "input": {"prompt": "fox", "steps": 6, "step_s": 0.1}}
-    task = server.post("/v1/tasks", body).json()
-    events = _events(server, task["id"])
+    for _ in range(5):
+        task = server.post("/v1/tasks", body).json()
+        events = _events(server, task["id"])
+        # Who comes after its end hears of that alone.
+        if len(events) > 1:
+            break
     kinds = [kind for _, kind, _ in events]
     assert kinds[-1] == "succeeded"
     assert {"started", "progress", "preview"} <= set(kinds)

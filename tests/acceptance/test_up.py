@@ -2,6 +2,7 @@ import json
 import signal
 import stat
 import time
+from contextlib import suppress
 from subprocess import TimeoutExpired
 
 import psutil
@@ -143,8 +144,13 @@ def test_a_second_signal_does_not_wait_for_running_work(swell: Swell) -> None:
     process.send_signal(signal.SIGINT)
     with pytest.raises(TimeoutExpired):
         process.wait(1.0)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(15) == 0
+    for _ in range(3):
+        # Two that come before the first is seen are one.
+        process.send_signal(signal.SIGINT)
+        with suppress(TimeoutExpired):
+            process.wait(5)
+            break
+    assert process.returncode == 0
     stop(process)
 
 

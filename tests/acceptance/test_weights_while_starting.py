@@ -15,6 +15,7 @@ import pytest
 from summed import MODEL, push, serving, worker_elsewhere, write_weights
 
 from commandline import PATIENCE_S, Swell
+from servers import free_port
 
 #: As soon as a worker that is told to go has gone, in seconds, with some for a loaded machine.
 GONE_WITHIN_S = 3.0
@@ -53,11 +54,6 @@ def until(is_so: Callable[[], Any], swell: Swell) -> None:
 
 def said(swell: Swell) -> str:
     return (swell.folder / "elsewhere.txt").read_text()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_a_worker_that_starts_before_its_backend_waits_for_it_and_says_so_once(

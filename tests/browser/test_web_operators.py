@@ -94,7 +94,7 @@ def submit(page: Page, app: App, model: str, **request: Any) -> str:
 
 
 def test_the_fleet_shows_a_worker_that_dies_and_who_takes_over(desk: Page, operated: App) -> None:
-    slow = {"prompt": "a long one", "steps": 40, "step_s": 0.1}
+    slow = {"prompt": "a long one", "steps": 100, "step_s": 0.1}
     task = submit(desk, operated, "demo/echo-picture", input=slow)
     until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "running")
     operated.open(desk, "/fleet")

@@ -57,7 +57,7 @@ async def run_day(name: str, folder: Path) -> Day:
 async def refused(day: Day, folder: Path) -> None:
     """The cheap pool refuses."""
     script = folder / "cheap.json"
-    script.write_text(json.dumps({"refuse": "no capacity left"}))
+    _rehearse(script, {"refuse": "no capacity left"})
     pools = {
         "cheap": _pool(hour_micros=100_000, options={"rehearsal": str(script)}),
         "dear": _pool(hour_micros=900_000),
@@ -94,7 +94,7 @@ async def taken_back(day: Day, folder: Path) -> None:
         long = asker.ask(ms=14_000, max_attempts=1)
         await asker.all_asked()
         await _until_running(stage, long)
-        script.write_text(json.dumps({"take_back_in_s": {victim: 13.0}}))
+        _rehearse(script, {"take_back_in_s": {victim: 13.0}})
         await asyncio.sleep(4.0)
         short += [asker.ask() for _ in range(4)]
         tasks = await _ends(day, stage, asker)
@@ -127,7 +127,7 @@ async def region_gone(day: Day, folder: Path) -> None:
         before = await stage.pool("owned")
         gone = {each: 0.0 for each, told in _of(stage, "spot").items() if not told["has_ended"]}
         at_work = {run.pid for run in read_runs(stage.runs) if run.ended_s is None}
-        script.write_text(json.dumps({"take_back_in_s": gone, "refuse": "the region is gone"}))
+        _rehearse(script, {"take_back_in_s": gone, "refuse": "the region is gone"})
         await asker.crowd(5.0, 8.0, rng)
         tasks = await _ends(day, stage, asker)
         lost = {
@@ -227,6 +227,13 @@ class _stage:  # noqa: N801 - read as a function
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self._stage.end)
+
+
+def _rehearse(script: Path, what: dict[str, Any]) -> None:
+    """Tell the provider what happens next; it reads all of it or nothing."""
+    beside = script.with_suffix(".new")
+    beside.write_text(json.dumps(what))
+    beside.replace(script)
 
 
 def _pool(**told: Any) -> dict[str, Any]:

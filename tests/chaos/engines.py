@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from chaos.ports import free_port
 from chaos.proxy import Link
 from chaos.remains import is_sound, read_pages, read_store
+from ports import free_port
 from servers import MotoServer, NatsServer, PostgresServer, Server
 from swell.clock import SystemClock
 from swell.retry import RetryPolicy

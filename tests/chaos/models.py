@@ -73,6 +73,8 @@ class Work(swell.Model):
         antidote: str = ""
         #: A file that is there from when the model has begun with it.
         begun: str = ""
+        #: It takes at least until this file is there.
+        until: str = ""
         #: Where runs are written down.
         runs: str = ""
         #: Size of a file that comes with the text; 0 for none.
@@ -88,6 +90,9 @@ class Work(swell.Model):
             time.sleep(0.01)  # and never look whether to stop
         while time.monotonic() < until_s and not all(item.cancelled for item in items):
             time.sleep(min(0.005, max(0.0, until_s - time.monotonic())))
+        gates = {Path(item.input.until) for item in items if item.input.until}
+        while not all(map(Path.exists, gates)) and not all(item.cancelled for item in items):
+            time.sleep(0.005)
         results = [_result(item, nonce) for item, nonce in zip(items, nonces, strict=True)]
         for item, nonce in zip(items, nonces, strict=True):
             run_ended(item.input.runs, item.input.text, nonce)

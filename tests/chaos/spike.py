@@ -379,9 +379,9 @@ async def _befall(stage: Stage, outcome: Outcome, crowd: Crowd, killed: set[int]
 async def _kill_a_worker(stage: Stage, outcome: Outcome) -> set[int]:
     """SIGKILL a worker that is at work; return the model processes that went with it."""
     for _ in range(25):
-        before = _at_work(stage)
         victim = await _busy_worker(stage)
         if victim is not None:
+            before = _at_work(stage)
             break
         await asyncio.sleep(_LOOK_S)
     else:
@@ -389,7 +389,7 @@ async def _kill_a_worker(stage: Stage, outcome: Outcome) -> set[int]:
         return set()
     os.killpg(victim.pid, 9)
     outcome.killed += 1
-    for _ in range(25):
+    for _ in range(300):
         await asyncio.sleep(0.1)
         if gone := {pid for pid in before if not psutil.pid_exists(pid)}:
             return gone

@@ -16,8 +16,8 @@ import msgspec
 import psutil
 
 from chaos.engines import Engine
-from chaos.ports import free_port
 from chaos.proxy import Link, Proxy, Rule
+from ports import free_port
 
 __all__ = ["WORKERS", "System", "ask_to_stop", "free_port", "running"]
 

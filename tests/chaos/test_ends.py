@@ -17,16 +17,25 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 PATIENCE_S = 60.0
 
+#: No lease runs out where a process loses its turn for some seconds.
+LONG_LEASES = {"delivery.lease_s": "20"}
+
 
 async def test_a_worker_that_is_asked_to_stop_finishes_what_it_holds_and_exits_with_0(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path, workers=1) as system, system.session() as session:
-        ids = await submit(session, 6, ms=700)
+    gate = tmp_path / "gate"
+    async with (
+        running(tmp_path, workers=1, settings=LONG_LEASES) as system,
+        system.session() as session,
+    ):
+        ids = await submit(session, 6, ms=10, until=str(gate))
         await until_state(session, ids[0], "running")
         worker = system.workers[0]
         held = set(await ids_in(session, "running"))
         ask_to_stop(worker)
+        await until_said(system, "draining")
+        gate.touch()
         assert await exit_code(worker) == 0
         # What it held has ended at its first attempt; nothing else was touched.
         for task_id in held:
@@ -39,12 +48,17 @@ async def test_a_worker_that_is_asked_to_stop_finishes_what_it_holds_and_exits_w
 
 
 async def test_a_draining_worker_takes_nothing_new(tmp_path: Path) -> None:
-    async with running(tmp_path, workers=1) as system, system.session() as session:
-        first = (await submit(session, 1, ms=1500))[0]
+    gate = tmp_path / "gate"
+    async with (
+        running(tmp_path, workers=1, settings=LONG_LEASES) as system,
+        system.session() as session,
+    ):
+        first = (await submit(session, 1, ms=10, until=str(gate)))[0]
         await until_state(session, first, "running")
         ask_to_stop(system.workers[0])
         await until_said(system, "draining")
         later = await submit_while_refused(session, system, ms=10)
+        gate.touch()
         assert await exit_code(system.workers[0]) == 0
         assert (await get(session, first))["state"] == "succeeded"
         if later:
@@ -72,13 +86,18 @@ async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: P
 
 
 async def test_what_was_handed_back_runs_elsewhere_at_no_cost(tmp_path: Path) -> None:
-    async with running(tmp_path, workers=1) as system, system.session() as session:
-        ids = await submit(session, 3, ms=1500, max_attempts=1)
+    gate = tmp_path / "gate"
+    async with (
+        running(tmp_path, workers=1, settings=LONG_LEASES) as system,
+        system.session() as session,
+    ):
+        ids = await submit(session, 3, ms=10, max_attempts=1, until=str(gate))
         await until_state(session, ids[0], "running")
         ask_to_stop(system.workers[0])
         await until_said(system, "draining")
         ask_to_stop(system.workers[0])
         await exit_code(system.workers[0])
+        gate.touch()
         system.start_worker(1)
         for task_id in ids:
             # With one attempt allowed, one that counted would have been the last.
@@ -88,14 +107,16 @@ async def test_what_was_handed_back_runs_elsewhere_at_no_cost(tmp_path: Path) ->
 async def test_a_client_whose_backend_dies_while_it_waits_finds_its_task_again(
     tmp_path: Path,
 ) -> None:
+    gate = tmp_path / "gate"
     async with running(tmp_path, workers=1) as system, system.session() as session:
-        body = {"model": "chaos/work", "input": {"text": "abc", "ms": 800}}
+        body = {"model": "chaos/work", "input": {"text": "abc", "until": str(gate)}}
         headers = {"idempotency-key": "the only one", "prefer": "wait=20"}
         waiting = asyncio.create_task(answer_of(session, body, headers))
         await until_some(session, "running")
         system.kill_backend()
         with pytest.raises(aiohttp.ClientError):
             await waiting
+        gate.touch()
         await system.start_backend()
         found = await answer_of(session, body, headers)
         assert found["state"] == "succeeded"
@@ -120,12 +141,17 @@ async def test_a_second_backend_on_the_same_folder_is_refused_and_says_why(
 async def test_a_worker_whose_model_process_is_killed_goes_on_with_another(
     tmp_path: Path,
 ) -> None:
-    async with running(tmp_path, workers=1) as system, system.session() as session:
-        task_id = (await submit(session, 1, ms=1000))[0]
+    gate = tmp_path / "gate"
+    async with (
+        running(tmp_path, workers=1, settings=LONG_LEASES) as system,
+        system.session() as session,
+    ):
+        task_id = (await submit(session, 1, ms=10, until=str(gate)))[0]
         await until_state(session, task_id, "running")
         before = system.model_process(0)
         assert before is not None
         assert system.kill_model(0)
+        gate.touch()
         task = await until_state(session, task_id, "succeeded")
         assert task["attempt"] == 2
         after = system.model_process(0)
@@ -145,7 +171,7 @@ async def test_a_killed_workers_model_process_dies_with_it(tmp_path: Path) -> No
 async def test_a_model_that_does_not_stop_when_asked_is_killed_at_no_cost_to_its_neighbours(
     tmp_path: Path,
 ) -> None:
-    settings = {"worker.cancel_grace_s": "0.3"}
+    settings = LONG_LEASES | {"worker.cancel_grace_s": "0.3"}
     async with (
         running(tmp_path, workers=1, settings=settings) as system,
         system.session() as session,
@@ -168,7 +194,7 @@ async def test_a_model_that_does_not_stop_when_asked_is_killed_at_no_cost_to_its
 
 
 async def test_a_run_without_end_is_ended_by_its_limit(tmp_path: Path) -> None:
-    settings = {"worker.run_limit_s": "0.5"}
+    settings = LONG_LEASES | {"worker.run_limit_s": "0.5"}
     async with (
         running(tmp_path, workers=1, settings=settings) as system,
         system.session() as session,

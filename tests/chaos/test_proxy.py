@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from chaos.ports import free_port
 from chaos.proxy import Link, Proxy, Rule
 from loopback import listening
+from ports import free_port
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60)]
 
@@ -100,8 +100,10 @@ async def test_what_is_lost_is_answered_by_nobody(
 ) -> None:
     async with a_site(tmp_path) as site:
         site.proxy.set("site", rule)
+        saying = asyncio.create_task(site.say("abc", wait_s=60.0))
+        await site.until_heard(len(heard))
         with pytest.raises((aiohttp.ClientError, TimeoutError)):
-            await site.say("abc", wait_s=0.5)
+            await asyncio.wait_for(saying, 0.5)
         assert site.heard == heard
 
 

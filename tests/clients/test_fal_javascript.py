@@ -56,7 +56,8 @@ tell({ streamed, again: again.data.images.length });
 def test_a_stream_shows_pictures_on_their_way(client: Callable[..., Any]) -> None:
     told = client(
         """
-const stream = await fal.stream("demo/echo-picture", { input: slow });
+const input = { ...slow, num_inference_steps: 45 };
+const stream = await fal.stream("demo/echo-picture", { input });
 let partial = 0;
 for await (const event of stream) if (event.partial) partial += 1;
 const last = await stream.done();

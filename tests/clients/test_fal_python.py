@@ -118,7 +118,8 @@ for name, call in (("result", handle.get), ("again", handle.cancel)):
 def test_a_stream_shows_pictures_on_their_way(client: Callable[..., Any]) -> None:
     told = client(
         """
-events = list(fal_client.stream("demo/echo-picture", slow))
+longer = {**slow, "num_inference_steps": 45}
+events = list(fal_client.stream("demo/echo-picture", longer))
 urls = [each["images"][0]["url"] for each in events]
 tell(partial=[bool(each.get("partial")) for each in events], last=urls[-1][:8], first=urls[0][:11])
 """

@@ -55,7 +55,7 @@ def test_a_stream_tells_what_happens(client: Callable[..., Any]) -> None:
         """
 const stream = await client.images.generate({
     model: "demo/echo-picture", prompt: "a", stream: true, partial_images: 1,
-    steps: 15, step_s: 0.1,
+    steps: 45, step_s: 0.1,
 });
 const types = [];
 for await (const event of stream) types.push(event.type);

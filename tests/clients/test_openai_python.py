@@ -135,7 +135,7 @@ def test_partial_images_come_before_the_picture(client: Callable[..., Any]) -> N
         """
 stream = client.images.generate(
     model="demo/echo-picture", prompt="a", stream=True, partial_images=2,
-    extra_body={"steps": 25, "step_s": 0.1},
+    extra_body={"steps": 50, "step_s": 0.1},
 )
 events = list(stream)
 last = events[-1]
@@ -166,7 +166,7 @@ def test_each_of_several_pictures_comes_when_it_is_there(client: Callable[..., A
 import time
 stream = client.images.generate(
     model="demo/echo-picture", prompt="a", stream=True, n=3,
-    extra_body={"steps": 1, "step_s": 0.8, "width": 32, "height": 32},
+    extra_body={"steps": 1, "step_s": 1.6, "width": 32, "height": 32},
 )
 events, at = [], []
 for each in stream:

@@ -54,7 +54,7 @@ def test_a_wait_that_is_too_short_is_followed_by_polling_with_progress(
         const statuses = [], steps = [];
         const file = await replicate.run(
             "demo/echo-picture",
-            { input: { steps: 20, step_s: 0.1 }, wait: { mode: "block", timeout: 1 } },
+            { input: { steps: 60, step_s: 0.1 }, wait: { mode: "block", timeout: 1 } },
             (p) => {
                 statuses.push(p.status);
                 const bar = util.parseProgressFromLogs(p);
@@ -68,7 +68,7 @@ def test_a_wait_that_is_too_short_is_followed_by_polling_with_progress(
     assert told["statuses"][0] == "starting"
     assert told["statuses"][-1] == "succeeded"
     assert "processing" in told["statuses"]
-    assert any(0 < step < 20 for step in told["steps"])
+    assert any(0 < step < 60 for step in told["steps"])
 
 
 def test_a_prediction_is_canceled(client: Callable[..., Any]) -> None:
@@ -99,7 +99,7 @@ def test_a_prediction_is_streamed_without_a_key(client: Callable[..., Any]) -> N
         """
         const events = [];
         for await (const each of replicate.stream("demo/echo-picture",
-                { input: { steps: 10, step_s: 0.1 } })) {
+                { input: { steps: 30, step_s: 0.1 } })) {
             events.push([each.event, each.id, each.data]);
         }
         let text = "";

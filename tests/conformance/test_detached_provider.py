@@ -54,7 +54,11 @@ class TestDetachedProvider(OutlivingConformance):
         assert isinstance(provider, DetachedProvider)
         pid = provider.pid(instance_id)
         assert pid is not None
-        return psutil.Process(pid).environ()
+        async with asyncio.timeout(20):
+            # That of a process which turns into another program is empty for a moment.
+            while not (told := psutil.Process(pid).environ()):
+                await asyncio.sleep(0.01)
+        return told
 
     async def settle(self, provider: Provider, ids: list[str], state: InstanceState) -> None:
         await self.until(provider, ids, state)

@@ -77,7 +77,7 @@ def test_sigterm_drains_a_worker_and_its_running_task_ends(backend: Backend, slo
     worker = backend.worker(slow, "one")
     backend.joined("one", worker)
     assert worker.is_healthy()
-    task_id = backend.submit("acme/slow", "text=kept", "wait_s=4")
+    task_id = backend.submit("acme/slow", "text=kept", "wait_s=10")
     until(lambda: backend.is_running(task_id), "running task")
     worker.signal("SIGTERM")
     assert worker.wait() == 0, worker.said()
@@ -88,7 +88,7 @@ def test_sigterm_drains_a_worker_and_its_running_task_ends(backend: Backend, slo
 def test_a_killed_worker_is_replaced_and_its_task_ends_once(backend: Backend, slow: Image) -> None:
     first = backend.worker(slow, "first")
     backend.joined("first", first)
-    task_id = backend.submit("acme/slow", "text=again", "wait_s=4")
+    task_id = backend.submit("acme/slow", "text=again", "wait_s=10")
     until(lambda: backend.is_running(task_id), "running task")
     first.signal("SIGKILL")
     assert first.wait() == 137
@@ -104,7 +104,7 @@ def test_a_killed_worker_is_replaced_and_its_task_ends_once(backend: Backend, sl
 def test_a_model_process_that_dies_leaves_no_zombie(backend: Backend, slow: Image) -> None:
     worker = backend.worker(slow, "one")
     backend.joined("one", worker)
-    task_id = backend.submit("acme/slow", "text=x", "wait_s=4")
+    task_id = backend.submit("acme/slow", "text=x", "wait_s=10")
     until(lambda: backend.is_running(task_id), "running task")
     # All but the first process and the worker's own, as the kernel does where memory ends.
     killed = worker.run(

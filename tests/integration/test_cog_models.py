@@ -225,12 +225,12 @@ def test_what_it_refuses_and_what_it_fails_at_are_told_apart(model: cog.CogModel
 def test_a_cancelled_prediction_is_cancelled_there(model: cog.CogModel) -> None:
     ears = Ears()
     threading.Timer(0.5, ears.is_over.set).start()
-    [ended] = model.run([item(model, ears, prompt="a", steps=50, step_s=0.2)])
+    [ended] = model.run([item(model, ears, prompt="a", steps=50, step_s=1.2)])
     assert isinstance(ended, Cancelled)
     began_s = time.monotonic()
     [made] = model.run([item(model, prompt="a")])
     assert len(made) == 1
-    assert time.monotonic() - began_s < 5, "it went on with what was cancelled"
+    assert time.monotonic() - began_s < 30, "it went on with what was cancelled"
 
 
 def test_one_that_is_busy_is_waited_for(model: cog.CogModel) -> None:

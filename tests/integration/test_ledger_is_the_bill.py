@@ -142,7 +142,7 @@ async def a_system(folder: Path, **flags: Any) -> AsyncIterator[System]:
         "worker.drain_s": 5.0,
         "pool.workers": 2,
         "pool.hour_micros": HOUR_MICROS,
-        "delivery.lease_s": 1.2,
+        "delivery.lease_s": 3.0,
         "delivery.heartbeat_s": 0.4,
         "delivery.backoff_base_s": 0.0,
     }

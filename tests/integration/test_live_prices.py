@@ -1,6 +1,7 @@
 """Prices of now reach the plan, operators and the ledger: pools of EC2 before a front of moto."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from swell.config import load
 from swell.money.tariffs import TARIFFS, PoolTariff
 from swell.scaling import STATUS, PoolScaling, ScalingStatus
 from swell.wiring import build_backend, close_backend
+
+PATIENCE_S = 60.0
 
 POOL = """
 [pools.gpu]
@@ -58,7 +61,8 @@ async def scaled(url: str, folder: Path) -> AsyncIterator[tuple[Autoscaler, Back
 
 async def stands(autoscaler: Autoscaler, backend: Backend, told: str) -> PoolScaling:
     """Look until somebody tells the pool's price, or why there is none."""
-    for _ in range(100):
+    ends_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends_s:
         await autoscaler.controller.step()
         note = await backend.registry.note(STATUS)
         if note is not None:

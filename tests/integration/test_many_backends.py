@@ -60,12 +60,7 @@ class Served:
 
     def members(self) -> list[int]:
         """Return the backend processes that serve or are starting."""
-        found = []
-        for each in self.supervisor.children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # It went while it was looked at.
-                if each.status() != "zombie":
-                    found.append(each.pid)
-        return found
+        return living(self.supervisor)
 
     def work(self, n: int) -> None:
         made = self.swell.json("keys", "create", "w", "--scope", "worker")
@@ -89,6 +84,16 @@ class Served:
         return "\n".join(
             path.read_text(errors="replace")[-4000:] for path in self.swell.folder.glob("*.txt")
         )
+
+
+def living(supervisor: psutil.Process) -> list[int]:
+    """Return the processes that a supervisor has started and that have not ended."""
+    found = []
+    for each in supervisor.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # It went while it was looked at.
+            if each.status() != "zombie":
+                found.append(each.pid)
+    return found
 
 
 @pytest.fixture
@@ -435,9 +440,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again_and_others_go_on(
         assert process.poll() is None
         assert other.is_running()
         python.with_name("away").rename(python)
-        await until(
-            lambda: len([each for each in supervisor.children() if each.status() != "zombie"]) == 2
-        )
+        await until(lambda: len(living(supervisor)) == 2)
     finally:
         assert stop(process) == 0, (tmp_path / "stderr.txt").read_text()
 
@@ -487,9 +490,18 @@ async def test_connections_are_shared_evenly(served: Served) -> None:
             for _ in range(n):
                 clients.callback((await kept_connection(served.url)).close)
 
-        await connect(40)
+        async def get_level(one: int, other: int) -> bool:
+            """Connect more, not without end: who lost its turn for a while has the next ones."""
+            for _ in range(30):
+                await connect(10)
+                if abs(connections_of(one) - connections_of(other)) <= 2:
+                    return True
+                await asyncio.sleep(0.1)
+            return False
+
+        await connect(30)
         # Left to the kernel, one would have most of them.
-        assert min(connections_of(pid) for pid in first) >= 15
+        assert await get_level(*first)
         os.kill(first[0], signal.SIGKILL)
         await until(lambda: first[0] not in served.members() and len(served.members()) == 2)
         [fresh] = set(served.members()) - set(first)
@@ -497,9 +509,7 @@ async def test_connections_are_shared_evenly(served: Served) -> None:
             while not connections_of(fresh):
                 await connect(1)
                 await asyncio.sleep(0.1)
-        before = connections_of(fresh)
-        await connect(10)
-        assert connections_of(fresh) >= before + 6
+        assert await get_level(fresh, first[1])
 
 
 async def kept_connection(url: str) -> asyncio.StreamWriter:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,13 @@ class Site(BackendAndWorkers):
         self.until(lambda: self.task(task_id)["state"] not in live)
         return self.task(task_id)
 
-    def events(self, task_id: str) -> list[tuple[str, str]]:
-        """Follow a task to its end; return (event, stage) of each that tells one."""
+    def events(
+        self, task_id: str, heard: Callable[[], None] = lambda: None
+    ) -> list[tuple[str, str]]:
+        """Follow a task to its end; return (event, stage) of each that tells one.
+
+        `heard` is called with each event.
+        """
         request = urllib.request.Request(
             f"{self.url}/v1/tasks/{task_id}/events",
             headers={"authorization": f"Bearer {self.key}"},
@@ -142,6 +147,7 @@ class Site(BackendAndWorkers):
                 name, _, value = line.decode().strip().partition(": ")
                 if name == "event":
                     kind = value
+                    heard()
                 elif name == "data" and "stage" in (told := json.loads(value)):
                     found.append((kind, told["stage"]))
         return found
@@ -161,11 +167,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_each_stage_runs_where_its_model_is(site: Site) -> None:
     for model in ("english", "draw", "measure"):
         site.work(model)
-    task_id = site.submit("a fox")
-    events = site.events(task_id)
+    task_id = site.submit("slow")
+    # It is drawn once its reader is there.
+    events = site.events(task_id, (site.swell.folder / "quick").touch)
     task = site.task(task_id)
     assert task["state"] == "succeeded", task
-    assert task["output"]["widths"] == [5]
+    assert task["output"]["widths"] == [4]
     assert task["output"]["picture"] == task["artifacts"][0]["url"]
     with urllib.request.urlopen(task["artifacts"][0]["url"], timeout=PATIENCE_S) as picture:
         assert picture.read(4) in (b"RIFF", b"\x89PNG")
@@ -244,6 +251,7 @@ def test_a_pipeline_is_canceled_in_the_middle(site: Site) -> None:
     site.work("english", "draw", "measure")
     task_id = site.submit("slow")
     site.until(lambda: site.states(task_id)[1] == "running")
+    site.until(lambda: site.ran() == ["english", "draw"])
     site.call(f"/v1/tasks/{task_id}/cancel", {})
     task = site.ended(task_id)
     assert task["state"] == "canceled"

@@ -16,7 +16,7 @@ from swell.store import Accepted
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.testing.factories import a_new_task
 
-LEASE_S = 3.0
+LEASE_S = 30.0
 PATIENCE_S = 30.0
 
 

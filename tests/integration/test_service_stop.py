@@ -51,6 +51,7 @@ async def _follow(session: aiohttp.ClientSession, task_id: str, begun: asyncio.E
         await answer.read()
 
 
+@pytest.mark.alone
 async def test_who_asks_twice_ends_open_requests_and_the_application_stops_in_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

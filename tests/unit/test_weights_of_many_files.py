@@ -28,7 +28,7 @@ from swell.clock import SystemClock
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import read_manifest
 from swell.weights.fetch import fetch
-from swell.weights.gather import Place
+from swell.weights.gather import Place, Terms
 from swell.weights.listing import Wanted
 from swell.weights.provided import Provided
 
@@ -41,7 +41,8 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 manifest = read_manifest(Path(sys.argv[2]).read_bytes())
 cache = WeightCache(Path(sys.argv[3]))
-asyncio.run(fetch(manifest, cache, Source(), SystemClock()))
+terms = Terms(hedge_s=60)
+asyncio.run(fetch(manifest, cache, Source(), SystemClock(), terms=terms))
 assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft
 assert not list((cache.folder / "partial").iterdir())
 weights = Provided(Wanted("acme/poster", "v1", {}, manifest.digest), cache, SystemClock(), 0.0)

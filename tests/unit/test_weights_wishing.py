@@ -18,7 +18,7 @@ from swell.clock import ManualClock, SystemClock
 from swell.errors import NotFound, Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.chunks import Manifest
-from swell.weights.gather import Place
+from swell.weights.gather import Place, Terms
 from swell.weights.listing import Wanted, WantedFile
 from swell.weights.provided import PATIENCE_S, Provided
 from swell.weights.wishing import Wishing, forget_the_dead, is_wished
@@ -62,6 +62,14 @@ async def wait_long(clock: ManualClock, until: Callable[[], bool] = lambda: Fals
             return
         clock.advance(PATIENCE_S / 2)
         await asyncio.sleep(0.05)
+
+
+async def give_up(clock: ManualClock, path: "asyncio.Task[Path]") -> None:
+    """Have time pass until whoever waits for a path has given up."""
+    async with asyncio.timeout(20):
+        while not path.done():
+            clock.advance(PATIENCE_S / 2)
+            await asyncio.sleep(0.05)
 
 
 def test_what_is_told_is_known_until_it_is_taken_back(tmp_path: Path) -> None:
@@ -114,7 +122,7 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
             path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
             await wait_long(clock, path.done)
             assert not path.done()
-        await wait_long(clock, path.done)
+        await give_up(clock, path)
         with pytest.raises(NotCached, match="nobody fetches it"):
             await path
 
@@ -127,7 +135,10 @@ async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
     second = pushed(server, write(tmp_path / "2" / NAME, 2, 20_000), model="acme/second")
     server.tricks[first.files[NAME].chunks[2]] = keep_still(server)
     wishes = [Wish(each.model, "v1", each.digest) for each in (first, second)]
-    bringing = asyncio.create_task(Provision(wishes, cache, server, SystemClock()).bring())
+    # Nothing is asked for once more beside it.
+    terms = Terms(stall_s=60.0, hedge_s=60.0)
+    provision = Provision(wishes, cache, server, SystemClock(), terms=terms)
+    bringing = asyncio.create_task(provision.bring())
     clock = ManualClock()
     weights = waiting(second, cache, clock)
     path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
@@ -229,7 +240,7 @@ async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
     await asyncio.to_thread(server.stuck.wait, 20)
     clock = ManualClock()
     path = asyncio.create_task(asyncio.to_thread(waiting(absent, cache, clock).path, NAME))
-    await wait_long(clock, path.done)
+    await give_up(clock, path)
     with pytest.raises(NotCached):
         await path
     server.over.set()

@@ -181,6 +181,9 @@ async def test_a_call_without_an_answer_ends_in_time_and_its_connection_is_not_u
         for _ in range(2):
             with pytest.raises(TimeoutError):
                 await client.post("/", b"", timeout_s=0.05)
+        async with asyncio.timeout(20):
+            while len(connections) < 2:
+                await asyncio.sleep(0.01)
         assert len(connections) == 2
 
 

@@ -125,10 +125,13 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
     async def ready(keyring: "Keyring") -> bool:
         versions = await _live(keyring)
         key = await keyring.new_client_key(always=as_json)
+        # Whoever reads that it is served may save at once.
+        saved = _saved(Path(ref)) if reload else None
         _tell(keyring.access.url, versions, as_json, key)
         if reload:
             timeout_s = settings.client.timeout_s
-            looking.add(asyncio.create_task(_reload(Path(ref), keyring, timeout_s, as_json)))
+            reloading = _reload(Path(ref), saved, versions, keyring, timeout_s, as_json)
+            looking.add(asyncio.create_task(reloading))
         return False
 
     async def run() -> None:
@@ -141,9 +144,15 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
     uvloop.run(run())
 
 
-async def _reload(file: Path, keyring: "Keyring", timeout_s: float, as_json: bool) -> None:
+async def _reload(
+    file: Path,
+    saved: tuple[int, int] | None,
+    known: dict[str, str],
+    keyring: "Keyring",
+    timeout_s: float,
+    as_json: bool,
+) -> None:
     """Have the worker end whenever a file was saved: the next one loads it anew."""
-    saved, known = _saved(file), await _live(keyring)
     while True:
         await asyncio.sleep(_LOOK_S)
         now = _saved(file)
