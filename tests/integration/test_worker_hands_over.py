@@ -24,14 +24,21 @@ from swell.testing.dispatch import MemoryDispatch
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 
-#: Writes down each step that it begins: which sample, and where it is.
+#: Writes down each step that it begins: which sample, and where it is. Once there are so many as a
+#: file says, it stands still, in that step, for as long as the file is there.
 MODEL = """
-import os, pathlib, time
+import contextlib, os, pathlib, time
 import numpy as np
 import swell
 from pydantic import BaseModel
 
-LOG = os.open(pathlib.Path(__file__).with_name("steps"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+STEPS, HOLD = map(pathlib.Path(__file__).with_name, ("steps", "hold"))
+LOG = os.open(STEPS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def stand_still():
+    with contextlib.suppress(FileNotFoundError):
+        while STEPS.read_text().count("\\n") >= int(HOLD.read_text()):
+            time.sleep(0.005)
 
 class Draws(swell.StepModel):
     name = "test/draws"
@@ -56,6 +63,7 @@ class Draws(swell.StepModel):
         at = {(int(who), round(float(when), 3)) for who, when in zip(conditions["who"], t)}
         os.write(LOG, "".join(f"{who} {when}\\n" for who, when in sorted(at)).encode())
         time.sleep(float(conditions["step_s"].max()))
+        stand_still()
         return x * np.float32(0.5)
 
     def decode(self, latents, item):
@@ -71,6 +79,7 @@ class Studio:
         self.model = folder / "draws.py"
         self.model.write_text(MODEL)
         self._steps = folder / "steps"
+        self._hold = folder / "hold"
 
     async def submit(
         self,
@@ -94,6 +103,19 @@ class Studio:
         for (who, _), times in self.begun().items():
             extra[who] += times - 1
         return max(extra.values(), default=0)
+
+    def hold(self, after: int) -> int:
+        """Have the model stand still once so many more steps have begun; return how many in all.
+
+        To be said before there is anything to draw.
+        """
+        steps = self.begun().total() + after
+        self._hold.write_text(str(steps))
+        return steps
+
+    def go_on(self) -> None:
+        """Have the model stand still no longer."""
+        self._hold.unlink()
 
     async def drawn(self, steps: int) -> None:
         """Wait until so many steps have begun."""
@@ -124,9 +146,12 @@ class Studio:
 
     async def handed_over(self, after: int, **settings: Any) -> None:
         """Have a worker draw so many steps, and then go at once."""
+        steps = self.hold(after)
         async with self.worker(**settings) as (worker, running):
-            await self.drawn(self.begun().total() + after)
+            await self.drawn(steps)
             worker.release()
+            await asyncio.sleep(0)  # now the model process is told
+            self.go_on()
             async with asyncio.timeout(8):
                 assert await running == 0
 
@@ -203,12 +228,14 @@ async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studi
     async with studio.worker() as (worker, _):
         drawn = []
         for who in (1, 3, 5):
+            steps = studio.hold(3 * random.Random(who).randint(2, 12))
             ids = [
                 await studio.submit(who, seed=3, **slow),
                 await studio.submit(who + 1, seed=4, count=2, **slow),
             ]
-            await studio.drawn(studio.begun().total() + 3 * random.Random(who).randint(2, 12))
+            await studio.drawn(steps)
             os.kill(worker.model_pid, signal.SIGKILL)
+            studio.go_on()
             drawn.append(await finished(studio, ids))
             assert {task.attempt for task in drawn[-1]} == {1}
             assert studio.redone() <= 1
@@ -222,15 +249,18 @@ async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studi
 
 
 async def test_a_task_that_is_alone_goes_on_too_though_it_loses_the_attempt(studio: Studio) -> None:
-    task_id = await studio.submit(1, seed=3)
+    slow = {"step_s": 0.08, "steps": 15}  # see above
+    steps = studio.hold(after=7)
+    task_id = await studio.submit(1, seed=3, **slow)
     async with studio.worker() as (worker, _):
-        await studio.drawn(12)
+        await studio.drawn(steps)
         os.kill(worker.model_pid, signal.SIGKILL)
+        studio.go_on()
         [task] = await finished(studio, [task_id])
         assert (task.attempt, task.attempts_left) == (2, 1)
         assert studio.redone() <= 1
         assert studio.checkpoints == []
-        [through] = await finished(studio, [await studio.submit(1, seed=3)])
+        [through] = await finished(studio, [await studio.submit(1, seed=3, **slow)])
     assert studio.files([task]) == studio.files([through])
 
 
@@ -292,11 +322,12 @@ async def test_leases_are_handed_back_in_time_where_nothing_can_be_stored(
     studio: Studio, how: str
 ) -> None:
     studio.dispatch = Clogged(how)
-    task_id = await studio.submit(1, seed=3)
+    task_id = await studio.submit(1, seed=3, steps=1000)
     async with studio.worker(handover_s=0.5) as (worker, running):
         await studio.drawn(5)
         worker.release()
-        async with asyncio.timeout(1.5):
+        # It would be tried for a minute, or for ever.
+        async with asyncio.timeout(10):
             assert await running == 0
     task = await studio.dispatch.task(task_id)
     assert (task.state, task.checkpoint) == (TaskState.QUEUED, None)
@@ -306,12 +337,15 @@ async def test_leases_are_handed_back_in_time_where_nothing_can_be_stored(
 async def test_a_step_that_takes_too_long_is_not_waited_for_and_what_was_told_is_left(
     studio: Studio,
 ) -> None:
-    task_id = await studio.submit(1, seed=3, steps=3, step_s=1.5)
+    steps = studio.hold(after=2)
+    task_id = await studio.submit(1, seed=3, steps=3)
     async with studio.worker(handover_s=0.6) as (worker, running):
-        await studio.drawn(2)
+        await studio.drawn(steps)
         worker.release()
-        async with asyncio.timeout(1.5):
+        # The step takes for ever.
+        async with asyncio.timeout(10):
             assert await running == 0
+    studio.go_on()
     assert studio.checkpoints == [checkpoint_key(task_id, 1)]
     async with studio.worker():
         await finished(studio, [task_id])
@@ -319,8 +353,8 @@ async def test_a_step_that_takes_too_long_is_not_waited_for_and_what_was_told_is
 
 
 async def test_a_draining_worker_hands_over_when_its_time_is_over(studio: Studio) -> None:
-    short, long = await studio.submit(1, steps=5), await studio.submit(2, steps=500)
-    async with studio.worker(drain_s=0.5) as (worker, running):
+    short, long = await studio.submit(1, steps=5), await studio.submit(2, steps=1000)
+    async with studio.worker(drain_s=2.0) as (worker, running):
         await studio.drawn(2)
         worker.drain()
         async with asyncio.timeout(8):

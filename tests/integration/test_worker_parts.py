@@ -46,13 +46,25 @@ class Album(swell.Model):
         return album[::-1] if item.input.how == "other" else album
 
 
-@swell.model("test/frail")
-def frail(marker: str, ctx: swell.Context) -> swell.Image:
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+
+@swell.model("test/series")
+def series(ctx: swell.Context) -> swell.Image:
     time.sleep(0.06)
-    path = Path(marker)
+    if ctx.index == 1:
+        wait_for(Path(__file__).with_name("told"))
+    return swell.Image(PIL.Image.new("RGB", (48, 48), (ctx.index, 0, 0)))
+
+
+@swell.model("test/frail")
+def frail(ctx: swell.Context) -> swell.Image:
+    time.sleep(0.06)
+    path = Path(__file__).with_name("died")
     if ctx.index == 2 and not path.exists():
-        # What was made before is on its way by now.
-        time.sleep(0.3)
+        wait_for(path.with_name("told"))
         path.touch()
         import os
         os.kill(os.getpid(), 9)
@@ -120,16 +132,16 @@ def told_as_given(dispatch: MemoryDispatch, task: Task) -> bool:
 
 @pytest.mark.parametrize("enclose_bytes", [0, 1 << 20])
 async def test_pictures_of_a_task_go_out_one_by_one_and_each_once(
-    dispatch: MemoryDispatch, enclose_bytes: int
+    dispatch: MemoryDispatch, models: str, tmp_path: Path, enclose_bytes: int
 ) -> None:
     dispatch.enclose_bytes = enclose_bytes
-    wish = {"steps": 1, "step_s": 0.25, "width": 48, "height": 48}
-    async with working(dispatch, "demo/echo-picture"):
-        task_id = await dispatch.submit("demo/echo-picture", wish, count=4, seed=5)
+    async with working(dispatch, models):
+        task_id = await dispatch.submit("test/series", count=4, seed=5)
         await dispatch.until(lambda: files_told(dispatch))
         first = files_told(dispatch)[0]
         assert (await dispatch.task(task_id)).state is TaskState.RUNNING
         assert first.data["key"] in dispatch.objects
+        (tmp_path / "told").touch()
         task = await dispatch.ended(task_id)
     told = files_told(dispatch)
     assert [(each.data["index"], each.data["seed"]) for each in told] == [(0, 5), (1, 6), (2, 7)]
@@ -214,8 +226,10 @@ async def test_what_a_model_process_makes_again_is_not_told_again(
     dispatch: MemoryDispatch, models: str, tmp_path: Path
 ) -> None:
     async with working(dispatch, models):
-        wish = {"marker": str(tmp_path / "died")}
-        task = await dispatch.ended(await dispatch.submit("test/frail", wish, count=4))
+        task_id = await dispatch.submit("test/frail", count=4)
+        await dispatch.until(lambda: len(files_told(dispatch)) == 2)
+        (tmp_path / "told").touch()
+        task = await dispatch.ended(task_id)
     # Alone in the process, it is to blame: the next attempt makes its own.
     assert task.attempt == 2
     told = [(each.attempt, each.data["index"]) for each in files_told(dispatch)]

@@ -107,8 +107,9 @@ def site(folder: Path, model: str) -> Site:
 async def gone(pid: int) -> None:
     """Return when a process has ended."""
     async with asyncio.timeout(20):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
 
 
 async def died(worker: Worker) -> None:
