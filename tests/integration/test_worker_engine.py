@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import io
 import json
 import os
@@ -13,7 +12,7 @@ import msgspec
 import PIL.Image
 import psutil
 import pytest
-from worker_harness import dispatch, output_of, picture_of, working
+from worker_harness import dispatch, output_of, over, picture_of, working
 
 from swell.clock import SystemClock
 from swell.dispatch import (
@@ -375,14 +374,6 @@ async def test_a_death_is_noticed_while_something_it_forked_lives_and_that_dies_
         assert first != second
         await over(first)
     await over(second)
-
-
-async def over(pid: int) -> None:
-    """Wait until a process has ended, though perhaps nobody asks how."""
-    async with asyncio.timeout(10):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.01)
 
 
 UNLOADABLE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_harness import dispatch, output_of, working
+from worker_harness import dispatch, output_of, restarted, working
 
 from swell.task import Failed, TaskState
 from swell.testing.dispatch import MemoryDispatch
@@ -107,15 +107,6 @@ async def at_work(worker: Worker) -> None:
     """Wait until the model process has something."""
     async with asyncio.timeout(30):
         while not worker._at.sent:
-            await asyncio.sleep(0.01)
-
-
-async def restarted(worker: Worker) -> None:
-    """Kill the model process, and wait until another has taken its place."""
-    pid = worker.model_pid
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(60):
-        while worker.model_pid == pid or not worker.can_run:
             await asyncio.sleep(0.01)
 
 

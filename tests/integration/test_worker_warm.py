@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from worker_harness import over, restarted
 
 from swell.clock import SystemClock
 from swell.config import process_environment
@@ -104,23 +105,6 @@ def site(folder: Path, model: str) -> Site:
     return Site(folder, model)
 
 
-async def gone(pid: int) -> None:
-    """Return when a process has ended."""
-    async with asyncio.timeout(20):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.01)
-
-
-async def died(worker: Worker) -> None:
-    """Kill the model process, and return when the worker has another one."""
-    pid = worker.model_pid
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(30):
-        while worker.model_pid == pid or not worker.can_run:
-            await asyncio.sleep(0.01)
-
-
 # --- where it comes from -------------------------------------------------------------------------
 
 
@@ -132,7 +116,7 @@ async def test_what_one_worker_imported_is_imported_once_for_the_next(site: Site
         assert (await site.facts())["parent"] == str(second.server_pid)
         kept = next(site.folder.glob("*.json"))
         assert "PIL.ImageDraw" in json.loads(kept.read_text())["modules"]
-    await gone(second.server_pid)
+    await over(second.server_pid)
 
 
 async def test_a_fork_has_its_worker_s_environment_and_folder(site: Site) -> None:
@@ -147,7 +131,7 @@ async def test_a_fork_has_its_worker_s_environment_and_folder(site: Site) -> Non
 async def test_a_model_process_that_died_is_replaced_by_a_fork(site: Site) -> None:
     async with site.worker(preload=("PIL.Image",)) as (worker, forks):
         server = forks.server_pid
-        await died(worker)
+        await restarted(worker)
         assert (await site.facts())["parent"] == str(server)
 
 
@@ -159,7 +143,7 @@ async def test_a_first_worker_starts_a_server_for_later(
         async with asyncio.timeout(30):
             while not forks.server_pid:
                 await asyncio.sleep(0.01)
-        await died(worker)
+        await restarted(worker)
         assert (await site.facts())["parent"] == str(forks.server_pid)
 
 
@@ -183,7 +167,7 @@ async def test_workers_that_start_at_once_share_one_server(site: Site) -> None:
         [server] = {forks.server_pid for _, forks in pairs}
         assert server > 0
         assert len({worker.model_pid for worker, _ in pairs}) == 3
-    await gone(server)
+    await over(server)
     assert list(site.folder.iterdir()) == []
 
 
@@ -193,11 +177,11 @@ async def test_a_server_serves_on_when_the_worker_that_started_it_goes(site: Sit
         server, gone_pid = forks.server_pid, first.model_pid
         later = site.worker(**choice)
         worker, _ = await later.__aenter__()
-    await gone(gone_pid)
-    await died(worker)
+    await over(gone_pid)
+    await restarted(worker)
     assert (await site.facts())["parent"] == str(server)
     await later.__aexit__(None, None, None)
-    await gone(server)
+    await over(server)
 
 
 async def test_a_server_waits_for_the_next_worker_as_long_as_it_was_told(site: Site) -> None:
@@ -207,12 +191,12 @@ async def test_a_server_waits_for_the_next_worker_as_long_as_it_was_told(site: S
     async with site.worker(**choice) as (_, forks):
         assert forks.server_pid == server
     os.kill(server, signal.SIGTERM)
-    await gone(server)
+    await over(server)
     short = {"preload": ("PIL.Image",), "warm_s": 0.1}
     async with site.worker(**short) as (_, forks):
         assert forks.server_pid not in (0, server)
         server = forks.server_pid
-    await gone(server)
+    await over(server)
 
 
 SCRIPT = """
@@ -246,8 +230,8 @@ async def test_nothing_outlives_a_worker_that_is_killed(folder: Path) -> None:
         model_pid, server_pid = map(int, process.stdout.readline().split())
         assert psutil.Process(model_pid).ppid() == server_pid
         process.kill()
-        await gone(model_pid)
-        await gone(server_pid)
+        await over(model_pid)
+        await over(server_pid)
         # Whoever waits for the end of what it says has it.
         assert process.stdout.read() == ""
 
@@ -259,7 +243,7 @@ async def test_a_worker_goes_on_when_its_server_is_killed(site: Site) -> None:
     async with site.worker(preload=("PIL.Image",)) as (worker, forks):
         server, pid = forks.server_pid, worker.model_pid
         os.kill(server, signal.SIGKILL)
-        await gone(pid)
+        await over(pid)
         facts = await site.facts()
         assert facts["parent"] == str(forks.server_pid)
         assert forks.server_pid != server
@@ -280,7 +264,7 @@ async def test_a_module_that_cannot_be_forked_costs_no_task(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     async with site.worker(preload=("unfit",)) as (worker, forks):
         assert (await site.facts())["parent"] == str(os.getpid())
-        await died(worker)
+        await restarted(worker)
         assert (await site.facts())["parent"] == str(os.getpid())
         assert forks.server_pid == 0
 
@@ -296,7 +280,7 @@ async def test_the_socket_of_a_server_that_was_killed_is_replaced(site: Site) ->
     async with site.worker(**choice) as (_, forks):
         server = forks.server_pid
     os.kill(server, signal.SIGKILL)
-    await gone(server)
+    await over(server)
     async with site.worker(**choice) as (_, forks):
         assert forks.server_pid not in (0, server)
 

@@ -1,7 +1,10 @@
 """A worker's engine in this process, with real model processes, over a backend in memory."""
 
 import asyncio
+import contextlib
 import io
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import msgspec
 import PIL.Image
+import psutil
 import pytest
 
 from swell.clock import SystemClock
@@ -18,7 +22,7 @@ from swell.weights.cache import WeightCache
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 
-__all__ = ["dispatch", "output_of", "picture_of", "working"]
+__all__ = ["dispatch", "output_of", "over", "picture_of", "restarted", "working"]
 
 
 @pytest.fixture
@@ -57,6 +61,23 @@ async def working(
                 assert await running == 0
     finally:
         running.cancel()
+
+
+async def over(pid: int) -> None:
+    """Wait until a process has ended, though perhaps nobody asks how."""
+    async with asyncio.timeout(20):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+
+
+async def restarted(worker: Worker) -> None:
+    """Kill the model process, and wait until another has taken its place."""
+    pid = worker.model_pid
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while worker.model_pid == pid or not worker.can_run:
+            await asyncio.sleep(0.01)
 
 
 def output_of(task: Task) -> Any:
