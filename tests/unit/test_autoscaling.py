@@ -146,7 +146,9 @@ async def test_a_worker_of_a_pool_is_told_its_pool_models_and_way(tmp_path: Path
     assert load(environment=told, folder=tmp_path).settings.worker.pool == "gpu"
 
 
-async def test_a_worker_elsewhere_is_told_nothing_of_this_machine(tmp_path: Path) -> None:
+async def test_a_worker_elsewhere_is_told_nothing_of_this_machine(
+    tmp_path: Path, container_engine: Path
+) -> None:
     text = (
         '[pools.away]\nmodels = ["x/y"]\nprovider = "container"\n'
         'options = {image = "swell-worker:1"}\n'

@@ -103,7 +103,7 @@ def test_whether_a_pool_may_be_taken_back_is_the_same_for_all_who_ask(
     assert price.hour_micros == (1 if is_spot else 2)
 
 
-def test_other_providers_hear_that_a_pool_may_be_taken_back_too() -> None:
+def test_other_providers_hear_that_a_pool_may_be_taken_back_too(container_engine: Path) -> None:
     asked = made("skypilot", {"image": "x", "program": "sh"}, spot=True)
     assert asked._options.spot  # type: ignore[attr-defined]
     made("container", {"image": "x"}, spot=True)  # which knows no such thing
