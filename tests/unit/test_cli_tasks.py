@@ -10,7 +10,7 @@ from admission_harness import PAINT, POSTER, QUICK, drawn, measured
 from api_harness import UPPER, World, a_world
 from served_harness import Commands, served
 
-from swell.cli.telling import estimate_lines
+from swell.cli.telling import estimate_lines, told_lines
 
 PAINTED = ("demo/paint", "-i", "prompt=a")
 
@@ -31,6 +31,22 @@ async def swell(world: World, tmp_path: Path) -> AsyncIterator[Commands]:
 def lines(text: str) -> dict[str, str]:
     """Return name → what stands behind it, of lines for people."""
     return {line[:13].strip(): line[14:] for line in text.splitlines()}
+
+
+# ---- notes
+
+
+def test_a_note_of_an_output_is_told_of_stages_and_of_the_task() -> None:
+    stage = {
+        **{"name": "translate", "model": "swell/translate", "state": "succeeded"},
+        **{"attempts": 1, "timings": None, "output": {"text": "lis", "note": "Looks like Polish."}},
+    }
+    silent = {**stage, "name": "draw", "output": "a picture"}
+    told = list(told_lines({"stages": [stage, silent], "output": {"note": ""}}))
+    assert [words for name, words in told if name == "note"] == ["Looks like Polish."]
+    assert list(told_lines({"output": {"note": "Read as English."}})) == [
+        ("note", "Read as English.")
+    ]
 
 
 # ---- cheaper tasks

@@ -27,6 +27,12 @@ TERMS = {
     "BSD-2-Clause": ("2. Redistributions in binary form", "EVEN IF ADVISED OF THE POSSIBILITY"),
     "BSD-3-Clause": ("3. Neither the name of the copyright holder", "EVEN IF ADVISED OF THE"),
     "CC-BY-4.0": ("<https://creativecommons.org/licenses/by/4.0/>",),
+    "LicenseRef-SCOWL": (
+        "The collective work is Copyright 2000-2011 by Kevin Atkinson",
+        "provided that the above copyright notice appears in all copies",
+        "Copyright (c) J Ross Beresford 1993-1999. All Rights Reserved.",
+        "Copyright 1993, Geoff Kuenning, Granada Hills, CA",
+    ),
     "LicenseRef-public-domain": ("| public domain |",),
     "MIT": ("Permission is hereby granted, free of charge", "OTHER DEALINGS IN THE SOFTWARE."),
     "Unicode-3.0": (
@@ -63,7 +69,7 @@ def test_every_file_has_a_licence_and_the_notice_names_it() -> None:
         assert file["licence"], name
         assert file["source"], name
         assert f"`{name}`" in notice
-        packed = re.findall(r"(?:PyPI|npm) (\S+)( \d+(?:\.\d+)+)?", file["source"])
+        packed = re.findall(r"(?:PyPI|npm|Debian) (\S+)( \d+(?:\.\d+)+)?", file["source"])
         assert packed or file["source"].startswith("trained for Swell on the sets of sets.json"), (
             name
         )

@@ -82,13 +82,25 @@ def test_a_prompt_that_should_not_be_drawn_is_refused_in_words(
         ("червона лисиця", "Ukrainian"),
         ("ثعلب أحمر", "Arabic"),
         ("czerwony lis na śniegu", "Polish"),
+        ("karda k\u0131rm\u0131z\u0131 bir tilki", "Turkish"),
     ],
 )
-def test_a_prompt_that_nobody_here_translates_is_refused(
+def test_a_prompt_that_nobody_here_translates_is_drawn_as_it_stands(
     artwork: Artwork, prompt: str, language: str
 ) -> None:
-    with pytest.raises(Reject, match=f"No translation from {language} here: write it in English"):
-        artwork.prepare(asked(prompt=prompt))
+    item = asked(prompt=prompt)
+    assert artwork.prepare(item).words == prompt
+    assert item.kept.made.note == (
+        f"This looks like {language}, which is not translated here: it stays as it is."
+    )
+
+
+@pytest.mark.slow
+def test_the_note_comes_with_the_picture(artwork: Artwork) -> None:
+    made = drawn(artwork, prompt="czerwony lis na śniegu")
+    assert (made.prompt, made.language) == ("czerwony lis na śniegu", "pl")
+    assert made.note.startswith("This looks like Polish")
+    assert drawn(artwork, prompt="cozy typewriter").note == ""
 
 
 @pytest.mark.parametrize("prompt", ["🦊", "1234", "!?"])

@@ -150,9 +150,108 @@ def test_a_word_means_first_what_it_is_written_as(translator: Translator) -> Non
     assert translator("the", "fr").text == "the"
 
 
-@pytest.mark.parametrize("said", ["cigüeñal", "ovečka", "um brzk", "レッド"])
-def test_words_that_nobody_knows_are_not_read(translator: Translator, said: str) -> None:
-    assert not translator.reads(said)
+@pytest.mark.parametrize(
+    ("said", "language", "note"),
+    [
+        ("cigüeñal", "en", "Read as English; it may be Spanish."),
+        ("ovečka", "en", "Read as English; it may be "),
+        ("plimbra rotolassi", "en", "Read as English; it may be "),
+        ("zabrinando tristolo pelugi", "pt", "No word of this is known in Portuguese"),
+        ("czerwony lis na śniegu", "pl", "This looks like Polish, which is not translated here"),
+        (
+            "karda k\u0131rm\u0131z\u0131 bir tilki",
+            "tr",
+            "This looks like Turkish, which is not translated here",
+        ),
+        ("en röd räv i snön", "sv", "This looks like Swedish, which is not translated here"),
+        ("レッド", "ja", "This looks like Japanese, which is not translated here"),
+    ],
+)
+def test_what_nobody_translates_stays_as_it_is_and_a_note_says_so(
+    translator: Translator, said: str, language: str, note: str
+) -> None:
+    made = translator(said)
+    assert (made.text, made.language, made.by, made.known) == (said, language, "none", 0.0)
+    assert made.note.startswith(note)
+
+
+@pytest.mark.parametrize("said", ["un gato azul", "a red fox", "portrait of Frida Kahlo"])
+def test_a_text_whose_language_is_plain_has_no_note(translator: Translator, said: str) -> None:
+    assert translator(said).note == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("a vintage typewriter", "vintage car", "retro car", "noir detective", "cozy typewriter"),
+        *("an opulent ballroom", "a derelict ship", "verdant valley", "sinister clown"),
+        *("translucent umbrella", "a taupe sweater", "idyllic meadow", "whimsical treehouse"),
+        *("macabre carnival", "iridescent beetle", "a dilapidated barn", "petite ballerina"),
+        *("piano", "marina", "grand piano", "a mosquito", "pasta", "animal print"),
+    ],
+)
+def test_words_that_are_all_english_are_english(translator: Translator, said: str) -> None:
+    made = translator(said)
+    assert (made.text, made.language, made.note) == (said, "en", "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Rio de Janeiro at sunset",
+        "Los Angeles skyline",
+        "Leonardo da Vinci painting a robot",
+        "Notre Dame de Paris on fire",
+        "Vincent van Gogh starry night",
+        "Xenomorph queen",
+        "my friend Zbigniew Brzezinski at the beach",
+        "a beutiful castel on a hill",
+        "a drak forest with mushroms",
+        "a large orange ballon",
+        "the cat's paw",
+        "state-of-the-art kitchen",
+        "a 3-year-old's birthday cake",
+        "3d printer",
+        "vitamin e",
+        "rock 'n' roll",
+        "we don't know",
+    ],
+)
+def test_a_name_a_typo_a_number_or_a_mark_leaves_english_english(
+    translator: Translator, said: str
+) -> None:
+    made = translator(said)
+    assert (made.text, made.language) == (said, "en")
+
+
+SENTENCES = {
+    "es": "No quiero que aparezca gente en la imagen."
+    "|El hombre camina solo por la calle vacía."
+    "|Una vieja máquina de escribir sobre una mesa de madera."
+    "|una pizza grande con queso y tomate",
+    "pt": "Não quero pessoas na imagem."
+    "|O homem caminha sozinho pela rua vazia."
+    "|Uma velha máquina de escrever em cima de uma mesa."
+    "|um prato de frutos do mar",
+    "fr": "Je ne veux pas de personnes sur l'image."
+    "|L'homme marche seul dans la rue vide."
+    "|Une vieille machine à écrire sur une table en bois."
+    "|une pizza avec du fromage et des tomates",
+    "de": "Ich möchte keine Menschen auf dem Bild."
+    "|Der Mann geht allein durch die leere Straße."
+    "|Eine alte Schreibmaschine auf einem Holztisch."
+    "|die Torheit begleitet uns in allen Lebensperioden",
+    "it": "Non voglio persone nell'immagine."
+    "|L'uomo cammina da solo per la strada vuota."
+    "|Una vecchia macchina da scrivere su un tavolo di legno."
+    "|una pizza grande con formaggio e pomodoro",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_sentences_are_known_by_their_function_words(translator: Translator, language: str) -> None:
+    told = [translator.detect(said) for said in SENTENCES[language].split("|")]
+    assert told == [language] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tasks and estimates in words, each a line with its name: what was changed, stages, times, costs.
+"""Tasks and estimates in words, each a line with its name: what was changed, stages, notes, costs.
 
 Members that an older server does not tell are passed over.
 """
@@ -14,11 +14,15 @@ __all__ = ["estimate_lines", "spent_line", "told_lines"]
 
 
 def told_lines(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what was changed of a task so that it could be accepted, and its stages."""
+    """Yield what was changed of a task so that it could be accepted, its stages and their notes."""
     for change in task.get("degraded") or ():
         yield "changed", _change(change)
     for stage in task.get("stages") or ():
         yield "stage", _stage(stage)
+    for part in (*(task.get("stages") or ()), task):
+        output = part.get("output")
+        if isinstance(output, dict) and isinstance(note := output.get("note"), str) and note:
+            yield "note", note
 
 
 def spent_line(task: Mapping[str, Any]) -> str:

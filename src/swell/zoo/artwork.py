@@ -24,7 +24,7 @@ from swell.zoo.icons import Floats, Icons, Prompt
 from swell.zoo.pictures import Pixels, resized
 from swell.zoo.prompt_check import CATEGORIES, PromptWords
 from swell.zoo.safety import UNSAFE_FROM, SafetyScore
-from swell.zoo.translate import LANGUAGES, READ, Translation, Translator
+from swell.zoo.translate import READ, Translation, Translator
 
 __all__ = ["STAGES", "Artwork"]
 
@@ -50,8 +50,8 @@ class Artwork(Icons):
     The prompt may be in Spanish, Portuguese, French, German or Italian, and in more languages with
     packages of Argos Translate. `swell/icons` draws it, so it should name one thing, or two side by
     side. `art` paints it in one of 26 styles. A prompt or a picture that should not be is refused,
-    in words, as is a prompt that nobody here can read. A task has no previews: nobody sees anything
-    of a picture before it was checked.
+    in words. A prompt in a language that is not translated here is drawn as it stands, and `note`
+    says so. A task has no previews: nobody sees anything of a picture before it was checked.
 
     The result tells how long each stage took. `generate` lasts from when the prompt was understood
     until the picture was drawn, waiting for others included.
@@ -69,7 +69,7 @@ class Artwork(Icons):
     """
 
     name = "swell/artwork"
-    licence = f"{Icons.licence}; BSD-2-Clause AND Unicode-3.0 AND CC-BY-4.0"
+    licence = f"{Icons.licence}; BSD-2-Clause AND Unicode-3.0 AND CC-BY-4.0 AND LicenseRef-SCOWL"
     credits = """
     All that `swell/icons`, `swell/translate`, `swell/prompt-check`, `swell/paint`, `swell/upscale`
     and `swell/safety` credit.
@@ -85,8 +85,8 @@ class Artwork(Icons):
     }
     files = (
         *Icons.files,
-        *(weights(n) for n in ("glossary.tsv", "languages.npz", "prompt-words.json")),
-        *(weights(n) for n in ("paint-styles.onnx", "safety.onnx")),
+        *(weights(n) for n in ("glossary.tsv", "languages.npz", "english.txt.gz")),
+        *(weights(n) for n in ("prompt-words.json", "paint-styles.onnx", "safety.onnx")),
     )
     examples = (
         {"prompt": "un zorro rojo en la nieve"},
@@ -143,6 +143,8 @@ class Artwork(Icons):
         prompt: str
         language: str
         translated_by: str
+        #: Where the prompt's language is in doubt or not translated here, a sentence that says so.
+        note: str
         unsafe: float
         stages: dict[str, float]
 
@@ -166,7 +168,7 @@ class Artwork(Icons):
         """Bring the prompt into English, and refuse what should not or cannot be drawn.
 
         Raises:
-            Reject: It asks for something that is refused, or nothing in it can be read.
+            Reject: It asks for something that is refused, or has no word in it.
         """
         asked, stages = item.input, dict[str, float]()
         made = self._timed(stages, "translate", lambda: self._translator(asked.prompt))
@@ -175,29 +177,10 @@ class Artwork(Icons):
         )
         if refused := finding.refused({*asked.refuse, "minors"}):
             raise Reject(f"The prompt is refused ({', '.join(refused)}): ask for something else.")
-        self._check_words(made)
-        item.kept = _Piece(made, stages, self._clock.monotonic_s())
-        return self._plan(item, made.text)
-
-    def _check_words(self, made: Translation) -> None:
-        """Refuse words that would draw something at random.
-
-        Raises:
-            Reject: There are none, or they are in a language that nobody here translates.
-        """
         if not any(letter.isalpha() for letter in made.text):
             raise Reject("There is no word in the prompt: name what to draw, such as 'a red fox'.")
-        if made.by != "none" or made.language == "en" or self._translator.reads(made.text):
-            return
-        codes = [code for code in self._translator.languages if code != "en"]
-        *some, last = ["English", *sorted(LANGUAGES.get(code, code) for code in codes)]
-        known = f"{', '.join(some)} or {last}" if some else last
-        if made.language in codes:
-            raise Reject(f"No word of the prompt is known: write it in other words, or in {known}.")
-        raise Reject(
-            f"No translation from {LANGUAGES.get(made.language, made.language)} here: write it in "
-            f"{known}, or install swell[argos] with its package (`swell models translations`)."
-        )
+        item.kept = _Piece(made, stages, self._clock.monotonic_s())
+        return self._plan(item, made.text)
 
     def decode(self, latents: Floats, item: Item[Any]) -> Callable[[], "Artwork.Output"]:
         """Draw one at 128 px; what is returned finishes it."""
@@ -227,6 +210,7 @@ class Artwork(Icons):
             prompt=piece.made.text,
             language=piece.made.language,
             translated_by=piece.made.by,
+            note=piece.made.note,
             unsafe=round(unsafe, 4),
             stages={name: round(stages[name], 6) for name in STAGES},
         )

@@ -8,19 +8,24 @@ Two ways, the better one where it is at hand:
     glossary    word by word out of a list that ships, from five languages; adjectives are put
                 before their noun, and what is not known stays as it is
 
-The language is told by naive Bayes over runs of letters (Cavnar and Trenkle, "N-gram-based text
-categorization", 1994, gave the runs), and by how many words each list knows. A text that may be
-English is taken for it: a wrong translation costs more than none.
+The language is that of most words. A word of English counts for English, a word of another list for
+its language, and a function word that only one of them has ("the", "und") counts twice. Naive Bayes
+over runs of letters (Cavnar and Trenkle, "N-gram-based text categorization", 1994, gave the runs)
+decides where the words do not, and for languages without a list. A text that may be English is
+taken for it: a wrong translation costs more than none.
 """
 
+import gzip
 import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -49,7 +54,7 @@ LANGUAGES: Final[Mapping[str, str]] = {
     **{"lt": "Lithuanian", "ms": "Malay", "nb": "Norwegian", "nl": "Dutch", "pl": "Polish"},
     **{"sv": "Swedish", "vi": "Vietnamese", "bn": "Bengali", "hi": "Hindi", "ja": "Japanese"},
     **{"ko": "Korean", "ru": "Russian", "th": "Thai", "uk": "Ukrainian", "zh": "Chinese"},
-    **{"ar": "Arabic", "el": "Greek", "he": "Hebrew"},
+    **{"ar": "Arabic", "el": "Greek", "he": "Hebrew", "tr": "Turkish"},
 }
 #: Those that are read without any package of Argos Translate.
 READ: Final = ("en", "es", "fr", "pt", "de", "it")
@@ -67,6 +72,8 @@ _BY_SCRIPT: Final = (
     (re.compile("[\u0980-\u09ff]"), ("bn",)),
     (re.compile("[\u0e00-\u0e7f]"), ("th",)),
 )
+#: Letters of Turkish, which the runs of letters do not know.
+_TURKISH: Final = re.compile("[ığ]")
 _LATIN: Final = re.compile("[a-z\u00e0-\u024f]")
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
@@ -116,18 +123,68 @@ _SMALL_WORDS: Final = frozenset(
 #: With two words after it, an article is English, but for a language that has one like it.
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _A_IS_THE: Final = frozenset({"pt"})
-#: English words that the text encoder has no piece for, and that look like another language's.
-_ALSO_ENGLISH: Final = frozenset(
-    ("lama", "nude", "mole", "gnome", "chalet", "samurai", "mandala", "axolotl", "capybara")
-) | frozenset(("ananas", "clementine", "dragonfly", "ocelot", "sloth", "llama", "alpaca", "kimono"))
-#: From which share of English words on a text is English, unless another language has them all.
-_MOST: Final = 0.5
-#: What it counts, in the same measure, that a list has all of the words, and English none.
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Articles, prepositions, pronouns, conjunctions and auxiliaries, by language.
+_FUNCTION_WORDS: Final[Mapping[str, frozenset[str]]] = {
+    "en": _words("""
+        a about after all also an and any are as at be been before behind being between but by can
+        could do does down during for from had has have he her here him his i if in into is it its
+        just like me my near no not of off on only onto or our out over she so some than that the
+        their them then there these they this those through to under up very was we were what when
+        where which while who whose will with without would you your
+    """),
+    "es": _words("""
+        el la los las lo un una unos unas de del al a en con sin por para sobre bajo entre hacia
+        desde hasta y e o u que como pero si no se su sus mi mis tu te me le les nos es son era está
+        están fue ser hay ha han este esta estos estas ese esa eso más muy ya también donde cuando
+        quien porque todo toda todos yo él ella ellos ni nada nunca siempre cada hace tiene tienen
+        puede qué cómo sólo
+    """),
+    "pt": _words("""
+        o a os as um uma uns umas de do da dos das em no na nos nas ao à aos às com sem por para
+        pelo pela sobre sob entre até e ou que como mas se não seu sua seus suas meu minha meus
+        minhas te me lhe é são era está estão foi ser há tem este esta isto esse essa isso mais
+        muito já também onde quando quem porque todo toda todos eu ele ela eles você nem só num numa
+        nada nunca sempre cada faz pode pra pelos pelas
+    """),
+    "fr": _words("""
+        le la les l un une des du de d au aux à en dans sur sous avec sans pour par chez entre vers
+        et ou que qu qui où comme mais si ne n pas plus se s son sa ses mon ma mes ton ta je j tu il
+        elle nous vous ils elles on ce c cet cette ces est sont était être a ont y très tout toute
+        tous lui leur leurs votre peut fait aussi bien quand même
+    """),
+    "de": _words("""
+        der die das den dem des ein eine einen einem einer eines und oder aber in im ins an am auf
+        aus bei beim mit ohne nach von vom vor zu zum zur für über unter hinter neben zwischen durch
+        um als wie dass wenn weil ich du er sie es wir ihr mein meine meinen meiner sein seine
+        seinen ihre ihren ist sind war hat haben wird werden nicht kein keine keinen auch nur noch
+        sehr so sich man was wer wo dieser diese dieses mich mir dich dir uns ihm ihn bin bist habe
+        kann muss soll hier dort dann doch alle
+    """),
+    "it": _words("""
+        il lo la l i gli le un uno una di d del dello della dei degli delle dell a al allo alla ai
+        agli alle all da dal dallo dalla dai in nel nello nella nei nelle nell su sul sullo sulla
+        sui sulle sull con senza per tra fra sotto sopra e ed o ma che come se non mi ti si ci vi
+        suo sua suoi sue mio mia miei mie è sono era sta stanno ha hanno c questo questa questi
+        quello quella quelle quel più molto anche dove quando chi io lui lei noi loro ho hai fa ogni
+        così perché dopo prima sempre mai
+    """),
+}
+_LETTERS: Final = frozenset(ascii_lowercase) - {"a"}
+#: Function words that another language has as another word, particles of names (Rio de Janeiro,
+#: van Gogh) and letters (vitamin e) say nothing of a text's language.
+_NEUTRAL: Final = _LETTERS | _words("""
+    ai all am as bien bin chi com come con den die do dove era fur ha han hat hay ho in ma man me mi
+    mia no on os par per plus pour sans seine sin so sob son sue ton tout war was
+    da de del des di du el la las le los van von
+""")
+#: What a share of the words counts against the letters, in nats per run of letters.
 _WORDS: Final = 1.5
-#: Which share of the words a language without a list is taken to know; and where another has a
-#: list of all of them.
-_UNLISTED: Final = 0.5
-_UNLISTED_BESIDE: Final = 0.2
 #: How much likelier than English a language must be, in nats per run of letters.
 _MARGIN: Final = 0.12
 
@@ -141,12 +198,15 @@ class Translation:
         language: ISO 639-1 code of what it was in, as far as that can be told.
         by: `argos`, `glossary`, or `none` where it stayed as it was.
         known: Share of its words that could be translated, 0 to 1.
+        note: A sentence for the author of the text where its language is in doubt, or is not
+            translated here; empty otherwise.
     """
 
     text: str
     language: str
     by: str = "none"
     known: float = 1.0
+    note: str = ""
 
 
 class Detector:
@@ -201,23 +261,7 @@ class Glossary:
         """Those that it translates from."""
         return tuple(self._known)
 
-    def english_words(self) -> frozenset[str]:
-        """Return every word that it ever answers with, less foreign ones it translates: piña."""
-        rows = (english for known in self._known.values() for english, _ in known.values())
-        words = frozenset(word for english in rows for word in english.split())
-        lists = self._known.values()
-        return frozenset(
-            word
-            for word in words
-            if word.isascii() or all(known.get(word, (word,))[0] == word for known in lists)
-        )
-
-    def small_words(self) -> frozenset[str]:
-        """Return the articles and prepositions of all languages, and what joins words."""
-        rows = (row for known in self._known.values() for row in known.items())
-        return frozenset(word for word, (_, kind) in rows if kind in "apc")
-
-    def known(self, text: str, language: str, english: Collection[str] = frozenset()) -> float:
+    def known(self, text: str, language: str, english: Container[str] = frozenset()) -> float:
         """Return which share of the words it knows, 0 to 1, with those that are English."""
         pieces = self._pieces(text, language, english)
         count = sum(piece.words for piece in pieces if piece.kind != ".")
@@ -227,7 +271,7 @@ class Glossary:
         """Whether the list of a language has a word."""
         return self._found(word.lower(), language) is not None
 
-    def __call__(self, text: str, language: str, english: Collection[str] = frozenset()) -> str:
+    def __call__(self, text: str, language: str, english: Container[str] = frozenset()) -> str:
         """Return the text in English; what it does not know stays.
 
         Args:
@@ -242,7 +286,7 @@ class Glossary:
         return _written(pieces)
 
     def _pieces(
-        self, text: str, language: str, english: Collection[str] = frozenset()
+        self, text: str, language: str, english: Container[str] = frozenset()
     ) -> list[_Piece]:
         words = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(_parted(text, language))]
         kept = self._kept([word for word, _, _ in words], language, english)
@@ -259,7 +303,7 @@ class Glossary:
             ended = words[at - 1][2]
         return pieces
 
-    def _kept(self, words: Sequence[str], language: str, english: Collection[str]) -> set[int]:
+    def _kept(self, words: Sequence[str], language: str, english: Container[str]) -> set[int]:
         """Return the places of what is English already.
 
         That is runs of its words with one that only English has, or behind its article.
@@ -439,6 +483,22 @@ def _opened(folder: Path) -> tuple[Any, Any, str]:
     return pieces, network, str(facts.get("target_prefix", ""))
 
 
+class _English:
+    """The words of English. A sorted list loads in a quarter of the time that a set takes."""
+
+    def __init__(self, path: Path) -> None:
+        self._words = gzip.decompress(path.read_bytes()).split()
+        foreign = (_FUNCTION_WORDS[language] for language in _ENDINGS)
+        self._foreign = frozenset[str]().union(*foreign) - _SMALL_WORDS
+
+    def __contains__(self, word: object) -> bool:
+        if not isinstance(word, str) or word in self._foreign:
+            return False
+        raw = word.encode(errors="replace")
+        at = bisect_left(self._words, raw)
+        return word in _FUNCTION_WORDS["en"] or self._words[at : at + 1] == [raw]
+
+
 class Translator:
     """Brings texts into English by the best way at hand.
 
@@ -450,9 +510,17 @@ class Translator:
         self._detector = Detector(weights("languages.npz"))
         self._glossary = Glossary(weights("glossary.tsv"))
         self._argos = Argos(folders)
-        self._english = self._glossary.english_words() | _english_words()
-        self._small = self._glossary.small_words()
-        self._english = self._english - self._small | _SMALL_WORDS | _ALSO_ENGLISH
+        self._english = _English(weights("english.txt.gz"))
+        self._small = {
+            language: words | {_fold(word) for word in words}
+            for language, words in _FUNCTION_WORDS.items()
+        }
+        foreign = frozenset[str]().union(*(self._small[language] for language in _ENDINGS))
+        self._own = {
+            language: frozenset(word for word in self._small[language] if word not in self._english)
+            - (_NEUTRAL - _LETTERS)
+            for language in _ENDINGS
+        } | {"en": self._small["en"] - foreign}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -460,56 +528,64 @@ class Translator:
         return tuple(sorted({*self._glossary.languages, *self._argos.languages()}))
 
     def detect(self, text: str) -> str:
-        """Return the likeliest language, English where that is well possible."""
-        text = _seen(text)
-        words = [word for word in _plain(text).split() if any(c.isalpha() for c in word)]
-        if not words:
-            return "en"
-        scores = self._detector.scores(text)
+        """Return the language of a text, English in doubt."""
+        language, is_sure = self._guess(_seen(text))
+        return language if is_sure else "en"
+
+    def _guess(self, text: str) -> tuple[str, bool]:
+        """Return the likeliest language, and whether more than its letters speak for it."""
         if written := _by_script(text.lower()):
-            return max(written, key=lambda language: scores.get(language, 0.0))
-        ours = sum(word in self._english for word in words) / len(words)
-        if ours == 1:
-            return "en"
-        shares = {language: self._glossary.known(text, language) for language in _ENDINGS}
-        # What one list knows whole is hardly of a language without any.
-        unlisted = _UNLISTED if max(shares.values()) < 1 else _UNLISTED_BESIDE
-        rates = {
-            language: score + _WORDS * (shares.get(language, unlisted) - ours)
-            for language, score in scores.items()
-            if language != "en"
-        }
+            scores = self._detector.scores(text)
+            return max(written, key=lambda language: scores.get(language, 0.0)), True
+        # Without what is written with digits: 3d, 8k.
+        words = re.findall(r"\b[^\W\d_]+\b", text.lower())
+        content = [word for word in words if word not in _NEUTRAL]
+        english = sum(word in self._english for word in content)
+        if english == len(content):
+            return "en", True
+        scores = self._detector.scores(text)
+        votes = {language: self._votes(words, language) for language in _ENDINGS}
+        ours = english + sum(word in self._own["en"] for word in content)
+        # A language without a list is likely only where no list has most of the words.
+        is_unknown = english < len(content) / 2 and max(votes.values()) <= len(words) / 2
+        if is_unknown and _TURKISH.search(text.lower()):
+            return "tr", True
+        rates = {"en": scores["en"] + _WORDS * ours / len(words) + _MARGIN}
+        for language, score in scores.items():
+            if language in votes:
+                rates[language] = score + _WORDS * votes[language] / len(words)
+            elif language != "en" and is_unknown:
+                rates[language] = score
         best = max(rates, key=rates.__getitem__)
-        if ours > _MOST and not self._is_surely(text, best):
-            return "en"
-        return best if rates[best] > scores["en"] + _MARGIN else "en"
+        has_own = any(word in self._own.get(best, ()) for word in words)
+        if best == "en" or (english > len(content) / 2 and not has_own):
+            return "en", True
+        # One or two words that no list has may be a name in any language.
+        foreign = [word for word in words if word not in self._english]
+        is_known = best in votes and self._votes(foreign, best) > 0
+        return best, is_known or len(words) > 2
 
-    def _is_surely(self, text: str, language: str) -> bool:
-        """Whether a language has all the words, and a small one among them that English lacks."""
-        small = self._small - _SMALL_WORDS
-        if language not in _ENDINGS or self._glossary.known(text, language) < 1:
-            return False
-        return any(word in small for word in _plain(text).split())
-
-    def reads(self, text: str) -> bool:
-        """Whether a text in no language that is translated may still say something in English.
-
-        It has an English word in it, or is one word in letters of English: a name has no language.
-        """
-        words = [word for word in re.findall(r"[^\W\d_]+", _plain(text)) if len(word) > 1]
-        if any(word in self._english and word not in _SMALL_WORDS for word in words):
-            return True
-        return len(words) < 2 and all(word.isascii() for word in words)
+    def _votes(self, words: Sequence[str], language: str) -> int:
+        """Return how many of these words a language has; those that only it has count twice."""
+        own, small = self._own[language], self._small[language]
+        return sum(
+            2 if word in own else word in small or self._glossary.has(word, language)
+            for word in words
+            if word in own or word not in _NEUTRAL
+        )
 
     def __call__(self, text: str, language: str | None = None) -> Translation:
-        """Return the text in English.
+        """Return the text in English, or as it is with a note that says why.
 
         Args:
             text: A sentence or a few words.
             language: Its ISO 639-1 code; None finds out.
         """
         text = _seen(text)
-        told = language or self.detect(text)
+        told, is_sure = (language, True) if language else self._guess(text)
+        if not is_sure:
+            note = f"Read as English; it may be {_name(told)}."
+            return Translation(text, "en", known=0.0, note=note)
         if told == "en":
             return Translation(text, "en")
         package = self._argos.languages().get(told)
@@ -518,12 +594,21 @@ class Translator:
                 return Translation(self._argos(text, package), told, "argos")
             except ImportError:
                 pass  # the package is there, its libraries are not
-        if told in self._glossary.languages:
-            known = self._glossary.known(text, told, self._english)
-            if self._glossary.known(text, told):
-                said = self._glossary(text, told, self._english)
-                return Translation(said, told, "glossary", round(known, 3))
-        return Translation(text, told, known=0.0)
+        if told not in self._glossary.languages:
+            why = f"This looks like {_name(told)}, which is not translated here"
+        elif not self._glossary.known(text, told):
+            why = f"No word of this is known in {_name(told)}"
+        else:
+            why = ""
+        if why:
+            return Translation(text, told, known=0.0, note=f"{why}: it stays as it is.")
+        known = self._glossary.known(text, told, self._english)
+        said = self._glossary(text, told, self._english)
+        return Translation(said, told, "glossary", round(known, 3))
+
+
+def _name(language: str) -> str:
+    return LANGUAGES.get(language, language)
 
 
 @cache
@@ -539,19 +624,24 @@ class Translate(Model):
     With packages of Argos Translate on the machine (`swell models translations`), whole sentences
     from some fifty languages; without any, word by word from Spanish, Portuguese, French, German
     and Italian, which is enough for "un gato azul en la nieve" and not for a letter. What is
-    not known stays as it is, and English stays English.
+    not known stays as it is, and English stays English. Where the language is in doubt or is not
+    translated here, the text stays as it is and `note` says so.
 
     | | |
     |---|---|
     | words | 28,755, accents or not: the Unicode CLDR's names of emoji (Unicode-3.0), and our own |
-    | languages told apart | 28, by script and runs of letters: nine in ten of emoji it never saw |
+    | words of English | 75,673, by which it knows what to leave: SCOWL, and our own |
+    | languages told apart | 29, by words, script and runs of letters |
     | time | below 1 ms |
     | Argos packages | licences of their own, most of them MIT or CC0; see each `README.md` |
     """
 
     name = "swell/translate"
-    licence = "Apache-2.0 AND Unicode-3.0; Argos packages under their own"
-    credits = "Names and keywords of emoji from the Unicode CLDR, (c) Unicode, Inc."
+    licence = "Apache-2.0 AND Unicode-3.0 AND LicenseRef-SCOWL; Argos packages under their own"
+    credits = """
+    Names and keywords of emoji from the Unicode CLDR, (c) Unicode, Inc. English words from SCOWL,
+    (c) 2000-2011 Kevin Atkinson and others.
+    """
     memory_bytes = 35_000_000
     speed = (Speed("one core of an AMD EPYC", "a prompt, word by word", 0.0003, "2026-11-25"),)
     samples = {"prompts in five languages, word by word": "samples/translate.txt"}
@@ -584,6 +674,8 @@ class Translate(Model):
         language: str
         by: str
         known: float
+        #: Where the language is in doubt or not translated here, a sentence that says so.
+        note: str
 
     def load(self, device: str) -> None:
         """Read the lists."""
@@ -599,4 +691,10 @@ class Translate(Model):
         if source is not None and source not in known:
             return Reject(f"no translation from {source!r}: there are {', '.join(sorted(known))}")
         made = self._translator(asked.text, source)
-        return self.Output(text=made.text, language=made.language, by=made.by, known=made.known)
+        return self.Output(
+            text=made.text,
+            language=made.language,
+            by=made.by,
+            known=made.known,
+            note=made.note,
+        )

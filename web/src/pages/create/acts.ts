@@ -90,3 +90,9 @@ export function translation(task: TaskView): string {
   const text = output?.text ?? "";
   return text && text.trim().toLowerCase() !== String(task.input["prompt"] ?? "").trim().toLowerCase() ? text : "";
 }
+
+/** What an output says of the prompt, such as that its language is in doubt; empty where it says nothing. */
+export function note(task: TaskView): string {
+  const outputs = [...(task.stages ?? []), task].map((each) => each.output as { note?: unknown } | null);
+  return outputs.map((each) => each?.note).find((each): each is string => typeof each === "string" && each !== "") ?? "";
+}
