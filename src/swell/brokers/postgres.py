@@ -290,7 +290,7 @@ def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
         started.append(running)
     session.handed_out(task.queue for task in plan.taken)
     plan.keep_turns()
-    session.last_model = started[-1].model
+    session.last_model = started[-1].stage_model
     session.passed = plan.passed
     if len(plan.turn) > 1:
         note_passed(plan.turn, {task.stage_model for task in started}, session.passed)

@@ -507,6 +507,16 @@ class PipelineConformance:
         (held,) = await delivery.lease(models=B)
         assert held.id == task.id
 
+    async def test_the_model_of_a_stage_takes_turns_with_another_model(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(*(a_new_run(Stage(name="only", queue="demo/z")) for _ in range(20)))
+        await delivery.submit(*(a_new_task("demo/a") for _ in range(20)))
+        both = {"demo/a": "v1", "demo/z": "v1"}
+        leases = [await delivery.lease(2, models=both) for _ in range(6)]
+        served = [[task.stage_model for task in tasks] for tasks in leases]
+        assert served == [["demo/a"] * 2, ["demo/z"] * 2] * 3
+
     async def test_a_user_with_many_pipelines_delays_nobody_at_a_later_stage(
         self, delivery: Delivery
     ) -> None:
