@@ -69,16 +69,16 @@ class SqliteBroker:
         def action(session: Session) -> list[Task]:
             return _lease(session, request)
 
-        is_ready = any(self._database.ready_count(queue) for queue, _, _ in request.queues)
+        queues = [queue for queue, _, _ in request.queues]
         if until is None:
-            if not is_ready and not self._database.is_busy:
+            if not self._database.is_busy and not any(map(self._database.ready_count, queues)):
                 return []
             return await self._database.write(action, is_late=True)
         if self._is_closed:
             return []
         self._waits.add(until)
         try:
-            return await self._database.write_when(action, until, is_due=is_ready) or []
+            return await self._database.write_when(action, until, queues=queues) or []
         finally:
             self._waits.discard(until)
 

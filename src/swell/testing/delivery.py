@@ -99,6 +99,10 @@ def _expect(result: Accepted | SwellError) -> Accepted:
     return result
 
 
+#: How a task that was held comes back to its queue.
+_WAYS_BACK = ("released", "backoff", "lost", "replayed")
+
+
 class LifeConformance:
     """What becomes of a task, whoever hands it out."""
 
@@ -1048,6 +1052,46 @@ class WaitingConformance:
         await delivery.settle(held, outcome=Released())
         (again,) = await asyncio.wait_for(waiting, 5)
         assert (again.id, again.attempt) == (held.id, 2)
+
+    @pytest.mark.parametrize("way", ["~canary", "v1", "", *_WAYS_BACK])
+    async def test_a_task_that_becomes_ready_wakes_one_of_those_who_wait_for_its_queue(
+        self, delivery: Delivery, way: str
+    ) -> None:
+        held: list[Task] = []
+        if way in _WAYS_BACK:
+            await delivery.submit(a_new_task(max_attempts=1 if way == "replayed" else 3))
+            held = await delivery.lease()
+        if way in ("backoff", "replayed"):
+            await delivery.settle(*held, outcome=a_failure())
+        until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queues = ("demo/upper", "demo/upper:v1", "demo/upper:~canary")
+        asked = [
+            a_lease_request(models={"demo/other": "v1"}),
+            *[a_lease_request(staged={"demo/upper": queues})] * 2,
+        ]
+        waiting = [
+            asyncio.ensure_future(delivery.broker.lease(each, until=until)) for each in asked
+        ]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if way in ("backoff", "lost"):
+            for _ in range(2):
+                delivery.clock.advance(61)
+                await delivery.sweep()
+        elif way == "released":
+            await delivery.settle(*held, outcome=Released())
+        elif way == "replayed":
+            again = await delivery.store.retry(held[0].id, key_id="key-1", only_dead=True)
+            await delivery.broker.offer([again.task])
+        else:
+            await delivery.submit(a_new_task(queue=f"demo/upper:{way}".rstrip(":")))
+        await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        (woken,) = [place for place, each in enumerate(waiting) if each.done()]
+        assert woken != 0
+        for queue in ("demo/other", "demo/upper"):
+            await delivery.submit(a_new_task(queue))
+        got = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        assert [task.model for (task,) in got] == ["demo/other", "demo/upper", "demo/upper"]
 
     async def test_a_lease_waits_no_longer_than_until(self, delivery: Delivery) -> None:
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -216,8 +216,8 @@ class PostgresDatabase:
         #: served with them.
         self._again: list[tuple[list[_Write], bool]] = []
         self._pending: list[_Write] = []
-        #: Actions of `write_when` that have not had anything to do yet.
-        self._waiting: list[_Write] = []
+        #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
+        self._waiting: dict[str, dict[_Write, None]] = {}
         self._is_waiting_new = False
         #: The next look for those who got nothing of what this backend has accepted itself.
         self._look: asyncio.TimerHandle | None = None
@@ -374,7 +374,7 @@ class PostgresDatabase:
         *,
         queues: Sequence[str],
     ) -> R | None:
-        """Run `action` at the end of every transaction until it returns something true.
+        """Run `action` when a task is ready in one of its queues, until it returns something true.
 
         Returns that, once it is durable, or None if `until` is done first. What others write and
         this action does with it is one commit: a task that comes while a worker waits is accepted
@@ -383,7 +383,7 @@ class PostgresDatabase:
         Args:
             action: As in `write`.
             until: Ends the wait. From then on the action is not run.
-            queues: In which something must be ready for it.
+            queues: A transaction that ends without a ready task in any of these does not run it.
         """
         if self._is_closing:
             raise Unavailable("the store is closing; try again when the backend is back")
@@ -393,7 +393,8 @@ class PostgresDatabase:
             if not waiting.is_served:
                 waiting.tell(None)
 
-        self._waiting.append(waiting)
+        for queue in queues:
+            self._waiting.setdefault(queue, {})[waiting] = None
         until.add_done_callback(give_up)
         self._is_waiting_new = True
         self._write_soon()
@@ -401,9 +402,18 @@ class PostgresDatabase:
             result: R | None = await waiting.done
         finally:
             until.remove_done_callback(give_up)
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            self._stop_waiting(waiting)
         return result
+
+    def _stop_waiting(self, write: _Write) -> None:
+        for queue in write.queues:
+            waiting = self._waiting.get(queue, {})
+            waiting.pop(write, None)
+            if not waiting:
+                self._waiting.pop(queue, None)
+
+    def _all_waiting(self) -> set[_Write]:
+        return {write for waiting in self._waiting.values() for write in waiting}
 
     @property
     def is_busy(self) -> bool:
@@ -428,7 +438,7 @@ class PostgresDatabase:
             if self._writing is not None:
                 await self._writing
             await self._land()
-        for waiting in self._waiting:
+        for waiting in self._all_waiting():
             waiting.tell(None)
         if self.company.is_there:
             self.company.tell(self._untold)
@@ -511,7 +521,7 @@ class PostgresDatabase:
             # what those get who wait.
             self._write_again([*(([write], False) for write in group), ([], True)])
             return
-        for write in group or [each for each in self._waiting if not each.is_served]:
+        for write in group or [each for each in self._all_waiting() if not each.is_served]:
             # Who waits for something to come goes on waiting while the server is away.
             if group or not isinstance(refused, Unavailable):
                 write.fail(refused)
@@ -594,8 +604,8 @@ class PostgresDatabase:
                 write.fail(flight.failed[write])
             else:
                 write.tell(write.result)
-            if write.is_served and write in self._waiting:
-                self._waiting.remove(write)
+            if write.is_served:
+                self._stop_waiting(write)
         if flight.session.has_posted:
             self.state.posting.wake()
         if flight.session.left and self.company.is_there:
@@ -627,18 +637,23 @@ class PostgresDatabase:
                 flight.failed[write] = error
 
     async def _serve_waiting(self, flight: _Flight) -> None:
-        for write in list(self._waiting):
-            # Without those that are being served, and those that were told to stop in this turn
-            # and are not awake yet.
-            if write.is_given_up or write.is_served:
-                continue
-            try:
-                write.result = await write.action(flight.session)
-            except SwellError as error:
-                flight.failed[write] = error
-            if write.result or write in flight.failed:
-                write.is_served = True
-                flight.served.append(write)
+        """Run the actions that wait for a queue, for as long as a task may be ready in it."""
+        may_wait = flight.session.may_wait
+        for queue in [each for each in self._waiting if may_wait(each)]:
+            for write in list(self._waiting.get(queue, ())):
+                if not may_wait(queue):
+                    break
+                # Without those that are being served, and those that were told to stop in this
+                # turn and are not awake yet.
+                if write.is_given_up or write.is_served:
+                    continue
+                try:
+                    write.result = await write.action(flight.session)
+                except SwellError as error:
+                    flight.failed[write] = error
+                if write.result or write in flight.failed:
+                    write.is_served = True
+                    flight.served.append(write)
 
     async def _writer(self, place: int) -> Any:
         """Return one of the writer's connections, with counts and clocks that are fresh enough."""
@@ -738,7 +753,7 @@ class PostgresDatabase:
         self._look_again()
 
     def _waited_for(self) -> set[str]:
-        return {queue for write in self._waiting for queue in write.queues}
+        return set(self._waiting)
 
     def _look_at_others(self) -> None:
         self._look = None

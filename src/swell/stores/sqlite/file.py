@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ QUERIES = load_queries("sqlite")
 class _Write:
     """One action that waits for its commit."""
 
-    __slots__ = ("action", "done", "is_late", "result", "until")
+    __slots__ = ("action", "done", "is_late", "queues", "result", "until")
 
     def __init__(
         self,
@@ -61,10 +61,12 @@ class _Write:
         is_late: bool,
         done: "asyncio.Future[Any]",
         until: "asyncio.Future[None] | None" = None,
+        queues: Sequence[str] = (),
     ) -> None:
         self.action = action
         self.is_late = is_late
         self.done = done
+        self.queues = queues
         #: When this is done, an action of `write_when` is not wanted any more.
         self.until = until
         self.result: Any = None
@@ -72,7 +74,7 @@ class _Write:
     @property
     def is_given_up(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.until is not None and self.until.done()
+        return self.done.done() or (self.until is not None and self.until.done())
 
 
 class SqliteDatabase:
@@ -87,8 +89,8 @@ class SqliteDatabase:
         self.path = path
         self.clock = clock
         self._pending: list[_Write] = []
-        #: Actions of `write_when` that have not had anything to do yet.
-        self._waiting: list[_Write] = []
+        #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
+        self._waiting: dict[str, dict[_Write, None]] = {}
         self._is_waiting_new = False
         self._is_committing = False
         self._committed_changes = -1
@@ -154,9 +156,13 @@ class SqliteDatabase:
             self._loop.call_soon(self._commit_next)
 
     async def write_when(
-        self, action: Callable[[Session], R], until: "asyncio.Future[None]", *, is_due: bool = True
+        self,
+        action: Callable[[Session], R],
+        until: "asyncio.Future[None]",
+        *,
+        queues: Sequence[str],
     ) -> R | None:
-        """Run `action` at the end of every transaction until it returns something true.
+        """Run `action` when a task is ready in one of its queues, until it returns something true.
 
         Returns that, or None if `until` is done first. What others write and this action does with
         it is one commit: a task that comes while a worker waits is accepted and started at once.
@@ -168,29 +174,37 @@ class SqliteDatabase:
         Args:
             action: As in `write`.
             until: Ends the wait. From then on the action is not run.
-            is_due: Whether there may be something to do already, after the last finished commit.
+            queues: A transaction that ends without a ready task in any of these does not run it.
         """
         if self._is_closing:
             raise Unavailable("the store is closing; try again when the backend is back")
         self._loop = asyncio.get_running_loop()
-        waiting = _Write(action, True, self._loop.create_future(), until)
+        waiting = _Write(action, True, self._loop.create_future(), until, queues)
 
         def give_up(_: object) -> None:
             if not waiting.done.done():
                 waiting.done.set_result(None)
 
-        self._waiting.append(waiting)
+        for queue in queues:
+            self._waiting.setdefault(queue, {})[waiting] = None
         until.add_done_callback(give_up)
-        if is_due or self._is_committing:
+        if self._is_committing or any(map(self.ready_count, queues)):
             self._is_waiting_new = True
             self._commit_soon()
         try:
             result: R | None = await waiting.done
         finally:
             until.remove_done_callback(give_up)
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            self._stop_waiting([waiting])
         return result
+
+    def _stop_waiting(self, writes: Iterable[_Write]) -> None:
+        for write in writes:
+            for queue in write.queues:
+                waiting = self._waiting.get(queue, {})
+                waiting.pop(write, None)
+                if not waiting:
+                    self._waiting.pop(queue, None)
 
     async def check_writable(self) -> None:
         """Write something if the last write was refused.
@@ -338,18 +352,17 @@ class SqliteDatabase:
         while group or self._waiting:
             session = Session(self._state, self.clock)
             doing: _Write | None = None
-            served: list[_Write] = []
+            served: dict[_Write, None] = {}
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 for doing in group:
                     doing.result = doing.action(session)
                     if is_searching:
                         session.flush()
-                # Without those that were told to stop in this turn and are not awake yet.
-                for doing in [write for write in self._waiting if not write.is_given_up]:
+                for doing in self._woken(session, served):
                     doing.result = doing.action(session)
                     if doing.result:
-                        served.append(doing)
+                        served[doing] = None
                     if is_searching:
                         session.flush()
                 doing = None
@@ -365,12 +378,22 @@ class SqliteDatabase:
                 blamed = [*group, *served] if doing is None else [doing]
                 _fail(blamed, error)
                 group[:] = [write for write in group if write not in blamed]
-                self._waiting = [write for write in self._waiting if write not in blamed]
+                self._stop_waiting(blamed)
             else:
-                self._waiting = [write for write in self._waiting if write not in served]
+                self._stop_waiting(served)
                 group += served
                 return session
         return None
+
+    def _woken(self, session: Session, served: Container[_Write]) -> Iterator[_Write]:
+        """Yield the actions that wait for a queue, for as long as a task is ready in it."""
+        for queue in [each for each in self._waiting if session.ready_count(each) > 0]:
+            for write in self._waiting[queue]:
+                if session.ready_count(queue) <= 0:
+                    break
+                # Those that were told to stop in this turn are not awake yet.
+                if write not in served and not write.is_given_up:
+                    yield write
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
