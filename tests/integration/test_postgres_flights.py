@@ -14,6 +14,7 @@ from swell.clock import ManualClock
 from swell.errors import InvalidRequest, NotFound, Unavailable
 from swell.store import Accepted, HoldState
 from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres.database import TRIES
 from swell.stores.postgres.session import Session
 from swell.task import Released, Task, TaskState
 from swell.testing.delivery import Delivery
@@ -40,6 +41,20 @@ _CUT_OFF = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
+
+#: Has the server refuse to change a task, so many times, as it does where two write at once.
+_RACE = """
+CREATE SEQUENCE races;
+CREATE FUNCTION race() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('races') <= %d THEN
+        RAISE EXCEPTION 'another was there before' USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER race BEFORE UPDATE ON tasks FOR EACH ROW WHEN (OLD.id = '%s')
+EXECUTE FUNCTION race();
+"""
 
 _HOW_IT_IS_HELD = "SELECT state, attempt, lease_token FROM tasks WHERE id = $1"
 
@@ -98,6 +113,11 @@ async def later(world: World) -> AsyncIterator[PostgresStore]:
     store = PostgresStore(await PostgresDatabase.open(world.url, clock))
     yield store
     await store.close()
+
+
+def pids_of(database: PostgresDatabase) -> list[int]:
+    """Return which processes of the server write for a backend."""
+    return [connection.get_server_pid() for connection in database._connections]
 
 
 async def patient(call: Awaitable[R]) -> R:
@@ -175,6 +195,39 @@ async def test_a_group_that_finds_somebody_was_there_before_is_undone_and_writte
     found = await world.delivery.lease(10)
     assert {task.id for task in found} == {held.id, accepted.task.id}
     assert world.ready() == 0
+
+
+@pytest.mark.parametrize("races", [TRIES + 3, 1_000_000])
+async def test_a_group_that_loses_many_races_fails_only_what_collides_and_keeps_its_connections(
+    world: World, races: int
+) -> None:
+    database = world.database
+    await world.delivery.submit(*(a_new_task() for _ in range(3)))
+    raced, other = await world.delivery.lease(2)
+    known, pids = dict(database.state.live), pids_of(database)
+    await world.other.execute(_RACE % (races, raced.id))
+    lost, settled, accepted = await patient(
+        asyncio.gather(
+            world.store.settle([a_settlement(raced)]),
+            world.store.settle([a_settlement(other)]),
+            world.store.accept([a_new_task()]),
+            return_exceptions=True,
+        )
+    )
+    assert isinstance(lost, Unavailable) is (races > 3 * TRIES)
+    assert not isinstance(settled, BaseException)
+    assert [task.state for task in settled if task] == [TaskState.SUCCEEDED]
+    assert not isinstance(accepted, BaseException)
+    assert pids_of(database) == pids
+    assert not database._was_refused
+    # The third is remembered still.
+    kept = known.keys() - {raced.id, other.id}
+    assert len(kept) == 1
+    assert kept <= database.state.live.keys()
+    await world.other.execute("DROP TRIGGER race ON tasks")
+    (ended,) = await patient(world.store.settle([a_settlement(raced)]))
+    assert ended is not None
+    assert ended.state is TaskState.SUCCEEDED
 
 
 async def test_what_another_has_written_under_the_same_edition_is_not_taken_for_ones_own(

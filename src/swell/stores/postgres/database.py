@@ -40,7 +40,7 @@ MAX_TURNS: Final = 8
 #: So many groups are written at once.
 FLIGHTS: Final = 2
 
-#: How often a group is tried again after somebody else was there before.
+#: How often a group is tried again after somebody else was there before; then each of its actions.
 TRIES: Final = 8
 
 #: How long the server may take to be reached, in seconds.
@@ -514,11 +514,11 @@ class PostgresDatabase:
             self._write_again([(group, serves)])
             return
         refused = _translated(error)
-        if isinstance(refused, Unavailable):
+        if isinstance(error, _LOST):
             self._lose_connection(place)
         elif len(group) > 1 or (group and serves and self._waiting):
-            # The server refused somebody's row: writing one by one tells whose it was, and then
-            # what those get who wait.
+            # The server refused a row, or the group lost every race: writing one by one tells whose
+            # row it was, and then what those get who wait.
             self._write_again([*(([write], False) for write in group), ([], True)])
             return
         for write in group or [each for each in self._all_waiting() if not each.is_served]:
@@ -544,7 +544,8 @@ class PostgresDatabase:
                 flight.session.remember()
                 self._tell(flight)
             return
-        self._refuse(group, Unavailable("too many write the same tasks; try again"), 0)
+        contended = Unavailable("other backends keep changing the same tasks; try again")
+        self._refuse(group, contended, 0, serves=serves)
 
     async def _prepare(
         self, group: list[_Write], place: int, *, is_careful: bool, serves: bool = True
