@@ -85,9 +85,6 @@ THUMBNAIL_WIDTHS: Final = (128, 256, 512, 2048)
 #: The widest: as large as those see it who only have a link to it.
 SHOWN_LARGE_PX: Final = THUMBNAIL_WIDTHS[-1]
 
-#: Random hexadecimal numbers that wait to be used, by their size in bytes.
-_random_bytes: Final[dict[int, list[str]]] = {}
-
 
 class TaskState(StrEnum):
     """Where a task is in its life."""
@@ -328,7 +325,7 @@ def new_id(now: datetime) -> str:
 
     48 bits of Unix milliseconds, then 80 random bits: what UUIDv7 does, without its fixed bits.
     """
-    return id_before(now) + _random_hex(10)
+    return id_before(now) + secrets.token_hex(10)
 
 
 @functools.lru_cache(maxsize=64)
@@ -351,18 +348,7 @@ def span_of_ids(since: datetime | None, until: datetime | None) -> tuple[str, st
 
 def new_token() -> str:
     """Return a new lease token: 16 hexadecimal digits."""
-    return _random_hex(8)
-
-
-def _random_hex(n_bytes: int) -> str:
-    # One system call for thousands: asking for ten bytes costs as much as for many.
-    pool = _random_bytes.get(n_bytes)
-    if pool is None or not pool:
-        text = secrets.token_hex(n_bytes * 512)
-        step = 2 * n_bytes
-        pool = [text[at : at + step] for at in range(0, len(text), step)]
-        _random_bytes[n_bytes] = pool
-    return pool.pop()
+    return secrets.token_hex(8)
 
 
 def is_id(text: str) -> bool:

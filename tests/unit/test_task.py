@@ -1,6 +1,7 @@
 """The life of a task: every verb, over every state."""
 
 import itertools
+import os
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -38,6 +39,24 @@ OUTCOMES: list[Outcome] = [
     Canceled(),
     Released(),
 ]
+
+
+def test_a_forked_process_draws_other_ids_and_tokens() -> None:
+    # What would be drawn ahead is drawn before the fork.
+    life.new_id(NOW), life.new_token()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, f"{life.new_id(NOW)} {life.new_token()}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as told:
+        drawn = told.read().split()
+    assert os.waitpid(child, 0) == (child, 0)
+    assert len(drawn) == 2
+    assert set(drawn).isdisjoint({life.new_id(NOW), life.new_token()})
 
 
 def a_task(**fields: object) -> Task:
