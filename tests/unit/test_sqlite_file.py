@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
@@ -428,10 +429,35 @@ async def test_closing_waits_until_the_log_is_moved(
     await again.close()
 
 
-async def test_a_disk_that_takes_nothing_from_the_log_fails_nobody(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.close()
-    wal.move(connection)
+async def test_a_log_that_cannot_be_moved_is_logged_once_and_moved_later(
+    database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "CHANGES", 20)
+    closed = sqlite3.connect(path)
+    closed.close()
+    n = 0
+    with capture_logs() as logs:
+        # Nothing opens the file by its name now; what is open stays open.
+        hidden = path.parent.rename(path.parent.with_name("hidden"))
+        try:
+            for _ in range(3):
+                database._log._move_beside()
+            database._log.move(closed)
+            while n < 10:
+                await database.write(adding(f"{n:032x}"))
+                n += 1
+        finally:
+            hidden.rename(path.parent)
+    (told,) = logs
+    assert (told["log_level"], told["event"]) == (
+        "warning",
+        "sqlite: write-ahead log not moved, retrying",
+    )
+    async with asyncio.timeout(20):
+        while database._log._has_failed:
+            await database.write(adding(f"{n:032x}"))
+            n += 1
+    assert len(await kept(database)) == n
 
 
 async def test_readers_cannot_write(database: SqliteDatabase) -> None:

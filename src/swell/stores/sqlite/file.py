@@ -28,7 +28,7 @@ from swell.clock import Clock
 from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.queries import load_migrations, load_queries
 from swell.stores.sqlite.session import Session, SessionState
-from swell.stores.sqlite.wal import WriteAheadLog, move
+from swell.stores.sqlite.wal import WriteAheadLog
 
 __all__ = ["SqliteDatabase", "library_version"]
 
@@ -326,7 +326,7 @@ class SqliteDatabase:
             self._was_refused = False
             self._resolve(group, session)
             if self._log.written(self._committed_changes):
-                moved = self._syncer.submit(move, self._writer)
+                moved = self._syncer.submit(self._log.move, self._writer)
                 moved.add_done_callback(
                     lambda _: self._loop.call_soon_threadsafe(self._commit_next)
                 )

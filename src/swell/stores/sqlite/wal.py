@@ -15,7 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-__all__ = ["WriteAheadLog", "move"]
+import structlog
+
+__all__ = ["WriteAheadLog"]
+
+_log = structlog.get_logger("swell.sqlite")
 
 #: The log is moved after so many changes of rows: about 1,600 pages of small tasks, or 6 MiB.
 CHANGES: Final = 10_000
@@ -25,6 +29,8 @@ COMMIT: Final = 20
 
 #: How often it is moved while commits go on. Each time there is less left.
 PASSES: Final = 2
+
+_MOVE: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
 class WriteAheadLog:
@@ -42,6 +48,7 @@ class WriteAheadLog:
         self._changes = 0
         #: What the log has grown by since it was moved last, in rows of large commits.
         self._grown = 0
+        self._has_failed = False
 
     @property
     def is_moving(self) -> bool:
@@ -70,16 +77,27 @@ class WriteAheadLog:
         """Wait until nothing is moved any more."""
         self._thread.shutdown()
 
+    def move(self, connection: sqlite3.Connection) -> None:
+        """Move what is committed, as far as no reader needs what it would replace.
+
+        A failure fails no commit: the log grows, and is moved after the next changes. The first
+        failure of a series is logged.
+        """
+        try:
+            connection.execute(_MOVE).fetchone()
+        except Exception as error:
+            self._failed(error)
+
     def _move_beside(self) -> None:
-        with contextlib.closing(self._connect()) as connection:
-            for _ in range(PASSES):
-                move(connection)
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                for _ in range(PASSES):
+                    connection.execute(_MOVE).fetchone()
+            self._has_failed = False
+        except Exception as error:
+            self._failed(error)
 
-
-def move(connection: sqlite3.Connection) -> None:
-    """Move what is committed, as far as nobody reads what it would replace.
-
-    A disk that refuses it refuses commits as well, and there it is told.
-    """
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    def _failed(self, error: Exception) -> None:
+        if not self._has_failed:
+            _log.warning("sqlite: write-ahead log not moved, retrying", error=str(error))
+        self._has_failed = True
