@@ -263,8 +263,8 @@ class Registry(Protocol):
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """Make versions known; those already known stay as they are, and become the newest.
 
-        A card that has a `price_micros` changes that of its version: it is known to nobody who kept
-        the card before there were such prices, and what others ask may change.
+        The `price_micros` of a card replaces that of its version, since others may change what they
+        ask.
         """
         ...
 

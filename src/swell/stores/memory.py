@@ -454,8 +454,7 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         """See `Registry.put_models`."""
         for card in cards:
             known = self._models.pop((card.name, card.version), card)
-            if card.price_micros:
-                known = msgspec.structs.replace(known, price_micros=card.price_micros)
+            known = msgspec.structs.replace(known, price_micros=card.price_micros)
             self._models[card.name, card.version] = known
 
     async def models(self) -> list[ModelCard]:

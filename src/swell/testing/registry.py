@@ -113,10 +113,10 @@ class RegistryConformance:
         schema = {"type": "object", "properties": {"text": {}, "at": {}, "a": {"default": 1.5}}}
         first = _card("demo/a", "v1", input_schema=schema)
         await registry.put_models([first])
-        for told, asked in ((40, 40), (50, 50), (0, 50)):
-            await registry.put_models([_card("demo/a", "v1", price_micros=told)])
+        for price in (40, 50, 0):
+            await registry.put_models([_card("demo/a", "v1", price_micros=price)])
             [known] = await registry.models()
-            assert known == msgspec.structs.replace(first, price_micros=asked)
+            assert known == msgspec.structs.replace(first, price_micros=price)
             assert list(known.input_schema["properties"]) == ["text", "at", "a"]
 
     async def test_registering_no_models_changes_nothing(self, registry: Registry) -> None:

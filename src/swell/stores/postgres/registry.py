@@ -50,15 +50,17 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """See `Registry.put_models`."""
         names = [card.name for card in cards]
-        newest = dict(await self._database.read("newest_models", names)) if names else {}
-        if all(newest.get(card.name) == card.version and not card.price_micros for card in cards):
+        rows = await self._database.read("newest_models", names) if names else []
+        newest = [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
+        known = {(card.name, card.version, card.price_micros) for card in newest}
+        if all((card.name, card.version, card.price_micros) in known for card in cards):
             return
         async with self._database.transaction() as run:
             for card in cards:
                 [(body,)] = await run("put_model", card.name, card.version, _json(card))
-                if card.price_micros:
-                    known = msgspec.json.decode(body, type=ModelCard)
-                    asked = msgspec.structs.replace(known, price_micros=card.price_micros)
+                kept = msgspec.json.decode(body, type=ModelCard)
+                if kept.price_micros != card.price_micros:
+                    asked = msgspec.structs.replace(kept, price_micros=card.price_micros)
                     await run("price_model", card.name, card.version, _json(asked))
 
     async def models(self) -> list[ModelCard]:

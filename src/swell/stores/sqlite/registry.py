@@ -53,12 +53,12 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
         """See `Registry.put_models`."""
-        if any(card.price_micros or self._newest(card.name) != card.version for card in cards):
+        if any(self._newest(card.name) != (card.version, card.price_micros) for card in cards):
             await self._database.write(lambda session: _put_models(session, cards))
 
-    def _newest(self, name: str) -> str | None:
+    def _newest(self, name: str) -> tuple[str, int] | None:
         rows = self._database.read("newest_model", (name,))
-        return rows[0][0] if rows else None
+        return rows[0] if rows else None
 
     async def models(self) -> list[ModelCard]:
         """See `Registry.models`."""
@@ -362,7 +362,7 @@ def _put_models(session: Session, cards: Sequence[ModelCard]) -> None:
     for card in cards:
         if not session.run("touch_model", (card.name, card.version)):
             session.run("put_model", (card.name, card.version, _json(card)))
-        elif card.price_micros:
+        else:
             session.run("price_model", (card.price_micros, card.name, card.version))
 
 

@@ -368,7 +368,7 @@ SELECT EXISTS (
 SELECT pg_notify('swell_tasks', $1);
 
 -- name: newest_models
-SELECT DISTINCT ON (name) name, version FROM models
+SELECT DISTINCT ON (name) body FROM models
 WHERE name = ANY($1::text[]) ORDER BY name, seq DESC;
 
 -- name: put_model

@@ -183,7 +183,8 @@ UPDATE models SET seq = (SELECT max(seq) + 1 FROM models) WHERE name = ? AND ver
 UPDATE models SET body = json_set(body, '$.price_micros', ?) WHERE name = ? AND version = ?;
 
 -- name: newest_model
-SELECT version FROM models WHERE name = ? ORDER BY seq DESC LIMIT 1;
+SELECT version, json_extract(body, '$.price_micros') FROM models
+WHERE name = ? ORDER BY seq DESC LIMIT 1;
 
 -- name: models
 SELECT body FROM models ORDER BY name, seq DESC;
