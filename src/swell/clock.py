@@ -140,3 +140,7 @@ class ManualClock:
                 done.set_result(None)
         self._elapsed_s = target_s
         self._now += timedelta(seconds=duration_s)
+
+    def set_back(self, duration_s: float) -> None:
+        """Move wall time back, as an operator who corrects the clock does; nothing else changes."""
+        self._now -= timedelta(seconds=duration_s)

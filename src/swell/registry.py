@@ -564,7 +564,8 @@ class Registry(Protocol):
         """Return whether this process has the duty now: taken, or held and extended.
 
         Of all processes one at a time has it, for `lease_s` seconds from its last call. Whoever
-        does not ask again in time may have lost it to another.
+        does not ask again in time may have lost it to another. A duty that is held for longer than
+        twice that is free: only a clock that was set back leaves one.
 
         Args:
             name: What is to be done by one process only.

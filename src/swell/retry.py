@@ -24,6 +24,11 @@ class RetryPolicy:
     #: Shortest wait, in seconds.
     floor_s: float = 0.05
 
+    @property
+    def longest_s(self) -> float:
+        """The longest wait that `delay_s` returns, in seconds."""
+        return max(self.floor_s, self.cap_s)
+
     def delay_s(self, attempt: int, rng: random.Random) -> float:
         """Return the seconds to wait after failed attempt number `attempt` (1 is the first)."""
         # 2 ** 60 seconds is longer than any cap; the bound only keeps the power small.

@@ -220,6 +220,21 @@ class Store(Protocol):
         """
         ...
 
+    async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
+        """Shorten leases and backoffs that a clock has left which was set back since.
+
+        Those that end later than twice the longest from now end after the longest. What has ended
+        by then is for `sweep`.
+
+        Args:
+            lease_s: How long leases last, in seconds.
+            limit: At most so many tasks.
+
+        Returns:
+            Of how many tasks; less than `limit` where none is left.
+        """
+        ...
+
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:

@@ -49,6 +49,7 @@ __all__ = [
     "accept",
     "again",
     "cancel",
+    "cap_wait",
     "check_repeat",
     "checkpoint_key",
     "created_at_of",
@@ -779,6 +780,23 @@ def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
     if task.state is TaskState.QUEUED and _is_past(task.available_at, now):
         return promote(task)
     return task
+
+
+def cap_wait(task: Task, *, now: datetime, lease_s: float, backoff_s: float) -> Task:
+    """Return a task whose lease or backoff ends no later than one that begins now.
+
+    Only a clock that was set back leaves a later one. Up to twice the length stays as it is, since
+    the clocks of backends differ a little.
+    """
+    if task.state is TaskState.RUNNING and _is_too_late(task.lease_expires_at, now, lease_s):
+        return msgspec.structs.replace(task, lease_expires_at=_after(now, lease_s))
+    if task.state is TaskState.QUEUED and _is_too_late(task.available_at, now, backoff_s):
+        return msgspec.structs.replace(task, available_at=_after(now, backoff_s))
+    return task
+
+
+def _is_too_late(moment: datetime | None, now: datetime, longest_s: float) -> bool:
+    return moment is not None and moment > now + timedelta(seconds=2 * longest_s)
 
 
 def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) -> Task:

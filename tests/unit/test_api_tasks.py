@@ -242,6 +242,21 @@ async def test_old_idempotency_keys_are_forgotten_though_no_task_needs_the_sweep
     assert store._keys == {}
 
 
+async def test_a_clock_set_back_by_an_hour_holds_up_the_task_of_a_dead_worker_for_two_leases(
+    world: World,
+) -> None:
+    worker = await world.register()
+    task = await world.create()
+    await world.lease(worker)
+    world.clock.set_back(3600)
+    for _ in range(4 * 62):
+        world.clock.advance(0.25)
+        for _ in range(10):
+            await asyncio.sleep(0)
+    view = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
+    assert (view["state"], view["attempt"]) == ("queued", 1)
+
+
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "ä", "k\n1", "k\x1f1"])
 async def test_an_idempotency_key_must_be_usable(world: World, key: str) -> None:
     await world.register()

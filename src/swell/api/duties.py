@@ -1,6 +1,7 @@
 """What the backend does without being asked: sweep, look after workers, look after streams."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -31,6 +32,7 @@ from swell.telemetry import about
 
 __all__ = [
     "Duties",
+    "cap_waits",
     "check_streams",
     "delete",
     "discard",
@@ -166,12 +168,16 @@ class Duties:
     async def _sweep(self) -> None:
         service = self._service
         swept_s = service.clock.monotonic_s()
+        capped_s = -math.inf
         while True:
             wake_at: datetime | None = None
             try:
                 if not await service.leadership.leads("sweeper"):
                     await service.leadership.wait()
                     continue
+                if service.clock.monotonic_s() - capped_s >= service.settings.lease_s:
+                    capped_s = service.clock.monotonic_s()
+                    await cap_waits(service)
                 wake_at = await service.store.next_wake_at()
                 is_due = wake_at is not None and wake_at <= service.clock.now()
                 if is_due or service.clock.monotonic_s() - swept_s >= _TIDY_EVERY_S:
@@ -468,6 +474,15 @@ async def sweep(service: Service) -> int:
     await service.changed(tasks)
     await _charge_taken(service, tasks, taken)
     return len(tasks)
+
+
+async def cap_waits(service: Service) -> None:
+    """Shorten what a clock that was set back has left waiting for too long."""
+    lease_s, n = service.settings.lease_s, _SWEEP_LIMIT
+    while n >= _SWEEP_LIMIT:
+        n = await service.store.cap_waits(lease_s=lease_s, limit=_SWEEP_LIMIT)
+        if n:
+            _log.warning("the clock was set back: leases and backoffs were shortened", tasks=n)
 
 
 async def _charge_taken(service: Service, tasks: Sequence[Task], taken: Sequence[Task]) -> None:

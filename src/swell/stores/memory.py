@@ -255,6 +255,18 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         self._keys = {scope: kept for scope, kept in self._keys.items() if kept[2] > oldest}
         return changed
 
+    async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
+        """See `Store.cap_waits`."""
+        now, n = self._clock.now(), 0
+        for task in list(self._tasks.values()):
+            capped = life.cap_wait(
+                task, now=now, lease_s=lease_s, backoff_s=self._retry_policy.longest_s
+            )
+            if capped is not task and n < limit:
+                self._put(capped)
+                n += 1
+        return n
+
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
@@ -646,7 +658,7 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         """See `Registry.take_duty`."""
         now = self._clock.now()
         known, until = self._duties.get(name, (holder, now))
-        if known != holder and until > now:
+        if known != holder and until > now and until <= now + timedelta(seconds=2 * lease_s):
             return False
         self._duties[name] = (holder, now + timedelta(seconds=lease_s))
         return True

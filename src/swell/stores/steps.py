@@ -23,6 +23,7 @@ __all__ = [
     "Session",
     "accept",
     "cancel",
+    "cap_waits",
     "extend",
     "going_on",
     "repeated",
@@ -245,6 +246,21 @@ def _settle(
             ended = started
     session.put(ended)
     return ended
+
+
+def cap_waits(
+    session: Session, tasks: Sequence[Task | None], lease_s: float, backoff_s: float
+) -> int:
+    """Shorten waits, and return how many. See `Store.cap_waits`."""
+    n = 0
+    for task in tasks:
+        if task is None:
+            continue
+        capped = life.cap_wait(task, now=session.now, lease_s=lease_s, backoff_s=backoff_s)
+        if capped is not task:
+            session.put(capped)
+            n += 1
+    return n
 
 
 def extend(session: Session, hold: Hold, until: datetime) -> HoldState:

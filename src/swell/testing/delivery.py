@@ -458,6 +458,99 @@ class LifeConformance:
         (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
         assert not state.is_held
 
+    # ---- a clock that is set back
+
+    async def test_a_clock_set_back_ends_a_lost_lease_within_its_usual_length(
+        self, delivery: Delivery
+    ) -> None:
+        (task,) = await delivery.submit(a_new_task(finish_by_s=7200))
+        (late,) = await delivery.lease()
+        delivery.clock.set_back(3600)
+        assert await delivery.store.cap_waits(lease_s=30) == 1
+        assert await delivery.store.cap_waits(lease_s=30) == 0
+        capped = await delivery.get(task)
+        assert capped.lease_expires_at == delivery.clock.now() + timedelta(seconds=30)
+        assert await delivery.store.next_wake_at() == capped.lease_expires_at
+        delivery.clock.advance(29)
+        assert await delivery.sweep() == []
+        delivery.clock.advance(2)
+        (lost,) = await delivery.sweep()
+        assert (lost.state, lost.attempt) == (TaskState.QUEUED, 1)
+        assert await delivery.settle(late) == [None]
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        (again,) = await delivery.lease()
+        assert (again.id, again.attempt) == (task.id, 2)
+
+    async def test_a_clock_set_back_leaves_a_live_worker_its_lease(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        delivery.clock.set_back(3600)
+        await delivery.store.cap_waits(lease_s=30)
+        for _ in range(3):
+            delivery.clock.advance(20)
+            (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
+            assert state.is_held
+            assert await delivery.sweep() == []
+        (ended,) = await delivery.settle(held)
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+
+    async def test_a_clock_set_back_shortens_a_backoff_to_the_longest(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        await delivery.settle(held, outcome=a_failure())
+        delivery.clock.set_back(3600)
+        assert await delivery.store.cap_waits(lease_s=30) == 1
+        delivery.clock.advance(61)
+        await delivery.sweep()
+        (again,) = await delivery.lease()
+        assert (again.id, again.attempt) == (held.id, 2)
+
+    async def test_waits_of_a_clock_that_was_not_set_back_stay_as_they_are(
+        self, delivery: Delivery
+    ) -> None:
+        running, failed = await delivery.submit(a_new_task(), a_new_task())
+        await delivery.submit(a_new_task(start_by_s=86_400, finish_by_s=90_000))
+        held = {task.id: task for task in await delivery.lease(2)}
+        await delivery.settle(held[failed.id], outcome=a_failure())
+        before = [await delivery.get(task) for task in (running, failed)]
+        # Clocks of backends differ a little.
+        delivery.clock.set_back(5)
+        assert await delivery.store.cap_waits(lease_s=30) == 0
+        assert [await delivery.get(task) for task in (running, failed)] == before
+
+    async def test_only_so_many_waits_are_shortened_at_once(self, delivery: Delivery) -> None:
+        await delivery.submit(*(a_new_task() for _ in range(5)))
+        assert len(await delivery.lease(5)) == 5
+        delivery.clock.set_back(3600)
+        assert [await delivery.store.cap_waits(lease_s=30, limit=2) for _ in range(4)] == [
+            2,
+            2,
+            1,
+            0,
+        ]
+
+    async def test_a_clock_set_back_changes_neither_listing_nor_idempotency(
+        self, delivery: Delivery
+    ) -> None:
+        new = a_new_task(idempotency_key="once", fingerprint=b"1")
+        (early,) = await delivery.submit(new)
+        delivery.clock.set_back(3600)
+        later = await delivery.submit(a_new_task(), a_new_task())
+        assert [task.id for task in await delivery.submit(new)] == [early.id]
+        assert await delivery.store.knows("key-1", "once")
+        ids, cursor = [], None
+        while cursor is not None or not ids:
+            page = await delivery.store.page(TaskFilter(), limit=1, cursor=cursor)
+            ids += [task.id for task in page.tasks]
+            cursor = page.cursor
+        assert ids == sorted({early.id, *(task.id for task in later)}, reverse=True)
+
     async def test_a_lease_handed_back_does_not_count(self, delivery: Delivery) -> None:
         await delivery.submit(a_new_task(max_attempts=1))
         for turn in range(1, 4):

@@ -429,6 +429,17 @@ class RegistryConformance:
         assert await registry.take_duty("sweep", "two", lease_s=10)
         assert not await registry.take_duty("sweep", "one", lease_s=10)
 
+    async def test_a_clock_set_back_frees_the_duty_of_a_process_that_is_gone(
+        self, registry: Registry, clock: ManualClock
+    ) -> None:
+        await registry.take_duty("sweep", "one", lease_s=10)
+        # As clocks may differ.
+        clock.set_back(5)
+        assert not await registry.take_duty("sweep", "two", lease_s=10)
+        clock.set_back(3600)
+        assert await registry.take_duty("sweep", "two", lease_s=10)
+        assert not await registry.take_duty("sweep", "one", lease_s=10)
+
     async def test_a_duty_that_was_left_is_free_at_once(self, registry: Registry) -> None:
         await registry.take_duty("sweep", "one", lease_s=10)
         await registry.leave_duty("sweep", "one")

@@ -61,6 +61,23 @@ class SharedConformance:
         assert len(held) == len(set(held))
         assert set(held) == {task.id for task in tasks}
 
+    async def test_a_lease_that_another_backend_has_shortened_is_extended_and_settled(
+        self, pair: Pair
+    ) -> None:
+        one, two = pair
+        await one.submit(a_new_task())
+        (held,) = await one.lease()
+        one.clock.set_back(3600)
+        assert await two.store.cap_waits(lease_s=30) == 1
+        one.clock.advance(20)
+        (state,) = await one.store.extend([hold_of(held)], lease_s=30)
+        assert state.is_held
+        one.clock.advance(20)
+        assert await two.sweep() == []
+        (ended,) = await one.settle(held)
+        assert ended is not None
+        assert ended.state is TaskState.SUCCEEDED
+
     async def test_a_waiting_lease_gets_what_the_other_backend_accepts(self, pair: Pair) -> None:
         one, two = pair
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()

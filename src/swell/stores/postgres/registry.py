@@ -236,9 +236,9 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
 
     async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
         """See `Registry.take_duty`."""
-        now = self._database.clock.now()
-        until = now + timedelta(seconds=lease_s)
-        return bool(await self._database.read("take_duty", name, holder, until, now))
+        now, lease = self._database.clock.now(), timedelta(seconds=lease_s)
+        times = (now + lease, now, now + 2 * lease)
+        return bool(await self._database.read("take_duty", name, holder, *times))
 
     async def leave_duty(self, name: str, holder: str) -> None:
         """See `Registry.leave_duty`."""

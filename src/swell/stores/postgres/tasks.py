@@ -191,6 +191,22 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         session.afterwards("forget_idempotent", now - _TTL)
         return changed
 
+    async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
+        """See `Store.cap_waits`."""
+        backoff_s = self._retry_policy.longest_s
+        now = self._database.clock.now()
+        lease, backoff = (now + timedelta(seconds=2 * s) for s in (lease_s, backoff_s))
+        rows = await self._database.read("late_ids", min(lease, backoff), lease, backoff, limit)
+        ids = [task_id for (task_id,) in rows]
+        if not ids:
+            return 0
+
+        async def action(session: Session) -> int:
+            tasks = [session.get(task_id) for task_id in ids]
+            return steps.cap_waits(session, tasks, lease_s, backoff_s)
+
+        return await self._database.write(action, wants=ids)
+
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:

@@ -254,9 +254,9 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         """See `Registry.take_duty`."""
 
         def action(session: Session) -> bool:
-            now = session.now
-            until = micros(now + timedelta(seconds=lease_s))
-            return session.run("take_duty", (name, holder, until, micros(now))) > 0
+            now, lease = session.now, timedelta(seconds=lease_s)
+            times = map(micros, (now + lease, now, now + 2 * lease))
+            return session.run("take_duty", (name, holder, *times)) > 0
 
         return await self._database.write(action)
 

@@ -169,6 +169,25 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         session.run("forget_idempotent", (micros(oldest),))
         return changed
 
+    async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
+        """See `Store.cap_waits`."""
+        backoff_s = self._retry_policy.longest_s
+        now = self._database.clock.now()
+        lease, backoff = (micros(now + timedelta(seconds=2 * s)) for s in (lease_s, backoff_s))
+        # Beside the writer: it passes over tasks that have deadlines.
+        (rows,) = await self._database.read_slowly(
+            ("late_ids", {"lease": lease, "backoff": backoff, "limit": limit})
+        )
+        if not rows:
+            return 0
+
+        def action(session: Session) -> int:
+            session.load(task_id for (task_id,) in rows)
+            tasks = [session.get(task_id) for (task_id,) in rows]
+            return steps.cap_waits(session, tasks, lease_s, backoff_s)
+
+        return await self._database.write(action)
+
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:

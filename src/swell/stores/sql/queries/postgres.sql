@@ -311,6 +311,11 @@ SELECT
     traceparent, removed, webhook, run
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
+-- name: late_ids
+-- Whose lease or backoff ends later than any that begins now, after a clock was set back.
+SELECT id FROM tasks
+WHERE wake_at > $1 AND (lease_expires_at > $2 OR available_at > $3) LIMIT $4;
+
 -- name: next_wake
 SELECT min(wake_at) FROM tasks WHERE wake_at IS NOT NULL;
 
@@ -432,10 +437,10 @@ SELECT name, value FROM notes WHERE starts_with(name, $1) ORDER BY name;
 DELETE FROM notes WHERE name = ANY ($1::text[]);
 
 -- name: take_duty
--- Changes nothing where another holds it still.
+-- Changes nothing where another holds it still, unless a clock has said so that was set back since.
 INSERT INTO duties (name, holder, held_until) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE duties.holder = excluded.holder OR duties.held_until <= $4
+WHERE duties.holder = excluded.holder OR duties.held_until <= $4 OR duties.held_until > $5
 RETURNING true;
 
 -- name: leave_duty
