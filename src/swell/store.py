@@ -369,6 +369,17 @@ class Store(Protocol):
         """
         ...
 
+    async def clock_ahead_s(self) -> float | None:
+        """Return by how much the backend's clock is ahead of the database's, in seconds.
+
+        What the way to the database may have taken counts for the backend: 0 where the clocks may
+        agree. None where the database has no clock of its own.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        ...
+
     async def check_writable(self) -> None:
         """Raise if writing fails. Cheap: only where the last write was refused, another is tried.
 

@@ -774,18 +774,24 @@ async def test_what_another_backend_has_told_of_spending_is_counted_and_nothing_
     async with a_world(budget_day_micros=100) as world:
         await pause()
         service, today = world.service, world.clock.now().date()
-        assert await service.registry.take_duty("costs", "another", lease_s=1e6)
         service.leadership = Leadership(
-            service.registry, service.bus, world.clock, "this", is_shared=True
+            service.registry,
+            service.bus,
+            world.clock,
+            "this",
+            is_shared=True,
+            skew=service.skew,
         )
         await keep_spent(service.registry, Spent(day=today, day_micros=70, month_micros=90))
         world.clock.advance(60.0)
+        assert await service.registry.take_duty("costs", "another", lease_s=6.0)
         await pause()
         told = await metrics(world)
         assert told['swell_spent_micros{period="day"}'] == 70
         assert told['swell_spent_micros{period="month"}'] == 90
         assert told['swell_budget_micros{period="day"}'] == 100
         world.clock.advance(86_400.0)
+        assert await service.registry.take_duty("costs", "another", lease_s=6.0)
         await pause()
         told = await metrics(world)
         assert 'swell_spent_micros{period="day"}' not in told

@@ -242,6 +242,7 @@ class App:
         """Make ready for requests."""
         for hook in self.backend.on_start:
             await hook()
+        await self.service.skew.compare()
         await self.service.cards.refresh()
         await self.service.fleet.refresh()
         await self.service.recall_times()

@@ -19,6 +19,7 @@ from swell.api.news import hear
 from swell.api.quotas import LOOK_EVERY_S
 from swell.api.quotas import SETTLE_EVERY_S as QUOTAS_EVERY_S
 from swell.api.service import Service
+from swell.api.skew import COMPARE_EVERY_S
 from swell.api.startups import look_after_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
@@ -125,6 +126,7 @@ class Duties:
             self._keep_words,
             self._hear,
             self._watch_loop,
+            self._compare_clocks,
             self._share_limits,
             self._keep_keys,
             self._tell_arrivals,
@@ -382,6 +384,9 @@ class Duties:
             due_s = service.clock.monotonic_s() + _LAG_EVERY_S
             await service.clock.sleep(_LAG_EVERY_S)
             service.metrics.loop_lag_s.observe(max(0.0, service.clock.monotonic_s() - due_s))
+
+    async def _compare_clocks(self) -> None:
+        await self._repeat("clock", COMPARE_EVERY_S, self._service.skew.compare)
 
     async def _retire(self) -> None:
         service, rests_until_s = self._service, 0.0

@@ -54,7 +54,9 @@ async def check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
 
     Raises:
         WouldExpire: It would not.
+        Unavailable: This backend cannot tell, since its clock is wrong.
     """
+    service.skew.check()
     expected = await service.expected(new, rank)
     late = None if expected is None else late_of(new, expected)
     if late is not None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import Final
 
+from swell.api.skew import Skew
 from swell.bus import Bus, News, NewsKind
 from swell.clock import Clock
 from swell.errors import SwellError
@@ -32,11 +33,20 @@ class Leadership:
         clock: The time.
         holder: Names this process.
         is_shared: Whether there may be others; a process that is alone has every duty.
+        skew: How far the clock is wrong; a process whose clock is has no duty.
     """
 
     def __init__(
-        self, registry: Registry, bus: Bus, clock: Clock, holder: str, *, is_shared: bool
+        self,
+        registry: Registry,
+        bus: Bus,
+        clock: Clock,
+        holder: str,
+        *,
+        is_shared: bool,
+        skew: Skew,
     ) -> None:
+        self._skew = skew
         self._registry = registry
         self._bus = bus
         self._clock = clock
@@ -54,6 +64,9 @@ class Leadership:
         """
         if not self._is_shared:
             return True
+        if self._skew.is_wrong:
+            await self.leave()
+            return False
         now_s = self._clock.monotonic_s()
         known = self._known.get(duty)
         if known is not None and now_s < known[1]:

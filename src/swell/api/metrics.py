@@ -117,6 +117,8 @@ METRICS: dict[str, str] = {
     "too often or that could not be read, and that went to the dead letters there.",
     "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
     "swell_event_loop_lag_seconds": "How late the process got to what was due.",
+    "swell_clock_ahead_seconds": "By how much the backend's clock is ahead of the database's; it "
+    "hands out no leases where they differ by more than 3.",
     "swell_process_starts_total": "Backend processes that have started, since the service did.",
     "swell_build_info": "1, with the version.",
 }
@@ -177,6 +179,8 @@ class Snapshot:
     classes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     #: Deliveries of webhooks that wait, and the age of the oldest's event, in seconds.
     webhooks: tuple[int, float] = (0, 0.0)
+    #: As of `Skew`.
+    clock_ahead_s: float = 0.0
 
 
 class Metrics:
@@ -441,16 +445,17 @@ class _Source(Collector):
         starts = _counter("swell_process_starts_total", [])
         starts.add_metric([], 1)
         yield starts
-        streams = _gauge("swell_event_streams", [])
-        streams.add_metric([], snapshot.streams)
-        yield streams
-        hooks, hooks_age = (
+        streams, ahead, hooks, hooks_age = (
+            _gauge("swell_event_streams", []),
+            _gauge("swell_clock_ahead_seconds", []),
             _gauge("swell_webhooks_waiting", []),
             _gauge("swell_webhooks_oldest_age_seconds", []),
         )
+        streams.add_metric([], snapshot.streams)
+        ahead.add_metric([], snapshot.clock_ahead_s)
         hooks.add_metric([], snapshot.webhooks[0])
         hooks_age.add_metric([], snapshot.webhooks[1])
-        yield from (hooks, hooks_age)
+        yield from (streams, ahead, hooks, hooks_age)
 
     def _canaries(self) -> Iterator[Metric]:
         shares, speaks = (

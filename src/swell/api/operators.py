@@ -284,8 +284,10 @@ async def health_ready(service: Service, call: Call) -> Reply:
     try:
         await service.store.next_wake_at()
         await service.store.check_writable()
+        await service.skew.compare()
     except SwellError as error:
         raise Unavailable(f"the store does not work: {error.detail}") from error
+    service.skew.check()
     try:
         await service.objects.check_writable()
     except SwellError as error:
@@ -328,6 +330,7 @@ async def show_metrics(service: Service, call: Call) -> Reply:
         service.scaling.status,
         await _classes(service, models),
         (0, 0.0) if service.hooks is None else await service.hooks.waiting(),
+        service.skew.ahead_s,
     )
     text = service.metrics.text(snapshot)
     if service.backend.together is not None:

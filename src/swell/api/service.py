@@ -50,6 +50,7 @@ from swell.api.requests import Requests
 from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage, samples_of
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings, Backend
+from swell.api.skew import Skew
 from swell.api.starts import Starts
 from swell.api.streams import Streams
 from swell.api.tariffs import Tariffs
@@ -145,9 +146,14 @@ class Service:
             is_dead=never_dead if backend.is_shared else is_dead,
         )
         #: Tells this process from the others on the same store.
-        self.name = secrets.token_hex(8)
+        self.name, self.skew = secrets.token_hex(8), Skew(backend.store, backend.clock)
         self.leadership = Leadership(
-            backend.registry, backend.bus, backend.clock, self.name, is_shared=backend.is_shared
+            backend.registry,
+            backend.bus,
+            backend.clock,
+            self.name,
+            is_shared=backend.is_shared,
+            skew=self.skew,
         )
         # What an autoscaler tells.
         self.scaling, self.tariffs = (

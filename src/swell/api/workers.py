@@ -300,7 +300,7 @@ async def lease_tasks(
     if ask.known is not None:
         await _take_back(service, worker, ask.known)
     wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
-    wants = ask.n > 0 and not worker.info.draining and not is_gone()
+    wants = ask.n > 0 and not worker.info.draining and not is_gone() and not service.skew.is_wrong
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
     if ask.offered:
@@ -315,7 +315,7 @@ async def lease_tasks(
                 await until
         if check_again is not None:
             await _if_it_still_may(service, tasks, check_again)
-    if tasks and is_gone():
+    if tasks and (is_gone() or service.skew.is_wrong):
         await _hand_back(service, _holds(tasks))
         tasks = []
     try:
@@ -694,9 +694,10 @@ async def _write(
     service: Service, worker: Worker, told: Report
 ) -> tuple[list[Task | None], list[Task], list[str]]:
     """Settle, extend and lease in one commit; return what each gave."""
-    wants = told.ask > 0 and not worker.info.draining and not told.goodbye
+    may_lease = not (worker.info.draining or told.goodbye or service.skew.is_wrong)
+    wants = told.ask > 0 and may_lease
     onward = None
-    if told.onward > 0 and not worker.info.draining and not told.goodbye:
+    if told.onward > 0 and may_lease:
         wish = _wish(service, worker, told.onward)
         onward = Onward(
             worker_id=wish.worker_id,
@@ -773,7 +774,9 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     """Extend leases; return the ids of tasks that are to be stopped."""
     if not holds:
         return []
-    states = await service.store.extend(holds, lease_s=service.settings.lease_s)
+    # By the clock of the database: a lease that this one ended in the past would be lost at once.
+    lease_s = service.settings.lease_s - service.skew.ahead_s
+    states = await service.store.extend(holds, lease_s=lease_s)
     held = [hold for hold, state in zip(holds, states, strict=True) if state.is_held]
     await service.broker.extend(held, lease_s=service.settings.lease_s)
     stopped = []

@@ -23,6 +23,7 @@ import msgspec
 from swell.addresses.origins import host_as_compared
 from swell.addresses.urls import bare_url
 from swell.api.settings import Backend
+from swell.api.skew import MOST_SKEW_S
 from swell.brokers.lanes import Lane, Letter, Queues, read
 from swell.bus import Bus
 from swell.cli.keyring import LOCAL
@@ -205,6 +206,14 @@ async def _store(backend: Backend, settings: Settings) -> Finding:
     took_s = backend.clock.monotonic_s() - started_s
     await backend.store.check_writable()
     await backend.store.next_wake_at()
+    ahead_s = await backend.store.clock_ahead_s() or 0.0
+    if abs(ahead_s) > MOST_SKEW_S:
+        return Finding(
+            "",
+            "fail",
+            f"its clock and this one differ by {abs(ahead_s):.0f} s: a backend here would hand out "
+            "no leases; run a time service (NTP) on both",
+        )
     what = urlsplit(settings.store.url).scheme or "sqlite"
     detail = f"{what} can be written and read, in {took_s * 1000:.1f} ms; its schema is up to date"
     if took_s > _SLOW_S:

@@ -397,6 +397,9 @@ class MemoryStore(MemorySharing, MemoryFavourites):
             self._words[task.id] = task_words(task.input)
         return min(limit, len(lacking))
 
+    async def clock_ahead_s(self) -> None:
+        """See `Store.clock_ahead_s`: the backend's clock is the only one."""
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`. Memory takes every write."""
 

@@ -544,7 +544,8 @@ class LifeConformance:
         later = await delivery.submit(a_new_task(), a_new_task())
         assert [task.id for task in await delivery.submit(new)] == [early.id]
         assert await delivery.store.knows("key-1", "once")
-        ids, cursor = [], None
+        ids: list[str] = []
+        cursor = None
         while cursor is not None or not ids:
             page = await delivery.store.page(TaskFilter(), limit=1, cursor=cursor)
             ids += [task.id for task in page.tasks]

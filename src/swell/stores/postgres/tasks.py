@@ -263,6 +263,15 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
             raise NotFound(f"there is no task {task_id}")
         return keys
 
+    async def clock_ahead_s(self) -> float:
+        """See `Store.clock_ahead_s`."""
+        clock = self._database.clock
+        asked_at = clock.now()
+        ((there,),) = await self._database.read("time")
+        ahead_s = (asked_at - there).total_seconds()
+        behind_s = (clock.now() - there).total_seconds()
+        return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`."""
         await self._database.check_writable()

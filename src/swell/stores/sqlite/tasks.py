@@ -266,6 +266,9 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
 
         return await self._database.write(action)
 
+    async def clock_ahead_s(self) -> None:
+        """See `Store.clock_ahead_s`: the backend's clock is the only one."""
+
     async def check_writable(self) -> None:
         """See `Store.check_writable`."""
         await self._database.check_writable()

@@ -311,6 +311,9 @@ SELECT
     traceparent, removed, webhook, run
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
+-- name: time
+SELECT clock_timestamp();
+
 -- name: late_ids
 -- Whose lease or backoff ends later than any that begins now, after a clock was set back.
 SELECT id FROM tasks
