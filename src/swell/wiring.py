@@ -170,8 +170,8 @@ class DataLock:
                 "stop it, or choose another folder with --data"
             ) from None
         self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # In this order: a full disk would not take what was let go of before.
+        os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))
 
     def release(self) -> None:
         """Let go. Idempotent."""

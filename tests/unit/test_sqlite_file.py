@@ -22,6 +22,7 @@ from swell.fairness import band
 from swell.store import Accepted, TaskFilter
 from swell.stores.queries import load_migrations
 from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
+from swell.stores.sqlite.reserve import RESERVE_BYTES
 from swell.stores.sqlite.session import Session
 from swell.task import Released, Task, TaskState
 from swell.testing.factories import (
@@ -489,6 +490,15 @@ async def test_what_it_makes_is_for_its_user_alone(path: Path, umask: int) -> No
     assert set(found) >= {"swell.db", "swell.db-wal", "swell.db.lock"}
     assert set(found.values()) == {0o600}
     await database.close()
+
+
+async def test_room_is_kept_for_a_start_on_a_full_disk(path: Path) -> None:
+    reserve = path.with_name("swell.db.reserve")
+    await SqliteDatabase.open(path, ManualClock()).close()
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+    reserve.unlink()
+    await SqliteDatabase.open(path, ManualClock()).close()
+    assert reserve.stat().st_size == RESERVE_BYTES
 
 
 async def test_what_was_there_keeps_its_permissions(path: Path) -> None:

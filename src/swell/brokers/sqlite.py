@@ -69,6 +69,7 @@ class SqliteBroker:
         def action(session: Session) -> list[Task]:
             return _lease(session, request)
 
+        self._database.check_room()
         queues = [queue for queue, _, _ in request.queues]
         if until is None:
             if not self._database.is_busy and not any(map(self._database.ready_count, queues)):

@@ -29,6 +29,7 @@ from swell.api.settings import Backend
 from swell.client.access import Access, read_access, write_access
 from swell.errors import SwellError
 from swell.registry import Scope
+from swell.wiring import Unusable
 
 __all__ = [
     "CLIENT",
@@ -108,7 +109,13 @@ async def open_keyring(
     access = Access(
         url=url, key=local, worker_key_id=worker_key_id, ca_file=ca_file, local_url=local_url
     )
-    write_access(data_dir, access)
+    try:
+        write_access(data_dir, access)
+    except OSError as error:
+        raise Unusable(
+            f"the data folder {data_dir} cannot be written ({error.strerror}): make room there, or "
+            "choose another one with --data"
+        ) from error
     try:
         yield Keyring(backend, access, workers.secret if workers else "")
     finally:

@@ -292,9 +292,15 @@ async def _until_done(
     on_ready: OnReady,
 ) -> None:
     """Wait for readiness, say so, and then tell of workers that end."""
+    is_told = False
     making = f"; an environment is made for {', '.join(fleet.making)}" if fleet.making else ""
     with talk.status(escape(f"Swell starts{making}")):
-        while not await _is_ready(settings, service, fleet):
+        while (why := await _why_not_ready(settings, service, fleet)) is not None:
+            if why and not is_told:
+                # Whoever waits for it (systemd) must not end what can be read and mended.
+                is_told = True
+                tell_ready()
+                talk.print(f"[yellow]not ready[/]: {escape(why)}; {service.url} answers what reads")
             _check_final(ends, fleet)
             await _take_ends(ends, fleet, service)
             if len(ends) >= _HOPELESS:
@@ -321,22 +327,25 @@ def _check_final(ends: list[_End], fleet: Fleet) -> None:
             raise kind("\n  ".join(line.strip() for line in lines))
 
 
-async def _is_ready(settings: Settings, service: Service, fleet: Fleet) -> bool:
-    """Whether the service answers and, where it has workers, one for each model has registered."""
+async def _why_not_ready(settings: Settings, service: Service, fleet: Fleet) -> str | None:
+    """Return why the service is not ready; nothing while its workers start, None once it is.
+
+    It answers then and, where it has workers, one for each model has registered.
+    """
     if fleet.keepers:
         workers = await service.backend.registry.workers()
         there = {each.pid for each in workers if each.gone_at is None}
         for keeper in fleet.keepers:
             instances = await fleet.provider.instances(keeper.pool)
             if not there & {fleet.provider.pid(each.id) for each in instances}:
-                return False
+                return ""
     async with (
         aiohttp.ClientSession() as session,
         # Its public name may lead here only once it is ready. By its address it has none that a
         # certificate could prove: nothing secret is told, nothing believed.
         session.get(f"{service.local_url}/health/ready", ssl=False) as answer,
     ):
-        return answer.status == 200
+        return None if answer.status == 200 else str((await answer.json())["detail"])
 
 
 async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> None:

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from swell.clock import Clock
 from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.queries import load_migrations, load_queries
+from swell.stores.sqlite.reserve import Reserve
 from swell.stores.sqlite.session import Session, SessionState
 from swell.stores.sqlite.wal import WriteAheadLog
 
@@ -116,6 +117,7 @@ class SqliteDatabase:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = cls(path, clock)
         database._lock = _lock(path)
+        database._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         _make_private(path)
         database._writer = _connect(path)
         try:
@@ -128,6 +130,7 @@ class SqliteDatabase:
         database._reader = _connect(path)
         database._reader.execute("PRAGMA query_only=1")
         database._state = SessionState(database._writer, QUERIES)
+        database._reserve.keep()
         return database
 
     async def write(self, action: Callable[[Session], R], *, is_late: bool = False) -> R:
@@ -206,12 +209,37 @@ class SqliteDatabase:
                 if not waiting:
                     self._waiting.pop(queue, None)
 
+    async def write_to_free(self, action: Callable[[Session], R]) -> R:
+        """As `write`, for what makes room: a full disk has some that is kept for that."""
+        try:
+            return await self.write(action)
+        except Unavailable:
+            if not self._reserve.give_up():
+                raise
+            return await self.write(action)
+        finally:
+            # The next who makes room needs it, and so does a start.
+            self._reserve.keep(spare_bytes=0)
+
+    def check_room(self) -> None:
+        """Raise where the disk has no room but for a start and for erasing.
+
+        Raises:
+            Unavailable: With what to do.
+        """
+        if not self._reserve.keep():
+            raise Unavailable(
+                "the database refused to write (database or disk is full); make room on the disk "
+                f"of {self.path.parent}, such as by erasing tasks, and try again"
+            )
+
     async def check_writable(self) -> None:
         """Write something if the last write was refused.
 
         Raises:
-            Unavailable: It is refused again; the text says why.
+            Unavailable: It is refused again, or there is no room; the text says why.
         """
+        self.check_room()
         if self._was_refused:
             await self.write(lambda session: session.run("prove_writable"))
 
@@ -255,6 +283,7 @@ class SqliteDatabase:
         self._log.close()
         self._reader.close()
         self._writer.close()
+        self._reserve.keep(spare_bytes=0)
         os.close(self._lock)
 
     def _commit_next(self) -> None:
@@ -401,6 +430,7 @@ class SqliteDatabase:
 
     _loop: asyncio.AbstractEventLoop
     _lock: int
+    _reserve: Reserve
     _writer: sqlite3.Connection
     _reader: sqlite3.Connection
     _state: SessionState

@@ -62,6 +62,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
     ) -> list[Accepted | SwellError]:
         """See `Store.accept`."""
+        self._database.check_room()
         return await self._database.write(lambda session: _accept(session, tasks, all_or_none))
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
@@ -117,6 +118,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
         """See `Store.start`."""
+        self._database.check_room()
         return await self._database.write(
             lambda session: [steps.start(session, wish) for wish in starts]
         )
@@ -192,6 +194,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
         """See `Store.retry`."""
+        self._database.check_room()
         return await self._database.write(
             lambda session: _retry(session, task_id, only_dead, new_id)
         )
@@ -216,10 +219,11 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         def action(session: Session) -> None:
             session.run("forget_discarded", (_json_list(keys),))
 
-        await self._database.write(action)
+        await self._database.write_to_free(action)
 
     async def note_upload(self, key: str) -> None:
         """See `Store.note_upload`."""
+        self._database.check_room()
 
         def action(session: Session) -> None:
             session.run("keep_upload", (key, micros(session.now)))
@@ -235,7 +239,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
                 _discard_upload(session, key)
             return len(keys)
 
-        return await self._database.write(action)
+        return await self._database.write_to_free(action)
 
     async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
         """See `Store.retire`."""
@@ -252,7 +256,8 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         n = 0
         for at in range(0, len(ids), _RETIRED_AT_ONCE):
             part = ids[at : at + _RETIRED_AT_ONCE]
-            n += await self._database.write(partial(_retire, part=expiry.part, task_ids=part))
+            retire = partial(_retire, part=expiry.part, task_ids=part)
+            n += await self._database.write_to_free(retire)
         return n
 
     async def erase(self, task_id: str) -> list[str]:
@@ -264,7 +269,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
                 raise NotFound(f"there is no task {task_id}")
             return _remove(session, task, inputs=True, outputs=True)
 
-        return await self._database.write(action)
+        return await self._database.write_to_free(action)
 
     async def clock_ahead_s(self) -> None:
         """See `Store.clock_ahead_s`: the backend's clock is the only one."""

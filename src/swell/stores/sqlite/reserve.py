@@ -1,0 +1,60 @@
+"""A file beside the database that is given up where the disk is full.
+
+So a full disk has room for a start, which must write a little before anything can be read, and for
+erasing. Until there is room to make the file again, the store takes nothing new.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+__all__ = ["RESERVE_BYTES", "Reserve"]
+
+#: A start and some hundred erased tasks write less.
+RESERVE_BYTES: Final = 4 * 1024 * 1024
+
+#: So much must be left beside it: what a start needs.
+SPARE_BYTES: Final = 1024 * 1024
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Reserve:
+    """The file of one database.
+
+    Args:
+        path: Of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.is_there = path.exists()
+        if self._free_bytes() < RESERVE_BYTES:
+            self.give_up()
+
+    def give_up(self) -> bool:
+        """Remove the file; return whether that made room."""
+        was_there, self.is_there = self.is_there, False
+        self._path.unlink(missing_ok=True)
+        return was_there
+
+    def keep(self, spare_bytes: int = SPARE_BYTES) -> bool:
+        """Make the file if that leaves some room; return whether it is there."""
+        if self.is_there or self._free_bytes() < RESERVE_BYTES + spare_bytes:
+            return self.is_there
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            self.is_there = True
+        except (OSError, AttributeError) as error:
+            # A system that cannot keep room for a file keeps no task from being accepted.
+            self.is_there = getattr(error, "errno", None) not in _FULL
+            self._path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+        return self.is_there
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize
