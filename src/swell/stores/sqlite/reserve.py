@@ -4,6 +4,7 @@ So a full disk has room for a start, which must write a little before anything c
 erasing. Until there is room to make the file again, the store takes nothing new.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -36,23 +37,25 @@ class Reserve:
     def give_up(self) -> bool:
         """Remove the file; return whether that made room."""
         was_there, self.is_there = self.is_there, False
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The disk may be read-only as well.
+            self._path.unlink(missing_ok=True)
         return was_there
 
     def keep(self, spare_bytes: int = SPARE_BYTES) -> bool:
         """Make the file if that leaves some room; return whether it is there."""
         if self.is_there or self._free_bytes() < RESERVE_BYTES + spare_bytes:
             return self.is_there
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
             self.is_there = True
         except (OSError, AttributeError) as error:
+            self.give_up()
             # A system that cannot keep room for a file keeps no task from being accepted.
             self.is_there = getattr(error, "errno", None) not in _FULL
-            self._path.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
         return self.is_there
 
     def _free_bytes(self) -> int:
