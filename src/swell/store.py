@@ -221,10 +221,10 @@ class Store(Protocol):
         ...
 
     async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
-        """Shorten leases and backoffs that a clock has left which was set back since.
+        """Shorten leases and backoffs that end too late because the clock was set back.
 
-        Those that end later than twice the longest from now end after the longest. What has ended
-        by then is for `sweep`.
+        One that ends later than twice its longest length from now is cut to that length. `sweep`
+        ends it then.
 
         Args:
             lease_s: How long leases last, in seconds.
@@ -370,10 +370,10 @@ class Store(Protocol):
         ...
 
     async def clock_ahead_s(self) -> float | None:
-        """Return by how much the backend's clock is ahead of the database's, in seconds.
+        """Return by how many seconds the backend's clock is ahead of the database's, at least.
 
-        What the way to the database may have taken counts for the backend: 0 where the clocks may
-        agree. None where the database has no clock of its own.
+        0 where the clocks may agree, since the round trip takes time; None where the database has
+        no clock of its own.
 
         Raises:
             Unavailable: The database does not answer.

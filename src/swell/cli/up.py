@@ -297,7 +297,7 @@ async def _until_done(
     with talk.status(escape(f"Swell starts{making}")):
         while (why := await _why_not_ready(settings, service, fleet)) is not None:
             if why and not is_told:
-                # Whoever waits for it (systemd) must not end what can be read and mended.
+                # systemd would end a service that says nothing, and this one can be read.
                 is_told = True
                 tell_ready()
                 talk.print(f"[yellow]not ready[/]: {escape(why)}; {service.url} answers what reads")

@@ -210,7 +210,7 @@ class SqliteDatabase:
                     self._waiting.pop(queue, None)
 
     async def write_to_free(self, action: Callable[[Session], R]) -> R:
-        """As `write`, for what makes room: a full disk has some that is kept for that."""
+        """Run an action that frees space, as `write` does; on a full disk, in the reserve."""
         try:
             return await self.write(action)
         except Unavailable:
@@ -218,11 +218,11 @@ class SqliteDatabase:
                 raise
             return await self.write(action)
         finally:
-            # The next who makes room needs it, and so does a start.
+            # The next erasure needs the room, and so does a start.
             self._reserve.keep(spare_bytes=0)
 
     def check_room(self) -> None:
-        """Raise where the disk has no room but for a start and for erasing.
+        """Raise while the reserve is gone: the disk has room for a start and for erasing only.
 
         Raises:
             Unavailable: With what to do.

@@ -1,7 +1,7 @@
-"""A file beside the database that is given up where the disk is full.
+"""A file next to the database that is removed when the disk is full.
 
-So a full disk has room for a start, which must write a little before anything can be read, and for
-erasing. Until there is room to make the file again, the store takes nothing new.
+A full disk then has room for a start, which writes a little before it can read, and for erasing.
+Until there is room to make the file again, the store takes nothing new.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Final
 
 __all__ = ["RESERVE_BYTES", "Reserve"]
 
-#: A start and some hundred erased tasks write less.
+#: A start writes less, and so does erasing some hundred tasks.
 RESERVE_BYTES: Final = 4 * 1024 * 1024
 
 #: So much must be left beside it: what a start needs.
