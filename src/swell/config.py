@@ -595,14 +595,16 @@ class WebhooksSettings(_Group):
         description="An attempt without an answer after so long has failed, in seconds.",
     )
     at_once: int = Field(
-        default=256,
+        default=1536,
         ge=2,
-        description="How many attempts are under way at once; of a key or host, a quarter at most.",
+        description="How many attempts are under way at once, each of them a connection. A quarter "
+        "of them is for further requests to a host of a key that has one under way.",
     )
     per_receiver: int = Field(
         default=8,
         ge=1,
-        description="How many of these go to one host of one key, or to one standing endpoint.",
+        description="How many of these go to one host of one key, or to one standing endpoint; one "
+        "while it does not answer.",
     )
     log_s: float | None = Field(
         default=30 * 86400.0,

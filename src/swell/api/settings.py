@@ -54,8 +54,8 @@ class WebhookSettings:
     schedule_s: Sequence[float] = SCHEDULE_S
     #: An attempt that takes longer has failed, in seconds.
     timeout_s: float = 20.0
-    #: Attempts under way at once (of a key or a host at most a quarter), and for one receiver.
-    at_once: int = 256
+    #: Attempts under way at once (see `swell.webhooks.room`), and for one receiver.
+    at_once: int = 1536
     per_receiver: int = 8
     #: For how long it is known what became of deliveries, in seconds; None for ever.
     log_s: float | None = 30 * 86400.0

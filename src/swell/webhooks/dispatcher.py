@@ -18,7 +18,7 @@ import structlog
 from swell.clock import Clock
 from swell.errors import SwellError, Unavailable
 from swell.outbox import Delivery, Outbox, Told
-from swell.webhooks.room import Room
+from swell.webhooks.room import Answering, Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, is_gone, what_follows
 from swell.webhooks.send import Letter, Sender
 
@@ -50,7 +50,7 @@ class DispatcherSettings:
     #: Waits before all attempts but the first, in seconds.
     schedule_s: Sequence[float] = SCHEDULE_S
     #: Attempts under way in all, and at one place.
-    at_once: int = 256
+    at_once: int = 1536
     per_place: int = 8
     #: Attempts under way when it stops have so long, in seconds.
     grace_s: float = 2.0
@@ -112,6 +112,7 @@ class Dispatcher:
         #: Delivery id → what is under way, or is not written down yet.
         self._flying: dict[str, Delivery] = {}
         self._attempts: set[asyncio.Task[None]] = set()
+        self._answering = Answering(self._settings.per_place)
         #: What came of attempts, to be written.
         self._landed: list[Told] = []
 
@@ -145,27 +146,26 @@ class Dispatcher:
 
     async def _start_due(self) -> float:
         """Start what is due and has room; return for how long there is nothing more to do."""
-        paused = self._receivers.paused()
-        next_at = await self._outbox.next_due_at(without=paused)
+        settings = self._settings
+        room = Room(settings.at_once, settings.per_place, self._flying.values(), self._answering)
+        without = {*self._receivers.paused(), *room.full_places()}
+        next_at = await self._outbox.next_due_at(without=without)
         left_s = _LOOK_EVERY_S
         if next_at is not None:
             left_s = (next_at - self._clock.now()).total_seconds()
         if left_s <= 0:
-            await self._start_what_has_room(paused)
+            await self._start_what_has_room(room, without)
         # What is due and was not started waits for something that is under way.
         return min(_LOOK_EVERY_S, left_s) if left_s > 0 else _LOOK_EVERY_S
 
-    async def _start_what_has_room(self, paused: Sequence[str]) -> None:
+    async def _start_what_has_room(self, room: Room, without: set[str]) -> None:
         """Read what is due, and start it; then what there is at other places, as long as there is.
 
-        One key may have more that is due than is read at once, at places of which none has room.
+        One key may have more that is due than is read at once, at places that have no room.
         """
-        settings, without = self._settings, set(paused)
-        room = Room(settings.at_once, settings.per_place, self._flying.values())
+        per_place = _READ_TIMES * self._settings.per_place
         while room.free > 0:
-            due = await self._outbox.due(
-                per_place=_READ_TIMES * settings.per_place, limit=_READ_AT_ONCE, without=without
-            )
+            due = await self._outbox.due(per_place=per_place, limit=_READ_AT_ONCE, without=without)
             for each in due:
                 if room.take(each):
                     self._start(each)
@@ -209,7 +209,9 @@ class Dispatcher:
         now, letter = self._clock.now(), None
         try:
             letter = await self._receivers.letter(delivery)
-            return await self._sender.send(letter, delivery.id), letter
+            answer = await self._sender.send(letter, delivery.id)
+            self._answering.note(delivery.place, has_answered=answer.status is not None)
+            return answer, letter
         except Unsendable as error:
             detail = str(error)
             refused = Answer(at=now, took_s=0.0, error="unsendable", detail=detail, is_final=True)
