@@ -145,6 +145,63 @@ def test_of_a_crowd_some_are_remembered() -> None:
     known = Calibration()
     for number in range(5_000):
         known.promised(str(number), tell(known)[1])
-    assert len(known._open) == 1024
+    assert known.open_tasks() == [str(number) for number in range(1024)]
     known.ended("3000", ManualClock())
-    assert len(known._open) == 1024
+    assert len(known.open_tasks()) == 1024
+
+
+def stuck(known: Calibration, n: int, model: str = "demo/stuck", at_s: float = 0.0) -> None:
+    """Promise something to tasks that never end."""
+    told = raw().finish
+    for number in range(n):
+        known.promised(f"{model} {number}", Promise(model, Situation.QUEUE, 10.0, told, at_s))
+
+
+def test_a_model_whose_tasks_never_end_leaves_room_for_what_others_teach() -> None:
+    known, clock = Calibration(), ManualClock()
+    stuck(known, 2_000)
+    for number in range(20):
+        known.promised(f"t{number}", tell(known)[1])
+        stuck(known, 10)
+    clock.advance(40.0)
+    for number in range(20):
+        known.ended(f"t{number}", clock)
+    assert tell(known)[0].finish.median == 40.0
+    assert len(known.open_tasks()) == 1024 - 20
+
+
+def test_models_whose_tasks_never_end_share_what_is_remembered() -> None:
+    known = Calibration()
+    for model in ("demo/a", "demo/b", "demo/c", "demo/d"):
+        stuck(known, 2_000, model)
+    models = [each.partition(" ")[0] for each in known.open_tasks()]
+    assert [models.count(f"demo/{name}") for name in "abcd"] == [256, 256, 256, 256]
+    # The oldest of a crowd end first.
+    assert known.open_tasks()[0] == "demo/a 0"
+
+
+def test_after_a_day_a_task_that_never_ends_makes_room_for_a_new_one_of_its_model() -> None:
+    known, day_s = Calibration(), 86_400.0
+    stuck(known, 1_024)
+    told = raw().finish
+    for number, at_s in enumerate((day_s, day_s + 1.0)):
+        promise = Promise("demo/stuck", Situation.QUEUE, 10.0, told, at_s)
+        known.promised(f"new {number}", promise)
+    assert len(known.open_tasks()) == 1024
+    assert "new 0" not in known.open_tasks()
+    assert "new 1" in known.open_tasks()
+    assert "demo/stuck 0" not in known.open_tasks()
+
+
+def test_a_task_that_is_promised_something_twice_is_remembered_once() -> None:
+    known, clock = Calibration(), ManualClock()
+    for number in range(8):
+        for at_s in (0.0, 5.0):
+            promise = Promise(MODEL, Situation.QUEUE, 10.0, raw().finish, at_s)
+            known.promised(f"t{number}", promise)
+    assert len(known.open_tasks()) == 8
+    clock.advance(15.0)
+    for number in range(8):
+        known.ended(f"t{number}", clock)
+    assert known.open_tasks() == []
+    assert tell(known)[0].finish.median == 10.0

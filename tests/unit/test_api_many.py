@@ -11,8 +11,10 @@ from api_harness import UPPER, World, failed, hold, succeeded
 
 from swell.api.app import create_app
 from swell.api.auth import create_key
+from swell.api.calibration import Promise, Situation
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
+from swell.api.eta import EtaSeconds
 from swell.api.leadership import DUTY_LEASE_S
 from swell.api.news import take_events, take_news
 from swell.api.settings import ApiSettings, Backend
@@ -365,6 +367,21 @@ async def test_what_was_missed_is_read_after_the_connection_is_back(pair: Pair) 
         assert end["data"]["output"] == "A"
     assert (await asyncio.wait_for(waiting, PATIENCE_S)).json["output"] == "B"
     assert pair.there.service.fleet.held_tasks() == []
+
+
+async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair) -> None:
+    worker = await pair.register()
+    ended, waits = [(await pair.here.create())["id"] for _ in range(2)]
+    known = pair.there.service.calibration
+    told = EtaSeconds(low=1.0, median=1.0, high=1.0)
+    for task_id in (ended, waits, "removed"):
+        known.promised(task_id, Promise("demo/upper", Situation.QUEUE, 1.0, told))
+    pair.bench.is_up = False
+    [lease] = (await pair.here.lease(worker, n=1))["tasks"]
+    await pair.here.report(worker, settlements=[succeeded(lease, "A")])
+    assert len(known.open_tasks()) == 3
+    pair.bench.come_back()
+    await until(lambda: known.open_tasks() == [waits])
 
 
 async def test_one_sweeps_and_the_other_takes_over_at_once_when_it_stops(pair: Pair) -> None:

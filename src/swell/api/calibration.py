@@ -53,6 +53,9 @@ _SHARES: Final = (0.1, 0.5, 0.9)
 #: So many promises are remembered at a time: of a crowd some stand for all.
 _MOST_OPEN: Final = 1024
 
+#: A promise that is older than this makes room for a new one of its model, in seconds.
+_STALE_S: Final = 86_400.0
+
 
 class Situation(StrEnum):
     """What a task that is estimated has before it."""
@@ -136,8 +139,10 @@ class Calibration:
 
     def __init__(self) -> None:
         self._trackers: dict[tuple[str, Situation], _Tracker] = {}
-        #: Task id → what it was promised.
-        self._open: dict[str, Promise] = {}
+        #: Model → task id → what it was promised, oldest first.
+        self._open: dict[str, dict[str, Promise]] = {}
+        #: Task id → its model, of all open promises.
+        self._models: dict[str, str] = {}
 
     def corrected(self, model: str, situation: Situation, raw: Estimate) -> Estimate:
         """Return an estimate by how the last ones of a model turned out."""
@@ -156,15 +161,50 @@ class Calibration:
         )
 
     def promised(self, task_id: str, promise: Promise) -> None:
-        """Remember what was told of a task, where not too many are remembered."""
-        if promise.raw_s > 0 and len(self._open) < _MOST_OPEN:
-            self._open[task_id] = promise
+        """Remember what was told of a task.
+
+        Where too many are remembered, the model with the most loses its newest, so that a model
+        whose tasks never end leaves room for the others.
+        """
+        if promise.raw_s <= 0:
+            return
+        self._close(task_id)
+        if len(self._models) >= _MOST_OPEN and not self._make_room(promise):
+            return
+        self._open.setdefault(promise.model, {})[task_id] = promise
+        self._models[task_id] = promise.model
+
+    def open_tasks(self) -> list[str]:
+        """Return the ids of the tasks whose end is awaited."""
+        return list(self._models)
 
     def ended(self, task_id: str, clock: Clock, *, has_succeeded: bool = True) -> None:
         """Learn from a task that has ended now; one that did not succeed says nothing."""
-        promise = self._open.pop(task_id, None)
+        promise = self._close(task_id)
         if promise is not None and has_succeeded:
             self.learn(promise, clock.monotonic_s() - promise.at_s)
+
+    def _make_room(self, promise: Promise) -> bool:
+        own = self._open.get(promise.model, {})
+        most = max(self._open.values(), key=len)
+        if len(most) > len(own):
+            # The oldest of a crowd are the next to end.
+            self._close(next(reversed(most)))
+            return True
+        oldest = next(iter(own))
+        if promise.at_s - own[oldest].at_s <= _STALE_S:
+            return False
+        self._close(oldest)
+        return True
+
+    def _close(self, task_id: str) -> Promise | None:
+        model = self._models.pop(task_id, None)
+        if model is None:
+            return None
+        promise = self._open[model].pop(task_id)
+        if not self._open[model]:
+            del self._open[model]
+        return promise
 
     def learn(self, promise: Promise, took_s: float) -> None:
         """Learn from a task that took `took_s` seconds since what was promised."""

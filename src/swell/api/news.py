@@ -96,9 +96,16 @@ async def catch_up(service: Service) -> int:
     Returns:
         How many tasks were read.
     """
-    ids = [*dict.fromkeys([*filter(None, service.bus.listened()), *service.fleet.held_tasks()])]
+    listened = filter(None, service.bus.listened())
+    promised = service.calibration.open_tasks()
+    ids = [*dict.fromkeys([*listened, *service.fleet.held_tasks(), *promised])]
     for at in range(0, len(ids), _BATCH):
-        found = await service.store.get(ids[at : at + _BATCH])
+        part = ids[at : at + _BATCH]
+        found = await service.store.get(part)
+        for task_id, task in zip(part, found, strict=True):
+            if task is None or task.state.is_terminal:
+                # It is not known how long ago that was: it teaches nothing.
+                service.calibration.ended(task_id, service.clock, has_succeeded=False)
         tasks = [task for task in found if task is not None]
         service.bus.correct([event_of(task) for task in tasks])
         over = [task for task in tasks if task.state is not TaskState.RUNNING]
