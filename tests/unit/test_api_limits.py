@@ -19,9 +19,11 @@ from swell.api.routes import ROUTES
 from swell.cli.keys import rate_per_s
 from swell.clock import ManualClock
 from swell.config import LimitsSettings
-from swell.errors import Unavailable
+from swell.errors import SwellError, Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
+from swell.store import Accepted
 from swell.stores.memory import MemoryRegistry, MemoryStore
+from swell.task import NewTask
 
 
 @pytest.fixture
@@ -146,6 +148,50 @@ async def test_keys_have_allowances_of_their_own(world: World) -> None:
     assert (await one("GET", "/v1/tasks")).status == 200
     assert (await one("GET", "/v1/tasks")).status == 429
     assert (await two("GET", "/v1/tasks")).status == 200
+
+
+async def test_a_key_that_asks_all_the_time_gets_no_new_allowance_when_many_other_keys_ask(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.api.limits._MAX_METERS", 3)
+    busy = await _client(world, rate_per_s=1, burst=1)
+    assert (await busy("GET", "/v1/tasks")).status == 200
+    for _ in range(6):
+        other = await _client(world, rate_per_s=1)
+        assert (await other("GET", "/v1/tasks")).status == 200
+        assert (await busy("GET", "/v1/tasks")).status == 429
+    assert len(world.service.limits._meters) == 3
+
+
+async def test_a_key_whose_tasks_are_being_accepted_is_not_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swell.api.limits._MAX_METERS", 2)
+    await world.register()
+    store, is_asked, goes_on = world.service.store, asyncio.Event(), asyncio.Event()
+    accept = store.accept
+
+    async def accept_later(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
+        is_asked.set()
+        await goes_on.wait()
+        return await accept(news)
+
+    monkeypatch.setattr(store, "accept", accept_later)
+    client = await _client(world, tasks_in_flight=1)
+    first = asyncio.ensure_future(_submit(client))
+    await is_asked.wait()
+    for _ in range(3):
+        other = await _client(world, rate_per_s=1)
+        assert (await other("GET", "/v1/tasks")).status == 200
+    is_asked.clear()
+    second, asked_again = (
+        asyncio.ensure_future(_submit(client)),
+        asyncio.ensure_future(is_asked.wait()),
+    )
+    await asyncio.wait({second, asked_again}, return_when=asyncio.FIRST_COMPLETED)
+    asked_again.cancel()
+    goes_on.set()
+    assert [(await each).status for each in (first, second)] == [202, 429]
 
 
 async def test_a_key_without_limits_is_told_nothing(world: World) -> None:

@@ -15,6 +15,7 @@ Source:
 import asyncio
 import contextlib
 import math
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -53,7 +54,7 @@ _MOST_DEBT_S: Final = 60.0
 #: An allowance fills up in at most so many seconds (31 years): later moments no calendar has.
 _MOST_WINDOW_S: Final = 1e9
 
-#: Keys whose use is remembered.
+#: Keys whose use is remembered: those that asked last, and those whose tasks are being accepted.
 _MAX_METERS: Final = 10_000
 
 _DAY_S: Final = 86_400.0
@@ -158,6 +159,11 @@ class _Meter:
         self.tasks = Allowance(f"{key.id}:tasks", per_day, _DAY_S) if per_day else None
         self.flight = _InFlight(limits.tasks_in_flight) if limits.tasks_in_flight else None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the store is accepting tasks that were counted here."""
+        return self.flight is not None and self.flight.pending > 0
+
 
 class Limits:
     """What keys have used, and what they may.
@@ -185,7 +191,8 @@ class Limits:
         self.quotas = quotas or Quotas(
             registry, store, clock, lambda _: None, lambda task: task.count
         )
-        self._meters: dict[str, _Meter] = {}
+        #: By key id; the key that asked last comes last.
+        self._meters: OrderedDict[str, _Meter] = OrderedDict()
         #: Key id → its open streams, where it is limited in these.
         self._streams: dict[str, set[Stream]] = {}
 
@@ -419,6 +426,7 @@ class Limits:
         meter = self._meters.get(key.id)
         if meter is None or meter.key is not key:
             meter = self._learn(key, meter)
+        self._meters.move_to_end(key.id)
         return meter
 
     def _learn(self, key: ApiKey, known: _Meter | None) -> _Meter:
@@ -426,8 +434,10 @@ class Limits:
         if known is not None and known.limits == limits:
             known.key = key
             return known
-        if len(self._meters) >= _MAX_METERS:
-            del self._meters[next(iter(self._meters))]
+        if known is None and len(self._meters) >= _MAX_METERS:
+            idle = next((id_ for id_, each in self._meters.items() if not each.is_pending), None)
+            if idle is not None:
+                del self._meters[idle]
         meter = self._meters[key.id] = _Meter(key, limits)
         return meter
 
