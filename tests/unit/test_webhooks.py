@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from swell.brokers.memory import MemoryBroker
 from swell.clock import ManualClock
@@ -672,6 +673,23 @@ async def test_a_fault_of_ours_is_an_attempt_that_failed() -> None:
 
 async def _broken(delivery: Delivery) -> Letter:
     raise RuntimeError("a mistake")
+
+
+async def test_an_attempt_whose_result_cannot_be_told_is_logged_and_not_repeated_at_once() -> None:
+    # No calendar has a moment after so long.
+    with capture_logs() as logs:
+        async with House(schedule_s=(float("inf"),)) as house:
+            url, new = at("a.example")
+            house.mailbox.answer(url, 500)
+            await house.post.ended(new)
+            await house.settle()
+            assert len(house.mailbox.got) == 1
+            await house.pass_time(1)
+            (delivery,) = await house.post.all()
+            assert delivery.state is DeliveryState.DELIVERED
+    (entry,) = [each for each in logs if each["log_level"] == "error"]
+    assert entry["exc_info"] is True
+    assert entry["id"] == delivery.id
 
 
 async def test_while_the_store_is_away_no_attempt_is_used_up() -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -23,6 +24,7 @@ from swell.api.skew import COMPARE_EVERY_S
 from swell.api.startups import look_after_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
+from swell.background import keep_running
 from swell.bus import News, NewsKind
 from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
@@ -141,7 +143,13 @@ class Duties:
             self._watch_canaries,
             self._await_end,
         )
-        self._running = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        self._running = [self._started(loop) for loop in loops]
+
+    def _started(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        name, service = loop.__name__.strip("_"), self._service
+        on_failure = partial(service.metrics.duty_failed, name)
+        running = keep_running(loop, service.clock, name=name, on_failure=on_failure)
+        return asyncio.create_task(running, name=name)
 
     async def stop(self) -> None:
         """End all loops, and the streams."""

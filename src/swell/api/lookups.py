@@ -45,14 +45,14 @@ class Lookups:
         for at in range(0, len(ids), _BATCH):
             part = ids[at : at + _BATCH]
             try:
-                tasks = await self._store.get(part)
+                found = list(zip(part, await self._store.get(part), strict=True))
             except Exception as error:
                 for task_id in part:
                     for waiting in asked[task_id]:
                         if not waiting.done():
                             waiting.set_exception(error)
                 continue
-            for task_id, task in zip(part, tasks, strict=True):
+            for task_id, task in found:
                 for waiting in asked[task_id]:
                     if not waiting.done():
                         waiting.set_result(task)

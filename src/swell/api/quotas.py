@@ -254,6 +254,7 @@ class Quotas:
                 part, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
                 try:
                     verdicts = await self._registry.reserve([asks for asks, _ in part])
+                    entered = list(zip(part, verdicts, strict=True))
                 except BaseException as error:
                     for _, done in part:
                         if not done.done():
@@ -261,7 +262,7 @@ class Quotas:
                     if not isinstance(error, Exception):
                         raise
                     continue
-                for (asks, done), verdict in zip(part, verdicts, strict=True):
+                for (asks, done), verdict in entered:
                     if not done.done():
                         done.set_result(verdict)
                     elif verdict.refusal is None:

@@ -23,6 +23,7 @@ from swell.autoscaler.observe import Observer, Sight
 from swell.autoscaler.outlook import Observation, Plan, Relief, State
 from swell.autoscaler.pools import Pool
 from swell.autoscaler.report import status_of
+from swell.background import keep_running
 from swell.clock import Clock
 from swell.errors import InvalidInput, SwellError
 from swell.provider import Instance, Refused, looking_only
@@ -144,7 +145,9 @@ class Controller:
 
     async def run(self) -> None:
         """Scale until this is cancelled."""
-        renewing = asyncio.create_task(self._renew())
+        renewing = asyncio.create_task(
+            keep_running(self._renew, self._clock, name="autoscaler lease")
+        )
         try:
             while True:
                 try:

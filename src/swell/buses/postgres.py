@@ -150,6 +150,9 @@ class PostgresWire:
                 await self._connect()
             except _FAILURES:
                 continue
+            except Exception:
+                _log.exception("the bus cannot connect to PostgreSQL", server=self._place)
+                continue
             _log.info("the bus has found PostgreSQL again", server=self._place)
             self._linked()
             return

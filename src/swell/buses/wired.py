@@ -411,9 +411,12 @@ class WiredBus:
                 self._is_due = self._has_events
                 await self._send(message)
                 await asyncio.sleep(PAUSE_S)
-        except Unavailable as error:
+        except Exception as error:
             # Others will miss these numbers, and read the store.
-            _log.debug("a message to other backends was lost", detail=error.detail)
+            if isinstance(error, Unavailable):
+                _log.debug("a message to other backends was lost", detail=error.detail)
+            else:
+                _log.exception("a message to other backends was lost")
             self._give_up()
             self._outgoing.clear()
             self._is_whole_due = True

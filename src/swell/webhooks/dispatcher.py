@@ -193,6 +193,11 @@ class Dispatcher:
             _log.warning("a webhook cannot be sent now", id=delivery.id, detail=error.detail)
             await self._clock.sleep(_AGAIN_S)
             del self._flying[delivery.id]
+        except Exception:
+            # It is due still, and not over and over at once.
+            _log.exception("a webhook cannot be sent now", id=delivery.id)
+            await self._clock.sleep(_AGAIN_S)
+            del self._flying[delivery.id]
         except BaseException:
             # It is due still.
             del self._flying[delivery.id]

@@ -123,7 +123,10 @@ class Company:
 
     async def _keep_polling(self) -> None:
         while True:
-            self._poll()
+            try:
+                self._poll()
+            except Exception:
+                _log.exception("tasks that became ready elsewhere are not looked for now")
             await asyncio.sleep(POLL_S)
 
     async def _listen(self) -> None:

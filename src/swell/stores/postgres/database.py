@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from swell.addresses.database_urls import database_place, unreadable_url
+from swell.background import PAUSE_S, log_failure
 from swell.clock import Clock
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
@@ -455,6 +456,13 @@ class PostgresDatabase:
     def _write_soon(self) -> None:
         if self._writing is None:
             self._writing = self._loop.create_task(self._write_all(), name="swell-postgres-writer")
+            self._writing.add_done_callback(self._go_on_writing)
+
+    def _go_on_writing(self, writing: asyncio.Task[None]) -> None:
+        """Take up again what a writer that failed has left."""
+        log_failure(writing)
+        if not writing.cancelled() and writing.exception() is not None:
+            self._loop.call_later(PAUSE_S, self._write_soon)
 
     async def _write_all(self) -> None:
         try:
@@ -494,6 +502,7 @@ class PostgresDatabase:
             return
         flight.session.remember()
         flying = self._loop.create_task(self._fly(flight, place), name="swell-postgres-flight")
+        flying.add_done_callback(log_failure)
         self._flights[place] = (flight, flying)
 
     async def _fly(self, flight: _Flight, place: int) -> None:
