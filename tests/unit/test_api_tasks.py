@@ -1,7 +1,7 @@
 """Creating, reading, canceling and repeating tasks over HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +9,8 @@ from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
 from swell.api.app import create_app
 from swell.api.duties import sweep
+from swell.api.fleet import Rival
+from swell.task import Task
 
 
 @pytest.fixture
@@ -704,6 +706,42 @@ async def test_dead_letters_are_listed_and_replayed(world: World) -> None:
     assert len((await world.lease(worker))["tasks"]) == 3
     mine = await world.anna("GET", "/v1/tasks?state=running")
     assert len(mine.json["tasks"]) == 3
+
+
+async def test_what_waits_of_other_models_is_remembered_for_a_moment_only(world: World) -> None:
+    service = world.service
+    for number in range(5):
+        await service._backlogs_of({f"demo/{number}": Rival(1.0, frozenset())}, 5)
+        world.clock.advance(1)
+    assert len(service._backlogs) == 1
+
+
+async def test_many_dead_letters_are_read_by_one_call_and_replayed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await world.register()
+    ids = [(await world.create(max_attempts=1))["id"] for _ in range(5)]
+    grant = await world.lease(worker, n=5)
+    told = [failed(each, retryable=True) for each in grant["tasks"]]
+    await world.report(worker, settlements=told)
+    store, reads = world.service.store, []
+    get = store.get
+
+    async def counted(task_ids: Sequence[str]) -> list[Task | None]:
+        reads.append(len(task_ids))
+        return await get(task_ids)
+
+    monkeypatch.setattr(store, "get", counted)
+    asked = [*ids, "unknown", ids[0]]
+    replayed = (await world.admin("POST", "/v1/dead/replay", {"ids": asked})).json["replayed"]
+    assert reads == [7]
+    assert [each["id"] for each in replayed] == asked
+    assert replayed[5]["error"] == "there is no task 'unknown'"
+    new = [each["new_id"] for each in replayed if each["id"] in ids]
+    # One that is named twice is repeated once.
+    assert new[0] == new[5]
+    assert len(set(new)) == 5
+    assert len((await world.lease(worker, n=9))["tasks"]) == 5
 
 
 async def test_what_is_no_dead_letter_is_not_replayed(world: World) -> None:

@@ -584,6 +584,9 @@ class Service:
         known = [self._backlogs.get(each) for each in wanted]
         if any(each is None or each[0] <= now_s for each in known):
             found = await self.broker.backlogs(list(rivals), priority, served_with=served_with)
+            self._backlogs = {
+                each: kept for each, kept in self._backlogs.items() if kept[0] > now_s
+            }
             for each, backlog in zip(wanted, found, strict=True):
                 self._backlogs[each] = (now_s + _BACKLOG_S, backlog)
             return found

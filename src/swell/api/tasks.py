@@ -5,7 +5,9 @@ returns only when the task is durable. Whoever waits (`Prefer: wait`) is answere
 that ends the task, without asking the store again; with a file of the task where it prefers that.
 """
 
+import asyncio
 import bisect
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -204,25 +206,38 @@ async def replay(service: Service, call: Call) -> Reply:
 async def replay_many(service: Service, call: Call) -> Reply:
     """`POST /v1/dead/replay`."""
     asked: DeadReplayRequest = await _replay.read_call(call, service.settings.max_body_bytes)
-    ids = asked.ids
-    if ids is None:
+    if asked.ids is None:
         where = TaskFilter(dead=True, model=asked.model)
         page = await service.store.page(where, limit=1000)
-        ids = [task.id for task in page.tasks]
-    replayed, fresh = [], []
-    for task_id in ids:
-        try:
-            task = await _known(service, task_id)
-            if task.dead:
-                await check_can_run_again(service, task)
-            accepted = await service.limits.replay(call, task)
-        except SwellError as error:
-            replayed.append(Replayed(id=task_id, error=error.detail))
-            continue
-        fresh.append(accepted)
-        replayed.append(Replayed(id=task_id, new_id=accepted.task.id))
-    await note_new(service, fresh)
+        known = {task.id: task for task in page.tasks}
+    else:
+        found = await service.store.get(asked.ids)
+        known = {task.id: task for task in found if task is not None}
+    ids = asked.ids or list(known)
+    # Together, so that they share transactions.
+    replays = await asyncio.gather(*(_replayed(service, call, each, known) for each in ids))
+    await note_new(service, [each for each in replays if isinstance(each, Accepted)])
+    replayed = [
+        Replayed(id=task_id, new_id=each.task.id)
+        if isinstance(each, Accepted)
+        else Replayed(id=task_id, error=each.detail)
+        for task_id, each in zip(ids, replays, strict=True)
+    ]
     return Reply(200, encode(DeadReplayView(replayed=replayed)))
+
+
+async def _replayed(
+    service: Service, call: Call, task_id: str, known: Mapping[str, Task]
+) -> Accepted | SwellError:
+    task = known.get(task_id)
+    if task is None:
+        return NotFound(f"there is no task {task_id[:60]!r}")
+    try:
+        if task.dead:
+            await check_can_run_again(service, task)
+        return await service.limits.replay(call, task)
+    except SwellError as error:
+        return error
 
 
 async def find_task(service: Service, call: Call) -> Task:
@@ -428,13 +443,6 @@ async def _page(
             for view, each in zip(views, liked, strict=True)
         ]
     return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
-
-
-async def _known(service: Service, task_id: str) -> Task:
-    task = (await service.store.get([task_id]))[0]
-    if task is None:
-        raise NotFound(f"there is no task {task_id[:60]!r}")
-    return task
 
 
 def only_own(call: Call) -> str | None:
