@@ -47,6 +47,7 @@ from swell.samples import read_samples
 from swell.weights.files import content_of_link
 
 __all__ = [
+    "NOT_FINITE",
     "Array",
     "Arrays",
     "Attachment",
@@ -90,6 +91,13 @@ Array: TypeAlias = Any
 
 InputT = TypeVar("InputT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: What a sample fails with, as a `FloatingPointError`, instead of becoming a black picture.
+NOT_FINITE: Final = (
+    "the model returned values that are not numbers (NaN or infinite). The usual cause is half "
+    "precision that overflows in the VAE or in the network: load it in bfloat16 or float32 "
+    "(`swell models add … --dtype bfloat16`)"
+)
 
 #: Where `@model` leaves the definition on the function.
 _MARK: Final = "__swell_model__"
@@ -395,6 +403,10 @@ class Arrays(Protocol):
         """Return zeros. Shape: (count, *like.shape), of the kind and type of `like`."""
         ...
 
+    def is_finite(self, array: Array) -> Callable[[], bool]:
+        """Return what says whether none of the numbers is NaN or infinite; waits for the device."""
+        ...
+
     def mark(self) -> "Mark | None":
         """Return what tells when the device has done all that it was told until now.
 
@@ -429,7 +441,7 @@ class NoiseStream(Protocol):
 
 
 class HostArrays:
-    """Arrays of numpy. A model that uses torch brings its own four functions (`Arrays`)."""
+    """Arrays of numpy. A model that uses torch brings its own five functions (`Arrays`)."""
 
     def put(self, values: NDArray[Any]) -> Array:
         """See `Arrays.put`."""
@@ -442,6 +454,11 @@ class HostArrays:
     def rows(self, like: Array, count: int) -> Array:
         """See `Arrays.rows`."""
         return np.zeros((count, *np.shape(like)), np.asarray(like).dtype)
+
+    def is_finite(self, array: Array) -> Callable[[], bool]:
+        """See `Arrays.is_finite`."""
+        found = bool(np.isfinite(array).all())
+        return lambda: found
 
     def mark(self) -> None:
         """See `Arrays.mark`. Everything is done when it is told."""

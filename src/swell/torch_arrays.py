@@ -3,7 +3,7 @@
 Imported by models that need torch, by nothing of Swell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +47,19 @@ class TorchArrays:
     def rows(self, like: torch.Tensor, count: int) -> torch.Tensor:
         """Return zeros. Shape: (count, *like.shape)."""
         return like.new_zeros((count, *like.shape))
+
+    def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
+        """See `Arrays.is_finite`."""
+        # To pinned memory, where the device writes by itself.
+        found = torch.isfinite(array).all().to("cpu", non_blocking=self._is_cuda)
+        mark = self.mark()
+
+        def known() -> bool:
+            if mark is not None:
+                mark.wait()
+            return bool(found)
+
+        return known
 
     def mark(self) -> "_Event | None":
         """See `Arrays.mark`."""

@@ -627,6 +627,30 @@ def test_a_decode_that_fails_fails_its_sample() -> None:
     assert ended["b"] == alone("b")
 
 
+def spoil(model: Toy) -> Toy:
+    """Have the network add what a sample's `poison` says."""
+    heard = model.denoise
+
+    def denoise(x: np.ndarray, t: np.ndarray, conditions: Mapping[str, Any]) -> np.ndarray:
+        poison = conditions["poison"]
+        said = heard(x, t, {**conditions, "poison": np.zeros_like(poison)})
+        return said + poison[:, None, None]
+
+    model.denoise = denoise  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_of_samples_drawn_together_the_one_that_is_not_a_number_fails(value: float) -> None:
+    studio = Studio(spoil(Toy()))
+    studio.add("a")
+    studio.add("bad", steps=1, poison=value)
+    ended = studio.finish()
+    assert isinstance(ended["bad"], FloatingPointError)
+    assert "half precision" in str(ended["bad"])
+    assert ended["a"] == alone("a")
+
+
 def test_an_update_that_fails_fails_its_samples_and_no_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1279,6 +1303,16 @@ def test_a_device_is_told_one_step_while_it_runs_another() -> None:
     # It never waits for the host but at first, and never has more than two steps to do.
     assert studio.model.left_s[0] == 0
     assert studio.model.left_s[1:] == pytest.approx([0.1] * 19)
+
+
+def test_what_is_not_a_number_on_a_device_fails_when_its_file_is_made() -> None:
+    studio = Studio(spoil(OnDevice()))
+    studio.add("a")
+    studio.add("bad", poison=np.nan)
+    ended = studio.finish()
+    assert whole(ended["a"]) == alone("a")
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        whole(ended["bad"])
 
 
 def test_a_device_that_is_told_when_it_is_due_has_no_gap_and_who_comes_joins_soon() -> None:

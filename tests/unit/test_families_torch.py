@@ -136,6 +136,15 @@ def test_a_picture_depends_on_nobody_beside_it(served: Any) -> None:
         np.testing.assert_array_equal(np.asarray(one.pil()), np.asarray(other.pil()))
 
 
+def test_a_picture_that_the_vae_cannot_hold_fails_and_is_not_black(served: Any) -> None:
+    with (
+        cases.overflowing(served[1].parts.vae),
+        pytest.raises(FloatingPointError, match="bfloat16"),
+    ):
+        cases.draw(*served, steps=2)
+    assert cases.draw(*served, steps=2).std() > 20
+
+
 def test_samples_of_one_task_have_seeds_of_their_own(served: Any) -> None:
     definition, model = served
     given = definition.input_type(prompt="a red fox", steps=3, seed=40)

@@ -322,6 +322,15 @@ def test_a_cancelled_picture_ends_within_a_step(served: tuple[Definition, Any]) 
     assert len(listener.steps) == 2
 
 
+def test_a_picture_that_the_vae_cannot_hold_fails_and_is_not_black(
+    served: tuple[Definition, Any],
+) -> None:
+    vae = served[1]._pipeline.vae
+    with cases.overflowing(vae), pytest.raises(FloatingPointError, match="bfloat16"):
+        cases.draw(*served, **FEW)
+    assert cases.draw(*served, **FEW).std() > 20
+
+
 def test_what_a_scheduler_cannot_do_is_refused_in_its_words(tmp_path: Path) -> None:
     def build(folder: Path) -> Path:
         scheduler = diffusers.LCMScheduler(original_inference_steps=20, thresholding=True)

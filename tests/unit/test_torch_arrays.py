@@ -53,3 +53,14 @@ def test_a_cpu_has_nothing_to_wait_for() -> None:
     from swell.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
 
     assert TorchArrays("cpu").mark() is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_number_that_is_none_is_found(value: float) -> None:
+    from swell.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
+
+    arrays = TorchArrays("cpu")
+    numbers = torch.zeros(3, 4, dtype=torch.float16)
+    assert arrays.is_finite(numbers)()
+    numbers[1, 2] = value
+    assert not arrays.is_finite(numbers)()

@@ -192,6 +192,14 @@ def test_steps_begin_at_the_start_picture(model: Any, definition: Definition) ->
     assert (pixels(result) != pixels(other)).mean() > 0.5
 
 
+def test_a_search_that_ends_in_no_numbers_fails(model: Any, definition: Definition) -> None:
+    kept = model._networks.codebook.clone()
+    model._networks.codebook.fill_(float("nan"))
+    (result,) = model.run([item(definition, steps=1)])
+    model._networks.codebook.copy_(kept)
+    assert isinstance(result, FloatingPointError)
+
+
 def test_the_start_is_kept_by_its_weight_and_codes_held_small_by_decay(
     model: Any, definition: Definition
 ) -> None:

@@ -437,6 +437,15 @@ def test_a_checkpoint_says_that_memory_had_no_room_for_the_rows_of_exact_mode(
         there.close()
 
 
+def test_a_grey_picture_of_what_is_not_a_number_fails_its_task(atelier: Atelier) -> None:
+    grey = np.full((8, 8), np.nan, np.float32)
+    atelier.model.decode = lambda latents, item: PIL.Image.fromarray(grey)
+    atelier.drawer.add("test/draws", [Order(1, b'{"steps":2}')])
+    [fault] = results(atelier).faults
+    assert (fault.code, fault.retryable) == ("model_error", True)
+    assert "not numbers (NaN" in fault.detail
+
+
 class LateArrays(HostArrays):
     """Their device works by itself, and is later than the thread that sends."""
 

@@ -36,7 +36,7 @@ from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
 from swell.media import Image, LoRA
-from swell.model import Item, NoiseStream, Plan, Reject, Sampler, StepModel
+from swell.model import NOT_FINITE, Item, NoiseStream, Plan, Reject, Sampler, StepModel
 from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
 from swell.upright import upright
 from swell.weights.torch_lora import TorchAdaptedWeights
@@ -578,8 +578,12 @@ class Latent(StepModel):
         if words.mask is not None and not self.facts.sees_mask:
             told = self._mask_conditions(words)
             latents = (1 - told["mask"]) * told["image"] + told["mask"] * latents
-        pixels = self._to_pixels(latents, is_tiled=asked.width * asked.height > _TILED_PX)
+        decoded = self._decoded(latents, is_tiled=asked.width * asked.height > _TILED_PX)
+        is_finite = self.arrays.is_finite(decoded)
+        pixels = _to_pixels(decoded)
         if pixels.device.type == "cpu":
+            if not is_finite():
+                raise FloatingPointError(NOT_FINITE)
             return Image(pixels.numpy())
         host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
         host.copy_(pixels, non_blocking=True)
@@ -588,6 +592,8 @@ class Latent(StepModel):
         def made() -> Image:
             if mark is not None:
                 mark.wait()
+            if not is_finite():
+                raise FloatingPointError(NOT_FINITE)
             return Image(host.numpy())
 
         return made
@@ -601,18 +607,22 @@ class Latent(StepModel):
             factor = _PREVIEW / longest
             size = [max(2, int(side * factor) // 2 * 2) for side in latents.shape[-2:]]
             latents = torch.nn.functional.interpolate(latents[None], size=size, mode="area")[0]
-        return Image(self._to_pixels(latents, is_tiled=False).cpu().numpy())
+        return Image(_to_pixels(self._decoded(latents, is_tiled=False)).cpu().numpy())
 
-    def _to_pixels(self, latents: Tensor, *, is_tiled: bool) -> Tensor:
-        """Decode one. Shapes: (C, h, w) -> (H, W, 3) uint8 sRGB."""
+    def _decoded(self, latents: Tensor, *, is_tiled: bool) -> Tensor:
+        """Decode one. Shapes: (C, h, w) -> (1, 3, H, W), from -1 to 1 but for what lies beyond."""
         vae = self.parts.vae
         vae.use_tiling = is_tiled
         shift = self.facts.vae.get("shift_factor") or 0.0
         whole = (latents[None] / vae.config.scaling_factor + shift).to(vae.dtype)
-        decoded = vae.decode(whole, return_dict=False)[0]
-        unit = (decoded / 2 + 0.5).clamp(0, 1).float()
-        found: Tensor = (unit * 255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous()
-        return found
+        decoded: Tensor = vae.decode(whole, return_dict=False)[0]
+        return decoded
+
+
+def _to_pixels(decoded: Tensor) -> Tensor:
+    """Return a picture. Shapes: (1, 3, H, W) -> (H, W, 3) uint8 sRGB."""
+    unit = (decoded / 2 + 0.5).clamp(0, 1).float()
+    return (unit * 255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous()
 
 
 #: Conditions that stay in float32: numbers of each row, rather than states.

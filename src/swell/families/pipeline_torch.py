@@ -8,6 +8,7 @@ they are is in `own_loops.py`.
 """
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from swell.families.networks_torch import DAMAGED, class_of, frozen, precision
 from swell.families.parts import UNUSED, missing_parts, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.media import Image, LoRA
-from swell.model import Cancelled, InvalidModel, Item, Model, Reject
+from swell.model import NOT_FINITE, Cancelled, InvalidModel, Item, Model, Reject
 from swell.torch_arrays import OUT_OF_MEMORY
 from swell.upright import upright
 from swell.weights.lora import WrongLora
@@ -195,7 +196,7 @@ class OwnLoop(Model):
             pipeline, pictures = self._pictured(item.input)
             self._adapt(getattr(item.input, "loras", []))
             return self._drawn(item, pipeline, pictures)
-        except (Cancelled, Reject, WrongLora) as ended:
+        except (Cancelled, Reject, WrongLora, FloatingPointError) as ended:
             return ended
 
     @frozen
@@ -205,6 +206,7 @@ class OwnLoop(Model):
         Raises:
             Cancelled: Nobody wants it any more.
             Reject: The pipeline does not take what was asked for.
+            FloatingPointError: It came to values that are not numbers.
         """
         known = inspect.signature(pipeline.__call__).parameters
         told = self._told(item, pipeline, pictures.get("strength", 1.0))
@@ -213,7 +215,12 @@ class OwnLoop(Model):
             name: value for name, value in wanted.items() if name in known and value is not None
         }
         try:
-            made = pipeline(**given)
+            with warnings.catch_warnings():
+                # diffusers makes black pixels of NaN, and numpy warns of it.
+                warnings.filterwarnings("error", "invalid value encountered in cast")
+                made = pipeline(**given)
+        except RuntimeWarning as error:
+            raise FloatingPointError(NOT_FINITE) from error
         except ValueError as error:
             # So says diffusers of steps, sides and strengths that a pipeline does not take.
             raise Reject(f"This model's pipeline cannot do that: {error}") from error

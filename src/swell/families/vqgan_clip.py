@@ -301,7 +301,7 @@ class VqganClip(Model):
                 item.preview(search.preview)
             item.check()
             return Image(search.picture(), metadata={"distance": round(search.distance, 5)})
-        except (Cancelled, Reject) as ended:
+        except (Cancelled, Reject, FloatingPointError) as ended:
             return ended
 
 

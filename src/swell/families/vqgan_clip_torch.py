@@ -36,7 +36,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from swell.families.taming import diffusers_config, diffusers_name, is_taming
 from swell.families.vqgan_clip import Phrase
-from swell.model import InvalidModel, Reject
+from swell.model import NOT_FINITE, InvalidModel, Reject
 from swell.upright import upright
 from swell.weights.formats import read_header
 from swell.weights.torch_tensors import load_torch
@@ -503,7 +503,13 @@ class Search:
         self.distance = float(total)
 
     def picture(self) -> PIL.Image.Image:
-        """Return the picture that the latents stand for now."""
+        """Return the picture that the latents stand for now.
+
+        Raises:
+            FloatingPointError: They are not numbers.
+        """
+        if not self._latents.isfinite().all():
+            raise FloatingPointError(NOT_FINITE)
         with torch.no_grad(), _exact():
             codes = nearest(self._latents, self._networks.codebook)
             return _picture(self._networks.decode(codes))

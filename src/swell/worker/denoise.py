@@ -72,6 +72,7 @@ import numpy as np
 
 from swell.clock import Clock, SystemClock
 from swell.model import (
+    NOT_FINITE,
     Array,
     Arrays,
     Cancelled,
@@ -1033,9 +1034,15 @@ class Denoiser:
         return result
 
     def _told_to_decode(self, model: StepModel, state: SampleState) -> tuple[Any, Mark | None]:
+        is_finite = model.arrays.is_finite(state.x)
         result = model.decode(state.x, state.item)
         mark = model.arrays.mark()
-        return result, mark
+        if mark is not None:
+            # Whoever makes the file waits for the device anyway.
+            return partial(_if_finite, is_finite, result), mark
+        if not is_finite():
+            raise FloatingPointError(NOT_FINITE)
+        return result, None
 
     def _choose(self, partition: int | None = None) -> Decision:
         """Return who runs; drop whom nobody waits for any more."""
@@ -1517,6 +1524,12 @@ def _partitions_of(model: StepModel) -> int:
 def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:
     """Return what makes streams of noise, where that is not Swell's own."""
     return None if type(model).noise is StepModel.noise else model.noise
+
+
+def _if_finite(is_finite: Callable[[], bool], result: Any) -> Any:
+    if not is_finite():
+        raise FloatingPointError(NOT_FINITE)
+    return whole(result)
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:

@@ -11,12 +11,14 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import PIL.Image
 import pydantic
 from pydantic import BaseModel
 
 from swell.clock import Clock
 from swell.model import (
+    NOT_FINITE,
     Attachment,
     Cancelled,
     Definition,
@@ -542,6 +544,8 @@ def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob
         return Blob(encoded, "image/*", "")
     # What comes as a file may say how it was held, which is lost with the file.
     picture = in_8_bits(file.pil()) if encoded is None else upright(file)
+    if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
+        raise FloatingPointError(NOT_FINITE)
     if picture.has_transparency_data:
         picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
     elif picture.mode not in ("RGB", "L"):
