@@ -132,7 +132,7 @@ class Talk:
 
 @asynccontextmanager
 async def a_worker(
-    site: Site, tmp_path: Path, *options: str
+    site: Site, tmp_path: Path, *options: str, ready: bytes = b"registered"
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, Talk]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SWELL_")}
     process = await asyncio.create_subprocess_exec(
@@ -144,7 +144,7 @@ async def a_worker(
     )
     talk = Talk(process.stderr)
     reading = asyncio.create_task(talk.read())
-    await talk.has(b"registered")
+    await talk.has(ready)
     try:
         yield process, talk
     finally:

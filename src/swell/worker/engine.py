@@ -101,6 +101,10 @@ MOST_TOLD: Final = 20
 #: How long a worker may take to hand its leases back, once it has handed over what was drawn.
 RELEASE_WITHIN_S: Final = 0.9
 
+#: How long the goodbye of a worker that holds nothing may take: a backend that is away or silent
+#: must not keep it.
+GOODBYE_WITHIN_S: Final = 1.5
+
 #: What is left for goodbyes, beside `handover_s`, before somebody kills the worker, in seconds.
 LAST_WORDS_S: Final = 2.0
 
@@ -477,8 +481,12 @@ class Worker:
     async def _leave(self) -> None:
         while True:
             await self._desk.is_clear.wait()
-            # The open long poll may bring tasks until the backend knows that we go.
-            await self._link.say_goodbye()
+            try:
+                async with asyncio.timeout(GOODBYE_WITHIN_S):
+                    # The open long poll may bring tasks until the backend knows that we go.
+                    await self._link.say_goodbye()
+            except TimeoutError:
+                _log.warning("the backend does not answer: going without a goodbye")
             if self._desk.is_clear.is_set():
                 break
         _log.info("drained")
