@@ -839,6 +839,13 @@ class WorkerSettings(_Group):
         description="How long a worker that hands over may take to store what was drawn so far and "
         "to deliver what is finished, in seconds; 0 hands the leases back with nothing.",
     )
+    give_up_s: float | None = Field(
+        default=3600.0,
+        ge=0,
+        description="How long the backend may leave every call unanswered before the worker ends, "
+        "with exit code 5, so that no machine is paid for in vain, in seconds; 0 or unset to wait "
+        "for ever.",
+    )
     preload: _Words = Field(
         default=("auto",),
         description="What is imported once, in a process that forks model processes, so that they "

@@ -804,6 +804,7 @@ def build_worker(settings: Settings, clock: Clock, origin: "Origin | None" = Non
             drain_s=chosen.drain_s,
             killed_after_s=chosen.killed_after_s,
             handover_s=chosen.handover_s,
+            give_up_s=chosen.give_up_s or None,
             python=origin.home.python,
             variables=origin.home.variables,
             shelf=_shelf(settings),

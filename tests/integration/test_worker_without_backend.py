@@ -122,3 +122,26 @@ async def test_a_worker_that_goes_keeps_a_result_no_longer_than_it_may_drain(
             assert await process.wait() == 0
     # Its lease ends by itself, and the next attempt is made.
     assert (await site.call("GET", f"/v1/tasks/{held}"))["state"] == "running"
+
+
+async def test_a_worker_whose_backend_stays_away_gives_up(
+    site: Site, far: Site, proxy: Proxy, tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(MODEL)
+    (tmp_path / "swell.toml").write_text("[worker]\ngive_up_s = 1.5\n")
+    async with a_worker(far, tmp_path, "-m", "waits.py") as (process, talk):
+        await site.submit("test/waits", input={})
+        await begun(tmp_path)
+        proxy.set("backend", GONE)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 5
+        await talk.has(b"giving up")
+        await talk.has(b"the backend has not answered for 1.5 s (worker.give_up_s)")
+
+
+async def test_a_worker_that_never_reached_its_backend_gives_up(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "swell.toml").write_text("[worker]\ngive_up_s = 1\n")
+    nowhere = replace(site, url=f"http://127.0.0.1:{free_port()}")
+    async with a_worker(nowhere, tmp_path, ready=b"giving up") as (process, _):
+        async with asyncio.timeout(30):
+            assert await process.wait() == 5

@@ -21,7 +21,7 @@ from swell.dispatch import (
 from swell.errors import Unavailable
 from swell.task import Canceled
 from swell.worker.desk import Desk, Held
-from swell.worker.link import QUIET_S, Link
+from swell.worker.link import QUIET_S, Link, Silence
 
 
 class Backend:
@@ -210,3 +210,38 @@ async def test_files_are_told_again_where_a_backend_asks_or_an_answer_got_lost(w
         assert told[0] == [("artifact", False)]
         assert told[-1] == [("artifact", True)]
         assert await office.told(10.0) == len(told), "each is told again once"
+
+
+@pytest.mark.parametrize(("limit_s", "is_over"), [(60.0, True), (None, False)])
+async def test_a_backend_that_answers_nothing_for_long_is_given_up(
+    limit_s: float | None, is_over: bool
+) -> None:
+    office, ends = Office(), []
+    office.link._silence = Silence(office.clock, limit_s, lambda: ends.append(1))
+    await office.link.register()
+    office.backend.losses = 1000
+    office.desk.settle(office.hold(), Canceled())
+    report = asyncio.create_task(office.link.report_once())
+    try:
+        for _ in range(11):
+            # No wait between two calls is longer than 5 s.
+            await office.told(5.0)
+        assert ends == []
+        for _ in range(2):
+            await office.told(5.0)
+        assert bool(ends) is is_over
+    finally:
+        report.cancel()
+        await asyncio.gather(report, return_exceptions=True)
+
+
+async def test_one_answer_is_enough_to_go_on_waiting() -> None:
+    clock, ends = ManualClock(), []
+    silence = Silence(clock, 60.0, lambda: ends.append(1))
+    for _ in range(10):
+        silence.heard(is_answer=False)
+        clock.advance(59.0)
+        silence.heard(is_answer=False)
+        silence.heard(is_answer=True)
+        clock.advance(59.0)
+    assert ends == []

@@ -1,7 +1,7 @@
 """The command `swell`.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found,
-4 refused by the server, 130 interrupted.
+4 refused by the server, 5 no backend (`swell worker`), 130 interrupted.
 
 A command's module is imported when the command is asked for, so that `swell tasks ls` does not wait
 for a web server to be imported.

@@ -49,6 +49,8 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     #: The server refused.
     REFUSED = 4
+    #: The worker had no answer from its backend for too long: `swell.worker.engine.NO_BACKEND`.
+    NO_BACKEND = 5
     INTERRUPTED = 130
 
 

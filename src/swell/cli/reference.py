@@ -102,6 +102,7 @@ def commands_markdown(root: Any) -> str:
         "| 2 | the command line, a setting or a model file is wrong |",
         "| 3 | what was asked for does not exist |",
         "| 4 | the server refused |",
+        "| 5 | a worker had no answer from its backend for `worker.give_up_s` |",
         "| 130 | interrupted |",
         *_KEYS,
     ]

@@ -65,7 +65,7 @@ from swell.worker.frames import (
     Turn,
 )
 from swell.worker.heartbeat import keep_beating
-from swell.worker.link import Link
+from swell.worker.link import Link, Silence
 from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.parts import Brought, Parts
@@ -104,6 +104,9 @@ RELEASE_WITHIN_S: Final = 0.9
 #: How long the goodbye of a worker that holds nothing may take: a backend that is away or silent
 #: must not keep it.
 GOODBYE_WITHIN_S: Final = 1.5
+
+#: Exit code of a worker whose backend was away for `give_up_s`.
+NO_BACKEND: Final = 5
 
 #: What is left for goodbyes, beside `handover_s`, before somebody kills the worker, in seconds.
 LAST_WORDS_S: Final = 2.0
@@ -235,9 +238,8 @@ class Worker:
         #: Results on their way to the object store, by handle.
         self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
-        self._is_draining = False
-        self._was_signalled = False
-        self._is_releasing = False
+        self._is_draining = self._was_signalled = self._is_releasing = False
+        self._silence = Silence(clock, settings.give_up_s, self._on_silence)
         #: Set when the model process has told all that it drew, or can tell nothing any more.
         self._handed_over = asyncio.Event()
         #: Whether somebody starts the model process, and sees for himself if it dies.
@@ -306,7 +308,7 @@ class Worker:
 
     async def _boot_and_join(self) -> None:
         self._startups.follow(self._process)
-        self._start_loop(self._startups.tell(self._dispatch))
+        self._start_loop(self._startups.tell(self._dispatch, self._silence.heard))
         cards = await self._boot()
         in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
         slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
@@ -326,7 +328,7 @@ class Worker:
         self._desk.on_first_outcome = self._note_first_outcome
         self._link = Link(
             *(self._dispatch, self._clock, self._desk, registration, self),
-            self._startups.registering,
+            *(self._startups.registering, self._silence),
         )
         # The model process may die from now on at any time; registering may take long.
         self._is_starting = False
@@ -1127,10 +1129,16 @@ class Worker:
             raise ModelRefused(f"{name} cannot be loaded: {reason}")
         return {name: versions[name] for name in self._versions}
 
-    def _give_up(self, reason: str) -> None:
-        """End a worker that cannot run models any more; others take over what it holds."""
+    def _on_silence(self) -> None:
+        if not (self._is_releasing or self._ended.done()):
+            limit_s = self._settings.give_up_s
+            reason = f"the backend has not answered for {limit_s:g} s (worker.give_up_s)"
+            self._give_up(reason, NO_BACKEND)
+
+    def _give_up(self, reason: str, exit_code: int = 1) -> None:
+        """End a worker that is of no use any more; others take over what it holds."""
         _log.error("giving up", reason=reason)
-        self.release(exit_code=1)
+        self.release(exit_code)
 
     # --- on the way out --------------------------------------------------------------------------
 

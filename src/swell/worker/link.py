@@ -47,7 +47,7 @@ from swell.telemetry import about
 from swell.worker.desk import Desk, Page
 from swell.worker.text import valid_text
 
-__all__ = ["Guest", "Link"]
+__all__ = ["Guest", "Link", "Silence"]
 
 _log = structlog.get_logger("swell.worker")
 
@@ -97,6 +97,33 @@ class Guest(Protocol):
         ...
 
 
+class Silence:
+    """Tells when the backend has left all calls unanswered for too long.
+
+    Args:
+        clock: The time.
+        limit_s: For how long it may; None for ever.
+        end: Called with each failed call after that.
+    """
+
+    def __init__(self, clock: Clock, limit_s: float | None, end: Callable[[], None]) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._end = end
+        #: When the first call failed since the last answer, in monotonic seconds.
+        self._since_s: float | None = None
+
+    def heard(self, *, is_answer: bool) -> None:
+        """Note that a call was answered, or was not."""
+        now_s = self._clock.monotonic_s()
+        if is_answer:
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s = now_s
+        elif self._limit_s is not None and now_s - self._since_s >= self._limit_s:
+            self._end()
+
+
 class Link:
     """A worker's registration and its three conversations."""
 
@@ -108,6 +135,7 @@ class Link:
         registration: Registration,
         guest: Guest,
         startup: Callable[[], Startup | None] = lambda: None,
+        silence: Silence | None = None,
     ) -> None:
         self._dispatch = dispatch
         self._clock = clock
@@ -115,6 +143,7 @@ class Link:
         self._registration = registration
         self._guest = guest
         self._startup = startup
+        self._silence = silence or Silence(clock, None, lambda: None)
         self._rng = random.Random()
         self._registering = asyncio.Lock()
         self._welcome: Welcome | None = None
@@ -162,6 +191,7 @@ class Link:
                     self._registration, sent_at=self._clock.now(), startup=self._startup()
                 )
                 self._welcome = await self._dispatch.register(told)
+                self._silence.heard(is_answer=True)
                 return self._welcome
             except Unavailable as error:
                 attempt += 1
@@ -197,6 +227,7 @@ class Link:
                 attempt += 1
                 await self._back_off(attempt, error)
             else:
+                self._silence.heard(is_answer=True)
                 self._is_unsure = self._is_unsure and not asks
                 if attempt:
                     # Who answers now may be another one, or one that was started anew.
@@ -215,6 +246,7 @@ class Link:
         delay_s = _BACKOFF.delay_s(attempt, self._rng)
         if attempt in (1, 5) or attempt % 20 == 0:
             _log.warning("the backend is away", detail=error.detail, retry_in_s=round(delay_s, 2))
+        self._silence.heard(is_answer=False)
         await self._clock.sleep(delay_s)
 
     # work

@@ -51,6 +51,8 @@ class WorkerSettings:
     killed_after_s: float | None = None
     #: How long storing what was drawn may take, before leases are handed back without it.
     handover_s: float = 5.0
+    #: How long the backend may be away before the worker ends; None for ever.
+    give_up_s: float | None = None
     #: After this many failures in a row to start the model process again, give up.
     max_boot_deaths: int = 5
     #: Interpreter of the model process, and what it finds in its environment; None for what the

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import SwellError
+from swell.errors import SwellError, Unavailable
 from swell.phases import (
     MAX_BOOT_S,
     Phase,
@@ -143,11 +143,17 @@ class Startups:
         ended = [msgspec.structs.replace(span, end_s=self._now_s())] if has_come() else []
         self._spans = [*(each for each in self._spans if each is not span), *ended]
 
-    async def tell(self, dispatch: "Dispatch") -> None:
+    async def tell(
+        self, dispatch: "Dispatch", heard: Callable[..., None] = lambda is_answer: None
+    ) -> None:
         """Tell how far the cold start is whenever that changes, until it is ready.
 
         A backend that is older than this is left alone, one that is away, has failed or is told
         too much is tried again.
+
+        Args:
+            dispatch: The backend.
+            heard: Called after each call, with `is_answer`.
         """
         often_s = OFTEN_S
         while not self.is_ready:
@@ -156,7 +162,9 @@ class Startups:
                 news.clear()
             try:
                 often_s = (await dispatch.starting(self.cold(StartupState.STARTING))).tell_every_s
+                heard(is_answer=True)
             except SwellError as error:
+                heard(is_answer=not isinstance(error, Unavailable))
                 if not error.retryable:
                     _log().debug("the backend wants to hear of no start", detail=error.detail)
                     return
