@@ -277,7 +277,7 @@ async def test_a_long_body_in_small_chunks_is_no_head(port: int) -> None:
         [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"],
         [GET, b"no colon\r\n\r\n"],
         [POST, b"Content-Length: many\r\n\r\n"],
-        [b"CONNECT other:443 HTTP/1.1\r\n\r\n"],
+        [b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n"],
         [b"GET /\xff HTTP/1.1\r\n\r\n"],
         [CHUNKED, b"wrong\r\n"],
     ],
@@ -333,6 +333,116 @@ async def test_a_body_that_comes_slowly_is_waited_for() -> None:
         assert (await reader.readline()).startswith(b"HTTP/1.1 401")
         assert loop.time() - begun_s > 3.0
         writer.close()
+
+
+# ---- what two programs may read differently
+
+
+@contextlib.asynccontextmanager
+async def a_server_with_key(
+    settings: ApiSettings | None = None,
+) -> AsyncIterator[tuple[App, int, str]]:
+    async with a_server(HttpConnection, settings) as (server, port):
+        app = server.config.app
+        assert isinstance(app, App)
+        scopes = frozenset({Scope.CLIENT, Scope.WORKER})
+        yield app, port, (await create_key(app.backend.registry, SystemClock(), "k", scopes)).secret
+
+
+def _chunked(path: str, trailers: list[str], *headers: str) -> bytes:
+    head = [f"POST {path} HTTP/1.1", *headers, "Transfer-Encoding: chunked", "Connection: close"]
+    return "\r\n".join((*head, "", "2", "{}", "0", *trailers, "", "")).encode()
+
+
+#: The short way, and the long one.
+@pytest.mark.parametrize("path", ["/v1/tasks", "/worker/v1/lease", "/v1/tasks/batch"])
+async def test_a_key_in_a_trailer_is_no_key(path: str) -> None:
+    async with a_server_with_key() as (_, port, secret):
+        key = f"Authorization: Bearer {secret}"
+        [(status, _)] = await answers(port, _chunked(path, [], "Host: x", key))
+        assert status in (404, 422)
+        [(status, _)] = await answers(port, _chunked(path, [key], "Host: x"))
+        assert status == 401
+
+
+async def test_an_idempotency_key_in_a_trailer_is_none() -> None:
+    async with a_server_with_key() as (app, port, secret):
+        key = f"Authorization: Bearer {secret}"
+        card = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
+        worker = {"name": "w", "models": [card], "slots": 1}
+        await answers(port, _request("/worker/v1/register", worker, secret, b"Connection: close"))
+        task = json.dumps({"model": "demo/upper", "input": {}})
+        wire = _chunked("/v1/tasks", ["Idempotency-Key: a"], "Host: x", key)
+        wire = wire.replace(b"2\r\n{}", b"%x\r\n%s" % (len(task), task.encode()))
+        for _ in range(2):
+            [(status, _)] = await answers(port, wire)
+            assert status == 202
+        assert len((await app.backend.store.page(TaskFilter())).tasks) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
+async def test_a_host_in_a_trailer_is_none(path: str) -> None:
+    async with a_server(HttpConnection, ApiSettings(hosts=("swell.test",))) as (_, port):
+        wire = _chunked(path, ["Host: swell.test"])
+        await refusal(port, wire, status=400, code="invalid_request")
+
+
+HEALTH = b"GET /health/live HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("wire", "says"),
+    [
+        pytest.param(HEALTH, "0 Host headers", id="no Host"),
+        pytest.param(POST.replace(b"Host: swell.test\r\n", b""), "0 Host", id="no Host, short way"),
+        pytest.param(GET + b"Host: other\r\n", "2 Host headers", id="two Hosts"),
+        pytest.param(GET + b"host: swell.test\r\n", "2 Host headers", id="the same Host twice"),
+        pytest.param(POST + b"Host: other\r\n", "2 Host headers", id="two Hosts, short way"),
+        pytest.param(
+            HEALTH.replace(b"1.1", b"1.0") + b"Host: a\r\nHost: b\r\n", "2 Host", id="HTTP/1.0"
+        ),
+        pytest.param(
+            POST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+            "more than one Authorization",
+            id="two keys",
+        ),
+        pytest.param(
+            b"GET http://other/health/live HTTP/1.1\r\nHost: swell.test\r\n",
+            "not the Host header",
+            id="another host in the URL",
+        ),
+        pytest.param(
+            b"GET http://me@swell.test/health/live HTTP/1.1\r\nHost: swell.test\r\n",
+            "not the Host header",
+            id="a user in the URL",
+        ),
+        pytest.param(
+            b"POST /v1/tasks HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
+            "no Transfer-Encoding",
+            id="chunks in HTTP/1.0",
+        ),
+    ],
+)
+async def test_a_head_that_two_programs_read_differently_is_refused(
+    port: int, wire: bytes, says: str
+) -> None:
+    problem = await refusal(port, wire + b"\r\n", status=400, code="invalid_request")
+    assert says in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pytest.param(HEALTH.replace(b"1.1", b"1.0"), id="HTTP/1.0 without a Host"),
+        pytest.param(
+            b"GET HTTP://Swell.Test/health/live HTTP/1.1\r\nHost: swell.test\r\n", id="a proxy's"
+        ),
+        pytest.param(GET.replace(b"swell.test", b""), id="an empty Host"),
+    ],
+)
+async def test_a_head_that_all_programs_read_alike_is_answered(port: int, wire: bytes) -> None:
+    [(status, _)] = await answers(port, wire + b"Connection: close\r\n\r\n")
+    assert status == 200
 
 
 # ---- half-closed connections

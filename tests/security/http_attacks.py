@@ -20,6 +20,8 @@ def http_attacks() -> Iterator[Attack]:
     """Yield them."""
     for name, data in smuggled().items():
         yield Attack("http", f"smuggled by {name}", SMUGGLED, partial(_smuggled, data=data))
+    for name, data in ambiguous().items():
+        yield Attack("http", name, SMUGGLED, partial(_not_taken, data=data))
     for name, data in large().items():
         yield Attack("http", name, "it is taken", partial(_not_taken, data=data))
     for name, data in slow().items():
@@ -114,6 +116,27 @@ def _smuggled(target: Target, data: bytes) -> str:
     if b'"key":"' in answer.raw or answer.raw.count(b"HTTP/1.1 2") > 0:
         return f"{answer.raw[:300]!r}"
     return f"{answer.status} {answer.body[:200]!r}" if answer.is_taken else ""
+
+
+def ambiguous() -> dict[str, bytes]:
+    """Return requests whose key, host or body another program may read differently."""
+    key = b"authorization: Bearer KEY\r\n"
+    get, old = b"GET /v1/tasks HTTP/1.1\r\n" + key, b" HTTP/1.0\r\n" + key
+    chunks = b"2\r\n{}\r\n0\r\n"
+    post = b"POST /v1/uploads HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    return {
+        "a key in a trailer": post + chunks + key + b"\r\n",
+        "no host": get + b"\r\n",
+        "a host in a trailer": get + b"transfer-encoding: chunked\r\n\r\n0\r\nhost: a\r\n\r\n",
+        "two hosts": get + b"host: a\r\nhost: b\r\n\r\n",
+        "two keys": get + b"host: a\r\nauthorization: Bearer other\r\n\r\n",
+        "another host in the URL": b"GET http://b/v1/tasks HTTP/1.1\r\nhost: a\r\n" + key + b"\r\n",
+        "chunks in HTTP/1.0": b"POST /v1/uploads"
+        + old
+        + b"transfer-encoding: chunked\r\n\r\n"
+        + chunks
+        + b"\r\n",
+    }
 
 
 def large() -> dict[str, bytes]:

@@ -85,6 +85,7 @@ class HttpConnection(HttpToolsProtocol):
         "_endpoint_of",
         "_half_closed",
         "_is_ending",
+        "_lines",
         "_refusal",
         "_since_s",
         "_stage",
@@ -103,6 +104,8 @@ class HttpConnection(HttpToolsProtocol):
         self._since_s: float | None = None
         #: So many more bytes may come before the head ends, or the next byte of the body.
         self._budget = MAX_HEAD_BYTES
+        #: Headers and trailers of the request so far.
+        self._lines = 0
         #: Why nothing more is read.
         self._refusal: SwellError | None = None
         #: Whether the server stops, so that one more answer is the last.
@@ -218,6 +221,7 @@ class HttpConnection(HttpToolsProtocol):
         """Begin a request; what ASGI wants of it is made when it is known to go over ASGI."""
         self.url = b""
         self.headers = []
+        self._lines = 0
         self.expect_100_continue = False
         self._stage = _IN_HEAD
         self._since_s = None
@@ -232,9 +236,12 @@ class HttpConnection(HttpToolsProtocol):
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, or a trailer."""
-        if len(self.headers) >= MAX_HEADERS:
+        """Keep a header; count a trailer and drop it (RFC 9110, 6.5.1: it is no header)."""
+        self._lines += 1
+        if self._lines > MAX_HEADERS:
             raise HeadTooLarge(f"the request has more than {MAX_HEADERS} headers: send fewer")
+        if self._stage == _IN_BODY:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -245,6 +252,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._budget < MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             # It came in several pieces, of which the first was not counted.
             raise _head_too_large()
+        _check_head(self.parser.get_http_version(), self.url, self.headers)
         parser, earlier = self.parser, self.cycle
         endpoint = self._endpoint_of(parser.get_method(), self.url)
         if (
@@ -489,6 +497,26 @@ def _head_too_large() -> HeadTooLarge:
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _check_head(version: str, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a head that two programs may read differently.
+
+    Source: RFC 9112, sections 3.2, 3.2.2 and 6.1.
+    """
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and version != "1.0"):
+        raise InvalidRequest(f"the request has {hosts} Host headers: send exactly one")
+    if names.count(b"authorization") > 1:
+        raise InvalidRequest("the request has more than one Authorization header: send one")
+    if version == "1.0" and b"transfer-encoding" in names:
+        raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1")
+    if hosts and not url.startswith(b"/") and b"://" in url:
+        # What a proxy is asked for: the URL names a host as well.
+        host = headers[names.index(b"host")][1]
+        if url.split(b"/")[2].lower() != host.lower():
+            raise InvalidRequest("the host in the URL is not the Host header: send the same")
 
 
 class _Exchange(Call):
