@@ -155,12 +155,14 @@ class Asking:
 class Leaving:
     """A request whose client hangs up when the test says so."""
 
-    def __init__(self, world: World, key: str, path: str, body: Any) -> None:
+    def __init__(
+        self, world: World, key: str, path: str, body: Any, headers: dict[str, str] | None = None
+    ) -> None:
         client = Client(world.app, key)
         self.sent: list[Any] = []
         self._gone = False
         self._first = [json.dumps(body).encode()]
-        scope = client._scope("POST", path, body, None)
+        scope = client._scope("POST", path, body, headers)
         self._task = asyncio.create_task(world.app(scope, self._receive, self._send))
 
     def leave(self) -> None:

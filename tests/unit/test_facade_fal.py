@@ -567,3 +567,50 @@ async def test_what_others_ask_is_not_given_away(studio: Studio) -> None:
     world.clock.advance(61)
     late = await world.anna("POST", QUEUE, {"prompt": "a"})
     assert late.json["request_id"] != known["id"]
+
+
+@pytest.mark.parametrize("path", [RUN, QUEUE])
+async def test_the_same_idempotency_key_gives_the_same_request(studio: Studio, path: str) -> None:
+    world, painter = studio
+    key, body = {"Idempotency-Key": "a"}, {"prompt": "a"}
+    asking = [Asking(world.anna, "POST", path, body, headers=key) for _ in range(2)]
+    lease = await painter.lease()
+    await painter.succeed(lease, picture())
+    # It may have ended long ago.
+    asking.append(Asking(world.anna, "POST", path, {"prompt": "a"}, headers=key))
+    told = [await each.answer() for each in asking]
+    assert [each.status for each in told] == [200] * 3
+    assert {each.headers["x-fal-request-id"] for each in told} == {lease["task_id"]}
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 1
+
+
+async def test_an_idempotency_key_is_of_one_key_one_app_and_one_body(studio: Studio) -> None:
+    world, _ = studio
+    key, body = {"Idempotency-Key": "a"}, {"prompt": "a"}
+    first = await world.anna("POST", QUEUE, body, headers=key)
+    other = await world.berta("POST", QUEUE, body, headers=key)
+    assert other.json["request_id"] != first.json["request_id"]
+    for path, asked in (
+        (QUEUE, {"prompt": "b"}),
+        ("/fal/queue/demo/writer", body),
+        ("/fal/run/demo/writer", body),
+        (f"{QUEUE}?fal_webhook={quote('https://shop.example/a')}", body),
+    ):
+        answer = await world.anna("POST", path, asked, headers=key)
+        assert (answer.status, answer.json["error_type"]) == (422, "idempotency_mismatch")
+        assert answer.headers["x-fal-error-type"] == "idempotency_mismatch"
+    native = {"model": "demo/painter", "input": body}
+    assert (await world.anna("POST", "/v1/tasks", native, headers=key)).status == 422
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 1
+
+
+async def test_a_request_with_an_idempotency_key_is_taken_for_no_other(studio: Studio) -> None:
+    world, _ = studio
+    body, ids = {"prompt": "a"}, set()
+    for headers in (None, {"Idempotency-Key": "a"}, {"Idempotency-Key": "b"}, None):
+        asked = Leaving(world, world.keys["anna"], QUEUE, body, headers)
+        asked.leave()
+        await asked.end()
+        ids |= {each["id"] for each in (await world.anna("GET", "/v1/tasks")).json["tasks"]}
+    # The last was sent as the first was, whose answer reached nobody.
+    assert len(ids) == 3

@@ -155,6 +155,21 @@ async def test_a_key_that_may_have_few_tasks_has_them_one_after_the_other(studio
     assert (never.status, "2 tasks a day" in never.json["error"]) == (400, True)
 
 
+async def test_the_same_idempotency_key_translates_once(studio: Studio) -> None:
+    world, painter = studio
+    body, key = body_of(world, q=["uno", "due"]), {"Idempotency-Key": "a"}
+    asking = [Asking(world.stranger, "POST", TRANSLATE, body, headers=key) for _ in range(2)]
+    await say(painter, "one")
+    await say(painter, "two")
+    for each in asking:
+        assert (await each.answer()).json["translatedText"] == ["one", "two"]
+    assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 2
+    other = body_of(world, q=["uno", "tre"])
+    answer = await world.stranger("POST", TRANSLATE, other, headers=key)
+    assert (answer.status, answer.json["code"]) == (400, "idempotency_mismatch")
+    assert isinstance(answer.json["error"], str)
+
+
 async def test_the_language_is_told(studio: Studio) -> None:
     world, painter = studio
     body = {"q": "hola", "api_key": world.keys["anna"]}

@@ -484,6 +484,51 @@ async def test_the_same_request_without_a_retry_is_another(studio: Studio) -> No
     assert tasks[0] != tasks[1]
 
 
+async def test_the_same_idempotency_key_gives_the_same_pictures(studio: Studio) -> None:
+    world, painter = studio
+    body = {"model": "demo/painter", "prompt": "a"}
+    asking = [
+        Asking(world.anna, "POST", GENERATE, each, headers={"Idempotency-Key": "a"})
+        for each in (body, dict(reversed(body.items())))
+    ]
+    await painter.succeed(await painter.lease(), picture())
+    tasks = {(await each.answer()).json["swell"]["task"] for each in asking}
+    assert len(tasks) == 1
+    # The key says more than a client's count of its retries.
+    headers = {"Idempotency-Key": "b", "x-stainless-retry-count": "1"}
+    asking = [Asking(world.anna, "POST", GENERATE, body, headers=headers)]
+    await painter.succeed(await painter.lease(), picture())
+    assert (await asking[0].answer()).json["swell"]["task"] not in tasks
+    for path, asked in (
+        (GENERATE, {**body, "prompt": "b"}),
+        (GENERATE, {**body, "steps": 20}),
+        (EDIT, {**body, "model": "demo/editor", "images": [{"image_url": "https://a.example/a"}]}),
+    ):
+        answer = await world.anna("POST", path, asked, headers={"Idempotency-Key": "a"})
+        assert (answer.status, answer.json["error"]["type"]) == (422, "invalid_request_error")
+        assert answer.json["error"]["code"] == "idempotency_mismatch"
+
+
+async def test_the_same_idempotency_key_gives_the_same_edit_of_the_same_files(
+    studio: Studio,
+) -> None:
+    world, painter = studio
+    parts = (("model", None, b"demo/editor"), ("prompt", None, b"a"))
+    tasks = []
+    for count in range(2):
+        body, headers = form(*parts, ("image", "a.png", picture(colour="red")))
+        headers["Idempotency-Key"] = "a"
+        asking = Asking(world.anna, "POST", EDIT, body, headers=headers)
+        if not count:
+            await painter.succeed(await painter.lease(), picture())
+        tasks.append((await asking.answer()).json["swell"]["task"])
+    assert tasks[0] == tasks[1]
+    body, headers = form(*parts, ("image", "a.png", picture(colour="blue")))
+    headers["Idempotency-Key"] = "a"
+    answer = await world.anna("POST", EDIT, body, headers=headers)
+    assert answer.json["error"]["code"] == "idempotency_mismatch"
+
+
 def _datas(answer: Answer) -> list[str]:
     lines = answer.body.decode().splitlines()
     return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]

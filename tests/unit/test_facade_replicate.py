@@ -512,6 +512,22 @@ async def test_a_repeated_key_or_a_counted_retry_makes_one_prediction(world: Wor
     assert one["id"] == two["id"]
 
 
+async def test_an_idempotency_key_is_of_one_model(world: World) -> None:
+    await world.register(UPPER, {**UPPER, "name": "demo/other"})
+    key = {"Idempotency-Key": "k1"}
+    await predict(world, **key)
+    path, body = f"{HOME}/models/demo/other/predictions", {"input": {"text": "a"}}
+    answer = await world.anna("POST", path, body, headers=key)
+    assert (answer.status, answer.json["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_an_idempotency_key_says_more_than_a_count_of_retries(world: World) -> None:
+    await world.register()
+    first = await predict(world)
+    retry = {"X-Stainless-Retry-Count": "1"}
+    assert (await predict(world, **retry, **{"Idempotency-Key": "k1"}))["id"] != first["id"]
+
+
 # --- streams -------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ class Repeat(msgspec.Struct, frozen=True):
     """What a request's idempotency key says."""
 
     key: str
-    #: Of the whole body.
+    #: Of the path and the whole body.
     fingerprint: bytes
     #: Whether the key was used in the last day, so that this is a repeat or a mistake.
     is_known: bool
@@ -134,6 +134,11 @@ async def telling(
 async def repeat_of(service: Service, call: Call, body: bytes) -> Repeat | None:
     """Return what a request's idempotency key says; None without one.
 
+    Args:
+        service: Whose tasks they are.
+        call: The request.
+        body: Its body, or other bytes that say all that it asks for.
+
     Raises:
         InvalidRequest: The key cannot be used.
     """
@@ -141,7 +146,7 @@ async def repeat_of(service: Service, call: Call, body: bytes) -> Repeat | None:
     if header is None:
         return None
     key = idempotency_key(header)
-    return Repeat(key, fingerprint(body), await service.store.knows(call.caller.id, key))
+    return Repeat(key, fingerprint(call.path, body), await service.store.knows(call.caller.id, key))
 
 
 def idempotency_key(header: bytes) -> str:
@@ -160,14 +165,17 @@ def idempotency_key(header: bytes) -> str:
     return text
 
 
-def fingerprint(body: bytes) -> bytes:
-    """Return what tells one request from another, whatever the order of its fields or spaces."""
+def fingerprint(path: str, body: bytes) -> bytes:
+    """Return what tells one request from another, whatever the order of its fields or spaces.
+
+    The path counts too: in many APIs it names the model.
+    """
     try:
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Broken inside an input or metadata, which is told where these are checked.
         canonical = body
-    return hashlib.sha256(canonical).digest()
+    return hashlib.sha256(path.encode() + b"\n" + canonical).digest()
 
 
 def _check_metadata(metadata: msgspec.Raw, at: str) -> None:

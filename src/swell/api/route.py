@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from swell.api.call import Call, Reply
 from swell.api.messages import NoQuery
@@ -10,7 +10,7 @@ from swell.api.service import Service
 from swell.errors import SwellError
 from swell.registry import Scope
 
-__all__ = ["Body", "Handler", "Header", "Refusal", "Response", "Route"]
+__all__ = ["IDEMPOTENCY_KEY", "Body", "Handler", "Header", "Refusal", "Response", "Route"]
 
 #: None means that the handler has written its answer itself.
 Handler = Callable[[Service, Call], Awaitable[Reply | None]]
@@ -27,6 +27,14 @@ class Header:
     description: str
     schema: dict[str, Any]
     example: str
+
+
+IDEMPOTENCY_KEY: Final = Header(
+    "Idempotency-Key",
+    "the same key gives the same task for 24 hours; with another body it is an error",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
+    "8e03978e-40d5-43e8-bc93-6894a57f9324",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from swell.api import (
 )
 from swell.api.facades.table import FACADE_GROUPS, FACADE_ROUTES
 from swell.api.metrics import CONTENT_TYPE
-from swell.api.route import Body, Header, Response, Route
+from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response, Route
 from swell.dispatch import (
     Ask,
     Grant,
@@ -101,12 +101,6 @@ _ACCEPT: Final = Header(
     {"type": "string", "maxLength": 1000},
     "image/png",
 )
-_IDEMPOTENCY: Final = Header(
-    "Idempotency-Key",
-    "the same key gives the same task for 24 hours; with another body it is an error",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
-    "8e03978e-40d5-43e8-bc93-6894a57f9324",
-)
 _LAST_EVENT: Final = Header(
     "Last-Event-ID",
     "go on after this event",
@@ -167,7 +161,7 @@ _TASKS: Final = (
         "that `Accept` prefers needs `Prefer` too, or a task that has ended before; where there is "
         "none of that type, JSON comes.",
         Body(messages.TaskRequest, example=_TASK_EXAMPLE),
-        headers=(_PREFER, _ACCEPT, _IDEMPOTENCY),
+        headers=(_PREFER, _ACCEPT, IDEMPOTENCY_KEY),
     ),
     Route(
         "POST",
@@ -183,7 +177,7 @@ _TASKS: Final = (
         (*_JSON_BODY, IdempotencyMismatch, *_REFUSED),
         "All are accepted or none. An idempotency key stands for the batch as a whole.",
         Body(messages.BatchRequest, example={"tasks": [_TASK_EXAMPLE]}),
-        headers=(_IDEMPOTENCY,),
+        headers=(IDEMPOTENCY_KEY,),
     ),
     Route(
         "POST",

@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.drafts import repeat_of
 from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
@@ -35,12 +36,13 @@ from swell.api.facades.streaming import Events, sse
 from swell.api.facades.unanswered import mark_of
 from swell.api.messages import TaskRequest, WebhookRequest
 from swell.api.reading import check_json, read_query
-from swell.api.route import Body, Handler, Header, Response, Route
+from swell.api.route import IDEMPOTENCY_KEY, Body, Handler, Header, Response, Route
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow
 from swell.api.tasks import cancel_task, find_task
 from swell.api.views import UrlMaker, encode, resolve_files
 from swell.errors import (
+    IdempotencyMismatch,
     InvalidInput,
     InvalidRequest,
     MethodNotAllowed,
@@ -543,19 +545,23 @@ async def _accepted(
 ) -> tuple[Accepted, bytes]:
     """Return the task of a request, and what tells it when it comes again.
 
-    It is new, unless the same request came before and nobody was left to be told of its task.
+    It is new, unless the same request came before: with the same idempotency key, or with none and
+    nobody was left to be told of its task.
     """
     params = call.params
     names = app_names(params["owner"], params["alias"], params.get("path", ""))
     wishes = wishes_of(call)
     told = await _arguments(service, call)
     target = await resolve(service, *names, param="app")
-    mark = mark_of(call.caller.id, call.path, names, told, None if webhook is None else webhook.url)
+    asked = call.caller.id, call.path, names, told, None if webhook is None else webhook.url
+    repeat = await repeat_of(service, call, mark_of(*asked))
+    # With a key it is taken for no other request, and with none for no request that has one.
+    mark = mark_of(*asked, None if repeat is None else repeat.key)
     accepted = await _unanswered(service, mark)
     if accepted is None:
         wishes = as_low_as(wishes, service.classes.priority_of(call.caller))
         request = task_request(await with_uploads(service, call, told, ""), target, wishes)
-        new = await check(service, call, request)
+        new = await check(service, call, request, repeat)
         if webhook is not None:
             new = msgspec.structs.replace(new, webhook=webhook)
         accepted = await accept(service, call, new)
@@ -828,7 +834,7 @@ def _detail(error: SwellError) -> Any:
 
 
 _ERRORS: Final[tuple[type[SwellError], ...]] = (
-    *(InvalidRequest, InvalidInput, NotFound, TooLarge),
+    *(InvalidRequest, InvalidInput, IdempotencyMismatch, NotFound, TooLarge),
     *(TooManyRequests, NoWorker, WouldExpire, Unavailable),
 )
 _RESULT: Final = Response(
@@ -836,6 +842,7 @@ _RESULT: Final = Response(
 )
 _SUBMITTED: Final = Response("Where to follow it", FalSubmitted)
 _HEADERS: Final = (
+    IDEMPOTENCY_KEY,
     Header(
         "X-Fal-Request-Timeout",
         "seconds in which it must start, else 504",

@@ -22,6 +22,7 @@ from msgspec import Meta
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.drafts import repeat_of
 from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.pictures import refused
@@ -29,11 +30,12 @@ from swell.api.facades.refusals import refusal
 from swell.api.forms import read_parts
 from swell.api.messages import TaskRequest
 from swell.api.reading import convert_fields
-from swell.api.route import Body, Response, Route
+from swell.api.route import IDEMPOTENCY_KEY, Body, Response, Route
 from swell.api.service import Service
 from swell.api.submit import check
 from swell.api.views import encode
 from swell.errors import (
+    IdempotencyMismatch,
     InvalidRequest,
     NotFound,
     NoWorker,
@@ -369,7 +371,12 @@ async def _outputs(
     service: Service, call: Call, model: Target, parts: Sequence[str], source: str, target: str
 ) -> dict[str, dict[str, Any]]:
     """Return what a model makes of each part: a task each, as many at once as the key may have."""
-    news = [await check(service, call, task_request(part, source, target, model)) for part in parts]
+    repeat = await repeat_of(service, call, encode([parts, source, target]))
+    news = []
+    for n, part in enumerate(parts):
+        request = task_request(part, source, target, model)
+        own = repeat and msgspec.structs.replace(repeat, key=repeat.key_at(n))
+        news.append(await check(service, call, request, own))
     said: dict[str, dict[str, Any]] = {}
     most = service.limits.most_at_once(call, len(news))
     for at in range(0, len(news), max(1, most)):
@@ -430,7 +437,7 @@ def refuse(call: Call, error: SwellError) -> Reply:
 
 
 _BODY: Final[tuple[type[SwellError], ...]] = (
-    *(InvalidRequest, TooLarge, Unauthenticated, TooManyRequests),
+    *(InvalidRequest, IdempotencyMismatch, TooLarge, Unauthenticated, TooManyRequests),
     *(NotFound, NoWorker, Unavailable),
 )
 _FORMS: Final = ("application/json", "application/x-www-form-urlencoded")
@@ -448,6 +455,7 @@ ROUTES: Final = (
         "Needs a key all the same: as `api_key` in the body, or as a header. A text that is longer "
         "than the model takes becomes several tasks.",
         body=Body(TranslateRequest, media_types=_FORMS),
+        headers=(IDEMPOTENCY_KEY,),
         facade="libretranslate",
         refuse=refuse,
     ),
@@ -462,6 +470,7 @@ ROUTES: Final = (
         _BODY,
         "Needs a key all the same: as `api_key` in the body, or as a header.",
         body=Body(DetectRequest, media_types=_FORMS),
+        headers=(IDEMPOTENCY_KEY,),
         facade="libretranslate",
         refuse=refuse,
     ),

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
+from swell.api.drafts import repeat_of
 from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import available, resolve
 from swell.api.facades.endings import is_users_fault, until_end
@@ -45,11 +46,12 @@ from swell.api.forms import Part, read_parts
 from swell.api.messages import PLAIN, TaskRequest
 from swell.api.problems import family_of
 from swell.api.reading import check_json, convert_fields
-from swell.api.route import Body, Response, Route
+from swell.api.route import IDEMPOTENCY_KEY, Body, Response, Route
 from swell.api.service import Service
 from swell.api.submit import accept, check
 from swell.api.views import encode
 from swell.errors import (
+    IdempotencyMismatch,
     InvalidInput,
     InvalidRequest,
     NotFound,
@@ -532,7 +534,11 @@ async def _draw(service: Service, call: Call, asked: Asked) -> Reply | None:
     target = await resolve(service, *names)
     if not makes_pictures(target.card):
         raise refused("model", f"{target.model} draws no pictures: name one that does")
-    new = await check(service, call, task_request(asked, target))
+    repeat = None
+    if call.header(b"idempotency-key") is not None:
+        words = [asked.request, asked.own, asked.images, asked.mask]
+        repeat = await repeat_of(service, call, asked.digest or encode(words))
+    new = await check(service, call, task_request(asked, target), repeat)
     is_again = is_retry(call)
     by_files = bool(asked.digest)
     found = await earlier(service, call, new, by_metadata=by_files) if is_again else None
@@ -767,7 +773,7 @@ def _error(message: str, family: str, code: str, param: str | None) -> dict[str,
 
 
 _ERRORS: Final[tuple[type[SwellError], ...]] = (
-    *(InvalidRequest, NotFound, TooLarge, NoWorker, Unavailable),
+    *(InvalidRequest, IdempotencyMismatch, NotFound, TooLarge, NoWorker, Unavailable),
 )
 _DONE: Final = Response("The pictures", ImagesView)
 
@@ -785,6 +791,7 @@ ROUTES: Final = (
         "is server-sent events: `image_generation.partial_image`, at most `partial_images` of them "
         "and none where the model shows none, then `image_generation.completed` for each picture.",
         body=Body(ImageRequest, example={"model": "swell/icons", "prompt": "a red fox"}),
+        headers=(IDEMPOTENCY_KEY,),
         facade="openai",
         refuse=refuse,
     ),
@@ -800,6 +807,7 @@ ROUTES: Final = (
         "A form with files as `image` or `image[]` and `mask`, or JSON with `images[].image_url`. "
         "The worker fetches URLs, and none that leads into a private network.",
         body=Body(EditRequest, media_types=("multipart/form-data", "application/json")),
+        headers=(IDEMPOTENCY_KEY,),
         facade="openai",
         refuse=refuse,
     ),

@@ -35,7 +35,9 @@ _WORTHLESS: Final = frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.E
 
 
 def is_retry(call: Call) -> bool:
-    """Whether the client says that it has sent this request before."""
+    """Whether the client says that it has sent this request before, and no key says which."""
+    if call.header(b"idempotency-key") is not None:
+        return False
     told = (call.header(b"x-stainless-retry-count") or b"").strip()
     return told.isdigit() and int(told[:9]) > 0
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 from swell.api.facades.replicate import deployments, files, models, predictions, streams
 from swell.api.facades.replicate import messages as shapes
 from swell.api.facades.replicate.messages import HOME
-from swell.api.route import Body, Handler, Header, Response, Route
+from swell.api.route import IDEMPOTENCY_KEY, Body, Handler, Header, Response, Route
 from swell.errors import (
     Conflict,
     Forbidden,
@@ -107,7 +107,7 @@ def _makes(path: str, handler: Handler, summary: str) -> Route:
         errors=_MAKES,
         responses=_MADE,
         body=Body(shapes.ReplicatePredictionRequest, example=example),
-        headers=(_PREFER, _CANCEL_AFTER),
+        headers=(_PREFER, _CANCEL_AFTER, IDEMPOTENCY_KEY),
     )
 
 
