@@ -1,16 +1,19 @@
 """The client without an event loop: each method is that of `AsyncClient`, run to its end.
 
 An event loop of its own runs in a thread, so a client may be shared by threads, and be used where
-another loop runs, as in a notebook.
+another loop runs, as in a notebook. In a forked child it starts another thread and opens other
+connections.
 """
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from weakref import WeakSet
 
 from swell.client.asynchronous import ANSWER_S, RETRY_S, AsyncClient
 
@@ -65,12 +68,15 @@ def _iterating(
 ) -> Callable[Concatenate["Client", P], Iterator[R]]:
     @functools.wraps(method)
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        each = method(self._client, *args, **kwargs)
+        each, pid = method(self._client, *args, **kwargs), os.getpid()
         try:
             while (found := self._run(_next(each))) is not _OVER:
                 yield found
+                if os.getpid() != pid:
+                    raise RuntimeError("the iteration began before a fork: begin another one here")
         finally:
-            self._run(each.aclose())
+            if os.getpid() == pid:
+                self._run(each.aclose())
 
     return call
 
@@ -106,6 +112,7 @@ class Client:
         self._client = AsyncClient(url, key, ca_file=ca_file, timeout_s=timeout_s, retry_s=retry_s)
         self._loop: _Loop | None = None
         self._guard = threading.Lock()
+        _clients.add(self)
 
     def __enter__(self) -> Self:
         self._started()
@@ -126,6 +133,10 @@ class Client:
         if loop is not None:
             loop.run(self._client.__aexit__(None, None, None))
             loop.close()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: forget the thread, which only the parent has, and its lock."""
+        self._loop, self._guard = None, threading.Lock()
 
     def _started(self) -> _Loop:
         with self._guard:
@@ -153,3 +164,15 @@ class Client:
     upload = _blocking(AsyncClient.upload)
     models = _blocking(AsyncClient.models)
     model = _blocking(AsyncClient.model)
+
+
+#: All clients of this process.
+_clients: Final[WeakSet[Client]] = WeakSet()
+
+
+def _forked() -> None:
+    for client in _clients:
+        client._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -5,7 +5,9 @@ no key, and which has no business knowing it.
 """
 
 import asyncio
+import ctypes
 import json
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -13,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urljoin, urlsplit
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -63,15 +66,17 @@ class Connection:
         self.access = access
         self._timeout_s = timeout_s
         self._retry_s = retry_s
-        self._session: aiohttp.ClientSession
+        #: None while the connection is not open in this process.
+        self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         ca_file = self.access.ca_file
-        self._session = aiohttp.ClientSession(
+        self._opened = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=trusting(Path(ca_file)) if ca_file else True),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=10),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        _connections.add(self)
         return self
 
     async def __aexit__(
@@ -80,7 +85,27 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._session.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: leave the sockets to the parent.
+
+        Nothing that belongs to them is ever destroyed here. To close a connection would write to
+        the parent's socket, and remove it from the parent's epoll instance, which both share.
+        """
+        opened, self._opened = self._opened, None
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            raise RuntimeError(
+                "the client is not open in this process: use it within `async with`, and open "
+                "another one after a fork"
+            )
+        return self._opened
 
     async def get(self, path: str, **query: object) -> Any:
         """Return the JSON at a path.
@@ -281,6 +306,18 @@ class Connection:
         return Unreachable(
             f"{self.access.url} cannot be reached ({reason}): is `swell up` running there?"
         )
+
+
+#: All connections of this process.
+_connections: Final[WeakSet[Connection]] = WeakSet()
+
+
+def _forked() -> None:
+    for connection in _connections:
+        connection.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
