@@ -20,7 +20,7 @@ from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
 from swell.containers.pins import pins
 from swell.containers.places import Places
-from swell.containers.secrets_in import line_with_secret
+from swell.containers.secrets_in import line_with_secret, looks_secret
 from swell.containers.sources import Module, _distributions_of, code_of, place_of
 from swell.containers.wheels import wheel, wheel_name
 from swell.errors import InvalidRequest, NotFound
@@ -507,6 +507,79 @@ def test_hidden_files_never_go_in_and_links_to_folders_are_told(tmp_path: Path) 
     (data / "else").symlink_to(tmp_path)
     packed = Packer(look, [data]).pack([str(path)])
     assert [note for note in packed.notes if "link to a folder" in note]
+
+
+PEM = b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+def test_what_looks_like_a_secret_in_an_included_folder_is_refused(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a")
+    folder = path.parent
+    (folder / "notes.txt").write_text("a fox")
+    (folder / "swell.toml").write_text("[worker]\ntoken = 'swell_x'\n")
+    (folder / "keys").mkdir()
+    (folder / "keys" / "id_rsa").write_bytes(PEM)
+    (folder / "keys" / "deploy.txt").write_bytes(PEM)
+    with pytest.raises(InvalidRequest, match="look like secrets") as refused:
+        Packer(look, [folder], is_baked=True).pack([str(path)])
+    for name in ("swell.toml", "keys/id_rsa", "keys/deploy.txt"):
+        assert str(folder / name) in refused.value.detail
+    assert "notes.txt" not in refused.value.detail
+    assert f"--include {folder / 'swell.toml'}" in refused.value.detail
+
+
+def test_a_secret_that_is_named_itself_goes_in(tmp_path: Path) -> None:
+    path = model_in(tmp_path / "a")
+    (path.parent / "swell.toml").write_text("")
+    named = [path.parent / "swell.toml"]
+    for include in (named, [path.parent / "x.safetensors", *named]):
+        packed = Packer(look, include, is_baked=True).pack([str(path)])
+        assert IMAGE / "1/swell.toml" in packed.files
+    packed = Packer(look, [path.parent, *named], is_baked=True).pack([str(path)])
+    assert IMAGE / "1/swell.toml" in packed.files
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("swell.toml", "Prod.env", "prod.env.local", "tls.pem", "server.KEY", "id_ed25519"),
+        *("id_rsa.old", "store.p12", "kubeconfig", "kubeconfig.yaml", "credentials.json"),
+        *("service-account-7f.json", "client_secret_1.json", "netrc", "secrets.toml"),
+    ],
+)
+def test_a_file_may_have_the_name_of_a_secret(name: str) -> None:
+    assert looks_secret(name, b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PEM,
+        PEM.replace(b"OPENSSH ", b""),
+        b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
+        b'{"type": "service_account", "private_key" : "a"}',
+        b"aws_access_key_id=AKIA" + b"Z2" * 8,
+        b"key = 'swell_" + b"aB3_-" * 8 + b"xyz'",
+    ],
+)
+def test_a_file_may_hold_what_only_secrets_hold(data: bytes) -> None:
+    assert looks_secret("notes.txt", b"# mine\n" + data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("id_rsa.pub", b"ssh-rsa AAAA"),
+        ("keys.py", b"import secrets\nprivate_key = secrets.token_hex()\n"),
+        ("tokens.json", b'{"<pad>": 0, "private_key": 5}'),
+        ("monkey.txt", b"-----BEGIN CERTIFICATE-----\n"),
+        ("m.py", b"swell_" + b"a" * 43 + b" swell_" + b"aB" * 30),
+        ("environment.yml", b"name: a\n"),
+        ("credentials.md", b"AKIA and swell_"),
+    ],
+)
+def test_most_files_do_not_look_like_secrets(name: str, data: bytes) -> None:
+    assert not looks_secret(name, data)
 
 
 @pytest.mark.slow

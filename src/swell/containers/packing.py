@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from swell.containers.places import HOME, MODELS, Places
+from swell.containers.secrets_in import looks_secret
 from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
 from swell.errors import InvalidModel, InvalidRequest
 from swell.families.entries import Content, as_toml, check_files, read
@@ -45,6 +46,9 @@ DATA: Final = PurePosixPath("/var/lib/swell")
 
 #: A file beside a model that is no weights, and yet so large that people should hear of it.
 _LARGE_BYTES: Final = 32 << 20
+
+#: A file beside a model that is larger is known as a secret by its name only.
+_SECRET_BYTES: Final = 64 << 10
 
 #: How an author says which weights a model needs.
 _LISTINGS: Final = ("weights.toml", "weights.json")
@@ -129,6 +133,7 @@ class Packer:
 
         Raises:
             InvalidModel: One has no code that can be packed, or they do not go into one process.
+            InvalidRequest: What is to go with it may not, or looks like a secret.
             NotFound: One does not exist.
         """
         parts = parted(refs)
@@ -281,17 +286,28 @@ class Packer:
             self._packed.listings.append(Listing(model.name, model.version, entries).check())
 
     def _pack_extra(self) -> None:
+        secrets: list[str] = []
         for path in self._extra:
             root = self._places.included(path)
             for each in _below(path, self._packed.notes) if path.is_dir() else [path]:
                 place = self._places.below(each, root)
                 if place in self._packed.links or place in self._packed.files:
                     continue
+                if each.resolve() not in self._extra and _looks_secret(each):
+                    secrets.append(str(each))
+                    continue
                 if self._put(each, place) and not self._is_baked:
                     raise InvalidRequest(
                         f"{each} is weights, which come apart, and no model declares it, so nobody "
                         "would fetch it: name it in a model's `files`, or build with --bake"
                     )
+        if secrets:
+            told = ", ".join(secrets[:10]) + (" and others" if len(secrets) > 10 else "")
+            raise InvalidRequest(
+                f"these files look like secrets, and everyone who has the image could read them: "
+                f"{told}. Move them out of the folder, or include other files and folders by "
+                f"name; if one has to go in, name it as well: --include {secrets[0]}"
+            )
 
 
 def _encoder_of(entry: Added) -> Path | None:
@@ -386,6 +402,11 @@ def _digest(path: Path) -> str:
         return named
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _looks_secret(path: Path) -> bool:
+    is_small = path.is_file() and path.stat().st_size <= _SECRET_BYTES
+    return looks_secret(path.name, path.read_bytes() if is_small else b"")
 
 
 def _below(folder: Path, notes: list[str] | None = None) -> list[Path]:

@@ -1,10 +1,11 @@
-"""Secrets in a file that would stay in an image, whoever pulls it: passwords in addresses. Pure."""
+"""Secrets in files that would stay in an image, where everyone who pulls it can read them. Pure."""
 
 import re
+from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["line_with_secret"]
+__all__ = ["line_with_secret", "looks_secret"]
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
@@ -13,6 +14,37 @@ _VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 #: Words in the names of a query's fields, and of a fragment's, that give access.
 _ACCESS: Final = re.compile(r"token|passw|secret|signature|credential|(^|[-_])(sig|key)$", re.I)
+
+#: Names of files that hold keys, tokens or passwords, in small letters. Packed folders have no
+#: hidden files, such as `.netrc`.
+_NAMES: Final = (
+    *("swell.toml", "*.env", "*.env.*", "env.local", "kubeconfig*", "*.kubeconfig", "htpasswd"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk", "*.jks"),
+    *("*.p12", "*.pfx", "*.kdbx", "*.keystore", "netrc", "_netrc", "pypirc"),
+    *("credentials", "credentials.json", "client_secret*.json", "service[-_]account*.json"),
+    *("secrets.toml", "secrets.json", "secrets.yaml", "secrets.yml"),
+)
+
+#: Private keys, Google's service accounts, keys of AWS, and keys of Swell.
+_KEYS: Final = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----"
+    rb'|"private_key"\s*:\s*"'
+    rb"|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
+    rb"|\bswell_(?=[\w-]*[A-Z])[\w-]{43}(?![\w-])"
+)
+
+
+def looks_secret(name: str, data: bytes) -> bool:
+    """Return whether a file looks as if it held a secret.
+
+    Args:
+        name: Of the file, without its folder.
+        data: Its bytes; empty where only the name counts.
+    """
+    lower = name.lower()
+    if lower.endswith(".pub"):
+        return False
+    return any(fnmatchcase(lower, each) for each in _NAMES) or _KEYS.search(data) is not None
 
 
 def line_with_secret(text: str) -> int | None:
