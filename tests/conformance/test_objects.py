@@ -1,6 +1,8 @@
+import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -58,8 +60,41 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
         await objects.put_new("a/c.png", b"1", "x/y")
         with pytest.raises(Conflict):
             await objects.put_new("a/b.png", b"2", "x/y")
+        with pytest.raises(Conflict):
+            await objects.put("a", b"2", "x/y")
         files = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()]
         assert sorted(files) == ["objects/a/b.png", "objects/a/c.png"]
+
+    async def test_the_folders_of_deleted_files_go_with_the_last_one(
+        self, objects: FolderObjects, tmp_path: Path
+    ) -> None:
+        keys = ["outputs/t/1/a.png", "outputs/t/1/b.png", "outputs/t/2/c.png", "outputs/u/1/d.png"]
+        for key in keys:
+            await objects.put(key, b"1", "x/y")
+        await objects.delete([keys[0], keys[2], "outputs/missing/1/e.png"])
+        left = ["outputs", "outputs/t", "outputs/t/1", "outputs/u", "outputs/u/1"]
+        assert _folders(tmp_path / "objects") == left
+        await objects.delete([keys[1], keys[3]])
+        assert _folders(tmp_path / "objects") == []
+        await objects.put("outputs", b"1", "text/plain")
+
+    @pytest.mark.parametrize("content_type", ["image/png", "x/y"])
+    @pytest.mark.parametrize("is_new", [False, True])
+    async def test_a_file_is_stored_though_its_folder_goes_before_it_is_moved_there(
+        self, tmp_path: Path, content_type: str, *, is_new: bool
+    ) -> None:
+        clock = _DeletingClock()
+        writer = FolderObjects(tmp_path / "objects", clock, SECRET)
+        other = FolderObjects(tmp_path / "objects", ManualClock(), SECRET)
+        await writer.put("outputs/t/1/a.png", b"1", "image/png")
+        # A file is dated between the look at its folder and its move.
+        clock.at_next_now = lambda: asyncio.run(other.delete(["outputs/t/1/a.png"]))
+        put = writer.put_new if is_new else writer.put
+        info = await put("outputs/t/1/b.png", b"22", content_type)
+        assert clock.at_next_now is None
+        assert await writer.under("outputs") == ["outputs/t/1/b.png"]
+        assert await writer.head("outputs/t/1/b.png") == info
+        assert (info.bytes, info.content_type) == (2, content_type)
 
     async def test_what_a_crash_left_half_written_is_cleared(
         self, objects: FolderObjects, tmp_path: Path
@@ -89,6 +124,24 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
     ) -> None:
         with pytest.raises(InvalidRequest):
             await objects.put("x" * 201, b"1", "text/plain")
+
+
+class _DeletingClock(ManualClock):
+    """Does something once, the next time that it is asked for the time."""
+
+    at_next_now: Callable[[], None] | None = None
+
+    def now(self) -> datetime:
+        act, self.at_next_now = self.at_next_now, None
+        if act is not None:
+            act()
+        return super().now()
+
+
+def _folders(root: Path) -> list[str]:
+    """Return the folders below a root, without those that are hidden."""
+    found = [str(each.relative_to(root)) for each in root.rglob("*") if each.is_dir()]
+    return sorted(each for each in found if not each.startswith("."))
 
 
 class BucketConformance(ObjectsConformance, SignedUrlConformance, DirectUrlConformance):

@@ -55,6 +55,9 @@ _TYPES: Final = {
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED: Final = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
+#: How often a file is moved to a folder that deletions of its other files keep removing.
+_MAX_TRIES: Final = 100
+
 _T = TypeVar("_T")
 
 
@@ -236,19 +239,36 @@ class FolderObjects(SignsUrls):
 
     def _keep(self, temporary: Path, file: BinaryIO, place: "_Place") -> ObjectInfo:
         """Force a written file to disk and move it to its place."""
-        key, path, content_type = place.key, place.path, place.content_type
         file.flush()
+        try:
+            for _ in range(_MAX_TRIES - 1):
+                with contextlib.suppress(FileNotFoundError):
+                    return self._keep_once(temporary, file, place)
+            return self._keep_once(temporary, file, place)
+        except BaseException:
+            self._prune(place.path.parent)
+            raise
+
+    def _keep_once(self, temporary: Path, file: BinaryIO, place: "_Place") -> ObjectInfo:
+        """Move a written file to its place.
+
+        Raises:
+            FileNotFoundError: The last file of its folder was deleted meanwhile, and the folder.
+        """
+        key, path, content_type = place.key, place.path, place.content_type
         self._make_folder(path.parent, key)
         sidecar_type = None if content_type == _type_of_name(path.name) else content_type
         stat = self._stamped(file, path, sidecar_type)
-        os.fsync(file.fileno())
-        if not self._move(temporary, place):
+        with contextlib.ExitStack() as undo:
             if sidecar_type is not None:
-                _sidecar(path, stat).unlink(missing_ok=True)
-            # Whoever moved it there may have died before this.
-            _sync_folder(path.parent)
-            return _known_again(temporary, place)
-        return _describe(path, key, stat)
+                undo.callback(_sidecar(path, stat).unlink, missing_ok=True)
+            os.fsync(file.fileno())
+            if self._move(temporary, place):
+                undo.pop_all()
+                return _describe(path, key, stat)
+        # Whoever moved it there may have died before this.
+        _sync_folder(path.parent)
+        return _known_again(temporary, place)
 
     def _stamped(self, file: BinaryIO, path: Path, sidecar_type: str | None) -> os.stat_result:
         """Date a written file as no other of its place, and write its type beside it if given.
@@ -307,6 +327,19 @@ class FolderObjects(SignsUrls):
                 if old is not None:
                     old.unlink(missing_ok=True)
                 _sync_folder(path.parent)
+            self._prune(path.parent)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove a folder if it is empty, then its parents, up to the root."""
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # It holds something.
+                return
+            folder = folder.parent
 
     def _clear_incoming(self, before: float) -> None:
         incoming = self._root / ".incoming"
@@ -396,13 +429,21 @@ def _type_of_name(name: str) -> str:
 
 def _write_durably(path: Path, data: bytes) -> None:
     with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        # Its last file was deleted meanwhile.
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -139,6 +139,17 @@ class ObjectsConformance:
             await objects.head("a")
         assert await _read(objects, "b") == b"2"
 
+    async def test_a_file_is_stored_while_the_last_one_beside_it_is_deleted(
+        self, objects: Objects
+    ) -> None:
+        old, new = "outputs/t/1/a.png", "outputs/t/1/b.bin"
+        for _ in range(20):
+            await objects.put(old, b"1", "x/y")
+            await asyncio.gather(objects.delete([old]), objects.put_new(new, b"2", "x/y"))
+            assert await _read(objects, new) == b"2"
+            await objects.delete([new])
+        assert await objects.under("outputs") == []
+
     async def test_what_lies_under_a_folder_is_listed(self, objects: Objects) -> None:
         keys = ["outputs/t/1/a.png", "outputs/t/1/b/c.png", "outputs/t/10/d.png", "outputs/t/1b"]
         for key in keys:
