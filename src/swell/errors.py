@@ -9,6 +9,7 @@
     ├── CreditsUsedUp       402  what was paid before does not cover it
     ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
     ├── NotFound            404  no such task, model, artifact, …
+    │   └── DamagedArtifact 404  the stored file has another size than its task says
     ├── MethodNotAllowed    405
     ├── RequestTimeout      408  the request did not come to its end
     ├── Conflict            409  the thing is in a state that does not allow this
@@ -37,6 +38,7 @@ from typing import ClassVar, TypedDict
 __all__ = [
     "Conflict",
     "CreditsUsedUp",
+    "DamagedArtifact",
     "ExpiredArtifact",
     "FieldError",
     "Forbidden",
@@ -145,6 +147,12 @@ class NotFound(SwellError):
     """There is no such thing."""
 
     code, status, title = "not_found", 404, "Not found"
+
+
+class DamagedArtifact(NotFound):
+    """The stored file has another size than its task says."""
+
+    code, title = "damaged_artifact", "The stored file is damaged"
 
 
 class MethodNotAllowed(SwellError):

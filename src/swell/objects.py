@@ -106,10 +106,11 @@ class Objects(Protocol):
         """
         ...
 
-    def sign(self, method: str, key: str, expires_s: float) -> str:
+    def sign(self, method: str, key: str, expires_s: float, size_bytes: int | None = None) -> str:
         """Return a URL that may be used for `GET` or `PUT` of this key for `expires_s` seconds.
 
-        It is relative to the backend's address, which serves the file whoever keeps it.
+        It is relative to the backend's address, which serves the file whoever keeps it. With
+        `size_bytes` the backend serves it only while it has that size.
         """
         ...
 

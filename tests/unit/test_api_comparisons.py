@@ -326,7 +326,9 @@ async def test_what_is_no_id_is_not_found(world: World, name: str) -> None:
 async def test_a_picture_that_cannot_be_read_leaves_nothing_behind(world: World) -> None:
     rows = await drawn(world, "a", "b", "c")
     broken = rows[2]["tasks"][0]
-    await world.service.objects.put(f"outputs/{broken}/1/0.png", b"no picture", "image/png")
+    key = f"outputs/{broken}/1/0.png"
+    size = (await world.service.objects.head(key)).bytes
+    await world.service.objects.put(key, b"no picture".ljust(size), "image/png")
     answer = await world.anna("POST", "/v1/comparisons", {"rows": rows})
     assert answer.status == 400
     assert "cannot be read" in answer.json["detail"]

@@ -44,6 +44,17 @@ async def test_an_upload_can_be_read_with_its_url_alone(world: World) -> None:
     assert "content-disposition" not in answer.headers
 
 
+async def test_an_upload_that_was_cut_since_is_not_served(world: World) -> None:
+    url = await _upload(world, b"hello", "image/png")
+    (key,) = await world.service.objects.under("uploads")
+    await world.service.objects.put(key, b"hel", "image/png")
+    answer = await world.stranger("GET", url)
+    assert (answer.status, answer.json["code"]) == (404, "damaged_artifact")
+    renewed = world.service.objects.renew(url, 60)
+    assert renewed is not None
+    assert (await world.stranger("GET", renewed)).json["code"] == "damaged_artifact"
+
+
 async def test_a_page_that_somebody_uploaded_is_never_shown_as_one(world: World) -> None:
     url = await _upload(world, b"<script>", "text/html")
     answer = await world.stranger("GET", url)

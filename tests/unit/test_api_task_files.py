@@ -210,12 +210,42 @@ async def test_a_large_file_is_read_from_its_url(
     assert got.body == PNG + b"x"
 
 
+@pytest.mark.parametrize("there", [PNG[:3], b"", PNG + b"x"])
+async def test_a_file_of_another_size_than_its_task_says_is_not_served(
+    world: World, there: bytes
+) -> None:
+    answer = await _asked(world, [("image/png", PNG)], accept=None)
+    url, task = answer.json["artifacts"][0]["url"].removeprefix("http://swell.test"), answer.json
+    (key,) = await world.service.objects.under(f"outputs/{task['id']}")
+    await world.service.objects.put(key, there, "image/png")
+    for headers in ({}, {"Range": "bytes=0-1"}, {"If-None-Match": "*"}):
+        damaged = await world.stranger("GET", url, headers=headers)
+        assert (damaged.status, damaged.json["code"]) == (404, "damaged_artifact")
+        assert f"damaged: expected 10 bytes, has {len(there)}" in damaged.json["detail"]
+    assert (await world.stranger("HEAD", url)).status == 404
+    # Whoever cuts the size out of the URL has no signed URL.
+    bare = await world.stranger("GET", url.replace("&bytes=10", ""))
+    assert (bare.status, bare.json["code"]) == (403, "forbidden")
+
+
+async def test_json_comes_in_place_of_a_damaged_file(world: World) -> None:
+    asked = asyncio.create_task(_ask(world))
+    worker, lease = await _lease(world)
+    outcome = await _made(world, lease, [("image/png", PNG)])
+    key = outcome["outcome"]["artifacts"][0]["key"]
+    await world.service.objects.put(key, PNG[:3], "image/png")
+    await world.report(worker, settlements=[outcome])
+    answer = await asked
+    assert (answer.status, answer.headers["content-type"]) == (201, "application/json")
+    assert answer.json["artifacts"][0]["bytes"] == len(PNG)
+
+
 async def test_a_file_that_is_kept_elsewhere_is_read_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = world.app.backend.objects
     monkeypatch.setattr(type(objects), "is_here", False)
-    monkeypatch.setattr(objects, "sign", lambda method, key, expires_s: f"https://far.test/{key}")
+    monkeypatch.setattr(objects, "sign", lambda method, key, *_: f"https://far.test/{key}")
     answer = await _asked(world, [("image/png", PNG)])
     _see_other(answer)
     assert answer.headers["location"] == answer.json["output"]

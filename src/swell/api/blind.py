@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageOps
 
+from swell.api.files import read_file
 from swell.comparisons import Picture
 from swell.errors import InvalidRequest
 from swell.objects import Objects
@@ -94,7 +95,7 @@ async def _copy(
             f"a picture has {artifact.bytes:,} bytes, and only up to {_MOST_BYTES:,} are compared"
         )
     async with lanes:
-        data = b"".join([piece async for piece in objects.read(artifact.key)])
+        data = await read_file(objects, artifact)
         bare, width, height = await asyncio.to_thread(_bare, data)
     await objects.put(key, bare, "image/webp")
     return Picture(key=key, content_type="image/webp", width=width, height=height)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
+import structlog
 
 from swell.api.accept import preferred
 from swell.api.call import Call, Reply
@@ -20,6 +21,7 @@ from swell.api.thumbnails import width_of
 from swell.api.views import encode
 from swell.errors import (
     Conflict,
+    DamagedArtifact,
     ExpiredArtifact,
     FieldError,
     Forbidden,
@@ -46,8 +48,11 @@ __all__ = [
     "plain_type",
     "preferred_file",
     "put_artifact",
+    "read_file",
     "upload",
 ]
+
+_log = structlog.get_logger("swell.api")
 
 _RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
 _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$")
@@ -103,7 +108,7 @@ async def upload(service: Service, call: Call) -> Reply:
     expires_s = service.settings.signed_url_s
     view = UploadView(
         key=info.key,
-        url=service.urls(call).file(info.key),
+        url=service.urls(call).file(info.key, info.bytes),
         content_type=info.content_type,
         bytes=info.bytes,
         expires_at=now + timedelta(seconds=expires_s),
@@ -227,6 +232,8 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     objects = service.objects_of(key)
     objects.verify("GET", key, query)
     info = await _find(service, objects, key, query.get("w"))
+    if "bytes" in query and "w" not in query:
+        _check_size(key, int(query["bytes"]), info.bytes)
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
@@ -235,6 +242,34 @@ async def get_artifact(service: Service, call: Call) -> Reply:
         if elsewhere is not None:
             return elsewhere
     return _pieces(objects, call, info, headers)
+
+
+def _check_size(key: str, size_bytes: int, found_bytes: int) -> None:
+    """Check that a file has the size that it was stored with.
+
+    Raises:
+        DamagedArtifact: It does not.
+    """
+    if found_bytes != size_bytes:
+        _log.error("a stored file is damaged", key=key, expected=size_bytes, has=found_bytes)
+        raise DamagedArtifact(
+            f"the file {key[:120]!r} is damaged: expected {size_bytes:,} bytes, has "
+            f"{found_bytes:,}. Run its task again, or ask the operator for a copy"
+        )
+
+
+async def read_file(objects: Objects, artifact: Artifact) -> bytes:
+    """Return a file of a task as a whole.
+
+    Raises:
+        NotFound: It is not there.
+        DamagedArtifact: It has another size than its task says.
+    """
+    read = objects.read(artifact.key, 0, artifact.bytes + 1)
+    data = b"".join([piece async for piece in read])
+    if len(data) != artifact.bytes:
+        _check_size(artifact.key, artifact.bytes, (await objects.head(artifact.key)).bytes)
+    return data
 
 
 async def _find(service: Service, objects: Objects, key: str, width: str | None) -> ObjectInfo:
@@ -339,13 +374,13 @@ async def file_reply(
         headers: What else the answer tells.
     """
     try:
-        pieces = [piece async for piece in service.objects.read(artifact.key, 0, artifact.bytes)]
+        data = await read_file(service.objects, artifact)
     except SwellError:
         # The task is there all the same, and its JSON names the file's URL, which tells why.
         return None
     content_type = plain_type(artifact.content_type)
     guards = [(b"cache-control", b"private, no-store"), *_guards(content_type)]
-    return Reply(201, b"".join(pieces), content_type.encode(), headers + guards)
+    return Reply(201, data, content_type.encode(), headers + guards)
 
 
 def may_name_files(raw: msgspec.Raw) -> bool:

@@ -49,6 +49,7 @@ from swell.dispatch import (
 from swell.errors import (
     Conflict,
     CreditsUsedUp,
+    DamagedArtifact,
     ExpiredArtifact,
     Forbidden,
     IdempotencyMismatch,
@@ -570,7 +571,14 @@ _FILES: Final = (
             ),
             304: Response("It has not changed", media_type=""),
         },
-        (InvalidRequest, Forbidden, NotFound, ExpiredArtifact, RangeNotSatisfiable),
+        (
+            InvalidRequest,
+            Forbidden,
+            NotFound,
+            ExpiredArtifact,
+            RangeNotSatisfiable,
+            DamagedArtifact,
+        ),
         "The URL comes signed with a task or an upload and needs no key until it expires. With "
         "`&w=128`, `256`, `512` or `2048` a picture that a task made comes as WebP of that width.",
         query=dict,

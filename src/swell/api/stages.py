@@ -72,7 +72,7 @@ def leased_stage(
 def _signed(objects: Objects, value: Any) -> Any:
     """Return a value in which files stand as URLs that the worker may read."""
     if isinstance(value, NamedFile):
-        return objects.sign("GET", value.artifact.key, READ_URL_S)
+        return objects.sign("GET", value.artifact.key, READ_URL_S, value.artifact.bytes)
     if isinstance(value, list):
         return [_signed(objects, each) for each in value]
     if isinstance(value, dict):

@@ -261,7 +261,7 @@ async def _file_reply(service: Service, call: Call, task: Task, wait_s: float) -
     if artifact is None:
         return None
     urls = service.urls(call)
-    url = urls.file(artifact.key).encode()
+    url = urls.file(artifact.key, artifact.bytes).encode()
     headers = [
         *_applied(wait_s),
         (b"vary", b"Accept"),

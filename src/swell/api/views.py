@@ -56,9 +56,9 @@ class UrlMaker:
         #: Whether what is seen of a task tells its trace.
         self.shows_trace = shows_trace
 
-    def file(self, key: str) -> str:
-        """Return where to GET a file, signed."""
-        url = self.objects.sign("GET", key, self.expires_s)
+    def file(self, key: str, size_bytes: int | None = None) -> str:
+        """Return where to GET a file, signed; with a size, only while it has that."""
+        url = self.objects.sign("GET", key, self.expires_s, size_bytes)
         return self.base + url if url.startswith("/") else url
 
 
@@ -166,7 +166,7 @@ def encode_task(
 
 def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
     """Return an output file as clients see it."""
-    url = urls.file(artifact.key)
+    url = urls.file(artifact.key, artifact.bytes)
     is_shown_small = has_thumbnail(artifact.key, artifact.content_type)
     return ArtifactView(
         url=url,
@@ -184,7 +184,8 @@ def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
     if not isinstance(key, str):
         return data
     told = {name: value for name, value in data.items() if name != "key"}
-    told["url"] = url = urls.file(key)
+    size = told.get("bytes")
+    told["url"] = url = urls.file(key, size if type(size) is int else None)
     if has_thumbnail(key, str(data.get("content_type", ""))):
         told["thumbnail_url"] = f"{url}&w={_SHOWN_WIDTH}"
     return told

@@ -186,6 +186,18 @@ class SignedUrlConformance:
         assert path == f"/v1/artifacts/{key}"
         objects.verify(method, key, query)
 
+    def test_a_signature_is_for_one_size(self, objects: Objects) -> None:
+        _, query = _split(objects.sign("GET", "a.png", 60, 5))
+        assert query["bytes"] == "5"
+        objects.verify("GET", "a.png", query)
+        bare = {name: value for name, value in query.items() if name != "bytes"}
+        for other in (bare, query | {"bytes": "4"}):
+            with pytest.raises(Forbidden, match="wrong"):
+                objects.verify("GET", "a.png", other)
+        renewed = objects.renew(objects.sign("GET", "a.png", 60, 5), 60)
+        assert renewed is not None
+        assert _split(renewed)[1]["bytes"] == "5"
+
     def test_a_url_for_get_is_good_for_head(self, objects: Objects) -> None:
         _, query = _split(objects.sign("GET", "a.png", 60))
         objects.verify("HEAD", "a.png", query)

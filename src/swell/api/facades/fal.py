@@ -688,7 +688,9 @@ def result_body(
         urls: Makes URLs of files.
         inline: What stands for a file instead of its URL, by its key.
     """
-    named = {each.key: direct_url(urls, each.key) for each in task.artifacts} | dict(inline or {})
+    named = {each.key: direct_url(urls, each.key, each.bytes) for each in task.artifacts} | dict(
+        inline or {}
+    )
     output = None
     if task.output is not None:
         output = msgspec.json.decode(resolve_files(task.output, list(named.values())))
@@ -777,7 +779,7 @@ def _early_file(service: Service, call: Call, event: Event, told: int) -> dict[s
     artifact = read_artifact(event.data)
     if artifact is None or not artifact.content_type.startswith("image/"):
         return None
-    return _file_view(artifact, direct_url(service.urls(call), artifact.key))
+    return _file_view(artifact, direct_url(service.urls(call), artifact.key, artifact.bytes))
 
 
 def _partial(event: Event, fraction: float) -> dict[str, Any]:

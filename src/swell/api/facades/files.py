@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import PIL.Image
 
+from swell.api.files import read_file
 from swell.api.service import Service
 from swell.errors import InvalidRequest
 from swell.task import Artifact, Task
@@ -50,11 +51,10 @@ async def picture_bytes(
         quality: Of JPEG and WebP, 0 to 100; None for the usual one.
 
     Raises:
-        NotFound, ExpiredArtifact, Unavailable: It cannot be read.
+        NotFound, Unavailable: It cannot be read.
         InvalidRequest: It is too large to be turned into another format.
     """
-    read = service.objects.read(artifact.key, 0, artifact.bytes)
-    data = b"".join([piece async for piece in read])
+    data = await read_file(service.objects, artifact)
     told = artifact.content_type.removeprefix("image/")
     if kind is None or (kind == told and (quality is None or kind == "png")):
         return data, told

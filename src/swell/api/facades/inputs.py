@@ -67,7 +67,7 @@ async def with_uploads(service: Service, call: Call, value: Any, at: str = "/inp
             raise InvalidInput(f"{pointer}: {detail}", errors=[where]) from error
         content_type = plain_type(head.removeprefix("data:"))
         info = await keep_upload(service, call, _once(data), content_type)
-        return service.urls(call).file(info.key)
+        return service.urls(call).file(info.key, info.bytes)
 
     return await replaced_strings(value, _is_long_data_uri, kept, at)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.facades.inputs import data_uri
-from swell.api.files import plain_type
+from swell.api.files import plain_type, read_file
 from swell.api.service import Service
 from swell.api.views import UrlMaker, resolve_files
 from swell.errors import NotFound
@@ -29,21 +29,21 @@ _ON_THIS_MACHINE: Final = ("http://127.0.0.1", "http://localhost", "http://[::1]
 _MOST_INLINE_BYTES: Final = 4 * 1024 * 1024
 
 
-def file_url(service: Service, call: Call, key: str) -> str:
+def file_url(service: Service, call: Call, key: str, size_bytes: int | None = None) -> str:
     """Return where to GET a file: absolute, signed, answered with 200 and nothing else."""
-    return direct_url(service.urls(call), key)
+    return direct_url(service.urls(call), key, size_bytes)
 
 
-def direct_url(urls: UrlMaker, key: str) -> str:
+def direct_url(urls: UrlMaker, key: str, size_bytes: int | None = None) -> str:
     """Return where to GET a file: as `file_url`, for whoever the URLs are made for."""
-    return f"{urls.file(key)}&redirect=no"
+    return f"{urls.file(key, size_bytes)}&redirect=no"
 
 
 def output_of(service: Service, call: Call, task: Task) -> Any:
     """Return a task's output as a JSON value with its files as URLs; None where it has none."""
     if task.output is None:
         return None
-    urls = [file_url(service, call, each.key) for each in task.artifacts]
+    urls = [file_url(service, call, each.key, each.bytes) for each in task.artifacts]
     return msgspec.json.decode(resolve_files(task.output, urls))
 
 
@@ -66,16 +66,17 @@ async def links_to(service: Service, call: Call, files: Sequence[Artifact]) -> l
     is_inline = is_inline and sum(each.bytes for each in files) <= _MOST_INLINE_BYTES
     links = []
     for each in files:
+        url = direct_url(urls, each.key, each.bytes)
         try:
-            links.append(await _inlined(service, each) if is_inline else direct_url(urls, each.key))
+            links.append(await _inlined(service, each) if is_inline else url)
         except NotFound:
-            # Removed, as its URL will tell.
-            links.append(direct_url(urls, each.key))
+            # Removed or damaged, as its URL will tell.
+            links.append(url)
     return links
 
 
 async def _inlined(service: Service, artifact: Artifact) -> str:
-    data = b"".join([piece async for piece in service.objects.read(artifact.key)])
+    data = await read_file(service.objects, artifact)
     return data_uri(data, plain_type(artifact.content_type))
 
 

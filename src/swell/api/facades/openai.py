@@ -449,7 +449,7 @@ async def _kept(service: Service, call: Call, part: Part) -> tuple[str, bytes]:
 
     content_type = plain_type(part.media_type)
     info = await keep_upload(service, call, hashed(), content_type, part.filename or "")
-    return file_url(service, call, info.key), sha.digest()
+    return file_url(service, call, info.key, info.bytes), sha.digest()
 
 
 async def _named(service: Service, call: Call, part: Part) -> tuple[str, bytes]:
@@ -563,7 +563,7 @@ async def _answer(service: Service, call: Call, asked: Asked, task: Task) -> Rep
     told = pictures[0].content_type.removeprefix("image/")
     for each in pictures:
         if request.response_format == "url":
-            data.append(ImageDatum(url=file_url(service, call, each.key)))
+            data.append(ImageDatum(url=file_url(service, call, each.key, each.bytes)))
         else:
             text, told = await _b64(service, request, each)
             data.append(ImageDatum(b64_json=text))

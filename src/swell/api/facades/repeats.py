@@ -28,7 +28,7 @@ _UNHEARD: Final = timedelta(minutes=1)
 _PAGE, _PAGES = 100, 10
 
 #: What a signed URL of a file ends with.
-_SIGNATURE: Final = re.compile(rb"\?method=GET&expires=\d+&signature=[\w%=-]+")
+_SIGNATURE: Final = re.compile(rb"\?method=GET&expires=\d+(?:&bytes=\d+)?&signature=[\w%=-]+")
 
 #: Whoever asks again after one of these wants another try.
 _WORTHLESS: Final = frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.EXPIRED})

@@ -136,7 +136,7 @@ def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], A
             detail = f"there is no file {file_id[:80]!r} (any more): upload it again"
             where = FieldError(pointer=pointer, detail=detail, code="not_found")
             raise InvalidInput(f"{pointer}: {detail}", errors=[where]) from error
-        return service.urls(call).file(info.key)
+        return service.urls(call).file(info.key, info.bytes)
 
     return home, signed
 

@@ -153,7 +153,7 @@ def prediction(
         files: What stands for each of its files; None for their URLs.
     """
     if files is None:
-        files = [direct_url(urls, each.key) for each in task.artifacts]
+        files = [direct_url(urls, each.key, each.bytes) for each in task.artifacts]
     home = f"{urls.base}{HOME}/predictions/{task.id}"
     created_at = moment(task.created_at)
     assert created_at is not None, "every task was created"
