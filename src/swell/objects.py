@@ -102,6 +102,14 @@ class Objects(Protocol):
         """Raise if storing fails. Cheap: only where the last `put` was refused, another is tried.
 
         Raises:
+            Unavailable: As `prove_writable`.
+        """
+        ...
+
+    async def prove_writable(self) -> None:
+        """Store something, for a moment.
+
+        Raises:
             Unavailable: The disk is full, cannot be written, or the like; the text says which.
         """
         ...

@@ -218,7 +218,10 @@ class World:
 
 @asynccontextmanager
 async def a_world(
-    launchable: tuple[str, ...] = (), weights_dir: Path | None = None, **settings: Any
+    launchable: tuple[str, ...] = (),
+    weights_dir: Path | None = None,
+    objects_dir: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     clock = ManualClock()
     # Tests that name webhooks on the way to something else send nothing anywhere.
@@ -230,7 +233,11 @@ async def a_world(
         store=store,
         broker=MemoryBroker(store),
         bus=MemoryBus(clock),
-        objects=MemoryObjects(clock, signing),
+        objects=(
+            MemoryObjects(clock, signing)
+            if objects_dir is None
+            else FolderObjects(objects_dir, clock, signing)
+        ),
         registry=registry,
         clock=clock,
         settings=ApiSettings(**settings),

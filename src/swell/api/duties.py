@@ -24,6 +24,7 @@ from swell.api.skew import COMPARE_EVERY_S
 from swell.api.startups import look_after_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
+from swell.api.writable import LOOK_EVERY_S as OBJECTS_EVERY_S
 from swell.background import keep_running
 from swell.bus import News, NewsKind
 from swell.errors import SwellError, Unauthenticated
@@ -117,6 +118,7 @@ class Duties:
             self._sweep,
             self._watch_workers,
             self._watch_startups,
+            self._watch_objects,
             self._keep_streams,
             self._check_streams,
             self._watch_keys,
@@ -216,6 +218,9 @@ class Duties:
                 await look_after_startups(service)
 
         await self._repeat("startups", service.settings.heartbeat_s, look)
+
+    async def _watch_objects(self) -> None:
+        await self._repeat("objects", OBJECTS_EVERY_S, self._service.writable.look)
 
     async def _keep_streams(self) -> None:
         service = self._service

@@ -30,6 +30,7 @@ from swell.errors import (
     NotFound,
     RangeNotSatisfiable,
     SwellError,
+    Unavailable,
     UnsupportedType,
 )
 from swell.objects import ObjectInfo, Objects
@@ -187,7 +188,11 @@ async def put_artifact(service: Service, call: Call) -> Reply:
         data = _checked(
             call.chunks(service.settings.max_upload_bytes), service.settings.upload_types
         )
-    info = await service.objects.put_new(key, data, _content_type(call))
+    try:
+        info = await service.objects.put_new(key, data, _content_type(call))
+    except Unavailable:
+        await service.writable.takes_files()
+        raise
     if not key.startswith(_UPLOADS) and await _was_removed(service, key):
         # Its task ended and was erased while the file came.
         await service.objects.delete([key])

@@ -218,7 +218,7 @@ class Fleet:
             worker.files_due = True
 
     def wake_all(self) -> None:
-        """End all waits of lease calls, since the service ends."""
+        """End all waits of lease calls, since the service ends or hands out nothing for a while."""
         for worker in self._workers.values():
             worker.wake()
 

@@ -288,10 +288,9 @@ async def health_ready(service: Service, call: Call) -> Reply:
     except SwellError as error:
         raise Unavailable(f"the store does not work: {error.detail}") from error
     service.skew.check()
-    try:
-        await service.objects.check_writable()
-    except SwellError as error:
-        raise Unavailable(f"files cannot be stored: {error.detail}") from error
+    await service.writable.look()
+    if service.writable.refusal:
+        raise Unavailable(f"files cannot be stored: {service.writable.refusal}")
     return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 

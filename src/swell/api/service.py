@@ -58,6 +58,7 @@ from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
+from swell.api.writable import Writable
 from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
 from swell.degrade import FIXED, time_share
 from swell.errors import Unavailable
@@ -223,6 +224,11 @@ class Service:
     def lanes(self) -> asyncio.Semaphore:
         """What is held by whatever decodes a picture."""
         return asyncio.Semaphore(_DECODED_AT_ONCE)
+
+    @cached_property
+    def writable(self) -> Writable:
+        """Whether the object store takes files."""
+        return Writable(self.objects, self.fleet.wake_all)
 
     @cached_property
     def ratings(self) -> Ratings:

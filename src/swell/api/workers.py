@@ -50,6 +50,7 @@ from swell.errors import (
     InvalidRequest,
     NotFound,
     SwellError,
+    Unavailable,
 )
 from swell.events import ATTEMPT_STRIDE, Event, EventKind, event_of
 from swell.objects import check_key
@@ -300,10 +301,13 @@ async def lease_tasks(
     if ask.known is not None:
         await _take_back(service, worker, ask.known)
     wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
-    wants = ask.n > 0 and not worker.info.draining and not is_gone() and not service.skew.is_wrong
+    wants = ask.n > 0 and _may_take(service, worker) and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
     if ask.offered:
+        if service.writable.refusal and not worker.info.draining:
+            # It keeps the ids and offers them again.
+            raise Unavailable(f"no tasks are handed out: {service.writable.refusal}")
         tasks = await _start(service, worker, ask.offered[:MAX_LEASE]) if wants else []
     elif has_news or wait_s <= 0 or service.is_ending or is_gone():
         tasks = await _take(service, worker, ask.n if wants else 0)
@@ -365,6 +369,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     _check_told_artifacts(told.progress)
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
+    told = await _forgive_uploads(service, told)
     told = _with_costs(service, worker.info, told)
     settled, tasks, lost = await _write(service, worker, told)
     onward = going_on(worker.info.id, told.settlements, settled) if told.onward else []
@@ -499,6 +504,31 @@ async def _check_stored(service: Service, told: Report) -> Report:
     """Return a report with failures where a file that an outcome names is not in the bucket."""
     settlements = await asyncio.gather(*(_if_stored(service, each) for each in told.settlements))
     return msgspec.structs.replace(told, settlements=list(settlements))
+
+
+async def _forgive_uploads(service: Service, told: Report) -> Report:
+    """Return a report in which uploads that failed count as no attempts while no upload succeeds.
+
+    While the object store takes files, the fault is the file's: the attempt counts.
+    """
+    if not any(_is_upload_failed(each) for each in told.settlements):
+        return told
+    if await service.writable.takes_files():
+        return told
+    settlements = [
+        msgspec.structs.replace(
+            each, outcome=Released(reason="upload failed", timings=each.outcome.timings)
+        )
+        if _is_upload_failed(each)
+        else each
+        for each in told.settlements
+    ]
+    return msgspec.structs.replace(told, settlements=settlements)
+
+
+def _is_upload_failed(settlement: Settlement) -> bool:
+    outcome = settlement.outcome
+    return isinstance(outcome, Failed) and outcome.error.code == "upload_failed"
 
 
 async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
@@ -694,10 +724,10 @@ async def _write(
     service: Service, worker: Worker, told: Report
 ) -> tuple[list[Task | None], list[Task], list[str]]:
     """Settle, extend and lease in one commit; return what each gave."""
-    may_lease = not (worker.info.draining or told.goodbye or service.skew.is_wrong)
-    wants = told.ask > 0 and may_lease
+    may_take = _may_take(service, worker) and not told.goodbye
+    wants = told.ask > 0 and may_take
     onward = None
-    if told.onward > 0 and may_lease:
+    if told.onward > 0 and may_take:
         wish = _wish(service, worker, told.onward)
         onward = Onward(
             worker_id=wish.worker_id,
@@ -788,6 +818,12 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
         if not state.is_held or state.cancel_requested:
             stopped.append(hold.task_id)
     return stopped
+
+
+def _may_take(service: Service, worker: Worker) -> bool:
+    """Whether a worker may get tasks now."""
+    is_held_up = service.writable.refusal or service.skew.is_wrong
+    return not worker.info.draining and not is_held_up
 
 
 async def _take(

@@ -191,17 +191,30 @@ class FolderObjects(SignsUrls):
             Unavailable: It is refused again; the text says why.
         """
         if self._was_refused:
+            await self.prove_writable()
+
+    async def prove_writable(self) -> None:
+        """Store something, for a moment.
+
+        Raises:
+            Unavailable: It is refused; the text says why.
+        """
+        try:
             await _in_thread(self._prove_writable)
-            self._was_refused = False
+        except Unavailable:
+            self._was_refused = True
+            raise
+        self._was_refused = False
 
     def _prove_writable(self) -> None:
-        temporary, file = self._open_incoming()
-        try:
-            file.write(bytes(_CHUNK_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        finally:
-            _discard(temporary, file)
+        with contextlib.ExitStack() as stack:
+            # A new file takes up to four inodes: its own, its type's and two folders.
+            for _ in range(4):
+                temporary, file = self._open_incoming()
+                stack.callback(_discard, temporary, file)
+                file.write(bytes(_CHUNK_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
 
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """See `Objects.direct`. The backend itself keeps the files."""

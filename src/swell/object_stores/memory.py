@@ -99,6 +99,9 @@ class MemoryObjects(SignsUrls):
     async def check_writable(self) -> None:
         """See `Objects.check_writable`. Memory takes every file."""
 
+    async def prove_writable(self) -> None:
+        """See `Objects.prove_writable`. Memory takes every file."""
+
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """See `Objects.direct`. The backend itself keeps the files."""
         return None

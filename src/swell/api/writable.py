@@ -1,0 +1,70 @@
+"""Whether the object store takes files. While it takes none, no task is handed out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from swell.errors import SwellError
+from swell.objects import Objects
+
+__all__ = ["LOOK_EVERY_S", "Writable"]
+
+_log = structlog.get_logger("swell.api")
+
+#: How often the object store is checked, in seconds: as long at least no task is handed out.
+LOOK_EVERY_S: Final = 2.0
+
+#: A store that takes longer to store the file of a check refuses it, in seconds.
+_ANSWER_S: Final = 5.0
+
+
+class Writable:
+    """What the last check of the object store found.
+
+    Args:
+        objects: The store.
+        changed: Called when the store begins to refuse files, and when it takes them again.
+    """
+
+    def __init__(self, objects: Objects, changed: Callable[[], None]) -> None:
+        self._objects = objects
+        self._changed = changed
+        self._checking = asyncio.Lock()
+        #: Why the store takes no file; empty while it does.
+        self.refusal = ""
+
+    async def look(self) -> None:
+        """Check the store, cheaply while it refuses nothing."""
+        async with self._checking:
+            is_refusing = bool(self.refusal)
+            await self._try(
+                self._objects.prove_writable if is_refusing else self._objects.check_writable
+            )
+
+    async def takes_files(self) -> bool:
+        """Whether the store takes files, to be asked after it has refused one."""
+        async with self._checking:
+            if not self.refusal:
+                await self._try(self._objects.prove_writable)
+        return not self.refusal
+
+    async def _try(self, check: Callable[[], Awaitable[None]]) -> None:
+        refusal = ""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await check()
+        except TimeoutError:
+            refusal = f"the object store has not stored a file within {_ANSWER_S:.0f} s"
+        except SwellError as error:
+            refusal = error.detail
+        has_changed = bool(refusal) != bool(self.refusal)
+        self.refusal = refusal
+        if not has_changed:
+            return
+        if refusal:
+            _log.warning("object store refuses files: no tasks are handed out", detail=refusal)
+        else:
+            _log.info("object store takes files again: tasks are handed out")
+        self._changed()
