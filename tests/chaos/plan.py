@@ -150,8 +150,11 @@ _SLOW: Final = 0.015
 _SLOW_MS: Final = 3_000
 
 
-def written_down(plan: Plan, runs: str) -> Plan:
-    """Return the same plan, with files and long runs among it, and runs written into a file."""
+def written_down(plan: Plan, runs: str, most_attempts: int = ENOUGH_ATTEMPTS) -> Plan:
+    """Return the same plan, with files and long runs among it, and runs written into a file.
+
+    No task of it has more attempts than `most_attempts`.
+    """
     rng = random.Random(plan.seed)
     submissions = []
     for submission in plan.submissions:
@@ -162,7 +165,10 @@ def written_down(plan: Plan, runs: str) -> Plan:
                 asked["file_bytes"] = rng.choice(_FILES_BYTES)
             if asked.get("mode") == "work" and rng.random() < _SLOW:
                 asked["ms"] = _SLOW_MS
-            jobs.append(replace(job, body=job.body | {"input": asked}))
+            attempts = min(most_attempts, job.ask.max_attempts)
+            body = job.body | {"input": asked, "max_attempts": attempts}
+            ask = msgspec.structs.replace(job.ask, max_attempts=attempts)
+            jobs.append(replace(job, ask=ask, body=body))
         submissions.append(replace(submission, jobs=tuple(jobs)))
     return replace(plan, submissions=tuple(submissions))
 

@@ -14,8 +14,17 @@ import aiohttp
 
 from chaos.crash import LOOK_EVERY_S, counts_of, happen, refusals
 from chaos.engines import ENGINES, Engine
-from chaos.faults import Fault, Scene, faults_of
-from chaos.plan import Plan, Strike, judge, make_plan, make_strikes, written_down
+from chaos.faults import DiskFull, Fault, ObjectsFail, Scene, faults_of
+from chaos.plan import (
+    ENOUGH_ATTEMPTS,
+    FEW_ATTEMPTS,
+    Plan,
+    Strike,
+    judge,
+    make_plan,
+    make_strikes,
+    written_down,
+)
 from chaos.recorder import Recorder
 from chaos.remains import read_api, read_files
 from chaos.system import PATIENCE_S, System, running
@@ -34,6 +43,9 @@ __all__ = ["EVERYTHING", "Row", "Trial", "run_trial"]
 
 #: The row in which all faults of an engine befall it.
 EVERYTHING: Final = "everything at once"
+
+#: Faults that kill nothing: they must not cost a task its attempts.
+_REFUSALS: Final = (DiskFull.name, ObjectsFail.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,7 @@ async def run_trial(trial: Trial, folder: Path) -> Row:
             poisons=max(1, trial.tasks // 600),
         ),
         str(runs),
+        FEW_ATTEMPTS if trial.fault in _REFUSALS else ENOUGH_ATTEMPTS,
     )
     engine = ENGINES[trial.engine](folder)
     async with running(folder, workers=trial.workers, engine=engine, is_tried=True) as system:

@@ -1,6 +1,7 @@
 """A worker takes ids from the queues itself: backend, worker and queues as processes."""
 
 import asyncio
+import contextlib
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from swell.brokers.nats import NatsQueues
 from swell.brokers.remote import RemoteDispatch
 from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
+from swell.errors import Unavailable
 from swell.registry import ModelCard
 from swell.testing.lanes import a_letter
 
@@ -237,5 +239,40 @@ async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
             backend.listening[1].set_result(Grant())
             assert await asked == Grant()
             assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [model.task_id]
+    finally:
+        await dispatch.close()
+
+
+class FullBackend(Backend):
+    """A backend that hands out nothing as long as it cannot store files."""
+
+    is_full = True
+    offers = 0
+
+    async def lease(self, ask: Ask) -> Grant:
+        self.offers += bool(ask.offered)
+        if ask.offered and self.is_full:
+            raise Unavailable("no tasks are handed out")
+        return await super().lease(ask)
+
+
+async def test_a_worker_keeps_the_ids_that_a_backend_does_not_start_now(
+    nats_server: NatsServer,
+) -> None:
+    backend, queues = FullBackend(), NatsQueues(address("nats", nats_server, nats_server))
+    dispatch = DirectDispatch(backend, queues, SystemClock())
+    letter = a_letter()
+    now = Ask(worker_id="w", n=1, wait_s=0.0)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            card = ModelCard(name="a/b", version="1")
+            await dispatch.register(Registration(name="w", models=[card]))
+            await queues.send(Lane("a/b", is_usual=True), [letter])
+            for offers in (1, 2):
+                while backend.offers < offers:
+                    with contextlib.suppress(Unavailable):
+                        assert (await dispatch.lease(now)).tasks == []
+            backend.is_full = False
+            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [letter.task_id]
     finally:
         await dispatch.close()

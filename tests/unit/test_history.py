@@ -170,6 +170,12 @@ def test_any_task_may_die_of_lost_workers_once_its_attempts_are_used_up() -> Non
     assert broken(a_history(seen=[], finals=[early])) == ["ended wrongly"]
 
 
+def test_no_task_may_die_of_uploads_that_failed() -> None:
+    refused = Outcome(state=TaskState.FAILED, error="upload_failed: the disk is full")
+    dead = a_final(outcome=refused, attempt=3, is_dead=True)
+    assert broken(a_history(seen=[], finals=[dead])) == ["ended wrongly"]
+
+
 def test_a_doomed_task_must_use_every_attempt_and_lie_among_the_dead() -> None:
     ask = an_ask(may_end=frozenset({TaskState.FAILED}), is_doomed=True)
 

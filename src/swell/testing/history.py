@@ -399,8 +399,11 @@ def _ended_wrongly(history: History) -> Iterator[Violation]:
 def _why_wrong(ask: Ask, final: Final) -> str | None:
     state = final.outcome.state
     used = final.attempt - final.handed_back
-    if state is TaskState.FAILED and final.is_dead and used == ask.max_attempts:
-        # Lost workers used up every attempt: an end that any task may come to.
+    is_refused = (final.outcome.error or "").startswith("upload_failed")
+    is_used_up = final.is_dead and used == ask.max_attempts and not is_refused
+    if state is TaskState.FAILED and is_used_up:
+        # Lost workers used up every attempt: an end that any task may come to. A store that refused
+        # its files is no such end.
         return None
     if state not in ask.may_end:
         error = f" ({final.outcome.error})" if final.outcome.error else ""
