@@ -87,8 +87,11 @@ class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
     most: int = 0
     #: Millionths of a dollar for an hour of one; None where that is not known.
     hour_micros: int | None = None
-    #: Who says so, for people; of which day that is, where it is of a list or a cloud; when its
-    #: cloud told it, and what else is to be known of it.
+    #: What a launch costs besides, and for how long a machine is paid at least, in seconds.
+    launch_micros: int = 0
+    least_billed_s: float = 0.0
+    #: Who says the price, for people; of which day that is, where it is of a list or a cloud; when
+    #: its cloud told it, and what else is to be known of it.
     price_source: str = ""
     price_read_on: date | None = None
     price_told_at: datetime | None = None

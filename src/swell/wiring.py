@@ -933,7 +933,6 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         serve_files=settings.objects.serve,
         retention=_retention(settings.retention),
         hour_micros=_hour_micros(settings),
-        has_tariffs=_has_tariffs(settings),
         launch_micros={name: pool.launch_micros for name, pool in settings.pools.items()},
         least_billed_s={name: pool.least_billed_s for name, pool in settings.pools.items()},
         api_image_micros=settings.costs.api_image_micros,
@@ -1005,13 +1004,6 @@ def _hour_micros(settings: Settings) -> dict[str, int]:
     prices = {name: price.hour_micros for name, price in pool_prices(settings).items()}
     own, micros = settings.worker.pool, settings.pool.hour_micros
     return prices if own in settings.pools or micros is None else {own: micros, **prices}
-
-
-def _has_tariffs(settings: Settings) -> bool:
-    """Return whether an autoscaler may tell, or may have told before, of prices that change."""
-    from swell.money.pool_prices import tells_prices
-
-    return any(tells_prices(each) for each in settings.pools.values())
 
 
 def _uploads_s(settings: Settings) -> float | None:

@@ -1,6 +1,7 @@
 """What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
+from fleet_cases import Yard, a_pool
 
 from swell.accounts import Spent, keep_spent, spent_micros, tell_end
+from swell.api.app import create_app
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
 from swell.api.duties import sweep
 from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
+from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.money.ledger import EntryKind, LedgerEntry
@@ -953,7 +957,7 @@ async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
 
 @pytest.fixture
 async def spot() -> AsyncIterator[World]:
-    async with a_world(hour_micros={"default": PRICE}, has_tariffs=True) as made:
+    async with a_world(hour_micros={"default": PRICE}) as made:
         yield made
 
 
@@ -1013,22 +1017,94 @@ async def spent_of(world: World) -> Any:
     return await spent(world.service)
 
 
-async def test_a_worker_whose_pool_had_no_price_stays_without_one() -> None:
-    async with a_world(has_tariffs=True) as world:
-        worker = await register(world)
-        await tell_price(world, PRICE)
+async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_once_it_is_told(
+    free: World,
+) -> None:
+    worker = await register(free)
+    before, _ = await run(free, worker, 2.0)
+    await tell_price(free, PRICE)
+    task_id, _ = await run(free, worker, 2.0)
+    shown = [(await show(free, each))["cost_micros"] for each in (before, task_id)]
+    assert shown == [None, 2_000]
+    await tell_price(free, 2 * PRICE)
+    free.clock.advance(3.0)
+    await free.report(worker, goodbye=True)
+    # When nobody has told of its end for a while, its goodbye counts.
+    free.clock.advance(700.0)
+    await settle(free.service)
+    found = await totals(free)
+    # 4 s at a thousandth of a dollar, 3 s at two of them.
+    assert sum(micros or 0 for _, micros in found.values()) == 4_000 + 6_000
+    # What it costs now changes nothing of one that has gone.
+    await tell_price(free, 9 * PRICE)
+    await settle(free.service)
+    assert await totals(free) == found
+
+
+# ---- prices that the autoscaler tells
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[tuple[World, World]]:
+    """Two backends whose settings have no pools."""
+    async with a_world(budget_day_micros=20_000) as here:
+        backend = dataclasses.replace(here.app.backend, bus=MemoryBus(here.clock))
+        app = create_app(backend)
+        await app.start()
+        yield here, World(here.clock, app, here.keys)
+        await app.stop()
+
+
+async def report_of_autoscaler(world: World, **pool: Any) -> None:
+    """Have an autoscaler look once, and tell how its pool stands."""
+    yard = Yard(clock=world.clock)
+    yard.registry, yard.broker = world.app.backend.registry, world.app.backend.broker
+    controller = yard.another("one", pools=[a_pool(yard.provider, "default", **pool)])
+    await yard.tell_workload()
+    await controller.step()
+
+
+async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
+    two: tuple[World, World],
+) -> None:
+    here, there = two
+    early = await register(here)
+    task_id, _ = await run(here, early, 1.0)
+    assert (await show(here, task_id))["cost_micros"] is None
+    await report_of_autoscaler(here, hour_micros=PRICE, launch_micros=5_000, least_billed_s=60.0)
+    late = await register(there, cold(3.0), name="late")
+    prices = {
+        each.id: (each.hour_micros, each.launch_micros, each.least_billed_s)
+        for each in await here.service.registry.workers()
+    }
+    assert prices == {early: (None, 0, 0.0), late: (PRICE, 5_000, 60.0)}
+    # What each does every two seconds.
+    await here.service.scaling.listen()
+    for world, worker in ((here, early), (there, early), (there, late)):
         task_id, _ = await run(world, worker, 2.0)
-        assert (await show(world, task_id))["cost_micros"] is None
-        other = await register(world, pool="default", name="later")
-        task_id, _ = await run(world, other, 2.0)
         assert (await show(world, task_id))["cost_micros"] == 2_000
-        await settle(world.service)
-        kinds = {each["worker_id"]: each["cost_micros"] for each in await ledger(world)}
-        assert kinds[worker] is None
+    await watch_budget(here.service)
+    # Seven seconds of one worker and nine of the other, and two launches.
+    assert (await spent(here.service)).day_micros == 7_000 + 9_000 + 2 * 5_000
+    assert (await metrics(here))['swell_spent_micros{period="day"}'] == 26_000
+    actions = (await here.admin("GET", "/v1/audit")).json["entries"]
+    assert ("budget.day", "100 %") in [(each["action"], each["target"]) for each in actions]
+    for world, worker in ((here, early), (there, late)):
+        await world.report(worker, goodbye=True)
+        await world.service.charges.keep_all()
+    here.clock.advance(700.0)
+    await settle(here.service)
+    told = (await here.admin("GET", "/v1/costs")).json["total"]["micros"]
+    # A minute is paid of each at least.
+    assert told["total"] == 2 * (60_000 + 5_000)
+    counted = [await metrics(world) for world in two]
+    name = 'swell_cost_micros_total{kind="attempt",pool="default"}'
+    assert [each[name] for each in counted] == [2_000, 4_000]
 
 
-async def test_where_no_price_can_change_nothing_is_read(world: World) -> None:
+async def test_a_price_of_the_settings_comes_before_what_an_autoscaler_tells(world: World) -> None:
+    await report_of_autoscaler(world, hour_micros=5 * PRICE)
+    await world.service.scaling.listen()
     worker = await register(world)
-    await tell_price(world, 5 * PRICE)
     task_id, _ = await run(world, worker, 2.0)
     assert (await show(world, task_id))["cost_micros"] == 2_000

@@ -77,7 +77,7 @@ def lives_of(workers: Iterable[WorkerInfo], tariffs: Tariffs, now: datetime) -> 
 
 
 def _life(account: str, infos: Sequence[WorkerInfo], tariffs: Tariffs, now: datetime) -> Life:
-    newest = max(infos, key=lambda info: (info.registered_at, info.id))
+    newest = tariffs.priced(max(infos, key=lambda info: (info.registered_at, info.id)))
     told = [info.ended_at for info in infos if info.ended_at is not None]
     heard_at = max(info.seen_at for info in infos)
     ended_at = max(told, default=None)
@@ -125,6 +125,11 @@ async def settle(service: Service, *, others_s: float = _OTHERS_S) -> int:
     workers = await registry.workers()
     lives = lives_of(workers, service.tariffs, now)
     gone = {info.id for info in workers if info.gone_at is not None}
+    for info in workers:
+        priced = service.tariffs.priced(info)
+        if info.id in gone and priced is not info:
+            # A later price changes nothing of a machine that has gone.
+            await registry.put_worker(priced)
     charged = await registry.charged([life.account for life in lives])
     entries: list[LedgerEntry] = []
     for life, known in zip(lives, charged, strict=True):
@@ -182,7 +187,7 @@ async def charge_taken(service: Service, tasks: Sequence[Task]) -> None:
     await service.charges.keep_all()
     now = service.clock.now()
     workers = await service.registry.workers()
-    mine = [info for info in workers if info.id in by_worker]
+    mine = [service.tariffs.priced(info) for info in workers if info.id in by_worker]
     charged = await service.registry.charged([account_of(info) for info in mine])
     entries: list[LedgerEntry] = []
     for info, known in zip(mine, charged, strict=True):
@@ -267,7 +272,10 @@ async def _ended(
     for info in [info for info in workers if info.ended_at is None]:
         gone_at = info.gone_at or ended_at
         over = msgspec.structs.replace(
-            info, launched_at=instance.launched_at, ended_at=ended_at, gone_at=gone_at
+            service.tariffs.priced(info),
+            launched_at=instance.launched_at,
+            ended_at=ended_at,
+            gone_at=gone_at,
         )
         await service.registry.put_worker(over)
     if not workers:
@@ -285,7 +293,7 @@ async def _charge_unregistered(service: Service, instance: Instance, ended_at: d
     if any(each.worker_id for each in own):
         return
     account = own[0].id if own else instance.id
-    settings, pool = service.settings, instance.pool
+    tariffs, pool = service.tariffs, instance.pool
     life = Life(
         account=account,
         pool=pool,
@@ -293,10 +301,10 @@ async def _charge_unregistered(service: Service, instance: Instance, ended_at: d
         heard_at=(own[0].seen_at if own else None) or instance.launched_at,
         ended_at=ended_at,
         said_goodbye=False,
-        hour_micros=service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
-        steps=service.tariffs.steps(pool),
-        launch_micros=settings.launch_micros.get(pool, 0),
-        least_billed_s=settings.least_billed_s.get(pool, 0.0),
+        hour_micros=tariffs.now_micros(pool),
+        steps=tariffs.steps(pool),
+        launch_micros=tariffs.launch_micros(pool),
+        least_billed_s=tariffs.least_billed_s(pool),
     )
     [known] = await service.registry.charged([account])
     parts = rest(life, known, ended_at)
@@ -346,8 +354,7 @@ async def _open_micros(service: Service) -> int:
         if cost is not None:
             whole += max(0, cost - known.micros)
     for each in await registry.startups(under_way=True):
-        usual = service.settings.hour_micros.get(each.pool)
-        price = service.tariffs.now_micros(each.pool, usual)
+        price = service.tariffs.now_micros(each.pool)
         if each.kind is StartupKind.COLD and each.begun_at is not None:
             whole += cost_micros((now - each.begun_at).total_seconds(), price) or 0
     return whole

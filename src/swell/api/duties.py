@@ -368,8 +368,7 @@ class Duties:
 
     async def _hear_tariffs(self) -> None:
         """Hear of prices that change, which every backend charges by."""
-        if self._service.settings.has_tariffs:
-            await self._repeat("tariffs", _TARIFFS_EVERY_S, self._service.tariffs.refresh)
+        await self._repeat("tariffs", _TARIFFS_EVERY_S, self._service.tariffs.refresh)
 
     async def _send_webhooks(self) -> None:
         service = self._service

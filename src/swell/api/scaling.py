@@ -77,6 +77,7 @@ class Scaling:
         #: When that was, in monotonic seconds.
         self._heard_s = float("-inf")
         self._models: Mapping[str, ModelScaling] = {}
+        self._pools: Mapping[str, PoolScaling] = {}
         #: Rates of workers that may have gone are as good as none for their pools.
         self._rates: dict[str, dict[str, float]] | None = None
 
@@ -94,6 +95,8 @@ class Scaling:
         self._status = read(await self._registry.note(STATUS), ScalingStatus)
         models = () if self._status is None else self._status.models
         self._models = {each.model: each for each in models}
+        pools = () if self._status is None else self._status.pools
+        self._pools = {each.pool: each for each in pools}
 
     async def can_launch(self, model: str) -> bool:
         """Whether the autoscaler starts workers for a model, as far as it has told by now."""
@@ -126,6 +129,10 @@ class Scaling:
             return []
         passed_s = max(0.0, (self._clock.now() - status.at).total_seconds())
         return [(max(0.0, in_s - passed_s), n) for in_s, n in known.coming]
+
+    def pool(self, name: str) -> PoolScaling | None:
+        """Return how a pool stood when that was told last, however long ago."""
+        return self._pools.get(name)
 
     def prices(self, model: str) -> list[int]:
         """Return what an hour of a worker costs in each pool that serves a model, where known."""

@@ -157,10 +157,7 @@ class Service:
             skew=self.skew,
         )
         # What an autoscaler tells.
-        self.scaling, self.tariffs = (
-            Scaling(backend.registry, backend.clock, self.name),
-            Tariffs(backend.registry, is_used=settings.has_tariffs),
-        )
+        self.scaling = Scaling(backend.registry, backend.clock, self.name)
         self.hooks = (
             Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
         )
@@ -229,6 +226,11 @@ class Service:
     def writable(self) -> Writable:
         """Whether the object store takes files."""
         return Writable(self.objects, self.fleet.wake_all)
+
+    @cached_property
+    def tariffs(self) -> Tariffs:
+        """What workers cost."""
+        return Tariffs(self.registry, self.scaling, self.settings)
 
     @cached_property
     def ratings(self) -> Ratings:

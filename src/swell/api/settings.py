@@ -129,8 +129,6 @@ class ApiSettings:
     uploads_s: float | None = None
     #: Pool → what an hour of one of its workers costs, in millionths of a dollar.
     hour_micros: Mapping[str, int] = field(default_factory=dict)
-    #: Whether that of some pool may change while its workers live.
-    has_tariffs: bool = False
     #: Pool → what each launch costs besides, and for how long one is paid at least, in seconds.
     launch_micros: Mapping[str, int] = field(default_factory=dict)
     least_billed_s: Mapping[str, float] = field(default_factory=dict)

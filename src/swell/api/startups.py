@@ -207,15 +207,13 @@ class _Price:
 
 
 def _price(service: Service, startup: Startup, info: WorkerInfo | None) -> _Price:
-    now, settings, pool = service.clock.now(), service.settings, startup.pool
+    now, tariffs, pool = service.clock.now(), service.tariffs, startup.pool
     if info is None:
-        hour_micros, launch_micros = (
-            service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
-            settings.launch_micros.get(pool),
-        )
-        return _Price(now, startup.id, hour_micros, launch_micros or 0)
+        launch_micros = tariffs.launch_micros(pool)
+        return _Price(now, startup.id, tariffs.now_micros(pool), launch_micros)
+    info = tariffs.priced(info)
     most_s = (now - info.registered_at).total_seconds()
-    hour_micros = service.tariffs.hour_micros(info)
+    hour_micros = tariffs.hour_micros(info)
     return _Price(now, account_of(info), hour_micros, info.launch_micros, most_s)
 
 

@@ -1,12 +1,17 @@
-"""Prices of pools that change while their workers live, as whoever scales them tells.
+"""What workers cost: by the settings, or as the autoscaler that launches them tells.
 
-A worker whose pool had a price when it registered is charged by the price in force; one whose pool
-had none stays without. What no autoscaler tells of is charged by the settings.
+A backend may know nothing of pools. A worker that registered before the price of its pool was known
+has that price from when it is; every other one the price with which it registered first. Where the
+price of a pool changes while its workers live, they are charged by the price in force.
 """
 
 from collections.abc import Mapping, Sequence
 
-from swell.money.tariffs import TARIFFS, PoolTariff, Step
+import msgspec
+
+from swell.api.scaling import Scaling
+from swell.api.settings import ApiSettings
+from swell.money.tariffs import TARIFFS, PoolTariff, Step, price_at
 from swell.registry import Registry, WorkerInfo
 from swell.scaling import read
 
@@ -17,19 +22,19 @@ class Tariffs:
     """What was heard last.
 
     Args:
-        registry: Where it is told.
-        is_used: Whether any pool may have such a price; nothing is ever read else.
+        registry: Where changes of prices are told.
+        scaling: Has what the autoscaler tells of pools.
+        settings: What they say of a pool comes before that.
     """
 
-    def __init__(self, registry: Registry, *, is_used: bool) -> None:
+    def __init__(self, registry: Registry, scaling: Scaling, settings: ApiSettings) -> None:
         self._registry = registry
-        self._is_used = is_used
+        self._scaling = scaling
+        self._settings = settings
         self._steps: Mapping[str, Sequence[Step]] = {}
 
     async def refresh(self) -> None:
         """Read what is told now."""
-        if not self._is_used:
-            return
         told = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
         if told is not None:
             self._steps = {pool: each.steps for pool, each in told.items() if each.steps}
@@ -38,18 +43,39 @@ class Tariffs:
         """Return how the price of a pool has changed; nothing where it does not."""
         return self._steps.get(pool, ())
 
-    def now_micros(self, pool: str, usual: int | None) -> int | None:
-        """Return what an hour of a new worker costs, in millionths of a dollar.
+    def now_micros(self, pool: str) -> int | None:
+        """Return what an hour of a new worker costs, in millionths of a dollar."""
+        if steps := self._steps.get(pool):
+            return steps[-1].hour_micros
+        told = self._scaling.pool(pool)
+        return self._settings.hour_micros.get(pool, None if told is None else told.hour_micros)
 
-        Args:
-            pool: Which one.
-            usual: By the settings; None where they say nothing.
-        """
-        steps = self._steps.get(pool)
-        return steps[-1].hour_micros if steps else usual
+    def launch_micros(self, pool: str) -> int:
+        """Return what a launch of a worker costs besides, in millionths of a dollar."""
+        told = self._scaling.pool(pool)
+        return self._settings.launch_micros.get(pool, 0 if told is None else told.launch_micros)
+
+    def least_billed_s(self, pool: str) -> float:
+        """Return for how long a worker is paid at least, in seconds."""
+        told = self._scaling.pool(pool)
+        return self._settings.least_billed_s.get(pool, 0 if told is None else told.least_billed_s)
+
+    def priced(self, info: WorkerInfo) -> WorkerInfo:
+        """Return a worker that registered without a price with that of its pool, where known."""
+        micros = self.now_micros(info.pool) if info.hour_micros is None else None
+        if micros is None:
+            return info
+        if steps := self._steps.get(info.pool):
+            micros = price_at(steps, info.registered_at, steps[0].hour_micros)
+        return msgspec.structs.replace(
+            info,
+            hour_micros=micros,
+            launch_micros=self.launch_micros(info.pool),
+            least_billed_s=self.least_billed_s(info.pool),
+        )
 
     def hour_micros(self, info: WorkerInfo) -> int | None:
         """Return what an hour of a worker costs now, in millionths of a dollar."""
-        if info.hour_micros is None or not self._steps:
-            return info.hour_micros
-        return self.now_micros(info.pool, info.hour_micros)
+        if steps := self._steps.get(info.pool):
+            return steps[-1].hour_micros
+        return self.priced(info).hour_micros

@@ -268,17 +268,17 @@ async def _price(
     """
     startup, pool = registration.startup, registration.pool
     if startup is not None and startup.ready_s is not None and startup.age_s > startup.ready_s:
-        known = [each for each in await service.registry.workers() if each.account == account]
+        listed = await service.registry.workers()
+        known = [service.tariffs.priced(each) for each in listed if each.account == account]
         priced = [each for each in known if each.hour_micros is not None]
         if priced:
             first = min(priced, key=lambda each: (each.registered_at, each.id))
             return first.hour_micros, first.launch_micros, first.least_billed_s
-    settings = service.settings
-    return (
-        service.tariffs.now_micros(pool, settings.hour_micros.get(pool)),
-        settings.launch_micros.get(pool, 0),
-        settings.least_billed_s.get(pool, 0.0),
-    )
+    tariffs = service.tariffs
+    if tariffs.now_micros(pool) is None:
+        # Whoever launched it tells the price, perhaps since the last look.
+        await service.scaling.listen()
+    return tariffs.now_micros(pool), tariffs.launch_micros(pool), tariffs.least_billed_s(pool)
 
 
 async def lease_tasks(
@@ -370,7 +370,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
     told = await _forgive_uploads(service, told)
-    told = _with_costs(service, worker.info, told)
+    told = _with_costs(service, service.tariffs.priced(worker.info), told)
     settled, tasks, lost = await _write(service, worker, told)
     onward = going_on(worker.info.id, told.settlements, settled) if told.onward else []
     try:
@@ -764,8 +764,9 @@ async def _settle(
         ended = await service.store.settle(settlements, onward)
     else:
         ended = await service.store.settle(settlements)
-    _count(service, worker.info, settlements, ended)
-    await _pay(service, worker.info, settlements, ended)
+    info = service.tariffs.priced(worker.info)
+    _count(service, info, settlements, ended)
+    await _pay(service, info, settlements, ended)
     return ended
 
 

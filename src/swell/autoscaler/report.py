@@ -71,6 +71,8 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
         least=pool.least,
         most=pool.most,
         hour_micros=pool.hour_micros,
+        launch_micros=pool.launch_micros,
+        least_billed_s=pool.least_billed_s,
         price_source=pool.price_source,
         price_read_on=pool.price_read_on,
         price_told_at=pool.price_told_at,
