@@ -164,7 +164,8 @@ def _in_broken_requests(planted: Planted) -> None:
             "GET /v1/tasks?key={} HTTP/9.9\r\n\r\n",
             "{} / HTTP/1.1\r\nHost: x\r\n\r\n",
             "POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
-            "POST /v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 99\r\n\r\n",
+            "POST /v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n"
+            "Content-Length: 99\r\n\r\n",
         )
     ):
         word = _plant(planted, f"broken request {number}")
