@@ -13,7 +13,8 @@ __all__ = ["first_line", "parted", "to_html"]
 
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _STRONG: Final = re.compile(r"\*\*([^*\n]+)\*\*")
-_LINK: Final = re.compile(r"\[([^\]\n]+)\]\(((?:https?://|/|#)[^)\s]+)\)")
+#: Neither part goes past another `[`, so that every character is looked at once.
+_LINK: Final = re.compile(r"\[([^\[\]\n]+)\]\(((?:https?://|/|#)[^)\s\[]+)\)")
 _HEADING: Final = re.compile(r"^(#{1,4})\s+(.*)$")
 _ITEM: Final = re.compile(r"^\s*[-*]\s+(.*)$")
 
