@@ -37,8 +37,9 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
+from swell.card_limits import check_card
 from swell.distributions import how_to_get
-from swell.errors import InvalidModel, InvalidRequest, NotFound, SwellError
+from swell.errors import InvalidInput, InvalidModel, InvalidRequest, NotFound, SwellError
 from swell.examples import example_of
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.packs import wrong_pack
@@ -711,13 +712,14 @@ class Definition:
         """Return what the world may know of it.
 
         Raises:
-            InvalidModel: A declared file cannot be read, or a sample is no small picture.
+            InvalidModel: A declared file cannot be read, a sample is no small picture, or no
+                backend would take the card.
         """
         try:
             samples = read_samples(self.samples)
         except InvalidRequest as error:
             raise InvalidModel(f"{self.name}: {error.detail}") from error
-        return ModelCard(
+        card = ModelCard(
             name=self.name,
             version=self.version(),
             description=self.description,
@@ -736,6 +738,11 @@ class Definition:
             speed=list(self.speed),
             samples=samples,
         )
+        try:
+            check_card(card)
+        except InvalidInput as error:
+            raise InvalidModel(error.detail) from error
+        return card
 
 
 class CardFacts(typing.TypedDict, total=False):

@@ -5,7 +5,7 @@ nobody asks for: most requests need the path, one or two headers and the body.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from swell.api.headers import GUARDS, NO_POLICY, POLICY
@@ -13,13 +13,32 @@ from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
 from swell.telemetry import Trace
 
-__all__ = ["JSON", "Call", "ClientGone", "Receive", "Reply", "Scope", "Send", "poll", "too_large"]
+__all__ = [
+    "JSON",
+    "MAX_VALUES",
+    "Call",
+    "ClientGone",
+    "Receive",
+    "Reply",
+    "Scope",
+    "Send",
+    "check_values",
+    "count_values",
+    "poll",
+    "too_large",
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
+
+#: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
+MAX_VALUES: Final = 100_000
+
+#: Every byte but those that stand before a value, in an array or an object.
+_NOT_BEFORE_VALUES: Final = bytes(set(range(256)) - set(b",[{"))
 
 
 class ClientGone(Exception):
@@ -183,7 +202,8 @@ class Call:
         """Return the whole body.
 
         Raises:
-            TooLarge: It is longer than `limit_bytes`, counted as it comes.
+            TooLarge: It is longer than `limit_bytes`, counted as it comes, or has more than
+                `MAX_VALUES` values.
             ClientGone: The client hung up.
         """
         message = await self.receive()
@@ -191,8 +211,10 @@ class Call:
             data: bytes = message.get("body", b"")
             if len(data) > limit_bytes:
                 raise too_large(limit_bytes)
-            return data
-        return b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+        else:
+            data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+        check_values(data)
+        return data
 
     async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
@@ -241,6 +263,35 @@ def poll(step: Awaitable[Any]) -> Any:
     # It waits for something: take it back. What it waited for forgets it.
     step.close()
     return None
+
+
+def check_values(data: bytes) -> None:
+    """Check that JSON has no more values than may be decoded at once.
+
+    Raises:
+        TooLarge: It has more than `MAX_VALUES`.
+    """
+    if len(data) > MAX_VALUES and count_values(data) > MAX_VALUES:
+        raise TooLarge(
+            f"the body has more than {MAX_VALUES:,} values, counting each field and each item of a "
+            "list: send fewer at once, or upload a long list as a file with POST /v1/uploads and "
+            "name its URL"
+        )
+
+
+def count_values(data: bytes) -> int:
+    """Return how many values JSON has, at most. Far above `MAX_VALUES` the number is rough.
+
+    For ten megabytes it takes some milliseconds, where decoding takes half a second.
+    """
+    count = len(data.translate(None, _NOT_BEFORE_VALUES))
+    if count > MAX_VALUES:
+        # Text may be full of commas. An object's field has at most two strings.
+        plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
+        if plain.count(b'"') <= 4 * MAX_VALUES:
+            bare = b"".join(plain.split(b'"')[::2])
+            count = len(bare.translate(None, _NOT_BEFORE_VALUES))
+    return count
 
 
 def too_large(limit_bytes: int) -> TooLarge:

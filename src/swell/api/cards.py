@@ -14,7 +14,9 @@ import msgspec
 from swell.adoption.kept import read_lives
 from swell.adoption.life import Canary, Life
 from swell.adoption.traffic import asked_version, is_of_canary, queues_of
+from swell.api.call import MAX_VALUES, count_values
 from swell.api.problems import closest
+from swell.card_limits import compile_schema, rules_of
 from swell.clock import Clock
 from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
@@ -24,8 +26,6 @@ from swell.registry import ModelCard, Registry
 __all__ = [
     "Cards",
     "Target",
-    "check_schema",
-    "compile_schema",
     "is_model_name",
     "is_plain_word",
     "own_seed",
@@ -41,7 +41,31 @@ _MOST_SEED = 2**63 - 1
 #: How many broken fields one answer lists.
 _MAX_ERRORS = 50
 
+#: Most values of an input times rules of its schema that are checked: about a second at worst.
+_MAX_CHECKS = 5_000_000
+
+#: Most bytes of an input times patterns of its schema.
+_MAX_MATCHED_BYTES = 200 * 2**20
+
+#: Most values of an input times rules for which the answer lists every broken field.
+_MAX_EXPLAINED = 200_000
+
+#: An unknown field is compared with so many of the known ones.
+_MAX_ALIKE = 200
+
+#: Longest name in a JSON pointer, in characters.
+_MAX_NAME = 200
+
 _decode = msgspec.json.Decoder().decode
+
+
+class _Seeded(msgspec.Struct):
+    """The seed of an input, to read it alone."""
+
+    seed: Any = msgspec.UNSET
+
+
+_decode_seed = msgspec.json.Decoder(_Seeded).decode
 
 #: Whether the canary of a model has workers.
 HasWorkers = Callable[[str, Canary], bool]
@@ -70,12 +94,26 @@ class Target(msgspec.Struct, frozen=True):
 class _Check:
     """A compiled schema."""
 
-    __slots__ = ("packs", "takes_anything", "validator")
+    __slots__ = ("packs", "rules", "takes_anything", "validator")
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.validator = compile_schema(schema)
+        self.rules = rules_of(schema)
         self.takes_anything = not schema
         self.packs = packs_in(schema)
+
+    def takes_more(self, raw: msgspec.Raw, checks: int) -> bool:
+        """Whether an input takes more than so many checks: its values times the rules."""
+        rules = self.rules.schemas
+        # Two bytes are the least that a value takes, and no body has more than so many.
+        most = min(MAX_VALUES, 1 + len(raw) // 2)
+        return rules * most > checks and rules * count_values(bytes(raw)) > checks
+
+    def is_too_much(self, raw: msgspec.Raw) -> bool:
+        """Whether an input would take too long to check."""
+        return len(raw) * self.rules.patterns > _MAX_MATCHED_BYTES or self.takes_more(
+            raw, _MAX_CHECKS
+        )
 
 
 class Cards:
@@ -175,8 +213,14 @@ class Cards:
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
         if check.takes_anything:
             return
+        if check.is_too_much(raw):
+            raise _refused_whole(target, at, "it is too large to be checked", "too_large")
         try:
             if not check.validator.is_valid(value):
+                if check.takes_more(raw, _MAX_EXPLAINED):
+                    raise _refused_whole(
+                        target, at, "it does not fit, and is too large to say where", "schema"
+                    )
                 self._explain(target, check, value, at)
         except ValueError as error:
             # Whoever checks looks only some hundred levels deep.
@@ -194,7 +238,9 @@ class Cards:
             return False
         check = self._check(card)
         try:
-            return check.takes_anything or bool(check.validator.is_valid(_decode(raw)))
+            return check.takes_anything or (
+                not check.is_too_much(raw) and check.validator.is_valid(_decode(raw))
+            )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 
@@ -343,24 +389,6 @@ class Cards:
             self._read_at_s = asked_at_s
 
 
-def compile_schema(schema: dict[str, Any]) -> Any:
-    """Return a validator of a JSON Schema; it never fetches what the schema refers to."""
-    return jsonschema_rs.validator_for(schema or True, retriever=_refuse_to_fetch)
-
-
-def check_schema(card: ModelCard) -> None:
-    """Check that a card's input schema is one.
-
-    Raises:
-        InvalidInput: It is not valid JSON Schema, or refers to documents elsewhere.
-    """
-    try:
-        compile_schema(card.input_schema)
-    except Exception as error:
-        # jsonschema-rs raises several kinds, one of them not a ValueError.
-        raise InvalidInput(f"the input_schema of {card.name} is not usable: {error}") from error
-
-
 def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
     """Return the seed that an input has itself, or that its model takes for it; None for none.
 
@@ -372,7 +400,8 @@ def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
     """
     found = card.input_schema["properties"]["seed"].get("default")
     if b'"seed"' in bytes(raw):
-        found = _decode(raw).get("seed", found)
+        given = _decode_seed(raw).seed
+        found = found if given is msgspec.UNSET else given
     is_seed = isinstance(found, int) and not isinstance(found, bool)
     return found if is_seed and 0 <= found <= _MOST_SEED else None
 
@@ -394,8 +423,9 @@ def is_model_name(name: str) -> bool:
 
 
 def pointer_of(parts: Sequence[str | int]) -> str:
-    """Return the JSON pointer of a path (RFC 6901)."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    """Return the JSON pointer of a path (RFC 6901); long names are cut."""
+    names = (str(part)[:_MAX_NAME] for part in parts)
+    return "".join(f"/{name.replace('~', '~0').replace('/', '~1')}" for name in names)
 
 
 def _field_errors(
@@ -424,8 +454,14 @@ def _field_errors(
     return [FieldError(pointer=base, detail=_short(broken.message), code=code)]
 
 
+def _refused_whole(target: Target, at: str, why: str, code: str) -> InvalidInput:
+    detail = f"{why}: GET /v1/models/{target.model} shows its input_schema and an example"
+    where = FieldError(pointer=at, detail=detail, code=code)
+    return InvalidInput(f"{at}: {detail}", errors=[where])
+
+
 def _unknown(name: str, known: Sequence[str]) -> str:
-    near = closest(name, known, n=1)
+    near = closest(name, known[:_MAX_ALIKE], n=1)
     if near:
         return f"there is no field {name[:60]!r}; did you mean {near[0]!r}?"
     if known:
@@ -443,7 +479,3 @@ def _default(cards: Sequence[ModelCard]) -> ModelCard | None:
         if card.stage == "live":
             return card
     return next((card for card in cards if card.stage != "retired"), None)
-
-
-def _refuse_to_fetch(uri: str) -> NoReturn:
-    raise ValueError(f"a schema must be whole, but this one refers to {uri}")

@@ -4,7 +4,8 @@ import msgspec
 import structlog
 
 from swell.api.service import Service
-from swell.errors import InvalidModel
+from swell.card_limits import check_card
+from swell.errors import InvalidInput, InvalidModel
 from swell.pipeline_cards import Declared, Unknown, card_of
 from swell.registry import ModelCard
 
@@ -39,7 +40,8 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
     lacks = service.cards.lacks
     try:
         card = card_of(declared, service.cards.find)
-    except (Unknown, InvalidModel) as error:
+        check_card(card)
+    except (Unknown, InvalidModel, InvalidInput) as error:
         stages = declared.plan.stages
         # Nobody waits for one that is declared by default, as long as none of its models is there.
         is_begun = any(service.cards.find(stage.queue) for stage in stages)

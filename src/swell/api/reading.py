@@ -20,6 +20,9 @@ _UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `(.*)`)?", re.S)
 _MISSING = re.compile(r"missing required field `(.*?)`(?: - at `(.*)`)?", re.S)
 _AT = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.S)
 _INTEGER = re.compile(r"^-?[0-9]{1,18}$", re.A)
+
+#: As much of each end of a message is kept, in characters.
+_MAX_MESSAGE = 300
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
 
@@ -108,6 +111,9 @@ def read_query(call: Call, kind: type[T]) -> T:
 
 def _refusal(message: str, fields: list[str], what: str = "field") -> InvalidRequest:
     """Translate msgspec's message into one with a pointer and a suggestion."""
+    if len(message) > 2 * _MAX_MESSAGE:
+        # It repeats a name or a value from the body.
+        message = f"{message[:_MAX_MESSAGE]}…{message[-_MAX_MESSAGE:]}"
     unknown = _UNKNOWN.search(message)
     if unknown:
         name = unknown[1]

@@ -16,7 +16,7 @@ import structlog
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
 from swell.api.canaries import note_settled
-from swell.api.cards import check_schema, is_model_name, is_plain_word
+from swell.api.cards import is_model_name, is_plain_word
 from swell.api.charges import with_costs
 from swell.api.early import read_artifact
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
@@ -31,6 +31,7 @@ from swell.api.startups import account_told, hear_of_startups, register_startup
 from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
+from swell.card_limits import check_card
 from swell.dispatch import (
     Ask,
     Enclosure,
@@ -202,7 +203,7 @@ async def register_worker(
     _check_told(registration)
     for card in registration.models:
         _check_names(card.name, card.version)
-        check_schema(card)
+        check_card(card)
         _check_price(card)
         if card.pipeline is not None:
             raise InvalidInput(

@@ -28,14 +28,14 @@ from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.files import picture_bytes, pictures_of
-from swell.api.facades.inputs import data_uri, with_uploads
+from swell.api.facades.inputs import data_uri, json_object, with_uploads
 from swell.api.facades.links import direct_url, file_url
 from swell.api.facades.pictures import picture_fields, refused, renamed, size_of, sized
 from swell.api.facades.refusals import refusal
 from swell.api.facades.streaming import Events, sse
 from swell.api.facades.unanswered import mark_of
 from swell.api.messages import TaskRequest, WebhookRequest
-from swell.api.reading import check_json, read_query
+from swell.api.reading import read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Handler, Header, Response, Route
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow
@@ -426,7 +426,7 @@ async def cancel(service: Service, call: Call) -> Reply:
 
 async def start_upload(service: Service, call: Call) -> Reply:
     """What `rest.fal.ai/storage/upload/initiate` answers: where a file may be put."""
-    told = await _arguments(service, call)
+    told = await json_object(service, call)
     upload: FalUpload = msgspec.convert(
         {name: str(told[name])[:200] for name in ("file_name", "content_type") if name in told},
         FalUpload,
@@ -509,18 +509,6 @@ async def _proxied_app(service: Service, call: Call, path: str, operation: Any) 
 # --- what these share
 
 
-async def _arguments(service: Service, call: Call) -> dict[str, Any]:
-    check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
-    try:
-        told = msgspec.json.decode(body or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}; send an object") from error
-    if not isinstance(told, dict):
-        raise InvalidRequest('the arguments are a JSON object, such as {"prompt": "a fox"}')
-    return told
-
-
 def webhook_of(service: Service, call: Call) -> Webhook | None:
     """Return what is to be told of a new request; None for nothing."""
     url = read_query(call, FalSubmitQuery).fal_webhook
@@ -551,7 +539,7 @@ async def _accepted(
     params = call.params
     names = app_names(params["owner"], params["alias"], params.get("path", ""))
     wishes = wishes_of(call)
-    told = await _arguments(service, call)
+    told = await json_object(service, call)
     target = await resolve(service, *names, param="app")
     asked = call.caller.id, call.path, names, told, None if webhook is None else webhook.url
     repeat = await repeat_of(service, call, mark_of(*asked))

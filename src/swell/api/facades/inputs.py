@@ -11,13 +11,19 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
+
 from swell.api.call import Call
 from swell.api.cards import pointer_of
 from swell.api.files import keep_upload, plain_type
+from swell.api.reading import check_json
 from swell.api.service import Service
-from swell.errors import FieldError, InvalidInput
+from swell.errors import FieldError, InvalidInput, InvalidRequest, TooLarge
 
-__all__ = ["data_uri", "is_data_uri", "replaced_strings", "with_uploads"]
+__all__ = ["data_uri", "is_data_uri", "json_object", "replaced_strings", "with_uploads"]
+
+#: Most fields of a body, without those inside their values.
+_MAX_FIELDS: Final = 1000
 
 #: Shorter ones stay where they are: an upload would take more room.
 _LEAST_CHARS: Final = 4096
@@ -41,6 +47,26 @@ def is_data_uri(text: str) -> bool:
 def data_uri(data: bytes, content_type: str) -> str:
     """Return a file as a data URI."""
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+async def json_object(service: Service, call: Call) -> dict[str, Any]:
+    """Return the fields of a body; none where it is empty.
+
+    Raises:
+        InvalidRequest: It is no JSON object.
+        TooLarge: It is too long, or has too many fields.
+    """
+    check_json(call)
+    body = await call.body(service.settings.max_body_bytes)
+    try:
+        told = msgspec.json.decode(body or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}; send an object") from error
+    if not isinstance(told, dict):
+        raise InvalidRequest('the body is no JSON object: send one such as {"prompt": "a fox"}')
+    if len(told) > _MAX_FIELDS:
+        raise TooLarge(f"the body has {len(told):,} fields: send at most {_MAX_FIELDS:,}")
+    return told
 
 
 async def with_uploads(service: Service, call: Call, value: Any, at: str = "/input") -> Any:

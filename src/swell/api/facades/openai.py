@@ -19,14 +19,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from swell.api.call import Call, Reply
+from swell.api.call import Call, Reply, check_values, too_large
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import is_next, read_artifact
 from swell.api.facades.aliases import available, resolve
 from swell.api.facades.endings import is_users_fault, until_end
 from swell.api.facades.files import picture_bytes, pictures_of
-from swell.api.facades.inputs import with_uploads
+from swell.api.facades.inputs import json_object, with_uploads
 from swell.api.facades.links import file_url
 from swell.api.facades.pictures import (
     choices_of,
@@ -45,7 +45,7 @@ from swell.api.files import keep_upload, plain_type
 from swell.api.forms import Part, read_parts
 from swell.api.messages import PLAIN, TaskRequest
 from swell.api.problems import family_of
-from swell.api.reading import check_json, convert_fields
+from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response, Route
 from swell.api.service import Service
 from swell.api.submit import accept, check
@@ -377,7 +377,7 @@ async def read_generation(service: Service, call: Call) -> Asked:
     Raises:
         InvalidRequest, InvalidInput, TooLarge: It cannot be read.
     """
-    request, own = read_fields(await _json_object(service, call), ImageRequest)
+    request, own = read_fields(await json_object(service, call), ImageRequest)
     return Asked(request, own)
 
 
@@ -389,7 +389,7 @@ async def read_edit(service: Service, call: Call) -> Asked:
     """
     if call.media_type == "multipart/form-data":
         return await _read_form(service, call)
-    told = await _json_object(service, call)
+    told = await json_object(service, call)
     request, own = read_fields(told, EditRequest)
     assert isinstance(request, EditRequest), "that is what was asked for"
     images = [_source(each, "images") for each in request.images or ()]
@@ -416,11 +416,15 @@ async def _read_form(service: Service, call: Call) -> Asked:
     images: list[str] = []
     mask: str | None = None
     digest = hashlib.sha256()
+    left_chars = service.settings.max_body_bytes
     async for part in read_parts(header, call.chunks(limit)):
         name = part.name.removesuffix("[]")
         if name not in ("image", "mask"):
             if part.filename is None:
-                texts[part.name] = await part.text()
+                texts[part.name] = text = await part.text()
+                left_chars -= len(text)
+                if left_chars < 0:
+                    raise too_large(service.settings.max_body_bytes)
             continue
         is_field = part.filename is None and part.media_type == "text/plain"
         keep = _named if is_field else _kept
@@ -434,6 +438,7 @@ async def _read_form(service: Service, call: Call) -> Asked:
     if not images:
         raise refused("image", "the form has no part `image` or `image[]` with a file", "required")
     digest.update(encode(sorted(texts.items())))
+    check_values(",".join(own.values()).encode())
     numbers = {name: _number(value) for name, value in own.items()}
     return Asked(request, numbers, images, mask, digest.digest(), kind="image_edit")
 
@@ -466,18 +471,6 @@ def _source(source: ImageSource, param: str) -> str:
     if not source.image_url.startswith(("http://", "https://", "data:")):
         raise refused(param, "an image_url is an http or https URL, or a data URI")
     return source.image_url
-
-
-async def _json_object(service: Service, call: Call) -> dict[str, Any]:
-    check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
-    try:
-        told = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}; send an object") from error
-    if not isinstance(told, dict):
-        raise InvalidRequest('the body is no JSON object: send one such as {"prompt": "a fox"}')
-    return told
 
 
 def _digest(told: Any) -> bytes:

@@ -1,0 +1,124 @@
+"""How large a card is, and which schemas it may have."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pydantic
+import pytest
+from api_harness import UPPER, World, a_world
+
+import swell
+from swell.api.markdown import to_html
+from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, rules_of
+from swell.errors import InvalidModel
+from swell.model import define
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+async def refusal(world: World, **facts: Any) -> str:
+    """Return why a card is refused."""
+    body = {"name": "w", "models": [UPPER | facts]}
+    answer = await world.worker("POST", "/worker/v1/register", body)
+    assert (answer.status, answer.json["code"]) == (422, "invalid_input"), answer.body
+    return str(answer.json["detail"])
+
+
+def schema(**prop: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"text": prop}}
+
+
+def doubled(depth: int) -> dict[str, Any]:
+    """Return a short schema that looks at a value 2 to the power of `depth` times."""
+    defs: dict[str, Any] = {
+        f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(depth)
+    }
+    return {**schema(**{"$ref": "#/$defs/d0"}), "$defs": {**defs, f"d{depth}": {"type": "null"}}}
+
+
+@pytest.mark.parametrize("name", ["description", "credits"])
+async def test_markdown_on_a_card_has_a_limit(world: World, name: str) -> None:
+    await world.register(UPPER | {name: "x" * MAX_MARKDOWN_BYTES})
+    told = await refusal(world, **{name: "ä" * MAX_MARKDOWN_BYTES})
+    assert f"the {name} of demo/upper" in told
+    assert f"at most {MAX_MARKDOWN_BYTES:,}" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_schema", schema(type="string", examples=["x" * MAX_CARD_BYTES])),
+        ("output_schema", schema(enum=["x" * MAX_CARD_BYTES])),
+        ("examples", [{"text": "x"}] * 30_000),
+    ],
+)
+async def test_a_whole_card_has_a_limit(world: World, name: str, value: Any) -> None:
+    told = await refusal(world, **{name: value})
+    assert f"its {name}" in told
+    assert f"at most {MAX_CARD_BYTES:,}" in told
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?!bad)(a|aa)+$", "(?<=a)b", r"(a)\1", r"(\w{1,1000}){1,1000}"]
+)
+async def test_a_pattern_that_needs_backtracking_is_refused(world: World, pattern: str) -> None:
+    told = await refusal(world, input_schema=schema(type="string", pattern=pattern))
+    assert "look-around" in told
+    assert "/properties/text/pattern" in told
+    told = await refusal(world, input_schema=schema(patternProperties={pattern: {}}))
+    assert "look-around" in told
+
+
+async def test_a_short_schema_that_takes_long_is_refused(world: World) -> None:
+    await world.register(UPPER | {"version": "2", "input_schema": doubled(5)})
+    assert "rules" in await refusal(world, input_schema=doubled(30))
+    many = {"type": "object", "properties": {f"p{n}": {"pattern": "a"} for n in range(101)}}
+    assert "patterns" in await refusal(world, input_schema=many)
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        ({"$ref": "#/$defs/nope"}, "refers to '#/$defs/nope'"),
+        ({"$ref": "#name"}, "refers to '#name'"),
+        ({"$ref": "https://example.com/a.json"}, "refers to 'https://example.com/a.json'"),
+        ({"$dynamicRef": "#name"}, "refers to '#name'"),
+        ({"$id": "https://example.com/a.json"}, "$id"),
+        ({"type": "nothing"}, "'nothing' at /properties/text/type"),
+    ],
+)
+async def test_a_schema_that_is_not_whole_is_refused(
+    world: World, node: dict[str, Any], told: str
+) -> None:
+    assert told in await refusal(world, input_schema=schema(**node))
+
+
+def test_a_schema_that_refers_to_itself_is_counted_once() -> None:
+    tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
+    assert rules_of(tree).schemas < 20
+
+
+def test_an_author_is_told_of_a_pattern_before_anything_is_served() -> None:
+    class Shout(swell.Model):
+        name = "demo/shout"
+
+        class Input(pydantic.BaseModel):
+            model_config = pydantic.ConfigDict(regex_engine="python-re")
+            text: Annotated[str, pydantic.Field(pattern="(?!bad).*")]
+
+        def run(self, items: list[Input]) -> list[str]:
+            return [each.text for each in items]
+
+    definition = define(Shout)
+    with pytest.raises(InvalidModel, match=r"demo/shout has a pattern .*look-around"):
+        definition.card()
+
+
+def test_links_are_made_where_they_lead_somewhere() -> None:
+    assert to_html("[a](/b) [[c](https://d.e)]") == (
+        '<p><a href="/b">a</a> [<a href="https://d.e">c</a>]</p>'
+    )
