@@ -1,5 +1,6 @@
 """Bodies with more values than may be decoded at once are refused, and long strings are not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world
 
-from swell.api.call import MAX_VALUES, count_values
+from swell.api.call import MAX_VALUES, Turns, count_values
+from swell.errors import TooLarge
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
 PICKY = {
@@ -108,7 +110,7 @@ async def test_long_strings_are_taken(world: World) -> None:
 
 
 async def test_a_thousand_tasks_are_taken_at_once(world: World) -> None:
-    whole = b",".join([task("demo/any", fields(90))] * 1000)
+    whole = b",".join([task("demo/any", fields(40))] * 1000)
     answer = await world.anna("POST", "/v1/tasks/batch", b'{"tasks":[%s]}' % whole)
     assert answer.status == 202
     assert len(answer.json["tasks"]) == 1000
@@ -125,7 +127,7 @@ async def test_a_small_input_is_told_every_broken_field(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize("given", [fields(90_000), b'{"steps":[' + b"1," * 90_000 + b"1]}"])
+@pytest.mark.parametrize("given", [fields(45_000), b'{"steps":[' + b"1," * 45_000 + b"1]}"])
 async def test_of_a_large_input_that_does_not_fit_only_that_is_told(
     world: World, given: bytes
 ) -> None:
@@ -164,9 +166,9 @@ async def test_a_facade_takes_a_thousand_fields(world: World, path: str) -> None
     assert "at most 1,000" in answer.body.decode()
 
 
-@pytest.mark.parametrize("piece", ["x" * 150_000, "[" + "1," * 60_000 + "1]"])
+@pytest.mark.parametrize("piece", ["x" * 75_000, "[" + "1," * 30_000 + "1]"])
 async def test_fields_of_a_form_are_together_no_larger_than_a_body(piece: str) -> None:
-    async with a_world(facades=("openai",), max_body_bytes=250_000) as world:
+    async with a_world(facades=("openai",), max_body_bytes=140_000) as world:
         headers = {"content-type": "multipart/form-data; boundary=b"}
         path, texts = "/openai/v1/images/edits", {"prompt": "a", "model": "demo/any"}
         small = await world.anna("POST", path, form({**texts, "a": piece}), headers=headers)
@@ -194,3 +196,48 @@ async def test_a_schema_of_many_rules_takes_fewer_values(world: World) -> None:
     answer = await world.anna("POST", "/v1/tasks", task("demo/choice", many))
     assert answer.status == 422
     assert "too large to be checked" in answer.json["detail"]
+
+
+async def test_large_bodies_of_a_key_take_turns_and_others_go_between() -> None:
+    turns = Turns()
+    done: list[str] = []
+
+    async def take(key_id: str) -> None:
+        await turns.take(key_id, b"x" * 10_000_000)
+        done.append(key_id)
+
+    await asyncio.gather(*(take(key_id) for key_id in ("greedy", "greedy", "other")))
+    assert done == ["greedy", "other", "greedy"]
+
+
+async def test_a_refused_body_counts_as_a_turn() -> None:
+    turns = Turns()
+    done: list[str] = []
+
+    async def take(key_id: str) -> None:
+        try:
+            await turns.take(key_id, b"," * 10_000_000)
+        except TooLarge:
+            done.append(key_id)
+
+    await asyncio.gather(*(take(key_id) for key_id in ("greedy", "greedy", "other")))
+    assert done == ["greedy", "other", "greedy"]
+
+
+async def test_no_large_body_of_a_client_goes_on_at_once_and_all_of_a_worker_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    class Noted(Turns):
+        async def take(self, key_id: str, data: bytes) -> None:
+            taken.append(key_id)
+            await super().take(key_id, data)
+
+    monkeypatch.setattr(world.service, "turns", Noted())
+    large = b'{"text":"%s"}' % (b"x" * 70_000)
+    await world.anna("POST", "/v1/tasks", task("demo/picky", large))
+    assert len(taken) == 1
+    await world.anna("POST", "/v1/tasks", task("demo/picky", b'{"text":"a"}'))
+    await world.worker("POST", "/worker/v1/report", b'{"worker_id":"%s"}' % (b"x" * 70_000))
+    assert len(taken) == 1

@@ -4,6 +4,7 @@ Handlers take a `Call` and return a `Reply`. Nothing here builds an object per h
 nobody asks for: most requests need the path, one or two headers and the body.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -22,6 +23,7 @@ __all__ = [
     "Reply",
     "Scope",
     "Send",
+    "Turns",
     "check_values",
     "count_values",
     "poll",
@@ -35,7 +37,15 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON = b"application/json"
 
 #: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
-MAX_VALUES: Final = 100_000
+MAX_VALUES: Final = 50_000
+
+#: Longer bodies of a key take turns, in bytes.
+_LARGE_BYTES: Final = 64 * 1024
+
+#: A key's next large body waits for so many times what the last one took, and for what it takes to
+#: read as many bytes.
+_PAUSES: Final = 3.0
+_READ_BYTES_PER_S: Final = 128 * 1024 * 1024
 
 #: Every byte but those that stand before a value, in an array or an object.
 _NOT_BEFORE_VALUES: Final = bytes(set(range(256)) - set(b",[{"))
@@ -97,6 +107,41 @@ class Reply:
         await send({"type": "http.response.body", "body": body})
 
 
+class Turns:
+    """Lets the large bodies of each key through one after another, with a pause after each.
+
+    To decode and check one takes tens of milliseconds of the loop that everybody waits for.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        #: Key → when its next large body may go on, in the loop's seconds.
+        self._free_at_s: dict[str, float] = {}
+
+    async def take(self, key_id: str, data: bytes) -> None:
+        """Wait for the turn of a body that is all there, and check it.
+
+        Raises:
+            TooLarge: As `check_values`.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._locks.setdefault(key_id, asyncio.Lock()):
+            await asyncio.sleep(self._free_at_s.get(key_id, 0.0) - loop.time())
+            began_s = loop.time()
+            try:
+                check_values(data)
+                # Whatever waits goes on before the handler does.
+                await asyncio.sleep(0)
+            finally:
+                # Called when the handler waits for something, which it does after all its checks.
+                loop.call_soon(self._pause, key_id, len(data), began_s)
+
+    def _pause(self, key_id: str, n_bytes: int, began_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        pause_s = _PAUSES * (now_s - began_s) + n_bytes / _READ_BYTES_PER_S
+        self._free_at_s[key_id] = now_s + pause_s
+
+
 class Call:
     """One request on its way through a handler."""
 
@@ -116,6 +161,7 @@ class Call:
         "task_id",
         "told",
         "trace",
+        "turns",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -140,6 +186,8 @@ class Call:
         self.target = ""
         self.about = ""
         self.of_others = False
+        #: In which the large bodies of its key are taken; None for at once.
+        self.turns: Turns | None = None
         self._headers: dict[bytes, bytes] | None = None
         #: Headers that the answer has, whatever it becomes.
         self.told: tuple[tuple[bytes, bytes], ...] = ()
@@ -213,7 +261,10 @@ class Call:
                 raise too_large(limit_bytes)
         else:
             data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
-        check_values(data)
+        if len(data) > _LARGE_BYTES and self.turns is not None:
+            await self.turns.take("" if self.key is None else self.key.id, data)
+        else:
+            check_values(data)
         return data
 
     async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:

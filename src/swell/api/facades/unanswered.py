@@ -33,7 +33,7 @@ def mark_of(key_id: str, *asked: Any) -> bytes:
         key_id: Whose they are.
         asked: What they ask, as JSON values.
     """
-    words = msgspec.json.encode([key_id, *asked], order="deterministic")
+    words = msgspec.json.encode([key_id, *asked])
     return hashlib.sha256(words).digest()
 
 
