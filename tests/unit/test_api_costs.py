@@ -358,9 +358,10 @@ async def test_a_version_that_was_known_without_a_price_is_charged_with_that_of_
     assert [each["cost_micros"] for each in await written(free)] == [40_000]
     asked = {"model": MODEL, "input": {"text": "a"}, "count": 2}
     assert (await free.anna("POST", "/v1/estimate", asked)).json["cost_micros"] == 80_000
-    # One whose release knows no prices changes nothing.
+    # Registered without a price, it has none again.
     await register(free)
-    assert (await free.anna("GET", f"/v1/models/{MODEL}")).json["price_micros"] == 40_000
+    assert (await free.anna("GET", f"/v1/models/{MODEL}")).json.get("price_micros") is None
+    assert not (await free.anna("POST", "/v1/estimate", asked)).json.get("cost_micros")
 
 
 async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged(
