@@ -9,7 +9,7 @@ import pytest
 from api_harness import UPPER, World, a_world
 
 from swell.api.call import MAX_VALUES, Turns, count_values
-from swell.errors import TooLarge
+from swell.errors import TooLarge, TooManyRequests
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
 PICKY = {
@@ -203,7 +203,7 @@ async def test_large_bodies_of_a_key_take_turns_and_others_go_between() -> None:
     done: list[str] = []
 
     async def take(key_id: str) -> None:
-        await turns.take(key_id, b"x" * 10_000_000)
+        await turns.take(key_id, b"x" * 1_000_000)
         done.append(key_id)
 
     await asyncio.gather(*(take(key_id) for key_id in ("greedy", "greedy", "other")))
@@ -216,12 +216,25 @@ async def test_a_refused_body_counts_as_a_turn() -> None:
 
     async def take(key_id: str) -> None:
         try:
-            await turns.take(key_id, b"," * 10_000_000)
+            await turns.take(key_id, b"," * 1_000_000)
         except TooLarge:
             done.append(key_id)
 
     await asyncio.gather(*(take(key_id) for key_id in ("greedy", "greedy", "other")))
     assert done == ["greedy", "other", "greedy"]
+
+
+async def test_only_so_many_large_bodies_of_a_key_wait_for_their_turn() -> None:
+    turns, data = Turns(), b"x" * 10_000_000
+    waiting = [asyncio.create_task(turns.take("greedy", data)) for _ in range(30)]
+    await turns.take("other", data)
+    refused = [each for each in waiting if each.done() and each.exception() is not None]
+    assert len(refused) == 4
+    assert all(isinstance(each.exception(), TooManyRequests) for each in refused)
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await turns.take("greedy", data)
 
 
 async def test_no_large_body_of_a_client_goes_on_at_once_and_all_of_a_worker_do(

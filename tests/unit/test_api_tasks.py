@@ -149,7 +149,7 @@ async def test_values_out_of_bounds_name_their_field(
     assert answer.json["errors"][0]["pointer"] == f"/{field}"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"model": "\xff"}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"model": "\xff"}', b"[" * 40_000])
 async def test_a_body_that_is_no_request_is_refused(world: World, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     answer = await world.anna("POST", "/v1/tasks", body, headers=headers)

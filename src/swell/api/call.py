@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from swell.api.headers import GUARDS, NO_POLICY, POLICY
-from swell.errors import InvalidRequest, TooLarge
+from swell.errors import InvalidRequest, TooLarge, TooManyRequests
 from swell.registry import ApiKey
 from swell.telemetry import Trace
 
@@ -46,6 +46,9 @@ _LARGE_BYTES: Final = 64 * 1024
 #: read as many bytes.
 _PAUSES: Final = 3.0
 _READ_BYTES_PER_S: Final = 128 * 1024 * 1024
+
+#: So many bytes of a key may wait for their turn.
+_WAITING_BYTES: Final = 256 * 1024 * 1024
 
 #: Every byte but those that stand before a value, in an array or an object.
 _NOT_BEFORE_VALUES: Final = bytes(set(range(256)) - set(b",[{"))
@@ -117,24 +120,37 @@ class Turns:
         self._locks: dict[str, asyncio.Lock] = {}
         #: Key → when its next large body may go on, in the loop's seconds.
         self._free_at_s: dict[str, float] = {}
+        #: Key → bytes that wait.
+        self._waiting: dict[str, int] = {}
 
     async def take(self, key_id: str, data: bytes) -> None:
         """Wait for the turn of a body that is all there, and check it.
 
         Raises:
             TooLarge: As `check_values`.
+            TooManyRequests: Too many bytes of the key wait already.
         """
+        waiting = self._waiting.get(key_id, 0) + len(data)
+        if waiting > _WAITING_BYTES:
+            raise TooManyRequests(
+                "this key sends large bodies faster than they are read: send fewer at once, or "
+                "upload files with POST /v1/uploads and name their URLs"
+            )
+        self._waiting[key_id] = waiting
         loop = asyncio.get_running_loop()
-        async with self._locks.setdefault(key_id, asyncio.Lock()):
-            await asyncio.sleep(self._free_at_s.get(key_id, 0.0) - loop.time())
-            began_s = loop.time()
-            try:
-                check_values(data)
-                # Whatever waits goes on before the handler does.
-                await asyncio.sleep(0)
-            finally:
-                # Called when the handler waits for something, which it does after all its checks.
-                loop.call_soon(self._pause, key_id, len(data), began_s)
+        try:
+            async with self._locks.setdefault(key_id, asyncio.Lock()):
+                await asyncio.sleep(self._free_at_s.get(key_id, 0.0) - loop.time())
+                began_s = loop.time()
+                try:
+                    check_values(data)
+                    # Whatever waits goes on before the handler does.
+                    await asyncio.sleep(0)
+                finally:
+                    # Called when the handler waits for something, which it does after its checks.
+                    loop.call_soon(self._pause, key_id, len(data), began_s)
+        finally:
+            self._waiting[key_id] -= len(data)
 
     def _pause(self, key_id: str, n_bytes: int, began_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
