@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world
 
-from swell.api.call import MAX_VALUES, Turns, count_values
+from swell.api.call import MAX_VALUES, MAX_WORKER_VALUES, Turns, count_values
 from swell.errors import TooLarge, TooManyRequests
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
@@ -99,8 +99,10 @@ async def test_a_body_of_too_many_values_is_refused_on_every_path_of_clients(
 async def test_a_body_of_too_many_values_is_refused_on_every_path_of_workers(
     world: World, path: str, body: bytes
 ) -> None:
-    answer = await world.worker("POST", path, body % (b"[" + b"1," * MAX_VALUES + b"1]"))
-    assert (answer.status, answer.json["code"]) == (413, "too_large")
+    for most, is_refused in ((MAX_VALUES, False), (MAX_WORKER_VALUES, True)):
+        answer = await world.worker("POST", path, body % (b"[" + b"1," * most + b"1]"))
+        assert (answer.status == 413) is is_refused
+        assert (answer.json["code"] == "too_large") is is_refused
 
 
 async def test_long_strings_are_taken(world: World) -> None:

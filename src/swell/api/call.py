@@ -17,6 +17,7 @@ from swell.telemetry import Trace
 __all__ = [
     "JSON",
     "MAX_VALUES",
+    "MAX_WORKER_VALUES",
     "Call",
     "ClientGone",
     "Receive",
@@ -38,6 +39,9 @@ JSON = b"application/json"
 
 #: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
 MAX_VALUES: Final = 50_000
+
+#: Most values in a report of a worker: outputs may be long lists of numbers, such as embeddings.
+MAX_WORKER_VALUES: Final = 250_000
 
 #: Longer bodies of a key take turns, in bytes.
 _LARGE_BYTES: Final = 64 * 1024
@@ -202,7 +206,7 @@ class Call:
         self.target = ""
         self.about = ""
         self.of_others = False
-        #: In which the large bodies of its key are taken; None for at once.
+        #: In which large bodies of its key are taken; None for at once, as a worker's are.
         self.turns: Turns | None = None
         self._headers: dict[bytes, bytes] | None = None
         #: Headers that the answer has, whatever it becomes.
@@ -267,7 +271,7 @@ class Call:
 
         Raises:
             TooLarge: It is longer than `limit_bytes`, counted as it comes, or has more than
-                `MAX_VALUES` values.
+                `MAX_VALUES` values, in a worker's body `MAX_WORKER_VALUES`.
             ClientGone: The client hung up.
         """
         message = await self.receive()
@@ -280,7 +284,7 @@ class Call:
         if len(data) > _LARGE_BYTES and self.turns is not None:
             await self.turns.take("" if self.key is None else self.key.id, data)
         else:
-            check_values(data)
+            check_values(data, MAX_WORKER_VALUES if self.turns is None else MAX_VALUES)
         return data
 
     async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
@@ -332,30 +336,30 @@ def poll(step: Awaitable[Any]) -> Any:
     return None
 
 
-def check_values(data: bytes) -> None:
+def check_values(data: bytes, most: int = MAX_VALUES) -> None:
     """Check that JSON has no more values than may be decoded at once.
 
     Raises:
-        TooLarge: It has more than `MAX_VALUES`.
+        TooLarge: It has more than `most`.
     """
-    if len(data) > MAX_VALUES and count_values(data) > MAX_VALUES:
+    if len(data) > most and count_values(data, most) > most:
         raise TooLarge(
-            f"the body has more than {MAX_VALUES:,} values, counting each field and each item of a "
+            f"the body has more than {most:,} values, counting each field and each item of a "
             "list: send fewer at once, or upload a long list as a file with POST /v1/uploads and "
             "name its URL"
         )
 
 
-def count_values(data: bytes) -> int:
-    """Return how many values JSON has, at most. Far above `MAX_VALUES` the number is rough.
+def count_values(data: bytes, most: int = MAX_VALUES) -> int:
+    """Return how many values JSON has, at most. Far above `most` the number is rough.
 
     For ten megabytes it takes some milliseconds, where decoding takes half a second.
     """
     count = len(data.translate(None, _NOT_BEFORE_VALUES))
-    if count > MAX_VALUES:
+    if count > most:
         # Text may be full of commas. An object's field has at most two strings.
         plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
-        if plain.count(b'"') <= 4 * MAX_VALUES:
+        if plain.count(b'"') <= 4 * most:
             bare = b"".join(plain.split(b'"')[::2])
             count = len(bare.translate(None, _NOT_BEFORE_VALUES))
     return count
