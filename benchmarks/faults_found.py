@@ -48,6 +48,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "tests/conformance/test_delivery.py::TestSqlite::test_a_clock_set_back_leaves_a_live_worker_its_lease",
         "tests/conformance/test_delivery.py::TestSqlite::test_a_clock_set_back_shortens_a_backoff_to_the_longest",
         "tests/conformance/test_delivery.py::TestPostgres::test_a_clock_set_back_ends_a_lost_lease_within_its_usual_length",
+        "tests/conformance/test_delivery.py::TestPostgres::test_a_clock_set_back_ends_a_lost_lease_that_was_extended_for_an_hour",
         "tests/conformance/test_delivery.py::TestPostgres::test_a_clock_set_back_leaves_a_live_worker_its_lease",
         "tests/conformance/test_delivery.py::TestPostgres::test_a_clock_set_back_shortens_a_backoff_to_the_longest",
         "tests/conformance/test_registry.py::TestSqliteRegistry::test_a_clock_set_back_frees_the_duty_of_a_process_that_is_gone",
@@ -80,6 +81,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     ),
     "contention-cuts-connections": (
         "tests/integration/test_postgres_flights.py::test_a_group_that_loses_many_races_fails_only_what_collides_and_keeps_its_connections",
+        "tests/integration/test_postgres_flights.py::test_a_row_that_another_session_locks_fails_only_what_needs_it",
     ),
     "trailers-and-hosts": (
         "tests/integration/test_http_connection.py::test_a_key_in_a_trailer_is_no_key",

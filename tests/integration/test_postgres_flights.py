@@ -230,6 +230,29 @@ async def test_a_group_that_loses_many_races_fails_only_what_collides_and_keeps_
     assert ended.state is TaskState.SUCCEEDED
 
 
+@pytest.mark.slow
+async def test_a_row_that_another_session_locks_fails_only_what_needs_it(world: World) -> None:
+    await world.delivery.submit(a_new_task(), a_new_task())
+    locked, other = await world.delivery.lease(2)
+    pids = pids_of(world.database)
+    await world.other.execute("BEGIN")
+    await world.other.execute(_HOLD, locked.id)
+    lost, extended, accepted = await patient(
+        asyncio.gather(
+            world.store.extend([hold_of(locked)], lease_s=30),
+            world.store.extend([hold_of(other)], lease_s=30),
+            world.store.accept([a_new_task()]),
+            return_exceptions=True,
+        )
+    )
+    assert isinstance(lost, Unavailable)
+    assert extended == [HoldState(is_held=True)]
+    assert not isinstance(accepted, BaseException)
+    assert pids_of(world.database) == pids
+    await world.let_go()
+    assert await world.store.extend([hold_of(locked)], lease_s=30) == [HoldState(is_held=True)]
+
+
 async def test_what_another_has_written_under_the_same_edition_is_not_taken_for_ones_own(
     world: World,
 ) -> None:

@@ -174,15 +174,7 @@ async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(broker.lease(a_lease_request(), until=until))
     await settle(database)
-    # A reference that is only checked by the commit.
-    database._writer.executescript(
-        "PRAGMA foreign_keys=ON; CREATE TABLE one (id INTEGER PRIMARY KEY);"
-        "CREATE TABLE many (id REFERENCES one DEFERRABLE INITIALLY DEFERRED);"
-    )
-
-    def breaking(session: Session) -> None:
-        session.state.connection.execute("INSERT INTO many VALUES (1)")
-
+    breaking = a_write_that_breaks_its_commit(database)
     results = await asyncio.gather(
         store.accept([a_new_task()]), database.write(breaking), return_exceptions=True
     )
@@ -193,6 +185,42 @@ async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
     assert await broker.lease(a_lease_request()) == []
     await store.accept([a_new_task()])
     assert len(await broker.lease(a_lease_request())) == 1
+
+
+def a_write_that_breaks_its_commit(database: SqliteDatabase) -> Callable[[Session], None]:
+    """Return an action with a reference to nothing, which only the commit checks."""
+    database._writer.executescript(
+        "PRAGMA foreign_keys=ON; CREATE TABLE one (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE many (id REFERENCES one DEFERRABLE INITIALLY DEFERRED);"
+    )
+
+    def breaking(session: Session) -> None:
+        session.state.connection.execute("INSERT INTO many VALUES (1)")
+
+    return breaking
+
+
+async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
+    database: SqliteDatabase,
+) -> None:
+    store, broker = SqliteStore(database), SqliteBroker(database)
+    breaking = a_write_that_breaks_its_commit(database)
+    (accepted,) = await store.accept([a_new_task()])
+    assert isinstance(accepted, Accepted)
+    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    broken = asyncio.ensure_future(database.write(breaking))
+    first, second = (
+        asyncio.ensure_future(broker.lease(a_lease_request(), until=until)) for _ in range(2)
+    )
+    with pytest.raises(SwellError):
+        await broken
+    # The first was given it before its commit failed.
+    assert [task.id for task in await first] == [accepted.task.id]
+    async with asyncio.timeout(30):
+        (held,) = await second
+    (ended,) = await store.settle([a_settlement(held, a_success())])
+    assert ended is not None
+    assert ended.id == accepted.task.id
 
 
 async def test_a_wait_that_ends_in_vain_takes_nothing(database: SqliteDatabase) -> None:

@@ -458,7 +458,45 @@ class LifeConformance:
         (state,) = await delivery.store.extend([hold_of(held)], lease_s=30)
         assert not state.is_held
 
+    async def test_a_lease_that_was_extended_is_looked_at_again_when_it_ends(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        delivery.clock.advance(20)
+        await delivery.store.extend([hold_of(held)], lease_s=30)
+        delivery.clock.advance(15)
+        assert await delivery.sweep() == []
+        ends_at = delivery.clock.now() + timedelta(seconds=15)
+        assert await delivery.store.next_wake_at() == ends_at
+
+    async def test_leases_that_were_extended_hide_no_task_that_is_due(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task(), a_new_task(), a_new_task(start_by_s=60))
+        held = [hold_of(task) for task in await delivery.lease(2)]
+        for _ in range(7):
+            delivery.clock.advance(10)
+            await delivery.store.extend(held, lease_s=30)
+        swept = [*await delivery.store.sweep(limit=2), *await delivery.store.sweep(limit=2)]
+        assert [task.state for task in swept] == [TaskState.EXPIRED]
+
     # ---- a clock that is set back
+
+    async def test_a_clock_set_back_ends_a_lost_lease_that_was_extended_for_an_hour(
+        self, delivery: Delivery
+    ) -> None:
+        await delivery.submit(a_new_task())
+        (held,) = await delivery.lease()
+        for _ in range(360):
+            delivery.clock.advance(10)
+            await delivery.store.extend([hold_of(held)], lease_s=30)
+            assert await delivery.sweep() == []
+        delivery.clock.set_back(3600)
+        assert await delivery.store.cap_waits(lease_s=30) == 1
+        delivery.clock.advance(31)
+        (lost,) = await delivery.sweep()
+        assert (lost.state, lost.attempt) == (TaskState.QUEUED, 1)
 
     async def test_a_clock_set_back_ends_a_lost_lease_within_its_usual_length(
         self, delivery: Delivery

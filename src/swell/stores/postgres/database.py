@@ -80,8 +80,9 @@ _BY_INDEX: Final = {
     "enable_seqscan": "off",
 }
 
-#: Of the writer, whose statements are planned once.
-_WRITER: Final = _BY_INDEX | {"plan_cache_mode": "force_generic_plan"}
+#: Of the writer, whose statements are planned once. A row that another session locks for longer
+#: fails the action that needs it, and not the whole group with its connection.
+_WRITER: Final = _BY_INDEX | {"plan_cache_mode": "force_generic_plan", "lock_timeout": "3s"}
 
 #: The server, or the way to it, is gone.
 _LOST: Final = (
@@ -800,6 +801,8 @@ def _translated(error: BaseException) -> SwellError:
     if isinstance(error, _LOST):
         why = str(error) or type(error).__name__
         translated: SwellError = Unavailable(f"the database does not answer ({why}); try again")
+    elif isinstance(error, asyncpg.LockNotAvailableError):
+        translated = Unavailable("another session has locked what is to be written; try again")
     elif isinstance(error, asyncpg.DataError):
         translated = InvalidRequest(
             "the database cannot keep a value: a text with U+0000 or half of a pair of surrogates, "

@@ -98,13 +98,13 @@ def row_of(record: Sequence[Any]) -> Row:
 
 
 def wake_of(before: Row | None, task: Task) -> datetime | None:
-    """Return when the sweeper is to look at a task that is about to be written.
+    """Return when the sweeper next looks at a task that is about to be written.
 
-    A lease that is only extended keeps its earlier time, so that no index changes; the sweeper
-    finds it still held and puts the time right.
+    Extending a lease leaves the time as it is, so that no index changes. The sweeper then finds the
+    lease still held, and writes the same task with the right time.
     """
     wake_at = next_wake_at(task)
-    if before is None or before.wake_at is None or wake_at is None:
+    if before is None or before.wake_at is None or wake_at is None or before.task is task:
         return wake_at
     was = before.task
     is_same_attempt = was.state is TaskState.RUNNING and was.attempt == task.attempt

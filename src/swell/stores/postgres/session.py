@@ -224,7 +224,7 @@ class Session:
     def may_wait(self, queue: str) -> bool:
         """Whether something may be ready in a queue, as this transaction sees it."""
         if self.view.is_known(queue):
-            return self.view.has_left(queue)
+            return self.view.may_have_ready(queue)
         return self.state.may_wait(queue) or self.view.has_fresh(queue)
 
     def lines(self, queue: str) -> dict[int, Iterable[str]]:

@@ -196,7 +196,9 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         backoff_s = self._retry_policy.longest_s
         now = self._database.clock.now()
         lease, backoff = (now + timedelta(seconds=2 * s) for s in (lease_s, backoff_s))
-        rows = await self._database.read("late_ids", min(lease, backoff), lease, backoff, limit)
+        rows = await self._database.read(
+            "overlong_waits", min(lease, backoff), lease, backoff, limit
+        )
         ids = [task_id for (task_id,) in rows]
         if not ids:
             return 0

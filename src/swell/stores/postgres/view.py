@@ -70,7 +70,7 @@ class View:
         """Whether something became ready in a queue."""
         return queue in self._fresh
 
-    def has_left(self, queue: str) -> bool:
+    def may_have_ready(self, queue: str) -> bool:
         """Whether something may be ready in a queue that was looked at."""
         lines = (self.line(queue, key_id) for key_id in self.keys(queue))
         return any(tasks or not is_whole for tasks, is_whole in lines)

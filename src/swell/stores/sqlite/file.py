@@ -210,7 +210,7 @@ class SqliteDatabase:
                     self._waiting.pop(queue, None)
 
     async def write_to_free(self, action: Callable[[Session], R]) -> R:
-        """Run an action that frees space, as `write` does; on a full disk, in the reserve."""
+        """Run an action that frees space. If the disk is full, delete the reserve and try again."""
         try:
             return await self.write(action)
         except Unavailable:
@@ -364,6 +364,8 @@ class SqliteDatabase:
             self._was_refused = True
             self._roll_back()
             _fail(group, error)
+            # What they were given is ready again, for others that wait.
+            self._is_waiting_new = True
         self._loop.call_soon(self._commit_next)
 
     def _resolve(self, group: list[_Write], session: Session) -> None:

@@ -30,7 +30,7 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.is_there = path.exists()
+        self.is_there = path.exists() and path.stat().st_blocks * 512 >= RESERVE_BYTES
         if self._free_bytes() < RESERVE_BYTES:
             self.give_up()
 

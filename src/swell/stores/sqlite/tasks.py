@@ -176,9 +176,9 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         backoff_s = self._retry_policy.longest_s
         now = self._database.clock.now()
         lease, backoff = (micros(now + timedelta(seconds=2 * s)) for s in (lease_s, backoff_s))
-        # Beside the writer: it passes over tasks that have deadlines.
+        # On a reader's connection: it scans all tasks with deadlines.
         (rows,) = await self._database.read_slowly(
-            ("late_ids", {"lease": lease, "backoff": backoff, "limit": limit})
+            ("overlong_waits", {"lease": lease, "backoff": backoff, "limit": limit})
         )
         if not rows:
             return 0

@@ -314,7 +314,7 @@ FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 -- name: time
 SELECT clock_timestamp();
 
--- name: late_ids
+-- name: overlong_waits
 -- Whose lease or backoff ends later than any that begins now, after a clock was set back.
 SELECT id FROM tasks
 WHERE wake_at > $1 AND (lease_expires_at > $2 OR available_at > $3) LIMIT $4;
@@ -440,7 +440,8 @@ SELECT name, value FROM notes WHERE starts_with(name, $1) ORDER BY name;
 DELETE FROM notes WHERE name = ANY ($1::text[]);
 
 -- name: take_duty
--- Changes nothing where another holds it still, unless a clock has said so that was set back since.
+-- Changes nothing while another process holds the duty. An end more than two leases away was
+-- written before a clock was set back, and does not count.
 INSERT INTO duties (name, holder, held_until) VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
 WHERE duties.holder = excluded.holder OR duties.held_until <= $4 OR duties.held_until > $5

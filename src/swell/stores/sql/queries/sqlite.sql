@@ -155,7 +155,7 @@ SELECT count(*), coalesce(sum(count), 0) FROM (
 -- name: due_ids
 SELECT id FROM tasks WHERE wake_at <= ? ORDER BY wake_at LIMIT ?;
 
--- name: late_ids
+-- name: overlong_waits
 -- Whose lease or backoff ends later than any that begins now, after a clock was set back.
 SELECT id FROM tasks INDEXED BY tasks_wake
 WHERE wake_at > min(:lease, :backoff) AND (lease_expires_at > :lease OR available_at > :backoff)
@@ -346,7 +346,8 @@ SELECT name, value FROM notes WHERE substr(name, 1, length(?)) = ? ORDER BY name
 DELETE FROM notes WHERE name = ?;
 
 -- name: take_duty
--- Changes nothing where another holds it still, unless a clock has said so that was set back since.
+-- Changes nothing while another process holds the duty. An end more than two leases away was
+-- written before a clock was set back, and does not count.
 INSERT INTO duties (name, holder, held_until) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
 WHERE duties.holder = excluded.holder OR duties.held_until <= ? OR duties.held_until > ?;
