@@ -21,6 +21,7 @@ from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
 from swell.config import Settings, load
 from swell.dispatch import Ask, Registration, Report
+from swell.errors import Unavailable
 from swell.registry import ModelCard, Scope
 from swell.task import Task, TaskState
 from swell.testing.factories import a_settlement, hold_of
@@ -194,7 +195,7 @@ async def test_a_worker_that_waits_at_a_backend_gets_nothing_once_its_clock_is_w
     pair: Pair,
 ) -> None:
     wrong, right = pair
-    waiting = asyncio.ensure_future(wrong.lease(wait_s=2.0))
+    waiting = asyncio.ensure_future(wrong.lease(wait_s=PATIENCE_S))
     worker = wrong.service.app.service.fleet.get(wrong.worker_id)
     assert worker is not None
 
@@ -204,10 +205,40 @@ async def test_a_worker_that_waits_at_a_backend_gets_nothing_once_its_clock_is_w
     await until(waits)
     wrong.clock.wrong_by_s = -300.0
     _, task = await wrong.submit()
+    assert (await wrong.ready())[0] == 503
     assert await waiting == []
     assert (await right.task(task["id"])).state is TaskState.QUEUED
     await until(right.sweeps)
     assert await right.lease() == [task["id"]]
+
+
+@pytest.mark.slow
+async def test_a_worker_that_waits_has_a_task_as_soon_as_the_clock_is_right(pair: Pair) -> None:
+    wrong, _ = pair
+    wrong.clock.wrong_by_s = 300.0
+    assert (await wrong.ready())[0] == 503
+    waiting = asyncio.ensure_future(wrong.lease(wait_s=2 * PATIENCE_S))
+    worker = wrong.service.app.service.fleet.get(wrong.worker_id)
+    assert worker is not None
+
+    async def waits() -> bool:
+        return bool(worker.polls)
+
+    await until(waits)
+    wrong.clock.wrong_by_s = 0.0
+    async with asyncio.timeout(PATIENCE_S):
+        # The worker asks again.
+        assert await waiting == []
+
+
+@pytest.mark.slow
+async def test_ids_of_a_queue_stay_with_the_worker_while_the_clock_is_wrong(pair: Pair) -> None:
+    wrong, _ = pair
+    _, task = await wrong.submit()
+    wrong.clock.wrong_by_s = 300.0
+    ask = Ask(worker_id=wrong.worker_id, n=1, offered=[task["id"]])
+    with pytest.raises(Unavailable, match="s ahead of the database"):
+        await lease_tasks(wrong.service.app.service, ask)
 
 
 @pytest.mark.slow

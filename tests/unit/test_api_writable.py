@@ -232,6 +232,28 @@ class Silent(MemoryObjects):
             await asyncio.get_running_loop().create_future()
 
 
+async def test_calls_that_come_during_a_check_share_the_next_one() -> None:
+    class Counting(MemoryObjects):
+        checks = 0
+        gate = asyncio.Event()
+
+        async def check_writable(self) -> None:
+            self.checks += 1
+            await self.gate.wait()
+
+    objects = Counting(ManualClock(), bytes(32))
+    writable = Writable(objects, lambda: None)
+    looks = [asyncio.ensure_future(writable.look()) for _ in range(20)]
+    while not objects.checks:
+        await asyncio.sleep(0)
+    looks += [asyncio.ensure_future(writable.look()) for _ in range(20)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    objects.gate.set()
+    await asyncio.gather(*looks)
+    assert objects.checks == 2
+
+
 async def test_a_store_that_does_not_answer_takes_no_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -33,7 +33,7 @@ class Leadership:
         clock: The time.
         holder: Names this process.
         is_shared: Whether there may be others; a process that is alone has every duty.
-        skew: How far the clock is wrong; a process whose clock is has no duty.
+        skew: The clock's skew. While the clock is wrong, this process leads nothing.
     """
 
     def __init__(

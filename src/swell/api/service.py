@@ -147,7 +147,7 @@ class Service:
             is_dead=never_dead if backend.is_shared else is_dead,
         )
         #: Tells this process from the others on the same store.
-        self.name, self.skew = secrets.token_hex(8), Skew(backend.store, backend.clock)
+        self.name = secrets.token_hex(8)
         self.leadership = Leadership(
             backend.registry,
             backend.bus,
@@ -221,6 +221,16 @@ class Service:
     def lanes(self) -> asyncio.Semaphore:
         """What is held by whatever decodes a picture."""
         return asyncio.Semaphore(_DECODED_AT_ONCE)
+
+    @cached_property
+    def skew(self) -> Skew:
+        """How far the clock is from the database's."""
+        return Skew(self.backend.store, self.backend.clock, self.fleet.wake_all)
+
+    @property
+    def refusal(self) -> str:
+        """Why no tasks are handed out; empty while they are."""
+        return self.skew.refusal or self.writable.refusal
 
     @cached_property
     def writable(self) -> Writable:

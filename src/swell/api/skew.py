@@ -1,5 +1,6 @@
-"""How far this backend's clock is from the database's, which all backends compare with."""
+"""Clock skew: how far this backend's clock is ahead of the database's."""
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -20,16 +21,18 @@ COMPARE_EVERY_S: Final = 2.0
 
 
 class Skew:
-    """The difference between two clocks, also where one is set between two comparisons.
+    """This clock minus the database's. A step of the local clock shows at once.
 
     Args:
-        store: Whose clock is compared with; a store without one never differs.
+        store: The database. One without a clock of its own never differs.
         clock: The backend's.
+        changed: Called when the clock begins to be wrong, and when it is right again.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, changed: Callable[[], None]) -> None:
         self._store = store
         self._clock = clock
+        self._changed = changed
         #: Wall time less monotonic time, as it would be by the database's clock.
         self._right_s: float | None = None
         self._was_wrong = False
@@ -44,18 +47,25 @@ class Skew:
         """Whether leases and deadlines by this clock would harm those of other backends."""
         return abs(self.ahead_s) > MOST_SKEW_S
 
+    @property
+    def refusal(self) -> str:
+        """Why this backend hands out no leases, and what to do; empty while its clock is right."""
+        if not self.is_wrong:
+            return ""
+        where = "ahead of" if self.ahead_s > 0 else "behind"
+        return (
+            f"this backend's clock is {abs(self.ahead_s):.1f} s {where} the database's, and may "
+            f"differ by {MOST_SKEW_S:.0f} s: synchronise the clocks of both machines (NTP)"
+        )
+
     def check(self) -> None:
         """Raise where the clock is wrong.
 
         Raises:
             Unavailable: With the difference, and what to do.
         """
-        if self.is_wrong:
-            where = "ahead of" if self.ahead_s > 0 else "behind"
-            raise Unavailable(
-                f"this backend's clock is {abs(self.ahead_s):.1f} s {where} the database's, and "
-                f"may differ by {MOST_SKEW_S:.0f} s: synchronise the clocks of both machines (NTP)"
-            )
+        if self.refusal:
+            raise Unavailable(self.refusal)
 
     async def compare(self) -> None:
         """Ask the database for its time.
@@ -76,6 +86,7 @@ class Skew:
                 )
             else:
                 _log.info("the clock agrees with the database's again", ahead_s=round(ahead_s, 3))
+            self._changed()
 
     def _offset_s(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic_s()

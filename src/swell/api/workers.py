@@ -277,7 +277,7 @@ async def _price(
             return first.hour_micros, first.launch_micros, first.least_billed_s
     tariffs = service.tariffs
     if tariffs.now_micros(pool) is None:
-        # Whoever launched it tells the price, perhaps since the last look.
+        # The autoscaler may have published the price since the last read.
         await service.scaling.listen()
     return tariffs.now_micros(pool), tariffs.launch_micros(pool), tariffs.least_billed_s(pool)
 
@@ -306,9 +306,8 @@ async def lease_tasks(
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
     if ask.offered:
-        if service.writable.refusal and not worker.info.draining:
-            # It keeps the ids and offers them again.
-            raise Unavailable(f"no tasks are handed out: {service.writable.refusal}")
+        if not worker.info.draining:
+            _check_hands_out(service)
         tasks = await _start(service, worker, ask.offered[:MAX_LEASE]) if wants else []
     elif has_news or wait_s <= 0 or service.is_ending or is_gone():
         tasks = await _take(service, worker, ask.n if wants else 0)
@@ -323,6 +322,8 @@ async def lease_tasks(
     if tasks and (is_gone() or service.skew.is_wrong):
         await _hand_back(service, _holds(tasks))
         tasks = []
+        if ask.offered:
+            _check_hands_out(service)
     try:
         drain = worker.is_drain_told = worker.info.draining
         cancels = _to_stop(await _cancels(service, worker), tasks)
@@ -370,7 +371,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     _check_told_artifacts(told.progress)
     if told.settlements and not service.objects.is_here:
         told = await _check_stored(service, told)
-    told = await _forgive_uploads(service, told)
+    told = await _release_failed_uploads(service, told)
     told = _with_costs(service, service.tariffs.priced(worker.info), told)
     settled, tasks, lost = await _write(service, worker, told)
     onward = going_on(worker.info.id, told.settlements, settled) if told.onward else []
@@ -507,7 +508,7 @@ async def _check_stored(service: Service, told: Report) -> Report:
     return msgspec.structs.replace(told, settlements=list(settlements))
 
 
-async def _forgive_uploads(service: Service, told: Report) -> Report:
+async def _release_failed_uploads(service: Service, told: Report) -> Report:
     """Return a report in which uploads that failed count as no attempts while no upload succeeds.
 
     While the object store takes files, the fault is the file's: the attempt counts.
@@ -806,6 +807,9 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     """Extend leases; return the ids of tasks that are to be stopped."""
     if not holds:
         return []
+    if service.skew.is_wrong:
+        # After a suspend the machine's clock only seems to be wrong.
+        await service.skew.compare()
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
     lease_s = service.settings.lease_s - service.skew.ahead_s
     states = await service.store.extend(holds, lease_s=lease_s)
@@ -824,8 +828,17 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
 
 def _may_take(service: Service, worker: Worker) -> bool:
     """Whether a worker may get tasks now."""
-    is_held_up = service.writable.refusal or service.skew.is_wrong
-    return not worker.info.draining and not is_held_up
+    return not worker.info.draining and not service.refusal
+
+
+def _check_hands_out(service: Service) -> None:
+    """Raise while no tasks are handed out: a worker with ids of a queue keeps them, and asks again.
+
+    Raises:
+        Unavailable: With the reason.
+    """
+    if service.refusal:
+        raise Unavailable(f"no tasks are handed out: {service.refusal}")
 
 
 async def _take(

@@ -13,10 +13,10 @@ __all__ = ["LOOK_EVERY_S", "Writable"]
 
 _log = structlog.get_logger("swell.api")
 
-#: How often the object store is checked, in seconds: as long at least no task is handed out.
+#: Seconds between checks, and so the shortest pause in handing out tasks.
 LOOK_EVERY_S: Final = 2.0
 
-#: A store that takes longer to store the file of a check refuses it, in seconds.
+#: A check that takes longer counts as refused, in seconds.
 _ANSWER_S: Final = 5.0
 
 
@@ -32,12 +32,17 @@ class Writable:
         self._objects = objects
         self._changed = changed
         self._checking = asyncio.Lock()
+        #: How many checks have begun.
+        self._begun = 0
         #: Why the store takes no file; empty while it does.
         self.refusal = ""
 
     async def look(self) -> None:
-        """Check the store, cheaply while it refuses nothing."""
+        """Check the store, cheaply while it refuses nothing. Concurrent calls share a check."""
+        begun = self._begun
         async with self._checking:
+            if self._begun > begun:
+                return
             is_refusing = bool(self.refusal)
             await self._try(
                 self._objects.prove_writable if is_refusing else self._objects.check_writable
@@ -52,6 +57,7 @@ class Writable:
 
     async def _try(self, check: Callable[[], Awaitable[None]]) -> None:
         refusal = ""
+        self._begun += 1
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await check()

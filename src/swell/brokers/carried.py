@@ -18,6 +18,7 @@ import structlog
 from msgspec.structs import replace
 
 from swell import task as life
+from swell.background import log_failure
 from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Order, Rank, ServedWith
 from swell.brokers.intake import Arrival, Intake
 from swell.brokers.lanes import Lane, Letter, Message, Queues, Turns, lane_of, letter_of, read
@@ -241,6 +242,7 @@ class CarriedBroker:
         if filling is None:
             filling = self._fillings[lane] = asyncio.create_task(self._fill_now(lane))
             filling.add_done_callback(lambda _: self._fillings.pop(lane, None))
+            filling.add_done_callback(log_failure)
         await asyncio.wait([filling])
         return 0 if filling.cancelled() else filling.result()
 
@@ -266,6 +268,7 @@ class CarriedBroker:
         if self._is_leader and lane not in self._fillings:
             filling = self._fillings[lane] = asyncio.create_task(self._fill_now(lane))
             filling.add_done_callback(lambda _: self._fillings.pop(lane, None))
+            filling.add_done_callback(log_failure)
 
     # ---- leasing
 

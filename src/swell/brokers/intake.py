@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from swell.background import log_failure
 from swell.brokers.lanes import Lane, Message, Queues, read
 from swell.clock import Clock
 from swell.errors import SwellError
@@ -267,6 +268,7 @@ class Intake:
                 _log.warning("a message was not given back", detail=error.detail)
 
         chore = asyncio.ensure_future(do())
+        chore.add_done_callback(log_failure)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from swell.background import log_failure
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 from swell.errors import SwellError
 
@@ -72,6 +73,7 @@ class Post:
     def _start(self) -> None:
         if self._round is None:
             self._round = asyncio.create_task(self._go())
+            self._round.add_done_callback(log_failure)
 
     async def _go(self) -> None:
         try:

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 import uvicorn
@@ -16,6 +17,7 @@ import uvicorn
 from swell.api.app import App, create_app
 from swell.api.settings import Backend
 from swell.autoscaling import pool_models
+from swell.background import keep_running
 from swell.cli.accepting import Acceptor, Counts
 from swell.cli.added import names_of
 from swell.cli.connection import HttpConnection, with_timeouts
@@ -241,10 +243,15 @@ async def open_service(
             local_url = local_url_of(listener, is_tls=tls is not None)
             serving = await _serving(server, listener)
             service = Service(backend, url_of(settings, local_url), local_url, server, serving, tls)
-            beside = [] if tls is None else [asyncio.create_task(tls.watch(clock))]
+            loops = {}
+            if tls is not None:
+                loops["tls"] = partial(tls.watch, clock)
             if backend.is_shared:
-                keeping = keep_local_key(backend, settings.data_dir)
-                beside.append(asyncio.create_task(keeping))
+                loops["local_key"] = partial(keep_local_key, backend, settings.data_dir)
+            beside = [
+                asyncio.create_task(keep_running(loop, clock, name=name))
+                for name, loop in loops.items()
+            ]
             try:
                 yield service
             finally:
