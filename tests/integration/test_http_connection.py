@@ -437,6 +437,9 @@ async def test_a_head_that_two_programs_read_differently_is_refused(
         pytest.param(
             b"GET HTTP://Swell.Test/health/live HTTP/1.1\r\nHost: swell.test\r\n", id="a proxy's"
         ),
+        pytest.param(
+            b"GET http://swell.test:80/health/live HTTP/1.1\r\nHost: swell.test\r\n", id="its port"
+        ),
         pytest.param(GET.replace(b"swell.test", b""), id="an empty Host"),
     ],
 )

@@ -542,8 +542,7 @@ def test_a_secret_that_is_named_itself_goes_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("swell.toml", "Prod.env", "prod.env.local", "tls.pem", "server.KEY", "id_ed25519"),
-        *("id_rsa.old", "store.p12", "kubeconfig", "kubeconfig.yaml", "credentials.json"),
+        *("swell.toml", "Prod.env", "id_ed25519", "store.P12", "kubeconfig", "credentials.json"),
         *("service-account-7f.json", "client_secret_1.json", "netrc", "secrets.toml"),
     ],
 )
@@ -557,8 +556,11 @@ def test_a_file_may_have_the_name_of_a_secret(name: str) -> None:
         PEM,
         PEM.replace(b"OPENSSH ", b""),
         b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
-        b'{"type": "service_account", "private_key" : "a"}',
+        b'{"type": "service_account", "private_key" : "-----BEGIN PRIVATE KEY-----\\nMII"}',
         b"aws_access_key_id=AKIA" + b"Z2" * 8,
+        b"HF_TOKEN=hf_" + b"aB3" * 11,
+        b"token: ghp_" + b"aB3" * 12,
+        b"OPENAI_API_KEY=sk-proj-" + b"aB3" * 15,
         b"key = 'swell_" + b"aB3_-" * 8 + b"xyz'",
     ],
 )
@@ -572,7 +574,12 @@ def test_a_file_may_hold_what_only_secrets_hold(data: bytes) -> None:
         ("id_rsa.pub", b"ssh-rsa AAAA"),
         ("keys.py", b"import secrets\nprivate_key = secrets.token_hex()\n"),
         ("tokens.json", b'{"<pad>": 0, "private_key": 5}'),
-        ("monkey.txt", b"-----BEGIN CERTIFICATE-----\n"),
+        ("cacert.pem", b"-----BEGIN CERTIFICATE-----\n"),
+        ("slides.key", b"PK"),
+        ("kubeconfig_test.py", b""),
+        ("id_rsa_utils.py", b""),
+        ("openapi.json", b'{"private_key": "string"}'),
+        ("example.ini", b"aws_access_key_id = AKIAIOSFODNN7EXAMPLE"),
         ("m.py", b"swell_" + b"a" * 43 + b" swell_" + b"aB" * 30),
         ("environment.yml", b"name: a\n"),
         ("credentials.md", b"AKIA and swell_"),

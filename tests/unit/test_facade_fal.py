@@ -604,6 +604,14 @@ async def test_an_idempotency_key_is_of_one_key_one_app_and_one_body(studio: Stu
     assert len((await world.anna("GET", "/v1/tasks")).json["tasks"]) == 1
 
 
+async def test_the_order_of_fields_does_not_matter_to_an_idempotency_key(studio: Studio) -> None:
+    world, _ = studio
+    key = {"Idempotency-Key": "a"}
+    first = await world.anna("POST", QUEUE, {"prompt": "a", "seed": 1}, headers=key)
+    again = await world.anna("POST", QUEUE, {"seed": 1, "prompt": "a"}, headers=key)
+    assert again.json["request_id"] == first.json["request_id"]
+
+
 async def test_a_request_with_an_idempotency_key_is_taken_for_no_other(studio: Studio) -> None:
     world, _ = studio
     body, ids = {"prompt": "a"}, set()

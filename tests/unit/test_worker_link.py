@@ -18,10 +18,10 @@ from swell.dispatch import (
     ReportAnswer,
     Welcome,
 )
-from swell.errors import Unavailable
+from swell.errors import BackendUnavailable, Unavailable
 from swell.task import Canceled
 from swell.worker.desk import Desk, Held
-from swell.worker.link import QUIET_S, Link, Silence
+from swell.worker.link import QUIET_S, BackendWatchdog, Link
 
 
 class Backend:
@@ -217,7 +217,7 @@ async def test_a_backend_that_answers_nothing_for_long_is_given_up(
     limit_s: float | None, is_over: bool
 ) -> None:
     office, ends = Office(), []
-    office.link._silence = Silence(office.clock, limit_s, lambda: ends.append(1))
+    office.link._watchdog = BackendWatchdog(office.clock, limit_s, lambda: ends.append(1))
     await office.link.register()
     office.backend.losses = 1000
     office.desk.settle(office.hold(), Canceled())
@@ -237,11 +237,21 @@ async def test_a_backend_that_answers_nothing_for_long_is_given_up(
 
 async def test_one_answer_is_enough_to_go_on_waiting() -> None:
     clock, ends = ManualClock(), []
-    silence = Silence(clock, 60.0, lambda: ends.append(1))
+    watchdog = BackendWatchdog(clock, 60.0, lambda: ends.append(1))
     for _ in range(10):
-        silence.heard(is_answer=False)
+        watchdog.note(Unavailable("away"))
         clock.advance(59.0)
-        silence.heard(is_answer=False)
-        silence.heard(is_answer=True)
+        watchdog.note(Unavailable("away"))
+        watchdog.note()
         clock.advance(59.0)
+    assert ends == []
+
+
+async def test_an_error_of_the_backend_itself_is_an_answer() -> None:
+    clock, ends = ManualClock(), []
+    watchdog = BackendWatchdog(clock, 60.0, lambda: ends.append(1))
+    watchdog.note(Unavailable("the error page of a proxy"))
+    for _ in range(3):
+        clock.advance(59.0)
+        watchdog.note(BackendUnavailable("the database does not answer"))
     assert ends == []

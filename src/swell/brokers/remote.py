@@ -35,6 +35,7 @@ from swell.dispatch import (
     Welcome,
 )
 from swell.errors import (
+    BackendUnavailable,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -338,5 +339,6 @@ def _error(status: int, body: bytes, what: str) -> SwellError:
         problem = _Problem()
     detail = problem.detail or problem.title or f"{what} was answered with HTTP {status}"
     if status in (408, 425, 429) or status >= 500:
-        return Unavailable(detail)
+        # The error page of a proxy is no answer of the backend.
+        return BackendUnavailable(detail) if problem.title else Unavailable(detail)
     return _BY_STATUS.get(status, InvalidRequest)(detail)

@@ -12,6 +12,7 @@ header, and the clock is read only where a piece ends within a request.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -515,8 +516,14 @@ def _check_head(version: str, url: bytes, headers: list[tuple[bytes, bytes]]) ->
     if hosts and not url.startswith(b"/") and b"://" in url:
         # What a proxy is asked for: the URL names a host as well.
         host = headers[names.index(b"host")][1]
-        if url.split(b"/")[2].lower() != host.lower():
+        named = re.split(rb"[/?#]", url.partition(b"://")[2], maxsplit=1)[0]
+        if _authority(named) != _authority(host):
             raise InvalidRequest("the host in the URL is not the Host header: send the same")
+
+
+def _authority(host: bytes) -> bytes:
+    """Return a host with its port, without a port that is the scheme's own."""
+    return re.sub(rb"\.?(:80|:443)?$", b"", host.strip().lower(), count=1)
 
 
 class _Exchange(Call):

@@ -18,18 +18,20 @@ _ACCESS: Final = re.compile(r"token|passw|secret|signature|credential|(^|[-_])(s
 #: Names of files that hold keys, tokens or passwords, in small letters. Packed folders have no
 #: hidden files, such as `.netrc`.
 _NAMES: Final = (
-    *("swell.toml", "*.env", "*.env.*", "env.local", "kubeconfig*", "*.kubeconfig", "htpasswd"),
-    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk", "*.jks"),
+    *("swell.toml", "*.env", "env.local", "kubeconfig", "*.kubeconfig", "htpasswd", "auth.json"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.ppk", "*.jks", "token"),
     *("*.p12", "*.pfx", "*.kdbx", "*.keystore", "netrc", "_netrc", "pypirc"),
     *("credentials", "credentials.json", "client_secret*.json", "service[-_]account*.json"),
     *("secrets.toml", "secrets.json", "secrets.yaml", "secrets.yml"),
 )
 
-#: Private keys, Google's service accounts, keys of AWS, and keys of Swell.
+#: Private keys (a service account of Google's has one), and keys of AWS, Hugging Face, GitHub,
+#: OpenAI-like APIs and Swell. AWS's documentation shows a key of its own.
 _KEYS: Final = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----"
-    rb'|"private_key"\s*:\s*"'
-    rb"|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
+    rb"|\b(AKIA|ASIA)(?!IOSFODNN7EXAMPLE)[0-9A-Z]{16}\b"
+    rb"|\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{30,}"
+    rb"|\bsk-[A-Za-z0-9_-]{30,}"
     rb"|\bswell_(?=[\w-]*[A-Z])[\w-]{43}(?![\w-])"
 )
 

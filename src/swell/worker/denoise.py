@@ -1038,7 +1038,7 @@ class Denoiser:
         result = model.decode(state.x, state.item)
         mark = model.arrays.mark()
         if mark is not None:
-            # Whoever makes the file waits for the device anyway.
+            # Encoding waits for the device anyway, so check there.
             return partial(_if_finite, is_finite, result), mark
         if not is_finite():
             raise FloatingPointError(NOT_FINITE)

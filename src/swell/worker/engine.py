@@ -65,7 +65,7 @@ from swell.worker.frames import (
     Turn,
 )
 from swell.worker.heartbeat import keep_beating
-from swell.worker.link import Link, Silence
+from swell.worker.link import BackendWatchdog, Link
 from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.parts import Brought, Parts
@@ -239,7 +239,7 @@ class Worker:
         self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = self._was_signalled = self._is_releasing = False
-        self._silence = Silence(clock, settings.give_up_s, self._on_silence)
+        self._watchdog = BackendWatchdog(clock, settings.give_up_s, self._end_without_backend)
         #: Set when the model process has told all that it drew, or can tell nothing any more.
         self._handed_over = asyncio.Event()
         #: Whether somebody starts the model process, and sees for himself if it dies.
@@ -308,7 +308,7 @@ class Worker:
 
     async def _boot_and_join(self) -> None:
         self._startups.follow(self._process)
-        self._start_loop(self._startups.tell(self._dispatch, self._silence.heard))
+        self._start_loop(self._startups.tell(self._dispatch, self._watchdog.note))
         cards = await self._boot()
         in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
         slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
@@ -328,7 +328,7 @@ class Worker:
         self._desk.on_first_outcome = self._note_first_outcome
         self._link = Link(
             *(self._dispatch, self._clock, self._desk, registration, self),
-            *(self._startups.registering, self._silence),
+            *(self._startups.registering, self._watchdog),
         )
         # The model process may die from now on at any time; registering may take long.
         self._is_starting = False
@@ -1129,7 +1129,7 @@ class Worker:
             raise ModelRefused(f"{name} cannot be loaded: {reason}")
         return {name: versions[name] for name in self._versions}
 
-    def _on_silence(self) -> None:
+    def _end_without_backend(self) -> None:
         if not (self._is_releasing or self._ended.done()):
             limit_s = self._settings.give_up_s
             reason = f"the backend has not answered for {limit_s:g} s (worker.give_up_s)"

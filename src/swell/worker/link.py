@@ -32,6 +32,7 @@ from swell.dispatch import (
     Welcome,
 )
 from swell.errors import (
+    BackendUnavailable,
     Forbidden,
     NotFound,
     SwellError,
@@ -47,7 +48,7 @@ from swell.telemetry import about
 from swell.worker.desk import Desk, Page
 from swell.worker.text import valid_text
 
-__all__ = ["Guest", "Link", "Silence"]
+__all__ = ["BackendWatchdog", "Guest", "Link"]
 
 _log = structlog.get_logger("swell.worker")
 
@@ -97,13 +98,13 @@ class Guest(Protocol):
         ...
 
 
-class Silence:
-    """Tells when the backend has left all calls unanswered for too long.
+class BackendWatchdog:
+    """Calls `end` once the backend has answered no call for `limit_s`.
 
     Args:
         clock: The time.
-        limit_s: For how long it may; None for ever.
-        end: Called with each failed call after that.
+        limit_s: In seconds; None to wait for ever.
+        end: Called with each unanswered call after that.
     """
 
     def __init__(self, clock: Clock, limit_s: float | None, end: Callable[[], None]) -> None:
@@ -113,10 +114,10 @@ class Silence:
         #: When the first call failed since the last answer, in monotonic seconds.
         self._since_s: float | None = None
 
-    def heard(self, *, is_answer: bool) -> None:
-        """Note that a call was answered, or was not."""
+    def note(self, error: SwellError | None = None) -> None:
+        """Note the result of a call. An error of the backend itself is an answer, too."""
         now_s = self._clock.monotonic_s()
-        if is_answer:
+        if not isinstance(error, Unavailable) or isinstance(error, BackendUnavailable):
             self._since_s = None
         elif self._since_s is None:
             self._since_s = now_s
@@ -135,7 +136,7 @@ class Link:
         registration: Registration,
         guest: Guest,
         startup: Callable[[], Startup | None] = lambda: None,
-        silence: Silence | None = None,
+        watchdog: BackendWatchdog | None = None,
     ) -> None:
         self._dispatch = dispatch
         self._clock = clock
@@ -143,7 +144,7 @@ class Link:
         self._registration = registration
         self._guest = guest
         self._startup = startup
-        self._silence = silence or Silence(clock, None, lambda: None)
+        self._watchdog = watchdog or BackendWatchdog(clock, None, lambda: None)
         self._rng = random.Random()
         self._registering = asyncio.Lock()
         self._welcome: Welcome | None = None
@@ -191,7 +192,7 @@ class Link:
                     self._registration, sent_at=self._clock.now(), startup=self._startup()
                 )
                 self._welcome = await self._dispatch.register(told)
-                self._silence.heard(is_answer=True)
+                self._watchdog.note()
                 return self._welcome
             except Unavailable as error:
                 attempt += 1
@@ -227,7 +228,7 @@ class Link:
                 attempt += 1
                 await self._back_off(attempt, error)
             else:
-                self._silence.heard(is_answer=True)
+                self._watchdog.note()
                 self._is_unsure = self._is_unsure and not asks
                 if attempt:
                     # Who answers now may be another one, or one that was started anew.
@@ -246,7 +247,7 @@ class Link:
         delay_s = _BACKOFF.delay_s(attempt, self._rng)
         if attempt in (1, 5) or attempt % 20 == 0:
             _log.warning("the backend is away", detail=error.detail, retry_in_s=round(delay_s, 2))
-        self._silence.heard(is_answer=False)
+        self._watchdog.note(error)
         await self._clock.sleep(delay_s)
 
     # work

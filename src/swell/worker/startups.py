@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from swell.clock import Clock
-from swell.errors import SwellError, Unavailable
+from swell.errors import SwellError
 from swell.phases import (
     MAX_BOOT_S,
     Phase,
@@ -144,7 +144,9 @@ class Startups:
         self._spans = [*(each for each in self._spans if each is not span), *ended]
 
     async def tell(
-        self, dispatch: "Dispatch", heard: Callable[..., None] = lambda is_answer: None
+        self,
+        dispatch: "Dispatch",
+        note: Callable[[SwellError | None], None] = lambda error: None,
     ) -> None:
         """Tell how far the cold start is whenever that changes, until it is ready.
 
@@ -153,7 +155,7 @@ class Startups:
 
         Args:
             dispatch: The backend.
-            heard: Called after each call, with `is_answer`.
+            note: Called after each call, with its error if it failed.
         """
         often_s = OFTEN_S
         while not self.is_ready:
@@ -162,9 +164,9 @@ class Startups:
                 news.clear()
             try:
                 often_s = (await dispatch.starting(self.cold(StartupState.STARTING))).tell_every_s
-                heard(is_answer=True)
+                note(None)
             except SwellError as error:
-                heard(is_answer=not isinstance(error, Unavailable))
+                note(error)
                 if not error.retryable:
                     _log().debug("the backend wants to hear of no start", detail=error.detail)
                     return

@@ -179,8 +179,8 @@ _LETTERS: Final = frozenset(ascii_lowercase) - {"a"}
 #: Function words that another language has as another word, particles of names (Rio de Janeiro,
 #: van Gogh) and letters (vitamin e) say nothing of a text's language.
 _NEUTRAL: Final = _LETTERS | _words("""
-    ai all am as bien bin chi com come con den die do dove era fur ha han hat hay ho in ma man me mi
-    mia no on os par per plus pour sans seine sin so sob son sue ton tout war was
+    à ai all am as bien bin che chi com come con den die do dove era fur ha han hat hay ho in ma man
+    me mi mia no on os par per plus pour sans seine sin so sob son sue ton tout war was
     da de del des di du el la las le los van von
 """)
 #: What a share of the words counts against the letters, in nats per run of letters.

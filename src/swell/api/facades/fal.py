@@ -543,7 +543,7 @@ async def _accepted(
     target = await resolve(service, *names, param="app")
     asked = call.caller.id, call.path, names, told, None if webhook is None else webhook.url
     repeat = await repeat_of(service, call, mark_of(*asked))
-    # With a key it is taken for no other request, and with none for no request that has one.
+    # Requests with and without a key never match each other.
     mark = mark_of(*asked, None if repeat is None else repeat.key)
     accepted = await _unanswered(service, mark)
     if accepted is None:

@@ -33,12 +33,12 @@ def mark_of(key_id: str, *asked: Any) -> bytes:
         key_id: Whose they are.
         asked: What they ask, as JSON values.
     """
-    words = msgspec.json.encode([key_id, *asked])
+    words = msgspec.json.encode([key_id, *asked], order="deterministic")
     return hashlib.sha256(words).digest()
 
 
 class Unanswered:
-    """Requests that nobody was told the answer of, each with its task."""
+    """Requests whose client disconnected before the answer, each with its task."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
