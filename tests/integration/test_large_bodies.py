@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from api_harness import a_world
 
-from swell.api.call import MAX_VALUES
+from swell.api.json_limits import MAX_VALUES
 from swell.api.markdown import to_html
 from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES
 

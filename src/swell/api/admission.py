@@ -4,6 +4,7 @@ how it is made cheaper where its caller allows that rather than be refused.
 `POST /v1/estimate` asks the same questions as `POST /v1/tasks` and makes nothing.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -75,16 +76,18 @@ async def degraded(
     own = request.model
     count = rank_of or service.rank_of_new
     for model in dict.fromkeys([own, *allowed.models]):
+        # Let other tasks run between two checks.
+        await asyncio.sleep(0)
         try:
             target = await service.cards.target(model)
-            service.cards.check_input(target, request.input, place[0] + "/input")
+            service.cards.check_input(call, target, request.input, place[0] + "/input")
             new = new_task(call, request, target.queue, repeat, place)
-            new = split(service, prepared(service, new, target, place[0]))
+            new = split(service, call, prepared(service, new, target, place[0]))
             await check_can_run(service, target, new)
         except (NotFound, InvalidInput, NoWorker):
             continue
         changes = [] if model == own else [Change("/model", own, model)]
-        found = await _fitting(service, new, target, allowed, changes, count)
+        found = await _fitting(service, call, new, target, allowed, changes, count)
         if found is not None:
             return found
     raise _sharpened(refusal)
@@ -92,6 +95,7 @@ async def degraded(
 
 async def _fitting(
     service: Service,
+    call: Call,
     new: NewTask,
     target: Target,
     allowed: DegradeRequest,
@@ -118,10 +122,10 @@ async def _fitting(
         return None
     try:
         raw = msgspec.Raw(encode(mild))
-        service.cards.check_input(target, raw)
+        service.cards.check_input(call, target, raw)
     except InvalidInput:
         return None
-    if not suits_its_part(service, new, raw):
+    if not suits_its_part(service, call, new, raw):
         return None
     return _with(new, raw, [*changes, *more])
 
@@ -189,8 +193,9 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
     """
     request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
-    service.cards.check_input(target, request.input)
-    new = split(service, prepared(service, new_task(call, request, target.queue, None), target))
+    service.cards.check_input(call, target, request.input)
+    new = new_task(call, request, target.queue, None)
+    new = split(service, call, prepared(service, new, target))
     rank = await service.rank_of_new(new)
     refusal: SwellError | None = None
     try:

@@ -87,7 +87,7 @@ class Endpoint:
         service.requests.enter(call)
         if self._scope is not KeyScope.WORKER:
             # One key may be that of many workers, whose reports nobody else sends.
-            call.turns = service.turns
+            call.body_queue = service.body_queue
         if service.origins is not None and self._scope is not None:
             # What needs no key says itself who may read it.
             _tell_origin(service.origins, call)

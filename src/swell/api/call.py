@@ -4,29 +4,26 @@ Handlers take a `Call` and return a `Reply`. Nothing here builds an object per h
 nobody asks for: most requests need the path, one or two headers and the body.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from swell.api.body_queue import BodyQueue
 from swell.api.headers import GUARDS, NO_POLICY, POLICY
-from swell.errors import InvalidRequest, TooLarge, TooManyRequests
+from swell.api.json_limits import MAX_VALUES, MAX_WORKER_VALUES, check_values
+from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
 from swell.telemetry import Trace
 
 __all__ = [
     "JSON",
-    "MAX_VALUES",
-    "MAX_WORKER_VALUES",
+    "MAX_KEYLESS_BYTES",
     "Call",
     "ClientGone",
     "Receive",
     "Reply",
     "Scope",
     "Send",
-    "Turns",
-    "check_values",
-    "count_values",
     "poll",
     "too_large",
 ]
@@ -37,25 +34,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 
-#: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
-MAX_VALUES: Final = 50_000
+#: Most bytes in a body of a client without a known key.
+MAX_KEYLESS_BYTES: Final = 256 * 1024
 
-#: Most values in a report of a worker: outputs may be long lists of numbers, such as embeddings.
-MAX_WORKER_VALUES: Final = 250_000
-
-#: Longer bodies of a key take turns, in bytes.
-_LARGE_BYTES: Final = 64 * 1024
-
-#: A key's next large body waits for so many times what the last one took, and for what it takes to
-#: read as many bytes.
-_PAUSES: Final = 3.0
-_READ_BYTES_PER_S: Final = 128 * 1024 * 1024
-
-#: So many bytes of a key may wait for their turn.
-_WAITING_BYTES: Final = 256 * 1024 * 1024
-
-#: Every byte but those that stand before a value, in an array or an object.
-_NOT_BEFORE_VALUES: Final = bytes(set(range(256)) - set(b",[{"))
+#: Longer bodies of a key wait for their turn, in bytes.
+_LARGE_BYTES: Final = 256 * 1024
 
 
 class ClientGone(Exception):
@@ -114,60 +97,14 @@ class Reply:
         await send({"type": "http.response.body", "body": body})
 
 
-class Turns:
-    """Lets the large bodies of each key through one after another, with a pause after each.
-
-    To decode and check one takes tens of milliseconds of the loop that everybody waits for.
-    """
-
-    def __init__(self) -> None:
-        self._locks: dict[str, asyncio.Lock] = {}
-        #: Key → when its next large body may go on, in the loop's seconds.
-        self._free_at_s: dict[str, float] = {}
-        #: Key → bytes that wait.
-        self._waiting: dict[str, int] = {}
-
-    async def take(self, key_id: str, data: bytes) -> None:
-        """Wait for the turn of a body that is all there, and check it.
-
-        Raises:
-            TooLarge: As `check_values`.
-            TooManyRequests: Too many bytes of the key wait already.
-        """
-        waiting = self._waiting.get(key_id, 0) + len(data)
-        if waiting > _WAITING_BYTES:
-            raise TooManyRequests(
-                "this key sends large bodies faster than they are read: send fewer at once, or "
-                "upload files with POST /v1/uploads and name their URLs"
-            )
-        self._waiting[key_id] = waiting
-        loop = asyncio.get_running_loop()
-        try:
-            async with self._locks.setdefault(key_id, asyncio.Lock()):
-                await asyncio.sleep(self._free_at_s.get(key_id, 0.0) - loop.time())
-                began_s = loop.time()
-                try:
-                    check_values(data)
-                    # Whatever waits goes on before the handler does.
-                    await asyncio.sleep(0)
-                finally:
-                    # Called when the handler waits for something, which it does after its checks.
-                    loop.call_soon(self._pause, key_id, len(data), began_s)
-        finally:
-            self._waiting[key_id] -= len(data)
-
-    def _pause(self, key_id: str, n_bytes: int, began_s: float) -> None:
-        now_s = asyncio.get_running_loop().time()
-        pause_s = _PAUSES * (now_s - began_s) + n_bytes / _READ_BYTES_PER_S
-        self._free_at_s[key_id] = now_s + pause_s
-
-
 class Call:
     """One request on its way through a handler."""
 
     __slots__ = (
         "_headers",
         "about",
+        "body_queue",
+        "checked",
         "key",
         "of_others",
         "params",
@@ -181,7 +118,6 @@ class Call:
         "task_id",
         "told",
         "trace",
-        "turns",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -206,8 +142,10 @@ class Call:
         self.target = ""
         self.about = ""
         self.of_others = False
-        #: In which large bodies of its key are taken; None for at once, as a worker's are.
-        self.turns: Turns | None = None
+        #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
+        self.body_queue: BodyQueue | None = None
+        #: What its inputs have taken to check (`Cards.check_input`).
+        self.checked = 0
         self._headers: dict[bytes, bytes] | None = None
         #: Headers that the answer has, whatever it becomes.
         self.told: tuple[tuple[bytes, bytes], ...] = ()
@@ -270,22 +208,31 @@ class Call:
         """Return the whole body.
 
         Raises:
-            TooLarge: It is longer than `limit_bytes`, counted as it comes, or has more than
-                `MAX_VALUES` values, in a worker's body `MAX_WORKER_VALUES`.
+            TooLarge: It is longer than `limit_bytes`, counted as it comes, or without a known key
+                than `MAX_KEYLESS_BYTES`; or it has more than `MAX_VALUES` values, in a worker's
+                body `MAX_WORKER_VALUES`.
+            TooManyRequests: Too many bytes of the key wait already.
             ClientGone: The client hung up.
         """
+        limit_bytes = self.limit_bytes(limit_bytes)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
             data: bytes = message.get("body", b"")
             if len(data) > limit_bytes:
-                raise too_large(limit_bytes)
+                raise self._too_large(limit_bytes)
         else:
             data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
-        if len(data) > _LARGE_BYTES and self.turns is not None:
-            await self.turns.take("" if self.key is None else self.key.id, data)
+        if self.body_queue is None:
+            check_values(data, MAX_WORKER_VALUES)
+        elif self.key is None or len(data) <= _LARGE_BYTES:
+            check_values(data, MAX_VALUES)
         else:
-            check_values(data, MAX_WORKER_VALUES if self.turns is None else MAX_VALUES)
+            await self.body_queue.take(self.key.id, data)
         return data
+
+    def limit_bytes(self, limit_bytes: int) -> int:
+        """Return how long the body may be: without a known key, at most `MAX_KEYLESS_BYTES`."""
+        return min(limit_bytes, MAX_KEYLESS_BYTES) if self.key is None else limit_bytes
 
     async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
@@ -307,12 +254,21 @@ class Call:
             chunk: bytes = message.get("body", b"")
             total += len(chunk)
             if total > limit_bytes:
-                raise too_large(limit_bytes)
+                raise self._too_large(limit_bytes)
             if chunk:
                 yield chunk
             if not message.get("more_body", False):
                 return
             message = await self.receive()
+
+    def _too_large(self, limit_bytes: int) -> TooLarge:
+        error = too_large(limit_bytes)
+        if self.key is None and limit_bytes == MAX_KEYLESS_BYTES:
+            error.detail = (
+                f"the body is larger than {limit_bytes:,} bytes, and the request has no key in its "
+                "Authorization header: send less, or send a key there"
+            )
+        return error
 
     def is_gone(self) -> bool:
         """Whether the client has hung up. The body must have been read."""
@@ -334,35 +290,6 @@ def poll(step: Awaitable[Any]) -> Any:
     # It waits for something: take it back. What it waited for forgets it.
     step.close()
     return None
-
-
-def check_values(data: bytes, most: int = MAX_VALUES) -> None:
-    """Check that JSON has no more values than may be decoded at once.
-
-    Raises:
-        TooLarge: It has more than `most`.
-    """
-    if len(data) > most and count_values(data, most) > most:
-        raise TooLarge(
-            f"the body has more than {most:,} values, counting each field and each item of a "
-            "list: send fewer at once, or upload a long list as a file with POST /v1/uploads and "
-            "name its URL"
-        )
-
-
-def count_values(data: bytes, most: int = MAX_VALUES) -> int:
-    """Return how many values JSON has, at most. Far above `most` the number is rough.
-
-    For ten megabytes it takes some milliseconds, where decoding takes half a second.
-    """
-    count = len(data.translate(None, _NOT_BEFORE_VALUES))
-    if count > most:
-        # Text may be full of commas. An object's field has at most two strings.
-        plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
-        if plain.count(b'"') <= 4 * most:
-            bare = b"".join(plain.split(b'"')[::2])
-            count = len(bare.translate(None, _NOT_BEFORE_VALUES))
-    return count
 
 
 def too_large(limit_bytes: int) -> TooLarge:

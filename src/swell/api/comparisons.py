@@ -7,6 +7,7 @@ comparison only once its voting has ended: else a vote could be watched on its w
 
 import hmac
 from importlib.util import find_spec
+from typing import Final
 
 import msgspec
 
@@ -45,6 +46,9 @@ __all__ = [
     "list_comparisons",
     "list_ratings",
 ]
+
+#: Longest ballot: it comes without a key.
+_MAX_BALLOT_BYTES: Final = 16 * 1024
 
 _vote = Reader(VoteRequest)
 _ballot = Reader(BallotRequest)
@@ -112,7 +116,7 @@ async def cast_ballot(service: Service, call: Call) -> Reply:
         # A page that is a file may ask anybody; what it may do here its permit says.
         call.tell(b"access-control-allow-origin", b"*")
     # As text it may be sent without asking first whether it may.
-    asked: BallotRequest = _ballot.read(await call.body(service.settings.max_body_bytes))
+    asked: BallotRequest = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
     comparison = await _known(service, call.params["id"])
     known = "" if comparison is None else comparison.permit
     if comparison is None or not hmac.compare_digest(known, digest_of(asked.permit)):

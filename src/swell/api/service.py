@@ -15,8 +15,9 @@ from swell.adoption.life import Canary
 from swell.adoption.traffic import drawn_as
 from swell.api.audit import Audit
 from swell.api.auth import Keys
+from swell.api.body_queue import BodyQueue
 from swell.api.calibration import Calibration, Promise, Situation
-from swell.api.call import Call, Turns
+from swell.api.call import Call
 from swell.api.canaries import Canaries, is_canary_served
 from swell.api.cards import Cards
 from swell.api.charges import Charges
@@ -168,7 +169,7 @@ class Service:
         self.weights = backend.weights or WeightStore(backend.objects, "weights")
         self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
-        self.lookups, self.turns = Lookups(backend.store), Turns()
+        self.lookups, self.body_queue = Lookups(backend.store), BodyQueue()
         self.polled, self.unanswered = (
             Polled(backend.bus, backend.clock),
             Unanswered(backend.clock),

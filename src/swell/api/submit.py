@@ -49,8 +49,9 @@ async def check(
         request = service.classes.apply(call.caller, request)
     cards = service.cards
     target = cards.known(request.model) or await cards.target(request.model)
-    cards.check_input(target, request.input)
-    new = split(service, prepared(service, new_task(call, request, target.queue, repeat), target))
+    cards.check_input(call, target, request.input)
+    new = new_task(call, request, target.queue, repeat)
+    new = split(service, call, prepared(service, new, target))
     try:
         if new.run is not None or not service.fleet.is_served(target.model, target.needed_version):
             await check_can_run(service, target, new)

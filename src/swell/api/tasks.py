@@ -101,6 +101,8 @@ async def create_batch(service: Service, call: Call) -> Reply:
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
         at = f"/tasks/{number}"
+        # Let other requests run between two tasks.
+        await asyncio.sleep(0)
         try:
             if repeat is not None and repeat.is_known:
                 news.append(new_task(call, request, request.model, repeat, (at, number)))
@@ -307,9 +309,9 @@ async def _checked(
     if request.class_name is not None or call.caller.classes:
         request = service.classes.apply(call.caller, request)
     target = await service.cards.target(request.model)
-    service.cards.check_input(target, request.input, at + "/input")
+    service.cards.check_input(call, target, request.input, at + "/input")
     new = new_task(call, request, target.queue, repeat, place)
-    new = split(service, prepared(service, new, target, at))
+    new = split(service, call, prepared(service, new, target, at))
     try:
         await check_can_run(service, target, new)
         await outlook.check(new)

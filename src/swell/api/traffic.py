@@ -7,6 +7,7 @@ import msgspec
 
 from swell.adoption.life import Canary
 from swell.adoption.traffic import canary_queue, is_in_canary, is_of_canary, queues_of
+from swell.api.call import Call
 from swell.api.canaries import is_canary_served
 from swell.api.service import Service
 from swell.registry import WorkerInfo
@@ -18,7 +19,7 @@ __all__ = ["split", "staged_queues", "suits_its_part"]
 _draw: Final = random.SystemRandom().random
 
 
-def split(service: Service, new: NewTask) -> NewTask:
+def split(service: Service, call: Call, new: NewTask) -> NewTask:
     """Return a new task, in the canary's queue if it is the canary's.
 
     A task goes to the canary if its caller's place is within the share, a live worker has the
@@ -26,15 +27,15 @@ def split(service: Service, new: NewTask) -> NewTask:
     To be asked once of each task, and before anything is made of the queue that it waits in.
     """
     canary = service.cards.canaries.get(new.model)
-    return new if canary is None else _sent(service, new, canary)
+    return new if canary is None else _sent(service, call, new, canary)
 
 
-def suits_its_part(service: Service, new: NewTask, raw: msgspec.Raw) -> bool:
+def suits_its_part(service: Service, call: Call, new: NewTask, raw: msgspec.Raw) -> bool:
     """Whether a new task may have another input, which fits the live version, where it waits."""
     canary = service.cards.canaries.get(new.model)
     if canary is None or not is_of_canary(new.queue):
         return True
-    return service.cards.takes(f"{new.model}:{canary.version}", raw)
+    return service.cards.takes(f"{new.model}:{canary.version}", raw, call)
 
 
 def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:
@@ -50,13 +51,13 @@ def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ..
     return found
 
 
-def _sent(service: Service, new: NewTask, canary: Canary) -> NewTask:
+def _sent(service: Service, call: Call, new: NewTask, canary: Canary) -> NewTask:
     model = new.model
     if (
         new.queue != model
         or not _is_in(new, canary)
         or not is_canary_served(service, model, canary)
-        or not service.cards.takes(f"{model}:{canary.version}", new.input)
+        or not service.cards.takes(f"{model}:{canary.version}", new.input, call)
     ):
         return new
     return msgspec.structs.replace(new, queue=canary_queue(model))

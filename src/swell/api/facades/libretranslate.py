@@ -231,7 +231,6 @@ async def translate(service: Service, call: Call) -> Reply:
     """`POST /libretranslate/translate`."""
     service.traces.begin(call)
     asked = await _read(service, call, TranslateRequest)
-    await _enter(service, call, asked.api_key)
     if asked.format != "text":
         raise refused("format", f"{asked.format[:20]!r} is not translated here: send plain text")
     model = await _model(service)
@@ -252,7 +251,6 @@ async def detect(service: Service, call: Call) -> Reply:
     """`POST /libretranslate/detect`."""
     service.traces.begin(call)
     asked = await _read(service, call, DetectRequest)
-    await _enter(service, call, asked.api_key)
     model = await _model(service)
     target = targets_of(model.card.input_schema)[0]
     first = next((part for part, _ in pieces(asked.q, _longest(model)) if part.strip()), "")
@@ -283,8 +281,18 @@ async def _model(service: Service) -> Target:
 
 
 async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
-    """Return the fields of a body, which is a form of either kind or JSON."""
-    limit = service.settings.max_body_bytes
+    """Let the caller in, and return the fields of a body, which is a form of either kind or JSON.
+
+    A key in the header is looked up before the body is read; with one in the body, the body has at
+    most `MAX_KEYLESS_BYTES`.
+
+    Raises:
+        Unauthenticated, Forbidden, TooManyRequests: As anywhere.
+    """
+    header = call.header(b"authorization")
+    if header is not None:
+        await _enter(service, call, header)
+    limit = call.limit_bytes(service.settings.max_body_bytes)
     told: Any
     if call.media_type == "multipart/form-data":
         parts = read_parts(call.header(b"content-type") or b"", call.chunks(limit))
@@ -307,7 +315,16 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     if not isinstance(told, dict):
         raise InvalidRequest('the body is a form, or a JSON object such as {"q": "hola"}')
     names = kind.__struct_fields__
-    return convert_fields({name: told[name] for name in names if name in told}, kind)
+    asked = convert_fields({name: told[name] for name in names if name in told}, kind)
+    if header is None:
+        if not asked.api_key:
+            raise Unauthenticated(
+                "this needs a key: send one of ours as api_key, or in the header Authorization"
+            )
+        header = b"Bearer " + asked.api_key.encode("utf-8", "replace")
+        call.bring_key(header)
+        await _enter(service, call, header)
+    return asked
 
 
 def _fields(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -318,20 +335,7 @@ def _fields(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return {name: values if len(values) > 1 else values[0] for name, values in told.items()}
 
 
-async def _enter(service: Service, call: Call, api_key: str | None) -> None:
-    """Let a caller in by the key in the body, or in the header that others use.
-
-    Raises:
-        Unauthenticated, Forbidden, TooManyRequests: As anywhere.
-    """
-    header = call.header(b"authorization")
-    if header is None:
-        if not api_key:
-            raise Unauthenticated(
-                "this needs a key: send one of ours as api_key, or in the header Authorization"
-            )
-        header = b"Bearer " + api_key.encode("utf-8", "replace")
-        call.bring_key(header)
+async def _enter(service: Service, call: Call, header: bytes) -> None:
     call.key = service.keys.known(header) or await service.keys.find(header)
     check_scope(call.key, Scope.CLIENT)
     service.limits.check(call)
@@ -376,6 +380,8 @@ async def _outputs(
     for n, part in enumerate(parts):
         request = task_request(part, source, target, model)
         own = repeat and msgspec.structs.replace(repeat, key=repeat.key_at(n))
+        # Let other requests run between two tasks.
+        await asyncio.sleep(0)
         news.append(await check(service, call, request, own))
     said: dict[str, dict[str, Any]] = {}
     most = service.limits.most_at_once(call, len(news))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from swell.api.call import Call, Reply, check_values, too_large
+from swell.api.call import Call, Reply, too_large
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import is_next, read_artifact
@@ -43,6 +43,7 @@ from swell.api.facades.repeats import earlier, is_retry
 from swell.api.facades.streaming import Events, sse
 from swell.api.files import keep_upload, plain_type
 from swell.api.forms import Part, read_parts
+from swell.api.json_limits import check_values
 from swell.api.messages import PLAIN, TaskRequest
 from swell.api.problems import family_of
 from swell.api.reading import convert_fields
