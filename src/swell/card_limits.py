@@ -47,6 +47,13 @@ _MIN_MULTIPLE: Final = 1e-9
 #: So many rules a choice of `enum` or `const` counts as that is a fraction, a list or an object.
 _CHOICE_RULES: Final = 8
 
+#: So many rules a limit of numbers counts as that is a fraction.
+_LIMIT_RULES: Final = 3
+_LIMITS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+#: What needs backtracking.
+_BACKTRACKING: Final = re.compile(r"\(\?<?[=!]|\\[1-9k]")
+
 #: Parts of a pattern: a class, an escape, a repetition, a group's start, or one character.
 _PATTERN_PARTS: Final = re.compile(
     r"(?P<one>\\[pPu]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\])"
@@ -74,8 +81,6 @@ class Rules(NamedTuple):
 
     schemas: int
     patterns: tuple[Pattern, ...] = ()
-    #: How many are `multipleOf`.
-    multiples: int = 0
     #: Whether a reference leads back to itself.
     is_recursive: bool = False
 
@@ -162,7 +167,7 @@ def _count(node: Any, schema: Mapping[str, Any], known: dict[str, Rules]) -> Rul
     if node is not schema and isinstance(node.get("$id"), str):
         raise ValueError("only the whole schema may have an $id")
     found = [_count(each, schema, known) for each in node.values()]
-    found.append(Rules(1 + _further_rules(node), multiples=int("multipleOf" in node)))
+    found.append(Rules(1 + _further_rules(node)))
     if isinstance(pattern := node.get("pattern"), str):
         found.append(Rules(0, (pattern_of(pattern),)))
     if isinstance(named := node.get("patternProperties"), dict):
@@ -182,7 +187,6 @@ def _sum(found: Iterable[Rules]) -> Rules:
     return Rules(
         sum(one.schemas for one in each),
         tuple(pattern for one in each for pattern in one.patterns),
-        sum(one.multiples for one in each),
         any(one.is_recursive for one in each),
     )
 
@@ -198,9 +202,11 @@ def _further_rules(node: Mapping[str, Any]) -> int:
     # The validator compares the value with each choice, unless all are strings, or all integers.
     if set(map(type, choices)) in ({str}, {int}):
         choices = []
-    if "const" in node:
-        choices.append(node["const"])
-    rules = sum(_CHOICE_RULES if isinstance(each, float | list | dict) else 1 for each in choices)
+    rules = len(choices)
+    for each in (*choices, node.get("const")):
+        rules += _CHOICE_RULES if isinstance(each, float | list | dict) else 0
+    limits = (node.get(name) for name in _LIMITS)
+    rules += sum(_LIMIT_RULES for each in limits if isinstance(each, float) and each % 1)
     multiple = node.get("multipleOf")
     if isinstance(multiple, int | float):
         if 0 < multiple < _MIN_MULTIPLE:
@@ -278,10 +284,16 @@ def _why(error: jsonschema_rs.ValidationError) -> str:
     path = [str(part)[:80] for part in error.instance_path]
     where = f"{str(error.instance)[:80]!r} at /{'/'.join(path)}"
     if path[-1:] == ["pattern"] or path[-2:-1] == ["patternProperties"]:
+        pattern = path[-1] if path[-2:-1] == ["patternProperties"] else str(error.instance)
+        if _BACKTRACKING.search(pattern):
+            return (
+                f"has a pattern that cannot be used, {where}: patterns are matched without "
+                "look-around ((?=…), (?!…), (?<=…)) and back-references (\\1); check what needs "
+                "those in the model, and raise swell.Reject"
+            )
         return (
-            f"has a pattern that cannot be used, {where}: patterns are matched without look-around "
-            "((?=…), (?!…), (?<=…)) and back-references (\\1), and without large repetitions; "
-            "check what needs those in the model, and raise swell.Reject"
+            f"has a pattern that cannot be used, {where}: it is not a regular expression, or it is "
+            "too large; use maxLength instead of large repetitions"
         )
     return f"is not usable: {where}: {error.message[:300]}"
 

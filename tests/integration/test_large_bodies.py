@@ -96,9 +96,9 @@ async def test_the_page_of_a_hostile_card_is_made_soon(text: str) -> None:
         await world.register(card)
         for path in ("/models/demo/any", "/v1/models/demo/any", "/v1/models"):
             began_s = time.process_time()
-            answer = await world.stranger("GET", path)
+            answer = await world.anna("GET", path)
             assert time.process_time() - began_s < MOST_CPU_S, path
-            assert answer.status in (200, 401)
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world
 
-from swell.api.call import MAX_VALUES, MAX_WORKER_VALUES, Turns, count_values
-from swell.errors import TooLarge, TooManyRequests
+from swell.api.body_queue import BodyQueue
+from swell.api.call import MAX_KEYLESS_BYTES, Call
+from swell.api.json_limits import MAX_VALUES, MAX_WORKER_VALUES, count_values
+from swell.errors import InvalidInput, TooLarge, TooManyRequests
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
 PICKY = {
@@ -136,7 +138,7 @@ async def test_of_a_large_input_that_does_not_fit_only_that_is_told(
     answer = await world.anna("POST", "/v1/tasks", task("demo/picky", given))
     assert answer.status == 422
     assert [each["pointer"] for each in answer.json["errors"]] == ["/input"]
-    assert "too large to say where" in answer.json["detail"]
+    assert "it is too large to list the broken fields" in answer.json["detail"]
     assert "/v1/models/demo/picky" in answer.json["detail"]
 
 
@@ -197,15 +199,158 @@ async def test_a_schema_of_many_rules_takes_fewer_values(world: World) -> None:
     many = b'{"a":[' + b"999," * 10_000 + b"1]}"
     answer = await world.anna("POST", "/v1/tasks", task("demo/choice", many))
     assert answer.status == 422
-    assert "too large to be checked" in answer.json["detail"]
+    assert "too large to check" in answer.json["detail"]
+
+
+#: It takes long only where a text has many an `a`, and is counted for all texts.
+LARGE_PATTERN = {
+    "name": "demo/pattern",
+    "version": "1",
+    "input_schema": {"properties": {"a": {"pattern": "[ab]*a[ab]{500}c|x"}}},
+}
+
+
+async def test_the_tasks_of_a_batch_share_one_budget_of_checks(world: World) -> None:
+    await world.register(LARGE_PATTERN)
+    given = task("demo/pattern", b'{"a":"%s"}' % (b"x" * 3000))
+    for n, status in ((50, 202), (60, 422)):
+        body = b'{"tasks":[%s]}' % b",".join([given] * n)
+        answer = await world.anna("POST", "/v1/tasks/batch", body)
+        assert answer.status == status
+    assert "these inputs are too large to check" in answer.json["detail"]
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+async def send(message: Any) -> None:
+    assert message
+
+
+async def test_inputs_for_other_models_count_in_the_budget_of_their_request(world: World) -> None:
+    await world.register(LARGE_PATTERN)
+    cards = world.service.cards
+    target = await cards.target("demo/pattern")
+    raw = msgspec.Raw(b'{"a":"%s"}' % (b"x" * 12_000))
+    call = Call({}, receive, send, "req_a")
+    fits = [cards.takes("demo/pattern", raw, call) for _ in range(20)]
+    assert fits == sorted(fits, reverse=True)
+    assert 10 <= fits.count(True) < 20
+    with pytest.raises(InvalidInput, match="these inputs are too large"):
+        cards.check_input(call, target, raw)
+
+
+async def test_a_batch_lets_other_requests_run_between_its_tasks(world: World) -> None:
+    steps = 0
+
+    async def count_steps() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_steps())
+    body = b'{"tasks":[%s]}' % b",".join([task("demo/any", b"{}")] * 1000)
+    answer = await world.anna("POST", "/v1/tasks/batch", body)
+    counting.cancel()
+    assert answer.status == 202
+    assert steps >= 1000
+
+
+async def test_an_input_that_breaks_a_schema_that_refers_to_itself_is_refused_whole(
+    world: World,
+) -> None:
+    node = {"$ref": "#/$defs/node"}
+    kinds = [
+        {"type": "object", "properties": {"op": {"const": op}, "of": node}} for op in ("not", "neg")
+    ]
+    schema = {
+        "$defs": {"node": {"anyOf": [*kinds, {"type": "integer"}]}},
+        "properties": {"x": node},
+    }
+    await world.register({"name": "demo/tree", "version": "1", "input_schema": schema})
+    given: Any = "bad"
+    for _ in range(60):
+        given = {"op": "neg", "of": given}
+    answer = await world.anna("POST", "/v1/tasks", {"model": "demo/tree", "input": {"x": given}})
+    assert answer.status == 422
+    assert [each["pointer"] for each in answer.json["errors"]] == ["/input"]
+    assert "refers to itself" in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("prop", "given"),
+    [
+        ({"pattern": "^.{1,500}$"}, b'"%s"' % (b"x" * 500)),
+        ({"pattern": "^[A-Za-z0-9+/=]{1,10000}$"}, b'"%s"' % (b"x" * 10_000)),
+        ({"pattern": "^(data:|https?://)"}, b'"data:%s"' % (b"x" * 9_000_000)),
+        ({"items": {"type": "number", "minimum": 0}}, b"[" + b"0.5," * 49_000 + b"1]"),
+        (
+            {"items": {"properties": {f"p{n}": {"type": "integer"} for n in range(35)}}},
+            b"[%s]" % b",".join([b'{"p0":1,"p1":1,"p2":1,"p3":1,"p4":1,"p5":1,"p6":1}'] * 1000),
+        ),
+    ],
+)
+async def test_a_large_ordinary_input_is_taken(
+    world: World, prop: dict[str, Any], given: bytes
+) -> None:
+    schema = {"type": "object", "properties": {"a": prop}}
+    await world.register({"name": "demo/large", "version": "1", "input_schema": schema})
+    answer = await world.anna("POST", "/v1/tasks", task("demo/large", b'{"a":%s}' % given))
+    assert answer.status == 202, answer.body[:300]
+
+
+@pytest.mark.parametrize(
+    ("prop", "given"),
+    [
+        ({"pattern": "[ab]*a[ab]{500}c"}, b'"%s"' % (b"ab" * 10_000)),
+        ({"items": {"anyOf": [{"const": n} for n in range(95)]}}, b"[" + b"94," * 10_000 + b"1]"),
+        ({"items": {"multipleOf": 0.01}}, b"[" + b"1e300," * 10_000 + b"1]"),
+        ({"items": {"minimum": 1}}, b"[" + b"9" * 200 + b"]"),
+    ],
+)
+async def test_an_input_that_takes_long_to_check_is_refused(
+    world: World, prop: dict[str, Any], given: bytes
+) -> None:
+    schema = {"type": "object", "properties": {"a": prop}}
+    await world.register({"name": "demo/slow", "version": "1", "input_schema": schema})
+    answer = await world.anna("POST", "/v1/tasks", task("demo/slow", b'{"a":%s}' % given))
+    assert answer.status == 422
+    assert answer.json["errors"][0]["code"] == "too_large"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+async def test_a_body_without_a_key_in_the_header_is_short_and_takes_no_turn(
+    world: World, kind: str
+) -> None:
+    path, headers = "/libretranslate/translate", {"content-type": kind}
+    large = b'{"q":"%s"}' % (b"x" * MAX_KEYLESS_BYTES)
+    answer = await world.stranger("POST", path, large, headers=headers, chunk_bytes=2**16)
+    assert answer.status == 413
+    assert "send a key" in answer.json["error"]
+    assert len(world.service.body_queue) == 0
+    answer = await world.anna("POST", path, large, headers=headers, chunk_bytes=2**16)
+    assert answer.status != 413
+
+
+async def test_a_key_in_the_header_is_looked_up_before_the_body_is_read(world: World) -> None:
+    headers = {"content-type": "application/json", "authorization": "Bearer sk_wrong"}
+    answer = await world.stranger("POST", "/libretranslate/translate", b"{", headers=headers)
+    assert answer.status == 403
+
+
+async def test_a_ballot_is_short(world: World) -> None:
+    answer = await world.stranger("POST", "/v1/comparisons/a/ballots", b"x" * 20_000)
+    assert answer.status == 413
 
 
 async def test_large_bodies_of_a_key_take_turns_and_others_go_between() -> None:
-    turns = Turns()
+    queue = BodyQueue()
     done: list[str] = []
 
     async def take(key_id: str) -> None:
-        await turns.take(key_id, b"x" * 1_000_000)
+        await queue.take(key_id, b"x" * 1_000_000)
         done.append(key_id)
 
     await asyncio.gather(*(take(key_id) for key_id in ("greedy", "greedy", "other")))
@@ -213,12 +358,12 @@ async def test_large_bodies_of_a_key_take_turns_and_others_go_between() -> None:
 
 
 async def test_a_refused_body_counts_as_a_turn() -> None:
-    turns = Turns()
+    queue = BodyQueue()
     done: list[str] = []
 
     async def take(key_id: str) -> None:
         try:
-            await turns.take(key_id, b"," * 1_000_000)
+            await queue.take(key_id, b"," * 1_000_000)
         except TooLarge:
             done.append(key_id)
 
@@ -226,17 +371,50 @@ async def test_a_refused_body_counts_as_a_turn() -> None:
     assert done == ["greedy", "other", "greedy"]
 
 
+async def test_the_pause_of_a_key_does_not_hang_on_the_work_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 1000.0
+
+    def work() -> None:
+        nonlocal now_s
+        now_s += 10
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    queue, data = BodyQueue(), b"x" * 300_000
+    loop.call_soon(work)
+    await queue.take("greedy", data)
+    now_s += 0.1
+    following = asyncio.create_task(queue.take("greedy", data))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert following.done()
+
+
+async def test_a_key_without_waiting_bodies_and_pause_is_forgotten() -> None:
+    queue = BodyQueue()
+    for key_id in ("a", "a", "b"):
+        await queue.take(key_id, b"x" * 300_000)
+    assert len(queue) > 0
+    for _ in range(1000):
+        if not len(queue):
+            break
+        await asyncio.sleep(0.001)
+    assert len(queue) == 0
+
+
 async def test_only_so_many_large_bodies_of_a_key_wait_for_their_turn() -> None:
-    turns, data = Turns(), b"x" * 10_000_000
-    waiting = [asyncio.create_task(turns.take("greedy", data)) for _ in range(30)]
-    await turns.take("other", data)
+    queue, data = BodyQueue(), b"x" * 10_000_000
+    waiting = [asyncio.create_task(queue.take("greedy", data)) for _ in range(30)]
+    await queue.take("other", data)
     refused = [each for each in waiting if each.done() and each.exception() is not None]
     assert len(refused) == 4
     assert all(isinstance(each.exception(), TooManyRequests) for each in refused)
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    await turns.take("greedy", data)
+    await queue.take("greedy", data)
 
 
 async def test_no_large_body_of_a_client_goes_on_at_once_and_all_of_a_worker_do(
@@ -244,15 +422,15 @@ async def test_no_large_body_of_a_client_goes_on_at_once_and_all_of_a_worker_do(
 ) -> None:
     taken: list[str] = []
 
-    class Noted(Turns):
+    class Noted(BodyQueue):
         async def take(self, key_id: str, data: bytes) -> None:
             taken.append(key_id)
             await super().take(key_id, data)
 
-    monkeypatch.setattr(world.service, "turns", Noted())
-    large = b'{"text":"%s"}' % (b"x" * 70_000)
+    monkeypatch.setattr(world.service, "body_queue", Noted())
+    large = b'{"text":"%s"}' % (b"x" * 300_000)
     await world.anna("POST", "/v1/tasks", task("demo/picky", large))
     assert len(taken) == 1
     await world.anna("POST", "/v1/tasks", task("demo/picky", b'{"text":"a"}'))
-    await world.worker("POST", "/worker/v1/report", b'{"worker_id":"%s"}' % (b"x" * 70_000))
+    await world.worker("POST", "/worker/v1/report", b'{"worker_id":"%s"}' % (b"x" * 300_000))
     assert len(taken) == 1

@@ -9,7 +9,7 @@ from api_harness import UPPER, World, a_world
 
 import swell
 from swell.api.markdown import to_html
-from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, rules_of
+from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_of, rules_of
 from swell.errors import InvalidModel
 from swell.model import define
 
@@ -62,15 +62,77 @@ async def test_a_whole_card_has_a_limit(world: World, name: str, value: Any) -> 
     assert f"at most {MAX_CARD_BYTES:,}" in told
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(?!bad)(a|aa)+$", "(?<=a)b", r"(a)\1", r"(\w{1,1000}){1,1000}"]
-)
+@pytest.mark.parametrize("pattern", ["(?!bad)(a|aa)+$", "(?<=a)b", r"(a)\1"])
 async def test_a_pattern_that_needs_backtracking_is_refused(world: World, pattern: str) -> None:
     told = await refusal(world, input_schema=schema(type="string", pattern=pattern))
     assert "look-around" in told
     assert "/properties/text/pattern" in told
     told = await refusal(world, input_schema=schema(patternProperties={pattern: {}}))
     assert "look-around" in told
+
+
+@pytest.mark.parametrize("pattern", [r"(\w{1,1000}){1,1000}", r"^a{1,20001}$", r"^(\w\s){9000}$"])
+async def test_a_pattern_with_a_large_repetition_is_refused(world: World, pattern: str) -> None:
+    told = await refusal(world, input_schema=schema(type="string", pattern=pattern))
+    assert "use maxLength instead of large repetitions" in told
+    assert "look-around" not in told
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^.{1,500}$",
+        r"^\S{1,300}$",
+        "^[^<>]{1,1000}$",
+        "^[A-Za-z0-9+/=]{1,10000}$",
+        r"^[\w .,-]{1,2000}$",
+        "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$",
+        "^(a|aa)+$",
+    ],
+)
+async def test_an_ordinary_pattern_is_small(world: World, pattern: str) -> None:
+    await world.register(UPPER | {"version": "2", "input_schema": schema(pattern=pattern)})
+    assert pattern_of(pattern).weight == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chars"),
+    [
+        ("[ab]*a[ab]{500}c", 503),
+        ("^[ab]*a[ab]{500}c", 503),
+        ("^(a{1,5}b){1,100}c", 601),
+        ("^(?:a{500}|b{400}){2}", 1800),
+        ("^a|[ab]*a[ab]{90}c", 94),
+        (r"(?:x[)]{30}\){30}y)+", 62),
+        (r"^\d{1,3}[ab]{2,500}", 503),
+    ],
+)
+def test_a_pattern_that_follows_many_ways_at_once_is_large(pattern: str, chars: int) -> None:
+    found = pattern_of(pattern)
+    assert found.chars == chars
+    assert found.weight >= 16 * (chars - 6)
+
+
+def test_only_the_start_of_a_text_is_matched_with_an_anchored_pattern_that_ends() -> None:
+    assert pattern_of("^(data:|https?://)").longest_bytes < 100
+    assert pattern_of("^(data:|https?://)+").longest_bytes > 2**40
+    assert pattern_of("(data:|https?://)").longest_bytes > 2**40
+
+
+@pytest.mark.parametrize("choice", [[1], {"a": 1}, 1.5])
+def test_choices_that_take_long_to_compare_count_as_rules(choice: Any) -> None:
+    assert rules_of({"enum": [choice] * 100}).schemas > 100
+    assert rules_of({"enum": ["a", 1] * 100}).schemas > 100
+    assert rules_of({"enum": ["a", "b"] * 100}).schemas == 1
+    assert rules_of({"enum": [1, 2] * 100}).schemas == 1
+    assert rules_of({"const": choice}).schemas > 1
+
+
+async def test_a_tiny_multiple_is_refused(world: World) -> None:
+    assert "multipleOf" in await refusal(world, input_schema=schema(multipleOf=1e-300))
+    await world.register(UPPER | {"version": "2", "input_schema": schema(multipleOf=0.01)})
+    assert rules_of(schema(multipleOf=0.01)).schemas > rules_of(schema(multipleOf=8)).schemas
 
 
 async def test_a_short_schema_that_takes_long_is_refused(world: World) -> None:
@@ -100,6 +162,8 @@ async def test_a_schema_that_is_not_whole_is_refused(
 def test_a_schema_that_refers_to_itself_is_counted_once() -> None:
     tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
     assert rules_of(tree).schemas < 20
+    assert rules_of(tree).is_recursive
+    assert not rules_of(doubled(5)).is_recursive
 
 
 def test_an_author_is_told_of_a_pattern_before_anything_is_served() -> None:

@@ -5,6 +5,7 @@ every backend soon knows what was registered through another.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -50,9 +51,11 @@ _MAX_REQUEST_CHECKS = 5_000_000
 #: So much of a text matched against a small pattern takes as long as one check, in bytes.
 _BYTES_PER_CHECK = 256
 
-#: So many digits of a number, divided for `multipleOf`, take as long as one check; and most digits.
-_DIGITS_PER_CHECK = 2
-_MAX_DIGITS = 4300
+#: Most digits of an integer: to check one takes time in proportion to their square.
+_MAX_DIGITS = 100
+_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdecimal() else byte for byte in range(128))
+_DIGITS_AS_ZEROS += bytes(range(128, 256))
+_LONG_INTEGER = re.compile(rb"[:,\[]\s*-?[0-9]{%d}" % (_MAX_DIGITS + 1))
 
 #: Fewer checks than these are not counted exactly.
 _FEW_CHECKS = 5000
@@ -136,12 +139,7 @@ class _Check:
             each.weight * min(n_bytes, each.longest_bytes * n_values)
             for each in self.rules.patterns
         )
-        divided = self.rules.multiples * min(n_bytes, _MAX_DIGITS * n_values)
-        return (
-            self.rules.schemas * n_values
-            + matched // _BYTES_PER_CHECK
-            + divided // _DIGITS_PER_CHECK
-        )
+        return self.rules.schemas * n_values + matched // _BYTES_PER_CHECK
 
 
 class Cards:
@@ -242,6 +240,9 @@ class Cards:
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
         if check.takes_anything:
             return
+        if _has_long_integer(raw):
+            why = f"the input has an integer of more than {_MAX_DIGITS} digits"
+            raise _refused_whole(target, at, why, "too_large")
         if not check.enter(raw, call):
             what = "the input is" if call.checked <= _MAX_REQUEST_CHECKS else "these inputs are"
             why = f"{what} too large to check against the schema: send less at once"
@@ -274,7 +275,9 @@ class Cards:
         check = self._check(card)
         try:
             return check.takes_anything or (
-                check.enter(raw, call) and check.validator.is_valid(_decode(raw))
+                not _has_long_integer(raw)
+                and check.enter(raw, call)
+                and check.validator.is_valid(_decode(raw))
             )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
@@ -487,6 +490,12 @@ def _field_errors(
         detail = "it is blank; write at least one word"
         return [FieldError(pointer=base, detail=detail, code=code)]
     return [FieldError(pointer=base, detail=_short(broken.message), code=code)]
+
+
+def _has_long_integer(raw: msgspec.Raw) -> bool:
+    data = bytes(raw)
+    zeros = b"0" * (_MAX_DIGITS + 1)
+    return zeros in data.translate(_DIGITS_AS_ZEROS) and bool(_LONG_INTEGER.search(data))
 
 
 def _refused_whole(target: Target, at: str, why: str, code: str) -> InvalidInput:

@@ -1,4 +1,4 @@
-"""How many values a JSON body may have: decoding takes longer for many values than for many bytes."""
+"""How many values a JSON body may have: each takes longer to decode than a byte of text."""
 
 from typing import Final
 
