@@ -118,8 +118,8 @@ class _Check:
     def can_explain(self, raw: msgspec.Raw) -> bool:
         """Whether every broken field of an input can be listed soon."""
         # In a schema that refers to itself, it may take exponential time.
-        n_values = 1 + count_values(bytes(raw))
-        return not self.rules.is_recursive and n_values * self.rules.schemas <= _MAX_EXPLAINED
+        checks = count_values(bytes(raw)) * self.rules.schemas
+        return not self.rules.is_recursive and checks <= _MAX_EXPLAINED
 
     def enter(self, raw: msgspec.Raw, call: Call | None) -> bool:
         """Count the checks of an input for its request; return whether they are few enough."""
