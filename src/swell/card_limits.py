@@ -249,7 +249,7 @@ def pattern_of(pattern: str) -> Pattern:
     total = sum(chars)
     ways = total
     if is_anchored:
-        ways = 1 + branches + (total - single if is_open else 0)
+        ways = min(total, 1 + branches + (total - single if is_open else 0))
     weight = 1 if ways <= _SMALL else _LARGE_WEIGHT * max(ways, _LARGE)
     is_bounded &= is_anchored
     return Pattern(total, weight, _CHAR_BYTES * (total + 1) if is_bounded else sys.maxsize)

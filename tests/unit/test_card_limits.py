@@ -89,6 +89,7 @@ async def test_a_pattern_with_a_large_repetition_is_refused(world: World, patter
         "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
         r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$",
         "^(a|aa)+$",
+        "^(auto|[a-z]{2,3})$",
     ],
 )
 async def test_an_ordinary_pattern_is_small(world: World, pattern: str) -> None:
