@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import unquote
 
@@ -26,6 +27,9 @@ MAX_PATTERNS: Final = 100
 
 #: Most characters of all patterns of an input schema, each as often as it is repeated.
 MAX_PATTERN_CHARS: Final = 20_000
+
+#: Characters of a pattern are not counted further.
+_MANY_CHARS: Final = 10**9
 
 #: Largest compiled pattern, in bytes. Of 20,000 ASCII characters one fits.
 _MAX_PATTERN_BYTES: Final = 2 * 1024 * 1024
@@ -56,7 +60,7 @@ _BACKTRACKING: Final = re.compile(r"\(\?<?[=!]|\\[1-9k]")
 
 #: Parts of a pattern: a class, an escape, a repetition, a group's start, or one character.
 _PATTERN_PARTS: Final = re.compile(
-    r"(?P<one>\\[pPu]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\])"
+    r"(?P<one>\\[pPu]\{[^}]*+\}?|\\.|\[\^?\]?(?:\\.|[^\]\\])*+\]?)"
     r"|(?P<times>\{(?P<least>\d+)(?P<most>,\d*)?\}|[*+?])"
     r"|\((?:\?(?:P?<\w+>|[\w-]*:))?|.",
     re.DOTALL,
@@ -128,9 +132,11 @@ def check_card(card: ModelCard) -> None:
             )
         rules = rules_of(schema)
         if rules.schemas > MAX_RULES or len(rules.patterns) > MAX_PATTERNS:
+            n = len(rules.patterns)
+            n_patterns = n if n <= MAX_PATTERNS else f"more than {MAX_PATTERNS}"
             raise InvalidInput(
                 f"the input_schema of {card.name} has {rules.schemas:,} rules and "
-                f"{len(rules.patterns):,} patterns, each counted for each way that leads to it: at "
+                f"{n_patterns} patterns, each counted for each way that leads to it: at "
                 f"most {MAX_RULES:,} and {MAX_PATTERNS:,} are checked"
             )
         chars = sum(each.chars for each in rules.patterns)
@@ -186,7 +192,8 @@ def _sum(found: Iterable[Rules]) -> Rules:
     each = list(found)
     return Rules(
         sum(one.schemas for one in each),
-        tuple(pattern for one in each for pattern in one.patterns),
+        # A short schema may lead to a pattern in more ways than memory has room for.
+        tuple(islice((pattern for one in each for pattern in one.patterns), MAX_PATTERNS + 1)),
         any(one.is_recursive for one in each),
     )
 
@@ -229,7 +236,7 @@ def pattern_of(pattern: str) -> Pattern:
         if part["times"]:
             least, most, is_endless = _times(part)
             is_bounded &= not is_endless
-            chars[-1] += last * (most - 1)
+            chars[-1] = min(chars[-1] + last * (most - 1), _MANY_CHARS)
             if not is_open and (least != most or len(chars) > 1):
                 is_open = True
                 own = 0 if len(chars) > 1 else 1 if last == 1 else last * most

@@ -1,5 +1,6 @@
 """How large a card is, and which schemas it may have."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -115,6 +116,13 @@ def test_a_pattern_that_follows_many_ways_at_once_is_large(pattern: str, chars: 
     assert found.weight >= 16 * (chars - 6)
 
 
+@pytest.mark.parametrize("part", ["[", "(", "\\p{", "[\\", "{9", "(?<a", "a{999999999}"])
+def test_a_long_pattern_is_read_once(part: str) -> None:
+    began_s = time.process_time()
+    assert pattern_of(part * (100_000 // len(part))).chars <= 2 * 10**9
+    assert time.process_time() - began_s < 5
+
+
 def test_only_the_start_of_a_text_is_matched_with_an_anchored_pattern_that_ends() -> None:
     assert pattern_of("^(data:|https?://)").longest_bytes < 100
     assert pattern_of("^(data:|https?://)+").longest_bytes > 2**40
@@ -139,6 +147,9 @@ async def test_a_tiny_multiple_is_refused(world: World) -> None:
 async def test_a_short_schema_that_takes_long_is_refused(world: World) -> None:
     await world.register(UPPER | {"version": "2", "input_schema": doubled(5)})
     assert "rules" in await refusal(world, input_schema=doubled(30))
+    matching = doubled(30)
+    matching["$defs"]["d30"] = {"pattern": "a"}
+    assert "more than 100 patterns" in await refusal(world, input_schema=matching)
     many = {"type": "object", "properties": {f"p{n}": {"pattern": "a"} for n in range(101)}}
     assert "patterns" in await refusal(world, input_schema=many)
 
