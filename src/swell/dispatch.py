@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from swell.errors import Unavailable
 from swell.phases import Startup
 from swell.registry import ModelCard
 from swell.store import Hold
@@ -19,6 +20,7 @@ from swell.task import Settlement
 
 __all__ = [
     "Ask",
+    "BackendUnavailable",
     "Dispatch",
     "Enclosure",
     "Grant",
@@ -33,6 +35,10 @@ __all__ = [
     "Upload",
     "Welcome",
 ]
+
+
+class BackendUnavailable(Unavailable):
+    """The backend answered a worker, and cannot do what was asked now."""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,8 +25,7 @@
     ├── Internal            500  our fault; the caller gets a request id only
     └── Unavailable         503  retry later
         ├── NoWorker        503  nothing that is live or launchable can run this
-        ├── WouldExpire     503  the estimate breaks the deadline
-        └── BackendUnavailable   for workers: the backend answers, and cannot do it now
+        └── WouldExpire     503  the estimate breaks the deadline
 
 `code` is a stable string that clients may compare, `status` the HTTP status, `retryable` whether
 the same request may succeed later. The text of a 4xx says what to do. Exceptions of libraries are
@@ -37,7 +36,6 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypedDict
 
 __all__ = [
-    "BackendUnavailable",
     "Conflict",
     "CreditsUsedUp",
     "DamagedArtifact",
@@ -241,10 +239,6 @@ class Unavailable(SwellError):
     """Not now."""
 
     code, status, retryable, title = "unavailable", 503, True, "Temporarily unavailable"
-
-
-class BackendUnavailable(Unavailable):
-    """The backend answered a worker, and cannot do what was asked now."""
 
 
 class NoWorker(Unavailable):

@@ -11,6 +11,7 @@ import pytest
 from swell.clock import ManualClock
 from swell.dispatch import (
     Ask,
+    BackendUnavailable,
     Grant,
     LeasedTask,
     Registration,
@@ -18,7 +19,7 @@ from swell.dispatch import (
     ReportAnswer,
     Welcome,
 )
-from swell.errors import BackendUnavailable, Unavailable
+from swell.errors import Unavailable
 from swell.task import Canceled
 from swell.worker.desk import Desk, Held
 from swell.worker.link import QUIET_S, BackendWatchdog, Link

@@ -24,6 +24,7 @@ from swell.addresses.urls import bare_url as _named
 from swell.brokers.http1 import Http1Client
 from swell.dispatch import (
     Ask,
+    BackendUnavailable,
     Grant,
     Incoming,
     LeasedTask,
@@ -35,7 +36,6 @@ from swell.dispatch import (
     Welcome,
 )
 from swell.errors import (
-    BackendUnavailable,
     Conflict,
     Forbidden,
     InvalidRequest,

@@ -22,6 +22,7 @@ import structlog
 from swell.clock import Clock
 from swell.dispatch import (
     Ask,
+    BackendUnavailable,
     Dispatch,
     Enclosure,
     Grant,
@@ -32,7 +33,6 @@ from swell.dispatch import (
     Welcome,
 )
 from swell.errors import (
-    BackendUnavailable,
     Forbidden,
     NotFound,
     SwellError,
