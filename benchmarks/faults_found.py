@@ -161,7 +161,7 @@ def main() -> int:
 
 
 def run(nodes: set[str], folder: Path) -> dict[str, str]:
-    """Run tests and return what became of each case, by its node id."""
+    """Run tests and return what became of each case, by its dotted name."""
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
     command += [
@@ -180,27 +180,20 @@ def run(nodes: set[str], folder: Path) -> dict[str, str]:
     if not report.exists():
         return {}
     return {
-        node_of(case): next(
+        f"{case.get('classname')}.{case.get('name')}": next(
             (each.tag for each in case if each.tag in ("failure", "error", "skipped")), "passed"
         )
         for case in ElementTree.parse(report).iter("testcase")
     }
 
 
-def node_of(case: ElementTree.Element) -> str:
-    """Return the node id of a case in pytest's report."""
-    file, name = case.get("file", ""), case.get("name", "")
-    module = file.removesuffix(".py").replace("/", ".")
-    within = case.get("classname", "").removeprefix(module).strip(".")
-    return "::".join([file, *within.split("."), name] if within else [file, name])
-
-
 def verdict(node: str, results: dict[str, str]) -> str:
     """Return `passed` if all cases of a test passed, else what became of the first other one."""
+    name = node.replace(".py", "").replace("/", ".").replace("::", ".")
     cases = [
         result
         for case, result in results.items()
-        if case == node or case.startswith((f"{node}[", f"{node}::"))
+        if case == name or case.startswith((f"{name}[", f"{name}."))
     ]
     return next((each for each in cases if each != "passed"), "passed") if cases else "not found"
 
