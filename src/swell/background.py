@@ -1,4 +1,4 @@
-"""Background tasks that do not die unseen: what they raise is logged, and loops start again."""
+"""Background tasks: exceptions are logged, and loops start again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

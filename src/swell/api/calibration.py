@@ -161,7 +161,7 @@ class Calibration:
         )
 
     def promised(self, task_id: str, promise: Promise) -> None:
-        """Remember what was told of a task.
+        """Remember the estimate of a task.
 
         Where too many are remembered, the model with the most loses its newest, so that a model
         whose tasks never end leaves room for the others.

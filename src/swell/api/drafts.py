@@ -166,7 +166,7 @@ def idempotency_key(header: bytes) -> str:
 
 
 def fingerprint(path: str, body: bytes) -> bytes:
-    """Return what tells one request from another, whatever the order of its fields or spaces.
+    """Return a digest of a request that ignores the order of fields and spaces.
 
     The path counts too: in many APIs it names the model.
     """

@@ -494,7 +494,7 @@ async def sweep(service: Service) -> int:
 
 
 async def cap_waits(service: Service) -> None:
-    """Shorten what a clock that was set back has left waiting for too long."""
+    """Shorten leases and backoffs that a clock set back has made too long."""
     lease_s, n = service.settings.lease_s, _SWEEP_LIMIT
     while n >= _SWEEP_LIMIT:
         n = await service.store.cap_waits(lease_s=lease_s, limit=_SWEEP_LIMIT)

@@ -131,7 +131,7 @@ class Scaling:
         return [(max(0.0, in_s - passed_s), n) for in_s, n in known.coming]
 
     def pool(self, name: str) -> PoolScaling | None:
-        """Return how a pool stood when that was told last, however long ago."""
+        """Return the last reported status of a pool, however old."""
         return self._pools.get(name)
 
     def prices(self, model: str) -> list[int]:

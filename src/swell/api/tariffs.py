@@ -1,4 +1,4 @@
-"""What workers cost: by the settings, or as the autoscaler that launches them tells.
+"""What workers cost, from the settings or from the report of the autoscaler.
 
 A backend may know nothing of pools. A worker that registered before the price of its pool was known
 has that price from when it is; every other one the price with which it registered first. Where the

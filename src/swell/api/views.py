@@ -57,7 +57,7 @@ class UrlMaker:
         self.shows_trace = shows_trace
 
     def file(self, key: str, size_bytes: int | None = None) -> str:
-        """Return where to GET a file, signed; with a size, only while it has that."""
+        """Return a signed URL of a file. With a size, a file of another size is refused."""
         url = self.objects.sign("GET", key, self.expires_s, size_bytes)
         return self.base + url if url.startswith("/") else url
 

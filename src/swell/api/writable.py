@@ -49,7 +49,7 @@ class Writable:
             )
 
     async def takes_files(self) -> bool:
-        """Whether the store takes files, to be asked after it has refused one."""
+        """Store a file as a check after the store has refused one; return whether it worked."""
         async with self._checking:
             if not self.refusal:
                 await self._try(self._objects.prove_writable)
