@@ -1,6 +1,6 @@
-// What pages ask of their app's server (front.py), which asks Swell.
+// How a page calls its app's server (front.py), which calls Swell.
 
-/** An answer that is no good, in words for people. */
+/** An error response, as a sentence for the user. */
 export class Trouble extends Error {
   constructor(status, problem) {
     super(problem?.detail || problem?.title || `The server answers ${status}.`);
@@ -19,7 +19,7 @@ export async function ask(method, path, body) {
     sent.headers = { "content-type": isFile ? body.type || "application/octet-stream" : "application/json" };
   }
   const answer = await fetch(path, sent).catch(() => {
-    throw new Trouble(0, { detail: "The server cannot be reached. Is it still running?" });
+    throw new Trouble(0, { detail: "Can't reach the server. Is it still running?" });
   });
   const said = await answer.json().catch(() => null);
   if (!answer.ok) throw new Trouble(answer.status, said);
@@ -36,7 +36,7 @@ export const upload = async (file) => (await ask("POST", "uploads", file)).url;
 const ENDS = ["succeeded", "failed", "canceled", "expired"];
 const EVENTS = ["queued", "started", "progress", "preview", "artifact"];
 
-/** Follow a task; resolve to it once it has ended, however that is. */
+/** Follow a task's events; resolve to the task when it ends, in any state. */
 export function follow(id, on = {}) {
   return new Promise((resolve, reject) => {
     const stream = new EventSource(`tasks/${id}/events`);
@@ -49,7 +49,7 @@ export function follow(id, on = {}) {
         resolve(JSON.parse(event.data));
       });
     }
-    // A broken stream is taken up again by the browser; one that was refused is not.
+    // The browser reconnects a broken stream, but not one that the server refused.
     stream.onerror = () => {
       if (stream.readyState !== EventSource.CLOSED) return;
       ask("GET", `tasks/${id}`).then(resolve, reject);
@@ -57,18 +57,21 @@ export function follow(id, on = {}) {
   });
 }
 
-/** Return a task's output, or throw why there is none. */
+/** Return a task's output, or throw the reason why it has none. */
 export function outputOf(task) {
   if (task.state === "succeeded") return task.output;
-  throw new Trouble(0, task.error ?? { detail: `The task is ${task.state}.` });
+  throw new Trouble(0, task.error ?? { detail: `The task was ${task.state}.` });
 }
 
-/** Say where a task stands, in words. */
+/** Show a result that has just appeared, also on a phone whose screen the form fills. */
+export const reveal = (element) => element.scrollIntoView({ block: "start", behavior: "smooth" });
+
+/** Describe a task's state. */
 export function standing(data) {
   if (data.state !== "queued") return "Being made…";
   const wait = data.eta_s?.median;
   const about = wait == null ? "" : `, about ${Math.max(1, Math.round(wait))} s`;
-  return data.position > 1 ? `In the queue, ${data.position - 1} before you${about}` : `Starting${about}…`;
+  return data.position > 1 ? `In the queue, ${data.position - 1} ahead of you${about}` : `Starting${about}…`;
 }
 
 /** Make an element: h("button", { class: "plain", onclick }, "Save"). */
@@ -83,6 +86,6 @@ export function h(tag, fields = {}, ...children) {
   return made;
 }
 
-/** A link that saves a file of a task. */
+/** A button that downloads a file of a task. */
 export const saved = (task, index, label = "Save") =>
-  h("a", { href: `tasks/${task.id}/files/${index}`, download: true }, label);
+  h("a", { class: "plain button", href: `tasks/${task.id}/files/${index}`, download: true }, label);

@@ -87,7 +87,10 @@ def test_words_in_spanish_become_a_wallpaper_of_the_phones_own_size(
             }).observe(document.body, {childList: true, subtree: true}); }"""
         )
         page.get_by_role("button", name="Dream", exact=True).click()
-        page.get_by_role("button", name="As wallpaper").click(timeout=PATIENCE_MS)
+        button = page.get_by_role("button", name="As wallpaper")
+        expect(button).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#newest .frame")).to_be_in_viewport(ratio=1)
+        button.click()
         saving = page.get_by_role("link", name="Save the wallpaper")
         expect(saving).to_be_visible(timeout=PATIENCE_MS)
         assert set(page.evaluate("[...window.kinds]")) == {"preview", "whole"}
@@ -114,6 +117,24 @@ def test_words_in_spanish_become_a_wallpaper_of_the_phones_own_size(
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         page.reload()
         expect(page.get_by_role("img", name="Wallpaper: un zorro rojo en la nieve")).to_be_visible()
+
+
+def test_an_idea_is_one_tap_and_its_picture_comes_into_view(context: BrowserContext) -> None:
+    with watched(context) as page:
+        page.goto("/")
+        page.get_by_role("button", name="a red fox in the snow").click()
+        expect(page.get_by_role("img", name="Dream: a red fox in the snow")).to_be_visible(
+            timeout=PATIENCE_MS
+        )
+        expect(page.get_by_role("button", name="As wallpaper")).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#newest .frame")).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("radio", name="Mosaic")).to_be_checked()
+        page.get_by_label("What do you see?").fill("a castle")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("img", name="Dream: a castle")).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#newest .frame")).to_be_in_viewport(ratio=1)
+        page.get_by_role("img", name="Dream: a red fox in the snow").click()
+        expect(page.get_by_label("Your dream", exact=True)).to_contain_text("a red fox")
 
 
 def test_who_has_paid_is_of_the_paid_class_until_it_is_used_up(
@@ -200,7 +221,7 @@ def test_the_free_pictures_of_a_day_end_and_the_page_says_what_to_do(
     made = [submit(page).json()["id"] for _ in range(10)]
     page.get_by_label("What do you see?").fill("a castle")
     page.get_by_role("button", name="Dream", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("used up: come back tomorrow, or buy some")
+    expect(page.get_by_role("alert")).to_contain_text("Come back tomorrow, or buy some")
     for each in made:
         page.request.post(f"/tasks/{each}/cancel")
     # Another user has his own.

@@ -40,7 +40,7 @@ def make(page: Page) -> None:
 
 def test_written_words_become_a_picture_a_voice_and_a_page(page: Page, tmp_path: Path) -> None:
     make(page)
-    expect(page.get_by_role("alert")).to_have_text("Write something, or say it.")
+    expect(page.get_by_role("alert")).to_have_text("Write some words, or record them.")
     page.get_by_label("Words, in English").fill("a red fox <in> the snow")
     page.get_by_label("Style").select_option("mosaic")
     make(page)
@@ -78,10 +78,17 @@ def test_spoken_words_are_heard_and_a_picture_is_taken_instead_of_drawn(page: Pa
     make(page)
     card = page.get_by_role("listitem")
     expect(card.get_by_text("your picture is ready")).to_be_visible(timeout=PATIENCE_MS)
-    expect(card.get_by_text("What was heard may not be what was said.")).to_be_visible()
+    expect(card.get_by_text("The transcript may be wrong.")).to_be_visible()
     [task] = page.request.get("/tasks").json()["tasks"]
     drawn = [stage["state"] for stage in task["stages"] if stage["name"] == "draw"]
     assert drawn != ["succeeded"]
+
+
+def test_a_sample_becomes_a_postcard_in_view(page: Page) -> None:
+    page.get_by_role("button", name="Use a sample").click()
+    picture = page.get_by_role("listitem").first.get_by_role("img", name="picture")
+    expect(picture).to_be_visible(timeout=PATIENCE_MS)
+    expect(picture).to_be_in_viewport(ratio=1)
 
 
 def test_silence_and_what_is_no_sound_are_told(page: Page) -> None:

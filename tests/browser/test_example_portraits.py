@@ -58,7 +58,7 @@ def test_portraits_come_one_by_one_and_go_with_the_face_when_asked(
     assert page.request.get(face).ok
     pack = page.get_by_role("article")
     expect(pack.get_by_role("status")).to_have_text(
-        "Ready. They are kept for a day.", timeout=PATIENCE_MS
+        "Ready. The app keeps them for a day.", timeout=PATIENCE_MS
     )
     for scene in ("On the beach", "In space", "In the forest"):
         picture = pack.get_by_role("img", name=f"Portrait: {scene}")
@@ -87,6 +87,17 @@ def test_portraits_come_one_by_one_and_go_with_the_face_when_asked(
         assert page.request.get(url).status in (404, 410)
     page.reload()
     expect(page.get_by_role("article")).to_have_count(0)
+
+
+def test_a_sample_face_becomes_portraits_in_view_on_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("button", name="Use a sample").click()
+    expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
+    page.get_by_role("button", name="Make portraits").click()
+    portrait = page.get_by_role("article").get_by_role("img").first
+    expect(portrait).to_be_visible(timeout=PATIENCE_MS)
+    expect(portrait).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 def test_no_key_ever_reaches_the_browser(page: Page, example: Example) -> None:

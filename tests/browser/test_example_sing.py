@@ -76,11 +76,11 @@ def test_a_face_and_a_sound_become_a_video_that_plays_with_sound(page: Page) -> 
     expect(page.get_by_label("The video")).to_have_count(0)
 
 
-def test_words_are_spoken_first(page: Page) -> None:
-    page.get_by_label("A picture of a face").set_input_files(FACE)
-    page.get_by_label("Or words").fill("Hello, I am a picture.")
+def test_a_sample_speaks_its_words_and_its_video_comes_into_view(page: Page) -> None:
+    page.get_by_role("button", name="Use a sample").click()
     page.get_by_role("button", name="Make the video").click()
     assert played(page)["sound"] > 0
+    expect(page.get_by_label("The video").first).to_be_in_viewport(ratio=1)
     [task] = page.request.get("/tasks").json()["tasks"]
     assert [stage["name"] for stage in task["stages"]] == ["find", "speak", "animate"]
 

@@ -26,10 +26,12 @@ def test_a_text_is_translated_and_the_calculator_reckons_with_what_was_measured(
             expect(sums).to_contain_text("not measured yet")
             page.get_by_role("button", name="Translate").click()
             expect(page.get_by_label("In English")).to_have_text("the blue cat of the headquarters")
-            expect(page.get_by_role("status").last).to_contain_text("From Spanish; 100 %")
-            expect(sums).to_contain_text("30 letters")
-            page.get_by_label("An API takes").fill("10")
-            page.get_by_label("Letters in a month").fill("3")
-            expect(sums.get_by_role("row", name="A month at the API")).to_contain_text("30.00 $")
+            expect(page.get_by_role("status").last).to_contain_text(
+                "From Spanish. The model knows 100 %"
+            )
+            expect(sums).to_contain_text("30 characters")
+            page.get_by_label("API price").fill("10")
+            page.get_by_label("Characters a month").fill("3")
+            expect(sums.get_by_role("row", name="A month with the API")).to_contain_text("$30.00")
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         context.close()

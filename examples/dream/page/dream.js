@@ -3,6 +3,15 @@ import { ask, follow, h, saved, standing, submit, tasks } from "./shared/swell.j
 
 const MODEL = "dream/wallpaper";
 const MOST_PX = 4096;
+/** Prompts that the built-in model draws well, each with a style that suits it. */
+const IDEAS = [
+  ["a castle at sunset", "starlight"],
+  ["a red fox in the snow", "mosaic"],
+  ["a green dragon", "impression"],
+  ["a sailboat on the sea", "crayon"],
+  ["a rocket in the night sky", "pop"],
+  ["a butterfly", "autumn"],
+];
 const $ = (id) => document.getElementById(id);
 const input = (task) => task.input ?? {};
 
@@ -17,22 +26,47 @@ const SCREENS = [
   ["This screen", Math.round(screen.width * scale), Math.round(screen.height * scale)],
   ["A phone", 1170, 2532],
   ["A tablet", 1668, 2388],
-  ["A desk", 2560, 1440],
+  ["A desktop", 2560, 1440],
 ];
 $("screen").append(...SCREENS.map(([name, width, height]) =>
   h("option", { value: `${width}x${height}` }, `${name}, ${width} × ${height}`)));
 
-// ---- styles
+// ---- styles and ideas
 
 let styles = [];
+const styleOf = (name) => styles.find((style) => style.name === name);
+
 async function showStyles() {
   styles = (await ask("GET", "styles")).styles;
-  const choice = (value, label, picture, checked) => h("label", { class: "choice" },
-    h("input", { type: "radio", name: "style", value, checked }),
-    picture ? h("img", { src: picture, alt: "", loading: "lazy" }) : h("img", { src: "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>", alt: "" }),
-    label);
-  $("styles").append(...styles.map((style, index) => choice(style.name, style.label, style.picture, index === 3)));
+  const first = styleOf(IDEAS[0][1]) ?? styles[0];
+  $("styles").append(...styles.map((style) => h("label", { class: "choice" },
+    h("input", { type: "radio", name: "style", value: style.name, checked: style === first }),
+    style.picture ? h("img", { src: style.picture, alt: "", loading: "lazy" }) : null,
+    h("span", {}, style.label))));
 }
+
+function showIdeas() {
+  $("newest").replaceChildren(h("div", { class: "ideas" }, ...IDEAS.map(([prompt, style]) =>
+    h("button", { class: "idea", type: "button", onclick: () => fill(prompt, style) },
+      h("img", { src: styleOf(style)?.picture ?? "", alt: "" }), h("span", {}, prompt)))));
+}
+
+/** Put an idea into the form and dream it. */
+function fill(prompt, style) {
+  $("prompt").value = prompt;
+  const box = document.querySelector(`[name=style][value="${style}"]`);
+  if (box) {
+    box.checked = true;
+    box.parentElement.scrollIntoView({ block: "nearest", inline: "center" });
+  }
+  document.querySelector("form").requestSubmit();
+}
+
+$("surprise").addEventListener("click", () => {
+  const others = IDEAS.filter(([prompt]) => prompt !== $("prompt").value);
+  const [prompt] = others[Math.floor(Math.random() * others.length)];
+  fill(prompt, styles[Math.floor(Math.random() * styles.length)]?.name);
+});
 
 // ---- the account
 
@@ -57,31 +91,54 @@ $("buy").addEventListener("click", async () => {
 
 // ---- dreams
 
+$("prompt").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  document.querySelector("form").requestSubmit();
+});
+
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const prompt = $("prompt").value.trim();
-  if (!prompt) return tell("Say what you see: a word is enough.");
+  if (!prompt) {
+    $("prompt").focus();
+    return tell("Say what you see: a word is enough.");
+  }
   const [width, height] = $("screen").value.split("x").map(Number);
-  const chosen = styles.find((style) => style.name === document.querySelector("[name=style]:checked")?.value);
+  const chosen = styleOf(document.querySelector("[name=style]:checked")?.value);
   await dream({ prompt, width, height, ...chosen?.input });
 });
 
 async function dream(asked, seed) {
   tell();
+  document.activeElement?.blur();
   try {
     show(await submit({ model: MODEL, input: asked, seed }));
+    scrollTo({ top: 0, behavior: "smooth" });
   } catch (trouble) {
-    tell(trouble.code === "quota_exceeded" ? "Your free pictures of today are used up: come back tomorrow, or buy some." : trouble.message);
+    tell(trouble.code === "quota_exceeded" ? "You have used today's free pictures. Come back tomorrow, or buy some." : trouble.message);
   }
+}
+
+/** Put a dream on top, and the one that was there first among the earlier ones. */
+function enlarge(card) {
+  const before = $("newest").querySelector("li");
+  if (before === card) return;
+  card.remove();
+  if (before) $("dreams").prepend(before);
+  $("newest").replaceChildren(h("ul", { class: "results" }, card));
 }
 
 async function show(task) {
   const { prompt, width = 1, height = 1, large } = input(task);
-  const frame = h("div", { class: "frame", style: `aspect-ratio: ${width} / ${height}` });
+  const frame = h("div", { class: "frame", style: `aspect-ratio: ${width} / ${height}`, onclick: () => {
+    enlarge(card);
+    scrollTo({ top: 0, behavior: "smooth" });
+  } });
   const bar = h("progress", { max: 1, value: 0, "aria-label": `Progress: ${prompt}` });
   const said = h("small", { role: "status" });
-  const card = h("li", {}, frame, h("span", {}, prompt ?? ""), said, bar);
-  $("dreams").prepend(card);
+  const card = h("li", { style: `--wide: calc(66svh * ${width / height})` }, frame, h("span", {}, prompt ?? ""), said, bar);
+  enlarge(card);
   const put = (src, kind) => frame.replaceChildren(h("img", { src, class: kind, alt: `${large ? "Wallpaper" : "Dream"}: ${prompt}` }));
   const ended = await follow(task.id, {
     queued: (data) => (said.textContent = standing(data)),
@@ -91,24 +148,25 @@ async function show(task) {
   });
   bar.remove();
   showAccount();
-  // What a task held is given back, or spent, a moment after its end.
+  // Swell returns or spends the held credits a moment after the end.
   setTimeout(showAccount, 2000);
   if (ended.state !== "succeeded") {
-    frame.replaceChildren();
+    frame.remove();
     said.className = "bad";
-    said.textContent = ended.error?.detail ?? `It is ${ended.state}.`;
+    said.textContent = ended.error?.detail ?? `The dream was ${ended.state}.`;
     return;
   }
   const [file] = ended.artifacts;
   put(file.url, "whole");
   said.textContent = `${file.width} × ${file.height}`;
-  card.append(large
-    ? h("span", {}, saved(ended, 0, "Save the wallpaper"))
-    : h("button", { class: "plain", onclick: () => dream({ ...input(ended), large: true }, ended.seed) }, "As wallpaper"));
+  card.append(h("div", { class: "row" }, large
+    ? saved(ended, 0, "Save the wallpaper")
+    : h("button", { onclick: () => dream({ ...input(ended), large: true }, ended.seed) }, "As wallpaper")));
 }
 
 try {
   await Promise.all([showStyles(), showAccount()]);
+  showIdeas();
   for (const task of (await tasks()).reverse()) {
     if (!task.data_removed?.length) show(task);
   }

@@ -1,5 +1,5 @@
 // The page of the app `multimodal`: a form made of the model's own schema, and every kind of output.
-import { ask, follow, h, outputOf, saved, standing, submit, tasks, upload } from "./shared/swell.js";
+import { ask, follow, h, outputOf, reveal, saved, standing, submit, tasks, upload } from "./shared/swell.js";
 
 const MODEL = "multimodal/card";
 const RATE_HZ = 16000;
@@ -12,9 +12,9 @@ function tell(words = "") {
 
 // ---- the form
 
-/** What stands in a schema, also where it may be null. */
+/** A field's schema without the wrapping that lets it be null. */
 const plain = (schema) => ({ ...(schema.anyOf ?? schema.oneOf)?.find((each) => each.type !== "null"), ...schema });
-/** Name of a field → a function that returns its value, or a promise of it; undefined for none. */
+/** Field name → a function that returns its value, a promise of the value, or undefined. */
 const values = new Map();
 
 function field(name, told) {
@@ -22,11 +22,11 @@ function field(name, told) {
   const id = `field-${name}`;
   let control;
   if (schema["x-file"] === "audio") {
-    control = voice(id, name);
+    control = voice(id, name, schema.title ?? name);
   } else if (schema["x-file"]) {
-    const chosen = h("input", { id, type: "file", accept: "image/*" });
+    const [button, chosen] = fileButton(id, "image/*", schema.title ?? name);
     values.set(name, () => chosen.files[0] && upload(chosen.files[0]));
-    control = chosen;
+    control = button;
   } else if (schema.enum) {
     const chosen = h("select", { id }, ...schema.enum.map((each) => h("option", { value: each, selected: each === schema.default }, each.replaceAll("-", " "))));
     values.set(name, () => chosen.value);
@@ -39,9 +39,17 @@ function field(name, told) {
   return h("div", { class: "field" }, h("label", { for: id }, schema.title ?? name), control);
 }
 
-/** A file of sound, or the microphone; what is sent is WAV at 16 kHz, whatever came. */
-function voice(id, name) {
-  const chosen = h("input", { id, type: "file", accept: "audio/*" });
+/** A button that chooses a file and then shows its name. */
+function fileButton(id, accept, label) {
+  const chosen = h("input", { id, type: "file", accept, "aria-label": label });
+  const text = h("span", {}, "Choose a file");
+  chosen.addEventListener("change", () => (text.textContent = chosen.files[0]?.name ?? "Choose a file"));
+  return [h("span", { class: "plain button file" }, text, chosen), chosen];
+}
+
+/** A sound file or a recording from the microphone, sent as WAV at 16 kHz. */
+function voice(id, name, label) {
+  const [file, chosen] = fileButton(id, "audio/*", label);
   const button = h("button", { type: "button", class: "plain" }, "Record");
   let recorded, recorder;
   chosen.addEventListener("change", () => (recorded = undefined));
@@ -57,26 +65,26 @@ function voice(id, name) {
         recorded = new Blob(parts);
         recorder = undefined;
         chosen.value = "";
-        button.textContent = "Recorded; again?";
+        button.textContent = "Record again";
       });
       recorder.start();
       setTimeout(() => recorder?.stop(), LONGEST_S * 1000);
       button.textContent = "Stop";
     } catch {
-      tell("There is no microphone, or it may not be used: choose a file.");
+      tell("The browser found no microphone, or may not use it. Choose a file instead.");
     }
   });
   values.set(name, async () => {
     const sound = chosen.files[0] ?? recorded;
     return sound && upload(await asWav(sound));
   });
-  return h("div", { class: "row" }, chosen, button);
+  return h("div", { class: "row" }, file, button);
 }
 
 /** Return a sound as WAV: 16 bits, one channel, 16 kHz. */
 async function asWav(file) {
   const decoded = await new OfflineAudioContext(1, 1, RATE_HZ).decodeAudioData(await file.arrayBuffer()).catch(() => {
-    throw new Error("This file is no sound that your browser can read.");
+    throw new Error("Your browser cannot read this file as sound.");
   });
   const length = Math.min(decoded.length, LONGEST_S * RATE_HZ);
   const context = new OfflineAudioContext(1, length, RATE_HZ);
@@ -105,8 +113,8 @@ document.querySelector("form").addEventListener("submit", async (event) => {
       const given = await value();
       if (given !== undefined) input[name] = given;
     }
-    if (!input.text && !input.sound) throw new Error("Write something, or say it.");
-    show(await submit({ model: MODEL, input }));
+    if (!input.text && !input.sound) throw new Error("Write some words, or record them.");
+    show(await submit({ model: MODEL, input }), true);
   } catch (trouble) {
     tell(trouble.message);
   } finally {
@@ -114,9 +122,15 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   }
 });
 
-// ---- what comes
+$("sample").addEventListener("click", () => {
+  const words = document.querySelector("#fields textarea");
+  words.value = "a red fox in the snow";
+  $("make").click();
+});
 
-/** Show a value of an output by what it is: files by their kind, text as text. */
+// ---- results
+
+/** Show one value of an output: a file by its media type, everything else as text. */
 function shown(task, name, value) {
   const index = task.artifacts.findIndex((file) => file.url === value);
   if (index < 0) return h("p", {}, String(value));
@@ -126,21 +140,22 @@ function shown(task, name, value) {
   return h("p", {}, saved(task, index, `Save the ${name}`));
 }
 
-async function show(task) {
+async function show(task, isNew = false) {
   const said = h("small", { role: "status" });
   const bar = h("progress", { max: 1, "aria-label": "Progress" });
   const card = h("li", { class: "card" }, said, bar);
   $("cards").prepend(card);
+  if (isNew) reveal(card);
   const ended = await follow(task.id, {
     queued: (data) => (said.textContent = standing(data)),
-    started: (data) => (said.textContent = `${data.stage}…`),
+    started: (data) => (said.textContent = `${data.stage ?? "Being made"}…`),
     progress: (data) => (bar.value = data.fraction),
   });
   try {
     const output = outputOf(ended);
     const heard = ended.stages?.find((stage) => stage.name === "listen")?.output?.by;
     card.replaceChildren(...Object.entries(output).map(([name, value]) => shown(ended, name, value)),
-      h("small", {}, heard === "heard" ? "What was heard may not be what was said." : "Spoken and painted by machines."));
+      h("small", {}, heard === "heard" ? "The transcript may be wrong." : "Spoken and painted by machines."));
   } catch (trouble) {
     card.replaceChildren(h("p", { class: "bad" }, trouble.message));
   }

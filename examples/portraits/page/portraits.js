@@ -1,11 +1,11 @@
 // The page of the app `portraits`: a face, scenarios, and each portrait as soon as it is there.
-import { follow, h, remove, saved, standing, submit, tasks, upload } from "./shared/swell.js";
+import { follow, h, remove, reveal, saved, standing, submit, tasks, upload } from "./shared/swell.js";
 
 const SCENES = {
   beach: "On the beach", city: "In the city", "city-night": "City lights", space: "In space",
   forest: "In the forest", mountains: "In the mountains", studio: "In a studio", snow: "In the snow",
 };
-/** A face needs no more pixels, and a picture drawn anew has no place and time of the camera in it. */
+/** Enough for a face. Redrawing the picture also removes the camera's place and time from the file. */
 const MOST_PX = 1280;
 
 const $ = (id) => document.getElementById(id);
@@ -13,7 +13,7 @@ let face = null;
 
 for (const [name, title] of Object.entries(SCENES)) {
   const box = h("input", { type: "checkbox", name: "scene", value: name, checked: ["beach", "space", "forest"].includes(name) });
-  document.querySelector(".scenes").append(h("label", {}, box, title));
+  document.querySelector(".scenes").append(h("label", { class: "chip" }, box, title));
 }
 
 function tell(words = "") {
@@ -31,17 +31,21 @@ async function take(source, width, height) {
   tell();
 }
 
-$("file").addEventListener("change", async () => {
-  const [file] = $("file").files;
-  if (!file) return;
+async function choose(file) {
   try {
     const picture = await createImageBitmap(file);
     stopFilming();
     await take(picture, picture.width, picture.height);
   } catch {
-    tell("This file is no picture that your browser can read.");
+    tell("Your browser cannot read this file as a picture.");
   }
+}
+
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  if (file) choose(file);
 });
+$("sample").addEventListener("click", async () => choose(await (await fetch("shared/sample-face.webp")).blob()));
 
 $("film").addEventListener("click", async () => {
   const camera = $("camera");
@@ -49,7 +53,7 @@ $("film").addEventListener("click", async () => {
     camera.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user" } });
     await camera.play();
   } catch {
-    return tell("There is no camera, or it may not be used: choose a file.");
+    return tell("The browser found no camera, or may not use it. Choose a file instead.");
   }
   camera.hidden = $("shoot").hidden = false;
   $("empty").hidden = $("chosen").hidden = $("film").hidden = true;
@@ -79,7 +83,7 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   $("make").disabled = true;
   try {
     const image = await upload(face);
-    show(await submit({ model: "swell/portraits", input: { image, scenarios, size: 512 } }));
+    show(await submit({ model: "swell/portraits", input: { image, scenarios, size: 512 } }), true);
   } catch (trouble) {
     tell(trouble.message);
   } finally {
@@ -87,16 +91,16 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   }
 });
 
-/** Show a pack: a place for each portrait at once, and each portrait when it is told. */
-async function show(task) {
+/** Show a pack: a frame for each portrait at once, and each portrait when it is ready. */
+async function show(task, isNew = false) {
   const scenarios = task.input?.scenarios ?? task.artifacts.map(() => "");
   const places = scenarios.map((name) => ({ name, frame: h("div", { class: "frame" }), line: h("figcaption", {}, SCENES[name] ?? "Portrait") }));
   const said = h("p", { class: "dim", role: "status" });
   const pack = h("article", { class: "card" },
-    h("div", { class: "row", style: "justify-content: space-between" }, said,
-      h("button", { class: "plain", onclick: () => forget(task.id, pack, said) }, "Delete the face and the portraits")),
-    h("ul", { class: "results" }, ...places.map((each) => h("li", {}, h("figure", {}, each.frame, each.line)))));
+    said, h("ul", { class: "results" }, ...places.map((each) => h("li", {}, h("figure", {}, each.frame, each.line)))),
+    h("button", { class: "plain", onclick: () => forget(task.id, pack, said) }, "Delete the face and the portraits"));
   $("packs").prepend(pack);
+  if (isNew) reveal(pack);
   const put = (file, index) => {
     const place = places[index];
     if (!place) return;
@@ -110,20 +114,20 @@ async function show(task) {
   });
   if (ended.state === "succeeded") {
     ended.artifacts.forEach(put);
-    places.forEach((place, index) => place.line.append(" · ", saved(ended, index)));
-    said.textContent = "Ready. They are kept for a day.";
+    places.forEach((place, index) => place.line.after(saved(ended, index)));
+    said.textContent = "Ready. The app keeps them for a day.";
   } else {
     said.className = "bad";
-    said.textContent = ended.error?.detail ?? `The pack is ${ended.state}.`;
+    said.textContent = ended.error?.detail ?? `The pack was ${ended.state}.`;
   }
 }
 
 async function forget(id, pack, said) {
   try {
     await remove(id);
-    pack.replaceChildren(h("p", { role: "status" }, "Deleted: the face, the portraits, and every copy that the app had."));
+    pack.replaceChildren(h("p", { role: "status" }, "Deleted: the face, the portraits, and every copy in the app."));
   } catch (trouble) {
-    said.textContent = trouble.code === "conflict" ? "They are still being made: try again in a moment." : trouble.message;
+    said.textContent = trouble.code === "conflict" ? "The portraits are not finished yet. Try again in a moment." : trouble.message;
   }
 }
 

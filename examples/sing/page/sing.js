@@ -1,23 +1,35 @@
 // The page of the app `sing`: a face, and a sound or words, become a short video.
-import { follow, h, remove, saved, standing, submit, tasks, upload } from "./shared/swell.js";
+import { follow, h, remove, reveal, saved, standing, submit, tasks, upload } from "./shared/swell.js";
 
 const LONGEST_S = 20;
 const $ = (id) => document.getElementById(id);
+let face = null;
 let recorded = null;
 
 function tell(words = "") {
   $("wrong").textContent = words;
 }
 
+function choose(file) {
+  face = file;
+  $("chosen").src = URL.createObjectURL(file);
+  $("chosen").hidden = false;
+  $("empty").hidden = true;
+  tell();
+}
+
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
-  $("chosen").hidden = !file;
-  if (file) $("chosen").src = URL.createObjectURL(file);
-  tell();
+  if (file) choose(file);
+});
+$("sample").addEventListener("click", async () => {
+  choose(await (await fetch("shared/sample-face.webp")).blob());
+  if (!$("text").value && !recorded) $("text").value = "Hello, I am a picture.";
 });
 
 $("sound").addEventListener("change", () => {
   recorded = null;
+  $("heard").textContent = $("sound").files[0]?.name ?? "";
   $("record").textContent = "Record";
 });
 
@@ -34,29 +46,29 @@ $("record").addEventListener("click", async () => {
       recorded = new Blob(parts, { type: recorder.mimeType });
       recorder = null;
       $("sound").value = "";
-      $("record").textContent = "Recorded; again?";
+      $("record").textContent = "Record again";
+      $("heard").textContent = "Your recording";
     });
     recorder.start();
     setTimeout(() => recorder?.stop(), LONGEST_S * 1000);
     $("record").textContent = "Stop";
     tell();
   } catch {
-    tell("There is no microphone, or it may not be used: choose a file.");
+    tell("The browser found no microphone, or may not use it. Choose a file instead.");
   }
 });
 
 document.querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const [face] = $("file").files;
   const sound = $("sound").files[0] ?? recorded;
   const text = $("text").value.trim();
   if (!face) return tell("Choose a picture of a face first.");
-  if (!sound && !text) return tell("Choose or record a sound, or write what is to be said.");
+  if (!sound && !text) return tell("Write some words, or choose or record a sound.");
   tell();
   $("make").disabled = true;
   try {
     const heard = text ? { text } : { sound: await upload(sound) };
-    show(await submit({ model: "sing/clip", input: { image: await upload(face), ...heard } }));
+    show(await submit({ model: "sing/clip", input: { image: await upload(face), ...heard } }), true);
   } catch (trouble) {
     tell(trouble.message);
   } finally {
@@ -64,15 +76,16 @@ document.querySelector("form").addEventListener("submit", async (event) => {
   }
 });
 
-async function show(task) {
+async function show(task, isNew = false) {
   const frame = h("div", {});
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const said = h("small", { role: "status" });
   const card = h("li", {}, frame, said, bar);
   $("clips").prepend(card);
+  if (isNew) reveal(card);
   const ended = await follow(task.id, {
     queued: (data) => (said.textContent = standing(data)),
-    started: (data) => (said.textContent = `${data.stage ?? "made"}…`),
+    started: (data) => (said.textContent = `${data.stage ?? "Being made"}…`),
     progress: (data) => (bar.value = data.fraction),
     preview: (data) => frame.replaceChildren(h("img", { src: data.image, alt: "So far" })),
   });
@@ -80,11 +93,11 @@ async function show(task) {
   if (ended.state !== "succeeded") {
     frame.replaceChildren();
     said.className = "bad";
-    said.textContent = ended.error?.detail ?? `It is ${ended.state}.`;
+    said.textContent = ended.error?.detail ?? `The video was ${ended.state}.`;
     return;
   }
   frame.replaceChildren(h("video", { src: ended.artifacts[0].url, controls: true, playsinline: true, "aria-label": "The video" }));
-  said.textContent = "Made by a machine: say so where you show it.";
+  said.textContent = "Made by a machine. Say so where you show it.";
   card.append(h("span", { class: "row" }, saved(ended, 0),
     h("button", { class: "plain", onclick: () => remove(ended.id).then(() => card.remove()) }, "Delete")));
 }
