@@ -201,15 +201,16 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         for name in whole_machines(settings)
     ]
     found += [
-        f"autoscale.policy.location_share does not hold for {name}, a pool of spot workers that "
-        f"does not say where they stand: set pools.{name}.location, or the share to 1 where all of "
-        "them may be taken back at once"
+        f"autoscale.policy.location_share does not apply to {name}, a pool of "
+        f"spot workers without a location: set pools.{name}.location, or set the"
+        " share to 1 if all of them may be reclaimed at once"
         for name in _anywhere(settings)
     ]
     if settings.autoscale.deployment == AutoscaleSettings().deployment and _on_clouds(settings):
         found.append(
-            "autoscale.deployment is the one that every service has: two in one account that have "
-            "pools of the same name would end each other's machines, so set a name of its own"
+            "autoscale.deployment has its default value: two services in one "
+            "account with pools of the same name would end each other's machines, "
+            "so set a unique name"
         )
     if settings.pools and limit is None and alarm is not None:
         found.append(
@@ -218,8 +219,8 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         )
     if settings.pools and limit is not None and alarm is None:
         found.append(
-            "autoscale.day_budget_micros lets pools shrink without an alarm before: set "
-            "costs.budget_day_micros too, to be told at 50, 80 and 100 %"
+            "autoscale.day_budget_micros shrinks pools without an earlier alarm: "
+            "set costs.budget_day_micros too, for alarms at 50, 80 and 100 %"
         )
     return found
 

@@ -114,8 +114,8 @@ def check_card(card: ModelCard) -> None:
         n_bytes = len(getattr(card, name).encode(errors="replace"))
         if n_bytes > MAX_MARKDOWN_BYTES:
             raise InvalidInput(
-                f"the {name} of {card.name} has {n_bytes:,} bytes: at most {MAX_MARKDOWN_BYTES:,} "
-                "fit on a card; put the rest on a page of its own and name its URL"
+                f"the {name} of {card.name} has {n_bytes:,} bytes, and a card has room "
+                f"for {MAX_MARKDOWN_BYTES:,}: move the rest to a web page and link to it"
             )
     schema = card.input_schema
     try:
@@ -127,8 +127,8 @@ def check_card(card: ModelCard) -> None:
             }
             largest = max(sizes, key=sizes.__getitem__)
             raise InvalidInput(
-                f"the card of {card.name} has {n_bytes:,} bytes of JSON, of which its {largest} "
-                f"has {sizes[largest]:,}: a card has at most {MAX_CARD_BYTES:,}"
+                f"the card of {card.name} has {n_bytes:,} bytes of JSON ({largest}: "
+                f"{sizes[largest]:,}), and the limit is {MAX_CARD_BYTES:,}"
             )
         rules = rules_of(schema)
         if rules.schemas > MAX_RULES or len(rules.patterns) > MAX_PATTERNS:

@@ -79,6 +79,7 @@ def how_to_get(module: str, source: str = "", beside: Collection[str] = ()) -> s
     others = map(distribution_of, imported(source, beside))
     listed = ", ".join(f'"{each}"' for each in dict.fromkeys([name, *others]))
     return (
-        f"install it beside Swell (pip install {name}), or let the file ask for all that it needs, "
-        f"at its top:\n  {_BLOCK}\n  # dependencies = [{listed}]\n  # ///"
+        f"install it in Swell's environment (pip install {name}), or declare all"
+        f" requirements at the top of the file:\n  {_BLOCK}\n  # dependencies = "
+        f"[{listed}]\n  # ///"
     )

@@ -855,13 +855,13 @@ def _define_function(
         raise InvalidModel(f"{name}: @swell.model goes above a function; for a class use Model")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidModel(
-            f"{name}: the function is async; write a plain one, since a model has a process "
-            "of its own"
+            f"{name}: the function is async; use a plain function, because each "
+            "model has its own process"
         )
     if inspect.isgeneratorfunction(function):
         raise InvalidModel(
-            f"{name}: the function is a generator; return the result and tell what comes before "
-            "it through ctx.progress and ctx.preview"
+            f"{name}: the function is a generator; return the result and report "
+            "progress through ctx.progress and ctx.preview"
         )
     types_of = _hints(function, name)
     fields, context_name = _fields(function, types_of, name)
@@ -961,7 +961,9 @@ def _check_packs(name: str, input_type: type[BaseModel]) -> None:
 
 def _check_steps(cls: type[StepModel], where: str) -> None:
     if cls.run is not StepModel.run:
-        raise InvalidModel(f"{cls.name}: a StepModel has no `run` of its own; derive from Model")
+        raise InvalidModel(
+            f"{cls.name}: a StepModel must not define `run`; derive from Model instead"
+        )
     for method in ("prepare", "denoise", "decode"):
         if getattr(cls, method) is getattr(StepModel, method):
             raise InvalidModel(f"{cls.name}: write `def {method}(self, …)` in {where}")
@@ -1299,7 +1301,7 @@ def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Defin
     names = [definition.name for definition in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise InvalidModel(f"{ref} defines {twice} twice: give each model a name of its own")
+        raise InvalidModel(f"{ref} defines {twice} twice: give each model a different name")
     return found
 
 

@@ -121,7 +121,7 @@ def load_pipelines(ref: str) -> list[Declared]:
     names = [each.name for each in found]
     twice = next((each for each in names if names.count(each) > 1), None)
     if twice:
-        raise InvalidModel(f"{ref} declares {twice} twice: give each pipeline a name of its own")
+        raise InvalidModel(f"{ref} declares {twice} twice: give each pipeline a different name")
     return found
 
 

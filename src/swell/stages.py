@@ -366,7 +366,7 @@ def reason_of(stage: Stage, sight: Sight) -> str:
     if text.startswith(("input.", "stages.")):
         value = sight.first(parse_reference(text))
         text = value if isinstance(value, str) else ""
-    return text[:2000] or f"what the stage {stage.name!r} found does not allow it to go on"
+    return text[:2000] or f"the stage {stage.name!r} rejected its input"
 
 
 def begin(pipeline: Pipeline, version: str, asked: msgspec.Raw) -> Run | None:

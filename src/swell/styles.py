@@ -100,8 +100,8 @@ def _style(path: Path, name: str, entry: _Entry, models: Sequence[str]) -> Style
         )
     if entry.prompt and _PLACE not in entry.prompt:
         raise InvalidModel(
-            f"{path.name}: the prompt of the style {name} has no {_PLACE}, so that what was typed "
-            "would be lost"
+            f"{path.name}: the prompt of the style {name} has no {_PLACE}, so the "
+            "user's text would be lost"
         )
     return Style(
         name,

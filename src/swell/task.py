@@ -572,7 +572,7 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
     if stage.reject and holds(stage.reject, sight):
         error = TaskError(
             code="rejected",
-            title=f"The stage {stage.name} refused to go on",
+            title=f"The stage {stage.name} rejected its input",
             detail=reason_of(stage, sight),
         )
         return _end(task, TaskState.FAILED, now, Timings(), error=error, run=passed)
@@ -636,7 +636,7 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
         error=TaskError(
             code="worker_lost",
             title="The worker was lost",
-            detail=f"attempt {task.attempt} was not heard of before its lease ran out",
+            detail=f"attempt {task.attempt}: the lease expired without a heartbeat",
         )
     )
     taken_back = settle(task, lost, now=now, retry_delay_s=retry_delay_s)
@@ -701,8 +701,9 @@ def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
         raise Conflict(f"the input of task {task.id} was removed, so it cannot be repeated")
     if only_dead and not (task.dead or (was_repeated and task.state is TaskState.FAILED)):
         raise Conflict(
-            f"task {task.id} is {task.state} and no dead letter, so there is nothing to replay; "
-            f"to run it once more, POST /v1/tasks/{task.id}/retry"
+            f"task {task.id} is {task.state} and not in the dead-letter queue, so "
+            "there is nothing to replay; to run it again, POST "
+            f"/v1/tasks/{task.id}/retry"
         )
 
 

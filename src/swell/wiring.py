@@ -515,7 +515,7 @@ def _promise_programs(settings: Settings) -> "_Promise | None":
     try:
         from swell.weights.signing import Trusted
     except ImportError:
-        why = "signatures need what is not installed: pip install 'swell[compiled]'"
+        why = "signatures need an extra: pip install 'swell[compiled]'"
         _tell_of_weights("compiled programs cannot be had", why=why)
         return None
     try:

@@ -156,7 +156,7 @@ def test_how_models_and_slots_are_told_is_checked(tmp_path: Path) -> None:
         (("--slots", "2", "--slower", "1,0.5"), "do not fall"),
         (("--slots", "2", "--slower", "x"), "begin with 1"),
         (("--model", "a/b", "--model", "a/c", "--compare"), "cannot be compared"),
-        (("--model", "a/b", "--model", "a/c", "--scale", "1000"), "make the scale smaller"),
+        (("--model", "a/b", "--model", "a/c", "--scale", "1000"), "use a smaller scale"),
     ):
         refused = swell.run("simulate", "azure-conv", *options)
         assert refused.returncode == 2, options

@@ -145,7 +145,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         self, provider: AwsProvider
     ) -> None:
         self.front.broken = (403, ec2_error("UnauthorizedOperation"))
-        with pytest.raises(InvalidInput, match="whose policy allows what docs"):
+        with pytest.raises(InvalidInput, match="whose policy must allow the actions in docs"):
             await self.made(spot=True).prices()
 
     async def test_where_and_what_an_instance_is_is_told(self, provider: AwsProvider) -> None:

@@ -340,7 +340,7 @@ class TestAzureByFleet(AzureCase):
         azure.looks, azure.late, azure.silent = 1000, 2, True
         request = LaunchRequest(pool="p", n=2, token="launch-1")
         # Nobody knows what comes of it: that is no refusal, and it is asked for again.
-        with pytest.raises(Unavailable, match="not told yet") as told:
+        with pytest.raises(Unavailable, match="not reported a result yet") as told:
             await provider.launch(request)
         assert not isinstance(told.value, Refused)
         assert {i.id for i in await provider.launch(request)} == set(azure.machines)

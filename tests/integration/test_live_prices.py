@@ -86,7 +86,7 @@ async def front(
 
 async def test_a_spot_pool_costs_what_ec2_tells_now(front: Ec2Front, tmp_path: Path) -> None:
     async with scaled(front.url, tmp_path) as (autoscaler, backend):
-        assert dict(backend.settings.hour_micros) == {"gpu": 805_000}, "as if it were not spot"
+        assert dict(backend.settings.hour_micros) == {"gpu": 805_000}, "on-demand price"
         pool = await stands(autoscaler, backend, "EC2's spot price history")
         assert (pool.hour_micros, pool.price_note) == (310_000, "")
         assert pool.price_source.startswith("aws/g6.xlarge@us-east-1a/spot: ")

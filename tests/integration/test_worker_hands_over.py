@@ -284,7 +284,7 @@ async def test_what_cannot_be_used_is_drawn_anew_and_no_task_fails(
         async with studio.worker():
             [task, _] = await finished(studio, [task_id, other])
             [through] = await finished(studio, [await studio.submit(1, seed=3)])
-    assert [each["task_id"] for each in logs if "drawing anew" in each["event"]] == [task_id]
+    assert [each["task_id"] for each in logs if "drawing again" in each["event"]] == [task_id]
     assert task.attempt == 2
     assert studio.files([task]) == studio.files([through])
 

@@ -370,7 +370,7 @@ def served(data: Path, models: str = "demo/upper") -> tuple[list[str], list[str]
             "is damaged",
         ),
         (lambda folder, entry: (folder / "vae" / "config.json").write_text("[]"), "vae"),
-        (lambda folder, entry: entry.write_text("name = 3"), "tells of no model"),
+        (lambda folder, entry: entry.write_text("name = 3"), "does not describe a model"),
         (
             lambda folder, entry: entry.write_text(
                 entry.read_text().replace("bad/dreams", "swell/artwork")
@@ -516,7 +516,7 @@ def test_who_adds_or_removes_a_model_waits_for_who_does_already(tmp_path: Path) 
             with locked(tmp_path, "x/two", said.put):
                 assert said.empty(), "models of other names are no matter"
             waits = pool.submit(second)
-            assert said.get(timeout=10) == "somebody else adds or removes x/one: waiting for that"
+            assert said.get(timeout=10) == "waiting for another process that adds or removes x/one"
             order.append("first")
         waits.result(10)
     assert order == ["first", "second"]

@@ -142,7 +142,7 @@ def test_the_better_model_is_found_and_told_apart() -> None:
 
 def test_what_is_not_told_apart_is_said() -> None:
     first, second = rate([Ballot(MODELS[:2], "a/a:1")])
-    assert in_words(second, first).endswith("after 1 vote: not told apart from a/a:1 yet")
+    assert in_words(second, first).endswith("after 1 vote: no clear difference from a/a:1 yet")
 
 
 def test_what_is_told_apart_is_said() -> None:

@@ -344,7 +344,7 @@ async def test_a_promotion_says_what_it_promotes(world: World) -> None:
     await both(world)
     await act(world, "canary", version="2", share=0.1)
     vague = await act(world, "promote")
-    assert (vague.status, "say what is to be live" in vague.json["detail"]) == (422, True)
+    assert (vague.status, "name what to make live" in vague.json["detail"]) == (422, True)
     saw = await edition(world)
     await act(world, "rollback", version="2")
     await world.register(UPPER | {"version": "3"})
@@ -437,7 +437,7 @@ async def test_retired_versions_get_nothing(world: World) -> None:
         ("canary", {"version": "1", "share": 0.1}, 409, "live already"),
         ("canary", {"version": "2", "share": 1.5}, 422, "share"),
         ("promote", {"version": "1"}, 409, "live already"),
-        ("promote", {}, 422, "say what is to be live"),
+        ("promote", {}, 422, "name what to make live"),
         ("promote", {"edition": "0" * 12}, 409, "have changed since edition"),
         ("rollback", {}, 409, "no canary"),
         ("rollback", {"version": "2"}, 409, "would leave 1 now, and not 2: 1 is live"),

@@ -162,7 +162,7 @@ async def test_a_voter_may_change_a_vote_until_the_names_are_told(world: World) 
     await world.anna("POST", f"{path}/close")
     late = await world.anna("POST", f"{path}/votes", {"row": 0, "winner": 1})
     assert late.status == 409
-    assert "the voting has ended" in late.json["detail"]
+    assert "voting has ended" in late.json["detail"]
     closed_at = (await world.anna("GET", path)).json["closed_at"]
     world.clock.advance(60)
     assert (await world.anna("POST", f"{path}/close")).json["closed_at"] == closed_at

@@ -39,7 +39,7 @@ INPUT = {
 }
 
 #: What is the same for all links that lead nowhere.
-NOWHERE = "this link leads nowhere"
+NOWHERE = "this link was revoked"
 
 
 @pytest.fixture

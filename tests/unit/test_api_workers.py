@@ -41,8 +41,11 @@ async def test_a_version_that_is_known_is_not_registered_with_another_schema(
     body = {"name": "w", "models": [card | {what: {"type": "object", "maxProperties": 3}}]}
     answer = await world.worker("POST", "/worker/v1/register", body)
     assert (answer.status, answer.json["code"]) == (409, "conflict")
-    assert "version 1 of demo/upper is known with another " + what in answer.json["detail"]
-    assert "another version" in answer.json["detail"]
+    assert (
+        "version 1 of demo/upper is already registered with a different " + what
+        in answer.json["detail"]
+    )
+    assert "a new version" in answer.json["detail"]
 
 
 async def test_where_files_go_elsewhere_nothing_is_enclosed(

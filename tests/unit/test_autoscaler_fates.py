@@ -126,7 +126,7 @@ async def test_a_worker_that_is_killed_on_its_way_out_is_lost_and_told_so() -> N
         await yard.step()
     assert await ends(yard) == {LOST: 1}
     [decision] = [each for each in await yard.decisions() if each.what == "lost"]
-    assert "1 of them on the way out" in decision.why[0]
+    assert "1 of them draining" in decision.why[0]
 
 
 async def test_a_worker_that_finished_and_went_is_drained_and_not_lost() -> None:

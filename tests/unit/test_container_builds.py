@@ -434,8 +434,8 @@ def test_where_no_note_can_be_written_it_is_built_all_the_same(made: Built) -> N
         ("Error: initializing source docker://nothing", "the base image cannot be had"),
         ("ERROR: No matching distribution found for numpy==9", "the package index has no such"),
         ("write /x: no space left on device", "the disk is full"),
-        ("what on earth", "a step failed"),
-        ("(from versions: 1.0, 2.0)\nERROR: No matching distribution", "no package fits"),
+        ("what on earth", "a build step failed"),
+        ("(from versions: 1.0, 2.0)\nERROR: No matching distribution", "no package matches"),
         (
             "SSLError(SSLCertVerificationError(1\nERROR: No matching dist",
             "the package index is not",
@@ -443,11 +443,14 @@ def test_where_no_note_can_be_written_it_is_built_all_the_same(made: Built) -> N
         ("NewConnectionError: x\nERROR: No matching distribution", "the package index cannot be"),
         ("(from versions: none)\nERROR: No matching distribution", "the package index has no such"),
         # Words of the command that failed are not what it said.
-        (f"STEP 2/9: RUN {WORDS}", "a step failed"),
-        (f'Error: building at STEP "RUN {WORDS}": exit status 1', "a step failed"),
+        (f"STEP 2/9: RUN {WORDS}", "a build step failed"),
+        (f'Error: building at STEP "RUN {WORDS}": exit status 1', "a build step failed"),
         (f'STEP "RUN {WORDS}": no space left on device', "the disk is full"),
-        (f"#8 [4/9] RUN {WORDS}\n > [4/9] RUN {WORDS}:\n  12 | >>> RUN {WORDS}", "a step failed"),
-        (f'ERROR: failed to solve: process "/bin/sh -c {WORDS}" did not', "a step failed"),
+        (
+            f"#8 [4/9] RUN {WORDS}\n > [4/9] RUN {WORDS}:\n  12 | >>> RUN {WORDS}",
+            "a build step failed",
+        ),
+        (f'ERROR: failed to solve: process "/bin/sh -c {WORDS}" did not', "a build step failed"),
     ],
 )
 def test_a_build_that_fails_tells_its_last_words_and_what_to_do(

@@ -127,7 +127,7 @@ def test_an_included_folder_goes_in_without_what_is_hidden(poster: Path) -> None
     packed = Packer(look, [data]).pack([str(poster)])
     assert PurePosixPath("/opt/swell/models/1/data/palette.csv") in packed.files
     assert not [path for path in packed.files.values() if path.name == ".secret"]
-    with pytest.raises(InvalidRequest, match="below no folder"):
+    with pytest.raises(InvalidRequest, match="not in a folder"):
         Packer(look, [Path("/etc/hostname")]).pack([str(poster)])
 
 
@@ -279,7 +279,7 @@ def test_addresses_without_passwords_and_names_of_variables_may_stand_there() ->
 def test_a_file_that_ends_its_process_is_told_as_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import argparse\n\nargparse.ArgumentParser().parse_args(['--nothing'])\n")
-    with pytest.raises(InvalidModel, match=r"ends its process \(exit code 2\).*__main__"):
+    with pytest.raises(InvalidModel, match=r"exits the process \(exit code 2\).*__main__"):
         parts_of(Wanted([str(script)], Home(), "1"))
 
 
@@ -468,7 +468,7 @@ def test_a_file_that_would_lie_among_the_systems_is_refused(tmp_path: Path, name
     path = model_in(folder, files=f'["{name}"]')
     if "9" in name:
         path = model_in(tmp_path / "a", files='["../9/x.safetensors"]')
-    with pytest.raises(InvalidModel, match=r"folders of its own|rename 9"):
+    with pytest.raises(InvalidModel, match=r"folder that the image reserves|rename 9"):
         Packer(look).pack([str(path)])
 
 
@@ -491,7 +491,7 @@ def test_included_weights_are_refused_unless_they_are_declared_or_baked(
     if is_baked:
         assert IMAGE / "1/more/x.safetensors" in packer.pack([str(path)]).links
         return
-    with pytest.raises(InvalidRequest, match="nobody would fetch it"):
+    with pytest.raises(InvalidRequest, match="no worker would download it"):
         packer.pack([str(path)])
 
 

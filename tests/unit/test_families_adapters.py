@@ -89,7 +89,7 @@ def test_an_image_encoder_whose_settings_are_a_pipe_is_none(tmp_path: Path) -> N
 def test_an_adapter_for_another_network_is_refused(tmp_path: Path) -> None:
     encoder(tmp_path, hidden_size=32, projection_dim=24)
     path = written(tmp_path / "a.safetensors", PLAIN)
-    with pytest.raises(InvalidModel, match=r"states have 64 numbers.* 2048"):
+    with pytest.raises(InvalidModel, match=r"network with 64 features.* 2048"):
         read_adapter(path, tmp_path / "model", {"cross_attention_dim": 2048})
 
 

@@ -106,7 +106,7 @@ def test_so_is_one_of_a_transformer_that_is_given_to_a_unet(tmp_path: Path) -> N
 
 def test_a_network_that_does_not_say_it_is_a_control_net_is_none(tmp_path: Path) -> None:
     made = folder(tmp_path / "dreams")
-    with pytest.raises(InvalidModel, match="unet/ does not say of which class it is: give a contr"):
+    with pytest.raises(InvalidModel, match="unet/ does not name its class: give a contr"):
         given(made, made / "unet")
 
 
@@ -119,7 +119,7 @@ def test_a_network_that_does_not_say_it_is_a_control_net_is_none(tmp_path: Path)
         ("flux", {"num_attention_heads": 12}, "attention_head_dim is 1536, .*needs 3072"),
         ("flux", {"num_mode": -1}, "num_mode is -1: it must be a whole number from 1"),
         ("sd 3", {"patch_size": 1}, "patch_size is 1, and this model needs 2"),
-        ("sd 3", {"extra_conditioning_channels": 1}, "sees a mask beside its picture"),
+        ("sd 3", {"extra_conditioning_channels": 1}, "takes a mask with its picture"),
         ("sd 3", {"attention_head_dim": 32}, "attention_head_dim is 768"),
         ("sd 3", {"num_layers": 0}, "num_layers is 0: it must be a whole number from 1"),
         ("sd 3", {"caption_projection_dim": 64}, "caption_projection_dim is 64, and .* is 1536"),
@@ -151,7 +151,7 @@ def test_a_net_for_sdxl_does_not_fit_stable_diffusion_1(tmp_path: Path) -> None:
 
 def test_a_net_that_hears_guidance_is_for_networks_that_do(tmp_path: Path) -> None:
     schnell = model(tmp_path / "schnell", "flux", guidance_embeds=False)
-    with pytest.raises(InvalidModel, match=r"is told guidance as a number, and .* is not"):
+    with pytest.raises(InvalidModel, match=r"takes guidance as an input, and .* does not"):
         given(schnell, net(tmp_path / "net", "flux", guidance_embeds=True))
 
 
@@ -159,7 +159,7 @@ def test_a_net_without_a_first_layer_is_for_networks_that_see_no_mask(tmp_path: 
     borrowing = net(tmp_path / "net", "sd 3", use_pos_embed=False, joint_attention_dim=None)
     found = given(model(tmp_path / "plain", "sd 3"), borrowing).net
     assert (found.borrows_places, found.hears_words) == (True, False)
-    with pytest.raises(InvalidModel, match="no first layer of its own"):
+    with pytest.raises(InvalidModel, match="no first layer"):
         given(model(tmp_path / "masked", "sd 3", in_channels=9), borrowing)
 
 

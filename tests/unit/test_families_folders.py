@@ -48,7 +48,7 @@ def test_a_part_is_a_folder_beside_its_index(tmp_path: Path, name: str) -> None:
     (other / "config.json").write_text("{}")
     safetensors(other / "model.safetensors")
     changed(made, **{name: ["diffusers", "AutoencoderKL"]})
-    with pytest.raises(InvalidModel, match=r"names a part .*a folder beside that file"):
+    with pytest.raises(InvalidModel, match=r"names a part .*a folder in the same place"):
         look(made)
 
 
@@ -133,8 +133,8 @@ def test_pickles_beside_safetensors_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (write("model_index.json"), "a pipeline of its own"),
-        (write("inner/model_index.json"), "a pipeline of its own"),
+        (write("model_index.json"), "itself a pipeline"),
+        (write("inner/model_index.json"), "itself a pipeline"),
         (write("diffusers.py", "raise SystemExit"), "no code from a folder is run"),
         (write("adapter_config.json"), "merge the adapter"),
         (
@@ -305,7 +305,7 @@ def test_an_own_loop_that_needs_other_pictures_is_refused(
 def test_what_does_not_make_pictures_of_words_alone_is_refused(
     tmp_path: Path, pipeline: str
 ) -> None:
-    with pytest.raises(InvalidModel, match=f"{pipeline} is not known to make pictures of words"):
+    with pytest.raises(InvalidModel, match=f"{pipeline} is not a known text-to-image pipeline"):
         look(folder(tmp_path, pipeline))
 
 

@@ -422,7 +422,7 @@ def test_a_file_that_is_no_entry_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "models" / "x.toml"
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(InvalidEntry, match="tells of no model"):
+    with pytest.raises(InvalidEntry, match="does not describe a model"):
         read(path)
     with pytest.raises(NotFound):
         load_models(str(tmp_path / "none.toml"))
@@ -612,7 +612,7 @@ def test_layers_of_text_encoders_have_names_here(name: str, expected: str) -> No
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--portraits"], "portraits need a picture adapter"),
+        (["--portraits"], "portraits need an image adapter"),
         (["--scenarios", "SCENARIOS"], "scenarios are for portraits"),
         (["--portraits", "--scenarios", "gone.toml"], "no file of scenarios"),
     ],

@@ -142,7 +142,7 @@ async def test_a_cloud_that_does_not_answer_changes_nothing_for_a_day_and_then_t
     cloud.error = Unavailable("EC2 is away")
     pool = await world.look(EVERY_S)
     assert pool.hour_micros == 500_000
-    assert pool.price_note.startswith("told last at ")
+    assert pool.price_note.startswith("last reported ")
     assert pool.price_note.endswith("EC2 is away")
     await world.look(60)
     assert cloud.asked == 3, "it is asked again soon"

@@ -289,7 +289,7 @@ def test_a_step_model_that_is_not_complete_is_refused() -> None:
         (NoPrepare, "def prepare"),
         (NoDenoise, "def denoise"),
         (NoDecode, "def decode"),
-        (OwnRun, "no `run` of its own"),
+        (OwnRun, "must not define `run`"),
     ):
         with pytest.raises(InvalidModel, match=told):
             define(broken)

@@ -300,7 +300,9 @@ def test_what_is_not_installed_is_told_and_no_accident(tmp_path: Path) -> None:
     path = tmp_path / "models" / "test--it.toml"
     write(path, Entry(name="test/it", folder=str(made), loop=Loop()))
     [definition] = load_models(str(path))
-    with pytest.raises(InvalidModel, match=r"needs what is not installed: .*pip install cosmos_gu"):
+    with pytest.raises(
+        InvalidModel, match=r"needs a package that is not installed: .*pip install cosmos_gu"
+    ):
         definition.make().load("cpu")
 
 

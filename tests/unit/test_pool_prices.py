@@ -150,7 +150,7 @@ def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None
     [line] = told(pools, costs=alarm)
     assert line.startswith("costs.budget_day_micros gives alarms and stops nothing")
     [line] = told(pools, autoscale=limit)
-    assert line.startswith("autoscale.day_budget_micros lets pools shrink without an alarm")
+    assert line.startswith("autoscale.day_budget_micros shrinks pools without an earlier alarm")
     assert told(pools, autoscale=limit, costs=alarm) == []
     assert told(pools) == []
     # Where no pools are scaled here, whoever scales them has the limit.
@@ -189,7 +189,7 @@ def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine
 def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
     pools = {"spot": {"hour_micros": 1, "spot": True}, "owned": {"hour_micros": 2}}
     [line] = told(pools)
-    assert line.startswith("autoscale.policy.location_share does not hold for spot")
+    assert line.startswith("autoscale.policy.location_share does not apply to spot")
     assert "set pools.spot.location" in line
     assert told({**pools, "spot": {**pools["spot"], "location": "east"}}) == []
     assert told(pools, autoscale={"policy": {"location_share": 1}}) == []
@@ -220,11 +220,11 @@ def live(
 def test_where_nothing_stands_the_dearest_counts_of_all_that_may_be_had() -> None:
     price = live(SPOT, TOLD)
     assert price == MachinePrice(500_000, "aws/g5.xlarge@us-east-1a/spot: EC2's spot price history")
-    # Of the A10G nothing is told, and as if it were not spot it is listed at more.
+    # Of the A10G nothing is told, and on-demand price it is listed at more.
     price = live(SPOT, TOLD[:2])
     assert price is not None
     assert price.hour_micros == 1_006_000
-    assert price.source.endswith("as if it were not spot")
+    assert price.source.endswith("on-demand price")
 
 
 def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:

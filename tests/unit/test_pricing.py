@@ -135,6 +135,6 @@ def test_a_spot_machine_of_which_nothing_is_known_costs_what_others_cost() -> No
     found = PriceBook([a_price()]).machine("aws", "g6.xlarge", spot=True)
     assert found is not None
     assert found.hour_micros == 805_000
-    assert found.source.endswith("as if it were not spot")
+    assert found.source.endswith("on-demand price")
     assert PriceBook([a_price(spot=True)]).machine("aws", "g6.xlarge") is None
     assert PriceBook([a_price()]).machine("aws", "g7.xlarge", spot=True) is None

@@ -73,7 +73,7 @@ def test_whoever_has_no_patience_is_refused_where_there_are_too_few_workers() ->
     assert told.refused + told.expired > told.tasks / 4
     assert told.p99_s <= 30.0
     assert told.lost == told.left == 0
-    with pytest.raises(InvalidInput, match="make the scale smaller"):
+    with pytest.raises(InvalidInput, match="use a smaller scale"):
         run(Asked(demand=steady(10.0), pools=few, patience_s=30.0, level="fluid"))
 
 

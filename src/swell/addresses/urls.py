@@ -329,12 +329,13 @@ def _literal(host: str) -> Address | None:
 def _private(host: str, group: str) -> RefusedUrl:
     if group != "worker":
         return RefusedUrl(
-            f"{host[:100]} lies on a private network, and nothing is sent there: name a host that "
-            f"everybody can reach, or have it allowed with {group}.allow_private_urls"
+            f"{host[:100]} is on a private network, so the server sends nothing "
+            "there: use a public host, or allow this one with "
+            f"{group}.allow_private_urls"
         )
     return RefusedUrl(
-        f"{host[:100]} lies on a private network and is not fetched: upload the file, or give a "
-        "URL that everybody can read"
+        f"{host[:100]} is on a private network, so the worker does not fetch it:"
+        " upload the file, or use a public URL"
     )
 
 

@@ -185,7 +185,7 @@ def promote(
             the caller may not know.
     """
     if version is None and life.canary is None:
-        raise Conflict(f"{life.model} has no canary: say which version is to be live")
+        raise Conflict(f"{life.model} has no canary: name the version to make live")
     chosen = version or (life.canary.version if life.canary else "")
     if chosen == life.live and life.history and life.canary is None:
         raise Conflict(f"{chosen} of {life.model} is live already")

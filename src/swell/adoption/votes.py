@@ -196,7 +196,7 @@ def in_words(rating: Rating, best: Rating) -> str:
         return f"{span}, {votes}"
     if rating.high < best.low:
         return f"{span}, {votes}: clearly behind {best.model}"
-    return f"{span}, {votes}: not told apart from {best.model} yet"
+    return f"{span}, {votes}: no clear difference from {best.model} yet"
 
 
 def _rank(ballot: Ballot, model: str) -> float:

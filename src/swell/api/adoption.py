@@ -103,8 +103,8 @@ async def promote_version(service: Service, call: Call) -> Reply:
     _note(call, model, asked.version or "", "")
     if asked.version is None and asked.edition is None:
         raise InvalidInput(
-            "say what is to be live: `version`, or `edition` (of GET …/adoption) for the canary "
-            "that it shows; by now there may be another one"
+            "name what to make live: `version`, or `edition` (from GET …/adoption) "
+            "for the canary shown there, because it may have changed since"
         )
     if asked.version is None:
         # Which one it is shows when it is changed: a moment ago it may have been rolled back.

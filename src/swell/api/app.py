@@ -118,7 +118,10 @@ class Endpoint:
         try:
             await self._service.audit.note(call, self._audit, reply.status)
         except SwellError as error:
-            detail = f"what was asked may be done, but it could not be written down: {error.detail}"
+            detail = (
+                "the request may have been carried out, but the audit log could not be "
+                f"written: {error.detail}"
+            )
             return self._refuse(call, Unavailable(detail))
         return reply
 
@@ -180,7 +183,7 @@ class _Elsewhere:
             _tell_origin(self._service.origins, call)
         near = closest(call.path, self._paths, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        error = NotFound(f"there is nothing at {call.path[:120]}: {hint}GET /docs lists all paths")
+        error = NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
         await self._service.requests.refuse(call, _problem(call, error))
 
 

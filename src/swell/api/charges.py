@@ -198,7 +198,7 @@ class Charges:
         try:
             await self.charge(entries)
         except SwellError as error:
-            _log.warning("what was paid cannot be written yet", detail=error.detail)
+            _log.warning("ledger: cannot write charges, retrying", detail=error.detail)
             for entry in entries:
                 self.add(entry)
 

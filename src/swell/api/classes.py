@@ -90,7 +90,10 @@ class Classes:
 
 
 def _both(name: str, priority: int) -> InvalidInput:
-    detail = f"class {name!r} has a priority of its own, beside {priority}: leave one of them out"
+    detail = (
+        f"class {name!r} has a fixed priority, so it cannot be combined with "
+        f"{priority}: leave one of them out"
+    )
     return InvalidInput(
         detail, errors=[FieldError(pointer="/priority", detail=detail, code="class_and_priority")]
     )

@@ -110,7 +110,7 @@ async def _tasks_of(service: Service, call: Call, asked: ComparisonRequest) -> l
     """Return the tasks of all rows, one row after the other."""
     ids = [task_id for row in asked.rows for task_id in row.tasks]
     if len(set(ids)) != len(ids):
-        raise wrong("/rows", "a task stands in it twice; each cell is a task of its own")
+        raise wrong("/rows", "a task appears twice; each cell needs a different task")
     found: list[Task] = []
     # What is no id is known to no store.
     there = await service.store.get([each if is_id(each) else "0" * 32 for each in ids])

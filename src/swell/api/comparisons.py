@@ -76,8 +76,8 @@ async def get_comparison(service: Service, call: Call) -> Reply:
     query = read_query(call, ComparisonQuery)
     if query.names and Scope.ADMIN not in call.caller.scopes:
         raise Forbidden(
-            "the names are told once the voting has ended (POST …/close); before, only a key with "
-            "the scope `admin` may ask for them"
+            "the names stay hidden until voting ends (POST …/close); before that, "
+            "only a key with the scope `admin` may see them"
         )
     comparison = await _find(service, call)
     return await _shown(service, call, comparison, query.voter, has_names=query.names)
@@ -132,8 +132,8 @@ async def list_ratings(service: Service, call: Call) -> Reply:
     read_query(call, NoQuery)
     if find_spec("openskill") is None:
         raise Unavailable(
-            "ratings need openskill: install it beside the backend with `pip install "
-            "'swell[adoption]'` and start the backend again; votes are kept meanwhile"
+            "ratings need openskill: run `pip install 'swell[adoption]'` in the "
+            "backend's environment and restart the backend; votes are kept"
         )
     return Reply(200, encode(await service.ratings.find()))
 
@@ -176,7 +176,7 @@ async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, ke
                 f"the comparison has {MOST_VOTES:,} votes, and no room for more: change one that "
                 "was given, or close it"
             )
-        raise Conflict("the voting has ended: GET /v1/comparisons/{id} tells what came of it")
+        raise Conflict("voting has ended: GET /v1/comparisons/{id} returns the result")
     view = VoteView(row=vote.row, winner=asked.winner, tie=asked.tie, voter=vote.voter, at=vote.at)
     return Reply(200, encode(view))
 

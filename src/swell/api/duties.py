@@ -322,10 +322,10 @@ class Duties:
                 await service.scaling.tell_arrivals()
             except SwellError as error:
                 service.metrics.duty_failed("arrivals")
-                _log.warning("arrivals were not told", detail=error.detail)
+                _log.warning("autoscaler: arrivals were not reported", detail=error.detail)
             except Exception:
                 service.metrics.duty_failed("arrivals")
-                _log.exception("arrivals were not told")
+                _log.exception("autoscaler: arrivals were not reported")
 
     async def _follow_scaling(self) -> None:
         """Hear how the autoscaler stands; where there is one, tell it of workers."""

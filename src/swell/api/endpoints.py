@@ -174,7 +174,7 @@ class Endpoints:
         for _ in range(_TRIES):
             kept = await self._registry.note(_PREFIX + endpoint_id)
             if kept is None:
-                raise Conflict(f"the endpoint {endpoint_id} was deleted meanwhile")
+                raise Conflict(f"the endpoint {endpoint_id} has been deleted")
             after = change(_decode(kept))
             if await self._registry.swap_note(_PREFIX + endpoint_id, kept, _encode(after)):
                 self._changes += 1

@@ -19,7 +19,7 @@ async def favour(service: Service, call: Call) -> Reply:
     if favourite.artifact >= max(1, n):
         raise InvalidInput(f"artifact: the task has files 0 to {max(1, n) - 1}")
     if not await service.store.favour(favourite):
-        raise Conflict("what came of this task was removed: there is nothing left to like")
+        raise Conflict("the outputs of this task were deleted, so it cannot become a favourite")
     return await _told(service, favourite)
 
 

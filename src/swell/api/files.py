@@ -219,15 +219,15 @@ async def _check_delivers(service: Service, key: str) -> None:
         raise _removed(key)
     if task.state is not TaskState.RUNNING or task.attempt != attempt:
         raise Conflict(
-            f"attempt {attempt} of task {task_id} is over, so nothing can be delivered for it: "
-            "drop what it made"
+            f"attempt {attempt} of task {task_id} has ended, so the server accepts "
+            "nothing for it: discard the result"
         )
 
 
 def _removed(key: str) -> ExpiredArtifact:
     return ExpiredArtifact(
-        f"the file {key[:120]!r} was removed: its time was over, or somebody removed the data of "
-        "its task"
+        f"the file {key[:120]!r} was deleted: its retention time ended, or "
+        "someone deleted the task's data"
     )
 
 

@@ -222,9 +222,9 @@ class Hooks:
             if posts:
                 await self.outbox.post(posts)
         except SwellError as error:
-            _log.info("what passes by was not told", detail=error.detail)
+            _log.info("events: activity was not published", detail=error.detail)
         except Exception:
-            _log.exception("what passes by was not told")
+            _log.exception("events: activity was not published")
 
     def _told(self, event: Event) -> dict[str, Any]:
         """Return what is told with an event: with a file all that are there, in their order."""
@@ -295,7 +295,7 @@ class _Receivers:
             hook = task.webhook
             reason = await self._why_not(task.key_id)
             if reason is not None:
-                raise Unsendable(f"whoever asked for it may not any longer: {reason}")
+                raise Unsendable(f"the key that created it no longer has access: {reason}")
             url, form, base = hook.url, hook.format, hook.base
             pair = await self._secret(task.key_id, hook.secret)
         else:

@@ -372,8 +372,8 @@ class Limits:
                 meter.flight.add(-n)
                 meter.flight.pending -= n
             raise _too_many(
-                f"key {call.caller.name!r} may have {tasks.quota:,} tasks a day, of which "
-                f"{tasks.left(now_s):,} are left for {n:,}",
+                f"key {call.caller.name!r} may create {tasks.quota:,} tasks a day; "
+                f"{tasks.left(now_s):,} are left, and this request needs {n:,}",
                 wait_s,
             )
 

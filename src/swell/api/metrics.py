@@ -52,15 +52,15 @@ METRICS: dict[str, str] = {
     "`quota_exceeded`, `credits_used_up`, `too_many_requests`, `would_expire`, `no_worker`, …",
     "swell_tasks_dead_total": "Tasks that failed after their last attempt and became dead letters, "
     "by model.",
-    "swell_tasks_swept_total": "Tasks that the sweeper changed, by what: `lost` (its worker was "
-    "not heard of before the lease ran out), `expired` (a deadline passed), `ready` (a backoff "
-    "ended).",
+    "swell_tasks_swept_total": "Tasks that the sweeper changed, by change: `lost` (the lease "
+    "expired without a heartbeat), `expired` (a deadline passed), `ready` (a "
+    "backoff ended).",
     "swell_attempts_requeued_total": "Attempts that ended with the task queued again, by model.",
     "swell_task_queue_seconds": "From acceptance to the start of the last attempt, by model.",
     "swell_task_run_seconds": "What the model took, by model.",
     "swell_task_total_seconds": "From acceptance to the end, by model.",
     "swell_tasks_waiting": "Tasks that could run now, by queue.",
-    "swell_tasks_delayed": "Tasks whose backoff has not ended, by queue.",
+    "swell_tasks_delayed": "Tasks in backoff, by queue.",
     "swell_tasks_running": "Tasks under lease, by queue.",
     "swell_class_ready": "Tasks that could run now, by model and priority class.",
     "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
@@ -68,9 +68,9 @@ METRICS: dict[str, str] = {
     "swell_workers": "Workers, by pool and state; lost ones of the last hour only.",
     "swell_worker_slots": "Tasks that live workers may hold, by pool.",
     "swell_worker_slots_held": "Tasks that live workers hold, by pool.",
-    "swell_model_switches_total": "Models brought to a worker's device when it was their turn, by "
-    "model and source: `disk` (loaded anew), `host` (back from the host's memory), or `lora` (it "
-    "stays, with other LoRAs).",
+    "swell_model_switches_total": "Models loaded on demand onto a worker's device, by model and "
+    "source: `disk` (loaded again), `host` (from host memory), or `lora` (same "
+    "model, other LoRAs).",
     "swell_cold_start_seconds": "Cold starts of workers, by pool, model and phase; `ready` is from "
     "the beginning until tasks are taken, `whole` that and the first task.",
     "swell_cold_starts_total": "Cold starts that ended, by pool and outcome: `ready`, or `died`.",
@@ -80,11 +80,11 @@ METRICS: dict[str, str] = {
     "swell_pool_busy": "Of these, those that hold some.",
     "swell_pool_booting": "Workers that were asked for and are not ready yet, by pool that is "
     "scaled.",
-    "swell_pool_draining": "Workers that finish what they hold and go, by pool that is scaled.",
+    "swell_pool_draining": "Draining workers, by scaled pool.",
     "swell_pool_closed_seconds": "For how long nothing is asked of a pool's provider, since it has "
     "refused or does not answer, or boots failed.",
-    "swell_pool_changes_total": "Workers by pool that is scaled and what was done or befell them: "
-    "`launch`, `cancel` (of boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
+    "swell_pool_changes_total": "Workers by scaled pool and event: `launch`, `cancel` (of boots), "
+    "`drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
     "swell_pool_ends_total": "Machines by pool that is scaled and how they have ended, each once: "
     "`drained`, `cancelled` (before a worker had registered), `taken_back` (by the provider), "
     "`cut_short` (its time was over before its worker had finished), `failed` (no worker came of "
@@ -94,29 +94,29 @@ METRICS: dict[str, str] = {
     "`cold_start`, `attempt`, `failed`, `idle` or `wasted`; of pools that have a price.",
     "swell_cost_seconds_total": "Seconds of workers that were charged, by pool and kind.",
     "swell_cost_images_total": "Pictures that were charged, by pool; of pools that have a price.",
-    "swell_spent_micros": "What was spent so far, in millionths of a dollar, by period: `day` or "
-    "`month` (UTC).",
+    "swell_spent_micros": "Money spent in the current period, in millionths of a dollar, by "
+    "period: `day` or `month` (UTC).",
     "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
     "swell_canary_share": "Which part of the traffic a canary gets, 0 to 1, by model that has one.",
-    "swell_canary_evidence": "How many times more likely a canary that is worse makes what was "
-    "seen, by model that has one and what is worse: `failures` or `slowness`.",
+    "swell_canary_evidence": "Likelihood ratio of the hypothesis that the canary is worse, by "
+    "model with a canary and reason: `failures` or `slowness`.",
     "swell_canary_rollbacks_total": "Canaries that were rolled back without being asked, by model.",
     "swell_webhook_deliveries_total": "Attempts to deliver webhooks, by outcome: `delivered`, "
     "`retried` (another one comes), `failed` (none comes), `skipped` (there is something newer).",
     "swell_webhooks_waiting": "Deliveries that wait for their first or next attempt.",
-    "swell_webhooks_oldest_age_seconds": "Age of the oldest event that one of these tells.",
+    "swell_webhooks_oldest_age_seconds": "Age of the oldest undelivered event of a webhook.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
     "call. Those that wait for work or news are not among them, nor those that have nothing to do.",
-    "swell_call_errors_total": "Calls that failed by the fault of what they call (a database, a "
-    "server, a disk), by contract, call and code.",
+    "swell_call_errors_total": "Failed calls to a dependency (database, server, disk), by "
+    "contract, call and code.",
     "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "
     "store was asked.",
     "swell_queue_dead_letters_total": "Messages that queues elsewhere (Amazon SQS, NATS) brought "
     "too often or that could not be read, and that went to the dead letters there.",
     "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
-    "swell_event_loop_lag_seconds": "How late the process got to what was due.",
+    "swell_event_loop_lag_seconds": "Delay between a timer's due time and its run.",
     "swell_clock_ahead_seconds": "By how much the backend's clock is ahead of the database's; it "
     "hands out no leases where they differ by more than 3.",
     "swell_process_starts_total": "Backend processes that have started, since the service did.",

@@ -28,9 +28,11 @@ async def hear(service: Service) -> None:
         try:
             await take_news(service, news)
         except SwellError as error:
-            _log.warning("what another backend told was not taken", detail=error.detail)
+            _log.warning(
+                "bus: a message from another backend was not processed", detail=error.detail
+            )
         except Exception:
-            _log.exception("what another backend told was not taken")
+            _log.exception("bus: a message from another backend was not processed")
 
 
 async def take_news(service: Service, news: Sequence[News]) -> None:

@@ -305,7 +305,8 @@ def _error_of(refusal: Refusal, now: datetime, key: str = "this key") -> SwellEr
     wait_s = _until_s(standing.period, now)
     name = "month" if len(standing.period) == 7 else "day"
     return QuotaExceeded(
-        f"{whose} may use {limit} in a {name} (UTC), of which {left} are left for {asked}: the "
-        f"next {name} begins in {wait_s} s; until then ask for less, or the operator for more",
+        f"{whose} may use {limit} per {name} (UTC), with {left} left, and this "
+        f"request needs {asked}: the next {name} begins in {wait_s} s. Ask for "
+        "less until then, or ask the operator for a higher limit",
         headers={"Retry-After": str(wait_s)},
     )

@@ -100,7 +100,7 @@ def write(version: str = "") -> str:
     ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
     for code, kind in ordered:
         text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
-    return text + "\n## Metrics\n\n`GET /metrics` tells [these](metrics.md).\n"
+    return text + "\n## Metrics\n\n`GET /metrics` returns [these metrics](metrics.md).\n"
 
 
 def metrics_markdown() -> str:

@@ -19,7 +19,7 @@ _WORDS: Final = {
         "own": "Make your own",
         "settings": "Settings",
         "nowhere": "This link leads nowhere",
-        "why": "It was taken back, its time is over, or there never was one.",
+        "why": "This link was revoked, has expired, or never existed.",
     },
     "es": {
         "picture": "Una imagen",

@@ -50,7 +50,9 @@ async def share(service: Service, call: Call) -> Reply:
     task = await find_task(service, call)
     now = service.clock.now()
     if asked.expires_at is not None and asked.expires_at <= now:
-        detail = "the moment is over: name a later one, or null for a link that does not end"
+        detail = (
+            "this time is in the past: give a later one, or null for a link that does not expire"
+        )
         where = FieldError(pointer="/expires_at", detail=detail, code="past")
         raise InvalidInput(f"/expires_at: {detail}", errors=[where])
     if task.state is not TaskState.SUCCEEDED or not pictures_of(task):
@@ -69,7 +71,7 @@ async def share(service: Service, call: Call) -> Reply:
         )
     )
     if link is None:
-        raise Conflict(f"the data of task {task.id} was removed: there is nothing to share")
+        raise Conflict(f"the data of task {task.id} was deleted, so it cannot be shared")
     return Reply(200, encode(_view(service, call, link)))
 
 
@@ -176,6 +178,4 @@ def _not_shared(task: Task) -> NotFound:
 
 
 def _nowhere() -> NotFound:
-    return NotFound(
-        "this link leads nowhere: it was taken back, its time is over, or there never was one"
-    )
+    return NotFound("this link was revoked, has expired, or never existed")

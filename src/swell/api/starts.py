@@ -53,8 +53,8 @@ class Starts:
                 del known[each]
             if len(known) >= most:
                 raise TooManyRequests(
-                    f"{most:,} {what} were told of as starting within the last hour: start fewer "
-                    "at a time, or under names that are known",
+                    f"{most:,} {what} have reported a start within the last hour: start "
+                    "fewer at a time, or reuse known names",
                     headers={"Retry-After": str(int(_FORGOTTEN_S))},
                 )
         known[key] = now_s

@@ -322,7 +322,7 @@ async def look_after_startups(service: Service) -> int:
         if each.seen_at is not None and now - each.seen_at > silent
     ]
     for each in lost:
-        _log.warning("a worker that was starting is not heard of", pool=each.pool, host=each.host)
+        _log.warning("a starting worker stopped reporting", pool=each.pool, host=each.host)
         await _keep_if_possible(service, msgspec.structs.replace(each, state=StartupState.DIED))
     return len(lost)
 

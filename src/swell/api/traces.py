@@ -73,7 +73,7 @@ class Traces:
                 self._tell("delivered", task, task.finished_at, self._clock.now())
 
     def _tell(self, name: str, task: Task, start_at: datetime, end_at: datetime) -> Trace:
-        assert self._tracer is not None, "nothing is told without one"
+        assert self._tracer is not None, "traces need an endpoint"
         assert task.traceparent is not None, "nor of a task that is not traced"
         trace = self._tracer.below(task.traceparent)
         attributes = _of(task) | {"swell.task.attempt": task.attempt}

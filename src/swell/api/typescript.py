@@ -37,7 +37,7 @@ def write() -> str:
     for name, schema in sorted(described["components"]["schemas"].items()):
         lines += _declared(name, schema)
     lines += [
-        "/** Every operation: what it takes and what it answers. */",
+        "/** Every operation with its request and response. */",
         "export interface Paths {",
     ]
     for route in routes:

@@ -62,7 +62,9 @@ async def create(service: Service, call: Call) -> Reply:
     asked: EndpointRequest = await _endpoint.read_call(call, service.settings.max_body_bytes)
     key = call.caller
     if asked.all_keys and Scope.ADMIN not in key.scopes:
-        raise Forbidden("only an admin key may be told of the tasks of all keys: leave `all_keys`")
+        raise Forbidden(
+            "only an admin key may subscribe to the tasks of all keys: leave out `all_keys`"
+        )
     call.of_others = asked.all_keys
     hooks.check_format(asked.format, asked.events, "")
     await hooks.endpoints.refresh()
@@ -116,7 +118,7 @@ async def pause(service: Service, call: Call) -> Reply:
     endpoint = await _find(service, call)
     if endpoint.state is EndpointState.DISABLED:
         raise Conflict(f"{endpoint.id} is disabled ({endpoint.reason}): resume it first")
-    return await _set_state(service, endpoint, EndpointState.PAUSED, "somebody paused it")
+    return await _set_state(service, endpoint, EndpointState.PAUSED, "paused by a user")
 
 
 async def resume(service: Service, call: Call) -> Reply:
@@ -182,7 +184,7 @@ async def replay(service: Service, call: Call) -> Reply:
     """`POST /v1/webhooks/deliveries/{id}/replay`."""
     delivery = await _find_delivery(service, call)
     if delivery.state is DeliveryState.WAITING:
-        raise Conflict(f"{delivery.id} waits for an attempt still: there is nothing to replay")
+        raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
     outbox = service.need_hooks().outbox
     await outbox.replay([delivery.id])
     (again,) = await outbox.get([delivery.id])

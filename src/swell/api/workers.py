@@ -168,8 +168,8 @@ async def uploads(service: Service, call: Call) -> Reply:
     await _learn_holds(service, worker, [hold])
     if not service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
         raise Conflict(
-            f"the lease of attempt {hold.attempt} of task {hold.task_id[:60]} is not held (any "
-            "more), so nothing can be delivered for it: drop what it made"
+            f"the lease of attempt {hold.attempt} of task {hold.task_id[:60]} has "
+            "ended, so the server accepts nothing for it: discard the result"
         )
     found = list(await asyncio.gather(*(_place(service, key) for key in asked.keys)))
     return Reply(200, _encode(UploadsAnswer(uploads=found)))
@@ -585,8 +585,8 @@ def _check_told_artifacts(news: Sequence[Progress]) -> None:
 def _check_output(key: object, task_id: str, attempt: int) -> None:
     if not isinstance(key, str) or not _is_output(key, task_id, attempt):
         raise Forbidden(
-            f"{str(key)[:80]!r} is no file of attempt {attempt} of task {task_id[:60]}: name what "
-            f"lies under outputs/{task_id[:60]}/{attempt}/"
+            f"{str(key)[:80]!r} is not a file of attempt {attempt} of task "
+            f"{task_id[:60]}: use a key under outputs/{task_id[:60]}/{attempt}/"
         )
 
 
@@ -917,7 +917,7 @@ async def _hand_back(service: Service, holds: Sequence[Hold]) -> None:
         service.fleet.release([(each.task_id, each.attempt) for each in holds])
         await service.changed([task for task in released if task is not None])
     except SwellError as error:
-        _log.warning("leases that were not told cannot be undone", detail=error.detail)
+        _log.warning("leases: cannot undo leases whose response was lost", detail=error.detail)
 
 
 async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) -> None:
@@ -936,7 +936,9 @@ async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) ->
         and task.lease_token not in tokens
     ]
     if lost:
-        _log.info("leases are undone whose answer got lost", n=len(lost), worker_id=worker.info.id)
+        _log.info(
+            "leases: undoing leases whose response was lost", n=len(lost), worker_id=worker.info.id
+        )
         await _hand_back(service, _holds(lost))
 
 
@@ -1011,7 +1013,7 @@ async def _is_stored(service: Service, told: Mapping[str, object]) -> bool:
     try:
         return not await _lack(service, artifact)
     except SwellError as error:
-        _log.info("a file that is told again cannot be looked for", detail=error.detail)
+        _log.info("files: cannot check a file that was reported twice", detail=error.detail)
         return False
 
 
@@ -1137,9 +1139,10 @@ async def _check_unchanged(service: Service, card: ModelCard) -> None:
         before, now = getattr(known, what), getattr(card, what)
         if before and now and before != now:
             raise Conflict(
-                f"version {card.version} of {card.name} is known with another {what}, and versions "
-                "never change: register what has changed as another version (one that Swell makes "
-                "from code and files changes by itself)"
+                f"version {card.version} of {card.name} is already registered with a "
+                f"different {what}, and versions never change: register the change as a "
+                "new version (Swell does this itself for versions that it derives from "
+                "code and files)"
             )
 
 

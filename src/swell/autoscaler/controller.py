@@ -198,7 +198,7 @@ class Controller:
             under_way=self._launching,
         )
         if not await self._keeping.save(actions.memory):
-            _log.warning("another process leads: it has written what is remembered")
+            _log.warning("another process leads: it has written newer state")
             self._leading = None
             return False
         leading.memory = actions.memory

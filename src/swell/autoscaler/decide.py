@@ -302,7 +302,7 @@ class _Deciding:
         if lost:
             why = f"{len(lost)} ended by themselves{_words(lost)}"
             if n_leaving:
-                why += f", {n_leaving} of them on the way out, with what they held"
+                why += f", {n_leaving} of them draining"
             self._note(pool.name, "lost", len(lost), [why])
         self._forget_judged()
 
@@ -358,7 +358,7 @@ class _Deciding:
             if worker is not None and not worker.draining:
                 self.drain.append(worker)
                 if notice.at is None:
-                    self._note(pool.name, "drain", 1, ["it may be taken back soon"])
+                    self._note(pool.name, "drain", 1, ["the cloud may reclaim it soon"])
             self._end_in_time(pool, notice, has_worker=worker is not None)
 
     def _end_in_time(self, pool: Pool, notice: Notice, *, has_worker: bool) -> None:
@@ -368,14 +368,16 @@ class _Deciding:
         grace_s = max(0.0, left_s - _MARGIN_S)
         if each not in self.memory.ending:
             self._end(pool, each, grace_s, order=TAKEN_BACK)
-            told = f"{each} is taken back in {max(0.0, left_s):.0f} s"
+            told = f"the cloud reclaims {each} in {max(0.0, left_s):.0f} s"
             self._note(pool.name, "end", 1, [told])
         elif has_worker and left_s <= _HURRY_S and each not in self.memory.hurried:
             # Earlier than before, which a worker takes as a wish to hand over at once.
             hurried = (*self.memory.hurried, each)
             self.memory = msgspec.structs.replace(self.memory, hurried=hurried)
             self._end(pool, each, max(0.0, grace_s - _MARGIN_S), order=TAKEN_BACK)
-            self._note(pool.name, "hurry", 1, [f"{each} is taken back in {max(0.0, left_s):.0f} s"])
+            self._note(
+                pool.name, "hurry", 1, [f"the cloud reclaims {each} in {max(0.0, left_s):.0f} s"]
+            )
 
     def _sweep(self, pool: Pool, crew: Crew) -> None:
         """End machines that serve nobody."""
@@ -404,7 +406,7 @@ class _Deciding:
         unaware = [each for each in crew.draining if not each.draining]
         self.drain += unaware
         if unaware:
-            self._note(pool.name, "drain", len(unaware), ["their machines were told to end"])
+            self._note(pool.name, "drain", len(unaware), ["their machines were asked to stop"])
         for machine in crew.unheeded:
             if self._now - self.memory.told.get(machine.id, 0.0) < _HEEDED_S:
                 continue

@@ -182,7 +182,7 @@ class LivePrices:
         now = self._clock.now()
         for name, answer in answers.items():
             before = self._tariffs.get(name, PoolTariff())
-            price, why = None, "its cloud tells no price of such machines"
+            price, why = None, "its cloud publishes no price for this machine type"
             if isinstance(answer, str):
                 why = answer
             elif answer:
@@ -239,7 +239,7 @@ def after_silence(
     """
     at = before.told_at
     if at is not None and (usual is None or now - at <= _HOLDS):
-        note = f"told last at {at:%Y-%m-%d %H:%M} UTC: {why}"
+        note = f"last reported {at:%Y-%m-%d %H:%M} UTC: {why}"
         return msgspec.structs.replace(before, note=note)
     note = f"as listed, since no live price is known: {why}"
     steps: Sequence[Step] = before.steps

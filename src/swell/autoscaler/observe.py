@@ -135,10 +135,10 @@ class _Part(Generic[T]):
                 self.value = await ask()
         except (SwellError, TimeoutError, OSError) as error:
             detail = getattr(error, "detail", "") or repr(error)
-            _log.warning("cannot be looked at", what=self.name, detail=detail)
+            _log.warning("cannot be observed", what=self.name, detail=detail)
             return False
         except Exception:
-            _log.exception("cannot be looked at", what=self.name)
+            _log.exception("cannot be observed", what=self.name)
             return False
         self.seen_s = now_s
         return True
@@ -197,14 +197,14 @@ class Observer:
         self._pools = pools
         self._clock = clock
         self._timing = timing
-        self._depths = _Part[list[Depth]]("what waits", [])
+        self._depths = _Part[list[Depth]]("queued work", [])
         self._workers = _Part[list[WorkerInfo]]("workers", [])
         self._notes = _Part[dict[str, bytes]]("arrivals", {})
         self._workload = _Part[bytes | None]("workload", None)
         self._cards = _Part[list[ModelCard]]("models", [])
         self._lives = _Part[dict[str, Life]]("stages of versions", {})
         self._startups = _Part[list[Startup]]("cold starts", [])
-        self._spent = _Part[Spent | None]("what was spent", None)
+        self._spent = _Part[Spent | None]("spending", None)
         self._parts = {
             pool.name: _PoolParts(
                 _Part(f"instances of {pool.name}", []), _Part(f"notices of {pool.name}", [])

@@ -13,8 +13,8 @@ def stale(pool: Supply, age_s: float, most_s: float) -> Reason:
     return Reason(
         pool.view.pool,
         "stale",
-        f"{_workers(pool.n)} stay as they are: what is known is {age_s:.0f} s old, and older than "
-        f"{most_s:.0f} s nothing is decided.",
+        f"{_workers(pool.n)} unchanged: the state is {age_s:.0f} s old, and the "
+        f"autoscaler decides nothing on state older than {most_s:.0f} s.",
     )
 
 
@@ -22,21 +22,19 @@ def of_model(model: Requirement) -> Reason:
     """Return what a model needs and why."""
     name, need, terms = model.demand.model, model.need, model.terms
     if model.is_idle:
-        return Reason(
-            name, "idle", "Nobody has asked for it, nor will before a new start would be cheaper."
-        )
+        return Reason(name, "idle", "Idle. Restarting later is cheaper than keeping it.")
     tail = (
         f"{need.rate:.3g} samples/s come, {need.ahead:.3g} are expected in {terms.lead_s:.0f} s, "
         f"{need.up:.3g} are prepared for"
     )
     if model.believed != 1.0:
-        tail += f" by workers that are {model.believed:.2f} times as fast as was told"
+        tail += f" by workers that are {model.believed:.2f} times as fast as reported"
     if need.queue > 0.5 * terms.wait_s * need.ahead + 1.0:
         return Reason(name, "backlog", f"{tail}: {need.queue:.0f} samples will still wait then.")
     if need.growing:
         return Reason(name, "growth", f"{tail}: a crowd is coming.")
     return Reason(
-        name, "rate", f"{tail}: {terms.score:.1f} standard deviations above what is expected."
+        name, "rate", f"{tail}: {terms.score:.1f} standard deviations above the forecast."
     )
 
 
@@ -102,7 +100,7 @@ def _gone(pool: Supply) -> str:
     """Return how many are paid for that take no tasks any more."""
     view = pool.view
     parts = [f"{view.draining} on the way out"] if view.draining else []
-    parts += [f"{view.silent} of which nothing is heard"] if view.silent else []
+    parts += [f"{view.silent} silent"] if view.silent else []
     return f"{' and '.join(parts)} count"
 
 

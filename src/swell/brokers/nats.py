@@ -362,7 +362,7 @@ class NatsQueues(Queues):
 
     async def _tell(self, messages: Sequence[Message], what: bytes) -> None:
         client = await self._connected()
-        with _unavailable("NATS cannot be told"):
+        with _unavailable("NATS: cannot publish"):
             for message in messages:
                 await client.publish(message.handle, what)
 

@@ -141,7 +141,7 @@ class NatsWire:
         if self._trouble is None or isinstance(error, nats.errors.Error):
             self._trouble = error
         # If it means that messages were dropped here, the next one's number shows it.
-        _log.debug("NATS tells of an error", error=str(error))
+        _log.debug("NATS: the server reports an error", error=str(error))
 
 
 class NatsBus(WiredBus):

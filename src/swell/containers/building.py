@@ -115,14 +115,16 @@ def _check_pins(found: Pins) -> list[str]:
     if found.elsewhere:
         told = ", ".join(f"{name} ({hide_secrets(url)})" for name, url in found.elsewhere.items())
         raise InvalidRequest(
-            f"these packages are installed here from no index: {told}. The build would take what "
-            "an index has by that name, whoever put it there: say in --constraints FILE which are "
-            "meant, as NAME==VERSION or NAME @ URL"
+            f"these packages were not installed from an index: {told}. The build "
+            "would install packages of the same name from the index, published by "
+            "anyone: name the right ones in --constraints FILE, as NAME==VERSION or"
+            " NAME @ URL"
         )
     if found.missing:
         return [
-            f"{', '.join(found.missing)}: not installed here, so the newest comes into the image, "
-            "untried; install what was tried, or name versions with --constraints"
+            f"{', '.join(found.missing)}: not installed here, so the image gets the "
+            "newest version, untested. Install the version that you tested, or pin "
+            "it with --constraints"
         ]
     return []
 
@@ -140,7 +142,7 @@ def _listed(packed: Packed, cache_dir: Path) -> list["Manifest"]:
 
         manifests = find_listed(packed, cache_dir)
     if not packed.contents:
-        packed.notes.append("there is nothing to bake: the models name no weights")
+        packed.notes.append("nothing to bake: the models declare no weights")
     return manifests
 
 

@@ -63,8 +63,8 @@ _REASONS: Final = (
     (
         r"mount_setattr|clone: operation not permitted|cannot clone|newuidmap|rlimit|crun: |"
         r"unshare|user namespace",
-        "the engine may not start containers here: run it as a user who may, or hand it what it "
-        "needs, such as --option=--isolation=chroot",
+        "the engine may not start containers here: run it as a user who may, or"
+        " pass an option such as --option=--isolation=chroot",
     ),
     (
         r"pull access denied|manifest unknown|no such image|initializing source|short-name|"
@@ -73,8 +73,9 @@ _REASONS: Final = (
     ),
     (
         r"\(from versions: (?!none)|ResolutionImpossible|conflicting dependencies",
-        "no package fits one of the versions that are installed here: use a base whose Python is "
-        "that of this machine (--base), or other versions (--constraints FILE)",
+        "no package matches one of the versions that are installed here: use a "
+        "base image with this machine's Python version (--base), or other "
+        "versions (--constraints FILE)",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError|SSLCertVerificationError",
@@ -89,9 +90,10 @@ _REASONS: Final = (
     ),
     (
         r"No matching distribution|Could not find a version",
-        "the package index has no such package for the Python of the base: set pip's index to one "
-        "that has it, use a base whose Python is that of this machine (--base), or other versions "
-        "(--constraints FILE)",
+        "the package index has no such package for the Python of the base "
+        "image: set pip's index to one that has it, use a base image with this "
+        "machine's Python version (--base), or other versions (--constraints "
+        "FILE)",
     ),
     (
         r"^(?:#\d+ )?(?:[\d.]+ )?the models' files",
@@ -194,8 +196,8 @@ def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = No
     if asked:
         raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
-        f"none of {', '.join(ENGINES)} is on this machine: install one, or write what they build "
-        "with --dockerfile FILE or --context DIR"
+        f"this machine has none of {', '.join(ENGINES)}: install one, or write "
+        "the build files with --dockerfile FILE or --context DIR"
     )
 
 
@@ -452,7 +454,7 @@ def _reason(said: str, reasons: Sequence[tuple[str, str]]) -> str:
     for pattern, reason in reasons:
         if re.search(pattern, said, re.MULTILINE):
             return reason
-    return "a step failed: see what it said"
+    return "a build step failed: see its output"
 
 
 def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:

@@ -122,8 +122,8 @@ def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
         # As of argparse, which has read the words of another command.
         return {
             "refused": InvalidModel.code,
-            "detail": f"importing {ref} ends its process (exit code {end.code!r}), as a script "
-            'does: put what it runs by itself below if __name__ == "__main__":',
+            "detail": f"importing {ref} exits the process (exit code {end.code!r}), as a "
+            'script does: move its script part below if __name__ == "__main__":',
         }
 
 

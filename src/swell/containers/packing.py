@@ -204,8 +204,8 @@ class Packer:
         if not path.name.endswith(WEIGHT_SUFFIXES):
             if size > _LARGE_BYTES:
                 self._packed.notes.append(
-                    f"{path.name} ({size / 1e6:,.0f} MB) is no safetensors and no ONNX, so it goes "
-                    "into the image: swell build --help tells of --bake"
+                    f"{path.name} ({size / 1000000.0:,.0f} MB) is neither safetensors nor "
+                    "ONNX, so it goes into the image: see --bake in swell build --help"
                 )
             self._packed.files[place] = path
             return {}
@@ -298,15 +298,17 @@ class Packer:
                     continue
                 if self._put(each, place) and not self._is_baked:
                     raise InvalidRequest(
-                        f"{each} is weights, which come apart, and no model declares it, so nobody "
-                        "would fetch it: name it in a model's `files`, or build with --bake"
+                        f"{each} is a weights file, which images do not contain, and no model "
+                        "declares it, so no worker would download it: add it to a model's "
+                        "`files`, or build with --bake"
                     )
         if secrets:
             told = ", ".join(secrets[:10]) + (" and others" if len(secrets) > 10 else "")
             raise InvalidRequest(
-                f"these files look like secrets, and everyone who has the image could read them: "
-                f"{told}. Move them out of the folder, or include other files and folders by "
-                f"name; if one has to go in, name it as well: --include {secrets[0]}"
+                "these files look like secrets, and everyone who has the image could "
+                f"read them: {told}. Move them out of the folder, or include other files"
+                " and folders by name. To add one on purpose, name it: --include "
+                f"{secrets[0]}"
             )
 
 

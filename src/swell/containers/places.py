@@ -61,8 +61,8 @@ class Places:
         if root is None:
             known = ", ".join(map(str, self.roots)) or "none"
             raise InvalidRequest(
-                f"{path} lies below no folder of a model's code ({known}): --include takes "
-                "what the code finds beside itself"
+                f"{path} is not in a folder of a model's code ({known}): --include takes"
+                " files that the code loads from its own folders"
             )
         if any(part.startswith(".") for part in path.relative_to(root).parts):
             raise InvalidRequest(
@@ -149,7 +149,7 @@ def _own(path: Path) -> PurePosixPath:
     place = PurePosixPath(path)
     if place.parts[1] in _SYSTEM or place.is_relative_to(HOME):
         raise InvalidModel(
-            f"{path} lies where an image has folders of its own: put it beside the model's code "
-            "or below it, and declare it by its path from there"
+            f"{path} is in a folder that the image reserves: move it into or below "
+            "the folder of the model's code, and declare it by its relative path"
         )
     return place

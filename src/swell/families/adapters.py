@@ -68,8 +68,9 @@ def read_adapter(path: Path, model: Path, network: Mapping[str, Any]) -> Adapter
     if found is None:
         if any(name.startswith(_FACE_ID) for name in shapes):
             raise InvalidModel(
-                f"{path.name} hears a network that recognises people, which is not here: give an "
-                "adapter of the plus-face kind, which needs an image encoder alone"
+                f"{path.name} needs a face-recognition network, which Swell does not "
+                "include: use an adapter of the plus-face kind, which needs only an "
+                "image encoder"
             )
         raise InvalidModel(f"{path.name} is no IP-Adapter: it has no projection that is known")
     kind, hears, speaks, width_name = found
@@ -82,8 +83,9 @@ def read_adapter(path: Path, model: Path, network: Mapping[str, Any]) -> Adapter
     wanted = network.get("cross_attention_dim")
     if isinstance(wanted, int) and spoken != wanted:
         raise InvalidModel(
-            f"{path.name} is for a network whose states have {spoken} numbers, and this one's have "
-            f"{wanted}: an adapter for Stable Diffusion 1.5 does not fit SDXL, nor the other way"
+            f"{path.name} is for a network with {spoken} features per token, and "
+            f"this one has {wanted}: an adapter for Stable Diffusion 1.5 does not "
+            "fit SDXL, and the reverse"
         )
     return Adapter(kind, _encoder(path, model, width_name, width))
 
@@ -121,8 +123,8 @@ def _encoder(path: Path, model: Path, name: str, width: int) -> Path:
         seen.append(f"{folder} has {told.get(name, _USUAL[name])}")
     told_seen = f" ({'; '.join(seen)})" if seen else ""
     raise InvalidModel(
-        f"{path.name} needs {_ENCODER}/ with {name} {width} beside it or one folder up: copy "
-        f"that one there{told_seen}"
+        f"{path.name} needs {_ENCODER}/ with {name} {width} in the same folder "
+        f"or one above: copy it there{told_seen}"
     )
 
 

@@ -115,8 +115,8 @@ def variation() -> dict[str, Any]:
         ge=0,
         le=1,
         title="Variation",
-        description="How far the other pictures of a task are from its first: 0 starts from the "
-        "same noise, 1 from noise of their own.",
+        description="How different a task's other pictures are from its first: 0 starts "
+        "from the same noise, 1 from independent noise.",
     )
     return {"variation": (Annotated[float, limits, ui.slider(step=0.05, advanced=True)], 1.0)}
 
@@ -202,7 +202,7 @@ def _pictures(facts: Facts) -> Mapping[str, Any]:
         made["mask"] = (
             Annotated[
                 Image | None,
-                Field(title="Mask", description="White is drawn anew, black is kept."),
+                Field(title="Mask", description="White is drawn again, black is kept."),
                 ui.mask(of="image"),
             ],
             None,
@@ -245,7 +245,10 @@ def _reference() -> Mapping[str, Any]:
         "reference": (
             Annotated[
                 Image | None,
-                Field(title="Reference", description="A picture to resemble, beside the words."),
+                Field(
+                    title="Reference",
+                    description="A picture to resemble, in addition to the prompt.",
+                ),
                 ui.image(),
             ],
             None,

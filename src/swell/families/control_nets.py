@@ -110,7 +110,7 @@ def read_net(
     file = f"{folder.name}/config.json"
     found = class_in(told, file)
     if found != kind:
-        what = f"is a {found}" if found else "does not say of which class it is"
+        what = f"is a {found}" if found else "does not name its class"
         raise InvalidModel(
             f"{folder.name}/ {what}: give a control net of the kind that {family} "
             f"models take, {kind}"
@@ -133,13 +133,13 @@ def read_net(
             )
     if told.get("extra_conditioning_channels"):
         raise InvalidModel(
-            f"{folder.name}/ sees a mask beside its picture, which is not built: give a control "
-            "net that sees the picture alone"
+            f"{folder.name}/ takes a mask with its picture, which Swell does not "
+            "support: use a control net that takes only the picture"
         )
     if net.hears_guidance and not network.get("guidance_embeds"):
         raise InvalidModel(
-            f"{folder.name}/ is told guidance as a number, and this model's network is not: give a "
-            "control net that was trained for it"
+            f"{folder.name}/ takes guidance as an input, and this model's network "
+            "does not: use a control net that was trained for it"
         )
     return net
 

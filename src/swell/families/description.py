@@ -63,8 +63,9 @@ _PORTRAITS: Final = "swell.families.portraits"
 _SIGNATURES: Final = "swell.families.signatures_torch"
 
 _PORTRAYS: Final = (
-    "One picture of a face becomes a pack of portraits, one in each scenario. The model imagines "
-    "the person anew from what its adapter sees of the face: alike, and not the same. Use it with "
+    "One picture of a face becomes a pack of portraits, one per scenario. "
+    "The model draws a new person from the features that its adapter "
+    "extracts from the face: similar, not identical. Use it only with "
     "pictures of people who agreed to it."
 )
 
@@ -172,8 +173,9 @@ def _net_of(entry: Entry, facts: Facts) -> Net | None:
     )
     if net.borrows_places and facts.sees_mask:
         raise InvalidModel(
-            f"{folder.name}/ has no first layer of its own, and that of a network which sees masks "
-            "does not fit it: give another control net, or a network that sees none"
+            f"{folder.name}/ has no first layer, and the first layer of an "
+            "inpainting network does not fit it: use another control net, or a "
+            "network without masks"
         )
     return net
 
@@ -282,8 +284,8 @@ def _check_portraits(entry: Entry, facts: Facts) -> None:
         raise InvalidModel(f"scenarios are a file, and {entry.scenarios} is none")
     if not entry.ip_adapter:
         raise InvalidModel(
-            "portraits need a picture adapter, by which the model sees the face: give "
-            "--ip-adapter FILE, best of the plus-face kind"
+            "portraits need an image adapter for the face: add --ip-adapter FILE, "
+            "preferably of the plus-face kind"
         )
     if entry.controlnet or facts.has_net:
         raise InvalidModel("portraits take no picture for a control net: leave --controlnet out")

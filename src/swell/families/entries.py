@@ -206,7 +206,7 @@ def locked(data_dir: Path, name: str, tell: Callable[[str], None]) -> Iterator[N
     path = path_of(data_dir, name).with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = _lock(path, partial(tell, f"somebody else adds or removes {name}: waiting for that"))
+        fd = _lock(path, partial(tell, f"waiting for another process that adds or removes {name}"))
     except OSError as error:
         raise InvalidEntry(
             f"{name} cannot be kept in {path.parent} ({error.strerror}): choose a data folder "
@@ -264,7 +264,7 @@ def read(path: Path) -> Entry:
     except FileNotFoundError:
         raise NotFound(f"there is no file {str(path)!r}: see `swell models add`") from None
     except (OSError, ValueError, msgspec.ValidationError) as error:
-        raise InvalidEntry(f"{path.name} tells of no model: {error}") from None
+        raise InvalidEntry(f"{path.name} does not describe a model: {error}") from None
 
 
 def check_files(entry: Entry) -> None:

@@ -210,7 +210,7 @@ class Latent(StepModel):
             is_broken = isinstance(result, Exception) and not isinstance(result, OUT_OF_MEMORY)
             if is_broken and self.parts.compile_anew():
                 # What was compiled elsewhere, or before, may fail where this machine's does not.
-                sys.stderr.write(f"{self.name} is compiled anew: {result}\n")
+                sys.stderr.write(f"{self.name} is compiled again: {result}\n")
                 [result] = self.run([Item(asked)])
             if isinstance(result, Exception) and self.parts.is_compiled:
                 # A compiler that is not there or fails costs speed, and no model.
@@ -342,7 +342,7 @@ class Latent(StepModel):
         made = sampler_of(
             self.facts.scheduler, asked.steps, tokens=tokens, even=self.facts.family.even
         )
-        assert made is not None, "it was looked at when the model was described"
+        assert made is not None, "it was checked when the model was described"
         try:
             rows, skip = len(_table(made)), 0
             if words.image is not None and words.mask is None and self.facts.lays_all_steps:

@@ -82,8 +82,8 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             continue
         if not is_class(name):
             raise InvalidModel(
-                f"model_index.json names a part {name[:80]!r}: a part is a folder beside that "
-                "file, with a name of letters, digits and _"
+                f"model_index.json names a part {name[:80]!r}: a part is a folder in the"
+                " same place, named with letters, digits and _"
             )
         if told[0] is None:
             continue
@@ -182,7 +182,9 @@ def check_folder(part: Path) -> None:
     for name in names:
         last = name.rpartition("/")[2]
         if last == _PIPELINE_FILE:
-            raise InvalidModel(f"{part.name}/ is a pipeline of its own: give a folder of one alone")
+            raise InvalidModel(
+                f"{part.name}/ is itself a pipeline: give a folder with a single pipeline"
+            )
         if last.endswith(".py"):
             raise InvalidModel(
                 f"{part.name}/ has code, {last}: no code from a folder is run, so take it out"
@@ -239,8 +241,8 @@ def _check_shards(part: Path, name: str) -> None:
     for shard in shards:
         if not (isinstance(shard, str) and shard.endswith(".safetensors") and _is_plain(shard)):
             raise InvalidModel(
-                f"{part.name}/{name}: weight_map names {str(shard)[:80]!r}, which is no "
-                ".safetensors file beside it"
+                f"{part.name}/{name}: weight_map names {str(shard)[:80]!r}, which is not"
+                " a .safetensors file in that folder"
             )
         if not (part / shard).is_file():
             raise InvalidModel(f"{part.name}/ has no {shard}, which {name} names: fetch it again")

@@ -86,7 +86,7 @@ class OwnLoop(Model):
         except OUT_OF_MEMORY:
             raise
         except ImportError as error:
-            raise InvalidModel(f"{name} needs what is not installed: {error}") from error
+            raise InvalidModel(f"{name} needs a package that is not installed: {error}") from error
         except DAMAGED as error:
             told = str(error) or type(error).__name__
             raise InvalidModel(f"{name} cannot be read: {told}") from error

@@ -128,8 +128,8 @@ def place(
 def _why(weights: int, needed_bytes: Mapping[str, int], room_bytes: int) -> str:
     step, decoding = needed_bytes.get(DRAWS, 0), needed_bytes.get("vae", 0)
     return (
-        f"{_gib(weights)} of weights for {_gib(room_bytes)} on the device, of which a step is "
-        f"assumed to need {_gib(step)} and decoding {_gib(decoding)}"
+        f"{_gib(weights)} of weights for {_gib(room_bytes)} on the device; "
+        f"estimated for a step: {_gib(step)}, for decoding: {_gib(decoding)}"
     )
 
 

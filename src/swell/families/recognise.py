@@ -449,14 +449,15 @@ def _family(pipeline: str, loop: Loop | None) -> Family:
         return found
     if not pipeline.endswith("Pipeline"):
         raise InvalidModel(
-            f"model_index.json names {pipeline[:80] or 'no pipeline'}: give a folder as diffusers "
-            "saves it, whose _class_name ends with Pipeline"
+            f"model_index.json names {pipeline[:80] or 'no pipeline'}: give a folder"
+            " in diffusers' format, whose _class_name ends with Pipeline"
         )
     raise InvalidModel(
-        f"{pipeline[:80]} is not known to make pictures of words alone: what needs more, such as a "
-        "length in seconds, or makes something else, cannot be added; write a model with code for "
-        "it. If it is a newer one that needs words alone, have diffusers at hand, which is asked "
-        "then: pip install 'swell[diffusers]'"
+        f"{pipeline[:80]} is not a known text-to-image pipeline. A pipeline that"
+        " needs other inputs, such as a length in seconds, or produces "
+        "something else, cannot be added: write a model class for it. For a "
+        "newer text-to-image pipeline install diffusers, which Swell then "
+        "inspects: pip install 'swell[diffusers]'"
     )
 
 
@@ -487,9 +488,9 @@ def _check_heard(facts: Facts) -> None:
     told, (plain, masked) = facts.network.get("in_channels", facts.heard[0]), facts.heard
     if facts.family.network == "transformer" and told not in facts.heard:
         raise InvalidModel(
-            f"transformer/config.json: in_channels is {told}, and a network of {facts.family.name} "
-            f"for this autoencoder hears {plain}, or {masked} with a mask: what hears other "
-            "pictures cannot be added"
+            f"transformer/config.json: in_channels is {told}, and "
+            f"{facts.family.name} with this autoencoder takes {plain}, or {masked} "
+            "with a mask: a network with other image inputs cannot be added"
         )
 
 

@@ -92,8 +92,8 @@ def new_loop(index: Mapping[str, Any]) -> Loop:
     missing = _made_of(kind) - {*index, *UNUSED}
     if missing:
         raise InvalidModel(
-            f"model_index.json does not name {', '.join(sorted(missing))}, of which {name} is "
-            "made: give a folder as diffusers saves it"
+            f"model_index.json does not name {', '.join(sorted(missing))}, which "
+            f"{name} needs: give a folder in diffusers' format"
         )
     return loop_of(kind)
 

@@ -62,8 +62,8 @@ def diffusers_config(told: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidModel(
-            f"vqgan/config.json has no {error} of a VQGAN: copy model.params of its own settings, "
-            "with ddconfig, n_embed and embed_dim"
+            f"vqgan/config.json lacks {error} of a VQGAN: copy model.params from its"
+            " original settings, with ddconfig, n_embed and embed_dim"
         ) from None
     if inner.get("double_z"):
         raise InvalidModel("vqgan/ has no codebook (double_z): give a VQGAN")

@@ -136,8 +136,8 @@ class _Asked(BaseModel):
         Image | None,
         Field(
             title="Target picture",
-            description="A picture that stands beside the words: the result should look alike to "
-            "CLIP.",
+            description="A picture that complements the prompt: the result should look similar "
+            "to CLIP.",
         ),
         ui.image(advanced=True),
     ] = None
@@ -183,7 +183,7 @@ class _Asked(BaseModel):
     ] = True
     noise: Annotated[
         float,
-        Field(ge=0, le=1, title="Noise", description="On each cutout, up to so much."),
+        Field(ge=0, le=1, title="Noise", description="Largest amount on each cutout."),
         ui.slider(step=0.01, advanced=True),
     ] = 0.1
     learning_rate: Annotated[

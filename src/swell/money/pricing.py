@@ -166,7 +166,7 @@ class PriceBook:
         usual = self.machine(provider, kind, places=places, gpus=gpus)
         if usual is None:
             return None
-        return usual._replace(source=f"{usual.source}; as if it were not spot")
+        return usual._replace(source=f"{usual.source}; on-demand price")
 
     def own_name(
         self, provider: str, kind: str, places: Sequence[str], *, spot: bool

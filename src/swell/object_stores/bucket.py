@@ -417,7 +417,7 @@ async def _until(data: AsyncIterator[bytes], stop: "asyncio.Future[None]") -> As
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
             coming.cancel()
-            raise EOFError("nobody wants the rest of the file")
+            raise EOFError("the client stopped reading the file")
         piece = coming.result()
         if piece is None:
             return

@@ -324,7 +324,7 @@ class AzureProvider:
         if given:
             return given
         if over is None:
-            raise Unavailable("Azure has not told yet what comes of it")
+            raise Unavailable("Azure has not reported a result yet")
         raise _explained([*over, *(why for why in told.values() if why is not None)])
 
     def _fleet(self, name: str, marks: Marks, request: LaunchRequest) -> dict[str, Any]:

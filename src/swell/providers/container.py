@@ -105,7 +105,7 @@ class ContainerOptions(Options):
         default=(), description="Mounts as the engine takes them, such as for a cache of weights."
     )
     options: tuple[str, ...] = Field(
-        default=(), description="Given to the engine's `run` besides, as they are."
+        default=(), description="More arguments for the engine's `run`, passed on unchanged."
     )
 
 

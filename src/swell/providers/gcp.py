@@ -93,8 +93,7 @@ class GcpOptions(MachineOptions):
     )
     accelerator: str = Field(
         default="",
-        description="Type of GPU for types of machines that have none of their own, such as "
-        "`nvidia-tesla-t4`.",
+        description="Type of GPU for machine types without GPUs, such as `nvidia-tesla-t4`.",
     )
     accelerators: int = Field(default=1, ge=1, description="How many of these each has.")
     network: str = Field(default="", description="Empty for the project's default one.")

@@ -93,22 +93,21 @@ class KubernetesOptions(Options):
     )
     secret: str = Field(
         default="",
-        description="A Secret whose keys become variables, for `SWELL_WORKER__TOKEN`; the token of "
-        "the controller is then in no Job. Empty to write it into the Jobs.",
+        description="A Secret whose keys become environment variables, for "
+        "`SWELL_WORKER__TOKEN`, so that no Job contains the controller's token."
+        " Empty to write the token into the Jobs.",
     )
     node_selector: Mapping[str, str] = Field(default={}, description="Labels of its nodes.")
     tolerations: tuple[Mapping[str, Any], ...] = Field(
         default=(), description="Taints of nodes that it tolerates, as Kubernetes writes them."
     )
     spot: bool = Field(
-        default=False, description="Whether its nodes may be taken back, as its labels choose them."
+        default=False, description="Whether the nodes that its labels select may be reclaimed."
     )
     service_account: str = Field(
         default="", description="Account of its pods; none of its rights are needed or mounted."
     )
-    pull_secrets: tuple[str, ...] = Field(
-        default=(), description="Secrets by which the image is pulled."
-    )
+    pull_secrets: tuple[str, ...] = Field(default=(), description="Secrets to pull the image with.")
     weights_dir: str = Field(
         default="",
         description="Folder of the node for fetched weights, which user 10001 may write; empty for "
@@ -117,11 +116,10 @@ class KubernetesOptions(Options):
     drain_s: float = Field(
         default=120.0,
         ge=0,
-        description="How long one may go on with what it holds when its pod is told to go, in "
-        "seconds.",
+        description="Time for a worker to finish its tasks when its pod is deleted, in seconds.",
     )
     kept_s: int = Field(
-        default=600, ge=0, description="How long an ended Job stays to be looked at, in seconds."
+        default=600, ge=0, description="Time to keep a finished Job for inspection, in seconds."
     )
     pod: Mapping[str, Any] = Field(
         default={}, description="More of Kubernetes' `PodSpec`, as it is."

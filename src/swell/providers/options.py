@@ -41,7 +41,7 @@ class MachineOptions(Options):
     engine: str = Field(
         default="docker",
         pattern="^(docker|podman)$",
-        description="What runs it: `docker` or `podman`, which the machine's own image brings.",
+        description="Container engine: `docker` or `podman`, included in the machine image.",
     )
     gpus: bool = Field(
         default=True,
@@ -49,7 +49,7 @@ class MachineOptions(Options):
         "driver and NVIDIA's container toolkit.",
     )
     spot: bool = Field(
-        default=False, description="Whether to take spare capacity that may be taken back."
+        default=False, description="Whether to use spot capacity, which the cloud may reclaim."
     )
     disk_gib: int = Field(default=100, ge=8, description="The size of its disk, in GiB.")
     weights_dir: Path = Field(
@@ -59,13 +59,15 @@ class MachineOptions(Options):
     start_limit_s: float = Field(
         default=1800.0,
         ge=60,
-        description="A machine whose worker does not run by then shuts itself down, in seconds.",
+        description=(
+            "A machine whose worker does not run after this time shuts itself down, in seconds."
+        ),
     )
     drain_s: float = Field(
         default=90.0,
         ge=0,
-        description="How long a worker may go on with what it holds when its machine is shut down, "
-        "in seconds. A cloud that takes a machine back may leave less.",
+        description="Time for a worker to finish its tasks when its machine shuts down, in "
+        "seconds. A cloud that reclaims a machine may leave less.",
     )
     endpoint: str = Field(
         default="", description="Another address of the cloud's API, for trials and proxies."

@@ -45,16 +45,16 @@ class ProcessOptions(Options):
 
     outlives: bool = Field(
         default=False,
-        description="Whether workers go on when the backend ends or is killed, and are found again "
-        "by the next; they need `autoscale.token` then. Else they end with it.",
+        description="Whether workers keep running when the backend exits or is killed, and "
+        "the next backend finds them; they need `autoscale.token` then. "
+        "Otherwise they end with it.",
     )
     boot_delay_s: float = Field(
         default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
     )
     rehearsal: Path | None = Field(
         default=None,
-        description="A JSON file by which incidents are tried out: refusals, and workers that are "
-        "taken back.",
+        description="A JSON file of rehearsed incidents: refusals and reclaimed workers.",
     )
 
 

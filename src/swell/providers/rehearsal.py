@@ -125,7 +125,7 @@ class RehearsalProvider:
         except FileNotFoundError:
             return _Script()
         except (OSError, msgspec.MsgspecError) as error:
-            raise InvalidRequest(f"{self._script} tells no rehearsal: {error}") from error
+            raise InvalidRequest(f"{self._script} is not a rehearsal: {error}") from error
 
 
 def _lives(instance: Instance) -> bool:

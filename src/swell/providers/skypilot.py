@@ -87,7 +87,7 @@ class SkypilotOptions(Options):
     )
     accelerators: str = Field(default="", description="Such as `L4:1`; empty for none.")
     spot: bool = Field(
-        default=False, description="Whether to take spare capacity that may be taken back."
+        default=False, description="Whether to use spot capacity, which the cloud may reclaim."
     )
     disk_gib: int = Field(default=100, ge=10, description="The size of its disk, in GiB.")
     resources: Mapping[str, Any] = Field(
@@ -95,8 +95,9 @@ class SkypilotOptions(Options):
     )
     run: str = Field(
         default="",
-        description="What runs the worker, in the shell, with what it must know in the "
-        "environment; empty for docker. Needed on clouds whose machines are containers.",
+        description="Shell command that starts the worker, with its settings in the "
+        "environment; empty for docker. Needed on clouds whose machines are "
+        "containers.",
     )
     program: str = Field(default="sky", description="SkyPilot's command, or its path.")
 
@@ -154,9 +155,9 @@ class SkypilotProvider:
         program = shutil.which(options.program, path=self._environment.get("PATH"))
         if program is None:
             raise InvalidRequest(
-                f"there is no {options.program} on this machine: install SkyPilot in an "
-                "environment of its own (uv tool install skypilot), or name its path in the "
-                "option program"
+                f"{options.program} is not on this machine: install SkyPilot in a "
+                "separate environment (uv tool install skypilot), or set its path in "
+                "the option program"
             )
         self._program = program
         self._seen = Sightings(clock, late_s=_LATE_S, sure_s=0.0)

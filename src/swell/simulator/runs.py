@@ -150,8 +150,8 @@ def run(asked: Asked) -> Told:
         )
     if level == "fluid" and len(asked.shares) > 1:
         raise InvalidInput(
-            "several models are told apart task by task only, and there are too many tasks: make "
-            "the scale smaller, or name no models"
+            "several models are simulated task by task, and there are too many "
+            "tasks: use a smaller scale, or name no models"
         )
     policy = _Policy(asked.settings)
     if level == "tasks":

@@ -151,8 +151,7 @@ def check_length(path: Path, seconds: float) -> None:
     days = seconds / 86_400.0
     if days > _MOST_DAYS:
         raise InvalidInput(
-            f"{path} is {days:,.0f} days long, of which at most {_MOST_DAYS} are simulated: take "
-            "some of them"
+            f"{path} covers {days:,.0f} days, and the simulator takes at most {_MOST_DAYS}: cut it"
         )
 
 

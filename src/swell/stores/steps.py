@@ -104,8 +104,8 @@ def _earlier_of_all(
             scope = (new.key_id, new.idempotency_key)
             if first.setdefault(scope, new.fingerprint) != new.fingerprint:
                 known = IdempotencyMismatch(
-                    "two tasks of this call have the same idempotency key and different bodies; "
-                    "give each request a key of its own"
+                    "two tasks in this call have the same idempotency key and different "
+                    "bodies; use a different key for each request"
                 )
         found.append(known)
     return found

@@ -129,9 +129,11 @@ class Dispatcher:
                 await self._write()
                 rest_s = await self._start_due() if await leads() else _LOOK_EVERY_S
             except SwellError as error:
-                _log.warning("webhooks cannot be looked after now", detail=error.detail)
+                _log.warning(
+                    "webhook dispatcher: database unavailable, retrying", detail=error.detail
+                )
             except Exception:
-                _log.exception("webhooks cannot be looked after now")
+                _log.exception("webhook dispatcher: database unavailable, retrying")
             await self._rest(rest_s)
 
     async def stop(self) -> None:

@@ -85,7 +85,7 @@ class HttpSender:
             error, detail = refused.code, refused.detail
         except aiohttp.ClientResponseError:
             # Its words quote the answer, and they outlive the data that an answer may quote.
-            error, detail = "connection", "what it answered is not HTTP"
+            error, detail = "connection", "the response is not HTTP"
         except (aiohttp.ClientError, OSError, ValueError) as broken:
             error, detail = "connection", _plain(f"{type(broken).__name__}: {broken}")
         if status is not None:

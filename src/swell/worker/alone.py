@@ -110,8 +110,8 @@ def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
             for each in error.errors()
         ]
         raise InvalidInput(
-            f"{definition.name} does not take this: `swell models show {definition.name}` tells "
-            "what it takes",
+            f"{definition.name} does not accept this input: `swell models show "
+            f"{definition.name}` lists its fields",
             errors=errors,
         ) from error
 

@@ -644,7 +644,7 @@ class Arena:
             ValueError: The network says something of another shape.
         """
         seating = self._loaded
-        assert seating is not None, "what it is to see was loaded"
+        assert seating is not None, "its inputs were loaded"
         assert seating.bucket == bucket, "as many as were loaded"
         self._fresh = None
         put_t = None if self._is_host else self._arrays.put(self._host_t)

@@ -117,7 +117,7 @@ _ANEW: Final = object()
 
 #: Of a sample that cannot run anew, though it is not known to be at fault.
 _CUT_SHORT: Final = RuntimeError(
-    "the call that it shared with others ended early, after it had told a file or a payment"
+    "the batch ended early, after this task had already delivered a file or a charge"
 )
 
 
@@ -374,7 +374,7 @@ class Runner:
         others = [(item, job) for item, job in live if not job.has_told]
         if others:
             why = f"{type(error).__name__}: {describe_error(error)}"
-            sys.stderr.write(f"{len(live)} samples of {self._name} run anew in halves: {why}\n")
+            sys.stderr.write(f"{len(live)} samples of {self._name} run again in halves: {why}\n")
         half = (len(others) + 1) // 2
         parts = [part for part in (others[:half], others[half:]) if part]
         return _answers(live, others, _CUT_SHORT), parts
@@ -476,7 +476,7 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     names = [definition.name for definition in definitions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise InvalidModel(f"{twice} is named twice: give each model a name of its own")
+        raise InvalidModel(f"{twice} is named twice: give each model a different name")
     cards = [definition.card() for definition in definitions]
     pipe.send(Described(cards))
     _await_contents(work, clock)

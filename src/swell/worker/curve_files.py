@@ -34,7 +34,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        _warn(f"the cost curves in {path.name} cannot be read and are measured anew: {error}")
+        _warn(f"the cost curves in {path.name} cannot be read and are measured again: {error}")
         return {}
     latest = list(stored.items())[-MOST_CURVES:]
     return {key: Curve.from_json(bytes(raw)) for key, raw in latest}

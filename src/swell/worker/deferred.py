@@ -79,7 +79,7 @@ class _StandIn(types.ModuleType):
     """Has the compiler's name until it is asked for anything but a decorator."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, "Stands in for the compiler.")
+        super().__init__(name, "A stand-in for the compiler.")
         vars(self).update(_real=None, _waiting=collections.deque())
 
     def allow_in_graph(self, decorated: Any) -> Any:

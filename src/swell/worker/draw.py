@@ -410,7 +410,7 @@ class Drawer:
             job.engine = {**self._engine, "batching": "fast"}
         if isinstance(result, InvalidCheckpoint):
             # Of another network or another Swell: nothing is lost by starting anew.
-            sys.stderr.write(f"a sample is drawn anew: {result}\n")
+            sys.stderr.write(f"a sample is drawn again: {result}\n")
             self._refused.add(name)
             return
         if not isinstance(result, Exception):

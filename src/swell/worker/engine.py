@@ -117,7 +117,7 @@ class _Why(Enum):
 
     DIED = "the model process died"
     #: It did not come back from a task that was to stop.
-    DEAF = "the model goes on with a task that was to stop: its process was killed"
+    DEAF = "worker: the model kept running a stopped task, so its process was killed"
     #: A call of the model took longer than it may.
     SLOW = "a run of the model took too long: its process was killed"
 
@@ -470,7 +470,7 @@ class Worker:
         if self._is_draining:
             return
         self._is_draining = True
-        _log.info("draining: finishing what is held")
+        _log.info("worker: draining, finishing its tasks")
         if not self.is_up.is_set():
             # There is nothing to finish yet.
             self._end(0)
@@ -496,7 +496,7 @@ class Worker:
 
     async def _release_after(self, drain_s: float) -> None:
         await self._clock.sleep(drain_s)
-        _log.info("the time to drain is over")
+        _log.info("worker: the drain time has ended")
         self.release()
 
     def release(self, exit_code: int = 0) -> None:
@@ -560,7 +560,7 @@ class Worker:
                 async with asyncio.timeout(self._settings.handover_s / 2):
                     await self._handed_over.wait()
             except TimeoutError:
-                _log.warning("a step takes too long: only what was left before it is handed over")
+                _log.warning("worker: a step takes too long, handing over the last checkpoint")
         self._take_checkpoints()
 
     async def _leave_drawn(self, held: Held, left: dict[int, str]) -> None:
@@ -921,7 +921,7 @@ class Worker:
         try:
             found = self._process.kept(drawn.keys()) if drawn else []
         except (OSError, MemoryError) as error:
-            _log.warning("checkpoints cannot be read: drawing anew", detail=str(error))
+            _log.warning("worker: checkpoints cannot be read, drawing again", detail=str(error))
             return
         for kept in found:
             held = drawn[kept.handle]

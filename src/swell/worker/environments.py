@@ -219,7 +219,7 @@ class Environments:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(f"somebody else makes the environment for {what}: waiting for it")
+                tell(f"waiting for another process that builds the environment for {what}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock
 
@@ -278,9 +278,9 @@ class Environments:
             if self._wheels is not None and not _has(self._wheels, _SOURCES):
                 raise failed
             tell(
-                f"not all that {wanted.what} asks for has a wheel for this Python: what has none "
-                "is built from source, which may take long. Another Python may have wheels: "
-                'requires-python = ">=3.11,<3.13"'
+                f"some requirements of {wanted.what} have no wheel for this Python and "
+                "are built from source, which can take long. Another Python may have "
+                'wheels: requires-python = ">=3.11,<3.13"'
             )
         self._install(wanted, first)
         return first
@@ -347,10 +347,10 @@ class Environments:
         if not is_any:
             here = ", ".join(found.values())
             raise EnvironmentFailed(
-                f"{what} asks for Python {needs.python}, and at hand is {here}; Swell needs 3.11 "
-                "or newer itself. Install such a Python where PATH finds it as python3.N "
-                "(`uv python install 3.N` will do where uv is at hand), or change requires-python "
-                "in its `# /// script` block"
+                f"{what} requires Python {needs.python}, and this machine has {here}; "
+                "Swell needs 3.11 or newer. Install such a Python as python3.N on PATH "
+                "(for example `uv python install 3.N`), or change requires-python in "
+                "its `# /// script` block"
             )
 
     def _candidates(self, needs: Needs, uv: str | None) -> Iterator[str]:
@@ -405,9 +405,9 @@ def _check_wheels(folder: Path) -> None:
         )
     if not _has(folder, (_WHEEL, *_SOURCES)):
         raise EnvironmentFailed(
-            f"there are no wheels in {folder}, from which alone is installed: fill it where there "
-            "is a network, with pip download -d FOLDER and all that is asked for, or unset "
-            "worker.wheels_dir"
+            f"{folder} has no wheels, and the worker installs only from there: fill "
+            "it on a machine with a network, with pip download -d FOLDER and the "
+            "requirements, or unset worker.wheels_dir"
         )
 
 

@@ -528,7 +528,7 @@ def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
 def _check_told(early: Sequence[Attachment], files: Sequence[Attachment]) -> None:
     if len(files) < len(early) or any(a is not b for a, b in zip(early, files, strict=True)):
         raise TypeError(
-            "a result must begin with the files that were told with ready(), in the same order"
+            "a result must begin with the files that were passed to ready(), in the same order"
         )
 
 
@@ -569,8 +569,9 @@ def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
     """
     if len(output) > MAX_OUTPUT_BYTES:
         raise OutputTooLarge(
-            f"the output has {len(output):,} bytes of JSON and at most {MAX_OUTPUT_BYTES:,} are "
-            "taken: return a swell.File or swell.Image instead, which are stored beside the task"
+            f"the output has {len(output):,} bytes of JSON, and the limit is "
+            f"{MAX_OUTPUT_BYTES:,}: return a swell.File or swell.Image instead, "
+            "which the server stores as a file"
         )
     size_bytes = len(output) + sum(len(file.data) for file in files)
     if size_bytes > MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:

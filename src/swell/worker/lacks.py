@@ -106,8 +106,9 @@ def hints_of_files(pickles: Sequence[Path]) -> list[Hint]:
     return [
         Hint(
             "pickled_weights",
-            f"{path.name} is a pickle: whoever made it can run code in this process. Convert it "
-            "once (safetensors.torch.save_file of its tensors) and load that instead",
+            f"{path.name} is a pickle, which can run its author's code in this "
+            "process. Convert it once (safetensors.torch.save_file of its tensors) "
+            "and load that instead",
         )
         for path in pickles
     ]
@@ -124,14 +125,14 @@ def _of_memory(times: Times) -> Iterator[Hint]:
     if not times.is_cpu:
         yield Hint(
             "no_memory",
-            "say what it takes of the device: memory_bytes = …; of a GPU nobody else can tell, "
-            "and worker.device_memory_bytes does not hold without it",
+            "declare the device memory that it needs: memory_bytes = …; Swell "
+            "cannot measure it on a GPU, and worker.device_memory_bytes needs it",
         )
     elif times.grown_bytes > _WORTH_SAYING_BYTES:
         rounded = round(times.grown_bytes, -7)
         yield Hint(
             "no_memory",
-            f"say what it takes: memory_bytes = {rounded:_}, measured here while it was loaded",
+            (f"declare its memory: memory_bytes = {rounded:_}, measured here while it loaded"),
         )
 
 
@@ -139,8 +140,8 @@ def _of_warmup(times: Times) -> Iterator[Hint]:
     if times.warmup_s > _SLOW_WARMUP_S:
         yield Hint(
             "slow_warmup",
-            f"its warm-up takes {times.warmup_s:.0f} s, and each start of a worker waits for it: "
-            "run something smaller, or keep what was compiled",
+            f"its warm-up takes {times.warmup_s:.0f} s at each start of a worker: "
+            "run something smaller, or cache the compiled program",
         )
     again_s = times.again_s
     if again_s is not None and times.run_s > max(_COLD_FACTOR * again_s, again_s + _COLD_S):

@@ -454,7 +454,7 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
     told_of = about(settlement.task_id, settlement.attempt)
     outcome = settlement.outcome
     if isinstance(outcome, Failed) and outcome.error.code in _REFUSED:
-        _log.error("an outcome cannot be told", **told_of, detail=error.detail)
+        _log.error("backend: cannot deliver an outcome", **told_of, detail=error.detail)
         return []
     _log.warning("the backend refuses an outcome", **told_of, detail=error.detail)
     told = valid_text(error.detail)[:500]
@@ -462,8 +462,8 @@ def _instead(page: Page, error: SwellError) -> list[Page]:
         failure = TaskError(
             code="output_too_large",
             title="The output is too large",
-            detail=f"the backend does not take it ({told}): return a swell.File or swell.Image "
-            "instead, which are stored beside the task",
+            detail=f"the backend rejects it ({told}): return a swell.File or swell.Image "
+            "instead, which the server stores as a file",
         )
     else:
         failure = TaskError(

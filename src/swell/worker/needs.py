@@ -135,8 +135,8 @@ def needs_in(text: str) -> Needs:
         told = tomllib.loads(blocks[0])
     except tomllib.TOMLDecodeError as error:
         raise InvalidModel(
-            f"what stands in its `# /// script` block is not TOML ({error}): write lines such as "
-            '`# dependencies = ["einops"]`'
+            f"its `# /// script` block is not TOML ({error}): write lines such as `#"
+            ' dependencies = ["einops"]`'
         ) from None
     requirements, python = told.get("dependencies", []), told.get("requires-python", "")
     if not _are_texts(requirements):

@@ -168,7 +168,7 @@ class Startups:
             except SwellError as error:
                 note(error)
                 if not error.retryable:
-                    _log().debug("the backend wants to hear of no start", detail=error.detail)
+                    _log().debug("the backend does not accept start reports", detail=error.detail)
                     return
             await self._clock.sleep(SOONEST_S)
             if news is not None:

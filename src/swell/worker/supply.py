@@ -78,7 +78,7 @@ class Supply:
             left = unpacked(raw, held.task, self._settings.device, self._settings.exact)
         except Exception as error:
             _log.warning(
-                "drawing anew: what an earlier attempt has left cannot be used",
+                ("checkpoints: an earlier attempt's checkpoint cannot be used, drawing again"),
                 **held.about,
                 detail=describe_error(error),
             )
@@ -101,7 +101,7 @@ class Supply:
             return await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
         except Exception as error:
             _log.warning(
-                "what was drawn could not be stored",
+                "checkpoints: cannot be stored",
                 **held.about,
                 detail=describe_error(error),
             )

@@ -362,7 +362,7 @@ class Forks:
             listener.listen()
             connection = _connected(short / f"{name}.sock")
             if connection is None:
-                raise ForkFailed("nobody can connect to a socket in the data folder")
+                raise ForkFailed("the path of the data folder is too long for a socket")
             stdin.write(msgspec.json.encode(setup))
             stdin.seek(0)
             try:
@@ -447,7 +447,7 @@ async def _locked(path: Path, clock: Clock) -> AsyncIterator[None]:
                 yield
                 return
         await clock.sleep(LOCK_EVERY_S)
-    raise ForkFailed("somebody else has been starting one for too long")
+    raise ForkFailed("another process has been starting one for too long")
 
 
 def _connected(path: Path) -> socket.socket | None:

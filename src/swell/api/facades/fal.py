@@ -835,13 +835,13 @@ _HEADERS: Final = (
     IDEMPOTENCY_KEY,
     Header(
         "X-Fal-Request-Timeout",
-        "seconds in which it must start, else 504",
+        "seconds within which it must start, else 504",
         {"type": "string", "pattern": "^[0-9]{1,7}(.[0-9]{1,6})?$"},
         "30",
     ),
     Header(
         "X-Fal-Queue-Priority",
-        "`low` lets everybody else go first",
+        "`low` yields to all other requests",
         {"type": "string", "enum": ["normal", "low"]},
         "normal",
     ),
@@ -856,7 +856,7 @@ _TARGET: Final = Header(
 _STREAMS: Final = (
     "A path that ends in `stream` is answered with server-sent events: previews, then the result."
 )
-_OTHERS: Final = "What stands behind the app says more only where an alias names it whole. "
+_OTHERS: Final = "Only a full alias exposes more of the model behind the app. "
 
 
 def _route(
@@ -919,7 +919,7 @@ ROUTES: Final = (
     ),
     _route(
         *("GET", _REQUEST + "/status/stream", status_stream, "Follow a request"),
-        {200: Response("A status for whatever happens", None, "text/event-stream")},
+        {200: Response("The status of any request id", None, "text/event-stream")},
         query=FalStatusQuery,
     ),
     _route(

@@ -487,7 +487,7 @@ ROUTES: Final = (
         None,
         "List languages",
         "LibreTranslate",
-        {200: Response("What is translated into what", Sequence[LanguageView])},
+        {200: Response("The supported language pairs", Sequence[LanguageView])},
         (NotFound,),
         facade="libretranslate",
         refuse=refuse,

@@ -392,7 +392,7 @@ async def read_edit(service: Service, call: Call) -> Asked:
         return await _read_form(service, call)
     told = await json_object(service, call)
     request, own = read_fields(told, EditRequest)
-    assert isinstance(request, EditRequest), "that is what was asked for"
+    assert isinstance(request, EditRequest), "as requested"
     images = [_source(each, "images") for each in request.images or ()]
     if not images:
         raise refused("images", "here is no picture: name one as {image_url}", "required")
@@ -781,9 +781,11 @@ ROUTES: Final = (
         "OpenAI",
         {200: _DONE},
         _ERRORS,
-        "Any field beside these is given to the model under its own name. With `stream` the answer "
-        "is server-sent events: `image_generation.partial_image`, at most `partial_images` of them "
-        "and none where the model shows none, then `image_generation.completed` for each picture.",
+        "Any other field is passed to the model under the same name. With "
+        "`stream` the response is server-sent events: "
+        "`image_generation.partial_image`, at most `partial_images` of them and"
+        " none if the model has no previews, then `image_generation.completed` "
+        "for each picture.",
         body=Body(ImageRequest, example={"model": "swell/icons", "prompt": "a red fox"}),
         headers=(IDEMPOTENCY_KEY,),
         facade="openai",

@@ -802,7 +802,7 @@ def _translated(error: BaseException) -> SwellError:
         why = str(error) or type(error).__name__
         translated: SwellError = Unavailable(f"the database does not answer ({why}); try again")
     elif isinstance(error, asyncpg.LockNotAvailableError):
-        translated = Unavailable("another session has locked what is to be written; try again")
+        translated = Unavailable("another session holds a lock on the rows to write; try again")
     elif isinstance(error, asyncpg.DataError):
         translated = InvalidRequest(
             "the database cannot keep a value: a text with U+0000 or half of a pair of surrogates, "

@@ -65,7 +65,7 @@ def compatible_from(migration: Migration) -> int:
     number, name, script = migration
     found = _COMPATIBLE.search(script)
     if found is None:
-        raise ValueError(f"migration {number} ({name}) does not say what it is compatible with")
+        raise ValueError(f"migration {number} ({name}) does not declare its compatibility")
     return int(found[1])
 
 

@@ -94,8 +94,8 @@ async def find_deployment(service: Service, name: str) -> Deployment:
         card = (await service.cards.target(name)).card
     except NotFound as error:
         raise NotFound(
-            f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists them; every "
-            "model that is served is one of its own name"
+            f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists "
+            "them; every served model is a deployment of the same name"
         ) from error
     return _of_model(service, card.name, card.registered_at)
 
