@@ -40,8 +40,7 @@ def test_every_page_has_one_place_in_the_navigation() -> None:
     assert len(places) == len(set(places))
     written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     shown = {place for place in places if not place.startswith("house/")}
-    # Decisions are listed by their own page.
-    assert {each for each in written - shown if not re.match(r"decisions/\d{4}-", each)} == set()
+    assert {each for each in written - shown if not each.startswith("decisions/")} == set()
     assert shown <= written
 
 
@@ -92,6 +91,15 @@ def sections() -> list[str]:
 
 
 # ---- how it is built
+
+
+def test_decisions_are_on_the_site_and_outside_of_its_search(site: Path) -> None:
+    searched = (site / "search.json").read_text()
+    assert "comparison.html" in searched
+    assert "decisions/" not in searched
+    decision = next((site / "decisions").glob("0001-*.md"))
+    assert decision.with_suffix(".html").exists()
+    assert decision.read_text().startswith("# 1. ")
 
 
 def test_links_out_of_the_pages_lead_to_copies() -> None:
