@@ -43,7 +43,10 @@ _NOTE: Final = re.compile(r"\A(```\w+) [\w ]+$", re.M)
 #: Keeps a page out of the site's search.
 _NO_SEARCH: Final = b"---\nsearch:\n  exclude: true\n---\n"
 
-_SUMMARY: Final = "Swell serves open generative models to a crowd that may come overnight."
+_SUMMARY: Final = (
+    "Swell serves open image models to any number of users: an HTTP API, a durable queue, "
+    "GPU workers anywhere and a web app."
+)
 
 
 @dataclass(frozen=True)

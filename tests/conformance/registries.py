@@ -1,4 +1,4 @@
-"""Each registry as the suites of its contract want it: empty, on a manual clock."""
+"""Fixtures for each registry adapter: an empty registry on a manual clock."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +21,7 @@ class _Clocked:
 
 
 class InMemory(_Clocked):
-    """A suite's `registry` in this process."""
+    """Provides `registry` in memory."""
 
     @pytest.fixture
     def registry(self, clock: ManualClock) -> MemoryRegistry:
@@ -29,7 +29,7 @@ class InMemory(_Clocked):
 
 
 class OnSqlite(_Clocked):
-    """A suite's `registry` in a file."""
+    """Provides `registry` in a SQLite file."""
 
     @pytest.fixture
     async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
@@ -39,7 +39,7 @@ class OnSqlite(_Clocked):
 
 
 class OnPostgres(_Clocked):
-    """A suite's `registry` in a database of its own."""
+    """Provides `registry` in a separate PostgreSQL database."""
 
     @pytest.fixture
     async def registry(

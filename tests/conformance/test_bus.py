@@ -147,7 +147,7 @@ class TestPairOnABench(BusPairConformance):
 
 
 class Lossy(BenchWire):
-    """Loses what it is told to."""
+    """Drops messages on request."""
 
     losses = 0
 
@@ -198,7 +198,7 @@ async def test_a_process_that_falls_silent_counts_as_something_missed() -> None:
         listener = there.subscribe("t1")
         await until(lambda: here.watched(["t1"]) == ["t1"])
         await drained(here)
-        # As SIGKILL would: nothing more comes, not even a farewell.
+        # Like SIGKILL: no further message, not even a farewell.
         for wire in list(bench._wires):
             if wire is there._wire:
                 bench.leave(wire)
@@ -246,7 +246,7 @@ async def test_what_comes_while_much_is_told_goes_together() -> None:
         assert await listener.next(5) is not None
         last = there.subscribe("t299", after=TERMINAL_ID - 1)
         assert await last.next(5) is not None
-        # As a message a beat comes besides.
+        # The beat is one more message.
         assert here._number - before <= took_s / PAUSE_S + 4
 
 
@@ -256,7 +256,7 @@ async def test_however_much_is_told_others_hear_what_is_watched_no_longer() -> N
         listener = there.subscribe("t1")
         await until(lambda: here.watched(["t1"]) == ["t1"])
         listener.close()
-        # Nothing is sent in the turn of a beat, so that there is always more that waits.
+        # A message is always waiting when the beat comes.
         await there.publish([terminal(task_id="t2")])
         assert there._sender is not None
         clock.advance(BEAT_S)
@@ -322,7 +322,7 @@ async def test_what_was_to_be_told_later_is_told_before_the_farewell() -> None:
 
 
 def life(task_id: str, *, run_s: float = 0.25, attempt: int = 1) -> tuple[Event, Event]:
-    """Return the events of an attempt that begins and succeeds in this process."""
+    """Return the events of an attempt that starts and succeeds in this process."""
     now = SystemClock().now()
     begun = Task(
         id=task_id,
@@ -342,7 +342,7 @@ def life(task_id: str, *, run_s: float = 0.25, attempt: int = 1) -> tuple[Event,
 
 
 async def changes(bus: Bus, are_there: Callable[[list[Event], list[Lives]], bool]) -> Any:
-    """Read news until these changes of tasks are among them; return all of them."""
+    """Read news until it contains these task changes; return all of it."""
     events: list[Event] = []
     lives: list[Lives] = []
     async with asyncio.timeout(5):
@@ -427,7 +427,7 @@ async def test_what_somebody_elsewhere_follows_is_told_one_by_one() -> None:
         following = there.subscribe("t1")
         await until(lambda: here.watched(["t1"]) == ["t1"])
         await here.publish([early[0], late[0]])
-        # Of what is followed only now the start is told as well.
+        # A task that is followed only now gets its start event too.
         joining = there.subscribe("t2")
         await until(lambda: here.watched(["t2"]) == ["t2"])
         await here.publish([early[1], late[1]])
@@ -478,7 +478,7 @@ async def test_a_backend_of_before_that_comes_meanwhile_hears_of_ends() -> None:
         [peer] = here._peers.values()
         over, going = life("t1"), life("t2")
         waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in (1, 2)]
-        # Its next message would say that it can.
+        # Its next message would announce support.
         assert there._beat is not None
         there._beat.cancel()
         await here.publish([*over, going[0]])
@@ -499,7 +499,7 @@ async def test_a_start_is_not_told_once_another_has_told_the_end() -> None:
         elsewhere = here.subscribe("t1", after=TERMINAL_ID - 1)
         first, second = life("t1"), life("t2")
         await here.publish([first[0]])
-        # However long the other takes.
+        # Independent of how long the other one takes.
         assert here._later is not None
         here._later.cancel()
         await there.publish([first[1]])
@@ -549,7 +549,7 @@ async def test_who_was_silent_and_comes_back_has_missed_what_was_told_to_nobody(
         await here.publish([terminal()])
         wire.is_mute = False
         there._send_soon()
-        # Before it would take the other, whose clock stands still, to be silent.
+        # Before it would consider the other process, with a stopped clock, silent.
         async with asyncio.timeout(LOST_S / 2):
             await news_until(there, lambda news: News(kind=NewsKind.MISSED) in news)
 
@@ -566,7 +566,7 @@ async def test_starts_that_wait_are_told_before_the_farewell() -> None:
 
 
 async def drained(bus: Bus) -> None:
-    """Read the news that are there."""
+    """Read the available news without waiting."""
     while True:
         try:
             async with asyncio.timeout(0.05):

@@ -1,4 +1,4 @@
-"""Brokers that carry ids keep the promises of delivery, up to their window."""
+"""Brokers that carry task IDs guarantee delivery, and order up to their window."""
 
 import random
 import secrets
@@ -32,7 +32,7 @@ def a_name() -> str:
 
 @asynccontextmanager
 async def carried(tmp_path: Path, queues: Queues, window: int = WINDOW) -> AsyncIterator[Delivery]:
-    """A SQLite store whose ids lie in queues elsewhere: time stands still but for these."""
+    """A SQLite store with IDs in an external queue; only the queue's clock runs."""
     clock = ManualClock()
     database = SqliteDatabase.open(tmp_path / "swell.db", clock)
     store = SqliteStore(database, rng=random.Random(1))
@@ -76,7 +76,7 @@ class TestNatsWithAWindowOfOne(ExactOrderConformance):
 
 @pytest.fixture
 def moto_url(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Queues of its own; AWS's library takes keys from the environment."""
+    """Separate queues; the AWS library reads keys from the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     return f"sqs://us-east-1/{a_name()}?endpoint={moto_server.url}"

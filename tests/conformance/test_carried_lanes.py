@@ -1,4 +1,4 @@
-"""Queues elsewhere keep the promises of their contract, also when their server goes away."""
+"""External queues satisfy their contract, also while their server is down."""
 
 import asyncio
 import random
@@ -53,7 +53,7 @@ def sqs_queues(server: Server, name: str | None = None) -> SqsQueues:
 
 @pytest.fixture(autouse=True)
 def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    # AWS's library takes them from the environment.
+    # The AWS library reads them from the environment.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
@@ -106,7 +106,7 @@ class TestSqs(LanesConformance):
 
 
 class OnlyByMessages(SqliteBroker):
-    """Hands nothing out itself, so that all comes through the queues."""
+    """Leases no task itself, so every task passes through the queues."""
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -120,7 +120,7 @@ class OnlyByMessages(SqliteBroker):
 
 @dataclass(frozen=True)
 class Outage:
-    """A server of its own to kill, and what stands on it."""
+    """A separate server to kill, and the queues on it."""
 
     server: Server
     queues: Queues
@@ -133,7 +133,7 @@ async def standing(
     order_of: Callable[[SqliteDatabase], SqliteBroker],
     tmp_path: Path,
 ) -> AsyncIterator[Outage]:
-    """Yield a delivery that offers again after half a second."""
+    """Yield a delivery that resends IDs after half a second."""
     server = kind(tmp_path / "server")
     server.start()
     clock = ManualClock()
@@ -153,20 +153,20 @@ KINDS = [(NatsServer, nats_queues), (MotoServer, sqs_queues)]
 
 @pytest.fixture(params=KINDS, ids=["nats", "sqs"])
 async def outage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outage]:
-    """Yield queues elsewhere beside a store that hands out too."""
+    """Yield external queues with a store that also leases tasks."""
     async for each in standing(*request.param, SqliteBroker, tmp_path):
         yield each
 
 
 @pytest.fixture(params=KINDS, ids=["nats", "sqs"])
 async def carrying(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Outage]:
-    """Yield queues elsewhere through which everything comes."""
+    """Yield external queues that carry every task."""
     async for each in standing(*request.param, OnlyByMessages, tmp_path):
         yield each
 
 
 async def leased(delivery: Delivery, n: int) -> list[Task]:
-    """Feed and lease as a backend does, whatever fails, until there are n."""
+    """Feed and lease like a backend, ignoring failures, until n tasks are leased."""
     held: list[Task] = []
     async with asyncio.timeout(PATIENCE_S):
         while len(held) < n:
@@ -179,7 +179,7 @@ async def leased(delivery: Delivery, n: int) -> list[Task]:
 
 
 async def listened(delivery: Delivery, wait_s: float = 5.0) -> list[Task]:
-    """Lease as a worker does that waits, at the lanes too."""
+    """Lease like a waiting worker, from the lanes too."""
     loop = asyncio.get_running_loop()
     until: asyncio.Future[None] = loop.create_future()
     timer = loop.call_later(wait_s, until.set_result, None)
@@ -197,9 +197,9 @@ async def test_nothing_is_lost_when_the_server_of_the_queues_dies(
     before = await delivery.submit(*(a_new_task() for _ in range(20)))
     (first,) = await leased(delivery, 1)
     server.kill()
-    # Accepted all the same: the store has them.
+    # Accepted anyway: they are in the store.
     during = await delivery.submit(*(a_new_task() for _ in range(20)))
-    # Handed out all the same: the store knows who is next.
+    # Leased anyway: the store keeps the order.
     meanwhile = await leased(delivery, 10)
     server.start()
     held = [first, *meanwhile, *await leased(delivery, 29)]
@@ -232,7 +232,7 @@ async def test_a_message_that_comes_too_often_is_buried_and_its_task_offered_aga
     queues, delivery = outage.queues, outage.delivery
     (task,) = await delivery.submit(a_new_task())
     lane = lane_of(task)
-    # Whoever receives it dies each time.
+    # Each receiver dies.
     for _ in range(3):
         await queues.put_back(await received(queues, 1, lane))
     (held,) = await leased(delivery, 1)
@@ -253,7 +253,7 @@ async def test_messages_are_held_as_long_as_their_leases(
             break
     else:
         raise AssertionError("it came each time")
-    # What is settled is forgotten in a moment: it is held until then.
+    # Settled tasks are removed shortly; the message is held until then.
     await extend()
     await delivery.settle(held)
     for _ in range(3):

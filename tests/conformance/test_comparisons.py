@@ -1,4 +1,4 @@
-"""Every registry keeps comparisons of models, and what people said of them."""
+"""Every registry stores comparisons of models and their votes."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Every store with its broker keeps the promises of both contracts."""
+"""Every store and broker pair satisfies both contracts."""
 
 import random
 from collections.abc import AsyncIterator

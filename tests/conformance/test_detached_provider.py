@@ -55,7 +55,7 @@ class TestDetachedProvider(OutlivingConformance):
         pid = provider.pid(instance_id)
         assert pid is not None
         async with asyncio.timeout(20):
-            # That of a process which turns into another program is empty for a moment.
+            # Empty for a moment while a process executes another program.
             while not (told := psutil.Process(pid).environ()):
                 await asyncio.sleep(0.01)
         return told
@@ -181,7 +181,7 @@ class TestDetachedProvider(OutlivingConformance):
     async def test_a_process_that_comes_too_late_does_not_become_a_worker(
         self, provider: DetachedProvider, tmp_path: Path
     ) -> None:
-        # A shell that hangs before it can say which process it is.
+        # A shell that hangs before it reports its process ID.
         programs, may_go = tmp_path / "programs", tmp_path / "go"
         programs.mkdir()
         slow = programs / "mv"
@@ -199,7 +199,7 @@ class TestDetachedProvider(OutlivingConformance):
         starter = DetachedProvider(clock, self.folder, {})
         [instance] = await starter.launch(request)
         clock.advance(11)
-        # Who started it knows that it lives, however late it is; others give it up.
+        # Its launcher knows that it lives, even when late; others give up.
         assert [each.state for each in await starter.instances()] == [InstanceState.STARTING]
         late = DetachedProvider(clock, self.folder, {})
         assert [each.state for each in await late.instances()] == [InstanceState.ENDED]

@@ -1,4 +1,4 @@
-"""Every registry adds up its ledger, by account and by day."""
+"""Every registry sums its ledger by account and by day."""
 
 from registries import InMemory, OnPostgres, OnSqlite
 

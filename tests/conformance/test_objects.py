@@ -87,7 +87,7 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
         writer = FolderObjects(tmp_path / "objects", clock, SECRET)
         other = FolderObjects(tmp_path / "objects", ManualClock(), SECRET)
         await writer.put("outputs/t/1/a.png", b"1", "image/png")
-        # A file is dated between the look at its folder and its move.
+        # The file's timestamp falls between reading its folder and the move.
         clock.at_next_now = lambda: asyncio.run(other.delete(["outputs/t/1/a.png"]))
         put = writer.put_new if is_new else writer.put
         info = await put("outputs/t/1/b.png", b"22", content_type)
@@ -127,7 +127,7 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
 
 
 class _DeletingClock(ManualClock):
-    """Does something once, the next time that it is asked for the time."""
+    """Runs an action once, at the next call of `now`."""
 
     at_next_now: Callable[[], None] | None = None
 
@@ -139,13 +139,13 @@ class _DeletingClock(ManualClock):
 
 
 def _folders(root: Path) -> list[str]:
-    """Return the folders below a root, without those that are hidden."""
+    """Return the folders below a root, except hidden ones."""
     found = [str(each.relative_to(root)) for each in root.rglob("*") if each.is_dir()]
     return sorted(each for each in found if not each.startswith("."))
 
 
 class BucketConformance(ObjectsConformance, SignedUrlConformance, DirectUrlConformance):
-    """What holds of every cloud, over a `bucket` fixture."""
+    """Tests for every cloud, on a `bucket` fixture."""
 
     @pytest.fixture
     def objects(self, bucket: Bucket, clock: ManualClock) -> Objects:

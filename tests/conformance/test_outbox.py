@@ -1,4 +1,4 @@
-"""Every outbox keeps the promises of its contract."""
+"""Every outbox satisfies its contract."""
 
 import random
 from collections.abc import AsyncIterator

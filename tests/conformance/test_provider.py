@@ -63,7 +63,7 @@ class TestProcessProvider(ProviderConformance):
     async def test_workers_of_a_backend_that_has_the_same_number_again_are_others(
         self, provider: ProcessProvider, tmp_path: Path
     ) -> None:
-        # As in a container, where each start of the backend is process 1.
+        # As in a container: every backend is process 1.
         again = ProcessProvider(SystemClock(), tmp_path, dict(os.environ))
         request = LaunchRequest(pool="p", command=("true",))
         launched = [await each.launch(request) for each in (provider, again)]
@@ -125,7 +125,7 @@ class TestProcessProvider(ProviderConformance):
     async def test_a_worker_that_will_not_go_is_killed_with_all_it_started(
         self, provider: ProcessProvider, tmp_path: Path
     ) -> None:
-        # `wait` goes on after the signal: a process that ignores SIGTERM, with a child.
+        # A process with a child that ignores SIGTERM: `wait` continues after the signal.
         ready = tmp_path / "ready"
         os.mkfifo(ready)
         script = f"trap '' TERM; sleep 600 & echo $! > {ready}; wait"

@@ -1,4 +1,4 @@
-"""Workers on Amazon EC2, imitated by moto, with EC2's bad days before it."""
+"""Workers on Amazon EC2, emulated by moto behind a proxy that injects EC2's failures."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def ec2_error(code: str) -> str:
 
 @pytest.fixture(autouse=True)
 def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    # AWS's library takes them from the environment.
+    # The AWS library reads them from the environment.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -47,7 +47,7 @@ async def front(moto_server: MotoServer) -> AsyncIterator[Ec2Front]:
 class TestAwsProvider(OutlivingConformance, RefusingConformance):
     @pytest.fixture
     def ec2(self, moto_server: MotoServer) -> Any:
-        """EC2 without Swell, as an operator or EC2 itself has it."""
+        """EC2 without Swell, as an operator or EC2 sees it."""
         return boto3.client("ec2", region_name="us-east-1", endpoint_url=moto_server.url)
 
     @pytest.fixture
@@ -102,7 +102,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
     async def relent(self, provider: Provider) -> None:
         self.front.refusals = []
 
-    # ---- of EC2 alone
+    # ---- specific to EC2
 
     async def test_spot_prices_of_now_are_told_by_type_and_zone(
         self, provider: AwsProvider
@@ -174,7 +174,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
             ([("InstanceLimitExceeded", "Your quota allows for 0 more")], True),
             ([LACK], False),
             ([("UnfulfillableCapacity", "No Spot capacity")], False),
-            # There may be room elsewhere, but not here and now.
+            # Other locations may have capacity, this one has none.
             ([LACK, QUOTA], False),
         ],
     )
@@ -222,7 +222,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         assert [i.state for i in await provider.instances()] == [InstanceState.STARTING] * 2
         again = await provider.launch(request)
         assert {i.id for i in again} == {i.id for i in launched}
-        # What is not listed yet can be ended all the same.
+        # A machine can be terminated before it is listed.
         await provider.terminate([launched[0].id])
         self.front.lists_late = False
         states = {i.id: i.state for i in await provider.instances()}
@@ -253,7 +253,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         ids = [each.id for each in launched]
         self.front.knows_late = True
         await provider.terminate(ids)
-        # Whoever looks sees that they run, and asks again.
+        # The controller sees them running and retries.
         assert {i.state for i in await provider.instances()} == {InstanceState.RUNNING}
         self.front.knows_late = False
         await provider.terminate(ids)
@@ -263,7 +263,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         self, provider: AwsProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("swell.providers.aws._PAGE_N", 5)
-        # moto's pages are of reservations, of which each launch is one.
+        # moto pages by reservation, one per launch.
         launched = [await provider.launch(LaunchRequest(pool="p")) for _ in range(6)]
         listed = self.front.calls.count("DescribeInstances")
         found = await self.made().instances()

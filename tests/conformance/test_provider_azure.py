@@ -1,4 +1,4 @@
-"""Workers on Azure, imitated on loopback: by Compute Fleet, and one by one."""
+"""Workers on Azure, emulated on loopback: through Compute Fleet and one by one."""
 
 import base64
 from collections.abc import AsyncIterator, Mapping
@@ -26,7 +26,7 @@ T4, A10 = "Standard_NC4as_T4_v3", "Standard_NV36ads_A10_v5"
 
 
 def a_row(size: str, price: float | str, sku: str = "", **more: object) -> dict[str, object]:
-    """Return a row of Azure's list of prices."""
+    """Return a row of Azure's price list."""
     told: dict[str, object] = {
         "currencyCode": "USD",
         "retailPrice": price,
@@ -43,7 +43,7 @@ def a_row(size: str, price: float | str, sku: str = "", **more: object) -> dict[
 
 
 class AzureCase(OutlivingConformance, RefusingConformance):
-    """All that holds of both ways."""
+    """Tests for both ways of launching."""
 
     by_fleet = True
     power_s = 0.0
@@ -105,7 +105,7 @@ class AzureCase(OutlivingConformance, RefusingConformance):
     async def relent(self, provider: Provider) -> None:
         self.azure.lacks = {}
 
-    # ---- of Azure alone, both ways
+    # ---- specific to Azure, both ways
 
     async def test_prices_of_now_are_told_by_size_page_after_page(
         self, provider: AzureProvider
@@ -204,7 +204,7 @@ class AzureCase(OutlivingConformance, RefusingConformance):
             (409, "AnotherOperationInProgress", Unavailable),
             (403, "AuthorizationFailed", InvalidInput),
             (400, "InvalidParameter", InvalidInput),
-            # Not what the code is said for elsewhere: nothing of a quota.
+            # The code usually means a quota; here it does not.
             (409, "OperationNotAllowed", InvalidInput),
         ],
     )
@@ -278,7 +278,7 @@ class AzureCase(OutlivingConformance, RefusingConformance):
     async def test_a_list_that_is_late_neither_loses_nor_doubles_a_machine(
         self, provider: AzureProvider
     ) -> None:
-        # Before the launch, after it, and when it is repeated by somebody who knows nothing.
+        # Before the launch, after it, and when a new controller repeats it.
         self.azure.late = 3
         request = LaunchRequest(pool="p", n=2, token="launch-1")
         launched = await provider.launch(request)
@@ -327,7 +327,7 @@ class TestAzureByFleet(AzureCase):
         self, azure: AzureResources
     ) -> None:
         class Hasty(SystemClock):
-            """Each look at it, two minutes have gone."""
+            """Each request advances the clock by two minutes."""
 
             looked = 0
 
@@ -339,7 +339,7 @@ class TestAzureByFleet(AzureCase):
         provider = self.made()
         azure.looks, azure.late, azure.silent = 1000, 2, True
         request = LaunchRequest(pool="p", n=2, token="launch-1")
-        # Nobody knows what comes of it: that is no refusal, and it is asked for again.
+        # The outcome is unknown: not a refusal, so the launch is retried.
         with pytest.raises(Unavailable, match="not reported a result yet") as told:
             await provider.launch(request)
         assert not isinstance(told.value, Refused)
@@ -371,7 +371,7 @@ class TestAzureOneByOne(AzureCase):
         assert {each.kind for each in await provider.instances()} == {A10}
 
 
-# ---- who asks
+# ---- credentials
 
 
 async def test_an_application_asks_with_its_secret(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Workers on Google Compute Engine, imitated on loopback."""
+"""Workers on Google Compute Engine, emulated on loopback."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -73,7 +73,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
     async def relent(self, provider: Provider) -> None:
         self.gcp.failures = []
 
-    # ---- of Google alone
+    # ---- specific to Google
 
     @pytest.mark.slow
     async def test_where_and_what_an_instance_is_is_told(self, provider: GcpProvider) -> None:
@@ -122,7 +122,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         self, gcp: GcpCompute
     ) -> None:
         class Hasty(SystemClock):
-            """Each look at it, a minute has gone."""
+            """Each request advances the clock by a minute."""
 
             looked = 0
 
@@ -137,7 +137,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         launched = await provider.launch(LaunchRequest(pool="p", n=2, token="launch-1"))
         assert len(launched) == 2
         assert {i.id for i in await provider.instances()} == {i.id for i in launched}
-        # It goes on, and what comes of it is what was told.
+        # The operation continues and has the reported result.
         gcp.looks = 0
         for operation in gcp.operations.values():
             operation |= {"status": "DONE"}
@@ -304,7 +304,7 @@ class TestGcpProvider(OutlivingConformance, RefusingConformance):
         self, provider: GcpProvider, counts: bool
     ) -> None:
         self.gcp.counts = counts
-        # The first is before the launch, and the second after it.
+        # The first comes before the launch, the second after it.
         self.gcp.late = 3
         request = LaunchRequest(pool="p", n=2, token="launch-1")
         launched = await provider.launch(request)

@@ -1,4 +1,4 @@
-"""Workers as Jobs of a Kubernetes cluster, imitated by kmock and its own schemas."""
+"""Workers as Kubernetes Jobs, on a cluster emulated by kmock with Kubernetes' schemas."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from swell.testing.provider import OutlivingConformance, RefusingConformance
 
 
 class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
-    # Pods wait for nodes, and what for is told of each.
+    # Pods wait for nodes, and each reports its reason.
     may_lack = False
 
     @pytest.fixture
@@ -63,7 +63,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
     async def relent(self, provider: Provider) -> None:
         self.cluster.quota = None
 
-    # ---- of Kubernetes alone
+    # ---- specific to Kubernetes
 
     async def test_what_a_pod_waits_for_is_told(self, provider: KubernetesProvider) -> None:
         self.cluster.has_nodes = False
@@ -145,7 +145,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
     async def test_whatever_the_options_say_is_a_job_that_the_cluster_takes(
         self, provider: Provider
     ) -> None:
-        # Checked by the cluster against the schemas of Kubernetes, where what is unknown is wrong.
+        # The cluster validates against Kubernetes' schemas and rejects unknown fields.
         chosen = self.made(
             command=["--slots", "2"],
             node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"},
@@ -171,7 +171,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
     async def test_a_worker_is_confined_as_every_pod_of_swell_is(
         self, provider: Provider, weights_dir: str
     ) -> None:
-        """What Kubernetes calls `restricted`, but for weights that stay on a node.
+        """Pods satisfy Kubernetes' `restricted` standard, except for weights kept on a node.
 
         Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
         """
@@ -202,7 +202,7 @@ class TestKubernetesProvider(OutlivingConformance, RefusingConformance):
     ) -> None:
         request = LaunchRequest(pool="p", n=3, token="launch-1")
         first = await provider.launch(request)
-        # A controller that saw none of this, and whose list is older than it.
+        # A controller with no knowledge of this and an older list.
         other = self.made()
         self.cluster.lists_nothing = 2
         again = await other.launch(request)

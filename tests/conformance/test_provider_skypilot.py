@@ -1,4 +1,4 @@
-"""Workers through SkyPilot, of which there is only a program here that takes its words."""
+"""Workers through SkyPilot, emulated by a program that accepts its arguments."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.skypilot import SkypilotOptions, SkypilotProvider, task_of
 from swell.testing.provider import OutlivingConformance
 
-#: Takes what `sky` of SkyPilot 0.14.1 takes, and keeps clusters in a file.
+#: Accepts the arguments of `sky` 0.14.1 and keeps clusters in a file.
 SKY = """
 import argparse, json, pathlib, sys, time
 

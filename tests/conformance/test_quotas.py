@@ -1,4 +1,4 @@
-"""Every registry keeps quotas and credits, and gives no more of them than there is."""
+"""Every registry enforces quotas and credits exactly."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ class TestPostgresQuotas(OnPostgres, QuotasConformance):
             for n in range(60)
         ]
         told = [verdict for verdicts in await asyncio.gather(*asked) for verdict in verdicts]
-        # Credits are for 15, the day for 20.
+        # Credits allow 15, the daily quota 20.
         taken = [n for n, verdict in enumerate(told) if verdict.refusal is None]
         assert len(taken) == 15
         released = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Every registry keeps the promises of its contract."""
+"""Every registry satisfies its contract."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every registry keeps what is promised of startups and of the ledger."""
+"""Every registry satisfies the contract for cold starts and their charges."""
 
 import contextlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""A write wakes the workers that wait for what it made ready, and no others."""
+"""A write wakes only the workers that wait for tasks it made ready."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,14 +19,14 @@ from swell.testing.delivery import Delivery
 from swell.testing.factories import a_lease_request, a_new_task, a_settlement, hold_of
 from swell.testing.pipelines import A, B, a_new_run
 
-#: Workers of each kind that wait.
+#: Waiting workers of each kind.
 CROWD = 100
 
 MODELS = [f"demo/model-{number}" for number in range(7)]
 
 
 class CountedSqlite(SqliteDatabase):
-    """Counts how often actions run that wait."""
+    """Counts the runs of waiting actions."""
 
     ran = 0
 
@@ -44,7 +44,7 @@ class CountedSqlite(SqliteDatabase):
 
 
 class CountedPostgres(PostgresDatabase):
-    """Counts how often actions run that wait."""
+    """Counts the runs of waiting actions."""
 
     ran = 0
 
@@ -62,7 +62,7 @@ class CountedPostgres(PostgresDatabase):
 
 
 class Site:
-    """A database, and workers that wait."""
+    """A database and waiting workers."""
 
     def __init__(
         self, database: CountedSqlite | CountedPostgres, delivery: Delivery, nothing: Any
@@ -74,7 +74,7 @@ class Site:
         self.waiting: list[asyncio.Future[list[Task]]] = []
 
     async def wait(self, n: int, *models: str) -> "list[asyncio.Future[list[Task]]]":
-        """Have so many workers wait for these models."""
+        """Start this number of waiting workers for these models."""
         asked = a_lease_request(models=dict.fromkeys(models, "v1"))
         broker = self.delivery.broker
         new = [asyncio.ensure_future(broker.lease(asked, until=self.until)) for _ in range(n)]
@@ -84,7 +84,7 @@ class Site:
         return new
 
     async def write_nothing(self) -> None:
-        """Return after a transaction that changes nothing."""
+        """Run a transaction that changes nothing."""
         await self.database.write(self.nothing)
 
 
@@ -103,7 +103,7 @@ async def site(
         delivery = Delivery(clock, SqliteStore(sqlite), SqliteBroker(sqlite))
         site = Site(sqlite, delivery, lambda session: None)
     else:
-        # It looks once a second at what others may have left, whoever writes.
+        # It checks once a second for tasks that other backends left.
         monkeypatch.setattr(Company, "_keep_polling", lambda self: asyncio.sleep(0))
         databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
         postgres = await CountedPostgres.open(await databases.new(), clock)
