@@ -116,6 +116,11 @@ def test_decisions_are_numbered_without_gaps_and_listed_by_their_titles() -> Non
         assert read(f"decisions/{name}").splitlines()[0] == f"# {number}. {title}"
 
 
+def test_decisions_have_at_most_300_words() -> None:
+    pages = (DOCS / "decisions").glob("0*.md")
+    assert [page.name for page in pages if len(page.read_text("utf-8").split()) > 300] == []
+
+
 # ---- what the code has
 
 
