@@ -299,7 +299,7 @@ async def test_what_is_waited_for_here_is_told_at_once_where_it_is_watched_elsew
         waiting = here.subscribe("t1", after=TERMINAL_ID - 1)
         await here.publish([terminal()])
         assert here._later is not None, "nobody else was known to listen"
-        # What comes now does not come because it is later.
+        # Cancelled, so the deferred message cannot be the cause of the next one.
         here._later.cancel()
         watching = there.subscribe("t1")
         assert await watching.next(5) is not None
