@@ -6,7 +6,7 @@ or not at all: a task that is ready and was not started for a while is offered a
 
 What comes while a worker waits here is started in the store at once, and its id is never sent. The
 order is that of the store's own broker, up to a window for what waits: see `window.py` and
-docs/decisions/0026-queue-services-carry-only-task-ids.md.
+docs/decisions/0026.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 It posts to one origin over kept connections, one call per connection at a time, and reads answers
 whose length is told. That is all that `/worker/v1/…` needs, for a fraction of what a general client
-costs (docs/decisions/0002-hand-written-http-1-1-client-for-worker-calls.md has the figures). Everything else, such as files of
+costs (docs/decisions/0002 has the figures). Everything else, such as files of
 strangers, goes through aiohttp.
 """
 
