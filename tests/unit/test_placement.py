@@ -108,8 +108,8 @@ def test_the_reason_tells_sizes() -> None:
     needed = {DRAWS: 2 * GIB, "vae": GIB}
     found = place("auto", SIZES, "transformer", room_bytes=24 * GIB, needed_bytes=needed)
     assert found.reason == (
-        "26.8 GiB of weights for 24.0 GiB on the device, of which a step is assumed to need "
-        "2.0 GiB and decoding 1.0 GiB"
+        "26.8 GiB of weights for 24.0 GiB on the device; estimated for a step: 2.0 GiB, "
+        "for decoding: 1.0 GiB"
     )
 
 

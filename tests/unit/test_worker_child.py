@@ -869,8 +869,7 @@ def test_after_many_calls_that_had_room_more_are_tried(
 
 
 CUT_SHORT = (
-    "RuntimeError: the call that it shared with others ended early, after it had told a file or a "
-    "payment"
+    "RuntimeError: the batch ended early, after this task had already delivered a file or a charge"
 )
 
 
