@@ -330,7 +330,7 @@ def test_however_much_is_said_to_wait_not_more_is_asked_for_at_once_than_there_i
 def test_too_few_workers_are_made_more_and_the_reason_has_its_numbers() -> None:
     found = plan(steady(ready=4, busy=4), PolicySettings(), State())
     assert found.pools["a"].launch >= 4
-    assert f"{found.pools['a'].launch} more are asked for" in texts(found, "a")
+    assert f"launching {found.pools['a'].launch}" in texts(found, "a")
 
 
 def test_those_that_start_count() -> None:
@@ -628,8 +628,7 @@ def test_a_pool_that_is_full_of_workers_on_their_way_out_says_so() -> None:
     assert found.pools["a"] == PoolPlan(desired=0)
     assert codes(found, "a") == {"cap"}
     assert texts(found, "a") == (
-        "0 workers (0 starting): 4 are allowed, and 3 on the way out and 1 of which nothing is "
-        "heard count until they have gone."
+        "0 workers (0 starting): 4 allowed, and 3 draining and 1 silent count until they end."
     )
     nobody = plan(msgspec.structs.replace(seen, demands=[]), PolicySettings(), State())
     assert codes(nobody, "a") == {"enough"}
