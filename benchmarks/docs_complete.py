@@ -46,7 +46,7 @@ def names() -> dict[str, set[str]]:
         "reference/cli.md": set(commands(typer.main.get_command(app), "swell")),
         "reference/metrics.md": {*METRICS, *PROCESS_METRICS},
         "reference/providers.md": options | set(ProcessOptions.model_fields) | {"process", *KINDS},
-        "events.md": {kind.value for kind in EventKind},
+        "use-the-api.md": {kind.value for kind in EventKind},
         "webhooks.md": set(EVENTS),
         "errors.md": {kind.code for kind in kinds if kind is not errors.SwellError},
     }

@@ -13,7 +13,7 @@ the upper bound. Value: the larger miss of all, in points: of the median to eith
 bound where fewer end in time. How wide the bounds are is in the details: a bound of a year would
 always hold.
 
-`--write` puts the table into docs/admission.md.
+`--write` puts the table into benchmarks/results/eta-calibration.md.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def table(cells: list[dict[str, Any]]) -> str:
 
 
 def write(text: str) -> None:
-    page = ROOT / "docs" / "admission.md"
+    page = ROOT / "benchmarks" / "results" / "eta-calibration.md"
     before, begin, rest = page.read_text().partition("<!-- eta-calibration: begin -->")
     _, end, after = rest.partition("<!-- eta-calibration: end -->")
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
@@ -132,7 +132,7 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="into docs/admission.md")
+    parser.add_argument("--write", action="store_true", help="into benchmarks/results/eta-calibration.md")
     chosen = parser.parse_args()
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     cells = []

@@ -2,7 +2,7 @@
 
 `transition()` is the only function that changes a state; the verbs below it (`start`, `settle`,
 `cancel`, …) decide what else changes with it. They are pure, so that every store does the same.
-docs/task-lifecycle.md draws this file as one diagram.
+docs/guarantees.md draws this file as one diagram.
 """
 
 import functools

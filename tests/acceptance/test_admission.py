@@ -1,4 +1,4 @@
-"""The page about admission, against a real server: every request and every command of it."""
+"""The page on quotas, deadlines and priorities, against a real server: every request and every command of it."""
 
 import json
 import re
@@ -14,9 +14,9 @@ import requests
 from commandline import Swell, ready_line, stop
 from pages import blocks
 
-PAGE = (Path(__file__).parents[2] / "docs" / "admission.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "quotas.md").read_text(encoding="utf-8")
 REQUESTS = re.findall(r"```json (\w+)\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [line for each in blocks("docs/admission.md", "sh") for line in each.splitlines()]
+COMMANDS = [line for each in blocks("docs/quotas.md", "sh") for line in each.splitlines()]
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_a_link_shows_a_picture_without_its_prompt_to_whoever_has_no_key(served:
     served.ok("tasks", "watch", task)
     reader = Reader(served.folder, {**served.reader.variables, "TASK": task})
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    script = block("docs/sharing.md", "/share", "sh")
+    script = block("docs/use-the-api.md", "/share", "sh")
     shared = json.loads(reader.does(script, ("2027-01-31T12:00:00Z", tomorrow)).stdout)
     assert (shared["task_id"], shared["expires_at"][:10]) == (task, tomorrow[:10])
     with urllib.request.urlopen(f"{served.url}/s/{shared['token']}", timeout=PATIENCE_S) as page:

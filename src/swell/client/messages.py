@@ -177,7 +177,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to a task; docs/events.md lists the kinds and their data."""
+    """Something that happened to a task; docs/use-the-api.md lists the kinds and their data."""
 
     #: Grows; a stream may be taken up after it.
     id: int
