@@ -132,7 +132,9 @@ def write(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results/eta-calibration.md")
+    parser.add_argument(
+        "--write", action="store_true", help="into benchmarks/results/eta-calibration.md"
+    )
     chosen = parser.parse_args()
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     cells = []

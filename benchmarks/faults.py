@@ -6,7 +6,8 @@
 Clients submit tasks over HTTP and write down all that they are told, while one kind of fault after
 another befalls the backends, the workers, the servers and the network between them; last come all
 kinds at once. Each row is a system of its own. The history of each is checked against the store,
-the API, the files and what the models wrote down. `--write` puts the rows into docs/reliability.md.
+the API, the files and what the models wrote down. `--write` puts the rows into
+benchmarks/results/faults.md; the totals in docs/guarantees.md are copied from it by hand.
 The last line is one JSON object whose value is the number of broken promises.
 """
 
@@ -31,7 +32,7 @@ from chaos.engines import ENGINES
 from chaos.faults import faults_of
 from chaos.trial import EVERYTHING, Row, Trial, run_trial
 
-PAGE = machine.ROOT / "docs" / "reliability.md"
+PAGE = machine.ROOT / "benchmarks" / "results" / "faults.md"
 
 #: Of all tasks, so many are asked for under each single kind of fault; the rest under all at once.
 SINGLE_TASKS = 500
@@ -173,7 +174,7 @@ def with_table(page: str, engine: str, rows: list[Row], result: dict[str, Any]) 
         rf"<!-- faults-{engine}: .*?-->.*?<!-- end of faults-{engine} -->", re.DOTALL
     )
     if not marked.search(page):
-        raise ValueError(f"docs/reliability.md has no place for faults-{engine}")
+        raise ValueError(f"{PAGE.name} has no place for faults-{engine}")
     return marked.sub(lambda _: "\n".join(lines), page)
 
 
@@ -184,7 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--only", default=None, help="one row: the name of a fault")
     parser.add_argument("--seconds", type=float, default=1100.0, help="bound of all rows")
-    parser.add_argument("--write", action="store_true", help="put the rows into the documents")
+    parser.add_argument("--write", action="store_true", help="put the rows into results/faults.md")
     return parser.parse_args()
 
 

@@ -125,20 +125,20 @@ def test_decisions_have_at_most_300_words() -> None:
 
 
 def test_the_diagram_of_the_life_of_a_task_is_the_code() -> None:
-    edges = re.findall(r"^\s+(\w+) --> (\w+)", read("task-lifecycle.md"), re.MULTILINE)
+    edges = re.findall(r"^\s+(\w+) --> (\w+)", read("guarantees.md"), re.MULTILINE)
     drawn = {(TaskState(before), TaskState(after)) for before, after in edges}
     assert drawn == {(before, after) for before in TRANSITIONS for after in TRANSITIONS[before]}
 
 
 def test_the_table_of_transitions_is_the_diagram() -> None:
-    text = read("task-lifecycle.md")
+    text = read("guarantees.md")
     drawn = re.findall(r"^\s+(\w+) --> (\w+): (.+)$", text, re.MULTILINE)
     told = [(before, after, by.replace("`", "")) for before, after, by, _ in table(text, "from")]
     assert told == drawn
 
 
 def test_ends_of_the_diagram_are_the_terminal_states() -> None:
-    ends = re.findall(r"^\s+(\w+) --> \[\*\]", read("task-lifecycle.md"), re.MULTILINE)
+    ends = re.findall(r"^\s+(\w+) --> \[\*\]", read("guarantees.md"), re.MULTILINE)
     assert {TaskState(state) for state in ends} == {s for s in TaskState if s.is_terminal}
 
 
@@ -179,8 +179,17 @@ def task_error_codes() -> set[str]:
     return codes
 
 
+def test_the_totals_of_the_fault_trials_are_those_of_their_results() -> None:
+    results = (ROOT / "benchmarks" / "results" / "faults.md").read_text(encoding="utf-8")
+    totals = re.findall(
+        r"^([\d,]+) tasks accepted, ([\d,]+) ended once, under (\d+) faults", results, re.MULTILINE
+    )
+    rows = table(read("guarantees.md"), "system")
+    assert [(accepted, ended, faults) for _, faults, accepted, ended, *_ in rows] == totals
+
+
 def test_every_event_is_described() -> None:
-    told = [bare(row[0]) for row in table(read("events.md"), "event")]
+    told = [bare(row[0]) for row in table(read("use-the-api.md"), "event")]
     assert told == [kind.value for kind in EventKind]
 
 

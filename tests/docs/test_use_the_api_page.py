@@ -1,4 +1,4 @@
-"""What the page on many pictures shows works."""
+"""The models and the pipeline on the page about the API work."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from swell.pipeline_cards import card_of
 from swell.registry import ModelCard
 from swell.worker.alone import check_input, load_model, run_together
 
-PYTHON = blocks("docs/many-pictures.md")
-[TOML] = blocks("docs/many-pictures.md", "toml")
+PYTHON = blocks("docs/use-the-api.md")
+[TOML] = blocks("docs/use-the-api.md", "toml")
 
 
 @pytest.mark.parametrize(
