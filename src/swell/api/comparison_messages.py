@@ -32,131 +32,128 @@ MOST_ROWS = 100
 
 _Voter = Annotated[
     str,
-    Meta(max_length=200, pattern=PLAIN, description="who says so; empty for the key itself"),
+    Meta(max_length=200, pattern=PLAIN, description="name of the voter; empty for the key itself"),
 ]
-_Row = Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="from 0 on")]
+_Row = Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="index of the row, from 0")]
 _Winner = Annotated[
-    int, Meta(ge=1, le=4, description="the number of the better one in its row, from 1 on")
+    int, Meta(ge=1, le=4, description="number of the better cell in the row, from 1")
 ]
-_Tie = Annotated[bool, Meta(description="all in the row are as good; then there is no `winner`")]
+_Tie = Annotated[bool, Meta(description="all cells are equally good; then there is no `winner`")]
 
 
 class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input to all models."""
+    """One input, run by all models."""
 
     tasks: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]],
         Meta(
             min_length=2,
             max_length=4,
-            description="ids of tasks that have ended, one for each model, in the same order in "
-            "every row",
+            description="ids of ended tasks, one for each model, in the same order in every row",
         ),
     ]
     label: Annotated[
         str,
-        Meta(max_length=2000, description="what was asked for, in words; of the input if empty"),
+        Meta(max_length=2000, description="text of the row; taken from the input if empty"),
     ] = ""
 
 
 class ComparisonRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be compared."""
+    """A request for a comparison."""
 
     rows: Annotated[list[ComparisonRow], Meta(min_length=1, max_length=MOST_ROWS)]
     name: Annotated[
         str,
-        Meta(max_length=200, pattern=PLAIN, description="for people; voters see it"),
+        Meta(max_length=200, pattern=PLAIN, description="shown to voters"),
     ] = ""
-    is_shared: Annotated[bool, Meta(description="whether other keys may look and vote")] = False
+    is_shared: Annotated[bool, Meta(description="whether other keys may view and vote")] = False
 
 
 class PictureView(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy of a picture, without anything that tells where it comes from."""
+    """A copy of a picture without metadata."""
 
-    url: Annotated[str, Meta(description="signed; it expires")]
+    url: Annotated[str, Meta(description="signed, expires")]
     content_type: str
     width: int
     height: int
 
 
 class CellView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model made of a row; which one, is told once the voting has ended."""
+    """The result of one model; its name is hidden until voting ends."""
 
-    number: Annotated[int, Meta(description="what a vote names, from 1 on")]
+    number: Annotated[int, Meta(description="number for votes, from 1")]
     picture: PictureView | None
     text: str | None
-    model: Annotated[str | None, Meta(description="`owner/name:version`; null before")]
-    task_id: Annotated[str | None, Meta(description="null before")]
-    queue_s: Annotated[float | None, Meta(description="null before")]
-    run_s: Annotated[float | None, Meta(description="null before")]
+    model: Annotated[str | None, Meta(description="`owner/name:version`; null until voting ends")]
+    task_id: Annotated[str | None, Meta(description="null until voting ends")]
+    queue_s: Annotated[float | None, Meta(description="null until voting ends")]
+    run_s: Annotated[float | None, Meta(description="null until voting ends")]
     cost_micros: Annotated[
-        int | None, Meta(description="in millionths of a dollar; null before, or without a price")
+        int | None,
+        Meta(description="in millionths of a dollar; null until voting ends, or without a price"),
     ]
 
 
 class RowView(msgspec.Struct, frozen=True, kw_only=True):
-    """A row; the order of its cells is its own."""
+    """A row, with its cells in random order."""
 
     row: int
     label: str
-    can_be_voted: Annotated[bool, Meta(description="whether there is a choice")]
+    can_be_voted: Annotated[bool, Meta(description="whether the row has at least two results")]
     voted: Annotated[
         int | None,
-        Meta(description="the number of the cell for which `voter` voted; null for none, or a tie"),
+        Meta(description="number of the cell that `voter` chose; null for none or a tie"),
     ]
-    is_tie: Annotated[bool, Meta(description="whether `voter` found all as good")]
-    seed: Annotated[int | None, Meta(description="null before the voting has ended")]
+    is_tie: Annotated[bool, Meta(description="whether `voter` voted for a tie")]
+    seed: Annotated[int | None, Meta(description="null until voting ends")]
     cells: list[CellView]
 
 
 class ComparedView(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that was compared: votes, time, memory and cost, as of `created_at`."""
+    """A compared model: votes, time, memory and cost, as of `created_at`."""
 
     model: Annotated[str, Meta(description="`owner/name:version`")]
     wins: int
     ties: int
     losses: int
-    rows: Annotated[int, Meta(description="rows in which there is something of it")]
-    failures: Annotated[int, Meta(description="rows in which there is not")]
-    queue_s: Annotated[float | None, Meta(description="median of what its tasks waited")]
-    load_s: Annotated[float, Meta(description="for how long it was loaded meanwhile, in all")]
-    run_s: Annotated[float | None, Meta(description="median of how long its tasks ran")]
-    memory_bytes: Annotated[
-        int | None, Meta(description="what it takes of its device; null if that is not known")
-    ]
+    rows: Annotated[int, Meta(description="rows with a result")]
+    failures: Annotated[int, Meta(description="rows without a result")]
+    queue_s: Annotated[float | None, Meta(description="median wait of its tasks")]
+    load_s: Annotated[float, Meta(description="total load time")]
+    run_s: Annotated[float | None, Meta(description="median run time of its tasks")]
+    memory_bytes: Annotated[int | None, Meta(description="device memory; null if unknown")]
     images: int
     cost_micros: Annotated[
-        int | None, Meta(description="of all its tasks, in millionths of a dollar; null if unknown")
+        int | None,
+        Meta(description="cost of all its tasks, in millionths of a dollar; null if unknown"),
     ]
     image_micros: Annotated[
-        float | None, Meta(description="of one picture, in millionths of a dollar")
+        float | None, Meta(description="cost of one picture, in millionths of a dollar")
     ]
 
 
 class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
-    """A comparison of models, without their names until the voting has ended."""
+    """A comparison of models. Their names are hidden until voting ends."""
 
     id: str
     name: str
     created_at: Moment
-    closed_at: Annotated[Moment | None, Meta(description="when the voting ended; null before")]
+    closed_at: Annotated[Moment | None, Meta(description="when voting ended; null before")]
     is_shared: bool
-    is_own: Annotated[bool, Meta(description="whether the caller may end the voting")]
-    columns: Annotated[int, Meta(description="how many models are compared")]
+    is_own: Annotated[bool, Meta(description="whether the caller may end voting")]
+    columns: Annotated[int, Meta(description="number of models")]
     votes: int
     rows: list[RowView]
-    models: Annotated[
-        list[ComparedView] | None, Meta(description="null before the voting has ended")
-    ]
+    models: Annotated[list[ComparedView] | None, Meta(description="null until voting ends")]
 
 
 class NewComparisonView(msgspec.Struct, frozen=True, kw_only=True):
-    """A comparison that was made."""
+    """A new comparison."""
 
     comparison: ComparisonView
     permit: Annotated[
         str,
-        Meta(description="lets whoever has it vote without a key; shown only now"),
+        Meta(description="allows voting without a key; shown only once"),
     ]
 
 
@@ -175,7 +172,7 @@ class ComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ComparisonList(msgspec.Struct, frozen=True, kw_only=True):
-    """Comparisons, newest first; `cursor` asks for the next page and is null at the end."""
+    """Comparisons, newest first; `cursor` gets the next page and is null at the end."""
 
     comparisons: list[ComparisonSummary]
     cursor: str | None
@@ -184,24 +181,26 @@ class ComparisonList(msgspec.Struct, frozen=True, kw_only=True):
 class ComparisonsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which comparisons to list."""
 
-    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="comparisons in a page")] = 50
+    cursor: (
+        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="comparisons on a page")] = 50
 
 
 class ComparisonQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who looks."""
+    """Options of a view."""
 
     voter: Annotated[
-        str, Meta(max_length=200, description="whose votes to tell; the key's own if left out")
+        str, Meta(max_length=200, description="voter to show votes of; the key itself by default")
     ] = ""
     names: Annotated[
         bool,
-        Meta(description="tell the names although the voting goes on; needs an `admin` key"),
+        Meta(description="show the names during voting; needs an `admin` key"),
     ] = False
 
 
 class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which one of a row is better, or that all are as good."""
+    """A vote on a row."""
 
     row: _Row
     winner: _Winner | None = None
@@ -210,7 +209,7 @@ class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same from a sheet, which has a permit instead of a key."""
+    """A vote with a permit instead of a key."""
 
     permit: Annotated[str, Meta(min_length=1, max_length=200, description="of the comparison")]
     row: _Row
@@ -222,8 +221,9 @@ class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 min_length=16,
                 max_length=64,
                 pattern="^[A-Za-z0-9_-]*$",
-                description="drawn by lot and kept by the sheet: only with it and the same name "
-                "is the vote changed. Left out, all ballots of one name are one voter's",
+                description="random id kept by the voting page: it and the same name are needed "
+                "to change the vote. Without it, all ballots of one name are one "
+                "voter",
             ),
         ]
         | None
@@ -233,7 +233,7 @@ class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class VoteView(msgspec.Struct, frozen=True, kw_only=True):
-    """A vote as it is kept."""
+    """A stored vote."""
 
     row: int
     winner: int | None
@@ -243,22 +243,22 @@ class VoteView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RatingView(msgspec.Struct, frozen=True, kw_only=True):
-    """What votes say of a model's strength, and how sure that is."""
+    """A model's rating and its uncertainty."""
 
     model: Annotated[str, Meta(description="`owner/name:version`")]
-    mu: Annotated[float, Meta(description="its strength, most probably")]
-    sigma: Annotated[float, Meta(description="standard deviation of that")]
-    ordinal: Annotated[float, Meta(description="mu less three sigma: by this they are ordered")]
-    low: Annotated[float, Meta(description="lower end of the interval that holds it with 95 %")]
+    mu: Annotated[float, Meta(description="estimated strength")]
+    sigma: Annotated[float, Meta(description="its standard deviation")]
+    ordinal: Annotated[float, Meta(description="mu minus three sigma; the order of the list")]
+    low: Annotated[float, Meta(description="lower end of the 95 % interval")]
     high: Annotated[float, Meta(description="its upper end")]
-    votes: Annotated[int, Meta(description="of rows in which it could be seen")]
+    votes: Annotated[int, Meta(description="votes on rows with a result of it")]
     wins: int
     ties: int
     summary: Annotated[str, Meta(description="in words")]
 
 
 class RatingList(msgspec.Struct, frozen=True, kw_only=True):
-    """Ratings, the strongest first, of all comparisons whose voting has ended."""
+    """Ratings, best first, from all comparisons with ended voting."""
 
     ratings: list[RatingView]
     comparisons: int

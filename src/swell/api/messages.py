@@ -155,21 +155,16 @@ _NULL = msgspec.Raw(b"null")
 
 
 class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be changed so that a task is in time, rather than refuse it."""
+    """Changes that the client accepts to meet a deadline."""
 
-    steps: (
-        Annotated[int, Meta(ge=1, le=1000, description="fewer steps, but not fewer than these")]
-        | None
-    ) = None
+    steps: Annotated[int, Meta(ge=1, le=1000, description="lowest number of steps")] | None = None
     size_px: (
-        Annotated[
-            int, Meta(ge=1, le=65_536, description="a smaller picture, but no side below this")
-        ]
+        Annotated[int, Meta(ge=1, le=65_536, description="smallest side of the picture, in px")]
         | None
     ) = None
     models: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]],
-        Meta(max_length=10, description="other models, the best first; the input must fit them"),
+        Meta(max_length=10, description="other models, best first; the input must fit them"),
     ] = []
 
 
@@ -178,7 +173,7 @@ HookUrl = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_HOOK_URL,
-        description="http or https, on a public host, without a name or password",
+        description="http or https, on a public host, without user name and password",
     ),
 ]
 
@@ -196,11 +191,14 @@ HookEvent = Literal[
 
 HookEvents = Annotated[
     list[HookEvent],
-    Meta(min_length=1, max_length=8, description="which events are told; the ends of tasks else"),
+    Meta(min_length=1, max_length=8, description="events to send; the four ends by default"),
 ]
 
 HookFormat = Annotated[
-    str, Meta(max_length=40, description="how bodies are written: `native`, or a façade's name")
+    str,
+    Meta(
+        max_length=40, description="format of the body: `native`, or the name of a compatible API"
+    ),
 ]
 
 SecretName = Annotated[
@@ -213,18 +211,16 @@ def _ends() -> list[HookEvent]:
 
 
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where to tell of a task, and of what."""
+    """A webhook of a task."""
 
     url: HookUrl
     events: HookEvents = msgspec.field(default_factory=_ends)
-    secret: Annotated[SecretName, Meta(description="which of the key's signing secrets signs")] = (
-        "default"
-    )
+    secret: Annotated[SecretName, Meta(description="the key's signing secret to use")] = "default"
     format: HookFormat = "native"
 
 
 class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where is told of a task, and of what."""
+    """The webhook of a task."""
 
     url: str
     events: list[str]
@@ -232,14 +228,14 @@ class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked of a model."""
+    """A request for a task."""
 
     model: Annotated[
         str,
         Meta(
             min_length=1,
             max_length=200,
-            description="`owner/name`, or `owner/name:version` to insist on one version",
+            description="`owner/name`, or `owner/name:version` for one version",
         ),
     ]
     input: Annotated[
@@ -249,61 +245,81 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             extra_json_schema={"type": "object"},
         ),
     ]
-    count: Annotated[int, Meta(ge=1, le=100, description="how many samples (pictures)")] = 1
+    count: Annotated[int, Meta(ge=1, le=100, description="number of samples (pictures)")] = 1
     priority: Annotated[
         int,
         Meta(
             ge=0,
             le=9,
-            description="0 comes first among a key's own tasks; 2 or more lets usual tasks go "
-            "first, of twenty all but one",
+            description="0 goes before the key's other tasks; 2 or more goes after everyone's "
+            "usual tasks, with at least one of twenty turns",
         ),
     ] = 1
     class_name: (
         Annotated[
             str,
-            Meta(min_length=1, max_length=60, description="the class whose priority it gets"),
+            Meta(min_length=1, max_length=60, description="a priority class, such as `free`"),
         ]
         | None
     ) = msgspec.field(name="class", default=None)
     seed: (
-        Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed draws the same picture")]
+        Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed gives the same picture")]
         | None
     ) = None
     user: (
         Annotated[
             str,
-            Meta(max_length=200, pattern=PLAIN, description="on behalf of whom; users take turns"),
+            Meta(
+                max_length=200,
+                pattern=PLAIN,
+                description="the end user of the request; users of a key take turns",
+            ),
         ]
         | None
     ) = None
     start_by_s: (
-        Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S, description="not to start later than this")]
+        Annotated[
+            float,
+            Meta(
+                gt=0, le=MAX_DEADLINE_S, description="deadline for the start, in seconds from now"
+            ),
+        ]
         | None
     ) = None
     finish_by_s: (
-        Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S, description="worthless after this")] | None
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                le=MAX_DEADLINE_S,
+                description="deadline for the end, in seconds from "
+                "now; the task is refused or expires if "
+                "it cannot finish in time",
+            ),
+        ]
+        | None
     ) = None
     degrade: Annotated[
         DegradeRequest | None,
         Meta(
-            description="what may be changed where it would miss a deadline, or nobody can run it"
+            description="changes that you accept if the task would miss a deadline or no worker "
+            "can run it"
         ),
     ] = None
     max_attempts: Annotated[
-        int, Meta(ge=1, le=20, description="attempts in all, lost workers included")
+        int, Meta(ge=1, le=20, description="number of attempts, including those of lost workers")
     ] = 3
     metadata: Annotated[
         msgspec.Raw,
         Meta(
-            description="any JSON up to 16 KiB; given back as it came",
+            description="any JSON up to 16 KiB, returned unchanged",
             extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]},
         ),
     ] = msgspec.field(default_factory=_null)
     webhook: (
         Annotated[
             str | WebhookRequest,
-            Meta(description="where to tell of it: a URL, or one with the events that it wants"),
+            Meta(description="a URL, or a URL with events and secret"),
         ]
         | None
     ) = None
@@ -328,9 +344,7 @@ class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None = None
     thumbnail_url: Annotated[
         str | None,
-        Meta(
-            description="a picture in WebP, at most 256 px wide; `w` may also be 128, 512 or 2048"
-        ),
+        Meta(description="WebP, at most 256 px wide; `w` may also be 128, 512 or 2048"),
     ] = None
 
 
@@ -338,8 +352,8 @@ class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
     """A field of a request that was changed so that the task could be accepted."""
 
     field: Annotated[str, Meta(description="JSON pointer into the request")]
-    before: Annotated[Any, Meta(description="what was asked for")] = msgspec.field(name="from")
-    after: Annotated[Any, Meta(description="what is done instead")] = msgspec.field(name="to")
+    before: Annotated[Any, Meta(description="the requested value")] = msgspec.field(name="from")
+    after: Annotated[Any, Meta(description="the value used")] = msgspec.field(name="to")
 
 
 class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
@@ -353,34 +367,36 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
-    """What would become of a task that was sent now. None is made."""
+    """The estimate for a task sent now. No task is created."""
 
-    is_accepted: Annotated[bool, Meta(description="whether it would be accepted")]
-    refusal: Annotated[RefusalView | None, Meta(description="why not; null if it would be")]
-    model: Annotated[str, Meta(description="which would run it, after `degrade`")]
+    is_accepted: Annotated[bool, Meta(description="whether the task would be accepted")]
+    refusal: Annotated[
+        RefusalView | None, Meta(description="the error it would get; null if accepted")
+    ]
+    model: Annotated[str, Meta(description="the model that would run it, after `degrade`")]
     version: str
     input: Annotated[
         msgspec.Raw,
-        Meta(description="as it would run", extra_json_schema={"type": "object"}),
+        Meta(description="the input after `degrade`", extra_json_schema={"type": "object"}),
     ]
     priority: int
-    degraded: Annotated[list[ChangeView], Meta(description="what would be changed")]
+    degraded: Annotated[list[ChangeView], Meta(description="the changes that `degrade` would make")]
     position: Annotated[int, Meta(description="1 is next")]
     start_s: Annotated[
-        EtaSeconds | None, Meta(description="until it starts; null before any measurement")
+        EtaSeconds | None, Meta(description="seconds until the start; null before any measurement")
     ]
     finish_s: Annotated[
-        EtaSeconds | None, Meta(description="until it ends; null before any measurement")
+        EtaSeconds | None, Meta(description="seconds until the end; null before any measurement")
     ]
     cost_micros: Annotated[
         int | None,
-        Meta(description="most probably, in millionths of a dollar; null where that is not known"),
+        Meta(description="expected cost, in millionths of a dollar; null if unknown"),
     ]
-    workers: Annotated[int, Meta(description="live ones that have the model")]
+    workers: Annotated[int, Meta(description="live workers that have the model")]
 
 
 class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to go on from a task."""
+    """Related URLs of a task."""
 
     get: str
     cancel: str
@@ -396,14 +412,15 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[
         str,
         Meta(
-            description="`succeeded`, `skipped` (its condition did not hold), `waiting` for an "
-            "earlier stage, `not_reached` where the task ended before; else that of the task"
+            description="`succeeded`, `skipped` (its condition was false), `waiting` for an "
+            "earlier stage, `not_reached` if the task ended before, or else the "
+            "task's state"
         ),
     ]
     #: Files in it stand as signed URLs.
     output: msgspec.Raw | None
     artifacts: list[ArtifactView]
-    attempts: Annotated[int, Meta(description="how many it took so far, of the task's own")]
+    attempts: Annotated[int, Meta(description="attempts of this stage so far")]
     worker: str | None
     started_at: Moment | None
     finished_at: Moment | None
@@ -411,8 +428,8 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: Annotated[
         int | None,
         Meta(
-            description="what the attempt's share of the device cost, in millionths of a dollar; "
-            "null before its end, and where the pool has no price"
+            description="cost of the attempt's share of the device, in millionths of a dollar; "
+            "null before its end, or if the pool has no price"
         ),
     ]
     seed: int | None
@@ -432,7 +449,9 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     error: TaskError | None
     attempt: int
     max_attempts: int
-    position: Annotated[int | None, Meta(description="1 is next; null unless it waits")]
+    position: Annotated[
+        int | None, Meta(description="place in the queue, 1 is next; null unless queued")
+    ]
     eta_s: Annotated[
         EtaSeconds | None, Meta(description="seconds until it ends; null before any measurement")
     ]
@@ -443,8 +462,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: Annotated[
         int | None,
         Meta(
-            description="what the last attempt's share of the device cost, in millionths of a "
-            "dollar; null before its end, and where the pool has no price"
+            description="cost of the last attempt's share of the device, in millionths of a "
+            "dollar; null before its end, or if the pool has no price"
         ),
     ]
     seed: int | None
@@ -452,32 +471,32 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     metadata: msgspec.Raw | None
     data_removed: Annotated[
         list[str],
-        Meta(description="what was removed since the end: `inputs` (metadata too), `outputs`"),
+        Meta(description="removed since the end: `inputs` (with metadata), `outputs`"),
     ]
     urls: TaskUrls
     degraded: Annotated[
         list[ChangeView] | msgspec.UnsetType,
-        Meta(description="what was changed so that it could be accepted; left out if nothing was"),
+        Meta(description="changes made to accept the task; absent if none"),
     ] = msgspec.UNSET
     trace_id: Annotated[
         str | msgspec.UnsetType,
-        Meta(description="where its trace is found; told with telemetry.in_tasks"),
+        Meta(description="id of its trace; present with telemetry.in_tasks"),
     ] = msgspec.UNSET
     stages: Annotated[
         list[StageView] | msgspec.UnsetType,
-        Meta(description="of a pipeline: its stages in order, with what each gave"),
+        Meta(description="stages of a pipeline, in order, with their results"),
     ] = msgspec.UNSET
     webhook: Annotated[
-        WebhookView | msgspec.UnsetType, Meta(description="where is told of it, if it names that")
+        WebhookView | msgspec.UnsetType, Meta(description="the task's webhook, if it has one")
     ] = msgspec.UNSET
     favourites: Annotated[
         list[int] | msgspec.UnsetType,
-        Meta(description="in lists: places of the artifacts that the viewer likes, if any"),
+        Meta(description="in lists: indexes of the viewer's favourite artifacts, if any"),
     ] = msgspec.UNSET
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks, newest first; `cursor` asks for the next page and is null at the end."""
+    """Tasks, newest first; `cursor` gets the next page and is null at the end."""
 
     tasks: list[TaskView]
     cursor: str | None
@@ -490,7 +509,7 @@ class BatchView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A standing endpoint to be."""
+    """A request for a standing webhook."""
 
     url: HookUrl
     events: HookEvents = msgspec.field(default_factory=_ends)
@@ -498,15 +517,17 @@ class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         list[Annotated[str, Meta(min_length=3, max_length=200, pattern=MODEL_OR_OWNER)]],
         Meta(max_length=50, description="`owner/name` or `owner/*`; empty for all models"),
     ] = []
-    description: Annotated[str, Meta(max_length=200, pattern=PLAIN, description="for people")] = ""
-    all_keys: Annotated[
-        bool, Meta(description="tell of the tasks of all keys; for an admin key only")
-    ] = False
+    description: Annotated[
+        str, Meta(max_length=200, pattern=PLAIN, description="description for people")
+    ] = ""
+    all_keys: Annotated[bool, Meta(description="send events of all keys; needs an admin key")] = (
+        False
+    )
     format: HookFormat = "native"
 
 
 class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
-    """A standing endpoint."""
+    """A standing webhook."""
 
     id: str
     key_id: str
@@ -517,47 +538,47 @@ class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
     all_keys: bool
     format: str
     state: Annotated[str, Meta(description="active, paused or disabled")]
-    reason: Annotated[str, Meta(description="why it is not active")]
+    reason: Annotated[str, Meta(description="reason, if not active")]
     changed_at: Moment
     created_at: Moment
     secret: Annotated[
         str | msgspec.UnsetType,
-        Meta(description="what signs; told when it is made, rotated, or asked for"),
+        Meta(description="signing secret; present on creation, rotation and request"),
     ] = msgspec.UNSET
 
 
 class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
-    """Standing endpoints, oldest first."""
+    """Standing webhooks, oldest first."""
 
     webhooks: list[EndpointView]
 
 
 class HookSecretView(msgspec.Struct, frozen=True, kw_only=True):
-    """What signs webhooks, for whoever checks their signatures."""
+    """A secret that signs webhooks."""
 
     key: Annotated[str, Meta(description="`whsec_` and base64")]
     created_at: Moment
     old_until: Annotated[
-        Moment | None, Meta(description="until when the secret before this one signs too")
+        Moment | None, Meta(description="end of the overlap with the previous secret")
     ]
 
 
 class HookRotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the secret before signs too."""
+    """The overlap with the previous secret."""
 
     overlap_s: Annotated[
-        float, Meta(ge=0, le=MAX_DEADLINE_S, description="for so long both sign, in seconds")
+        float, Meta(ge=0, le=MAX_DEADLINE_S, description="seconds during which both secrets sign")
     ] = 86400.0
 
 
 class HookReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to send again."""
+    """The deliveries to replay."""
 
-    since: Annotated[Moment, Meta(description="of events that happened then or later")]
+    since: Annotated[Moment, Meta(description="replay deliveries of events since this time")]
 
 
 class HookReplayView(msgspec.Struct, frozen=True, kw_only=True):
-    """How many are sent again."""
+    """The number of replayed deliveries."""
 
     replayed: int
 
@@ -566,7 +587,7 @@ class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which deliveries to list."""
 
     task: Annotated[str, Meta(max_length=64, description="of this task")] | None = None
-    endpoint: Annotated[str, Meta(max_length=64, description="to this endpoint")] | None = None
+    endpoint: Annotated[str, Meta(max_length=64, description="to this webhook")] | None = None
     state: Annotated[
         DeliveryState | None, Meta(description="waiting, delivered, failed or skipped")
     ] = None
@@ -584,31 +605,31 @@ class TryView(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="`timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, "
-            "`unsendable` or `internal`; empty where it succeeded"
+            "`unsendable` or `internal`; empty on success"
         ),
     ]
     detail: str
-    answer: Annotated[str, Meta(description="the beginning of what was answered")]
+    answer: Annotated[str, Meta(description="first bytes of the answer")]
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """One event for one receiver, and what became of it."""
+    """One event for one receiver."""
 
     id: Annotated[str, Meta(description="the `webhook-id`")]
     task: str
-    endpoint: Annotated[str | None, Meta(description="null for the URL that the task names")]
+    endpoint: Annotated[str | None, Meta(description="null for the task's own URL")]
     event: str
-    at: Annotated[Moment, Meta(description="when it happened")]
+    at: Annotated[Moment, Meta(description="time of the event")]
     state: Annotated[str, Meta(description="waiting, delivered, failed or skipped")]
     reason: str
-    tries: Annotated[int, Meta(description="attempts since it was first due, or replayed")]
-    due_at: Annotated[Moment | None, Meta(description="when the next attempt is made")]
+    tries: Annotated[int, Meta(description="attempts since it was first due or last replayed")]
+    due_at: Annotated[Moment | None, Meta(description="time of the next attempt")]
     ended_at: Moment | None
     attempts: list[TryView]
 
 
 class DeliveryList(msgspec.Struct, frozen=True, kw_only=True):
-    """Deliveries, newest first; `cursor` asks for the next page and is null at the end."""
+    """Deliveries, newest first; `cursor` gets the next page and is null at the end."""
 
     deliveries: list[DeliveryView]
     cursor: str | None
@@ -626,64 +647,65 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="queued, running, succeeded, failed, canceled or expired"),
     ] = None
     model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
-    user: (
-        Annotated[str, Meta(max_length=200, description="on behalf of whom it was asked")] | None
-    ) = None
+    user: Annotated[str, Meta(max_length=200, description="the end user of the request")] | None = (
+        None
+    )
     q: Annotated[
         str,
         Meta(
             max_length=200,
-            description="words of their inputs, or how these begin; up to eight",
+            description="up to eight words of the input, or their beginnings",
         ),
     ] = ""
-    since: Annotated[Zoned | None, Meta(description="created at this moment or later")] = None
-    until: Annotated[Zoned | None, Meta(description="created before this moment")] = None
+    since: Annotated[Zoned | None, Meta(description="created at this time or later")] = None
+    until: Annotated[Zoned | None, Meta(description="created before this time")] = None
     viewer: (
         Annotated[
             str,
             Meta(
                 max_length=200,
-                description="the user of this key whose `favourites` are told; the key's own if "
-                "left out",
+                description="user of this key for `favourites`; the key itself by default",
             ),
         ]
         | None
     ) = None
-    favourite: Annotated[
-        bool, Meta(description="only those of which the viewer likes something")
-    ] = False
-    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="tasks in a page")] = 50
+    favourite: Annotated[bool, Meta(description="only tasks with a favourite of the viewer")] = (
+        False
+    )
+    cursor: (
+        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
 class FavouriteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is liked, and by whom."""
+    """A favourite."""
 
-    artifact: Annotated[int, Meta(ge=0, description="which of its files, from 0 on")] = 0
+    artifact: Annotated[int, Meta(ge=0, description="index of the file, from 0")] = 0
     viewer: (
         Annotated[
             str,
-            Meta(
-                max_length=200, description="the user of this key who likes it; the key if left out"
-            ),
+            Meta(max_length=200, description="user of this key; the key itself by default"),
         ]
         | None
     ) = None
 
 
 class FavouritesView(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files of a task the viewer likes."""
+    """The viewer's favourites among a task's files."""
 
     task_id: str
-    favourites: Annotated[list[int], Meta(description="their places among its artifacts")]
+    favourites: Annotated[list[int], Meta(description="their indexes in `artifacts`")]
 
 
 class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to list."""
 
     model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
-    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="tasks in a page")] = 50
+    cursor: (
+        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
 class DeadReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -704,13 +726,13 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadReplayView(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the dead letters."""
+    """The result for each dead letter."""
 
     replayed: list[Replayed]
 
 
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where to go on reading."""
+    """Where to continue."""
 
     after: (
         Annotated[int, Meta(ge=-1, le=2**53 - 1, description="id of the last event seen")] | None
@@ -718,11 +740,11 @@ class EventsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
-    """What tasks of a model took lately on workers with one kind of device."""
+    """Recent run times of a model on one kind of device."""
 
-    device: Annotated[str, Meta(description="as the workers call it, such as `cpu` or `cuda:0`")]
+    device: Annotated[str, Meta(description="the workers' name for it, such as `cpu` or `cuda:0`")]
     tasks: int
-    median_s: Annotated[float, Meta(description="for each task, delivery included")]
+    median_s: Annotated[float, Meta(description="for each task, including delivery")]
 
 
 class SampleView(msgspec.Struct, frozen=True, kw_only=True):
@@ -731,13 +753,13 @@ class SampleView(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     caption: str
     content_type: str
-    width: Annotated[int, Meta(description="of a picture, in px; else 0")]
-    height: Annotated[int, Meta(description="of a picture, in px; else 0")]
-    text: Annotated[str, Meta(description="a text itself; else empty")]
+    width: Annotated[int, Meta(description="in px, for a picture; else 0")]
+    height: Annotated[int, Meta(description="in px, for a picture; else 0")]
+    text: Annotated[str, Meta(description="the text, for a text; else empty")]
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the world may know of one version of a model."""
+    """A version of a model."""
 
     name: str
     version: str
@@ -748,37 +770,29 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     examples: list[dict[str, Any]]
     registered_at: Moment | None
     workers: Annotated[int, Meta(description="live workers that have it")]
-    service_s: Annotated[
-        EtaSeconds | None, Meta(description="what its tasks took lately, in seconds")
-    ]
-    measured: Annotated[
-        list[MeasuredView], Meta(description="the same by the devices of the workers that ran them")
-    ]
+    service_s: Annotated[EtaSeconds | None, Meta(description="recent task times, in seconds")]
+    measured: Annotated[list[MeasuredView], Meta(description="the same by device")]
     licence: Annotated[
-        str, Meta(description="of code and weights, SPDX or words; empty if it was not said")
+        str, Meta(description="of code and weights, as SPDX or text; empty if not stated")
     ]
     credits: Annotated[str, Meta(description="Markdown")]
-    memory_bytes: Annotated[
-        int | None, Meta(description="what it takes of its device; null if that is not known")
-    ]
+    memory_bytes: Annotated[int | None, Meta(description="device memory; null if unknown")]
     price_micros: Annotated[
         int | None,
         Meta(
-            description="what a sample costs with somebody else, such as an API, in millionths of "
-            "a dollar; null where it costs nothing there"
+            description="price of a sample at a remote service, in millionths of a dollar; null "
+            "if it has none"
         ),
     ]
-    speed: Annotated[list[Speed], Meta(description="what it took its author, in seconds")]
+    speed: Annotated[list[Speed], Meta(description="the author's measurements, in seconds")]
     samples: list[SampleView]
     eta_s: Annotated[
-        EtaSeconds | None, Meta(description="when a usual task sent now would end")
+        EtaSeconds | None, Meta(description="seconds until a typical task sent now would end")
     ] = None
     start_s: Annotated[
-        EtaSeconds | None, Meta(description="when a usual task sent now would start")
+        EtaSeconds | None, Meta(description="seconds until a typical task sent now would start")
     ] = None
-    pipeline: Annotated[
-        Pipeline | None, Meta(description="its stages; null for what workers run themselves")
-    ] = None
+    pipeline: Annotated[Pipeline | None, Meta(description="its stages; null for a model")] = None
     urls: dict[str, str]
 
 
@@ -789,32 +803,30 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StyleView(msgspec.Struct, frozen=True, kw_only=True):
-    """A style that people choose by a picture."""
+    """A style of the web app."""
 
     name: str
     label: str
     labels: Annotated[dict[str, str], Meta(description="language → label")]
     prompt: Annotated[
-        str, Meta(description="what becomes of a prompt, which stands at `{prompt}`; empty for it")
+        str, Meta(description="template with `{prompt}` for the prompt; empty for no change")
     ]
-    input: Annotated[dict[str, Any], Meta(description="what it sets of a model's input")]
-    models: Annotated[list[str], Meta(description="which it is for; empty for any")]
-    picture: Annotated[
-        str | None, Meta(description="the URL needs no key, and always shows the same")
-    ]
+    input: Annotated[dict[str, Any], Meta(description="further input for the model")]
+    models: Annotated[list[str], Meta(description="models it is for; empty for any")]
+    picture: Annotated[str | None, Meta(description="URL without a key, with constant content")]
 
 
 class StyleList(msgspec.Struct, frozen=True, kw_only=True):
-    """Styles, in the order in which they are shown."""
+    """Styles, in display order."""
 
     styles: list[StyleView]
 
 
 class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to keep a raw body."""
+    """Options of an upload."""
 
     filename: (
-        Annotated[str, Meta(max_length=100, description="its ending is kept, for people")] | None
+        Annotated[str, Meta(max_length=100, description="Swell keeps its extension")] | None
     ) = None
 
 
@@ -838,7 +850,7 @@ class StoredView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClassView(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits of a model in one class."""
+    """Waiting tasks of a model in one class."""
 
     name: str
     priority: int
@@ -847,7 +859,7 @@ class ClassView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueView(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies in one queue."""
+    """A queue."""
 
     queue: str
     ready: int
@@ -855,10 +867,13 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     ready_samples: int
     oldest_ready_at: Moment | None
-    eta_s: Annotated[EtaSeconds | None, Meta(description="when a task sent now would end")]
-    start_s: Annotated[EtaSeconds | None, Meta(description="when a task sent now would start")]
+    eta_s: Annotated[EtaSeconds | None, Meta(description="seconds until a task sent now would end")]
+    start_s: Annotated[
+        EtaSeconds | None, Meta(description="seconds until a task sent now would start")
+    ]
     classes: Annotated[
-        list[ClassView], Meta(description="what waits of the model in each class, all its queues")
+        list[ClassView],
+        Meta(description="waiting tasks of the model by class, over all its queues"),
     ]
 
 
@@ -871,31 +886,32 @@ class QueueList(msgspec.Struct, frozen=True, kw_only=True):
 class WorkersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which workers to list."""
 
-    gone: Annotated[bool, Meta(description="also those that have gone")] = False
+    gone: Annotated[bool, Meta(description="include workers that have exited")] = False
 
 
 class SwitchesView(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a worker has brought or changed a model, since it started."""
+    """How often a worker has loaded or changed a model since it started."""
 
-    disk: Annotated[int, Meta(description="loaded anew")]
-    host: Annotated[int, Meta(description="brought back from the host's memory")]
-    loras: Annotated[int, Meta(description="other LoRAs put on its weights")]
+    disk: Annotated[int, Meta(description="loads from disk")]
+    host: Annotated[int, Meta(description="loads from host memory")]
+    loras: Annotated[int, Meta(description="changes of LoRAs")]
 
 
 class SpanView(msgspec.Struct, frozen=True, kw_only=True):
     """A phase as an interval, in seconds since its startup began; phases may overlap."""
 
     phase: Annotated[str, Meta(description="boot, pull, import, fetch, load, warm or first_task")]
-    model: Annotated[str | None, Meta(description="null for what is done for all models together")]
+    model: Annotated[str | None, Meta(description="null for work shared by all models")]
     start_s: float
     end_s: Annotated[
         float | None,
-        Meta(description="null while it is under way, or where the startup died in it"),
+        Meta(description="null while running, or if the startup died in it"),
     ]
     source: Annotated[
         str,
         Meta(
-            description="what made it short: fork, compiled, host, disk, bucket; empty for nothing"
+            description="the cache that served it: fork, compiled, host, disk, bucket; empty for "
+            "none"
         ),
     ] = msgspec.field(name="from", default="")
 
@@ -912,9 +928,9 @@ class StartupView(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     begun_at: Moment | None
     seen_at: Moment | None
-    ready_s: Annotated[float | None, Meta(description="from its beginning until tasks are taken")]
+    ready_s: Annotated[float | None, Meta(description="seconds until it takes tasks")]
     whole_s: Annotated[
-        float | None, Meta(description="that and the first task, without the wait for it")
+        float | None, Meta(description="the same plus the first task, without the wait for it")
     ]
     spans: list[SpanView]
 
@@ -928,31 +944,32 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[str, Meta(description="idle, busy, draining, lost or gone")]
     models: dict[str, str]
     slots: int
-    held: Annotated[int, Meta(description="tasks under lease, as this backend knows")]
+    held: Annotated[int, Meta(description="tasks under lease, as known to this backend")]
     residents: Annotated[
         list[str] | None,
-        Meta(description="models on its device; null where all always are, or it has not told"),
+        Meta(description="models on its device; null if all always are, or if unknown"),
     ]
     switches: Annotated[
         dict[str, SwitchesView],
-        Meta(description="model → how often it was brought or changed, as this backend knows"),
+        Meta(description="model → number of loads and changes, as known to this backend"),
     ]
     device: str
     host: str
     pid: int
     instance: Annotated[
-        str | None, Meta(description="its machine at whoever launched it; null if nobody did")
+        str | None,
+        Meta(description="the provider's id of its machine; null if no provider launched it"),
     ]
     release: Annotated[str, Meta(description="version of Swell")]
     clock_ahead_s: Annotated[
-        float, Meta(description="how far its clock was ahead of this one when it registered")
+        float, Meta(description="clock difference at registration, in seconds")
     ]
     registered_at: Moment
     seen_at: Moment
     gone_at: Moment | None
     startup: Annotated[
         StartupView | None,
-        Meta(description="its cold start, phase by phase; null where it has not told"),
+        Meta(description="its cold start by phase; null if unknown"),
     ] = None
 
 
@@ -966,102 +983,100 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PhaseTimesView(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a phase takes: quantiles that count what is not over yet (Kaplan-Meier)."""
+    """Durations of a phase: quantiles that include unfinished ones (Kaplan-Meier)."""
 
     kind: Annotated[str, Meta(description="cold, restart or switch")]
     model: str
     phase: Annotated[
         str,
         Meta(
-            description="boot, pull, import, fetch, load, warm, first_task; ready: from the "
-            "beginning until tasks are taken; whole: that and the first task"
+            description="boot, pull, import, fetch, load, warm, first_task; ready: until it "
+            "takes tasks; whole: ready and the first task"
         ),
     ]
     p50_s: float | None
     p90_s: float | None
     p99_s: float | None
-    at_least: Annotated[
-        list[str], Meta(description="which of these are only known to be at least so long")
-    ]
-    observed: Annotated[int, Meta(description="how many have ended")]
+    at_least: Annotated[list[str], Meta(description="quantiles that are lower bounds")]
+    observed: Annotated[int, Meta(description="number of finished ones")]
     not_over: Annotated[
-        int, Meta(description="how many are under way, or died before this was over")
+        int, Meta(description="number of running ones, and of those that died in it")
     ]
 
 
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, or befell a pool."""
+    """A scaling decision, or an event of a pool."""
 
     at: Moment
-    about: Annotated[str, Meta(description="a pool, or a model where it is relief")]
+    about: Annotated[str, Meta(description="a pool, or a model for relief")]
     what: Annotated[
         str,
         Meta(
-            description="launch, cancel (of boots), drain, end (of a machine), hurry (it is taken "
-            "back at once), refused or failed (launches or boots), lost (it ended by itself) or "
-            "relief (demand is not met in time)"
+            description="launch, cancel (a boot), drain, end (a machine), hurry (the provider "
+            "reclaims it), refused or failed (launches or boots), lost (it ended by "
+            "itself) or relief (demand exceeds supply)"
         ),
     ]
-    n: Annotated[int, Meta(description="of how many workers")]
-    why: Annotated[list[str], Meta(description="one sentence each")]
+    n: Annotated[int, Meta(description="number of workers")]
+    why: Annotated[list[str], Meta(description="reasons, one sentence each")]
 
 
 class PoolScalingView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pool stands whose workers are launched when they are needed."""
+    """State of a pool that launches workers on demand."""
 
     provider: str
     models: list[str]
-    desired: Annotated[int, Meta(description="workers that are wanted")]
+    desired: Annotated[int, Meta(description="workers wanted")]
     ready: Annotated[int, Meta(description="workers that take tasks")]
-    busy: Annotated[int, Meta(description="of these, those that hold some")]
-    booting: Annotated[int, Meta(description="asked for, and not ready yet")]
-    draining: Annotated[int, Meta(description="they finish what they hold, and go")]
+    busy: Annotated[int, Meta(description="ready workers that hold tasks")]
+    booting: Annotated[int, Meta(description="launched, and not ready yet")]
+    draining: Annotated[int, Meta(description="workers that finish their tasks and exit")]
     least: int
     most: int
     hour_micros: Annotated[
-        int | None, Meta(description="an hour of one, in millionths of a dollar")
+        int | None, Meta(description="price of a worker-hour, in millionths of a dollar")
     ]
     price_source: Annotated[
         str | None,
-        Meta(description="who says so: a setting, its cloud, or a row of Swell's list of prices"),
+        Meta(description="source: a setting, the cloud, or a row of Swell's price list"),
     ]
     price_read_on: Annotated[
-        date | None, Meta(description="the day on which that was read; null for a setting")
+        date | None, Meta(description="day on which the price was read; null for a setting")
     ]
     price_told_at: Annotated[
-        datetime | None, Meta(description="when its cloud told it; null for any other price")
+        datetime | None, Meta(description="when the cloud reported it; null for other sources")
     ]
     price_note: Annotated[
-        str | None, Meta(description="why it is not what its cloud tells now, where it should be")
+        str | None, Meta(description="why it is not the cloud's current price, if it should be")
     ]
-    spot: Annotated[bool, Meta(description="whether the provider may take them back")]
+    spot: Annotated[bool, Meta(description="whether the provider may reclaim the machines")]
     location: str | None
-    closed_s: Annotated[float, Meta(description="nothing is asked of the provider for so long")]
+    closed_s: Annotated[float, Meta(description="seconds until the provider is asked again")]
     why_closed: str | None
-    start_p50_s: Annotated[float, Meta(description="from asking for one until it takes tasks")]
+    start_p50_s: Annotated[float, Meta(description="seconds from launch until it takes tasks")]
     start_p95_s: float
     counts: Annotated[
-        dict[str, int], Meta(description="what was done → of how many, as in decisions")
+        dict[str, int], Meta(description="action → number of workers, as in decisions")
     ]
-    ends: Annotated[dict[str, int], Meta(description="how machines have ended → how many")]
-    reasons: Annotated[list[str], Meta(description="why so many are wanted now")]
-    decision: Annotated[DecisionView | None, Meta(description="the last about this pool")]
+    ends: Annotated[dict[str, int], Meta(description="how machines ended → number")]
+    reasons: Annotated[list[str], Meta(description="reasons for the wanted number")]
+    decision: Annotated[DecisionView | None, Meta(description="latest decision about this pool")]
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     """A pool of workers."""
 
     pool: str
-    workers: Annotated[dict[str, int], Meta(description="state → how many")]
+    workers: Annotated[dict[str, int], Meta(description="state → number")]
     starting: Annotated[int, Meta(description="workers that are not ready yet")]
-    slots: Annotated[int, Meta(description="tasks that its live workers may hold")]
-    held: Annotated[int, Meta(description="tasks that they hold, as this backend knows")]
+    slots: Annotated[int, Meta(description="capacity of its live workers, in tasks")]
+    held: Annotated[int, Meta(description="tasks that they hold, as known to this backend")]
     times: Annotated[
         list[PhaseTimesView],
-        Meta(description="of the last 200 startups of each kind and set of models"),
+        Meta(description="from the last 200 startups of each kind and set of models"),
     ]
     scaling: Annotated[
-        PoolScalingView | None, Meta(description="null where its workers come from elsewhere")
+        PoolScalingView | None, Meta(description="null if nothing launches its workers")
     ] = None
 
 
@@ -1078,31 +1093,31 @@ class ScalingQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelScalingView(msgspec.Struct, frozen=True, kw_only=True):
-    """What new tasks of a model can expect."""
+    """Outlook for new tasks of a model."""
 
     model: str
     ready_in_s: Annotated[
         float | None,
         Meta(
-            description="until a worker takes the first: 0 where one is there, null where none is "
-            "launched"
+            description="seconds until a worker takes the first task: 0 if one is ready, null if "
+            "none is launched"
         ),
     ]
     admitted: Annotated[float, Meta(description="share of new tasks that can start in time")]
-    wait_s: Annotated[float, Meta(description="how long a new one waits where not all can")]
+    wait_s: Annotated[float, Meta(description="wait of a new task if not all can")]
     speedup: Annotated[
-        float, Meta(description="by how much each would have to become cheaper so that all can")
+        float, Meta(description="factor by which tasks would have to shrink so that all can")
     ]
 
 
 class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
-    """How the autoscaler stands, and what it has decided."""
+    """The autoscaler's state and decisions."""
 
-    at: Annotated[Moment | None, Meta(description="null where no autoscaler runs")]
+    at: Annotated[Moment | None, Meta(description="null if no autoscaler runs")]
     leader: Annotated[str | None, Meta(description="the process that decides")]
-    age_s: Annotated[float | None, Meta(description="how old what it knows is")]
+    age_s: Annotated[float | None, Meta(description="age of its data, in seconds")]
     spent_micros: Annotated[
-        int | None, Meta(description="by all pools today (UTC), in millionths of a dollar")
+        int | None, Meta(description="spent by all pools today (UTC), in millionths of a dollar")
     ]
     models: list[ModelScalingView]
     decisions: Annotated[list[DecisionView], Meta(description="newest first")]
@@ -1112,34 +1127,35 @@ class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which costs to tell."""
 
     since: Annotated[
-        date | None, Meta(description="the first day (UTC); 30 days in all without it")
+        date | None, Meta(description="first day (UTC); 30 days in all by default")
     ] = msgspec.field(name="from", default=None)
-    until: Annotated[
-        date | None, Meta(description="the last day, which counts too; today without it")
-    ] = msgspec.field(name="to", default=None)
-    by: Annotated[
-        Literal["model", "user", "key", "pool", "day"], Meta(description="what is told apart")
-    ] = "model"
+    until: Annotated[date | None, Meta(description="last day, included; today by default")] = (
+        msgspec.field(name="to", default=None)
+    )
+    by: Annotated[Literal["model", "user", "key", "pool", "day"], Meta(description="grouping")] = (
+        "model"
+    )
     limit: Annotated[
-        int, Meta(ge=1, le=1000, description="so many, the dearest; `others` are the rest")
+        int,
+        Meta(ge=1, le=1000, description="number of rows, highest cost first; `others` is the rest"),
     ] = 100
 
 
 class CostKinds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the seconds of workers went into."""
+    """Worker seconds by use."""
 
-    attempts: Annotated[float, Meta(description="attempts that gave something")]
-    failed: Annotated[float, Meta(description="attempts that came to nothing")]
-    idle: Annotated[float, Meta(description="nothing to do")]
+    attempts: Annotated[float, Meta(description="successful attempts")]
+    failed: Annotated[float, Meta(description="failed attempts")]
+    idle: Annotated[float, Meta(description="idle time")]
     cold: Annotated[float, Meta(description="cold starts")]
     wasted: Annotated[
-        float, Meta(description="restarts, switches of models, silence, minimum billing")
+        float, Meta(description="restarts, model switches, lost contact, minimum billing")
     ]
     total: float
 
 
 class CostMicros(msgspec.Struct, frozen=True, kw_only=True):
-    """The same in millionths of a dollar, of workers whose pool has a price."""
+    """The same in millionths of a dollar, for pools with a price."""
 
     attempts: int
     failed: int
@@ -1150,24 +1166,24 @@ class CostMicros(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CostView(msgspec.Struct, frozen=True, kw_only=True):
-    """What something costs, with its share of what belongs to nobody."""
+    """A cost row, with its share of unassigned costs."""
 
     name: Annotated[
         str | None,
-        Meta(description="model, user, id of the key, pool or day; null for what is nobody's"),
+        Meta(description="model, user, key id, pool or day; null for unassigned costs"),
     ]
     attempts: int
-    images: Annotated[int, Meta(description="pictures, or other samples, that succeeded")]
+    images: Annotated[int, Meta(description="successful samples")]
     seconds: CostKinds
-    micros: Annotated[CostMicros | None, Meta(description="null where no pool has a price")]
+    micros: Annotated[CostMicros | None, Meta(description="null if no pool has a price")]
     image_micros: Annotated[
-        float | None, Meta(description="what an image costs by the attempts that gave one alone")
+        float | None, Meta(description="cost of an image, from successful attempts only")
     ]
     loaded_image_micros: Annotated[
-        float | None, Meta(description="the same with all else that was paid for")
+        float | None, Meta(description="the same with all other costs included")
     ]
     api_micros: Annotated[
-        int | None, Meta(description="what as many images cost at `costs.api_image_micros`")
+        int | None, Meta(description="cost of as many images at `costs.api_image_micros`")
     ]
 
 
@@ -1178,11 +1194,11 @@ class CostsList(msgspec.Struct, frozen=True, kw_only=True):
     until: date = msgspec.field(name="to")
     by: str
     api_image_micros: Annotated[
-        int | None, Meta(description="what one image costs elsewhere, as the operator has set it")
+        int | None, Meta(description="price of an image elsewhere, as set by the operator")
     ]
     costs: list[CostView]
     others: Annotated[
-        CostView | None, Meta(description="those beyond `limit` together; null if there are none")
+        CostView | None, Meta(description="sum of the rows beyond `limit`; null if none")
     ]
     total: CostView
 
@@ -1191,11 +1207,13 @@ class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which entries of the ledger to list."""
 
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
-    cursor: Annotated[int, Meta(ge=1, le=2**53 - 1, description="of the page before")] | None = None
+    cursor: (
+        Annotated[int, Meta(ge=1, le=2**53 - 1, description="`cursor` of the previous page")] | None
+    ) = None
 
 
 class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's time went into."""
+    """An entry of the ledger."""
 
     id: str
     at: Moment
@@ -1203,22 +1221,22 @@ class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     models: list[str]
     worker_id: str | None
-    ref: Annotated[str, Meta(description="the startup or attempt that it belongs to")]
+    ref: Annotated[str, Meta(description="its startup or attempt")]
     outcome: Annotated[
-        str, Meta(description="how that ended; `paid` of what an attempt has paid to others")
+        str, Meta(description="how that ended; `paid` for payments to remote services")
     ]
     seconds: float
     cost_micros: Annotated[
-        int | None, Meta(description="millionths of a dollar; null where the pool has no price")
+        int | None, Meta(description="millionths of a dollar; null if the pool has no price")
     ]
-    key_id: Annotated[str | None, Meta(description="whose attempts")]
+    key_id: Annotated[str | None, Meta(description="key of the attempts")]
     user: str | None
     attempts: int
     images: int
 
 
 class LedgerList(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries of the ledger, those added last first."""
+    """Entries of the ledger, latest first."""
 
     entries: list[LedgerEntryView]
     cursor: int | None
@@ -1228,36 +1246,36 @@ _Rate = Annotated[
     float,
     Meta(ge=0, le=1e6, description="requests per second; 0 for no limit, else at least 0.00001"),
 ]
-_Burst = Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may come at once")]
-_InFlight = Annotated[
-    int, Meta(ge=0, le=10**9, description="tasks that have not ended; 0 for no limit")
-]
+_Burst = Annotated[int, Meta(ge=1, le=1_000_000, description="requests allowed at once")]
+_InFlight = Annotated[int, Meta(ge=0, le=10**9, description="unfinished tasks; 0 for no limit")]
 _PerDay = Annotated[int, Meta(ge=0, le=10**9, description="tasks per day; 0 for no limit")]
 _Streams = Annotated[
     int,
-    Meta(ge=0, le=10**9, description="event streams open at each process; 0 for no limit"),
+    Meta(ge=0, le=10**9, description="open event streams at each process; 0 for no limit"),
 ]
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
 
 
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to make. Limits that are not given are those of the settings."""
+    """A request for a key. Limits default to the settings."""
 
     name: Annotated[
-        str, Meta(min_length=1, max_length=100, pattern=PLAIN, description="for people")
+        str, Meta(min_length=1, max_length=100, pattern=PLAIN, description="description for people")
     ]
     scopes: Annotated[
         list[Scope], Meta(min_length=1, max_length=3, description="client, worker or admin")
     ] = msgspec.field(default_factory=lambda: [Scope.CLIENT])
     expires_in_s: (
-        Annotated[float, Meta(gt=0, le=MAX_KEY_S, description="it works for so long")] | None
+        Annotated[float, Meta(gt=0, le=MAX_KEY_S, description="lifetime, in seconds")] | None
     ) = None
     pools: Annotated[
-        _Names, Meta(description="the only pools of workers with this key; empty for any")
+        _Names, Meta(description="pools that workers with this key may join; empty for any")
     ] = []
     models: Annotated[
         _Names,
-        Meta(description="`owner/name` or `owner/*`: all that its workers may have; empty for any"),
+        Meta(
+            description="models that its workers may have, `owner/name` or `owner/*`; empty for any"
+        ),
     ] = []
     rate_per_s: _Rate | None = None
     burst: _Burst | None = None
@@ -1266,7 +1284,7 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     streams: _Streams | None = None
     classes: Annotated[
         _Names,
-        Meta(description="all classes that it may use, the usual one first; empty for any"),
+        Meta(description="classes that the key may use, default first; empty for any"),
     ] = []
 
     def __post_init__(self) -> None:
@@ -1278,30 +1296,31 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to change a secret."""
+    """A request to rotate a secret."""
 
     overlap_s: Annotated[
-        float, Meta(ge=0, le=MAX_DEADLINE_S, description="the secret before works for so long")
+        float,
+        Meta(ge=0, le=MAX_DEADLINE_S, description="seconds during which the previous secret works"),
     ] = 86_400
 
 
 class RotateSigningRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to change the secret that signs URLs."""
+    """A request to rotate the URL signing secret."""
 
-    revoke: Annotated[bool, Meta(description="make all URLs void that were signed before")] = False
+    revoke: Annotated[bool, Meta(description="invalidate all URLs signed before")] = False
 
 
 class SigningView(msgspec.Struct, frozen=True, kw_only=True):
-    """Which secrets there are to sign URLs, without themselves."""
+    """The URL signing secrets, without their values."""
 
-    signs_from: Annotated[Moment, Meta(description="when the newest begins to sign")]
+    signs_from: Annotated[Moment, Meta(description="when the newest takes effect")]
     others_until: Annotated[
-        Moment | None, Meta(description="when the last URL signed before ends; null for at once")
+        Moment | None, Meta(description="when the last older URL expires; null for at once")
     ]
 
 
 class KeyLimitsView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may ask, as it was made: null stands for what the settings say."""
+    """Limits of a key; null for the settings' value."""
 
     rate_per_s: float | None
     burst: int | None
@@ -1319,27 +1338,23 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Moment
     revoked_at: Moment | None
     expires_at: Moment | None
-    used_at: Annotated[Moment | None, Meta(description="to the minute; null if never")]
-    old_until: Annotated[
-        Moment | None, Meta(description="until when the secret before its last rotation works")
-    ]
+    used_at: Annotated[Moment | None, Meta(description="last use, to the minute; null if never")]
+    old_until: Annotated[Moment | None, Meta(description="end of the overlap of its last rotation")]
     pools: list[str]
     models: list[str]
     limits: KeyLimitsView
-    classes: Annotated[list[str], Meta(description="all that it may use; empty for any")]
+    classes: Annotated[list[str], Meta(description="classes that it may use; empty for any")]
 
 
 class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key, or one with a new secret, which is never shown again."""
+    """A new key, or one with a new secret. The secret is shown only once."""
 
     id: str
     name: str
     scopes: list[Scope]
     created_at: Moment
     expires_at: Moment | None
-    old_until: Annotated[
-        Moment | None, Meta(description="until when the secret before the rotation works")
-    ]
+    old_until: Annotated[Moment | None, Meta(description="end of the overlap of the rotation")]
     key: str
 
 
@@ -1362,7 +1377,7 @@ class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     key_id: _KeyId
     user: Annotated[
         _User | None,
-        Meta(description="null for the key itself; `*` for each user without a quota of his own"),
+        Meta(description="null for the key itself; `*` for every user without a quota"),
     ] = None
     tasks_per_day: _Amount | None = None
     tasks_per_month: _Amount | None = None
@@ -1374,45 +1389,45 @@ class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     micros_per_month: Annotated[
         _Amount | None, Meta(description="cost, in millionths of a dollar")
     ] = None
-    is_prepaid: Annotated[
-        bool, Meta(description="nothing is accepted that its credits do not cover")
-    ] = False
+    is_prepaid: Annotated[bool, Meta(description="refuse tasks that the credits do not cover")] = (
+        False
+    )
 
 
 class QuotaQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which quota."""
+    """A quota to name."""
 
     key_id: _KeyId
     user: Annotated[str, Meta(max_length=200, description="of the quota")] | None = None
 
 
 class OwnQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose."""
+    """The limits to show."""
 
     user: (
-        Annotated[str, Meta(max_length=200, description="also what this user has left")] | None
+        Annotated[str, Meta(max_length=200, description="also show this user's limits")] | None
     ) = None
 
 
 class StandingView(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of one limit."""
+    """One limit."""
 
-    name: Annotated[str, Meta(description="as in the headers, such as `samples-day`")]
+    name: Annotated[str, Meta(description="name in the headers, such as `samples-day`")]
     user: Annotated[str | None, Meta(description="null for the key itself")]
     unit: Annotated[str, Meta(description="tasks, samples, micros or credits")]
-    period: Annotated[str | None, Meta(description="the day or month (UTC); null for credits")]
+    period: Annotated[str | None, Meta(description="day or month (UTC); null for credits")]
     limit: int
     left: int
 
 
 class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left for whoever asks; empty where nothing is limited."""
+    """The caller's limits; empty if there are none."""
 
     limits: list[StandingView]
 
 
 class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
-    """A quota, and what is left of it."""
+    """A quota and its remainder."""
 
     key_id: str
     user: str | None
@@ -1423,7 +1438,7 @@ class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
     micros_per_day: int | None
     micros_per_month: int | None
     is_prepaid: bool
-    left: Annotated[list[StandingView], Meta(description="empty where `user` is `*`")]
+    left: Annotated[list[StandingView], Meta(description="empty if `user` is `*`")]
 
 
 class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
@@ -1433,7 +1448,7 @@ class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Money that was paid before."""
+    """A grant of credits."""
 
     key_id: _KeyId
     user: Annotated[_User | None, Meta(description="null for the key itself")] = None
@@ -1442,7 +1457,7 @@ class CreditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(
             ge=-(2**53 - 1),
             le=2**53 - 1,
-            description="millionths of a dollar; less than 0 to take back",
+            description="millionths of a dollar; negative to remove",
         ),
     ]
     id: (
@@ -1452,19 +1467,21 @@ class CreditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 min_length=1,
                 max_length=200,
                 pattern=PLAIN,
-                description="such as of the payment: the same is granted once",
+                description="such as a payment id; the same id is granted once",
             ),
         ]
         | None
     ) = None
-    note: Annotated[str, Meta(max_length=500, pattern=PLAIN, description="for people")] = ""
+    note: Annotated[
+        str, Meta(max_length=500, pattern=PLAIN, description="description for people")
+    ] = ""
 
 
 class CreditsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose credits to list."""
+    """The accounts to list."""
 
-    key_id: Annotated[str, Meta(max_length=200, description="of this key only")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=500, description="grants, the newest")] = 50
+    key_id: Annotated[str, Meta(max_length=200, description="only this key")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500, description="number of grants, newest first")] = 50
 
 
 class AccountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -1474,14 +1491,12 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     granted_micros: int
     spent_micros: int
-    held_micros: Annotated[int, Meta(description="for tasks that have not ended")]
-    left_micros: Annotated[
-        int, Meta(description="below 0 where tasks have cost more than was held for them")
-    ]
+    held_micros: Annotated[int, Meta(description="held for unfinished tasks")]
+    left_micros: Annotated[int, Meta(description="negative if tasks cost more than was held")]
 
 
 class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that was granted."""
+    """A grant."""
 
     id: str
     key_id: str
@@ -1492,44 +1507,46 @@ class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreditsList(msgspec.Struct, frozen=True, kw_only=True):
-    """Accounts by key and user, and what was granted, newest first."""
+    """Accounts by key and user, and grants, newest first."""
 
     accounts: list[AccountView]
     entries: list[CreditEntryView]
 
 
 class GrantView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was granted, and what is there now."""
+    """A grant and the new balance."""
 
     id: str
-    is_new: Annotated[bool, Meta(description="false where this id was granted before")]
+    is_new: Annotated[bool, Meta(description="false if this id was granted before")]
     account: AccountView
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which entries to list."""
 
-    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="entries in a page")] = 50
+    cursor: (
+        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="entries on a page")] = 50
 
 
 class AuditView(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that an operator did, or tried to do."""
+    """An entry of the audit log."""
 
     id: str
     at: Moment
     key_id: str
     key_name: str
-    address: Annotated[str, Meta(description="where it came from, or the proxy before us")]
+    address: Annotated[str, Meta(description="address of the caller, or of the proxy")]
     action: Annotated[str, Meta(description="such as `keys.create`")]
-    target: Annotated[str, Meta(description="id of what it was done to; empty for none")]
+    target: Annotated[str, Meta(description="id of the affected object; empty for none")]
     status: Annotated[int, Meta(description="HTTP status of the answer")]
     detail: str
     request_id: str
 
 
 class AuditList(msgspec.Struct, frozen=True, kw_only=True):
-    """What operators did, newest first; `cursor` asks for the next page, null at the end."""
+    """Entries of the audit log, newest first; `cursor` gets the next page, null at the end."""
 
     entries: list[AuditView]
     cursor: str | None
@@ -1543,7 +1560,7 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a canary is rolled back without being asked."""
+    """Rules for automatic rollback."""
 
     automatic: bool = True
     false_alarm: Annotated[
@@ -1551,19 +1568,19 @@ class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(
             ge=1e-9,
             le=0.1,
-            description="how likely a canary that is no worse is ever rolled back, at most",
+            description="highest probability of rolling back a canary that is no worse",
         ),
     ] = 0.001
     failures_by: Annotated[
         float,
-        Meta(ge=0.0, le=1.0, description="by which part of all attempts it has to fail more often"),
+        Meta(ge=0.0, le=1.0, description="tolerated increase of the failure rate"),
     ] = 0.01
     p95_by: Annotated[
         float,
         Meta(
             ge=1.0,
             le=100.0,
-            description="how many times the live version's its 95th percentile has to be",
+            description="tolerated ratio of the 95th percentiles",
         ),
     ] = 1.1
 
@@ -1572,23 +1589,25 @@ Edition = Annotated[
     Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
     Meta(
         description=(
-            "of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where "
-            "they have changed since; null does not ask"
+            "`edition` of GET …/adoption: answers 409 if the stages have changed since; null "
+            "skips the check"
         )
     ),
 ]
 
 
 class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version gets a part of the traffic, and how much."""
+    """A request for a canary."""
 
     version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
-    share: Annotated[float, Meta(gt=0.0, lt=1.0, description="of the tasks that name no version")]
+    share: Annotated[
+        float, Meta(gt=0.0, lt=1.0, description="share of the tasks that name no version")
+    ]
     sticky: Annotated[
         Literal["user", "key"],
         Meta(
-            description="whose tasks all get the same version: those of a `user` of a key, where "
-            "what names none is drawn by itself, or all of a `key`"
+            description="keep each `user` of a key on one version (tasks without a user are "
+            "assigned one by one), or each `key`"
         ),
     ] = "user"
     rollback: RollbackRules = RollbackRules()
@@ -1596,14 +1615,14 @@ class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version is to be live: by its name, or the canary of an edition of the stages."""
+    """A request to promote a version or the canary."""
 
     version: Annotated[
         Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
         Meta(
             description=(
-                "null for the canary; then `edition` is to be said. One that was rolled back by "
-                "itself needs the edition too: else the answer is 409"
+                "null for the canary, with `edition`. A version that was rolled back "
+                "automatically needs `edition` too, or the answer is 409"
             )
         ),
     ] = None
@@ -1611,65 +1630,67 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version is to be left, and why."""
+    """A request to roll back."""
 
     version: Annotated[
         Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
         Meta(
             description=(
-                "the canary, or the live version where there is none: 409 where it is another one "
-                "by now; null leaves whichever it is"
+                "the canary, or the live version without a canary; 409 if it is another one by "
+                "now; null for either"
             )
         ),
     ] = None
-    reason: Annotated[str, Meta(max_length=200, description="for whoever reads it later")] = ""
+    reason: Annotated[str, Meta(max_length=200, description="reason for the history")] = ""
     edition: Edition = None
 
 
 class RetireRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which version gets nothing any more."""
+    """A request to retire a version."""
 
     version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
     edition: Edition = None
 
 
 class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one version is adopted."""
+    """The stage of a version."""
 
     version: str
     stage: Annotated[str, Meta(description="`trial`, `canary`, `live` or `retired`")]
     share: Annotated[
-        float, Meta(description="of the tasks that name no version, as far as it is served")
+        float, Meta(description="share of the tasks that name no version, while served")
     ]
-    workers: Annotated[int, Meta(description="that have it and were heard of lately (30 s)")]
+    workers: Annotated[int, Meta(description="workers that have it, seen in the last 30 s")]
     registered_at: datetime | None
 
 
 class SeenView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of a version since its model has this canary."""
+    """Observations of a version since the canary started."""
 
-    attempts: Annotated[int, Meta(description="first tries, without those at fault themselves")]
+    attempts: Annotated[
+        int, Meta(description="first attempts, without tasks that were themselves at fault")
+    ]
     failures: int
-    p95_s: Annotated[float | None, Meta(description="of the newest 200 runs, for one sample")]
+    p95_s: Annotated[float | None, Meta(description="of the latest 200 runs, for one sample")]
 
 
 class VerdictView(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about a canary."""
+    """The verdict on a canary."""
 
-    verdict: Annotated[str, Meta(description="`early` (nobody can tell yet), `fine`, or `worse`")]
+    verdict: Annotated[str, Meta(description="`early` (too early to tell), `fine` or `worse`")]
     reason: str
     failures_evidence: Annotated[
         float,
-        Meta(description="how many times more likely a canary that fails more makes what was seen"),
+        Meta(description="likelihood ratio for a canary that fails more often"),
     ]
-    slowness_evidence: Annotated[float, Meta(description="the same for one that takes longer")]
-    needed_evidence: Annotated[float, Meta(description="from here on it counts as worse")]
+    slowness_evidence: Annotated[float, Meta(description="the same for one that is slower")]
+    needed_evidence: Annotated[float, Meta(description="threshold for `worse`")]
     canary: SeenView
     live: SeenView
 
 
 class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that gets a part of the traffic."""
+    """A canary."""
 
     version: str
     share: float
@@ -1677,16 +1698,17 @@ class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
     sticky: str
     rollback: RollbackRules
     is_served: Annotated[
-        bool, Meta(description="whether a live worker has it; else the live version gets its part")
+        bool,
+        Meta(description="whether a live worker has it; otherwise the live version gets its share"),
     ]
     evidence: VerdictView
 
 
 class LifeChangeView(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a model's life."""
+    """A change of a rollout."""
 
     at: datetime
-    who: Annotated[str, Meta(description="name of the key; empty where nobody asked for it")]
+    who: Annotated[str, Meta(description="name of the key; empty if automatic")]
     action: Annotated[str, Meta(description="`canary`, `promote`, `rollback` or `retire`")]
     version: str
     share: float | None
@@ -1694,19 +1716,17 @@ class LifeChangeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
-    """How the versions of a model are adopted."""
+    """The rollout of a model."""
 
     model: str
     is_staged: Annotated[
         bool,
-        Meta(description="if not, the version registered last gets what names none"),
+        Meta(description="if false, the newest version gets all tasks that name no version"),
     ]
-    edition: Annotated[
-        str, Meta(description="of the stages: another one after each change, for those who change")
-    ]
+    edition: Annotated[str, Meta(description="changes with every change of the stages")]
     live: str
     canary: CanaryView | None
-    former: Annotated[list[str], Meta(description="versions that were live, the last one first")]
+    former: Annotated[list[str], Meta(description="earlier live versions, latest first")]
     versions: Annotated[list[VersionStageView], Meta(description="newest first")]
     history: Annotated[list[LifeChangeView], Meta(description="newest first")]
-    notice: Annotated[str, Meta(description="what is to be done; empty for nothing")]
+    notice: Annotated[str, Meta(description="a recommended action; empty for none")]

@@ -20,12 +20,13 @@ __all__ = ["metrics_markdown", "write"]
 
 _HEAD: Final = """# HTTP reference
 
-Made from the route table by `python -m swell.api.reference`; a running server shows it at `/docs`.
+`python -m swell.api.reference` writes this page from the route table. A running
+server shows it at `/docs`.
 
-JSON in, JSON out. Keys go in `Authorization: Bearer swell_…`; a key has the scope `client`,
-`worker` or `admin`, and `admin` may do everything. An answer of 2xx to a new task means that it is
-durable. Every answer carries `x-request-id`: the request's own, if it has one of up to 128 letters,
-digits and `._:@/+=-`, else a new one.
+Bodies are JSON. Send the key as `Authorization: Bearer swell_…`. A key has the scope `client`,
+`worker` or `admin`; `admin` allows everything. A 2xx answer to a new task means that the task is
+durable. Every answer has `x-request-id`: the request's own, if it has one of up to 128 letters,
+digits and `._:@/+=-`, or else a new one.
 
 ```sh
 curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
@@ -33,7 +34,7 @@ curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -d '{"model": "demo/upper", "input": {"text": "hello"}}'
 ```
 
-Who asks for a type of files gets the file itself, in one request:
+A request that prefers a file type gets the file itself:
 
 ```sh
 curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
@@ -41,8 +42,8 @@ curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -d '{"model": "swell/icons", "input": {"prompt": "a red fox in the snow"}}' -L -o fox.png
 ```
 
-It is JSON all the same if the task has not ended by then (202), failed, or made no such file: look
-at `Content-Type`. With an `Idempotency-Key` the same request again waits for the same file.
+The answer is JSON if the task has not ended in time (202), has failed, or has no such file: check
+`Content-Type`. With an `Idempotency-Key` a repeated request waits for the same file.
 """
 
 _ERRORS: Final = """
@@ -50,8 +51,8 @@ _ERRORS: Final = """
 
 Every error is a problem document (RFC 9457, `application/problem+json`) with `type`, `title`,
 `status`, `detail`, `instance`, `code`, `errors` and `request_id`. Compare `code`; `detail` says
-what to do; `errors` lists each broken value by JSON pointer. The same is repeated in `error` and
-`error_type` for clients of other APIs. A retryable error carries `Retry-After` in whole seconds.
+what to do; `errors` lists each wrong value with a JSON pointer. `error` and `error_type` repeat
+this for clients of other APIs. A retryable error has `Retry-After` in whole seconds.
 
 | code | status | meaning | retryable |
 | --- | --- | --- | --- |
@@ -60,20 +61,20 @@ what to do; `errors` lists each broken value by JSON pointer. The same is repeat
 _EVENTS: Final = """
 ## Events
 
-`GET /v1/tasks/{id}/events` first tells the state the task is in, then what happens.
+`GET /v1/tasks/{id}/events` sends the current state first, then every event.
 
 | event | data |
 | --- | --- |
 | `queued` | `state`, `attempt`, `position` (1 is next), `eta_s` |
 | `started` | `state`, `attempt`, `worker` |
-| `progress` | as the model tells: `step`, `steps`, `fraction` |
+| `progress` | `step`, `steps`, `fraction` |
 | `preview` | `image`, a data URI of a small picture |
 | `artifact` | one output file, as in `artifacts` of the task |
 | `succeeded` `failed` `canceled` `expired` | the whole task; nothing follows |
 
-Ids grow within a task, also across attempts and restarts. A fresh position of a waiting task comes
-as a `queued` event without an id. To go on after a lost connection, send the last id as
-`Last-Event-ID` or `?after=`; 204 means that the end was already seen.
+Ids grow within a task, across attempts and restarts. A new position of a waiting task is a
+`queued` event without an id. To continue after a lost connection, send the last id as
+`Last-Event-ID` or `?after=`; 204 means that the reader has already seen the end.
 """
 
 _METRICS: Final = """# Metrics
@@ -100,7 +101,7 @@ def write(version: str = "") -> str:
     ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
     for code, kind in ordered:
         text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
-    return text + "\n## Metrics\n\n`GET /metrics` returns [these metrics](metrics.md).\n"
+    return text + "\n## Metrics\n\n`GET /metrics` has [these](metrics.md).\n"
 
 
 def metrics_markdown() -> str:

@@ -31,7 +31,7 @@ class Header:
 
 IDEMPOTENCY_KEY: Final = Header(
     "Idempotency-Key",
-    "the same key gives the same task for 24 hours; with another body it is an error",
+    "the same key returns the same task for 24 hours; another body is an error",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
     "8e03978e-40d5-43e8-bc93-6894a57f9324",
 )

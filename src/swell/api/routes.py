@@ -73,15 +73,15 @@ __all__ = ["GROUPS", "ROUTES", "served_routes"]
 
 #: Headings of the reference and tags of OpenAPI, with what they hold.
 GROUPS: Final = {
-    "Tasks": "Ask a model for something, follow it, get what it made.",
-    "Shares": "Links to what came of tasks, for people without a key.",
-    "Models": "What is served and which inputs it takes.",
-    "Files": "Inputs up, outputs down, by signed URLs that expire.",
-    "Comparisons": "What several models made of the same, blind votes, and ratings.",
-    "Webhooks": "Be told of tasks by HTTP: standing endpoints, signatures, deliveries.",
-    "Operators": "Queues, workers, dead letters and keys; needs an `admin` key.",
-    "Service": "Health, numbers and descriptions; needs no key.",
-    "Workers": "How workers get work and tell what became of it; needs a `worker` key.",
+    "Tasks": "Create tasks, follow them, and read their results.",
+    "Shares": "Links that show a task's pictures to people without a key.",
+    "Models": "Served models, their inputs, versions and styles.",
+    "Files": "Upload inputs and download outputs, by signed URLs that expire.",
+    "Comparisons": "Compare models on the same input, vote blind, and rate them.",
+    "Webhooks": "HTTP callbacks for tasks: standing webhooks, signatures, deliveries.",
+    "Operators": "Queues, workers, dead letters, costs, quotas and keys; needs an `admin` key.",
+    "Service": "Health, metrics and descriptions; needs no key.",
+    "Workers": "The protocol of workers; needs a `worker` key.",
     **FACADE_GROUPS,
 }
 
@@ -89,22 +89,21 @@ _JSON_BODY: Final[tuple[type[SwellError], ...]] = (InvalidRequest, InvalidInput,
 
 _PREFER: Final = Header(
     "Prefer",
-    "`wait=N` keeps the request open until the task has ended, for at most N seconds (N <= 60); "
-    "a client that closes its direction meanwhile is waited with for 5 s more",
+    "`wait=N` holds the request until the task ends, for at most N seconds (N <= 60), or 5 s "
+    "more after the client closes its sending side",
     {"type": "string", "maxLength": 100},
     "wait=30",
 )
 _ACCEPT: Final = Header(
     "Accept",
-    "a type of files that is preferred to `application/json`, such as `image/png` or `audio/*`: a "
-    "task that has succeeded is answered with its first file of this type instead of JSON; "
-    "`application/octet-stream` takes any file",
+    "a preferred file type, such as `image/png` or `audio/*`: the answer is the first such file "
+    "of a succeeded task instead of JSON; `application/octet-stream` accepts any file",
     {"type": "string", "maxLength": 1000},
     "image/png",
 )
 _LAST_EVENT: Final = Header(
     "Last-Event-ID",
-    "go on after this event",
+    "continue after this event",
     {"type": "string", "pattern": "^[0-9]{1,15}$"},
     "1000000",
 )
@@ -127,26 +126,26 @@ _REFUSED: Final[tuple[type[SwellError], ...]] = (
     CreditsUsedUp,
 )
 
-_TASK_OVER: Final = Response("The task, which has ended", messages.TaskView)
+_TASK_OVER: Final = Response("The ended task", messages.TaskView)
 _OF_A_FILE: Final = (
     ("swell-task", "With a file: the id of its task"),
     ("swell-task-state", "With a file: `succeeded`"),
-    ("swell-artifacts", "With a file: how many its task has"),
+    ("swell-artifacts", "With a file: the number of files of its task"),
 )
 _TASK_OR_FILE: Final = Response(
-    "The task, which has ended; or the file of it that `Accept` prefers, whose task is named by "
-    "`Location` and `Swell-Task` and whose own URL is `Content-Location`",
+    "The ended task, or its file of the preferred type: `Location` and `Swell-Task` name the "
+    "task, `Content-Location` is the file's URL",
     messages.TaskView,
     files=("image/*", "audio/*", "video/*", "text/plain", "application/octet-stream"),
     headers=_OF_A_FILE,
 )
 _FILE_ELSEWHERE: Final = Response(
-    "The task, which has succeeded; the file that `Accept` prefers is larger than 16 MiB, or not "
-    "kept by this server, and can be read at `Location` without a key",
+    "The succeeded task; its file of the preferred type exceeds 16 MiB or is in a bucket: read "
+    "it at `Location`, without a key",
     messages.TaskView,
     headers=_OF_A_FILE,
 )
-_TASK_NOT_YET: Final = Response("The task, which has not ended yet", messages.TaskView)
+_TASK_NOT_YET: Final = Response("The task, still queued or running", messages.TaskView)
 
 _TASKS: Final = (
     Route(
@@ -158,9 +157,9 @@ _TASKS: Final = (
         "Tasks",
         {201: _TASK_OR_FILE, 202: _TASK_NOT_YET, 303: _FILE_ELSEWHERE},
         (*_JSON_BODY, Forbidden, NotFound, IdempotencyMismatch, *_REFUSED),
-        "An answer of 2xx means that the task is durable and will reach exactly one end. The file "
-        "that `Accept` prefers needs `Prefer` too, or a task that has ended before; where there is "
-        "none of that type, JSON comes.",
+        "A 2xx answer means that the task is durable and reaches exactly one end. To get a file "
+        "with `Accept`, also send `Prefer`, or repeat the idempotency key of an ended task; "
+        "without a file of that type the answer is JSON.",
         Body(messages.TaskRequest, example=_TASK_EXAMPLE),
         headers=(_PREFER, _ACCEPT, IDEMPOTENCY_KEY),
     ),
@@ -172,11 +171,11 @@ _TASKS: Final = (
         "Create up to 1,000 tasks",
         "Tasks",
         {
-            201: Response("The tasks, which have all ended", messages.BatchView),
+            201: Response("The tasks, all ended", messages.BatchView),
             202: Response("The tasks, in the order of the request", messages.BatchView),
         },
         (*_JSON_BODY, IdempotencyMismatch, *_REFUSED),
-        "All are accepted or none. An idempotency key stands for the batch as a whole.",
+        "The server accepts all tasks or none. An idempotency key covers the whole batch.",
         Body(messages.BatchRequest, example={"tasks": [_TASK_EXAMPLE]}),
         headers=(IDEMPOTENCY_KEY,),
     ),
@@ -185,13 +184,13 @@ _TASKS: Final = (
         "/v1/estimate",
         admission.show_estimate,
         Scope.CLIENT,
-        "Ask what would become of a task",
+        "Estimate a task",
         "Tasks",
-        {200: Response("Whether, when and for how much; none is made", messages.EstimateView)},
+        {200: Response("The estimate", messages.EstimateView)},
         (*_JSON_BODY, Forbidden, NotFound),
-        "Takes the same body as `POST /v1/tasks` and makes no task. Says its place in the queue, "
-        "when it would start and end, what it would cost, what would be changed of it where it "
-        "allows that (`degrade`), and whether and why it would be refused.",
+        "Takes the body of `POST /v1/tasks` and creates nothing. Returns the place in the queue, "
+        "start, end and cost, the changes that `degrade` would make, and whether and why the "
+        "task would be refused.",
         Body(messages.TaskRequest, example=_TASK_EXAMPLE),
     ),
     Route(
@@ -199,11 +198,11 @@ _TASKS: Final = (
         "/v1/quota",
         accounts.show_allowance,
         Scope.CLIENT,
-        "Show what is left to use",
+        "Show the remaining quota",
         "Tasks",
-        {200: Response("What is left of each limit", messages.AllowanceView)},
+        {200: Response("The remainder of each limit", messages.AllowanceView)},
         (InvalidRequest, InvalidInput),
-        "Of the key that asks, and of one of its users where `user` names one.",
+        "For the caller's key, and for one of its users if `user` is given.",
         query=messages.OwnQuery,
     ),
     Route(
@@ -215,7 +214,7 @@ _TASKS: Final = (
         "Tasks",
         {200: Response("A page of tasks, newest first", messages.TaskList)},
         (InvalidRequest, InvalidInput),
-        "A client key sees its own tasks, an admin key sees all.",
+        "A client key sees its own tasks; an admin key sees all.",
         query=messages.TaskQuery,
     ),
     Route(
@@ -225,7 +224,7 @@ _TASKS: Final = (
         Scope.CLIENT,
         "Get a task",
         "Tasks",
-        {200: Response("The task as it is now", messages.TaskView)},
+        {200: Response("The task", messages.TaskView)},
         (NotFound,),
     ),
     Route(
@@ -235,11 +234,15 @@ _TASKS: Final = (
         Scope.CLIENT,
         "Remove a task's data",
         "Tasks",
-        {200: Response("The task without its data; no object of it is left", messages.TaskView)},
+        {
+            200: Response(
+                "The task without its data; all of its objects are deleted", messages.TaskView
+            )
+        },
         (NotFound, Conflict, Unavailable),
-        "Removes input, metadata, output and their files from an ended task, uploads that another "
-        "task uses excepted. It can be listed still, and not be repeated. Doing so again changes "
-        "nothing.",
+        "Removes input, metadata, output and their files from an ended task, except uploads that "
+        "another task uses. The task can still be listed, but not repeated. Repeating the "
+        "request changes nothing.",
         audit="tasks.erase",
     ),
     Route(
@@ -249,9 +252,9 @@ _TASKS: Final = (
         Scope.CLIENT,
         "Cancel a task",
         "Tasks",
-        {200: Response("The task; a running one ends within a step", messages.TaskView)},
+        {200: Response("The task; a running one stops at its next step", messages.TaskView)},
         (NotFound,),
-        "A queued task ends at once. Canceling again, or a task that has ended, changes nothing.",
+        "A queued task ends at once. Canceling an ended task changes nothing.",
         audit="tasks.cancel",
     ),
     Route(
@@ -263,7 +266,8 @@ _TASKS: Final = (
         "Tasks",
         {201: _TASK_OVER, 202: Response("The new task", messages.TaskView)},
         (NotFound, Conflict, QuotaExceeded, CreditsUsedUp),
-        "The old task keeps its outcome. Repeating it again gives the same new task.",
+        "Creates a new task; the old one keeps its outcome. A second request returns the same "
+        "new task.",
         audit="tasks.retry",
     ),
     Route(
@@ -275,18 +279,18 @@ _TASKS: Final = (
         "Tasks",
         {
             200: Response("Server-sent events", media_type="text/event-stream"),
-            204: Response("The reader has seen the end already", media_type=""),
+            204: Response("The reader has already seen the end", media_type=""),
         },
         (InvalidRequest, InvalidInput, NotFound),
-        "Events are `queued` (with position and estimate), `started`, `progress`, `preview` and "
-        "`artifact`, and at last one of `succeeded`, `failed`, `canceled` and `expired`, whose "
-        "data is the whole task. Ids grow; a comment comes every 15 seconds.",
+        "Sends `queued` (with position and estimate), `started`, `progress`, `preview` and "
+        "`artifact`, and finally `succeeded`, `failed`, `canceled` or `expired` with the whole "
+        "task. Ids grow; a comment every 15 seconds keeps the connection open.",
         query=messages.EventsQuery,
         headers=(_LAST_EVENT,),
     ),
 )
 
-_LIKED: Final = {200: Response("What the viewer likes of it now", messages.FavouritesView)}
+_LIKED: Final = {200: Response("The viewer's favourites among its files", messages.FavouritesView)}
 
 _FAVOURITES: Final = (
     Route(
@@ -294,12 +298,12 @@ _FAVOURITES: Final = (
         "/v1/tasks/{id}/favourite",
         favourites.favour,
         Scope.CLIENT,
-        "Make a file a favourite",
+        "Add a favourite",
         "Tasks",
         _LIKED,
         (InvalidRequest, InvalidInput, NotFound, Conflict),
-        "For the key, or one of its users (`viewer`). `GET /v1/tasks` tells favourites, and lists "
-        "them alone with `favourite=true`.",
+        "For the key, or one of its users (`viewer`). `GET /v1/tasks` shows favourites, and "
+        "lists only them with `favourite=true`.",
         query=messages.FavouriteQuery,
         audit="tasks.favour",
     ),
@@ -308,7 +312,7 @@ _FAVOURITES: Final = (
         "/v1/tasks/{id}/favourite",
         favourites.disfavour,
         Scope.CLIENT,
-        "Make a file no favourite any more",
+        "Remove a favourite",
         "Tasks",
         _LIKED,
         (InvalidRequest, InvalidInput, NotFound),
@@ -325,13 +329,13 @@ _SHARES: Final = (
         "/v1/tasks/{id}/share",
         shares.share,
         Scope.CLIENT,
-        "Share what came of a task",
+        "Share a task's result",
         "Shares",
         {200: _SHARE},
         (*_JSON_BODY, NotFound, Conflict),
-        "Whoever has the link sees the pictures, the model, the settings and, unless it is left "
-        "out, the prompt, without a key, until it is taken back, its time is over or the task's "
-        "outputs are removed. Sharing again changes what is shown, and keeps the link.",
+        "The link shows pictures, model, settings and, unless you leave it out, the prompt, "
+        "without a key. It ends when it is revoked, expires, or the task's outputs are removed. "
+        "A second request changes what the link shows and keeps the link.",
         Body(share_messages.ShareRequest, example={"with_prompt": False}),
         audit="tasks.share",
     ),
@@ -340,7 +344,7 @@ _SHARES: Final = (
         "/v1/tasks/{id}/share",
         shares.get_share,
         Scope.CLIENT,
-        "Show the link to a task",
+        "Get a task's link",
         "Shares",
         {200: _SHARE},
         (InvalidRequest, InvalidInput, NotFound),
@@ -350,11 +354,11 @@ _SHARES: Final = (
         "/v1/tasks/{id}/share",
         shares.unshare,
         Scope.CLIENT,
-        "Take a link back",
+        "Revoke a link",
         "Shares",
         {200: Response("The link as it was", share_messages.ShareView)},
         (NotFound,),
-        "It leads nowhere from then on; sharing the task again makes another one.",
+        "The link stops working; sharing the task again creates another one.",
         audit="tasks.unshare",
     ),
     Route(
@@ -364,10 +368,10 @@ _SHARES: Final = (
         Scope.CLIENT,
         "List links",
         "Shares",
-        {200: Response("Links, those of the newest tasks first", share_messages.ShareList)},
+        {200: Response("Links, newest tasks first", share_messages.ShareList)},
         (InvalidRequest, InvalidInput),
-        "A client key sees those of its own tasks, an admin key sees all. Those whose time is over "
-        "are among them.",
+        "A client key sees the links of its own tasks; an admin key sees all. Expired links are "
+        "included.",
         query=share_messages.SharesQuery,
     ),
     Route(
@@ -375,18 +379,18 @@ _SHARES: Final = (
         "/v1/shares/{token}",
         shares.look,
         None,
-        "Look at what was shared",
+        "Get shared content",
         "Shares",
-        {200: Response("What may be known of the task", share_messages.SharedView)},
+        {200: Response("The shared part of the task", share_messages.SharedView)},
         (InvalidRequest, InvalidInput, NotFound),
-        "A page of it for people is at `/s/{token}`.",
+        "`/s/{token}` shows the same as a page.",
     ),
     Route(
         "GET",
         "/v1/shares/{token}/pictures/{number}",
         shares.show_picture,
         None,
-        "Look at a picture that was shared",
+        "Get a shared picture",
         "Shares",
         {
             200: Response("The picture", media_type="image/webp"),
@@ -397,7 +401,7 @@ _SHARES: Final = (
     ),
 )
 
-_ADOPTION: Final = Response("How the model's versions are adopted", messages.AdoptionView)
+_ADOPTION: Final = Response("The stages of the model's versions", messages.AdoptionView)
 
 _MODELS: Final = (
     Route(
@@ -416,7 +420,7 @@ _MODELS: Final = (
         Scope.CLIENT,
         "Get a model",
         "Models",
-        {200: Response("Its card, schemas and measured times", messages.ModelView)},
+        {200: Response("The model's card, schemas and measured times", messages.ModelView)},
         (NotFound,),
         "The name may end with `:version`.",
     ),
@@ -435,21 +439,21 @@ _MODELS: Final = (
         "/v1/models/{owner}/{name}/samples/{digest}",
         gallery.show_sample,
         None,
-        "Show a sample of a model's card",
+        "Get a sample of a model's card",
         "Models",
         {
             200: Response("The picture, sound or text", media_type="image/webp"),
             304: Response("It has not changed", media_type=""),
         },
         (NotFound,),
-        "The URL comes with the model, needs no key, and always shows the same picture.",
+        "The URL comes with the model, needs no key, and its content never changes.",
     ),
     Route(
         "GET",
         "/v1/models/{owner}/{name}/adoption",
         adoption.show_adoption,
         Scope.ADMIN,
-        "Show how a model's versions are adopted",
+        "Show the rollout of a model",
         "Models",
         {200: _ADOPTION},
         (InvalidRequest, InvalidInput, NotFound, Conflict),
@@ -459,14 +463,14 @@ _MODELS: Final = (
         "/v1/models/{owner}/{name}/canary",
         adoption.start_version_canary,
         Scope.ADMIN,
-        "Give a version a part of the traffic",
+        "Start a canary",
         "Models",
         {200: _ADOPTION},
         (*_JSON_BODY, NotFound, Conflict),
-        "Of the tasks that name no version; a live worker must have it. Again with the same "
-        "version and another share, what was found out about it is kept. It is rolled back by "
-        "itself where it fails significantly more often or takes significantly longer than the "
-        "live version.",
+        "Gives a version a share of the tasks that name no version; a live worker must have it. "
+        "A second request can change the share and keeps the evidence. Swell rolls the canary "
+        "back if it fails significantly more often, or takes significantly longer, than the live "
+        "version.",
         Body(messages.CanaryRequest, example={"version": "3f2a9c1be07d", "share": 0.05}),
         audit="models.canary",
     ),
@@ -475,12 +479,12 @@ _MODELS: Final = (
         "/v1/models/{owner}/{name}/promote",
         adoption.promote_version,
         Scope.ADMIN,
-        "Make a version live",
+        "Promote a version",
         "Models",
         {200: _ADOPTION},
         (*_JSON_BODY, NotFound, Conflict),
-        "The canary, where none is named. From then on a version that is registered gets nothing "
-        "but what names it.",
+        "Makes a version live: the one named, or the canary. Versions registered later get only "
+        "tasks that name them.",
         Body(messages.PromoteRequest, example={"version": "3f2a9c1be07d"}),
         audit="models.promote",
     ),
@@ -489,11 +493,11 @@ _MODELS: Final = (
         "/v1/models/{owner}/{name}/rollback",
         adoption.roll_back_version,
         Scope.ADMIN,
-        "Take the traffic from a version",
+        "Roll back a version",
         "Models",
         {200: _ADOPTION},
         (*_JSON_BODY, NotFound, Conflict),
-        "From the canary; where there is none, the version that was live before is live again.",
+        "Ends the canary; without a canary, the previous live version becomes live again.",
         Body(messages.RollbackRequest, example={"reason": "hands have six fingers"}),
         audit="models.rollback",
     ),
@@ -506,8 +510,8 @@ _MODELS: Final = (
         "Models",
         {200: _ADOPTION},
         (*_JSON_BODY, NotFound, Conflict),
-        "It gets nothing any more, not even what names it. Promoting it, or making it a canary, "
-        "takes it back.",
+        "A retired version gets no tasks, even those that name it. Promoting it, or making it a "
+        "canary, reverses this.",
         Body(messages.RetireRequest, example={"version": "3f2a9c1be07d"}),
         audit="models.retire",
     ),
@@ -521,17 +525,17 @@ _STYLES: Final = (
         Scope.CLIENT,
         "List styles",
         "Models",
-        {200: Response("Styles, in the order in which they are shown", messages.StyleList)},
+        {200: Response("Styles, in display order", messages.StyleList)},
         (),
-        "A style says what becomes of a prompt and what else a model is given: whoever asks "
-        "does so. They come from files of the operator (`server.styles`).",
+        "A style is a change to the prompt and further input, which the client applies. Styles "
+        "come from the operator's files (`server.styles`).",
     ),
     Route(
         "GET",
         "/v1/styles/{digest}",
         styles.show_picture,
         None,
-        "Show a style's picture",
+        "Get a style's picture",
         "Models",
         {
             200: Response("The picture", media_type="image/webp"),
@@ -550,9 +554,9 @@ _FILES: Final = (
         Scope.CLIENT,
         "Upload an input file",
         "Files",
-        {201: Response("Where it lies, for use in an input", messages.UploadView)},
+        {201: Response("The stored file and its URL, for use in an input", messages.UploadView)},
         (InvalidRequest, InvalidInput, TooLarge, UnsupportedType),
-        "Send the file as the body with its content type, or as a form with one file.",
+        "Send the file as the body, with its content type, or as a form with one file.",
         Body(media_types=("application/octet-stream", "image/png", "multipart/form-data")),
         query=messages.UploadQuery,
     ),
@@ -565,9 +569,9 @@ _FILES: Final = (
         "Files",
         {
             200: Response("The file", media_type="application/octet-stream"),
-            206: Response("The range that was asked", media_type="application/octet-stream"),
+            206: Response("The requested range", media_type="application/octet-stream"),
             302: Response(
-                "Where the bucket gives the file, with `objects.serve` = `redirect`", media_type=""
+                "A redirect to the bucket, with `objects.serve` = `redirect`", media_type=""
             ),
             304: Response("It has not changed", media_type=""),
         },
@@ -579,8 +583,8 @@ _FILES: Final = (
             RangeNotSatisfiable,
             DamagedArtifact,
         ),
-        "The URL comes signed with a task or an upload and needs no key until it expires. With "
-        "`&w=128`, `256`, `512` or `2048` a picture that a task made comes as WebP of that width.",
+        "Tasks and uploads contain this signed URL; it needs no key and expires. `&w=128`, "
+        "`256`, `512` or `2048` returns a task's picture as WebP of that width.",
         query=dict,
         headers=(_RANGE,),
     ),
@@ -589,11 +593,11 @@ _FILES: Final = (
         "/v1/artifacts/{key:path}",
         files.put_artifact,
         None,
-        "Deliver a file",
+        "Store an output file",
         "Files",
-        {201: Response("What was stored", messages.StoredView)},
+        {201: Response("The stored file", messages.StoredView)},
         (InvalidRequest, Forbidden, Conflict, TooLarge),
-        "For workers, with a URL of `POST /worker/v1/uploads`.",
+        "For workers, with a URL from `POST /worker/v1/uploads`.",
         Body(media_types=("application/octet-stream", "image/png")),
         query=dict,
     ),
@@ -605,13 +609,12 @@ _COMPARISONS: Final = (
         "/v1/comparisons",
         comparing.create_comparison,
         Scope.CLIENT,
-        "Compare what models made",
+        "Create a comparison",
         "Comparisons",
         {201: Response("The comparison, blind", comparison_messages.NewComparisonView)},
         (*_JSON_BODY, NotFound, Conflict),
-        "Takes tasks that have ended, row by row: the same input and seed to two to four models. "
-        "Pictures are copied without what their files say, and each row is put in an order of its "
-        "own. A task that failed leaves its place empty.",
+        "Takes ended tasks in rows: the same input and seed for two to four models. Copies the "
+        "pictures without metadata and shuffles each row. A failed task leaves an empty place.",
         Body(
             comparison_messages.ComparisonRequest,
             example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"},
@@ -625,9 +628,9 @@ _COMPARISONS: Final = (
         Scope.CLIENT,
         "List comparisons",
         "Comparisons",
-        {200: Response("A page of them, newest first", comparison_messages.ComparisonList)},
+        {200: Response("A page of comparisons, newest first", comparison_messages.ComparisonList)},
         (InvalidRequest, InvalidInput),
-        "Those of the key, and those that are shared; an admin key sees all.",
+        "A client key sees its own and shared comparisons; an admin key sees all.",
         query=comparison_messages.ComparisonsQuery,
     ),
     Route(
@@ -635,11 +638,11 @@ _COMPARISONS: Final = (
         "/v1/comparisons/{id}",
         comparisons.get_comparison,
         Scope.CLIENT,
-        "Look at a comparison",
+        "Get a comparison",
         "Comparisons",
         {200: Response("The comparison", comparison_messages.ComparisonView)},
         (InvalidRequest, InvalidInput, Forbidden, NotFound),
-        "Without the models' names, times and costs until the voting has ended.",
+        "Hides the models' names, times and costs until voting ends.",
         query=comparison_messages.ComparisonQuery,
     ),
     Route(
@@ -651,7 +654,7 @@ _COMPARISONS: Final = (
         "Comparisons",
         {200: Response("The vote", comparison_messages.VoteView)},
         (*_JSON_BODY, NotFound, Conflict),
-        "Each voter of a key has one vote in a row; a later one takes its place.",
+        "Each voter of a key has one vote for each row; a later vote replaces it.",
         Body(comparison_messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
         audit="comparisons.vote",
     ),
@@ -660,12 +663,12 @@ _COMPARISONS: Final = (
         "/v1/comparisons/{id}/ballots",
         comparisons.cast_ballot,
         None,
-        "Vote from a sheet",
+        "Vote without a key",
         "Comparisons",
         {200: Response("The vote", comparison_messages.VoteView)},
         (*_JSON_BODY, Forbidden, Conflict),
-        "As `votes`, with the comparison's permit in place of a key; any content type is taken as "
-        "JSON, and pages from anywhere may ask.",
+        "Like `votes`, with the comparison's permit instead of a key. Accepts any content type "
+        "as JSON, and requests from any origin.",
         Body(
             comparison_messages.BallotRequest,
             example={"permit": "T", "row": 0, "tie": True, "voter": "anna"},
@@ -676,11 +679,16 @@ _COMPARISONS: Final = (
         "/v1/comparisons/{id}/close",
         comparisons.close_comparison,
         Scope.CLIENT,
-        "End the voting and tell the names",
+        "End voting and reveal the models",
         "Comparisons",
-        {200: Response("The comparison, with names", comparison_messages.ComparisonView)},
+        {
+            200: Response(
+                "The comparison with the models' names", comparison_messages.ComparisonView
+            )
+        },
         (Forbidden, NotFound),
-        "For good: its votes count for the ratings from now on. Doing so again changes nothing.",
+        "This is final: the votes count for the ratings from now on. A second request changes "
+        "nothing.",
         audit="comparisons.close",
     ),
     Route(
@@ -692,7 +700,7 @@ _COMPARISONS: Final = (
         "Comparisons",
         {200: Response("The comparison as it was", comparison_messages.ComparisonView)},
         (Forbidden, NotFound),
-        "Its pictures and votes go with it, and no rating counts them any more.",
+        "Deletes its pictures and votes, and removes them from the ratings.",
         audit="comparisons.drop",
     ),
     Route(
@@ -700,12 +708,12 @@ _COMPARISONS: Final = (
         "/v1/ratings",
         comparisons.list_ratings,
         Scope.CLIENT,
-        "Rate models by votes",
+        "List ratings",
         "Comparisons",
-        {200: Response("Ratings, the strongest first", comparison_messages.RatingList)},
+        {200: Response("Ratings, best first", comparison_messages.RatingList)},
         (InvalidRequest, InvalidInput, Unavailable),
-        "Of comparisons whose voting has ended: of others a vote could be watched on its way to a "
-        "name.",
+        "Counts only comparisons with ended voting, so that no vote can be traced to a model "
+        "before.",
     ),
 )
 
@@ -715,12 +723,12 @@ _WEBHOOKS: Final = (
         "/v1/webhooks",
         webhooks.create,
         Scope.CLIENT,
-        "Make a standing webhook",
+        "Create a standing webhook",
         "Webhooks",
         {201: Response("The webhook with its signing secret", messages.EndpointView)},
         (*_JSON_BODY, Forbidden, Conflict, Unavailable),
-        "It is told what happens to the key's tasks from now on; with several backends, from a "
-        "few seconds later on.",
+        "It receives events of the key's tasks from now on; with several backends, after a few "
+        "seconds.",
         Body(
             messages.EndpointRequest,
             example={"url": "https://shop.example/hooks", "events": ["succeeded", "failed"]},
@@ -734,20 +742,21 @@ _WEBHOOKS: Final = (
         Scope.CLIENT,
         "List standing webhooks",
         "Webhooks",
-        {200: Response("Oldest first", messages.EndpointList)},
+        {200: Response("Webhooks, oldest first", messages.EndpointList)},
         (Unavailable,),
-        "A client key sees its own, an admin key sees all.",
+        "A client key sees its own; an admin key sees all.",
     ),
     Route(
         "GET",
         "/v1/webhooks/secrets/{name}",
         webhooks.show_signing_secret,
         Scope.CLIENT,
-        "Show what signs for the URLs that tasks name",
+        "Get a signing secret",
         "Webhooks",
-        {200: Response("The secret of the key that asks", messages.HookSecretView)},
+        {200: Response("The secret of the caller's key", messages.HookSecretView)},
         (NotFound, Unavailable),
-        "Each key has one called `default`, and others by the names that `rotate` gave them.",
+        "It signs requests to URLs that tasks name. Each key has `default`, and others created "
+        "with `rotate`.",
         audit="webhooks.named_secret",
     ),
     Route(
@@ -755,11 +764,11 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/secrets/{name}/rotate",
         webhooks.new_signing_secret,
         Scope.CLIENT,
-        "Make a signing secret, or replace it",
+        "Create or replace a signing secret",
         "Webhooks",
         {200: Response("The new secret", messages.HookSecretView)},
         (*_JSON_BODY, Unavailable),
-        "Until the overlap is over both secrets sign.",
+        "Both secrets sign during the overlap.",
         Body(messages.HookRotateRequest, example={"overlap_s": 86400}),
         audit="webhooks.rotate_named",
     ),
@@ -780,9 +789,9 @@ _WEBHOOKS: Final = (
         Scope.CLIENT,
         "Delete a standing webhook",
         "Webhooks",
-        {200: Response("The webhook as it was", messages.EndpointView)},
+        {200: Response("The deleted webhook", messages.EndpointView)},
         (NotFound, Unavailable),
-        "What waits for it fails.",
+        "Waiting deliveries fail.",
         audit="webhooks.delete",
     ),
     Route(
@@ -794,7 +803,7 @@ _WEBHOOKS: Final = (
         "Webhooks",
         {200: Response("The webhook", messages.EndpointView)},
         (NotFound, Conflict, Unavailable),
-        "Nothing is sent until it is resumed; what happens meanwhile is kept for it.",
+        "Swell keeps events until the webhook is resumed.",
         audit="webhooks.pause",
     ),
     Route(
@@ -806,7 +815,7 @@ _WEBHOOKS: Final = (
         "Webhooks",
         {200: Response("The webhook", messages.EndpointView)},
         (NotFound, Conflict, Unavailable),
-        "Also one that was disabled, since it had answered 410; what it missed meanwhile is lost.",
+        "Also re-enables one that was disabled by a 410; events in between are lost to it.",
         audit="webhooks.resume",
     ),
     Route(
@@ -814,7 +823,7 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/{id}/secret",
         webhooks.show_secret,
         Scope.CLIENT,
-        "Show what signs for a standing webhook",
+        "Get a standing webhook's secret",
         "Webhooks",
         {200: Response("The secret", messages.HookSecretView)},
         (NotFound, Unavailable),
@@ -825,11 +834,11 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/{id}/rotate",
         webhooks.rotate,
         Scope.CLIENT,
-        "Give a standing webhook a new secret",
+        "Rotate a standing webhook's secret",
         "Webhooks",
         {200: Response("The webhook with its new secret", messages.EndpointView)},
         (*_JSON_BODY, NotFound, Conflict, Unavailable),
-        "Until the overlap is over both secrets sign, so that receivers can change theirs.",
+        "Both secrets sign during the overlap, so receivers can replace theirs.",
         Body(messages.HookRotateRequest, example={"overlap_s": 86400}),
         audit="webhooks.rotate",
     ),
@@ -838,11 +847,12 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/{id}/replay",
         webhooks.replay_failed,
         Scope.CLIENT,
-        "Send again what failed for a standing webhook",
+        "Replay failed deliveries of a webhook",
         "Webhooks",
-        {200: Response("How many", messages.HookReplayView)},
+        {200: Response("The number of deliveries", messages.HookReplayView)},
         (*_JSON_BODY, NotFound, Unavailable),
-        "All failed deliveries of events since then, with all their attempts anew.",
+        "Sends all failed deliveries of events since that time again, with a new series of "
+        "attempts.",
         Body(messages.HookReplayRequest, example={"since": "2026-11-26T12:00:00Z"}),
         audit="webhooks.replay",
     ),
@@ -851,11 +861,11 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/deliveries",
         webhooks.list_deliveries,
         Scope.CLIENT,
-        "List what was told, and what became of it",
+        "List deliveries",
         "Webhooks",
         {200: Response("A page of deliveries, newest first", messages.DeliveryList)},
         (InvalidRequest, InvalidInput, Unavailable),
-        "A client key sees those of its own tasks, an admin key sees all.",
+        "A client key sees those of its own tasks; an admin key sees all.",
         query=messages.DeliveryQuery,
     ),
     Route(
@@ -873,11 +883,11 @@ _WEBHOOKS: Final = (
         "/v1/webhooks/deliveries/{id}/replay",
         webhooks.replay,
         Scope.CLIENT,
-        "Send a delivery again",
+        "Replay a delivery",
         "Webhooks",
-        {200: Response("The delivery, which is due now", messages.DeliveryView)},
+        {200: Response("The delivery, due now", messages.DeliveryView)},
         (NotFound, Conflict, Unavailable),
-        "Under the same `webhook-id`, with all its attempts anew.",
+        "Sends it under the same `webhook-id`, with a new series of attempts.",
         audit="webhooks.replay_one",
     ),
 )
@@ -910,7 +920,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "Drain a worker",
         "Operators",
-        {200: Response("The worker; it finishes what it holds and goes", messages.WorkerView)},
+        {200: Response("The worker; it finishes its tasks and exits", messages.WorkerView)},
         (NotFound,),
         audit="workers.drain",
     ),
@@ -919,7 +929,7 @@ _OPERATORS: Final = (
         "/v1/pools",
         startups.list_pools,
         Scope.ADMIN,
-        "List pools, and how long their workers take to start",
+        "List pools, with start times of their workers",
         "Operators",
         {200: Response("Pools by name", messages.PoolList)},
     ),
@@ -928,9 +938,9 @@ _OPERATORS: Final = (
         "/v1/scaling",
         scaling.show_scaling,
         Scope.ADMIN,
-        "Show what the autoscaler has decided, and why",
+        "Show the autoscaler's state and decisions",
         "Operators",
-        {200: Response("How it stands, and its last decisions", messages.ScalingView)},
+        {200: Response("Its state and latest decisions", messages.ScalingView)},
         (InvalidRequest, InvalidInput),
         query=messages.ScalingQuery,
     ),
@@ -939,9 +949,9 @@ _OPERATORS: Final = (
         "/v1/costs",
         costs.show_costs,
         Scope.ADMIN,
-        "Tell what things cost",
+        "Show costs",
         "Operators",
-        {200: Response("Costs, and what they add up to", messages.CostsList)},
+        {200: Response("Costs and their total", messages.CostsList)},
         (InvalidRequest, InvalidInput),
         query=messages.CostsQuery,
     ),
@@ -950,9 +960,9 @@ _OPERATORS: Final = (
         "/v1/ledger",
         startups.list_ledger,
         Scope.ADMIN,
-        "List what machine time went into",
+        "List the ledger of machine time",
         "Operators",
-        {200: Response("Entries, those added last first", messages.LedgerList)},
+        {200: Response("Entries, latest first", messages.LedgerList)},
         (InvalidRequest, InvalidInput),
         query=messages.LedgerQuery,
     ),
@@ -963,7 +973,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "List dead letters",
         "Operators",
-        {200: Response("Tasks that failed after their last attempt", messages.TaskList)},
+        {200: Response("Tasks that failed their last attempt", messages.TaskList)},
         (InvalidRequest, InvalidInput),
         query=messages.DeadQuery,
     ),
@@ -985,7 +995,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "Replay many dead letters",
         "Operators",
-        {200: Response("What became of each", messages.DeadReplayView)},
+        {200: Response("The result for each", messages.DeadReplayView)},
         _JSON_BODY,
         body=Body(messages.DeadReplayRequest, example={"model": "demo/upper"}),
         audit="dead.replay_many",
@@ -997,7 +1007,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "List quotas",
         "Operators",
-        {200: Response("Quotas, and what is left of them", messages.QuotaList)},
+        {200: Response("Quotas and their remainder", messages.QuotaList)},
         (InvalidRequest, InvalidInput),
     ),
     Route(
@@ -1005,12 +1015,12 @@ _OPERATORS: Final = (
         "/v1/quotas",
         accounts.put_quota,
         Scope.ADMIN,
-        "Set how much a key or a user may use",
+        "Set a quota",
         "Operators",
-        {200: Response("The quota, and what is left of it", messages.QuotaView)},
+        {200: Response("The quota and its remainder", messages.QuotaView)},
         (*_JSON_BODY, NotFound),
-        "In place of the one before. What was used since the day or the month began counts, as far "
-        "as there was a quota by then. Other backends know of it within two seconds.",
+        "Replaces the quota of a key or user. Usage since the start of the day or month counts, "
+        "if there was a quota by then. Other backends apply it within two seconds.",
         Body(messages.QuotaRequest, example={"key_id": "k1", "user": "*", "samples_per_day": 50}),
         audit="quotas.put",
     ),
@@ -1019,7 +1029,7 @@ _OPERATORS: Final = (
         "/v1/quotas",
         accounts.drop_quota,
         Scope.ADMIN,
-        "Forget a quota",
+        "Delete a quota",
         "Operators",
         {200: Response("An empty list", messages.QuotaList)},
         (InvalidRequest, InvalidInput, NotFound),
@@ -1033,7 +1043,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "List credits",
         "Operators",
-        {200: Response("Accounts, and what was granted", messages.CreditsList)},
+        {200: Response("Accounts and grants", messages.CreditsList)},
         (InvalidRequest, InvalidInput),
         query=messages.CreditsQuery,
     ),
@@ -1042,14 +1052,14 @@ _OPERATORS: Final = (
         "/v1/credits",
         accounts.add_credits,
         Scope.ADMIN,
-        "Grant credits, or take them back",
+        "Add or remove credits",
         "Operators",
         {
-            200: Response("They were granted before", messages.GrantView),
-            201: Response("What is there now", messages.GrantView),
+            200: Response("This id was granted before", messages.GrantView),
+            201: Response("The new balance", messages.GrantView),
         },
         (*_JSON_BODY, NotFound),
-        "They are needed where a quota says `is_prepaid`.",
+        "Needed for quotas with `is_prepaid`.",
         Body(messages.CreditRequest, example={"key_id": "k1", "micros": 5_000_000, "id": "inv-7"}),
         audit="credits.add",
     ),
@@ -1058,7 +1068,7 @@ _OPERATORS: Final = (
         "/v1/keys",
         operators.make_key,
         Scope.ADMIN,
-        "Make a key",
+        "Create a key",
         "Operators",
         {201: Response("The key with its secret, shown only now", messages.NewKeyView)},
         _JSON_BODY,
@@ -1079,9 +1089,9 @@ _OPERATORS: Final = (
         "/v1/keys/self",
         operators.own_key,
         Scope.CLIENT,
-        "Show the key that asks",
+        "Show the caller's key",
         "Service",
-        {200: Response("What it may do, without its secret", messages.KeyView)},
+        {200: Response("The key, without its secret", messages.KeyView)},
     ),
     Route(
         "DELETE",
@@ -1090,7 +1100,7 @@ _OPERATORS: Final = (
         Scope.ADMIN,
         "Revoke a key",
         "Operators",
-        {200: Response("The key, which no longer works", messages.KeyView)},
+        {200: Response("The revoked key", messages.KeyView)},
         (NotFound,),
         audit="keys.revoke",
     ),
@@ -1099,12 +1109,12 @@ _OPERATORS: Final = (
         "/v1/keys/{id}/rotate",
         operators.new_secret,
         Scope.ADMIN,
-        "Give a key a new secret",
+        "Rotate a key",
         "Operators",
         {200: Response("The key with its new secret, shown only now", messages.NewKeyView)},
         (*_JSON_BODY, NotFound, Conflict),
-        "It keeps its id, scopes, limits and tasks. The secret before works until the overlap is "
-        "over; of several before only the last does.",
+        "Gives the key a new secret and keeps its id, scopes, limits and tasks. The previous "
+        "secret works during the overlap; older ones stop at once.",
         Body(messages.RotateRequest, example={"overlap_s": 3600}),
         audit="keys.rotate",
     ),
@@ -1113,13 +1123,13 @@ _OPERATORS: Final = (
         "/v1/signing/rotate",
         operators.rotate_signing,
         Scope.ADMIN,
-        "Change the secret that signs URLs",
+        "Rotate the URL signing secret",
         "Operators",
-        {200: Response("From when the new one signs", messages.SigningView)},
+        {200: Response("When the new secret takes effect", messages.SigningView)},
         (*_JSON_BODY, Conflict),
-        "URLs that were signed before stay good until they expire, unless they are revoked. Then "
-        "tasks that wait and name files by such URLs will fail, and another backend may refuse new "
-        "ones for some seconds.",
+        "URLs signed before stay valid until they expire, unless you revoke them. After a "
+        "revocation, queued tasks with such URLs in their input fail, and other backends may "
+        "refuse new URLs for some seconds.",
         Body(messages.RotateSigningRequest, example={"revoke": False}),
         audit="signing.rotate",
     ),
@@ -1128,12 +1138,11 @@ _OPERATORS: Final = (
         "/v1/audit",
         operators.list_audit,
         Scope.ADMIN,
-        "List what operators did",
+        "List the audit log",
         "Operators",
         {200: Response("A page of entries, newest first", messages.AuditList)},
         (InvalidRequest, InvalidInput),
-        "Whatever an operator changes is written down with its outcome before it is answered, also "
-        "what was refused.",
+        "Swell records every change by an operator, and every refused one, before it answers.",
         query=messages.AuditQuery,
     ),
 )
@@ -1144,28 +1153,28 @@ _SERVICE: Final = (
         "/health/live",
         operators.health_live,
         None,
-        "Whether the process answers",
+        "Check that the process answers",
         "Service",
-        {200: Response("It does", messages.HealthView)},
+        {200: Response("It answers", messages.HealthView)},
     ),
     Route(
         "GET",
         "/health/ready",
         operators.health_ready,
         None,
-        "Whether requests can be served",
+        "Check that requests can be served",
         "Service",
-        {200: Response("They can", messages.HealthView)},
+        {200: Response("They can be served", messages.HealthView)},
         (Unavailable,),
-        "Not while the disk refuses what is written: then `detail` says why, and every look tries "
-        "again.",
+        "Fails while the disk refuses writes, for example; `detail` gives the reason, and every "
+        "check tries again.",
     ),
     Route(
         "GET",
         "/metrics",
         operators.show_metrics,
         None,
-        "Numbers for Prometheus",
+        "Metrics for Prometheus",
         "Service",
         {200: Response("Text exposition format", media_type=CONTENT_TYPE)},
     ),
@@ -1174,7 +1183,7 @@ _SERVICE: Final = (
         "/openapi.json",
         pages.openapi_json,
         None,
-        "This surface as OpenAPI 3.1",
+        "This API as OpenAPI 3.1",
         "Service",
         {200: Response("OpenAPI 3.1", dict)},
     ),
@@ -1183,7 +1192,7 @@ _SERVICE: Final = (
         "/llms.txt",
         pages.llms_txt,
         None,
-        "What this server offers, for language models",
+        "A description of this server for language models",
         "Service",
         {200: Response("Markdown", media_type="text/plain; charset=utf-8")},
     ),
@@ -1200,12 +1209,12 @@ def _page(
 
 
 _PAGES: Final = (
-    _page("/", pages.home, "The web app; where it was not built, the same as `/models`"),
+    _page("/", pages.home, "The web app, or `/models` if it was not built"),
     _page("/assets/{name}", pages.app_file, "A file of the web app", (NotFound,)),
-    _page("/models", pages.models, "Names the API, its reference and the model cards"),
-    _page("/docs", pages.docs, "The reference"),
-    _page("/docs/errors", pages.error_docs, "What each error means"),
-    _page("/s/{token}", share_page.shared_page, "What was shared, as a page", (NotFound,)),
+    _page("/models", pages.models, "Links to the API, its reference and the model cards"),
+    _page("/docs", pages.docs, "The API reference"),
+    _page("/docs/errors", pages.error_docs, "The error reference"),
+    _page("/s/{token}", share_page.shared_page, "The page of a share link", (NotFound,)),
     _page("/models/{owner}/{name}", pages.model_card, "A model's card", (NotFound,)),
 )
 
@@ -1215,12 +1224,12 @@ _WORKERS: Final = (
         "/worker/v1/starting",
         startups.starting,
         Scope.WORKER,
-        "Tell how far a worker is that is not ready yet",
+        "Report the progress of a starting worker",
         "Workers",
-        {200: Response("How often to tell", StartingAnswer)},
+        {200: Response("The reporting interval", StartingAnswer)},
         _JSON_BODY,
-        "Its phases so far, or that it died. A worker that is ready registers, and tells its cold "
-        "start with that.",
+        "Reports the phases so far, or a failed start. A ready worker registers, and reports its "
+        "cold start with that.",
         body=Body(Startup),
         audit="workers.starting",
     ),
@@ -1229,9 +1238,9 @@ _WORKERS: Final = (
         "/worker/v1/register",
         workers.register,
         Scope.WORKER,
-        "Introduce a worker",
+        "Register a worker",
         "Workers",
-        {200: Response("What it must keep to", Welcome)},
+        {200: Response("The worker's id and intervals", Welcome)},
         (*_JSON_BODY, Conflict),
         body=Body(Registration),
         audit="workers.register",
@@ -1241,9 +1250,9 @@ _WORKERS: Final = (
         "/worker/v1/lease",
         workers.lease,
         Scope.WORKER,
-        "Ask for work and wait for it",
+        "Lease tasks",
         "Workers",
-        {200: Response("Tasks, cancellations, or neither", Grant)},
+        {200: Response("Tasks, cancellations, or nothing", Grant)},
         (*_JSON_BODY, NotFound),
         body=Body(Ask),
         audit="workers.lease",
@@ -1253,9 +1262,9 @@ _WORKERS: Final = (
         "/worker/v1/report",
         workers.report,
         Scope.WORKER,
-        "Tell everything at once",
+        "Report progress and outcomes",
         "Workers",
-        {200: Response("It is written", ReportAnswer)},
+        {200: Response("The stored result", ReportAnswer)},
         (*_JSON_BODY, NotFound),
         body=Body(Report),
         audit="workers.report",
@@ -1265,12 +1274,12 @@ _WORKERS: Final = (
         "/worker/v1/uploads",
         workers.uploads,
         Scope.WORKER,
-        "Ask where to put outputs",
+        "Get upload URLs for outputs",
         "Workers",
         {200: Response("A signed URL for each key", workers.UploadsAnswer)},
         (*_JSON_BODY, NotFound, Forbidden, Conflict),
-        "Only the holder of an attempt's lease is told. What was stored once stays as it is: the "
-        "same bytes may be sent again, others are refused.",
+        "Only for the holder of the attempt's lease. A stored file never changes: the same bytes "
+        "are accepted again, others are refused.",
         body=Body(workers.UploadsRequest),
         audit="workers.upload",
     ),
@@ -1279,13 +1288,13 @@ _WORKERS: Final = (
         "/worker/v1/weights",
         weights.show_weights,
         Scope.WORKER,
-        "Ask for weights that were pushed",
+        "Get pushed weights",
         "Workers",
-        {200: Response("The manifest, or where its chunks are", WeightsAnswer)},
+        {200: Response("The manifest, or the URLs of its chunks", WeightsAnswer)},
         (*_JSON_BODY, NotFound, Forbidden, Unavailable),
-        "Without `chunks`: which files the version has, and of which chunks. With them, at most "
-        "1,000: a signed URL for each, good for an hour, of the bucket where that signs, and else "
-        "of the backend. See `swell models push`.",
+        "Without `chunks`: the files of the version and their chunks. With up to 1,000 `chunks`: "
+        "a signed URL for each, valid for an hour, of the bucket if it signs, or else of the "
+        "backend. See `swell models push`.",
         body=Body(WeightsRequest),
     ),
 )

@@ -20,27 +20,27 @@ __all__ = [
 
 
 class ShareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What whoever has the link may see, and until when."""
+    """Options of a share link."""
 
-    with_prompt: Annotated[bool, Meta(description="whether the prompt is shown too")] = True
+    with_prompt: Annotated[bool, Meta(description="whether to show the prompt")] = True
     expires_at: Annotated[
-        Zoned | None, Meta(description="when it ends by itself; null for never")
+        Zoned | None, Meta(description="when the link expires; null for never")
     ] = None
 
 
 class ShareView(msgspec.Struct, frozen=True, kw_only=True):
-    """A link to what came of a task."""
+    """A share link."""
 
     task_id: str
-    url: Annotated[str, Meta(description="a page that needs neither a key nor scripts")]
-    token: Annotated[str, Meta(description="what the link holds, and nobody guesses")]
+    url: Annotated[str, Meta(description="a page that needs no key and no scripts")]
+    token: Annotated[str, Meta(description="the secret part of the link")]
     with_prompt: bool
     created_at: Moment
     expires_at: Annotated[Moment | None, Meta(description="null for never")]
 
 
 class ShareList(msgspec.Struct, frozen=True, kw_only=True):
-    """Links; `cursor` asks for the next page and is null at the end."""
+    """Share links; `cursor` gets the next page and is null at the end."""
 
     shares: list[ShareView]
     cursor: str | None
@@ -50,15 +50,16 @@ class SharesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which links to list."""
 
     task_id: (
-        Annotated[str, Meta(max_length=200, description="only that of this task, if it has one")]
-        | None
+        Annotated[str, Meta(max_length=200, description="only the link of this task")] | None
     ) = None
-    cursor: Annotated[str, Meta(max_length=200, description="of the page before")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="links in a page")] = 50
+    cursor: (
+        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=200, description="links on a page")] = 50
 
 
 class SharedPictureView(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture behind a link: WebP without what its file says of itself."""
+    """A shared picture: WebP without metadata."""
 
     url: Annotated[str, Meta(description=f"at most {SHOWN_LARGE_PX} px wide")]
     thumbnail_url: Annotated[str, Meta(description="the same, at most 512 px wide")]
@@ -67,14 +68,14 @@ class SharedPictureView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedView(msgspec.Struct, frozen=True, kw_only=True):
-    """What whoever has a link may know of a task, and no more."""
+    """The shared part of a task."""
 
     model: str
-    prompt: Annotated[str | None, Meta(description="null where it is not shown")]
+    prompt: Annotated[str | None, Meta(description="null if not shown")]
     seed: int | None
     settings: Annotated[
         dict[str, Any],
-        Meta(description="numbers, switches and choices of the input; no text and no file"),
+        Meta(description="numbers, switches and choices of the input; no texts or files"),
     ]
     made_at: Moment
     expires_at: Moment | None
@@ -82,7 +83,7 @@ class SharedView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How large a picture to show."""
+    """The size of a shared picture."""
 
     w: Annotated[
         int, Meta(description=f"at most so wide, in px: 128, 256, 512 or {SHOWN_LARGE_PX}")

@@ -100,7 +100,7 @@ __all__ = [
 ]
 
 GROUPS: Final = {
-    "fal": "What fal's own clients speak, with their hosts at `/fal/run` and `/fal/queue`; see "
+    "fal": "The API of fal's clients, with their hosts set to `/fal/run` and `/fal/queue`; see "
     "docs/clients.md.",
 }
 
@@ -830,18 +830,18 @@ _ERRORS: Final[tuple[type[SwellError], ...]] = (
 _RESULT: Final = Response(
     "The result: for pictures `images`, `seed`, `timings`, `has_nsfw_concepts` and `prompt`", dict
 )
-_SUBMITTED: Final = Response("Where to follow it", FalSubmitted)
+_SUBMITTED: Final = Response("The URLs of the request", FalSubmitted)
 _HEADERS: Final = (
     IDEMPOTENCY_KEY,
     Header(
         "X-Fal-Request-Timeout",
-        "seconds within which it must start, else 504",
+        "seconds until it must start, or 504",
         {"type": "string", "pattern": "^[0-9]{1,7}(.[0-9]{1,6})?$"},
         "30",
     ),
     Header(
         "X-Fal-Queue-Priority",
-        "`low` yields to all other requests",
+        "`low` goes after usual tasks",
         {"type": "string", "enum": ["normal", "low"]},
         "normal",
     ),
@@ -849,14 +849,14 @@ _HEADERS: Final = (
 )
 _TARGET: Final = Header(
     "X-Fal-Target-Url",
-    "the address at fal that is meant; nothing is fetched from it",
+    "the target at fal; Swell answers itself and fetches nothing",
     {"type": "string", "maxLength": 8192},
     "https://queue.fal.run/swell/icons",
 )
 _STREAMS: Final = (
-    "A path that ends in `stream` is answered with server-sent events: previews, then the result."
+    "A path that ends in `stream` answers with server-sent events: previews, then the result."
 )
-_OTHERS: Final = "Only a full alias exposes more of the model behind the app. "
+_OTHERS: Final = "The path after the app counts only if an alias has the whole name. "
 
 
 def _route(
@@ -907,28 +907,31 @@ ROUTES: Final = (
     ),
     _route(
         *("GET", _REQUEST, result, "Get a result", {200: _RESULT}),
-        description="Of a request without one: its error, with the error's status.",
+        description="A request without a result answers with its error and the error's status.",
     ),
     _route(
-        *("GET", _REQUEST + "/status", status, "Ask where a request is"),
+        *("GET", _REQUEST + "/status", status, "Get the status of a request"),
         {
-            200: Response("It has ended", FalStatus),
-            202: Response("It has not ended yet", FalStatus),
+            200: Response("The request has ended", FalStatus),
+            202: Response("The request has not ended", FalStatus),
         },
         query=FalStatusQuery,
     ),
     _route(
         *("GET", _REQUEST + "/status/stream", status_stream, "Follow a request"),
-        {200: Response("The status of any request id", None, "text/event-stream")},
+        {200: Response("A status for every change", None, "text/event-stream")},
         query=FalStatusQuery,
     ),
     _route(
         *("PUT", _REQUEST + "/cancel", cancel, "Cancel a request"),
-        {202: Response("It will be stopped", dict), 400: Response("It had ended", dict)},
+        {
+            202: Response("The request will be stopped", dict),
+            400: Response("The request had already ended", dict),
+        },
         audit="tasks.cancel",
     ),
     _route(
-        *("POST", "queue/{owner}/{alias}/{path:path}", queue_path, "Queue a request of a path"),
+        *("POST", "queue/{owner}/{alias}/{path:path}", queue_path, "Queue a request with a path"),
         *({200: _SUBMITTED}, _ERRORS),
         description=_OTHERS,
         body=_ARGUMENTS,
@@ -936,20 +939,19 @@ ROUTES: Final = (
         headers=_HEADERS,
     ),
     _route(
-        *("POST", "proxy", proxy, "Do what the JavaScript client asks of fal"),
+        *("POST", "proxy", proxy, "Forwarded POST of the JavaScript client"),
         *({200: _RESULT}, _ERRORS),
-        description="For `proxyUrl` of @fal-ai/client: takes and answers what the operation "
-        "does that the header names.",
+        description="For `proxyUrl` of @fal-ai/client: runs the operation that the header names.",
         headers=(_TARGET, *_HEADERS),
     ),
     _route(
-        *("GET", "proxy", proxy_get, "Ask what the JavaScript client asks of fal"),
+        *("GET", "proxy", proxy_get, "Forwarded GET of the JavaScript client"),
         {200: _RESULT},
         headers=(_TARGET,),
     ),
     _route(
-        *("PUT", "proxy", proxy_put, "Cancel what the JavaScript client asks fal to cancel"),
-        {202: Response("It will be stopped", dict)},
+        *("PUT", "proxy", proxy_put, "Forwarded cancellation of the JavaScript client"),
+        {202: Response("The request will be stopped", dict)},
         headers=(_TARGET,),
     ),
 )

@@ -69,8 +69,8 @@ __all__ = [
 ]
 
 GROUPS: Final = {
-    "LibreTranslate": "What LibreTranslate's clients speak, with their URL at `/libretranslate`; "
-    "see docs/clients.md.",
+    "LibreTranslate": "The API of LibreTranslate's clients, with their URL set to "
+    "`/libretranslate`; see docs/clients.md.",
 }
 
 #: The model, and the alias by which an operator names another.
@@ -454,12 +454,12 @@ ROUTES: Final = (
         "/libretranslate/translate",
         translate,
         None,
-        "Translate a text, or several",
+        "Translate one or several texts",
         "LibreTranslate",
         {200: Response("The translation", TranslationView)},
         _BODY,
-        "Needs a key all the same: as `api_key` in the body, or as a header. A text that is longer "
-        "than the model takes becomes several tasks.",
+        "Needs a key, as `api_key` in the body or as a header. A text that exceeds the model's "
+        "limit becomes several tasks.",
         body=Body(TranslateRequest, media_types=_FORMS),
         headers=(IDEMPOTENCY_KEY,),
         facade="libretranslate",
@@ -470,11 +470,11 @@ ROUTES: Final = (
         "/libretranslate/detect",
         detect,
         None,
-        "Tell a text's language",
+        "Detect the language of a text",
         "LibreTranslate",
         {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
         _BODY,
-        "Needs a key all the same: as `api_key` in the body, or as a header.",
+        "Needs a key, as `api_key` in the body or as a header.",
         body=Body(DetectRequest, media_types=_FORMS),
         headers=(IDEMPOTENCY_KEY,),
         facade="libretranslate",
@@ -487,7 +487,7 @@ ROUTES: Final = (
         None,
         "List languages",
         "LibreTranslate",
-        {200: Response("The supported language pairs", Sequence[LanguageView])},
+        {200: Response("Source languages with their targets", Sequence[LanguageView])},
         (NotFound,),
         facade="libretranslate",
         refuse=refuse,

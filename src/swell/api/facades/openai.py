@@ -95,7 +95,7 @@ __all__ = [
 ]
 
 GROUPS: Final = {
-    "OpenAI": "What OpenAI's own clients speak, with `base_url` at `/openai/v1`; see "
+    "OpenAI": "The API of OpenAI's clients, with `base_url` set to `/openai/v1`; see "
     "docs/clients.md.",
 }
 
@@ -123,10 +123,10 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: Annotated[str, Meta(min_length=1, max_length=32_000)]
     model: (
-        Annotated[str, Meta(max_length=200, description="a model here, or a name that means one")]
+        Annotated[str, Meta(max_length=200, description="a model of this server, or an alias")]
         | None
     ) = None
-    n: Annotated[int, Meta(ge=1, le=10, description="how many pictures; 1 if left out")] | None = (
+    n: Annotated[int, Meta(ge=1, le=10, description="number of pictures; 1 by default")] | None = (
         None
     )
     size: (
@@ -392,7 +392,7 @@ async def read_edit(service: Service, call: Call) -> Asked:
         return await _read_form(service, call)
     told = await json_object(service, call)
     request, own = read_fields(told, EditRequest)
-    assert isinstance(request, EditRequest), "as requested"
+    assert isinstance(request, EditRequest), "that is what was asked for"
     images = [_source(each, "images") for each in request.images or ()]
     if not images:
         raise refused("images", "here is no picture: name one as {image_url}", "required")
@@ -777,15 +777,13 @@ ROUTES: Final = (
         "/openai/v1/images/generations",
         generate,
         Scope.CLIENT,
-        "Draw pictures from words",
+        "Generate pictures",
         "OpenAI",
         {200: _DONE},
         _ERRORS,
-        "Any other field is passed to the model under the same name. With "
-        "`stream` the response is server-sent events: "
-        "`image_generation.partial_image`, at most `partial_images` of them and"
-        " none if the model has no previews, then `image_generation.completed` "
-        "for each picture.",
+        "Other fields go to the model under their own names. With `stream` the answer is "
+        "server-sent events: up to `partial_images` of `image_generation.partial_image`, none if "
+        "the model makes no previews, then `image_generation.completed` for each picture.",
         body=Body(ImageRequest, example={"model": "swell/icons", "prompt": "a red fox"}),
         headers=(IDEMPOTENCY_KEY,),
         facade="openai",
@@ -796,12 +794,12 @@ ROUTES: Final = (
         "/openai/v1/images/edits",
         edit,
         Scope.CLIENT,
-        "Make pictures of pictures",
+        "Edit pictures",
         "OpenAI",
         {200: _DONE},
         (*_ERRORS, UnsupportedType),
-        "A form with files as `image` or `image[]` and `mask`, or JSON with `images[].image_url`. "
-        "The worker fetches URLs, and none that leads into a private network.",
+        "A form with files as `image` or `image[]` and `mask`, or JSON with "
+        "`images[].image_url`. The worker fetches URLs, but not from private networks.",
         body=Body(EditRequest, media_types=("multipart/form-data", "application/json")),
         headers=(IDEMPOTENCY_KEY,),
         facade="openai",
@@ -814,7 +812,7 @@ ROUTES: Final = (
         Scope.CLIENT,
         "List models",
         "OpenAI",
-        {200: Response("Models, and names that mean one", OpenAiModels)},
+        {200: Response("Models and aliases", OpenAiModels)},
         facade="openai",
         refuse=refuse,
     ),

@@ -6,32 +6,32 @@ export interface AccountView {
   user: string | null;
   granted_micros: number;
   spent_micros: number;
-  /** for tasks that have not ended */
+  /** held for unfinished tasks */
   held_micros: number;
-  /** below 0 where tasks have cost more than was held for them */
+  /** negative if tasks cost more than was held */
   left_micros: number;
 }
 
-/** How the versions of a model are adopted. */
+/** The rollout of a model. */
 export interface AdoptionView {
   model: string;
-  /** if not, the version registered last gets what names none */
+  /** if false, the newest version gets all tasks that name no version */
   is_staged: boolean;
-  /** of the stages: another one after each change, for those who change */
+  /** changes with every change of the stages */
   edition: string;
   live: string;
   canary: CanaryView | null;
-  /** versions that were live, the last one first */
+  /** earlier live versions, latest first */
   former: (string)[];
   /** newest first */
   versions: (VersionStageView)[];
   /** newest first */
   history: (LifeChangeView)[];
-  /** what is to be done; empty for nothing */
+  /** a recommended action; empty for none */
   notice: string;
 }
 
-/** What is left for whoever asks; empty where nothing is limited. */
+/** The caller's limits; empty if there are none. */
 export interface AllowanceView {
   limits: (StandingView)[];
 }
@@ -43,27 +43,27 @@ export interface ArtifactView {
   bytes: number;
   width: number | null;
   height: number | null;
-  /** a picture in WebP, at most 256 px wide; `w` may also be 128, 512 or 2048 */
+  /** WebP, at most 256 px wide; `w` may also be 128, 512 or 2048 */
   thumbnail_url: string | null;
 }
 
-/** What operators did, newest first; `cursor` asks for the next page, null at the end. */
+/** Entries of the audit log, newest first; `cursor` gets the next page, null at the end. */
 export interface AuditList {
   entries: (AuditView)[];
   cursor: string | null;
 }
 
-/** One thing that an operator did, or tried to do. */
+/** An entry of the audit log. */
 export interface AuditView {
   id: string;
   at: string;
   key_id: string;
   key_name: string;
-  /** where it came from, or the proxy before us */
+  /** address of the caller, or of the proxy */
   address: string;
   /** such as `keys.create` */
   action: string;
-  /** id of what it was done to; empty for none */
+  /** id of the affected object; empty for none */
   target: string;
   /** HTTP status of the answer */
   status: number;
@@ -71,16 +71,16 @@ export interface AuditView {
   request_id: string;
 }
 
-/** The same from a sheet, which has a permit instead of a key. */
+/** A vote with a permit instead of a key. */
 export interface BallotRequest {
   /** of the comparison */
   permit: string;
-  /** from 0 on */
+  /** index of the row, from 0 */
   row: number;
   voter: string;
   voter_id?: string | null;
   winner?: number | null;
-  /** all in the row are as good; then there is no `winner` */
+  /** all cells are equally good; then there is no `winner` */
   tie?: boolean;
 }
 
@@ -95,45 +95,45 @@ export interface BatchView {
   tasks: (TaskView)[];
 }
 
-/** Which version gets a part of the traffic, and how much. */
+/** A request for a canary. */
 export interface CanaryRequest {
   version: string;
-  /** of the tasks that name no version */
+  /** share of the tasks that name no version */
   share: number;
-  /** whose tasks all get the same version: those of a `user` of a key, where what names none is drawn by itself, or all of a `key` */
+  /** keep each `user` of a key on one version (tasks without a user are assigned one by one), or each `key` */
   sticky?: "key" | "user";
   rollback?: RollbackRules;
-  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  /** `edition` of GET …/adoption: answers 409 if the stages have changed since; null skips the check */
   edition?: string | null;
 }
 
-/** A version that gets a part of the traffic. */
+/** A canary. */
 export interface CanaryView {
   version: string;
   share: number;
   since: string;
   sticky: string;
   rollback: RollbackRules;
-  /** whether a live worker has it; else the live version gets its part */
+  /** whether a live worker has it; otherwise the live version gets its share */
   is_served: boolean;
   evidence: VerdictView;
 }
 
-/** What one model made of a row; which one, is told once the voting has ended. */
+/** The result of one model; its name is hidden until voting ends. */
 export interface CellView {
-  /** what a vote names, from 1 on */
+  /** number for votes, from 1 */
   number: number;
   picture: PictureView | null;
   text: string | null;
-  /** `owner/name:version`; null before */
+  /** `owner/name:version`; null until voting ends */
   model: string | null;
-  /** null before */
+  /** null until voting ends */
   task_id: string | null;
-  /** null before */
+  /** null until voting ends */
   queue_s: number | null;
-  /** null before */
+  /** null until voting ends */
   run_s: number | null;
-  /** in millionths of a dollar; null before, or without a price */
+  /** in millionths of a dollar; null until voting ends, or without a price */
   cost_micros: number | null;
 }
 
@@ -141,13 +141,13 @@ export interface CellView {
 export interface ChangeView {
   /** JSON pointer into the request */
   field: string;
-  /** what was asked for */
+  /** the requested value */
   from: unknown;
-  /** what is done instead */
+  /** the value used */
   to: unknown;
 }
 
-/** What waits of a model in one class. */
+/** Waiting tasks of a model in one class. */
 export interface ClassView {
   name: string;
   priority: number;
@@ -155,52 +155,52 @@ export interface ClassView {
   ready_samples: number;
 }
 
-/** A model that was compared: votes, time, memory and cost, as of `created_at`. */
+/** A compared model: votes, time, memory and cost, as of `created_at`. */
 export interface ComparedView {
   /** `owner/name:version` */
   model: string;
   wins: number;
   ties: number;
   losses: number;
-  /** rows in which there is something of it */
+  /** rows with a result */
   rows: number;
-  /** rows in which there is not */
+  /** rows without a result */
   failures: number;
-  /** median of what its tasks waited */
+  /** median wait of its tasks */
   queue_s: number | null;
-  /** for how long it was loaded meanwhile, in all */
+  /** total load time */
   load_s: number;
-  /** median of how long its tasks ran */
+  /** median run time of its tasks */
   run_s: number | null;
-  /** what it takes of its device; null if that is not known */
+  /** device memory; null if unknown */
   memory_bytes: number | null;
   images: number;
-  /** of all its tasks, in millionths of a dollar; null if unknown */
+  /** cost of all its tasks, in millionths of a dollar; null if unknown */
   cost_micros: number | null;
-  /** of one picture, in millionths of a dollar */
+  /** cost of one picture, in millionths of a dollar */
   image_micros: number | null;
 }
 
-/** Comparisons, newest first; `cursor` asks for the next page and is null at the end. */
+/** Comparisons, newest first; `cursor` gets the next page and is null at the end. */
 export interface ComparisonList {
   comparisons: (ComparisonSummary)[];
   cursor: string | null;
 }
 
-/** What is to be compared. */
+/** A request for a comparison. */
 export interface ComparisonRequest {
   rows: (ComparisonRow)[];
-  /** for people; voters see it */
+  /** shown to voters */
   name?: string;
-  /** whether other keys may look and vote */
+  /** whether other keys may view and vote */
   is_shared?: boolean;
 }
 
-/** One input to all models. */
+/** One input, run by all models. */
 export interface ComparisonRow {
-  /** ids of tasks that have ended, one for each model, in the same order in every row */
+  /** ids of ended tasks, one for each model, in the same order in every row */
   tasks: (string)[];
-  /** what was asked for, in words; of the input if empty */
+  /** text of the row; taken from the input if empty */
   label: string;
 }
 
@@ -217,40 +217,40 @@ export interface ComparisonSummary {
   votes: number;
 }
 
-/** A comparison of models, without their names until the voting has ended. */
+/** A comparison of models. Their names are hidden until voting ends. */
 export interface ComparisonView {
   id: string;
   name: string;
   created_at: string;
-  /** when the voting ended; null before */
+  /** when voting ended; null before */
   closed_at: string | null;
   is_shared: boolean;
-  /** whether the caller may end the voting */
+  /** whether the caller may end voting */
   is_own: boolean;
-  /** how many models are compared */
+  /** number of models */
   columns: number;
   votes: number;
   rows: (RowView)[];
-  /** null before the voting has ended */
+  /** null until voting ends */
   models: (ComparedView)[] | null;
 }
 
-/** What the seconds of workers went into. */
+/** Worker seconds by use. */
 export interface CostKinds {
-  /** attempts that gave something */
+  /** successful attempts */
   attempts: number;
-  /** attempts that came to nothing */
+  /** failed attempts */
   failed: number;
-  /** nothing to do */
+  /** idle time */
   idle: number;
   /** cold starts */
   cold: number;
-  /** restarts, switches of models, silence, minimum billing */
+  /** restarts, model switches, lost contact, minimum billing */
   wasted: number;
   total: number;
 }
 
-/** The same in millionths of a dollar, of workers whose pool has a price. */
+/** The same in millionths of a dollar, for pools with a price. */
 export interface CostMicros {
   attempts: number;
   failed: number;
@@ -260,21 +260,21 @@ export interface CostMicros {
   total: number;
 }
 
-/** What something costs, with its share of what belongs to nobody. */
+/** A cost row, with its share of unassigned costs. */
 export interface CostView {
-  /** model, user, id of the key, pool or day; null for what is nobody's */
+  /** model, user, key id, pool or day; null for unassigned costs */
   name: string | null;
   attempts: number;
-  /** pictures, or other samples, that succeeded */
+  /** successful samples */
   images: number;
   seconds: CostKinds;
-  /** null where no pool has a price */
+  /** null if no pool has a price */
   micros: CostMicros | null;
-  /** what an image costs by the attempts that gave one alone */
+  /** cost of an image, from successful attempts only */
   image_micros: number | null;
-  /** the same with all else that was paid for */
+  /** the same with all other costs included */
   loaded_image_micros: number | null;
-  /** what as many images cost at `costs.api_image_micros` */
+  /** cost of as many images at `costs.api_image_micros` */
   api_micros: number | null;
 }
 
@@ -283,15 +283,15 @@ export interface CostsList {
   from: string;
   to: string;
   by: string;
-  /** what one image costs elsewhere, as the operator has set it */
+  /** price of an image elsewhere, as set by the operator */
   api_image_micros: number | null;
   costs: (CostView)[];
-  /** those beyond `limit` together; null if there are none */
+  /** sum of the rows beyond `limit`; null if none */
   others: CostView | null;
   total: CostView;
 }
 
-/** Something that was granted. */
+/** A grant. */
 export interface CreditEntryView {
   id: string;
   key_id: string;
@@ -301,20 +301,20 @@ export interface CreditEntryView {
   note: string;
 }
 
-/** Money that was paid before. */
+/** A grant of credits. */
 export interface CreditRequest {
   /** of the key */
   key_id: string;
   /** null for the key itself */
   user?: string | null;
-  /** millionths of a dollar; less than 0 to take back */
+  /** millionths of a dollar; negative to remove */
   micros: number;
   id?: string | null;
-  /** for people */
+  /** description for people */
   note?: string;
 }
 
-/** Accounts by key and user, and what was granted, newest first. */
+/** Accounts by key and user, and grants, newest first. */
 export interface CreditsList {
   accounts: (AccountView)[];
   entries: (CreditEntryView)[];
@@ -326,81 +326,81 @@ export interface DeadReplayRequest {
   model?: string | null;
 }
 
-/** What became of the dead letters. */
+/** The result for each dead letter. */
 export interface DeadReplayView {
   replayed: (Replayed)[];
 }
 
-/** What was decided, or befell a pool. */
+/** A scaling decision, or an event of a pool. */
 export interface DecisionView {
   at: string;
-  /** a pool, or a model where it is relief */
+  /** a pool, or a model for relief */
   about: string;
-  /** launch, cancel (of boots), drain, end (of a machine), hurry (it is taken back at once), refused or failed (launches or boots), lost (it ended by itself) or relief (demand is not met in time) */
+  /** launch, cancel (a boot), drain, end (a machine), hurry (the provider reclaims it), refused or failed (launches or boots), lost (it ended by itself) or relief (demand exceeds supply) */
   what: string;
-  /** of how many workers */
+  /** number of workers */
   n: number;
-  /** one sentence each */
+  /** reasons, one sentence each */
   why: (string)[];
 }
 
-/** What may be changed so that a task is in time, rather than refuse it. */
+/** Changes that the client accepts to meet a deadline. */
 export interface DegradeRequest {
   steps?: number | null;
   size_px?: number | null;
-  /** other models, the best first; the input must fit them */
+  /** other models, best first; the input must fit them */
   models?: (string)[];
 }
 
-/** Deliveries, newest first; `cursor` asks for the next page and is null at the end. */
+/** Deliveries, newest first; `cursor` gets the next page and is null at the end. */
 export interface DeliveryList {
   deliveries: (DeliveryView)[];
   cursor: string | null;
 }
 
-/** One event for one receiver, and what became of it. */
+/** One event for one receiver. */
 export interface DeliveryView {
   /** the `webhook-id` */
   id: string;
   task: string;
-  /** null for the URL that the task names */
+  /** null for the task's own URL */
   endpoint: string | null;
   event: string;
-  /** when it happened */
+  /** time of the event */
   at: string;
   /** waiting, delivered, failed or skipped */
   state: string;
   reason: string;
-  /** attempts since it was first due, or replayed */
+  /** attempts since it was first due or last replayed */
   tries: number;
-  /** when the next attempt is made */
+  /** time of the next attempt */
   due_at: string | null;
   ended_at: string | null;
   attempts: (TryView)[];
 }
 
-/** Standing endpoints, oldest first. */
+/** Standing webhooks, oldest first. */
 export interface EndpointList {
   webhooks: (EndpointView)[];
 }
 
-/** A standing endpoint to be. */
+/** A request for a standing webhook. */
 export interface EndpointRequest {
-  /** http or https, on a public host, without a name or password */
+  /** http or https, on a public host, without user name and password */
   url: string;
-  /** which events are told; the ends of tasks else */
+  /** events to send; the four ends by default */
   events?: ("artifact" | "canceled" | "expired" | "failed" | "preview" | "progress" | "started" | "succeeded")[];
   /** `owner/name` or `owner/*`; empty for all models */
   models?: (string)[];
-  /** for people */
+  /** description for people */
   description?: string;
-  /** tell of the tasks of all keys; for an admin key only */
+  /** send events of all keys; needs an admin key */
   all_keys?: boolean;
-  /** how bodies are written: `native`, or a façade's name */
+  /** format of the body: `native`, or the name of a compatible API */
   format?: string;
 }
 
-/** A standing endpoint. */
+/** A standing webhook. */
 export interface EndpointView {
   id: string;
   key_id: string;
@@ -412,11 +412,11 @@ export interface EndpointView {
   format: string;
   /** active, paused or disabled */
   state: string;
-  /** why it is not active */
+  /** reason, if not active */
   reason: string;
   changed_at: string;
   created_at: string;
-  /** what signs; told when it is made, rotated, or asked for */
+  /** signing secret; present on creation, rotation and request */
   secret?: string;
 }
 
@@ -428,29 +428,29 @@ export interface ErrorEcho {
   param: string | null;
 }
 
-/** What would become of a task that was sent now. None is made. */
+/** The estimate for a task sent now. No task is created. */
 export interface EstimateView {
-  /** whether it would be accepted */
+  /** whether the task would be accepted */
   is_accepted: boolean;
-  /** why not; null if it would be */
+  /** the error it would get; null if accepted */
   refusal: RefusalView | null;
-  /** which would run it, after `degrade` */
+  /** the model that would run it, after `degrade` */
   model: string;
   version: string;
-  /** as it would run */
+  /** the input after `degrade` */
   input: Record<string, unknown>;
   priority: number;
-  /** what would be changed */
+  /** the changes that `degrade` would make */
   degraded: (ChangeView)[];
   /** 1 is next */
   position: number;
-  /** until it starts; null before any measurement */
+  /** seconds until the start; null before any measurement */
   start_s: EtaSeconds | null;
-  /** until it ends; null before any measurement */
+  /** seconds until the end; null before any measurement */
   finish_s: EtaSeconds | null;
-  /** most probably, in millionths of a dollar; null where that is not known */
+  /** expected cost, in millionths of a dollar; null if unknown */
   cost_micros: number | null;
-  /** live ones that have the model */
+  /** live workers that have the model */
   workers: number;
 }
 
@@ -461,10 +461,10 @@ export interface EtaSeconds {
   high: number;
 }
 
-/** Which files of a task the viewer likes. */
+/** The viewer's favourites among a task's files. */
 export interface FavouritesView {
   task_id: string;
-  /** their places among its artifacts */
+  /** their indexes in `artifacts` */
   favourites: (number)[];
 }
 
@@ -475,10 +475,10 @@ export interface FieldProblem {
   code: string;
 }
 
-/** What was granted, and what is there now. */
+/** A grant and the new balance. */
 export interface GrantView {
   id: string;
-  /** false where this id was granted before */
+  /** false if this id was granted before */
   is_new: boolean;
   account: AccountView;
 }
@@ -489,33 +489,33 @@ export interface HealthView {
   checks: Record<string, string>;
 }
 
-/** What to send again. */
+/** The deliveries to replay. */
 export interface HookReplayRequest {
-  /** of events that happened then or later */
+  /** replay deliveries of events since this time */
   since: string;
 }
 
-/** How many are sent again. */
+/** The number of replayed deliveries. */
 export interface HookReplayView {
   replayed: number;
 }
 
-/** How long the secret before signs too. */
+/** The overlap with the previous secret. */
 export interface HookRotateRequest {
-  /** for so long both sign, in seconds */
+  /** seconds during which both secrets sign */
   overlap_s?: number;
 }
 
-/** What signs webhooks, for whoever checks their signatures. */
+/** A secret that signs webhooks. */
 export interface HookSecretView {
   /** `whsec_` and base64 */
   key: string;
   created_at: string;
-  /** until when the secret before this one signs too */
+  /** end of the overlap with the previous secret */
   old_until: string | null;
 }
 
-/** What a key may ask, as it was made: null stands for what the settings say. */
+/** Limits of a key; null for the settings' value. */
 export interface KeyLimitsView {
   rate_per_s: number | null;
   burst: number | null;
@@ -529,23 +529,23 @@ export interface KeyList {
   keys: (KeyView)[];
 }
 
-/** A key to make. Limits that are not given are those of the settings. */
+/** A request for a key. Limits default to the settings. */
 export interface KeyRequest {
-  /** for people */
+  /** description for people */
   name: string;
   /** client, worker or admin */
   scopes?: (Scope)[];
   expires_in_s?: number | null;
-  /** the only pools of workers with this key; empty for any */
+  /** pools that workers with this key may join; empty for any */
   pools?: (string)[];
-  /** `owner/name` or `owner/*`: all that its workers may have; empty for any */
+  /** models that its workers may have, `owner/name` or `owner/*`; empty for any */
   models?: (string)[];
   rate_per_s?: number | null;
   burst?: number | null;
   tasks_in_flight?: number | null;
   tasks_per_day?: number | null;
   streams?: number | null;
-  /** all classes that it may use, the usual one first; empty for any */
+  /** classes that the key may use, default first; empty for any */
   classes?: (string)[];
 }
 
@@ -557,18 +557,18 @@ export interface KeyView {
   created_at: string;
   revoked_at: string | null;
   expires_at: string | null;
-  /** to the minute; null if never */
+  /** last use, to the minute; null if never */
   used_at: string | null;
-  /** until when the secret before its last rotation works */
+  /** end of the overlap of its last rotation */
   old_until: string | null;
   pools: (string)[];
   models: (string)[];
   limits: KeyLimitsView;
-  /** all that it may use; empty for any */
+  /** classes that it may use; empty for any */
   classes: (string)[];
 }
 
-/** What a worker's time went into. */
+/** An entry of the ledger. */
 export interface LedgerEntryView {
   id: string;
   at: string;
@@ -577,30 +577,30 @@ export interface LedgerEntryView {
   pool: string;
   models: (string)[];
   worker_id: string | null;
-  /** the startup or attempt that it belongs to */
+  /** its startup or attempt */
   ref: string;
-  /** how that ended; `paid` of what an attempt has paid to others */
+  /** how that ended; `paid` for payments to remote services */
   outcome: string;
   seconds: number;
-  /** millionths of a dollar; null where the pool has no price */
+  /** millionths of a dollar; null if the pool has no price */
   cost_micros: number | null;
-  /** whose attempts */
+  /** key of the attempts */
   key_id: string | null;
   user: string | null;
   attempts: number;
   images: number;
 }
 
-/** Entries of the ledger, those added last first. */
+/** Entries of the ledger, latest first. */
 export interface LedgerList {
   entries: (LedgerEntryView)[];
   cursor: number | null;
 }
 
-/** One step of a model's life. */
+/** A change of a rollout. */
 export interface LifeChangeView {
   at: string;
-  /** name of the key; empty where nobody asked for it */
+  /** name of the key; empty if automatic */
   who: string;
   /** `canary`, `promote`, `rollback` or `retire` */
   action: string;
@@ -609,12 +609,12 @@ export interface LifeChangeView {
   reason: string;
 }
 
-/** What tasks of a model took lately on workers with one kind of device. */
+/** Recent run times of a model on one kind of device. */
 export interface MeasuredView {
-  /** as the workers call it, such as `cpu` or `cuda:0` */
+  /** the workers' name for it, such as `cpu` or `cuda:0` */
   device: string;
   tasks: number;
-  /** for each task, delivery included */
+  /** for each task, including delivery */
   median_s: number;
 }
 
@@ -623,20 +623,20 @@ export interface ModelList {
   models: (ModelView)[];
 }
 
-/** What new tasks of a model can expect. */
+/** Outlook for new tasks of a model. */
 export interface ModelScalingView {
   model: string;
-  /** until a worker takes the first: 0 where one is there, null where none is launched */
+  /** seconds until a worker takes the first task: 0 if one is ready, null if none is launched */
   ready_in_s: number | null;
   /** share of new tasks that can start in time */
   admitted: number;
-  /** how long a new one waits where not all can */
+  /** wait of a new task if not all can */
   wait_s: number;
-  /** by how much each would have to become cheaper so that all can */
+  /** factor by which tasks would have to shrink so that all can */
   speedup: number;
 }
 
-/** What the world may know of one version of a model. */
+/** A version of a model. */
 export interface ModelView {
   name: string;
   version: string;
@@ -648,70 +648,70 @@ export interface ModelView {
   registered_at: string | null;
   /** live workers that have it */
   workers: number;
-  /** what its tasks took lately, in seconds */
+  /** recent task times, in seconds */
   service_s: EtaSeconds | null;
-  /** the same by the devices of the workers that ran them */
+  /** the same by device */
   measured: (MeasuredView)[];
-  /** of code and weights, SPDX or words; empty if it was not said */
+  /** of code and weights, as SPDX or text; empty if not stated */
   licence: string;
   /** Markdown */
   credits: string;
-  /** what it takes of its device; null if that is not known */
+  /** device memory; null if unknown */
   memory_bytes: number | null;
-  /** what a sample costs with somebody else, such as an API, in millionths of a dollar; null where it costs nothing there */
+  /** price of a sample at a remote service, in millionths of a dollar; null if it has none */
   price_micros: number | null;
-  /** what it took its author, in seconds */
+  /** the author's measurements, in seconds */
   speed: (Speed)[];
   samples: (SampleView)[];
-  /** when a usual task sent now would end */
+  /** seconds until a typical task sent now would end */
   eta_s: EtaSeconds | null;
-  /** when a usual task sent now would start */
+  /** seconds until a typical task sent now would start */
   start_s: EtaSeconds | null;
-  /** its stages; null for what workers run themselves */
+  /** its stages; null for a model */
   pipeline: Pipeline | null;
   urls: Record<string, string>;
 }
 
-/** A comparison that was made. */
+/** A new comparison. */
 export interface NewComparisonView {
   comparison: ComparisonView;
-  /** lets whoever has it vote without a key; shown only now */
+  /** allows voting without a key; shown only once */
   permit: string;
 }
 
-/** A new key, or one with a new secret, which is never shown again. */
+/** A new key, or one with a new secret. The secret is shown only once. */
 export interface NewKeyView {
   id: string;
   name: string;
   scopes: (Scope)[];
   created_at: string;
   expires_at: string | null;
-  /** until when the secret before the rotation works */
+  /** end of the overlap of the rotation */
   old_until: string | null;
   key: string;
 }
 
-/** How long a phase takes: quantiles that count what is not over yet (Kaplan-Meier). */
+/** Durations of a phase: quantiles that include unfinished ones (Kaplan-Meier). */
 export interface PhaseTimesView {
   /** cold, restart or switch */
   kind: string;
   model: string;
-  /** boot, pull, import, fetch, load, warm, first_task; ready: from the beginning until tasks are taken; whole: that and the first task */
+  /** boot, pull, import, fetch, load, warm, first_task; ready: until it takes tasks; whole: ready and the first task */
   phase: string;
   p50_s: number | null;
   p90_s: number | null;
   p99_s: number | null;
-  /** which of these are only known to be at least so long */
+  /** quantiles that are lower bounds */
   at_least: (string)[];
-  /** how many have ended */
+  /** number of finished ones */
   observed: number;
-  /** how many are under way, or died before this was over */
+  /** number of running ones, and of those that died in it */
   not_over: number;
 }
 
-/** A copy of a picture, without anything that tells where it comes from. */
+/** A copy of a picture without metadata. */
 export interface PictureView {
-  /** signed; it expires */
+  /** signed, expires */
   url: string;
   content_type: string;
   width: number;
@@ -730,65 +730,65 @@ export interface PoolList {
   pools: (PoolView)[];
 }
 
-/** How a pool stands whose workers are launched when they are needed. */
+/** State of a pool that launches workers on demand. */
 export interface PoolScalingView {
   provider: string;
   models: (string)[];
-  /** workers that are wanted */
+  /** workers wanted */
   desired: number;
   /** workers that take tasks */
   ready: number;
-  /** of these, those that hold some */
+  /** ready workers that hold tasks */
   busy: number;
-  /** asked for, and not ready yet */
+  /** launched, and not ready yet */
   booting: number;
-  /** they finish what they hold, and go */
+  /** workers that finish their tasks and exit */
   draining: number;
   least: number;
   most: number;
-  /** an hour of one, in millionths of a dollar */
+  /** price of a worker-hour, in millionths of a dollar */
   hour_micros: number | null;
-  /** who says so: a setting, its cloud, or a row of Swell's list of prices */
+  /** source: a setting, the cloud, or a row of Swell's price list */
   price_source: string | null;
-  /** the day on which that was read; null for a setting */
+  /** day on which the price was read; null for a setting */
   price_read_on: string | null;
-  /** when its cloud told it; null for any other price */
+  /** when the cloud reported it; null for other sources */
   price_told_at: string | null;
-  /** why it is not what its cloud tells now, where it should be */
+  /** why it is not the cloud's current price, if it should be */
   price_note: string | null;
-  /** whether the provider may take them back */
+  /** whether the provider may reclaim the machines */
   spot: boolean;
   location: string | null;
-  /** nothing is asked of the provider for so long */
+  /** seconds until the provider is asked again */
   closed_s: number;
   why_closed: string | null;
-  /** from asking for one until it takes tasks */
+  /** seconds from launch until it takes tasks */
   start_p50_s: number;
   start_p95_s: number;
-  /** what was done → of how many, as in decisions */
+  /** action → number of workers, as in decisions */
   counts: Record<string, number>;
-  /** how machines have ended → how many */
+  /** how machines ended → number */
   ends: Record<string, number>;
-  /** why so many are wanted now */
+  /** reasons for the wanted number */
   reasons: (string)[];
-  /** the last about this pool */
+  /** latest decision about this pool */
   decision: DecisionView | null;
 }
 
 /** A pool of workers. */
 export interface PoolView {
   pool: string;
-  /** state → how many */
+  /** state → number */
   workers: Record<string, number>;
   /** workers that are not ready yet */
   starting: number;
-  /** tasks that its live workers may hold */
+  /** capacity of its live workers, in tasks */
   slots: number;
-  /** tasks that they hold, as this backend knows */
+  /** tasks that they hold, as known to this backend */
   held: number;
-  /** of the last 200 startups of each kind and set of models */
+  /** from the last 200 startups of each kind and set of models */
   times: (PhaseTimesView)[];
-  /** null where its workers come from elsewhere */
+  /** null if nothing launches its workers */
   scaling: PoolScalingView | null;
 }
 
@@ -806,11 +806,11 @@ export interface Problem {
   error_type: string;
 }
 
-/** Which version is to be live: by its name, or the canary of an edition of the stages. */
+/** A request to promote a version or the canary. */
 export interface PromoteRequest {
-  /** null for the canary; then `edition` is to be said. One that was rolled back by itself needs the edition too: else the answer is 409 */
+  /** null for the canary, with `edition`. A version that was rolled back automatically needs `edition` too, or the answer is 409 */
   version?: string | null;
-  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  /** `edition` of GET …/adoption: answers 409 if the stages have changed since; null skips the check */
   edition?: string | null;
 }
 
@@ -819,7 +819,7 @@ export interface QueueList {
   queues: (QueueView)[];
 }
 
-/** What lies in one queue. */
+/** A queue. */
 export interface QueueView {
   queue: string;
   ready: number;
@@ -827,11 +827,11 @@ export interface QueueView {
   running: number;
   ready_samples: number;
   oldest_ready_at: string | null;
-  /** when a task sent now would end */
+  /** seconds until a task sent now would end */
   eta_s: EtaSeconds | null;
-  /** when a task sent now would start */
+  /** seconds until a task sent now would start */
   start_s: EtaSeconds | null;
-  /** what waits of the model in each class, all its queues */
+  /** waiting tasks of the model by class, over all its queues */
   classes: (ClassView)[];
 }
 
@@ -844,7 +844,7 @@ export interface QuotaList {
 export interface QuotaRequest {
   /** of the key */
   key_id: string;
-  /** null for the key itself; `*` for each user without a quota of his own */
+  /** null for the key itself; `*` for every user without a quota */
   user?: string | null;
   tasks_per_day?: number | null;
   tasks_per_month?: number | null;
@@ -856,11 +856,11 @@ export interface QuotaRequest {
   micros_per_day?: number | null;
   /** cost, in millionths of a dollar */
   micros_per_month?: number | null;
-  /** nothing is accepted that its credits do not cover */
+  /** refuse tasks that the credits do not cover */
   is_prepaid?: boolean;
 }
 
-/** A quota, and what is left of it. */
+/** A quota and its remainder. */
 export interface QuotaView {
   key_id: string;
   user: string | null;
@@ -871,32 +871,32 @@ export interface QuotaView {
   micros_per_day: number | null;
   micros_per_month: number | null;
   is_prepaid: boolean;
-  /** empty where `user` is `*` */
+  /** empty if `user` is `*` */
   left: (StandingView)[];
 }
 
-/** Ratings, the strongest first, of all comparisons whose voting has ended. */
+/** Ratings, best first, from all comparisons with ended voting. */
 export interface RatingList {
   ratings: (RatingView)[];
   comparisons: number;
   votes: number;
 }
 
-/** What votes say of a model's strength, and how sure that is. */
+/** A model's rating and its uncertainty. */
 export interface RatingView {
   /** `owner/name:version` */
   model: string;
-  /** its strength, most probably */
+  /** estimated strength */
   mu: number;
-  /** standard deviation of that */
+  /** its standard deviation */
   sigma: number;
-  /** mu less three sigma: by this they are ordered */
+  /** mu minus three sigma; the order of the list */
   ordinal: number;
-  /** lower end of the interval that holds it with 95 % */
+  /** lower end of the 95 % interval */
   low: number;
   /** its upper end */
   high: number;
-  /** of rows in which it could be seen */
+  /** votes on rows with a result of it */
   votes: number;
   wins: number;
   ties: number;
@@ -920,57 +920,57 @@ export interface Replayed {
   error: string | null;
 }
 
-/** Which version gets nothing any more. */
+/** A request to retire a version. */
 export interface RetireRequest {
   version: string;
-  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  /** `edition` of GET …/adoption: answers 409 if the stages have changed since; null skips the check */
   edition?: string | null;
 }
 
-/** Which version is to be left, and why. */
+/** A request to roll back. */
 export interface RollbackRequest {
-  /** the canary, or the live version where there is none: 409 where it is another one by now; null leaves whichever it is */
+  /** the canary, or the live version without a canary; 409 if it is another one by now; null for either */
   version?: string | null;
-  /** for whoever reads it later */
+  /** reason for the history */
   reason?: string;
-  /** of the stages, as the caller has seen them (`edition` of GET …/adoption): 409 where they have changed since; null does not ask */
+  /** `edition` of GET …/adoption: answers 409 if the stages have changed since; null skips the check */
   edition?: string | null;
 }
 
-/** When a canary is rolled back without being asked. */
+/** Rules for automatic rollback. */
 export interface RollbackRules {
   automatic: boolean;
-  /** how likely a canary that is no worse is ever rolled back, at most */
+  /** highest probability of rolling back a canary that is no worse */
   false_alarm: number;
-  /** by which part of all attempts it has to fail more often */
+  /** tolerated increase of the failure rate */
   failures_by: number;
-  /** how many times the live version's its 95th percentile has to be */
+  /** tolerated ratio of the 95th percentiles */
   p95_by: number;
 }
 
-/** How to change a secret. */
+/** A request to rotate a secret. */
 export interface RotateRequest {
-  /** the secret before works for so long */
+  /** seconds during which the previous secret works */
   overlap_s?: number;
 }
 
-/** How to change the secret that signs URLs. */
+/** A request to rotate the URL signing secret. */
 export interface RotateSigningRequest {
-  /** make all URLs void that were signed before */
+  /** invalidate all URLs signed before */
   revoke?: boolean;
 }
 
-/** A row; the order of its cells is its own. */
+/** A row, with its cells in random order. */
 export interface RowView {
   row: number;
   label: string;
-  /** whether there is a choice */
+  /** whether the row has at least two results */
   can_be_voted: boolean;
-  /** the number of the cell for which `voter` voted; null for none, or a tie */
+  /** number of the cell that `voter` chose; null for none or a tie */
   voted: number | null;
-  /** whether `voter` found all as good */
+  /** whether `voter` voted for a tie */
   is_tie: boolean;
-  /** null before the voting has ended */
+  /** null until voting ends */
   seed: number | null;
   cells: (CellView)[];
 }
@@ -980,23 +980,23 @@ export interface SampleView {
   url: string;
   caption: string;
   content_type: string;
-  /** of a picture, in px; else 0 */
+  /** in px, for a picture; else 0 */
   width: number;
-  /** of a picture, in px; else 0 */
+  /** in px, for a picture; else 0 */
   height: number;
-  /** a text itself; else empty */
+  /** the text, for a text; else empty */
   text: string;
 }
 
-/** How the autoscaler stands, and what it has decided. */
+/** The autoscaler's state and decisions. */
 export interface ScalingView {
-  /** null where no autoscaler runs */
+  /** null if no autoscaler runs */
   at: string | null;
   /** the process that decides */
   leader: string | null;
-  /** how old what it knows is */
+  /** age of its data, in seconds */
   age_s: number | null;
-  /** by all pools today (UTC), in millionths of a dollar */
+  /** spent by all pools today (UTC), in millionths of a dollar */
   spent_micros: number | null;
   models: (ModelScalingView)[];
   /** newest first */
@@ -1005,35 +1005,35 @@ export interface ScalingView {
 
 export type Scope = "admin" | "client" | "worker";
 
-/** What was seen of a version since its model has this canary. */
+/** Observations of a version since the canary started. */
 export interface SeenView {
-  /** first tries, without those at fault themselves */
+  /** first attempts, without tasks that were themselves at fault */
   attempts: number;
   failures: number;
-  /** of the newest 200 runs, for one sample */
+  /** of the latest 200 runs, for one sample */
   p95_s: number | null;
 }
 
-/** Links; `cursor` asks for the next page and is null at the end. */
+/** Share links; `cursor` gets the next page and is null at the end. */
 export interface ShareList {
   shares: (ShareView)[];
   cursor: string | null;
 }
 
-/** What whoever has the link may see, and until when. */
+/** Options of a share link. */
 export interface ShareRequest {
-  /** whether the prompt is shown too */
+  /** whether to show the prompt */
   with_prompt?: boolean;
-  /** when it ends by itself; null for never */
+  /** when the link expires; null for never */
   expires_at?: string | null;
 }
 
-/** A link to what came of a task. */
+/** A share link. */
 export interface ShareView {
   task_id: string;
-  /** a page that needs neither a key nor scripts */
+  /** a page that needs no key and no scripts */
   url: string;
-  /** what the link holds, and nobody guesses */
+  /** the secret part of the link */
   token: string;
   with_prompt: boolean;
   created_at: string;
@@ -1041,7 +1041,7 @@ export interface ShareView {
   expires_at: string | null;
 }
 
-/** A picture behind a link: WebP without what its file says of itself. */
+/** A shared picture: WebP without metadata. */
 export interface SharedPictureView {
   /** at most 2048 px wide */
   url: string;
@@ -1052,24 +1052,24 @@ export interface SharedPictureView {
   height: number | null;
 }
 
-/** What whoever has a link may know of a task, and no more. */
+/** The shared part of a task. */
 export interface SharedView {
   model: string;
-  /** null where it is not shown */
+  /** null if not shown */
   prompt: string | null;
   seed: number | null;
-  /** numbers, switches and choices of the input; no text and no file */
+  /** numbers, switches and choices of the input; no texts or files */
   settings: Record<string, unknown>;
   made_at: string;
   expires_at: string | null;
   pictures: (SharedPictureView)[];
 }
 
-/** Which secrets there are to sign URLs, without themselves. */
+/** The URL signing secrets, without their values. */
 export interface SigningView {
-  /** when the newest begins to sign */
+  /** when the newest takes effect */
   signs_from: string;
-  /** when the last URL signed before ends; null for at once */
+  /** when the last older URL expires; null for at once */
   others_until: string | null;
 }
 
@@ -1077,12 +1077,12 @@ export interface SigningView {
 export interface SpanView {
   /** boot, pull, import, fetch, load, warm or first_task */
   phase: string;
-  /** null for what is done for all models together */
+  /** null for work shared by all models */
   model: string | null;
   start_s: number;
-  /** null while it is under way, or where the startup died in it */
+  /** null while running, or if the startup died in it */
   end_s: number | null;
-  /** what made it short: fork, compiled, host, disk, bucket; empty for nothing */
+  /** the cache that served it: fork, compiled, host, disk, bucket; empty for none */
   from: string;
 }
 
@@ -1111,30 +1111,30 @@ export interface StageView {
   name: string;
   model: string;
   version: string;
-  /** `succeeded`, `skipped` (its condition did not hold), `waiting` for an earlier stage, `not_reached` where the task ended before; else that of the task */
+  /** `succeeded`, `skipped` (its condition was false), `waiting` for an earlier stage, `not_reached` if the task ended before, or else the task's state */
   state: string;
   output: unknown | null;
   artifacts: (ArtifactView)[];
-  /** how many it took so far, of the task's own */
+  /** attempts of this stage so far */
   attempts: number;
   worker: string | null;
   started_at: string | null;
   finished_at: string | null;
   timings: Timings | null;
-  /** what the attempt's share of the device cost, in millionths of a dollar; null before its end, and where the pool has no price */
+  /** cost of the attempt's share of the device, in millionths of a dollar; null before its end, or if the pool has no price */
   cost_micros: number | null;
   seed: number | null;
 }
 
-/** What is left of one limit. */
+/** One limit. */
 export interface StandingView {
-  /** as in the headers, such as `samples-day` */
+  /** name in the headers, such as `samples-day` */
   name: string;
   /** null for the key itself */
   user: string | null;
   /** tasks, samples, micros or credits */
   unit: string;
-  /** the day or month (UTC); null for credits */
+  /** day or month (UTC); null for credits */
   period: string | null;
   limit: number;
   left: number;
@@ -1153,9 +1153,9 @@ export interface StartupView {
   pid: number;
   begun_at: string | null;
   seen_at: string | null;
-  /** from its beginning until tasks are taken */
+  /** seconds until it takes tasks */
   ready_s: number | null;
-  /** that and the first task, without the wait for it */
+  /** the same plus the first task, without the wait for it */
   whole_s: number | null;
   spans: (SpanView)[];
 }
@@ -1168,34 +1168,34 @@ export interface StoredView {
   etag: string;
 }
 
-/** Styles, in the order in which they are shown. */
+/** Styles, in display order. */
 export interface StyleList {
   styles: (StyleView)[];
 }
 
-/** A style that people choose by a picture. */
+/** A style of the web app. */
 export interface StyleView {
   name: string;
   label: string;
   /** language → label */
   labels: Record<string, string>;
-  /** what becomes of a prompt, which stands at `{prompt}`; empty for it */
+  /** template with `{prompt}` for the prompt; empty for no change */
   prompt: string;
-  /** what it sets of a model's input */
+  /** further input for the model */
   input: Record<string, unknown>;
-  /** which it is for; empty for any */
+  /** models it is for; empty for any */
   models: (string)[];
-  /** the URL needs no key, and always shows the same */
+  /** URL without a key, with constant content */
   picture: string | null;
 }
 
-/** How often a worker has brought or changed a model, since it started. */
+/** How often a worker has loaded or changed a model since it started. */
 export interface SwitchesView {
-  /** loaded anew */
+  /** loads from disk */
   disk: number;
-  /** brought back from the host's memory */
+  /** loads from host memory */
   host: number;
-  /** other LoRAs put on its weights */
+  /** changes of LoRAs */
   loras: number;
 }
 
@@ -1206,39 +1206,39 @@ export interface TaskError {
   detail: string;
 }
 
-/** Tasks, newest first; `cursor` asks for the next page and is null at the end. */
+/** Tasks, newest first; `cursor` gets the next page and is null at the end. */
 export interface TaskList {
   tasks: (TaskView)[];
   cursor: string | null;
 }
 
-/** What is asked of a model. */
+/** A request for a task. */
 export interface TaskRequest {
-  /** `owner/name`, or `owner/name:version` to insist on one version */
+  /** `owner/name`, or `owner/name:version` for one version */
   model: string;
   /** The model's input; GET /v1/models/{owner}/{name} shows its schema */
   input: Record<string, unknown>;
-  /** how many samples (pictures) */
+  /** number of samples (pictures) */
   count?: number;
-  /** 0 comes first among a key's own tasks; 2 or more lets usual tasks go first, of twenty all but one */
+  /** 0 goes before the key's other tasks; 2 or more goes after everyone's usual tasks, with at least one of twenty turns */
   priority?: number;
   class?: string | null;
   seed?: number | null;
   user?: string | null;
   start_by_s?: number | null;
   finish_by_s?: number | null;
-  /** what may be changed where it would miss a deadline, or nobody can run it */
+  /** changes that you accept if the task would miss a deadline or no worker can run it */
   degrade?: DegradeRequest | null;
-  /** attempts in all, lost workers included */
+  /** number of attempts, including those of lost workers */
   max_attempts?: number;
-  /** any JSON up to 16 KiB; given back as it came */
+  /** any JSON up to 16 KiB, returned unchanged */
   metadata?: Record<string, unknown> | unknown[] | string | number | boolean | null;
   webhook?: string | WebhookRequest | null;
 }
 
 export type TaskState = "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded";
 
-/** Where to go on from a task. */
+/** Related URLs of a task. */
 export interface TaskUrls {
   get: string;
   cancel: string;
@@ -1257,7 +1257,7 @@ export interface TaskView {
   error: TaskError | null;
   attempt: number;
   max_attempts: number;
-  /** 1 is next; null unless it waits */
+  /** place in the queue, 1 is next; null unless queued */
   position: number | null;
   /** seconds until it ends; null before any measurement */
   eta_s: EtaSeconds | null;
@@ -1265,23 +1265,23 @@ export interface TaskView {
   started_at: string | null;
   finished_at: string | null;
   timings: Timings | null;
-  /** what the last attempt's share of the device cost, in millionths of a dollar; null before its end, and where the pool has no price */
+  /** cost of the last attempt's share of the device, in millionths of a dollar; null before its end, or if the pool has no price */
   cost_micros: number | null;
   seed: number | null;
   user: string | null;
   metadata: unknown | null;
-  /** what was removed since the end: `inputs` (metadata too), `outputs` */
+  /** removed since the end: `inputs` (with metadata), `outputs` */
   data_removed: (string)[];
   urls: TaskUrls;
-  /** what was changed so that it could be accepted; left out if nothing was */
+  /** changes made to accept the task; absent if none */
   degraded?: (ChangeView)[];
-  /** where its trace is found; told with telemetry.in_tasks */
+  /** id of its trace; present with telemetry.in_tasks */
   trace_id?: string;
-  /** of a pipeline: its stages in order, with what each gave */
+  /** stages of a pipeline, in order, with their results */
   stages?: (StageView)[];
-  /** where is told of it, if it names that */
+  /** the task's webhook, if it has one */
   webhook?: WebhookView;
-  /** in lists: places of the artifacts that the viewer likes, if any */
+  /** in lists: indexes of the viewer's favourite artifacts, if any */
   favourites?: (number)[];
 }
 
@@ -1302,10 +1302,10 @@ export interface TryView {
   at: string;
   took_s: number;
   status: number | null;
-  /** `timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, `unsendable` or `internal`; empty where it succeeded */
+  /** `timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, `unsendable` or `internal`; empty on success */
   error: string;
   detail: string;
-  /** the beginning of what was answered */
+  /** first bytes of the answer */
   answer: string;
 }
 
@@ -1318,45 +1318,45 @@ export interface UploadView {
   expires_at: string;
 }
 
-/** What was found out about a canary. */
+/** The verdict on a canary. */
 export interface VerdictView {
-  /** `early` (nobody can tell yet), `fine`, or `worse` */
+  /** `early` (too early to tell), `fine` or `worse` */
   verdict: string;
   reason: string;
-  /** how many times more likely a canary that fails more makes what was seen */
+  /** likelihood ratio for a canary that fails more often */
   failures_evidence: number;
-  /** the same for one that takes longer */
+  /** the same for one that is slower */
   slowness_evidence: number;
-  /** from here on it counts as worse */
+  /** threshold for `worse` */
   needed_evidence: number;
   canary: SeenView;
   live: SeenView;
 }
 
-/** How far one version is adopted. */
+/** The stage of a version. */
 export interface VersionStageView {
   version: string;
   /** `trial`, `canary`, `live` or `retired` */
   stage: string;
-  /** of the tasks that name no version, as far as it is served */
+  /** share of the tasks that name no version, while served */
   share: number;
-  /** that have it and were heard of lately (30 s) */
+  /** workers that have it, seen in the last 30 s */
   workers: number;
   registered_at: string | null;
 }
 
-/** Which one of a row is better, or that all are as good. */
+/** A vote on a row. */
 export interface VoteRequest {
-  /** from 0 on */
+  /** index of the row, from 0 */
   row: number;
   winner?: number | null;
-  /** all in the row are as good; then there is no `winner` */
+  /** all cells are equally good; then there is no `winner` */
   tie?: boolean;
-  /** who says so; empty for the key itself */
+  /** name of the voter; empty for the key itself */
   voter?: string;
 }
 
-/** A vote as it is kept. */
+/** A stored vote. */
 export interface VoteView {
   row: number;
   winner: number | null;
@@ -1365,19 +1365,19 @@ export interface VoteView {
   at: string;
 }
 
-/** Where to tell of a task, and of what. */
+/** A webhook of a task. */
 export interface WebhookRequest {
-  /** http or https, on a public host, without a name or password */
+  /** http or https, on a public host, without user name and password */
   url: string;
-  /** which events are told; the ends of tasks else */
+  /** events to send; the four ends by default */
   events?: ("artifact" | "canceled" | "expired" | "failed" | "preview" | "progress" | "started" | "succeeded")[];
-  /** which of the key's signing secrets signs */
+  /** the key's signing secret to use */
   secret?: string;
-  /** how bodies are written: `native`, or a façade's name */
+  /** format of the body: `native`, or the name of a compatible API */
   format?: string;
 }
 
-/** Where is told of a task, and of what. */
+/** The webhook of a task. */
 export interface WebhookView {
   url: string;
   events: (string)[];
@@ -1400,25 +1400,25 @@ export interface WorkerView {
   state: string;
   models: Record<string, string>;
   slots: number;
-  /** tasks under lease, as this backend knows */
+  /** tasks under lease, as known to this backend */
   held: number;
-  /** models on its device; null where all always are, or it has not told */
+  /** models on its device; null if all always are, or if unknown */
   residents: (string)[] | null;
-  /** model → how often it was brought or changed, as this backend knows */
+  /** model → number of loads and changes, as known to this backend */
   switches: Record<string, SwitchesView>;
   device: string;
   host: string;
   pid: number;
-  /** its machine at whoever launched it; null if nobody did */
+  /** the provider's id of its machine; null if no provider launched it */
   instance: string | null;
   /** version of Swell */
   release: string;
-  /** how far its clock was ahead of this one when it registered */
+  /** clock difference at registration, in seconds */
   clock_ahead_s: number;
   registered_at: string;
   seen_at: string;
   gone_at: string | null;
-  /** its cold start, phase by phase; null where it has not told */
+  /** its cold start by phase; null if unknown */
   startup: StartupView | null;
 }
 

@@ -49,7 +49,7 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
     input: Annotated[
         msgspec.Raw,
         Meta(
-            description="the model's input; `seed` and `num_outputs` are taken by every model",
+            description="the model's input; every model accepts `seed` and `num_outputs`",
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: _EMPTY)
@@ -58,17 +58,17 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="a version's id, `owner/name:version` or `owner/name`"),
     ] = None
     webhook: Annotated[
-        str | None, Meta(description="a URL that is told what happens to the prediction")
+        str | None, Meta(description="a URL that receives the prediction's events")
     ] = None
     webhook_events_filter: Annotated[
         list[Literal["start", "output", "logs", "completed"]] | None,
-        Meta(description="what it is told; `output` and `completed` unless said otherwise"),
+        Meta(description="the events to send; `output` and `completed` by default"),
     ] = None
     webhook_completed: Annotated[
-        str | None, Meta(description="older spelling: a URL that is told of the end alone")
+        str | None, Meta(description="older name: a URL that receives only the end")
     ] = None
     stream: Annotated[
-        bool | None, Meta(description="taken and not needed: every prediction can be streamed")
+        bool | None, Meta(description="accepted and ignored: every prediction can be streamed")
     ] = None
 
 
@@ -119,8 +119,8 @@ class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
 class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which page of a list."""
 
-    cursor: Annotated[str | None, Meta(description="as in the `next` of the page before")] = None
-    limit: Annotated[int, Meta(ge=1, le=100, description="how many at most")] = 100
+    cursor: Annotated[str | None, Meta(description="from `next` of the previous page")] = None
+    limit: Annotated[int, Meta(ge=1, le=100, description="largest number")] = 100
 
 
 class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,27 +28,26 @@ _GROUP: Final = "Replicate"
 
 #: Headings of the reference.
 GROUPS: Final = {
-    _GROUP: "Replicate's API, so that its clients can be pointed here (see docs/clients.md). "
-    "`/replicate/v1/v1/…` and `/replicate/…` mean the same paths, whichever way a client builds "
-    "them from its base URL."
+    _GROUP: "The API of Replicate's clients; see docs/clients.md. `/replicate/v1/v1/…` and "
+    "`/replicate/…` are the same paths, however a client builds them from its base URL."
 }
 
 _PREFER: Final = Header(
     "Prefer",
-    "`wait`, or `wait=N`: keep the request open until the prediction has ended, for at most N "
-    "seconds (N < 60)",
+    "`wait`, or `wait=N`: hold the request until the prediction ends, for at most N seconds (N < "
+    "60)",
     {"type": "string", "maxLength": 100},
     "wait=30",
 )
 _CANCEL_AFTER: Final = Header(
     "Cancel-After",
-    "end the prediction after so long, `5s` to `24h`; what would not be done by then is refused",
+    "deadline of the prediction, `5s` to `24h`; refused if it cannot be met",
     {"type": "string", "maxLength": 40},
     "1m30s",
 )
 _LAST_EVENT: Final = Header(
     "Last-Event-ID",
-    "go on after this event",
+    "continue after this event",
     {"type": "string", "pattern": "^[0-9]{1,16}-[0-9]{1,4}$"},
     "1000000-0",
 )
@@ -64,8 +63,8 @@ _MAKES: Final[tuple[type[SwellError], ...]] = (
     WouldExpire,
 )
 _MADE: Final = {
-    201: Response("The prediction, which has ended", shapes.ReplicatePrediction),
-    202: Response("The prediction, which is `starting`", shapes.ReplicatePrediction),
+    201: Response("The ended prediction", shapes.ReplicatePrediction),
+    202: Response("The prediction, `starting`", shapes.ReplicatePrediction),
 }
 _EXAMPLE: Final[dict[str, Any]] = {"version": "demo/upper", "input": {"text": "hello"}}
 
@@ -112,16 +111,16 @@ def _makes(path: str, handler: Handler, summary: str) -> Route:
 
 
 _PREDICTIONS: Final = (
-    _makes("/predictions", predictions.create, "Make a prediction with a version"),
+    _makes("/predictions", predictions.create, "Create a prediction with a version"),
     _makes(
         "/models/{owner}/{name}/predictions",
         predictions.create_of_model,
-        "Make a prediction with a model",
+        "Create a prediction with a model",
     ),
     _makes(
         "/deployments/{owner}/{name}/predictions",
         predictions.create_of_deployment,
-        "Make a prediction with a deployment",
+        "Create a prediction with a deployment",
     ),
     _route(
         "GET",
@@ -136,7 +135,7 @@ _PREDICTIONS: Final = (
         "GET",
         "/predictions/{id}",
         predictions.get,
-        "The prediction as it is now",
+        "The prediction",
         shapes.ReplicatePrediction,
         errors=(NotFound,),
     ),
@@ -153,13 +152,13 @@ _PREDICTIONS: Final = (
         "GET",
         "/predictions/{id}/stream",
         streams.stream,
-        "A prediction's output and logs, as they come",
+        "Stream a prediction's output and logs",
         None,
         errors=(InvalidRequest, Unauthenticated, Forbidden, NotFound),
         responses={200: Response("Server-sent events", media_type="text/event-stream")},
         scope=None,
-        description="The URL comes signed with the prediction, or is asked with its key. Events "
-        "are `output`, `logs`, `error` and at last `done`, each with an id.",
+        description="The prediction contains this signed URL; it also works with the key. Events "
+        "are `output`, `logs`, `error` and finally `done`, each with an id.",
         query=dict,
         headers=(_LAST_EVENT,),
     ),
@@ -174,8 +173,8 @@ _FILES: Final = (
         None,
         errors=(InvalidRequest, TooLarge, UnsupportedType),
         responses={201: Response("The file", shapes.ReplicateFile)},
-        description="A form with the file as `content`, and perhaps `filename` and `metadata` "
-        "(JSON). Inputs name it by its `urls.get`.",
+        description="A form with the file as `content`, and optionally `filename` and `metadata` "
+        "(JSON). Inputs refer to it by its `urls.get`.",
         body=Body(media_types=("multipart/form-data",)),
     ),
     _route(
@@ -196,7 +195,7 @@ _FILES: Final = (
         None,
         errors=(NotFound,),
         audit="files.delete",
-        responses={204: Response("It is gone", media_type="")},
+        responses={204: Response("The file is deleted", media_type="")},
     ),
 )
 
@@ -223,7 +222,7 @@ _MODELS: Final = (
         "GET",
         "/search",
         models.search_all,
-        "Search models, as newer clients do",
+        "Search models (newer clients)",
         shapes.ReplicateSearch,
         errors=(InvalidInput,),
         query=dict,
@@ -265,11 +264,11 @@ _MODELS: Final = (
         "GET",
         "/models/{owner}/{name}/examples",
         models.list_examples,
-        "Inputs that work, as predictions",
+        "Example inputs, as predictions",
         shapes.ReplicatePredictionList,
         errors=(NotFound,),
     ),
-    _route("GET", "/account", models.get_account, "Whose key this is", shapes.ReplicateAccount),
+    _route("GET", "/account", models.get_account, "The key's account", shapes.ReplicateAccount),
     _route("GET", "/hardware", models.list_hardware, "The pools of workers", dict),
     _route(
         "GET",
@@ -290,7 +289,7 @@ _MODELS: Final = (
         "GET",
         "/webhooks/default/secret",
         models.webhook_secret,
-        "What signs the webhooks of this key",
+        "The secret that signs the key's webhooks",
         shapes.ReplicateSecret,
     ),
 )
@@ -300,14 +299,14 @@ _DEPLOYMENTS: Final = (
         "GET",
         "/deployments",
         deployments.list_deployments,
-        "Deployments, and the models, which are some too",
+        "Deployments, including one for each model",
         shapes.ReplicateDeploymentList,
     ),
     _route(
         "POST",
         "/deployments",
         deployments.create,
-        "Name a model or a version of it",
+        "Create a deployment",
         None,
         errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
         responses={201: Response("The deployment", shapes.ReplicateDeployment)},
@@ -330,7 +329,7 @@ _DEPLOYMENTS: Final = (
         "PATCH",
         "/deployments/{owner}/{name}",
         deployments.update,
-        "Point a deployment at another version",
+        "Update a deployment",
         shapes.ReplicateDeployment,
         errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
         scope=Scope.ADMIN,
@@ -344,7 +343,7 @@ _DEPLOYMENTS: Final = (
         "Delete a deployment",
         None,
         errors=(NotFound, Conflict),
-        responses={204: Response("It is gone", media_type="")},
+        responses={204: Response("The file is deleted", media_type="")},
         scope=Scope.ADMIN,
         audit="deployments.delete",
     ),
