@@ -44,95 +44,96 @@ HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 
 #: Every metric and what it tells; the reference is made from it.
 METRICS: dict[str, str] = {
-    "swell_tasks_total": "Tasks that ended, by model and outcome.",
-    "swell_tasks_accepted_total": "Tasks accepted, by model.",
-    "swell_tasks_degraded_total": "Tasks that were given less than was asked, as their callers "
-    "allowed, so that they keep their deadline or have a worker; by the model that was asked for.",
-    "swell_requests_refused_total": "Requests that were answered with an error, by its code: "
-    "`quota_exceeded`, `credits_used_up`, `too_many_requests`, `would_expire`, `no_worker`, …",
-    "swell_tasks_dead_total": "Tasks that failed after their last attempt and became dead letters, "
-    "by model.",
-    "swell_tasks_swept_total": "Tasks that the sweeper changed, by change: `lost` (the lease "
-    "expired without a heartbeat), `expired` (a deadline passed), `ready` (a "
-    "backoff ended).",
-    "swell_attempts_requeued_total": "Attempts that ended with the task queued again, by model.",
-    "swell_task_queue_seconds": "From acceptance to the start of the last attempt, by model.",
-    "swell_task_run_seconds": "What the model took, by model.",
-    "swell_task_total_seconds": "From acceptance to the end, by model.",
-    "swell_tasks_waiting": "Tasks that could run now, by queue.",
+    "swell_tasks_total": "Ended tasks, by model and outcome.",
+    "swell_tasks_accepted_total": "Accepted tasks, by model.",
+    "swell_tasks_degraded_total": "Tasks that `degrade` changed to meet a deadline or to get a "
+    "worker, by the requested model.",
+    "swell_requests_refused_total": "Requests answered with an error, by its code: "
+    "`quota_exceeded`, `credits_used_up`, `too_many_requests`, "
+    "`would_expire`, `no_worker`, …",
+    "swell_tasks_dead_total": "Tasks that became dead letters, by model.",
+    "swell_tasks_swept_total": "Tasks changed by the sweeper, by cause: `lost` (the lease "
+    "expired), `expired` (a deadline passed), `ready` (a backoff "
+    "ended).",
+    "swell_attempts_requeued_total": "Attempts after which the task was queued again, by model.",
+    "swell_task_queue_seconds": "Time from acceptance to the start of the last attempt, by model.",
+    "swell_task_run_seconds": "Run time of the model, by model.",
+    "swell_task_total_seconds": "Time from acceptance to the end, by model.",
+    "swell_tasks_waiting": "Tasks ready to run, by queue.",
     "swell_tasks_delayed": "Tasks in backoff, by queue.",
     "swell_tasks_running": "Tasks under lease, by queue.",
-    "swell_class_ready": "Tasks that could run now, by model and priority class.",
-    "swell_queue_oldest_age_seconds": "Age of the oldest task that could run now, by queue.",
-    "swell_lease_tasks": "Tasks per lease that was granted.",
-    "swell_workers": "Workers, by pool and state; lost ones of the last hour only.",
-    "swell_worker_slots": "Tasks that live workers may hold, by pool.",
-    "swell_worker_slots_held": "Tasks that live workers hold, by pool.",
-    "swell_model_switches_total": "Models loaded on demand onto a worker's device, by model and "
-    "source: `disk` (loaded again), `host` (from host memory), or `lora` (same "
-    "model, other LoRAs).",
-    "swell_cold_start_seconds": "Cold starts of workers, by pool, model and phase; `ready` is from "
-    "the beginning until tasks are taken, `whole` that and the first task.",
-    "swell_cold_starts_total": "Cold starts that ended, by pool and outcome: `ready`, or `died`.",
+    "swell_class_ready": "Tasks ready to run, by model and priority class.",
+    "swell_queue_oldest_age_seconds": "Age of the oldest task ready to run, by queue.",
+    "swell_lease_tasks": "Tasks in each granted lease.",
+    "swell_workers": "Workers, by pool and state; lost ones for an hour.",
+    "swell_worker_slots": "Capacity of live workers in tasks, by pool.",
+    "swell_worker_slots_held": "Tasks held by live workers, by pool.",
+    "swell_model_switches_total": "Models loaded onto a worker's device, by model and source: "
+    "`disk`, `host` (host memory), or `lora` (only the LoRAs "
+    "changed).",
+    "swell_cold_start_seconds": "Cold starts of workers, by pool, model and phase; `ready` lasts "
+    "until the worker takes tasks, `whole` includes the first task.",
+    "swell_cold_starts_total": "Ended cold starts, by pool and outcome: `ready` or `died`.",
     "swell_workers_starting": "Workers that are not ready yet, by pool.",
-    "swell_pool_desired": "Workers that are wanted, by pool that is scaled.",
-    "swell_pool_ready": "Its workers that take tasks, by pool that is scaled.",
-    "swell_pool_busy": "Of these, those that hold some.",
-    "swell_pool_booting": "Workers that were asked for and are not ready yet, by pool that is "
-    "scaled.",
-    "swell_pool_draining": "Draining workers, by scaled pool.",
-    "swell_pool_closed_seconds": "For how long nothing is asked of a pool's provider, since it has "
-    "refused or does not answer, or boots failed.",
-    "swell_pool_changes_total": "Workers by scaled pool and event: `launch`, `cancel` (of boots), "
-    "`drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
-    "swell_pool_ends_total": "Machines by pool that is scaled and how they have ended, each once: "
-    "`drained`, `cancelled` (before a worker had registered), `taken_back` (by the provider), "
-    "`cut_short` (its time was over before its worker had finished), `failed` (no worker came of "
-    "it), `lost` (without a goodbye).",
-    "swell_autoscaler_age_seconds": "How old what the autoscaler knows is; absent where none runs.",
-    "swell_cost_micros_total": "What pools cost, in millionths of a dollar, by pool and kind: "
-    "`cold_start`, `attempt`, `failed`, `idle` or `wasted`; of pools that have a price.",
-    "swell_cost_seconds_total": "Seconds of workers that were charged, by pool and kind.",
-    "swell_cost_images_total": "Pictures that were charged, by pool; of pools that have a price.",
-    "swell_spent_micros": "Money spent in the current period, in millionths of a dollar, by "
-    "period: `day` or `month` (UTC).",
-    "swell_budget_micros": "What may be spent, by period; only where a budget is set.",
-    "swell_canary_share": "Which part of the traffic a canary gets, 0 to 1, by model that has one.",
-    "swell_canary_evidence": "Likelihood ratio of the hypothesis that the canary is worse, by "
-    "model with a canary and reason: `failures` or `slowness`.",
-    "swell_canary_rollbacks_total": "Canaries that were rolled back without being asked, by model.",
-    "swell_webhook_deliveries_total": "Attempts to deliver webhooks, by outcome: `delivered`, "
-    "`retried` (another one comes), `failed` (none comes), `skipped` (there is something newer).",
-    "swell_webhooks_waiting": "Deliveries that wait for their first or next attempt.",
-    "swell_webhooks_oldest_age_seconds": "Age of the oldest undelivered event of a webhook.",
+    "swell_pool_desired": "Wanted workers, by scaled pool.",
+    "swell_pool_ready": "Workers that take tasks, by scaled pool.",
+    "swell_pool_busy": "Workers that hold tasks, by scaled pool.",
+    "swell_pool_booting": "Launched workers that are not ready yet, by scaled pool.",
+    "swell_pool_draining": "Workers that finish their tasks and exit, by scaled pool.",
+    "swell_pool_closed_seconds": "Time until the pool's provider is asked again, after refusals, "
+    "timeouts or failed boots.",
+    "swell_pool_changes_total": "Workers by scaled pool and change: `launch`, `cancel` (of "
+    "boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
+    "swell_pool_ends_total": "Ended machines by scaled pool and cause: `drained`, `cancelled` "
+    "(before a worker registered), `taken_back` (by the provider), "
+    "`cut_short` (time ran out before its worker finished), `failed` "
+    "(no worker registered), `lost` (without notice).",
+    "swell_autoscaler_age_seconds": "Age of the autoscaler's data; absent if none runs.",
+    "swell_cost_micros_total": "Cost of pools with a price, in millionths of a dollar, by pool "
+    "and kind: `cold_start`, `attempt`, `failed`, `idle` or `wasted`.",
+    "swell_cost_seconds_total": "Charged worker seconds, by pool and kind.",
+    "swell_cost_images_total": "Charged pictures, by pool with a price.",
+    "swell_spent_micros": "Money spent in this period, in millionths of a dollar, by period: "
+    "`day` or `month` (UTC).",
+    "swell_budget_micros": "Budget, by period; absent if none is set.",
+    "swell_canary_share": "Share of the traffic of a canary, 0 to 1, by model.",
+    "swell_canary_evidence": "Likelihood ratio for a worse canary, by model and kind: `failures` "
+    "or `slowness`.",
+    "swell_canary_rollbacks_total": "Automatic rollbacks of canaries, by model.",
+    "swell_webhook_deliveries_total": "Webhook attempts, by outcome: `delivered`, `retried`, "
+    "`failed` (the last attempt), `skipped` (a newer event "
+    "exists).",
+    "swell_webhooks_waiting": "Deliveries waiting for an attempt.",
+    "swell_webhooks_oldest_age_seconds": "Age of the oldest event in a waiting delivery.",
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds": "HTTP requests, by method, route and status.",
     "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
-    "call. Those that wait for work or news are not among them, nor those that have nothing to do.",
-    "swell_call_errors_total": "Failed calls to a dependency (database, server, disk), by "
+    "call; without calls that wait for work or events, or have nothing to "
+    "do.",
+    "swell_call_errors_total": "Calls that failed because of a database, server or disk, by "
     "contract, call and code.",
-    "swell_bus_gaps_total": "Times that news of other backends may have been missed, so that the "
-    "store was asked.",
-    "swell_queue_dead_letters_total": "Messages that queues elsewhere (Amazon SQS, NATS) brought "
-    "too often or that could not be read, and that went to the dead letters there.",
-    "swell_duty_failures_total": "Failures of what the backend does by itself, by duty.",
-    "swell_event_loop_lag_seconds": "Delay between a timer's due time and its run.",
-    "swell_clock_ahead_seconds": "By how much the backend's clock is ahead of the database's; it "
-    "hands out no leases where they differ by more than 3.",
-    "swell_process_starts_total": "Backend processes that have started, since the service did.",
+    "swell_bus_gaps_total": "Times that events of other backends may have been missed, so that "
+    "the backend read the store.",
+    "swell_queue_dead_letters_total": "Messages of Amazon SQS or NATS that went to the dead "
+    "letters there: unreadable, or received too often.",
+    "swell_duty_failures_total": "Failures of background work, by duty.",
+    "swell_event_loop_lag_seconds": "Delay of the event loop.",
+    "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the "
+    "database's; it grants no leases if they differ by more than 3.",
+    "swell_process_starts_total": "Backend processes started since the service started.",
     "swell_build_info": "1, with the version.",
 }
 
 #: What the library for Prometheus tells of the process.
 PROCESS_METRICS: dict[str, str] = {
     "process_cpu_seconds_total": "CPU time of the backend process.",
-    "process_resident_memory_bytes": "Memory that it has.",
-    "process_virtual_memory_bytes": "Address space that it has.",
-    "process_start_time_seconds": "When it started, in seconds since 1970 UTC; of several "
-    "processes on one port, the first.",
-    "process_open_fds": "Open files and connections; of several processes on one port, those of "
-    "the one with the most.",
-    "process_max_fds": "How many it may have.",
+    "process_resident_memory_bytes": "Resident memory.",
+    "process_virtual_memory_bytes": "Virtual memory.",
+    "process_start_time_seconds": "Start time, in seconds since 1970 UTC; of the first of "
+    "several processes on one port.",
+    "process_open_fds": "Open files and connections; of several processes on one port, the "
+    "largest number.",
+    "process_max_fds": "Limit of open files.",
 }
 
 

@@ -79,12 +79,12 @@ Ids grow within a task, across attempts and restarts. A new position of a waitin
 
 _METRICS: Final = """# Metrics
 
-Made from the code by `python -m swell.api.reference metrics`. `GET /metrics` tells them in
-Prometheus' text format, without a key; [Operating](../operate.md#numbers) says which to look at,
-and has alarms on them. Names that end in `_total` only grow; those in `_seconds` that tell of
-times are histograms (`_bucket`, `_sum`, `_count`).
+`python -m swell.api.reference metrics` writes this page from the code. `GET /metrics` returns the
+metrics in Prometheus' text format, without a key; [Operating](../operate.md) lists those to
+watch, with alerts. Names that end in `_total` are counters; times in `_seconds` are histograms
+(`_bucket`, `_sum`, `_count`).
 
-| name | what it tells |
+| name | meaning |
 | --- | --- |
 """
 
