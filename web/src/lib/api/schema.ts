@@ -448,7 +448,7 @@ export interface EstimateView {
   start_s: EtaSeconds | null;
   /** seconds until the end; null before any measurement */
   finish_s: EtaSeconds | null;
-  /** expected cost, in millionths of a dollar; null if unknown */
+  /** cost that nine in ten such tasks do not exceed, in millionths of a dollar; null if unknown */
   cost_micros: number | null;
   /** live workers that have the model */
   workers: number;
