@@ -46,9 +46,8 @@ def describe(
             "title": "Swell",
             "version": version,
             "summary": "Serve open generative models",
-            "description": "A prompt goes in, waits in a durable queue, is run by a worker, and "
-            "comes back as a picture, text, sound or video. Errors are problem documents (RFC "
-            "9457).",
+            "description": "Create tasks for image, text, audio and video models, follow them, and "
+            "download their results. Errors are problem documents (RFC 9457).",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": base_url or "/"}],
@@ -184,7 +183,7 @@ def all_errors(route: Route) -> list[type[SwellError]]:
 
 
 def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    headers = (("x-request-id", "Name it when you report a fault"), *response.headers)
+    headers = (("x-request-id", "Quote it when you report an error"), *response.headers)
     told: dict[str, Any] = {
         "description": response.description,
         "headers": {
