@@ -391,8 +391,8 @@ class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: Annotated[
         int | None,
         Meta(
-            description="cost that nine in ten such tasks do not exceed, in millionths of a dollar; "
-            "null if unknown"
+            description="cost that nine in ten such tasks do not exceed, in millionths of a "
+            "dollar; null if unknown"
         ),
     ]
     workers: Annotated[int, Meta(description="live workers that have the model")]
