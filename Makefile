@@ -75,12 +75,12 @@ figure: ## Measure one figure: make figure NAME=service-throughput.
 	@.ci/venv dev
 	@$(BIN)/python benchmarks/figures.py run $(NAME)
 
-figures: ## Measure all figures and write docs/figures.md.
+figures: ## Measure all figures into benchmarks/results and write docs/benchmarks.md.
 	@.ci/venv dev
 	$(BIN)/python benchmarks/figures.py all
 	$(BIN)/python benchmarks/bench.py page
 
-bench: ## Measure Swell beside its peers and write the table of docs/benchmarks.md.
+bench: ## Compare Swell with its peers and write docs/benchmarks.md.
 	@.ci/venv dev
 	@.ci/services
 	$(BIN)/python benchmarks/bench.py run

@@ -1,17 +1,15 @@
-"""Swell beside its peers in one table, the rows in which a peer is ahead included.
+"""Writes the table that compares Swell with its peers, including the rows that Swell loses.
 
-    python benchmarks/bench.py run     measures all that is compared, and writes both pages
-    python benchmarks/bench.py page    writes the table anew from docs/figures.md
+    python benchmarks/bench.py run     measures every comparison and writes docs/benchmarks.md
+    python benchmarks/bench.py page    writes docs/benchmarks.md from benchmarks/results
 
 Each comparison is a figure (figures.toml) that runs Swell and its peers in turns in one run. The
-table stands in docs/benchmarks.md between two marks; its numbers are those of docs/figures.md.
+table is between two marks of docs/benchmarks.md; its numbers come from benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from figures import replaced, results, with_table
 from machine import ROOT, say
 
-FIGURES = ROOT / "docs" / "figures.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- peers: written by benchmarks/bench.py -->"
 END = "<!-- end of peers -->"
@@ -63,14 +61,14 @@ ROWS = (
         *("service-throughput", "No-op tasks over HTTP, 64 clients that wait; SQLite", "tasks/s"),
         *("higher", ("swell", "tasks_per_s")),
         {
-            "huey with SQLite, synced": ("huey", "tasks_per_s"),
+            "huey with SQLite (synced)": ("huey", "tasks_per_s"),
             "dramatiq with Redis": ("dramatiq", "tasks_per_s"),
-            "LitServe, which keeps nothing": ("litserve", "tasks_per_s"),
+            "LitServe (stores nothing)": ("litserve", "tasks_per_s"),
         },
         {
-            "huey with SQLite, synced": "huey",
+            "huey with SQLite (synced)": "huey",
             "dramatiq with Redis": "dramatiq",
-            "LitServe, which keeps nothing": "litserve",
+            "LitServe (stores nothing)": "litserve",
         },
     ),
     Row(
@@ -82,7 +80,7 @@ ROWS = (
     Row(
         *(
             "service-throughput-nats",
-            "The same; tasks in PostgreSQL, and NATS for what no worker waits for",
+            "The same; tasks in PostgreSQL, NATS as broker",
             "tasks/s",
         ),
         *("higher", ("swell_postgres", "tasks_per_s")),
@@ -98,8 +96,8 @@ ROWS = (
     Row(
         *("service-drain", "50,000 waiting no-op tasks, one worker", "tasks/s"),
         *("higher", ("swell", "tasks_per_s")),
-        {"huey with SQLite, synced": ("huey", "tasks_per_s")},
-        {"huey with SQLite, synced": "huey"},
+        {"huey with SQLite (synced)": ("huey", "tasks_per_s")},
+        {"huey with SQLite (synced)": "huey"},
     ),
     Row(
         *("engine-peers", "Pictures of 4 to 30 steps, with a backlog", "pictures/s"),
@@ -108,7 +106,7 @@ ROWS = (
         _ENGINES,
     ),
     Row(
-        *("engine-peers", "The same, at 0.9 of what a bare loop bears; p95", "s"),
+        *("engine-peers", "The same at 90 % of a bare loop's capacity; p95", "s"),
         *("lower", ("swell", "p95_s")),
         _engine("p95_s"),
         _ENGINES,
@@ -129,45 +127,49 @@ ROWS = (
         {"a script with `from_pretrained`": ("median_s", "plain")},
     ),
     Row(
-        *("cold-start", "First picture of an empty machine, 2 GB in a bucket beside it", "s"),
+        *("cold-start", "First picture of an empty machine, 2 GB in a local bucket", "s"),
         *("lower", ("median_s", "first")),
         {"download, import, `from_pretrained`": ("median_s", "naive")},
     ),
     Row(
-        *("cold-start-bucket", "The same, with 90 MB/s for each connection", "s"),
+        *("cold-start-bucket", "The same with 90 MB/s for each connection", "s"),
         *("lower", ("median_s", "first")),
         {"download, import, `from_pretrained`": ("median_s", "naive")},
     ),
 )
 
 
-def table(figures: str) -> str:
-    """The rows of the comparison, from the text of docs/figures.md."""
+#: The kept results, by figure.
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def table(kept: Results) -> str:
+    """The rows of the comparison, from the kept results."""
     lines = [
-        "| what | Swell | beside it | Swell over it | ahead | figure |",
-        "|---|---|---|---|---|---|",
+        "| what | Swell | peer | Swell / peer | ahead | figure | date |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        lines += _lines(row, details_of(row.figure, figures))
+        lines += _lines(row, result_of(row.figure, kept))
     return "\n".join(lines)
 
 
-def details_of(figure: str, figures: str) -> dict[str, Any]:
-    """What docs/figures.md tells of one figure's run.
+def result_of(figure: str, kept: Results) -> Mapping[str, Any]:
+    """The kept result of a figure.
 
     Raises:
       LookupError: when the figure was not run.
     """
-    said = re.search(rf"^### {figure}\n\n```json\n(.*?)\n```$", figures, re.M | re.S)
-    if said is None:
-        raise LookupError(f"docs/figures.md has no run of {figure}: figures.py run {figure}")
-    found: dict[str, Any] = json.loads(said[1])
-    return found
+    if figure not in kept:
+        raise LookupError(f"benchmarks/results has no run of {figure}: figures.py run {figure}")
+    return kept[figure]
 
 
-def _lines(row: Row, details: dict[str, Any]) -> Iterator[str]:
+def _lines(row: Row, result: Mapping[str, Any]) -> Iterator[str]:
+    details = result["detail"]
+    about = [f"`{row.figure}`", str(result.get("at", ""))[:10]]
     if (why := details.get("failed")) is not None:
-        cells = [row.what, f"failed: {why}".replace("|", "\\|"), "", "", "", f"`{row.figure}`"]
+        cells = [row.what, f"failed: {why}".replace("|", "\\|"), "", "", "", *about]
         yield f"| {' | '.join(cells)} |"
         return
     ours = _at(details, row.swell)
@@ -177,17 +179,17 @@ def _lines(row: Row, details: dict[str, Any]) -> Iterator[str]:
         version = versions.get(row.versions.get(peer, ""), "")
         name = f"{peer} {version}".strip()
         if theirs is None:
-            beside = [f"{name}: did not keep the promised wait", "", "Swell"]
+            beside = [f"{name}: missed the promised wait", "", "Swell"]
         else:
             ratio = ours / theirs
             number = f"{name}: {_number(theirs)} {row.unit}"
             beside = [number, f"{ratio:.2f}", ahead(ratio, row.better, peer)]
-        cells = [row.what, f"{_number(ours)} {row.unit}", *beside, f"`{row.figure}`"]
+        cells = [row.what, f"{_number(ours)} {row.unit}", *beside, *about]
         yield f"| {' | '.join(cells)} |"
 
 
 def ahead(ratio: float, better: Literal["higher", "lower"], peer: str) -> str:
-    """Who is ahead where Swell's number is `ratio` of the peer's."""
+    """Name whose number is better; `ratio` is Swell's over the peer's."""
     if abs(ratio - 1) < SAME:
         return "neither"
     return "Swell" if (ratio > 1) == (better == "higher") else f"**{peer}**"
@@ -203,46 +205,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def runs(figures: str) -> str:
-    """When and where each compared figure was run, with what, as docs/figures.md tells."""
-    return "\n".join(_run(name, figures) for name in dict.fromkeys(row.figure for row in ROWS))
+def section(kept: Results) -> str:
+    """The lines between the marks of docs/benchmarks.md."""
+    return f"{BEGIN}\n{table(kept)}\n{END}"
 
 
-def _run(figure: str, figures: str) -> str:
-    details = details_of(figure, figures)
-    if (why := details.get("failed")) is not None:
-        return f"- {figure}: failed: {why}"
-    found = re.search(rf"^- {figure}: \d.*$", figures, re.M)
-    return f"{found[0] if found else f'- {figure}: time not told'}{_with(details)}"
-
-
-def _with(details: Mapping[str, Any]) -> str:
-    """Versions and settings of a run, where its figure tells them."""
-    told = [f"{name} {version}" for name, version in details.get("versions", {}).items()]
-    lines = [f"  - with {', '.join(told)}"] if told else []
-    for name, setting in details.get("settings", {}).items():
-        each = setting if isinstance(setting, dict) else {"": setting}
-        said = "; ".join(f"{what}: {how}" if what else str(how) for what, how in each.items())
-        lines.append(f"  - {name}: {said}")
-    return "".join(f"\n{line}" for line in lines)
-
-
-def section(figures: str) -> str:
-    """What stands between the marks of docs/benchmarks.md."""
-    return f"{BEGIN}\n{table(figures)}\n\n{runs(figures)}\n{END}"
-
-
-def with_section(page: str, figures: str) -> str:
-    """A page with its comparison written anew.
-
-    Raises:
-      ValueError: when the page has not both marks.
-    """
-    before, begun, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (begun and ended):
-        raise ValueError(f"{PAGE.name} has not the lines {BEGIN} and {END}")
-    return before + section(figures) + after
+def with_section(page: str, kept: Results) -> str:
+    """A page with its comparison written from the kept results."""
+    return replaced(page, BEGIN, END, section(kept))
 
 
 def main() -> int:
@@ -255,8 +225,7 @@ def main() -> int:
         for name in dict.fromkeys(row.figure for row in ROWS):
             # That a figure misses its target is no reason to leave it out of the table.
             code |= subprocess.run([*me, "run", name], check=False).returncode
-        subprocess.run([*me, "page"], check=True)
-    PAGE.write_text(with_section(PAGE.read_text(), FIGURES.read_text()))
+    PAGE.write_text(with_section(with_table(PAGE.read_text()), results()))
     say(f"wrote {PAGE.relative_to(ROOT)}")
     return code
 

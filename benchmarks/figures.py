@@ -1,20 +1,18 @@
-"""Runs the figures of figures.toml and writes docs/figures.md from what the runs printed.
+"""Runs the figures of figures.toml and writes the table of docs/benchmarks.md from their results.
 
     python benchmarks/figures.py list
     python benchmarks/figures.py run service-throughput
     python benchmarks/figures.py all
     python benchmarks/figures.py page
 
-`run` ends with one line of JSON: figure, value, target, ok, detail. Runs are kept under
-.bench/results/, and the page is made from them: no number on it is typed in by hand. A figure that
-was not run here keeps what the page says of it, as long as its question is the same.
+`run` ends with one line of JSON: figure, value, target, ok, detail, machine, commit, at. It is kept
+in benchmarks/results/NAME.json, and `page` writes the table from these files only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -26,7 +24,9 @@ from typing import Any, Literal
 from machine import RESULTS, ROOT, say
 
 HERE = Path(__file__).resolve().parent
-PAGE = ROOT / "docs" / "figures.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN = "<!-- figures: written by benchmarks/figures.py -->"
+END = "<!-- end of figures -->"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def figures() -> dict[str, Figure]:
 
 
 def run(figure: Figure) -> dict[str, Any]:
-    """Runs a figure's command and keeps what came of it."""
+    """Runs a figure's command and keeps its result."""
     say(f"{figure.name}: {figure.command}")
     script, *arguments = shlex.split(figure.command)
     try:
@@ -71,12 +71,13 @@ def run(figure: Figure) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         result = failed(figure, f"not done within {figure.limit_s:g} s")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{figure.name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    (RESULTS / f"{figure.name}.json").write_text(f"{text}\n")
     return result
 
 
 def judged(figure: Figure, code: int, printed: str) -> dict[str, Any]:
-    """What a command's exit and output say about its figure."""
+    """The result of a figure, from the exit code and output of its command."""
     last = printed.strip().rpartition("\n")[2]
     try:
         said = json.loads(last)
@@ -104,83 +105,46 @@ def failed(figure: Figure, why: str) -> dict[str, Any]:
     }
 
 
-def page(known: dict[str, Figure]) -> str:
-    """The page of figures, from the kept runs; a figure that was not run says so."""
-    before = PAGE.read_text() if PAGE.exists() else ""
-    results = {name: kept(name) or told(figure, before) for name, figure in known.items()}
-    lines = [
-        "# Figures",
-        "",
-        "Written by `python benchmarks/figures.py all` from its runs. Each row can be repeated:",
-        "`python benchmarks/figures.py run NAME`.",
-        "",
-        "| figure | question | value | target | holds | command |",
+def results() -> dict[str, dict[str, Any]]:
+    """The kept result of each figure that was run."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def table(known: dict[str, Figure], kept: dict[str, dict[str, Any]]) -> str:
+    """One row for each figure; a figure without a result is `not run`."""
+    rows = [
+        "| figure | question | value | target | holds | date |",
         "|---|---|---|---|---|---|",
-        *(row(figure, results[name]) for name, figure in known.items()),
-        "",
-        "## Where and when",
-        "",
-        *(where(name, result) for name, result in results.items()),
-        "",
-        "## What the runs said",
-        "",
+        *(row(figure, kept.get(name)) for name, figure in known.items()),
     ]
-    for name, result in results.items():
-        if result is not None:
-            detail = json.dumps(result["detail"], indent=2, ensure_ascii=False)
-            lines += [f"### {name}", "", "```json", detail, "```", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return f"{BEGIN}\n" + "\n".join(rows) + f"\n{END}"
 
 
 def row(figure: Figure, result: dict[str, Any] | None) -> str:
-    value, ok = "not run", ""
+    value, ok, date = "not run", "", ""
     if result is not None:
         measured = result["value"]
         value = "failed" if measured is None else f"{measured:.4g}"
         ok = "yes" if result["ok"] else "no"
-    question = figure.question.replace("|", "\\|")
-    command = f"`python benchmarks/{figure.command}`"
-    return f"| {figure.name} | {question} | {value} | {figure.aim} | {ok} | {command} |"
+        date = str(result.get("at", ""))[:10]
+    return f"| `{figure.name}` | {figure.question} | {value} | {figure.aim} | {ok} | {date} |"
 
 
-def where(name: str, result: dict[str, Any] | None) -> str:
-    if result is None:
-        return f"- {name}: not run"
-    if "where" in result:
-        return str(result["where"])
-    about = result.get("machine", {})
-    on = (
-        f"{about['cpu']}, {about['cores']} cores, {about['ram_gib']} GiB, Linux {about['kernel']}, "
-        f"Python {about['python']}"
-        if {"cpu", "cores", "ram_gib", "kernel", "python"} <= about.keys()
-        else "machine not told"
-    )
-    return (
-        f"- {name}: {result.get('at', 'time not told')}, commit {result.get('commit', '?')}, {on}"
-    )
+def replaced(page: str, begin: str, end: str, section: str) -> str:
+    """A page with the lines from `begin` to `end` replaced by `section`.
+
+    Raises:
+      ValueError: when one of the two lines is missing.
+    """
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise ValueError(f"{PAGE.name} lacks the lines {begin} and {end}")
+    return before + section + after
 
 
-def told(figure: Figure, text: str) -> dict[str, Any] | None:
-    """What the page says of a figure that was not run here; None if it asked something else."""
-    question = figure.question.replace("|", "\\|")
-    row = re.search(rf"^\| {figure.name} \| {re.escape(question)} \| ([\d.e+-]+) \|", text, re.M)
-    place = re.search(rf"^- {figure.name}: \d.*$", text, re.M)
-    said = re.search(rf"^### {figure.name}\n\n```json\n(.*?)\n```$", text, re.M | re.S)
-    if row is None or place is None or said is None:
-        return None
-    value = float(row[1])
-    held = text[row.start() : text.index("\n", row.start())].split(" | ")[-2].strip()
-    return {
-        "value": value,
-        "ok": held == "yes",
-        "detail": json.loads(said[1]),
-        "where": place[0],
-    }
-
-
-def kept(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def with_table(page: str) -> str:
+    return replaced(page, BEGIN, END, table(figures(), results()))
 
 
 def main() -> int:
@@ -196,13 +160,12 @@ def main() -> int:
     if asked.what == "run" and asked.name is None:
         parser.error("run needs the name of a figure")
     chosen = {"run": [asked.name], "all": list(known), "page": []}[asked.what]
-    results = [run(known[name]) for name in chosen]
+    done = [run(known[name]) for name in chosen]
     if asked.what != "run":
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(known))
-    for result in results:
+        PAGE.write_text(with_table(PAGE.read_text()))
+    for result in done:
         print(json.dumps(result), flush=True)
-    return 0 if all(result["ok"] for result in results) else 1
+    return 0 if all(result["ok"] for result in done) else 1
 
 
 if __name__ == "__main__":

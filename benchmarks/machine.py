@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / ".bench"
-RESULTS = BENCH / "results"
+RESULTS = ROOT / "benchmarks" / "results"
 # Long jobs on the same machine may pause while this file is there.
 QUIET = Path(tempfile.gettempdir()) / "swell-measure"
 
@@ -37,8 +37,9 @@ def describe() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit measured; `+` marks sources that differ from it."""
+    sources = ("src", "benchmarks", ":!benchmarks/results")
     head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if _git("status", "--porcelain", "--", "src", "benchmarks") else "")
+    return head + ("+" if _git("status", "--porcelain", "--", *sources) else "")
 
 
 def report(value: float | None, detail: dict[str, Any], ok: bool = True) -> None:

@@ -9,6 +9,10 @@ The judge has seen most icons of the sets that the model repeats. So a stranger 
 was taught on three other sets: what it recognises of the real icons of a style is the most that
 copies of them can be expected to reach.
 
+The drawn icons resemble those of the training set, which the model repeats closely, so this does
+not measure anything new. Of `ink` the stranger says nothing: it names 9 % of the drawn icons and
+10 % of the real ones.
+
 `--sheet` draws 48 prompts in 4 styles, with one seed, for eyes: things, animals, food, faces with
 feelings, things in a colour, two things together, words that training never had, and phrases in
 Spanish and Portuguese, which `swell/translate` brings into English.

@@ -51,13 +51,11 @@ def blocks_of(page: str) -> list[Block]:
 
 @functools.cache
 def every_block() -> list[Block]:
-    """Return the blocks of all pages, but of what runs said, and of npm's packages."""
+    """Return the blocks of all pages, without those of npm's packages."""
     folders = ("docs", "deploy", "examples", "packages", "training", "tests", "benchmarks")
     pages = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
     pages += ROOT.glob("*.md")
-    pages = [
-        path for path in pages if path.name != "figures.md" and "node_modules" not in path.parts
-    ]
+    pages = [path for path in pages if "node_modules" not in path.parts]
     return [each for path in sorted(pages) for each in blocks_of(str(path.relative_to(ROOT)))]
 
 
