@@ -11,7 +11,7 @@ also have the best setting for each trace and cold start, of Swell too.
 
     python benchmarks/fleet_cost.py              # value: geometric mean of cost over the least
     python benchmarks/fleet_cost.py --anchors    # value: Swell's cost over the best of the others
-    python benchmarks/fleet_cost.py --anchors --write               # and docs/autoscaling.md
+    python benchmarks/fleet_cost.py --anchors --write               # and the tables
     python benchmarks/fleet_cost.py --anchors --held-out --write    # the same on other traces
 
 What was simulated is kept under .bench/fleet/ as long as the code is the same.
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--anchors", action="store_true", help="compare with what others do")
     parser.add_argument("--held-out", action="store_true", help="traces nobody has tuned for")
-    parser.add_argument("--write", action="store_true", help="write the tables of the docs")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/autoscaling.md")
     parser.add_argument("--fresh", action="store_true", help="simulate again what is kept")
     chosen = parser.parse_args()
     traces = tuple(HELD_OUT) if chosen.held_out else VIRAL

@@ -1,4 +1,4 @@
-"""What `fleet_cost.py` found, as numbers and as tables of docs/autoscaling.md."""
+"""The results of `fleet_cost.py` as numbers, and as tables of benchmarks/results/autoscaling.md."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from machine import ROOT
+from machine import RESULTS
 from swell.simulator.anchors import ANCHORS, REFERENCES
 from swell.simulator.comparison import Anchored, Least, Piece, Told
 from swell.simulator.score import Served, at_equal_service, for_all, geometric_mean, pooled
 
-PAGE = ROOT / "docs" / "autoscaling.md"
+PAGE = RESULTS / "autoscaling.md"
 SWELL = "Swell"
 
 #: So many may wait longer than wanted.

@@ -2,7 +2,7 @@
 
 Measures CPU time, write-ahead log, table growth and commits per no-op task, with one and with two
 backends on PostgreSQL, and memory per event stream. Then computes from the assumptions below, which
-are arguments: nothing of it was run at that size. docs/scale.md explains the numbers.
+are arguments: nothing of it was run at that size. docs/what-it-costs.md explains the numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GPU_S = 2.0
 #: Words of a prompt and what goes with it, beyond the input of a no-op task.
 INPUT_BYTES = 400
 
-#: US dollars, US East (N. Virginia), list prices; sources in docs/scale.md.
+#: US dollars, US East (N. Virginia), list prices; sources in docs/what-it-costs.md.
 USD = {
     "core_hour": 0.1008 / 2,
     "database_core_hour": 0.478 / 4,

@@ -211,7 +211,7 @@ def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) ->
 
 
 def test_what_others_ask_is_charged_to_the_task(place: dict[str, str], swell: Swell) -> None:
-    (swell.folder / "own.py").write_text(block("docs/costs.md", "own/theirs"))
+    (swell.folder / "own.py").write_text(block("docs/what-it-costs.md", "own/theirs"))
     write_theirs(swell, **of_echoes(place), price_micros=40_000)
     process = swell.start("up", "--json", "--port", "0", "-m", "theirs.py", "-m", "own.py")
     try:

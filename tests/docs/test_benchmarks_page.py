@@ -1,6 +1,5 @@
 """The page of benchmarks says what the kept results say, and who is ahead."""
 
-import json
 import sys
 import tomllib
 from pathlib import Path

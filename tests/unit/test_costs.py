@@ -144,8 +144,8 @@ def test_nothing_added_up_is_nothing() -> None:
 
 
 def test_the_hour_in_the_documents_adds_up() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
-    table = page.partition("## An hour that adds up")[2].partition("By its attempts")[0]
+    page = (Path(__file__).parents[2] / "docs" / "what-it-costs.md").read_text()
+    table = page.partition("### An hour that adds up")[2].partition("By its attempts")[0]
     told = {
         kind: (int(seconds.replace(",", "")), int(micros.replace(",", "")))
         for kind, seconds, micros in re.findall(r"\| (\w+) \| ([\d,]+) \| ([\d,]+) \|", table)

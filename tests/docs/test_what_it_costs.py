@@ -1,4 +1,4 @@
-"""Every command of the page about planning a launch is run."""
+"""The simulations of the page about costs run, and its table of dollars is computed."""
 
 import re
 import shlex
@@ -11,10 +11,10 @@ from pages import blocks
 from swell.cli import app
 from swell.simulator.scenarios import SCENARIOS
 
-PAGE = Path(__file__).parents[2] / "docs" / "plan-a-launch.md"
+PAGE = Path(__file__).parents[2] / "docs" / "what-it-costs.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 COMMANDS = [
-    line for each in blocks("docs/plan-a-launch.md", "console") for line in each.splitlines()
+    line for each in blocks("docs/what-it-costs.md", "console") for line in each.splitlines()
 ]
 
 POOLS = """
@@ -60,5 +60,28 @@ def test_there_are_commands() -> None:
 
 
 def test_the_traces_of_the_page_are_those_that_there_are() -> None:
-    told = re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)
-    assert told == list(SCENARIOS)
+    section = TEXT.partition("### Your own traffic")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)
+    assert listed == list(SCENARIOS)
+
+
+#: Dollars an hour of the page's table of prices, by GPU and column of the first table.
+HOURS = {
+    "A100 80 GB": (1.39, 1.79, 2.79, 3.43),
+    "A10G": (None, None, None, 1.006),
+    "H100 SXM": (2.69, 3.99, 4.29, 6.88),
+}
+
+
+def test_dollars_for_a_thousand_pictures_are_seconds_times_price() -> None:
+    rows = re.findall(
+        r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \([abc]\) \| (\W.*) \|$", TEXT, re.MULTILINE
+    )
+    assert len(rows) == 5
+    for gpu, seconds, cells in rows:
+        for price, cell in zip(HOURS[gpu], cells.split(" | "), strict=True):
+            found = re.findall(r"\$([\d.]+)", cell)
+            times = [float(each) for each in seconds.split(" to ")] if price else []
+            assert found == [f"{each * price / 3.6:.2f}" for each in times]
+    for price in (1.39, 1.79, 2.79, 3.43, 1.006, 2.69, 3.99, 4.29, 6.88):
+        assert str(price) in TEXT
