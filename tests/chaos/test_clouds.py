@@ -1,4 +1,4 @@
-"""docs/tutorials/three-clouds.md, rehearsed: machines of three clouds draw for one backend."""
+"""docs/workers-anywhere.md, rehearsed: machines of three clouds draw for one backend."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from pages import block
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PAGE = "docs/tutorials/three-clouds.md"
+PAGE = "docs/workers-anywhere.md"
 
 SWELL = (sys.executable, "-m", "swell")
 MODEL = "swell/icons"

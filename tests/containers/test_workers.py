@@ -28,11 +28,11 @@ def test_a_worker_fetches_its_weights_by_url_and_key_and_draws(
     assert worker.wait() == 0, worker.said()
 
 
-def test_a_worker_is_started_as_the_page_on_containers_says(
+def test_a_worker_is_started_as_the_page_on_installing_says(
     backend: Backend, icons: Image, tmp_path: Path
 ) -> None:
     backend.swell.ok("models", "push", "swell/icons")
-    page = block("docs/containers.md", "docker run --gpus all", "sh")
+    page = block("docs/install.md", "docker run --gpus all", "sh")
     create, run = page.split("\n", maxsplit=1)
     key = Reader(tmp_path).does(create).stdout.strip()
     weights = tmp_path / "weights"
@@ -53,13 +53,13 @@ def test_a_worker_is_started_as_the_page_on_containers_says(
     assert worker.wait() == 0, worker.said()
 
 
-def test_a_worker_of_a_cloud_is_started_as_the_tutorial_on_three_says(
+def test_a_worker_of_a_cloud_is_started_as_the_page_on_workers_says(
     backend: Backend, icons: Image
 ) -> None:
     backend.swell.ok("models", "push", "swell/icons")
     made = backend.swell.json("keys", "create", "aws", "--scope", "worker", "--pool", "aws")
     worker = backend.typed(
-        *(icons, "cloud", block("docs/tutorials/three-clouds.md", "docker run", "sh")),
+        *(icons, "cloud", block("docs/workers-anywhere.md", "docker run", "sh")),
         ("https://swell.example:8443", backend.url),
         ("swell_the-key-of-this-cloud", made["key"]),
         ("registry.example/icons:1", icons.tag),

@@ -160,22 +160,9 @@ BLOCKS: tuple[NotRun, ...] = (
         "as above",
     ),
     NotRun(
-        "docs/containers.md",
+        "docs/install.md",
         "swell build models/poster.py",
         "no registry: tests/containers builds images and pushes weights for their workers",
-    ),
-    NotRun(
-        "docs/tutorials/three-clouds.md",
-        "pip install 'swell[embedded,tls]'",
-        "no public name and no certificate of it: tests/chaos/test_clouds.py serves "
-        "the page's settings between network namespaces, under a certificate of its "
-        "own",
-    ),
-    NotRun(
-        "docs/tutorials/three-clouds.md",
-        "sudo iptables",
-        "it closes a port of this machine: tests/chaos/test_clouds.py cuts one "
-        "cloud off between network namespaces",
     ),
     NotRun(
         "examples/sing/README.md",

@@ -122,7 +122,7 @@ def test_a_bad_version_is_left_and_its_worker_drained_as_the_page_on_incidents_s
 ) -> None:
     first, second = adopted
     served.ok("models", "promote", f"demo/poster:{second}")
-    script = block("docs/incidents.md", "swell models rollback acme/poster", "sh")
+    script = block("docs/operate.md", "swell models rollback acme/poster", "sh")
     said = served.reader.does(script, ("acme/poster", "demo/poster"))
     assert second in said.stdout
     assert stage_of(served) == {first: "live", second: "trial"}
@@ -130,7 +130,7 @@ def test_a_bad_version_is_left_and_its_worker_drained_as_the_page_on_incidents_s
     assert (told["action"], told["reason"]) == ("rollback", "black pictures")
     [worker] = [each["id"] for each in served.workers() if second in json.dumps(each["models"])]
     reader = Reader(served.folder, {**served.reader.variables, "WORKER": worker})
-    reader.does(block("docs/incidents.md", "/drain", "sh").replace("curl ", "curl -f "))
+    reader.does(block("docs/operate.md", "/drain", "sh").replace("curl ", "curl -f "))
     until_s = time.monotonic() + PATIENCE_S
     while worker in {each["id"] for each in served.workers()}:
         assert time.monotonic() < until_s

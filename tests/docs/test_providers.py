@@ -6,8 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from swell.config import load
 from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
@@ -15,7 +13,7 @@ from swell.providers.reference import providers_markdown
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGE = (DOCS / "providers.md").read_text()
+PAGE = (DOCS / "workers-anywhere.md").read_text()
 SOURCES = ROOT / "src" / "swell" / "providers"
 
 
@@ -35,23 +33,15 @@ def test_every_provider_is_told_with_the_extra_that_it_needs() -> None:
     assert extras == {"process": []} | {k: [v.extra] if v.extra else [] for k, v in KINDS.items()}
 
 
-def of_three_clouds() -> str:
-    page = (DOCS / "tutorials" / "three-clouds.md").read_text()
-    found: list[str] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    [text] = [each for each in found if "[pools.azure.options]" in each]
-    return text
-
-
-@pytest.mark.parametrize(
-    ("text", "providers"),
-    [(blocks("toml")[0], {"aws"}), (of_three_clouds(), {"aws", "gcp", "azure"})],
-)
-def test_the_examples_are_pools(tmp_path: Path, text: str, providers: set[str]) -> None:
-    (tmp_path / "swell.toml").write_text(text)
-    settings = load(environment={}, folder=tmp_path).settings
-    assert {pool.provider for pool in settings.pools.values()} == providers
-    for name, pool in settings.pools.items():
-        checked(options_of(pool.provider), pool.options, f"pools.{name}.options")
+def test_the_examples_are_pools(tmp_path: Path) -> None:
+    providers = set()
+    for text in blocks("toml"):
+        (tmp_path / "swell.toml").write_text(text)
+        settings = load(environment={}, folder=tmp_path).settings
+        for name, pool in settings.pools.items():
+            checked(options_of(pool.provider), pool.options, f"pools.{name}.options")
+            providers.add(pool.provider)
+    assert {"aws", "gcp", "azure", "kubernetes", "skypilot", "external"} <= providers
 
 
 def test_the_rights_that_amazon_is_asked_for_are_those_of_the_calls_that_are_made() -> None:

@@ -140,10 +140,10 @@ class AwsOptions(MachineOptions):
         min_length=1, description="Types of machines that will do, such as `g6.xlarge`."
     )
     subnets: tuple[str, ...] = Field(
-        default=(), description="Subnets for the machines; empty for those of the default VPC."
+        default=(), description="Subnets that they may stand in; empty for those of the default."
     )
     zones: tuple[str, ...] = Field(
-        default=(), description="Zones for the machines, if no subnets are named."
+        default=(), description="Zones that they may stand in, where no subnets are named."
     )
     security_groups: tuple[str, ...] = Field(
         default=(), description="By id; nothing needs to come in. Empty for the network's own."
@@ -177,7 +177,7 @@ class AwsOptions(MachineOptions):
     @model_validator(mode="after")
     def _one_place(self) -> "AwsOptions":
         if self.subnets and self.zones:
-            raise ValueError("name subnets or zones, not both: a subnet belongs to one zone")
+            raise ValueError("name subnets or zones, not both: a subnet stands in one zone")
         return self
 
 
@@ -576,8 +576,8 @@ def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
     """Return what to raise for errors of EC2, as (code, message) pairs."""
     if any(code in _FORBIDDEN for code, _ in errors):
         return InvalidInput(
-            f"EC2 refuses the controller: {in_words(errors)}; check its credentials,"
-            " whose policy must allow the actions in docs/workers-anywhere.md"
+            f"EC2 does not let the controller do this: {in_words(errors)}; give it credentials "
+            "that are good, whose policy allows what docs/workers-anywhere.md lists"
         )
     return explained(
         "EC2",

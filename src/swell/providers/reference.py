@@ -21,7 +21,7 @@ _HEAD = """# Options of providers
 
 What a pool says of its provider: in the file `[pools.NAME.options]`, in the environment as JSON.
 What does not exist, is missing or has a value that is not allowed is an error.
-[Providers](../providers.md) tells how to set each up.
+[Workers anywhere](../workers-anywhere.md) says how to set each up.
 """
 
 
