@@ -13,10 +13,13 @@ SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/
 # Some of what is quick waits for a clock or a file: one process more than there are cores.
 MORE_THAN_CORES = $$($(BIN)/python -c 'import os; print(1 + os.cpu_count())')
 
-.PHONY: help demo example test test-torch check format figure figures bench docs site wheels constraints clean web web-dev web-pictures
+.PHONY: help setup demo example test test-torch check format figure figures bench docs site wheels constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+setup: ## Install Swell and its built-in models into .venv.
+	@.ci/venv embedded
 
 demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends after it, PORT=0 takes a free port.
 	@.ci/venv embedded

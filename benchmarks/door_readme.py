@@ -1,9 +1,14 @@
-"""Which steps of the documentation's tutorial fail when it is followed word for word?
+"""Which steps of README.md and of the tutorial fail when both are followed word for word?
 
-Clones HEAD into an empty folder, with an empty HOME, and does what docs/tutorial.md says: commands
-go into terminals (bash on a pseudo-terminal) as they stand there, files are written as they are
-shown, the browser's steps are done in Chromium, and what each command prints is compared with what
-the page shows. Where ports of the page are taken on this machine, others stand for them.
+Clones HEAD into an empty folder, with an empty HOME, and follows README.md, then docs/tutorial.md
+while everything that README.md started is still running. Commands are typed into terminals (bash on
+a pseudo-terminal) as the page has them, files are written as shown, the browser's steps are done in
+Chromium, and the output is compared with what the page shows. A port that is taken on this machine
+is replaced by a free one. Blocks titled `Needs …` want a GPU or a cloud: they are counted by title,
+and tests/docs run them with small networks or on local servers.
+
+    python benchmarks/door_readme.py             README.md, then the tutorial
+    python benchmarks/door_readme.py tutorial    the tutorial alone
 """
 
 from __future__ import annotations
@@ -22,29 +27,37 @@ import tempfile
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
 from machine import ROOT, report, say
 
-PAGE = Path("docs") / "tutorial.md"
+README = Path("README.md")
+TUTORIAL = Path("docs") / "tutorial.md"
 
-#: Where the page has the reader write files.
-FOLDER = "tutorial"
+#: Code included.
+MOST_WORDS = 900
 
 #: Packages are downloaded on the way.
 LONGEST_STEP_S = 240.0
+
+#: Of `make demo`.
+DEMO_PORT = 8000
 
 _FENCE = re.compile(r'^```(\w+) title="([^"]+)"$')
 _ITEM = re.compile(r"^\d+\. (.+)$")
 #: Colours, ends of lines, and the prompt of an environment.
 _LOOKS = re.compile(r"\x1b\[[\d;?]*[A-Za-z]|\r|^(?:\(\.venv\) )+", re.MULTILINE)
 _DONE = re.compile(r"^::done (\d+)$", re.MULTILINE)
+_FAILED = re.compile(r"^::failed .*$", re.MULTILINE)
+#: Reports each command of a block that fails, not only the last one.
+_TRAP = """trap 'printf "\\n::failed %s: %s\\n" "$?" "$BASH_COMMAND"' ERR\n"""
 
 
 # ---- what the page says
@@ -55,13 +68,14 @@ class Step:
     """Something to do, or to see.
 
     Attributes:
-        kind: `type` into a terminal, `see` there, `write` a file, or `browse`.
-        where: The terminal or the file's name; empty in the browser.
+        kind: `type` into a terminal, `see` there, `write` a file, `browse`, or `needs` what this
+            machine does not have.
+        where: The terminal, the file's path in the clone, or what is needed; empty in the browser.
         text: What is typed, seen or written; of the browser, the sentence.
-        line: Where it stands on the page.
+        line: Its line on the page.
     """
 
-    kind: Literal["type", "see", "write", "browse"]
+    kind: Literal["type", "see", "write", "browse", "needs"]
     where: str
     text: str
     line: int
@@ -94,7 +108,9 @@ def steps(page: str) -> list[Step]:
     return found
 
 
-def _kind(language: str, title: str) -> Literal["type", "see", "write"]:
+def _kind(language: str, title: str) -> Literal["type", "see", "write", "needs"]:
+    if title.startswith("Needs "):
+        return "needs"
     if not title.startswith("Terminal"):
         return "write"
     return "see" if language == "text" else "type"
@@ -120,6 +136,7 @@ class Terminal:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._printed = ""
         self._from = 0
+        self._is_stopped = False
         self._news = threading.Condition()
         self._fd, other = pty.openpty()
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
@@ -134,14 +151,15 @@ class Terminal:
         )
         os.close(other)
         threading.Thread(target=self._read, daemon=True).start()
-        self.type("stty -echo; PS1=; PS2=\n")
+        self.type(f"stty -echo; PS1=; PS2=\n{_TRAP}")
         self.ended(20)
 
     def type(self, text: str) -> None:
         """Type, and a line that tells when it is over; what was printed before is done with."""
         with self._news:
             self._from = len(self._printed)
-        if text.startswith("# Ctrl-C"):
+        self._is_stopped = text.startswith("# Ctrl-C")
+        if self._is_stopped:
             self._write("\x03")
         self._write(f"{text}printf '\\n::done %s\\n' $?\n")
 
@@ -149,6 +167,10 @@ class Terminal:
         """Return what was printed since the last step."""
         with self._news:
             return _LOOKS.sub("", self._printed[self._from :])
+
+    def has_failed(self) -> bool:
+        """Whether a command of the last step failed; one that Ctrl-C stopped may."""
+        return not self._is_stopped and _FAILED.search(self.printed()) is not None
 
     def ended(self, limit_s: float) -> int | None:
         """Wait until the last step is over, and return its exit code; None where it goes on."""
@@ -199,33 +221,41 @@ class Terminal:
 
 
 class Reader:
-    """Somebody who does what the page says, in a clone, and keeps what did not go as it says."""
+    """Follows pages in a clone and keeps what did not go as they say.
+
+    Attributes:
+        failed: The page, the line and the reason of each step that failed.
+        needed: How many blocks of each `Needs …` were passed over.
+    """
 
     def __init__(self, clone: Path, environment: dict[str, str], limit_s: float) -> None:
         self.clone = clone
         self.limit_s = limit_s
         self.failed: list[str] = []
+        self.needed: Counter[str] = Counter()
         self._environment = environment
         self._terminals: dict[str, Terminal] = {}
         self._link = ""
         self._stack = contextlib.ExitStack()
         self._page: Page | None = None
 
-    def follow(self, page: str) -> int:
-        """Do all steps; return how many there were."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def follow(self, name: str, page: str) -> int:
+        """Do all steps of a page in new terminals, which stay open; return how many there were."""
+        self._terminals = {}
         todo, began_s = steps(page), time.monotonic()
-        try:
-            for step, after in zip(todo, [*todo[1:], None], strict=True):
-                at_s = time.monotonic() - began_s
-                say(f"{at_s:5.0f} s, line {step.line}: {step.kind} {step.where} {step.text[:60]!r}")
-                why = self._do(step, after)
-                if why:
-                    say(f"    {why}")
-                    self.failed.append(f"line {step.line}: {why}")
-        finally:
-            self._stack.close()
-            for terminal in self._terminals.values():
-                terminal.close()
+        for step, after in zip(todo, [*todo[1:], None], strict=True):
+            at_s = time.monotonic() - began_s
+            say(f"{at_s:5.0f} s, {name}:{step.line}: {step.kind} {step.where} {step.text[:60]!r}")
+            why = self._do(step, after)
+            if why:
+                say(f"    {why}")
+                self.failed.append(f"{name}:{step.line}: {why}")
         return len(todo)
 
     def _do(self, step: Step, after: Step | None) -> str | None:
@@ -233,7 +263,10 @@ class Reader:
         if step.kind == "browse":
             return self._browse(step.text)
         if step.kind == "write":
-            (self.clone / FOLDER / step.where).write_text(step.text)
+            (self.clone / step.where).write_text(step.text)
+            return None
+        if step.kind == "needs":
+            self.needed[step.where] += 1
             return None
         if step.kind == "see":
             return self._see(step)
@@ -244,6 +277,7 @@ class Reader:
         if terminal is None:
             terminal = Terminal(self.clone, self._environment)
             self._terminals[step.where] = terminal
+            self._stack.callback(terminal.close)
         elif not step.text.startswith("# Ctrl-C"):
             code = terminal.ended(self.limit_s)
             if code is None:
@@ -252,11 +286,13 @@ class Reader:
         if is_shown:
             return None
         code = terminal.ended(self.limit_s)
-        return None if code == 0 else f"exit code {code}: {terminal.printed()[-1000:]}"
+        if code == 0 and not terminal.has_failed():
+            return None
+        return f"exit code {code}: {terminal.printed()[-1000:]}"
 
     def _see(self, step: Step) -> str | None:
         terminal = self._terminals[step.where]
-        if not terminal.shows(step.text, self.limit_s):
+        if not terminal.shows(step.text, self.limit_s) or terminal.has_failed():
             return f"not what is shown: {terminal.printed()[-1000:]}"
         links = re.findall(r"^http://\S+/#/\S+$", terminal.printed(), re.MULTILINE)
         self._link = links[-1] if links else self._link
@@ -315,35 +351,45 @@ def browse(page: Page, sentence: str, link: str) -> None:
 def main() -> None:
     """Clone, follow, report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="swell-tutorial-") as folder:
+    parser.add_argument("only", nargs="?", choices=["tutorial"])
+    names = [TUTORIAL] if parser.parse_args().only else [README, TUTORIAL]
+    words = len((ROOT / README).read_text().split())
+    with tempfile.TemporaryDirectory(prefix="swell-door-") as folder:
         clone, home = Path(folder) / "swell", Path(folder) / "home"
         home.mkdir()
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        page, ports = with_free_ports((clone / PAGE).read_text())
-        started_s = time.monotonic()
-        reader = Reader(clone, environment(home, ports), LONGEST_STEP_S)
-        number = reader.follow(page)
+        started_s, number, ports = time.monotonic(), 0, {DEMO_PORT: is_free(DEMO_PORT)}
+        ports[DEMO_PORT] = ports[DEMO_PORT] or is_free(0)
+        with Reader(clone, environment(home, ports[DEMO_PORT]), LONGEST_STEP_S) as reader:
+            for name in names:
+                page, of_page = with_free_ports((clone / name).read_text())
+                ports |= of_page
+                number += reader.follow(str(name), page)
         took_s = time.monotonic() - started_s
     report(
         len(reader.failed),
         {
             "steps": number,
             "failed": reader.failed,
+            "not_run_here": dict(reader.needed),
+            "readme_words": words,
             "took_s": round(took_s, 1),
-            "other_ports": {str(told): taken for told, taken in ports.items() if told != taken},
+            "other_ports": {str(page): here for page, here in ports.items() if page != here},
         },
+        ok=words <= MOST_WORDS,
     )
 
 
 def with_free_ports(page: str) -> tuple[str, dict[int, int]]:
-    """Return the page with free ports in place of those that are taken, and which they are."""
+    """Return the page with free ports in place of those that are taken, and which they are.
+
+    A port that the page shows and nothing on it opens, such as that of `make demo`, stays.
+    """
     ports = {}
-    for told in sorted(
-        {int(each) for each in re.findall(r"\b127\.0\.0\.1\D{1,3}(\d{4,5})\b", page)}
-    ):
-        ports[told] = told if is_free(told) else is_free(0)
-        page = re.sub(rf"\b{told}\b", str(ports[told]), page)
+    named = re.findall(r"\b127\.0\.0\.1\D{1,3}(\d{4,5})\b", page)
+    for port in sorted({int(each) for each in named} - {DEMO_PORT}):
+        ports[port] = port if is_free(port) else is_free(0)
+        page = re.sub(rf"\b{port}\b", str(ports[port]), page)
     return page, ports
 
 
@@ -358,16 +404,14 @@ def is_free(port: int) -> int:
         return int(tried.getsockname()[1])
 
 
-def environment(home: Path, ports: dict[int, int]) -> dict[str, str]:
-    """What a newcomer's shell has: an empty home, and nothing of this checkout."""
+def environment(home: Path, demo_port: int = DEMO_PORT) -> dict[str, str]:
+    """Return a newcomer's environment: an empty home, and nothing of this checkout."""
     left_out = ("SWELL_", "MAKE", "PYTHON", "VIRTUAL_ENV", "XDG_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     own = str(ROOT / ".venv")
     paths = [each for each in kept["PATH"].split(os.pathsep) if not each.startswith(own)]
     kept |= {"HOME": str(home), "PATH": os.pathsep.join(paths), "TERM": "dumb", "COLUMNS": "200"}
-    if ports.get(8000, 8000) != 8000:
-        kept["SWELL_SERVER__PORT"] = str(ports[8000])
-    return kept
+    return kept | ({"PORT": str(demo_port)} if demo_port != DEMO_PORT else {})
 
 
 if __name__ == "__main__":
