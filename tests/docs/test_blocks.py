@@ -5,7 +5,7 @@ extras must exist. Shells and programs are run too, or listed with why they cann
 test_blocks_run.py.
 
 docs/models/remote.md is loaded and not asked, since its services are elsewhere. What
-docs/models/weights.md and docs/sdxl.md do on `cuda` is done on a CPU, and docs/models/cog.md has no
+docs/models/weights.md and docs/serve-sdxl-flux.md do on `cuda` is done on a CPU, and docs/models/cog.md has no
 container but cog's server as a process, since neither GPUs nor images of somebody else are at hand.
 """
 

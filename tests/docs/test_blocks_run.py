@@ -255,23 +255,23 @@ LINES: tuple[NotRun, ...] = (
         "as above",
     ),
     NotRun(
-        "docs/models/artwork.md",
+        "docs/models/README.md",
         "pip install 'swell[argos]'",
         "the environment is this one; packages are brought without it",
     ),
     NotRun(
         "docs/models/diffusers.md",
-        "pip install 'swell[diffusers]'",
+        "pip install -e '.[embedded,diffusers]'",
         "the environment is this one",
     ),
     NotRun(
-        "docs/sdxl.md",
-        "python3 -m venv .venv",
+        "docs/serve-sdxl-flux.md",
+        "make setup && . .venv/bin/activate",
         "the environment is this one",
     ),
     NotRun(
-        "docs/sdxl.md",
-        "pip install 'swell[embedded,diffusers]'",
+        "docs/serve-sdxl-flux.md",
+        "pip install -e '.[embedded,diffusers]'",
         "the environment is this one",
     ),
 )

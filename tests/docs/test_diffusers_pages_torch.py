@@ -27,7 +27,7 @@ from swell.zoo.pictures import sample
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]
 
 COMMIT = "5f3c" * 10
-SDXL = "docs/sdxl.md"
+SDXL = "docs/serve-sdxl-flux.md"
 DREAMS = "docs/models/diffusers.md"
 GUIDED = "docs/models/vqgan-clip.md"
 #: Those of one page and of another have one name; here they are served together.
@@ -48,6 +48,8 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     folder = tmp_path_factory.mktemp("reader")
     with contextlib.redirect_stderr(io.StringIO()):
         xl = tiny.stable_diffusion_xl(tmp_path_factory.mktemp("hub") / "xl")
+        third = tiny.stable_diffusion_3(tmp_path_factory.mktemp("hub") / "sd35")
+        flux = tiny.flux(tmp_path_factory.mktemp("hub") / "flux")
         tiny.stable_diffusion(folder / "dreams")
         tiny.lora(folder / "lcm-lora-sdxl.safetensors", xl)
         adapter = tiny.ip_adapter(folder / "adapters", xl, "plus")
@@ -55,20 +57,27 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         save_networks(folder / "guided")
     repository = Repository({COMMIT: xl}, {"main": COMMIT})
     names = ("stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/sdxl-turbo")
-    hub = HubServer(dict.fromkeys((*names, "acme/dreams-xl"), repository))
+    hub = HubServer(
+        dict.fromkeys((*names, "acme/dreams-xl"), repository)
+        | {
+            "stabilityai/stable-diffusion-3.5-medium": Repository({COMMIT: third}, {"main": COMMIT}),
+            "black-forest-labs/FLUX.1-schnell": Repository({COMMIT: flux}, {"main": COMMIT}),
+        }
+    )
     install, add, *_ = block(DREAMS, "swell models add ./dreams", "sh").splitlines()
     faces, _ = block(DREAMS, "--portraits", "sh").splitlines()
     guided, *_ = block(GUIDED, "swell models add dreams", "sh").splitlines()
-    environment, also, sdxl = block(SDXL, "python3 -m venv", "sh").splitlines()
+    environment, also, sdxl = block(SDXL, "make setup", "sh").splitlines()
     # The environment with all of it is this one.
     assert "pip install" in install
     assert "pip install" in also
     assert "venv" in environment
+    others = block(SDXL, "FLUX.1-schnell", "sh")
     few = block(SDXL, "--few-step turbo", "sh")
     with hub.serve():
         # Small networks are the fastest with one thread, whoever else is at work.
         reader = Reader(folder, {"HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1"}, patience_s=200)
-        reader.does("\n".join([add, faces, sdxl, few]))
+        reader.does("\n".join([add, faces, sdxl, others, few]))
         reader.does(guided, *GUIDED_HERE)
         yield reader
 
@@ -107,6 +116,12 @@ def test_sdxl_draws_four_for_one_and_a_small_one_for_others(served: Served) -> N
     served.reader.does(curl, ("1024", "64"))
     with PIL.Image.open(served.reader.folder / "fox.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (64, 64))
+
+
+@pytest.mark.parametrize("name", ["me/sd35", "me/flux"])
+def test_what_is_added_like_sdxl_draws_too(served: Served, name: str) -> None:
+    small = f"swell tasks submit {name} -i prompt=fox -i width=64 -i height=64 -i steps=2 --watch"
+    assert "pictures/" in served.reader.does(small).stdout
 
 
 def test_a_folder_of_diffusers_draws(served: Served) -> None:
