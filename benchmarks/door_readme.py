@@ -45,7 +45,7 @@ TUTORIAL = Path("docs") / "tutorial.md"
 MOST_WORDS = 900
 
 #: Packages are downloaded on the way.
-LONGEST_STEP_S = 240.0
+LONGEST_STEP_S = 600.0
 
 #: Of `make demo`.
 DEMO_PORT = 8000
