@@ -18,7 +18,7 @@ pytest.importorskip("swell_models")
 
 def line(holding: str) -> str:
     """Return the line of the page that has these words in it, without its remark."""
-    lines = block("docs/compare-models.md", "swell models compare", "console").splitlines()
+    lines = block("docs/compare-and-roll-out.md", "swell models compare", "console").splitlines()
     [found] = [each.partition("#")[0].strip() for each in lines if holding in each]
     return found
 
