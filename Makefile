@@ -4,7 +4,6 @@ SHELL := /bin/bash
 BIN := .venv/bin
 
 export PROMPT ?= a red fox in the snow
-PORT ?= 8000
 
 # Tiers whose tests start whole services: two files at a time, for most of it is waiting; those that
 # look at how long something takes come after, one by one.
@@ -23,7 +22,7 @@ setup: ## Install Swell and its built-in models into .venv.
 
 demo: ## Turn PROMPT="…" into a picture through the whole path; ONCE=1 ends after it, PORT=0 takes a free port.
 	@.ci/venv embedded
-	@$(BIN)/swell demo --prompt "$$PROMPT" --port $(PORT) $(if $(ONCE),--once)
+	@$(BIN)/swell demo --prompt "$$PROMPT" $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 example: ## Start an app of examples/ and its Swell: make example NAME=portraits.
 	@test -n "$(NAME)" || { echo 'say which: make example NAME=…, a folder of examples/' >&2; exit 2; }

@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ __all__ = [
     "argos_folders",
     "describe",
     "environment_of",
+    "has_desktop",
     "hide_secrets",
     "load",
     "notify_socket",
@@ -100,6 +102,9 @@ _SECRETS: Final = re.compile(
     r"|(?<=://):?[^\s/'\":@]*:[^\s'\"]*(?=@)|(?<=://)[^\s/\"]+(?=@)"
 )
 _HIDDEN: Final = "********"
+
+#: Variables that name a screen on Linux.
+_DISPLAYS: Final = ("DISPLAY", "WAYLAND_DISPLAY")
 
 #: A URL that is all of a value, up to the `@` behind its user.
 _USER: Final = re.compile(r"([\w+.-]+://)(?:[^/?#]*|[^/?#]*:[^?#]*)(?=@)")
@@ -1157,6 +1162,11 @@ class ClientSettings(_Group):
     timeout_s: float = Field(
         default=60.0, gt=0, description="Longest wait for a response, in seconds."
     )
+    browser: bool = Field(
+        default=True,
+        description="`swell up`, `swell demo` and `swell open` open a browser where they run in a "
+        "terminal of a desktop.",
+    )
 
 
 class LogSettings(_Group):
@@ -1362,6 +1372,12 @@ def state_folder() -> Path:
     """
     told = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (told if told.is_absolute() else Path.home() / ".local" / "state") / "swell"
+
+
+def has_desktop() -> bool:
+    """Whether a browser can be shown to the user of this process."""
+    has_display = sys.platform == "darwin" or any(map(os.environ.get, _DISPLAYS))
+    return has_display and not any(map(os.environ.get, ("CI", "SSH_CONNECTION")))
 
 
 def notify_socket() -> str | None:

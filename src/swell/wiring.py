@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from swell.addresses.trust import trusting
+from swell.client.access import read_access
 from swell.clock import Clock, process_age_s, since_boot_s
 from swell.config import (
     LogSettings,
@@ -135,6 +136,25 @@ class Unusable(InvalidRequest):
     code, title = "unusable", "A setting names what cannot be used"
 
 
+class AlreadyRunning(Conflict):
+    """A backend runs on this data folder.
+
+    Args:
+        pid: Its process, as text.
+        data_dir: The folder.
+    """
+
+    title = "Swell is already running"
+
+    def __init__(self, pid: str, data_dir: Path) -> None:
+        left = read_access(data_dir)
+        where = f", {left.url}" if left is not None and left.url else ""
+        super().__init__(
+            f"Swell is already running in this folder (pid {pid}{where}). Stop it with Ctrl-C, or "
+            "start a second one: --data other --port 0"
+        )
+
+
 class DataLock:
     """Held by the one backend of a data folder; the kernel lets go of it when the process dies."""
 
@@ -165,10 +185,7 @@ class DataLock:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise Conflict(
-                f"another backend (process {holder}) runs on {self._path.parent}: "
-                "stop it, or choose another folder with --data"
-            ) from None
+            raise AlreadyRunning(holder, self._path.parent) from None
         self._descriptor = descriptor
         # In this order: a full disk would not take what was let go of before.
         os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))

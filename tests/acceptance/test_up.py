@@ -1,14 +1,18 @@
 import json
 import signal
+import socket
 import stat
+import subprocess
+import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from subprocess import TimeoutExpired
 
 import psutil
 import pytest
 
-from commandline import Swell, ready_line, stop
+from commandline import Swell, clean_environment, ready_line, stop
+from swell.api.web import built_app
 
 
 def test_up_keeps_its_keys_and_its_tasks_over_a_restart(swell: Swell) -> None:
@@ -19,14 +23,12 @@ def test_up_keeps_its_keys_and_its_tasks_over_a_restart(swell: Swell) -> None:
     assert stop(process) == 0
     process = swell.start("up", "--json", "--port", "0", "-m", "demo/upper")
     second = ready_line(process, swell.folder)
-    assert second["key"] != first["key"], "what is kept of a key cannot be shown again"
-    for key in (first["key"], second["key"]):
-        assert swell.run("tasks", "show", task_id, SWELL_KEY=key).returncode == 0
+    assert second["key"] == first["key"], "a browser that has signed in stays so"
     assert swell.json("tasks", "show", task_id)["output"] == "KEPT"
     assert stop(process) == 0
 
 
-def test_a_key_is_shown_once_and_kept_as_a_hash_only(swell: Swell) -> None:
+def test_every_start_prints_a_link_that_signs_in_and_no_log_keeps_it(swell: Swell) -> None:
     said = []
     (swell.folder / "broken.py").write_text("import nothing_like_this\n")
     for command in (("up", "-m", "broken.py"), ("demo", "--once", "--model", "demo/echo-picture")):
@@ -34,22 +36,53 @@ def test_a_key_is_shown_once_and_kept_as_a_hash_only(swell: Swell) -> None:
     for _ in range(2):
         process = swell.start("up", "--port", "0", "-m", "demo/upper")
         assert process.stdout is not None
-        said.append(process.stdout.readline())
+        assert process.stdout.readline().startswith("Swell is ready: ")
+        link = json.loads(swell.ok("open", "--json"))["link"]
+        if built_app():
+            assert process.stdout.readline() == f"  Open {link} (signs you in)\n"
+        said.append(link)
         names = [key["name"] for key in swell.json("keys", "ls")]
         [token] = psutil.Process(process.pid).children()[0].environ()["SWELL_WORKER__TOKEN"].split()
         assert stop(process) == 0
-        assert "swell keys create" in (swell.folder / "stderr.txt").read_text()
-    assert names.count("swell up") == 1
-    key = said[0].split()[-1]
-    assert key.startswith("swell_")
-    assert "swell_" not in said[1]
+    assert names.count("this machine") == 1
+    assert said[0].split("/#/key/")[1] == said[1].split("/#/key/")[1]
     files = {path: path.read_bytes() for path in swell.folder.rglob("*") if path.is_file()}
-    for secret in (key, token):
-        assert [path for path, data in files.items() if secret.encode() in data] == []
+    assert [path for path, data in files.items() if token.encode() in data] == []
     access = swell.folder / ".swell" / "access.json"
     local = json.loads(access.read_text())["local_key"]
+    assert said[0].endswith(f"/#/key/{local}")
     assert [path for path, data in files.items() if local.encode() in data] == [access]
     assert stat.S_IMODE(access.stat().st_mode) == 0o600
+    with (swell.folder / "out.txt").open("w+") as out:
+        words = [sys.executable, "-m", "swell", "up", "--port", "0", "-m", "demo/upper"]
+        process = subprocess.Popen(
+            words, cwd=swell.folder, env=clean_environment(), stdout=out, stderr=out
+        )
+        while "Ctrl-C stops" not in (told := (swell.folder / "out.txt").read_text()):
+            assert process.poll() is None, told
+            time.sleep(0.1)
+        assert local not in told
+    assert stop(process) == 0
+
+
+def test_a_second_start_says_where_the_first_one_runs(swell: Swell) -> None:
+    process = swell.start("serve", "--json", "--port", "0")
+    url = ready_line(process, swell.folder)["url"]
+    second = swell.run("up", "--port", "0")
+    assert f"already running in this folder (pid {process.pid}, {url})" in second.stderr
+    assert stop(process) == 0
+    assert "not running in .swell" in swell.run("open").stderr
+
+
+def test_without_a_named_port_the_next_free_one_is_taken(swell: Swell) -> None:
+    with ExitStack() as stack:
+        with suppress(OSError):  # another program has it, which is as good
+            stack.enter_context(socket.create_server(("127.0.0.1", 8000)))
+        process = swell.start("serve", "--json")
+        url = ready_line(process, swell.folder)["url"]
+        assert int(url.rpartition(":")[2]) > 8000
+        assert "Port 8000 is taken" in (swell.folder / "stderr.txt").read_text()
+        assert stop(process) == 0
 
 
 def test_the_key_of_local_workers_ends_with_their_backend(swell: Swell) -> None:
@@ -64,7 +97,7 @@ def test_the_key_of_local_workers_ends_with_their_backend(swell: Swell) -> None:
     process = swell.start("serve", "--json", "--port", "0")
     ready_line(process, swell.folder)
     assert "workers of swell up" not in good()
-    assert good().count("commands on this machine") == 1
+    assert good().count("this machine") == 1
     assert stop(process) == 0
 
 
@@ -89,14 +122,13 @@ def test_by_itself_it_translates_has_styles_and_makes_portraits(swell: Swell) ->
     process = swell.start("up", "--port", "0")
     try:
         assert process.stdout is not None
-        key = process.stdout.readline().split()[-1]
+        assert process.stdout.readline().startswith("Swell is ready: ")
         told = {model["name"]: model for model in swell.json("models", "ls")}
         assert told["swell/picture"]["workers"] == told["swell/portraits"]["workers"] == 1
         words = ("tasks", "submit", "swell/picture", "-i", "prompt=un zorro rojo en la nieve")
         task = json.loads(swell.run(*words, "-i", "art=mosaic", "--watch", "--json").stdout)
         assert task["stages"][0]["output"]["text"] == "a red fox in the snow"
         assert [stage["state"] for stage in task["stages"]].count("succeeded") == 5
-        assert key.startswith("swell_")
     finally:
         assert stop(process) == 0
     assert "try it: swell tasks submit swell/picture" in (swell.folder / "stderr.txt").read_text()

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "serve": ("up", "serve"),
     "worker": ("worker", "run_worker"),
     "autoscale": ("scaling", "autoscale"),
+    "open": ("sign_in", "open_browser"),
     "run": ("run", "run_model"),
     "build": ("build", "build"),
     "tasks": ("tasks", "app"),

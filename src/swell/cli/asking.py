@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from swell.cli.inputs import InputFile, parse_inputs
-from swell.cli.options import Inputs, in_place_of
+from swell.cli.options import Inputs, Prompt, in_place_of
 from swell.cli.remote import Remote
 from swell.errors import InvalidRequest
 
@@ -22,6 +22,7 @@ class Asked:
     """What a command line asks of a model: each field is an option, in this order."""
 
     model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")]
+    prompt: Prompt = None
     inputs: Inputs = field(default_factory=list)
     count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None
     seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None
@@ -87,7 +88,9 @@ class Asked:
             "max_attempts": self.max_attempts,
         }
         request: dict[str, Any] = {"model": self.model}
-        request["input"] = await _uploaded(remote, parse_inputs(self.inputs, card["input_schema"]))
+        request["input"] = await _uploaded(
+            remote, parse_inputs(self.inputs, card["input_schema"], self.prompt)
+        )
         return request | {name: value for name, value in members.items() if value is not None}
 
     def _check(self) -> None:

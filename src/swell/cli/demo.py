@@ -3,22 +3,22 @@
 import os
 import shutil
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 import uvloop
 
-from swell.api.web import built_app
 from swell.cli.follow import follow, save_artifacts, send, show_end, time_line
 from swell.cli.keyring import Keyring
-from swell.cli.options import Config, Data, settings_from
+from swell.cli.options import Browser, Config, Data, places, settings_from
 from swell.cli.output import CommandFailed, seconds, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
-from swell.cli.up import run_up
+from swell.cli.sign_in import show_link
+from swell.cli.up import Port, run_up
+from swell.client.access import Access
 from swell.clock import SystemClock
-from swell.config import ServerSettings, WorkerSettings
+from swell.config import ServerSettings, Settings, WorkerSettings
 from swell.wiring import configure_logging
 
 __all__ = ["demo"]
@@ -31,7 +31,8 @@ def demo(
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red fox in the snow",
     model: Annotated[str, typer.Option(help="Which model draws.")] = _PIPELINE,
     once: Annotated[bool, typer.Option("--once", help="End after the picture.")] = False,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    port: Port = None,
+    browser: Annotated[bool | None, Browser] = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
@@ -41,6 +42,7 @@ def demo(
         config,
         data,
         server__port=port,
+        client__browser=browser,
         server__pipelines=ServerSettings().pipelines if is_pipeline else (),
         worker__models=WorkerSettings().models if is_pipeline else model,
         log__level="warning",
@@ -66,7 +68,7 @@ def demo(
             stdout.print(str(path))
         talk.print(f"  {time_line(task, total_s)}")
         if not once:
-            _invite(access.url, await keyring.new_client_key(), model)
+            _invite(settings, access, model, places(config, data))
         return once
 
     configure_logging(settings.log)
@@ -75,21 +77,16 @@ def demo(
         raise CommandFailed("the picture was not drawn; the lines above say why")
 
 
-def _invite(url: str, key: str | None, model: str) -> None:
-    # What the demo installed is in a virtual environment that a newcomer's shell may not know.
+def _invite(settings: Settings, access: Access, model: str, found_by: str) -> None:
+    # The demo runs in a virtual environment that a new user's shell may not know.
     command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
-    talk.print("Swell goes on until Ctrl-C.")
-    if built_app():
-        link = f"{url}/#/key/{key}" if key else f"{url}, with your key"
-        talk.print(f"In a browser: {link}", markup=False, soft_wrap=True)
-    elif (Path(__file__).parents[3] / "web" / "build.py").is_file():
-        talk.print("In a browser: after `make web`, which needs Node.js 20.19 or newer")
+    talk.print("Swell runs until Ctrl-C.")
+    show_link(settings, access)
     talk.print("From another terminal:")
     talk.print(
-        f"  {command} tasks submit {model} -i prompt='a cat in the rain' --watch\n"
-        f"  export SWELL_KEY={key or f'$({command} keys create demo)'}"
-        "   # write it down, it is not shown again\n"
-        f'  curl {url}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\\n'
+        f'  {command} tasks submit {model} "a cat in the rain" --watch{found_by}\n'
+        f"  KEY=$({command} keys create demo{found_by})\n"
+        f'  curl {access.url}/v1/tasks -H "Authorization: Bearer $KEY" \\\n'
         '    -H "Content-Type: application/json" -H "Prefer: wait=30" \\\n'
         f'    -d \'{{"model": "{model}", "input": {{"prompt": "a cat in the rain"}}}}\'',
         markup=False,

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from swell.autoscaling import advice, check_token
+from swell.cli.options import is_loopback
 from swell.cli.parts import Finding
 from swell.config import PoolTable, Settings, describe
 from swell.errors import InvalidRequest
@@ -59,7 +60,7 @@ class Deployment:
     def is_open(self) -> bool:
         """Whether others than this machine are to reach it."""
         server = self.settings.server
-        return server.public_url is not None or not _is_loopback(server.host)
+        return server.public_url is not None or not is_loopback(server.host)
 
     @property
     def processes(self) -> int:
@@ -88,7 +89,7 @@ def why_none_joins(url: str) -> str | None:
     One that is started by hand may have a way of its own to a private network.
     """
     host = urlsplit(url).hostname or ""
-    if not host or _is_loopback(host):
+    if not host or is_loopback(host):
         return _NOT_FOUND
     if _is_beyond(host) and not url.startswith("https://"):
         return _IN_THE_CLEAR
@@ -389,7 +390,7 @@ def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
 def _reach(where: str, table: PoolTable, url: str) -> Iterator[Finding]:
     host = urlsplit(url).hostname or ""
     is_far = table.provider in _CLOUDS
-    if not host or _is_loopback(host) or (is_far and not _is_beyond(host)):
+    if not host or is_loopback(host) or (is_far and not _is_beyond(host)):
         yield Finding(
             *(where, "fail", f"its workers are told to ask {url or 'where the backend listens'}"),
             why=_NOT_FOUND,
@@ -433,16 +434,7 @@ def _is_near(deployment: Deployment, key: str) -> bool:
     if not key.endswith(".url"):
         return False
     host = urlsplit(_value(deployment.settings, key)).hostname or ""
-    return not host or _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    if host in ("localhost", ""):
-        return host == "localhost"
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not host or is_loopback(host)
 
 
 def _is_beyond(host: str) -> bool:

@@ -24,7 +24,7 @@ class InputFile(msgspec.Struct, frozen=True):
     content_type: str
 
 
-def parse_inputs(pairs: Sequence[str], schema: Schema) -> dict[str, Any]:
+def parse_inputs(pairs: Sequence[str], schema: Schema, prompt: str | None = None) -> dict[str, Any]:
     """Return the values that `K=V` pairs give; files stay `InputFile`s.
 
     A text property takes what stands there as it is, and so does a choice that lists it as a
@@ -34,15 +34,18 @@ def parse_inputs(pairs: Sequence[str], schema: Schema) -> dict[str, Any]:
     Args:
         pairs: From the command line.
         schema: JSON Schema of the input.
+        prompt: Text without a name, for the property `prompt` or the only required text.
 
     Raises:
-        InvalidRequest: A pair has no `=`, or a file cannot be read.
+        InvalidRequest: A pair has no `=`, a file cannot be read, or no property takes the prompt.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if prompt is None else {_prompt_name(schema, prompt): prompt}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator or not name:
-            raise InvalidRequest(f"{pair!r} is no input: write -i name=value")
+            raise InvalidRequest(
+                f"-i needs name=value, such as -i prompt='a fox': {pair!r} has no name"
+            )
         prop = schema.get("properties", {}).get(name, {})
         choices = _choices(prop, schema.get("$defs", {}))
         if text.startswith("@"):
@@ -50,6 +53,24 @@ def parse_inputs(pairs: Sequence[str], schema: Schema) -> dict[str, Any]:
         else:
             values[name] = _from_text(text, choices)
     return values
+
+
+def _prompt_name(schema: Schema, prompt: str) -> str:
+    properties = schema.get("properties", {})
+    if "prompt" in properties:
+        return "prompt"
+    texts = [
+        name
+        for name in schema.get("required", [])
+        if any(map(_takes_any_text, _choices(properties.get(name, {}), schema.get("$defs", {}))))
+    ]
+    if len(texts) == 1:
+        return texts[0]
+    names = ", ".join(properties) or "none"
+    raise InvalidRequest(
+        f"no input of this model takes {prompt[:40]!r} without a name: write -i name=value "
+        f"(inputs: {names})"
+    )
 
 
 def as_data_uri(file: InputFile) -> str:

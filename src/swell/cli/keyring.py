@@ -2,8 +2,7 @@
 
 | key | named | for | kept | good until |
 |---|---|---|---|---|
-| client key | `swell up` | whoever is shown it | nowhere, its hash apart | it is revoked |
-| local key | `commands on this machine` | commands beside it | `access.json`, 0600 | see below |
+| local key | `this machine` | commands and the browser here | `access.json`, 0600 | see below |
 | worker token | `workers of swell up` | the workers that it starts | in their processes | it ends |
 
 The worker token opens the pools of these workers only.
@@ -24,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from swell.api.auth import NewKey, create_key, why_not
+from swell.api.auth import NewKey, create_key
 from swell.api.settings import Backend
 from swell.client.access import Access, read_access, write_access
 from swell.errors import SwellError
@@ -32,7 +31,6 @@ from swell.registry import Scope
 from swell.wiring import Unusable
 
 __all__ = [
-    "CLIENT",
     "LOCAL",
     "OUTLIVES_S",
     "WORKERS",
@@ -41,8 +39,7 @@ __all__ = [
     "open_keyring",
 ]
 
-CLIENT: Final = "swell up"
-LOCAL: Final = "commands on this machine"
+LOCAL: Final = "this machine"
 WORKERS: Final = "workers of swell up"
 
 #: For how long a local key outlives its backend on a shared store, in seconds.
@@ -57,22 +54,10 @@ class Keyring:
     """What opens a backend that has started."""
 
     backend: Backend
-    #: For commands on this machine, with the local key.
+    #: With the local key, for commands and the browser of this machine.
     access: Access
     #: For the workers that are started with the backend; empty if there are none.
     worker_token: str
-
-    async def new_client_key(self, *, always: bool = False) -> str | None:
-        """Make a client key, to be shown at once; None where an earlier one is still good.
-
-        Args:
-            always: Make one in any case.
-        """
-        known = [] if always else await self.backend.registry.keys()
-        now = self.backend.clock.now()
-        if any(key.name == CLIENT and why_not(key, key.digest, now) is None for key in known):
-            return None
-        return (await _make(self.backend, CLIENT, Scope.ADMIN)).secret
 
 
 @asynccontextmanager

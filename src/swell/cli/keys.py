@@ -1,6 +1,7 @@
 """`swell keys`: who may ask, and how much."""
 
 import re
+import sys
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -158,7 +159,8 @@ def _show(made: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
-    talk.print(f"key {made['id']}; write it down, it is not shown again:")
+    if sys.stdout.isatty():
+        talk.print(f"Key {made['id']}. Store it now: it is not shown again.")
     stdout.print(made["key"], markup=False)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import ipaddress
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +13,17 @@ import typer
 from swell.config import Loaded, load
 
 __all__ = [
+    "Browser",
     "Config",
     "Data",
     "Inputs",
     "Json",
     "Key",
     "Models",
+    "Prompt",
     "Url",
     "in_place_of",
+    "is_loopback",
     "places",
     "settings_from",
 ]
@@ -38,6 +42,15 @@ Url = Annotated[
 ]
 Key = Annotated[
     str | None, typer.Option("--key", metavar="KEY", help="API key (client.key, SWELL_KEY).")
+]
+Browser = typer.Option(
+    "--browser/--no-browser", help="Open a browser on a desktop (client.browser)."
+)
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="Text of the input `prompt`, or of the only required text.", show_default=False
+    ),
 ]
 Inputs = Annotated[
     list[str],
@@ -119,3 +132,11 @@ def in_place_of(
     with_options.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     with_options.__annotations__ = {each.name: each.annotation for each in shown}
     return with_options
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -111,9 +111,12 @@ def exit_code(error: SwellError) -> Exit:
 def explain(error: SwellError) -> None:
     """Tell a person what went wrong."""
     heading = error.heading if isinstance(error, Refused) else error.title
-    talk.print(f"[bold red]{escape(heading)}[/]")
-    if error.detail != heading:
-        talk.print(f"  {escape(hide_secrets(error.detail))}")
+    detail = hide_secrets(error.detail)
+    if detail.startswith(heading):
+        talk.print(f"[bold red]{escape(detail)}[/]")
+    else:
+        talk.print(f"[bold red]{escape(heading)}[/]")
+        talk.print(f"  {escape(detail)}")
     fields = error.problem.get("errors") if isinstance(error, Refused) else error.errors
     for field in fields if isinstance(fields, Sequence) else ():
         if isinstance(field, Mapping):
@@ -129,8 +132,8 @@ def explain(error: SwellError) -> None:
 
 
 _HINTS = {
-    401: "give a key with --key or SWELL_KEY: `swell up` printed one at its first start, "
-    "`swell keys create NAME` makes others",
+    401: "give a key with --key or SWELL_KEY: `swell keys create NAME` makes one on the server's "
+    "machine",
     403: "use a key with the scope that this needs: `swell keys create NAME --scope admin`",
     429: "wait a moment and try again",
     503: "look at `swell workers` and `swell queues`, then try again",

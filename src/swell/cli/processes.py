@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -31,12 +31,20 @@ from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.scaling import scaled
-from swell.cli.service import Interrupts, Place, listen, local_url_of, open_service, url_of
+from swell.cli.service import (
+    Interrupts,
+    Place,
+    listen,
+    local_url_of,
+    locked_folder,
+    open_service,
+    url_of,
+)
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
 from swell.config import Settings
-from swell.wiring import DataLock, Unusable, build_backend, close_backend, is_shared
+from swell.wiring import Unusable, build_backend, close_backend, is_shared
 
 __all__ = ["Members", "check_shareable", "run_member", "run_processes", "tally_of"]
 
@@ -96,7 +104,7 @@ async def run_processes(
     interrupts.install()
     reload = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
-    with _locked(settings), contextlib.closing(listen(settings)) as listener:
+    with locked_folder(settings), contextlib.closing(listen(settings)) as listener:
         tally_of(settings, clock).clear()
         # Brings the schema up to date and makes what is made once, before there are several.
         tls = await open_tls(settings, clock)
@@ -120,16 +128,6 @@ async def run_processes(
         finally:
             await members.stop(interrupts.second)
             port.close()
-
-
-@contextlib.contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
-    lock = DataLock(settings.data_dir)
-    lock.take()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Members:

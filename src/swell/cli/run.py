@@ -13,7 +13,7 @@ from swell.cli.added import ref_of
 from swell.cli.beside import run_beside
 from swell.cli.inputs import parse_inputs
 from swell.cli.local import check_input, load_model, run_local, save_files
-from swell.cli.options import Config, Data, Inputs, Json, settings_from
+from swell.cli.options import Config, Data, Inputs, Json, Prompt, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
@@ -55,6 +55,7 @@ def run_model(
             help="A built-in or added model, FILE.py, FILE.py:name or package.module:name."
         ),
     ],
+    prompt: Prompt = None,
     inputs: Inputs = [],
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**53 - 1, help="For the same result again.")
@@ -74,7 +75,7 @@ def run_model(
         home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
         run = _beside if home.is_own else _here
         with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
-            ran = run(_Asked(ref, inputs, seed, settings.worker, home, clock), progress)
+            ran = run(_Asked(ref, prompt, inputs, seed, settings.worker, home, clock), progress)
         texts = [value for value in ran.values.values() if isinstance(value, str)]
         stem = slug(texts[0] if texts else ran.name.rpartition("/")[2])
         output, paths = save_files(ran.result, stem, out)
@@ -111,6 +112,7 @@ class _Asked:
     """What the command line says."""
 
     ref: str
+    prompt: str | None
     inputs: list[str]
     seed: int | None
     settings: WorkerSettings
@@ -134,7 +136,9 @@ def _here(asked: _Asked, progress: Progress) -> _Ran:
     """Run it in this process."""
     definition = one_model(asked.ref)
     version = definition.version()
-    checked = check_input(definition, parse_inputs(asked.inputs, definition.input_schema))
+    checked = check_input(
+        definition, parse_inputs(asked.inputs, definition.input_schema, asked.prompt)
+    )
     bar = progress.add_task(f"{definition.name} loads", total=None)
     loaded = load_model(definition, asked.settings.device, asked.clock)
     progress.update(bar, description=f"{definition.name} runs")
@@ -158,7 +162,7 @@ def _beside(asked: _Asked, progress: Progress) -> _Ran:
             asked.home,
             asked.settings,
             asked.clock,
-            read=lambda card: parse_inputs(asked.inputs, card.input_schema),
+            read=lambda card: parse_inputs(asked.inputs, card.input_schema, asked.prompt),
             seed=asked.seed,
             tell=lambda done, total: progress.update(bar, completed=done, total=total),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import resource
 import signal
@@ -22,9 +23,11 @@ from swell.cli.accepting import Acceptor, Counts
 from swell.cli.added import names_of
 from swell.cli.connection import HttpConnection, with_timeouts
 from swell.cli.keyring import keep_local_key
-from swell.cli.output import CommandFailed
+from swell.cli.options import is_loopback
+from swell.cli.output import CommandFailed, talk
 from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
+from swell.client.access import forget_server
 from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, build_backend, close_backend
@@ -36,12 +39,16 @@ __all__ = [
     "launchable_models",
     "listen",
     "local_url_of",
+    "locked_folder",
     "open_service",
     "url_of",
 ]
 
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
+
+#: Without a named port, this many after the usual one are tried.
+_PORTS_TRIED = 100
 
 #: Requests whose clients are gone end by themselves within so many ticks, or are ended.
 _HANG_UP_TICKS = 10
@@ -227,11 +234,8 @@ async def open_service(
         CommandFailed: The port is taken, or the server did not start.
     """
     _allow_many_connections()
-    lock = DataLock(settings.data_dir)
-    # Processes on one port share a folder, which whoever looks after them holds.
-    if place is None:
-        lock.take()
-    try:
+    # Processes on one port share a folder, which their parent holds.
+    with locked_folder(settings) if place is None else contextlib.nullcontext():
         listener = listen(settings) if place is None else place.listener
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
@@ -261,8 +265,29 @@ async def open_service(
         finally:
             await close_backend(backend)
             listener.close()
+
+
+@contextlib.contextmanager
+def locked_folder(settings: Settings) -> Iterator[None]:
+    """Hold the data folder; commands find a server there only while it listens.
+
+    Raises:
+        AlreadyRunning: Another backend holds it.
+        Unusable: The folder cannot be written.
+    """
+    lock = DataLock(settings.data_dir)
+    lock.take()
+    try:
+        _forget_server(settings)
+        yield
     finally:
+        _forget_server(settings)
         lock.release()
+
+
+def _forget_server(settings: Settings) -> None:
+    with contextlib.suppress(OSError):  # a full disk; the next start overwrites it
+        forget_server(settings.data_dir)
 
 
 def launchable_models(settings: Settings) -> list[str]:
@@ -306,21 +331,30 @@ async def _serving(server: uvicorn.Server, listener: socket.socket) -> "asyncio.
 def listen(settings: Settings) -> socket.socket:
     """Return a socket that listens where the settings say.
 
+    On this machine alone and without a named port, it takes the next free one if 8000 is taken.
+
     Raises:
-        CommandFailed: Somebody else does already.
+        CommandFailed: The address cannot be listened on.
     """
     host, port = settings.server.host, settings.server.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    is_named = "port" in settings.server.model_fields_set or not is_loopback(host)
+    last = port if is_named else port + _PORTS_TRIED
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise CommandFailed(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, "
-            "or --port 0 for a free one"
-        ) from error
+    for number in range(port, last + 1):
+        try:
+            listener.bind((host, number))
+            break
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and number < last:
+                continue
+            listener.close()
+            raise CommandFailed(
+                f"cannot listen on {host}:{number} ({error.strerror}): choose another port with "
+                "--port, or --port 0 for a free one"
+            ) from error
+    if number != port:
+        talk.print(f"Port {port} is taken by another program: using {number}")
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener

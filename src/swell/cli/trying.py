@@ -115,6 +115,7 @@ def _chosen(settings: Settings, ref: str) -> Settings:
 
 def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
     # Other commands about models need not wait for a whole service to be imported.
+    from swell.cli.sign_in import show_link  # noqa: PLC0415
     from swell.cli.up import run_up  # noqa: PLC0415
 
     pool = settings.pool.model_copy(update={"workers": max(1, settings.pool.workers)})
@@ -124,10 +125,11 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
 
     async def ready(keyring: "Keyring") -> bool:
         versions = await _live(keyring)
-        key = await keyring.new_client_key(always=as_json)
         # Whoever reads that it is served may save at once.
         saved = _saved(Path(ref)) if reload else None
-        _tell(keyring.access.url, versions, as_json, key)
+        _tell(keyring.access.url, versions, as_json, keyring.access.key)
+        if not as_json:
+            show_link(settings, keyring.access)
         if reload:
             timeout_s = settings.client.timeout_s
             reloading = _reload(Path(ref), saved, versions, keyring, timeout_s, as_json)
@@ -270,6 +272,4 @@ def _tell(url: str, versions: dict[str, str], as_json: bool, key: str | None) ->
             f"  ask it: swell tasks submit {name}:{versions[name]} -i NAME=VALUE --watch",
             markup=False,
         )
-    if key:
-        talk.print(f"  key {key} (write it down, it is not shown again)", markup=False)
     talk.print("  Ctrl-C ends the trial")

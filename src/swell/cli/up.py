@@ -16,19 +16,20 @@ import uvloop
 from rich.markup import escape
 
 from swell.api.costs import instance_ended
-from swell.api.web import built_app
 from swell.autoscaling import needs_token
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.notify import tell_ready
-from swell.cli.options import Config, Data, Models, places, settings_from
+from swell.cli.options import Browser, Config, Data, Models, places, settings_from
 from swell.cli.output import CommandFailed, Exit, talk
 from swell.cli.output import data as stdout
 from swell.cli.processes import run_member, run_processes
 from swell.cli.scaling import scaled
 from swell.cli.service import Interrupts, Service, launchable_models, open_service
+from swell.cli.sign_in import show_link
 from swell.cli.tls import read_again_at_hangup, tell_fingerprint
+from swell.client.access import Access
 from swell.clock import Clock, SystemClock
 from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
@@ -74,7 +75,10 @@ class _End:
 
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Port = Annotated[
+    int | None,
+    typer.Option(help="Port to listen on; 0 takes a free one. Without it: 8000 or the next free."),
+]
 
 
 def up(
@@ -93,6 +97,7 @@ def up(
     port: Port = None,
     slots: Annotated[int | None, typer.Option(help="Tasks that each worker may hold.")] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    browser: Annotated[bool | None, Browser] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
     ] = False,
@@ -113,6 +118,7 @@ def up(
         worker__device=device,
         server__host=host,
         server__port=port,
+        client__browser=browser,
     ).settings
     if settings.pools:
         if workers is not None or models or slots is not None or device is not None:
@@ -140,6 +146,7 @@ def serve(
         ),
     ] = None,
     place: Annotated[str | None, typer.Option("--place", hidden=True)] = None,
+    browser: Annotated[bool | None, Browser] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
     ] = False,
@@ -152,6 +159,7 @@ def serve(
         data,
         server__host=host,
         server__port=port,
+        client__browser=browser,
         server__processes=processes,
         pool__workers=0,
     ).settings
@@ -177,7 +185,6 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
     """Return what says that the service is ready, and with which key."""
 
     async def ready(keyring: Keyring) -> bool:
-        key = await keyring.new_client_key(always=as_json)
         workers = await keyring.backend.registry.workers()
         there = {name for worker in workers if not worker.gone_at for name in worker.models}
         cards = await keyring.backend.registry.models()
@@ -186,7 +193,7 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
             logs = escape(str(settings.data_dir / "logs"))
             talk.print(f"[yellow]left out[/] {escape(name)}: it cannot be loaded, see {logs}")
         command = trial(served(cards, there, names), found_by)
-        _tell_ready(keyring.access.url, key, as_json, command)
+        _tell_ready(settings, keyring.access, as_json, command)
         tell_ready()
         return False
 
@@ -413,23 +420,16 @@ def _pairs(flags: str) -> list[str]:
     return [word for word in shlex.split(flags) if word != "-i"]
 
 
-def _tell_ready(url: str, key: str | None, as_json: bool, command: str) -> None:
+def _tell_ready(settings: Settings, access: Access, as_json: bool, command: str) -> None:
     if as_json:
-        line = {"ready": True, "url": url, "key": key}
+        line = {"ready": True, "url": access.url, "key": access.key}
         stdout.print(json.dumps(line), markup=False)
         stdout.file.flush()
         return
-    if key:
-        stdout.print(f"Swell is ready: {url}  key {key}", markup=False)
-        talk.print("  write the key down, it is not shown again: `swell keys create` makes others")
-    else:
-        stdout.print(f"Swell is ready: {url}", markup=False)
-        talk.print("  its key was shown at its first start: `swell keys create` makes others")
-    if built_app():
-        talk.print(f"  make pictures in a browser: {url}, which asks for the key")
-    talk.print(
-        f"  try it: {command}   (swell models ls tells of all)", markup=False, soft_wrap=True
-    )
+    stdout.print(f"Swell is ready: {access.url}", markup=False)
+    show_link(settings, access)
+    talk.print(f"  Try it: {command}", markup=False, soft_wrap=True)
+    talk.print("  `swell models ls` lists the models; Ctrl-C stops")
 
 
 def _words(models: list[str] | None) -> str | None:

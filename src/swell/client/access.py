@@ -1,7 +1,7 @@
 """Where the server is and which key opens it: what `swell up` leaves for other commands.
 
-The key in the file is one of its own, for commands of the same user on the same machine; it is
-never shown, and whoever may not read the data folder cannot have it.
+The key in the file is for commands and the browser of the same user on the same machine. Users who
+may not read the data folder cannot read it.
 """
 
 import os
@@ -12,7 +12,7 @@ import msgspec
 from swell.client.errors import NoServer
 from swell.config import Settings
 
-__all__ = ["Access", "find_access", "read_access", "write_access"]
+__all__ = ["Access", "find_access", "forget_server", "read_access", "write_access"]
 
 _NAME = "access.json"
 
@@ -20,6 +20,7 @@ _NAME = "access.json"
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """A server and a key to it."""
 
+    #: Where clients reach it; empty while none runs.
     url: str
     key: str = msgspec.field(name="local_key", default="")
     #: Id of the key of the workers that were started with it; empty if there were none.
@@ -39,10 +40,10 @@ def find_access(settings: Settings) -> Access:
     url, key = settings.client.url, settings.client.key.get_secret_value()
     ca_file = str(settings.client.ca_file or "")
     left = read_access(settings.data_dir)
-    if not url and left is None:
+    if not url and (left is None or not left.url):
         raise NoServer(
-            f"no server is known: start one with `swell up`, or give --url and --key "
-            f"(SWELL_URL, SWELL_KEY); there is no {settings.data_dir / _NAME}"
+            f"Swell is not running in {settings.data_dir}: start it with `swell up`, or name a "
+            "server with --url and --key (SWELL_URL, SWELL_KEY)"
         )
     url = url.rstrip("/")
     if left is not None and url in ("", left.url, left.local_url):
@@ -56,6 +57,13 @@ def read_access(data_dir: Path) -> Access | None:
         return msgspec.json.decode((data_dir / _NAME).read_bytes(), type=Access)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def forget_server(data_dir: Path) -> None:
+    """Keep the key of a data folder, and forget where its server was: none listens there now."""
+    left = read_access(data_dir)
+    if left is not None and left.url:
+        write_access(data_dir, msgspec.structs.replace(left, url="", local_url=""))
 
 
 def write_access(data_dir: Path, access: Access) -> None:

@@ -21,7 +21,7 @@ __all__ = ["NoServer", "Refused", "TaskEnded", "Unreachable"]
 class NoServer(SwellError):
     """No server is known; the text says how to name one."""
 
-    code, title = "no_server", "No server is known"
+    code, title = "no_server", "No server is running"
 
 
 class Unreachable(SwellError):
