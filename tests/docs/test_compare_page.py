@@ -27,7 +27,7 @@ def line(holding: str) -> str:
 def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
     """A Swell that serves what it does by itself, and a model that has joined it for a trial."""
     swell = Swell(tmp_path_factory.mktemp("reading"))
-    poster = block("README.md", "me/poster").replace("me/poster", "mine/poster")
+    poster = block("README.md", '@swell.model("me/poster")').replace("me/poster", "mine/poster")
     (swell.folder / "models").mkdir()
     (swell.folder / "models" / "poster.py").write_text(poster)
     up = swell.start(*line("swell up").split()[1:], "--json", "--port", "0")

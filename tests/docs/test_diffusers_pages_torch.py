@@ -60,7 +60,9 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     hub = HubServer(
         dict.fromkeys((*names, "acme/dreams-xl"), repository)
         | {
-            "stabilityai/stable-diffusion-3.5-medium": Repository({COMMIT: third}, {"main": COMMIT}),
+            "stabilityai/stable-diffusion-3.5-medium": Repository(
+                {COMMIT: third}, {"main": COMMIT}
+            ),
             "black-forest-labs/FLUX.1-schnell": Repository({COMMIT: flux}, {"main": COMMIT}),
         }
     )

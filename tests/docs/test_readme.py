@@ -8,6 +8,7 @@ import pytest
 
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, blocks
+from ports import free_port
 from swell.autoscaling import advice
 from swell.config import load
 from swell.money.pool_prices import pool_prices
@@ -28,7 +29,7 @@ def test_every_command_that_the_readme_makes_exists() -> None:
 
 def test_settings_of_the_readme_are_taken_and_nothing_in_them_is_warned_of(tmp_path: Path) -> None:
     settings_blocks = blocks("README.md", "toml")
-    assert len(settings_blocks) == 2
+    assert len(settings_blocks) == 3
     for each in settings_blocks:
         path = tmp_path / "swell.toml"
         path.write_text(each.replace("ami-…", "ami-0a1b2c3d4e5f"))
@@ -47,38 +48,60 @@ def test_the_page_of_installing_has_every_extra() -> None:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    here = tmp_path_factory.mktemp("reader")
-    (here / "poster.py").write_text(block("README.md", "me/poster"))
+    """A folder with the files of README.md, and what it serves there."""
+    here = tmp_path_factory.mktemp("mine")
+    (here / "poster.py").write_text(block("README.md", '@swell.model("me/poster")'))
+    (here / "swell.toml").write_text(block("README.md", "[webhooks]", "toml"))
     up = block("README.md", "swell models check poster.py", "sh").splitlines()[-1]
-    # The model of the request by curl is that of `make demo`.
-    words = (*shlex.split(up, comments=True)[1:], "-m", "swell/icons", "--json", "--port", "0")
+    words = (*shlex.split(up, comments=True)[1:], "--json", "--port", "0")
     process = Swell(here).start(*words)
     try:
-        ready = ready_line(process, here)
-        yield Reader(here, {"URL": ready["url"], "KEY": ready["key"]})
+        yield Reader(here, {"URL": ready_line(process, here)["url"]})
     finally:
         assert stop(process) == 0, (here / "stderr.txt").read_text()
 
 
 def test_a_function_is_a_model_as_the_readme_says(reader: Reader) -> None:
-    lines = block("README.md", "swell models check poster.py", "sh").splitlines()
-    assert lines[-1].startswith("swell up")
-    said = reader.does(ACTIVATE.sub("", "\n".join(lines[:-1])))
-    assert "pictures/a-lighthouse.png" in said.stdout
-    assert (reader.folder / "pictures" / "a-lighthouse.png").stat().st_size > 1000
-
-
-def test_a_task_is_submitted_as_the_readme_says(reader: Reader) -> None:
-    script = block("README.md", "swell tasks submit me/poster", "sh")
-    said = reader.does(ACTIVATE.sub("", script)).stdout.strip()
-    assert said.startswith("pictures/a-lighthouse")
-    assert (reader.folder / said).is_file()
+    check, up = block("README.md", "swell models check poster.py", "sh").splitlines()
+    assert up.startswith("swell up")
+    assert "me/poster" in reader.does(check).stdout
 
 
 def test_a_picture_is_asked_for_over_http_as_the_readme_says(reader: Reader) -> None:
-    script = block("README.md", "curl $URL/v1/tasks", "sh")
-    assert '"state":"succeeded"' in reader.does(script).stdout
-    picture = f"{script.rstrip()} -H 'Accept: image/png' -o fox.png"
-    assert '-H "Accept: image/png" -o fox.png' in README
-    reader.does(picture)
-    assert (reader.folder / "fox.png").read_bytes().startswith(b"\x89PNG")
+    script = block("README.md", "curl http://127.0.0.1:8001/v1/tasks", "sh")
+    served = ("http://127.0.0.1:8001", reader.variables["URL"])
+    reader.does(ACTIVATE.sub("", script).replace("cd mine\n", ""), served)
+    assert (reader.folder / "lighthouse.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_worker_joins_by_a_url_and_a_key_as_the_readme_says(reader: Reader) -> None:
+    script = block("README.md", "swell worker --url", "sh")
+    *before, worker = ACTIVATE.sub("", script).replace("cd mine\n", "").splitlines()
+    served = ("http://127.0.0.1:8001", reader.variables["URL"])
+    joined = "swell workers | grep -c idle | grep -qx 3"
+    script = f"{worker} & until {joined}; do :; done; kill $!; wait $! || true"
+    reader.does("\n".join([*before, script]), served)
+
+
+def test_a_launch_is_simulated_as_the_readme_says(tmp_path: Path) -> None:
+    said = Reader(tmp_path).does(block("README.md", "swell simulate", "sh")).stdout
+    assert "cost" in said
+
+
+def test_a_backend_submits_a_task_and_is_called_when_it_is_done(reader: Reader) -> None:
+    pytest.importorskip("fastapi")
+    port = str(free_port())
+
+    def here(text: str) -> str:
+        return text.replace("8002", port)
+
+    (reader.folder / "shop.py").write_text(here(block("README.md", "app = FastAPI")))
+    install, secret = block("README.md", "pip install fastapi", "sh").splitlines()
+    assert install.startswith("pip install")
+    serve = here(block("README.md", "uvicorn shop:app", "sh")).strip()
+    order = here(block("README.md", 'curl -sX POST "$SHOP', "sh"))
+    script = f"""{secret}
+{serve} & trap "kill $!; wait $!" EXIT
+until curl -s {here("http://127.0.0.1:8002")}/docs > /dev/null; do sleep 0.1; done
+{order}"""
+    assert f"{reader.variables['URL']}/v1/artifacts/" in reader.does(script).stdout

@@ -1,4 +1,7 @@
-"""The tutorial is followed word for word, but for its installation, which a figure follows too."""
+"""README.md and the tutorial are followed word for word, except for their installation.
+
+The figure `door-readme` installs too, in a fresh clone.
+"""
 
 import os
 import shutil
@@ -10,11 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import docs_tutorial  # noqa: E402 - it lies among the benchmarks
-from docs_tutorial import Reader, Step, agrees, environment, steps, with_free_ports  # noqa: E402
+import door_readme  # noqa: E402 - it is among the benchmarks
+from door_readme import Reader, Step, Terminal, agrees, environment, steps, with_free_ports  # noqa: E402
 from pages import blocks  # noqa: E402
 
-PAGE = (ROOT / docs_tutorial.PAGE).read_text()
+PAGE = (ROOT / door_readme.TUTORIAL).read_text()
+README = (ROOT / door_readme.README).read_text()
 
 
 def test_a_block_says_where_it_belongs() -> None:
@@ -34,13 +38,17 @@ a…
 ```toml title="swell.toml"
 [worker]
 ```
+```sh title="Needs a GPU"
+ls
+```
 1. Press **Create**.
 """
     assert steps(page) == [
         Step("type", "Terminal 1", "ls\npwd\n", 2),
         Step("see", "Terminal 1", "a…\n", 6),
         Step("write", "swell.toml", "[worker]\n", 9),
-        Step("browse", "", "Press **Create**.", 12),
+        Step("needs", "Needs a GPU", "ls\n", 12),
+        Step("browse", "", "Press **Create**.", 15),
     ]
 
 
@@ -59,14 +67,23 @@ def test_what_is_shown_was_printed_in_this_order(shown: str, printed: str, is_so
     assert agrees(shown, printed) == is_so
 
 
-def test_every_block_of_the_page_is_a_step() -> None:
-    found = steps(PAGE)
-    assert len([step for step in found if step.kind != "browse"]) == PAGE.count("\n```") // 2
-    assert {step.kind for step in found} == {"type", "see", "write", "browse"}
+@pytest.mark.parametrize(
+    ("page", "kinds"),
+    [(README, {"type", "see", "write", "needs"}), (PAGE, {"type", "see", "write", "browse"})],
+    ids=["README.md", "docs/tutorial.md"],
+)
+def test_every_block_of_the_page_is_a_step(page: str, kinds: set[str]) -> None:
+    found = steps(page)
+    assert len([step for step in found if step.kind != "browse"]) == page.count("\n```") // 2
+    assert {step.kind for step in found} == kinds
+
+
+def test_the_readme_has_at_most_900_words() -> None:
+    assert len(README.split()) <= door_readme.MOST_WORDS
 
 
 #: Where this test begins: what comes before installs.
-SECOND = "## 2. A model of your own"
+SECOND = "## 2. Write a model"
 
 
 def test_every_block_of_a_shell_is_typed_and_every_program_written() -> None:
@@ -75,6 +92,22 @@ def test_every_block_of_a_shell_is_typed_and_every_program_written() -> None:
     assert typed == blocks("docs/tutorial.md", "sh", SECOND)
     written = [step.text for step in found if step.kind == "write"]
     assert set(blocks("docs/tutorial.md", "python", SECOND)) <= set(written)
+
+
+@pytest.mark.parametrize(
+    ("shell", "has_failed"),
+    [("true\n", False), ("false\ntrue\n", True), ("if false; then :; fi\n", False)],
+)
+def test_a_command_that_fails_in_the_middle_of_a_block_is_noticed(
+    tmp_path: Path, shell: str, has_failed: bool
+) -> None:
+    terminal = Terminal(tmp_path, environment(tmp_path))
+    try:
+        terminal.type(shell)
+        assert terminal.ended(30) == 0
+        assert terminal.has_failed() == has_failed
+    finally:
+        terminal.close()
 
 
 @pytest.mark.slow
@@ -87,10 +120,9 @@ def test_the_page_can_be_followed(tmp_path: Path) -> None:
     home.mkdir()
     clone.mkdir()
     (clone / ".venv").symlink_to(sys.prefix)
-    page, ports = with_free_ports(SECOND + PAGE.partition(SECOND)[2])
+    page, _ = with_free_ports(SECOND + PAGE.partition(SECOND)[2])
     path = os.environ.get("PYTHONPATH")
-    reader = Reader(
-        clone, environment(home, ports) | ({"PYTHONPATH": path} if path else {}), limit_s=90
-    )
-    reader.follow(page)
+    variables = environment(home) | ({"PYTHONPATH": path} if path else {})
+    with Reader(clone, variables, limit_s=90) as reader:
+        reader.follow("docs/tutorial.md", page)
     assert reader.failed == []
