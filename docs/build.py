@@ -40,12 +40,9 @@ _LINK: Final = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|(?P<before>\]\()(?P<to
 #: What stands behind a block's language and is for tests: the site's Markdown takes none of it.
 _NOTE: Final = re.compile(r"\A(```\w+) [\w ]+$", re.M)
 
-#: Keeps a page out of the site's search.
-_NO_SEARCH: Final = b"---\nsearch:\n  exclude: true\n---\n"
-
 _SUMMARY: Final = (
-    "Swell serves open image models to any number of users: an HTTP API, a durable queue, "
-    "GPU workers anywhere and a web app."
+    "Swell serves open image models (Stable Diffusion, SDXL, FLUX, or your own Python function) to any "
+    "number of users."
 )
 
 
@@ -233,8 +230,7 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
     for place, content in files.items():
         written = site / "docs" / place
         written.parent.mkdir(parents=True, exist_ok=True)
-        head = _NO_SEARCH if place.startswith("decisions/") else b""
-        written.write_bytes(head + content)
+        written.write_bytes(content)
     shutil.copy(root / "mkdocs.yml", site)
     subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"],
@@ -242,9 +238,9 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
         check=True,
     )
     html = site / "html"
-    for place, content in files.items():
+    for place in files:
         if place.endswith(".md"):
-            (html / place).write_bytes(content)
+            shutil.copy(site / "docs" / place, html / place)
     dead = dead_links(seen(html))
     if dead:
         raise ValueError(f"links that lead nowhere: {', '.join(dead)}")
