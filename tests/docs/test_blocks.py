@@ -4,9 +4,9 @@ Here all blocks are parsed, and their commands, options, settings, routes, impor
 extras must exist. Shells and programs are run too, or listed with why they cannot be, by
 test_blocks_run.py.
 
-docs/models/remote.md is loaded and not called, since its services are elsewhere. Without a GPU and
-without images of others, docs/models/weights.md and docs/serve-sdxl-flux.md run on a CPU in place of
-`cuda`, and docs/models/cog.md with cog's server as a process in place of a container.
+docs/models/remote.md is loaded and not called, since its services are elsewhere. There is no GPU
+and no image of others: docs/models/weights.md and docs/serve-sdxl-flux.md run on a CPU in place of
+`cuda`, and docs/models/cog.md with a process of cog's server in place of a container.
 """
 
 import ast
