@@ -61,7 +61,7 @@ BLOCKS: tuple[NotRun, ...] = (
     ),
     NotRun(
         "README.md",
-        ". .venv/bin/activate",
+        ". .venv/bin/activate\nmkdir mine",
         "the test makes the folder and activates nothing; the figure door-readme does",
     ),
     NotRun(
@@ -434,7 +434,7 @@ def test_a_line_that_is_listed_stands_in_a_block_that_is_run(entry: NotRun) -> N
 def test_words_that_are_no_literals_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tests" / "test_a.py"
     path.parent.mkdir()
-    path.write_text('from pages import block\nPAGE = "README.md"\nblock(PAGE, "me/poster")\n')
+    path.write_text('from pages import block\nPAGE = "README.md"\nblock(PAGE, "app = FastAPI")\n')
     [call] = calls(path)
     assert [each.page for each in call.takes()] == ["README.md"]
     for words in ('f"{PAGE}", "me/poster"', "PAGE, *several", 'PAGE, holding="me/poster"'):

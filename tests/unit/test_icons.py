@@ -1,6 +1,8 @@
 import ast
 import inspect
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -298,12 +300,15 @@ def test_the_models_are_built_in(name: str) -> None:
 
 def test_the_card_says_what_it_repeats_and_where_the_judge_is_blind() -> None:
     card = " ".join((Icons.__doc__ or "").split())
-    script = (SOURCE.parents[1] / "benchmarks/model_quality.py").read_text("utf-8")
-    method = " ".join(str(ast.get_docstring(ast.parse(script))).split())
+    figures = tomllib.loads((SOURCE.parents[1] / "benchmarks/figures.toml").read_text("utf-8"))
+    question = " ".join(figures["model-quality"]["question"].split())
     assert "repeats them closely" in card
     assert "Of `ink` its word says nothing: 9 % of the drawn icons and 10 % of the real" in card
-    assert "The drawn icons resemble those of the training set" in method
-    assert "Of `ink` the stranger says nothing" in method
+    assert "The drawn icons resemble those of the training set" in question
+    assert "of `ink` the stranger says nothing" in question
+    assert " ".join((SOURCE.parents[1] / "docs/figures.md").read_text("utf-8").split()).count(
+        question
+    )
 
 
 def test_the_card_says_whose_art_was_learned_from() -> None:
@@ -331,8 +336,14 @@ def test_nothing_in_swell_imports_torch_but_what_models_import_for_it() -> None:
             assert not any(name.split(".")[0] == "torch" for name in names), path
 
 
-def test_the_model_card_in_the_docs_is_the_one_of_the_class() -> None:
-    page = SOURCE.parents[1] / "docs" / "models" / "icons.md"
+def test_the_page_of_the_docs_has_the_facts_of_the_card() -> None:
+    page = SOURCE.parents[1] / "docs" / "models" / "README.md"
     if not page.is_file():
         pytest.skip("installed without its documentation")
-    assert inspect.cleandoc(Icons.__doc__ or "") in page.read_text(encoding="utf-8")
+    card = inspect.cleandoc(Icons.__doc__ or "")
+    told = " ".join(page.read_text(encoding="utf-8").split())
+    licences = re.findall(r"^\| `\w+` \|.*$", card, re.MULTILINE)
+    assert len(licences) == len(STYLES)
+    facts = re.findall(r"\d[\d,.]* (?:icons|M parameters|MB|hours)", card)
+    assert len(facts) > 3
+    assert [each for each in (*licences, *facts) if each not in told] == []
