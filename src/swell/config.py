@@ -1167,6 +1167,11 @@ class ClientSettings(_Group):
         description="`swell up`, `swell demo` and `swell open` open a browser where they run in a "
         "terminal of a desktop.",
     )
+    browser: bool = Field(
+        default=True,
+        description="`swell up`, `swell demo` and `swell open` open a browser where they run in a "
+        "terminal of a desktop.",
+    )
 
 
 class LogSettings(_Group):
