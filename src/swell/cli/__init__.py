@@ -19,37 +19,43 @@ from swell.cli.output import Group
 
 __all__ = ["app", "main"]
 
-#: Command → module and name within it, of a function or of a group.
+#: Heading of `swell --help` → command → module and name within it, of a function or of a group.
 _COMMANDS: Final = {
-    "up": ("up", "up"),
-    "serve": ("up", "serve"),
-    "worker": ("worker", "run_worker"),
-    "autoscale": ("scaling", "autoscale"),
-    "open": ("sign_in", "open_browser"),
-    "run": ("run", "run_model"),
-    "build": ("build", "build"),
-    "tasks": ("tasks", "app"),
-    "models": ("models", "app"),
-    "queues": ("fleet", "list_queues"),
-    "workers": ("fleet", "list_workers"),
-    "pools": ("fleet", "list_pools"),
-    "ledger": ("fleet", "list_ledger"),
-    "costs": ("costs", "show_costs"),
-    "simulate": ("simulate", "simulate"),
-    "dead": ("dead", "app"),
-    "keys": ("keys", "app"),
-    "quotas": ("quotas", "app"),
-    "credits": ("credits", "app"),
-    "webhooks": ("webhooks", "app"),
-    "audit": ("audit", "list_audit"),
-    "config": ("config", "app"),
-    "backup": ("backup", "backup"),
-    "db": ("db", "app"),
-    "deploy": ("deploy", "app"),
-    "doctor": ("doctor", "doctor"),
-    "health": ("health", "health"),
-    "demo": ("demo", "demo"),
-    "reference": ("reference", "reference"),
+    "Start": {
+        "up": ("up", "up"),
+        "demo": ("demo", "demo"),
+        "open": ("sign_in", "open_browser"),
+        "run": ("run", "run_model"),
+        "models": ("models", "app"),
+    },
+    "Use": {
+        "tasks": ("tasks", "app"),
+        "keys": ("keys", "app"),
+        "webhooks": ("webhooks", "app"),
+        "quotas": ("quotas", "quotas"),
+        "costs": ("costs", "show_costs"),
+    },
+    "Operate": {
+        "serve": ("up", "serve"),
+        "worker": ("worker", "run_worker"),
+        "queues": ("fleet", "list_queues"),
+        "workers": ("fleet", "list_workers"),
+        "pools": ("fleet", "list_pools"),
+        "doctor": ("doctor", "doctor"),
+        "health": ("health", "health"),
+        "config": ("config", "show_config"),
+        "db": ("db", "database"),
+    },
+    "Grow": {
+        "autoscale": ("scaling", "autoscale"),
+        "build": ("build", "build"),
+        "deploy": ("deploy", "deploy"),
+        "simulate": ("simulate", "simulate"),
+    },
+}
+
+_PLACES: Final = {name: place for each in _COMMANDS.values() for name, place in each.items()} | {
+    "reference": ("reference", "reference")
 }
 
 _HIDDEN: Final = frozenset({"reference"})
@@ -60,13 +66,13 @@ class _Root(Group):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return list(_COMMANDS)
+        return list(_PLACES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, or None if there is none of this name."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in _PLACES:
             return None
-        module, attribute = _COMMANDS[cmd_name]
+        module, attribute = _PLACES[cmd_name]
         found = getattr(import_module(f"{__name__}.{module}"), attribute)
         if isinstance(found, typer.Typer):
             command: Any = typer.main.get_command(found)
@@ -76,6 +82,11 @@ class _Root(Group):
             command = typer.main.get_command(single)
         command.name = cmd_name
         return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands under their headings."""
+        for heading, names in _COMMANDS.items():
+            self.write_commands(ctx, formatter, heading, names)
 
 
 # A plain traceback: the pretty one would show keys among the local values.
@@ -95,11 +106,11 @@ def _swell(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
 ) -> None:
-    """Serve open generative models to a crowd that may come overnight."""
+    """Serve open generative models: HTTP backend, durable queue, GPU workers and web app."""
 
 
 def main() -> None:
@@ -107,5 +118,5 @@ def main() -> None:
     try:
         app()
     finally:
-        # The interpreter looks for garbage before it ends, in all that goes with it anyway.
+        # At its end the interpreter would collect garbage among all that is freed anyway.
         gc.freeze()

@@ -12,6 +12,7 @@ import uvloop
 from swell.cli.fetching import forget_weights, incoming, place, pull_model
 from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
+from swell.cli.pruning import bounded, prune_weights
 from swell.config import Settings
 from swell.errors import Conflict
 from swell.families.adapters import Adapter
@@ -300,12 +301,40 @@ def _with_contents(entry: Entry, adapter: Adapter | None) -> Entry:
 
 
 def remove_model(
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="As it was added.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[OWNER/NAME]", help="Name of an added model.")
+    ] = None,
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Delete unused weights from the cache.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --unused: only list what would be deleted.")
+    ] = False,
+    idle_s: Annotated[
+        float,
+        typer.Option(
+            "--idle-s",
+            min=0,
+            callback=bounded,
+            help="With --unused: seconds without use before a file is deleted.",
+        ),
+    ] = 3600,
+    as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Serve an added model no more; its weights stay where they are, those of a hub are removed."""
+    """Stop serving an added model, or delete unused weights from the cache.
+
+    Weights in your own folders stay; weights downloaded from a hub are deleted. --unused deletes
+    weights that no added model and no `swell models pull` names: the rest of removed and replaced
+    models, LoRAs that tasks named by URL, and interrupted pulls.
+    """
     settings = settings_from(config, data).settings
+    if unused is (name is not None):
+        raise InvalidRequest("name a model, or give --unused")
+    if name is None:
+        prune_weights(settings, idle_s, is_dry_run=dry_run, as_json=as_json)
+        return
     name = name.lower()
     if find(settings.data_dir, name) is None:
         remove(settings.data_dir, name)  # says so
@@ -317,9 +346,9 @@ def remove_model(
                 entry = read(path)
         remove(settings.data_dir, name)
         others = forget_weights(settings, entry) if entry is not None else []
-    talk.print(f"{name} is not served from the next start on", markup=False)
+    talk.print(f"{name} is removed; running workers serve it until they restart", markup=False)
     if others:
-        talk.print(f"its weights stay: they are those of {', '.join(others)} too", markup=False)
+        talk.print(f"its weights stay: {', '.join(others)} uses them too", markup=False)
 
 
 # --- where weights come from ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`swell models canary`, `promote`, `rollback`, `retire` and `stages`: how versions are adopted."""
+"""`swell models rollout`: which version of a model gets the traffic."""
 
 from typing import Annotated, Any
 
@@ -8,19 +8,9 @@ from swell.cli.output import ago, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
+from swell.errors import InvalidRequest
 
-__all__ = [
-    "add_to",
-    "promote_version",
-    "retire_version",
-    "roll_back_version",
-    "share_of",
-    "show_stages",
-    "start_canary",
-]
-
-Version = Annotated[str, typer.Argument(metavar="OWNER/NAME:VERSION", help="Which version.")]
-Model = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Which model.")]
+__all__ = ["roll_out", "share_of"]
 
 
 def share_of(text: str) -> float:
@@ -34,100 +24,93 @@ def share_of(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0.0 < share < 1.0:
-        raise typer.BadParameter(f"{text!r} is no part of the traffic: write such as 5% or 0.05")
+        raise typer.BadParameter(f"{text!r} is no share of traffic: write such as 5% or 0.05")
     return share
 
 
 @asks_server
-def start_canary(
+def roll_out(
     server: Server,
-    version: Version,
-    share: Annotated[
-        Any,
-        typer.Option(parser=share_of, metavar="SHARE", help="Of the traffic: 5%, or 0.05."),
+    version: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME[:VERSION]", help="A model or one version of it.")
     ],
+    canary: Annotated[
+        Any,
+        typer.Option(
+            parser=share_of, metavar="SHARE", help="Give the version a share of traffic: 5%, 0.05."
+        ),
+    ] = None,
     by_key: Annotated[
-        bool, typer.Option("--by-key", help="Keep all tasks of a key together, not of a user.")
+        bool, typer.Option("--by-key", help="With --canary: keep all tasks of a key together.")
     ] = False,
     watch: Annotated[
         bool,
-        typer.Option("--rollback/--no-rollback", help="Roll it back by itself where it is worse."),
-    ] = True,
-) -> None:
-    """Give a version a part of the traffic; again with another share, change how much."""
-    model, name = _parted(version)
-    body = {
-        "version": name,
-        "share": share,
-        "sticky": "key" if by_key else "user",
-        "rollback": {"automatic": watch},
-    }
-    found = _post(server, model, "canary", body)
-    _tell(found, server.as_json, f"{name} gets {_percent(share)} of the traffic of {model}")
-
-
-@asks_server
-def promote_version(
-    server: Server,
-    version: Annotated[
-        str,
-        typer.Argument(
-            metavar="OWNER/NAME[:VERSION]", help="Which version; without one, the canary."
+        typer.Option(
+            "--watch/--no-watch",
+            help="With --canary: roll back automatically if the canary is worse.",
         ),
-    ],
+    ] = True,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make the version live; without one, the canary.")
+    ] = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Also one that was rolled back by itself.")
+        bool, typer.Option("--anyway", help="Promote it even after an automatic rollback.")
+    ] = False,
+    rollback: Annotated[
+        bool,
+        typer.Option(
+            "--rollback", help="Stop the canary; without one, return to the version live before."
+        ),
+    ] = False,
+    reason: Annotated[str, typer.Option(help="With --rollback: a note for the history.")] = "",
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Send the version no tasks, even if they name it.")
     ] = False,
 ) -> None:
-    """Make a version live: the canary, where none is named."""
+    """Show the versions of a model and their traffic, or change which version gets it."""
     model, _, name = version.partition(":")
-
-    async def ask(remote: Remote) -> Any:
-        body = {"version": name or None}
-        if anyway or not name:
-            stages = await remote.get(f"/v1/models/{model}/adoption")
-            body |= {"edition": stages["edition"]}
-        return await remote.post(f"/v1/models/{model}/promote", body)
-
-    found = server.call(ask)
-    _tell(found, server.as_json, f"{found['live']} of {model} is live")
-
-
-@asks_server
-def roll_back_version(
-    server: Server,
-    version: Annotated[
-        str,
-        typer.Argument(
-            metavar="OWNER/NAME[:VERSION]",
-            help="Which version is left; without one, the canary, or else the live one.",
-        ),
-    ],
-    reason: Annotated[str, typer.Option(help="Why, for whoever reads it later.")] = "",
-) -> None:
-    """Take the traffic from the canary; without one, go back to the version live before."""
-    model, _, name = version.partition(":")
-
-    async def ask(remote: Remote) -> Any:
-        left = name or _left_by_rollback(await remote.get(f"/v1/models/{model}/adoption"))
-        body = {"version": left, "reason": reason}
-        return await remote.post(f"/v1/models/{model}/rollback", body)
-
-    found = server.call(ask)
-    _tell(found, server.as_json, f"{found['live']} of {model} is live, and nothing is its canary")
+    if sum((canary is not None, promote, rollback, retire)) > 1:
+        raise InvalidRequest("give one of --canary, --promote, --rollback and --retire")
+    if (canary is not None or retire) and not name:
+        raise InvalidRequest(f"name the version: {model}:VERSION")
+    if canary is not None:
+        body = {
+            "version": name,
+            "share": canary,
+            "sticky": "key" if by_key else "user",
+            "rollback": {"automatic": watch},
+        }
+        found = _post(server, model, "canary", body)
+        done = f"{name} gets {_percent(canary)} of the traffic of {model}"
+    elif promote:
+        found = server.call(lambda remote: _promote(remote, model, name, anyway=anyway))
+        done = f"{found['live']} of {model} is live"
+    elif rollback:
+        found = server.call(lambda remote: _roll_back(remote, model, name, reason))
+        done = f"{found['live']} of {model} is live, and there is no canary"
+    elif retire:
+        found = _post(server, model, "retire", {"version": name})
+        done = f"{name} of {model} is retired"
+    else:
+        _show(server, model)
+        return
+    _tell(found, server.as_json, done)
 
 
-@asks_server
-def retire_version(server: Server, version: Version) -> None:
-    """Give a version nothing any more, not even what names it."""
-    model, name = _parted(version)
-    found = _post(server, model, "retire", {"version": name})
-    _tell(found, server.as_json, f"{name} of {model} is retired")
+async def _promote(remote: Remote, model: str, name: str, *, anyway: bool) -> Any:
+    body: dict[str, Any] = {"version": name or None}
+    if anyway or not name:
+        stages = await remote.get(f"/v1/models/{model}/adoption")
+        body |= {"edition": stages["edition"]}
+    return await remote.post(f"/v1/models/{model}/promote", body)
 
 
-@asks_server
-def show_stages(server: Server, model: Model) -> None:
-    """Show how far the versions of a model are adopted, and what speaks against its canary."""
+async def _roll_back(remote: Remote, model: str, name: str, reason: str) -> Any:
+    left = name or _left_by_rollback(await remote.get(f"/v1/models/{model}/adoption"))
+    return await remote.post(f"/v1/models/{model}/rollback", {"version": left, "reason": reason})
+
+
+def _show(server: Server, model: str) -> None:
     found = server.call(lambda remote: remote.get(f"/v1/models/{model}/adoption"))
     if server.as_json:
         print_json(found)
@@ -147,28 +130,12 @@ def show_stages(server: Server, model: Model) -> None:
     if found["canary"]:
         stdout.print(_verdict(found["canary"]["evidence"]), markup=False)
     for each in found["history"][:10]:
-        who = each["who"] or "by itself"
+        who = each["who"] or "automatic"
         why = f": {each['reason']}" if each["reason"] else ""
         line = f"{ago(each['at'], now)} ago: {each['action']} {each['version']} ({who}){why}"
         stdout.print(line, markup=False)
     if found["notice"]:
         talk.print(found["notice"], markup=False)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make these commands part of a group."""
-    app.command("canary")(start_canary)
-    app.command("promote")(promote_version)
-    app.command("rollback")(roll_back_version)
-    app.command("retire")(retire_version)
-    app.command("stages")(show_stages)
-
-
-def _parted(version: str) -> tuple[str, str]:
-    model, _, name = version.partition(":")
-    if not name:
-        raise typer.BadParameter(f"{version!r} names no version: write {model}:VERSION")
-    return model, name
 
 
 def _left_by_rollback(adoption: Any) -> str:
@@ -192,8 +159,9 @@ def _tell(found: Any, as_json: bool, done: str) -> None:
 def _verdict(evidence: dict[str, Any]) -> str:
     fails, slow = evidence["failures_evidence"], evidence["slowness_evidence"]
     return (
-        f"canary: {evidence['verdict']}; {evidence['reason']} (evidence {fails:.3g} : 1 of "
-        f"failures, {slow:.3g} : 1 of times; {evidence['needed_evidence']:,.0f} : 1 rolls it back)"
+        f"canary: {evidence['verdict']}; {evidence['reason']} (evidence that it fails more "
+        f"{fails:.3g} : 1, is slower {slow:.3g} : 1; {evidence['needed_evidence']:,.0f} : 1 rolls "
+        "it back)"
     )
 
 

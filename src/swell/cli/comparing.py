@@ -72,7 +72,7 @@ def compare_models(
     """Ask the same of two to four models, and make a blind sheet to vote on.
 
     All get the same seed. Time, memory and cost of each are kept, and told with the names once the
-    voting has ended (`swell models reveal`).
+    voting has ended (`swell models votes ID --close`).
     """
     if not 2 <= len(models) <= 4:
         raise InvalidRequest(f"{len(models)} models cannot be compared: name two to four")
@@ -238,5 +238,5 @@ def _tell(made: Mapping[str, Any], path: Path, as_json: bool) -> None:
     if bare:
         talk.print(f"{bare} rows are left out, since models failed: `swell tasks ls` tells why")
     talk.print("open it in a browser to vote, or give it to others: it may vote without a key")
-    talk.print(f"  in the terminal: swell models vote {comparison['id']}", markup=False)
-    talk.print(f"  end the voting:  swell models reveal {comparison['id']}", markup=False)
+    talk.print(f"  in the terminal: swell models votes {comparison['id']}", markup=False)
+    talk.print(f"  end the voting:  swell models votes {comparison['id']} --close", markup=False)

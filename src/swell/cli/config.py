@@ -1,26 +1,31 @@
-"""`swell config`: which settings hold, and where they come from."""
+"""`swell config`: the settings in effect, and where they come from."""
 
 from typing import Annotated
 
 import typer
 
 from swell.cli.options import Config, Data, Json, settings_from
-from swell.cli.output import group, print_json, table
+from swell.cli.output import print_json, table
 from swell.config import Settings
 
-__all__ = ["app"]
-
-app = group("Settings.")
+__all__ = ["show_config"]
 
 
-@app.command("show")
 def show_config(
-    origin: Annotated[bool, typer.Option("--origin", help="Also where each comes from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Show where each value comes from.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of swell.toml.")
+    ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Show every setting as it holds here."""
+    """Show the settings in effect here."""
+    if schema:
+        print_json(Settings.model_json_schema())
+        return
     loaded = settings_from(config, data)
     values = loaded.values()
     if as_json and origin:
@@ -32,12 +37,6 @@ def show_config(
         table(("SETTING", "VALUE", "ORIGIN"), rows, empty="")
     else:
         table(("SETTING", "VALUE"), [(k, _show(v)) for k, v in values.items()], empty="")
-
-
-@app.command("schema")
-def show_schema() -> None:
-    """Print the JSON Schema of swell.toml."""
-    print_json(Settings.model_json_schema())
 
 
 def _show(value: object) -> str:

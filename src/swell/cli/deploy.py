@@ -1,4 +1,4 @@
-"""`swell deploy`: whether a deployment can go out, and what a machine starts with that joins it."""
+"""`swell deploy`: checks of a deployment, and startup scripts of worker machines."""
 
 import asyncio
 import ctypes
@@ -19,7 +19,7 @@ from swell.api.messages import HealthView
 from swell.api.views import encode
 from swell.cli.deployment import Deployment, judge, why_none_joins, worker_url
 from swell.cli.options import Config, Data, Json, settings_from
-from swell.cli.output import CommandFailed, group, print_json, talk
+from swell.cli.output import CommandFailed, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.parts import Finding, examine, file_limit, tell, tls
 from swell.clock import Clock, SystemClock
@@ -31,9 +31,7 @@ from swell.providers.options import MachineOptions, checked
 from swell.signing import SigningSecret, SigningSecrets
 from swell.wiring import configure_logging, open_objects
 
-__all__ = ["app"]
-
-app = group("Deployments.")
+__all__ = ["deploy"]
 
 #: How long anybody may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0
@@ -48,32 +46,70 @@ _TIME_ERROR: Final = 5
 _TIMEX_BYTES: Final = 512
 
 
-@app.command("check")
-def check(
+def deploy(
+    cloud: Annotated[
+        Cloud | None, typer.Argument(metavar="[aws|gcp|azure]", help="Cloud of the worker machine.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Worker image, made by `swell build`.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help="Pool of the worker.")] = "default",
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The backend (worker.url).")
+    ] = None,
+    gpus: Annotated[bool, typer.Option(help="Give the worker the machine's GPUs.")] = True,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="The cloud may reclaim the machine.")
+    ] = False,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds to finish running tasks before shutdown.")
+    ] = 90.0,
     env: Annotated[
         Path | None,
         typer.Option(
-            "--env", metavar="FILE", help="Variables as lines NAME=VALUE, instead of those here."
+            "--env", metavar="FILE", help="File of NAME=VALUE lines instead of the environment."
         ),
     ] = None,
     backends: Annotated[
-        int, typer.Option(min=1, help="On how many machines or in how many containers one runs.")
+        int, typer.Option(min=1, help="Number of machines or containers that run a backend.")
     ] = 1,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Look at the settings alone, and ask nobody.")
+        bool, typer.Option("--offline", help="Check the settings only, and open no connection.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 also where something is only doubtful.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Say what is insecure or will not carry a crowd, before it goes out.
+    """Check a deployment, or with a cloud print the startup script of a worker machine.
 
-    Looks at settings and variables, and tries what they name. Each line says why it matters and
-    what mends it; exits with 1 where something fails.
+    The check reads the settings, tries what they name (unless --offline), and reports what is
+    insecure or will not scale. Each line says why, and how to fix it. It exits with 1 on failures.
+
+    The startup script contains the key in worker.token (SWELL_WORKER__TOKEN or
+    SWELL_WORKER__TOKEN_FILE). The machine pulls the image, runs one worker, hands its tasks over
+    when the cloud reclaims it, and shuts down when the worker ends. On Azure a stopped machine
+    costs money until it is deleted.
     """
+    if cloud is None:
+        _check(env, backends, data, config, offline=offline, strict=strict, as_json=as_json)
+        return
+    if image is None:
+        raise InvalidRequest("name the worker image with --image: `swell build` makes one")
+    options = {"image": image, "gpus": gpus, "spot": spot, "drain_s": drain_s}
+    _print_script(cloud, pool, checked(MachineOptions, options, "options"), url, config)
+
+
+def _check(
+    env: Path | None,
+    backends: int,
+    data: Path | None,
+    config: Path | None,
+    *,
+    offline: bool,
+    strict: bool,
+    as_json: bool,
+) -> None:
     environment = None if env is None else _variables(env)
     loaded = load({"data_dir": data}, config=config, environment=environment)
     settings = loaded.settings
@@ -83,7 +119,7 @@ def check(
     variables = process_environment() if environment is None else environment
     found += [*_file("settings file", _named(config, variables)), *_file("file of variables", env)]
     if not offline:
-        with talk.status("what the settings name is tried"):
+        with talk.status("trying what the settings name"):
             found += [_certificate(settings, clock), replace(file_limit(), name="open files")]
             found.append(_clock())
             found += uvloop.run(_tried(settings, clock))
@@ -95,32 +131,12 @@ def check(
             tell(each)
     bad = [each.name for each in found if each.grade == "fail" or (strict and each.grade == "warn")]
     if bad:
-        raise CommandFailed(f"not to go out like this: {', '.join(dict.fromkeys(bad))}")
+        raise CommandFailed(f"not ready to deploy: {', '.join(dict.fromkeys(bad))}")
 
 
-@app.command("machine")
-def machine(
-    cloud: Annotated[Cloud, typer.Argument(help="aws, gcp or azure.")],
-    image: Annotated[str, typer.Option(metavar="NAME", help="The worker's, of `swell build`.")],
-    pool: Annotated[str, typer.Option(help="The pool that it belongs to.")] = "default",
-    url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The backend (worker.url).")
-    ] = None,
-    gpus: Annotated[bool, typer.Option(help="Whether the worker has the machine's GPUs.")] = True,
-    spot: Annotated[
-        bool, typer.Option("--spot", help="Whether the cloud may take the machine back.")
-    ] = False,
-    drain_s: Annotated[
-        float, typer.Option(min=0, help="How long it may finish what it holds, in seconds.")
-    ] = 90.0,
-    config: Config = None,
+def _print_script(
+    cloud: Cloud, pool: str, options: MachineOptions, url: str | None, config: Path | None
 ) -> None:
-    """Print what a machine of a cloud is started with, so that it joins by URL and key alone.
-
-    The key is worker.token (SWELL_WORKER__TOKEN, or SWELL_WORKER__TOKEN_FILE); it stands in what is
-    printed. The machine pulls the image, runs one worker, hands over when the cloud takes it back,
-    and shuts itself down when the worker has ended. One of Azure is paid for until it is deleted.
-    """
     settings = settings_from(config, None, worker__url=url).settings
     token = settings.worker.token.get_secret_value()
     if not token:
@@ -130,24 +146,21 @@ def machine(
     why = why_none_joins(settings.worker.url)
     if why is not None:
         raise InvalidRequest(
-            f"the machine would ask {settings.worker.url or 'nobody'}, and {why}: say with --url "
-            "where it reaches the backend, such as https://swell.example"
+            f"the worker cannot reach the backend at {settings.worker.url or 'no URL'} ({why}): "
+            "name its address with --url, such as https://swell.example"
         )
     told = {
         "SWELL_WORKER__URL": settings.worker.url,
         "SWELL_WORKER__TOKEN": token,
         "SWELL_WORKER__POOL": pool,
     }
-    options = checked(
-        MachineOptions, {"image": image, "gpus": gpus, "spot": spot, "drain_s": drain_s}, "options"
-    )
     stdout.print(
         render(cloud, options, told), markup=False, highlight=False, soft_wrap=True, end=""
     )
     if cloud == "azure":
         talk.print(
-            "A machine of Azure that has shut itself down is paid for until it is deleted: delete "
-            "it when its worker has ended. For pools the autoscaler does."
+            "Azure bills a stopped machine until it is deleted: delete it when its worker has "
+            "ended. In pools the autoscaler deletes it."
         )
 
 

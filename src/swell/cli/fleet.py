@@ -1,4 +1,4 @@
-"""`swell queues`, `workers`, `pools` and `ledger`: what waits, who works, and what that takes."""
+"""`swell queues`, `workers` and `pools`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -6,13 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from swell.cli.output import ago, print_json, seconds, table, talk
-from swell.cli.remote import Remote, Server, asks_server
+from swell.cli.remote import Server, asks_server
 from swell.clock import SystemClock
 
-__all__ = ["list_ledger", "list_pools", "list_queues", "list_workers"]
-
-#: The most entries of the ledger that come at once.
-_PAGE = 500
+__all__ = ["list_pools", "list_queues", "list_workers"]
 
 
 @asks_server
@@ -229,43 +226,3 @@ def _show_decisions(server: Server) -> None:
 def _at_least(times: dict[str, Any], share: str) -> str | None:
     told = seconds(times[f"{share}_s"])
     return f">{told}" if share in times["at_least"] else told
-
-
-@asks_server
-def list_ledger(
-    server: Server,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
-) -> None:
-    """Show what machine time went into, the newest first."""
-
-    async def work(remote: Remote) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        cursor = None
-        while len(found) < limit:
-            size = min(_PAGE, limit - len(found))
-            page = await remote.get("/v1/ledger", limit=size, cursor=cursor)
-            found += page["entries"]
-            cursor = page["cursor"]
-            if cursor is None:
-                break
-        return found
-
-    found = server.call(work)
-    if server.as_json:
-        print_json(found)
-        return
-    now = SystemClock().now()
-    rows = [
-        (
-            ago(each["at"], now),
-            each["kind"],
-            each["outcome"],
-            each["pool"],
-            ", ".join(each["models"]),
-            seconds(each["seconds"]),
-            "" if each["cost_micros"] is None else f"{each['cost_micros'] / 1e6:.6f}",
-        )
-        for each in found
-    ]
-    columns = ("WHEN", "KIND", "OUTCOME", "POOL", "MODELS", "TIME", "USD")
-    table(columns, rows, empty="nothing was charged yet")

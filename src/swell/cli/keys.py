@@ -1,4 +1,4 @@
-"""`swell keys`: who may ask, and how much."""
+"""`swell keys`: API keys, their limits, and the audit log."""
 
 import re
 import sys
@@ -12,11 +12,12 @@ from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Server, asks_server
 from swell.clock import SystemClock
+from swell.errors import InvalidRequest
 from swell.registry import Scope
 
 __all__ = ["app", "duration_s", "rate_per_s"]
 
-app = group("API keys.")
+app = group("Create, list, rotate and revoke API keys.")
 
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
@@ -60,14 +61,30 @@ def _state(key: dict[str, Any], now: datetime) -> str:
     if key["expires_at"] and datetime.fromisoformat(key["expires_at"]) <= now:
         return "expired"
     if key["old_until"] and datetime.fromisoformat(key["old_until"]) > now:
-        return "good, and the secret before"
+        return "good, old secret too"
     return "good"
 
 
 @app.command("ls")
 @asks_server
-def list_keys(server: Server) -> None:
-    """List keys; their secrets are not kept and cannot be shown."""
+def list_keys(
+    server: Server,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="List the audit log: which key did what, newest first."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most entries of the audit log.")] = 50,
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only older entries of the audit log.")
+    ] = None,
+) -> None:
+    """List keys, or with --audit what operators did with them.
+
+    Secrets are stored as hashes and cannot be shown again.
+    """
+    if audit:
+        _show_audit(server, limit, before)
+        return
     found = server.call(lambda remote: remote.get("/v1/keys"))["keys"]
     if server.as_json:
         print_json(found)
@@ -87,56 +104,70 @@ def list_keys(server: Server) -> None:
     table(("KEY", "NAME", "SCOPES", "AGE", "USED", "STATE"), rows, empty="no keys")
 
 
+def _show_audit(server: Server, limit: int, before: str | None) -> None:
+    page = server.call(lambda remote: remote.get("/v1/audit", limit=limit, cursor=before))
+    if server.as_json:
+        print_json(page["entries"])
+        return
+    now = SystemClock().now()
+    rows = [
+        (ago(e["at"], now), e["key_name"], e["address"], e["action"], e["target"], e["status"])
+        for e in page["entries"]
+    ]
+    table(("AGE", "KEY", "FROM", "ACTION", "TARGET", "STATUS"), rows, empty="no entries")
+
+
 @app.command("create")
 @asks_server
 def create_key(
     server: Server,
-    name: Annotated[str, typer.Argument(help="Who will use it.")],
-    scope: Annotated[list[Scope], typer.Option(help="What it may do; may be repeated.")] = [
+    name: Annotated[str, typer.Argument(help="A name, such as the application that uses the key.")],
+    scope: Annotated[list[Scope], typer.Option(help="Permission; may be repeated.")] = [
         Scope.CLIENT
     ],
     expires: Annotated[
         Any,
         typer.Option(
-            parser=duration_s, metavar="TIME", help="How long it works, such as 30d; else for ever."
+            parser=duration_s, metavar="TIME", help="Lifetime, such as 30d; without it, no end."
         ),
     ] = None,
     pool: Annotated[
-        list[str], typer.Option(help="Only pool of its workers; may be repeated.")
+        list[str], typer.Option(help="Pool that its workers may join; may be repeated.")
     ] = [],
     model: Annotated[
         list[str],
-        typer.Option(help="owner/name or owner/*: all its workers may have; may be repeated."),
+        typer.Option(
+            help="Model that its workers may serve, owner/name or owner/*; may be repeated."
+        ),
     ] = [],
     rate: Annotated[
         Any,
         typer.Option(
-            parser=rate_per_s, metavar="RATE", help="Requests, such as 10/s; 0 for no limit."
+            parser=rate_per_s, metavar="RATE", help="Rate limit, such as 10/s; 0 for none."
         ),
     ] = None,
-    burst: Annotated[
-        int | None, typer.Option(min=1, help="Requests that may come at once.")
-    ] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests allowed at once.")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=0, help="Tasks that have not ended; 0 for no limit.")
+        int | None, typer.Option(min=0, help="Tasks in progress; 0 for no limit.")
     ] = None,
     per_day: Annotated[
         int | None, typer.Option(min=0, help="Tasks per day; 0 for no limit.")
     ] = None,
     streams: Annotated[
         int | None,
-        typer.Option(min=0, help="Event streams open at each process; 0 for no limit."),
+        typer.Option(min=0, help="Open event streams per backend process; 0 for no limit."),
     ] = None,
     classes: Annotated[
         list[str],
         typer.Option(
-            "--class", help="Priority class that it may use, the usual one first; may be repeated."
+            "--class", help="Priority class that it may use, the default first; may be repeated."
         ),
     ] = [],
 ) -> None:
-    """Make a key and print it; it is never shown again.
+    """Create a key and print it; it is never shown again.
 
-    Limits that are not given are those of the server's settings.
+    Limits that are not given come from the settings of the server. In a pipe only the key is
+    printed: `KEY=$(swell keys create NAME)`.
     """
     body = {
         "name": name,
@@ -168,38 +199,37 @@ def _show(made: dict[str, Any], as_json: bool) -> None:
 @asks_server
 def rotate_key(
     server: Server,
-    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id from `swell keys ls`.")],
+    key_id: Annotated[
+        str | None, typer.Argument(metavar="[KEY_ID]", help="Id from `swell keys ls`.")
+    ] = None,
     overlap: Annotated[
-        Any,
-        typer.Option(
-            parser=duration_s, metavar="TIME", help="The secret before works for so long."
-        ),
+        Any, typer.Option(parser=duration_s, metavar="TIME", help="How long the old secret works.")
     ] = "24h",
-) -> None:
-    """Give a key a new secret and print it; id, scopes, limits and tasks stay."""
-    body = {"overlap_s": overlap}
-    _show(
-        server.call(lambda remote: remote.post(f"/v1/keys/{key_id}/rotate", body)), server.as_json
-    )
-
-
-@app.command("rotate-signing")
-@asks_server
-def rotate_signing(
-    server: Server,
+    signing: Annotated[
+        bool, typer.Option("--signing", help="Replace the secret that signs URLs of files.")
+    ] = False,
     revoke: Annotated[
         bool,
-        typer.Option("--revoke", help="Make all URLs void that were signed before: after a leak."),
+        typer.Option("--revoke", help="With --signing: void all URLs signed before, after a leak."),
     ] = False,
 ) -> None:
-    """Change the secret that signs URLs of files; earlier URLs stay good until they expire."""
-    body = {"revoke": revoke}
-    made = server.call(lambda remote: remote.post("/v1/signing/rotate", body))
+    """Replace a key's secret and print the new one; id, scopes, limits and tasks stay.
+
+    With --signing it replaces the secret that signs URLs of files. URLs signed before work until
+    they expire.
+    """
+    if signing is (key_id is not None) or (revoke and not signing):
+        raise InvalidRequest("name a KEY_ID, or --signing with or without --revoke")
+    if not signing:
+        path, body = f"/v1/keys/{key_id}/rotate", {"overlap_s": overlap}
+        _show(server.call(lambda remote: remote.post(path, body)), server.as_json)
+        return
+    made = server.call(lambda remote: remote.post("/v1/signing/rotate", {"revoke": revoke}))
     if server.as_json:
         print_json(made)
         return
     until = made["others_until"]
-    talk.print(f"URLs signed before are good until {until}" if until else "they are void now")
+    talk.print(f"URLs signed before work until {until}" if until else "URLs signed before are void")
 
 
 @app.command("revoke")
@@ -208,7 +238,7 @@ def revoke_key(
     server: Server,
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id from `swell keys ls`.")],
 ) -> None:
-    """Make a key useless. Its tasks go on."""
+    """Revoke a key. Its tasks continue."""
     revoked = server.call(lambda remote: remote.delete(f"/v1/keys/{key_id}"))
     if server.as_json:
         print_json(revoked)

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 
 from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
-from swell.cli.adoption import add_to as add_adoption_to
+from swell.cli.adoption import roll_out
 from swell.cli.checking import Terms, check
 from swell.cli.comparing import compare_models
 from swell.cli.fetching import cache_of, hub_of
@@ -21,13 +21,11 @@ from swell.cli.inputs import as_flags
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, group, print_json, seconds, table, talk
 from swell.cli.output import data as stdout
-from swell.cli.pruning import prune_weights
 from swell.cli.pushing import push_weights
 from swell.cli.remote import Server, asks_server
-from swell.cli.signing_keys import make_signing_key
 from swell.cli.translations import bring_translations
 from swell.cli.trying import try_model
-from swell.cli.voting import list_comparisons, list_ratings, reveal, vote
+from swell.cli.voting import votes
 from swell.clock import SystemClock
 from swell.config import quieten_libraries
 from swell.families.measured import Taken, keep
@@ -43,20 +41,14 @@ _MOST_CHOICES = 6
 #: A default is shown up to here, in characters.
 _LONG_DEFAULT = 30
 
-app = group("Models that are served, and checks of model files.")
-app.command("translations")(bring_translations)
+app = group("Serve, check, compare and roll out models, and manage their weights.")
 app.command("add")(add_model)
 app.command("remove")(remove_model)
-app.command("prune")(prune_weights)
 app.command("push")(push_weights)
 app.command("try")(try_model)
 app.command("compare")(compare_models)
-app.command("comparisons")(list_comparisons)
-app.command("vote")(vote)
-app.command("reveal")(reveal)
-app.command("ratings")(list_ratings)
-app.command("keygen")(make_signing_key)
-add_adoption_to(app)
+app.command("votes")(votes)
+app.command("rollout")(roll_out)
 
 
 @app.command("ls")
@@ -170,22 +162,39 @@ def pull_weights(
         str,
         typer.Argument(
             metavar="WEIGHTS",
-            help="weights.toml, a folder or file, https://…#sha256=…, or hf://owner/name@branch.",
+            help="weights.toml, a folder or file, https://…#sha256=…, hf://owner/name@branch; "
+            "with --argos FILE.argosmodel, a folder of such files, or a mirror's URL.",
         ),
     ],
     include: Annotated[
         list[str],
-        typer.Option("--include", metavar="PATTERN", help="Only such files; may be repeated."),
+        typer.Option(
+            "--include",
+            metavar="PATTERN",
+            help="Only matching files, or with --argos this language; may be repeated.",
+        ),
     ] = [],
+    argos: Annotated[
+        bool,
+        typer.Option(
+            "--argos", help="Unpack translation packages of Argos Translate for swell/translate."
+        ),
+    ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Fetch weights into this machine's cache, checked by their digests.
+    """Download weights into the cache of this machine, and verify their digests.
 
-    What is there already is not fetched again, and a pull that was cut off goes on where it was.
-    Only safetensors and ONNX are taken, and texts beside them.
+    Files in the cache are not downloaded again, and an interrupted pull resumes. Only safetensors,
+    ONNX and text files are accepted.
+
+    With --argos the packages go to the folder that Argos Translate reads too
+    (ARGOS_PACKAGES_DIR). Translating with them needs `pip install 'swell[argos]'`.
     """
+    if argos:
+        bring_translations(reference, include, as_json)
+        return
     settings = settings_from(config, data).settings
     cache = cache_of(settings)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())

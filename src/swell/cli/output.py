@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
@@ -72,6 +72,16 @@ class CommandFailed(SwellError):
 
 class Group(TyperGroup):
     """Commands whose errors are explained instead of traced."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, each with the whole first sentence of its help."""
+        self.write_commands(ctx, formatter, "Commands", self.list_commands(ctx))
+
+    def write_commands(self, ctx: Any, formatter: Any, heading: str, names: Iterable[str]) -> None:
+        """Write some commands under a heading."""
+        commands = {name: self.get_command(ctx, name) for name in names}
+        with formatter.section(heading):
+            formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in commands.items()])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; turn what Swell raises into a message and an exit code."""

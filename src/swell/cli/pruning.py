@@ -1,14 +1,13 @@
-"""`swell models prune`: the cache of weights without what nothing names any more."""
+"""`swell models remove --unused`: deletes unused weights from the cache."""
 
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
 from swell.cli.fetching import cache_of
-from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, seconds, table, talk
 from swell.clock import SystemClock
 from swell.config import Settings
@@ -16,49 +15,26 @@ from swell.families.entries import Entry, InvalidEntry, added, name_of, read
 from swell.weights import WeightCache
 from swell.weights.prune import Fate, Pruned, prune
 
-__all__ = ["prune_weights"]
-
+__all__ = ["bounded", "prune_weights"]
 
 #: A hundred years: there is no older file.
 _LONGEST_S: Final = 100 * 365.25 * 86400
 
 
-def _bounded(idle_s: float) -> float:
+def bounded(idle_s: float) -> float:
     """Return a time that leads to a date."""
     if not idle_s <= _LONGEST_S:
         raise typer.BadParameter(f"give seconds, {_LONGEST_S:.0f} at most")
     return idle_s
 
 
-def prune_weights(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be removed.")
-    ] = False,
-    idle_s: Annotated[
-        float,
-        typer.Option(
-            "--idle-s",
-            min=0,
-            callback=_bounded,
-            help="Seconds that a file must not have been used.",
-        ),
-    ] = 3600,
-    as_json: Json = False,
-    data: Data = None,
-    config: Config = None,
-) -> None:
-    """Remove from the cache of weights what no added model and no `swell models pull` names.
-
-    That is what removed and replaced models have left, LoRAs that tasks named by a URL, which are
-    fetched again when a task needs them, and pulls that were cut off. What anybody uses stays, and
-    so does what was used not long ago: it may belong to a pull that goes on.
-    """
-    settings = settings_from(config, data).settings
+def prune_weights(settings: Settings, idle_s: float, *, is_dry_run: bool, as_json: bool) -> None:
+    """Remove from the cache what no added model and no `swell models pull` names."""
     cache = cache_of(settings)
     before = SystemClock().now() - timedelta(seconds=idle_s)
-    pruned = prune(cache, _named(settings, cache), before, is_dry_run=dry_run)
+    pruned = prune(cache, _named(settings, cache), before, is_dry_run=is_dry_run)
     if as_json:
-        print_json(_told(pruned, cache, dry_run))
+        print_json(_told(pruned, cache, is_dry_run))
         return
     rows = [
         (pruned.names.get(entry.sha256), f"{entry.size_bytes:,}", entry.sha256[:12])
@@ -66,7 +42,7 @@ def prune_weights(
     ]
     if rows:
         table(("FILE", "BYTES", "SHA-256"), rows, empty="")
-    for line in _lines(pruned, cache, idle_s, is_dry_run=dry_run):
+    for line in _lines(pruned, cache, idle_s, is_dry_run=is_dry_run):
         talk.print(line, markup=False)
 
 

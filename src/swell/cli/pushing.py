@@ -16,7 +16,7 @@ from swell.cli.added import ref_of
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
-from swell.cli.signing_keys import signing
+from swell.cli.signing_keys import make_signing_key, signing
 from swell.clock import Clock, SystemClock
 from swell.config import Settings, quieten_libraries
 from swell.errors import InvalidRequest
@@ -43,53 +43,64 @@ def push_weights(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL…",
-            help="Weights that were pulled (owner/name@version), weights.toml, or a model as "
-            "`swell build` takes it.",
+            metavar="[MODEL…]",
+            help="Pulled weights (owner/name@version), weights.toml, or a model as `swell build` "
+            "takes it.",
         ),
-    ],
+    ] = [],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="file:PATH, s3://…, gs://… or az://…; else weights.url, or where files are kept.",
+            help="file:PATH, s3://…, gs://… or az://…; default weights.url, else objects.url.",
         ),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="Read the chunks that are there too, compare them with their digests, and "
-            "replace those that are wrong.",
+            help="Compare stored chunks with their digests, and replace damaged ones.",
         ),
     ] = False,
     compiled: Annotated[
         bool,
         typer.Option(
             "--compiled",
-            help="Push what was compiled for them on this machine too, for machines of its kind. "
-            "Needs --key.",
+            help="Push the programs compiled for them on this machine too. Needs --key.",
         ),
     ] = False,
     key: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Private key that signs what was compiled; of `swell models keygen`.",
+            help="Private key that signs compiled programs; made by --keygen.",
+        ),
+    ] = None,
+    keygen: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Push nothing: make a private key for compiled programs, or read the one in FILE, "
+            "and print its public key, for worker.compiled_keys.",
         ),
     ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Push weights as chunks to where workers fetch them from, apart from images.
+    """Upload weights in chunks to the store that workers download them from.
 
-    Only chunks that are not there go up; a push that was broken off is run again. A version never
-    changes: other weights are another version, and are refused before anything goes up.
+    Only missing chunks are uploaded; run an interrupted push again. A version never changes: other
+    weights under the same version are refused before anything is uploaded.
 
-    What was compiled is run as a program where it is fetched: workers believe only the keys in
-    worker.compiled_keys. Sign only what was compiled on a machine that runs nothing of others.
+    Workers run compiled programs, and trust only signatures by worker.compiled_keys. Sign only
+    programs compiled on a machine that runs no code of others. No worker needs the private key.
     """
+    if keygen is not None:
+        make_signing_key(keygen, as_json)
+        return
+    if not models:
+        raise InvalidRequest("name what to push: weights that were pulled, or a model")
     settings = settings_from(config, data).settings
     quieten_libraries()
     signer = _signing(key, settings, is_wanted=compiled)
@@ -99,7 +110,7 @@ def push_weights(
         found = uvloop.run(_push_all(models, settings, to or "", where, signer, verify=verify))
     except KeyboardInterrupt:
         talk.print(
-            f"broken off. What has gone up stays in {where}: run the same command to go on",
+            f"interrupted. Uploaded chunks stay in {where}: run the same command to resume",
             markup=False,
         )
         raise
@@ -111,7 +122,7 @@ def push_weights(
         told = f"{each.manifest.model}@{each.manifest.version}"
         rows.append(_row(told, each))
         rows += [] if programs is None else [_row(f"compiled for {told}", programs.pushed)]
-    columns = ("VERSION", "CHUNKS SENT", "WERE THERE", "WERE WRONG")
+    columns = ("VERSION", "UPLOADED", "UNCHANGED", "REPAIRED")
     table(columns, rows, empty="no weights")
     for each, _ in found:
         pin = f'manifest = "sha256:{each.manifest.digest}"'
@@ -136,7 +147,7 @@ def _signing(key: Path | None, settings: Settings, *, is_wanted: bool) -> _Signi
     """
     if is_wanted != (key is not None):
         raise InvalidRequest(
-            "--compiled and --key go together: what was compiled travels under a signature alone"
+            "--compiled needs --key, and --key needs --compiled: compiled programs are signed"
         )
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""`swell tasks`: what users asked, and what became of it."""
+"""`swell tasks`: submit, follow, list, retry and delete tasks."""
 
 import asyncio
 import sys
@@ -9,7 +9,17 @@ import typer
 
 from swell.cli.asking import Asked, asks_model
 from swell.cli.follow import exit_of, follow, save_artifacts, send, show_end
-from swell.cli.output import Exit, Refused, ago, group, print_json, seconds, table, talk
+from swell.cli.output import (
+    CommandFailed,
+    Exit,
+    Refused,
+    ago,
+    group,
+    print_json,
+    seconds,
+    table,
+    talk,
+)
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, ServerEvent, asks_server, talks_to_server
 from swell.cli.telling import estimate_lines, spent_line, told_lines
@@ -19,7 +29,7 @@ from swell.task import TaskState
 
 __all__ = ["app"]
 
-app = group("Submit tasks, and see what became of them.")
+app = group("Submit, follow, list, cancel, retry and delete tasks.")
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of tasks.")]
@@ -29,12 +39,19 @@ TaskIds = Annotated[list[str], typer.Argument(metavar="TASK…", help="Ids of ta
 @asks_server
 def list_tasks(
     server: Server,
-    state: Annotated[TaskState | None, typer.Option(help="Only these.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    state: Annotated[TaskState | None, typer.Option(help="Only tasks in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only tasks of this model.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only tasks of this user.")] = None,
+    dead: Annotated[
+        bool,
+        typer.Option("--dead", help="Only dead letters: failed after their last attempt, and why."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows.")] = 20,
 ) -> None:
     """List tasks, newest first."""
+    if dead:
+        _list_dead(server, model, min(limit, 200))
+        return
 
     async def work(remote: Remote) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -60,10 +77,23 @@ def list_tasks(
         return
     now = SystemClock().now()
     rows = [
-        (t["id"], t["model"], t["state"], t["attempt"], ago(t["created_at"], now), _ran(t))
+        (t["id"], t["model"], t["state"], _retries(t), ago(t["created_at"], now), _ran(t))
         for t in tasks
     ]
-    table(("TASK", "MODEL", "STATE", "ATTEMPT", "AGE", "RAN"), rows, empty="no tasks")
+    table(("TASK", "MODEL", "STATE", "RETRIES", "AGE", "RAN"), rows, empty="no tasks")
+
+
+def _list_dead(server: Server, model: str | None, limit: int) -> None:
+    page = server.call(lambda remote: remote.get("/v1/dead", model=model, limit=limit))
+    if server.as_json:
+        print_json(page["tasks"])
+        return
+    now = SystemClock().now()
+    rows = [
+        (t["id"], t["model"], t["attempt"], ago(t["finished_at"], now), t["error"]["detail"])
+        for t in page["tasks"]
+    ]
+    table(("TASK", "MODEL", "ATTEMPTS", "FAILED", "WHY"), rows, empty="no dead letters")
 
 
 @app.command("show")
@@ -87,15 +117,31 @@ def show_task(server: Server, task: TaskId) -> None:
 def submit_task(
     server: Server,
     asked: Asked,
-    idempotency_key: Annotated[str | None, typer.Option(help="Same key, same task.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Wait, and save the files.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key returns the same task, and creates no second.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait until the task ends, and save its files.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Submit nothing; show when the task would start and end, and its cost. The exit "
+            "code is 4 if it would be refused.",
+        ),
+    ] = False,
 ) -> None:
-    """Submit a task; with --watch, wait for it and save what it brings.
+    """Submit a task; with --watch, wait for it and save its files.
 
-    With --finish-by-s or --start-by-s a task that would be too late is refused, unless --degrade-…
-    says what may be changed.
+    With --finish-by-s or --start-by-s a task that would be late is refused, unless a --degrade
+    option allows a change that makes it fit.
     """
+    if estimate:
+        if watch or idempotency_key is not None:
+            raise InvalidRequest("--estimate submits nothing: leave out --watch and the key")
+        _estimate(server, asked)
 
     async def work(remote: Remote) -> tuple[dict[str, Any], list[Path]]:
         request = await asked.request(remote)
@@ -118,12 +164,7 @@ def submit_task(
         raise typer.Exit(exit_of(task))
 
 
-@app.command("estimate")
-@asks_server
-@asks_model
-def estimate_task(server: Server, asked: Asked) -> None:
-    """Tell what would become of a task, and submit none; the exit code is 4 if it were refused."""
-
+def _estimate(server: Server, asked: Asked) -> None:
     async def work(remote: Remote) -> dict[str, Any]:
         request = await asked.request(remote)
         found: dict[str, Any] = await remote.post("/v1/estimate", request, is_repeatable=True)
@@ -143,10 +184,12 @@ def estimate_task(server: Server, asked: Asked) -> None:
 def watch_task(
     server: Server,
     task: TaskId,
-    out: Annotated[Path | None, typer.Option("--out", help="Save its files here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line an event.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Save its files in this folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per event.")] = False,
 ) -> None:
-    """Follow a task until it ends; the exit code tells how."""
+    """Follow a task until it ends; the exit code is 0 if it succeeded."""
 
     def tell(event: ServerEvent) -> None:
         if as_json:
@@ -165,15 +208,45 @@ def watch_task(
 @app.command("cancel")
 @asks_server
 def cancel_tasks(server: Server, tasks: TaskIds) -> None:
-    """Cancel tasks; those that have ended stay as they are."""
+    """Cancel tasks that have not ended."""
     _for_each(server, tasks, "cancel")
 
 
 @app.command("retry")
 @asks_server
-def retry_tasks(server: Server, tasks: TaskIds) -> None:
-    """Repeat ended tasks as new ones, whose ids are printed."""
-    _for_each(server, tasks, "retry")
+def retry_tasks(
+    server: Server,
+    tasks: Annotated[list[str], typer.Argument(metavar="[TASK…]", help="Ids of tasks.")] = [],
+    dead: Annotated[
+        bool, typer.Option("--dead", help="All dead letters, up to 1,000 in one call.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="With --dead: only dead letters of this model.")
+    ] = None,
+) -> None:
+    """Run ended tasks again as new tasks, and print the new ids."""
+    if dead is bool(tasks) or (model is not None and not dead):
+        raise InvalidRequest("name the tasks, or --dead with or without --model NAME")
+    if not dead:
+        _for_each(server, tasks, "retry")
+        return
+
+    async def work(remote: Remote) -> list[dict[str, Any]]:
+        answer = await remote.post("/v1/dead/replay", {"model": model} if model else {})
+        return list(answer["replayed"])
+
+    replayed = server.call(work)
+    failed = [each for each in replayed if each["error"]]
+    if server.as_json:
+        print_json(replayed)
+    else:
+        for each in replayed:
+            if each["error"]:
+                talk.print(f"{each['id']}: {each['error']}", markup=False)
+            else:
+                stdout.print(each["new_id"])
+    if failed:
+        raise CommandFailed(f"{len(failed)} of {len(replayed)} dead letters were not run again")
 
 
 @app.command("delete")
@@ -181,9 +254,9 @@ def retry_tasks(server: Server, tasks: TaskIds) -> None:
 def delete_tasks(
     server: Server,
     tasks: TaskIds,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove input, output and files of ended tasks for ever; their state, times and costs stay."""
+    """Delete input, output and files of ended tasks permanently; state, times and costs stay."""
 
     async def look(remote: Remote) -> list[dict[str, Any]]:
         return [await remote.get(f"/v1/tasks/{task}") for task in dict.fromkeys(tasks)]
@@ -212,17 +285,17 @@ def delete_tasks(
 
 
 def _confirm(tasks: list[dict[str, Any]]) -> None:
-    """Ask a person whether this is meant.
+    """Ask for confirmation.
 
     Raises:
-        InvalidRequest: There is nobody to ask.
+        InvalidRequest: stdin is no terminal.
     """
     for task in tasks:
         talk.print(f"{task['id']}  {task['model']}  {task['state']}", markup=False)
     which = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
     if not sys.stdin.isatty():
-        raise InvalidRequest(f"nobody can be asked whether {which} may lose all data: add --yes")
-    typer.confirm(f"Remove all data of {which}, for ever?", abort=True, err=True)
+        raise InvalidRequest(f"to delete all data of {which} without a terminal, add --yes")
+    typer.confirm(f"Delete all data of {which} permanently?", abort=True, err=True)
 
 
 def _removed(before: dict[str, Any]) -> str:
@@ -268,6 +341,12 @@ def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
 def _say_told(task: dict[str, Any]) -> None:
     for name, words in told_lines(task):
         talk.print(f"  {name} {words}", markup=False)
+
+
+def _retries(task: dict[str, Any]) -> int:
+    """Return how often a task was repeated; each stage of a pipeline has its own first attempt."""
+    attempts = [stage["attempts"] for stage in task.get("stages") or ()] or [task["attempt"]]
+    return sum(max(0, each - 1) for each in attempts)
 
 
 def _ran(task: dict[str, Any]) -> str | None:

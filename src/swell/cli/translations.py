@@ -1,11 +1,7 @@
-"""`swell models translations`: packages of Argos Translate for `swell/translate`."""
+"""`swell models pull --argos`: packages of Argos Translate for `swell/translate`."""
 
-from typing import Annotated
-
-import typer
 import uvloop
 
-from swell.cli.options import Json
 from swell.cli.output import print_json, table, talk
 from swell.config import argos_folders
 from swell.weights.argos import bring
@@ -13,30 +9,19 @@ from swell.weights.argos import bring
 __all__ = ["bring_translations"]
 
 
-def bring_translations(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="FILE.argosmodel, a folder of such files, or the address of a mirror.",
-        ),
-    ],
-    languages: Annotated[
-        list[str],
-        typer.Option("--from", metavar="CODE", help="Only this language; may be repeated."),
-    ] = [],
-    as_json: Json = False,
-) -> None:
-    """Bring packages of Argos Translate, so that prompts of more languages are understood.
+def bring_translations(source: str, languages: list[str], as_json: bool) -> None:
+    """Unpack packages of Argos Translate.
 
-    They are unpacked where Argos Translate's own tools look too (ARGOS_PACKAGES_DIR). To translate
-    with them needs `pip install 'swell[argos]'`.
+    Args:
+        source: A file, a folder of files, or the address of a mirror.
+        languages: Only packages from these; all where it is empty.
+        as_json: Print what was unpacked as JSON.
     """
     folder = argos_folders()[0]
-    with talk.status(f"{source} is unpacked"):
+    with talk.status(f"{source}: unpacking"):
         found = uvloop.run(bring(source, folder, languages))
     if as_json:
         print_json([{"language": one.language, "version": one.version} for one in found])
         return
     table(("FROM", "VERSION"), [(one.language, one.version) for one in found], empty="none")
-    talk.print(f"they are in {folder}", markup=False)
+    talk.print(f"unpacked to {folder}", markup=False)

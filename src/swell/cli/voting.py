@@ -1,4 +1,4 @@
-"""`swell models vote`, `reveal`, `comparisons` and `ratings`: what people think of models."""
+"""`swell models votes`: comparisons, votes on them, and ratings of models."""
 
 import json
 import sys
@@ -11,51 +11,80 @@ import typer
 from swell.cli.output import data as stdout
 from swell.cli.output import dollars, print_json, seconds, table, talk
 from swell.cli.pictures import save
-from swell.cli.remote import Remote, Server, asks_server, talks_to_server
+from swell.cli.remote import Remote, Server, asks_server
 from swell.errors import InvalidRequest
 from swell.telemetry import printable
 
-__all__ = ["list_comparisons", "list_ratings", "reveal", "vote"]
-
-ComparisonId = Annotated[str, typer.Argument(metavar="ID", help="Id of a comparison.")]
+__all__ = ["votes"]
 
 _SKIP: Final = "s"
 _TIE: Final = "t"
 _QUIT: Final = "q"
 
 
-@talks_to_server
-def vote(
+@asks_server
+def votes(
     server: Server,
     comparison: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Id of a comparison; not with --file.")
+        str | None, typer.Argument(metavar="[ID]", help="Id of a comparison.")
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", metavar="FILE", help="Votes that a sheet has saved."),
+        typer.Option("--file", metavar="FILE", help="Send the votes that a sheet has saved."),
     ] = None,
-    voter: Annotated[str, typer.Option(help="In whose name; the key's own without it.")] = "",
+    voter: Annotated[str, typer.Option(help="Name of the voter; default the key's own.")] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path(
         "comparisons"
     ),
+    close: Annotated[
+        bool,
+        typer.Option("--close", help="End the voting; show names, votes, times, memory and costs."),
+    ] = False,
+    results: Annotated[
+        bool,
+        typer.Option(
+            "--results", help="Show the same without ending the voting. Needs an admin key."
+        ),
+    ] = False,
+    ratings: Annotated[
+        bool, typer.Option("--ratings", help="Rate models by the votes of all ended comparisons.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most comparisons listed.")] = 20,
 ) -> None:
-    """Vote on a comparison in the terminal, or bring the votes of a sheet.
+    """List comparisons, vote on one in the terminal, end its voting, or rate models.
 
-    The pictures of each row are saved, and their paths shown. Keys: 1 to 4 for the better one, t
-    for a tie, s to skip, q to end.
+    To vote, name a comparison: the pictures of each row are saved, and their paths shown. Keys: 1
+    to 4 for the best one, t for a tie, s to skip, q to quit.
     """
-    if (comparison is None) == (file is None):
-        raise InvalidRequest("say either which comparison, or which --file of votes")
-    if file is not None:
+    is_about_one = close or results
+    if (
+        sum((file is not None, is_about_one, ratings, comparison is not None and not is_about_one))
+        > 1
+    ):
+        raise InvalidRequest("give an ID, --file or --ratings: one of them in a call")
+    if is_about_one and comparison is None:
+        raise InvalidRequest("name a comparison: `swell models votes` lists them")
+    if comparison is not None:
+        if is_about_one:
+            _reveal(server, comparison, keep_open=not close)
+        else:
+            _vote(server, comparison, voter, out)
+    elif file is not None:
         told = _read(file)
         count = server.call(lambda remote: _bring(remote, told))
-        stdout.print(f"{count} votes of {printable(told['voter'])} are kept", markup=False)
-        return
+        stdout.print(f"{count} votes of {printable(told['voter'])} are saved", markup=False)
+    elif ratings:
+        _list_ratings(server)
+    else:
+        _list_comparisons(server, limit)
+
+
+def _vote(server: Server, comparison: str, voter: str, out: Path) -> None:
     query = {"voter": voter} if voter else {}
     found = server.call(lambda remote: remote.get(f"/v1/comparisons/{comparison}", **query))
     if found["closed_at"] is not None:
         raise InvalidRequest(
-            f"its voting has ended: swell models reveal {found['id']} tells what came of it"
+            f"its voting has ended: `swell models votes {found['id']} --close` shows the results"
         )
     count = 0
     for row in found["rows"]:
@@ -69,19 +98,10 @@ def vote(
             body = {"row": row["row"], "voter": voter, **_said(said)}
             server.call(lambda remote, body=body: _send(remote, found["id"], body))  # type: ignore[misc]
             count += 1
-    stdout.print(f"{count} votes are kept", markup=False)
+    stdout.print(f"{count} votes are saved", markup=False)
 
 
-@asks_server
-def reveal(
-    server: Server,
-    comparison: ComparisonId,
-    keep_open: Annotated[
-        bool,
-        typer.Option("--keep-open", help="Only look: the voting goes on. Needs an admin's key."),
-    ] = False,
-) -> None:
-    """End the voting on a comparison, and tell names, votes, time, memory and cost."""
+def _reveal(server: Server, comparison: str, *, keep_open: bool) -> None:
     path = f"/v1/comparisons/{comparison}"
 
     async def work(remote: Remote) -> dict[str, Any]:
@@ -109,17 +129,12 @@ def reveal(
         )
         for model in found["models"]
     ]
-    heads = ("MODEL", "WON", "TIED", "LOST", "RUNS", "WAITS", "MEMORY", "A PICTURE", "FAILED")
+    heads = ("MODEL", "WON", "TIED", "LOST", "RUN", "QUEUE", "MEMORY", "COST", "FAILED")
     table(heads, rows, empty="no models")
-    talk.print(f"times and costs are of {found['created_at'][:10]}; half of the tasks took less")
+    talk.print(f"times and costs are medians, measured on {found['created_at'][:10]}")
 
 
-@asks_server
-def list_comparisons(
-    server: Server,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
-) -> None:
-    """List comparisons, newest first."""
+def _list_comparisons(server: Server, limit: int) -> None:
     found = server.call(lambda remote: remote.get("/v1/comparisons", limit=limit))
     if server.as_json:
         print_json(found["comparisons"])
@@ -137,12 +152,10 @@ def list_comparisons(
         for each in found["comparisons"]
     ]
     heads = ("COMPARISON", "NAME", "MADE", "MODELS", "ROWS", "VOTES", "VOTING")
-    table(heads, rows, empty="no comparisons: swell models compare makes one")
+    table(heads, rows, empty="no comparisons: `swell models compare` makes one")
 
 
-@asks_server
-def list_ratings(server: Server) -> None:
-    """Rate models by the votes of all comparisons whose voting has ended."""
+def _list_ratings(server: Server) -> None:
     found = server.call(lambda remote: remote.get("/v1/ratings"))
     if server.as_json:
         print_json(found)
@@ -159,8 +172,10 @@ def list_ratings(server: Server) -> None:
         )
         for each in found["ratings"]
     ]
-    heads = ("MODEL", "STRENGTH", "95 % SURE", "AT LEAST", "VOTES", "WON", "TIED")
-    table(heads, rows, empty="no votes count yet: swell models reveal ends a voting")
+    heads = ("MODEL", "RATING", "95 % RANGE", "AT LEAST", "VOTES", "WON", "TIED")
+    table(
+        heads, rows, empty="ratings appear once a vote has ended: `swell models votes ID --close`"
+    )
     for each in found["ratings"]:
         talk.print(f"{each['model']}: {each['summary']}", markup=False)
 
@@ -191,7 +206,7 @@ def _ask(row: Mapping[str, Any]) -> str:
             return _QUIT
         if said in (*numbers, _TIE, _SKIP, _QUIT):
             return said
-        talk.print("1 to 4 is the better one, t a tie, s skips the row, q ends")
+        talk.print("1 to 4 for the best one, t for a tie, s to skip, q to quit")
 
 
 def _said(said: str) -> dict[str, Any]:
@@ -226,9 +241,9 @@ def _read(file: Path) -> dict[str, Any]:
         votes: Sequence[Any] = told["votes"]
         is_whole = is_whole and all(isinstance(each, dict) for each in votes)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(f"{file} holds no votes of a sheet: {error!r}") from error
+        raise InvalidRequest(f"{file} contains no votes of a sheet: {error!r}") from error
     if not is_whole or not told["comparison"].isalnum():
-        raise InvalidRequest(f"{file} holds no votes of a sheet: save them anew there")
+        raise InvalidRequest(f"{file} contains no votes of a sheet: save them there again")
     return dict(told)
 
 

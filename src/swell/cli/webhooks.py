@@ -1,4 +1,4 @@
-"""`swell webhooks`: who is told of tasks by HTTP, and what became of that."""
+"""`swell webhooks`: standing webhooks, their secrets, and their deliveries."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,15 +14,13 @@ from swell.errors import InvalidRequest
 
 __all__ = ["app"]
 
-app = group("Webhooks: who is told of tasks, and what became of that.")
-
-_Endpoint = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id from `swell webhooks ls`.")]
+app = group("Webhooks, their secrets and their deliveries.")
 
 
 @app.command("ls")
 @asks_server
 def list_endpoints(server: Server) -> None:
-    """List standing webhooks: this key's own, and all with an admin's key."""
+    """List the webhooks of this key; with an admin key, all webhooks."""
     found = server.call(lambda remote: remote.get("/v1/webhooks"))["webhooks"]
     if server.as_json:
         print_json(found)
@@ -46,19 +44,20 @@ def list_endpoints(server: Server) -> None:
 @asks_server
 def create(
     server: Server,
-    to: Annotated[str, typer.Argument(metavar="TO", help="URL that is told.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="URL that receives the events.")],
     event: Annotated[
-        list[str], typer.Option(help="Only this event; may be repeated. Else how tasks end.")
+        list[str],
+        typer.Option(help="Only this event; may be repeated. Without it, the ends of tasks."),
     ] = [],
     model: Annotated[
-        list[str], typer.Option(help="Only owner/name or owner/*; may be repeated.")
+        list[str], typer.Option(help="Only tasks of owner/name or owner/*; may be repeated.")
     ] = [],
-    description: Annotated[str, typer.Option(help="For people.")] = "",
+    description: Annotated[str, typer.Option(help="A description.")] = "",
     all_keys: Annotated[
-        bool, typer.Option("--all-keys", help="Tasks of all keys; with an admin's key only.")
+        bool, typer.Option("--all-keys", help="Tasks of all keys; needs an admin key.")
     ] = False,
 ) -> None:
-    """Make a standing webhook and print the secret that signs what it is told."""
+    """Create a webhook, and print the secret that signs its deliveries."""
     body: dict[str, Any] = {"url": to, "models": model, "description": description}
     body |= {"all_keys": all_keys}
     body |= {"events": event} if event else {}
@@ -66,86 +65,104 @@ def create(
     _show_secret(made["id"], made["secret"], made, server.as_json)
 
 
-@app.command("delete")
+@app.command("set")
 @asks_server
-def delete(server: Server, webhook: _Endpoint) -> None:
-    """Delete a standing webhook; what waits for it fails."""
-    gone = server.call(lambda remote: remote.delete(f"/v1/webhooks/{webhook}"))
-    if server.as_json:
-        print_json(gone)
-    else:
-        talk.print(f"{webhook} is deleted")
-
-
-@app.command("pause")
-@asks_server
-def pause(server: Server, webhook: _Endpoint) -> None:
-    """Send nothing to a webhook until it is resumed; what happens is kept for it."""
-    _tell_state(server.call(lambda r: r.post(f"/v1/webhooks/{webhook}/pause", {})), server.as_json)
-
-
-@app.command("resume")
-@asks_server
-def resume(server: Server, webhook: _Endpoint) -> None:
-    """Go on with a webhook that was paused, or disabled since it had answered 410."""
-    _tell_state(server.call(lambda r: r.post(f"/v1/webhooks/{webhook}/resume", {})), server.as_json)
-
-
-@app.command("secret")
-@asks_server
-def secret(
+def change(
     server: Server,
     webhook: Annotated[
         str | None, typer.Argument(metavar="[WEBHOOK]", help="Id from `swell webhooks ls`.")
     ] = None,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Send nothing until --resume; events are kept.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Send again, also after an answer 410 disabled it."),
+    ] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete it; its waiting deliveries fail.")
+    ] = False,
+    secret: Annotated[bool, typer.Option("--secret", help="Print its signing secret.")] = False,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Replace its signing secret, and print the new one.")
+    ] = False,
     name: Annotated[
-        str, typer.Option(help="Of the key's secrets, for URLs that tasks name.")
-    ] = "default",
-) -> None:
-    """Print what signs: for a standing webhook, or for the URLs that this key's tasks name."""
-    path = f"/v1/webhooks/{webhook}/secret" if webhook else f"/v1/webhooks/secrets/{name}"
-    shown = server.call(lambda remote: remote.get(path))
-    if server.as_json:
-        print_json(shown)
-    else:
-        stdout.print(shown["key"], markup=False)
-
-
-@app.command("rotate")
-@asks_server
-def rotate(
-    server: Server,
-    webhook: Annotated[
-        str | None, typer.Argument(metavar="[WEBHOOK]", help="Id from `swell webhooks ls`.")
-    ] = None,
-    name: Annotated[
-        str, typer.Option(help="Of the key's secrets, for URLs that tasks name; a new one is made.")
+        str, typer.Option(help="Name of a secret of this key, for URLs that tasks name.")
     ] = "default",
     overlap: Annotated[
         Any,
         typer.Option(
-            parser=duration_s, metavar="TIME", help="The secret before signs too for so long."
+            parser=duration_s, metavar="TIME", help="With --rotate: how long the old one signs too."
         ),
     ] = "24h",
 ) -> None:
-    """Replace what signs, of a standing webhook or of this key, and print the new secret."""
+    """Pause, resume or delete a webhook, or print or replace its signing secret.
+
+    Without WEBHOOK, --secret and --rotate are about the secret that signs deliveries to URLs that
+    tasks of this key name.
+    """
     home = f"/v1/webhooks/{webhook}" if webhook else f"/v1/webhooks/secrets/{name}"
-    made = server.call(lambda r: r.post(f"{home}/rotate", {"overlap_s": overlap}))
-    _show_secret(webhook or name, made.get("secret") or made["key"], made, server.as_json)
+    actions = {"pause": pause, "resume": resume, "delete": delete, "secret": secret}
+    chosen = [each for each, is_given in (actions | {"rotate": rotate}).items() if is_given]
+    if len(chosen) != 1 or (webhook is None and chosen[0] not in ("secret", "rotate")):
+        raise InvalidRequest(
+            "give one of --pause, --resume, --delete, --secret and --rotate; the first three need "
+            "a WEBHOOK"
+        )
+    [action] = chosen
+
+    async def work(remote: Remote) -> dict[str, Any]:
+        if action == "secret":
+            found = await remote.get(f"{home}/secret" if webhook else home)
+        elif action == "delete":
+            found = await remote.delete(home)
+        else:
+            body = {"overlap_s": overlap} if rotate else {}
+            found = await remote.post(f"{home}/{action}", body)
+        return dict(found)
+
+    found = server.call(work)
+    if server.as_json:
+        print_json(found)
+    elif action == "secret":
+        stdout.print(found["key"], markup=False)
+    elif action == "rotate":
+        _show_secret(webhook or name, found.get("secret") or found["key"], found, False)
+    else:
+        talk.print(f"{webhook} is {'deleted' if delete else found['state']}")
 
 
 @app.command("deliveries")
 @asks_server
 def deliveries(
     server: Server,
-    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="Only to this standing webhook.")] = None,
+    ids: Annotated[
+        list[str], typer.Argument(metavar="[DELIVERY…]", help="With --replay: ids of deliveries.")
+    ] = [],
+    task: Annotated[str | None, typer.Option(help="Only deliveries about this task.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Only deliveries to this webhook.")] = None,
     state: Annotated[
         str | None, typer.Option(help="Only waiting, delivered, failed or skipped ones.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most rows.")] = 50,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="Send deliveries again: those named, or all that failed for --webhook since "
+            "--since.",
+        ),
+    ] = False,
+    since: Annotated[
+        datetime | None, typer.Option(help="With --replay and --webhook: first moment, in UTC.")
+    ] = None,
 ) -> None:
-    """List what was told and what became of it, newest first."""
+    """List deliveries, newest first, or send them again."""
+    if replay:
+        _replay(server, ids, webhook, since)
+        return
+    if ids or since is not None:
+        raise InvalidRequest("ids of deliveries and --since are for --replay: add it")
     query = {"task": task, "endpoint": webhook, "state": state, "limit": limit}
     page = server.call(lambda remote: remote.get("/v1/webhooks/deliveries", **query))
     if server.as_json:
@@ -157,7 +174,7 @@ def deliveries(
             d["id"],
             d["event"],
             d["task"],
-            d["endpoint"] or "its own URL",
+            d["endpoint"] or "the URL of the task",
             ago(d["at"], now),
             d["state"],
             d["tries"],
@@ -166,26 +183,12 @@ def deliveries(
         for d in page["deliveries"]
     ]
     columns = ("DELIVERY", "EVENT", "TASK", "TO", "AGE", "STATE", "TRIES", "WHY")
-    table(columns, rows, empty="nothing was told")
+    table(columns, rows, empty="no deliveries")
 
 
-@app.command("replay")
-@asks_server
-def replay(
-    server: Server,
-    ids: Annotated[
-        list[str], typer.Argument(metavar="[DELIVERY…]", help="Ids of deliveries.")
-    ] = [],
-    webhook: Annotated[
-        str | None, typer.Option(help="All that failed for this standing webhook.")
-    ] = None,
-    since: Annotated[
-        datetime | None, typer.Option(help="Of events from then on, in UTC; with --webhook.")
-    ] = None,
-) -> None:
-    """Send deliveries again, or all that failed for a webhook since a moment."""
+def _replay(server: Server, ids: list[str], webhook: str | None, since: datetime | None) -> None:
     if bool(ids) is (webhook is not None) or (webhook is not None and since is None):
-        raise InvalidRequest("say which: ids of deliveries, or --webhook ID --since MOMENT")
+        raise InvalidRequest("name ids of deliveries, or --webhook ID --since MOMENT")
 
     async def work(remote: Remote) -> Any:
         if webhook is not None and since is not None:
@@ -201,16 +204,9 @@ def replay(
         talk.print(f"{told['replayed']} are sent again")
 
 
-def _tell_state(webhook: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(webhook)
-    else:
-        talk.print(f"{webhook['id']} is {webhook['state']}")
-
-
 def _show_secret(name: str, text: str, made: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
-    talk.print(f"{name} signs with:", markup=False)
+    talk.print(f"signing secret of {name}:", markup=False)
     stdout.print(text, markup=False)
