@@ -72,18 +72,18 @@ def test_every_command_of_the_page_works_in_its_order(
         assert program == "swell"
         done = running.run(*words)
         assert done.returncode == 0, f"{line}: {done.stderr}"
-    accounts = running.json("credits", "ls", shop["id"])["accounts"]
+    accounts = running.json("quotas", shop["id"])["accounts"]
     assert [(each["user"], each["left_micros"]) for each in accounts] == [
         (None, 25_000_000),
         ("anna", 2_500_000),
     ]
-    running.ok("quotas", "drop", shop["id"])
-    running.ok("quotas", "drop", shop["id"], "--user", "*")
+    running.ok("quotas", shop["id"], "--drop")
+    running.ok("quotas", shop["id"], "--drop", "--user", "*")
 
 
 def test_a_quota_holds_for_real_tasks_and_says_so(running: Running) -> None:
     key = running.json("keys", "create", "limited")
-    running.ok("quotas", "set", key["id"], "--user", "*", "--samples-per-day", "3")
+    running.ok("quotas", key["id"], "--user", "*", "--samples-per-day", "3")
     body = {"model": "demo/upper", "input": {"text": "a"}, "user": "otto"}
     answers = [ask(running, key["key"], "/v1/tasks", body) for _ in range(4)]
     assert [each.status_code for each in answers] == [202, 202, 202, 429]
@@ -92,21 +92,21 @@ def test_a_quota_holds_for_real_tasks_and_says_so(running: Running) -> None:
     assert int(answers[3].headers["retry-after"]) >= 1
     other = ask(running, key["key"], "/v1/tasks", {**body, "user": "anna"})
     assert other.status_code == 202
-    [listed] = [each for each in running.json("quotas", "ls") if each["key_id"] == key["id"]]
+    [listed] = [each for each in running.json("quotas")["quotas"] if each["key_id"] == key["id"]]
     assert (listed["user"], listed["samples_per_day"]) == ("*", 3)
 
 
 def test_a_prepaid_key_without_credits_is_told_what_to_do(running: Running) -> None:
     key = running.json("keys", "create", "prepaid")
-    running.ok("quotas", "set", key["id"], "--prepaid")
+    running.ok("quotas", key["id"], "--prepaid")
     body = {"model": "demo/upper", "input": {"text": "a"}}
     refused = ask(running, key["key"], "/v1/tasks", body)
     assert (refused.status_code, refused.json()["code"]) == (402, "credits_used_up")
-    assert "swell credits add" in refused.json()["detail"]
-    running.ok("credits", "add", key["id"], "1.50", "--id", "one")
-    running.ok("credits", "add", key["id"], "1.50", "--id", "one")
+    assert "swell quotas KEY_ID --credit" in refused.json()["detail"]
+    running.ok("quotas", key["id"], "--credit", "1.50", "--id", "one")
+    running.ok("quotas", key["id"], "--credit", "1.50", "--id", "one")
     assert ask(running, key["key"], "/v1/tasks", body).status_code == 202
-    [account] = running.json("credits", "ls", key["id"])["accounts"]
+    [account] = running.json("quotas", key["id"])["accounts"]
     assert account["granted_micros"] == 1_500_000
 
 

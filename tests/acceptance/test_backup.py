@@ -95,7 +95,7 @@ def ended(swell: Swell) -> dict[str, str]:
 
 
 def test_a_backup_replaces_nothing_and_says_what_is_wrong(swell: Swell) -> None:
-    done = swell.run("backup", "copy.db")
+    done = swell.run("db", "--backup", "copy.db")
     assert done.returncode == 3
     assert "there is no database" in done.stderr
     (swell.folder / ".swell").mkdir()
@@ -105,13 +105,13 @@ def test_a_backup_replaces_nothing_and_says_what_is_wrong(swell: Swell) -> None:
     finally:
         assert stop(process) == 0
     # The backend need not run.
-    swell.ok("backup", "copy.db")
+    swell.ok("db", "--backup", "copy.db")
     first = Path(swell.folder / "copy.db").read_bytes()
-    done = swell.run("backup", "copy.db")
+    done = swell.run("db", "--backup", "copy.db")
     assert done.returncode != 0
     assert "choose another name" in done.stderr
     assert Path(swell.folder / "copy.db").read_bytes() == first
     assert not list(swell.folder.glob("*.part"))
-    done = swell.run("backup", "other.db", SWELL_STORE__URL="memory:")
+    done = swell.run("db", "--backup", "other.db", SWELL_STORE__URL="memory:")
     assert done.returncode == 2
     assert "pg_dump" in done.stderr

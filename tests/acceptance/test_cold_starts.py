@@ -267,7 +267,7 @@ def test_the_ledger_is_told_beyond_one_page(swell: Swell) -> None:
     process = swell.start("serve", "--json", "--port", "0")
     try:
         ready_line(process, swell.folder)
-        entries = swell.json("ledger", "--limit", "502")
+        entries = swell.json("costs", "--ledger", "--limit", "502")
         assert [each["id"] for each in entries] == [f"entry-{n}" for n in range(502, 0, -1)]
     finally:
         assert stop(process) == 0

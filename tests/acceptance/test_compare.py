@@ -95,7 +95,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     assert text.count("<img src=") == 4
     assert not re.search(rf"echo|poster|demo/|{version}|swell_", text)
 
-    said = typed(running, "1\nt\n", "models", "vote", made["id"], "--voter", "anna")
+    said = typed(running, "1\nt\n", "models", "votes", made["id"], "--voter", "anna")
     assert "2 votes are kept" in said
     pictures = sorted((running.folder / "comparisons" / made["id"]).glob("*.webp"))
     assert [each.name for each in pictures] == [f"00{r}-{n}.webp" for r in (1, 2) for n in (1, 2)]
@@ -103,12 +103,12 @@ def test_a_model_is_tried_compared_and_voted_on(
     saved = {"comparison": made["id"], "permit": permit, "voter": "ben", "voter_id": "0" * 28}
     saved["votes"] = [{"row": 0, "winner": 2}, {"row": 1, "tie": True}]
     (running.folder / "votes.json").write_text(json.dumps(saved))
-    assert "2 votes of ben" in running.ok("models", "vote", "--file", "votes.json")
+    assert "2 votes of ben" in running.ok("models", "votes", "--file", "votes.json")
 
     listed = asked(running, "/v1/comparisons")["comparisons"]
     assert [(each["id"], each["votes"]) for each in listed] == [(made["id"], 4)]
     assert asked(running, "/v1/ratings")["ratings"] == []
-    told = running.json("models", "reveal", made["id"])
+    told = running.json("models", "votes", made["id"], "--close")
     assert [(m["wins"], m["ties"], m["losses"]) for m in told["models"]] == [(1, 2, 1)] * 2
     assert [m["model"].partition(":")[0] for m in told["models"]] == [
         "demo/echo-picture",
@@ -116,14 +116,14 @@ def test_a_model_is_tried_compared_and_voted_on(
     ]
     assert all(m["run_s"] is not None and m["images"] == 2 for m in told["models"])
     assert all(row["seed"] == 7 for row in told["rows"])
-    assert "no clear difference" in running.run("models", "ratings").stderr
+    assert "not told apart" in running.run("models", "votes", "--ratings").stderr
 
 
 def test_a_trial_does_not_get_what_is_meant_for_a_live_version(running: Swell) -> None:
     a_file(running, name="demo/upper")
     refused = running.run("models", "try", "poster.py", "--url", url_of(running))
     assert refused.returncode == 1
-    assert "swell models promote demo/upper:" in refused.stderr
+    assert "swell models rollout demo/upper:" in refused.stderr
     keys = asked(running, "/v1/keys")["keys"]
     keys = [key for key in keys if key["name"] == "swell models try"]
     assert all(key["revoked_at"] for key in keys)

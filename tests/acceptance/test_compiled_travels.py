@@ -118,11 +118,11 @@ def log_of(swell: Swell, data: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_new_machine_runs_what_another_has_compiled(swell: Swell, served: dict[str, str]) -> None:
-    page = commands("docs/models/weights.md", "swell models keygen operator.pem")
+    page = commands("docs/models/weights.md", "swell models push --keygen operator.pem")
     keygen, push_weights, worker, push_compiled = page
     assert worker[0] == "worker", "said_by_a_worker starts it"
     public = swell.ok(*keygen).strip()
-    assert public == swell.ok("models", "keygen", "operator.pem", "--show").strip()
+    assert public == swell.ok("models", "push", "--keygen", "operator.pem").strip()
     swell.ok(*push_weights)
     assert "compiled by program" in said_by_a_worker(swell, served, "first", public)
 
@@ -142,7 +142,7 @@ def test_a_new_machine_runs_what_another_has_compiled(swell: Swell, served: dict
     assert said_by_a_worker(swell, served, "second", public) == "found"
     assert "compiled program fetched" in log_of(swell, "second")
     # One that trusts nobody, or somebody else, compiles.
-    other = swell.ok("models", "keygen", "other.pem").strip()
+    other = swell.ok("models", "push", "--keygen", "other.pem").strip()
     assert "compiled by program" in said_by_a_worker(swell, served, "third")
     assert "compiled by program" in said_by_a_worker(swell, served, "fourth", other)
     assert "is not trusted" in log_of(swell, "fourth")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def findings(swell: Swell, *arguments: str, **variables: str) -> tuple[int, list[dict[str, Any]]]:
-    done = swell.run("deploy", "check", "--json", *arguments, **variables)
+    done = swell.run("deploy", "--json", *arguments, **variables)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -45,14 +45,14 @@ def test_a_fresh_folder_may_go_out_to_one_machine_and_not_to_three(swell: Swell)
 
 def test_people_are_told_why_and_what_to_do(swell: Swell) -> None:
     told = {"SWELL_SERVER__CORS_ORIGINS": "*"}
-    done = swell.run("deploy", "check", "--offline", **told)
+    done = swell.run("deploy", "--offline", **told)
     assert done.returncode == 0
     line = next(n for n, text in enumerate(done.stdout.splitlines()) if text.startswith("warn"))
     assert [text.split(":")[0].strip() for text in done.stdout.splitlines()[line + 1 :][:2]] == [
         "why",
         "do",
     ]
-    strict = swell.run("deploy", "check", "--offline", "--strict", **told)
+    strict = swell.run("deploy", "--offline", "--strict", **told)
     assert strict.returncode == 1
     assert "not to go out like this: pages" in strict.stderr
 
@@ -66,7 +66,7 @@ def test_a_file_of_variables_is_looked_at_instead_of_those_here(swell: Swell) ->
     assert grade(found, "store") == "fail"
     assert grade(found, "files") == "ok"
     env.write_text("SWELL_STORE__URL\n")
-    done = swell.run("deploy", "check", "--env", str(env))
+    done = swell.run("deploy", "--env", str(env))
     assert done.returncode == 2
     assert "line 1" in done.stderr
 
@@ -94,7 +94,7 @@ def test_files_that_are_named_elsewhere_are_looked_at_too(swell: Swell) -> None:
 
 def test_secrets_are_not_shown(swell: Swell) -> None:
     url = f"postgresql://swell:very-private-7@127.0.0.1:{free_port()}/none"
-    done = swell.run("deploy", "check", "--json", SWELL_STORE__URL=url)
+    done = swell.run("deploy", "--json", SWELL_STORE__URL=url)
     assert done.returncode == 1
     assert "very-private-7" not in done.stdout + done.stderr
 
@@ -217,7 +217,7 @@ def test_clouds_are_asked_for_the_machines_of_pools(swell: Swell, moto_server: M
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
 def test_a_machine_is_started_with_url_and_key_alone(swell: Swell, cloud: str) -> None:
-    words = ("deploy", "machine", cloud, "--image", "registry.example/poster:1", "--pool", "gpu")
+    words = ("deploy", cloud, "--image", "registry.example/poster:1", "--pool", "gpu")
     told = {"SWELL_WORKER__URL": "https://swell.example"}
     done = swell.run(*words, **told)
     assert done.returncode == 2
@@ -232,7 +232,7 @@ def test_a_machine_is_started_with_url_and_key_alone(swell: Swell, cloud: str) -
         "SWELL_WORKER__TOKEN=swell_the-key-of-a-worker",
         "SWELL_WORKER__URL=https://swell.example",
     ]
-    wrong = swell.run("deploy", "machine", "oracle", "--image", "x")
+    wrong = swell.run("deploy", "oracle", "--image", "x")
     assert wrong.returncode == 2
 
 
@@ -253,7 +253,7 @@ def test_no_machine_is_started_that_would_never_join(
     """By hand a machine may have its own way to a private network; nothing leads to a loopback."""
     given = () if url is None else ("--url", url)
     told = {"SWELL_WORKER__TOKEN": "swell_the-key-of-a-worker"}
-    done = swell.run("deploy", "machine", "gcp", "--image", "registry.example/x:1", *given, **told)
+    done = swell.run("deploy", "gcp", "--image", "registry.example/x:1", *given, **told)
     if word is None:
         assert done.returncode == 0, done.stderr
         return
@@ -267,7 +267,7 @@ def test_who_starts_a_machine_by_hand_is_told_where_its_bill_goes_on(
     swell: Swell, cloud: str, is_told: bool
 ) -> None:
     words = ("--image", "registry.example/x:1", "--url", "https://swell.example")
-    done = swell.run("deploy", "machine", cloud, *words, SWELL_WORKER__TOKEN="swell_the-key")
+    done = swell.run("deploy", cloud, *words, SWELL_WORKER__TOKEN="swell_the-key")
     assert done.returncode == 0, done.stderr
     assert ("until it is deleted" in " ".join(done.stderr.split())) == is_told
     assert "until it is deleted" not in done.stdout

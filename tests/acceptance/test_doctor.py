@@ -220,17 +220,17 @@ def test_a_shared_database_is_not_changed_under_others(
     url = a_database(postgres_server)
     variables = {"SWELL_STORE__URL": url}
     assert findings(swell, **variables)["store"]["grade"] == "ok"
-    status = json.loads(swell.run("db", "status", "--json", **variables).stdout)
+    status = json.loads(swell.run("db", "--json", **variables).stdout)
     in_database(
         url,
         "DELETE FROM swell_migrations WHERE number = (SELECT max(number) FROM swell_migrations)",
     )
-    lacking = json.loads(swell.run("db", "status", "--json", **variables).stdout)
+    lacking = json.loads(swell.run("db", "--json", **variables).stdout)
     assert lacking["missing"] != status["missing"]
     found = findings(swell, **variables)
     assert found["store"]["grade"] == "warn"
-    assert "swell db upgrade" in found["store"]["detail"]
-    assert json.loads(swell.run("db", "status", "--json", **variables).stdout) == lacking
+    assert "swell db --upgrade" in found["store"]["detail"]
+    assert json.loads(swell.run("db", "--json", **variables).stdout) == lacking
 
 
 def in_database(url: str, statement: str) -> None:

@@ -232,7 +232,7 @@ def test_what_others_ask_is_charged_to_the_task(place: dict[str, str], swell: Sw
         assert (len(drawn.artifacts), said.output) == (2, "A FOX")
         ends_s = time.monotonic() + 30
         while time.monotonic() < ends_s:
-            rows = json.loads(swell.ok("ledger", "--json"))
+            rows = json.loads(swell.ok("costs", "--ledger", "--json"))
             paid = {each["ref"]: each for each in rows if each["outcome"] == "paid"}
             if len(paid) == 2:
                 break

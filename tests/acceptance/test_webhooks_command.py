@@ -105,21 +105,21 @@ def test_a_webhook_is_made_and_told_and_what_became_of_it_is_seen(
     )
     assert delivery["attempts"][0]["status"] == 200
     assert delivery["id"] in running.ok("webhooks", "deliveries", "--limit", "1")
-    gone = running.run("webhooks", "delete", made["id"])
+    gone = running.run("webhooks", "set", made["id"], "--delete")
     assert (gone.returncode, gone.stderr.strip()) == (0, f"{made['id']} is deleted")
-    assert running.run("webhooks", "secret", made["id"]).returncode == 3
+    assert running.run("webhooks", "set", made["id"], "--secret").returncode == 3
 
 
 def test_what_signs_is_shown_and_replaced(running: Swell) -> None:
     made = running.json("webhooks", "create", "https://shop.example/hooks")
-    assert running.ok("webhooks", "secret", made["id"]).strip() == made["secret"]
-    rotated = running.run("webhooks", "rotate", made["id"], "--overlap", "1h")
+    assert running.ok("webhooks", "set", made["id"], "--secret").strip() == made["secret"]
+    rotated = running.run("webhooks", "set", made["id"], "--rotate", "--overlap", "1h")
     assert rotated.stderr.strip() == f"{made['id']} signs with:"
     assert rotated.stdout.strip().startswith("whsec_")
     assert rotated.stdout.strip() != made["secret"]
-    assert running.json("webhooks", "secret")["key"].startswith("whsec_")
-    named = running.ok("webhooks", "rotate", "--name", "shop").strip()
-    assert running.ok("webhooks", "secret", "--name", "shop").strip() == named
+    assert running.json("webhooks", "set", "--secret")["key"].startswith("whsec_")
+    named = running.ok("webhooks", "set", "--rotate", "--name", "shop").strip()
+    assert running.ok("webhooks", "set", "--secret", "--name", "shop").strip() == named
 
 
 def test_what_failed_is_sent_again_after_the_receiver_was_mended(
@@ -133,16 +133,19 @@ def test_what_failed_is_sent_again_after_the_receiver_was_mended(
     [delivery] = _until(running, lambda found: len(found) == 1, *failed)
     assert "410" in delivery["reason"]
     receiver.status = 200
-    assert "is active" in running.run("webhooks", "resume", made["id"]).stderr
+    assert "is active" in running.run("webhooks", "set", made["id"], "--resume").stderr
     which = ("--webhook", made["id"], "--since", since.strftime("%Y-%m-%dT%H:%M:%S"))
-    assert running.run("webhooks", "replay", *which).stderr.strip() == "1 are sent again"
+    assert (
+        running.run("webhooks", "deliveries", "--replay", *which).stderr.strip()
+        == "1 are sent again"
+    )
     receiver.until(2)
     assert receiver.came[0][0]["webhook-id"] == receiver.came[1][0]["webhook-id"]
     _until(running, lambda found: found[0]["state"] == "delivered", "--webhook", made["id"])
-    assert running.json("webhooks", "replay", delivery["id"]) == {"replayed": 1}
+    assert running.json("webhooks", "deliveries", "--replay", delivery["id"]) == {"replayed": 1}
     receiver.until(3)
-    assert running.json("webhooks", "pause", made["id"])["state"] == "paused"
-    asked = running.run("webhooks", "replay")
+    assert running.json("webhooks", "set", made["id"], "--pause")["state"] == "paused"
+    asked = running.run("webhooks", "deliveries", "--replay")
     assert asked.returncode == 2
     assert "say which: ids of deliveries, or --webhook ID --since MOMENT" in asked.stderr
 
@@ -187,14 +190,14 @@ def test_a_standing_webhook_is_made_and_what_failed_sent_again_as_the_page_says(
     since = (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%S")
     [delivery] = shop.swell.json("webhooks", "deliveries", "--webhook", made["id"])
     said = shop.reader.does(
-        block("docs/webhooks.md", "swell webhooks replay", "sh"),
+        block("docs/webhooks.md", "swell webhooks deliveries --replay", "sh"),
         ("we_0123456789abcdef", made["id"]),
         ("2026-11-26T12:00:00", since),
     )
     assert delivery["id"] in said.stdout
     assert "1 are sent again" in said.stderr
     receiver.until(2)
-    shop.swell.ok("webhooks", "delete", made["id"])
+    shop.swell.ok("webhooks", "set", made["id"], "--delete")
 
 
 def test_receivers_that_miss_webhooks_get_them_again_as_the_page_on_incidents_says(
@@ -203,13 +206,13 @@ def test_receivers_that_miss_webhooks_get_them_again_as_the_page_on_incidents_sa
     made = json.loads(shop.reader.does(f"swell webhooks create {receiver.url} --json").stdout)
     failed_delivery(shop, receiver, made["id"])
     said = shop.reader.does(
-        block("docs/operate.md", "swell webhooks replay", "sh"),
+        block("docs/incidents.md", "swell webhooks deliveries --replay", "sh"),
         ("WEBHOOK", made["id"]),
         ("2026-11-26", (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")),
     )
     assert "1 are sent again" in said.stderr
     receiver.until(2)
-    shop.swell.ok("webhooks", "delete", made["id"])
+    shop.swell.ok("webhooks", "set", made["id"], "--delete")
 
 
 def failed_delivery(shop: Shop, receiver: Receiver, webhook: str) -> None:
@@ -220,4 +223,4 @@ def failed_delivery(shop: Shop, receiver: Receiver, webhook: str) -> None:
     which = ("--webhook", webhook, "--state", "failed")
     _until(shop.swell, lambda found: len(found) == 1, *which)
     receiver.status = 200
-    shop.swell.ok("webhooks", "resume", webhook)
+    shop.swell.ok("webhooks", "set", webhook, "--resume")

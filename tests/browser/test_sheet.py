@@ -74,7 +74,7 @@ def test_votes_by_mouse_and_keyboard_are_kept_by_the_server(
         other.get_by_label("Your name").blur()
         other.keyboard.press("1")
         expect(other.get_by_role("status")).to_contain_text("All votes are kept by the server.")
-    told = swell.json("models", "reveal", made["id"])
+    told = swell.json("models", "votes", made["id"], "--close")
     assert told["votes"] == 4
     assert sum(each["wins"] for each in told["models"]) == 3
     assert [each["ties"] for each in told["models"]] == [1, 1]
@@ -94,5 +94,5 @@ def test_without_the_server_votes_are_saved_as_a_file(
     saving.value.save_as(path)
     votes = json.loads(path.read_text())["votes"]
     assert votes == [{"row": 0, "winner": 1}, {"row": 2, "winner": 2}]
-    assert "2 votes of voter-" in swell.ok("models", "vote", "--file", str(path))
-    assert swell.json("models", "reveal", made["id"])["votes"] == 2
+    assert "2 votes of voter-" in swell.ok("models", "votes", "--file", str(path))
+    assert swell.json("models", "votes", made["id"], "--close")["votes"] == 2

@@ -83,7 +83,7 @@ def test_keys_of_clouds_shops_and_apps_are_made(running: Swell) -> None:
 
 def test_what_a_machine_is_started_with_has_a_key_of_its_own(running: Swell) -> None:
     reader = Reader(running.folder)
-    script = block("docs/deploy.md", "swell deploy machine gcp", "sh")
+    script = block("docs/deploy.md", "swell deploy gcp", "sh")
     token = reader.does(f"{script}\necho $SWELL_WORKER__TOKEN").stdout.strip()
     written = (running.folder / "machine.sh").read_text()
     assert token in written

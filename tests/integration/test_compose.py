@@ -145,7 +145,7 @@ def test_the_bucket_is_made_once(tmp_path: Path, moto_server: MotoServer) -> Non
 
 @pytest.mark.parametrize(("name", "service"), [("embedded", "swell"), ("scaled", "backend")])
 def test_a_backend_knows_that_others_reach_it(name: str, service: str, tmp_path: Path) -> None:
-    """By its variables alone, which are all that `swell deploy check` in its container sees."""
+    """By its variables alone, which are all that `swell deploy` in its container sees."""
     found = own(FOLDER / f"{name}.yml")[service]
     (tmp_path / "objects").write_text("secret")
     given = {key: plain(value) for key, value in found["environment"].items()}

@@ -395,7 +395,7 @@ def test_backends_and_workers_have_longer_to_end_than_they_take(
 def test_a_backend_knows_that_others_reach_it(
     everything: tuple[Manifest, ...], tmp_path: Path
 ) -> None:
-    """By its variables alone, which are all that `swell deploy check` in its pod sees."""
+    """By its variables alone, which are all that `swell deploy` in its pod sees."""
     [(_, _, backend)] = [each for each in own(everything) if each[0] == "swell-backend"]
     found = told(everything, backend)
     found.pop("SWELL_SERVER__PUBLIC_URL", None)

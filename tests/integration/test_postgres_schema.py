@@ -343,16 +343,16 @@ def test_the_command_tells_what_is_missing_and_applies_it(
 ) -> None:
     monkeypatch.setenv("SWELL_STORE__URL", asyncio.run(postgres_databases.empty()))
     names = [f"{number:04}_{name}" for number, name, _ in MIGRATIONS]
-    before = _said("status")
+    before = _said()
     assert (before["applied"], before["missing"]) == (0, names)
-    assert _said("upgrade") == {"applied": names}
-    after = _said("status")
+    assert _said("--upgrade") == {"applied": names}
+    after = _said()
     assert (after["applied"], after["known"], after["missing"]) == (NEXT - 1, NEXT - 1, [])
-    assert _said("upgrade") == {"applied": []}
+    assert _said("--upgrade") == {"applied": []}
 
 
-def _said(command: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["db", command, "--json"])
+def _said(*options: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["db", *options, "--json"])
     assert result.exit_code == 0, result.output
     said: dict[str, Any] = json.loads(result.stdout)
     return said

@@ -282,7 +282,7 @@ async def test_credits_are_held_by_the_estimate_and_settled_by_the_true_cost(
     await limit(world, is_prepaid=True)
     refused = await submit(world)
     assert (refused.status, refused.json["code"]) == (402, "credits_used_up")
-    assert "swell credits add" in refused.json["detail"]
+    assert "swell quotas KEY_ID --credit" in refused.json["detail"]
     assert (await grant(world, 25_000, id="inv-1")).status == 201
     assert (await grant(world, 25_000, id="inv-1")).status == 200
     task = (await submit(world)).json

@@ -189,7 +189,7 @@ async def test_of_a_staged_model_a_pool_must_launch_the_version_that_is_asked_fo
         await tell(world, models=[ModelScaling(model="demo/upper:2", ready_in_s=5.0)])
         refused = await world.anna("POST", "/v1/tasks", body)
         assert (refused.status, refused.json["code"]) == (503, "no_worker")
-        assert "swell models promote demo/upper:VERSION" in refused.json["detail"]
+        assert "swell models rollout demo/upper:VERSION --promote" in refused.json["detail"]
         await tell(world)
         assert (await world.anna("POST", "/v1/tasks", body)).status == 202
 

@@ -1,4 +1,4 @@
-"""What `swell models canary` and its kin understand; what they do is tested with a server."""
+"""What `swell models rollout` understands; what it does is tested with a server."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import typer
 
-from swell.cli.adoption import promote_version, roll_back_version, share_of, start_canary
+from swell.cli.adoption import roll_out, share_of
+from swell.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("99.5%", 0.995)])
@@ -21,8 +22,13 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 
 
 def test_a_canary_names_its_version() -> None:
-    with pytest.raises(typer.BadParameter, match="write demo/upper:VERSION"):
-        start_canary("demo/upper", 0.1)
+    with pytest.raises(InvalidRequest, match="demo/upper:VERSION"):
+        roll_out("demo/upper", canary=0.1)
+
+
+def test_one_change_is_made_at_a_time() -> None:
+    with pytest.raises(InvalidRequest, match="one of --canary"):
+        roll_out("demo/upper:1", promote=True, retire=True)
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, remote: Any) -> None:
@@ -52,7 +58,7 @@ def test_a_promotion_names_what_it_promotes(
             return {"live": "2", "notice": ""}
 
     connect(monkeypatch, Remote())
-    promote_version(named, anyway=anyway)
+    roll_out(named, promote=True, anyway=anyway)
     assert told == [("/v1/models/demo/upper/promote", body)]
 
 
@@ -79,6 +85,6 @@ def test_a_rollback_says_which_version_it_leaves(
             return {"live": "1", "notice": ""}
 
     connect(monkeypatch, Remote())
-    roll_back_version(named, reason="six fingers")
+    roll_out(named, rollback=True, reason="six fingers")
     body = {"version": left, "reason": "six fingers"}
     assert told == [("/v1/models/demo/upper/rollback", body)]

@@ -12,12 +12,12 @@ from swell.config import load
 
 
 def test_the_request_that_the_demo_prints_is_one_that_the_api_takes(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     settings = load({"data_dir": tmp_path}, environment={}, folder=tmp_path).settings
     access = Access(url="http://127.0.0.1:8000", key="swell_key")
     _invite(settings, access, "swell/icons", " --data here")
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "swell_key" not in told
     words = shlex.split(told[told.index("curl ") :])
     assert words[:2] == ["curl", "http://127.0.0.1:8000/v1/tasks"]

@@ -123,7 +123,7 @@ def test_choices_are_read_as_the_kind_that_lists_them(pair: str, value: object) 
 
 
 def test_a_pair_without_equals_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="write -i name=value"):
+    with pytest.raises(InvalidRequest, match="-i needs name=value"):
         parse_inputs(["prompt"], SCHEMA)
 
 

@@ -88,7 +88,7 @@ async def test_the_best_of_other_models_that_can_run_takes_the_task(
 async def test_a_class_is_named(world: World, swell: Commands) -> None:
     await world.register(UPPER)
     asked = ("demo/upper", "-i", "text=a", "--class", "free")
-    assert (await swell.json("tasks", "estimate", *asked))["priority"] == 5
+    assert (await swell.json("tasks", "submit", "--estimate", *asked))["priority"] == 5
     await swell.ok("tasks", "submit", *asked)
     [queue] = (await world.admin("GET", "/v1/queues")).json["queues"]
     assert {each["name"]: each["ready"] for each in queue["classes"]} == {"paid": 0, "free": 1}
@@ -105,7 +105,7 @@ async def test_an_estimate_is_told_in_words_and_makes_nothing(
     await swell.ok("tasks", "submit", *PAINTED)
     await drawn(world, worker, "x", 10.0, 10.0)
     await swell.ok("tasks", "submit", *PAINTED)
-    told = lines((await swell.ok("tasks", "estimate", *PAINTED)).stdout)
+    told = lines((await swell.ok("tasks", "submit", "--estimate", *PAINTED)).stdout)
     assert told["accepted"] == "yes"
     assert (told["model"], told["position"], told["workers"]) == ("demo/paint:1", "2", "1")
     assert re.fullmatch(r"about .+ s \(.+ s to .+ s for eight in ten\)", told["starts in"])
@@ -118,7 +118,7 @@ async def test_an_estimate_is_told_in_words_and_makes_nothing(
 async def test_an_estimate_tells_what_would_be_changed(world: World, swell: Commands) -> None:
     await measured(world, 10)
     asked = (*PAINTED, "--finish-by-s", "6", "--degrade-steps", "10")
-    told = lines((await swell.ok("tasks", "estimate", *asked)).stdout)
+    told = lines((await swell.ok("tasks", "submit", "--estimate", *asked)).stdout)
     assert told["starts in"] == "at once"
     assert told["accepted"] == "yes, with what is changed"
     assert told["changed"] == "steps 40 → 22"
@@ -130,13 +130,13 @@ async def test_an_estimate_that_would_be_refused_says_why_and_exits_as_submit_wo
 ) -> None:
     await measured(world, 10)
     late = (*PAINTED, "--finish-by-s", "4")
-    done = await swell.run("tasks", "estimate", *late)
+    done = await swell.run("tasks", "submit", "--estimate", *late)
     assert done.exit_code == (await swell.run("tasks", "submit", *late)).exit_code == 4
     told = lines(done.stdout)
     assert told["accepted"] == "no"
     assert "later than finish_by_s = 4" in told["refusal"]
     assert told["again in"] == "6 s"
-    as_json = await swell.run("tasks", "estimate", *late, "--json")
+    as_json = await swell.run("tasks", "submit", "--estimate", *late, "--json")
     assert as_json.exit_code == 4
     assert '"would_expire"' in as_json.stdout
 
@@ -151,7 +151,7 @@ def test_a_month_until_it_is_worth_asking_again_is_told_in_seconds() -> None:
 @pytest.mark.slow
 async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Commands) -> None:
     await world.register(PAINT)
-    told = lines((await swell.ok("tasks", "estimate", *PAINTED)).stdout)
+    told = lines((await swell.ok("tasks", "submit", "--estimate", *PAINTED)).stdout)
     assert (told["starts in"], told["ends in"]) == ("not measured yet", "not measured yet")
     assert told["cost"] == "not known"
 
@@ -221,6 +221,6 @@ async def test_options_that_cannot_be_meant_say_what_to_do(
 @pytest.mark.slow
 async def test_an_estimate_asks_for_no_idempotency_key(world: World, swell: Commands) -> None:
     await measured(world, 10)
-    done = await swell.run("tasks", "estimate", *PAINTED, "--idempotency-key", "k")
+    done = await swell.run("tasks", "submit", "--estimate", *PAINTED, "--idempotency-key", "k")
     assert done.exit_code == 2
     assert "--idempotency-key" in done.stderr

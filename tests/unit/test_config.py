@@ -49,18 +49,20 @@ def test_every_value_knows_where_it_came_from(toml: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "suggestion"),
     [
-        ("SWELL_SERVER__PROT", "server.port"),
-        ("SWELL_PORT", "server.port"),
-        ("SWELL_LEASE_S", "delivery.lease_s"),
-        ("SWELL_DATADIR", "data_dir"),
+        ("SWELL_SERVER__PROT", "SWELL_SERVER__PORT"),
+        ("SWELL_PORT", "SWELL_SERVER__PORT"),
+        ("SWELL_LEASE_S", "SWELL_DELIVERY__LEASE_S"),
+        ("SWELL_DATADIR", "SWELL_DATA_DIR"),
     ],
 )
-def test_an_unknown_variable_is_refused_with_a_suggestion(
+def test_an_unknown_variable_is_a_warning_with_a_suggestion(
     variable: str, suggestion: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnknownSetting, match=f"did you mean '{suggestion}'") as caught:
-        load(environment={variable: "1"}, folder=tmp_path)
-    assert variable in caught.value.detail
+    loaded = load(environment={variable: "1"}, folder=tmp_path)
+    [warning] = loaded.warnings
+    assert warning.startswith(f"{variable} is ignored")
+    assert f"did you mean '{suggestion}'" in warning
+    assert loaded.settings == load(environment={}, folder=tmp_path).settings
 
 
 def test_an_unknown_key_in_the_file_is_refused_with_a_suggestion(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `swell deploy check` says of settings: each fault with why it matters and its mend."""
+"""What `swell deploy` says of settings: each fault with why it matters and its mend."""
 
 from pathlib import Path
 

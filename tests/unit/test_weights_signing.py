@@ -83,7 +83,7 @@ def test_a_private_key_that_others_can_use_is_refused(tmp_path: Path, mode: int)
 def test_what_is_no_private_key_is_refused_and_never_told(tmp_path: Path) -> None:
     other = pem(ec.generate_private_key(ec.SECP256R1()))
     for data in (b"", b"secret words", other, pem(ec.generate_private_key(ec.SECP256R1()))[:80]):
-        with pytest.raises(InvalidRequest, match="holds no private key") as refused:
+        with pytest.raises(InvalidRequest, match="contains no Ed25519 private key") as refused:
             read_key(written(tmp_path / "key", data))
         assert "secret words" not in refused.value.detail
     locked = pem(ed25519.Ed25519PrivateKey.generate(), b"open sesame")

@@ -118,7 +118,7 @@ def test_a_new_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:
 def test_only_one_backend_has_a_data_folder(tmp_path: Path) -> None:
     first, second = DataLock(tmp_path), DataLock(tmp_path)
     first.take()
-    with pytest.raises(Conflict, match="another backend"):
+    with pytest.raises(Conflict, match="already running in this folder"):
         second.take()
     first.release()
     second.take()

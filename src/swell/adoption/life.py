@@ -211,7 +211,7 @@ def _check_not_rolled_back(life: Life, version: str) -> None:
         raise Conflict(
             f"{version} is no longer the canary of {life.model}: {_in_words(last)}. To make it "
             f"live all the same, say that you have seen it: send the edition {edition_of(life)} "
-            "(`swell models promote --anyway`)"
+            "(`swell models rollout MODEL:VERSION --promote --anyway`)"
         )
 
 

@@ -2,7 +2,7 @@
 
 Everything is in it: the pictures, the style and the script. It asks nobody but the server that
 keeps the votes, and goes on without it: then votes stay in the browser, and are saved as a file
-that `swell models vote --file` takes. It holds nothing that tells which model made what.
+that `swell models votes --file` takes. It holds nothing that tells which model made what.
 """
 
 import base64

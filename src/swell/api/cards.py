@@ -5,6 +5,7 @@ every backend soon knows what was registered through another.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from swell.api.problems import closest
 from swell.card_limits import compile_schema, rules_of
 from swell.clock import Clock
 from swell.degrade import is_drawing
-from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound
+from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
 from swell.packs import packs_in, size_of
 from swell.registry import ModelCard, Registry
 
@@ -161,6 +162,8 @@ class Cards:
         self.packed: frozenset[str] = frozenset()
         #: Models of which an input may say how much is drawn (`swell.degrade`).
         self.drawing: frozenset[str] = frozenset()
+        #: Whether workers of this process are starting, so that models may be missing still.
+        self.is_starting = False
         #: Pipeline that is declared and has no card → why.
         self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
@@ -380,12 +383,17 @@ class Cards:
             )
         if model in self.lacks:
             raise NotFound(f"the pipeline {model} cannot be used yet: {self.lacks[model]}")
+        if self.is_starting:
+            raise NoWorker(
+                f"Swell is starting: no worker has registered {model[:120]!r} yet. Try again in a "
+                "few seconds"
+            )
         near = closest(model, known)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = f"this server knows {', '.join(known[:10])}" if known else "none is served yet"
         raise NotFound(
-            f"there is no model {ref[:120]!r}: {hint}{there}. To serve one, start a worker with "
-            "it: `swell worker --models FILE.py` (or `swell up --models FILE.py`)"
+            f"there is no model {ref[:120]!r}: {hint}{there}. To serve it, start a worker with "
+            "`swell worker --models FILE.py` or `swell up --models FILE.py`"
         )
 
     def _take_lives(self, lives: dict[str, Life]) -> None:
@@ -486,6 +494,10 @@ def _field_errors(
         name = str(kind.property)
         detail = f"{name!r} is required"
         return [FieldError(pointer=base + pointer_of([name]), detail=detail, code="required")]
+    if isinstance(kind, kinds.Enum):
+        listed = ", ".join(json.dumps(each, ensure_ascii=False) for each in kind.options)
+        detail = f"{_short_value(broken.instance)} is not one of {listed}"
+        return [FieldError(pointer=base, detail=detail, code=code)]
     if isinstance(kind, kinds.Pattern) and kind.pattern == r"\S":
         detail = "it is blank; write at least one word"
         return [FieldError(pointer=base, detail=detail, code=code)]
@@ -511,6 +523,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     if known:
         return f"there is no field {name[:60]!r}; there are {', '.join(known[:20])}"
     return f"there is no field {name[:60]!r}"
+
+
+def _short_value(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
 
 
 def _short(message: str) -> str:

@@ -102,8 +102,8 @@ async def _check_is_served(service: Service, target: Target) -> None:
     if target.model in service.cards.lives:
         advice = (
             "have a pool launch this version or start one with `swell worker`, or make the version "
-            f"live that there is (`swell models promote {target.model}:VERSION`; "
-            f"`swell models stages {target.model}` shows them)"
+            f"live that there is (`swell models rollout {target.model}:VERSION --promote`; "
+            f"`swell models rollout {target.model}` shows them)"
         )
     raise NoWorker(
         f"no live worker has {named} and none can be started: {advice}",

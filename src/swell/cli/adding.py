@@ -14,7 +14,7 @@ from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
 from swell.config import Settings
-from swell.errors import Conflict
+from swell.errors import Conflict, InvalidRequest
 from swell.families.adapters import Adapter
 from swell.families.description import MOST_ROWS, contents, describe, with_loop
 from swell.families.entries import (

@@ -143,4 +143,7 @@ def _error_of(fault: Fault) -> Exception:
         return InvalidInput(fault.detail)
     if fault.code == "rejected":
         return InputRejected(fault.detail)
-    return RunFailed(f"{fault.title}: {fault.detail}")
+    failed = RunFailed(f"{fault.title}: {fault.detail}")
+    if fault.traceback:
+        failed.add_note(fault.traceback)
+    return failed

@@ -64,7 +64,7 @@ def show_costs(
     if found["api_image_micros"] is not None and found["total"]["micros"] is not None:
         elsewhere = found["total"]["api_micros"] / 1e6
         talk.print(
-            f"The same number of images at {found['api_image_micros'] / 1e6:g} $ each: {elsewhere:.2f} $"
+            f"the same images at {found['api_image_micros'] / 1e6:g} $ each: {elsewhere:.2f} $"
         )
 
 

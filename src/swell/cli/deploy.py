@@ -115,7 +115,8 @@ def _check(
     settings = loaded.settings
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     clock = SystemClock()
-    found = judge(Deployment(settings, backends))
+    found = [Finding("environment", "warn", warning) for warning in loaded.warnings]
+    found += judge(Deployment(settings, backends))
     variables = process_environment() if environment is None else environment
     found += [*_file("settings file", _named(config, variables)), *_file("file of variables", env)]
     if not offline:

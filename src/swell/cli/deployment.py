@@ -123,7 +123,7 @@ def _store(deployment: Deployment) -> Iterator[Finding]:
         yield Finding(
             *("store", "warn", "pools on clouds, and the store is SQLite on one machine"),
             why="while that machine is away nothing is accepted, and rented workers wait",
-            mend="set store.url to postgresql://… before the crowd comes; till then `swell backup`",
+            mend="set store.url to postgresql://…; until then, use `swell db --backup`",
         )
 
 

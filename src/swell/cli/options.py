@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from rich.markup import escape
 
+from swell.cli.output import talk
 from swell.config import Loaded, load
 
 __all__ = [
@@ -87,7 +89,10 @@ def settings_from(config: Path | None, data: Path | None, **flags: Any) -> Loade
         flags: Other settings by key, with `__` for the dot; None where the flag was not given.
     """
     keyed = {name.replace("__", "."): value for name, value in flags.items()}
-    return load({"data_dir": data, **keyed}, config=config)
+    loaded = load({"data_dir": data, **keyed}, config=config)
+    for warning in loaded.warnings:
+        talk.print(f"[yellow]warning[/]: {escape(warning)}")
+    return loaded
 
 
 def in_place_of(

@@ -147,7 +147,7 @@ async def _lacks(settings: Settings) -> Finding | None:
         return Finding(
             "store",
             "warn",
-            f"it lacks {', '.join(status['missing'])}: `swell db upgrade` applies them, and so "
+            f"it lacks {', '.join(status['missing'])}: `swell db --upgrade` applies them, and so "
             "does a backend that starts; keys and workers are looked at after that",
         )
     return None

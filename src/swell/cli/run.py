@@ -20,10 +20,10 @@ from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
 from swell.clock import Clock, SystemClock
 from swell.config import WorkerSettings, quieten_libraries
-from swell.errors import InvalidRequest, NotFound
+from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.model import Definition, load_models
 from swell.wiring import model_home
-from swell.worker.alone import LocalResult
+from swell.worker.alone import LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
 
 __all__ = ["one_model", "run_model"]
@@ -40,11 +40,11 @@ def one_model(ref: str) -> Definition:
         found = load_models(ref)
     except NotFound as error:
         raise NotFound(
-            f"{error.detail}; what a server serves is asked with `swell tasks submit {ref[:80]}`"
+            f"{error.detail}; for a model on a server: `swell tasks submit {ref[:80]}`"
         ) from None
     if len(found) > 1:
         names = ", ".join(definition.name for definition in found)
-        raise InvalidRequest(f"{ref} holds several models ({names}): add :NAME of one of them")
+        raise InvalidRequest(f"{ref} contains several models ({names}): add :NAME of one of them")
     return found[0]
 
 
@@ -52,21 +52,22 @@ def run_model(
     model: Annotated[
         str,
         typer.Argument(
-            help="A built-in or added model, FILE.py, FILE.py:name or package.module:name."
+            help="A built-in or added model, FILE.py, FILE.py:NAME or package.module:NAME."
         ),
     ],
     prompt: Prompt = None,
     inputs: Inputs = [],
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**53 - 1, help="For the same result again.")
+        int | None,
+        typer.Option(min=0, max=2**53 - 1, help="Seed; the same seed gives the same result."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("pictures"),
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0.")] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run a model here, without a server, and save what it makes."""
+    """Run a model in this process, without a server, and save its files."""
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
     quieten_libraries()
@@ -75,7 +76,19 @@ def run_model(
         home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
         run = _beside if home.is_own else _here
         with Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress:
-            ran = run(_Asked(ref, prompt, inputs, seed, settings.worker, home, clock), progress)
+            asked = _Asked(ref, prompt, inputs, seed, settings.worker, home, clock)
+            try:
+                ran = run(asked, progress)
+            except RunFailed as error:
+                _show_traceback(error)
+                raise
+            except SwellError:
+                raise
+            except Exception as error:  # whatever an author's code may raise
+                progress.stop()
+                talk.print(author_traceback(error), end="", markup=False)
+                kind = type(error).__name__
+                raise RunFailed(f"{ref} failed: {kind}: {error}") from error
         texts = [value for value in ran.values.values() if isinstance(value, str)]
         stem = slug(texts[0] if texts else ran.name.rpartition("/")[2])
         output, paths = save_files(ran.result, stem, out)
@@ -105,6 +118,15 @@ def run_model(
         stdout.print(output, markup=False)
     else:
         print_json(output)
+
+
+def _show_traceback(error: RunFailed) -> None:
+    """Print where a model failed, for its author."""
+    cause = error.__cause__
+    if cause is not None and not isinstance(cause, SwellError):
+        talk.print(author_traceback(cause), end="", markup=False)
+    for note in getattr(error, "__notes__", ()):
+        talk.print(note, end="", markup=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,9 +243,9 @@ def _check_free(settings: Settings, versions: dict[str, str]) -> None:
             if _is_staged(settings, card["name"]):
                 continue
             raise Conflict(
-                f"version {card['version']} of {card['name']} is live there, and until somebody "
-                "says so all its versions share what names none: run `swell models promote "
-                f"{card['name']}:{card['version']}` first, or give your model another name"
+                f"version {card['version']} of {card['name']} is live there and was never "
+                "promoted, so your version would get traffic: run `swell models rollout "
+                f"{card['name']}:{card['version']} --promote` first, or rename your model"
             )
 
 

@@ -139,7 +139,8 @@ def read_key(path: Path) -> SigningKey:
         private = None
     if not isinstance(private, Ed25519PrivateKey):
         raise InvalidRequest(
-            f"{path} holds no private key of Ed25519 in PEM: make one with `swell models keygen`"
+            f"{path} contains no Ed25519 private key in PEM: make one with "
+            "`swell models push --keygen FILE`"
         )
     return SigningKey(private)
 
@@ -171,8 +172,8 @@ def _raw(word: str, number: int) -> bytes:
         raw = b""
     if kind != _KIND or len(raw) != _PUBLIC_BYTES:
         raise InvalidRequest(
-            f"public key {number} is none: give what `swell models keygen` prints, `{_KIND}` and "
-            "43 characters"
+            f"public key {number} is invalid: give what `swell models push --keygen FILE` prints, "
+            f"`{_KIND}` and 43 characters"
         )
     return raw
 

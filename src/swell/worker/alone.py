@@ -1,8 +1,11 @@
 """Running a model in this process, without a worker around it: for authors, and for a first try."""
 
+import difflib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -16,14 +19,21 @@ __all__ = [
     "Loaded",
     "LocalResult",
     "RunFailed",
+    "author_traceback",
     "check_input",
     "load_model",
     "run_together",
 ]
 
 
+#: Code of Swell that calls models.
+_CALLERS: Final = tuple(
+    str(Path(__file__).parents[1] / name) for name in ("worker", "cli", "model.py")
+)
+
+
 class RunFailed(SwellError):
-    """A model refused an input, broke, or returned what nobody can take."""
+    """A model raised an exception, or returned an invalid result."""
 
     code, title = "run_failed", "The model failed"
 
@@ -101,19 +111,37 @@ def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
     try:
         return definition.input_type.model_validate(values)
     except ValidationError as error:
+        known = list(definition.input_schema.get("properties", {}))
         errors = [
             FieldError(
                 pointer="/" + "/".join(map(str, each["loc"])),
-                detail=each["msg"],
+                detail=_detail_of(each, known),
                 code=each["type"],
             )
             for each in error.errors()
         ]
-        raise InvalidInput(
-            f"{definition.name} does not accept this input: `swell models show "
-            f"{definition.name}` lists its fields",
-            errors=errors,
-        ) from error
+        raise InvalidInput(f"the input does not fit {definition.name}", errors=errors) from error
+
+
+def _detail_of(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    """Return what is wrong with a field, in the API's words."""
+    path = error["loc"]
+    if error["type"] == "missing":
+        return f"{str(path[-1])!r} is required"
+    if error["type"] != "extra_forbidden" or len(path) != 1:
+        return str(error["msg"])
+    near = difflib.get_close_matches(str(path[0]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+    return f"there is no field {str(path[0])!r}; {hint}"
+
+
+def author_traceback(error: BaseException) -> str:
+    """Return the traceback of what a model raised, without the frames of Swell that called it."""
+    told = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in told.stack if not frame.filename.startswith(_CALLERS)]
+    if own:
+        told.stack = traceback.StackSummary.from_list(own)
+    return "".join(told.format())
 
 
 def run_together(

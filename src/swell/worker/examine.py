@@ -16,7 +16,6 @@ import platform
 import re
 import resource
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,15 @@ from swell.errors import SwellError
 from swell.media import Image
 from swell.model import Definition, is_function_model, load_models, remedy
 from swell.samples import MOST_BYTES
-from swell.worker.alone import Loaded, LocalResult, RunFailed, check_input, load_model, run_together
+from swell.worker.alone import (
+    Loaded,
+    LocalResult,
+    RunFailed,
+    author_traceback,
+    check_input,
+    load_model,
+    run_together,
+)
 from swell.worker.lacks import Hint, Times, hints_of_card, hints_of_files
 from swell.worker.made_inputs import made_example
 from swell.worker.probe import Opened, Probe, resident_bytes
@@ -88,8 +95,9 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
     try:
         probe = one.check(opened)
     except Exception as error:  # whatever an author's code may raise
-        if not isinstance(error, SwellError):
-            traceback.print_exc()
+        raised = error.__cause__ if isinstance(error, RunFailed) else error
+        if raised is not None and not isinstance(raised, SwellError):
+            sys.stderr.write(author_traceback(raised))
         tell(
             report={"error": {"stage": stage, "detail": _detail(error, definitions[index].source)}}
         )

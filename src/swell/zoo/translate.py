@@ -621,7 +621,7 @@ def _english_words() -> frozenset[str]:
 class Translate(Model):
     """Bring a prompt into English.
 
-    With packages of Argos Translate on the machine (`swell models translations`), whole sentences
+    With packages of Argos Translate on the machine (`swell models pull --argos`), whole sentences
     from some fifty languages; without any, word by word from Spanish, Portuguese, French, German
     and Italian, which is enough for "un gato azul en la nieve" and not for a letter. What is
     not known stays as it is, and English stays English. Where the language is in doubt or is not
