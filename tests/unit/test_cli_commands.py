@@ -38,7 +38,7 @@ def test_the_help_shows_whole_sentences_under_their_headings() -> None:
     for words in ([], ["models"], ["tasks"]):
         done = CliRunner().invoke(app, [*words, "--help"], terminal_width=80)
         assert done.exit_code == 0
-        assert "..." not in done.output
+        assert not [line for line in done.output.splitlines()[2:] if line.endswith("...")]
     text = CliRunner().invoke(app, ["--help"]).output
     places = [text.index(f"\n{heading}:\n") for heading in _COMMANDS]
     assert places == sorted(places)

@@ -104,9 +104,9 @@ def test_too_much_and_the_same_twice_are_refused(tmp_path: Path) -> None:
     [
         (("compare", "demo/upper", "--prompts", "p.txt"), "name two to four"),
         (("compare", *["a/b"] * 5, "--prompts", "p.txt"), "name two to four"),
-        (("vote",), "say either"),
-        (("vote", "id", "--file", "p.txt"), "say either"),
-        (("vote", "--file", "p.txt"), "holds no votes"),
+        (("votes", "--close"), "name a comparison"),
+        (("votes", "id", "--file", "p.txt"), "give an ID, --file or --ratings"),
+        (("votes", "--file", "p.txt"), "contains no votes"),
         (("try", "poster.py", "--name", "a/b"), "--name is for folders"),
         (("try", "demo/upper", "--reload"), "--reload looks at a FILE.py"),
         (("try", "p.py", "--reload", "--url", "http://h"), "--reload looks at a FILE.py"),
@@ -169,5 +169,5 @@ def test_a_sheet_without_a_server_asks_nobody() -> None:
     ],
 )
 def test_a_file_that_no_sheet_has_saved_is_refused(tmp_path: Path, told: str) -> None:
-    with pytest.raises(InvalidRequest, match="holds no votes of a sheet"):
+    with pytest.raises(InvalidRequest, match="contains no votes of a sheet"):
         _read(a_file(tmp_path, "votes.json", told))

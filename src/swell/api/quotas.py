@@ -295,8 +295,8 @@ def _error_of(refusal: Refusal, now: datetime, key: str = "this key") -> SwellEr
     if not standing.period:
         return CreditsUsedUp(
             f"{whose} has credits of {dollars(standing.left)} left, and this would cost about "
-            f"{dollars(refusal.asked)}: ask the operator to top up (`swell quotas KEY_ID --credit`), "
-            "or ask for less"
+            f"{dollars(refusal.asked)}: ask the operator to top up (`swell quotas "
+            "KEY_ID --credit`), or ask for less"
         )
     is_money = standing.unit == "micros"
     limit = dollars(standing.limit) if is_money else f"{standing.limit:,} {standing.unit}"

@@ -24,22 +24,36 @@ class Asked:
     model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")]
     prompt: Prompt = None
     inputs: Inputs = field(default_factory=list)
-    count: Annotated[int | None, typer.Option(min=1, help="How many samples.")] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same result again.")] = None
-    priority: Annotated[int | None, typer.Option(min=0, help="0 comes first.")] = None
+    count: Annotated[int | None, typer.Option(min=1, help="Number of results.")] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed; the same seed gives the same result.")
+    ] = None
+    priority: Annotated[int | None, typer.Option(min=0, help="Priority; 0 is the highest.")] = None
     class_name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Priority class, in place of a priority."),
+        typer.Option("--class", metavar="NAME", help="Priority class, instead of --priority."),
     ] = None
-    user: Annotated[str | None, typer.Option(help="On behalf of whom.")] = None
-    start_by_s: Annotated[float | None, typer.Option(help="Not to start later.")] = None
-    finish_by_s: Annotated[float | None, typer.Option(help="Worthless after.")] = None
+    user: Annotated[
+        str | None, typer.Option(help="User that the task belongs to, for fairness and quotas.")
+    ] = None
+    start_by_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Latest start in seconds. The task is refused or dropped if it cannot start in time."
+        ),
+    ] = None
+    finish_by_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Deadline in seconds. The task is refused or dropped if it cannot finish in time."
+        ),
+    ] = None
     degrade_steps: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1000,
-            help="Rather fewer steps than past --finish-by-s, but not fewer than these.",
+            help="Reduce the steps to meet --finish-by-s, but not below this.",
         ),
     ] = None
     degrade_size_px: Annotated[
@@ -47,18 +61,18 @@ class Asked:
         typer.Option(
             min=1,
             max=65_536,
-            help="Rather a smaller picture than past --finish-by-s, but no side below this.",
+            help="Reduce the size to meet --finish-by-s, but no side below this.",
         ),
     ] = None
     degrade_models: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MODEL",
-            help="Rather this model than too late, or one that nobody can run. May be repeated, "
-            "the best first.",
+            help="Fall back to this model if the deadline cannot be met or no worker has yours. "
+            "May be repeated, the best first.",
         ),
     ] = None
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Attempts in all.")] = None
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Most attempts.")] = None
 
     async def request(self, remote: Remote) -> dict[str, Any]:
         """Return the request as it is sent: read by the model's schema, its files uploaded.
@@ -95,7 +109,7 @@ class Asked:
 
     def _check(self) -> None:
         if self.class_name is not None and self.priority is not None:
-            raise InvalidRequest("a class stands for its priority: give --class or --priority")
+            raise InvalidRequest("a class sets the priority: give --class or --priority")
         needs_end = {
             "--degrade-steps": self.degrade_steps,
             "--degrade-size-px": self.degrade_size_px,
@@ -103,7 +117,7 @@ class Asked:
         options = " and ".join(name for name, value in needs_end.items() if value is not None)
         if options and self.finish_by_s is None:
             raise InvalidRequest(
-                f"{options}: no end is too late, so nothing would be changed; add --finish-by-s"
+                f"{options}: without a deadline nothing is reduced; add --finish-by-s"
             )
 
 

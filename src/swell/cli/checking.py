@@ -78,9 +78,9 @@ def check(
         report = {"model": names[len(reports)], "version": None, "error": None, "hints": []}
         report |= told["report"]
         if "died" in told and told["stage"] == PROBE and told["is_late"]:
-            report["not_looked_at"] = ["whatever would take longer"]
+            report["not_looked_at"] = ["everything that takes longer"]
         elif "died" in told:
-            trying = f", while it tried {told['trying']}" if "trying" in told else ""
+            trying = f", while trying {told['trying']}" if "trying" in told else ""
             report["error"] = {"stage": told["stage"], "detail": told["died"] + trying}
         report["error"] = _misfit(told) or report["error"]
         if "kept" in told and not report["error"]:
@@ -125,8 +125,8 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[s
         told["is_late"] = took_s >= limit_s
         if told["is_late"]:
             told["died"] = (
-                f"it was not done after {limit_s:g} s: see above where it stood, or allow more "
-                "with --limit-s"
+                f"not done after {limit_s:g} s: the stack above shows where it was; allow more "
+                "time with --limit-s"
             )
     return told
 
@@ -134,12 +134,12 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[s
 def _doings(terms: Terms) -> dict[str, str]:
     """Return what is done in each stage that may take a while, in words."""
     return {
-        "import": "it is imported",
-        "version": "its files are read, for the version",
-        "load": f"it is loaded on {terms.device}, and warmed up",
-        "run": "its example is run",
-        "batch of two": "two examples are run together",
-        PROBE: f"it is run with other seeds and inputs, for {terms.probe_s:g} s at most",
+        "import": "importing",
+        "version": "reading files for the version",
+        "load": f"loading on {terms.device}, and warming up",
+        "run": "running the example",
+        "batch of two": "running a batch of two",
+        PROBE: f"running with other seeds and inputs for the hints, up to {terms.probe_s:g} s",
     }
 
 
@@ -191,6 +191,6 @@ def _misfit(told: dict[str, Any]) -> dict[str, str] | None:
             files = [kinds.get(kind, File)(b"") for kind in result["kinds"]]
             why = misfit(result["output"], files, told["schema"])
             if why:
-                detail = f"the result is not what the model says that it returns: {why}"
+                detail = f"the result does not match the declared output: {why}"
                 return {"stage": stage, "detail": detail}
     return None

@@ -1,4 +1,4 @@
-"""`swell demo`: one prompt becomes one picture, through the whole path, on this machine."""
+"""`swell demo`: one prompt becomes one picture on this machine."""
 
 import os
 import shutil
@@ -23,20 +23,20 @@ from swell.wiring import configure_logging
 
 __all__ = ["demo"]
 
-#: What `swell up` serves unless it is told otherwise.
+#: The default of `swell up`.
 _PIPELINE: Final = "swell/picture"
 
 
 def demo(
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red fox in the snow",
-    model: Annotated[str, typer.Option(help="Which model draws.")] = _PIPELINE,
-    once: Annotated[bool, typer.Option("--once", help="End after the picture.")] = False,
+    model: Annotated[str, typer.Option(help="Model that draws.")] = _PIPELINE,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the picture.")] = False,
     port: Port = None,
     browser: Annotated[bool | None, Browser] = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Start everything, draw one picture, say where the time went, and stay."""
+    """Start everything, draw one picture, show where the time went, and keep running."""
     is_pipeline = model == _PIPELINE
     settings = settings_from(
         config,
@@ -56,6 +56,7 @@ def demo(
         up_s = clock.monotonic_s() - started_s
         talk.print(f"Swell is up after {seconds(up_s)}: {access.url}")
         async with Remote(access, settings.client.timeout_s) as remote:
+            talk.print(f"Drawing {prompt!r} with {model}", markup=False)
             sent_s = clock.monotonic_s()
             task = await send(remote, {"model": model, "input": {"prompt": prompt}})
             task = await follow(remote, task["id"])
@@ -74,7 +75,7 @@ def demo(
     configure_logging(settings.log)
     uvloop.run(run_up(settings, clock, ready))
     if failed:
-        raise CommandFailed("the picture was not drawn; the lines above say why")
+        raise CommandFailed("the picture was not drawn: see the lines above")
 
 
 def _invite(settings: Settings, access: Access, model: str, found_by: str) -> None:

@@ -14,7 +14,7 @@ __all__ = ["list_pools", "list_queues", "list_workers"]
 
 @asks_server
 def list_queues(server: Server) -> None:
-    """Show what waits, queue by queue."""
+    """Show the queues: tasks ready, delayed and running, and the time until done."""
     found = server.call(lambda remote: remote.get("/v1/queues"))["queues"]
     if server.as_json:
         print_json(found)
@@ -31,22 +31,24 @@ def list_queues(server: Server) -> None:
         )
         for q in found
     ]
-    table(("QUEUE", "READY", "DELAYED", "RUNNING", "OLDEST", "ETA"), rows, empty="nothing waits")
+    table(
+        ("QUEUE", "READY", "DELAYED", "RUNNING", "OLDEST", "ETA"), rows, empty="no tasks are queued"
+    )
 
 
 @asks_server
 def list_workers(
     server: Server,
-    gone: Annotated[bool, typer.Option("--gone", help="Also those that have gone.")] = False,
+    gone: Annotated[bool, typer.Option("--gone", help="Include workers that have ended.")] = False,
     phases: Annotated[
         bool,
         typer.Option(
             "--phases",
-            help="How each came to be at work, phase by phase, and those that are under way.",
+            help="Show the phases of each start, also of workers that are starting.",
         ),
     ] = False,
 ) -> None:
-    """Show who works."""
+    """Show workers: state, tasks held, device and models."""
     query = {"gone": True} if gone else {}
     answer = server.call(lambda remote: remote.get("/v1/workers", **query))
     found = answer["workers"]
@@ -104,24 +106,27 @@ def _show_phases(startups: list[dict[str, Any]], as_json: bool) -> None:
             span["phase"],
             span["model"] or "",
             seconds(span["start_s"]),
-            seconds(span["end_s"]) if span["end_s"] is not None else "not over",
+            seconds(span["end_s"]) if span["end_s"] is not None else "running",
             span["from"],
         )
         for each in startups
         for span in each["spans"]
     ]
     columns = ("WORKER", "POOL", "STATE", "READY", "PHASE", "MODEL", "FROM_S", "TO_S", "BY")
-    table(columns, rows, empty="no worker has told how it started")
+    table(columns, rows, empty="no worker has reported its start")
 
 
 @asks_server
 def list_pools(
     server: Server,
     decisions: Annotated[
-        bool, typer.Option("--decisions", help="What was decided about them lately, and why.")
+        bool, typer.Option("--decisions", help="Show the autoscaler's last decisions and reasons.")
+    ] = False,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="Show how long each phase of a start takes.")
     ] = False,
 ) -> None:
-    """Show pools, how they are scaled, and how long workers and models take to start."""
+    """Show pools and how they are scaled."""
     if decisions:
         _show_decisions(server)
         return
@@ -140,6 +145,8 @@ def list_pools(
     ]
     table(("POOL", "WORKERS", "STARTING", "HELD"), rows, empty="no pools")
     _show_scaling([pool for pool in found if pool["scaling"]])
+    if not phases:
+        return
     times = [
         (
             pool["pool"],
@@ -153,9 +160,8 @@ def list_pools(
         for pool in found
         for each in pool["times"]
     ]
-    if times:
-        columns = ("POOL", "KIND", "MODEL", "PHASE", "P50", "P90", "P99", "SEEN", "NOT OVER")
-        table(columns, times, empty="")
+    columns = ("POOL", "KIND", "MODEL", "PHASE", "P50", "P90", "P99", "MEASURED", "UNFINISHED")
+    table(columns, times, empty="no start was measured yet")
 
 
 def _price_lines(scaling: dict[str, Any]) -> list[str]:
@@ -163,11 +169,11 @@ def _price_lines(scaling: dict[str, Any]) -> list[str]:
     lines = []
     if told_at := scaling.get("price_told_at"):
         at = datetime.fromisoformat(told_at).astimezone(UTC)
-        lines.append(f"its price was told at {at:%Y-%m-%d %H:%M} UTC ({scaling['price_source']})")
+        lines.append(f"price of {at:%Y-%m-%d %H:%M} UTC ({scaling['price_source']})")
     elif scaling["price_read_on"]:
-        lines.append(f"its price is of {scaling['price_read_on']} ({scaling['price_source']})")
+        lines.append(f"price of {scaling['price_read_on']} ({scaling['price_source']})")
     if scaling.get("price_note"):
-        lines.append(f"its price is not of now: {scaling['price_note']}")
+        lines.append(f"the price is out of date: {scaling['price_note']}")
     return lines
 
 
@@ -193,9 +199,9 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
         for reason in own["reasons"]:
             talk.print(f"  {pool['pool']}: {reason}", markup=False)
         if own["closed_s"]:
-            why = own["why_closed"] or "it has refused"
+            why = own["why_closed"] or "the provider refused"
             talk.print(
-                f"  {pool['pool']}: nothing is asked of it for {own['closed_s']:.0f} s ({why})",
+                f"  {pool['pool']}: no launches for {own['closed_s']:.0f} s ({why})",
                 markup=False,
             )
         if told := own.get("decision"):
@@ -206,7 +212,7 @@ def _in_words(decision: dict[str, Any]) -> str:
     """Return the last decision about a pool."""
     n = f" {decision['n']}" if decision["n"] else ""
     when = ago(decision["at"], SystemClock().now())
-    return f"last, {when} ago: {decision['what']}{n} ({'; '.join(decision['why'])})"
+    return f"last decision, {when} ago: {decision['what']}{n} ({'; '.join(decision['why'])})"
 
 
 def _show_decisions(server: Server) -> None:
@@ -220,7 +226,7 @@ def _show_decisions(server: Server) -> None:
         (ago(each["at"], now), each["about"], each["what"], each["n"] or "", "; ".join(each["why"]))
         for each in found
     ]
-    table(("WHEN", "ABOUT", "WHAT", "N", "WHY"), rows, empty="nothing was decided yet")
+    table(("WHEN", "ABOUT", "WHAT", "N", "WHY"), rows, empty="no decisions yet")
 
 
 def _at_least(times: dict[str, Any], share: str) -> str | None:

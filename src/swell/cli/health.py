@@ -1,4 +1,4 @@
-"""`swell health`: whether the worker of this machine or container lives, which never listens."""
+"""`swell health`: whether the worker of this machine or container is alive."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,31 +16,32 @@ __all__ = ["health"]
 
 def health(
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead of worker.health_file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Health file, instead of worker.health_file."),
     ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Say whether a worker lives, by the file that it writes (worker.health_file).
+    """Check that the worker of this machine or container is alive (worker.health_file).
 
-    Exit code 0: it starts, works or drains; 1: it hangs or is gone. A backend that is away is no
-    fault of the worker's, which waits for it.
+    Exit code 0: it starts, works or drains; 1: it hangs or has ended. It stays healthy while the
+    server is unreachable.
     """
     path = file or settings_from(config, data).settings.worker.health_file
     if path is None:
-        raise InvalidRequest("name the file that the worker writes: worker.health_file, or --file")
+        raise InvalidRequest("name the health file of the worker: worker.health_file, or --file")
     pulse = read_pulse(path)
     if pulse is None:
-        raise CommandFailed(f"no worker writes {path}: it has ended, or has not begun")
+        raise CommandFailed(f"no worker writes {path}: it has ended or not started")
     age_s = SystemClock().monotonic_s() - pulse.at_s
-    # What was written before the machine started anew is of no worker here.
+    # A negative age means that the file is from before a reboot.
     if not 0 <= age_s <= STALE_S:
         raise CommandFailed(
-            f"the worker (process {pulse.pid}, {pulse.state}) has not been heard of for "
-            f"{abs(age_s):.0f} s: start it anew"
+            f"the worker (pid {pulse.pid}, {pulse.state}) last wrote {abs(age_s):.0f} s ago: "
+            "restart it"
         )
     if as_json:
         print_json({"pid": pulse.pid, "state": pulse.state, "age_s": round(age_s, 3)})
     else:
-        talk.print(f"{pulse.state}, heard of {age_s:.1f} s ago")
+        talk.print(f"{pulse.state}, last written {age_s:.1f} s ago")

@@ -54,7 +54,7 @@ app.command("rollout")(roll_out)
 @app.command("ls")
 @asks_server
 def list_models(server: Server) -> None:
-    """List the models that the server knows."""
+    """List the models on the server."""
     found = server.call(lambda remote: remote.get("/v1/models"))["models"]
     if server.as_json:
         print_json(found)
@@ -72,16 +72,16 @@ def list_models(server: Server) -> None:
         for m in found
     ]
     table(
-        ("MODEL", "VERSION", "STAGE", "WORKERS", "TAKES", "MEMORY", "LICENCE"),
+        ("MODEL", "VERSION", "STAGE", "WORKERS", "TIME", "MEMORY", "LICENCE"),
         rows,
-        empty="no models: a worker brings them",
+        empty="no models: start a worker",
     )
 
 
 @app.command("show")
 @asks_server
 def show_model(server: Server, model: Annotated[str, typer.Argument(help="owner/name.")]) -> None:
-    """Show a model's card and what it takes."""
+    """Show a model: description, licence, memory, speed, inputs and an example."""
     card = server.call(lambda remote: remote.get(f"/v1/models/{model}"))
     if server.as_json:
         print_json(card)
@@ -103,35 +103,34 @@ def show_model(server: Server, model: Annotated[str, typer.Argument(help="owner/
         )
         for name, prop in card["input_schema"].get("properties", {}).items()
     ]
-    table(("INPUT", "TYPE", "DEFAULT", ""), rows, empty="it takes no input")
+    table(("INPUT", "TYPE", "DEFAULT", ""), rows, empty="no inputs")
     for example in card["examples"][:3]:
         flags = printable(as_flags(example))
-        talk.print(f"try it: swell tasks submit {card['name']} {flags} --watch", markup=False)
+        talk.print(f"Try it: swell tasks submit {card['name']} {flags} --watch", markup=False)
 
 
 @app.command("check")
 def check_models(
     file: Annotated[str, typer.Argument(help="FILE.py, a module, or a built-in or added model.")],
     limit_s: Annotated[
-        float, typer.Option("--limit-s", min=0.1, help="Seconds that each model may take in all.")
+        float, typer.Option("--limit-s", min=0.1, help="Time limit for each model, in seconds.")
     ] = 600,
     probe_s: Annotated[
         float,
         typer.Option(
             "--probe-s",
             min=0,
-            help="Seconds that a look at what it lacks may take of these; 0 for none.",
+            help="Part of it for the hints, in seconds; 0 for none.",
         ),
     ] = 60,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Load each of a file's models in a process of its own, and run its example.
+    """Load each model of a file in a separate process, run its example, and report problems.
 
-    Where it batches, also as a batch of two. Tells what it does as it goes, then time and peak
-    memory, what is wrong, and, as hints, what it lacks: for that it runs a few times more, with
-    other seeds and inputs.
+    It reports times, peak memory and errors with their traceback. A model that batches also runs a
+    batch of two. For the hints it runs a few more times with other seeds and inputs.
     """
     settings = settings_from(config, data).settings
     ref = ref_of(file, settings)
@@ -141,7 +140,7 @@ def check_models(
     def show(name: str | None, doing: str) -> None:
         talk.print(f"{name or file}: {doing}", markup=False)
 
-    with talk.status(f"{escape(file)} is checked"):
+    with talk.status(f"checking {escape(file)}"):
         terms = Terms(settings.worker.device, limit_s, probe_s, home)
         reports = check(ref, terms, SystemClock(), show)
     for report in reports:
@@ -153,7 +152,7 @@ def check_models(
             _tell(report)
     bad = [report["model"] for report in reports if report["error"]]
     if bad:
-        raise CommandFailed(f"{', '.join(bad)} cannot be served like this")
+        raise CommandFailed(f"{', '.join(bad)} failed the check")
 
 
 @app.command("pull")
@@ -232,26 +231,34 @@ def pull_weights(
         (name, f"{entry.size_bytes:,}", entry.sha256[:12]) for name, entry in listing.files.items()
     ]
     table(("FILE", "BYTES", "SHA-256"), rows, empty="no files")
-    talk.print(f"{listing.model} {listing.version} is in {cache.folder}", markup=False)
+    talk.print(f"{listing.model} {listing.version}: cached in {cache.folder}", markup=False)
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     """Return licence, memory, speed and pictures, as a card tells them."""
     facts = [
-        ("licence", card.get("licence") or "not stated: ask its author before you use it"),
-        ("memory", _mebibytes(card.get("memory_bytes")) or "not known"),
+        ("licence", card.get("licence") or _no_licence(card)),
+        ("memory", _mebibytes(card.get("memory_bytes")) or "unknown"),
     ]
     for speed in card.get("speed", []):
         day = f" ({speed['measured_on']})" if speed.get("measured_on") else ""
         facts.append((f"on {speed['device']}", f"{seconds(speed['took_s'])}, {speed['what']}{day}"))
     for here in card.get("measured", []):
-        told = f"{seconds(here['median_s'])} for half of the last {here['tasks']} tasks"
+        told = f"median {seconds(here['median_s'])} over {here['tasks']} tasks"
         facts.append((f"here, on {here['device']}", told))
     if "page" in card.get("urls", {}):
         facts.append(("page", card["urls"]["page"]))
     for sample in card.get("samples", []):
         facts.append((f"sample: {sample['caption']}", sample.get("text") or sample["url"]))
     return facts
+
+
+def _no_licence(card: dict[str, Any]) -> str:
+    stages = (card.get("pipeline") or {}).get("stages", [])
+    if stages:
+        names = ", ".join(dict.fromkeys(stage["model"] for stage in stages))
+        return f"that of its models: {names}"
+    return "not stated: ask the author before you use it"
 
 
 def _mebibytes(size_bytes: int | None) -> str | None:
@@ -277,10 +284,10 @@ def _keep(ref: str, report: dict[str, Any]) -> None:
     try:
         is_news = keep(Path(ref), msgspec.convert(taken, Taken))
     except OSError as error:
-        talk.print(f"what was measured cannot be kept: {error}", markup=False)
+        talk.print(f"measurements cannot be saved: {error}", markup=False)
         return
     if is_news:
-        talk.print(f"the card of {report['model']} tells what was measured", markup=False)
+        talk.print(f"measurements are on the card of {report['model']}", markup=False)
 
 
 def _tell(report: dict[str, Any]) -> None:
@@ -290,18 +297,20 @@ def _tell(report: dict[str, Any]) -> None:
         stdout.print(f"    {error['detail']}", markup=False)
         return
     memory_mib = report["memory_bytes"] / 2**20
-    together = f"two together {seconds(report['batch_s'])}, " if "batch_s" in report else ""
+    together = f"batch of two {seconds(report['batch_s'])}, " if "batch_s" in report else ""
     stdout.print(
         f"[green]✓[/] {report['model']} {report['version']}: load {seconds(report['load_s'])}, "
         f"warm up {seconds(report['warmup_s'])}, example {seconds(report['run_s'])}, {together}"
-        f"{memory_mib:.0f} MiB at most"
+        f"{memory_mib:.0f} MiB peak"
     )
     for hint in report["hints"]:
         stdout.print(f"    [yellow]hint[/] {hint['code']}:", end=" ")
         stdout.print(hint["detail"], markup=False)
     if report.get("not_looked_at"):
         left = ", ".join(report["not_looked_at"])
-        stdout.print(f"    no time was left to try: {left} (more with --probe-s)", markup=False)
+        stdout.print(
+            f"    not tried for lack of time: {left} (allow more with --probe-s)", markup=False
+        )
 
 
 def _default(prop: dict[str, Any]) -> str:

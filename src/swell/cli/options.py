@@ -33,14 +33,13 @@ __all__ = [
 T = TypeVar("T")
 
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of ./swell.toml.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file instead of ./swell.toml."),
 ]
-Data = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="The data folder (data_dir).")
-]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (data_dir).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Url = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="The server (client.url, SWELL_URL).")
+    str | None, typer.Option("--url", metavar="URL", help="Server (client.url, SWELL_URL).")
 ]
 Key = Annotated[
     str | None, typer.Option("--key", metavar="KEY", help="API key (client.key, SWELL_KEY).")
@@ -60,7 +59,7 @@ Inputs = Annotated[
         "--input",
         "-i",
         metavar="K=V",
-        help="One input value; K=@FILE reads a file. May be repeated.",
+        help="An input, such as prompt='a fox'; K=@FILE reads a file. May be repeated.",
     ),
 ]
 Models = Annotated[
@@ -69,7 +68,7 @@ Models = Annotated[
         "--models",
         "-m",
         metavar="REF",
-        help="A model to serve: a built-in one, FILE.py or a module; may be repeated.",
+        help="Model to serve: a built-in one, FILE.py or a module; may be repeated.",
     ),
 ]
 

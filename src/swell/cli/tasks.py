@@ -22,12 +22,16 @@ from swell.cli.output import (
 )
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, ServerEvent, asks_server, talks_to_server
-from swell.cli.telling import estimate_lines, spent_line, told_lines
+from swell.cli.telling import estimate_lines, spent_line, task_lines, told_lines
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 from swell.task import TaskState
+from swell.telemetry import printable
 
 __all__ = ["app"]
+
+#: How much of a worker's log is searched for a failed task.
+_LOG_TAIL_BYTES = 5_000_000
 
 app = group("Submit, follow, list, cancel, retry and delete tasks.")
 
@@ -99,16 +103,14 @@ def _list_dead(server: Server, model: str | None, limit: int) -> None:
 @app.command("show")
 @asks_server
 def show_task(server: Server, task: TaskId) -> None:
-    """Show one task: what was changed of it, and what became of each stage, in words."""
+    """Show one task: input, state, times, cost, stages and files."""
     found = server.call(lambda remote: remote.get(f"/v1/tasks/{task}"))
     if server.as_json:
         print_json(found)
         return
-    for name, value in found.items():
-        if value not in (None, [], {}) and name not in ("urls", "degraded", "stages"):
-            stdout.print(f"{name:13} {value}", markup=False)
-    for name, words in told_lines(found):
-        stdout.print(f"{name:13} {words}", markup=False)
+    for name, words in task_lines(found, SystemClock().now()):
+        stdout.print(f"{name:13} {printable(words)}", markup=False)
+    _point_to_log(server, found)
 
 
 @app.command("submit")
@@ -140,7 +142,9 @@ def submit_task(
     """
     if estimate:
         if watch or idempotency_key is not None:
-            raise InvalidRequest("--estimate submits nothing: leave out --watch and the key")
+            raise InvalidRequest(
+                "--estimate submits nothing: leave out --watch and --idempotency-key"
+            )
         _estimate(server, asked)
 
     async def work(remote: Remote) -> tuple[dict[str, Any], list[Path]]:
@@ -155,7 +159,7 @@ def submit_task(
     if server.as_json:
         print_json(task | ({"saved": [str(path) for path in saved]} if watch else {}))
     elif watch:
-        _print_result(task, saved)
+        _print_result(server, task, saved)
     else:
         _say_told(task)
         talk.print(f"{task['state']}; watch it: swell tasks watch {task['id']}")
@@ -201,7 +205,7 @@ def watch_task(
 
     found, saved = server.call(work)
     if not as_json:
-        _print_result(found, saved)
+        _print_result(server, found, saved)
     raise typer.Exit(exit_of(found))
 
 
@@ -324,10 +328,11 @@ def _for_each(server: Server, ids: list[str], verb: str) -> None:
         stdout.print(task["id"])
 
 
-def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
+def _print_result(server: Server, task: dict[str, Any], saved: list[Path]) -> None:
     show_end(task)
     talk.print(f"  {spent_line(task)}")
     _say_told(task)
+    _point_to_log(server, task)
     if saved:
         for path in saved:
             stdout.print(str(path))
@@ -336,6 +341,16 @@ def _print_result(task: dict[str, Any], saved: list[Path]) -> None:
             stdout.print(artifact["url"])
     elif task["output"] is not None:
         print_json(task["output"])
+
+
+def _point_to_log(server: Server, task: dict[str, Any]) -> None:
+    """Name the log with the traceback of a failed task, where a worker of this folder ran it."""
+    if task["state"] != "failed":
+        return
+    for path in sorted((server.settings.data_dir / "logs").glob("*.log"), reverse=True):
+        if task["id"].encode() in path.read_bytes()[-_LOG_TAIL_BYTES:]:
+            talk.print(f"  log of its worker: {path}", markup=False)
+            return
 
 
 def _say_told(task: dict[str, Any]) -> None:

@@ -1,20 +1,93 @@
-"""Tasks and estimates in words, each a line with its name: what was changed, stages, notes, costs.
+"""Tasks and estimates for people, as lines with a name.
 
-Members that an older server does not tell are passed over.
+Members that an older server does not send are left out.
 """
 
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from swell.cli.follow import time_line
-from swell.cli.output import seconds
+from swell.cli.output import ago, seconds
 from swell.money.amounts import dollars
 
-__all__ = ["estimate_lines", "spent_line", "told_lines"]
+__all__ = ["estimate_lines", "spent_line", "task_lines", "told_lines"]
+
+
+#: Longest value of an input or output in one line, in characters.
+_LONG = 200
+
+
+def task_lines(task: Mapping[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
+    """Yield everything about a task: a line for each member that has a value."""
+    yield "id", task["id"]
+    yield "model", f"{task['model']}:{task['version']}"
+    yield "state", _state(task)
+    yield from _value_lines("input", task["input"])
+    for name in ("seed", "user", "metadata", "trace_id"):
+        if task.get(name) is not None:
+            yield from _value_lines(name.removesuffix("_id"), task[name])
+    yield from _time_lines(task, now)
+    if task["error"]:
+        yield "error", f"{task['error']['title']}: {task['error']['detail']}"
+    yield from told_lines(task)
+    yield from _result_lines(task)
+    if task.get("webhook"):
+        yield "webhook", _shown(task["webhook"].get("url", task["webhook"]))
+    if task["data_removed"]:
+        yield "deleted", ", ".join(task["data_removed"])
+
+
+def _time_lines(task: Mapping[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
+    for name in ("created", "started", "finished"):
+        if moment := task.get(f"{name}_at"):
+            at = datetime.fromisoformat(moment).astimezone(UTC)
+            yield name, f"{at:%Y-%m-%d %H:%M:%S} UTC ({ago(moment, now)} ago)"
+    if task["timings"]:
+        yield "time", time_line(task)
+    if task.get("cost_micros") is not None:
+        yield "cost", dollars(task["cost_micros"])
+
+
+def _result_lines(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not task["artifacts"] and task["output"] is not None:
+        yield from _value_lines("output", task["output"])
+    for file in task["artifacts"]:
+        size = f", {file['width']} x {file['height']}" if file.get("width") else ""
+        yield "file", f"{file['content_type']}{size}, {file['bytes']:,} bytes: {file['url']}"
+
+
+def _state(task: Mapping[str, Any]) -> str:
+    words = [task["state"]]
+    if task.get("position"):
+        words.append(f"number {task['position']} in the queue")
+    if task.get("eta_s"):
+        words.append(f"ends in {_range(task['eta_s'])}")
+    if not task.get("stages") and task["attempt"] > 1:
+        words.append(f"attempt {task['attempt']} of {task['max_attempts']}")
+    return ", ".join(words)
+
+
+def _value_lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield a value: the members of an object one by one, below its name."""
+    if not isinstance(value, Mapping):
+        yield name, _shown(value)
+        return
+    for place, (key, each) in enumerate(value.items()):
+        yield ("" if place else name), f"{key}: {_shown(each)}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
 
 
 def told_lines(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what was changed of a task so that it could be accepted, its stages and their notes."""
+    """Yield warnings, what was changed so that a task could be accepted, its stages and notes."""
+    for warning in task.get("warnings") or ():
+        near = ", ".join(warning.get("suggestions") or ())
+        yield "warning", warning["message"] + (f" Try: {near}." if near else "")
     for change in task.get("degraded") or ():
         yield "changed", _change(change)
     for stage in task.get("stages") or ():
@@ -32,16 +105,16 @@ def spent_line(task: Mapping[str, Any]) -> str:
 
 
 def estimate_lines(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what would become of a task."""
+    """Yield an estimate: whether a task would be accepted, when it would end, and its cost."""
     refusal = estimate.get("refusal")
     if estimate["is_accepted"]:
-        yield "accepted", "yes, with what is changed" if estimate.get("degraded") else "yes"
+        yield "accepted", "yes, with changes" if estimate.get("degraded") else "yes"
     else:
         yield "accepted", "no"
     if refusal is not None:
         yield "refusal", f"{refusal['title']}: {refusal['detail']}"
         if refusal.get("retry_after_s") is not None:
-            yield "again in", f"{refusal['retry_after_s']:,.0f} s"
+            yield "retry in", f"{refusal['retry_after_s']:,.0f} s"
     yield "model", f"{estimate['model']}:{estimate['version']}"
     for change in estimate.get("degraded") or ():
         yield "changed", _change(change)
@@ -49,7 +122,7 @@ def estimate_lines(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "starts in", _range(estimate.get("start_s"))
     yield "ends in", _range(estimate.get("finish_s"))
     cost = estimate.get("cost_micros")
-    yield "cost", "not known" if cost is None else dollars(cost)
+    yield "cost", "unknown" if cost is None else dollars(cost)
     yield "workers", str(estimate["workers"])
 
 
@@ -70,6 +143,6 @@ def _range(eta: Mapping[str, float] | None) -> str:
     if eta is None:
         return "not measured yet"
     if eta["high"] <= 0.0:
-        return "at once"
+        return "0 s"
     low, median, high = (seconds(eta[name]) for name in ("low", "median", "high"))
-    return f"about {median} ({low} to {high} for eight in ten)"
+    return f"about {median} ({low} to {high})"

@@ -82,21 +82,23 @@ Port = Annotated[
 
 
 def up(
-    workers: Annotated[int | None, typer.Option("--workers", "-n", help="How many.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-n", help="Number of workers.")
+    ] = None,
     models: Models = None,
     pipelines: Annotated[
         list[str] | None,
         typer.Option(
             "--pipelines",
             metavar="FILE",
-            help="Pipelines (server.pipelines): FILE.toml, FILE.py or swell/picture, which is "
-            "there unless others are named; may be repeated.",
+            help="Pipelines (server.pipelines): FILE.toml, FILE.py or swell/picture, the default; "
+            "may be repeated.",
         ),
     ] = None,
     host: Host = None,
     port: Port = None,
-    slots: Annotated[int | None, typer.Option(help="Tasks that each worker may hold.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Most tasks that each worker holds.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0.")] = None,
     browser: Annotated[bool | None, Browser] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
@@ -104,9 +106,9 @@ def up(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run everything on this machine: backend, queue, file store and workers.
+    """Start everything on this machine: backend, queue, file store, workers and web app.
 
-    With pools in the settings (`[pools.NAME]`) these are scaled.
+    With pools in the settings (`[pools.NAME]`) the autoscaler starts their workers.
     """
     settings = settings_from(
         config,
@@ -123,9 +125,8 @@ def up(
     if settings.pools:
         if workers is not None or models or slots is not None or device is not None:
             raise InvalidRequest(
-                f"pools {', '.join(settings.pools)} of the settings say which workers there are: "
-                "leave --workers, --models, --slots and --device out, or take [pools.NAME] out of "
-                "the settings"
+                f"the settings define workers by pools ({', '.join(settings.pools)}): leave out "
+                "--workers, --models, --slots and --device, or remove [pools.NAME] from the settings"
             )
         # These are scaled instead, from none where they sleep.
         fixed = settings.pool.model_copy(update={"workers": 0})
@@ -141,7 +142,7 @@ def serve(
         int | None,
         typer.Option(
             "--workers",
-            help="How many backend processes share the port (server.processes); more than one need "
+            help="Backend processes that share the port (server.processes); more than one needs "
             "PostgreSQL.",
         ),
     ] = None,
@@ -153,7 +154,7 @@ def serve(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run the backend only; workers come from elsewhere, or from the pools of the settings."""
+    """Start the backend only; workers join by URL and key, or come from pools."""
     settings = settings_from(
         config,
         data,
@@ -191,7 +192,7 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
         names = launchable_models(settings)
         for name in (each for each in optional_names(settings) if each not in there):
             logs = escape(str(settings.data_dir / "logs"))
-            talk.print(f"[yellow]left out[/] {escape(name)}: it cannot be loaded, see {logs}")
+            talk.print(f"[yellow]left out[/] {escape(name)}: loading failed, see {logs}")
         command = trial(served(cards, there, names), found_by)
         _tell_ready(settings, keyring.access, as_json, command)
         tell_ready()
@@ -270,7 +271,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
                 if ended.done():
                     ended.result()
             if service.serving.done():
-                raise CommandFailed("the HTTP service ended by itself: its log above says why")
+                raise CommandFailed("the HTTP service ended: see its log above")
         finally:
             for task in (main, stop, keeping):
                 task.cancel()
@@ -300,19 +301,29 @@ async def _until_done(
 ) -> None:
     """Wait for readiness, say so, and then tell of workers that end."""
     is_told = False
-    making = f"; an environment is made for {', '.join(fleet.making)}" if fleet.making else ""
-    with talk.status(escape(f"Swell starts{making}")):
+    talk.print(f"Listening on {service.url}", markup=False)
+    if fleet.making:
+        talk.print(f"Making an environment for {', '.join(fleet.making)}", markup=False)
+    if fleet.keepers:
+        n, names = settings.pool.workers, ", ".join(settings.worker.models) or "no models"
+        which = "1 worker" if n == 1 else f"{n} workers"
+        talk.print(f"Starting {which}: {names}", markup=False)
+    service.app.service.cards.is_starting = bool(fleet.keepers)
+    with talk.status("Swell is starting"):
         while (why := await _why_not_ready(settings, service, fleet)) is not None:
             if why and not is_told:
                 # systemd would end a service that says nothing, and this one can be read.
                 is_told = True
                 tell_ready()
-                talk.print(f"[yellow]not ready[/]: {escape(why)}; {service.url} answers what reads")
+                talk.print(
+                    f"[yellow]not ready[/]: {escape(why)}; {service.url} answers read requests"
+                )
             _check_final(ends, fleet)
             await _take_ends(ends, fleet, service)
             if len(ends) >= _HOPELESS:
-                raise CommandFailed("no worker could be started: the lines above say why")
+                raise CommandFailed("no worker could be started: see the lines above")
             await asyncio.sleep(_POLL_S)
+    service.app.service.cards.is_starting = False
     tell_fingerprint(service.tls)
     if await on_ready(keyring):
         return
@@ -361,7 +372,7 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
     # The worker's own time, and then some for handing leases back.
     ids = await fleet.drain(drain_s + release_s + _RELEASE_S)
     if ids:
-        with talk.status("workers finish what they hold; once more to stop at once"):
+        with talk.status("workers finish their tasks; press Ctrl-C again to stop now"):
             ended = asyncio.create_task(fleet.provider.wait_ended(ids))
             insisted = asyncio.create_task(interrupts.second.wait())
             await asyncio.wait(
@@ -384,7 +395,7 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         await instance_ended(service.app.service, end.instance, host=host, pid=pid)
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
-        talk.print(f"[yellow]a worker ended[/] ({how}); the end of {escape(str(path))}:")
+        talk.print(f"[yellow]a worker ended[/] ({how}); last lines of {escape(str(path))}:")
         talk.print(_tail(path), markup=False)
 
 
