@@ -187,7 +187,7 @@ def test_every_error_has_its_exit_code_and_says_what_to_do(
 def test_a_second_backend_on_the_same_folder_is_refused(running: Swell) -> None:
     done = running.run("up", "--port", "0")
     assert done.returncode == 1
-    assert "another backend" in done.stderr
+    assert "already running in this folder" in done.stderr
     assert "--data" in done.stderr
 
 

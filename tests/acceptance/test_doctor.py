@@ -108,7 +108,7 @@ def test_lines_for_people_say_what_is_wrong_and_the_command_fails(swell: Swell) 
     [line] = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert "store" in line
     assert "127.0.0.1" in line
-    assert "not fit yet" in done.stderr
+    assert "failed checks" in done.stderr
     assert any(line.startswith("ok ") for line in done.stdout.splitlines())
 
 

@@ -103,7 +103,7 @@ def test_without_pools_there_is_nothing_to_scale(tmp_path: Path) -> None:
 def test_how_many_workers_there_are_is_said_by_pools_or_by_options(swell: Swell) -> None:
     refused = swell.run("up", "--port", "0", "--workers", "3")
     assert refused.returncode == 2
-    assert "leave --workers" in refused.stderr
+    assert "leave out --workers" in refused.stderr
 
 
 def test_a_pool_that_cannot_be_is_told_before_anything_runs(swell: Swell) -> None:

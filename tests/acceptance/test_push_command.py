@@ -124,7 +124,7 @@ def test_a_chunk_that_was_changed_is_replaced_where_verify_is_asked_for(swell: S
     [told] = swell.json(*push)
     assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
     done = swell.run(*push, "--verify")
-    assert "WERE WRONG" in done.stdout
+    assert "REPAIRED" in done.stdout
     assert path.read_bytes() == right
     [told] = swell.json(*push, "--verify")
     assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
@@ -224,8 +224,8 @@ def test_an_interrupted_push_ends_at_once_and_says_how_to_go_on(swell: Swell) ->
             process.kill()
             process.wait()
             process.stderr.close()
-    assert "What has gone up stays" in said
-    assert "run the same command to go on" in said
+    assert "Uploaded chunks stay" in said
+    assert "run the same command to resume" in said
     assert "Traceback" not in said
 
 

@@ -13,8 +13,8 @@ def test_a_launch_is_told_in_words_and_again_the_same(tmp_path: Path) -> None:
     # 5,000 people with a picture each two minutes are 42 pictures a second, which 83 workers draw.
     for words in (
         "Simulated: demand as a flow",
-        "pictures per second are asked for",
-        "With no more than 40 workers",
+        "pictures per second. It needs up to",
+        "With at most 40 workers",
         "in each of 3 places",
         "$ a day",
         "0 lost",
@@ -126,7 +126,7 @@ def test_tasks_of_a_file_say_of_which_model_they_are(tmp_path: Path) -> None:
         0,
         {"acme/poster", "acme/sketch"},
     )
-    assert "later than wanted" in swell.ok("simulate", "tasks.csv")
+    assert " late" in swell.ok("simulate", "tasks.csv")
     refused = swell.run("simulate", "tasks.csv", "--model", "acme/poster")
     assert refused.returncode == 2
     assert "column model" in refused.stderr

@@ -114,7 +114,7 @@ def test_what_signs_is_shown_and_replaced(running: Swell) -> None:
     made = running.json("webhooks", "create", "https://shop.example/hooks")
     assert running.ok("webhooks", "set", made["id"], "--secret").strip() == made["secret"]
     rotated = running.run("webhooks", "set", made["id"], "--rotate", "--overlap", "1h")
-    assert rotated.stderr.strip() == f"{made['id']} signs with:"
+    assert rotated.stderr.strip() == f"signing secret of {made['id']}:"
     assert rotated.stdout.strip().startswith("whsec_")
     assert rotated.stdout.strip() != made["secret"]
     assert running.json("webhooks", "set", "--secret")["key"].startswith("whsec_")
@@ -147,7 +147,7 @@ def test_what_failed_is_sent_again_after_the_receiver_was_mended(
     assert running.json("webhooks", "set", made["id"], "--pause")["state"] == "paused"
     asked = running.run("webhooks", "deliveries", "--replay")
     assert asked.returncode == 2
-    assert "say which: ids of deliveries, or --webhook ID --since MOMENT" in asked.stderr
+    assert "name ids of deliveries, or --webhook ID --since MOMENT" in asked.stderr
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ async def test_a_second_backend_on_the_same_folder_is_refused_and_says_why(
         with second_backend(system) as second:
             code = await exit_code(second)
         assert code not in (0, None)
-        assert "another backend" in system.log("backend-0")
+        assert "already running in this folder" in system.log("backend-0")
         assert "Traceback" not in system.log("backend-0")
         # The first goes on.
         assert (await ask(session, "GET", "/health/ready"))["status"]

@@ -330,7 +330,7 @@ def test_processes_end_with_what_looks_after_them_and_their_folder_is_theirs(
     served.serve(2)
     second = served.swell.run("serve", "--port", "0")
     assert second.returncode != 0
-    assert "another backend" in second.stderr
+    assert "already running in this folder" in second.stderr
     members = [psutil.Process(pid) for pid in served.members()]
     served.supervisor.kill()
     _, alive = psutil.wait_procs(members, timeout=PATIENCE_S)

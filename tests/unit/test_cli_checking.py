@@ -42,7 +42,7 @@ def test_each_stage_is_told_when_it_begins(tmp_path: Path) -> None:
 
     def tell(name: str | None, doing: str) -> None:
         heard.append((name, doing))
-        if heard[-1] == ("me/waits", "its example is run"):
+        if heard[-1] == ("me/waits", "running the example"):
             fifo.open("w").close()
 
     terms = Terms("cpu", limit_s=60, probe_s=0, home=Home())
@@ -52,14 +52,14 @@ def test_each_stage_is_told_when_it_begins(tmp_path: Path) -> None:
         ("me/plain", None),
     ]
     begin = [
-        (None, "it is imported"),
+        (None, "importing"),
         *(
             ("me/waits", doing)
             for doing in (
-                "its files are read, for the version",
-                "it is loaded on cpu, and warmed up",
-                "its example is run",
-                "two examples are run together",
+                "reading files for the version",
+                "loading on cpu, and warming up",
+                "running the example",
+                "running a batch of two",
             )
         ),
     ]
@@ -79,7 +79,7 @@ def test_the_command_says_it_beside_what_it_found(
     done = CliRunner().invoke(app, ["models", "check", "twice.py", "--probe-s", "9"])
     assert done.exit_code == 0, done.output
     assert "me/twice" in done.stdout
-    assert "it is imported" not in done.stdout
+    assert "importing" not in done.stdout
     lines = done.stderr.splitlines()
-    assert lines[0] == "twice.py: it is imported"
-    assert "me/twice: it is run with other seeds and inputs, for 9 s at most" in lines
+    assert lines[0] == "twice.py: importing"
+    assert "me/twice: running with other seeds and inputs for the hints, up to 9 s" in lines

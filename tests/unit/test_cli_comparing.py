@@ -108,8 +108,8 @@ def test_too_much_and_the_same_twice_are_refused(tmp_path: Path) -> None:
         (("votes", "id", "--file", "p.txt"), "give an ID, --file or --ratings"),
         (("votes", "--file", "p.txt"), "contains no votes"),
         (("try", "poster.py", "--name", "a/b"), "--name is for folders"),
-        (("try", "demo/upper", "--reload"), "--reload looks at a FILE.py"),
-        (("try", "p.py", "--reload", "--url", "http://h"), "--reload looks at a FILE.py"),
+        (("try", "demo/upper", "--reload"), "--reload is for a FILE.py"),
+        (("try", "p.py", "--reload", "--url", "http://h"), "--reload is for a FILE.py"),
         (("try", "empty"), "model_index.json"),
     ],
 )

@@ -120,7 +120,7 @@ async def test_an_estimate_tells_what_would_be_changed(world: World, swell: Comm
     asked = (*PAINTED, "--finish-by-s", "6", "--degrade-steps", "10")
     told = lines((await swell.ok("tasks", "submit", "--estimate", *asked)).stdout)
     assert told["starts in"] == "at once"
-    assert told["accepted"] == "yes, with what is changed"
+    assert told["accepted"] == "yes, with changes"
     assert told["changed"] == "steps 40 → 22"
 
 

@@ -45,37 +45,35 @@ _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/
 def add_model(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="SOURCE", help="A folder as diffusers saves it, or hf:OWNER/REPO[@BRANCH]."
-        ),
+        typer.Argument(metavar="SOURCE", help="A diffusers folder, or hf:OWNER/REPO[@BRANCH]."),
     ],
     name: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="What it is called here.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Name of the model.")
     ] = None,
     lora: Annotated[
         list[str],
-        typer.Option(metavar="FILE[:SCALE]", help="A LoRA that is always on; may be repeated."),
+        typer.Option(
+            metavar="FILE[:SCALE]", help="A LoRA that is always applied; may be repeated."
+        ),
     ] = [],
     steps: Annotated[int | None, typer.Option(min=1, max=150, help="The default.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, max=30.0, help="The default.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help=f"Instead of its own: {', '.join(SAMPLERS)}.")
+        str | None, typer.Option(help=f"Sampler instead of its own: {', '.join(SAMPLERS)}.")
     ] = None,
     few_step: Annotated[
         str | None,
-        typer.Option("--few-step", help=f"Distilled to few steps: {', '.join(FEW_STEPS)}."),
+        typer.Option("--few-step", help=f"Kind of distillation: {', '.join(FEW_STEPS)}."),
     ] = None,
     dtype: Annotated[
         str,
-        typer.Option(help="auto, float32, float16 or bfloat16; auto has 16 bits on a GPU."),
+        typer.Option(help="auto, float32, float16 or bfloat16; auto is 16 bits on a GPU."),
     ] = "auto",
-    quantize: Annotated[
-        str | None, typer.Option(help="fp8, on a GPU that computes with it.")
-    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="fp8, on GPUs that support it.")] = None,
     offload: Annotated[
         str,
         typer.Option(
-            help=f"What is in the host's memory where a GPU has too little: {', '.join(CHOICES)}."
+            help=f"What to keep in host memory if the GPU has too little: {', '.join(CHOICES)}."
         ),
     ] = "auto",
     bucket: Annotated[
@@ -83,21 +81,22 @@ def add_model(
         typer.Option(
             min=1,
             max=MOST_ROWS,
-            help="Rows of each step in exact mode; more draw more pictures, and one waits longer.",
+            help="Batch size of each step in exact mode; more raises throughput and latency.",
         ),
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile its blocks on a GPU.")
+        bool, typer.Option("--compile/--no-compile", help="Compile the network on a GPU.")
     ] = True,
     controlnet: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A control net, as diffusers saves it.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A ControlNet folder, as diffusers saves it."),
     ] = None,
     ip_adapter: Annotated[
         Path | None,
         typer.Option(
             "--ip-adapter",
             metavar="FILE",
-            help="An IP-Adapter, with image_encoder/ beside it or one folder up.",
+            help="An IP-Adapter, with image_encoder/ in its folder or one folder up.",
         ),
     ] = None,
     portraits: Annotated[
@@ -106,15 +105,17 @@ def add_model(
     ] = False,
     scenarios: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Scenarios of the portraits, instead of Swell's own."),
+        typer.Option(
+            metavar="FILE", help="Scenarios of the portraits, instead of the built-in ones."
+        ),
     ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Serve a model of diffusers from its weights, without code.
+    """Serve a diffusers model (SDXL, SD 3.5, FLUX …) from its weights, without code.
 
-    It is served by the next `swell up` or `swell worker` with the same data folder.
+    The next `swell up` or `swell worker` with the same data folder serves it.
     """
     settings = settings_from(config, data).settings
     named = (name or _named(source)).lower()
@@ -194,8 +195,8 @@ def _check_free(settings: Settings, entry: Entry) -> None:
         is_same = False
     if not is_same:
         raise Conflict(
-            f"{entry.name} was added already, from other weights or with other options: run "
-            f"`swell models remove {entry.name}` first, or give this one another --name"
+            f"{entry.name} exists with other weights or options: run "
+            f"`swell models remove {entry.name}` first, or choose another --name"
         )
 
 
@@ -228,7 +229,7 @@ def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> Non
         entry = with_loop(entry)
     described = None if is_search else describe(entry)
     facts = None if described is None else described.facts
-    with talk.status("its files are read, for the version"):
+    with talk.status("reading files for the version"):
         whole = _with_contents(entry, None if described is None else described.adapter)
     path = path_of(settings.data_dir.resolve(), entry.name)
     older = find(settings.data_dir.resolve(), entry.name)
@@ -248,12 +249,12 @@ def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> Non
     talk.print(f"{entry.name} {told['version']} is a {told['family']} model: {path}", markup=False)
     if facts is not None and facts.family is OTHER:
         talk.print(
-            "it is drawn by diffusers' own loop, one picture after another; tasks share steps "
-            f"with --sampler, if its family allows: {', '.join(SAMPLERS)}",
+            "diffusers' own loop draws one picture after another; tasks share steps with "
+            f"--sampler, if its family allows: {', '.join(SAMPLERS)}",
             markup=False,
         )
-    talk.print("the weights' licence is their makers': read it before you serve them")
-    talk.print(f"look at it: swell models check {entry.name}{found_by}", markup=False)
+    talk.print("read the licence of the weights before you serve them")
+    talk.print(f"Check it: swell models check {entry.name}{found_by}", markup=False)
 
 
 def _check_plain(entry: Entry) -> None:

@@ -38,9 +38,7 @@ class Asked:
     ] = None
     start_by_s: Annotated[
         float | None,
-        typer.Option(
-            help="Latest start in seconds. The task is refused or dropped if it cannot start in time."
-        ),
+        typer.Option(help="Latest start in seconds. A later task is refused or dropped."),
     ] = None
     finish_by_s: Annotated[
         float | None,

@@ -38,64 +38,74 @@ def build(
         list[str],
         typer.Argument(
             metavar="MODEL…",
-            help="A built-in or added model, FILE.py, FILE.py:name or package.module:name.",
+            help="A built-in or added model, FILE.py, FILE.py:NAME or package.module:NAME.",
         ),
     ],
     tag: Annotated[
         str | None,
-        typer.Option("--tag", "-t", help="What the image is called; else after its first model."),
+        typer.Option("--tag", "-t", help="Name of the image; default from its first model."),
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="|".join(ENGINES), help="What builds; else the first that is here."),
+        typer.Option(
+            metavar="|".join(ENGINES), help="Build engine; default the first that is installed."
+        ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(metavar="IMAGE", help="Image to begin with; else Python's own, slim."),
+        typer.Option(metavar="IMAGE", help="Base image; default the slim image of Python."),
     ] = None,
     cuda: Annotated[
-        bool, typer.Option("--cuda", help="For a GPU of NVIDIA: torch with CUDA, device cuda:0.")
+        bool, typer.Option("--cuda", help="For NVIDIA GPUs: torch with CUDA, device cuda:0.")
     ] = False,
     torch_index: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where pip finds torch, such as …/whl/cu128."),
+        typer.Option(metavar="URL", help="Package index of torch, such as …/whl/cu128."),
     ] = None,
-    bake: Annotated[bool, typer.Option("--bake", help="Weights go into the image.")] = False,
+    bake: Annotated[bool, typer.Option("--bake", help="Put the weights into the image.")] = False,
     include: Annotated[
         list[Path],
         typer.Option(
             metavar="PATH",
-            help="A file or folder beside the models' code that goes in; repeatable.",
+            help="File or folder to add beside the models' code; may be repeated.",
         ),
     ] = [],
     extra: Annotated[
         list[str],
-        typer.Option(metavar="NAME", help="Of Swell, such as telemetry or nats; repeatable."),
+        typer.Option(
+            metavar="NAME", help="Extra of Swell, such as telemetry or nats; may be repeated."
+        ),
     ] = [],
     constraints: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Versions for pip instead of those installed here."),
+        typer.Option(
+            metavar="FILE", help="Constraints file for pip instead of the versions installed here."
+        ),
     ] = None,
     option: Annotated[
         list[str],
-        typer.Option(metavar="OPTION", help="For the engine as it is, such as --network=host."),
+        typer.Option(metavar="OPTION", help="Option passed to the engine, such as --network=host."),
     ] = [],
     dockerfile: Annotated[
         str | None,
-        typer.Option(metavar="FILE|-", help="Write the Dockerfile there, and build nothing."),
+        typer.Option(
+            metavar="FILE|-", help="Write the Dockerfile to this file, and build nothing."
+        ),
     ] = None,
     context: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write all that a build needs there, and build nothing."),
+        typer.Option(
+            metavar="DIR", help="Write the build context to this folder, and build nothing."
+        ),
     ] = None,
     push: Annotated[
-        bool, typer.Option("--push", help="Push it to the registry of its tag.")
+        bool, typer.Option("--push", help="Push the image to the registry of its tag.")
     ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Build a container image of a worker with these models, and without their weights.
+    """Build a container image of a worker with these models, without their weights.
 
     It needs a URL and a key to run: SWELL_WORKER__URL and SWELL_WORKER__TOKEN. Nothing goes in but
     Swell, packages with the versions installed here, the models' code and what they declare.
@@ -180,7 +190,7 @@ def _tidied() -> Iterator[None]:
 
 def _known(engine: str | None) -> str | None:
     if engine is not None and engine not in ENGINES:
-        raise InvalidRequest(f"{engine!r} is no engine that is known: use {', '.join(ENGINES)}")
+        raise InvalidRequest(f"{engine!r} is not a known engine: use {', '.join(ENGINES)}")
     return engine
 
 

@@ -1,4 +1,4 @@
-"""`swell models compare`: the same asked of several models, as a blind sheet to vote on."""
+"""`swell models compare`: several models on the same prompts, as a blind sheet to vote on."""
 
 import asyncio
 import random
@@ -53,26 +53,24 @@ def compare_models(
     prompts: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="One prompt a line; or inputs: .jsonl, or [[inputs]] in .toml."
+            metavar="FILE", help="One prompt per line; or inputs as .jsonl, or [[inputs]] in .toml."
         ),
     ],
     seeds: Annotated[
-        int, typer.Option(min=1, max=20, help="So many rows for each prompt, by other seeds.")
+        int, typer.Option(min=1, max=20, help="Rows for each prompt, with different seeds.")
     ] = 1,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**53 - 100, help="The first seed; by lot else.")
+        int | None, typer.Option(min=0, max=2**53 - 100, help="First seed; random without it.")
     ] = None,
     inputs: Inputs = [],
-    name: Annotated[str, typer.Option(help="What voters see as its title.")] = "",
-    share: Annotated[
-        bool, typer.Option("--share", help="Other keys may look and vote too.")
-    ] = False,
+    name: Annotated[str, typer.Option(help="Title that voters see.")] = "",
+    share: Annotated[bool, typer.Option("--share", help="Let other keys see it and vote.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the sheet.")] = Path("comparisons"),
 ) -> None:
-    """Ask the same of two to four models, and make a blind sheet to vote on.
+    """Run two to four models on the same prompts, and make a blind sheet to vote on.
 
-    All get the same seed. Time, memory and cost of each are kept, and told with the names once the
-    voting has ended (`swell models votes ID --close`).
+    All models get the same seeds. `swell models votes ID --close` ends the voting and shows names,
+    votes, times, memory and costs.
     """
     if not 2 <= len(models) <= 4:
         raise InvalidRequest(f"{len(models)} models cannot be compared: name two to four")
@@ -104,7 +102,7 @@ def _rows(
     common = parse_inputs(pairs, {"properties": _merged(known)})
     found = [{**common, **values} for values in read_prompts(prompts, text_field(known))]
     for field, lacking in unknown_to(found, schemas).items():
-        talk.print(f"{field} is left out for {', '.join(lacking)}, which do not have it")
+        talk.print(f"{field} is left out for {', '.join(lacking)}: no such field")
     if len(found) * seeds > _MOST_ROWS:
         raise InvalidRequest(
             f"{len(found)} prompts with {seeds} seeds are more than {_MOST_ROWS} rows: compare in "
@@ -155,7 +153,7 @@ async def _wait(remote: Remote, ids: Sequence[str]) -> None:
 
     try:
         with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bars:
-            bar = bars.add_task("models are asked", total=len(ids))
+            bar = bars.add_task("running", total=len(ids))
             while left:
                 await asyncio.gather(*(look(task_id) for task_id in sorted(left)[: 4 * _AT_ONCE]))
                 bars.update(bar, completed=len(ids) - len(left))
@@ -236,7 +234,7 @@ def _tell(made: Mapping[str, Any], path: Path, as_json: bool) -> None:
     stdout.print(str(path), markup=False)
     bare = sum(not row["can_be_voted"] for row in comparison["rows"])
     if bare:
-        talk.print(f"{bare} rows are left out, since models failed: `swell tasks ls` tells why")
-    talk.print("open it in a browser to vote, or give it to others: it may vote without a key")
+        talk.print(f"{bare} rows are left out because models failed: `swell tasks ls` shows them")
+    talk.print("open it in a browser to vote, or send it to others: voting needs no key")
     talk.print(f"  in the terminal: swell models votes {comparison['id']}", markup=False)
     talk.print(f"  end the voting:  swell models votes {comparison['id']} --close", markup=False)

@@ -1,4 +1,4 @@
-"""`swell doctor`: whether this machine is fit, with what to do where it is not."""
+"""`swell doctor`: checks of this machine, with fixes."""
 
 import asyncio
 import importlib.metadata
@@ -40,9 +40,9 @@ _FSYNCS = 15
 
 
 def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> None:
-    """Check this machine and every configured part, and send one task through.
+    """Check this machine and every configured part, and run one task.
 
-    Exits with 1 where something fails; each line says what to do.
+    Each line says what to do. It exits with 1 if something fails.
     """
     settings = settings_from(config, data).settings
     # What parts say as they are tried is told better by the findings.
@@ -50,7 +50,7 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
     clock = SystemClock()
     findings = []
     for name, check in _checks(settings, clock):
-        with talk.status(f"{name} is checked"):
+        with talk.status(f"checking {name}"):
             # What an adapter says may quote the URL of its setting.
             found = [replace(each, detail=hide_secrets(each.detail)) for each in _run(name, check)]
         findings += found
@@ -61,7 +61,7 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
         print_json([asdict(finding) for finding in findings])
     bad = [finding.name for finding in findings if finding.grade == "fail"]
     if bad:
-        raise CommandFailed(f"not fit yet: {', '.join(bad)}")
+        raise CommandFailed(f"failed checks: {', '.join(bad)}")
 
 
 def _checks(
@@ -106,7 +106,7 @@ def _folder(folder: Path) -> Finding:
     if folder.stat().st_mode & 0o077:
         # One that Swell made is private; this one was there before.
         grade = "warn" if grade == "ok" else grade
-        detail += f"; others on this machine can look into it: chmod 700 {folder}"
+        detail += f"; other users can read it: chmod 700 {folder}"
     return Finding("", grade, detail)
 
 
@@ -122,7 +122,7 @@ def _disk(folder: Path, clock: Clock) -> Finding:
     middle_s = statistics.median(times_s)
     detail = f"fsync takes {middle_s * 1000:.2f} ms, {max(times_s) * 1000:.1f} ms at most"
     if middle_s > _SLOW_FSYNC_S:
-        detail += ": every answer waits for one; a local SSD would be much faster"
+        detail += ": every answer waits for an fsync; a local SSD is much faster"
         return Finding("", "warn", detail)
     return Finding("", "ok", detail)
 
@@ -136,7 +136,7 @@ def _onnxruntime() -> Finding:
         return Finding(
             "",
             "warn",
-            "not installed, built-in picture models need it: pip install 'swell[embedded]'",
+            "not installed; the built-in picture models need it: pip install 'swell[embedded]'",
         )
     return Finding("", "ok", importlib.metadata.version("onnxruntime"))
 
@@ -144,7 +144,9 @@ def _onnxruntime() -> Finding:
 def _model(ref: str) -> Finding:
     needs = needs_of(ref)
     if needs:
-        detail = f"it has an environment of its own: `swell models check {ref}` makes it and looks"
+        detail = (
+            f"it has its own environment: `swell models check {ref}` makes it and checks the model"
+        )
         return Finding("", "ok", detail)
     with stdout_for_data():
         found = load_models(ref)
@@ -158,7 +160,7 @@ def _port(settings: Settings) -> Finding:
         try:
             listener.bind((host, port))
         except OSError as error:
-            hint = "is Swell running already? else choose one with --port"
+            hint = "is Swell running already? Otherwise choose another port with --port"
             return Finding("", "warn", f"{host}:{port}: {error.strerror}; {hint}")
     return Finding("", "ok", f"{host}:{port} is free")
 
@@ -183,7 +185,7 @@ def _one_task(clock: Clock) -> Finding:
         settings = load(flags, environment={}, folder=Path(folder)).settings
         uvloop.run(_within(run_up(settings, clock, ready), 60))
     if "task" not in result:
-        return Finding("", "fail", "it was broken off")
+        return Finding("", "fail", "interrupted")
     task = result["task"]
     if task["state"] != "succeeded" or task["output"] != "SWELL":
         return Finding("", "fail", f"it {task['state']}: {task['error'] or task['output']}")
@@ -196,4 +198,4 @@ async def _within(work: Any, limit_s: float) -> None:
         async with asyncio.timeout(limit_s):
             await work
     except TimeoutError:
-        raise CommandFailed(f"it did not come back within {limit_s:.0f} s") from None
+        raise CommandFailed(f"no result within {limit_s:.0f} s") from None

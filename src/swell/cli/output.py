@@ -1,4 +1,4 @@
-"""How commands speak: data on stdout, talk on stderr, and one exit code per kind of end."""
+"""Output of commands: data on stdout, messages on stderr, and exit codes."""
 
 import json
 import os
@@ -63,6 +63,8 @@ data = Console(highlight=False, emoji=False, soft_wrap=True)
 
 _PIPE_WIDTH = 1000
 
+_TWO_HOURS_S = 7200
+
 
 class CommandFailed(SwellError):
     """A command could not do its work; the text says what to do next."""
@@ -119,7 +121,7 @@ def exit_code(error: SwellError) -> Exit:
 
 
 def explain(error: SwellError) -> None:
-    """Tell a person what went wrong."""
+    """Print an error for people."""
     heading = error.heading if isinstance(error, Refused) else error.title
     detail = hide_secrets(error.detail)
     if detail.startswith(heading):
@@ -138,7 +140,7 @@ def explain(error: SwellError) -> None:
             talk.print(f"  {hint}")
         request_id = error.problem.get("request_id")
         if request_id and error.http_status >= 500:
-            talk.print(f"  request {escape(str(request_id))}: look for it in the server's log")
+            talk.print(f"  request {escape(str(request_id))}: search for it in the server's log")
 
 
 _HINTS = {
@@ -146,7 +148,7 @@ _HINTS = {
     "machine",
     403: "use a key with the scope that this needs: `swell keys create NAME --scope admin`",
     429: "wait a moment and try again",
-    503: "look at `swell workers` and `swell queues`, then try again",
+    503: "see `swell workers` and `swell queues`, then try again",
 }
 
 
@@ -215,7 +217,9 @@ def seconds(value: float | None) -> str | None:
         return "< 1 ms"
     if value < 0.0995:
         return f"{value * 1000:.0f} ms"
-    return f"{value:.1f} s" if value < 99.95 else f"{value / 60:.1f} min"
+    if value < 99.95:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < _TWO_HOURS_S else f"{value / 3600:.1f} h"
 
 
 def dollars(micros: float | None) -> str | None:

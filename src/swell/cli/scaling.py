@@ -1,4 +1,4 @@
-"""`swell autoscale`, and the autoscaler beside a backend."""
+"""`swell autoscale`, and the autoscaler inside a backend process."""
 
 import asyncio
 import contextlib
@@ -34,19 +34,19 @@ def autoscale(
         bool,
         typer.Option(
             "--dry-run",
-            help="Tell what would be done now, and why; do nothing. Notices that wait in queues of "
-            "providers are left there, and not seen.",
+            help="Show what it would do now, and why; change nothing. It does not read reclaim "
+            "notices in queues of providers.",
         ),
     ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Scale the pools of the settings in a process of its own; of several processes one does."""
+    """Run the autoscaler as its own process. If several run, one leads."""
     settings = settings_from(config, data).settings
     if not settings.pools:
         raise InvalidRequest(
-            "there are no pools: describe them in swell.toml, as [pools.NAME] with provider, "
+            "no pools: define them in swell.toml, as [pools.NAME] with provider, "
             "models, least and most"
         )
     if not dry_run and not is_shared(settings):
@@ -128,7 +128,7 @@ async def _leave(settings: Settings, autoscaler: Autoscaler, interrupts: Interru
 
     own_names = [pool.name for pool in own]
     if await end(drain_s + release_s + _RELEASE_S):
-        with talk.status("workers finish what they hold; once more to stop at once"):
+        with talk.status("workers finish their tasks; press Ctrl-C again to stop now"):
             waiting = asyncio.create_task(ended())
             insisted = asyncio.create_task(interrupts.second.wait())
             await asyncio.wait(
@@ -162,7 +162,7 @@ async def _run(settings: Settings, clock: Clock) -> None:
         url = settings.autoscale.url or settings.server.public_url
         if not url:
             raise InvalidRequest(
-                "workers must be told where the backend is: set autoscale.url or server.public_url"
+                "workers need the address of the backend: set autoscale.url or server.public_url"
             )
         autoscaler = build_autoscaler(
             settings,
@@ -179,7 +179,7 @@ async def _run(settings: Settings, clock: Clock) -> None:
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 running.result()
-                raise CommandFailed("the autoscaler ended by itself: its log above says why")
+                raise CommandFailed("the autoscaler ended: see its log above")
         finally:
             for task in (running, stop):
                 task.cancel()
@@ -200,7 +200,7 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
     finally:
         await close_backend(backend)
     if looked is None:
-        raise CommandFailed("store and registry cannot be looked at: the log above says why")
+        raise CommandFailed("the database cannot be read: see the log above")
     sight, plan, actions = looked
     if as_json:
         told = {
@@ -231,14 +231,14 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
 
     if sight.held is None and any(view.ready for view in sight.observation.pools):
         talk.print(
-            "  no backend has told who is busy while this looked: all count as busy, and nobody "
-            "would be let go",
+            "  no backend has reported which workers are busy: all count as busy, and none is "
+            "stopped",
             markup=False,
         )
     if left := queues_left_alone(settings):
         talk.print(
-            f"  notices of machines that are about to be taken back may wait in queues, which only "
-            f"who scales reads: {', '.join(left)}",
+            f"  reclaim notices may wait in queues that only the running autoscaler reads: "
+            f"{', '.join(left)}",
             markup=False,
         )
 

@@ -1,4 +1,4 @@
-"""`swell simulate`: what a crowd would need, wait and cost, before it comes."""
+"""`swell simulate`: workers, waiting times and costs of a demand."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -62,35 +62,37 @@ def simulate(
     ] = None,
     users: Annotated[
         float | None,
-        typer.Option(help="Instead: a day of so many people at once in the evening.", min=1),
+        typer.Option(
+            help="Instead of a trace: a day with this many users at the evening peak.", min=1
+        ),
     ] = None,
     every: Annotated[
-        float, typer.Option(help="How often each of them asks for a picture, in seconds.", min=0.1)
+        float, typer.Option(help="Seconds between two pictures of a user.", min=0.1)
     ] = 120.0,
     speed: Annotated[
-        float, typer.Option(help="Pictures per second that one worker draws.", min=1e-6)
+        float, typer.Option(help="Pictures per second of one worker.", min=1e-6)
     ] = 0.5,
     times: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="How long pictures took, in seconds, one number a line; or gentd26, for what a "
-            "service of Stable Diffusion has seen. Instead of --speed.",
+            help="Seconds that pictures took, one number per line; or gentd26, measured at a "
+            "Stable Diffusion service. Replaces --speed.",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=SHARE",
-            help="A model, and what share of tasks asks for it, such as acme/poster=3; again for "
-            "each. A file with at_s says so in its column model.",
+            help="A model and its share of the tasks, such as acme/poster=3; may be repeated. A "
+            "file with at_s names models in its column model.",
         ),
     ] = None,
     slots: Annotated[
         int | None,
         typer.Option(
-            help="So many tasks are drawn at once by one worker; what pools of the settings say, "
-            "or 1, without it.",
+            help="Tasks that one worker runs at once; default from the pools of the settings, else "
+            "1.",
             min=1,
             max=256,
         ),
@@ -99,73 +101,74 @@ def simulate(
         str | None,
         typer.Option(
             metavar="TIMES",
-            help="How many times as long one takes where 1, 2, 3 … are drawn at once, such as "
-            "1,1.3,1.7; 1,2,3 … without it, as if they shared the device evenly.",
+            help="Slowdown with 1, 2, 3 … tasks at once, such as 1,1.3,1.7; default 1,2,3 …, an "
+            "even share of the device.",
         ),
     ] = None,
     start: Annotated[
         float | None,
         typer.Option(
-            help="How long a worker takes to start, in seconds; 300 without it.",
+            help="Seconds that a worker takes to start; default 300.",
             min=0.1,
             max=86_400,
         ),
     ] = None,
     price: Annotated[
         float | None,
-        typer.Option(help="What a worker costs an hour, in dollars; 0.8 without it.", min=0),
+        typer.Option(help="Dollars per hour of a worker; default 0.8.", min=0),
     ] = None,
     wait: Annotated[
-        float | None, typer.Option(help="Within how long tasks should start, in seconds.", min=0.1)
+        float | None, typer.Option(help="Target for the wait before a start, in seconds.", min=0.1)
     ] = None,
     patience: Annotated[
         float | None,
         typer.Option(
-            help="Tasks that would start later are refused, as those with start_by_s, in seconds.",
+            help="Refuse tasks that would wait longer (start_by_s), in seconds.",
             min=0.1,
         ),
     ] = None,
     quota: Annotated[
-        int | None, typer.Option(help="What happens with no more than so many workers.", min=1)
+        int | None, typer.Option(help="Show what happens with at most this many workers.", min=1)
     ] = None,
-    gpu: Annotated[str, typer.Option(help="Whose prices are looked up for quotas.")] = "L4",
+    gpu: Annotated[str, typer.Option(help="GPU for the prices of the quotas.")] = "L4",
     api_price: Annotated[
         float | None,
-        typer.Option(help="What a picture costs elsewhere, in dollars, to compare with.", min=0),
+        typer.Option(help="Price of a picture at an API, in dollars, to compare with.", min=0),
     ] = None,
-    scale: Annotated[float, typer.Option(help="So many times the demand.", min=1e-6)] = 1.0,
+    scale: Annotated[float, typer.Option(help="Multiply the demand.", min=1e-6)] = 1.0,
     noise: Annotated[
         float | None,
         typer.Option(
-            help="By what share demand wanders about the trace, beside chance; 0.1 without it, and "
-            "0 for azure-conv and azure-code, which were measured.",
+            help="Random drift of the demand, as a share; default 0.1, and 0 for azure-conv and "
+            "azure-code, which were measured.",
             min=0,
             max=1,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same gives the same.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 1,
     level: Annotated[
         str | None,
         typer.Option(
-            help="tasks: one by one; fluid: as a flow, for millions. Without it, by how many."
+            help="tasks: one by one; fluid: as a flow, for millions. Default by their number."
         ),
     ] = None,
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Compare with the least, and with what others do; takes a minute."
+            "--compare",
+            help="Compare with the lower bound and with other policies; takes a minute.",
         ),
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the course into a file.")
+        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the run into a file.")
     ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Simulate a crowd: how many workers it needs, how long it waits and what that costs.
+    """Simulate demand: workers needed, waiting times and costs.
 
-    The pools of the settings are simulated where there are some; else one without limits.
+    It simulates the pools of the settings; without any, one pool without limits.
     """
     settings = settings_from(config, data).settings
     wanted = _policy(settings, wait)
@@ -250,9 +253,7 @@ def _demand(name: str | None, users: float | None, every_s: float, scale: float)
     found = scenario(name or "")
     if isinstance(found, Trace):
         if not found.per_s.any():
-            raise InvalidRequest(
-                f"nobody asks for anything in {name}: there is nothing to simulate"
-            )
+            raise InvalidRequest(f"no demand in {name}: there is nothing to simulate")
         return found.scaled(scale)
     if scale != 1.0:
         raise InvalidRequest("tasks of a file cannot be scaled: leave --scale out")
@@ -484,9 +485,7 @@ def _compared(asked: Asked) -> _Rivals:
     try:
         from swell.simulator.against import rivals  # noqa: PLC0415 - needs an extra
     except ImportError as error:
-        raise InvalidRequest(
-            "--compare needs scipy, to know the least: pip install 'swell[simulate]'"
-        ) from error
+        raise InvalidRequest("--compare needs scipy: pip install 'swell[simulate]'") from error
     demand, first = asked.demand, asked.pools[0]
     if not isinstance(demand, Trace):
         raise InvalidRequest("tasks of a file cannot be compared: give a trace of minutes")
@@ -495,7 +494,7 @@ def _compared(asked: Asked) -> _Rivals:
     pool = Pool(start_s=first.pool.start_s, hour_micros=first.pool.hour_micros)
     alone = msgspec.structs.replace(first, pool=pool)
     told = run(msgspec.structs.replace(asked, pools=[alone], level="fluid"))
-    talk.print("comparing with what others do", markup=False)
+    talk.print("comparing with other policies", markup=False)
     least_s, others = rivals(
         arrivals(demand, asked.seed, spread=asked.spread),
         rate=rate_of(first, asked.shares),
@@ -514,7 +513,7 @@ def _show(answer: _Answer) -> None:
     told, size = answer.told, answer.size
     how = {
         "tasks": f"{told.tasks:,} tasks, one by one",
-        "fluid": "demand as a flow, since it is too much for tasks one by one",
+        "fluid": "demand as a flow: too many tasks to simulate one by one",
     }[told.level]
     if size > 1.0:
         how += f", at 1/{size:.3g} of its size; numbers are of the whole"
@@ -551,12 +550,12 @@ def _waits(answer: _Answer) -> Iterator[tuple[str, str]]:
             f"95 % {told.p95_s:.1f} s, 99 % {told.p99_s:.1f} s"
         ),
     )
-    yield "later than wanted", f"{100 * told.late:.1f} % wait for more than {wanted_s:g} s"
+    yield "late", f"{100 * told.late:.1f} % wait for more than {wanted_s:g} s"
     if len(told.priorities) > 1:
         each = (f"{priority}: {wait:.1f} s" for priority, wait in told.priorities.items())
         yield "95 % by priority", ", ".join(each)
     for model, waits in told.models.items():
-        yield model, f"95 % {waits.p95_s:.1f} s, {100 * waits.late:.1f} % later than wanted"
+        yield model, f"95 % {waits.p95_s:.1f} s, {100 * waits.late:.1f} % late"
     counts = {"lost": told.lost, "refused": told.refused, "given up": told.expired}
     ends = (f"{n * answer.size:,.0f} {name}" for name, n in counts.items())
     yield "tasks", f"{told.tasks * answer.size:,.0f}; {', '.join(ends)}"
@@ -565,7 +564,7 @@ def _waits(answer: _Answer) -> Iterator[tuple[str, str]]:
 def _fleet(answer: _Answer) -> Iterator[tuple[str, str]]:
     told, size = answer.told, answer.size
     each = (f"{name} {peak * size:,.0f}" for name, peak in told.peaks.items())
-    yield "workers at most", ", ".join(each)
+    yield "most workers", ", ".join(each)
     yield (
         "launches",
         (
@@ -589,15 +588,15 @@ def _money(answer: _Answer) -> Iterator[tuple[str, str]]:
     yield "cost", f"{whole:,.2f} $, which is {whole / days:,.2f} $ a day"
     yield "of a picture", f"{told.image_micros / _MICROS:.6f} $"
     api = told.drawn * answer.size * answer.api / _MICROS
-    yield "as many at an API", f"{api:,.2f} $ at {answer.api / _MICROS:g} $ a picture"
+    yield "same at an API", f"{api:,.2f} $ at {answer.api / _MICROS:g} $ a picture"
 
 
 def _words(answer: _Answer) -> Iterator[str]:
     told, size = answer.told, answer.size
     ratio = answer.api / told.image_micros if told.image_micros else math.inf
     yield (
-        f"At the top {told.peak_per_s * size:,.4g} pictures per second are asked for. That takes "
-        f"up to {told.peak * size:,.0f} workers, and costs 1/{ratio:,.3g} of an API at "
+        f"Peak demand: {told.peak_per_s * size:,.4g} pictures per second. It needs up to "
+        f"{told.peak * size:,.0f} workers, and costs 1/{ratio:,.3g} of an API at "
         f"{answer.api / _MICROS:g} $ a picture."
     )
 
@@ -607,18 +606,17 @@ def _short_words(answer: _Answer) -> Iterator[str]:
         return
     told, most = answer.short.told, answer.short.most
     yield (
-        f"With no more than {most:,} workers {100 * told.late:.1f} % wait for more than "
-        f"{answer.asked.settings.wait_s:g} s, and the longest that anybody is told is "
-        f"{seconds(told.told_wait_s)}. At the worst {100 * told.admitted:.0f} % of new tasks could "
-        "start in time: let in so many, or make each cheaper by as much, with fewer steps or "
-        "smaller pictures."
+        f"With at most {most:,} workers {100 * told.late:.1f} % wait for more than "
+        f"{answer.asked.settings.wait_s:g} s; longest wait quoted: {seconds(told.told_wait_s)}. At "
+        f"the worst moment {100 * told.admitted:.0f} % of new tasks could start in time: admit "
+        "that share, or make tasks cheaper to match, with fewer steps or smaller pictures."
     )
 
 
 def _show_quotas(answer: _Answer) -> None:
     if not answer.quotas:
         return
-    stdout.print("\nQuotas to ask for, a fifth above what was needed:\n", markup=False)
+    stdout.print("\nQuotas to request, 20 % above the need:\n", markup=False)
     rows = [
         (
             each.name,
@@ -632,9 +630,7 @@ def _show_quotas(answer: _Answer) -> None:
 
 
 def _show_rivals(rivals: _Rivals) -> None:
-    stdout.print(
-        "\nFor how long workers are paid, over the least, at equal service:\n", markup=False
-    )
+    stdout.print("\nPaid worker time over the lower bound, at equal service:\n", markup=False)
     rows: list[tuple[str, str, str]] = [
         ("Swell", f"{rivals.swell:.3f}", f"{100 * rivals.late:.1f} % late")
     ]
@@ -643,7 +639,7 @@ def _show_rivals(rivals: _Rivals) -> None:
         if each.usual is not None:
             usual = f"as it comes {each.usual:.3f}, {100 * each.usual_late:.1f} % late"
         rows.append((each.name, "-" if each.best is None else f"{each.best:.3f}", usual))
-    table(("WHO", "TIMES THE LEAST", ""), rows, empty="")
+    table(("WHO", "TIMES THE BOUND", ""), rows, empty="")
 
 
 def _as_json(answer: _Answer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`swell models try`: a model that is served for a trial, here or as a worker of a server."""
+"""`swell models try`: serve a model on trial, here or as a worker of a server."""
 
 import asyncio
 import tempfile
@@ -38,45 +38,45 @@ def try_model(
         str,
         typer.Argument(
             metavar="FILE",
-            help="FILE.py, a folder as diffusers saves it, a module, or a built-in or added model.",
+            help="FILE.py, a diffusers folder, a module, or a built-in or added model.",
         ),
     ],
     name: Annotated[
         str | None,
-        typer.Option(metavar="OWNER/NAME", help="What a folder's model is called."),
+        typer.Option(metavar="OWNER/NAME", help="Name of the model, for a folder."),
     ] = None,
     reload: Annotated[
         bool,
-        typer.Option("--reload", help="Serve FILE.py anew, as another version, when it is saved."),
+        typer.Option("--reload", help="Load FILE.py as a new version when it changes."),
     ] = False,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="Join this server as a worker instead."),
+        typer.Option("--url", metavar="URL", help="Join this server as a worker."),
     ] = None,
     key: Key = None,
     token: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="With --url: API key with the scope worker; better in the environment. Without it "
-            "one is made with --key, and revoked at the end.",
+            help="With --url: API key with the scope worker, safer in SWELL_WORKER__TOKEN. Without "
+            "it, --key makes one that is revoked at the end.",
         ),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
     ] = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Serve a model at the stage trial until Ctrl-C: by its name only, beside what is live.
+    """Serve a model on trial until Ctrl-C: only requests that name its version reach it.
 
-    Without --url everything that it needs is started on this machine. What is edited becomes a new
-    version: at the next start, or at once with --reload.
+    Without --url it starts a backend and a worker here. An edited file becomes a new version: at
+    the next start, or at once with --reload.
     """
     if reload and (url is not None or not file.endswith(".py")):
-        raise InvalidRequest("--reload looks at a FILE.py that is served here: leave it out")
+        raise InvalidRequest("--reload is for a FILE.py served on this machine: leave it out")
     settings = settings_from(
         config,
         data,
@@ -100,7 +100,7 @@ def _served(file: str, name: str | None, settings: Settings) -> Iterator[str]:
     """Yield the reference of a model; of a folder, by a file that is there meanwhile."""
     if not Path(file).is_dir():
         if name is not None:
-            raise InvalidRequest("--name is for folders of weights; a model in code has its own")
+            raise InvalidRequest("--name is for folders of weights; code names its model itself")
         yield ref_of(file, settings)
         return
     with tempfile.TemporaryDirectory(prefix="swell-trial-") as folder:
@@ -161,7 +161,7 @@ async def _reload(
         if now in (saved, None):
             continue
         saved = now
-        talk.print(f"{file} was saved: it is loaded anew, as another version", markup=False)
+        talk.print(f"{file} changed: loading it as a new version", markup=False)
         async with Remote(keyring.access, timeout_s) as remote:
             for worker in (await remote.get("/v1/workers"))["workers"]:
                 if worker["state"] not in ("gone", "draining"):
@@ -179,7 +179,7 @@ async def _new_version(
         if there and there != known:
             _tell(keyring.access.url, there, as_json, None)
             return there
-    talk.print("nothing new is served: it is as it was, or the lines above say why not")
+    talk.print("no new version: the model did not change, or see the lines above")
     return known
 
 
@@ -269,7 +269,7 @@ def _tell(url: str, versions: dict[str, str], as_json: bool, key: str | None) ->
     for name, page in pages.items():
         stdout.print(f"{name} {versions[name]} is on trial: {page}", markup=False)
         talk.print(
-            f"  ask it: swell tasks submit {name}:{versions[name]} -i NAME=VALUE --watch",
+            f"  Try it: swell tasks submit {name}:{versions[name]} -i NAME=VALUE --watch",
             markup=False,
         )
-    talk.print("  Ctrl-C ends the trial")
+    talk.print("  Ctrl-C stops the trial")

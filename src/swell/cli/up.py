@@ -126,7 +126,7 @@ def up(
         if workers is not None or models or slots is not None or device is not None:
             raise InvalidRequest(
                 f"the settings define workers by pools ({', '.join(settings.pools)}): leave out "
-                "--workers, --models, --slots and --device, or remove [pools.NAME] from the settings"
+                "--workers, --models, --slots and --device, or remove [pools.NAME] there"
             )
         # These are scaled instead, from none where they sleep.
         fixed = settings.pool.model_copy(update={"workers": 0})

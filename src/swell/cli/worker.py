@@ -1,4 +1,4 @@
-"""`swell worker`: one worker, anywhere; it needs a URL and a token."""
+"""`swell worker`: one worker on any machine, by URL and key."""
 
 import asyncio
 import contextlib
@@ -35,26 +35,26 @@ def run_worker(
     token: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY", help="API key with the scope worker; better in the environment."
+            metavar="KEY", help="API key with the scope worker; safer in SWELL_WORKER__TOKEN."
         ),
     ] = None,
     broker: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Take the ids of tasks from the queues itself: nats://… or sqs://…, as the "
-            "backend's broker.url.",
+            help="Poll the queue service directly: nats://… or sqs://…, as the backend's "
+            "broker.url.",
         ),
     ] = None,
     models: Models = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Tasks held at once.")] = None,
-    name: Annotated[str | None, typer.Option(help="Shown to operators.")] = None,
-    pool: Annotated[str | None, typer.Option(help="The pool that it belongs to.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Most tasks held at once.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name shown to operators.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Pool of the worker.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device, such as cpu or cuda:0.")] = None,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Run one worker until SIGTERM; a second one makes it hand over what it holds."""
+    """Run one worker until SIGTERM; a second SIGTERM makes it hand its tasks over."""
     settings = settings_from(
         config,
         data,
