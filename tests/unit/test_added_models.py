@@ -496,7 +496,7 @@ def test_of_models_that_are_added_at_once_under_one_name_there_is_one_whole(
     results = at_once(data, *branches)
     assert sorted(code == 0 for code, _ in results) == [False, False, True, True], results
     for code, text in results:
-        assert code == 0 or "x/same was added already, from other weights" in text
+        assert code == 0 or "x/same exists with other weights" in text
     entry = read(path_of(data, "x/same"))
     check_files(entry)
     assert contents(Path(entry.folder), list(entry.weights)) == entry.weights

@@ -263,7 +263,7 @@ def _left_s(key: ApiKey, digest: bytes, now: datetime) -> float:
 
 def _unauthenticated(what: str) -> Unauthenticated:
     return Unauthenticated(
-        f"{what}: send `Authorization: Bearer {KEY_PREFIX}…` with a key that `swell up` printed or "
-        "`swell keys create` made",
+        f"{what}: send `Authorization: Bearer {KEY_PREFIX}…` with a key: `swell keys create NAME` "
+        "makes one on the server's machine",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -33,19 +33,20 @@ def reference(
 _KEYS = """
 ## Keys
 
-Keys are kept as hashes only: what is not written down when it is shown is lost, and another must be
-made. A backend makes three kinds when it starts (`swell keys ls` lists them):
+The database stores hashes of keys: a key that was not saved when it was shown is lost, and must be
+replaced. A backend makes two keys when it starts (`swell keys ls` lists them):
 
-| named | for | shown | good until |
+| name | used by | where | good until |
 |---|---|---|---|
-| `swell up` | whoever asks over HTTP; scope `admin` | once: at the first start, and whenever none \
-is left; with `--json` a fresh one at each start | it is revoked |
-| `commands on this machine` | the commands below, of who may read the data folder; lies in its \
-`access.json` (mode 0600), and opens for the public URL and for the address that the backend \
-listens at (`--url http://127.0.0.1:8000`) | never | it is revoked; on a store that others share, \
-a day after the backend of that folder ran last |
-| `workers of swell up` | the workers that it starts itself, in their pool alone; fresh at each \
-start | never | it ends |
+| `this machine` | the commands below, and the browser that opens the link of `swell up` or \
+`swell open`; scope `admin` | `access.json` of the data folder (mode 0600) | it is revoked; with \
+a shared database, a day after the backend of that folder ran last |
+| `workers of swell up` | the workers that the backend starts, in their pools | in their processes | \
+the backend ends |
+
+`swell up`, `swell demo` and `swell serve` print a link that signs in if they run in a terminal, or
+listen on this machine only and write to a pipe; never to a file. `swell open` prints it again, and
+`--json` prints the key.
 
 Make a key for each application with `swell keys create NAME`, and one for workers elsewhere with
 `swell keys create NAME --scope worker`.""".replace("\\\n", "").split("\n")
@@ -58,14 +59,14 @@ def settings_markdown() -> str:
         "",
         "<!-- Written by `swell reference settings`. -->",
         "",
-        "Flags win over the environment, the environment over `swell.toml` (or the file that",
-        "`--config` or `SWELL_CONFIG` names), and that over the defaults. `swell config --origin`",
-        "shows where each value comes from. An unknown key is an error, except in the environment,",
-        "where it is a warning. A",
-        "secret may be given as a file: add `_FILE` to its variable. `SWELL_URL` and `SWELL_KEY`",
-        "are short for `SWELL_CLIENT__URL` and `SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and",
+        "Flags override the environment, which overrides `swell.toml` (or the file that",
+        "`--config` or `SWELL_CONFIG` names), which overrides the defaults. `swell config",
+        "--origin` shows where each value comes from. An unknown key is an error; an unknown",
+        "variable is ignored with a warning. A secret may be given as a file: add `_FILE` to its",
+        "variable. `SWELL_URL` and `SWELL_KEY` are short for `SWELL_CLIENT__URL` and",
+        "`SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and",
         "`HF_TOKEN`, which a hub's own client reads, for `SWELL_WORKER__HUB_URL` and",
-        "`SWELL_WORKER__HUB_TOKEN`. Whoever launches a worker sets `SWELL_INSTANCE_ID`, short for",
+        "`SWELL_WORKER__HUB_TOKEN`. The provider of a worker sets `SWELL_INSTANCE_ID`, short for",
         "`SWELL_WORKER__INSTANCE`.",
     ]
     heading = None
@@ -93,7 +94,7 @@ def commands_markdown(root: Any) -> str:
         "",
         "<!-- Written by `swell reference cli`. -->",
         "",
-        "Data goes to stdout, talk to stderr; `--json` prints JSON wherever there is data.",
+        "Data goes to stdout, messages to stderr; `--json` prints data as JSON.",
         "`NO_COLOR` is respected. `swell --version` prints the version.",
         "",
         "| exit code | |",
@@ -101,9 +102,9 @@ def commands_markdown(root: Any) -> str:
         "| 0 | ok |",
         "| 1 | something failed, or the task did not succeed |",
         "| 2 | the command line, a setting or a model file is wrong |",
-        "| 3 | what was asked for does not exist |",
+        "| 3 | not found |",
         "| 4 | the server refused |",
-        "| 5 | a worker had no answer from its backend for `worker.give_up_s` |",
+        "| 5 | a worker got no answer from its backend for `worker.give_up_s` |",
         "| 130 | interrupted |",
         *_KEYS,
     ]
