@@ -1,7 +1,7 @@
-"""Start an example app and the Swell behind it: `python examples/start.py dream`.
+"""Starts an app of this folder, and the Swell that it needs: `python examples/start.py dream`.
 
-Ctrl-C stops both. The app's folder has `swell.toml`, the settings of its Swell, and `app.py` with a
-function `app(served)` that returns its server. Both take the next free port where theirs is taken.
+Both end with this program. The app's folder has `swell.toml`, the settings of its Swell, and
+`app.py` with a function `app(served)` that returns its server.
 """
 
 import argparse
@@ -24,13 +24,13 @@ import uvicorn
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from front import Served  # noqa: E402 - found through the path above
+from front import Served  # noqa: E402 - it lies beside this file
 
 APPS: Final = sorted(path.parent.name for path in HERE.glob("*/app.py"))
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: this program stops Swell as well."""
+    """uvicorn that leaves signals to this program, which has Swell to end as well."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,12 +38,14 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running_swell(folder: Path, data: Path, port: int) -> AsyncIterator[Mapping[str, Any]]:
-    """Run Swell with the settings of a folder; yields its URL and admin key."""
-    with free_port(port) as free:
-        port = free.getsockname()[1]
-    words = ("-m", "swell", "up", "--json", "--port", str(port), "--data", str(data))
-    # A new session, so that Ctrl-C in the terminal reaches only this program, which stops both.
+async def running_swell(
+    folder: Path, data: Path, port: int | None
+) -> AsyncIterator[Mapping[str, Any]]:
+    """Run a Swell with the settings of a folder, and say where it is and what opens it."""
+    # Without a port Swell takes 8000, or the next one that is free.
+    named = () if port is None else ("--port", str(port))
+    words = ("-m", "swell", "up", "--json", *named, "--data", str(data))
+    # In a session of its own: Ctrl-C in the terminal is for this program, which ends both in order.
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, cwd=folder, stdout=PIPE, start_new_session=True
     )
@@ -64,11 +66,11 @@ async def _ended(process: Process) -> None:
 
 
 async def served_by(ready: Mapping[str, Any], name: str, folder: Path) -> Served:
-    """Create the app's API key at the first start; tasks and credits belong to that key."""
+    """Make the key that the app asks with: once, for tasks and credits belong to it."""
     path = folder / "key.json"
     if not path.exists():
         headers = {"Authorization": f"Bearer {ready['key']}"}
-        # All users of the app share this key, so quotas limit each user instead.
+        # A crowd comes through this one key: what each may do is for quotas of its users.
         unlimited = dict.fromkeys(("rate_per_s", "tasks_in_flight", "tasks_per_day", "streams"), 0)
         body = {"name": name, "scopes": ["client"], **unlimited}
         async with (
@@ -84,27 +86,19 @@ async def served_by(ready: Mapping[str, Any], name: str, folder: Path) -> Served
     return Served(ready["url"], kept["key"], kept["id"], ready["key"], folder)
 
 
-def free_port(first: int) -> socket.socket:
-    """Listen on a port of this machine: the named one or the next that is free, any one for 0."""
-    for port in range(first, first + 100):
-        with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port))
-    raise SystemExit(f"the ports {first} to {first + 99} are taken: name a free one with --port")
-
-
-async def start(name: str, port: int, swell_port: int, data: Path | None, as_json: bool) -> None:
-    """Run an app until SIGINT or SIGTERM."""
+async def start(
+    name: str, port: int, swell_port: int | None, data: Path | None, as_json: bool
+) -> None:
+    """Run an app until a signal comes."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     folder = HERE / name
     data = data or folder / ".swell"
-    say(f"starting Swell with the models of {name}: 10 to 40 s …")
     async with running_swell(folder, data, swell_port) as ready:
-        say(f"Swell is at {ready['url']}; starting {name} …")
         served = await served_by(ready, name, data / "app")
         app = importlib.import_module(f"{name}.app").app(served)
-        listening = free_port(port)
+        listening = socket.create_server(("127.0.0.1", port))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve([listening]))
@@ -117,18 +111,13 @@ async def start(name: str, port: int, swell_port: int, data: Path | None, as_jso
         await serving
 
 
-def say(text: str) -> None:
-    """Print progress where it does not disturb the ready line."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=APPS, help="a folder of examples/")
-    parser.add_argument("--port", type=int, default=8100, help="the app's port; 0 for any")
-    parser.add_argument("--swell-port", type=int, default=8000, help="Swell's port; 0 for any")
-    parser.add_argument("--data", type=Path, help="data folder (default: the app's .swell)")
+    parser.add_argument("--port", type=int, default=8100, help="of the app; 0 takes a free one")
+    parser.add_argument("--swell-port", type=int, help="of Swell; else 8000, or the next free one")
+    parser.add_argument("--data", type=Path, help="where all is kept; else .swell in the folder")
     parser.add_argument("--json", action="store_true", help="print the ready line as JSON")
     asked = parser.parse_args()
     data = asked.data.resolve() if asked.data else None

@@ -39,10 +39,10 @@ replaced. A backend makes two keys when it starts (`swell keys ls` lists them):
 | name | used by | where | good until |
 |---|---|---|---|
 | `this machine` | the commands below, and the browser that opens the link of `swell up` or \
-`swell open`; scope `admin` | `access.json` of the data folder (mode 0600) | it is revoked; with \
+`swell open`; scope `admin` | `access.json` of the data folder, mode 0600 | it is revoked; with \
 a shared database, a day after the backend of that folder ran last |
-| `workers of swell up` | the workers that the backend starts, in their pools | in their processes | \
-the backend ends |
+| `workers of swell up` | the workers that the backend starts, in their pools | in their processes \
+| the backend ends |
 
 `swell up`, `swell demo` and `swell serve` print a link that signs in if they run in a terminal, or
 listen on this machine only and write to a pipe; never to a file. `swell open` prints it again, and
@@ -64,10 +64,9 @@ def settings_markdown() -> str:
         "--origin` shows where each value comes from. An unknown key is an error; an unknown",
         "variable is ignored with a warning. A secret may be given as a file: add `_FILE` to its",
         "variable. `SWELL_URL` and `SWELL_KEY` are short for `SWELL_CLIENT__URL` and",
-        "`SWELL_CLIENT__KEY`, and `HF_ENDPOINT` and",
-        "`HF_TOKEN`, which a hub's own client reads, for `SWELL_WORKER__HUB_URL` and",
-        "`SWELL_WORKER__HUB_TOKEN`. The provider of a worker sets `SWELL_INSTANCE_ID`, short for",
-        "`SWELL_WORKER__INSTANCE`.",
+        "`SWELL_CLIENT__KEY`; `HF_ENDPOINT` and `HF_TOKEN`, which a hub's own client reads, are",
+        "short for `SWELL_WORKER__HUB_URL` and `SWELL_WORKER__HUB_TOKEN`. Providers of workers set",
+        "`SWELL_INSTANCE_ID`, short for `SWELL_WORKER__INSTANCE`.",
     ]
     heading = None
     for each in describe():
