@@ -85,6 +85,24 @@ async def test_an_unknown_model_names_close_ones_and_how_to_serve_it(world: Worl
     assert "swell worker" in answer.json["detail"]
 
 
+async def test_while_workers_start_a_model_is_not_called_unknown(world: World) -> None:
+    world.service.cards.is_starting = True
+    body = {"model": "demo/upper", "input": {"text": "a"}}
+    answer = await world.anna("POST", "/v1/tasks", body)
+    assert (answer.status, answer.json["code"]) == (503, "no_worker")
+    assert "Swell is starting" in answer.json["detail"]
+
+
+async def test_a_value_outside_a_choice_is_told_all_choices(world: World) -> None:
+    kinds = [f"kind-{n}" for n in range(7)]
+    schema = {"properties": {"kind": {"enum": kinds}}}
+    await world.register({**UPPER, "input_schema": schema})
+    body = {"model": "demo/upper", "input": {"kind": "kin"}}
+    [error] = (await world.anna("POST", "/v1/tasks", body)).json["errors"]
+    listed = ", ".join(f'"{kind}"' for kind in kinds)
+    assert error["detail"] == f'"kin" is not one of {listed}'
+
+
 async def test_an_unknown_field_is_an_error_with_a_suggestion(world: World) -> None:
     await world.register()
     body = {"model": "demo/upper", "input": {"text": "a"}, "prioritty": 1}

@@ -191,3 +191,26 @@ def test_the_command_to_try_needs_no_file_that_nobody_has() -> None:
     plain = card("acme/plain", {"text": "b"}, text=TEXT)
     assert trial([picture, at, plain]) == "swell tasks submit acme/plain -i text=b --watch"
     assert "MODEL" in trial([picture])
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        ({"properties": {"style": {"type": "string"}, "prompt": {"type": "string"}}}, "prompt"),
+        (
+            {"properties": {"text": {"type": "string"}, "n": {"type": "integer"}}}
+            | {"required": ["text", "n"]},
+            "text",
+        ),
+    ],
+)
+def test_a_bare_prompt_goes_to_the_prompt_or_the_only_required_text(
+    schema: dict[str, Any], name: str
+) -> None:
+    assert parse_inputs([], schema, "@a=fox") == {name: "@a=fox"}
+
+
+def test_a_bare_prompt_that_no_input_takes_names_the_inputs() -> None:
+    schema = {"properties": {"image": {"x-file": "image"}, "size": {"type": "integer"}}}
+    with pytest.raises(InvalidRequest, match=r"inputs: image, size"):
+        parse_inputs([], schema, "a fox")

@@ -46,3 +46,36 @@ def test_what_is_not_here_is_to_be_asked_of_a_server(tmp_path: Path, ref: str) -
     result = CliRunner().invoke(app, ["run", ref, "--data", str(tmp_path / "data")])
     told = " ".join(f"{result.output} {result.exception}".split())
     assert f"swell tasks submit {ref}" in told
+
+
+BROKEN = """
+import swell
+
+
+def inner() -> str:
+    raise RuntimeError("boom")
+
+
+@swell.model("test/broken")
+def broken(word: str, kind: str = "a") -> str:
+    return inner()
+"""
+
+
+def test_an_author_sees_the_lines_of_the_model_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    data = ("--data", str(tmp_path / "data"))
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "broken.py"), "hello", *data])
+    assert result.exit_code == 1
+    assert 'broken.py", line 6, in inner' in result.stderr
+    assert "RuntimeError: boom" in result.stderr
+    assert "swell/worker" not in result.stderr
+
+
+def test_a_wrong_field_gets_a_suggestion_as_at_the_server(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    command = ["run", str(tmp_path / "broken.py"), "-i", "wrod=x"]
+    result = CliRunner().invoke(app, [*command, "--data", str(tmp_path / "data")])
+    assert result.exit_code == 2
+    assert "there is no field 'wrod'; did you mean 'word'?" in result.stderr
+    assert "'word' is required" in result.stderr

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from admission_harness import PAINT, POSTER, QUICK, drawn, measured
 from api_harness import UPPER, World, a_world
 from served_harness import Commands, served
 
-from swell.cli.telling import estimate_lines, told_lines
+from swell.cli.telling import estimate_lines, task_lines, told_lines
 
 PAINTED = ("demo/paint", "-i", "prompt=a")
 
@@ -31,6 +32,37 @@ async def swell(world: World, tmp_path: Path) -> AsyncIterator[Commands]:
 def lines(text: str) -> dict[str, str]:
     """Return name → what stands behind it, of lines for people."""
     return {line[:13].strip(): line[14:] for line in text.splitlines()}
+
+
+# ---- tasks in words
+
+
+def test_a_task_is_shown_without_json_of_python() -> None:
+    task = {
+        **{"id": "01a", "model": "demo/paint", "version": "1", "state": "failed", "seed": 7},
+        **{"input": {"prompt": "a fox", "steps": 4}, "output": None, "artifacts": []},
+        **{"error": {"title": "It failed", "detail": "boom"}, "attempt": 2, "max_attempts": 3},
+        **{"created_at": "2026-11-30T21:30:41Z", "started_at": None, "finished_at": None},
+        **{"timings": {"run_s": 1.5}, "cost_micros": 250, "data_removed": [], "position": None},
+        **{"eta_s": None, "user": None, "metadata": None},
+        "warnings": [
+            {"code": "unknown_subject", "message": "Unknown: foks.", "suggestions": ["fox", "box"]}
+        ],
+    }
+    now = datetime(2026, 11, 30, 21, 33, 41, tzinfo=UTC)
+    assert list(task_lines(task, now)) == [
+        ("id", "01a"),
+        ("model", "demo/paint:1"),
+        ("state", "failed, attempt 2 of 3"),
+        ("input", "prompt: a fox"),
+        ("", "steps: 4"),
+        ("seed", "7"),
+        ("created", "2026-11-30 21:30:41 UTC (3 min ago)"),
+        ("time", "queue 0 ms · load 0 ms · run 1.5 s · encode 0 ms · upload 0 ms"),
+        ("cost", "$0.00025"),
+        ("error", "It failed: boom"),
+        ("warning", "Unknown: foks. Try: fox, box."),
+    ]
 
 
 # ---- notes
@@ -135,7 +167,7 @@ async def test_an_estimate_that_would_be_refused_says_why_and_exits_as_submit_wo
     told = lines(done.stdout)
     assert told["accepted"] == "no"
     assert "later than finish_by_s = 4" in told["refusal"]
-    assert told["again in"] == "6 s"
+    assert told["retry in"] == "6 s"
     as_json = await swell.run("tasks", "submit", "--estimate", *late, "--json")
     assert as_json.exit_code == 4
     assert '"would_expire"' in as_json.stdout
@@ -145,7 +177,7 @@ def test_a_month_until_it_is_worth_asking_again_is_told_in_seconds() -> None:
     refusal = {"title": "No", "detail": "not today", "retry_after_s": 2_678_400}
     told = {"is_accepted": False, "refusal": refusal, "model": "a/b", "version": "1"}
     lines_told = dict(estimate_lines(told | {"position": 1, "workers": 0}))
-    assert lines_told["again in"] == "2,678,400 s"
+    assert lines_told["retry in"] == "2,678,400 s"
 
 
 @pytest.mark.slow
@@ -153,7 +185,7 @@ async def test_what_was_never_measured_is_said_not_to_be(world: World, swell: Co
     await world.register(PAINT)
     told = lines((await swell.ok("tasks", "submit", "--estimate", *PAINTED)).stdout)
     assert (told["starts in"], told["ends in"]) == ("not measured yet", "not measured yet")
-    assert told["cost"] == "not known"
+    assert told["cost"] == "unknown"
 
 
 # ---- pipelines

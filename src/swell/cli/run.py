@@ -23,7 +23,7 @@ from swell.config import WorkerSettings, quieten_libraries
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.model import Definition, load_models
 from swell.wiring import model_home
-from swell.worker.alone import LocalResult, RunFailed, author_traceback
+from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
 
 __all__ = ["one_model", "run_model"]
@@ -79,10 +79,9 @@ def run_model(
             asked = _Asked(ref, prompt, inputs, seed, settings.worker, home, clock)
             try:
                 ran = run(asked, progress)
-            except RunFailed as error:
-                _show_traceback(error)
-                raise
-            except SwellError:
+            except SwellError as error:
+                if isinstance(error, RunFailed) and not isinstance(error, InputRejected):
+                    _show_traceback(error)
                 raise
             except Exception as error:  # whatever an author's code may raise
                 progress.stop()

@@ -25,7 +25,7 @@ import msgspec
 from swell.clock import SystemClock
 from swell.errors import SwellError
 from swell.media import Image
-from swell.model import Definition, is_function_model, load_models, remedy
+from swell.model import Definition, Reject, is_function_model, load_models, remedy
 from swell.samples import MOST_BYTES
 from swell.worker.alone import (
     Loaded,
@@ -96,7 +96,7 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
         probe = one.check(opened)
     except Exception as error:  # whatever an author's code may raise
         raised = error.__cause__ if isinstance(error, RunFailed) else error
-        if raised is not None and not isinstance(raised, SwellError):
+        if raised is not None and not isinstance(raised, SwellError | Reject):
             sys.stderr.write(author_traceback(raised))
         tell(
             report={"error": {"stage": stage, "detail": _detail(error, definitions[index].source)}}
