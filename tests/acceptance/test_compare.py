@@ -96,7 +96,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     assert not re.search(rf"echo|poster|demo/|{version}|swell_", text)
 
     said = typed(running, "1\nt\n", "models", "votes", made["id"], "--voter", "anna")
-    assert "2 votes are kept" in said
+    assert "2 votes are saved" in said
     pictures = sorted((running.folder / "comparisons" / made["id"]).glob("*.webp"))
     assert [each.name for each in pictures] == [f"00{r}-{n}.webp" for r in (1, 2) for n in (1, 2)]
     permit = json.loads(re.search(r'id="sheet">(.*?)</script>', text)[1])["permit"]  # type: ignore[index]

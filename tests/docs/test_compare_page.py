@@ -54,11 +54,11 @@ def test_two_models_are_compared_voted_on_and_told_apart(reading: Swell) -> None
     made = json.loads(reader.does(f"{line('swell models compare')} --json").stdout)
     assert (reading.folder / made["sheet"]).read_text().count("<img src=") == 4
     page = ("0197c2…", made["id"])
-    voted = reader.does(line("swell models votes"), page, answers="1\n2\n")
-    assert "2 votes are kept" in voted.stdout + voted.stderr
+    voted = reader.does(line("votes 0197c2…  "), page, answers="1\n2\n")
+    assert "2 votes are saved" in voted.stdout + voted.stderr
     assert {"swell/picture", "mine/poster"} <= set(
-        re.findall(r"\w+/\w+", reader.does(line("swell models votes --close"), page).stdout)
+        re.findall(r"\w+/\w+", reader.does(line("--close"), page).stdout)
     )
-    rated = reader.does(line("swell models votes --ratings")).stdout
+    rated = reader.does(line("--ratings")).stdout
     assert "swell/picture" in rated
     assert "mine/poster" in rated

@@ -71,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def adopted(served: Served) -> Iterator[tuple[str, str]]:
     """The versions on the page, once its commands were run up to the worker's with the second."""
-    promote, worker, *_ = commands("docs/adoption.md", "swell models rollout --canary", "bash")
+    promote, worker, *_ = commands("docs/adoption.md", "--canary 5%", "bash")
     [first] = served.versions()
     served.ok(*here(promote, first, ""))
     elsewhere = Swell(served.folder / "elsewhere")
@@ -95,7 +95,7 @@ def here(words: list[str], first: str, second: str) -> list[str]:
 
 
 def test_a_version_is_adopted_step_by_step(served: Served, adopted: tuple[str, str]) -> None:
-    page = commands("docs/adoption.md", "swell models rollout --canary", "bash")
+    page = commands("docs/adoption.md", "--canary 5%", "bash")
     _, _, submit, canary, stages, promote, roll_back, retire = page
     first, second = adopted
     assert stage_of(served) == {first: "live", second: "trial"}
