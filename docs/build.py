@@ -40,10 +40,17 @@ _LINK: Final = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|(?P<before>\]\()(?P<to
 #: What stands behind a block's language and is for tests: the site's Markdown takes none of it.
 _NOTE: Final = re.compile(r"\A(```\w+) [\w ]+$", re.M)
 
+<<<<<<< ours
 _SUMMARY: Final = (
     "Swell serves open image models (Stable Diffusion, SDXL, FLUX, or your own Python function) to any "
     "number of users."
 )
+=======
+#: Keeps a page out of the site's search.
+_NO_SEARCH: Final = b"---\nsearch:\n  exclude: true\n---\n"
+
+_SUMMARY: Final = "Swell serves open generative models to a crowd that may come overnight."
+>>>>>>> theirs
 
 
 @dataclass(frozen=True)
@@ -230,7 +237,8 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
     for place, content in files.items():
         written = site / "docs" / place
         written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_bytes(content)
+        head = _NO_SEARCH if place.startswith("decisions/") else b""
+        written.write_bytes(head + content)
     shutil.copy(root / "mkdocs.yml", site)
     subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"],
@@ -238,9 +246,9 @@ def build(root: Path = ROOT, site: Path = SITE) -> Path:
         check=True,
     )
     html = site / "html"
-    for place in files:
+    for place, content in files.items():
         if place.endswith(".md"):
-            shutil.copy(site / "docs" / place, html / place)
+            (html / place).write_bytes(content)
     dead = dead_links(seen(html))
     if dead:
         raise ValueError(f"links that lead nowhere: {', '.join(dead)}")

@@ -179,65 +179,68 @@ class ServerSettings(_Group):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
-        default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free port."
     )
     processes: int = Field(
         default=1,
         ge=1,
         le=256,
-        description="How many backend processes of `swell serve` share the port; more than one "
-        "need PostgreSQL as the store.",
+        description="Backend processes of `swell serve` that share the port. More than one "
+        "needs PostgreSQL as the store.",
     )
     public_url: Annotated[str, AfterValidator(service_url)] | None = Field(
         default=None,
-        description="Where clients reach the service, such as `https://swell.example`; "
-        "without it, links follow the request's own host.",
+        description="URL where clients reach the service, such as `https://swell.example`. "
+        "If empty, links use the host of the request.",
     )
     tls: Literal["off", "self-signed"] = Field(
         default="off",
-        description="`self-signed` speaks TLS with a certificate that is made and kept in `tls` of "
-        "the data folder, for trials; commands beside the folder trust it. With `server.tls_cert` "
-        "TLS is spoken in any case.",
+        description="`self-signed` serves HTTPS with a generated certificate, kept in `tls`"
+        " of the data folder, for trials; local commands trust it. With "
+        "`server.tls_cert` the service always uses HTTPS.",
     )
     tls_cert: Path | None = Field(
         default=None,
-        description="File of the certificate and its chain, PEM; read again when it changes.",
+        description="Certificate file with its chain, PEM. The service reads it again when "
+        "it changes.",
     )
     tls_key: Path | None = Field(
-        default=None, description="File of the certificate's private key, PEM, without a password."
+        default=None, description="Private key file of the certificate, PEM, without a password."
     )
     hosts: _Hosts = Field(
         default=(),
-        description="Names that requests may call the service by, each in full and without a "
-        "port, beside that of `server.public_url`, addresses and `localhost`; any, as long as "
-        "neither is set.",
+        description="Host names that requests may use, complete and without a port, in "
+        "addition to `server.public_url`, IP addresses and `localhost`. If "
+        "neither is set, any host name is accepted.",
     )
     pipelines: _Words = Field(
         default=("swell/picture",),
-        description="Files that declare pipelines, in TOML (`chains.toml`) or Python "
-        "(`chains.py`), or such that come with Swell (`swell/picture`): models combined, which are "
-        "called like models, as soon as workers have these; an empty list for none.",
+        description="Pipelines to serve: TOML files (`chains.toml`), Python files "
+        "(`chains.py`), or built-in ones (`swell/picture`). A pipeline is "
+        "available when workers serve all of its models. Empty for none.",
     )
     styles: _Words = Field(
         default=("swell/picture",),
-        description="Files of styles that people choose by a picture, in TOML with their pictures "
-        "beside them, or those that come with Swell (`swell/picture`); an empty list for none.",
+        description="Style files for the web app, in TOML with their pictures in the same "
+        "folder, or built-in ones (`swell/picture`). Empty for none.",
     )
     cors_origins: _Origins = Field(
         default=(),
-        description="Pages that may use the service from a browser, by origin, such as "
-        "`https://shop.example`; `*` for all. They send a key like everybody else.",
+        description="Origins whose pages may call the service from a browser, such as "
+        "`https://shop.example`; `*` for all. They need an API key like every "
+        "client.",
     )
     facades: tuple[Literal["replicate", "openai", "fal", "libretranslate"], ...] = Field(
         default=("replicate", "openai", "fal", "libretranslate"),
-        description="APIs of others that are spoken too, each below a path of its own name, so "
-        "that their clients can be pointed here; an empty list for none.",
+        description="Compatible APIs to serve, each under a path of the same name, for "
+        "existing clients. Empty for none.",
     )
     model_aliases: Annotated[Mapping[str, str], BeforeValidator(_json)] = Field(
         default={},
-        description="What clients of other APIs call models, and which ones are meant: in the file "
-        '`[server.model_aliases]` with lines such as `"gpt-image-1" = "swell/icons"`, in the '
-        "environment the same as JSON. `*` stands for every name that nobody here has.",
+        description="Model names of clients of compatible APIs, mapped to served models: "
+        'lines such as `"gpt-image-1" = "swell/icons"` under '
+        "`[server.model_aliases]` in the file, JSON in the environment. `*` "
+        "matches every unknown name.",
     )
     upload_types: _MediaTypes = Field(
         default=(
@@ -249,8 +252,9 @@ class ServerSettings(_Group):
             "application/pdf",
             "application/octet-stream",
         ),
-        description="What clients may upload, by what the first bytes show and not by what they "
-        "say; `*/*` for anything. `application/octet-stream` stands for bytes of no known kind.",
+        description="Media types that clients may upload, detected from the first bytes, "
+        "not from the declared type; `*/*` for any. `application/octet-stream` "
+        "matches unknown bytes.",
     )
     max_body_bytes: int = Field(
         default=10 * 1024**2, ge=1, description="Largest JSON body, in bytes."
@@ -263,7 +267,9 @@ class ServerSettings(_Group):
     )
     max_wait_s: float = Field(default=60.0, ge=0, description="Longest `Prefer: wait`, in seconds.")
     keepalive_s: float = Field(
-        default=15.0, gt=0, description="An idle event stream gets a comment so often, in seconds."
+        default=15.0,
+        gt=0,
+        description="Interval of keep-alive comments on an idle event stream, in seconds.",
     )
     signed_url_s: float = Field(
         default=3600.0, gt=0, description="How long a signed URL lasts, in seconds."
@@ -271,16 +277,16 @@ class ServerSettings(_Group):
     head_timeout_s: float = Field(
         default=20.0,
         gt=0,
-        description="A request's headers must all be there so soon after their first byte, in "
-        "seconds.",
+        description="Longest time from the first byte of a request to the end of its "
+        "headers, in seconds.",
     )
     body_timeout_s: float = Field(
-        default=30.0, gt=0, description="A request's body may stop for so long, in seconds."
+        default=30.0, gt=0, description="Longest pause within a request's body, in seconds."
     )
     drain_s: float = Field(
         default=10.0,
         ge=0,
-        description="How long open requests may go on after SIGTERM, in seconds.",
+        description="Time for open requests to finish after SIGTERM, in seconds.",
     )
 
     @model_validator(mode="after")
@@ -306,20 +312,20 @@ class LimitsSettings(_Group):
         default=None,
         ge=1,
         le=1_000_000,
-        description="Requests that may come at once; unset for what two seconds give.",
+        description="Largest burst of requests; unset for two seconds' worth.",
     )
     tasks_in_flight: int = Field(
-        default=0, ge=0, description="Tasks that have not ended; 0 for no limit."
+        default=0, ge=0, description="Unfinished tasks at a time; 0 for no limit."
     )
     tasks_per_day: int = Field(
         default=0,
         ge=0,
-        description="Tasks per day; 0 for no limit. What is used comes back little by little.",
+        description="Tasks per day, refilled continuously; 0 for no limit.",
     )
     streams: int = Field(
         default=0,
         ge=0,
-        description="Event streams open at a time at each backend process; 0 for no limit.",
+        description="Open event streams at a time on each backend process; 0 for no limit.",
     )
 
 
@@ -328,15 +334,15 @@ class StoreSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`sqlite:///PATH`; `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, which any "
-        "number of backends share; or `memory:` (nothing survives the process). Empty for "
-        "`swell.db` in the data folder.",
+        description="`sqlite:///PATH`; `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, "
+        "shared by any number of backends; or `memory:` (lost at exit). Empty "
+        "for `swell.db` in the data folder.",
     )
     connections: int = Field(
         default=4,
         ge=1,
-        description="With PostgreSQL, how many connections of each backend read; three more "
-        "write and listen, and one for the bus where it is PostgreSQL.",
+        description="With PostgreSQL: read connections of each backend. Three more write "
+        "and listen, plus one for a bus on PostgreSQL.",
     )
 
 
@@ -345,41 +351,44 @@ class BrokerSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`nats://HOST:PORT/NAME` (NATS JetStream; NAME is that of the stream, `swell` "
-        "without it; `nats://USER:PASSWORD@…`, `nats://TOKEN@…` or `?creds=FILE` open it; "
-        "`tls://…` insists on TLS, with `?ca=FILE` for its certificate and `&cert=FILE&key=FILE` "
-        "for one's own; the servers of a cluster stand with commas between, and with `?replicas=3` "
-        "so many of them keep a stream that is made) or `sqs://REGION/PREFIX` (Amazon SQS; the "
-        "queues are called `PREFIX-…`, and `?endpoint=URL` names another server); empty for the "
-        "store's own tables.",
+        description="`nats://HOST:PORT/STREAM` (NATS JetStream; default stream `swell`; "
+        "credentials as `nats://USER:PASSWORD@…`, `nats://TOKEN@…` or "
+        "`?creds=FILE`; `tls://…` requires TLS, with `?ca=FILE` and for a "
+        "client certificate `&cert=FILE&key=FILE`; a cluster lists its servers "
+        "separated by commas, and `?replicas=3` sets the replicas of a new "
+        "stream) or `sqs://REGION/PREFIX` (Amazon SQS; queues named `PREFIX-…`;"
+        " `?endpoint=URL` for another server). Empty for a queue in the store's"
+        " tables.",
     )
     window: int = Field(
         default=256,
         ge=1,
         le=1000,
-        description="How many ids one backend puts into one queue elsewhere; the rest wait in the "
-        "store, in fair order. Who comes late waits for these, and then for his turn.",
+        description="Task ids that one backend keeps in one external queue. Further tasks "
+        "wait in the store in fair order, so a new task waits at least for "
+        "these.",
     )
     flow_window: int = Field(
-        default=64, ge=1, description="How many of these are of one user of one key."
+        default=64, ge=1, description="How many of these may belong to one user of one key."
     )
     reoffer_s: float = Field(
         default=30.0,
         gt=0,
-        description="A ready task whose id was sent and that was not started for so long is sent "
-        "again, in seconds.",
+        description="Time after which the backend sends the id of a ready task again if no "
+        "worker has started it, in seconds.",
     )
     max_receives: int = Field(
         default=20,
         ge=1,
         le=500,
-        description="A message that a queue elsewhere brings more often goes to its dead letters.",
+        description="Deliveries of one message by an external queue before it goes to that "
+        "queue's dead-letter queue.",
     )
     poll_s: float = Field(
         default=20.0,
         gt=0,
         le=20,
-        description="How long one look into a queue elsewhere waits for messages, in seconds.",
+        description="Long-poll time of one receive call to an external queue, in seconds.",
     )
 
 
@@ -388,9 +397,10 @@ class BusSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`nats://HOST:PORT` (a path names the installation, where several share the "
-        "server) or `postgresql://USER@HOST/DATABASE`; empty for the database of `store.url` where "
-        "that is PostgreSQL, and else for none: one backend has nobody to tell.",
+        description="`nats://HOST:PORT` (a path names the installation if several share the"
+        " server) or `postgresql://USER@HOST/DATABASE`. Empty for the database "
+        "of `store.url` if that is PostgreSQL, otherwise for no bus: a single "
+        "backend needs none.",
     )
 
 
@@ -399,33 +409,35 @@ class ObjectsSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`file:PATH`, `memory:` (nothing survives the process), `s3://BUCKET/PREFIX`, "
-        "`gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`; empty for `objects` in the data "
-        "folder.",
+        description="`file:PATH`, `memory:` (lost at exit), `s3://BUCKET/PREFIX`, "
+        "`gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`; empty for "
+        "`objects` in the data folder.",
     )
     serve: Literal["through", "redirect"] = Field(
         default="through",
-        description="How files in a bucket are read. `through`: the backend passes them on, under "
-        "one address for everything. `redirect`: it sends whoever reads to a signed URL of the "
-        "bucket; clients that send their key along, as some do, are refused there.",
+        description="How clients download files from a bucket. `through`: the backend "
+        "streams them under its own URL. `redirect`: the backend redirects to a"
+        " signed URL of the bucket, which refuses clients that forward their "
+        "API key.",
     )
     endpoint: str = Field(
         default="",
-        description="Where the bucket's service is, such as `https://minio.example:9000`; empty "
-        "for the cloud's own.",
+        description="URL of the bucket's service, such as `https://minio.example:9000`; "
+        "empty for the cloud's default.",
     )
     region: str = Field(
-        default="", description="The bucket's region in Amazon S3; empty for `AWS_REGION`."
+        default="", description="Region of the Amazon S3 bucket; empty for `AWS_REGION`."
     )
     key_id: str = Field(
         default="",
-        description="Id of the access key of Amazon S3; empty for what the cloud's usual "
-        "variables, files or the machine itself say.",
+        description="Access key id for Amazon S3; empty for the cloud's usual variables, "
+        "files or instance role.",
     )
     secret: SecretStr = Field(
         default=SecretStr(""),
-        description="What opens the bucket: the secret access key of Amazon S3, the account's key "
-        "of Azure, or the JSON of a service account's key of Google; empty as `objects.key_id`.",
+        description="Credential of the bucket: the secret access key of Amazon S3, the "
+        "account key of Azure, or the JSON of a Google service account key; "
+        "empty as for `objects.key_id`.",
     )
 
 
@@ -435,9 +447,9 @@ class WeightsSettings(_Group):
     url: str = Field(
         default="",
         description="`file:PATH`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or "
-        "`az://ACCOUNT/CONTAINER/PREFIX`. Of a backend: empty for `weights` among its files; a "
-        "folder is one that every backend sees, and they serve it. Of a worker: empty to ask the "
-        "backend, which needs nothing but its token.",
+        "`az://ACCOUNT/CONTAINER/PREFIX`. Backend: empty for `weights` among "
+        "its files; a folder must be visible to every backend, which serves it."
+        " Worker: empty to download from the backend with the worker's token.",
     )
     endpoint: str = Field(default="", description="As `objects.endpoint`.")
     region: str = Field(default="", description="As `objects.region`.")
@@ -470,15 +482,16 @@ class AdmissionSettings(_Group):
     classes: Annotated[Mapping[str, int], BeforeValidator(_json), AfterValidator(_class_names)] = (
         Field(
             default={"paid": 1, "free": 5},
-            description="Priority classes: name and priority, where 1 is usual and more is less "
-            "urgent. In the file `[admission.classes]`, in the environment the same as JSON.",
+            description="Priority classes: name and priority. 1 is normal, higher numbers are "
+            "less urgent. `[admission.classes]` in the file, JSON in the "
+            "environment.",
         )
     )
     sample_micros: int = Field(
         default=0,
         ge=0,
-        description="What quotas and credits count for a sample (picture) where the pool of its "
-        "worker has no price, in millionths of a dollar.",
+        description="Price of one sample (picture) for quotas and credits where the "
+        "worker's pool has no price, in millionths of a dollar.",
     )
 
 
@@ -488,32 +501,34 @@ class RetentionSettings(_Group):
     inputs_s: float | None = Field(
         default=None,
         ge=0,
-        description="What was asked is removed so long after the end, with the uploads that no "
-        "other task uses, in seconds; such a task cannot be repeated. Unset to keep it.",
+        description="Time after a task's end until its input and uploads that no other task"
+        " uses are deleted, in seconds. Such a task cannot be retried. Unset to"
+        " keep them.",
     )
     outputs_s: float | None = Field(
         default=None,
         ge=0,
-        description="What came of a task is removed so long after its end, in seconds; unset to "
-        "keep it.",
+        description="Time after a task's end until its outputs are deleted, in seconds; "
+        "unset to keep them.",
     )
     tasks_s: float | None = Field(
         default=None,
         ge=86_400,
-        description="Nothing at all is known of a task so long after its end, in seconds, at "
-        "least a day; unset to keep it.",
+        description="Time after a task's end until its whole record is deleted, in seconds,"
+        " at least a day; unset to keep it.",
     )
     uploads_s: float | None = Field(
         default=86_400.0,
         ge=0,
-        description="An upload that no task uses is removed after so long, in seconds, and not "
-        "before its URL has expired (`server.signed_url_s`); unset to keep it.",
+        description="Age at which an unused upload is deleted, in seconds, but not before "
+        "its URL expires (`server.signed_url_s`); unset to keep it.",
     )
     classes: Annotated[Mapping[str, RetentionClass], BeforeValidator(_json)] = Field(
         default={},
-        description="Times of their own for some models, by a name for people: in the file "
-        "`[retention.classes.NAME]` with `models`, `inputs_s`, `outputs_s` and `tasks_s`, in the "
-        "environment the same as JSON. What a class does not say is kept for ever.",
+        description="Separate retention times for some models, by a name of your choice: "
+        "`[retention.classes.NAME]` with `models`, `inputs_s`, `outputs_s` and "
+        "`tasks_s` in the file, JSON in the environment. A class keeps forever "
+        "what it does not set.",
     )
 
     @model_validator(mode="after")
@@ -535,26 +550,30 @@ class DeliverySettings(_Group):
     lease_s: float = Field(
         default=30.0,
         gt=0,
-        description="A worker not heard of for so long loses its tasks, in seconds.",
+        description="Lease time: a worker that sends no heartbeat for this time loses its "
+        "tasks, in seconds.",
     )
     heartbeat_s: float = Field(
-        default=10.0, gt=0, description="A worker that holds a task reports so often, in seconds."
+        default=10.0,
+        gt=0,
+        description="Heartbeat interval of a worker that holds a task, in seconds.",
     )
     worker_wait_s: float = Field(
-        default=20.0, ge=0, description="Longest wait of a worker's call for work, in seconds."
+        default=20.0, ge=0, description="Longest long-poll of a worker for tasks, in seconds."
     )
     backoff_base_s: float = Field(
         default=1.0,
         ge=0,
-        description="Longest wait after a task's first failure, in seconds; it doubles.",
+        description="Longest backoff after a task's first failure, in seconds; doubles with"
+        " each failure.",
     )
     backoff_cap_s: float = Field(
-        default=60.0, ge=0, description="Longest wait after any failure of a task, in seconds."
+        default=60.0, ge=0, description="Longest backoff after any failure of a task, in seconds."
     )
     sweep_every_s: float = Field(
         default=0.25,
         gt=0,
-        description="Lost leases and deadlines are looked for so often, in seconds.",
+        description="Interval of the check for expired leases and deadlines, in seconds.",
     )
 
     @model_validator(mode="after")
@@ -583,63 +602,60 @@ class WebhooksSettings(_Group):
 
     allow_private_urls: _Words = Field(
         default=(),
-        description="Where webhooks may go although it lies on a private network; words as in "
-        "`worker.allow_private_urls`. Callers choose these URLs: they reach there what the backend "
-        "can.",
+        description="Private networks and hosts that webhooks may reach; values as for "
+        "`worker.allow_private_urls`. Callers choose these URLs, so they can "
+        "reach what the backend can reach there.",
     )
     url_ports: _Words = Field(
         default=("80", "443"),
-        description="Ports that webhooks' URLs may name, or `any`; addresses and hosts that are "
-        "named in `webhooks.allow_private_urls` may have others.",
+        description="Ports that webhook URLs may use, or `any`; addresses and hosts in "
+        "`webhooks.allow_private_urls` may use others.",
     )
     schedule_s: _Waits = Field(
         default=(5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
-        description="How long after each failed attempt the next is made, in seconds, a tenth more "
-        "or less; after so many and one, a delivery has failed.",
+        description="Wait after each failed attempt, in seconds, plus or minus a tenth. "
+        "After one attempt more than there are waits, the delivery has failed.",
     )
     timeout_s: float = Field(
         default=20.0,
         gt=0,
-        description="An attempt without an answer after so long has failed, in seconds.",
+        description="Time for a receiver to answer one attempt, in seconds.",
     )
     at_once: int = Field(
         default=1536,
         ge=2,
-        description="How many attempts are under way at once, each of them a connection. A quarter "
-        "of them is for further requests to a host of a key that has one under way.",
+        description="Concurrent attempts, one connection each. A quarter is reserved for "
+        "hosts of a key that already has an attempt in progress.",
     )
     per_receiver: int = Field(
         default=8,
         ge=1,
-        description="How many of these go to one host of one key, or to one standing endpoint; one "
-        "while it does not answer.",
+        description="Concurrent attempts to one host of one key, or to one standing "
+        "endpoint; one while it does not answer.",
     )
     log_s: float | None = Field(
         default=30 * 86400.0,
         ge=0,
-        description="For how long it is known what became of a delivery, once that is over, in "
-        "seconds; unset for ever.",
+        description="Time to keep the record of a finished delivery, in seconds; unset to keep it.",
     )
-    endpoints: int = Field(
-        default=50, ge=0, description="How many standing endpoints one key may have."
-    )
+    endpoints: int = Field(default=50, ge=0, description="Standing endpoints per key.")
 
 
 class WorkerSettings(_Group):
     """One worker."""
 
-    url: str = Field(default="http://127.0.0.1:8000", description="Where the backend is.")
+    url: str = Field(default="http://127.0.0.1:8000", description="URL of the backend.")
     token: SecretStr = Field(default=SecretStr(""), description="API key with the scope `worker`.")
     broker: str = Field(
         default="",
-        description="Where the worker takes the ids of tasks itself, as `broker.url` of the "
-        "backend; empty to ask the backend for work. Leases and outcomes go through the backend "
-        "in any case.",
+        description="External queue that the worker polls itself, as `broker.url` of the "
+        "backend; empty to ask the backend for tasks. Leases and outcomes "
+        "always go through the backend.",
     )
     ca_file: Path | None = Field(
         default=None,
-        description="File of certificates, PEM, that the backend's is trusted by, beside those of "
-        'the system; such as one of `server.tls = "self-signed"`.',
+        description="CA certificates (PEM) to trust for the backend in addition to the "
+        'system\'s, such as one of `server.tls = "self-signed"`.',
     )
     models: _Words = Field(
         default=(
@@ -651,256 +667,271 @@ class WorkerSettings(_Group):
             "swell/safety",
             "swell/portraits",
         ),
-        description="What to serve: names of built-in models, modules (`package.module` or "
-        "`package.module:name`) or paths of Python files. Without it, the stages of the pipeline "
-        "`swell/picture`, and portraits.",
+        description="Models to serve: names of built-in models, modules (`package.module` "
+        "or `package.module:name`) or paths of Python files. Default: the "
+        "stages of the pipeline `swell/picture`, and portraits.",
     )
     slots: int | None = Field(
         default=None,
         ge=1,
-        description="How many tasks may be held at once; unset for two batches of the model.",
+        description="Tasks that the worker holds at a time; unset for two batches of the model.",
     )
     name: str = Field(
-        default="", description="Shown to operators; empty for host name and process id."
+        default="", description="Name shown to operators; empty for host name and process id."
     )
-    pool: str = Field(default="default", min_length=1, description="The pool that it belongs to.")
+    pool: str = Field(
+        default="default", min_length=1, description="Pool that the worker belongs to."
+    )
     stage: Literal["", "trial"] = Field(
         default="",
-        description="`trial` for versions of models that it brings first to be tried only, as "
-        "`swell models try` does; empty for what the models say.",
+        description="`trial` registers new model versions for trials only, as `swell models"
+        " try` does; empty for the stage that the models declare.",
     )
     instance: str = Field(
         default="",
         max_length=200,
-        description="What its machine, container or process is called by whoever launched it, who "
-        "sets it (`SWELL_INSTANCE_ID`); empty for a worker that somebody has started.",
+        description="Provider's name of the machine, container or process; set by the "
+        "launcher through `SWELL_INSTANCE_ID`. Empty for a worker started by "
+        "hand.",
     )
-    device: str = Field(
-        default="cpu", description="What models are loaded on, such as `cpu` or `cuda:0`."
-    )
+    device: str = Field(default="cpu", description="Device for models, such as `cpu` or `cuda:0`.")
     batching: Literal["exact", "fast"] = Field(
         default="exact",
-        description="How models that draw in steps share a step. `exact`: always with the model's "
-        "own number of rows, so that a seed gives the same picture bit for bit, whoever is drawn "
-        "beside it. `fast`: with as many as measured best, and the last bits may differ.",
+        description="How step-batched models share a step. `exact`: always with the model's"
+        " fixed number of rows, so that a seed gives the same picture bit for "
+        "bit in any batch. `fast`: with the number of rows that measured "
+        "fastest; the last bits may differ.",
     )
     device_memory_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="What the models may take of the device together. Those that do not fit are "
-        "brought when it is their turn, and others leave for them: first whom nobody waits for, "
-        "and of these the one used longest ago. In bytes; unset to load all of them at the start, "
-        "and keep them.",
+        description="Device memory for all models together. Models that do not fit are "
+        "loaded on demand and evict others: first models without waiting tasks,"
+        " then the least recently used. In bytes; unset to load all models at "
+        "the start and keep them.",
     )
     host_memory_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="What models that had to leave the device may take of the host's memory, from "
-        "where they come back quickly; beyond that the one used longest ago is dropped. In bytes; "
+        description="Host memory for models evicted from the device, from which they reload"
+        " quickly; beyond it the least recently used is dropped. In bytes; "
         "unset for no limit.",
     )
     picture_format: Literal["png", "webp", "jpeg", "avif"] = Field(
         default="png",
-        description="What pictures become where neither the model nor the input says.",
+        description="Format of pictures if neither the model nor the input sets one.",
     )
     encode_processes: int | None = Field(
         default=None,
         ge=1,
-        description="How many processes encode pictures; unset for one less than there are cores, "
-        "and at most 4. They are started when the first picture comes.",
+        description="Processes that encode pictures, started with the first picture; unset "
+        "for one less than the number of cores, at most 4.",
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Where pulled weights are kept; unset for `weights` in the data folder.",
+        description="Cache folder of downloaded weights; unset for `weights` in the data folder.",
     )
     cache_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="What pulled weights may take together; what was used longest ago goes first. "
-        "In bytes; unset for as much as the disk has.",
+        description="Size of the weights cache; the least recently used weights are evicted"
+        " first. In bytes; unset for the whole disk.",
     )
     baked_dir: Path | None = Field(
         default=None,
-        description="Weights that came with the machine's image, as a cache has them: used from "
-        "there, never written to.",
+        description="Read-only folder of weights that came with the machine image, laid out"
+        " like the cache.",
     )
     compiled_dir: Path | None = Field(
         default=None,
-        description="Where compiled programs are kept, which nobody but the worker's user may be "
-        "able to read or write; unset for `compiled` in the data folder.",
+        description="Cache folder of compiled programs, readable and writable only by the "
+        "worker's user; unset for `compiled` in the data folder.",
     )
     compiled_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="What compiled programs may take together; what was used longest ago goes "
-        "first. In bytes; unset for as much as the disk has.",
+        description="Size of the cache of compiled programs; the least recently used are "
+        "evicted first. In bytes; unset for the whole disk.",
     )
     compiled_keys: _Words = Field(
         default=(),
-        description="Public keys, as `swell models push --keygen` prints them. What was compiled "
-        "elsewhere for pushed weights is fetched and run if one of these has signed it; without "
-        "any, each machine compiles for itself.",
+        description="Public keys from `swell models push --keygen`. The worker downloads and runs "
+        "programs compiled elsewhere for pushed weights if one of these keys "
+        "signed them; without keys, each machine compiles for itself.",
     )
     compiled_wait_s: float = Field(
         default=5.0,
         gt=0,
-        description="How long what was compiled elsewhere is waited for while nobody answers or "
-        "nothing comes, in seconds; then the model compiles.",
+        description="Time without progress after which the worker stops waiting for a "
+        "compiled program and compiles itself, in seconds.",
     )
     weights: _Words = Field(
         default=(),
-        description="Pushed weights that are fetched when the worker starts, as "
-        "`owner/name@version` or by the path of a `weights.toml`, beside those that such a file "
-        "beside a model's code lists.",
+        description="Pushed weights to download at the start, as `owner/name@version` or "
+        "the path of a `weights.toml`, in addition to those listed in a "
+        "`weights.toml` in the model's folder.",
     )
     added: bool = Field(
         default=True,
-        description="Whether what `swell models add` added to the data folder is served too.",
+        description="Whether to serve the models that `swell models add` added to the data folder.",
     )
     optional: _Words = Field(
         default=(),
-        description="Those of `worker.models` that are left out, with an error in the log, where "
-        "they cannot be loaded; any other stops the worker. Added models are among them.",
+        description="Those of `worker.models` (or of the added models) that are skipped "
+        "with a logged error if they cannot be loaded; any other failure to "
+        "load stops the worker.",
     )
     hub_url: str = Field(
         default="https://huggingface.co",
-        description="What `hf:` means: a hub that speaks the API of the Hugging Face Hub.",
+        description="Server behind `hf:`: any hub with the API of the Hugging Face Hub.",
     )
     hub_token: SecretStr = Field(
-        default=SecretStr(""), description="The hub's token, for gated and private repositories."
+        default=SecretStr(""), description="Token of the hub, for gated and private repositories."
     )
     weights_file: Path | None = Field(
         default=None,
-        description="File that lists the weights which the models' files are links to, and which "
-        "are fetched before they are loaded; an image of `swell build` has one. Unset for none.",
+        description="File that lists the weights behind the links in an image of `swell "
+        "build`, downloaded before the models load; unset for none.",
     )
     health_file: Path | None = Field(
         default=None,
-        description="File that the worker writes every few seconds while it lives, for `swell "
+        description="File that a healthy worker writes every few seconds, for `swell "
         "health`; unset for none.",
     )
     environments_dir: Path | None = Field(
         default=None,
-        description="Where environments of models with requirements of their own are; unset for "
-        "`environments` in the data folder.",
+        description="Folder of the environments of models with their own requirements; "
+        "unset for `environments` in the data folder.",
     )
     wheels_dir: Path | None = Field(
         default=None,
-        description="Folder of wheels from which the environments of models with requirements of "
-        "their own are installed, without a network; unset for the package index.",
+        description="Folder of wheels for the environments of models with their own "
+        "requirements, for machines without a network; unset for the package "
+        "index.",
     )
     max_file_bytes: int = Field(
         default=100 * 1024**2,
         ge=1,
-        description="Largest input file that is read, in bytes: as large as the backend's "
-        "`server.max_upload_bytes`, which `swell up` sees to. From elsewhere than the backend at "
-        "most 64 MiB are read.",
+        description="Largest input file to read, in bytes; `swell up` sets it to the "
+        "backend's `server.max_upload_bytes`. From other servers than the "
+        "backend the worker reads at most 64 MiB.",
     )
     max_lora_bytes: int = Field(
         default=1024**3,
         ge=1,
-        description="Largest LoRA that an input may name, in bytes. It is kept with the pulled "
-        "weights. What is uploaded to the backend must also be within `server.max_upload_bytes`.",
+        description="Largest LoRA that an input may name, in bytes; cached with the "
+        "weights. An uploaded LoRA must also fit `server.max_upload_bytes`.",
     )
     allow_private_urls: _Words = Field(
         default=(),
-        description="What inputs may name by URL although it lies on a private network: networks "
-        "(`10.0.0.0/8`), hosts (`minio.internal`), hosts and addresses at one port "
-        "(`minio.internal:9000`, `[fd00::1]:9000`), or `any`. A network is for URLs with an "
-        "address within, at any port, and for names such as `files.corp.example` that lead there, "
-        "at those of `worker.url_ports`; a name without a dot, or one that ends in `.internal`, "
-        "`.local` or the like, needs an entry of its own. Users choose these URLs: they read "
-        "there what the worker can. The backend's own files need no entry.",
+        description="Private addresses that input URLs may use: networks (`10.0.0.0/8`), "
+        "hosts (`minio.internal`), hosts and addresses with a port "
+        "(`minio.internal:9000`, `[fd00::1]:9000`), or `any`. A network allows "
+        "URLs with an address in it at any port, and names such as "
+        "`files.corp.example` that resolve into it at `worker.url_ports`; a "
+        "name without a dot or ending in `.internal`, `.local` or similar needs"
+        " its own entry. Users choose these URLs, so they can read what the "
+        "worker can read there. The backend's own files need no entry.",
     )
     url_ports: _Words = Field(
         default=("80", "443"),
-        description="Ports that inputs' URLs may name, or `any`; addresses and hosts that are "
-        "named in `worker.allow_private_urls` may have others.",
+        description="Ports that input URLs may use, or `any`; addresses and hosts in "
+        "`worker.allow_private_urls` may use others.",
     )
     cancel_grace_s: float = Field(
         default=5.0,
         ge=0,
-        description="A model that still runs a task so long after it was to stop (canceled, "
-        "expired, lease lost) is killed and loaded anew, in seconds.",
+        description="Time for a model to stop a task that is canceled, expired or has lost "
+        "its lease, in seconds. After it the worker kills the model process and"
+        " loads the model again.",
     )
     run_limit_s: float | None = Field(
         default=None,
         gt=0,
-        description="A model whose `run` takes longer is killed and loaded anew, in seconds; "
-        "unset for no limit.",
+        description="Longest `run` of a model, in seconds. After it the worker kills the "
+        "model process and loads the model again. Unset for no limit.",
     )
     drain_s: float | None = Field(
         default=None,
         ge=0,
-        description="How long a worker that was told to go may finish what it holds, before it "
-        "hands over, in seconds; unset for as long as it takes.",
+        description="Time for a worker to finish its tasks after SIGTERM before it hands "
+        "them over, in seconds; unset for no limit.",
     )
     killed_after_s: float | None = Field(
         default=None,
         ge=0,
-        description="How long after a signal to go the worker is killed, in seconds: it hands over "
-        "in time before that. Providers of pools set it; unset where nobody kills.",
+        description="Time from SIGTERM until the platform kills the worker, in seconds; the"
+        " worker hands over before that. Providers of pools set it. Unset for "
+        "no limit.",
     )
     handover_s: float = Field(
         default=5.0,
         ge=0,
-        description="How long a worker that hands over may take to store what was drawn so far and "
-        "to deliver what is finished, in seconds; 0 hands the leases back with nothing.",
+        description="Time for a worker that hands over to save checkpoints and deliver "
+        "finished tasks, in seconds; 0 returns the leases at once, without "
+        "checkpoints.",
     )
     give_up_s: float | None = Field(
         default=3600.0,
         ge=0,
-        description="How long the backend may leave every call unanswered before the worker ends, "
-        "with exit code 5, so that no machine is paid for in vain, in seconds; 0 or unset to wait "
-        "for ever.",
+        description="Time without any answer from the backend after which the worker exits "
+        "with code 5, so that an unreachable machine costs nothing, in seconds;"
+        " 0 or unset to wait forever.",
     )
     preload: _Words = Field(
         default=("auto",),
-        description="What is imported once, in a process that forks model processes, so that they "
-        "start quickly: `auto` for what the models had imported last time, `none` to start each "
-        "afresh, or names of modules.",
+        description="Modules to import once in a process that forks model processes, for "
+        "quick starts: `auto` for those that the models imported last time, "
+        "`none` for no such process, or names of modules.",
     )
     asked_at: AwareDatetime | None = Field(
         default=None,
-        description="When the machine or process was asked for, such as `2026-11-26T09:30:00Z`: "
-        "whoever starts workers sets it (`SWELL_WORKER__ASKED_AT`), so that the boot is timed. A "
-        "boot of less than nothing or of more than two hours is not told.",
+        description="Time when the launcher requested the machine, such as "
+        "`2026-11-26T09:30:00Z`, to measure the boot; the launcher sets "
+        "`SWELL_WORKER__ASKED_AT`. Negative times and times over two hours are "
+        "ignored.",
     )
     began_boot_s: float | None = Field(
         default=None,
         ge=0,
-        description="When the container began, in seconds since its machine was booted "
-        "(`CLOCK_BOOTTIME`), set by its entry point; unset for when the process did.",
+        description="Start of the container in seconds since the machine's boot "
+        "(`CLOCK_BOOTTIME`), set by its entry point; unset for the start of the"
+        " process.",
     )
     pull_s: float | None = Field(
         default=None,
         ge=0,
-        description="How long its image took to come to the machine before that, in seconds, where "
-        "whoever starts it knows; unset where nobody does.",
+        description="Time to pull the worker's image before the start, in seconds, if the "
+        "launcher knows it.",
     )
     warm_s: float = Field(
         default=0.0,
         ge=0,
-        description="How long that process waits for the next worker after the last has left, in "
-        "seconds; 0 to end with it.",
+        description="Time that the preloading process waits for the next worker after the "
+        "last one exits, in seconds; 0 to exit with it.",
     )
 
 
 class PoolSettings(_Group):
     """The workers that `swell up` starts."""
 
-    workers: int = Field(default=1, ge=0, description="How many.")
+    workers: int = Field(default=1, ge=0, description="Number of worker processes.")
     drain_s: float = Field(
-        default=30.0, ge=0, description="How long held tasks may go on after SIGTERM, in seconds."
+        default=30.0,
+        ge=0,
+        description="Time for tasks in progress to finish after SIGTERM, in seconds.",
     )
     boot_delay_s: float = Field(
-        default=0.0, ge=0, description="Pretend that starting one takes so long, in seconds."
+        default=0.0,
+        ge=0,
+        description="Artificial delay of a worker's start, in seconds, for tests of the "
+        "autoscaler.",
     )
     hour_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What an hour of one worker of the pool `worker.pool` costs, in millionths of "
-        "a dollar, for the ledger; unset where that is not known.",
+        description="Price of one worker of the pool `worker.pool` per hour, in millionths "
+        "of a dollar, for the ledger; unset if unknown.",
     )
 
 
@@ -1000,61 +1031,63 @@ class AutoscaleSettings(_Group):
     """How many workers the pools of `[pools.NAME]` have."""
 
     wait_s: float = Field(
-        default=20.0, gt=0, description="Within how long a task should start, in seconds."
+        default=20.0, gt=0, description="Target time for a task to start, in seconds."
     )
     every_s: float = Field(
-        default=3.0, gt=0, le=60, description="How often it is looked and decided, in seconds."
+        default=3.0, gt=0, le=60, description="Interval of scaling decisions, in seconds."
     )
     stale_s: float = Field(
         default=60.0,
         gt=0,
-        description="No worker goes while what is known is older than this, in seconds.",
+        description="Age of the state after which the autoscaler removes no workers, in seconds.",
     )
     hour_budget_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What all pools may cost an hour, in millionths of a dollar; unset for no "
-        "limit.",
+        description="Budget of all pools per hour, in millionths of a dollar; unset for no limit.",
     )
     day_budget_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What all pools may cost a day (UTC), in millionths of a dollar: as it runs "
-        "out fewer workers are had, and none at last. Unset for no limit. Alarms before that are "
-        "those of `costs.budget_day_micros`.",
+        description="Budget of all pools per day (UTC), in millionths of a dollar. The "
+        "autoscaler runs fewer workers as it runs out, and none at its end. "
+        "Unset for no limit. `costs.budget_day_micros` raises alarms before "
+        "that.",
     )
     boot_limit_s: float = Field(
         default=1800.0,
         gt=0,
-        description="A machine whose worker has not registered after so long is ended, in seconds; "
-        "earlier where start times are known well. Whoever starts workers of pools whose provider "
-        "is `external` has as long as it takes.",
+        description="Time for a new machine's worker to register, in seconds, shorter where"
+        " start times are well known; after it the autoscaler ends the machine."
+        " No limit for pools whose provider is `external`.",
     )
     silent_s: float = Field(
         default=300.0,
         gt=0,
-        description="A machine whose worker was silent for so long is ended, in seconds.",
+        description="Time without a heartbeat after which the autoscaler ends a worker's "
+        "machine, in seconds.",
     )
     url: str = Field(
         default="",
-        description="Where launched workers reach the backend; empty for `server.public_url`, or "
-        "where it listens.",
+        description="URL of the backend for launched workers; empty for "
+        "`server.public_url`, or the address that it listens on.",
     )
     token: SecretStr = Field(
         default=SecretStr(""),
-        description="API key with the scope `worker` for launched workers; empty for one that is "
-        "good as long as the backend runs, which is enough for workers that end with it.",
+        description="API key with the scope `worker` for launched workers; empty for a "
+        "generated key that is valid while the backend runs, enough for workers"
+        " that end with it.",
     )
     deployment: str = Field(
         default="swell",
         pattern="^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
-        description="What tells the machines of this service from those of others at the same "
-        "provider: up to 40 lower-case letters, digits and hyphens.",
+        description="Name that separates this deployment's machines from others in the same"
+        " account: up to 40 lower-case letters, digits and hyphens.",
     )
     policy: Annotated[Mapping[str, Any], BeforeValidator(_json)] = Field(
         default={},
-        description="Finer settings of the policy, by name: in the file `[autoscale.policy]`, in "
-        "the environment as JSON.",
+        description="Advanced settings of the policy, by name: `[autoscale.policy]` in the "
+        "file, JSON in the environment.",
     )
 
 
@@ -1077,16 +1110,18 @@ class PricesSettings(_Group):
         Mapping[str, int], BeforeValidator(_json), AfterValidator(_price_names)
     ] = Field(
         default={},
-        description="Prices of one's own, in millionths of a dollar for an hour of one GPU, by "
-        "provider and kind of machine, or of the whole machine where Swell's list does not have "
-        "its kind: in the file `[prices.hour_micros]` with lines such as "
-        '`"aws/g6.xlarge/spot" = 410000`, in the environment the same as JSON.',
+        description="Your own prices in millionths of a dollar per hour of one GPU, by "
+        "provider and machine type, or of the whole machine for types that "
+        'Swell\'s list does not have: lines such as `"aws/g6.xlarge/spot" = '
+        "410000` under `[prices.hour_micros]` in the file, JSON in the "
+        "environment.",
     )
     ask_every_s: float = Field(
         default=600.0,
         ge=0,
-        description="How often the autoscaler asks clouds what machines of pools without a price "
-        "of their own cost: AWS for spot machines, Azure for all. In seconds; 0 for never.",
+        description="Interval at which the autoscaler asks clouds for prices of pools that "
+        "set none: AWS for spot machines, Azure for all. In seconds; 0 for "
+        "never.",
     )
 
 
@@ -1096,36 +1131,39 @@ class CostsSettings(_Group):
     api_image_micros: int | None = Field(
         default=None,
         ge=0,
-        description="What one picture costs at an API elsewhere, in millionths of a dollar, to "
-        "compare with; 40000 is 0.04 $. Unset to compare with nothing.",
+        description="Price of one picture at an external API, in millionths of a dollar, "
+        "for comparison; 40000 is $0.04. Unset for no comparison.",
     )
     budget_day_micros: int | None = Field(
         default=None,
         ge=1,
-        description="What all pools may cost in a day (UTC), in millionths of a dollar: there are "
-        "alarms at 50, 80 and 100 %, which stop nothing; `autoscale.day_budget_micros` does. Unset "
-        "for no alarms.",
+        description="Budget of all pools per day (UTC), in millionths of a dollar, for "
+        "alarms at 50, 80 and 100 %. It stops nothing; "
+        "`autoscale.day_budget_micros` does. Unset for no alarms.",
     )
     budget_month_micros: int | None = Field(
-        default=None, ge=1, description="The same in a month (UTC)."
+        default=None, ge=1, description="The same budget per month (UTC)."
     )
 
 
 class ClientSettings(_Group):
     """Commands that talk to a server."""
 
-    url: str = Field(default="", description="The server; empty for the one in the data folder.")
+    url: str = Field(
+        default="", description="URL of the server; empty for the one in the data folder."
+    )
     key: SecretStr = Field(
         default=SecretStr(""),
-        description="API key; empty for the local one that `swell up` left in the data folder.",
+        description="API key; empty for the local key that `swell up` keeps in the data folder.",
     )
     ca_file: Path | None = Field(
         default=None,
-        description="File of certificates, PEM, that the server's is trusted by, beside those of "
-        "the system; unset for the one that `swell up` left in the data folder.",
+        description="CA certificates (PEM) to trust for the server in addition to the "
+        "system's; unset for the certificate that `swell up` keeps in the data "
+        "folder.",
     )
     timeout_s: float = Field(
-        default=60.0, gt=0, description="Longest wait for an answer, in seconds."
+        default=60.0, gt=0, description="Longest wait for a response, in seconds."
     )
     browser: bool = Field(
         default=True,
@@ -1138,13 +1176,13 @@ class LogSettings(_Group):
     """What the services tell on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least important line that is shown."
+        default="info", description="Lowest level to log."
     )
-    json_lines: bool = Field(default=False, description="One JSON object a line, for machines.")
+    json_lines: bool = Field(default=False, description="Log one JSON object per line.")
     requests: Literal["off", "debug", "info"] = Field(
         default="debug",
-        description="How important the line is that each HTTP request gets when it is over; `off` "
-        "for none. It tells no query, header or body.",
+        description="Level of the line for each finished HTTP request; `off` for none. The "
+        "line has no query, headers or body.",
     )
 
 
@@ -1153,31 +1191,32 @@ class TelemetrySettings(_Group):
 
     endpoint: str = Field(
         default="",
-        description="Collector that takes spans by OTLP over HTTP, such as "
-        "`http://127.0.0.1:4318`; empty for no traces.",
+        description="Collector for traces, OTLP over HTTP, such as `http://127.0.0.1:4318`;"
+        " empty for no traces.",
     )
     sample: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of the requests that are traced, where the client's `traceparent` does "
-        "not decide.",
+        description="Share of requests to trace if the client's `traceparent` does not decide.",
     )
     in_tasks: bool = Field(
-        default=False, description="Whether a traced task's JSON tells its `trace_id`."
+        default=False, description="Whether the JSON of a traced task contains its `trace_id`."
     )
 
 
 class Settings(_Group):
     """Every setting."""
 
-    data_dir: Path = Field(default=Path(".swell"), description="Where everything embedded is kept.")
+    data_dir: Path = Field(
+        default=Path(".swell"), description="Data folder of the embedded store, files and caches."
+    )
     pools: Annotated[
         Mapping[str, PoolTable], BeforeValidator(_json), AfterValidator(_pool_names)
     ] = Field(
         default={},
-        description="Pools whose workers are launched when they are needed, by name: in the file "
-        "`[pools.NAME]`, in the environment the same as JSON.",
+        description="Pools of workers that the autoscaler launches on demand, by name: "
+        "`[pools.NAME]` in the file, JSON in the environment.",
     )
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
