@@ -40,17 +40,13 @@ _LINK: Final = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|(?P<before>\]\()(?P<to
 #: What stands behind a block's language and is for tests: the site's Markdown takes none of it.
 _NOTE: Final = re.compile(r"\A(```\w+) [\w ]+$", re.M)
 
-<<<<<<< ours
 _SUMMARY: Final = (
-    "Swell serves open image models (Stable Diffusion, SDXL, FLUX, or your own Python function) to any "
-    "number of users."
+    "Swell serves open image models (Stable Diffusion, SDXL, FLUX, or your own Python function) "
+    "to any number of users."
 )
-=======
+
 #: Keeps a page out of the site's search.
 _NO_SEARCH: Final = b"---\nsearch:\n  exclude: true\n---\n"
-
-_SUMMARY: Final = "Swell serves open generative models to a crowd that may come overnight."
->>>>>>> theirs
 
 
 @dataclass(frozen=True)

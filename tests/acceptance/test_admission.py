@@ -1,4 +1,4 @@
-"""The page on quotas, deadlines and priorities, against a real server: every request and every command of it."""
+"""The requests and commands of the page on quotas, deadlines and priorities, on a real server."""
 
 import json
 import re

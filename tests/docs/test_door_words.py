@@ -38,7 +38,12 @@ def test_comments_and_docstrings_of_a_module_count_and_its_code_does_not() -> No
 
 def test_reference_decisions_and_figures_are_not_pages_for_readers(tmp_path: Path) -> None:
     pages = {"index.md", "models/README.md", "tutorials/clouds.md"}
-    for name in (*pages, "figures.md", "reference/cli.md", "decisions/0001-name-the-adapter-package-object-stores.md"):
+    for name in (
+        *pages,
+        "figures.md",
+        "reference/cli.md",
+        "decisions/0001-name-the-adapter-package-object-stores.md",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words\n")
     assert {str(page.relative_to(tmp_path)) for page in pages_for_readers(tmp_path)} == pages

@@ -194,9 +194,7 @@ async def test_a_model_that_no_worker_brings_keeps_none_and_is_told() -> None:
     yard.controller = yard.another("one")
     await yard.step()
     [pool] = (await yard.status()).pools
-    assert pool.reasons[-1].endswith(
-        "one of them to describe its models: launching 1."
-    )
+    assert pool.reasons[-1].endswith("one of them to describe its models: launching 1.")
     for _ in range(100):
         await yard.step(5)
         await yard.come_up()
