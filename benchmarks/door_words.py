@@ -34,7 +34,7 @@ PHRASES = re.compile(
 )
 MOST_READERS_WORDS = 45_000
 #: Written by the code, records of runs, or history: not pages for readers.
-NOT_FOR_READERS = {"reference", "decisions", "figures.md"}
+NOT_FOR_READERS = {"reference", "decisions"}
 
 
 def without_code(markdown: str) -> str:
@@ -70,7 +70,7 @@ def pages_for_readers(docs: Path) -> list[Path]:
 def count(root: Path) -> dict[str, Any]:
     docs = root / "docs"
     readme = (root / "README.md").read_text()
-    pages = [page.read_text() for page in docs.rglob("*.md") if page.name != "figures.md"]
+    pages = [page.read_text() for page in docs.rglob("*.md")]
     reference = [docs / "reference" / f"{name}.md" for name in ("cli", "http", "settings")]
     shown = [*(root / "web" / "src").rglob("en.json"), *reference]
     modules = (root / "src" / "swell").rglob("*.py")

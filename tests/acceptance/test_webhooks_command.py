@@ -206,7 +206,7 @@ def test_receivers_that_miss_webhooks_get_them_again_as_the_page_on_incidents_sa
     made = json.loads(shop.reader.does(f"swell webhooks create {receiver.url} --json").stdout)
     failed_delivery(shop, receiver, made["id"])
     said = shop.reader.does(
-        block("docs/incidents.md", "swell webhooks deliveries --replay", "sh"),
+        block("docs/operate.md", "swell webhooks deliveries --replay", "sh"),
         ("WEBHOOK", made["id"]),
         ("2026-11-26", (datetime.now(UTC) - timedelta(days=1)).strftime("%Y-%m-%d")),
     )

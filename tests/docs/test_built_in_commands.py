@@ -28,7 +28,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swell]:
     """A Swell with the models of these pages, started by their commands taken together."""
     swell = Swell(tmp_path_factory.mktemp("served"))
     _, _, up, _ = commands("docs/models/README.md", "swell models check swell/paint")
-    art, _ = commands("docs/models/artwork.md", "swell up -m swell/artwork")
+    art, _ = commands("docs/models/README.md", "swell up -m swell/artwork")
     assert up[0] == art[0] == "up"
     # Those of the tutorial on three clouds, and of the reference of the HTTP API.
     models = (*up[1:], *art[1:], "-m", "swell/icons", "-m", "demo/upper")
@@ -49,7 +49,7 @@ def test_a_model_is_checked_run_and_its_card_shown(served: Swell) -> None:
 
 
 def test_a_picture_is_made_of_spanish_words_by_all_stages(served: Swell) -> None:
-    _, submit = commands("docs/models/artwork.md", "swell up -m swell/artwork")
+    _, submit = commands("docs/models/README.md", "swell up -m swell/artwork")
     assert served.ok(*submit).startswith("pictures/")
     [task] = [each for each in served.json("tasks", "ls") if each["model"] == "swell/artwork"]
     assert task["input"]["art"] == "starlight"
@@ -57,7 +57,7 @@ def test_a_picture_is_made_of_spanish_words_by_all_stages(served: Swell) -> None
 
 
 def test_clouds_are_looked_at_as_the_tutorial_does(served: Swell) -> None:
-    script = block("docs/tutorials/three-clouds.md", "swell costs --by pool", "sh")
+    script = block("docs/workers-anywhere.md", "swell costs --by pool", "sh")
     said = Reader(served.folder).does(script).stdout
     assert "idle" in said
     assert "pictures/" in said
@@ -124,7 +124,7 @@ def test_packages_of_more_languages_are_brought_from_a_folder_and_a_mirror(
 ) -> None:
     a_package(tmp_path / "packages", "eo")
     there = tmp_path / "there"
-    script = block("docs/models/artwork.md", "swell models pull --argos", "sh")
+    script = block("docs/models/README.md", "swell models pull --argos", "sh")
     install, _, rest = script.partition("\n")
     assert install.startswith("pip install"), "what it installs only translates with them"
     reader = Reader(tmp_path, {"ARGOS_PACKAGES_DIR": str(there)})

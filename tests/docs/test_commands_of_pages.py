@@ -46,7 +46,7 @@ def test_keys_are_made_listed_rotated_and_revoked(running: Swell) -> None:
 
 
 def test_what_is_looked_at_first_in_an_incident_answers(running: Swell) -> None:
-    found = commands("docs/incidents.md", "swell workers --gone")
+    found = commands("docs/operate.md", "swell workers --gone")
     assert len(found) >= 5
     for words in found:
         running.ok(*words)
@@ -54,7 +54,7 @@ def test_what_is_looked_at_first_in_an_incident_answers(running: Swell) -> None:
 
 def test_a_key_that_leaked_is_found_and_revoked(running: Swell) -> None:
     made = running.json("keys", "create", "leaked")
-    script = block("docs/incidents.md", "swell keys revoke", "sh")
+    script = block("docs/operate.md", "swell keys revoke", "sh")
     assert "leaked" in Reader(running.folder).does(script, ("KEY_ID", made["id"])).stdout
     [leaked] = [each for each in running.json("keys", "ls") if each["id"] == made["id"]]
     assert leaked["revoked_at"] is not None
@@ -62,11 +62,11 @@ def test_a_key_that_leaked_is_found_and_revoked(running: Swell) -> None:
 
 def test_keys_of_clouds_shops_and_apps_are_made(running: Swell) -> None:
     pages = [
-        block("docs/tutorials/three-clouds.md", "swell keys create gcp", "sh"),
+        block("docs/workers-anywhere.md", "swell keys create gcp", "sh"),
         block("docs/serve-sdxl-flux.md", "swell keys create shop", "sh"),
         block("examples/README.md", "swell keys create portraits", "sh"),
     ]
-    worker, *_ = block("docs/containers.md", "docker run --gpus all", "sh").splitlines()
+    worker, *_ = block("docs/install.md", "docker run --gpus all", "sh").splitlines()
     said = Reader(running.folder).does("".join([*pages, worker])).stdout.split()
     assert len(said) == 6
     assert all(each.startswith("swell_") for each in said)
@@ -83,7 +83,7 @@ def test_keys_of_clouds_shops_and_apps_are_made(running: Swell) -> None:
 
 def test_what_a_machine_is_started_with_has_a_key_of_its_own(running: Swell) -> None:
     reader = Reader(running.folder)
-    script = block("docs/deploy.md", "swell deploy gcp", "sh")
+    script = block("docs/install.md", "swell deploy gcp", "sh")
     token = reader.does(f"{script}\necho $SWELL_WORKER__TOKEN").stdout.strip()
     written = (running.folder / "machine.sh").read_text()
     assert token in written

@@ -40,7 +40,6 @@ def test_reference_decisions_and_figures_are_not_pages_for_readers(tmp_path: Pat
     pages = {"index.md", "models/README.md", "tutorials/clouds.md"}
     for name in (
         *pages,
-        "figures.md",
         "reference/cli.md",
         "decisions/0001-name-the-adapter-package-object-stores.md",
     ):

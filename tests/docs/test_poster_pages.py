@@ -71,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def adopted(served: Served) -> Iterator[tuple[str, str]]:
     """The versions on the page, once its commands were run up to the worker's with the second."""
-    promote, worker, *_ = commands("docs/adoption.md", "--canary 5%", "bash")
+    promote, worker, *_ = commands("docs/compare-and-roll-out.md", "--canary 5%", "bash")
     [first] = served.versions()
     served.ok(*here(promote, first, ""))
     elsewhere = Swell(served.folder / "elsewhere")
@@ -95,7 +95,7 @@ def here(words: list[str], first: str, second: str) -> list[str]:
 
 
 def test_a_version_is_adopted_step_by_step(served: Served, adopted: tuple[str, str]) -> None:
-    page = commands("docs/adoption.md", "--canary 5%", "bash")
+    page = commands("docs/compare-and-roll-out.md", "--canary 5%", "bash")
     _, _, submit, canary, stages, promote, roll_back, retire = page
     first, second = adopted
     assert stage_of(served) == {first: "live", second: "trial"}
@@ -122,7 +122,7 @@ def test_a_bad_version_is_left_and_its_worker_drained_as_the_page_on_incidents_s
 ) -> None:
     first, second = adopted
     served.ok("models", "rollout", f"demo/poster:{second}", "--promote")
-    script = block("docs/incidents.md", "swell models rollout acme/poster --rollback", "sh")
+    script = block("docs/operate.md", "swell models rollout acme/poster --rollback", "sh")
     said = served.reader.does(script, ("acme/poster", "demo/poster"))
     assert second in said.stdout
     assert stage_of(served) == {first: "live", second: "trial"}
@@ -130,7 +130,7 @@ def test_a_bad_version_is_left_and_its_worker_drained_as_the_page_on_incidents_s
     assert (told["action"], told["reason"]) == ("rollback", "black pictures")
     [worker] = [each["id"] for each in served.workers() if second in json.dumps(each["models"])]
     reader = Reader(served.folder, {**served.reader.variables, "WORKER": worker})
-    reader.does(block("docs/incidents.md", "/drain", "sh").replace("curl ", "curl -f "))
+    reader.does(block("docs/operate.md", "/drain", "sh").replace("curl ", "curl -f "))
     until_s = time.monotonic() + PATIENCE_S
     while worker in {each["id"] for each in served.workers()}:
         assert time.monotonic() < until_s
@@ -142,7 +142,7 @@ def test_a_link_shows_a_picture_without_its_prompt_to_whoever_has_no_key(served:
     served.ok("tasks", "watch", task)
     reader = Reader(served.folder, {**served.reader.variables, "TASK": task})
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    script = block("docs/sharing.md", "/share", "sh")
+    script = block("docs/use-the-api.md", "/share", "sh")
     shared = json.loads(reader.does(script, ("2027-01-31T12:00:00Z", tomorrow)).stdout)
     assert (shared["task_id"], shared["expires_at"][:10]) == (task, tomorrow[:10])
     with urllib.request.urlopen(f"{served.url}/s/{shared['token']}", timeout=PATIENCE_S) as page:

@@ -1422,7 +1422,7 @@ export interface WorkerView {
   startup: StartupView | null;
 }
 
-/** Every operation: what it takes and what it answers. */
+/** Every operation with its request and response. */
 export interface Paths {
   "POST /v1/tasks": { body: TaskRequest; answer: TaskView };
   "POST /v1/tasks/batch": { body: BatchRequest; answer: BatchView };
