@@ -56,7 +56,7 @@ def test_a_picture_is_made_of_spanish_words_by_all_stages(served: Swell) -> None
     assert "red fox" in task["output"]["prompt"]
 
 
-def test_clouds_are_looked_at_as_the_tutorial_does(served: Swell) -> None:
+def test_workers_of_clouds_are_listed_as_the_page_on_workers_says(served: Swell) -> None:
     script = block("docs/workers-anywhere.md", "swell costs --by pool", "sh")
     said = Reader(served.folder).does(script).stdout
     assert "idle" in said

@@ -49,7 +49,7 @@ class Served(Swell):
 
 
 def a_poster(folder: Path, colour: str = "#0d6b7c") -> None:
-    text = block("README.md", "me/poster")
+    text = block("README.md", '@swell.model("me/poster")')
     assert "#0d6b7c" in text
     (folder / "models").mkdir(parents=True)
     told = text.replace("me/poster", "demo/poster").replace("#0d6b7c", colour)
