@@ -82,10 +82,9 @@ BLOCKS: tuple[NotRun, ...] = (
         "the gate is these commands",
     ),
     NotRun(
-        "docs/models/weights.md",
-        "python benchmarks/engine_load.py",
-        "measurements of minutes each, with torch and a machine to themselves: the "
-        "figures engine-load, -swap, -lora, -cold and -compile",
+        "docs/scale.md",
+        "python benchmarks/scale_arithmetic.py",
+        "it measures for minutes first, what it multiplies then: the figure service-scale-cost",
     ),
     NotRun(
         "training/README.md",
