@@ -142,9 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--anchors", action="store_true", help="compare with what others do")
     parser.add_argument("--held-out", action="store_true", help="traces nobody has tuned for")
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/autoscaling.md"
-    )
+    parser.add_argument("--write", action="store_true", help="write results/autoscaling.md")
     parser.add_argument("--fresh", action="store_true", help="simulate again what is kept")
     chosen = parser.parse_args()
     traces = tuple(HELD_OUT) if chosen.held_out else VIRAL

@@ -5,7 +5,7 @@ starts of 300 s, three seeds that nobody chose numbers by. In each case somethin
 middle of the rise; the policy knows nothing of it but what a controller would see.
 
     python benchmarks/fleet_mistakes.py            # value: broken promises
-    python benchmarks/fleet_mistakes.py --write    # and benchmarks/results/autoscaling.md
+    python benchmarks/fleet_mistakes.py --write    # and its table in results/
 
 Promises: no sample is lost; nothing is decided that cannot be done; nobody goes while what is seen
 is older than the policy believes; after a restart without memory nobody goes for as long as a start

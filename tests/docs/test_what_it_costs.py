@@ -82,6 +82,6 @@ def test_dollars_for_a_thousand_pictures_are_seconds_times_price() -> None:
         for price, cell in zip(HOURS[gpu], cells.split(" | "), strict=True):
             found = re.findall(r"\$([\d.]+)", cell)
             times = [float(each) for each in seconds.split(" to ")] if price else []
-            assert found == [f"{each * price / 3.6:.2f}" for each in times]
+            assert found == [f"{each * (price or 0) / 3.6:.2f}" for each in times]
     for price in (1.39, 1.79, 2.79, 3.43, 1.006, 2.69, 3.99, 4.29, 6.88):
         assert str(price) in TEXT
