@@ -429,10 +429,10 @@ def test_processes_on_one_port_take_a_new_certificate_and_no_broken_one(
             member.send_signal(signal.SIGHUP)
         _until(lambda: {number for _, number in seen()} == {second})
         assert {name for name, _ in seen()} <= {name for name, _ in before}, "the same processes"
-        # A broken one keeps new processes from starting: the old ones go on.
+        # A broken one keeps new processes from starting: the old ones keep running.
         cert.write_text("broken")
         running.process.send_signal(signal.SIGHUP)
-        _until(lambda: "the old ones go on" in log.read_text())
+        _until(lambda: "the old ones keep running" in log.read_text())
         assert "broken" not in log.read_text()
         assert "cert.pem" in log.read_text()
         assert {number for _, number in seen()} == {second}

@@ -59,7 +59,7 @@ def add_model(
     steps: Annotated[int | None, typer.Option(min=1, max=150, help="The default.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0.0, max=30.0, help="The default.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help=f"Sampler instead of its own: {', '.join(SAMPLERS)}.")
+        str | None, typer.Option(help=f"Sampler instead of the default: {', '.join(SAMPLERS)}.")
     ] = None,
     few_step: Annotated[
         str | None,

@@ -67,7 +67,7 @@ def build(
         list[Path],
         typer.Option(
             metavar="PATH",
-            help="File or folder to add beside the models' code; may be repeated.",
+            help="File or folder to add to the models' code; may be repeated.",
         ),
     ] = [],
     extra: Annotated[

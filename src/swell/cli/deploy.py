@@ -222,11 +222,11 @@ def _clock() -> Finding:
     state = libc.ntp_adjtime(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state == _TIME_ERROR:
         return Finding(
-            *("clock", "warn", "nobody sets this machine's clock"),
+            *("clock", "warn", "no time service sets this machine's clock"),
             why="signatures of URLs and webhooks go by it, and logs are compared by it",
             mend="run a time service (systemd-timesyncd, chrony) on the machine itself",
         )
-    return Finding("clock", "ok", "it is set by a time service" if state >= 0 else "it is not told")
+    return Finding("clock", "ok", "set by a time service" if state >= 0 else "unknown")
 
 
 async def _tried(settings: Settings, clock: Clock) -> list[Finding]:
@@ -269,17 +269,17 @@ async def _answers(settings: Settings) -> Finding:
                 return Finding("who answers", "ok", f"a Swell answers at {url}")
             return Finding(
                 *("who answers", "fail", f"what answers at {url} is no Swell ({answer.status})"),
-                why="workers and clients ask there",
-                mend="let what stands there pass everything on to the backends",
+                why="workers and clients connect to it",
+                mend="make the proxy there forward everything to the backends",
             )
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:
         return Finding(
-            *("who answers", "fail", f"{url} has a certificate that nobody trusts: {error}"),
-            why="workers and clients refuse it",
-            mend="take one of an authority that they know, for this very name",
+            *("who answers", "fail", f"{url} has an untrusted certificate: {error}"),
+            why="workers and clients reject it",
+            mend="use one of a known authority, for this name",
         )
     except (OSError, aiohttp.ClientError):
-        return Finding("who answers", "warn", f"nobody answers at {url} yet")
+        return Finding("who answers", "warn", f"no answer at {url} yet")
 
 
 async def _for_pages(settings: Settings, clock: Clock) -> Finding:

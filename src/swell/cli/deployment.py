@@ -105,7 +105,7 @@ def _store(deployment: Deployment) -> Iterator[Finding]:
     if settings.store.url.startswith("memory:"):
         yield Finding(
             *("store", "fail", "tasks are kept in memory"),
-            why="what was accepted is lost with the process",
+            why="accepted tasks are lost with the process",
             mend="leave store.url out for SQLite, or name PostgreSQL",
         )
     elif not is_shared(settings) and deployment.processes > 1:
@@ -172,7 +172,7 @@ def _files(deployment: Deployment) -> Iterator[Finding]:
     if endpoint.scheme == "http" and _is_beyond(endpoint.hostname or ""):
         yield Finding(
             *("files", "fail", f"objects.endpoint is {settings.objects.endpoint}, without TLS"),
-            why="signed URLs open files to whoever sees them, for an hour",
+            why="anyone with a signed URL can read its file for an hour",
             mend="write https:// and give the bucket's service a certificate",
         )
 
@@ -238,7 +238,7 @@ def _secrets(deployment: Deployment) -> Iterator[Finding]:
         if secret and (secret.lower() in _KNOWN or "change" in secret.lower()):
             yield Finding(
                 *("secrets", "fail", f"what opens {key} is a word of examples"),
-                why="it is the first that anybody tries",
+                why="it is the first that attackers try",
                 mend="make another: openssl rand -hex 24",
             )
         elif secret and len(secret) < _FEWEST and not _is_near(deployment, key):
@@ -254,7 +254,7 @@ def _pages(deployment: Deployment) -> Iterator[Finding]:
     if "*" in deployment.settings.server.cors_origins:
         yield Finding(
             *("pages", "warn", "server.cors_origins lets every page use it"),
-            why="a page of anybody may spend what a key allows that its reader has typed in there",
+            why="any web page can use a key that a user enters there",
             mend="name the origins of your own pages",
         )
 
@@ -268,7 +268,7 @@ def _limits(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("limits", "ok", _NOT_ASKED)
     else:
         yield Finding(
-            *("limits", "warn", "keys without limits of their own have none"),
+            *("limits", "warn", "keys without own limits have none"),
             why="turns keep others served, but one key can fill the queue, and pools grow for it",
             mend="set limits.tasks_in_flight and limits.rate_per_s, or quotas (`swell quotas`)",
         )
@@ -299,7 +299,7 @@ def _streams(deployment: Deployment) -> Iterator[Finding]:
     if keepalive_s > _SILENT_S:
         yield Finding(
             *("streams", "warn", f"server.keepalive_s is {keepalive_s:g}"),
-            why="load balancers close what is silent for 60 s, so streams would break",
+            why="load balancers close connections that are silent for 60 s, so streams would break",
             mend="leave it at 15, or raise their limit",
         )
 
@@ -314,7 +314,7 @@ def _private_networks(deployment: Deployment) -> Iterator[Finding]:
         if "any" in words:
             yield Finding(
                 *("private networks", "fail", f"{key} is any"),
-                why="whoever has a key reaches what this machine reaches: databases, the cloud's "
+                why="a key reaches everything that this machine reaches: databases, the cloud's "
                 "metadata with its credentials",
                 mend="name the hosts that are meant, such as files.internal:9000",
             )
@@ -368,7 +368,7 @@ def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             *(where, "warn", f"its image {image} has no version"),
             why="workers that start tomorrow may run another model than those of today",
-            mend="give it a tag of its own, or a digest",
+            mend="use a unique tag, or a digest",
         )
     drain_s = getattr(options, "drain_s", None)
     if drain_s is not None and (table.drain_s is None or table.drain_s > drain_s):
@@ -379,8 +379,8 @@ def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
         )
     if table.provider == "kubernetes" and not options.secret:
         yield Finding(
-            *(where, "warn", "the workers' key stands in each Job"),
-            why="whoever may look at Jobs can read it",
+            *(where, "warn", "the workers' key is in each Job"),
+            why="anyone who can read Jobs can read it",
             mend=f"name a Secret that has it: pools.{name}.options.secret",
         )
     if table.provider not in _NEAR:

@@ -202,7 +202,7 @@ async def _store(backend: Backend, settings: Settings) -> Finding:
     started_s = backend.clock.monotonic_s()
     await backend.registry.put_note("doctor", value)
     if await backend.registry.note("doctor") != value:
-        return Finding("", "fail", "what was written does not come back: is it the same database?")
+        return Finding("", "fail", "a row that was written is not found: is it the same database?")
     took_s = backend.clock.monotonic_s() - started_s
     await backend.store.check_writable()
     await backend.store.next_wake_at()
@@ -286,7 +286,7 @@ async def _objects(objects: Objects, clock: Clock) -> Finding:
         info = await objects.head(key)
         took_s = clock.monotonic_s() - started_s
         if info.bytes != len(data) or await _read(objects, key) != data:
-            return Finding("", "fail", "what was stored does not come back whole")
+            return Finding("", "fail", "a stored file cannot be read back unchanged")
         told = await _signed(objects, f"{key}-direct", data)
     finally:
         await objects.delete([key, f"{key}-direct"])
@@ -326,7 +326,7 @@ async def _signed(objects: Objects, key: str, data: bytes) -> str:
     get = await objects.direct("GET", key, 60)
     assert get is not None, "what can be put directly can be got directly"
     if await _ask("GET", get) != data:
-        raise CommandFailed("what was put by a signed URL does not come back by one")
+        raise CommandFailed("a file uploaded by a signed URL cannot be read by one")
     return "written and read by signed URLs"
 
 

@@ -250,7 +250,7 @@ class Members:
             await fresh.start()
             try:
                 if not await fresh.is_ready():
-                    _log.error("a new backend process does not start: the old ones go on")
+                    _log.error("a new backend process does not start: the old ones keep running")
                     return
                 before, self._members[place] = self._members[place], fresh
             except BaseException:

@@ -19,9 +19,7 @@ def signing() -> ModuleType:
     try:
         return import_module("swell.weights.signing")
     except ImportError as error:
-        raise InvalidRequest(
-            "signatures need what is not installed: pip install 'swell[compiled]'"
-        ) from error
+        raise InvalidRequest("signatures need an extra: pip install 'swell[compiled]'") from error
 
 
 def make_signing_key(file: Path, as_json: bool) -> None:

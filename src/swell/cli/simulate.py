@@ -568,7 +568,7 @@ def _fleet(answer: _Answer) -> Iterator[tuple[str, str]]:
     yield (
         "launches",
         (
-            f"{told.launches * size:,.0f}; {told.losses * size:,.0f} taken back, "
+            f"{told.launches * size:,.0f}; {told.losses * size:,.0f} reclaimed, "
             f"{told.refusals * size:,.0f} refused"
         ),
     )

@@ -178,7 +178,7 @@ def _ensure(cert: Path, key: Path, names: Sequence[str], now: datetime) -> None:
         from cryptography import x509  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise InvalidRequest(
-            "server.tls = self-signed needs what is not installed: pip install 'swell[tls]', or "
+            "server.tls = self-signed needs an extra: pip install 'swell[tls]', or "
             "name files with server.tls_cert and server.tls_key"
         ) from error
     if key.exists():
