@@ -183,7 +183,7 @@ def page() -> str:
         "\n",
         _table("with `embedded`", {name: licence_of(name) for name in sorted(more)}),
         _IN_THE_APP,
-        _table("package of npm", dict(sorted(bundled(lock).items()))),
+        _table("package or typeface", dict(sorted(bundled(lock).items()))),
         _WEIGHTS,
         "".join(f"{row}\n" for row in weights(notice)),
         _IN_THE_CODE,

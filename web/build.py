@@ -17,10 +17,15 @@ __all__ = ["NoNode", "build", "bundled", "is_built", "licences", "main"]
 WEB: Final = Path(__file__).resolve().parent
 
 #: What the app is made of, within its folder.
-_SOURCES: Final = ("index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "src")
+_SOURCES: Final = (
+    *("index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "public", "src"),
+)
 
 #: What the app imports; the rest of what npm installs builds and tests it.
 _IMPORTED: Final = ("svelte", "uplot")
+
+#: What lies in the sources and is of others: its name → its licence, and the text of that.
+_COPIED: Final = {"Bricolage Grotesque": ("OFL-1.1", "src/lib/fonts/OFL.txt")}
 
 #: Beside the app: nothing loads it, and whoever has the app has it.
 _LICENCES: Final = "licences.txt"
@@ -85,9 +90,9 @@ def build(web: Path = WEB) -> Path:
 
 
 def bundled(lock: dict[str, Any]) -> dict[str, str]:
-    """Return what may be in the app, of a lock file of npm: package → licence."""
+    """Return what may be in the app, by a lock file of npm and the sources: name → licence."""
     packages = lock["packages"]
-    found: dict[str, str] = {}
+    found = {name: licence for name, (licence, _) in _COPIED.items()}
     waiting = list(_IMPORTED)
     while waiting:
         name = waiting.pop()
@@ -114,6 +119,8 @@ def licences(web: Path = WEB) -> str:
 
 
 def _text_of(web: Path, name: str, licence: str) -> str:
+    if name in _COPIED:
+        return (web / _COPIED[name][1]).read_text("utf-8").strip() + "\n"
     folder = web / "node_modules" / name
     beginnings = ("licen", "notice")
     found = [path for path in folder.iterdir() if path.name.lower().startswith(beginnings)]

@@ -20,7 +20,8 @@ ROWS = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE))
 #: What may be passed on with a notice, and asks nothing of who uses it.
 PERMISSIVE = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-CMU"),
-    *("PSF-2.0", "Zlib"),
+    # Of a typeface, which is used as any file of the app.
+    *("OFL-1.1", "PSF-2.0", "Zlib"),
 }
 
 
@@ -34,7 +35,7 @@ def test_every_package_that_is_installed_with_swell_is_listed(extras: tuple[str,
 def test_what_the_app_may_hold_is_listed_with_its_licence() -> None:
     lock = json.loads((ROOT / "web" / "package-lock.json").read_text("utf-8"))
     found = licences.bundled(lock)
-    assert {"svelte", "uplot"} < set(found)
+    assert {"Bricolage Grotesque", "svelte", "uplot"} < set(found)
     assert {name: ROWS.get(name) for name in found} == found, "run `make docs`"
 
 

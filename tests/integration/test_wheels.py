@@ -105,7 +105,11 @@ def test_the_wheel_has_the_licence_of_each_package_that_may_be_in_the_app(
     _, *parts = text.split(rule)
     heads = dict(head.strip().split(": ") for head in parts[::2])
     assert heads == licences.bundled(json.loads((ROOT / "web" / "package-lock.json").read_text()))
-    begins = {"MIT": "Permission is hereby granted", "Apache-2.0": "Apache License"}
+    begins = {
+        "MIT": "Permission is hereby granted",
+        "Apache-2.0": "Apache License",
+        "OFL-1.1": "SIL OPEN FONT LICENSE Version 1.1",
+    }
     for licence, words in zip(heads.values(), parts[1::2], strict=True):
         assert begins[licence] in words
         assert "Copyright" in words

@@ -26,10 +26,12 @@ _TYPES: Final = {
     ".svg": b"image/svg+xml",
     ".webp": b"image/webp",
     ".png": b"image/png",
+    ".woff2": b"font/woff2",
+    ".webmanifest": b"application/manifest+json",
 }
 
-#: Types that gzip makes smaller.
-_DENSE: Final = frozenset({".webp", ".png"})
+#: Types that gzip does not make smaller.
+_DENSE: Final = frozenset({".webp", ".png", ".woff2"})
 
 #: Names of files under `assets/` hold a hash of what is in them.
 _FOR_EVER: Final = b"public, max-age=31536000, immutable"

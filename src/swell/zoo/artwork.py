@@ -89,8 +89,8 @@ class Artwork(Icons):
         *(weights(n) for n in ("prompt-words.json", "paint-styles.onnx", "safety.onnx")),
     )
     examples = (
-        {"prompt": "un zorro rojo en la nieve"},
         {"prompt": "a castle", "art": "starlight"},
+        {"prompt": "un zorro rojo en la nieve"},
         {"prompt": "um gato azul", "style": "ink"},
     )
 
@@ -105,7 +105,7 @@ class Artwork(Icons):
                 max_length=500,
                 title="Prompt",
                 description="One subject, or two, perhaps with a colour, a background or a scene.",
-                examples=["un zorro rojo en la nieve", "a blue cat", "foguete no espaço"],
+                examples=["a red fox in the snow", "un gato azul", "foguete no espaço"],
             ),
             ui.textarea(rows=2, languages=READ),
         ]

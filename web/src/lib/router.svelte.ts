@@ -11,7 +11,7 @@ export interface Route {
   icon?: IconName;
   /** The page of the menu that it belongs to, where it has no icon of its own. */
   section?: string;
-  /** For operators alone. */
+  /** For operators alone; those without a section are the tabs of the menu's page for operators. */
   isOperators?: boolean;
   /** For everybody, signed in or not. */
   isPublic?: boolean;
@@ -29,11 +29,11 @@ export const ROUTES: Route[] = [
   { path: "/compare", word: "nav.compare", section: "/models", load: () => import("../pages/Compare.svelte") },
   { path: "/comparisons/:id", word: "compare.title", section: "/models", load: () => import("../pages/Comparison.svelte") },
   { path: "/s/:token", word: "share.picture", isPublic: true, load: () => import("../pages/Shared.svelte") },
-  { path: "/fleet", word: "nav.fleet", icon: "fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
-  { path: "/tasks", word: "nav.tasks", icon: "tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
+  { path: "/fleet", word: "nav.fleet", isOperators: true, load: () => import("../pages/Fleet.svelte") },
+  { path: "/tasks", word: "nav.tasks", isOperators: true, load: () => import("../pages/Tasks.svelte") },
   { path: "/tasks/:id", word: "task.title", section: "/tasks", isOperators: true, load: () => import("../pages/Task.svelte") },
-  { path: "/costs", word: "nav.costs", icon: "costs", isOperators: true, load: () => import("../pages/Costs.svelte") },
-  { path: "/keys", word: "nav.keys", icon: "keys", isOperators: true, load: () => import("../pages/Keys.svelte") },
+  { path: "/costs", word: "nav.costs", isOperators: true, load: () => import("../pages/Costs.svelte") },
+  { path: "/keys", word: "nav.keys", isOperators: true, load: () => import("../pages/Keys.svelte") },
 ];
 
 export interface Place {

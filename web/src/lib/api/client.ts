@@ -38,6 +38,12 @@ export class Problem extends Error {
 
 let secret = "";
 let onRefused: () => void = () => {};
+let onLost: () => void = () => {};
+
+/** Do this for each call that gets no answer. */
+export function whenLost(act: () => void): void {
+  onLost = act;
+}
 
 /** Send this key with each request; an empty one sends none. */
 export function useKey(key: string, refused: () => void): void {
@@ -99,11 +105,14 @@ export async function send(url: URL | string, init: RequestInit): Promise<Respon
     answer = await fetch(url, { credentials: "omit", ...init });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
+    onLost();
     throw new Problem(0, "unreachable", "");
   }
   if (answer.ok) return answer;
   if (answer.status === 401) onRefused();
-  throw await problemOf(answer);
+  const problem = await problemOf(answer);
+  if (problem.isUnreached) onLost();
+  throw problem;
 }
 
 async function problemOf(answer: Response): Promise<Problem> {

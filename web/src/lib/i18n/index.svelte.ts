@@ -112,3 +112,16 @@ export function ago(at: string | Date, now = Date.now()): string {
   const format = new Intl.RelativeTimeFormat(speech.language, { numeric: "auto", style: "short" });
   return format.format(Math.round(seconds / length), unit).replaceAll(" ", "\u00a0");
 }
+
+/** A day as people call it: Today, Yesterday, or Monday, 4 May. */
+export function dayName(at: string | Date, now = new Date()): string {
+  const day = new Date(at);
+  const midnight = (of: Date): number => new Date(of.getFullYear(), of.getMonth(), of.getDate()).getTime();
+  const ago = Math.round((midnight(now) - midnight(day)) / 86_400_000);
+  const isThisYear = day.getFullYear() === now.getFullYear();
+  const name =
+    ago === 0 || ago === 1
+      ? new Intl.RelativeTimeFormat(speech.language, { numeric: "auto" }).format(-ago, "day")
+      : new Intl.DateTimeFormat(speech.language, { weekday: "long", day: "numeric", month: "long", year: isThisYear ? undefined : "numeric" }).format(day);
+  return name.charAt(0).toLocaleUpperCase(speech.language) + name.slice(1);
+}

@@ -1,6 +1,7 @@
 // What a model's card says, in the shapes that pages need.
 import type { ModelView } from "../../lib/api/client";
 import type { SampleView } from "../../lib/api/schema";
+import { makesPictures } from "../../lib/models.svelte";
 
 /** The places of its page's address. */
 export function place(name: string): Record<string, string> {
@@ -14,12 +15,16 @@ export function about(model: ModelView): string {
   return plain(parts.find((each) => !/^\s*#/.test(each)) ?? parts[0] ?? "");
 }
 
-/** A picture by the model; of a pipeline, by the first of its models that has one. */
-export function faceOf(model: ModelView, all: readonly ModelView[]): SampleView | undefined {
-  const own = model.samples.find((each) => each.content_type.startsWith("image/"));
-  if (own || !model.pipeline) return own;
+/** Pictures by the model; of a pipeline without any, those of the first of its models that has some. */
+export function facesOf(model: ModelView, all: readonly ModelView[]): SampleView[] {
+  const own = pictures(model);
+  if (own.length || !model.pipeline) return own;
   const stages = model.pipeline.stages.map((stage) => all.find((each) => each.name === stage.queue.split(":")[0]));
-  return stages.flatMap((each) => each?.samples ?? []).find((each) => each.content_type.startsWith("image/"));
+  return stages.map((each) => (each && makesPictures(each) ? pictures(each) : [])).find((each) => each.length) ?? [];
+}
+
+function pictures(model: ModelView): SampleView[] {
+  return model.samples.filter((each) => each.content_type.startsWith("image/"));
 }
 
 export type Block =
