@@ -161,7 +161,7 @@ def speed(browser: Any, ready: dict[str, Any], pictures: int) -> tuple[float, di
         page.keyboard.press("Escape")
         page.wait_for_timeout(60)
     page.evaluate("scrollTo(0, 0)")
-    search = page.get_by_label("Search prompts")
+    search = page.get_by_label("Search your pictures")
     search.press_sequentially("picture 77", delay=60)
     page.wait_for_timeout(300)
     matches = cells.count()
@@ -169,9 +169,9 @@ def speed(browser: Any, ready: dict[str, Any], pictures: int) -> tuple[float, di
     for _ in range(11):
         search.press("Backspace")
         page.wait_for_timeout(60)
-    page.get_by_text("Favourites only").click()
+    page.get_by_text("Favourites").click()
     page.wait_for_timeout(200)
-    page.get_by_text("Favourites only").click()
+    page.get_by_text("Favourites").click()
     page.get_by_role("button", name="Select").click()
     for at in range(6):
         cells.nth(at).get_by_role("button").click()

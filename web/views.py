@@ -183,6 +183,16 @@ def _filter(page: Page) -> None:
     page.get_by_text("Filters").click()
 
 
+def _dates(page: Page) -> None:
+    page.get_by_label("Date").select_option("Choose dates…")
+    expect(page.get_by_label("From", exact=True)).to_be_visible()
+
+
+def _offline(page: Page) -> None:
+    page.context.set_offline(True)
+    expect(page.get_by_text("reach the server").first).to_be_visible()
+
+
 def _unfold(page: Page) -> None:
     page.get_by_text("More settings").first.click()
 
@@ -208,13 +218,13 @@ def _choosing(page: Page) -> None:
 
 def _erasing(page: Page) -> None:
     _choosing(page)
-    page.get_by_role("toolbar").get_by_role("button", name="Erase").click()
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
 def _nothing_fits(page: Page) -> None:
-    page.get_by_label("Search prompts").fill("no such thing")
-    expect(page.get_by_text("Nothing fits")).to_be_visible()
+    page.get_by_label("Search your pictures").fill("no such thing")
+    expect(page.get_by_text("No matches")).to_be_visible()
 
 
 def _two(page: Page) -> None:
@@ -237,7 +247,7 @@ def _empty_wish(page: Page) -> None:
 def _wrong_key(page: Page) -> None:
     page.get_by_label("Key").fill("swell_nonsense")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_text("This key is not taken")).to_be_visible()
+    expect(page.get_by_text("That key")).to_be_visible()
 
 
 def _chart(page: Page) -> None:
@@ -273,7 +283,7 @@ VIEWS: Final = (
     View("portraits-broken", "/portraits", "Portraits", server="broken"),
     View("library", "/library", "Library"),
     View("library-show", "/library", "Library", _first_picture),
-    View("library-filters", "/library", "Library", _filter, sizes=("phone",)),
+    View("library-dates", "/library", "Library", _dates),
     View("library-choose", "/library", "Library", _choosing),
     View("library-erase", "/library", "Library", _erasing),
     View("library-nothing-fits", "/library", "Library", _nothing_fits),
@@ -293,7 +303,7 @@ VIEWS: Final = (
     View("compare-broken", "/compare", "Compare", server="broken"),
     View("compare-none", "/compare", "Compare", server="empty"),
     View("comparison", "/comparisons/{voting}", "a yellow star"),
-    View("comparison-close", "/comparisons/{voting}", "a yellow star", _dialog("Show the names")),
+    View("comparison-close", "/comparisons/{voting}", "a yellow star", _dialog("End voting")),
     View("comparison-voted", "/comparisons/{voted}", "a sailing boat"),
     View("fleet", "/fleet", "Fleet", _chart),
     View("fleet-none", "/fleet", "Fleet", server="empty"),
@@ -301,6 +311,7 @@ VIEWS: Final = (
     View("shared", "/s/{shared}", "a purple house"),
     View("shared-gone", "/s/nothing", ""),
     View("tasks", "/tasks", "Tasks"),
+    View("tasks-filters", "/tasks", "Tasks", _filter, sizes=_PHONE),
     View("tasks-broken", "/tasks", "Tasks", server="broken"),
     View("tasks-none", "/tasks", "Tasks", server="empty"),
     View("tasks-dead", "/tasks?show=dead", "Tasks"),
@@ -319,6 +330,7 @@ VIEWS: Final = (
     View("keys-broken", "/keys", "Keys", server="broken"),
     View("keys-new", "/keys", "Keys", _dialog("New key")),
     View("keys-menu", "/keys", "Keys", _menu("Actions for phone app")),
+    View("offline", "/models", "Models", _offline),
     View("nowhere", "/nowhere", ""),
     View("operators-alone", "/fleet", "", who="client"),
 )

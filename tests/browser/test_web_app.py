@@ -29,7 +29,7 @@ def test_a_wrong_key_is_refused_in_words_and_the_right_one_is_remembered(
     field = page.get_by_label("Key")
     field.fill("swell_nonsense")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_text("This key is not taken")).to_be_visible()
+    expect(page.get_by_text("That key")).to_be_visible()
     field.fill(app.key)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Create")
@@ -48,6 +48,62 @@ def test_a_link_signs_in_and_its_key_leaves_the_address(app_page: Page, app: App
     assert app.key not in app_page.url
 
 
+def test_a_link_pasted_into_the_tab_that_asks_for_a_key_signs_in(
+    browser: Browser, app: App
+) -> None:
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    page.goto(f"{app.url}/")
+    expect(page.get_by_label("Access key")).to_be_focused()
+    # As the address bar does where only what follows `#` changes: the page stays.
+    page.evaluate("link => { location.href = link }", f"{app.url}/#/key/{app.key}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create")
+    assert app.key not in page.url
+    context.close()
+
+
+def test_a_link_in_the_field_of_the_key_signs_in(browser: Browser, app: App) -> None:
+    context = browser.new_context(locale="en-GB")
+    page = context.new_page()
+    page.goto(f"{app.url}/")
+    page.get_by_label("Access key").fill(f"{app.url}/#/key/{app.key}")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Create")
+    context.close()
+
+
+def test_the_pages_of_operators_are_behind_one_entry(app_page: Page, app: App) -> None:
+    app.open(app_page, "/library")
+    expect(app_page.get_by_role("link", name="Keys", exact=True)).to_have_count(0)
+    app_page.get_by_role("link", name="Operations").click()
+    pages = app_page.get_by_role("main").get_by_label("Operations")
+    for name in ("Fleet", "Tasks", "Costs", "Keys"):
+        pages.get_by_role("link", name=name, exact=True).click()
+        expect(app_page.get_by_role("heading", level=1)).to_have_text(name)
+        expect(app_page.get_by_role("link", name="Operations")).to_have_attribute(
+            "aria-current", "true"
+        )
+
+
+def test_the_app_can_be_put_on_a_home_screen(app_page: Page, app: App) -> None:
+    app.open(app_page)
+    link = app_page.locator("link[rel=manifest]").evaluate("each => each.href")
+    told = app_page.request.get(link)
+    assert told.headers["content-type"] == "application/manifest+json"
+    manifest = told.json()
+    assert manifest["display"] == "standalone"
+    assert app_page.evaluate("([a, b]) => new URL(a, b).href", [manifest["start_url"], link]) == (
+        f"{app.url}/"
+    )
+    for icon in manifest["icons"]:
+        where = app_page.evaluate("([a, b]) => new URL(a, b).href", [icon["src"], link])
+        found = app_page.request.get(where)
+        assert found.headers["content-type"] == icon["type"]
+        # Width and height stand in the first bytes of a PNG.
+        side = int(icon["sizes"].partition("x")[0])
+        assert found.body()[16:24] == side.to_bytes(4) * 2
+
+
 def test_a_link_takes_nobodys_key_away_and_signs_nobody_over_unasked(
     browser: Browser, app: App
 ) -> None:
@@ -55,10 +111,10 @@ def test_a_link_takes_nobodys_key_away_and_signs_nobody_over_unasked(
     page = context.new_page()
     app.open(page)
     page.goto(f"{app.url}/#/key/swell_nonsense")
-    expect(page.get_by_text("A link has brought another key.").first).to_be_visible()
+    expect(page.get_by_text("This link signs in with another key.").first).to_be_visible()
     assert "nonsense" not in page.url
-    page.get_by_role("button", name="Use it").click()
-    expect(page.get_by_text("This key is not taken")).to_be_visible()
+    page.get_by_role("button", name="Switch").click()
+    expect(page.get_by_text("That key")).to_be_visible()
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_have_text("Create")
     context.close()
@@ -100,7 +156,7 @@ def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: A
     app_page.keyboard.press("Tab")
     expect(app_page.get_by_text("Skip to content")).to_be_focused()
     app_page.keyboard.press("?")
-    sheet = app_page.get_by_role("dialog", name="Keyboard")
+    sheet = app_page.get_by_role("dialog", name="Keyboard shortcuts")
     expect(sheet).to_be_visible()
     app_page.keyboard.press("Escape")
     expect(sheet).to_have_count(0)
@@ -111,8 +167,8 @@ def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: A
 def test_single_keys_can_be_switched_off_and_stay_off(app_page: Page, app: App) -> None:
     app.open(app_page)
     app_page.keyboard.press("?")
-    sheet = app_page.get_by_role("dialog", name="Keyboard")
-    sheet.get_by_role("switch", name="Single keys").click()
+    sheet = app_page.get_by_role("dialog", name="Keyboard shortcuts")
+    sheet.get_by_role("switch", name="Single-key shortcuts").click()
     app_page.keyboard.press("Escape")
     expect(sheet).to_have_count(0)
     app_page.reload()
@@ -124,8 +180,8 @@ def test_single_keys_can_be_switched_off_and_stay_off(app_page: Page, app: App) 
     expect(app_page.get_by_label("What should it show?")).to_be_focused()
     expect(app_page.get_by_role("dialog")).to_have_count(0)
     app_page.locator(".tools .opener").last.click()
-    app_page.get_by_role("menuitem", name="Keyboard").click()
-    sheet.get_by_role("switch", name="Single keys").click()
+    app_page.get_by_role("menuitem", name="Keyboard shortcuts").click()
+    sheet.get_by_role("switch", name="Single-key shortcuts").click()
     app_page.keyboard.press("Escape")
     app_page.keyboard.press("g")
     expect(app_page.get_by_role("dialog", name="My jobs")).to_be_visible()
@@ -133,14 +189,14 @@ def test_single_keys_can_be_switched_off_and_stay_off(app_page: Page, app: App) 
 
 def test_a_page_that_is_not_there_leads_back(app_page: Page, app: App) -> None:
     app.open(app_page, "/nowhere")
-    expect(app_page.get_by_text("There is no such page")).to_be_visible()
+    expect(app_page.get_by_text("Page not found")).to_be_visible()
     app_page.get_by_role("button", name="Create").click()
     expect(app_page.get_by_role("heading", level=1)).to_have_text("Create")
 
 
 def test_operators_pages_are_in_the_menu_of_operators_alone(app_page: Page, app: App) -> None:
     app.open(app_page)
-    expect(app_page.get_by_role("heading", name="Operators")).to_be_visible()
+    expect(app_page.get_by_role("link", name="Operations")).to_be_visible()
     headers = {"authorization": f"Bearer {app.key}"}
     asked = {"name": "a phone", "scopes": ["client"]}
     made = app_page.request.post("/v1/keys", headers=headers, data=asked).json()
@@ -150,7 +206,7 @@ def test_operators_pages_are_in_the_menu_of_operators_alone(app_page: Page, app:
     heading = app_page.get_by_role("heading", level=1)
     expect(heading).to_have_text("Create")
     expect(app_page.get_by_role("link", name="Models").first).to_be_visible()
-    expect(app_page.get_by_role("heading", name="Operators")).to_have_count(0)
+    expect(app_page.get_by_role("link", name="Operations")).to_have_count(0)
     for path, word in {
         "fleet": "Fleet",
         "keys": "Keys",
@@ -159,7 +215,7 @@ def test_operators_pages_are_in_the_menu_of_operators_alone(app_page: Page, app:
     }.items():
         expect(app_page.get_by_role("link", name=word, exact=True)).to_have_count(0)
         app_page.goto(f"{app.url}/#/{path}")
-        expect(app_page.get_by_text("This page is for operators")).to_be_visible()
+        expect(app_page.get_by_text("For operators only")).to_be_visible()
         expect(heading).not_to_have_text(word)
 
 

@@ -151,7 +151,7 @@ def test_with_the_keyboard_alone(browser: Browser, app: App) -> None:
     # What is told while a dialog is open is seen, heard and can be put away there.
     viewer.get_by_role("button", name="Share", exact=True).click()
     sharing = page.get_by_role("dialog", name="Share", exact=True)
-    sharing.get_by_role("button", name="Make a link").click()
+    sharing.get_by_role("button", name="Create link").click()
     toast = page.locator(".toast")
     expect(toast).to_be_in_viewport(ratio=1)
     told = toast.locator("p").inner_text()
@@ -176,7 +176,7 @@ def test_a_link_and_a_saved_picture_bring_back_how_it_was_made(
     expect(made(page)).to_have_count(1, timeout=PATIENCE_MS)
     page.get_by_role("button", name="More with this picture").click()
     page.get_by_role("menuitem", name="Copy a link").click()
-    expect(page.locator(".toast")).to_contain_text("The link is copied")
+    expect(page.locator(".toast")).to_contain_text("Link copied")
     link = page.evaluate("navigator.clipboard.readText()")
     page.get_by_role("button", name="More with this picture").click()
     with page.expect_download() as told:
@@ -340,7 +340,7 @@ def test_what_is_pressed_again_after_a_lost_answer_is_not_drawn_twice(
     prompt(page).fill("a red balloon")
     page.locator(".count label").nth(2).click()
     page.get_by_role("button", name="Create", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    expect(page.get_by_role("alert")).to_contain_text("reach the server")
     page.get_by_role("button", name="Create", exact=True).click()
     expect(made(page)).to_have_count(3, timeout=PATIENCE_MS)
     assert len(sent) == 4
@@ -588,8 +588,8 @@ def test_another_key_begins_with_nothing_of_the_one_before(browser: Browser, app
     page.get_by_role("button", name="Create", exact=True).click()
     expect(results(page)).to_have_count(1)
     page.goto(f"{app.url}/#/key/{other}")
-    page.get_by_role("button", name="Use it").click()
-    expect(page.get_by_role("heading", name="Operators")).to_have_count(0)
+    page.get_by_role("button", name="Switch").click()
+    expect(page.get_by_role("heading", name="Operations")).to_have_count(0)
     expect(prompt(page)).to_have_value("")
     expect(results(page)).to_have_count(0)
     kept = page.evaluate("JSON.stringify(localStorage)")

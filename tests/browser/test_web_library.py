@@ -39,11 +39,11 @@ def shelf(app_page: Page, app: App) -> Page:
 def test_pictures_are_found_shown_and_favoured(shelf: Page) -> None:
     cells = shelf.locator("main li")
     expect(cells).to_have_count(3)
-    shelf.get_by_label("Search prompts").fill("BICYCLE")
+    shelf.get_by_label("Search your pictures").fill("BICYCLE")
     expect(cells).to_have_count(1)
-    shelf.get_by_label("Search prompts").fill("no such thing")
-    expect(shelf.get_by_text("Nothing fits")).to_be_visible()
-    shelf.get_by_label("Search prompts").fill("")
+    shelf.get_by_label("Search your pictures").fill("no such thing")
+    expect(shelf.get_by_text("No matches")).to_be_visible()
+    shelf.get_by_label("Search your pictures").fill("")
     cells.first.get_by_role("button").click()
     dialog = shelf.get_by_role("dialog")
     expect(dialog).to_contain_text(PROMPTS[2])
@@ -52,11 +52,11 @@ def test_pictures_are_found_shown_and_favoured(shelf: Page) -> None:
     shelf.keyboard.press("f")
     shelf.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    shelf.get_by_text("Favourites only").click()
+    shelf.get_by_text("Favourites").click()
     expect(cells).to_have_count(1)
     shelf.evaluate("localStorage.removeItem('swell.favourites')")
     shelf.reload()
-    shelf.get_by_text("Favourites only").click()
+    shelf.get_by_text("Favourites").click()
     expect(cells).to_have_count(1)
     cells.first.get_by_role("button").click()
     with shelf.expect_response(lambda told: told.request.method == "DELETE" and told.ok):
@@ -70,7 +70,7 @@ def test_favourites_that_a_browser_kept_are_taken_over_once(app_page: Page, app:
     listed = app_page.request.get(f"{app.url}/v1/tasks?user=mover", headers=headers).json()
     apple = listed["tasks"][1]["id"]
     app.open(app_page, "/library", person="mover", favourites=[f"{apple}-0"])
-    app_page.get_by_text("Favourites only").click()
+    app_page.get_by_text("Favourites").click()
     cells = app_page.locator("main li")
     expect(cells).to_have_count(1)
     expect(cells.first.get_by_role("button")).to_have_accessible_name("Show large: an apple")
@@ -87,12 +87,12 @@ def test_the_server_finds_what_was_not_loaded(app_page: Page, app: App) -> None:
     expect(cells).to_have_count(1)
     # Drawn elsewhere since: the page does not know of it.
     draw(app_page, app, "seeker", "Un éléphant under an umbrella")
-    app_page.get_by_label("Search prompts").fill("elephant umbr")
+    app_page.get_by_label("Search your pictures").fill("elephant umbr")
     expect(cells).to_have_count(1)
     expect(cells.first.get_by_role("button")).to_have_accessible_name(
         "Show large: Un éléphant under an umbrella"
     )
-    app_page.get_by_label("Search prompts").fill("")
+    app_page.get_by_label("Search your pictures").fill("")
     expect(cells).to_have_count(2)
 
 
@@ -101,11 +101,33 @@ def test_pictures_of_a_time_are_found(app_page: Page, app: App) -> None:
     app.open(app_page, "/library", person="dater")
     cells = app_page.locator("main li")
     expect(cells).to_have_count(1)
+    app_page.get_by_label("Date").select_option("Today")
+    expect(cells).to_have_count(1)
+    app_page.get_by_label("Date").select_option("Choose dates…")
     app_page.get_by_label("To", exact=True).fill("2020-01-31")
-    expect(app_page.get_by_text("Nothing fits")).to_be_visible()
+    expect(app_page.get_by_text("No matches")).to_be_visible()
     app_page.get_by_label("To", exact=True).fill("")
     app_page.get_by_label("From", exact=True).fill("2020-01-31")
     expect(cells).to_have_count(1)
+
+
+def test_pictures_stand_below_the_day_of_their_making(app_page: Page, app: App) -> None:
+    draw(app_page, app, "diarist", "a cup", "a plate")
+    app.open(app_page, "/library", person="diarist")
+    today = app_page.get_by_role("region", name="Today")
+    expect(today.get_by_role("heading", name="Today")).to_be_visible()
+    expect(today.get_by_role("listitem")).to_have_count(2)
+
+
+def test_a_mouse_makes_a_favourite_without_opening_the_picture(app_page: Page, app: App) -> None:
+    draw(app_page, app, "mouse", "a cheese")
+    app.open(app_page, "/library", person="mouse")
+    cell = app_page.locator("main li").first
+    cell.hover()
+    cell.get_by_title("Add to favourites").click()
+    app_page.get_by_role("button", name="Favourites").click()
+    expect(cell.get_by_title("Remove from favourites")).to_be_visible()
+    expect(app_page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_styles_are_chosen_by_their_names_and_the_server_is_asked_for_a_model(
@@ -128,11 +150,11 @@ def test_styles_are_chosen_by_their_names_and_the_server_is_asked_for_a_model(
     app_page.get_by_label("Style").select_option("Primary oil")
     expect(cells).to_have_count(1)
     expect(cells.first.get_by_role("button")).to_have_accessible_name("Show large: a kettle in oil")
-    app_page.get_by_label("Style").select_option("Any")
+    app_page.get_by_label("Style").select_option("Any style")
     # Nothing was made by it here: whether there is something is known to the server alone.
     with app_page.expect_request(lambda each: "model=swell%2Fpicture" in each.url):
         app_page.get_by_label("Model").select_option("swell/picture")
-    expect(app_page.get_by_text("Nothing fits")).to_be_visible()
+    expect(app_page.get_by_text("No matches")).to_be_visible()
     app_page.get_by_label("Model").select_option("swell/icons")
     expect(cells).to_have_count(2)
 
@@ -147,9 +169,9 @@ def test_several_are_chosen_by_keyboard_and_erased_after_a_question(
     app_page.get_by_role("button", name="Select").press("Enter")
     cells.nth(0).get_by_role("button").press("Enter")
     cells.nth(1).get_by_role("button").click(modifiers=["Shift"])
-    app_page.get_by_role("toolbar").get_by_role("button", name="Erase").click()
-    expect(app_page.get_by_role("dialog")).to_contain_text("Erase 2 pictures?")
-    app_page.get_by_role("dialog").get_by_role("button", name="Erase").click()
+    app_page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    expect(app_page.get_by_role("dialog")).to_contain_text("Delete 2 pictures?")
+    app_page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(cells).to_have_count(1)
     app_page.reload()
     expect(cells).to_have_count(1)
@@ -161,7 +183,7 @@ def test_what_lies_behind_a_question_hears_no_keys(app_page: Page, app: App) -> 
     app_page.locator("main li").first.get_by_role("button").click()
     shown = app_page.get_by_role("dialog", name="second")
     app_page.keyboard.press("Delete")
-    question = app_page.get_by_role("dialog", name="Erase 1 picture?")
+    question = app_page.get_by_role("dialog", name="Delete 1 picture?")
     expect(question).to_be_visible()
     for key in ("ArrowRight", "f", "Delete", "g"):
         app_page.keyboard.press(key)
@@ -170,7 +192,7 @@ def test_what_lies_behind_a_question_hears_no_keys(app_page: Page, app: App) -> 
     expect(shown).to_have_count(1)
     app_page.keyboard.press("Escape")
     expect(question).to_have_count(0)
-    expect(shown.get_by_role("button", name="Make it a favourite")).to_be_visible()
+    expect(shown.get_by_role("button", name="Add to favourites")).to_be_visible()
     app_page.keyboard.press("ArrowRight")
     expect(app_page.get_by_role("dialog", name="first")).to_be_visible()
 

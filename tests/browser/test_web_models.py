@@ -45,18 +45,36 @@ def test_a_model_is_found_and_tried(app_page: Page, app: App) -> None:
     expect(app_page.get_by_role("status").get_by_text("Done")).to_be_visible()
     # What came is there again, after another tab and after a reload, and so is what was asked.
     app_page.get_by_role("tab", name="About").click()
-    app_page.get_by_role("tab", name="Try").click()
+    app_page.get_by_role("tab", name="Try it").click()
     expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible()
     app_page.reload()
     expect(app_page.get_by_alt_text("a green bicycle")).to_be_visible()
     expect(app_page.get_by_label("Prompt")).to_have_value("a green bicycle")
 
 
+def test_models_that_make_pictures_come_before_their_building_blocks(
+    app_page: Page, app: App
+) -> None:
+    app.open(app_page, "/models")
+    makers = app_page.get_by_role("region", name="Make pictures")
+    expect(makers.get_by_role("link", name="swell/picture")).to_be_visible()
+    blocks = app_page.get_by_role("region", name="Building blocks")
+    for name in ("swell/safety", "swell/translate", "swell/upscale"):
+        card = blocks.get_by_role("link", name=name)
+        expect(card).to_be_visible()
+        # A picture there would be of what the model looks at, such as a person.
+        expect(card.locator("img")).to_have_count(0)
+    app.open(app_page, "/models/swell/safety")
+    app_page.get_by_role("tab", name="About").click()
+    expect(app_page.get_by_role("heading", name="Licence")).to_be_visible()
+    expect(app_page.locator("main img")).to_have_count(0)
+
+
 def test_a_card_is_told_with_its_tables(app_page: Page, app: App) -> None:
     app.open(app_page, "/models")
     card = app_page.get_by_role("link", name="swell/picture")
     expect(card).to_contain_text("From a prompt in any of six languages to a finished picture")
-    expect(card.get_by_role("presentation")).to_be_visible()
+    expect(card.get_by_role("presentation").first).to_be_visible()
     app.open(app_page, "/models/swell/icons")
     app_page.get_by_role("tab", name="About").click()
     expect(app_page.get_by_role("row", name="memory")).to_contain_text("310 MB")
@@ -79,8 +97,8 @@ def test_several_files_are_chosen_put_in_order_and_sent(page: Page, served: Serv
     page.locator("input[type=file]").set_input_files(chosen)
     expect(files.get_by_role("listitem")).to_have_count(3)
     sources = [each.get_attribute("src") for each in files.get_by_role("img").all()]
-    page.get_by_role("button", name="Move 3 forward").press("Enter")
-    expect(page.get_by_role("button", name="Move 2 forward")).to_be_focused()
+    page.get_by_role("button", name="Move 3 earlier").press("Enter")
+    expect(page.get_by_role("button", name="Move 2 earlier")).to_be_focused()
     page.get_by_role("button", name="Remove 1", exact=True).click()
     moved = [each.get_attribute("src") for each in files.get_by_role("img").all()]
     assert moved == [sources[2], sources[1]]
@@ -123,7 +141,7 @@ def test_the_code_of_the_form_runs(app_page: Page, app: App, tmp_path: Path) -> 
         )
         assert done.returncode == 0, done.stderr
         assert "succeeded" in done.stdout or ".png" in done.stdout, done.stdout
-    https = app_page.get_by_text("fal's clients use https alone")
+    https = app_page.get_by_text("clients require https")
     for client in ("Replicate", "OpenAI", "fal"):
         app_page.get_by_role("button", name=client, exact=True).click()
         code = app_page.get_by_role("region", name=client).inner_text()
@@ -151,7 +169,7 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     for model in ("swell/icons", "swell/picture"):
         app_page.get_by_role("button", name=model).click()
     app_page.get_by_label("Prompt").fill("a lighthouse at night")
-    app_page.get_by_role("button", name="Draw with all").click()
+    app_page.get_by_role("button", name="Run all").click()
     vote = app_page.get_by_role("button", name="Vote")
     expect(vote).to_be_visible()
     app_page.reload()
@@ -172,12 +190,12 @@ def test_models_are_compared_blind_and_named_after_the_vote(app_page: Page, app:
     assert [url.partition("/v1/")[2] for url in told] != [
         str(src).partition("/v1/")[2] for src in seen
     ]
-    app_page.get_by_role("button", name="1 is best").click()
-    expect(app_page.get_by_text("All votes given")).to_be_visible()
+    app_page.get_by_role("button", name="Pick 1").click()
+    expect(app_page.get_by_text("You voted on every row")).to_be_visible()
     assert [each.get_attribute("src") for each in pictures.all()] == seen
-    app_page.get_by_role("button", name="Show the names").click()
-    app_page.get_by_role("dialog").get_by_role("button", name="Show the names").click()
-    expect(app_page.get_by_text("your choice")).to_be_visible()
+    app_page.get_by_role("button", name="End voting").click()
+    app_page.get_by_role("dialog").get_by_role("button", name="End voting").click()
+    expect(app_page.get_by_text("your pick")).to_be_visible()
     expect(app_page.get_by_role("row", name="swell/picture")).to_be_visible()
     app_page.get_by_role("link", name="Compare").click()
     expect(app_page.get_by_role("table", name="Ratings")).to_contain_text("swell/icons")
@@ -200,8 +218,8 @@ def test_answers_in_words_are_told_as_such_and_are_no_pictures(
             for model in ("test/poet", "demo/echo-picture"):
                 page.get_by_role("button", name=model).click()
             page.get_by_label("Prompt").fill("rings")
-            page.get_by_label("Hide the names").uncheck(force=True)
-            page.get_by_role("button", name="Draw with all").click()
+            page.get_by_label("Hide model names").uncheck(force=True)
+            page.get_by_role("button", name="Run all").click()
             expect(page.get_by_text("Ode to rings")).to_be_visible(timeout=_DRAWN_MS)
             expect(page.get_by_alt_text("demo/echo-picture: rings")).to_be_visible(
                 timeout=_DRAWN_MS

@@ -114,7 +114,7 @@ def test_a_running_task_is_cancelled_after_a_question(desk: Page, operated: App)
     task = submit(desk, operated, "demo/echo-picture", input=slow)
     operated.open(desk, f"/tasks/{task}")
     desk.get_by_role("button", name="Cancel", exact=True).click()
-    desk.get_by_role("button", name="Cancel the task").click()
+    desk.get_by_role("button", name="Cancel task").click()
     expect(desk.get_by_text("Canceled", exact=True)).to_be_visible(timeout=_PATIENCE_MS)
 
 
@@ -160,7 +160,7 @@ def test_tasks_are_found_by_their_state_and_user(desk: Page, operated: App) -> N
     expect(desk.get_by_label("User")).to_have_value("olga")
     expect(desk.get_by_role("row")).to_have_count(3)
     desk.get_by_label("State").select_option("failed")
-    expect(desk.get_by_text("None fits these filters.")).to_be_visible()
+    expect(desk.get_by_text("No task matches these filters.")).to_be_visible()
     desk.reload()
     expect(desk.get_by_label("User")).to_have_value("olga")
 
@@ -170,7 +170,7 @@ def test_a_dead_letter_is_replayed(desk: Page, operated: App) -> None:
     until(lambda: ask(desk, operated, "GET", f"/v1/tasks/{task}")["state"] == "failed")
     operated.open(desk, "/tasks?show=dead")
     desk.get_by_role("button", name="Replay", exact=True).first.click()
-    desk.get_by_role("button", name="See it").click()
+    desk.get_by_role("button", name="View task").click()
     expect(desk.get_by_role("heading", level=1)).to_have_text("Task")
     assert task not in desk.url
 
@@ -179,11 +179,11 @@ def test_a_key_is_made_shown_once_and_revoked(desk: Page, operated: App) -> None
     operated.open(desk, "/keys")
     desk.get_by_role("button", name="New key").click()
     desk.get_by_label("Name").fill("phone app")
-    desk.get_by_role("button", name="Make the key").click()
-    secret = desk.get_by_role("region", name="The new key").inner_text().strip()
+    desk.get_by_role("button", name="Create key").click()
+    secret = desk.get_by_role("region", name="Your new key").inner_text().strip()
     told = desk.request.get("/v1/keys/self", headers={"authorization": f"Bearer {secret}"}).json()
     assert (told["name"], told["scopes"]) == ("phone app", ["client"])
-    desk.get_by_role("button", name="I have kept it").click()
+    desk.get_by_role("button", name="I saved it").click()
     expect(desk.get_by_text(secret)).to_have_count(0)
     desk.get_by_role("button", name="Actions for phone app").click()
     desk.get_by_role("menuitem", name="Revoke").click()
@@ -206,7 +206,7 @@ def test_a_mistake_in_a_new_key_is_told_where_it_is(browser: Browser, operated: 
     page.get_by_label("Name").fill("wrong")
     page.get_by_text("Limits", exact=True).last.click()
     page.get_by_label("Requests a second").fill("-1")
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("button", name="Create key").click()
     expect(page.get_by_role("alert").first).to_be_visible()
     context.close()
 
@@ -219,19 +219,19 @@ def test_what_is_no_number_is_refused_beside_its_field_and_a_comma_is_a_point(
     desk.get_by_label("Name").fill("numbers")
     desk.get_by_text("Limits", exact=True).last.click()
     desk.get_by_label("Requests a second").fill("5/s")
-    desk.get_by_label("Tasks at once").fill("1.000")
-    desk.get_by_role("button", name="Make the key").click()
+    desk.get_by_label("Tasks at a time").fill("1.000")
+    desk.get_by_role("button", name="Create key").click()
     expect(desk.get_by_label("Requests a second")).to_have_accessible_description(
-        "Write a number, such as 0.5."
+        "Enter a number, such as 0.5."
     )
-    expect(desk.get_by_label("Tasks at once")).to_have_accessible_description(
-        "Write a whole number, such as 1000."
+    expect(desk.get_by_label("Tasks at a time")).to_have_accessible_description(
+        "Enter a whole number, such as 1000."
     )
     desk.get_by_label("Requests a second").fill("0,5")
-    desk.get_by_label("Tasks at once").fill("")
+    desk.get_by_label("Tasks at a time").fill("")
     desk.get_by_label("Tasks a day").fill("10 000")
-    desk.get_by_role("button", name="Make the key").click()
-    desk.get_by_role("button", name="I have kept it").click()
+    desk.get_by_role("button", name="Create key").click()
+    desk.get_by_role("button", name="I saved it").click()
     made = ask(desk, operated, "GET", "/v1/keys")["keys"]
     limits = [each["limits"] for each in made if each["name"] == "numbers"]
     assert [each["rate_per_s"] for each in limits] == [0.5]
@@ -247,22 +247,22 @@ def test_a_quota_that_is_set_again_keeps_what_its_form_does_not_show(
     ask(desk, operated, "PUT", "/v1/quotas", {"key_id": made["id"], "user": "*", **bounds})
     operated.open(desk, "/keys")
     desk.get_by_role("tab", name="Quotas").click()
-    desk.get_by_role("button", name="Set a quota").click()
+    desk.get_by_role("button", name="Set quota").click()
     form = desk.get_by_role("dialog")
     form.get_by_label("Key").select_option("bounded")
     expect(form.get_by_label("Tasks a day")).to_have_value("")
     form.get_by_label("User").fill("*")
     expect(form.get_by_label("Tasks a day")).to_have_value("50")
     form.get_by_label("Dollars a month").fill("1.000")
-    form.get_by_role("button", name="Set a quota").click()
+    form.get_by_role("button", name="Set quota").click()
     expect(form.get_by_label("Dollars a month")).to_have_accessible_description(
-        "Does it mean thousands? Write 1000 or 1.00."
+        "Is that thousands? Write 1000 or 1.00."
     )
     form.get_by_label("User").fill("")
     form.get_by_label("User").fill("*")
     # What is told in thousandths of a dollar is not taken for thousands when it comes back.
     form.get_by_label("Tasks a day").fill("60")
-    form.get_by_role("button", name="Set a quota").click()
+    form.get_by_role("button", name="Set quota").click()
     expect(form).to_have_count(0)
     told = ask(desk, operated, "GET", "/v1/quotas")["quotas"]
     quota = next(each for each in told if each["key_id"] == made["id"])
@@ -285,15 +285,15 @@ def test_a_new_secret_stays_until_it_is_kept_and_other_dialogs_until_their_veil_
     desk.mouse.move(5, 5)
     desk.mouse.up()
     expect(name).to_have_value("marked by mouse")
-    desk.get_by_role("button", name="Make the key").click()
-    secret = desk.get_by_role("region", name="The new key")
+    desk.get_by_role("button", name="Create key").click()
+    secret = desk.get_by_role("region", name="Your new key")
     expect(secret).to_be_visible()
     desk.mouse.click(5, 5)
     # A browser lets nobody be held by the first one alone.
     desk.keyboard.press("Escape")
     desk.keyboard.press("Escape")
     expect(secret).to_be_visible()
-    desk.get_by_role("button", name="I have kept it").click()
+    desk.get_by_role("button", name="I saved it").click()
     expect(dialog).to_have_count(0)
     desk.get_by_role("button", name="New key").click()
     expect(dialog).to_be_visible()
@@ -307,7 +307,7 @@ def test_costs_are_beside_those_of_an_api(desk: Page, operated: App) -> None:
     operated.open(desk, "/costs")
     expect(desk.get_by_text("Per picture").first).to_be_visible()
     expect(desk.get_by_text("Cold starts").first).to_be_visible()
-    desk.get_by_label("By", exact=True).select_option("pool")
+    desk.get_by_label("Group by", exact=True).select_option("pool")
     expect(desk.get_by_role("row", name="crowd")).to_be_visible()
 
 
@@ -381,8 +381,8 @@ def test_a_version_is_made_the_canary_and_promoted(
         operated.open(desk, "/models/test/poster")
         desk.get_by_role("tab", name="Versions").click()
         desk.get_by_role("button", name=f"Actions for {newest}").click(timeout=_PATIENCE_MS)
-        desk.get_by_role("menuitem", name="Make it the canary").click()
-        desk.get_by_role("dialog").get_by_role("button", name="Make it the canary").click()
+        desk.get_by_role("menuitem", name="Start canary").click()
+        desk.get_by_role("dialog").get_by_role("button", name="Start canary").click()
         expect(desk.get_by_text("Too early to tell")).to_be_visible()
         assert breaches(desk) == []
         desk.get_by_role("button", name="Promote").click()

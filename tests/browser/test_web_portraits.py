@@ -30,7 +30,7 @@ def packs(page: Page) -> Locator:
 def choose(page: Page, *scenes: str) -> None:
     """Choose a face and nothing but these scenarios."""
     page.get_by_label("A picture of a face").locator("input[type=file]").set_input_files(FACE)
-    expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
+    expect(page.get_by_alt_text("Selected picture")).to_be_visible()
     for box in page.get_by_role("group", name="Scenarios").get_by_role("checkbox").all():
         box.set_checked(False, force=True)
     for scene in scenes:
@@ -127,7 +127,7 @@ def test_what_is_chosen_outlives_a_look_at_another_page(app_page: Page, app: App
     app_page.get_by_role("link", name="Library").click()
     expect(app_page.get_by_role("heading", name="Library", level=1)).to_be_visible()
     app_page.get_by_role("link", name="Portraits").click()
-    expect(app_page.get_by_alt_text("The chosen picture")).to_be_visible()
+    expect(app_page.get_by_alt_text("Selected picture")).to_be_visible()
     expect(app_page.get_by_role("button", name="Make 2 portraits")).to_be_visible()
     expect(app_page.get_by_role("checkbox", name="Beach", exact=True)).to_be_checked()
     app_page.get_by_text("More settings").click()
@@ -169,8 +169,8 @@ def test_the_camera_is_asked_for_when_wanted_and_a_picture_without_a_face_is_tol
         small(page)
         assert page.evaluate("window.asked") == 0
         page.get_by_role("button", name="Camera").click()
-        page.get_by_role("button", name="Take the picture").click()
-        expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
+        page.get_by_role("button", name="Take photo").click()
+        expect(page.get_by_alt_text("Selected picture")).to_be_visible()
         assert page.evaluate("window.asked") == 1
         page.get_by_role("button", name=re.compile("Make")).click()
         expect(packs(page).get_by_text("no face")).to_be_visible(timeout=PATIENCE_MS)
@@ -183,7 +183,7 @@ def test_without_a_camera_a_file_is_asked_for(app_page: Page, app: App) -> None:
     app_page.get_by_role("button", name="Camera").click()
     expect(app_page.get_by_role("dialog")).to_contain_text("choose a file")
     app_page.keyboard.press("Escape")
-    expect(app_page.get_by_role("button", name="Choose a file")).to_be_visible()
+    expect(app_page.get_by_role("button", name="Choose file")).to_be_visible()
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="run `npm ci` in web/ first")

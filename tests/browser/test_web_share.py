@@ -53,9 +53,9 @@ def test_a_picture_is_shared_seen_without_a_key_made_ones_own_and_taken_back(
         page.locator("main li").first.get_by_role("button").click()
         page.get_by_role("button", name="Share", exact=True).click()
         dialog = page.get_by_role("dialog", name="Share")
-        dialog.get_by_label("Ends").select_option("7")
-        dialog.get_by_role("button", name="Make a link").click()
-        expect(dialog.get_by_text("It ends")).to_be_visible()
+        dialog.get_by_label("Expires").select_option("7")
+        dialog.get_by_role("button", name="Create link").click()
+        expect(dialog.get_by_text("Expires")).to_be_visible()
         link = dialog.get_by_label("Link").input_value()
         assert page.evaluate("navigator.clipboard.readText()") == link
         assert link.startswith(f"{app.url}/s/")
@@ -65,25 +65,25 @@ def test_a_picture_is_shared_seen_without_a_key_made_ones_own_and_taken_back(
             other.goto(link)
             expect(other.get_by_role("heading", name=PROMPT)).to_be_visible()
             expect(other.locator("main img")).to_be_visible()
-            expect(other.get_by_role("link", name="Make your own")).to_be_visible()
+            expect(other.get_by_role("link", name="Try this prompt")).to_be_visible()
         stranger.close()
         stranger = browser.new_context(locale="en-GB")
         with watched(stranger) as other:
             other.goto(link)
-            other.get_by_role("link", name="Make your own").click()
+            other.get_by_role("link", name="Try this prompt").click()
             expect(other.get_by_role("heading", name=PROMPT)).to_be_visible()
             _is_drawn(other)
-            other.get_by_role("link", name="Make your own").click()
+            other.get_by_role("link", name="Try this prompt").click()
             other.get_by_label("Key").fill(app.key)
             other.get_by_role("button", name="Sign in").click()
             expect(other.get_by_role("textbox").first).to_have_value(PROMPT)
         stranger.close()
 
         with page.expect_response(lambda told: told.request.method == "POST" and told.ok):
-            dialog.get_by_text("Show the prompt too").click()
+            dialog.get_by_text("Show the prompt").click()
         assert PROMPT not in page.request.get(link).text()
-        dialog.get_by_role("button", name="Take it back").click()
-        expect(dialog.get_by_role("button", name="Make a link")).to_be_visible()
+        dialog.get_by_role("button", name="Revoke link").click()
+        expect(dialog.get_by_role("button", name="Create link")).to_be_visible()
         assert page.request.get(link).status == 404
     context.close()
 
@@ -96,8 +96,8 @@ def test_all_links_are_listed_and_one_is_taken_back_there(app_page: Page, app: A
     sheet = app_page.get_by_role("dialog", name="Shared links")
     rows = sheet.get_by_role("listitem").filter(has=app_page.locator(f"a[href$='{link['token']}']"))
     expect(rows).to_have_count(1)
-    expect(rows).to_contain_text("does not end by itself")
-    rows.get_by_role("button", name="Take it back").click()
+    expect(rows).to_contain_text("never expires")
+    rows.get_by_role("button", name="Revoke link").click()
     expect(rows).to_have_count(0)
     assert app_page.request.get(f"{app.url}/s/{link['token']}").status == 404
 
@@ -110,7 +110,7 @@ def test_below_a_prefix_a_link_leads_to_its_picture_and_into_the_app(
         token = _call(page, app, f"/v1/tasks/{_drawn(page, app, 'deep')}/share")["token"]
         page.goto(f"{url}/s/{token}")
         _is_drawn(page)
-        page.get_by_role("link", name="Make your own").click()
+        page.get_by_role("link", name="Try this prompt").click()
         expect(page.get_by_role("heading", name=PROMPT)).to_be_visible()
         _is_drawn(page)
         assert page.url == f"{url}/#/s/{token}"

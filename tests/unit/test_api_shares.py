@@ -25,6 +25,7 @@ PAINTER = {
             "negative": {"type": "string"},
             "aspect": {"enum": ["1:1", "9:16"]},
             "steps": {"type": "integer"},
+            "style": {"enum": ["two-tone"]},
             "image": {"type": "string"},
         },
     },
@@ -35,6 +36,7 @@ INPUT = {
     "negative": "swell_private",
     "aspect": "9:16",
     "steps": 4,
+    "style": "two-tone",
     "image": "http://swell.test/v1/artifacts/uploads/k/1?signature=s",
 }
 
@@ -106,7 +108,7 @@ async def test_whoever_has_the_link_sees_the_picture_and_how_it_came_to_be(world
     seen = (await _look(world, link["token"])).json
     assert seen["prompt"] == PROMPT
     assert seen["model"] == "demo/painter"
-    assert seen["settings"] == {"aspect": "9:16", "steps": 4}
+    assert seen["settings"] == {"aspect": "9:16", "steps": 4, "style": "two-tone"}
     assert [(each["width"], each["height"]) for each in seen["pictures"]] == [(600, 300)] * 2
     for url in (seen["pictures"][1]["url"], seen["pictures"][1]["thumbnail_url"]):
         picture = await world.stranger("GET", url.removeprefix("http://swell.test"))
@@ -142,6 +144,7 @@ async def test_the_page_works_without_scripts_and_tells_messengers_of_the_pictur
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "<script" not in text
     assert '<html lang="fr">' in text
+    assert "Style : Two tone · Créée avec demo/painter" in text
     assert "&lt;a fox&gt; &amp; a crow" in text
     assert "<a fox>" not in text
     assert f'<img src="../v1/shares/{token}/pictures/0"' in text

@@ -16,34 +16,42 @@ _WORDS: Final = {
     "en": {
         "picture": "A picture",
         "made": "Made with {model}",
+        "style": "Style: {style}",
+        "try": "Try this prompt",
         "own": "Make your own",
         "settings": "Settings",
-        "nowhere": "This link leads nowhere",
+        "nowhere": "This link doesn't work",
         "why": "This link was revoked, has expired, or never existed.",
     },
     "es": {
         "picture": "Una imagen",
         "made": "Hecha con {model}",
-        "own": "Crea la tuya",
+        "style": "Estilo: {style}",
+        "try": "Probar esta descripción",
+        "own": "Crear la tuya",
         "settings": "Ajustes",
-        "nowhere": "Este enlace no lleva a ninguna parte",
-        "why": "Se ha retirado, ha caducado o nunca existió.",
+        "nowhere": "Este enlace no funciona",
+        "why": "El enlace se revocó, ha caducado o nunca existió.",
     },
     "fr": {
         "picture": "Une image",
-        "made": "Faite avec {model}",
-        "own": "Créez la vôtre",
+        "made": "Créée avec {model}",
+        "style": "Style : {style}",
+        "try": "Essayer cette description",
+        "own": "Créer la vôtre",
         "settings": "Réglages",
-        "nowhere": "Ce lien ne mène nulle part",
-        "why": "Il a été retiré, il a expiré ou il n'a jamais existé.",
+        "nowhere": "Ce lien ne fonctionne pas",
+        "why": "Ce lien a été révoqué, a expiré ou n'a jamais existé.",
     },
     "pt": {
         "picture": "Uma imagem",
         "made": "Feita com {model}",
-        "own": "Crie a sua",
-        "settings": "Configurações",
-        "nowhere": "Este link não leva a lugar nenhum",
-        "why": "Ele foi retirado, expirou ou nunca existiu.",
+        "style": "Estilo: {style}",
+        "try": "Testar esta descrição",
+        "own": "Criar a sua",
+        "settings": "Ajustes",
+        "nowhere": "Este link não funciona",
+        "why": "O link foi revogado, expirou ou nunca existiu.",
     },
 }
 
@@ -65,6 +73,8 @@ async def shared_page(service: Service, call: Call) -> Reply:
     token = html.escape(call.params["token"])
     title = words["picture"] if view.prompt is None else _shortened(view.prompt)
     made = words["made"].format(model=view.model)
+    if style := _style(view):
+        made = f"{words['style'].format(style=style)} · {made}"
     address = f"{service.base_url(call)}/s/{token}"
     head = _ROBOTS + _tags(title, made, address, view.pictures[0])
     pictures = "".join(
@@ -74,7 +84,8 @@ async def shared_page(service: Service, call: Call) -> Reply:
     )
     go = ""
     if service.web_app.is_built:
-        go = f'<p><a class="go" href="../#/s/{token}">{words["own"]}</a></p>'
+        act = "own" if view.prompt is None else "try"
+        go = f'<p><a class="go" href="../#/s/{token}">{words[act]}</a></p>'
     asked = "" if view.prompt is None else f'<p dir="auto">{html.escape(view.prompt)}</p>'
     body = f"""<main class="shared"><h1 dir="auto">{html.escape(title)}</h1>{pictures}
 {asked if view.prompt != title else ""}<p class="dim">{html.escape(made)}</p>
@@ -133,6 +144,13 @@ def _settings(view: SharedView, label: str) -> str:
         for name, value in told.items()
     )
     return f'<details><summary>{label}</summary><dl class="fields">{rows}</dl></details>'
+
+
+def _style(view: SharedView) -> str:
+    """Return how the picture is painted, or else by which hand, in words; empty if neither."""
+    named = (view.settings.get(name) for name in ("art", "style"))
+    found = next((each for each in named if isinstance(each, str) and each not in ("", "none")), "")
+    return found.replace("-", " ").capitalize()
 
 
 def _text(value: object) -> str:

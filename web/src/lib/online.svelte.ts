@@ -27,6 +27,7 @@ class Connection {
     const isCalm = performance.now() - this.backAt > CALM_MS;
     if (isCalm) this.pauseMs = FIRST_MS;
     this.timer = setTimeout(() => void this.probe(), isCalm ? PATIENCE_MS : this.pauseMs);
+    if (!isCalm) this.pauseMs = Math.min(2 * this.pauseMs, MOST_MS);
   }
 
   /** Do this whenever the server answers again; for an `$effect`. */
