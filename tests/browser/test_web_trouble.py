@@ -3,6 +3,7 @@
 Lines break, servers start anew, there are other tabs, somebody goes back, windows are small.
 """
 
+import itertools
 import re
 import signal
 from collections.abc import Iterator
@@ -188,12 +189,17 @@ def test_an_answer_of_somebody_else_is_no_mistake_of_the_server(
     context: BrowserContext, server: Server
 ) -> None:
     page = context.new_page()
-    page.route("**/v1/models", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    answers = itertools.cycle([(502, "<h1>Bad gateway</h1>"), (200, "<p>Agree to Wi-Fi")])
+
+    def answer(route: Route) -> None:
+        status, body = next(answers)
+        route.fulfill(status=status, body=body)
+
+    page.route("**/v1/models", answer)
     server.app.open(page, "/models", **_KEPT)
-    expect(page.get_by_role("alert")).to_contain_text("reach the server")
-    page.unroute("**/v1/models")
-    page.route("**/v1/models", lambda route: route.fulfill(status=200, body="<p>Agree to Wi-Fi"))
-    expect(page.get_by_role("alert")).to_contain_text("reach the server")
+    for _ in range(2):
+        with page.expect_response("**/v1/models"):
+            expect(page.get_by_role("alert")).to_contain_text("reach the server")
     page.unroute("**/v1/models")
     # It tries again by itself.
     link = page.get_by_role("link", name="demo/echo-picture")
