@@ -1,5 +1,5 @@
 // Tasks that are under way. They live on the server: a page that is loaded again finds them there.
-import { type ArtifactView, base, call, Problem, type TaskRequest, type TaskView } from "./api/client";
+import { type ArtifactView, base, call, type EtaSeconds, Problem, type TaskRequest, type TaskView } from "./api/client";
 import { follow, type TaskEvent } from "./api/events";
 import { t } from "./i18n/index.svelte";
 import { say } from "./notices.svelte";
@@ -41,12 +41,20 @@ export class Job {
   /** When it was heard last, as a number that counts. */
   turn = 0;
   isCanceling = $state(false);
+  /** When it most probably ends, in ms of the clock; null before any measurement. */
+  endsAt = $state<number | null>(null);
   /** The server cannot be reached: what is shown is what was known last. */
   isCut = $state(false);
 
   constructor(task: TaskView) {
     this.task = task;
     this.early = task.artifacts;
+    this.expect(task.eta_s);
+  }
+
+  /** Take over how long it most probably takes from now on. */
+  private expect(seconds: EtaSeconds | null | undefined): void {
+    if (seconds) this.endsAt = Date.now() + seconds.median * 1000;
   }
 
   get id(): string {
@@ -67,6 +75,7 @@ export class Job {
   see(task: TaskView): void {
     this.task = task;
     this.isCut = false;
+    this.expect(task.eta_s);
     if (task.artifacts.length > this.early.filter(Boolean).length) this.early = task.artifacts;
   }
 
@@ -82,6 +91,7 @@ export class Job {
           eta_s: event.data.eta_s ?? this.task.eta_s,
         };
         this.stage = event.data.stage ?? this.stage;
+        this.expect(event.data.eta_s);
         break;
       case "started":
         this.task = { ...this.task, state: "running", position: null, started_at: this.task.started_at ?? new Date().toISOString() };

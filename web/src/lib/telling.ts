@@ -56,6 +56,15 @@ export function stageName(stage: string): string {
   return known ? t(known) : words(stage);
 }
 
+/** What a job is doing now, without how long it takes. */
+export function stageOf(job: Job): string {
+  if (job.isCut) return t("job.cut");
+  const { position, state } = job.task;
+  if (state === "queued") return position !== null && position > 1 ? t("eta.ahead", { n: position - 1 }) : t("job.waiting");
+  if (job.fraction !== null && job.fraction >= 1) return t("job.saving");
+  return job.stage ? stageName(job.stage) : t("job.running");
+}
+
 /** What a job is doing now. */
 export function doing(job: Job): string {
   const { task } = job;

@@ -78,6 +78,8 @@ export interface FormField {
   languages?: string[];
   accept?: string;
   placeholder: string;
+  /** Texts that the schema names as examples. */
+  examples: string[];
 }
 
 export type Values = Record<string, unknown>;
@@ -127,6 +129,7 @@ function fieldOf(name: string, schema: Schema, isRequired: boolean): FormField {
     languages: hint.languages,
     accept: hint.accept ?? acceptOf(schema["x-file"] ?? schema.items?.["x-file"]),
     placeholder: String(schema.examples?.[0] ?? ""),
+    examples: (schema.examples ?? []).filter((each): each is string => typeof each === "string"),
   };
 }
 

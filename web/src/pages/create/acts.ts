@@ -2,7 +2,7 @@
 import { type ArtifactView, own, Problem, send, type TaskView } from "../../lib/api/client";
 import { renewed } from "../../lib/files";
 import { t } from "../../lib/i18n/index.svelte";
-import type { Job } from "../../lib/jobs.svelte";
+import { type Job, jobs } from "../../lib/jobs.svelte";
 import { models } from "../../lib/models.svelte";
 import { say } from "../../lib/notices.svelte";
 import { Press } from "../../lib/press";
@@ -10,6 +10,7 @@ import { sentence } from "../../lib/problems";
 import { base } from "../../lib/api/client";
 import { href } from "../../lib/router.svelte";
 import { encode, recipeOf } from "./draft.svelte";
+import { pace } from "./pace.svelte";
 
 /** The model that makes pictures larger, if one is served. */
 export function enlarger(): string | null {
@@ -22,14 +23,15 @@ export function enlarger(): string | null {
 
 const press = new Press();
 
-export async function enlarge(job: Job): Promise<void> {
+/** Ask for a picture of a task once more, larger. */
+export async function enlarge(task: TaskView, picture: ArtifactView | undefined): Promise<void> {
   const model = enlarger();
-  const picture = job.pictures[0];
   if (!model || !picture) return;
-  const metadata = { create: recipeOf(job.task), enlarged: job.id };
+  const metadata = { create: recipeOf(task), enlarged: task.id };
   try {
-    const image = await renewed(job.task, picture.url);
+    const image = await renewed(task, picture.url);
     await press.send([model, metadata], () => [{ model, input: { image, factor: 2 }, metadata }]);
+    say(t("create.sent", { n: 1 }));
   } catch (error) {
     say(sentence(error), "bad");
   }
@@ -95,4 +97,41 @@ export function translation(task: TaskView): string {
 export function note(task: TaskView): string {
   const outputs = [...(task.stages ?? []), task].map((each) => each.output as { note?: unknown } | null);
   return outputs.map((each) => each?.note).find((each): each is string => typeof each === "string" && each !== "") ?? "";
+}
+
+/** What a task warns of, such as a word that the model does not know. */
+export interface Warning {
+  code: string;
+  message: string;
+  /** Prompts that work better. */
+  suggestions: string[];
+}
+
+export function warningsOf(task: TaskView): Warning[] {
+  return (task as { warnings?: Warning[] }).warnings ?? [];
+}
+
+/** Words of a prompt for which it was refused; empty where nothing says so. */
+export function refusedWords(task: TaskView): string[] {
+  const outputs = (task.stages ?? []).map((each) => each.output as { found?: Record<string, unknown> } | null);
+  const found = outputs.flatMap((each) => Object.values(each?.found ?? {})).flat();
+  return [...new Set(found.filter((each): each is string => typeof each === "string"))];
+}
+
+/** When a job ends, in ms of the clock; null where nothing is known of it. */
+export function endOf(job: Job): number | null {
+  if (job.endsAt !== null) return job.endsAt;
+  const each = pace.of(job.task.model, recipeOf(job.task).style ?? "");
+  if (each === null) return null;
+  const before = jobs.active.filter((other) => other.task.model === job.task.model && other.task.created_at < job.task.created_at);
+  const begun = Date.parse(job.task.started_at ?? before.at(-1)?.task.started_at ?? job.task.created_at);
+  return begun + each * 1000 * (job.task.started_at ? 1 : before.length + 1);
+}
+
+/** Width to height of a picture, as CSS has it: its own, or as the form asked for it. */
+export function shapeOf(job: Job): string {
+  const picture = job.isOver ? job.pictures[0] : undefined;
+  if (picture?.width && picture.height) return `${picture.width} / ${picture.height}`;
+  const said = Object.values(recipeOf(job.task).input ?? {}).find((each) => typeof each === "string" && /^\d+:\d+$/.test(each));
+  return typeof said === "string" ? said.replace(":", " / ") : "1";
 }

@@ -23,7 +23,8 @@ export const anySeed = (): number => crypto.getRandomValues(new Uint32Array(1))[
 
 class Draft {
   prompt = $state(kept("draft", ""));
-  style = $state(kept("style", ""));
+  /** Name of a style, or of none; where nothing was chosen, `style` is the one that the model has first. */
+  private chosen = $state(kept<string | null>("style", null));
   count = $state(kept("count", 1));
   seed = $state(kept<number | null>("seed", null));
   wanted = $state(kept("model", ""));
@@ -56,6 +57,47 @@ class Draft {
   /** Styles of the model, and those that fit every model. */
   get fitting(): StyleView[] {
     return this.stylesOf(this.model);
+  }
+
+  get style(): string {
+    return this.named(this.chosen);
+  }
+
+  set style(name: string) {
+    this.chosen = name;
+  }
+
+  /** The style of a name where the model has it, or else the one that is first. */
+  private named(name: string | null): string {
+    const { fitting, hasPlain } = this;
+    if (name === "" && !hasPlain) return fitting.find((each) => this.isUsual(each))?.name ?? "";
+    if (name !== null && (name === "" || fitting.some((each) => each.name === name))) return name;
+    return hasPlain ? "" : (fitting[0]?.name ?? "");
+  }
+
+  /** Whether a task may go without a style: not where one of them says what the model does anyway. */
+  get hasPlain(): boolean {
+    return !this.fitting.some((each) => this.isUsual(each));
+  }
+
+  /** Whether a style changes nothing of what the model does by itself. */
+  private isUsual(style: StyleView): boolean {
+    const usual = new Map(this.fields.map((each) => [each.name, each.otherwise]));
+    return !style.prompt && Object.entries(style.input).every(([name, value]) => usual.get(name) === value);
+  }
+
+  get isVaried(): boolean {
+    return isVaried(this.model);
+  }
+
+  /** Prompts that the model names as examples. */
+  get examples(): string[] {
+    return this.words?.examples ?? [];
+  }
+
+  /** Whether the model is one that comes with Swell to try it. */
+  get isDemo(): boolean {
+    return this.model?.name.startsWith("swell/") ?? false;
   }
 
   /** Fields that are left to be chosen one by one: what styles decide is not. */
@@ -91,19 +133,19 @@ class Draft {
   }
 
   /** What the form asks for. */
-  wish(seed: number): Wish {
-    return this.wishOf(this.recipe(seed), seed);
+  wish(seed: number, batch = ""): Wish {
+    return this.wishOf(this.recipe(seed), seed, batch);
   }
 
   /** What a recipe asks for, whatever the form says. */
-  wishOf(recipe: Recipe, seed: number): Wish {
+  wishOf(recipe: Recipe, seed: number, batch = ""): Wish {
     const model = this.choices.find((each) => each.name === recipe.model) ?? this.model;
     const style = this.stylesOf(model).find((each) => each.name === recipe.style);
     const fields = this.formOf(model);
     const prompt = recipe.prompt.trim();
     const words = style?.prompt ? style.prompt.replaceAll("{prompt}", prompt) : prompt;
     const input = { ...inputOf(fields, beginning(fields, recipe.input)), ...style?.input, prompt: words };
-    return { model: model?.name ?? "", input, seed, metadata: { create: { ...recipe, prompt, seed } } };
+    return { model: model?.name ?? "", input, seed, metadata: { create: { ...recipe, prompt, seed }, batch } };
   }
 
   /** Whether the model of a recipe is there. */
@@ -121,7 +163,11 @@ class Draft {
   }
 
   private get words(): FormField | undefined {
-    return (this.model ? fieldsOf(this.model.input_schema) : []).find((each) => each.name === "prompt");
+    return this.fields.find((each) => each.name === "prompt");
+  }
+
+  private get fields(): FormField[] {
+    return this.model ? fieldsOf(this.model.input_schema) : [];
   }
 
   private stylesOf(model: ModelView | undefined): StyleView[] {
@@ -138,7 +184,7 @@ class Draft {
   }
 
   keepSettings(): void {
-    keep("style", this.style);
+    keep("style", this.chosen);
     keep("count", this.count);
     keep("seed", this.seed);
     keep("model", this.wanted);
@@ -147,6 +193,16 @@ class Draft {
 }
 
 export const draft = new Draft();
+
+/** Whether another seed gives another picture of the same prompt. A model may say that it does not. */
+export function isVaried(model: ModelView | undefined): boolean {
+  return (model?.input_schema["x-ui"] as { variety?: boolean } | undefined)?.variety !== false;
+}
+
+/** Tasks that were asked for together have the same; alone, the task's own id. */
+export function batchOf(task: TaskView): string {
+  return (task.metadata as { batch?: string } | null)?.batch || task.id;
+}
 
 /** Whether a task made a picture larger: it was given words and a seed before, and draws nothing anew. */
 export function isEnlarged(task: TaskView): boolean {
@@ -206,6 +262,9 @@ export function decode(text: string): Recipe | null {
     return null;
   }
 }
+
+/** The style that a recipe names, if there is one of that name. */
+export const styleOf = (recipe: Recipe): StyleView | undefined => draft.styles.find((each) => each.name === recipe.style);
 
 /** What a style is called in the language that is spoken. */
 export function styleName(style: StyleView): string {
