@@ -235,7 +235,7 @@ def _two(page: Page) -> None:
 
 def _no_face(page: Page) -> None:
     page.get_by_role("button", name="portrait").last.click()
-    expect(page.get_by_text("Choose a picture of a face first.")).to_be_visible()
+    expect(page.get_by_text("Choose a photo of a face first.")).to_be_visible()
 
 
 def _empty_wish(page: Page) -> None:
@@ -262,6 +262,9 @@ VIEWS: Final = (
     View("sign-in", "/", "", who="nobody"),
     View("sign-in-refused", "/", "", _wrong_key, who="nobody"),
     View("create", "/", "Create"),
+    View("create-first", "/", "Create", person="newcomer"),
+    View("create-styles", "/", "Create", _dialog("All 3")),
+    View("create-serve", "/", "Create", _dialog("Serve SDXL")),
     View("create-more", "/", "Create", _unfold),
     View("create-menu", "/", "Create", _menu("More with this picture")),
     View("create-viewer", "/", "Create", _dialog("Show large")),

@@ -192,7 +192,8 @@ def test_what_lies_behind_a_question_hears_no_keys(app_page: Page, app: App) -> 
     expect(shown).to_have_count(1)
     app_page.keyboard.press("Escape")
     expect(question).to_have_count(0)
-    expect(shown.get_by_role("button", name="Add to favourites")).to_be_visible()
+    favourite = shown.get_by_role("button", name="Favourite")
+    expect(favourite).to_have_attribute("aria-pressed", "false")
     app_page.keyboard.press("ArrowRight")
     expect(app_page.get_by_role("dialog", name="first")).to_be_visible()
 

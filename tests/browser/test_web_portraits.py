@@ -29,9 +29,9 @@ def packs(page: Page) -> Locator:
 
 def choose(page: Page, *scenes: str) -> None:
     """Choose a face and nothing but these scenarios."""
-    page.get_by_label("A picture of a face").locator("input[type=file]").set_input_files(FACE)
-    expect(page.get_by_alt_text("Selected picture")).to_be_visible()
-    for box in page.get_by_role("group", name="Scenarios").get_by_role("checkbox").all():
+    page.get_by_label("Photo of a face").locator("input[type=file]").set_input_files(FACE)
+    expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
+    for box in page.get_by_role("group", name="Scenes").get_by_role("checkbox").all():
         box.set_checked(False, force=True)
     for scene in scenes:
         page.get_by_role("checkbox", name=scene, exact=True).check(force=True)
@@ -45,7 +45,7 @@ def small(page: Page) -> None:
 
 def test_a_face_becomes_a_pack_of_portraits_that_come_one_by_one(app_page: Page, app: App) -> None:
     app.open(app_page, "/portraits")
-    expect(app_page.get_by_role("heading", name="Your portraits come here")).to_be_visible()
+    expect(app_page.get_by_role("heading", name="Your portraits appear here")).to_be_visible()
     choose(app_page, "Snow", "Beach", "City lights")
     small(app_page)
     expect(app_page.locator(".send p")).to_have_text(re.compile(r"\d|nobody knows"))
@@ -113,10 +113,10 @@ def test_packs_beyond_the_one_stream_show_their_pictures_as_they_come(
 def test_what_is_missing_is_told_beside_it_and_nothing_is_sent(app_page: Page, app: App) -> None:
     app.open(app_page, "/portraits")
     app_page.get_by_role("button", name=re.compile("Make")).click()
-    expect(app_page.get_by_role("alert")).to_have_text("Choose a picture of a face first.")
+    expect(app_page.get_by_role("alert")).to_have_text("Choose a photo of a face first.")
     choose(app_page)
     app_page.get_by_role("button", name="Make 0 portraits").click()
-    expect(app_page.get_by_role("alert")).to_have_text("Choose at least one scenario.")
+    expect(app_page.get_by_role("alert")).to_have_text("Choose at least one scene.")
     expect(packs(app_page)).to_have_count(0)
 
 
