@@ -48,7 +48,7 @@ def test_a_face_becomes_a_pack_of_portraits_that_come_one_by_one(app_page: Page,
     expect(app_page.get_by_role("heading", name="Your portraits appear here")).to_be_visible()
     choose(app_page, "Snow", "Beach", "City lights")
     small(app_page)
-    expect(app_page.locator(".send p")).to_have_text(re.compile(r"\d|nobody knows"))
+    expect(app_page.locator(".send p")).to_have_text(re.compile(r"\d|estimating"))
     app_page.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() => window.seen.add(
             document.querySelectorAll('article li a').length)
