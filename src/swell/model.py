@@ -43,6 +43,7 @@ from swell.examples import example_of
 from swell.media import Attachment, Audio, File, Image, LoRA, Video, flatten
 from swell.packs import wrong_pack
 from swell.registry import MOST_PRICE_MICROS, ModelCard, Speed
+from swell.results import TaskWarning
 from swell.samples import read_samples
 from swell.weights.files import content_of_link
 
@@ -102,6 +103,9 @@ NOT_FINITE: Final = (
 #: Where `@model` leaves the definition on the function.
 _MARK: Final = "__swell_model__"
 
+#: As `TaskWarning.code`.
+_WARNING_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
 
@@ -155,6 +159,10 @@ class Listener(Protocol):
         """So many millionths of a dollar were paid to somebody else."""
         ...
 
+    def warn(self, warning: TaskWarning) -> None:
+        """The task keeps a warning."""
+        ...
+
 
 class _Silence:
     """Nobody listens: a model called by hand or by a test."""
@@ -172,6 +180,9 @@ class _Silence:
         pass
 
     def paid(self, micros: int) -> None:
+        pass
+
+    def warn(self, warning: TaskWarning) -> None:
         pass
 
 
@@ -242,6 +253,26 @@ class Context:
         if not isinstance(given, int) or given < 0:
             raise ValueError(f"paid({micros!r}): give it whole millionths of a dollar, 0 or more")
         self._listener.paid(micros)
+
+    def warn(self, code: str, message: str, suggestions: Sequence[str] = ()) -> None:
+        """Add a warning to the task: it succeeds, but the user should know something.
+
+        The API lists warnings in `warnings` of the task, once each. A task keeps the first 8.
+
+        Args:
+            code: A stable word to compare, such as `unknown_subject`: at most 40 characters of
+                `a-z`, `0-9` and `_`.
+            message: One or two sentences for the user; cut after 300 characters.
+            suggestions: Prompts that work better. The first 6 are kept, each cut after 100
+                characters.
+
+        Raises:
+            ValueError: The code has another form.
+        """
+        if not _WARNING_CODE.fullmatch(code):
+            raise ValueError(f"warn({code!r}): a code is a word such as 'unknown_subject'")
+        hints = tuple(each[:100] for each in suggestions[:6])
+        self._listener.warn(TaskWarning(code=code, message=message[:300], suggestions=hints))
 
     @property
     def cancelled(self) -> bool:

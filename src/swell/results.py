@@ -1,8 +1,9 @@
-"""What one attempt gives: files, what went wrong, and where the time went."""
+"""What one attempt gives: files, warnings, what went wrong, and where the time went."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 __all__ = ["Artifact", "TaskError", "Timings", "is_inputs_fault"]
 
@@ -22,6 +23,24 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Size of a picture, in pixels.
     width: int | None = None
     height: int | None = None
+
+
+class TaskWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model says about a task that succeeds, such as a word that it does not know."""
+
+    code: Annotated[
+        str,
+        Meta(max_length=40, pattern=r"^[a-z][a-z0-9_]*$", description="stable, to compare"),
+    ]
+    message: Annotated[str, Meta(max_length=300, description="one or two sentences for the user")]
+    suggestions: Annotated[
+        tuple[Annotated[str, Meta(max_length=100)], ...],
+        Meta(max_length=6, description="prompts that work better; often empty"),
+    ] = ()
+
+
+#: One task keeps at most this many warnings.
+MOST_WARNINGS: Final = 8
 
 
 class TaskError(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from swell.errors import InvalidRequest
-from swell.results import Artifact, Timings
+from swell.results import Artifact, TaskWarning, Timings
 
 __all__ = [
     "Done",
@@ -131,6 +131,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tries: int = 1
     output: msgspec.Raw = msgspec.Raw(b"null")
     artifacts: tuple[Artifact, ...] = ()
+    warnings: tuple[TaskWarning, ...] = ()
     seed: int | None = None
     timings: Timings = Timings()
     started_at: datetime | None = None

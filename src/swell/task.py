@@ -10,12 +10,13 @@ import secrets
 import zlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from swell.errors import Conflict
-from swell.results import Artifact, TaskError, Timings
+from swell.results import MOST_WARNINGS, Artifact, TaskError, TaskWarning, Timings
 from swell.retry import RetryPolicy
 from swell.stages import (
     Done,
@@ -189,6 +190,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     output: msgspec.Raw | None = None
     artifacts: tuple[Artifact, ...] = ()
+    #: Of the attempt that succeeded; a pipeline keeps those of its stages in `run`.
+    warnings: tuple[TaskWarning, ...] = ()
     error: TaskError | None = None
     timings: Timings | None = None
     #: Failed after its last attempt, and waits among the dead letters.
@@ -280,6 +283,7 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
 
     output: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     artifacts: tuple[Artifact, ...] = ()
+    warnings: Annotated[tuple[TaskWarning, ...], Meta(max_length=MOST_WARNINGS)] = ()
     timings: Timings = Timings()
     seed: int | None = None
 
@@ -426,6 +430,9 @@ def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
         changes |= {"inputs_removed": True, "input": gone, "metadata": None, "error": error}
     if outputs:
         changes |= {"outputs_removed": True, "output": None, "artifacts": ()}
+    if inputs or outputs:
+        # They may quote either.
+        changes["warnings"] = ()
     if task.run is not None and (inputs or outputs):
         changes["run"] = _bare(task.run, outputs=outputs)
     return msgspec.structs.replace(task, **changes)
@@ -433,11 +440,21 @@ def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
 
 def _bare(run: Run, *, outputs: bool) -> Run:
     """Return a run without what its stages gave, which may quote the input; files are outputs."""
-    gone: dict[str, Any] = {"output": msgspec.Raw(b"null")}
+    gone: dict[str, Any] = {"output": msgspec.Raw(b"null"), "warnings": ()}
     if outputs:
         gone["artifacts"] = ()
     done = tuple(msgspec.structs.replace(each, **gone) for each in run.done)
     return msgspec.structs.replace(run, done=done)
+
+
+def warnings_of(task: Task) -> tuple[TaskWarning, ...]:
+    """Return a task's warnings; of a pipeline, those of its stages whose output may be shown."""
+    run = task.run
+    if run is None:
+        return task.warnings
+    has_succeeded = task.state is TaskState.SUCCEEDED
+    shown = (each for each in run.done if has_succeeded or not run.is_withheld(each))
+    return tuple(dict.fromkeys(warning for each in shown for warning in each.warnings))
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:
@@ -527,6 +544,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
                 error=None,
                 output=outcome.output,
                 artifacts=outcome.artifacts,
+                warnings=outcome.warnings,
                 seed=task.seed if outcome.seed is None else outcome.seed,
                 timings=_with_queue_time(task, outcome.timings),
             )
@@ -562,6 +580,7 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
         tries=task.tries,
         output=outcome.output,
         artifacts=outcome.artifacts,
+        warnings=outcome.warnings,
         seed=outcome.seed,
         timings=_with_queue_time(task, outcome.timings),
         started_at=task.started_at,

@@ -1109,6 +1109,63 @@ def draws(tmp_path: Path) -> str:
     return str(file)
 
 
+WARNS = """
+import numpy as np
+import swell
+from pydantic import BaseModel
+
+class Plain(swell.Model):
+    name = "test/plain"
+    batch = swell.Batch(max=4)
+
+    class Input(BaseModel):
+        text: str
+
+    def run(self, items):
+        for item in items:
+            item.warn("unknown_subject", f"It knows no {item.input.text}.", ["fox"])
+        if len(items) > 1:
+            raise ValueError("one by one")
+        return [item.input.text for item in items]
+
+class Drawn(swell.StepModel):
+    name = "test/drawn"
+
+    class Input(BaseModel):
+        text: str
+
+    def prepare(self, item):
+        item.warn("unknown_subject", f"It knows no {item.input.text}.", ["fox"])
+        return swell.Plan(sampler=swell.Sampler("flow_euler", 2, spacing="even"), shape=(2,))
+
+    def denoise(self, x, t, conditions):
+        return x
+
+    def decode(self, latents, item):
+        item.warn("picture", f"Picture {item.index}: " + "a" * 300)
+        return swell.Image(np.zeros((4, 4, 3), np.uint8))
+"""
+
+
+async def test_a_task_keeps_each_warning_of_its_model_once(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "warns.py"
+    file.write_text(WARNS)
+    async with working(dispatch, str(file)):
+        plain = [await dispatch.submit("test/plain", {"text": text}) for text in ("a", "b")]
+        drawn = await dispatch.submit("test/drawn", {"text": "é"}, count=2)
+        found = [(await dispatch.ended(each)).warnings for each in (*plain, drawn)]
+    assert [[each.message for each in some] for some in found[:2]] == [
+        ["It knows no a."],
+        ["It knows no b."],
+    ]
+    unknown, *pictures = found[2]
+    assert (unknown.message, unknown.suggestions) == ("It knows no é.", ("fox",))
+    assert [each.message[:10] for each in pictures] == ["Picture 0:", "Picture 1:"]
+    assert {len(each.message) for each in pictures} == {300}
+
+
 async def test_tasks_of_many_are_drawn_together_and_one_joins_within_a_step(
     dispatch: MemoryDispatch, draws: str
 ) -> None:

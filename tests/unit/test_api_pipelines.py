@@ -334,10 +334,14 @@ async def test_what_a_later_stage_may_refuse_is_shown_when_it_has_not(is_bad: bo
         await world.report(worker, settlements=[succeeded(lease, {"text": "a fox"})])
         [lease] = (await world.lease(worker))["tasks"]
         file = await put(world, worker, lease)
-        await world.report(worker, settlements=[succeeded(lease, "drawn", artifacts=[file])])
+        warnings = [{"code": "unknown_subject", "message": "It knows no fox."}]
+        drawn = succeeded(lease, "drawn", artifacts=[file], warnings=warnings)
+        await world.report(worker, settlements=[drawn])
         assert await shown() == (None, 0)
+        assert (await seen(world, task))["warnings"] == []
         [lease] = (await world.lease(worker))["tasks"]
         await world.report(worker, settlements=[succeeded(lease, {"bad": is_bad})])
+        assert len((await seen(world, task))["warnings"]) == 1 - is_bad
         assert await shown() == ((None, 0) if is_bad else ("drawn", 1))
         assert (await seen(world, task))["stages"][2]["output"] == {"bad": is_bad}
         await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")

@@ -42,10 +42,48 @@ async def test_a_task_has_every_field_of_the_design(world: World) -> None:
     await world.register()
     task = await world.create()
     assert set(task) == {
-        *("id", "model", "version", "state", "input", "output", "artifacts", "error", "attempt"),
+        *("id", "model", "version", "state", "input", "output", "artifacts", "warnings", "error"),
+        "attempt",
         *("max_attempts", "position", "eta_s", "created_at", "started_at", "finished_at"),
         *("timings", "cost_micros", "seed", "user", "metadata", "urls", "data_removed"),
     }
+
+
+async def test_warnings_of_the_model_are_in_every_answer_about_the_task(world: World) -> None:
+    worker = await world.register()
+    task = await world.create()
+    assert task["warnings"] == []
+    async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
+        await stream.block()
+        await stream.event()
+        [lease] = (await world.lease(worker))["tasks"]
+        told = {"code": "unknown_subject", "message": "It knows no a.", "suggestions": ["b", "c"]}
+        await world.report(worker, settlements=[succeeded(lease, "A", warnings=[told])])
+        assert (await stream.event())["event"] == "started"
+        assert (await stream.event())["data"]["warnings"] == [told]
+    assert (await world.anna("GET", f"/v1/tasks/{task['id']}")).json["warnings"] == [told]
+    [listed] = (await world.anna("GET", "/v1/tasks")).json["tasks"]
+    assert listed["warnings"] == [told]
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        {"code": "Not a word", "message": "a"},
+        {"code": "long", "message": "a" * 301},
+        {"code": "many", "message": "a", "suggestions": ["a"] * 7},
+    ],
+)
+async def test_a_worker_cannot_report_a_warning_of_any_size(
+    world: World, warning: dict[str, Any]
+) -> None:
+    worker = await world.register()
+    task = await world.create()
+    [lease] = (await world.lease(worker))["tasks"]
+    body = {"worker_id": worker, "settlements": [succeeded(lease, "A", warnings=[warning])]}
+    answer = await world.worker("POST", "/worker/v1/report", body)
+    assert answer.status == 422
+    assert (await world.anna("GET", f"/v1/tasks/{task['id']}")).json["state"] == "running"
 
 
 async def test_waiting_answers_201_with_the_outcome(world: World) -> None:

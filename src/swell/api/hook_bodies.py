@@ -107,6 +107,7 @@ _SHORTER: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("input", {"input": msgspec.Raw(b"{}")}),
     ("output", {"output": None}),
     ("metadata", {"metadata": None}),
+    ("warnings", {"warnings": []}),
 )
 
 
@@ -123,6 +124,7 @@ def as_it_was(delivery: Delivery, task: Task) -> Task:
         finished_at=None,
         output=None,
         artifacts=_files_then(delivery, task),
+        warnings=(),
         error=None,
         timings=None,
     )

@@ -9,6 +9,7 @@ from msgspec import Meta
 from swell.api.eta import EtaSeconds
 from swell.outbox import DeliveryState
 from swell.registry import Scope, Speed
+from swell.results import TaskWarning
 from swell.stages import Pipeline
 from swell.task import TaskError, TaskState, Timings
 
@@ -449,6 +450,10 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     #: Files in it stand as signed URLs.
     output: msgspec.Raw | None
     artifacts: list[ArtifactView]
+    warnings: Annotated[
+        list[TaskWarning],
+        Meta(description="what the model says about the result; of a pipeline, all its stages"),
+    ]
     error: TaskError | None
     attempt: int
     max_attempts: int

@@ -19,7 +19,7 @@ from swell.api.thumbnails import has_thumbnail
 from swell.degrade import Change, split_metadata
 from swell.objects import Objects
 from swell.stages import Done, Run
-from swell.task import Artifact, Task
+from swell.task import Artifact, Task, warnings_of
 from swell.telemetry import trace_id_of
 from swell.webhook import Webhook
 
@@ -103,6 +103,7 @@ def task_view(
         input=task.input,
         output=output,
         artifacts=artifacts,
+        warnings=list(warnings_of(task)),
         error=task.error,
         attempt=task.attempt,
         max_attempts=task.max_attempts,

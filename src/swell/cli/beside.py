@@ -102,6 +102,7 @@ async def run_beside(
         files=[File(each.data, content_type=each.content_type) for each in encoded],
         seed=done.seed,
         run_s=done.run_s,
+        warnings=done.warnings,
     )
     return Ran(card, values, result, load_s)
 

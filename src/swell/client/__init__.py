@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Refusal,
         Stage,
         Task,
+        TaskWarning,
     )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Stage",
     "Task",
     "TaskEnded",
+    "TaskWarning",
     "Unreachable",
 ]
 

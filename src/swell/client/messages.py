@@ -20,6 +20,7 @@ __all__ = [
     "Refusal",
     "Stage",
     "Task",
+    "TaskWarning",
 ]
 
 #: How a task may have ended.
@@ -131,6 +132,17 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
 
 
+class TaskWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model says about a task that succeeded, such as a word that it does not know."""
+
+    #: Stable word to compare, such as `unknown_subject`.
+    code: str = ""
+    #: One or two sentences for the user.
+    message: str = ""
+    #: Prompts that work better; often empty.
+    suggestions: list[str] = []
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """A task, as it was when the server told of it."""
 
@@ -144,6 +156,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: As the model's schema says; files in it stand as URLs.
     output: Any = None
     artifacts: list[Artifact] = []
+    #: What the model says about the result; of a pipeline, all its stages.
+    warnings: list[TaskWarning] = []
     error: Problem | None = None
     attempt: int = 0
     max_attempts: int = 0

@@ -18,6 +18,7 @@ from swell.broker import Backlog, Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.fairness import MOST_PASSED, MOST_URGENT
+from swell.results import TaskWarning
 from swell.store import Accepted, Expiry, Part, Store, TaskFilter
 from swell.task import (
     THUMBNAIL_WIDTHS,
@@ -1246,6 +1247,26 @@ class WaitingConformance:
         await delivery.settle(held, outcome=Released())
         assert await asyncio.wait_for(waiting, 5) == []
         assert [task.id for task in await delivery.lease()] == [held.id]
+
+    # ---- warnings
+
+    async def test_warnings_are_kept_until_what_they_may_quote_is_removed(
+        self, delivery: Delivery
+    ) -> None:
+        warned = TaskWarning(code="unknown_subject", message="No é", suggestions=("fox", "cat"))
+        await delivery.submit(a_new_task(), a_new_task())
+        first, second = await delivery.lease(2)
+        outcome = Succeeded(output=msgspec.Raw(b"1"), warnings=(warned,))
+        (ended,) = await delivery.settle(first, outcome=outcome)
+        await delivery.settle(second)
+        assert ended is not None
+        assert ended.warnings == (await delivery.get(first)).warnings == (warned,)
+        assert (await delivery.get(second)).warnings == ()
+        page = await delivery.store.page(TaskFilter())
+        assert {task.id: task.warnings for task in page.tasks}[first.id] == (warned,)
+        expiry = Expiry(part=Part.INPUTS, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 2
+        assert (await delivery.get(first)).warnings == ()
 
     # ---- what is removed after the end
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from swell.errors import Conflict
+from swell.results import TaskWarning
 from swell.stages import Pipeline, Run, Stage, begin
 from swell.store import Expiry, Onward, Part, Start, TaskFilter
 from swell.task import (
@@ -24,6 +25,7 @@ from swell.task import (
     TaskState,
     Timings,
     checkpoint_key,
+    warnings_of,
 )
 from swell.testing.delivery import Delivery
 from swell.testing.factories import (
@@ -461,6 +463,22 @@ class PipelineConformance:
         await _pass_stage(delivery, A)
         again = (await delivery.store.retry(task.id, key_id="key-1")).task
         assert (again.queue, _run_of(again).at, _run_of(again).done) == ("demo/a", 0, ())
+
+    # ---- warnings
+
+    async def test_warnings_of_stages_are_the_tasks_and_go_with_its_inputs(
+        self, delivery: Delivery
+    ) -> None:
+        one = TaskWarning(code="typo", message="Read as dragon.")
+        two = TaskWarning(code="unknown_subject", message="Nothing known.")
+        (task,) = await delivery.submit(a_new_run(*STAGES[:2]))
+        passed = await _pass_stage(delivery, A, _text("one", warnings=(one,)))
+        assert warnings_of(passed) == warnings_of(await delivery.get(task)) == (one,)
+        await _pass_stage(delivery, B, _text("two", warnings=(one, two)))
+        assert warnings_of(await delivery.get(task)) == (one, two)
+        expiry = Expiry(part=Part.INPUTS, before=delivery.clock.now())
+        assert await delivery.store.retire(expiry) == 1
+        assert warnings_of(await delivery.get(task)) == ()
 
     # ---- files
 

@@ -13,6 +13,7 @@ from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.model import Definition, File, Image, Item, Model, Reject, flatten
 from swell.packs import inputs_of, pack_fields
+from swell.results import TaskWarning
 
 __all__ = [
     "InputRejected",
@@ -63,6 +64,7 @@ class LocalResult:
     files: Sequence[Image | File]
     seed: int
     run_s: float
+    warnings: Sequence[TaskWarning] = ()
 
 
 class _Teller:
@@ -70,6 +72,8 @@ class _Teller:
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
+        #: In order, once each.
+        self.warnings: dict[TaskWarning, None] = {}
 
     def progress(self, done: int, total: int) -> None:
         self._tell(done, total)
@@ -85,6 +89,9 @@ class _Teller:
 
     def paid(self, micros: int) -> None:
         """Nobody is charged for what one runs by hand."""
+
+    def warn(self, warning: TaskWarning) -> None:
+        self.warnings[warning] = None
 
 
 def load_model(definition: Definition, device: str, clock: Clock) -> Loaded:
@@ -164,9 +171,10 @@ def run_together(
     if names:
         # Seeds go on through the packs, as in a worker.
         seeds = [seeds[0] + len(inputs) * number for number in range(len(seeds))]
+    tellers = [_Teller(tell) for _ in seeds]
     items = [
-        Item(own, seed=seed + number, listener=_Teller(tell))
-        for seed in seeds
+        Item(own, seed=seed + number, listener=teller)
+        for seed, teller in zip(seeds, tellers, strict=True)
         for number, own in enumerate(inputs)
     ]
     started_s = clock.monotonic_s()
@@ -189,9 +197,10 @@ def run_together(
             kind = type(answer).__name__
             raise RunFailed(f"{name} failed: {kind}: {answer}") from answer
     results = []
-    for number, seed in enumerate(seeds):
+    for number, (seed, teller) in enumerate(zip(seeds, tellers, strict=True)):
         own = answers[number * len(inputs) : (number + 1) * len(inputs)]
         files: list[Image | File] = []
         output = flatten(list(own) if names else own[0], files)
-        results.append(LocalResult(output=output, files=files, seed=seed, run_s=run_s))
+        warnings = list(teller.warnings)
+        results.append(LocalResult(output, files, seed, run_s, warnings))
     return results

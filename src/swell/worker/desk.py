@@ -463,9 +463,10 @@ def _fitting(
 
 def _outcome_bytes(outcome: Outcome) -> int:
     match outcome:
-        case Succeeded(output=output, artifacts=artifacts):
+        case Succeeded(output=output, artifacts=artifacts, warnings=warnings):
             # An enclosure names its artifact once more.
-            return memoryview(output).nbytes + _ENTRY_BYTES * (1 + len(artifacts))
+            entries = 1 + len(artifacts) + 4 * len(warnings)
+            return memoryview(output).nbytes + _ENTRY_BYTES * entries
         case Failed():
             return _ERROR_BYTES + _ENTRY_BYTES
         case _:

@@ -25,6 +25,7 @@ import pydantic
 from swell.clock import Clock
 from swell.model import Item, StepModel
 from swell.registry import ModelCard
+from swell.results import TaskWarning
 from swell.worker.arena import InvalidCheckpoint, SampleState
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Drawn, Request
@@ -173,6 +174,9 @@ class _Listener:
 
     def paid(self, micros: int) -> None:
         self._job.paid(micros)
+
+    def warn(self, warning: TaskWarning) -> None:
+        self._job.warn(warning)
 
 
 def _spoken(words: Sequence[_Word]) -> list[Frame]:

@@ -10,6 +10,7 @@ import msgspec
 
 from swell.phases import Span
 from swell.registry import ModelCard
+from swell.results import TaskWarning
 from swell.worker.text import mend
 
 __all__ = [
@@ -237,6 +238,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     device_s: float = 0.0
     #: How many files went before, each in a `Part`; `files` are those after them.
     sent: int = 0
+    warnings: tuple[TaskWarning, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):

@@ -29,6 +29,7 @@ from swell.model import (
     whole,
 )
 from swell.packs import inputs_of, pack_fields
+from swell.results import MOST_WARNINGS, TaskWarning
 from swell.upright import in_8_bits, upright
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
@@ -204,6 +205,7 @@ class Job:
         "sent",
         "settings",
         "told_s",
+        "warnings",
     )
 
     def __init__(
@@ -225,6 +227,7 @@ class Job:
         #: Whether the model has told of it what cannot be taken back, in the present call.
         self.has_told = False
         self.error: Exception | None = None
+        self.warnings: tuple[TaskWarning, ...] = ()
         self.run_s = 0.0
         #: Its share of the device's time: with others beside it less than it ran.
         self.device_s = 0.0
@@ -297,6 +300,11 @@ class Job:
         if micros:
             self.has_told = True
             self._pipe.send(Paid(self.handle, micros))
+
+    def warn(self, warning: TaskWarning) -> None:
+        """See `Listener.warn`. Pictures of one task often repeat a warning."""
+        if warning not in self.warnings and len(self.warnings) < MOST_WARNINGS:
+            self.warnings = (*self.warnings, warning)
 
     def parts(self) -> list[Frame]:
         """Return the files of samples that are whole, as far as all before them are.
@@ -474,7 +482,8 @@ def with_traceback(fault: Fault, error: Exception) -> Fault:
 
 
 def _done(job: Job, output: bytes, files: list[Pixels | Blob]) -> Done:
-    return Done(job.handle, output, job.seed, job.run_s, files, job.load_s, job.device_s, job.sent)
+    told = job.run_s, files, job.load_s, job.device_s, job.sent, job.warnings
+    return Done(job.handle, output, job.seed, *told)
 
 
 def _results_of(batch: int, job: Job) -> list[Frame]:

@@ -61,6 +61,7 @@ def success(held: Held, done: Done) -> Succeeded:
     """Return the outcome of a result without files."""
     return Succeeded(
         output=msgspec.Raw(done.output),
+        warnings=done.warnings,
         timings=Timings(
             run_s=done.run_s, load_s=held.load_s + done.load_s, device_s=_share_s(done)
         ),
@@ -172,6 +173,7 @@ class Delivery:
         outcome = Succeeded(
             output=msgspec.Raw(done.output),
             artifacts=(*(each.artifact for each in before), *delivered.artifacts),
+            warnings=done.warnings,
             timings=timings,
             seed=done.seed,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from swell import task as life
 from swell.store import Part
-from swell.stores.postgres.rows import bare_columns, row_of, run_columns
+from swell.stores.postgres.rows import bare_columns, row_of, run_columns, warnings_columns
 from swell.stores.postgres.session import lock_of
 from swell.task import Task
 
@@ -65,6 +65,7 @@ async def remove(
         await run("forget_deliveries", [task.id for task in tasks])
     elif bare:
         await run("remove_parts", *bare_columns(bare))
+        await run("save_warnings", *warnings_columns(bare))
         runs = [task for task in bare if task.run is not None]
         if runs:
             await run("save_runs", *run_columns(runs))

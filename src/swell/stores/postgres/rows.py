@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from swell.results import TaskWarning
 from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
@@ -37,6 +38,7 @@ _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
 _run = msgspec.json.Decoder(Run).decode
 _timings = msgspec.json.Decoder(Timings).decode
+_warnings = msgspec.json.Decoder(tuple[TaskWarning, ...]).decode
 _webhook = msgspec.json.Decoder(Webhook).decode
 
 _N_CHANGED = 21
@@ -93,6 +95,7 @@ def row_of(record: Sequence[Any]) -> Row:
         outputs_removed=bool(record[36] & OUTPUTS),
         webhook=None if record[37] is None else _webhook(record[37]),
         run=None if record[38] is None else _run(record[38]),
+        warnings=() if record[39] is None else _warnings(record[39]),
     )
     return Row(task, record[1], record[33])
 
@@ -186,6 +189,12 @@ def new_columns(rows: Iterable[Row]) -> list[Any]:
 def run_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
     """Return the arrays of `save_runs`, of at least one pipeline."""
     found = [(task.id, task.queue, task.tag, _json(task.run)) for task in tasks]
+    return list(zip(*found, strict=True))
+
+
+def warnings_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
+    """Return the arrays of `save_warnings`, of at least one task."""
+    found = [(task.id, _json(task.warnings) if task.warnings else None) for task in tasks]
     return list(zip(*found, strict=True))
 
 

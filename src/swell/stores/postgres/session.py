@@ -35,6 +35,7 @@ from swell.stores.postgres.rows import (
     row_of,
     run_columns,
     wake_of,
+    warnings_columns,
 )
 from swell.stores.postgres.state import State
 from swell.stores.postgres.view import View, is_ready, place_of
@@ -125,6 +126,8 @@ class Session:
         self._changed: set[str] = set()
         #: Those of both that are pipelines.
         self._runs: set[str] = set()
+        #: Those whose warnings changed.
+        self._warned: set[str] = set()
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._drafts: dict[tuple[Any, ...], Draft] = {}
         self._after: list[tuple[str, tuple[Any, ...]]] = []
@@ -432,6 +435,8 @@ class Session:
             self._changed.add(task_id)
         if task.run is not None:
             self._runs.add(task_id)
+        if before.warnings != task.warnings:
+            self._warned.add(task_id)
         if before.checkpoint is not None or task.checkpoint is not None:
             self._discarded |= dict.fromkeys(discarded(before, task))
         if task.webhook is not None or self.state.posting.watches:
@@ -482,6 +487,9 @@ class Session:
             raise Stale
         if self._runs:
             self.afterwards("save_runs", *run_columns(self._tasks[each] for each in self._runs))
+        if self._warned:
+            warned = (self._tasks[each] for each in self._warned)
+            self.afterwards("save_warnings", *warnings_columns(warned))
         if self._discarded:
             self.afterwards("discard", list(self._discarded))
         if self._uses:

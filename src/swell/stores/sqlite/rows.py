@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from swell.results import TaskWarning
 from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
@@ -30,6 +31,7 @@ _artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
 _error = msgspec.json.Decoder(TaskError).decode
 _run = msgspec.json.Decoder(Run).decode
 _timings = msgspec.json.Decoder(Timings).decode
+_warnings = msgspec.json.Decoder(tuple[TaskWarning, ...]).decode
 _webhook = msgspec.json.Decoder(Webhook).decode
 
 
@@ -118,6 +120,11 @@ def run_row(seq: int, task: Task) -> tuple[Any, ...]:
     return task.queue, task.tag, _json(task.run), seq
 
 
+def warnings_row(seq: int, task: Task) -> tuple[Any, ...]:
+    """Return the parameters of `save_warnings`."""
+    return _json(task.warnings) if task.warnings else None, seq
+
+
 def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
     """Return (seq, task) of a row of `tasks_by_id`."""
     return row[0], Task(
@@ -159,6 +166,7 @@ def task_of(row: tuple[Any, ...]) -> tuple[int, Task]:
         outputs_removed=bool(row[35] & OUTPUTS),
         webhook=None if row[36] is None else _webhook(row[36]),
         run=None if row[37] is None else _run(row[37]),
+        warnings=() if row[38] is None else _warnings(row[38]),
     )
 
 

@@ -21,7 +21,7 @@ from swell.stores import steps
 from swell.stores.lines import Line, Waiting
 from swell.stores.posting import Posting
 from swell.stores.sqlite.delivery_rows import delivery_row, overtaken
-from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of
+from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of, warnings_row
 from swell.task import Task, TaskState, discarded, size_bytes
 
 __all__ = ["Session", "SessionState"]
@@ -60,6 +60,8 @@ class Session:
         self._changed: set[str] = set()
         #: Those of both that are pipelines.
         self._runs: set[str] = set()
+        #: Those whose warnings changed.
+        self._warned: set[str] = set()
         self._ready: dict[str, int] = {}
         self._lines: dict[tuple[str, int, str], Line] = {}
         self._posts: list[Delivery] = []
@@ -137,6 +139,8 @@ class Session:
             self._changed.add(task_id)
         if task.run is not None:
             self._runs.add(task_id)
+        if before.warnings != task.warnings:
+            self._warned.add(task_id)
         if before.checkpoint is not None or task.checkpoint is not None:
             for key in discarded(before, task):
                 self.run("discard", (key,))
@@ -216,7 +220,10 @@ class Session:
         if self._runs:
             rows = [run_row(*self._seen[task_id]) for task_id in self._runs]
             execute_many(self._state.queries["save_run"], rows)
-        self._added, self._changed, self._runs = {}, set(), set()
+        if self._warned:
+            rows = [warnings_row(*self._seen[task_id]) for task_id in self._warned]
+            execute_many(self._state.queries["save_warnings"], rows)
+        self._added, self._changed, self._runs, self._warned = {}, set(), set(), set()
         if self._posts:
             rows = [delivery_row(each) for each in self._posts]
             execute_many(self._state.queries["post_delivery"], rows)

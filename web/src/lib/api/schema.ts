@@ -1254,6 +1254,8 @@ export interface TaskView {
   input: Record<string, unknown>;
   output: unknown | null;
   artifacts: (ArtifactView)[];
+  /** what the model says about the result; of a pipeline, all its stages */
+  warnings: (TaskWarning)[];
   error: TaskError | null;
   attempt: number;
   max_attempts: number;
@@ -1283,6 +1285,16 @@ export interface TaskView {
   webhook?: WebhookView;
   /** in lists: indexes of the viewer's favourite artifacts, if any */
   favourites?: (number)[];
+}
+
+/** What a model says about a task that succeeds, such as a word that it does not know. */
+export interface TaskWarning {
+  /** stable, to compare */
+  code: string;
+  /** one or two sentences for the user */
+  message: string;
+  /** prompts that work better; often empty */
+  suggestions: (string)[];
 }
 
 /** Where the time went, in seconds. `queue_s` covers everything before the last attempt. `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None where it is `run_s`, and of a worker that does not tell it. `paid_micros` is what the attempt has paid to others, such as an API, in millionths of a dollar. `cost_micros` is that and what its share of the device costs, where the pool has a price; the backend sets it, and shows it beside the timings. Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s` is what it waited in the queues of its stages. */

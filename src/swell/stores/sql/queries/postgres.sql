@@ -94,6 +94,11 @@ UPDATE tasks AS t SET queue = r.queue, tag = r.tag, run = r.run
 FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[]) AS r (id, queue, tag, run)
 WHERE t.id = r.id;
 
+-- name: save_warnings
+-- As `save_runs`: few tasks have any.
+UPDATE tasks AS t SET warnings = r.warnings
+FROM unnest($1::text[], $2::text[]) AS r (id, warnings) WHERE t.id = r.id;
+
 -- name: insert_tasks
 -- The same for a transaction that has changed nothing that was there.
 WITH kept AS (
@@ -139,7 +144,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook, run
+    traceparent, removed, webhook, run, warnings
 FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
 
 -- name: heads
@@ -169,7 +174,7 @@ SELECT
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
     t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
-    t.traceparent, t.removed, t.webhook, t.run,
+    t.traceparent, t.removed, t.webhook, t.run, t.warnings,
     (SELECT n FROM share)
 FROM lines AS l CROSS JOIN LATERAL (
     SELECT * FROM tasks
@@ -184,7 +189,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook, run
+    traceparent, removed, webhook, run, warnings
 FROM tasks
 WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
     AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
@@ -308,7 +313,7 @@ SELECT
     metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
     max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
     finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook, run
+    traceparent, removed, webhook, run, warnings
 FROM tasks WHERE wake_at <= $1 ORDER BY wake_at LIMIT $2 FOR UPDATE SKIP LOCKED;
 
 -- name: time

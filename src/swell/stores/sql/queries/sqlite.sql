@@ -24,13 +24,16 @@ WHERE seq = ?;
 -- What else changes of a pipeline.
 UPDATE tasks SET queue = ?, tag = ?, run = ? WHERE seq = ?;
 
+-- name: save_warnings
+UPDATE tasks SET warnings = ? WHERE seq = ?;
+
 -- name: tasks_by_id
 SELECT
     seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
-    webhook, run
+    webhook, run, warnings
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
@@ -39,7 +42,7 @@ SELECT
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
-    webhook, run
+    webhook, run, warnings
 FROM tasks WHERE id = ?;
 
 -- name: last_seq

@@ -46,7 +46,8 @@ CREATE TABLE tasks (
     traceparent text,
     removed smallint NOT NULL DEFAULT 0,
     webhook text,
-    run text
+    run text,
+    warnings text
 ) WITH (
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02,

@@ -39,7 +39,8 @@ CREATE TABLE tasks (
     removed INTEGER NOT NULL DEFAULT 0,
     traceparent TEXT,
     webhook TEXT,
-    run TEXT
+    run TEXT,
+    warnings TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX tasks_id ON tasks (id);

@@ -1,0 +1,2 @@
+-- What the model says about a result (tuple of `swell.results.TaskWarning`, JSON).
+ALTER TABLE tasks ADD COLUMN warnings TEXT;
