@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from swell.clock import ManualClock
 from swell.model import Cancelled, Item, Plan, Reject, Sampler, StepModel
+from swell.results import TaskWarning
 from swell.worker.denoise import Denoiser, Request
 
 __all__ = [
@@ -109,6 +110,7 @@ class Ears:
     def __init__(self, stop_after: int | None = None) -> None:
         self.heard: list[tuple[int, int]] = []
         self.previews: list[Callable[[], Any]] = []
+        self.warnings: list[TaskWarning] = []
         self.stop_after = stop_after
 
     def progress(self, done: int, total: int) -> None:
@@ -116,6 +118,9 @@ class Ears:
 
     def preview(self, make: Callable[[], Any]) -> None:
         self.previews.append(make)
+
+    def warn(self, warning: TaskWarning) -> None:
+        self.warnings.append(warning)
 
     def is_cancelled(self) -> bool:
         return self.stop_after is not None and len(self.heard) >= self.stop_after

@@ -153,18 +153,22 @@ def test_a_word_means_first_what_it_is_written_as(translator: Translator) -> Non
 @pytest.mark.parametrize(
     ("said", "language", "note"),
     [
-        ("cigüeñal", "en", "Read as English; it may be Spanish."),
-        ("ovečka", "en", "Read as English; it may be "),
-        ("plimbra rotolassi", "en", "Read as English; it may be "),
-        ("zabrinando tristolo pelugi", "pt", "No word of this is known in Portuguese"),
-        ("czerwony lis na śniegu", "pl", "This looks like Polish, which is not translated here"),
+        ("cigüeñal", "en", "This may be Spanish; it was read as English."),
+        ("ovečka", "en", "This may be "),
+        ("plimbra rotolassi", "en", "This may be "),
+        ("zabrinando tristolo pelugi", "pt", "This model knows none of these words in Portuguese"),
+        (
+            "czerwony lis na śniegu",
+            "pl",
+            "This looks like Polish, which this model cannot translate",
+        ),
         (
             "karda k\u0131rm\u0131z\u0131 bir tilki",
             "tr",
-            "This looks like Turkish, which is not translated here",
+            "This looks like Turkish, which this model cannot translate",
         ),
-        ("en röd räv i snön", "sv", "This looks like Swedish, which is not translated here"),
-        ("レッド", "ja", "This looks like Japanese, which is not translated here"),
+        ("en röd räv i snön", "sv", "This looks like Swedish, which this model cannot translate"),
+        ("レッド", "ja", "This looks like Japanese, which this model cannot translate"),
     ],
 )
 def test_what_nobody_translates_stays_as_it_is_and_a_note_says_so(

@@ -8,7 +8,7 @@ it is drawn is done in another thread while the next ones are drawn.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -85,8 +85,8 @@ class Artwork(Icons):
     }
     files = (
         *Icons.files,
-        *(weights(n) for n in ("glossary.tsv", "languages.npz", "english.txt.gz")),
-        *(weights(n) for n in ("prompt-words.json", "paint-styles.onnx", "safety.onnx")),
+        *(weights(n) for n in ("languages.npz", "prompt-words.json")),
+        *(weights(n) for n in ("paint-styles.onnx", "safety.onnx")),
     )
     examples = (
         {"prompt": "a castle", "art": "starlight"},
@@ -179,6 +179,9 @@ class Artwork(Icons):
             raise Reject(f"The prompt is refused ({', '.join(refused)}): ask for something else.")
         if not any(letter.isalpha() for letter in made.text):
             raise Reject("There is no word in the prompt: name what to draw, such as 'a red fox'.")
+        if made.note:
+            item.warn("language", made.note)
+        made = replace(made, text=self._read(item, made.text))
         item.kept = _Piece(made, stages, self._clock.monotonic_s())
         return self._plan(item, made.text)
 

@@ -22,7 +22,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -35,6 +35,8 @@ from pydantic_core import PydanticCustomError
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 from swell.zoo.embedded import session, weights
+from swell.zoo.subjects import Subjects
+from swell.zoo.translate import English, Glossary
 from swell.zoo.upscale import Upscaler
 
 __all__ = ["STYLES", "Icons", "Prompt", "WordPiece"]
@@ -174,6 +176,9 @@ class Icons(StepModel):
     files: ClassVar[Sequence[str | Path]] = (
         weights("icons-text.onnx"),
         weights("icons-vocab.txt"),
+        weights("icons-names.npz"),
+        weights("english.txt.gz"),
+        weights("glossary.tsv"),
         weights("icons-unet.onnx"),
         weights("icons-decoder.onnx"),
         weights("upscale.onnx"),
@@ -260,12 +265,30 @@ class Icons(StepModel):
         self.batch_invariant = all(np.array_equal(each, said[-1][: len(each)]) for each in said)
 
     def prepare(self, item: Item[Input]) -> Plan:
-        """Guidance 1 needs no second row: u + (c - u) is c."""
-        return self._plan(item, item.input.prompt)
+        """Read the prompt, and warn of what cannot be drawn."""
+        return self._plan(item, self._read(item, item.input.prompt))
+
+    def _read(self, item: Item[Any], prompt: str) -> str:
+        reading = self._subjects.read(prompt, self.name)
+        for warning in reading.warnings:
+            item.warn(*warning)
+        return reading.prompt
+
+    @cached_property
+    def _subjects(self) -> Subjects:
+        """Made when it is needed: prompts are read before the model is loaded."""
+        pieces, text = WordPiece(weights("icons-vocab.txt")), session("icons-text.onnx", 1)
+        return Subjects(
+            weights("icons-names.npz"),
+            lambda words: _encoded(pieces, text, words)[1],
+            English(weights("english.txt.gz")),
+            Glossary(weights("glossary.tsv")),
+        )
 
     @staticmethod
     def _plan(item: Item[Any], words: str) -> Plan:
         asked = item.input
+        # Guidance 1 needs no second row: u + (c - u) is c.
         return Plan(
             sampler=Sampler("flow_euler", asked.steps, spacing="even", train_steps=1),
             shape=LATENTS,
@@ -280,14 +303,10 @@ class Icons(StepModel):
         return [self._encode(prompt) for prompt in words]
 
     def _encode(self, prompt: str) -> Mapping[str, Floats]:
-        # One by one: a batch would have to be padded to its longest, and cost more.
-        ids = self._words.ids(prompt)
-        states, sentence = self._text.run(
-            None, {"ids": np.array([ids], np.int64), "mask": np.ones((1, len(ids)), np.int64)}
-        )
-        padded = np.zeros((STATES, states.shape[2]), np.float32)
-        padded[: len(ids)] = states[0, :STATES]
-        return {"states": padded, "sentence": sentence[0]}
+        states, sentence = _encoded(self._words, self._text, prompt)
+        padded = np.zeros((STATES, states.shape[1]), np.float32)
+        padded[: len(states)] = states[:STATES]
+        return {"states": padded, "sentence": sentence}
 
     def denoise(self, x: Floats, t: Floats, conditions: Mapping[str, Any]) -> Floats:
         """Return the velocity. Shapes: x (B, 48, 8, 8), t (B,) from 1, noise, to 0."""
@@ -325,6 +344,15 @@ class Icons(StepModel):
                 return Image(self.preview(latents))
             return partial(_image, self._decoder_of_one, latents)
         return Image(PIL.Image.fromarray(self._upscaler(np.asarray(self.preview(latents)))))
+
+
+def _encoded(pieces: WordPiece, text: Any, prompt: str) -> tuple[Floats, Floats]:
+    """Return states and sentence. Shapes: (pieces, 384), (384,)."""
+    # One by one: a batch would have to be padded to its longest, and cost more.
+    ids = pieces.ids(prompt)
+    fed = {"ids": np.array([ids], np.int64), "mask": np.ones((1, len(ids)), np.int64)}
+    states, sentence = text.run(None, fed)
+    return states[0], sentence[0]
 
 
 def _image(decoder: Any, latents: Floats) -> Image:
