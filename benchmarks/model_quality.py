@@ -86,8 +86,11 @@ class Judge:
         """Places of what it sees among the candidates."""
         small = [one.convert("RGB").resize((PX, PX), PIL.Image.Resampling.BOX) for one in pictures]
         seen = np.stack([np.asarray(one, np.float32) for one in small]).transpose(0, 3, 1, 2)
-        [scores] = self._session.run(None, {"pictures": seen / 127.5 - 1})
-        return scores[:, self.candidates].argmax(1).tolist()
+        return self.scores(seen / 127.5 - 1)[:, self.candidates].argmax(1).tolist()
+
+    def scores(self, pictures: np.ndarray) -> np.ndarray:
+        """What it says of all that it knows. Shapes: (B, 3, 64, 64) in -1..1 -> (B, 337)."""
+        return self._session.run(None, {"pictures": pictures})[0]
 
 
 def drawn(model: Icons, prompt: str, style: str, seed: int, size: int = 512) -> PIL.Image.Image:

@@ -129,6 +129,30 @@ def test_samples_of_one_task_differ_though_it_fixes_the_seed(icons: Icons) -> No
     assert np.abs(pixels(a) - pixels(b)).max() > 9
 
 
+def test_neighbouring_seeds_choose_different_looks_and_the_same_seed_the_same(
+    icons: Icons,
+) -> None:
+    words = [icons.prepare(item("a fox", seed=seed)).words for seed in range(12)]
+    assert all(len(set(words[at : at + 4])) == 4 for at in range(9))
+    assert words[:6] == words[6:]
+    assert {icons.prepare(item("a fox", seed=n, vary=False)).words for n in range(6)} == {"a fox"}
+    assert {icons.prepare(item("a fox at night", seed=n)).words for n in range(6)} == {
+        "a fox at night"
+    }
+
+
+@pytest.mark.parametrize("size", [128, 512])
+def test_a_seed_may_mirror_its_picture(icons: Icons, size: int) -> None:
+    latents = np.random.default_rng(0).standard_normal(LATENTS, np.float32)
+    plain = pixels(whole(icons.decode(latents, item("a blue cat", seed=0, size=128))))
+    assert np.array_equal(
+        pixels(whole(icons.decode(latents, item("a blue cat", seed=1, size=128)))), plain[:, ::-1]
+    )
+    mark = pixels(whole(icons.decode(latents, item("a check mark", seed=1, size=128))))
+    assert np.array_equal(mark, plain)
+    assert pixels(whole(icons.decode(latents, item(seed=1, size=size)))).shape == (size, size, 3)
+
+
 def test_a_cancelled_item_stops_at_the_next_step_and_others_go_on(icons: Icons) -> None:
     stops, goes = Ears(stop_after=1), Ears()
     results = icons.run([item(ears=stops, steps=4), item(ears=goes, steps=4)])

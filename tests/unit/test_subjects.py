@@ -54,7 +54,8 @@ def test_what_was_trained_is_drawn_without_a_warning(subjects: Subjects, prompt:
 def test_a_prompt_is_brought_into_the_form_that_training_had(
     subjects: Subjects, prompt: str, drawn: str
 ) -> None:
-    assert read(subjects, prompt) == Reading(drawn)
+    reading = read(subjects, prompt)
+    assert (reading.prompt, reading.warnings) == (drawn, ())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,8 @@ def test_an_unknown_subject_is_named_with_three_prompts_that_work(
     assert len(set(warning.suggestions)) == 3
     for each in warning.suggestions:
         assert each in warning.message
-        assert read(subjects, each) == Reading(each)
+        assert read(subjects, each).prompt == each
+        assert read(subjects, each).warnings == ()
 
 
 def test_the_closest_subject_is_drawn_and_a_thinking_face_where_none_is_close(
@@ -131,3 +133,13 @@ def test_a_task_is_warned_before_its_picture_is_drawn() -> None:
     ears = Ears()
     Icons(threads=1).prepare(Item(Icons.Input(prompt="a typewriter"), listener=ears))
     assert [each.code for each in ears.warnings] == ["unknown_subject"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_open"),
+    [("a fox", True), ("a fox at night", False), ("a blue cat", False), ("bow and arrow", False)],
+)
+def test_a_backdrop_is_open_where_the_prompt_has_neither_scene_nor_colour(
+    subjects: Subjects, prompt: str, is_open: bool
+) -> None:
+    assert read(subjects, prompt).is_open is is_open

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
@@ -111,14 +110,22 @@ class Artwork(Icons):
         ]
         style: Annotated[
             Literal["noto", "fluent", "flat", "ink", "none"],
-            Field(title="Hand", description="Who draws; `none` leaves it to chance."),
+            Field(title="Hand", description="The icon set to draw like; none mixes them."),
             ui.styles(),
-        ] = "fluent"
+        ] = "noto"
         art: Annotated[
             Literal[("none", *paint.STYLES)],  # type: ignore[valid-type]
             Field(title="Art", description="How it is painted then."),
             ui.styles(),
         ] = "none"
+        vary: Annotated[
+            bool,
+            Field(
+                title="Vary",
+                description="Let the seed choose a backdrop and a side where the prompt does not.",
+            ),
+            ui.hint(advanced=True),
+        ] = True
         size: Annotated[
             Literal[512, 1024, 2048], Field(title="Size", description="Pixels a side.")
         ] = 512
@@ -188,7 +195,7 @@ class Artwork(Icons):
     def decode(self, latents: Floats, item: Item[Any]) -> Callable[[], "Artwork.Output"]:
         """Draw one at 128 px; what is returned finishes it."""
         piece: _Piece = item.kept
-        small = np.asarray(super().preview(latents))
+        small = self._small(latents, item)
         piece.stages["generate"] = self._clock.monotonic_s() - piece.ready_s
 
         def finish() -> "Artwork.Output":

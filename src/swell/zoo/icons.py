@@ -24,10 +24,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
@@ -35,6 +36,7 @@ from pydantic_core import PydanticCustomError
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 from swell.zoo.embedded import session, weights
+from swell.zoo.pictures import Pixels, closed
 from swell.zoo.subjects import Subjects
 from swell.zoo.translate import English, Glossary
 from swell.zoo.upscale import Upscaler
@@ -48,6 +50,18 @@ STYLES = ("noto", "fluent", "flat", "ink")
 LATENTS = (48, 8, 8)
 #: Pixels a side before a picture is enlarged.
 _SIDE = 128
+#: What the seed chooses where a prompt leaves it open: a backdrop, and a mirrored picture. Pictures
+#: of one task have neighbouring seeds, so they differ.
+LOOKS: Final = (
+    ("", False),
+    ("on a pink background", True),
+    ("in a meadow", False),
+    ("on a yellow background", True),
+    ("on the beach", False),
+    ("on a light blue background", True),
+)
+#: What a mirror makes wrong.
+_ONE_SIDED: Final = frozenset(("mark", "note", "notes", "music", "watch", "wristwatch", "piano"))
 #: Words that the picture network looks at; the sentence as a whole may be longer.
 STATES, PIECES = 16, 64
 #: Numbers of rows that are compared: one, one or two for each of a few threads, some, and the most.
@@ -205,9 +219,16 @@ class Icons(StepModel):
         ]
         style: Annotated[
             Literal["noto", "fluent", "flat", "ink", "none"],
-            Field(title="Style", description="Whose hand; `none` leaves it to chance."),
+            Field(title="Style", description="The icon set to draw like; none mixes them."),
             ui.styles(),
-        ] = "fluent"
+        ] = "noto"
+        vary: Annotated[
+            bool,
+            Field(
+                title="Vary",
+                description="Let the seed choose a backdrop and a side where the prompt does not.",
+            ),
+        ] = True
         steps: Annotated[
             int,
             Field(ge=1, le=50, title="Steps", description="More are slower, and little better."),
@@ -269,10 +290,18 @@ class Icons(StepModel):
         return self._plan(item, self._read(item, item.input.prompt))
 
     def _read(self, item: Item[Any], prompt: str) -> str:
+        """Return the words to draw; the seed chooses a backdrop where they have none."""
         reading = self._subjects.read(prompt, self.name)
         for warning in reading.warnings:
             item.warn(*warning)
-        return reading.prompt
+        if not (reading.is_open and item.input.vary):
+            return reading.prompt
+        backdrop, _ = LOOKS[_seed(item) % len(LOOKS)]
+        return f"{reading.prompt} {backdrop}".strip()
+
+    def _small(self, latents: Floats, item: Item[Any]) -> Pixels:
+        """Return one as the task gets it, before it is enlarged."""
+        return np.asarray(_drawn(self._decoder, latents, _is_mirrored(item)))
 
     @cached_property
     def _subjects(self) -> Subjects:
@@ -295,7 +324,7 @@ class Icons(StepModel):
             words=words,
             guidance=None if asked.guidance == 1 else asked.guidance,
             values={"style": STYLES.index(asked.style) if asked.style in STYLES else -1},
-            seed=item.seed if asked.seed is None else asked.seed + item.index,
+            seed=_seed(item),
         )
 
     def encode(self, words: list[str]) -> list[Mapping[str, Floats]]:
@@ -341,9 +370,20 @@ class Icons(StepModel):
         """
         if item.input.size == _SIDE:
             if self._parts == 1:
-                return Image(self.preview(latents))
-            return partial(_image, self._decoder_of_one, latents)
-        return Image(PIL.Image.fromarray(self._upscaler(np.asarray(self.preview(latents)))))
+                return Image(closed(self._small(latents, item)))
+            return partial(_image, self._decoder_of_one, latents, _is_mirrored(item))
+        return Image(closed(self._upscaler(self._small(latents, item))))
+
+
+def _seed(item: Item[Any]) -> int:
+    asked: int | None = item.input.seed
+    return item.seed if asked is None else asked + item.index
+
+
+def _is_mirrored(item: Item[Any]) -> bool:
+    asked = item.input
+    _, is_mirrored = LOOKS[_seed(item) % len(LOOKS)]
+    return asked.vary and is_mirrored and _ONE_SIDED.isdisjoint(asked.prompt.lower().split())
 
 
 def _encoded(pieces: WordPiece, text: Any, prompt: str) -> tuple[Floats, Floats]:
@@ -355,8 +395,13 @@ def _encoded(pieces: WordPiece, text: Any, prompt: str) -> tuple[Floats, Floats]
     return states[0], sentence[0]
 
 
-def _image(decoder: Any, latents: Floats) -> Image:
-    return Image(_picture(decoder, latents))
+def _image(decoder: Any, latents: Floats, is_mirrored: bool) -> Image:
+    return Image(_drawn(decoder, latents, is_mirrored))
+
+
+def _drawn(decoder: Any, latents: Floats, is_mirrored: bool) -> PIL.Image.Image:
+    picture = _picture(decoder, latents)
+    return PIL.ImageOps.mirror(picture) if is_mirrored else picture
 
 
 def _picture(decoder: Any, latents: Floats) -> PIL.Image.Image:

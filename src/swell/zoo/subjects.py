@@ -130,11 +130,14 @@ class Reading:
 
     Args:
         prompt: What the network is given.
+        is_open: Whether a backdrop may be added: there is none in it, and no colour, which training
+            never had together with one.
         warnings: For the user.
     """
 
     prompt: str
     warnings: tuple[Warned, ...] = ()
+    is_open: bool = False
 
 
 class Subjects:
@@ -208,7 +211,8 @@ class Subjects:
             scene = scene if subject.nearest else ""
             drew = f'drew "{drawn}" instead'
             warnings.append(_unknown(model, subject, drew, self._suggested(subject)))
-        return Reading(f"{drawn} {scene}".strip(), tuple(warnings))
+        is_open = not scene and _COLOURS.isdisjoint(_split(drawn))
+        return Reading(f"{drawn} {scene}".strip(), tuple(warnings), is_open)
 
     def _suggested(self, subject: Subject) -> tuple[str, ...]:
         """Return the names that are close to a subject, or some popular ones."""
