@@ -41,7 +41,7 @@ ARTWORKS = {
     "castle": {"prompt": "a castle", "art": "starlight"},
     "fox": {"prompt": "un zorro rojo en la nieve"},
 }
-CHECKED = ("a red fox in the snow", "the swastika on a flag")
+CHECKED = ("a red fox in the snow", "a gory battle scene")
 
 
 class Asked:
@@ -106,8 +106,8 @@ def found(photo: Image.Image, to: Path) -> None:
             pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill="#ffd33d")
         print("faces:", face["score"])
     save(marked, to / "faces.webp", Image.Resampling.LANCZOS)
-    save(photo, to / "safety.webp", Image.Resampling.LANCZOS)
-    print("safety:", Asked("swell/safety")(image=uri(photo)).output)
+    drawing = Image.open(to / "icons-fox.webp").convert("RGB")
+    print("safety:", Asked("swell/safety")(image=uri(drawing)).output)
 
 
 def said(to: Path) -> None:

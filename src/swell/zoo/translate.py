@@ -508,9 +508,8 @@ class Translator:
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         self._detector = Detector(weights("languages.npz"))
-        self._glossary = Glossary(weights("glossary.tsv"))
+        self._english, self._glossary = word_lists()
         self._argos = Argos(folders)
-        self._english = English(weights("english.txt.gz"))
         self._small = {
             language: words | {_fold(word) for word in words}
             for language, words in _FUNCTION_WORDS.items()
@@ -607,6 +606,12 @@ class Translator:
         return Translation(said, told, "glossary", round(known, 3))
 
 
+@cache
+def word_lists() -> tuple[English, Glossary]:
+    """Return the lists that ship, once for all models of a process."""
+    return English(weights("english.txt.gz")), Glossary(weights("glossary.tsv"))
+
+
 def _name(language: str) -> str:
     return LANGUAGES.get(language, language)
 
@@ -619,13 +624,13 @@ def _english_words() -> frozenset[str]:
 
 
 class Translate(Model):
-    """Bring a prompt into English.
+    """Translate a prompt into English.
 
-    With packages of Argos Translate on the machine (`swell models pull --argos`), whole sentences
-    from some fifty languages; without any, word by word from Spanish, Portuguese, French, German
-    and Italian, which is enough for "un gato azul en la nieve" and not for a letter. What is
-    not known stays as it is, and English stays English. Where the language is in doubt or is not
-    translated here, the text stays as it is and `note` says so.
+    Without anything else installed it translates word by word from Spanish, Portuguese, French,
+    German and Italian: enough for "un gato azul en la nieve", not for a letter. With packages of
+    Argos Translate (`swell models translations`) it translates whole sentences from about 50
+    languages. Unknown words and English text stay as they are. If the language is in doubt or has
+    no translation, the text stays as it is, and a warning and `note` say so.
 
     | | |
     |---|---|
@@ -663,7 +668,7 @@ class Translate(Model):
             Field(
                 pattern="^(auto|[a-z]{2,3})$",
                 title="From",
-                description="The language's code, such as `es`; `auto` finds out.",
+                description="The language's code, such as es; auto detects it.",
             ),
         ] = "auto"
 
@@ -690,7 +695,9 @@ class Translate(Model):
         source = None if asked.source == "auto" else asked.source
         known = ("en", *self._translator.languages)
         if source is not None and source not in known:
-            return Reject(f"no translation from {source!r}: there are {', '.join(sorted(known))}")
+            return Reject(
+                f"Cannot translate from {source!r}. Choose from {', '.join(sorted(known))}."
+            )
         made = self._translator(asked.text, source)
         if made.note:
             item.warn("language", made.note)
