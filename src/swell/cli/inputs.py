@@ -65,7 +65,7 @@ def _prompt_name(schema: Schema, prompt: str) -> str:
         if any(map(_takes_any_text, _choices(properties.get(name, {}), schema.get("$defs", {}))))
     ]
     if len(texts) == 1:
-        return texts[0]
+        return str(texts[0])
     names = ", ".join(properties) or "none"
     raise InvalidRequest(
         f"no input of this model takes {prompt[:40]!r} without a name: write -i name=value "

@@ -81,7 +81,7 @@ class Group(TyperGroup):
 
     def write_commands(self, ctx: Any, formatter: Any, heading: str, names: Iterable[str]) -> None:
         """Write some commands under a heading."""
-        commands = {name: self.get_command(ctx, name) for name in names}
+        commands: dict[str, Any] = {name: self.get_command(ctx, name) for name in names}
         with formatter.section(heading):
             formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in commands.items()])
 
