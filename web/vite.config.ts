@@ -1,6 +1,10 @@
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vite";
 
+/** What the first page needs anyway: one file of it has one head, and is compressed better than thirty. */
+const CORE =
+  /src\/lib\/(?:api\/(?:client|events)|form\/schema\.ts|ui\/(?:Button|Dialog|Expected|Field|Icon|IconButton|Menu|Picture|ProgressBar|Select|State|TextArea|TextField|Toasts|Toggle|Wordmark)\.svelte|estimate|files|jobs|layers?\b|models|notices|press|problems|router|session|shortcuts|stored|telling|theme\.svelte|typing)/;
+
 /** A running Swell, to which `make web-dev` passes on whatever is not of the app. */
 const server = process.env.SWELL_URL ?? "http://127.0.0.1:8000";
 
@@ -15,6 +19,7 @@ export default defineConfig({
     // The policy allows no data: in scripts and styles, and every file is cached for ever.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rolldownOptions: { output: { codeSplitting: { groups: [{ name: "core", test: CORE }] } } },
   },
   server: {
     proxy: Object.fromEntries(passed.map((path) => [path, { target: server, changeOrigin: false }])),
