@@ -85,6 +85,7 @@ async function read(answer: Response): Promise<unknown> {
     return await answer.json();
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
+    onLost();
     throw new Problem(0, "unreachable", "");
   }
 }
