@@ -141,6 +141,25 @@ def test_neighbouring_seeds_choose_different_looks_and_the_same_seed_the_same(
     }
 
 
+@pytest.mark.slow
+def test_four_pictures_of_a_task_look_different_and_can_be_drawn_again(icons: Icons) -> None:
+    def drawn() -> list[np.ndarray]:
+        given = Icons.Input(prompt="a rokcet", steps=4, size=128, seed=1)
+        ears = Ears()
+        found = [
+            pixels(whole(each))
+            for each in icons.run([Item(given, index=n, listener=ears) for n in range(4)])
+        ]
+        assert {each.code for each in ears.warnings} == {"typo"}
+        return found
+
+    first, again = drawn(), drawn()
+    for place, picture in enumerate(first):
+        assert np.array_equal(picture, again[place])
+        for other in first[:place]:
+            assert np.abs(picture - other).mean() > 20
+
+
 @pytest.mark.parametrize("size", [128, 512])
 def test_a_seed_may_mirror_its_picture(icons: Icons, size: int) -> None:
     latents = np.random.default_rng(0).standard_normal(LATENTS, np.float32)
