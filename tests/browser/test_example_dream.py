@@ -122,19 +122,19 @@ def test_words_in_spanish_become_a_wallpaper_of_the_phones_own_size(
 def test_an_idea_is_one_tap_and_its_picture_comes_into_view(context: BrowserContext) -> None:
     with watched(context) as page:
         page.goto("/")
-        page.get_by_role("button", name="a red fox in the snow").click()
-        expect(page.get_by_role("img", name="Dream: a red fox in the snow")).to_be_visible(
+        page.get_by_role("button", name="a bear in the snow").click()
+        expect(page.get_by_role("img", name="Dream: a bear in the snow")).to_be_visible(
             timeout=PATIENCE_MS
         )
         expect(page.get_by_role("button", name="As wallpaper")).to_be_visible(timeout=PATIENCE_MS)
         expect(page.locator("#newest .frame")).to_be_in_viewport(ratio=1)
-        expect(page.get_by_role("radio", name="Mosaic")).to_be_checked()
+        expect(page.get_by_role("radio", name="Pastel", exact=True)).to_be_checked()
         page.get_by_label("What do you see?").fill("a castle")
         page.keyboard.press("Enter")
         expect(page.get_by_role("img", name="Dream: a castle")).to_be_visible(timeout=PATIENCE_MS)
         expect(page.locator("#newest .frame")).to_be_in_viewport(ratio=1)
-        page.get_by_role("img", name="Dream: a red fox in the snow").click()
-        expect(page.get_by_label("Your dream", exact=True)).to_contain_text("a red fox")
+        page.get_by_role("img", name="Dream: a bear in the snow").click()
+        expect(page.get_by_label("Your dream", exact=True)).to_contain_text("a bear in the snow")
 
 
 def test_who_has_paid_is_of_the_paid_class_until_it_is_used_up(

@@ -1,6 +1,7 @@
 """What of the examples can be looked at without a server."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,3 +161,20 @@ def test_every_app_is_listed_and_has_what_start_needs() -> None:
         for file in ("swell.toml", "page/index.html"):
             assert (EXAMPLES / name / file).is_file()
     assert apps == {"dream", "multimodal", "portraits", "sing", "translate"}
+
+
+def test_the_pages_have_the_colours_corners_and_typeface_of_the_web_app() -> None:
+    web = EXAMPLES.parent / "web" / "src" / "lib"
+    token = re.compile(r"^ *(--[\w-]+): ([^;]+);", re.M)
+    theme = dict(token.findall((web / "theme.css").read_text()))
+    own = dict(token.findall((EXAMPLES / "page" / "page.css").read_text()))
+    assert len(own) > 10
+    assert own == {name: theme[name] for name in own}
+    font = "bricolage-grotesque.woff2"
+    assert (EXAMPLES / "page" / font).read_bytes() == (web / "fonts" / font).read_bytes()
+
+
+def test_every_idea_of_dream_has_its_picture() -> None:
+    page = EXAMPLES / "dream" / "page"
+    named = set(re.findall(r'", "([\w-]+)"\],', (page / "dream.js").read_text()))
+    assert named == {path.stem for path in (page / "ideas").iterdir()}

@@ -3,14 +3,14 @@ import { ask, follow, h, saved, standing, submit, tasks } from "./shared/swell.j
 
 const MODEL = "dream/wallpaper";
 const MOST_PX = 4096;
-/** Prompts that the built-in model draws well, each with a style that suits it. */
+/** Prompts that the built-in model draws well: words, style, picture in `ideas/`. */
 const IDEAS = [
-  ["a castle at sunset", "starlight"],
-  ["a red fox in the snow", "mosaic"],
-  ["a green dragon", "impression"],
-  ["a sailboat on the sea", "crayon"],
-  ["a rocket in the night sky", "pop"],
-  ["a butterfly", "autumn"],
+  ["a peacock in the snow", "starlight", "peacock-in-the-snow"],
+  ["a dragon at night", "noto", "dragon-at-night"],
+  ["a bear in the snow", "pastel", "bear-in-the-snow"],
+  ["a rocket at night", "pastel", "rocket-at-night"],
+  ["a parrot in the snow", "crimson-sky", "parrot-in-the-snow"],
+  ["a tiger in the snow", "autumn", "tiger-in-the-snow"],
 ];
 const $ = (id) => document.getElementById(id);
 const input = (task) => task.input ?? {};
@@ -46,9 +46,9 @@ async function showStyles() {
 }
 
 function showIdeas() {
-  $("newest").replaceChildren(h("div", { class: "ideas" }, ...IDEAS.map(([prompt, style]) =>
+  $("newest").replaceChildren(h("div", { class: "ideas" }, ...IDEAS.map(([prompt, style, picture]) =>
     h("button", { class: "idea", type: "button", onclick: () => fill(prompt, style) },
-      h("img", { src: styleOf(style)?.picture ?? "", alt: "" }), h("span", {}, prompt)))));
+      h("img", { src: `ideas/${picture}.webp`, alt: "" }), h("span", {}, prompt)))));
 }
 
 /** Put an idea into the form and dream it. */
