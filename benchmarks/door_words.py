@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from figures import BEGIN, END
 from machine import ROOT, report
 
 PHRASES = re.compile(
@@ -62,6 +63,12 @@ def rate(texts: Iterable[str]) -> dict[str, Any]:
     return {"per_10k": per_10k, "phrases": found.total(), "words": words, "most": most}
 
 
+def without_figures(page: str) -> str:
+    """Return a page without the table of figures that benchmarks/figures.py writes into it."""
+    before, _, rest = page.partition(BEGIN)
+    return before + rest.partition(END)[2]
+
+
 def pages_for_readers(docs: Path) -> list[Path]:
     pages = sorted(docs.rglob("*.md"))
     return [page for page in pages if page.relative_to(docs).parts[0] not in NOT_FOR_READERS]
@@ -80,7 +87,7 @@ def count(root: Path) -> dict[str, Any]:
         "code": rate(comments(path.read_text()) for path in modules),
         "shown": rate(path.read_text() for path in shown),
         "readme_words": len(readme.split()),
-        "readers_words": sum(len(page.read_text().split()) for page in readers),
+        "readers_words": sum(len(without_figures(page.read_text()).split()) for page in readers),
     }
 
 

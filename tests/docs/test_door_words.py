@@ -6,7 +6,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from door_words import comments, pages_for_readers, rate, without_code  # noqa: E402
+from door_words import (  # noqa: E402
+    comments,
+    count,
+    pages_for_readers,
+    rate,
+    without_code,
+    without_figures,
+)
+from figures import BEGIN, END  # noqa: E402
 
 
 def test_phrases_are_counted_per_10_000_words() -> None:
@@ -46,3 +54,18 @@ def test_reference_decisions_and_figures_are_not_pages_for_readers(tmp_path: Pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words\n")
     assert {str(page.relative_to(tmp_path)) for page in pages_for_readers(tmp_path)} == pages
+
+
+def test_the_table_of_figures_does_not_count_and_the_text_around_it_does() -> None:
+    page = f"# Speed\n\nBefore.\n\n{BEGIN}\n| a | 1 |\n{END}\n\nAfter.\n"
+    assert without_figures(page).split() == ["#", "Speed", "Before.", "After."]
+    assert without_figures("A page without figures.") == "A page without figures."
+
+
+def test_words_of_readers_are_those_of_their_pages_without_the_table_of_figures() -> None:
+    docs = ROOT / "docs"
+    words = {page: len(page.read_text().split()) for page in pages_for_readers(docs)}
+    _, _, rest = (docs / "benchmarks.md").read_text().partition(BEGIN)
+    table = f"{BEGIN}{rest.partition(END)[0]}{END}".split()
+    assert len(table) > 100
+    assert count(ROOT)["readers_words"] == sum(words.values()) - len(table)
