@@ -1,4 +1,4 @@
-"""Writes `docs/licences.md` from what is shipped: `python docs/licences.py`.
+"""Writes `docs/reference/licences.md` from what is shipped: `python docs/licences.py`.
 
 Python packages and their licences are those that are installed here, the app's packages those of
 its lock file, weights and data those of their notice. A test compares.
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 __all__ = ["bundled", "licence_of", "main", "page", "required", "weights"]
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PAGE: Final = ROOT / "docs" / "licences.md"
+PAGE: Final = ROOT / "docs" / "reference" / "licences.md"
 
 #: As packages tell their licences → as SPDX does.
 _SPDX: Final = {
@@ -36,7 +36,7 @@ _HEAD: Final = """# Licences
 
 <!-- Written by `python docs/licences.py`. -->
 
-Swell is under [Apache-2.0](../LICENSE). This is what comes with it, or is
+Swell is under [Apache-2.0](../../LICENSE). This is what comes with it, or is
 installed with it, under licences of others. Weights that you add have licences of their own, which
 Swell does not know.
 
@@ -60,7 +60,7 @@ Their texts and notices are in `licences.txt` beside the app, in the wheel `swel
 _WEIGHTS: Final = """
 ## Weights and data
 
-The package `swell-models`; [its notice](../packages/swell-models/NOTICE.md) has the texts, the sets
+The package `swell-models`; [its notice](../../packages/swell-models/NOTICE.md) has the texts, the sets
 of pictures that networks learned from, and their authors.
 
 | file | what | licence |

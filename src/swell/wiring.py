@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from swell.worker.warm import Forks
 
 __all__ = [
+    "AlreadyRunning",
     "DataLock",
     "Fleet",
     "Unusable",

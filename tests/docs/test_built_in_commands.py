@@ -124,7 +124,7 @@ def test_packages_of_more_languages_are_brought_from_a_folder_and_a_mirror(
 ) -> None:
     a_package(tmp_path / "packages", "eo")
     there = tmp_path / "there"
-    script = block("docs/models/README.md", "swell models pull --argos", "sh")
+    script = block("docs/models/README.md", "--argos", "sh")
     install, _, rest = script.partition("\n")
     assert install.startswith("pip install"), "what it installs only translates with them"
     reader = Reader(tmp_path, {"ARGOS_PACKAGES_DIR": str(there)})

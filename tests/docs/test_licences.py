@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import licences  # noqa: E402 - it lies among the pages
 
-PAGE = (ROOT / "docs" / "licences.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "reference" / "licences.md").read_text("utf-8")
 ROWS = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE))
 
 #: What may be passed on with a notice, and asks nothing of who uses it.
