@@ -74,6 +74,12 @@ def pages_for_readers(docs: Path) -> list[Path]:
     return [page for page in pages if page.relative_to(docs).parts[0] not in NOT_FOR_READERS]
 
 
+def words_for_readers(docs: Path) -> int:
+    """Return the words of the pages for readers, without raw figures."""
+    texts = (without_figures(page.read_text()) for page in pages_for_readers(docs))
+    return sum(len(text.split()) for text in texts)
+
+
 def count(root: Path) -> dict[str, Any]:
     docs = root / "docs"
     readme = (root / "README.md").read_text()
@@ -81,13 +87,12 @@ def count(root: Path) -> dict[str, Any]:
     reference = [docs / "reference" / f"{name}.md" for name in ("cli", "http", "settings")]
     shown = [*(root / "web" / "src").rglob("en.json"), *reference]
     modules = (root / "src" / "swell").rglob("*.py")
-    readers = pages_for_readers(docs)
     return {
         "docs": rate(without_code(text) for text in (readme, *pages)),
         "code": rate(comments(path.read_text()) for path in modules),
         "shown": rate(path.read_text() for path in shown),
         "readme_words": len(readme.split()),
-        "readers_words": sum(len(without_figures(page.read_text()).split()) for page in readers),
+        "readers_words": words_for_readers(docs),
     }
 
 

@@ -8,11 +8,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from door_words import (  # noqa: E402
     comments,
-    count,
     pages_for_readers,
     rate,
     without_code,
     without_figures,
+    words_for_readers,
 )
 from figures import BEGIN, END  # noqa: E402
 
@@ -62,10 +62,14 @@ def test_the_table_of_figures_does_not_count_and_the_text_around_it_does() -> No
     assert without_figures("A page without figures.") == "A page without figures."
 
 
-def test_words_of_readers_are_those_of_their_pages_without_the_table_of_figures() -> None:
-    docs = ROOT / "docs"
-    words = {page: len(page.read_text().split()) for page in pages_for_readers(docs)}
-    _, _, rest = (docs / "benchmarks.md").read_text().partition(BEGIN)
-    table = f"{BEGIN}{rest.partition(END)[0]}{END}".split()
-    assert len(table) > 100
-    assert count(ROOT)["readers_words"] == sum(words.values()) - len(table)
+def test_words_for_readers_leave_out_figures_and_pages_that_code_writes(tmp_path: Path) -> None:
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "cli.md").write_text("Many words of commands.\n")
+    (tmp_path / "index.md").write_text("Two words.\n")
+    (tmp_path / "benchmarks.md").write_text(f"One.\n{BEGIN}\n| 1 | 2 |\n{END}\n")
+    assert words_for_readers(tmp_path) == 3
+
+
+def test_the_page_of_benchmarks_has_a_table_of_figures_to_leave_out() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert 0 < len(without_figures(page)) < len(page)
