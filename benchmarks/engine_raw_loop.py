@@ -146,7 +146,7 @@ def bare_loop(name: str, pictures: int) -> tuple[float, int]:
 def decoded(model: StepModel, latents: Any, item: Item[Any]) -> Any:
     """By all threads, since nothing else is done meanwhile."""
     result = model.decode(latents, item)
-    return model.preview(latents) if callable(result) else result
+    return model.preview(latents, item) if callable(result) else result
 
 
 def cheapest(step: Callable[[int], Any]) -> int:

@@ -667,7 +667,7 @@ class StepModel(Model):
         """
         raise NotImplementedError
 
-    def preview(self, latents: Array) -> Any:
+    def preview(self, latents: Array, item: Any) -> Any:
         """Return a small picture of what the latents promise; optional. Shape: (*Plan.shape).
 
         Another thread makes a file of it, while the next step runs: it is not to be changed.

@@ -1091,7 +1091,7 @@ class Draws(swell.StepModel):
             return swell.Image(pixels)
         return [item.seed, item.index, self.rows, latents.ravel().tolist()]
 
-    def preview(self, latents):
+    def preview(self, latents, item):
         return np.full((4, 4, 3), 128, np.uint8)
 
 @swell.model("test/naps")

@@ -411,7 +411,7 @@ def test_an_added_model_is_run_and_checked_by_its_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
     add(data, dreams(tmp_path / "dreams"), "--name", "x/one")
     result = CliRunner().invoke(app, ["run", "X/One", "--data", str(data)])
-    assert "x/one does not take this" in told(result), "nothing was asked of it, but it is known"
+    assert "does not fit x/one" in told(result), "nothing was asked of it, but it is known"
     checked = json.loads(models("check", "x/one", "--data", str(data), "--json").stdout)
     assert [report["model"] for report in checked] == ["x/one"]
 

@@ -102,7 +102,7 @@ async def test_a_day_has_so_many_tasks(world: World) -> None:
     assert first.headers["ratelimit-policy"] == '"tasks-day";q=2;w=86400'
     assert first.headers["ratelimit"].startswith('"tasks-day";r=1;t=')
     assert third.json["code"] == "quota_exceeded"
-    assert "2 tasks in a day" in third.json["detail"]
+    assert "2 tasks per day" in third.json["detail"]
     left_s = (resets_at(world.clock.now().strftime("%Y-%m-%d")) - world.clock.now()).total_seconds()
     assert int(third.headers["retry-after"]) == pytest.approx(left_s, abs=1)
     world.clock.advance(left_s + 1)
@@ -222,7 +222,7 @@ async def test_dead_letters_whose_owner_has_nothing_left_stay(world: World) -> N
     answer = await world.admin("POST", "/v1/dead/replay", {"ids": ids})
     first, second = answer.json["replayed"]
     assert (first["error"], second["new_id"]) == (None, None)
-    assert f"key {key_id} may use 3 tasks in a day" in second["error"]
+    assert f"key {key_id} may use 3 tasks per day" in second["error"]
     one = await world.admin("POST", f"/v1/dead/{ids[1]}/replay")
     assert (one.status, one.json["code"]) == (429, "quota_exceeded")
     # What was replayed is known, whatever is left.

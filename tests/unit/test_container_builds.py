@@ -211,7 +211,7 @@ def test_pips_own_settings_go_to_the_build_without_paths_of_this_machine(tmp_pat
 
 def test_no_engine_says_what_to_do(tmp_path: Path) -> None:
     nothing = {"PATH": str(tmp_path)}
-    with pytest.raises(NoEngine, match=r"none of docker, podman, buildah .* --dockerfile"):
+    with pytest.raises(NoEngine, match=r"none of docker, podman, buildah.* --dockerfile"):
         find(None, nothing)
     with pytest.raises(NoEngine, match="there is no podman on this machine"):
         find("podman", nothing)

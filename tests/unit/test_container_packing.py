@@ -231,7 +231,7 @@ def test_a_package_that_came_from_no_index_is_not_taken_from_one(
         "def poster(text: str) -> str:\n    return text\n"
     )
     wanted = Wanted([str(model)], Home(), "1")
-    with pytest.raises(InvalidRequest, match="from no index: ours ") as caught:
+    with pytest.raises(InvalidRequest, match="not installed from an index: ours ") as caught:
         parts_of(wanted)
     assert "word" not in caught.value.detail
     assert "--constraints" in caught.value.detail

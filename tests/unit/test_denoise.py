@@ -50,7 +50,7 @@ STEPS = dict.fromkeys(SAMPLERS, 0) | {"plms": 1}
 class Shown(Toy):
     """Has previews as well."""
 
-    def preview(self, latents: np.ndarray) -> bytes:
+    def preview(self, latents: np.ndarray, item: Any) -> bytes:
         return np.array(latents).tobytes()
 
 

@@ -212,7 +212,7 @@ def test_a_network_sees_masks_or_does_not_by_its_channels(
     assert facts.sees_mask
     fields = input_type(facts).model_fields
     assert fields["strength"].default == 1.0
-    with pytest.raises(InvalidModel, match=rf"in_channels is 7, .* hears {plain}, or {masked}"):
+    with pytest.raises(InvalidModel, match=rf"in_channels is 7, .* takes {plain}, or {masked}"):
         look(model(tmp_path / "other", family, in_channels=7))
 
 

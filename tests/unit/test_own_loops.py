@@ -270,7 +270,7 @@ def test_where_diffusers_is_not_at_hand_a_refusal_says_what_to_install(tmp_path:
     )
     told = " ".join(ended.stderr.split())
     assert ended.returncode != 0
-    assert "NewPipeline is not known to make pictures of words alone" in told
+    assert "NewPipeline is not a known text-to-image pipeline" in told
     assert "pip install 'swell[diffusers]'" in told
     assert not list((tmp_path / "data").glob("models/*"))
 

@@ -145,7 +145,7 @@ async def test_nothing_else_of_the_own_network_is_read(
     ):
         refused = await made(place, tmp_path, kind, url)
         assert isinstance(refused, Reject), (url, refused)
-        assert "does not fetch it" in str(refused)
+        assert "is not fetched" in str(refused)
     assert place.neighbour == place.asked == []
 
 

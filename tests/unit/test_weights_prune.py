@@ -284,7 +284,7 @@ def contents(data: Path) -> set[str]:
 
 
 def prune_json(data: Path, *more: str) -> Any:
-    result = models("prune", "--data", str(data), "--json", *more)
+    result = models("remove", "--unused", "--data", str(data), "--json", *more)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -339,11 +339,11 @@ def test_what_a_branch_had_before_it_moved_goes(hub: HubServer, tmp_path: Path) 
 def test_what_was_used_lately_stays_and_is_told(tmp_path: Path) -> None:
     data = tmp_path / "data"
     entry = WeightCache(data / "weights").add(write(tmp_path / "a.safetensors"), "a.safetensors")
-    result = models("prune", "--data", str(data))
+    result = models("remove", "--unused", "--data", str(data))
     assert result.exit_code == 0, result.output
     assert "1 file used in the last 60.0 min: kept" in " ".join(result.stderr.split())
     assert contents(data) == {entry.sha256}
-    result = models("prune", "--data", str(data), "--idle-s", "0")
+    result = models("remove", "--unused", "--data", str(data), "--idle-s", "0")
     assert entry.sha256[:12] in result.stdout
     assert f"1 file removed, {entry.size_bytes:,} bytes" in " ".join(result.stderr.split())
     assert contents(data) == set()
@@ -369,7 +369,7 @@ def test_an_entry_that_nobody_can_read_stops_it_with_what_to_do(tmp_path: Path) 
     entry = WeightCache(data / "weights").add(write(tmp_path / "a.safetensors"), "a.safetensors")
     (data / "models").mkdir()
     (data / "models" / "x--one.toml").write_text("name = 1")
-    result = models("prune", "--data", str(data), "--idle-s", "0")
+    result = models("remove", "--unused", "--data", str(data), "--idle-s", "0")
     assert result.exit_code != 0
     assert "swell models remove x/one" in " ".join(result.output.split())
     assert contents(data) == {entry.sha256}
@@ -377,7 +377,7 @@ def test_an_entry_that_nobody_can_read_stops_it_with_what_to_do(tmp_path: Path) 
 
 @pytest.mark.parametrize("idle_s", ["inf", "nan", "1e300", "-1"])
 def test_a_time_that_leads_to_no_date_is_refused(tmp_path: Path, idle_s: str) -> None:
-    result = models("prune", "--data", str(tmp_path), "--idle-s", idle_s)
+    result = models("remove", "--unused", "--data", str(tmp_path), "--idle-s", idle_s)
     assert result.exit_code == 2
     assert "--idle-s" in result.output
     assert prune_json(tmp_path, "--idle-s", "3e9")["removed"] == []

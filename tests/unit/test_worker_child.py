@@ -621,7 +621,7 @@ def test_an_output_that_is_too_large_fails_its_task_alone_and_for_good(
     [fault] = result.faults
     assert (fault.handle, fault.code, fault.retryable) == (1, "output_too_large", False)
     assert f"{MAX_OUTPUT_BYTES + 1:,} bytes" in fault.detail
-    assert f"at most {MAX_OUTPUT_BYTES:,}" in fault.detail
+    assert f"the limit is {MAX_OUTPUT_BYTES:,}" in fault.detail
     assert "swell.File" in fault.detail
     assert "Traceback" not in capsys.readouterr().err
 
@@ -996,10 +996,10 @@ class Draws(swell.StepModel):
 
     def decode(self, latents, item):
         if item.input.picture:
-            return lambda: swell.Image(self.preview(latents))
+            return lambda: swell.Image(self.preview(latents, item))
         return [item.seed, latents.ravel().tolist()]
 
-    def preview(self, latents):
+    def preview(self, latents, item):
         return np.full((4, 4, 3), 128, np.uint8)
 
 @swell.model("test/naps", batch=swell.Batch(max=4))

@@ -110,7 +110,7 @@ def test_where_no_python_has_wheels_it_is_built_with_this_one(tmp_path: Path) ->
 
 def test_what_cannot_be_had_leaves_nothing_behind(tmp_path: Path) -> None:
     found = scripted(tmp_path, "nothing")
-    with pytest.raises(EnvironmentFailed, match="no package matches"):
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
         found.python(NEEDS, "a.py")
     assert not found.place(NEEDS).exists()
 
@@ -151,12 +151,12 @@ def test_where_there_are_wheels_alone_nothing_is_said_to_be_built(tmp_path: Path
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "other-1-py3-none-any.whl").write_text("")
     found, told = scripted(tmp_path, "nothing", wheels=tmp_path / "wheels"), list[str]()
-    with pytest.raises(EnvironmentFailed, match="no package matches"):
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
         found.python(NEEDS, "a.py", told.append)
     assert set(asked(tmp_path)) == {"wheels"}
     assert len(told) == 1
     (tmp_path / "wheels" / "old-package-1.tar.gz").write_text("")
-    with pytest.raises(EnvironmentFailed, match="no package matches"):
+    with pytest.raises(EnvironmentFailed, match="no package fits"):
         found.python(NEEDS, "a.py", told.append)
     assert "all" in asked(tmp_path)
     assert "built from source" in told[-1]

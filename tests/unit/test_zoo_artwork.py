@@ -102,7 +102,8 @@ def test_a_prompt_that_cannot_be_translated_is_drawn_with_warnings_that_say_so(
 @pytest.mark.slow
 def test_the_note_comes_with_the_picture(artwork: Artwork) -> None:
     made = drawn(artwork, prompt="czerwony lis na śniegu")
-    assert (made.prompt, made.language) == ("thinking face", "pl")
+    assert made.language == "pl"
+    assert made.prompt.startswith("cactus")
     assert made.note.startswith("This looks like Polish")
     assert drawn(artwork, prompt="cozy typewriter").note == ""
 

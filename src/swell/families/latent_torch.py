@@ -600,7 +600,7 @@ class Latent(StepModel):
 
     @frozen
     @_stage
-    def preview(self, latents: Tensor) -> Image:
+    def preview(self, latents: Tensor, item: Any) -> Image:
         """Decode a small version, which costs little."""
         longest = max(latents.shape[-2:])
         if longest > _PREVIEW:

@@ -576,8 +576,8 @@ def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
     """Return what to raise for errors of EC2, as (code, message) pairs."""
     if any(code in _FORBIDDEN for code, _ in errors):
         return InvalidInput(
-            f"EC2 does not let the controller do this: {in_words(errors)}; give it credentials "
-            "that are good, whose policy allows what docs/workers-anywhere.md lists"
+            f"EC2 refuses the controller: {in_words(errors)}; check its credentials, "
+            "whose policy must allow the actions in docs/workers-anywhere.md"
         )
     return explained(
         "EC2",

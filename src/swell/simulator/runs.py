@@ -145,8 +145,7 @@ def run(asked: Asked) -> Told:
         level = "tasks" if float(demand.per_s.sum()) * 60.0 <= MOST_TASKS else "fluid"
     if level == "fluid" and asked.patience_s is not None:
         raise InvalidInput(
-            "who gives up is known task by task only, and there are too many tasks: make the "
-            "scale smaller"
+            "patience is simulated task by task, and there are too many tasks: use a smaller scale"
         )
     if level == "fluid" and len(asked.shares) > 1:
         raise InvalidInput(

@@ -1325,7 +1325,7 @@ class Denoiser:
         for state, picture in foreseen:
             if self._find(state.id) is state:
                 model = self._keys[state.key].resident.model
-                state.item.preview(partial(_preview, model, picture))
+                state.item.preview(partial(_preview, model, picture, state.item))
 
     def _shrink(self, decision: Decision, step: _Step, reason: Exception) -> None:
         """Try fewer rows from now on; nobody of those who are left has moved."""
@@ -1532,8 +1532,8 @@ def _if_finite(is_finite: Callable[[], bool], result: Any) -> Any:
     return whole(result)
 
 
-def _preview(model: StepModel, foreseen: Callable[[], Array]) -> Any:
-    return model.preview(foreseen())
+def _preview(model: StepModel, foreseen: Callable[[], Array], item: Any) -> Any:
+    return model.preview(foreseen(), item)
 
 
 # --- models without an owner ---------------------------------------------------------------------

@@ -101,9 +101,9 @@ class CurveModel(StepModel):
         """Show the first three of four numbers. Shapes: (4, 8, 8) -> 8 x 8 px."""
         if item.input.decode_s:
             time.sleep(item.input.decode_s)
-        return Image(self.preview(latents))
+        return Image(self.preview(latents, item))
 
-    def preview(self, latents: Floats) -> PIL.Image.Image:
+    def preview(self, latents: Floats, item: Any) -> PIL.Image.Image:
         """Do the same without taking time."""
         pixels = ((latents[:3].clip(-2, 2) + 2) * 63.75).round().astype(np.uint8)
         return PIL.Image.fromarray(pixels.transpose(1, 2, 0))

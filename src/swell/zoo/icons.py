@@ -381,9 +381,9 @@ class Icons(StepModel):
         said: Floats = self._unet.run(None, heard)[0]
         return said
 
-    def preview(self, latents: Floats) -> PIL.Image.Image:
+    def preview(self, latents: Floats, item: Item[Any]) -> PIL.Image.Image:
         """Decode one. Shapes: (48, 8, 8) -> 128 x 128 px."""
-        return _picture(self._decoder, latents)
+        return _drawn(self._decoder, latents, _is_mirrored(item))
 
     def decode(self, latents: Floats, item: Item[Any]) -> Any:
         """Decode one, and enlarge it if asked to.
