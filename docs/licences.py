@@ -60,8 +60,8 @@ Their texts and notices are in `licences.txt` beside the app, in the wheel `swel
 _WEIGHTS: Final = """
 ## Weights and data
 
-The package `swell-models`; [its notice](../../packages/swell-models/NOTICE.md) has the texts, the sets
-of pictures that networks learned from, and their authors.
+The package `swell-models`; [its notice](../../packages/swell-models/NOTICE.md) has the texts, the
+sets of pictures that networks learned from, and their authors.
 
 | file | what | licence |
 |---|---|---|
