@@ -94,9 +94,7 @@ def test_a_sample_becomes_a_postcard_in_view(page: Page) -> None:
 def test_silence_and_what_is_no_sound_are_told(page: Page) -> None:
     page.get_by_label("Or say them").set_input_files(weights("portrait.webp"))
     make(page)
-    expect(page.get_by_role("alert")).to_have_text(
-        "This file is no sound that your browser can read."
-    )
+    expect(page.get_by_role("alert")).to_have_text("Your browser cannot read this file as sound.")
     silence = b"RIFF$}\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0}\0\0"
     page.get_by_label("Or say them").set_input_files(
         {"name": "silence.wav", "mimeType": "audio/wav", "buffer": silence + bytes(32_000)}

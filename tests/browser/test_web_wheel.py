@@ -86,7 +86,7 @@ def look_around(browser: Browser, url: str, key: str) -> list[str]:
         page.get_by_role("link", name="demo/upper").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("demo/upper")
         page.get_by_role("link", name="Portraits").first.click()
-        expect(page.get_by_text("No model makes portraits yet")).to_be_visible()
+        expect(page.get_by_text("No portrait model yet")).to_be_visible()
         if AXE.is_file():
             assert breaches(page) == []
     context.close()
