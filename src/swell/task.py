@@ -77,6 +77,7 @@ __all__ = [
     "sweep",
     "thumbnail_key",
     "transition",
+    "warnings_of",
     "was_settled_by",
     "without",
 ]

@@ -96,7 +96,7 @@ def test_a_person_is_asked_before_data_is_removed(
     os.close(person)
     assert done.returncode == code, done.stderr
     assert task_id in done.stderr
-    assert "Remove all data of this task, for ever?" in done.stderr
+    assert "Delete all data of this task permanently?" in done.stderr
     assert running.json("tasks", "show", task_id)["data_removed"][: len(removed) or 1] == removed
 
 

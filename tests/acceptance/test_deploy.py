@@ -54,7 +54,7 @@ def test_people_are_told_why_and_what_to_do(swell: Swell) -> None:
     ]
     strict = swell.run("deploy", "--offline", "--strict", **told)
     assert strict.returncode == 1
-    assert "not to go out like this: pages" in strict.stderr
+    assert "not ready to deploy: pages" in strict.stderr
 
 
 def test_a_file_of_variables_is_looked_at_instead_of_those_here(swell: Swell) -> None:

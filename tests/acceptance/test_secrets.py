@@ -84,7 +84,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     try:
         ready = ready_line(process, swell.folder)
         planted = Planted(swell, ready["url"], ready["key"], canaries)
-        planted.canaries["the client's key"] = ready["key"]
+        made = planted.send("POST", "/v1/keys", json={"name": "client", "scopes": ["client"]})
+        planted.canaries["the client's key"] = made.json()["key"]
+        planted.answers.pop()
         local = json.loads((swell.folder / ".swell" / "access.json").read_text())["local_key"]
         planted.canaries["the local key"] = local
         for plant in PLANTS:

@@ -173,7 +173,7 @@ def test_what_is_wrong_is_told_with_what_to_do(tmp_path: Path) -> None:
         ((), "name a trace, such as v2, or say --users"),
         (("v2", "--users", "5"), "one of both"),
         (("bad.csv",), "columns minute and images_per_s"),
-        (("still.csv",), "nobody asks for anything in still.csv"),
+        (("still.csv",), "no demand in still.csv"),
         (("spike", "--times", "none.txt"), "one number a line, or gentd26"),
         (("spike", "--level", "quick"), "--level must be tasks or fluid"),
         (("azure-conv", "--gpu", "L3"), "--gpu L3 is not in the price book: there are A100"),

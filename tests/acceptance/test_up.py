@@ -131,7 +131,7 @@ def test_by_itself_it_translates_has_styles_and_makes_portraits(swell: Swell) ->
         assert [stage["state"] for stage in task["stages"]].count("succeeded") == 5
     finally:
         assert stop(process) == 0
-    assert "try it: swell tasks submit swell/picture" in (swell.folder / "stderr.txt").read_text()
+    assert "swell tasks submit swell/picture" in (swell.folder / "stderr.txt").read_text()
 
 
 def test_a_worker_that_dies_is_replaced_and_its_task_ends(swell: Swell) -> None:

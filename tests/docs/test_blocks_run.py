@@ -82,11 +82,6 @@ BLOCKS: tuple[NotRun, ...] = (
         "the gate is these commands",
     ),
     NotRun(
-        "docs/scale.md",
-        "python benchmarks/scale_arithmetic.py",
-        "it measures for minutes first, what it multiplies then: the figure service-scale-cost",
-    ),
-    NotRun(
         "training/README.md",
         "python3.11 -m venv venv",
         "hours of training, with sets of icons and published weights from the network",

@@ -41,6 +41,7 @@ __all__ = [
     "READ",
     "Argos",
     "Detector",
+    "English",
     "Glossary",
     "Translate",
     "Translation",

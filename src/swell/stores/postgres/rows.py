@@ -26,6 +26,7 @@ __all__ = [
     "row_of",
     "run_columns",
     "wake_of",
+    "warnings_columns",
 ]
 
 #: What `removed` adds up.
