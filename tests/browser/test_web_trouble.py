@@ -107,12 +107,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     opened.close()
 
 
-def results(page: Page) -> Locator:
-    return page.get_by_role("region", name="Pictures").get_by_role("article")
-
-
 def named(page: Page, prompt: str) -> Locator:
-    return results(page).filter(has_text=prompt)
+    return page.get_by_role("region", name="Pictures").get_by_role("article", name=prompt)
 
 
 # --- lines and servers ---------------------------------------------------------------------------
@@ -389,7 +385,7 @@ def test_what_is_typed_outlives_a_reload_and_is_told_where_it_is_too_long(
     prompt.fill("")
     prompt.focus()
     prompt.evaluate("(field, text) => document.execCommand('insertText', false, text)", "x" * 3000)
-    expect(page.get_by_text("That is as long as it may be: 500 letters.")).to_be_visible()
+    expect(page.get_by_text("The limit is 500 characters.")).to_be_visible()
     assert len(prompt.input_value()) == 500
 
 
