@@ -153,6 +153,15 @@ def test_the_look_is_that_of_the_system_until_another_is_chosen(browser: Browser
 
 def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: App) -> None:
     app.open(app_page)
+    # Who has a keyboard types at once: keys are letters of the prompt until it is left.
+    prompt = app_page.get_by_label("What should it show?")
+    expect(prompt).to_be_focused()
+    app_page.keyboard.press("?")
+    expect(prompt).to_have_value("?")
+    expect(app_page.get_by_role("dialog")).to_have_count(0)
+    app.open(app_page, "/library")
+    app_page.reload()
+    expect(app_page.get_by_role("heading", level=1)).to_have_text("Library")
     app_page.keyboard.press("Tab")
     expect(app_page.get_by_text("Skip to content")).to_be_focused()
     app_page.keyboard.press("?")
@@ -166,18 +175,26 @@ def test_the_keyboard_shows_its_keys_and_escape_goes_back(app_page: Page, app: A
 
 def test_single_keys_can_be_switched_off_and_stay_off(app_page: Page, app: App) -> None:
     app.open(app_page)
+    prompt = app_page.get_by_label("What should it show?")
+    expect(prompt).to_be_focused()
+    app_page.keyboard.press("Tab")
     app_page.keyboard.press("?")
     sheet = app_page.get_by_role("dialog", name="Keyboard shortcuts")
     sheet.get_by_role("switch", name="Single-key shortcuts").click()
     app_page.keyboard.press("Escape")
     expect(sheet).to_have_count(0)
     app_page.reload()
-    expect(app_page.get_by_label("What should it show?")).to_be_visible()
+    expect(prompt).to_be_focused()
+    app_page.keyboard.press("Tab")
+    expect(prompt).not_to_be_focused()
     app_page.keyboard.press("g")
     app_page.keyboard.press("?")
-    # What takes Ctrl is left on: without words the prompt is asked for.
-    app_page.keyboard.press("Control+Enter")
-    expect(app_page.get_by_label("What should it show?")).to_be_focused()
+    expect(prompt).to_have_value("")
+    # What takes Ctrl is left on: without words the example is asked for.
+    with app_page.expect_request(lambda each: each.url.endswith("/v1/tasks")) as sent:
+        app_page.keyboard.press("Control+Enter")
+    assert sent.value.method == "POST"
+    expect(prompt).to_have_value(prompt.get_attribute("placeholder") or "an example")
     expect(app_page.get_by_role("dialog")).to_have_count(0)
     app_page.locator(".tools .opener").last.click()
     app_page.get_by_role("menuitem", name="Keyboard shortcuts").click()
