@@ -74,7 +74,11 @@ def test_a_card_is_told_with_its_tables(app_page: Page, app: App) -> None:
     app.open(app_page, "/models")
     card = app_page.get_by_role("link", name="swell/picture")
     expect(card).to_contain_text("From a prompt in English, Spanish")
-    expect(card.get_by_role("presentation")).to_be_visible()
+    cover = card.get_by_role("presentation")
+    expect(cover).to_have_count(3)
+    for picture in cover.all():
+        expect(picture).to_be_visible()
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
     app.open(app_page, "/models/swell/icons")
     app_page.get_by_role("tab", name="About").click()
     expect(app_page.get_by_role("row", name="memory")).to_contain_text("310 MB")

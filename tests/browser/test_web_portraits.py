@@ -30,7 +30,7 @@ def packs(page: Page) -> Locator:
 def choose(page: Page, *scenes: str) -> None:
     """Choose a face and nothing but these scenarios."""
     page.get_by_label("Photo of a face").locator("input[type=file]").set_input_files(FACE)
-    expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
+    expect(page.get_by_alt_text("Selected picture")).to_be_visible()
     for box in page.get_by_role("group", name="Scenes").get_by_role("checkbox").all():
         box.set_checked(False, force=True)
     for scene in scenes:
