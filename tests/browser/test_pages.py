@@ -45,7 +45,7 @@ def test_a_prompt_becomes_a_picture_that_is_shown(context: BrowserContext, serve
 
 def test_what_is_wrong_with_an_input_is_told_in_words(page: Page, served: Served) -> None:
     problem = served.ask(page, prompt="a red fox", size=999)
-    assert "/input/size: 999 is not one of 128" in problem["detail"]
+    assert "/input/size: 999 is not one of 128, 512" in problem["detail"]
     page.goto(problem["type"])
     row = page.locator(":target")
     expect(row).to_contain_text("invalid_input")
