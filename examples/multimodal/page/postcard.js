@@ -156,6 +156,8 @@ async function show(task, isNew = false) {
     const heard = ended.stages?.find((stage) => stage.name === "listen")?.output?.by;
     card.replaceChildren(...Object.entries(output).map(([name, value]) => shown(ended, name, value)),
       h("small", {}, heard === "heard" ? "The transcript may be wrong." : "Spoken and painted by machines."));
+    // A picture has its size only now, so the card may have grown out of the screen.
+    if (isNew) card.querySelector("img")?.decode().finally(() => reveal(card));
   } catch (trouble) {
     card.replaceChildren(h("p", { class: "bad" }, trouble.message));
   }

@@ -96,7 +96,9 @@ async function show(task, isNew = false) {
     said.textContent = ended.error?.detail ?? `The video was ${ended.state}.`;
     return;
   }
-  frame.replaceChildren(h("video", { src: ended.artifacts[0].url, controls: true, playsinline: true, "aria-label": "The video" }));
+  // The video has its size only now, so the card may have grown out of the screen.
+  const onloadedmetadata = () => isNew && reveal(card);
+  frame.replaceChildren(h("video", { src: ended.artifacts[0].url, controls: true, playsinline: true, "aria-label": "The video", onloadedmetadata }));
   said.textContent = "Made by a machine. Say so where you show it.";
   card.append(h("span", { class: "row" }, saved(ended, 0),
     h("button", { class: "plain", onclick: () => remove(ended.id).then(() => card.remove()) }, "Delete")));
