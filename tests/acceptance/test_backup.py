@@ -61,7 +61,7 @@ def test_a_backup_under_load_restores_with_every_task_accepted_before_it(
         with Senders(ready["url"], ready["key"]) as senders:
             assert senders.enough.wait(60)
             before = list(senders.accepted)
-            told = swell.json("backup", str(file))
+            told = swell.json("db", "--backup", str(file))
         assert len(senders.accepted) > len(before)
     finally:
         assert stop(process) == 0

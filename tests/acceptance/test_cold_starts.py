@@ -234,7 +234,7 @@ def test_every_phase_is_as_long_as_the_clock_says(swell: Swell, served: dict[str
 
 def cold_starts(swell: Swell) -> list[Any]:
     """Return the cold starts in the ledger."""
-    return [each for each in swell.json("ledger") if each["kind"] == "cold_start"]
+    return [each for each in swell.json("costs", "--ledger") if each["kind"] == "cold_start"]
 
 
 def check_what_operators_see(swell: Swell, told: dict[str, Any]) -> None:
@@ -247,8 +247,8 @@ def check_what_operators_see(swell: Swell, told: dict[str, Any]) -> None:
     assert entry["seconds"] == pytest.approx(told["ready_s"], abs=0.01)
     assert entry["cost_micros"] == pytest.approx(told["ready_s"] * 1000, abs=10)
     assert "first_task" in swell.ok("workers", "--phases")
-    assert "tests/slow" in swell.ok("pools")
-    assert "cold_start" in swell.ok("ledger")
+    assert "tests/slow" in swell.ok("pools", "--phases")
+    assert "cold_start" in swell.ok("costs", "--ledger")
     costs = swell.json("costs", "--by", "pool")
     assert costs["total"]["seconds"]["cold"] == pytest.approx(told["ready_s"], abs=0.01)
     shown = swell.ok("costs")
