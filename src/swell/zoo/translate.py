@@ -629,7 +629,7 @@ class Translate(Model):
 
     Without anything else installed it translates word by word from Spanish, Portuguese, French,
     German and Italian: enough for "un gato azul en la nieve", not for a letter. With packages of
-    Argos Translate (`swell models translations`) it translates whole sentences from about 50
+    Argos Translate (`swell models pull --argos`) it translates whole sentences from about 50
     languages. Unknown words and English text stay as they are. If the language is in doubt or has
     no translation, the text stays as it is, and a warning and `note` say so.
 
