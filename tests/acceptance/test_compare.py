@@ -116,7 +116,7 @@ def test_a_model_is_tried_compared_and_voted_on(
     ]
     assert all(m["run_s"] is not None and m["images"] == 2 for m in told["models"])
     assert all(row["seed"] == 7 for row in told["rows"])
-    assert "not told apart" in running.run("models", "votes", "--ratings").stderr
+    assert "no clear difference" in running.run("models", "votes", "--ratings").stderr
 
 
 def test_a_trial_does_not_get_what_is_meant_for_a_live_version(running: Swell) -> None:

@@ -103,5 +103,5 @@ async def test_a_spot_pool_costs_what_is_listed_where_ec2_tells_nothing(
     async with scaled(front.url, tmp_path) as (autoscaler, backend):
         pool = await stands(autoscaler, backend, "UnauthorizedOperation")
         assert (pool.hour_micros, pool.price_told_at) == (805_000, None)
-        assert pool.price_note.startswith("as listed, since no live price is known: EC2 does not")
+        assert pool.price_note.startswith("as listed, since no live price is known: EC2 refuses")
         assert await backend.registry.note(TARIFFS) is not None

@@ -168,8 +168,9 @@ async def test_a_model_tells_pictures_of_its_list_as_they_are_made(
     async with working(dispatch, models):
         wish = {"colours": ["red", "blue", "lime"]}
         task = await dispatch.ended(await dispatch.submit("test/album", wish, seed=1, count=2))
-    assert [each.data["index"] for each in files_told(dispatch)] == list(range(6))
-    assert [each.data["seed"] for each in files_told(dispatch)] == [1] * 3 + [2] * 3
+    told = [(each.data["index"], each.data["seed"]) for each in files_told(dispatch)]
+    # The last may come with the result alone: nothing waits for it to be told early.
+    assert told in (made := [(n, 1 + n // 3) for n in range(6)], made[:5])
     assert told_as_given(dispatch, task)
     first, second = output_of(task)
     assert (first, second) == (
