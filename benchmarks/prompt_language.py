@@ -44,7 +44,7 @@ class Readers:
             self._artwork.prepare(item)
         except Reject as error:
             # What a prompt asks for may still be refused, whatever its language.
-            return found if str(error).startswith("The prompt is refused (") else {*found, REFUSED}
+            return found if str(error).startswith("The prompt is not allowed (") else {*found, REFUSED}
         return {*found, item.kept.made.language}
 
 
