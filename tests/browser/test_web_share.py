@@ -79,7 +79,7 @@ def test_a_picture_is_shared_seen_without_a_key_made_ones_own_and_taken_back(
             assert guest != app.key
             headers = {"authorization": f"Bearer {guest}"}
             own = other.request.get(f"{app.url}/v1/keys/self", headers=headers).json()
-            assert (own["name"], own["tasks_per_day"]) == ("guest", 3)
+            assert (own["name"], own["scopes"]) == ("guest", ["client"])
         stranger.close()
 
         with page.expect_response(lambda told: told.request.method == "POST" and told.ok):
