@@ -26,17 +26,6 @@ from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, Not
 from swell.sharing import ShareLink, new_share_token
 from swell.task import Task, TaskState, is_id
 
-__all__ = [
-    "UNLISTED",
-    "find_shared",
-    "get_share",
-    "list_shares",
-    "look",
-    "share",
-    "show_picture",
-    "unshare",
-]
-
 _request = Reader(ShareRequest)
 
 #: No search engine is to list what was shared with some.
