@@ -288,6 +288,12 @@ class LimitsSettings(_Group):
         ge=0,
         description="Open event streams at a time on each backend process; 0 for no limit.",
     )
+    guest_tasks: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Tasks that a visitor of a shared page may run without a key; 0 for none.",
+    )
 
 
 class StoreSettings(_Group):

@@ -936,6 +936,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
             tasks_per_day=settings.limits.tasks_per_day,
             streams=settings.limits.streams,
         ),
+        guest_tasks=settings.limits.guest_tasks,
         classes=dict(settings.admission.classes),
         sample_micros=settings.admission.sample_micros,
         max_body_bytes=server.max_body_bytes,

@@ -65,7 +65,7 @@ def test_a_face_becomes_a_pack_of_portraits_and_no_face_says_so(swell: Swell) ->
     assert [picture(swell, path).shape for path in paths] == [(512, 512, 3)] * 2
     refused = swell.run("run", "swell/portraits", "-i", "image=@scene.png", "-i", "size=512")
     assert refused.returncode != 0
-    assert "No face was found" in refused.stderr
+    assert "No face found" in refused.stderr
 
 
 def test_a_text_is_read_aloud(swell: Swell) -> None:

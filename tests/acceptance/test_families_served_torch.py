@@ -107,7 +107,7 @@ def test_a_picture_without_a_face_fails_the_task_and_says_what_to_give(served: S
     served.run("tasks", "watch", task)
     error = served.json("tasks", "show", task)["error"]
     assert error["code"] == "rejected"
-    assert "No face was found: give a picture" in error["detail"]
+    assert "No face found. Use a well-lit picture" in error["detail"]
 
 
 def test_all_models_are_there_and_what_is_removed_is_gone_with_the_next_start(

@@ -63,9 +63,8 @@ def test_a_pool_sleeps_wakes_for_a_task_and_ends_with_swell_up(swell: Swell) -> 
         told = swell.run("pools")
         assert "small" in told.stdout
         assert "0.100" in told.stdout
-        assert re.search(r"small: last decision, \d+ \w+ ago: \w+ 1 \(.+\)", told.stderr), (
-            told.stderr
-        )
+        last = r"small: last decision, \d+ \w+ ago: \w+ 1 \(.+\)"
+        assert re.search(last, told.stderr), told.stderr
         decided = swell.run("pools", "--decisions").stdout
         assert "launch" in decided
         assert "drain" in decided

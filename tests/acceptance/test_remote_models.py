@@ -200,7 +200,7 @@ def test_a_task_without_money_fails_at_once_and_says_until_when(swell: Swell) ->
         assert access is not None
         with Client(access.url, access.key) as client:
             task = client.submit("remote/theirs", {"prompt": "a fox"})
-            with pytest.raises(TaskEnded, match="begins anew on"):
+            with pytest.raises(TaskEnded, match="resets on"):
                 client.wait(task, timeout_s=60)
             ended = client.get(task)
     finally:

@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The web app over what `swell up` serves by itself; one server for all its tests."""
     swell = Swell(tmp_path_factory.mktemp("app"))
-    process = swell.start("up", "--json", "--port", "0")
+    process = swell.start("up", "--json", "--port", "0", SWELL_LIMITS__GUEST_TASKS="3")
     try:
         ready = ready_line(process, swell.folder)
         yield App(ready["url"], ready["key"])

@@ -132,7 +132,7 @@ def test_what_is_missing_is_told_and_a_picture_without_a_face_too(
         page.get_by_role("button", name="Take the picture").click()
         expect(page.get_by_alt_text("The chosen picture")).to_be_visible()
         page.get_by_role("button", name="Make portraits").click()
-        expect(page.get_by_role("article").get_by_text("No face was found")).to_be_visible(
+        expect(page.get_by_role("article").get_by_text("No face found")).to_be_visible(
             timeout=PATIENCE_MS
         )
     filming.close()

@@ -73,10 +73,13 @@ def test_a_picture_is_shared_seen_without_a_key_made_ones_own_and_taken_back(
             other.get_by_role("link", name="Try this prompt").click()
             expect(other.get_by_role("heading", name=PROMPT)).to_be_visible()
             _is_drawn(other)
-            other.get_by_role("link", name="Try this prompt").click()
-            other.get_by_label("Key").fill(app.key)
-            other.get_by_role("button", name="Sign in").click()
+            other.get_by_role("button", name="Try this prompt").click()
             expect(other.get_by_role("textbox").first).to_have_value(PROMPT)
+            guest = other.evaluate("JSON.parse(localStorage.getItem('swell.key'))")
+            assert guest != app.key
+            headers = {"authorization": f"Bearer {guest}"}
+            own = other.request.get(f"{app.url}/v1/keys/self", headers=headers).json()
+            assert (own["name"], own["tasks_per_day"]) == ("guest", 3)
         stranger.close()
 
         with page.expect_response(lambda told: told.request.method == "POST" and told.ok):

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from api_harness import Answer, World, a_world, failed, succeeded
+from api_harness import Answer, Client, World, a_world, failed, succeeded
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -256,6 +256,37 @@ async def test_each_lists_its_own_links_page_by_page(world: World) -> None:
     assert (await world.berta("GET", one)).json["shares"] == []
     assert len((await world.admin("GET", "/v1/shares")).json["shares"]) == 3
     assert (await world.anna("GET", "/v1/shares?cursor=x")).status == 400
+
+
+async def test_a_visitor_gets_a_key_for_a_day_and_a_few_tasks(world: World) -> None:
+    link = await _shared(world, await _made(world))
+    path = f"/v1/shares/{link['token']}"
+    assert (await world.stranger("GET", path)).json["guest_tasks"] == 0
+    assert (await world.stranger("POST", f"{path}/guest")).status == 403
+    async with a_world(guest_tasks=2) as open_world:
+        link = await _shared(open_world, await _made(open_world))
+        path = f"/v1/shares/{link['token']}"
+        assert (await open_world.stranger("GET", path)).json["guest_tasks"] == 2
+        assert (await open_world.stranger("POST", f"/v1/shares/{'x' * 32}/guest")).status == 404
+        made = await open_world.stranger("POST", f"{path}/guest")
+        assert made.status == 201
+        guest = Client(open_world.app, made.json["key"])
+        asked = {"model": "demo/painter", "input": INPUT}
+        answers = [await guest("POST", "/v1/tasks", asked) for _ in range(3)]
+        assert [each.status for each in answers] == [202, 202, 429]
+        seen = await guest("GET", f"/v1/tasks/{link['task_id']}")
+        assert seen.status == 404, "a guest sees own tasks alone"
+        open_world.clock.advance(86_401)
+        assert (await guest("GET", "/v1/keys/self")).status == 401
+
+
+async def test_guests_are_let_in_at_a_bounded_rate() -> None:
+    async with a_world(guest_tasks=1) as world:
+        path = f"/v1/shares/{(await _shared(world, await _made(world)))['token']}/guest"
+        answers = [await world.stranger("POST", path) for _ in range(61)]
+        assert [each.status for each in answers] == [201] * 60 + [429]
+        world.clock.advance(60)
+        assert (await world.stranger("POST", path)).status == 201
 
 
 def test_only_numbers_switches_and_choices_are_settings() -> None:

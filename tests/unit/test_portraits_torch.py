@@ -158,7 +158,7 @@ def test_the_face_is_looked_for_and_shown_to_the_adapter_once_for_a_pack(xl: Mad
 
 
 def test_no_face_fails_the_pack_with_what_to_give_instead(xl: Made) -> None:
-    with pytest.raises(Reject, match="No face was found"):
+    with pytest.raises(Reject, match="No face found"):
         xl.pack(image=_uri(tiny.picture()))
 
 

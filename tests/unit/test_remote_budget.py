@@ -16,7 +16,7 @@ def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: P
     clock = ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
     one, other = (Budget("a/b", 100, tmp_path, clock) for _ in range(2))
     day = one.take(60)
-    with pytest.raises(BudgetSpent, match="begins anew on 2026-01-02 at 00:00 UTC"):
+    with pytest.raises(BudgetSpent, match="resets on 2026-01-02 at 00:00 UTC"):
         other.take(41)
     other.take(40)
     one.give_back(60, day)

@@ -32,6 +32,8 @@ from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task
 
+__all__ = ["SHARE_EVERY_S", "Allowance", "Limits", "effective_limits", "too_many"]
+
 _log = structlog.get_logger("swell.api")
 
 T = TypeVar("T")
@@ -193,6 +195,8 @@ class Limits:
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
         #: Key id → its open streams, where it is limited in these.
         self._streams: dict[str, set[Stream]] = {}
+        #: Keys that visitors of shared pages get from this process.
+        self.guests = Allowance("guests", 60, 3600.0)
 
     def check(self, call: Call) -> None:
         """Count a request, and have its answer tell what is left.
@@ -209,7 +213,7 @@ class Limits:
         call.tell(b"ratelimit-policy", requests.policy("requests").encode())
         call.tell(b"ratelimit", requests.state("requests", now_s).encode())
         if wait_s > 0:
-            raise _too_many(
+            raise too_many(
                 f"key {call.caller.name!r} has used up its {requests.quota} requests in "
                 f"{requests.window_s:g} s",
                 wait_s,
@@ -314,7 +318,7 @@ class Limits:
         call.tell(b"ratelimit-policy", b'"streams";q=%d' % limit)
         call.tell(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
         if len(streams) >= limit:
-            raise _too_many(
+            raise too_many(
                 f"key {key.name!r} may have {limit:,} event streams open at this process, and has "
                 "as many: close some",
                 _FULL_RETRY_S,
@@ -369,7 +373,7 @@ class Limits:
             if meter.flight is not None:
                 meter.flight.add(-n)
                 meter.flight.pending -= n
-            raise _too_many(
+            raise too_many(
                 f"key {call.caller.name!r} may create {tasks.quota:,} tasks a day; "
                 f"{tasks.left(now_s):,} are left, and this request needs {n:,}",
                 wait_s,
@@ -389,7 +393,7 @@ class Limits:
         call.tell(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
         call.tell(b"ratelimit", b'"in-flight";r=%d' % left)
         if n == 0:
-            raise _too_many(
+            raise too_many(
                 f"key {call.caller.name!r} may have {flight.limit:,} tasks that have not ended, "
                 f"and has {flight.n:,}: wait for some to end",
                 _FULL_RETRY_S,
@@ -491,7 +495,8 @@ def _check_possible(call: Call, meter: _Meter, n: int) -> None:
         )
 
 
-def _too_many(what: str, wait_s: float) -> TooManyRequests:
+def too_many(what: str, wait_s: float) -> TooManyRequests:
+    """Return the error that asks to wait `wait_s` seconds."""
     wait = max(1, math.ceil(wait_s))
     return TooManyRequests(
         f"{what}: try again in {wait} s, or ask the operator for more",

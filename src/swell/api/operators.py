@@ -51,6 +51,28 @@ from swell.phases import StartupKind
 from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
 from swell.signing import rotate_secrets
 
+__all__ = [
+    "drain_worker",
+    "get_model",
+    "health_live",
+    "health_ready",
+    "list_audit",
+    "list_keys",
+    "list_models",
+    "list_queues",
+    "list_versions",
+    "list_workers",
+    "make_key",
+    "model_name",
+    "model_view",
+    "new_secret",
+    "own_key",
+    "revoke_key",
+    "rotate_signing",
+    "show_metrics",
+    "shown_once",
+]
+
 #: A worker that was lost longer ago is not among the numbers: nobody would wait for it any more.
 _LOST_TOLD_S: Final = 3600.0
 
@@ -148,7 +170,7 @@ async def make_key(service: Service, call: Call) -> Reply:
     )
     call.target = made.key.id
     call.about = f"{asked.name!r}: {', '.join(sorted(asked.scopes))}"
-    return _shown_once(201, made)
+    return shown_once(201, made)
 
 
 async def new_secret(service: Service, call: Call) -> Reply:
@@ -160,10 +182,11 @@ async def new_secret(service: Service, call: Call) -> Reply:
     call.about = f"the secret before works for {asked.overlap_s:g} s"
     service.keys.forget()
     await service.bus.tell([News(kind=NewsKind.KEYS)])
-    return _shown_once(200, made)
+    return shown_once(200, made)
 
 
-def _shown_once(status: int, made: NewKey) -> Reply:
+def shown_once(status: int, made: NewKey) -> Reply:
+    """Return the answer with a new key and its secret."""
     view = NewKeyView(
         id=made.key.id,
         name=made.key.name,

@@ -105,6 +105,8 @@ class ApiSettings:
     upload_types: tuple[str, ...] = ("*/*",)
     #: Of keys that have none of their own; operators' have none.
     limits: KeyLimits = field(default_factory=KeyLimits)
+    #: Tasks that a visitor of a shared page may run without a key; 0 for none.
+    guest_tasks: int = 0
     #: Name of a priority class → its priority.
     classes: Mapping[str, int] = field(default_factory=lambda: {"paid": 1, "free": 5})
     #: What a sample costs its key where its worker's pool has no price, in millionths of a dollar.

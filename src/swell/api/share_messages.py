@@ -70,6 +70,9 @@ class SharedView(msgspec.Struct, frozen=True, kw_only=True):
     made_at: Moment
     expires_at: Moment | None
     pictures: list[SharedPictureView]
+    guest_tasks: Annotated[
+        int, Meta(description="tasks that a visitor may run without a key of their own")
+    ] = 0
 
 
 class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ def pictures_of(task: Task) -> list[Artifact]:
 
 
 def shared_view(
-    link: ShareLink, task: Task, input_schema: Mapping[str, Any], base: str
+    link: ShareLink, task: Task, input_schema: Mapping[str, Any], base: str, guest_tasks: int
 ) -> SharedView:
     """Return what may be known.
 
@@ -29,6 +29,7 @@ def shared_view(
         task: What is shared.
         input_schema: Of its model; tells choices from texts.
         base: Before the path of URLs, without a slash at its end.
+        guest_tasks: Tasks that a visitor may run without a key.
     """
     given = _object(task.input)
     prompt = given.get(_PROMPT)
@@ -43,6 +44,7 @@ def shared_view(
         pictures=[
             _picture(each, f"{home}/{number}") for number, each in enumerate(pictures_of(task))
         ],
+        guest_tasks=guest_tasks,
     )
 
 

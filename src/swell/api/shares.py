@@ -5,9 +5,13 @@ themselves, and through the backend: when the link ends, so does all that it led
 """
 
 import hashlib
+from datetime import timedelta
 
+from swell.api.auth import create_key
 from swell.api.call import Call, Reply
+from swell.api.limits import too_many
 from swell.api.messages import NoQuery
+from swell.api.operators import shown_once
 from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.share_messages import (
@@ -22,9 +26,22 @@ from swell.api.shared_task import pictures_of, shared_view
 from swell.api.tasks import find_task, only_own
 from swell.api.thumbnails import width_of
 from swell.api.views import encode
-from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, NotFound
+from swell.errors import Conflict, FieldError, Forbidden, InvalidInput, InvalidRequest, NotFound
+from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
 from swell.task import Task, TaskState, is_id
+
+__all__ = [
+    "UNLISTED",
+    "find_shared",
+    "get_share",
+    "list_shares",
+    "look",
+    "make_guest_key",
+    "share",
+    "show_picture",
+    "unshare",
+]
 
 _request = Reader(ShareRequest)
 
@@ -109,6 +126,29 @@ async def look(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), UNLISTED])
 
 
+async def make_guest_key(service: Service, call: Call) -> Reply:
+    """`POST /v1/shares/{token}/guest`: without a key.
+
+    Raises:
+        Forbidden: The settings allow no guests.
+        TooManyRequests: This process made 60 guest keys within the hour.
+    """
+    await find_shared(service, call)
+    if not (tasks := service.settings.guest_tasks):
+        raise Forbidden("guests may run no tasks here: sign in with a key")
+    if wait_s := service.limits.guests.take(service.clock.monotonic_s()):
+        raise too_many("too many guests came within an hour", wait_s)
+    made = await create_key(
+        service.registry,
+        service.clock,
+        "guest",
+        frozenset({Scope.CLIENT}),
+        expires_at=service.clock.now() + timedelta(days=1),
+        limits=KeyLimits(tasks_per_day=tasks, tasks_in_flight=tasks, streams=10),
+    )
+    return shown_once(201, made)
+
+
 async def show_picture(service: Service, call: Call) -> Reply:
     """`GET /v1/shares/{token}/pictures/{number}`: without a key."""
     query = read_query(call, SharedPictureQuery)
@@ -148,7 +188,8 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         raise _nowhere()
     card = await service.cards.registered(task.model, task.model_version)
     schema = {} if card is None else card.input_schema
-    return task, shared_view(link, task, schema, service.base_url(call))
+    base, guest_tasks = service.base_url(call), service.settings.guest_tasks
+    return task, shared_view(link, task, schema, base, guest_tasks)
 
 
 def _view(service: Service, call: Call, link: ShareLink) -> ShareView:

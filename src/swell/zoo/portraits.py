@@ -237,15 +237,15 @@ def _shadowed(behind: PIL.Image.Image, layer: PIL.Image.Image) -> PIL.Image.Imag
 
 
 class Portraits(Model):
-    """Make a pack of portraits in scenes out of one picture of a face.
+    """Make a set of portraits in different scenes from one picture of a face.
 
-    **What it is.** A collage, painted: the largest face is found, head and shoulders are cut out,
-    set into a scene drawn from simple shapes, and painted in an art style with a lighter hand on
-    the face. It needs no GPU and no download.
+    **What it does.** It finds the largest face, cuts out head and shoulders, places them in a
+    scene of simple shapes, and paints the result in an art style, more lightly on the face. It
+    needs no GPU and no download.
 
-    **What it is not.** A diffusion model that imagines the person anew: pose, clothes, expression
-    and light of the face stay those of the picture. A frontal picture with the shoulders in it and
-    a plain background comes out best; hair is cut roughly.
+    **What it does not do.** It is not a diffusion model: pose, clothes, expression and light stay
+    as they are in the picture. Use a frontal picture with shoulders and a plain background. Hair is
+    cut out roughly.
 
     | | |
     |---|---|
@@ -253,17 +253,17 @@ class Portraits(Model):
     | licences of the weights | MIT, Apache-2.0, Apache-2.0, BSD-3-Clause |
     | scenes | 12, as data in `swell/zoo/scenes.toml`: shapes, a light, a style |
     | weights on disk | 7.6 MB |
-    | input | a picture of up to 40 million pixels with a face; of several the largest is taken |
-    | turned pictures | are turned upright by the face: quarters, upside down and aslant |
-    | time | 0.5 s, and 0.3 s a portrait, on one CPU core; 5 s to enlarge one |
+    | input | up to 40 megapixels with at least one face; the largest is used |
+    | rotated pictures | rotated upright by the face |
+    | time | 0.5 s plus 0.3 s per portrait on one CPU core; 5 s to enlarge one |
     | memory | 700 MB; 1 GB for the largest picture |
 
-    Use it with pictures of people who agreed to it.
+    Use only pictures of people who agreed to it.
     """
 
     name = "swell/portraits"
     licence = "MIT AND Apache-2.0 AND BSD-3-Clause"
-    credits = "All that `swell/faces`, `swell/cutout`, `swell/paint` and `swell/upscale` credit."
+    credits = "The credits of `swell/faces`, `swell/cutout`, `swell/paint` and `swell/upscale`."
     memory_bytes = 700_000_000
     speed = (
         Speed("one core of an AMD EPYC", "four portraits, 512 px", 1.7, "2026-11-25"),
@@ -308,22 +308,22 @@ class Portraits(Model):
             Literal["scene", "none", *STYLES],  # type: ignore[valid-type]
             Field(
                 title="Style",
-                description="Scene uses the style of each scene; none paints nothing.",
+                description="`scene` uses the style of each scene; `none` does not paint.",
             ),
             ui.styles(),
         ] = "scene"
         strength: Annotated[
             float | None,
-            Field(ge=0, le=1, title="Strength", description="How far the painting goes."),
+            Field(ge=0, le=1, title="Strength", description="Strength of the painting."),
             ui.slider(step=0.05, advanced=True),
         ] = None
         size: Annotated[
             Literal[512, 1024],
-            Field(title="Size", description="Pixels a side; 1024 is 512 enlarged."),
+            Field(title="Size", description="Pixels per side; 1024 is 512 enlarged."),
         ] = 1024
         seed: Annotated[
             int | None,
-            Field(ge=0, lt=2**63, title="Seed", description="Where clouds, stars and trees are."),
+            Field(ge=0, lt=2**63, title="Seed", description="Moves clouds, stars and trees."),
             ui.seed(),
         ] = None
 

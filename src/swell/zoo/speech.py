@@ -129,10 +129,9 @@ def _sound(spectrum: NDArray[np.complex64]) -> Floats:
 class Speech(Model):
     """Read English text aloud, as a WAV file.
 
-    One voice, American English, a woman's, made by machine: nobody's in particular. It reads
-    numbers, those beyond trillions digit by digit, years, money, times and common short forms. It
-    does not tell verbs from nouns, so words like "read" or "wind" are always said the same way, and
-    other languages come out as nonsense.
+    It has one synthetic voice: a woman's, American English. It reads numbers (beyond trillions
+    digit by digit), years, money, times and common abbreviations. It does not tell verbs from
+    nouns, so "read" and "wind" always sound the same. Other languages come out as nonsense.
 
     | | |
     |---|---|
@@ -141,12 +140,12 @@ class Speech(Model):
     | pronunciation | misaki's list of 180,000 words, and a small network for others |
     | weights on disk | 11 MB, int8 and float16 |
     | sound | 24 kHz, 16 bit, mono |
-    | input | up to 5,000 characters, and 30,000 with numbers and signs in words |
+    | input | up to 5,000 characters, 30,000 after numbers and symbols are spelled out |
     | time | 0.08 s for 6 s of speech on one CPU core; 0.4 s to load |
     | the longest | of prose: 6 s for 5.5 minutes, 16 MB; of digits: 25 s for 20 minutes, 57 MB |
     | memory | 170 MB; 350 MB for the longest input |
 
-    Say that a machine speaks where people could think otherwise. Nothing was trained for Swell.
+    Tell listeners that the voice is synthetic. Nothing was trained for Swell.
     """
 
     name = "swell/speech"
@@ -187,7 +186,7 @@ class Speech(Model):
         ] = 1.0
         seed: Annotated[
             int | None,
-            Field(ge=0, lt=2**63, title="Seed", description="The same seed, the same sound."),
+            Field(ge=0, lt=2**63, title="Seed", description="The same seed gives the same sound."),
             ui.seed(),
         ] = None
 
@@ -225,5 +224,5 @@ class Speech(Model):
                 item.progress(done, len(pieces))
             is_silent = not sound.getnframes()
         if is_silent:
-            return Reject("There is nothing in this text that can be said: give English words.")
+            return Reject("Nothing in this text can be spoken: send English words.")
         return Audio(file.getvalue(), name="speech.wav")

@@ -78,7 +78,7 @@ def _halved(large: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Upscale(Model):
-    """Enlarge a picture twice or four times a side, with crisp edges.
+    """Enlarge a picture two or four times per side, with crisp edges.
 
     Made for drawings, icons and animation. On photographs it smooths skin and texture.
 
@@ -121,7 +121,7 @@ class Upscale(Model):
             ui.image(),
         ]
         factor: Annotated[
-            Factor, Field(title="Factor", description="How many times as wide and as high.")
+            Factor, Field(title="Factor", description="Factor for width and height.")
         ] = FACTOR
 
     def __init__(self, threads: int | None = None) -> None:

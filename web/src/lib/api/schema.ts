@@ -1063,6 +1063,8 @@ export interface SharedView {
   made_at: string;
   expires_at: string | null;
   pictures: (SharedPictureView)[];
+  /** tasks that a visitor may run without a key of their own */
+  guest_tasks: number;
 }
 
 /** The URL signing secrets, without their values. */
@@ -1453,6 +1455,7 @@ export interface Paths {
   "DELETE /v1/tasks/{id}/share": { path: { id: string }; answer: ShareView };
   "GET /v1/shares": { query: { task_id?: string; cursor?: string; limit?: number }; answer: ShareList };
   "GET /v1/shares/{token}": { path: { token: string }; answer: SharedView };
+  "POST /v1/shares/{token}/guest": { path: { token: string }; answer: NewKeyView };
   "GET /v1/shares/{token}/pictures/{number}": { path: { token: string; number: string }; query: { w?: number }; answer: unknown };
   "GET /v1/models": { answer: ModelList };
   "GET /v1/models/{owner}/{name}": { path: { owner: string; name: string }; answer: ModelView };
