@@ -25,6 +25,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ from machine import folder, quiet, report, say
 from swell.clock import SystemClock
 from swell.model import Item, Plan, Sampler
 from swell.task import Succeeded, Task, TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 from swell.worker.slate import Slate, new_slate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from conformance.dispatch import MemoryDispatch
 
 MODEL = "demo/redone"
 STEPS = 20

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import math
 import statistics
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ from machine import quiet, report, say
 from replay import quantile
 from swell.clock import SystemClock
 from swell.task import TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from conformance.dispatch import MemoryDispatch
 
 TRACE_LOAD = 0.39
 ROOMS = {"one": ONE_AT_A_TIME, "64 GB": BUDGET_BYTES}

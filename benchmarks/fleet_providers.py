@@ -2,8 +2,8 @@
 
     python benchmarks/fleet_providers.py
 
-Runs the suite of `swell.testing.provider` and each adapter's own tests: processes and, where this
-machine can run some, containers; Amazon EC2 by moto with its bad days before it, Kubernetes by
+Runs the suite of `tests/conformance/provider.py` and each adapter's own tests: processes and, where
+this machine can run some, containers; Amazon EC2 by moto with its bad days before it, Kubernetes by
 kmock, Google Compute Engine and Azure by servers on loopback, SkyPilot by a program that takes its
 words; start-up scripts of machines in a real shell; and manifests against the schemas of Kubernetes
 and KEDA. What is injected: refusals, quotas, fewer than were wanted, throttling, lost answers,

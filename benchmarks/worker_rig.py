@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from replay import Device, Job, device
 from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, Report, ReportAnswer, Upload
 from swell.task import TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 from swell.zoo.curve import SECONDS
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from conformance.dispatch import MemoryDispatch
 
 #: So many times faster than the machine whose cost curves are taken.
 SPEED = 10.0

@@ -130,7 +130,13 @@ class PostgresServer(Server):
         """Return what runs it, after the first call made its folder."""
         owner = _as_owner("postgres", self.folder)
         if not (self._data / "PG_VERSION").exists():
-            initialise = [self._program.parent / "initdb", "-A", "trust", "-U", "postgres"]
+            initialise: list[str | Path] = [
+                self._program.parent / "initdb",
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+            ]
             subprocess.run(
                 [*owner, *initialise, "-D", self._data],
                 cwd=self.folder,
@@ -162,7 +168,8 @@ class PostgresServer(Server):
 
     def answers(self) -> bool:
         """Whether it takes connections; while it recovers it listens already, and refuses them."""
-        asked = [self._program.parent / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = str(self._program.parent / "pg_isready")
+        asked = [ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(asked, check=False).returncode == 0
 
 
@@ -200,7 +207,7 @@ class MotoServer(Server):
 
     def command(self) -> Sequence[str | Path]:
         """Return what runs it."""
-        program = [sys.executable, Path(__file__).with_name("moto_emulator.py")]
+        program: list[str | Path] = [sys.executable, Path(__file__).with_name("moto_emulator.py")]
         return [*program, "-H", "127.0.0.1", "-p", str(self.port)]
 
 
@@ -214,7 +221,7 @@ class GcsServer(Server):
 
     def command(self) -> Sequence[str | Path]:
         """Return what runs it."""
-        program = [sys.executable, Path(__file__).with_name("gcs_emulator.py")]
+        program: list[str | Path] = [sys.executable, Path(__file__).with_name("gcs_emulator.py")]
         place = ["--host", "127.0.0.1", "--port", str(self.port)]
         return [*program, "-d", self.folder / "data", "start", *place]
 
@@ -235,7 +242,14 @@ class AzuriteServer(Server):
 
     def command(self) -> Sequence[str | Path]:
         """Return what runs it."""
-        place = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "-l", self.folder]
+        place: list[str | Path] = [
+            "--blobHost",
+            "127.0.0.1",
+            "--blobPort",
+            str(self.port),
+            "-l",
+            self.folder,
+        ]
         return [self._program, *place, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
 
 

@@ -13,16 +13,6 @@ from swell.money.ledger import day_of
 from swell.provider import Instance
 from swell.registry import Registry
 
-__all__ = [
-    "Spent",
-    "drop_ends",
-    "keep_spent",
-    "last_spent",
-    "spent_micros",
-    "tell_end",
-    "told_ends",
-]
-
 _ENDED = "ended "
 _SPENT = "spent"
 

@@ -13,18 +13,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = [
-    "BIN_S",
-    "PREFIX",
-    "SPAN_S",
-    "Arrivals",
-    "Arrived",
-    "Span",
-    "arrived",
-    "last_span",
-    "stale",
-]
-
 #: How names of notes begin in which backends tell what arrived.
 PREFIX: Final = "arrivals:"
 

@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
 
-__all__ = [
-    "Access",
-    "Autoscaler",
-    "advice",
-    "build_autoscaler",
-    "check_token",
-    "needs_token",
-    "policy_of",
-    "pool_models",
-]
-
 _log = structlog.get_logger("swell.autoscaler")
 
 

@@ -8,8 +8,6 @@ import structlog
 
 from swell.clock import Clock
 
-__all__ = ["PAUSE_S", "keep_running", "log_failure"]
-
 _log = structlog.get_logger("swell.background")
 
 #: A loop that failed starts again after so long, in seconds.

@@ -19,18 +19,6 @@ import msgspec
 from swell.store import Hold
 from swell.task import NewTask, Task
 
-__all__ = [
-    "NOT_STAGED",
-    "Backlog",
-    "Broker",
-    "Depth",
-    "LeaseRequest",
-    "Offered",
-    "Order",
-    "Rank",
-    "ServedWith",
-]
-
 #: Queue → all queues of its model that the workers which serve it serve, of the models that were
 #: staged. Of others: the model's own is served with those of all its versions, and that of a
 #: version with the model's own.

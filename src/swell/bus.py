@@ -12,8 +12,6 @@ import msgspec
 
 from swell.events import Event, Lives
 
-__all__ = ["Bus", "News", "NewsKind", "Subscription"]
-
 
 class NewsKind(StrEnum):
     """What backends tell each other, beside what they tell whoever listens to a task."""

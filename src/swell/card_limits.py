@@ -13,8 +13,6 @@ import msgspec
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
 
-__all__ = ["Pattern", "Rules", "check_card", "compile_schema", "pattern_of", "rules_of"]
-
 #: Largest Markdown of a card, in bytes of UTF-8.
 MAX_MARKDOWN_BYTES: Final = 64 * 1024
 

@@ -13,8 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "process_age_s", "since_boot_s"]
-
 _imported_s = time.monotonic()
 
 

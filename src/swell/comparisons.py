@@ -9,19 +9,6 @@ from datetime import datetime
 
 import msgspec
 
-__all__ = [
-    "MOST_KEPT",
-    "MOST_MODELS",
-    "MOST_VOTES",
-    "Cell",
-    "Comparison",
-    "Model",
-    "Outline",
-    "Picture",
-    "Row",
-    "Vote",
-]
-
 #: So many models are compared at once, at most; a screen has no room for more.
 MOST_MODELS = 4
 

@@ -38,45 +38,6 @@ from swell.addresses.origins import (
 )
 from swell.errors import InvalidRequest, UnknownSetting
 
-__all__ = [
-    "AdmissionSettings",
-    "AutoscaleSettings",
-    "BrokerSettings",
-    "BusSettings",
-    "ClientSettings",
-    "CostsSettings",
-    "DeliverySettings",
-    "LimitsSettings",
-    "Loaded",
-    "LogSettings",
-    "ObjectsSettings",
-    "PoolSettings",
-    "PoolTable",
-    "PricesSettings",
-    "RetentionClass",
-    "RetentionSettings",
-    "ServerSettings",
-    "Setting",
-    "Settings",
-    "StoreSettings",
-    "TelemetrySettings",
-    "WebhooksSettings",
-    "WeightsSettings",
-    "WorkerSettings",
-    "argos_folders",
-    "describe",
-    "environment_of",
-    "has_desktop",
-    "hide_secrets",
-    "load",
-    "notify_socket",
-    "process_environment",
-    "quieten_libraries",
-    "replace_environment",
-    "state_folder",
-    "texts_of",
-]
-
 _PREFIX: Final = "SWELL_"
 
 #: How origins of values begin that come from variables.

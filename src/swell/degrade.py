@@ -14,18 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = [
-    "FIXED",
-    "Change",
-    "Drawn",
-    "drawn",
-    "is_drawing",
-    "milder",
-    "split_metadata",
-    "time_share",
-    "with_changes",
-]
-
 #: So much of its time a task takes whatever is asked for: words, decoding, delivery.
 FIXED: Final = 0.1
 

@@ -18,24 +18,6 @@ from swell.registry import ModelCard
 from swell.store import Hold
 from swell.task import Settlement
 
-__all__ = [
-    "Ask",
-    "BackendUnavailable",
-    "Dispatch",
-    "Enclosure",
-    "Grant",
-    "Incoming",
-    "LeasedTask",
-    "Progress",
-    "Registration",
-    "Report",
-    "ReportAnswer",
-    "StartingAnswer",
-    "Switches",
-    "Upload",
-    "Welcome",
-]
-
 
 class BackendUnavailable(Unavailable):
     """The backend answered a worker, and cannot do what was asked now."""

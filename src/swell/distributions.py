@@ -5,8 +5,6 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-__all__ = ["distribution_of", "how_to_get", "imported"]
-
 #: Modules that models import often → the distributions that bring them.
 _OTHER_NAMES: Final[Mapping[str, str]] = {
     "Crypto": "pycryptodome",

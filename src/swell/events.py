@@ -17,19 +17,6 @@ import msgspec
 from swell.stages import Done
 from swell.task import Task, TaskState
 
-__all__ = [
-    "ATTEMPT_STRIDE",
-    "TERMINAL_ID",
-    "Brief",
-    "Event",
-    "EventKind",
-    "Lives",
-    "brief_of",
-    "brief_of_stage",
-    "event_of",
-    "lives_of",
-]
-
 #: Ids of one attempt's events lie within one stride.
 ATTEMPT_STRIDE = 1_000_000
 

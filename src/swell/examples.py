@@ -2,8 +2,6 @@
 
 from typing import Any, Final
 
-__all__ = ["example_of"]
-
 
 def example_of(schema: dict[str, Any]) -> dict[str, Any]:
     """Return an input with every property that is required or has an example."""

@@ -45,25 +45,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-__all__ = [
-    "MOST_PASSED",
-    "MOST_URGENT",
-    "USUAL_PRIORITY",
-    "VirtualClock",
-    "band",
-    "later_before",
-    "lift",
-    "note_lifted",
-    "note_passed",
-    "passed_by",
-    "prefer",
-    "rotate",
-    "take_bands",
-    "take_turns",
-    "turns_before",
-    "urgent_before",
-]
-
 T = TypeVar("T")
 
 #: The priority of a request that names none.

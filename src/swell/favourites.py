@@ -2,8 +2,6 @@
 
 import msgspec
 
-__all__ = ["Favourite", "Viewer"]
-
 
 class Viewer(msgspec.Struct, frozen=True):
     """Who likes something.

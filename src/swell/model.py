@@ -475,19 +475,15 @@ class HostArrays:
     """Arrays of numpy. A model that uses torch brings its own five functions (`Arrays`)."""
 
     def put(self, values: NDArray[Any]) -> Array:
-        """See `Arrays.put`."""
         return values
 
     def get(self, array: Array) -> NDArray[Any]:
-        """See `Arrays.get`."""
         return np.asarray(array)
 
     def rows(self, like: Array, count: int) -> Array:
-        """See `Arrays.rows`."""
         return np.zeros((count, *np.shape(like)), np.asarray(like).dtype)
 
     def is_finite(self, array: Array) -> Callable[[], bool]:
-        """See `Arrays.is_finite`."""
         found = bool(np.isfinite(array).all())
         return lambda: found
 

@@ -6,8 +6,6 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Direct", "ObjectInfo", "Objects", "check_key"]
-
 from swell.errors import InvalidRequest
 
 

@@ -20,28 +20,6 @@ import msgspec
 from swell.task import Task, TaskState, new_id
 from swell.webhook import ENDS, PASSING, STARTED
 
-__all__ = [
-    "MOST_TRIES_KEPT",
-    "OVERTAKEN",
-    "SNIPPET_CHARS",
-    "Backlog",
-    "Delivery",
-    "DeliveryFilter",
-    "DeliveryPage",
-    "DeliveryState",
-    "Outbox",
-    "Post",
-    "Told",
-    "Try",
-    "Watch",
-    "after_try",
-    "deliveries_of",
-    "may_quote_removed",
-    "place_of",
-    "posted",
-    "says_passing",
-]
-
 #: Of what a receiver answers so much is kept, in characters.
 SNIPPET_CHARS: Final = 500
 

@@ -9,8 +9,6 @@ from pydantic.fields import FieldInfo
 
 from swell.ui import Hint
 
-__all__ = ["inputs_of", "pack_fields", "packs_in", "size_of", "wrong_pack"]
-
 #: What stands in `x-ui` where a model takes a pack whole.
 _WHOLE: Final = "whole"
 

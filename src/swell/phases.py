@@ -20,29 +20,6 @@ import msgspec
 from swell.errors import InvalidInput
 from swell.survival import Observation
 
-__all__ = [
-    "READY",
-    "STARTUPS_KEPT",
-    "STARTUPS_TTL",
-    "WHOLE",
-    "Phase",
-    "PhaseLog",
-    "Span",
-    "Startup",
-    "StartupKind",
-    "StartupState",
-    "accepted",
-    "boot_s",
-    "covered_s",
-    "family",
-    "fetching",
-    "found_compiled",
-    "is_further",
-    "logging_to",
-    "observations",
-    "span_s",
-]
-
 #: Of each family (see `family`) so many are kept, the newest, and none longer than this.
 STARTUPS_KEPT: Final = 200
 STARTUPS_TTL: Final = timedelta(days=30)

@@ -16,8 +16,6 @@ from swell.examples import example_of
 from swell.registry import ModelCard
 from swell.stages import Path, Pipeline, Stage, parse_reference
 
-__all__ = ["LIKE", "OPTIONAL", "Declared", "Unknown", "card_of"]
-
 #: Keys of a property of an input's schema that are not JSON Schema: `STAGE.FIELD` that it is like,
 #: and whether it may be left out, without a default.
 LIKE: Final = "like"

@@ -11,21 +11,6 @@ import msgspec
 from swell.errors import Unavailable
 from swell.money.pricing import LivePrice
 
-__all__ = [
-    "ASKED_AT",
-    "INSTANCE_ID",
-    "KILLED_AFTER_S",
-    "Instance",
-    "InstanceState",
-    "LaunchRequest",
-    "Notice",
-    "Provider",
-    "Refused",
-    "TellsPrices",
-    "Tidying",
-    "looking_only",
-]
-
 #: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
 ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
 

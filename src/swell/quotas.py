@@ -21,30 +21,6 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-__all__ = [
-    "ANY_USER",
-    "Account",
-    "Ask",
-    "Credit",
-    "Hold",
-    "Quota",
-    "Refusal",
-    "Settled",
-    "Sheet",
-    "Standing",
-    "Use",
-    "Verdict",
-    "close",
-    "day_of",
-    "enter",
-    "month_of",
-    "needed",
-    "place_of",
-    "resets_at",
-    "standing_of",
-    "user_at",
-]
-
 #: Stands for each user of a key that has no quota of its own.
 ANY_USER: Final = "*"
 

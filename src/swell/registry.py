@@ -13,24 +13,6 @@ from swell.phases import Startup
 from swell.quotas import Ask, Credit, Hold, Place, Quota, Settled, Sheet, Verdict
 from swell.stages import Pipeline
 
-__all__ = [
-    "GONE_WORKERS_TTL",
-    "MOST_PRICE_MICROS",
-    "ApiKey",
-    "AuditEntry",
-    "KeptStartup",
-    "KeyLimits",
-    "LedgerPage",
-    "ModelCard",
-    "Registry",
-    "Sample",
-    "Scope",
-    "Speed",
-    "Spend",
-    "WorkerInfo",
-    "free_of_charge",
-]
-
 #: How long workers that have gone stay listed.
 GONE_WORKERS_TTL: Final = timedelta(days=1)
 

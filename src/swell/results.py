@@ -5,14 +5,6 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-__all__ = [
-    "Artifact",
-    "TaskError",
-    "TaskWarning",
-    "Timings",
-    "is_inputs_fault",
-]
-
 #: Codes of errors that are told of what was asked, and not of what ran it.
 _INPUTS_FAULTS: Final = frozenset({"invalid_input", "rejected", "input_unavailable"})
 

@@ -3,8 +3,6 @@
 import random
 from dataclasses import dataclass
 
-__all__ = ["RetryPolicy"]
-
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

@@ -12,17 +12,6 @@ import PIL.Image
 from swell.errors import InvalidRequest
 from swell.registry import Sample
 
-__all__ = [
-    "CONTENT_TYPES",
-    "MOST_BYTES",
-    "MOST_SAMPLES",
-    "MOST_TEXT_BYTES",
-    "TEXT",
-    "check_sample",
-    "read_samples",
-    "text_of",
-]
-
 #: So many samples a card may have, of so many bytes each: they travel with the card.
 MOST_SAMPLES: Final = 12
 MOST_BYTES: Final = 96 * 1024

@@ -11,28 +11,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-__all__ = [
-    "CANCELLED",
-    "CHANGES",
-    "CUT_SHORT",
-    "DECISIONS",
-    "DECISIONS_KEPT",
-    "DRAINED",
-    "ENDS",
-    "FAILED",
-    "FRESH_S",
-    "LOST",
-    "STATUS",
-    "TAKEN_BACK",
-    "WORKLOAD",
-    "Decision",
-    "ModelScaling",
-    "PoolScaling",
-    "ScalingStatus",
-    "Workload",
-    "read",
-]
-
 #: Names of the notes.
 WORKLOAD: Final = "autoscaler.workload"
 STATUS: Final = "autoscaler.status"

@@ -5,8 +5,6 @@ from datetime import datetime
 
 import msgspec
 
-__all__ = ["ShareLink", "new_share_token"]
-
 
 class ShareLink(msgspec.Struct, frozen=True, kw_only=True):
     """A task's link; a task has at most one."""

@@ -13,8 +13,6 @@ import msgspec
 from swell.clock import Clock
 from swell.registry import Registry
 
-__all__ = ["REFRESH_S", "SigningSecret", "SigningSecrets", "read_secrets", "rotate_secrets"]
-
 #: Under which names the registry keeps the first secret, and all of them once there are more.
 _FIRST: Final = "objects"
 _NOTE: Final = "signing-secrets"

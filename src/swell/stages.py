@@ -33,30 +33,6 @@ import msgspec
 from swell.errors import InvalidRequest
 from swell.results import Artifact, TaskWarning, Timings
 
-__all__ = [
-    "Done",
-    "NamedFile",
-    "Path",
-    "Pipeline",
-    "Run",
-    "Sight",
-    "Stage",
-    "Test",
-    "begin",
-    "begin_again",
-    "holds",
-    "input_of",
-    "may_run",
-    "next_stage",
-    "output_of",
-    "parse_condition",
-    "parse_reference",
-    "reason_of",
-    "stages_ahead",
-    "stages_taken",
-    "total",
-]
-
 #: Parts of a stage's result that references may name.
 PARTS: Final = ("output", "artifacts")
 

@@ -16,20 +16,6 @@ from swell.favourites import Favourite, Viewer
 from swell.sharing import ShareLink
 from swell.task import NewTask, Settlement, Task, TaskState
 
-__all__ = [
-    "Accepted",
-    "Ended",
-    "Expiry",
-    "Hold",
-    "HoldState",
-    "Onward",
-    "Page",
-    "Part",
-    "Start",
-    "Store",
-    "TaskFilter",
-]
-
 #: Seconds for which an idempotency key stands for the same task.
 IDEMPOTENCY_TTL_S = 24 * 3600.0
 

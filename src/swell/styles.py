@@ -25,8 +25,6 @@ from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.registry import Sample
 from swell.samples import read_samples
 
-__all__ = ["BUILT_IN", "Style", "load_styles"]
-
 #: Styles that come with Swell, as settings name them.
 BUILT_IN: Final = "swell/picture"
 

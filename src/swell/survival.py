@@ -13,8 +13,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Observation", "Prior", "Quantile", "quantiles"]
-
 #: A prior counts as so many equal parts.
 _PARTS: Final = 40
 

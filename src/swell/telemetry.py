@@ -24,17 +24,6 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = [
-    "Span",
-    "Trace",
-    "Tracer",
-    "about",
-    "client_trace",
-    "printable",
-    "request_id",
-    "trace_id_of",
-]
-
 #: The request that the current code works for; empty outside of any. Lines of the log tell it.
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 

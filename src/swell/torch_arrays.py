@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["OUT_OF_MEMORY", "TorchArrays", "TorchNoise"]
-
 #: For `StepModel.out_of_memory`.
 OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
 
@@ -49,7 +47,6 @@ class TorchArrays:
         return like.new_zeros((count, *like.shape))
 
     def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
-        """See `Arrays.is_finite`."""
         # To pinned memory, where the device writes by itself.
         found = torch.isfinite(array).all().to("cpu", non_blocking=self._is_cuda)
         mark = self.mark()
@@ -62,7 +59,6 @@ class TorchArrays:
         return known
 
     def mark(self) -> "_Event | None":
-        """See `Arrays.mark`."""
         return _Event(self.device) if self._is_cuda else None
 
 

@@ -9,8 +9,6 @@ import PIL.ImageOps
 
 from swell.media import Image
 
-__all__ = ["in_8_bits", "upright"]
-
 #: Pixels of 16 bits that are turned into 8 at once.
 _BAND_PIXELS: Final = 1_000_000
 

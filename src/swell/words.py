@@ -7,8 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["MOST_SOUGHT", "has_words", "is_whole", "key_word", "task_words", "words_of"]
-
 #: Of one input so many characters are looked at, and of one word so many are kept.
 _MOST_CHARS: Final = 2000
 _MOST_WORD_CHARS: Final = 40

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
+from conformance.startups import an_entry
 from swell.clock import SystemClock
 from swell.phases import Span, covered_s
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
-from swell.testing.startups import an_entry
 
 #: Notes by the machine's monotonic clock when each of its methods begins and ends.
 MODEL = '''

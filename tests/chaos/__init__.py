@@ -8,5 +8,5 @@
     spike.py     a crowd on workers that the autoscaler launches; bad_days.py what may befall those
     models.py    the models that are served meanwhile
 
-The history that a run leaves is judged by `swell.testing.history`.
+The history that a run leaves is judged by `conformance.history`.
 """

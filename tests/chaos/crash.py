@@ -16,7 +16,7 @@ from chaos.plan import Kill, Plan, Submission, Victim, judge
 from chaos.recorder import LATER, Recorder, TooLong
 from chaos.remains import is_sound, read_api, read_store
 from chaos.system import System, running
-from swell.testing.history import History, Violation, check
+from conformance.history import History, Violation, check
 
 __all__ = ["LOOK_EVERY_S", "Trouble", "Verdict", "counts_of", "happen", "refusals", "run_crash"]
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Final
 
 from chaos.proxy import Link
 from chaos.remains import is_sound, read_pages, read_store
+from conformance.history import Final as FinalTask
 from ports import free_port
 from servers import MotoServer, NatsServer, PostgresServer, Server
 from swell.clock import SystemClock
 from swell.retry import RetryPolicy
-from swell.testing.history import Final as FinalTask
 
 __all__ = ["ENGINES", "Engine", "NatsEngine", "PostgresEngine", "SqliteEngine", "SqsEngine"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from conformance.history import Ask
 from swell.task import TaskState
-from swell.testing.history import Ask
 
 __all__ = [
     "Job",

@@ -11,8 +11,7 @@ import aiohttp
 import msgspec
 
 from chaos.plan import Submission
-from swell.task import TaskError, TaskState
-from swell.testing.history import (
+from conformance.history import (
     Accepted,
     CancelTold,
     Outcome,
@@ -21,6 +20,7 @@ from swell.testing.history import (
     Streamed,
     Unanswered,
 )
+from swell.task import TaskError, TaskState
 
 __all__ = ["LATER", "Recorder", "Told", "TooLong", "outcome_of"]
 

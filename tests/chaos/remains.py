@@ -10,9 +10,9 @@ import aiohttp
 import msgspec
 
 from chaos.recorder import Told, outcome_of
+from conformance.history import FileRead, Final, Outcome
 from swell.store import Store, TaskFilter
 from swell.task import Artifact, TaskError, TaskState
-from swell.testing.history import FileRead, Final, Outcome
 
 __all__ = ["is_sound", "read_api", "read_files", "read_pages", "read_store"]
 

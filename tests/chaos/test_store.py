@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from chaos.remains import is_sound, read_store
+from conformance.history import Accepted, Ask, History, Outcome, Seen, Unanswered, check
 from swell.task import TaskState
-from swell.testing.history import Accepted, Ask, History, Outcome, Seen, Unanswered, check
 
 pytestmark = pytest.mark.chaos
 

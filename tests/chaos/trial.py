@@ -28,8 +28,7 @@ from chaos.plan import (
 from chaos.recorder import Recorder
 from chaos.remains import read_api, read_files
 from chaos.system import PATIENCE_S, System, running
-from swell.clock import SystemClock
-from swell.testing.history import (
+from conformance.history import (
     History,
     Run,
     Trouble,
@@ -38,6 +37,7 @@ from swell.testing.history import (
     overlaps,
     recoveries,
 )
+from swell.clock import SystemClock
 
 __all__ = ["EVERYTHING", "Row", "Trial", "run_trial"]
 

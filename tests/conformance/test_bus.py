@@ -10,6 +10,17 @@ import asyncpg
 import msgspec
 import pytest
 
+from conformance.bus import (
+    Bench,
+    BenchWire,
+    BusConformance,
+    BusPairConformance,
+    meet,
+    news_until,
+    progress,
+    terminal,
+    until,
+)
 from servers import NatsServer, PostgresServer
 from swell.bus import Bus, News, NewsKind
 from swell.buses import nats
@@ -21,17 +32,6 @@ from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.events import TERMINAL_ID, Event, EventKind, Lives, event_of
 from swell.task import Task, TaskState, Timings
-from swell.testing.bus import (
-    Bench,
-    BenchWire,
-    BusConformance,
-    BusPairConformance,
-    meet,
-    news_until,
-    progress,
-    terminal,
-    until,
-)
 
 
 @pytest.fixture

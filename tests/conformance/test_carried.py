@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from conformance.delivery import Delivery, ExactOrderConformance
+from conformance.pipelines import PipelineConformance
+from conformance.window import WindowedConformance
 from postgres_databases import PostgresDatabases
 from servers import Server
 from swell.brokers.carried import CarriedBroker, CarriedSettings
@@ -19,9 +22,6 @@ from swell.brokers.sqs import SqsQueues
 from swell.clock import ManualClock, SystemClock
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
-from swell.testing.delivery import Delivery, ExactOrderConformance
-from swell.testing.pipelines import PipelineConformance
-from swell.testing.window import WindowedConformance
 
 WINDOW = 16
 

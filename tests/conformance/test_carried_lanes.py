@@ -11,6 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from conformance.delivery import Delivery
+from conformance.factories import a_lease_request, a_new_task, hold_of
+from conformance.lanes import (
+    HOLD_S,
+    TRIES,
+    LanesConformance,
+    a_letter,
+    received,
+    stays_held,
+)
 from servers import MotoServer, NatsServer, Server
 from swell.broker import LeaseRequest
 from swell.brokers.carried import CarriedBroker, CarriedSettings
@@ -22,16 +32,6 @@ from swell.clock import ManualClock, SystemClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.task import Task
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_lease_request, a_new_task, hold_of
-from swell.testing.lanes import (
-    HOLD_S,
-    TRIES,
-    LanesConformance,
-    a_letter,
-    received,
-    stays_held,
-)
 
 LANE = Lane("demo/upper", True)
 PATIENCE_S = 45.0

@@ -2,10 +2,9 @@
 
 import asyncio
 
-from registries import InMemory, OnPostgres, OnSqlite
-
+from conformance.comparisons import NOW, ComparisonsConformance, a_comparison, a_vote
+from conformance.registries import InMemory, OnPostgres, OnSqlite
 from swell.stores.postgres import PostgresRegistry
-from swell.testing.comparisons import NOW, ComparisonsConformance, a_comparison, a_vote
 
 
 class TestMemoryComparisons(InMemory, ComparisonsConformance):

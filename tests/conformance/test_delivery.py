@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from conformance.delivery import Delivery, DeliveryConformance
+from conformance.favourites import FavouritesConformance
+from conformance.order import OrderConformance
+from conformance.pipelines import PipelineConformance, SharedPipelineConformance
+from conformance.searching import SearchingConformance
+from conformance.shared import Pair, SharedConformance
+from conformance.sharing import SharingConformance
 from postgres_databases import PostgresDatabases
 from swell.brokers.memory import MemoryBroker
 from swell.brokers.postgres import PostgresBroker
@@ -14,13 +21,6 @@ from swell.clock import ManualClock
 from swell.stores.memory import MemoryStore
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
-from swell.testing.delivery import Delivery, DeliveryConformance
-from swell.testing.favourites import FavouritesConformance
-from swell.testing.order import OrderConformance
-from swell.testing.pipelines import PipelineConformance, SharedPipelineConformance
-from swell.testing.searching import SearchingConformance
-from swell.testing.shared import Pair, SharedConformance
-from swell.testing.sharing import SharingConformance
 
 
 class TestMemory(

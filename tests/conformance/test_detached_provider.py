@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conformance.provider import OutlivingConformance
 from swell.clock import ManualClock, SystemClock
 from swell.provider import (
     Instance,
@@ -21,7 +22,6 @@ from swell.provider import (
 from swell.providers.detached import DetachedProvider
 from swell.providers.memory import MemoryProvider
 from swell.providers.rehearsal import RehearsalProvider
-from swell.testing.provider import OutlivingConformance
 
 
 class TestDetachedProvider(OutlivingConformance):

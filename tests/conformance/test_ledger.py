@@ -1,8 +1,7 @@
 """Every registry sums its ledger by account and by day."""
 
-from registries import InMemory, OnPostgres, OnSqlite
-
-from swell.testing.ledger import LedgerConformance
+from conformance.ledger import LedgerConformance
+from conformance.registries import InMemory, OnPostgres, OnSqlite
 
 
 class TestMemoryLedger(InMemory, LedgerConformance):

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from buckets import SECRET, Bucket, azure_container, gcs_bucket, s3_bucket
+from conformance.objects import (
+    DirectUrlConformance,
+    ObjectsConformance,
+    SignedUrlConformance,
+)
 from servers import Server
 from swell.clock import ManualClock
 from swell.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.objects import Objects
-from swell.testing.objects import (
-    DirectUrlConformance,
-    ObjectsConformance,
-    SignedUrlConformance,
-)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from conformance.delivery import Delivery
+from conformance.outbox import OutboxConformance, PostOffice, a_hooked_task
 from postgres_databases import PostgresDatabases
 from swell.brokers.memory import MemoryBroker
 from swell.brokers.postgres import PostgresBroker
@@ -14,8 +16,6 @@ from swell.clock import ManualClock
 from swell.stores.memory import MemoryStore
 from swell.stores.postgres import PostgresDatabase, PostgresOutbox, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteStore
-from swell.testing.delivery import Delivery
-from swell.testing.outbox import OutboxConformance, PostOffice, a_hooked_task
 
 
 class TestMemory(OutboxConformance):

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conformance.provider import ProviderConformance, RefusingConformance
 from swell.clock import ManualClock, SystemClock
 from swell.errors import Unavailable
 from swell.provider import ASKED_AT, InstanceState, LaunchRequest, Provider, Refused
 from swell.providers.memory import MemoryProvider
 from swell.providers.process import ProcessProvider
-from swell.testing.provider import ProviderConformance, RefusingConformance
 
 
 class TestMemoryProvider(RefusingConformance):

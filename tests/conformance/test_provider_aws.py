@@ -12,13 +12,13 @@ import boto3
 import pytest
 
 from booted import environment_of_script
+from conformance.provider import OutlivingConformance, RefusingConformance
 from ec2_front import Ec2Front
 from servers import MotoServer
 from swell.clock import SystemClock
 from swell.errors import InvalidInput, Unavailable
 from swell.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
 from swell.providers.aws import AwsOptions, AwsProvider
-from swell.testing.provider import OutlivingConformance, RefusingConformance
 
 LACK = ("InsufficientInstanceCapacity", "We currently do not have sufficient g6.xlarge capacity.")
 QUOTA = ("VcpuLimitExceeded", "You have requested more vCPU capacity than your current limit.")

@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 
 from booted import environment_of_script
+from conformance.provider import OutlivingConformance, RefusingConformance
 from gcp_compute import PROJECT, GcpCompute
 from swell.clock import ManualClock, SystemClock
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.gcp import GcpOptions, GcpProvider
 from swell.providers.google_token import GoogleTokens
-from swell.testing.provider import OutlivingConformance, RefusingConformance
 
 LACK = (
     "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS",

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import kmock
 import pytest
 
+from conformance.provider import OutlivingConformance, RefusingConformance
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
 from swell.clock import SystemClock
 from swell.errors import InvalidInput, Unavailable
 from swell.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
 from swell.providers.kubeconfig import Access
 from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
-from swell.testing.provider import OutlivingConformance, RefusingConformance
 
 
 class TestKubernetesProvider(OutlivingConformance, RefusingConformance):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from conformance.provider import OutlivingConformance
 from swell.clock import SystemClock
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.skypilot import SkypilotOptions, SkypilotProvider, task_of
-from swell.testing.provider import OutlivingConformance
 
 #: Accepts the arguments of `sky` 0.14.1 and keeps clusters in a file.
 SKY = """

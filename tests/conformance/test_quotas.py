@@ -2,13 +2,12 @@
 
 import asyncio
 
-from registries import InMemory, OnPostgres, OnSqlite
-
+from conformance.quotas import QuotasConformance, an_ask
+from conformance.registries import InMemory, OnPostgres, OnSqlite
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.quotas import Account, Credit, Quota, Settled
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-from swell.testing.quotas import QuotasConformance, an_ask
 
 
 class TestMemoryQuotas(InMemory, QuotasConformance):

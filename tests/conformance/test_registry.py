@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from registries import InMemory, OnPostgres, OnSqlite
-
+from conformance.registries import InMemory, OnPostgres, OnSqlite
+from conformance.registry import RegistryConformance, a_key, a_worker
 from swell.clock import ManualClock
 from swell.registry import ModelCard
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
-from swell.testing.registry import RegistryConformance, a_key, a_worker
 
 
 class TestMemoryRegistry(InMemory, RegistryConformance):

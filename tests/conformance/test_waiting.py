@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from conformance.delivery import Delivery
+from conformance.factories import a_lease_request, a_new_task, a_settlement, hold_of
+from conformance.pipelines import A, B, a_new_run
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.brokers.sqlite import SqliteBroker
@@ -15,9 +18,6 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.postgres.company import Company
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
 from swell.task import Task
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_lease_request, a_new_task, a_settlement, hold_of
-from swell.testing.pipelines import A, B, a_new_run
 
 #: Waiting workers of each kind.
 CROWD = 100

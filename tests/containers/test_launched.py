@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 import pytest
 from container_rig import BASE, limits, podman
 
+from conformance.provider import OutlivingConformance
 from swell.clock import SystemClock
 from swell.errors import InvalidInput
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.container import ContainerOptions, ContainerProvider
-from swell.testing.provider import OutlivingConformance
 
 #: The first process of a container hears SIGTERM only if it says so.
 WAITS = ("sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait")

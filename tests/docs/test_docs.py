@@ -296,47 +296,6 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def stated(path: Path) -> list[str] | None:
-    """Return `__all__` of a module, or None if it has none."""
-    for node in parsed(path).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return list(ast.literal_eval(node.value))
-    return None
-
-
-def defined(path: Path) -> set[str]:
-    """Return the public functions and classes of a module.
-
-    What a decorator hands to somebody else, such as a command, is not there to be imported.
-    """
-    return {
-        node.name
-        for node in parsed(path).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        and not node.name.startswith("_")
-        and (isinstance(node, ast.ClassDef) or not node.decorator_list)
-    }
-
-
-def bound(path: Path) -> set[str]:
-    """Return every name that a module has at its top."""
-    names = set()
-    body = list(parsed(path).body)
-    for node in body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            # What is imported when it is asked for is named there.
-            body += node.body
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {each.asname or each.name.partition(".")[0] for each in node.names}
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {each.id for each in node.targets if isinstance(each, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-    return names
-
-
 def named(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -344,13 +303,6 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(parsed(path))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_all_of_a_module_is_what_it_defines_for_others(path: Path) -> None:
-    listed = set(stated(path) or [])
-    assert defined(path) - listed == set(), "public, but not in __all__"
-    assert listed - bound(path) == set(), "in __all__, but not there"
 
 
 def test_no_file_names_this_machine_or_an_index_of_packages() -> None:

@@ -17,6 +17,8 @@ import pytest
 from site_harness import kill
 
 from commandline import PATIENCE_S, Swell, ready_line
+from conformance.delivery import Delivery
+from conformance.factories import a_lease_request, a_new_task, hold_of
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
 from swell.broker import LeaseRequest
@@ -28,8 +30,6 @@ from swell.brokers.sqs import SqsQueues
 from swell.clock import SystemClock
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.task import Task, TaskState
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_lease_request, a_new_task, hold_of
 
 pytestmark = pytest.mark.timeout(240)
 

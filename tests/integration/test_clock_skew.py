@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from conformance.factories import a_settlement, hold_of
 from postgres_databases import PostgresDatabases
 from swell.api.auth import create_key
 from swell.api.skew import MOST_SKEW_S
@@ -24,7 +25,6 @@ from swell.dispatch import Ask, Registration, Report
 from swell.errors import Unavailable
 from swell.registry import ModelCard, Scope
 from swell.task import Task, TaskState
-from swell.testing.factories import a_settlement, hold_of
 
 PATIENCE_S = 30.0
 

@@ -21,10 +21,10 @@ import psutil
 import pytest
 from worker_harness import dispatch, output_of, working
 
+from conformance.dispatch import MemoryDispatch
 from pages import blocks
 from swell.media import File
 from swell.model import Cancelled, InvalidModel, Item, Reject, define, load_models
-from swell.testing.dispatch import MemoryDispatch
 from swell.zoo import cog
 from swell.zoo.cog_server import ServerFailed, read_json
 

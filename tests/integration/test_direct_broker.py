@@ -13,6 +13,7 @@ import pytest
 from site_harness import BackendAndWorkers, kill
 
 from commandline import PATIENCE_S, Swell
+from conformance.lanes import a_letter
 from servers import MotoServer, NatsServer, Server
 from swell.brokers.direct import DirectDispatch
 from swell.brokers.lanes import Lane
@@ -22,7 +23,6 @@ from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
 from swell.errors import Unavailable
 from swell.registry import ModelCard
-from swell.testing.lanes import a_letter
 
 #: What the backend of a test tells its worker; not what queues hold by themselves.
 LEASE_S = 77.0

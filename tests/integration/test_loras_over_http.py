@@ -12,11 +12,11 @@ import PIL.Image
 from worker_harness import working
 from worker_site import Site, a_worker, site
 
+from conformance.dispatch import MemoryDispatch
 from lora_painter import layers, lora_file, packed
 from swell.clock import SystemClock
 from swell.dispatch import Incoming
 from swell.task import TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.weights.cache import WeightCache
 
 __all__ = ["site"]

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from conformance.lanes import LANE, a_letter, received
 from servers import NatsServer
 from swell.brokers.nats import NatsQueues
 from swell.errors import Unavailable
-from swell.testing.lanes import LANE, a_letter, received
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:

@@ -6,10 +6,10 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
+from conformance.lanes import LANE, a_letter, received
 from servers import NatsServer
 from swell.brokers.nats import NatsQueues
 from swell.errors import Unavailable
-from swell.testing.lanes import LANE, a_letter, received
 
 
 async def carries(queues: NatsQueues) -> bool:

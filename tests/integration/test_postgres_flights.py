@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
+from conformance.delivery import Delivery
+from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
@@ -17,8 +19,6 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.postgres.database import TRIES
 from swell.stores.postgres.session import Session
 from swell.task import Released, Task, TaskState
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
 
 R = TypeVar("R")
 

@@ -1,21 +1,18 @@
-"""PostgreSQL's schema: the same from one script and from all migrations, changed under running
-backends, whole or not at all.
-"""
+"""PostgreSQL migrations: applied once, whole or not at all, under running backends."""
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 from typer.testing import CliRunner
 
 import swell
+from conformance.delivery import Delivery
+from conformance.factories import a_new_task
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.cli import app
@@ -25,10 +22,7 @@ from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
 from swell.stores.postgres.session import QUERIES
 from swell.stores.postgres.upgrade import upgrade
-from swell.stores.queries import load_migrations, load_queries, load_schema
-from swell.testing.comparisons import a_comparison
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_new_task
+from swell.stores.queries import load_migrations, load_queries
 
 CLOCK = SystemClock()
 MIGRATIONS = load_migrations("postgres")
@@ -46,35 +40,6 @@ CREATE TABLE moods (name text PRIMARY KEY);
 """,
 )
 
-#: Tables, columns, indexes, constraints, triggers and functions, by what they are and not in which
-#: order they came.
-LAYOUT = """
-SELECT 'table', c.relname::text, concat_ws(' ', c.relkind, c.relpersistence, c.reloptions)
-FROM pg_class AS c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'S')
-UNION ALL
-SELECT 'column', a.attrelid::regclass || '.' || a.attname, concat_ws(
-    ' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-    (SELECT collname FROM pg_collation WHERE oid = a.attcollation),
-    (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef
-        WHERE adrelid = a.attrelid AND adnum = a.attnum)
-)
-FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
-UNION ALL
-SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid)
-FROM pg_index JOIN pg_class AS c ON c.oid = indrelid
-WHERE c.relnamespace = 'public'::regnamespace
-UNION ALL
-SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-UNION ALL
-SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid)
-FROM pg_trigger WHERE NOT tgisinternal
-UNION ALL
-SELECT 'function', proname::text, prosrc
-FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-"""
-
 
 @pytest.fixture
 async def connection(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
@@ -90,12 +55,6 @@ async def migrated(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(await postgres_databases.new())
     yield connection
     await connection.close()
-
-
-async def layout(connection: Any) -> dict[tuple[str, str], str]:
-    rows = await connection.fetch(LAYOUT)
-    ledger = re.compile(r"^swell_migrations(\.|_pkey|$)")
-    return {(kind, name): told for kind, name, told in rows if not ledger.match(name)}
 
 
 async def test_a_backend_waits_for_the_migrations_of_another_as_long_as_they_take(
@@ -141,64 +100,6 @@ async def test_a_password_in_an_address_that_cannot_be_read_is_not_told() -> Non
             await call
         assert refused.value.__suppress_context__
         assert "hidden" not in str(refused.value)
-
-
-async def test_the_schema_is_what_all_migrations_make(connection: Any, migrated: Any) -> None:
-    await connection.execute(load_schema("postgres"))
-    found = await layout(migrated)
-    assert await layout(connection) == found
-    assert ("table", "tasks") in found
-
-
-async def test_a_ledger_from_before_is_added_up_and_an_earlier_backend_adds_to_the_sums(
-    connection: Any,
-) -> None:
-    columns = "id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros"
-    values = "$1, $2, 'cold_start', 'p', 'm', 'w', $3, 'r', $4, $5"
-    add = f"INSERT INTO ledger ({columns}) VALUES ({values})"
-    at = datetime(2030, 1, 1, 23, 59, 59, tzinfo=UTC)
-    await migrate(connection, CLOCK, MIGRATIONS[:5])
-    await connection.execute(add, "a-ready", at, "a", 2.5, 7)
-    await connection.execute(add, "b-ready", at + timedelta(seconds=1), "b", 4.0, None)
-    await migrate(connection, CLOCK, MIGRATIONS)
-    await connection.execute(add, "c-ready", at, "c", 1.0, 3)
-    accounts = await connection.fetch("SELECT id, seconds, micros FROM accounts WHERE id <> ''")
-    assert sorted(map(tuple, accounts)) == [("a", 2.5, 7), ("b", 4.0, 0)]
-    days = await connection.fetch("SELECT day, is_priced, seconds, micros FROM costs ORDER BY day")
-    assert list(map(tuple, days)) == [
-        (date(2030, 1, 1), True, 3.5, 10),
-        (date(2030, 1, 2), False, 4.0, 0),
-    ]
-
-
-async def test_comparisons_from_before_and_of_an_earlier_backend_are_outlined(
-    connection: Any,
-) -> None:
-    put = "INSERT INTO comparisons (id, closed_at, body) VALUES ($1, $2, $3)"
-    vote = (
-        "INSERT INTO votes (comparison_id, line, key_id, voter, winner, at) "
-        "VALUES ($1, 0, 'k', $2, $3, $4) ON CONFLICT (comparison_id, line, key_id, voter) "
-        "DO UPDATE SET winner = excluded.winner, at = excluded.at"
-    )
-    at = datetime(2030, 1, 1, 23, 59, 59, 123_456, tzinfo=UTC)
-    bodies = [
-        msgspec.json.encode(a_comparison(each, created_at=at, is_shared=True)).decode()
-        for each in ("a", "b", "c")
-    ]
-    await migrate(connection, CLOCK, MIGRATIONS[:10])
-    await connection.execute(put, "a", at, bodies[0])
-    await connection.execute(vote, "a", "ben", 1, at)
-    await migrate(connection, CLOCK, MIGRATIONS)
-    await connection.execute(put, "b", None, bodies[1])
-    await connection.execute(put, "c", None, bodies[2])
-    for winner in (0, 1):
-        await connection.execute(vote, "b", "ben", winner, at)
-    await connection.execute("UPDATE comparisons SET closed_at = $1 WHERE id = 'b'", at)
-    await connection.execute("DELETE FROM comparisons WHERE id = 'c'")
-    found = await connection.fetch("SELECT * FROM comparison_outlines ORDER BY id")
-    assert list(map(tuple, found)) == [
-        (each, "key-1", True, "foxes", at, at, 2, 1, 1) for each in ("a", "b")
-    ]
 
 
 def test_every_migration_says_what_it_is_compatible_with() -> None:

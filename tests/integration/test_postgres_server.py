@@ -12,6 +12,8 @@ import asyncpg
 import psutil
 import pytest
 
+from conformance.delivery import Delivery
+from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
 from servers import PostgresServer
 from swell.brokers.postgres import PostgresBroker
@@ -21,8 +23,6 @@ from swell.store import Accepted
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
 from swell.stores.postgres.database import Watched
 from swell.task import TaskState
-from swell.testing.delivery import Delivery
-from swell.testing.factories import a_failure, a_lease_request, a_new_task, a_settlement
 
 R = TypeVar("R")
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
+from conformance.startups import a_startup
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.phases import STARTUPS_TTL, StartupState
 from swell.registry import KeptStartup
 from swell.stores.postgres import PostgresDatabase
 from swell.stores.postgres.registry import PostgresRegistry
-from swell.testing.startups import a_startup
 
 R = TypeVar("R")
 

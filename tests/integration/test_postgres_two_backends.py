@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from conformance.factories import a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
 from swell.brokers.postgres import PostgresBroker
 from swell.clock import ManualClock
@@ -20,7 +21,6 @@ from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES
 from swell.stores.postgres.view import is_ready
 from swell.task import Released, Task, TaskState
-from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 
 PATIENT_S = 30.0
 

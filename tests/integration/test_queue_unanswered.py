@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from conformance.factories import a_new_task
 from servers import Server
 from swell.broker import LeaseRequest
 from swell.brokers.carried import CarriedBroker, CarriedSettings
@@ -14,7 +15,6 @@ from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock, SystemClock
 from swell.store import Accepted
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
-from swell.testing.factories import a_new_task
 
 LEASE_S = 30.0
 PATIENCE_S = 30.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from conformance.factories import a_lease_request, a_new_task, a_settlement
 from loopback import listening
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import UrlPolicy
@@ -16,7 +17,6 @@ from swell.brokers.sqlite import SqliteBroker
 from swell.clock import SystemClock
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteStore
-from swell.testing.factories import a_lease_request, a_new_task, a_settlement
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings
 from swell.webhooks.send import HttpSender, Letter

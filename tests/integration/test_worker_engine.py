@@ -14,6 +14,7 @@ import psutil
 import pytest
 from worker_harness import dispatch, output_of, over, picture_of, working
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
 from swell.dispatch import (
     Ask,
@@ -29,7 +30,6 @@ from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.model import InvalidModel
 from swell.retry import RetryPolicy
 from swell.task import Succeeded, TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 

@@ -15,12 +15,12 @@ import PIL.Image
 import pytest
 from structlog.testing import capture_logs
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
 from swell.dispatch import Upload
 from swell.errors import Unavailable
 from swell.store import Hold
 from swell.task import Task, TaskState, checkpoint_key
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 

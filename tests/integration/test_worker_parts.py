@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from worker_harness import dispatch, output_of, picture_of, working
 
+from conformance.dispatch import MemoryDispatch
 from swell.dispatch import Grant, Progress, Upload
 from swell.errors import TooLarge
 from swell.task import Task, TaskState
-from swell.testing.dispatch import MemoryDispatch
 
 __all__ = ["dispatch"]
 

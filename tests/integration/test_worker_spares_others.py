@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from worker_harness import dispatch, output_of, restarted, working
 
+from conformance.dispatch import MemoryDispatch
 from swell.task import Failed, TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker import engine
 from swell.worker.engine import Worker
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from worker_harness import dispatch, output_of, picture_of, working
 
+from conformance.dispatch import MemoryDispatch
 from swell.dispatch import Switches
 from swell.model import Definition, Item, Model, load_models
 from swell.phases import Phase, StartupKind, StartupState
 from swell.task import Task, TaskState
-from swell.testing.dispatch import MemoryDispatch
 
 __all__ = ["dispatch"]
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 from worker_harness import over, restarted
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
 from swell.config import process_environment
 from swell.task import TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker import warm
 from swell.worker.engine import Worker
 from swell.worker.forkserver import is_possible

@@ -15,9 +15,9 @@ import PIL.Image
 import psutil
 import pytest
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
 from swell.task import Task, TaskState
-from swell.testing.dispatch import MemoryDispatch
 from swell.weights.cache import WeightCache
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from conformance.factories import a_new_task
 from swell.autoscaler.controller import Controller, Terms
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.observe import Observer, Timing
@@ -21,7 +22,6 @@ from swell.registry import ModelCard, WorkerInfo
 from swell.scaling import DECISIONS, STATUS, WORKLOAD, Decision, ScalingStatus, Workload
 from swell.store import TaskFilter
 from swell.stores.memory import MemoryRegistry, MemoryStore
-from swell.testing.factories import a_new_task
 
 MODEL = "demo/upper"
 

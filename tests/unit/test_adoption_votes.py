@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.comparisons import a_comparison, a_vote
 from swell.adoption.votes import (
     FIRST_MU,
     FIRST_SIGMA,
@@ -18,7 +19,6 @@ from swell.adoption.votes import (
     rate,
     standings,
 )
-from swell.testing.comparisons import a_comparison, a_vote
 
 MODELS = ("a/a:1", "b/b:1", "c/c:1", "d/d:1")
 

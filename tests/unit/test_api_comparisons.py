@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from conformance.comparisons import NOW, a_comparison, a_vote
 from swell.adoption.votes import Ballot, League, ballots_of, counted, rate
 from swell.api import blind, ratings, thumbnails
 from swell.api.ratings import Ratings
 from swell.clock import ManualClock
 from swell.stores.memory import MemoryRegistry
 from swell.stores.memory_comparisons import MemoryComparisons
-from swell.testing.comparisons import NOW, a_comparison, a_vote
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}

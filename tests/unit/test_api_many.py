@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, failed, hold, succeeded
 
+from conformance.bus import Bench, meet, until
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.calibration import Promise, Situation
@@ -26,7 +27,6 @@ from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind, L
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.stores.memory import MemoryRegistry, MemoryStore
-from swell.testing.bus import Bench, meet, until
 
 PATIENCE_S = 5.0
 

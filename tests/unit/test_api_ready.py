@@ -9,6 +9,7 @@ import pytest
 import structlog
 from api_harness import Answer, Client
 
+from conformance.factories import a_new_task
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.clock import ManualClock
@@ -17,7 +18,6 @@ from swell.errors import Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.registry import Scope
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
-from swell.testing.factories import a_new_task
 from swell.wiring import build_backend, close_backend
 
 

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from api_harness import World, a_world, failed, succeeded
 
+from conformance.factories import a_new_task
 from swell import task as life
 from swell.api.duties import discard, retire
 from swell.api.settings import Retention
 from swell.clock import ManualClock
 from swell.errors import NotFound
 from swell.task import Artifact
-from swell.testing.factories import a_new_task
 
 PICTURE = b"picture"
 DAY_S = 86_400.0

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 from fleet_cases import MODEL, Yard, a_pool, a_worker
 
+from conformance.factories import a_new_task
 from swell.adoption.kept import change_life
 from swell.adoption.life import Canary, Life, begin, promote, roll_back, start_canary
 from swell.arrivals import Arrivals, arrived
@@ -15,7 +16,6 @@ from swell.clock import ManualClock
 from swell.provider import InstanceState
 from swell.providers.memory import MemoryProvider
 from swell.registry import WorkerInfo
-from swell.testing.factories import a_new_task
 
 QUEUE = f"{MODEL}:2"
 CANARY = f"{MODEL}:~canary"

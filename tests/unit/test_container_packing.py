@@ -299,7 +299,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Pa
     home = again.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert listed == {f"{home}/{n}" for n in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     assert not [name for name in _names(again) if "__pycache__" in name]
-    assert "swell/stores/sql/schema/sqlite.sql" in _names(again)
+    assert "swell/stores/sql/migrations/sqlite/0001_baseline.sql" in _names(again)
 
 
 @pytest.mark.slow

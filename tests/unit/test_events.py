@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.factories import a_failure, a_new_task, a_success
 from swell import task as life
 from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, event_of
 from swell.task import Canceled, Outcome, Released, Task, TaskState
-from swell.testing.factories import a_failure, a_new_task, a_success
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

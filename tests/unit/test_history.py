@@ -4,8 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell.task import TaskState
-from swell.testing.history import (
+from conformance.history import (
     Accepted,
     Ask,
     CancelTold,
@@ -24,6 +23,7 @@ from swell.testing.history import (
     overlaps,
     recoveries,
 )
+from swell.task import TaskState
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 DONE = Outcome(state=TaskState.SUCCEEDED, output=b'"A"')

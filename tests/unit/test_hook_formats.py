@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from conformance.factories import a_failure, a_new_task
 from swell import task as life
 from swell.api.hook_bodies import written
 from swell.api.hook_formats import FORMATS
@@ -15,7 +16,6 @@ from swell.clock import ManualClock
 from swell.object_stores.memory import MemoryObjects
 from swell.outbox import Delivery
 from swell.task import Canceled, Outcome, Succeeded, Task
-from swell.testing.factories import a_failure, a_new_task
 from swell.webhook import ENDS
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)

@@ -6,12 +6,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.factories import a_lease_request, a_new_task
 from swell import task as life
 from swell.brokers.lanes import Lane, Message, Turns, lane_of, letter_of, read
 from swell.brokers.window import Window
 from swell.clock import ManualClock
 from swell.task import Task
-from swell.testing.factories import a_lease_request, a_new_task
 
 queues = st.text(min_size=1, max_size=120)
 

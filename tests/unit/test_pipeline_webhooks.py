@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from conformance.pipelines import STAGES, a_new_run
 from swell import task as life
 from swell.outbox import STARTED, deliveries_of
 from swell.store import Onward
 from swell.stores.steps import going_on
 from swell.task import Succeeded, Task
-from swell.testing.pipelines import STAGES, a_new_run
 from swell.webhook import Webhook
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from conformance.factories import a_new_task
 from swell import task as life
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES, State
 from swell.task import Task
-from swell.testing.factories import a_new_task
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -15,6 +15,13 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from conformance.factories import (
+    a_failure,
+    a_lease_request,
+    a_new_task,
+    a_settlement,
+    a_success,
+)
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
 from swell.errors import Conflict, SwellError, Unavailable
@@ -25,13 +32,6 @@ from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
 from swell.stores.sqlite.reserve import RESERVE_BYTES
 from swell.stores.sqlite.session import Session
 from swell.task import Released, Task, TaskState
-from swell.testing.factories import (
-    a_failure,
-    a_lease_request,
-    a_new_task,
-    a_settlement,
-    a_success,
-)
 
 
 @pytest.fixture
@@ -616,7 +616,7 @@ from pathlib import Path
 from swell.clock import SystemClock
 from swell.store import Accepted
 from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
-from swell.testing.factories import a_new_task
+from conformance.factories import a_new_task
 
 async def submit(store):
     while True:
@@ -638,7 +638,9 @@ async def test_a_process_killed_right_after_an_answer_has_lost_nothing(
     path: Path, after: int
 ) -> None:
     command = [sys.executable, "-c", ACCEPT_UNTIL_KILLED, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    tests = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": tests}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         answered = [process.stdout.readline().strip() for _ in range(after)]
         os.kill(process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from conformance.factories import a_failure, a_new_task, a_success
 from swell import task as life
 from swell.errors import Conflict
 from swell.retry import RetryPolicy
@@ -25,7 +26,6 @@ from swell.task import (
     TaskState,
     Timings,
 )
-from swell.testing.factories import a_failure, a_new_task, a_success
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

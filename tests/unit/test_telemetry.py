@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector import collecting
+from conformance.factories import a_failure
 from swell.api.traces import Traces
 from swell.clock import ManualClock, SystemClock
 from swell.dispatch import LeasedTask
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace, about, client_trace, trace_id_of
-from swell.testing.factories import a_failure
 from swell.tracers.otlp import GROUP, MAX_WAITING, OtlpTracer
 from swell.worker.desk import Desk
 from swell.worker.traces import TaskTraces

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from conformance.delivery import Delivery as Rig
+from conformance.factories import a_new_task
+from conformance.outbox import PostOffice, a_hooked_task
 from swell.brokers.memory import MemoryBroker
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.outbox import Delivery, DeliveryState, Post
 from swell.stores.memory import MemoryStore
-from swell.testing.delivery import Delivery as Rig
-from swell.testing.factories import a_new_task
-from swell.testing.outbox import PostOffice, a_hooked_task
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.room import Answering, Room

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.dispatch import MemoryDispatch
+from conformance.factories import a_settlement
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Upload
 from swell.errors import Conflict, Unavailable
 from swell.registry import ModelCard
 from swell.store import Hold
-from swell.testing.dispatch import MemoryDispatch
-from swell.testing.factories import a_settlement
 from swell.worker.deliver import Courier, Delivered
 from swell.worker.encode import Encoded, FileNote, encode, file_names, wanted_format
 from swell.worker.fetch import FileFields, file_fields

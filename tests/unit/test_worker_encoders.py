@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker import compress
 from swell.worker.compress import KINDS, MODES, in_ascii
 from swell.worker.encode import MAX_NOTE, FileNote, encode, note_text

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from conformance.dispatch import MemoryDispatch
 from swell.addresses.urls import UrlPolicy
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
 from swell.brokers.remote import RemoteDispatch
@@ -25,7 +26,6 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
-from swell.testing.dispatch import MemoryDispatch
 from swell.wiring import build_worker, worker_environment
 from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 

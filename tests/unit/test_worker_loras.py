@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 import swell
+from conformance.dispatch import MemoryDispatch
 from lora_painter import layers, lora_file, packed
 from swell.clock import ManualClock
 from swell.dispatch import Incoming, LeasedTask
 from swell.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from swell.model import define
 from swell.task import Canceled
-from swell.testing.dispatch import MemoryDispatch
 from swell.weights.cache import CacheFull, NotCached, WeightCache
 from swell.weights.listing import Listing
 from swell.weights.lora import WrongLora

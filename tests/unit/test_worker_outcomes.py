@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Upload
 from swell.registry import ModelCard
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
 from swell.worker.encoders import Encoders

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from conformance.dispatch import MemoryDispatch
 from swell.clock import Clock, ManualClock, process_age_s
 from swell.errors import Internal, NotFound, SwellError, TooManyRequests, Unavailable
 from swell.phases import MAX_BOOT_S, Phase, Span, Startup, StartupState, covered_s
-from swell.testing.dispatch import MemoryDispatch
 from swell.worker.startups import Beginning, Startups
 
 

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from swell.errors import InvalidRequest
 
-__all__ = ["database_place", "unreadable_url"]
-
 _PORT = 5432
 
 

@@ -12,8 +12,6 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from swell.errors import InvalidRequest
 
-__all__ = ["NatsAddress"]
-
 #: What may stand behind the question mark: names of files, and how many servers keep a stream.
 _FILES: Final = ("ca", "cert", "key", "creds")
 _OPTIONS: Final = (*_FILES, "replicas")

@@ -12,8 +12,6 @@ import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-__all__ = ["host_as_compared", "media_type_as_compared", "origin_as_compared", "service_url"]
-
 _PORTS: Final = {"http": 80, "https": 443}
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")

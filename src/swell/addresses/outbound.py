@@ -19,8 +19,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from swell.addresses.urls import RefusedUrl, UrlPolicy, bare_url
 from swell.errors import InvalidRequest
 
-__all__ = ["Outbound"]
-
 #: A server that is silent for so long is given up, in seconds.
 SILENCE_S: Final = 30.0
 CONNECT_S: Final = 10.0

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from swell.errors import InvalidRequest
 
-__all__ = ["trusting"]
-
 
 def trusting(ca_file: Path | None) -> ssl.SSLContext:
     """Return what a client speaks TLS with.

@@ -25,16 +25,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from swell.errors import InvalidRequest
 
-__all__ = [
-    "MAX_URL_CHARS",
-    "Address",
-    "CheckedUrl",
-    "RefusedUrl",
-    "UrlPolicy",
-    "bare_url",
-    "is_public",
-]
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -11,8 +11,6 @@ import msgspec
 from swell.comparisons import Cell, Comparison, Model, Row
 from swell.task import Task
 
-__all__ = ["MOST_LABEL", "Summary", "label_of", "mixed", "summaries"]
-
 #: A label is cut to so many characters.
 MOST_LABEL = 2_000
 

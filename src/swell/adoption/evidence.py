@@ -32,19 +32,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = [
-    "BLOCK",
-    "ODDS",
-    "RECENT",
-    "Bets",
-    "Evidence",
-    "Observation",
-    "Side",
-    "log_bet",
-    "observe",
-    "quantile",
-]
-
 #: A block is full with so many attempts of each version.
 BLOCK: Final = 10
 

@@ -10,17 +10,6 @@ from swell.adoption.life import Life
 from swell.errors import Conflict
 from swell.registry import Registry
 
-__all__ = [
-    "change_life",
-    "forget_evidence",
-    "keep_evidence",
-    "read_evidence",
-    "read_life",
-    "read_lives",
-    "read_told",
-    "tell",
-]
-
 _LIFE: Final = "adoption/life/"
 _EVIDENCE: Final = "adoption/evidence/"
 #: Followed by model, backend and a number that grows.

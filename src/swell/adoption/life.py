@@ -13,21 +13,6 @@ import msgspec
 
 from swell.errors import Conflict
 
-__all__ = [
-    "Canary",
-    "Change",
-    "Life",
-    "Stage",
-    "Watch",
-    "begin",
-    "check_edition",
-    "edition_of",
-    "promote",
-    "retire",
-    "roll_back",
-    "start_canary",
-]
-
 #: So many changes of a model are remembered; the audit log keeps all.
 _HISTORY: Final = 50
 

@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["SheetCell", "SheetRow", "sheet"]
-
 _STYLE: Final = """
 :root{color-scheme:light dark;--fg:light-dark(#1b1f24,#e6e8ec);--bg:light-dark(#fff,#14171b);
 --dim:light-dark(#5c6370,#9aa3b0);--line:light-dark(#dde1e8,#333a44);--on:light-dark(#2563c9,#7db0ff);

@@ -11,15 +11,6 @@ from typing import Final
 
 from swell.adoption.life import Life
 
-__all__ = [
-    "asked_version",
-    "canary_queue",
-    "drawn_as",
-    "is_in_canary",
-    "is_of_canary",
-    "queues_of",
-]
-
 #: No version can be called so.
 _MARK: Final = "~canary"
 

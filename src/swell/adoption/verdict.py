@@ -9,8 +9,6 @@ import msgspec
 from swell.adoption.evidence import BLOCK, Bets, Evidence, Side, quantile
 from swell.adoption.life import Watch
 
-__all__ = ["Verdict", "Word", "judge"]
-
 #: Failures and slowness each get a part of what a false alarm may cost.
 _TESTS: Final = 2
 

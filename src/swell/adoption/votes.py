@@ -20,18 +20,6 @@ import msgspec
 
 from swell.comparisons import Comparison, Vote
 
-__all__ = [
-    "Ballot",
-    "League",
-    "Rating",
-    "Strength",
-    "ballots_of",
-    "counted",
-    "in_words",
-    "rate",
-    "standings",
-]
-
 #: What is believed of a model before any vote, as `openskill` does.
 FIRST_MU: Final = 25.0
 FIRST_SIGMA: Final = 25.0 / 3.0

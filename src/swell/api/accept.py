@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["preferred"]
-
 _JSON: Final = "application/json"
 
 #: Any file is a stream of octets, so whoever asks for these takes any file.

@@ -39,15 +39,6 @@ from swell.quotas import (
     user_at,
 )
 
-__all__ = [
-    "add_credits",
-    "drop_quota",
-    "list_credits",
-    "list_quotas",
-    "put_quota",
-    "show_allowance",
-]
-
 _quota = Reader(QuotaRequest)
 _credit = Reader(CreditRequest)
 

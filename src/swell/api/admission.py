@@ -33,8 +33,6 @@ from swell.errors import InvalidInput, NotFound, NoWorker, SwellError, WouldExpi
 from swell.stages import begin
 from swell.task import NewTask
 
-__all__ = ["degraded", "show_estimate"]
-
 _request = Reader(TaskRequest)
 _replace = msgspec.structs.replace
 

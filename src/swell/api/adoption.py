@@ -44,14 +44,6 @@ from swell.errors import Conflict, InvalidInput, NotFound
 from swell.registry import ModelCard
 from swell.task import new_id
 
-__all__ = [
-    "promote_version",
-    "retire_version",
-    "roll_back_version",
-    "show_adoption",
-    "start_version_canary",
-]
-
 _canary = Reader(CanaryRequest)
 _promote = Reader(PromoteRequest)
 _rollback = Reader(RollbackRequest)

@@ -29,8 +29,6 @@ from swell.api.settings import Backend
 from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
 from swell.registry import Scope as KeyScope
 
-__all__ = ["App", "Endpoint", "create_app"]
-
 _log = structlog.get_logger("swell.api")
 
 _TASKS: Final = "/v1/tasks/"

@@ -11,8 +11,6 @@ from swell.registry import AuditEntry, Registry
 from swell.task import new_id
 from swell.telemetry import printable
 
-__all__ = ["Audit"]
-
 _log = structlog.get_logger("swell.audit")
 
 #: One key that may not do something gets one entry for it in so many seconds, however often it

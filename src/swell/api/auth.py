@@ -19,19 +19,6 @@ from swell.errors import Conflict, Forbidden, Unauthenticated
 from swell.registry import ApiKey, Registry, Scope
 from swell.task import new_id
 
-__all__ = [
-    "KEY_PREFIX",
-    "Keys",
-    "NewKey",
-    "bearer_digest",
-    "check_scope",
-    "check_worker",
-    "create_key",
-    "new_key",
-    "rotate_key",
-    "why_not",
-]
-
 #: Secrets start so, for people and for scanners of leaked secrets.
 KEY_PREFIX = "swell_"
 

@@ -18,8 +18,6 @@ from swell.errors import InvalidRequest
 from swell.objects import Objects
 from swell.task import Artifact
 
-__all__ = ["can_be_blind", "copy_blind", "folder_of"]
-
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 

@@ -6,8 +6,6 @@ from typing import Final
 from swell.api.json_limits import check_values
 from swell.errors import TooManyRequests
 
-__all__ = ["BodyQueue"]
-
 #: After a large body its key pauses: for some times as long as it takes to decode and check it.
 _BYTES_PER_S: Final = 64 * 1024 * 1024
 _VALUES_PER_S: Final = 200_000

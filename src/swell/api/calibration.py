@@ -30,8 +30,6 @@ import msgspec
 from swell.api.eta import Estimate, EtaSeconds
 from swell.clock import Clock
 
-__all__ = ["Calibration", "Promise", "Situation"]
-
 #: Ratios are remembered of so many tasks of each model and situation, and say something from so
 #: many on.
 WINDOW: Final = 128

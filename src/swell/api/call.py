@@ -15,19 +15,6 @@ from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
 from swell.telemetry import Trace
 
-__all__ = [
-    "JSON",
-    "MAX_KEYLESS_BYTES",
-    "Call",
-    "ClientGone",
-    "Receive",
-    "Reply",
-    "Scope",
-    "Send",
-    "poll",
-    "too_large",
-]
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

@@ -25,17 +25,6 @@ from swell.task import Failed, Outcome, Succeeded, Task, TaskState, new_id
 if TYPE_CHECKING:
     from swell.api.service import Service
 
-__all__ = [
-    "LOOK_EVERY_S",
-    "Canaries",
-    "is_canary_served",
-    "look_after_canaries",
-    "lost_after_s",
-    "note_settled",
-    "note_swept",
-    "tell_of_stages",
-]
-
 _log = structlog.get_logger("swell.api")
 
 #: What was seen is told and weighed so often, in seconds.

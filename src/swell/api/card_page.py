@@ -17,8 +17,6 @@ from swell.money.amounts import dollars
 from swell.registry import ModelCard, Sample
 from swell.samples import TEXT
 
-__all__ = ["listed", "memory_in_words", "model_card", "shortened", "took_in_words"]
-
 #: So many of a model's inputs are shown, at most.
 _MOST_EXAMPLES: Final = 6
 

@@ -26,15 +26,6 @@ from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoW
 from swell.packs import packs_in, size_of
 from swell.registry import ModelCard, Registry
 
-__all__ = [
-    "Cards",
-    "Target",
-    "is_model_name",
-    "is_plain_word",
-    "own_seed",
-    "pointer_of",
-]
-
 #: How long cards are taken as current, in seconds.
 _FRESH_S = 5.0
 

@@ -34,8 +34,6 @@ from swell.task import (
     new_id,
 )
 
-__all__ = ["KEEP_EVERY_S", "Charges", "account_of", "charged", "images_of", "share_s", "with_costs"]
-
 _log = structlog.get_logger("swell.api")
 
 #: Entries are written so often, in seconds: as much may be lost in a crash.

@@ -12,8 +12,6 @@ from swell.registry import ApiKey
 if TYPE_CHECKING:
     from swell.api.messages import TaskRequest
 
-__all__ = ["Classes"]
-
 
 class Classes:
     """The classes of a service.

@@ -19,8 +19,6 @@ from swell.comparisons import MOST_KEPT, Cell, Comparison, Model, Picture, Row
 from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, NotFound
 from swell.task import Artifact, Task, TaskState, is_id, new_id
 
-__all__ = ["create_comparison", "digest_of", "wrong"]
-
 #: Longer texts are cut: a sheet shows them side by side.
 _MOST_TEXT: Final = 20_000
 

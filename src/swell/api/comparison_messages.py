@@ -7,26 +7,6 @@ from msgspec import Meta
 
 from swell.api.messages import PLAIN, Moment
 
-__all__ = [
-    "BallotRequest",
-    "CellView",
-    "ComparedView",
-    "ComparisonList",
-    "ComparisonQuery",
-    "ComparisonRequest",
-    "ComparisonRow",
-    "ComparisonSummary",
-    "ComparisonView",
-    "ComparisonsQuery",
-    "NewComparisonView",
-    "PictureView",
-    "RatingList",
-    "RatingView",
-    "RowView",
-    "VoteRequest",
-    "VoteView",
-]
-
 #: So many rows have one comparison, at most.
 MOST_ROWS = 100
 

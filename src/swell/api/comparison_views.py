@@ -15,8 +15,6 @@ from swell.api.comparison_messages import (
 from swell.api.views import UrlMaker
 from swell.comparisons import Cell, Comparison, Outline, Picture, Vote
 
-__all__ = ["comparison_view", "summary_view"]
-
 #: Nobody.
 _NOBODY = ("", "")
 

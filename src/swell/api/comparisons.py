@@ -37,16 +37,6 @@ from swell.errors import (
 from swell.registry import Scope
 from swell.task import is_id
 
-__all__ = [
-    "cast_ballot",
-    "cast_vote",
-    "close_comparison",
-    "drop_comparison",
-    "get_comparison",
-    "list_comparisons",
-    "list_ratings",
-]
-
 #: Longest ballot: it comes without a key.
 _MAX_BALLOT_BYTES: Final = 16 * 1024
 

@@ -28,17 +28,6 @@ from swell.provider import Instance
 from swell.registry import AuditEntry, WorkerInfo
 from swell.task import Task, TaskState, new_id
 
-__all__ = [
-    "charge_taken",
-    "hear_spent",
-    "instance_ended",
-    "lives_of",
-    "settle",
-    "show_costs",
-    "spent",
-    "watch_budget",
-]
-
 _log = structlog.get_logger("swell.api")
 
 #: Whoever launched a worker may tell so late when it ended, in seconds; then its goodbye counts, or

@@ -14,16 +14,6 @@ from swell.degrade import with_changes
 from swell.errors import FieldError, InvalidInput, InvalidRequest
 from swell.task import NewTask
 
-__all__ = [
-    "Repeat",
-    "fingerprint",
-    "idempotency_key",
-    "new_task",
-    "prepared",
-    "repeat_of",
-    "telling",
-]
-
 
 class Repeat(msgspec.Struct, frozen=True):
     """What a request's idempotency key says."""

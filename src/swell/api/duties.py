@@ -34,19 +34,6 @@ from swell.store import Expiry, Part
 from swell.task import Task, TaskState
 from swell.telemetry import about
 
-__all__ = [
-    "Duties",
-    "cap_waits",
-    "check_streams",
-    "delete",
-    "discard",
-    "pause_s",
-    "rest_s",
-    "retire",
-    "sweep",
-    "tell_positions",
-]
-
 _log = structlog.get_logger("swell.api")
 
 #: How many tasks one look of the sweeper changes.

@@ -15,8 +15,6 @@ from swell.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.results import Artifact
 from swell.task import Task, TaskState
 
-__all__ = ["early_artifacts", "files_told", "is_next", "read_artifact"]
-
 
 def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
     """Return what is there of a running task, in the order of its artifacts; else nothing."""

@@ -18,8 +18,6 @@ from swell.outbox import Outbox, Watch
 from swell.registry import Registry
 from swell.webhook import ENDS, NATIVE
 
-__all__ = ["REFRESH_S", "Endpoint", "EndpointState", "Endpoints", "place_of_endpoint"]
-
 #: How often what other backends have changed is read, in seconds.
 REFRESH_S: Final = 2.0
 

@@ -9,8 +9,6 @@ from swell.api.tasks import find_task
 from swell.api.views import encode_task
 from swell.errors import NotFound, Unavailable
 
-__all__ = ["erase"]
-
 
 async def erase(service: Service, call: Call) -> Reply:
     """`DELETE /v1/tasks/{id}`."""

@@ -36,20 +36,6 @@ import msgspec
 
 from swell.api.pace import Pace, Window, learn
 
-__all__ = [
-    "Estimate",
-    "EtaSeconds",
-    "Load",
-    "ServiceStats",
-    "ServiceTimes",
-    "after_first",
-    "estimate",
-    "first_pace",
-    "load_of",
-    "retry_after_s",
-    "summarize",
-]
-
 #: Where a normal variable's lowest and highest tenth begin, in standard deviations.
 _Z10: Final = 1.2816
 

@@ -29,8 +29,6 @@ from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
 from swell.task import Task, TaskState
 
-__all__ = ["Teller", "frame", "queued_data", "relay", "stream_events"]
-
 _log = structlog.get_logger("swell.api")
 
 _HEADERS = [

@@ -9,8 +9,6 @@ from swell.api.views import encode
 from swell.errors import Conflict, InvalidInput
 from swell.favourites import Favourite, Viewer
 
-__all__ = ["disfavour", "favour"]
-
 
 async def favour(service: Service, call: Call) -> Reply:
     """`PUT /v1/tasks/{id}/favourite`."""

@@ -11,8 +11,6 @@ from swell.errors import NoWorker, WouldExpire
 from swell.stages import stages_ahead
 from swell.task import NewTask, Task, again
 
-__all__ = ["check_can_run", "check_can_run_again", "check_deadline", "late_of"]
-
 #: After how many seconds a caller may ask again for a model that nobody serves.
 _NO_WORKER_RETRY_S: Final = "10"
 

@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from swell.api import markdown
 
-__all__ = ["described", "fields"]
-
 #: So many of a field's choices are named.
 _MOST_CHOICES: Final = 30
 

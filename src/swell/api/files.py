@@ -36,23 +36,6 @@ from swell.errors import (
 from swell.objects import ObjectInfo, Objects
 from swell.task import Artifact, Task, TaskState, new_id
 
-__all__ = [
-    "READ_URL_S",
-    "byte_range",
-    "check_files",
-    "comes_from_its_url",
-    "file_reply",
-    "get_artifact",
-    "keep_upload",
-    "may_name_files",
-    "name_files",
-    "plain_type",
-    "preferred_file",
-    "put_artifact",
-    "read_file",
-    "upload",
-]
-
 _log = structlog.get_logger("swell.api")
 
 _RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")

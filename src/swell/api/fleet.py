@@ -21,9 +21,6 @@ from swell.registry import Registry, WorkerInfo
 from swell.store import Hold
 from swell.task import Task
 
-__all__ = ["Fleet", "Rival", "Worker", "never_dead", "worker_state"]
-
-
 #: Whether there is a worker after all is looked up so often at most, in seconds.
 _LOOK_AGAIN_S: Final = 0.25
 

@@ -16,8 +16,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from swell.errors import InvalidRequest
 
-__all__ = ["FilePart", "Part", "open_form", "read_parts"]
-
 #: Parts of a form, with or without a file: each costs a little time.
 _MAX_PARTS: Final = 100
 

@@ -11,8 +11,6 @@ from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
 from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
 
-__all__ = ["keep_samples", "sample_views", "show_sample"]
-
 #: A sample's address holds its digest, so what lies there never changes.
 _FOREVER = b"public, max-age=31536000, immutable"
 

@@ -11,17 +11,6 @@ from urllib.parse import urlsplit
 
 from swell.errors import InvalidRequest
 
-__all__ = [
-    "GUARDS",
-    "GUARD_LINES",
-    "NO_POLICY",
-    "POLICY",
-    "SAFE_LINES",
-    "Hosts",
-    "Origins",
-    "host_name",
-]
-
 Headers = list[tuple[bytes, bytes]]
 
 POLICY: Final = b"content-security-policy"

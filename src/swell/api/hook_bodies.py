@@ -19,18 +19,6 @@ from swell.results import Artifact
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, EVENTS, STARTED
 
-__all__ = [
-    "MAX_BODY_BYTES",
-    "SO_FAR",
-    "Form",
-    "HookBody",
-    "Seal",
-    "SealOf",
-    "as_it_was",
-    "native",
-    "written",
-]
-
 #: Bodies are kept below this where leaving out what was asked and what came of it is enough.
 MAX_BODY_BYTES: Final = 20_000
 

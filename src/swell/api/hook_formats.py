@@ -10,8 +10,6 @@ from swell.api.facades.replicate.webhooks import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native
 from swell.webhook import ENDS, NATIVE
 
-__all__ = ["FORMATS", "SEALS"]
-
 #: Name of a format → what writes it.
 FORMATS: Final[Mapping[str, Form]] = {
     NATIVE: Form(native),

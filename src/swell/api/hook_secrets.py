@@ -15,8 +15,6 @@ from swell.errors import InvalidRequest, Unavailable
 from swell.registry import Registry
 from swell.webhooks.signing import new_secret
 
-__all__ = ["DEFAULT_SECRET", "HookSecrets", "SigningPair", "rotated"]
-
 #: Of this name each key has one, without asking.
 DEFAULT_SECRET: Final = "default"
 

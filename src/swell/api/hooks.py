@@ -31,8 +31,6 @@ from swell.webhook import NATIVE, PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.send import HttpSender, Letter
 
-__all__ = ["Hooks", "checked_url"]
-
 _log = structlog.get_logger("swell.webhooks")
 
 #: Of one task and kind, what passes by is told at most so often, in seconds.
@@ -282,7 +280,6 @@ class _Receivers:
         self._keys: tuple[float, dict[str, ApiKey]] = (0.0, {})
 
     async def letter(self, delivery: Delivery) -> Letter:
-        """See `swell.webhooks.dispatcher.Receivers.letter`."""
         (task,) = await self._backend.store.get([delivery.task_id])
         if task is None:
             raise Unsendable("the task is not kept any longer")
@@ -318,11 +315,9 @@ class _Receivers:
         )
 
     def paused(self) -> list[str]:
-        """See `swell.webhooks.dispatcher.Receivers.paused`."""
         return self._endpoints.paused()
 
     async def gone(self, delivery: Delivery) -> None:
-        """See `swell.webhooks.dispatcher.Receivers.gone`."""
         if delivery.endpoint:
             disabled = EndpointState.DISABLED
             reason = "it answered 410 Gone"
@@ -330,7 +325,6 @@ class _Receivers:
             _log.warning("an endpoint wants nothing any more", endpoint=delivery.endpoint)
 
     def told(self, delivery: Delivery) -> None:
-        """See `swell.webhooks.dispatcher.Receivers.told`."""
         is_over = delivery.due_at is None
         outcome = delivery.state.value if is_over else "retried"
         counts = self._metrics.webhooks

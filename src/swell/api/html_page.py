@@ -5,8 +5,6 @@ from typing import Final
 
 from swell.api.call import Reply
 
-__all__ = ["page"]
-
 _HTML: Final = b"text/html; charset=utf-8"
 
 _STYLE: Final = """

@@ -4,8 +4,6 @@ from typing import Final
 
 from swell.errors import TooLarge
 
-__all__ = ["MAX_VALUES", "MAX_WORKER_VALUES", "check_values", "count_values"]
-
 #: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
 MAX_VALUES: Final = 50_000
 

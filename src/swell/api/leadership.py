@@ -16,8 +16,6 @@ from swell.clock import Clock
 from swell.errors import SwellError
 from swell.registry import Registry
 
-__all__ = ["DUTY_LEASE_S", "Leadership"]
-
 #: A backend that dies is replaced after so long, in seconds.
 DUTY_LEASE_S: Final = 6.0
 #: A duty is renewed, or asked for, so often, in seconds.

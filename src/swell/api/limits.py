@@ -32,8 +32,6 @@ from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task
 
-__all__ = ["SHARE_EVERY_S", "Allowance", "Limits", "effective_limits", "too_many"]
-
 _log = structlog.get_logger("swell.api")
 
 T = TypeVar("T")

@@ -6,8 +6,6 @@ import psutil
 
 from swell.registry import WorkerInfo
 
-__all__ = ["is_dead"]
-
 #: A process that started so much later than its worker registered, in seconds, is another one.
 _SLACK_S = 5.0
 

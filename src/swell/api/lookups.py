@@ -10,8 +10,6 @@ from typing import Final
 from swell.store import Store
 from swell.task import Task
 
-__all__ = ["Lookups"]
-
 #: Tasks read by one call.
 _BATCH: Final = 500
 

@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["first_line", "parted", "to_html"]
-
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _STRONG: Final = re.compile(r"\*\*([^*\n]+)\*\*")
 #: Neither part goes past another `[`, so that every character is looked at once.

@@ -17,8 +17,6 @@ from swell.outbox import Outbox
 from swell.registry import Registry
 from swell.store import Store
 
-__all__ = ["metered"]
-
 #: Calls that wait for something to happen: only their errors are counted.
 _WAITING: Final = frozenset({"lease", "news"})
 

@@ -24,8 +24,6 @@ from swell.broker import Depth
 from swell.dispatch import Switches
 from swell.scaling import CHANGES, ENDS, ScalingStatus
 
-__all__ = ["CONTENT_TYPE", "METRICS", "PROCESS_METRICS", "Histogram", "Metrics", "Snapshot"]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _RELEASE: Final = version_of("swell")

@@ -11,8 +11,6 @@ from swell.errors import SwellError
 from swell.events import Event, EventKind, Lives, event_of
 from swell.task import Task, TaskState
 
-__all__ = ["catch_up", "hear", "is_to_stop", "take_events", "take_lives", "take_news"]
-
 _log = structlog.get_logger("swell.api")
 
 #: Tasks that are read at once after something was missed.

@@ -11,11 +11,6 @@ from swell.api.route import Body, Response, Route
 from swell.errors import Forbidden, Internal, SwellError, TooManyRequests, Unauthenticated
 from swell.registry import Scope
 
-__all__ = [
-    "all_errors",
-    "describe",
-]
-
 #: Of others, such as QUERY, OpenAPI 3.1 knows nothing.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -51,28 +51,6 @@ from swell.phases import StartupKind
 from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
 from swell.signing import rotate_secrets
 
-__all__ = [
-    "drain_worker",
-    "get_model",
-    "health_live",
-    "health_ready",
-    "list_audit",
-    "list_keys",
-    "list_models",
-    "list_queues",
-    "list_versions",
-    "list_workers",
-    "make_key",
-    "model_name",
-    "model_view",
-    "new_secret",
-    "own_key",
-    "revoke_key",
-    "rotate_signing",
-    "show_metrics",
-    "shown_once",
-]
-
 #: A worker that was lost longer ago is not among the numbers: nobody would wait for it any more.
 _LOST_TOLD_S: Final = 3600.0
 

@@ -25,8 +25,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Meter", "Pace", "Window", "learn"]
-
 #: So many tasks make a window, and weigh as much as all that was known before.
 WINDOW: Final = 16
 

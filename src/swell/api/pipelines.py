@@ -9,8 +9,6 @@ from swell.errors import InvalidInput, InvalidModel
 from swell.pipeline_cards import Declared, Unknown, card_of
 from swell.registry import ModelCard
 
-__all__ = ["register_pipelines"]
-
 _log = structlog.get_logger("swell.api")
 
 

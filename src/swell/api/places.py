@@ -11,8 +11,6 @@ from swell.broker import Rank
 from swell.clock import Clock
 from swell.task import Task, TaskState
 
-__all__ = ["Places", "between"]
-
 #: For how long an inexact place of a long queue stands for its newcomers, in seconds.
 _FAR_S: Final = 0.25
 

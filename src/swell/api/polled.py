@@ -16,8 +16,6 @@ from swell.clock import Clock
 from swell.events import Event, EventKind
 from swell.task import Task, TaskState
 
-__all__ = ["Polled"]
-
 #: For how long a task is listened to that nobody asks about any more, in seconds.
 _QUIET_S: Final = 15.0
 

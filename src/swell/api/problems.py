@@ -13,16 +13,6 @@ import msgspec
 from swell.api.call import Reply
 from swell.errors import Internal, SwellError
 
-__all__ = [
-    "ERROR_TYPES",
-    "ErrorEcho",
-    "FieldProblem",
-    "Problem",
-    "closest",
-    "family_of",
-    "problem_reply",
-]
-
 PROBLEM_TYPE = b"application/problem+json"
 
 

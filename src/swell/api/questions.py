@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Questions"]
-
 K = TypeVar("K")
 R = TypeVar("R")
 

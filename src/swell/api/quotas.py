@@ -34,8 +34,6 @@ from swell.registry import Registry
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task, TaskState, new_id
 
-__all__ = ["LOOK_EVERY_S", "SETTLE_EVERY_S", "Quotas"]
-
 #: Which keys have quotas is looked up so often, in seconds.
 _FRESH_S: Final = 2.0
 

@@ -18,8 +18,6 @@ from swell.adoption.votes import League, ballots_of, counted, in_words
 from swell.api.comparison_messages import RatingList, RatingView
 from swell.registry import Registry
 
-__all__ = ["Ratings"]
-
 _NOTE: Final = "adoption/ratings"
 
 Closed = Sequence[tuple[str, datetime]]

@@ -12,8 +12,6 @@ from swell.api.cards import pointer_of
 from swell.api.problems import closest
 from swell.errors import FieldError, InvalidInput, InvalidRequest
 
-__all__ = ["Reader", "check_json", "convert_fields", "read_query"]
-
 T = TypeVar("T")
 
 _UNKNOWN = re.compile(r"unknown field `(.*?)`(?: - at `(.*)`)?", re.S)

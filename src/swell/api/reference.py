@@ -16,8 +16,6 @@ from swell.api.problems import ERROR_TYPES
 from swell.api.route import Route
 from swell.api.routes import GROUPS, ROUTES
 
-__all__ = ["metrics_markdown", "write"]
-
 _HEAD: Final = """# HTTP reference
 
 `python -m swell.api.reference` writes this page from the route table. A running

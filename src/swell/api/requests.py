@@ -9,8 +9,6 @@ from swell.api.call import Call, Reply
 from swell.clock import Clock
 from swell.telemetry import printable, request_id, trace_id_of
 
-__all__ = ["CLIENT_GONE", "Requests", "plain_path"]
-
 _log = structlog.get_logger("swell.requests")
 
 #: What a client may call its request: nothing that could break a line of a log, or fill it.

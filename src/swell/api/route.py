@@ -10,8 +10,6 @@ from swell.api.service import Service
 from swell.errors import SwellError
 from swell.registry import Scope
 
-__all__ = ["IDEMPOTENCY_KEY", "Body", "Handler", "Header", "Refusal", "Response", "Route"]
-
 #: None means that the handler has written its answer itself.
 Handler = Callable[[Service, Call], Awaitable[Reply | None]]
 

@@ -70,8 +70,6 @@ from swell.phases import Startup
 from swell.registry import Scope
 from swell.weights.sources import WeightsAnswer, WeightsRequest
 
-__all__ = ["GROUPS", "ROUTES", "served_routes"]
-
 #: Headings of the reference and tags of OpenAPI, with what they hold.
 GROUPS: Final = {
     "Tasks": "Create tasks, follow them, and read their results.",

@@ -15,17 +15,6 @@ from swell.results import Artifact
 from swell.stages import Done, Run, Sight, Stage, input_of, may_run
 from swell.task import NewTask, Task
 
-__all__ = [
-    "drawn_of",
-    "drawn_of_stage",
-    "images_of_stage",
-    "made_by",
-    "pack_of",
-    "pack_of_stage",
-    "pictures_in",
-    "samples_of",
-]
-
 
 def samples_of(cards: Cards, task: Task | NewTask) -> int:
     """Return how many samples a task makes.

@@ -40,8 +40,6 @@ from swell.scaling import (
 if TYPE_CHECKING:
     from swell.api.service import Service
 
-__all__ = ["Scaling", "pool_scaling_view", "show_scaling"]
-
 #: A note that is told anew so much after the end of its bin is there in time, in seconds.
 _SOON_S: Final = 0.05
 

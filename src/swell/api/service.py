@@ -73,8 +73,6 @@ from swell.task import NewTask, Task, TaskState, has_gone_on
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
 
-__all__ = ["Service"]
-
 #: For how long a look at other models' backlogs is good enough for an estimate, in seconds.
 _BACKLOG_S: Final = 0.1
 

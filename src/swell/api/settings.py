@@ -23,8 +23,6 @@ from swell.telemetry import Tracer
 from swell.webhooks.schedule import SCHEDULE_S
 from swell.weights.store import WeightStore
 
-__all__ = ["ApiSettings", "Backend", "Retention", "WebhookSettings"]
-
 #: A hook of start-up or shut-down.
 Hook = Callable[[], Awaitable[None]]
 

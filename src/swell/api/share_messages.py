@@ -8,16 +8,6 @@ from msgspec import Meta
 from swell.api.messages import Moment, Zoned
 from swell.task import SHOWN_LARGE_PX
 
-__all__ = [
-    "ShareList",
-    "ShareRequest",
-    "ShareView",
-    "SharedPictureQuery",
-    "SharedPictureView",
-    "SharedView",
-    "SharesQuery",
-]
-
 
 class ShareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a share link."""

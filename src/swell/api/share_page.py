@@ -10,8 +10,6 @@ from swell.api.share_messages import SharedPictureView, SharedView
 from swell.api.shares import UNLISTED, find_shared
 from swell.errors import NotFound
 
-__all__ = ["shared_page"]
-
 _WORDS: Final = {
     "en": {
         "picture": "A picture",

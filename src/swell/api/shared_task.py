@@ -10,8 +10,6 @@ from swell.api.thumbnails import has_thumbnail
 from swell.sharing import ShareLink
 from swell.task import SHOWN_LARGE_PX, Artifact, Task
 
-__all__ = ["pictures_of", "settings_of", "shared_view"]
-
 #: A field of a model whose text is what a picture was asked for by.
 _PROMPT = "prompt"
 

@@ -31,18 +31,6 @@ from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
 from swell.task import Task, TaskState, is_id
 
-__all__ = [
-    "UNLISTED",
-    "find_shared",
-    "get_share",
-    "list_shares",
-    "look",
-    "make_guest_key",
-    "share",
-    "show_picture",
-    "unshare",
-]
-
 _request = Reader(ShareRequest)
 
 #: No search engine is to list what was shared with some.

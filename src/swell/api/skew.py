@@ -9,8 +9,6 @@ from swell.clock import Clock
 from swell.errors import Unavailable
 from swell.store import Store
 
-__all__ = ["COMPARE_EVERY_S", "MOST_SKEW_S", "Skew"]
-
 _log = structlog.get_logger("swell.api")
 
 #: A backend whose clock differs by more hands out no leases and sweeps nothing, in seconds.

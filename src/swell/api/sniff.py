@@ -10,8 +10,6 @@ Source:
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["HEAD_BYTES", "is_allowed", "sniffed_type"]
-
 #: So many of the first bytes decide.
 HEAD_BYTES: Final = 1024
 

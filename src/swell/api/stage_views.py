@@ -8,8 +8,6 @@ from swell.api.messages import ArtifactView, StageView
 from swell.stages import Done, Run, Stage
 from swell.task import Task, TaskState
 
-__all__ = ["stage_views"]
-
 
 def stage_views(
     task: Task, run: Run, show: Callable[[Done], tuple[msgspec.Raw, list[ArtifactView]]]

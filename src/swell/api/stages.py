@@ -13,8 +13,6 @@ from swell.objects import Objects
 from swell.stages import NamedFile, Run, Sight, begin, input_of
 from swell.task import NewTask, Settlement, Task, TaskState
 
-__all__ = ["at_first_stage", "going_on", "leased_stage"]
-
 _replace = msgspec.structs.replace
 
 

@@ -8,8 +8,6 @@ from swell.clock import Clock
 from swell.errors import TooManyRequests
 from swell.phases import Startup, StartupState, family
 
-__all__ = ["Starts"]
-
 #: So many pools, and sets of models, may be new within `_FORGOTTEN_S`; so many may be under way.
 MAX_POOLS: Final = 1_000
 MAX_FAMILIES: Final = 10_000

@@ -49,20 +49,6 @@ from swell.registry import KeptStartup, Scope, WorkerInfo
 from swell.scaling import DECISIONS, Decision, PoolScaling, read
 from swell.survival import Observation, quantiles
 
-__all__ = [
-    "account_told",
-    "end_startups",
-    "hear_of_startups",
-    "keep_startup",
-    "list_ledger",
-    "list_pools",
-    "look_after_startups",
-    "register_startup",
-    "starting",
-    "startup_of_worker",
-    "startup_view",
-]
-
 _log = structlog.get_logger("swell.api")
 
 _SHARES: Final = (0.5, 0.9, 0.99)

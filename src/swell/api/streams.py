@@ -12,8 +12,6 @@ from typing import Any
 from swell.api.call import Call, poll
 from swell.task import Task
 
-__all__ = ["KEEP_ALIVE", "Stream", "Streams"]
-
 KEEP_ALIVE = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
 
 

@@ -7,8 +7,6 @@ from swell.api.views import encode
 from swell.errors import NotFound
 from swell.styles import Style
 
-__all__ = ["list_styles", "show_picture"]
-
 #: A picture's address holds its digest, so what lies there never changes.
 _FOREVER = b"public, max-age=31536000, immutable"
 

@@ -20,8 +20,6 @@ from swell.events import TERMINAL_ID
 from swell.store import Accepted
 from swell.task import NewTask, Task
 
-__all__ = ["accept", "check", "follow", "note_new", "prefer_wait_s"]
-
 _WAIT: Final = re.compile(rb"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?=$|[,;\s])")
 
 

@@ -15,8 +15,6 @@ from swell.money.tariffs import TARIFFS, PoolTariff, Step, price_at
 from swell.registry import Registry, WorkerInfo
 from swell.scaling import read
 
-__all__ = ["Tariffs"]
-
 
 class Tariffs:
     """What was heard last.

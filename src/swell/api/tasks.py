@@ -50,21 +50,6 @@ from swell.store import Accepted, TaskFilter
 from swell.task import NewTask, Task
 from swell.words import MOST_SOUGHT, words_of
 
-__all__ = [
-    "cancel",
-    "cancel_task",
-    "create",
-    "create_batch",
-    "find_task",
-    "get",
-    "list_dead",
-    "list_tasks",
-    "only_own",
-    "replay",
-    "replay_many",
-    "retry",
-]
-
 #: Of so many tasks words are kept before tasks are sought by them; of more a duty does it in time.
 _WORDS_BEFORE: Final = 500
 

@@ -15,8 +15,6 @@ from swell.errors import InvalidRequest, NotFound
 from swell.objects import ObjectInfo, Objects
 from swell.task import THUMBNAIL_WIDTHS, thumbnail_key
 
-__all__ = ["Thumbnails", "has_thumbnail", "width_of"]
-
 #: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
 #: WebP and AVIF hold up to four times; what comes after is done band by band.
 _MOST_PIXELS: Final = 40_000_000

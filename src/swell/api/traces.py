@@ -9,8 +9,6 @@ from swell.store import Accepted
 from swell.task import Task
 from swell.telemetry import Span, Trace, Tracer, client_trace
 
-__all__ = ["Traces"]
-
 
 class Traces:
     """The backend's part of traces; without a tracer, nothing.

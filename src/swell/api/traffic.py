@@ -13,8 +13,6 @@ from swell.api.service import Service
 from swell.registry import WorkerInfo
 from swell.task import NewTask
 
-__all__ = ["split", "staged_queues", "suits_its_part"]
-
 #: Whoever cannot be told from others is another one each time.
 _draw: Final = random.SystemRandom().random
 

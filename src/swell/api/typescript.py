@@ -13,8 +13,6 @@ from swell.api.route import Route
 from swell.api.routes import GROUPS, ROUTES
 from swell.registry import Scope
 
-__all__ = ["write"]
-
 _PLAIN: Final = {
     "string": "string",
     "integer": "number",

@@ -23,16 +23,6 @@ from swell.task import Artifact, Task, warnings_of
 from swell.telemetry import trace_id_of
 from swell.webhook import Webhook
 
-__all__ = [
-    "UrlMaker",
-    "artifact_view",
-    "encode",
-    "encode_task",
-    "resolve_files",
-    "task_view",
-    "with_url",
-]
-
 encode = msgspec.json.Encoder().encode
 
 #: Width of the thumbnails that tasks name, in px.

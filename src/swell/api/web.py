@@ -14,8 +14,6 @@ from swell.api.call import Call, Reply
 from swell.api.headers import GUARDS, POLICY
 from swell.api.settings import ApiSettings
 
-__all__ = ["WebApp", "built_app"]
-
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 
 _TYPES: Final = {

@@ -30,23 +30,6 @@ from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope
 from swell.webhooks.signing import new_secret
 
-__all__ = [
-    "create",
-    "delete",
-    "get",
-    "get_delivery",
-    "list_deliveries",
-    "list_endpoints",
-    "new_signing_secret",
-    "pause",
-    "replay",
-    "replay_failed",
-    "resume",
-    "rotate",
-    "show_secret",
-    "show_signing_secret",
-]
-
 _endpoint = Reader(EndpointRequest)
 _rotation = Reader(HookRotateRequest)
 _since = Reader(HookReplayRequest)

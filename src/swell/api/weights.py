@@ -16,8 +16,6 @@ from swell.weights.listing import check_digest
 from swell.weights.signed import parts_of
 from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
 
-__all__ = ["show_weights"]
-
 _request = Reader(WeightsRequest)
 _encode = msgspec.json.Encoder().encode
 

@@ -71,18 +71,6 @@ from swell.task import (
     new_token,
 )
 
-__all__ = [
-    "UploadsAnswer",
-    "UploadsRequest",
-    "lease",
-    "lease_tasks",
-    "register",
-    "register_worker",
-    "report",
-    "take_report",
-    "uploads",
-]
-
 _log = structlog.get_logger("swell.api")
 
 #: The most tasks that one lease or report hands out.

@@ -9,8 +9,6 @@ import structlog
 from swell.errors import SwellError
 from swell.objects import Objects
 
-__all__ = ["LOOK_EVERY_S", "Writable"]
-
 _log = structlog.get_logger("swell.api")
 
 #: Seconds between checks, and so the shortest pause in handing out tasks.

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["Prices", "Slot", "allocate", "cost", "prices_of"]
-
 #: What no pool has room for costs so much more than the dearest that does.
 _UNMET: Final = 1e6
 #: Less than this is nothing.

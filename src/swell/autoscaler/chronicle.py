@@ -15,8 +15,6 @@ from swell.autoscaler.history import Past, Usual, remember, usual
 from swell.registry import Registry
 from swell.scaling import read
 
-__all__ = ["PREFIX", "Chronicle"]
-
 #: How names of notes begin, before the model's.
 PREFIX: Final = "autoscaler.history "
 

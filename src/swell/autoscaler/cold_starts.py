@@ -14,8 +14,6 @@ import msgspec
 from swell.phases import READY, Startup, StartupKind, observations
 from swell.survival import Observation, Prior, Quantile, quantiles
 
-__all__ = ["UNKNOWN", "StartTimes", "start_times"]
-
 #: What is believed of a pool of which nothing is known: minutes, as of machines of a cloud that
 #: pull an image and load a model.
 UNKNOWN: Final = Prior(p50_s=180.0, p90_s=600.0)

@@ -30,8 +30,6 @@ from swell.provider import Instance, Refused, looking_only
 from swell.registry import Registry
 from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
 
-__all__ = ["DUTY", "Controller", "Policy", "Terms", "together"]
-
 _log = structlog.get_logger("swell.autoscaler")
 
 #: `plan(observation, state)`, with its settings.

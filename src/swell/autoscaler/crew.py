@@ -12,8 +12,6 @@ import msgspec
 from swell.provider import Instance, InstanceState
 from swell.registry import WorkerInfo
 
-__all__ = ["Crew", "boots_to_cancel", "crew_of", "paid_s", "workers_to_drain"]
-
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
     """The machines and workers of one pool, each in one place."""

@@ -22,8 +22,6 @@ from swell.provider import Instance, Notice
 from swell.registry import WorkerInfo
 from swell.scaling import CANCELLED, FAILED, LOST, TAKEN_BACK, Decision
 
-__all__ = ["Actions", "End", "Limits", "decide"]
-
 #: At most so many machines are asked for in one call.
 _AT_ONCE: Final = 50
 

@@ -6,8 +6,6 @@ from swell.accounts import tell_end
 from swell.autoscaler.crew import Crew
 from swell.registry import Registry
 
-__all__ = ["Ends"]
-
 
 class Ends:
     """Tells each end once, as long as its provider lists it.

@@ -8,8 +8,6 @@ from swell.provider import Instance
 from swell.registry import WorkerInfo
 from swell.scaling import CANCELLED, CUT_SHORT, DRAINED, FAILED, LOST, TAKEN_BACK
 
-__all__ = ["fate_of"]
-
 
 def fate_of(
     machine: Instance,

@@ -22,8 +22,6 @@ from typing import Final, NamedTuple
 
 from swell.autoscaler.outlook import Demand
 
-__all__ = ["NOISE", "NOISE_S", "Forecast", "Motion", "follow", "forecast", "fresh", "remember"]
-
 #: How long noise lasts, in seconds, and its standard deviation at first, as a share of the rate.
 NOISE_S: Final = 600.0
 NOISE: Final = 0.10

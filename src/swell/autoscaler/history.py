@@ -18,8 +18,6 @@ import msgspec
 
 from swell.arrivals import SPAN_S
 
-__all__ = ["EVERY_S", "Past", "Usual", "remember", "usual"]
-
 #: Steps of what is usual, in seconds, and how far it is told, to both sides.
 EVERY_S: Final = 60.0
 _FAR_S: Final = 3 * 3600.0

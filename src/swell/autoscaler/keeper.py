@@ -13,8 +13,6 @@ from swell.clock import Clock
 from swell.errors import Unavailable
 from swell.provider import Instance, InstanceState, LaunchRequest, Provider
 
-__all__ = ["Keeper", "RestartPolicy", "missing"]
-
 _log = logging.getLogger(__name__)
 
 

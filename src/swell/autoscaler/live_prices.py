@@ -25,8 +25,6 @@ from swell.provider import Instance, InstanceState
 from swell.registry import Registry
 from swell.scaling import read
 
-__all__ = ["Asking", "LivePrices", "after_answer", "after_silence", "standing"]
-
 _log = structlog.get_logger("swell.autoscaler")
 
 #: A cloud must answer within so long, in seconds.

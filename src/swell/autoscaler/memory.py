@@ -16,8 +16,6 @@ from swell.clock import Clock
 from swell.registry import Registry
 from swell.scaling import TAKEN_BACK, read
 
-__all__ = ["Closure", "Keeping", "Launch", "Memory", "expected"]
-
 #: Names of the notes.
 MEMORY: Final = "autoscaler.memory"
 HABITS: Final = "autoscaler.habits"

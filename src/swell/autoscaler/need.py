@@ -15,8 +15,6 @@ from swell.autoscaler.forecast import NOISE, NOISE_S, Forecast
 from swell.autoscaler.outlook import Demand
 from swell.autoscaler.seasonal import Habit, growth
 
-__all__ = ["CALM_SHARE", "Need", "Terms", "headroom", "need"]
-
 #: Of what may be late, so much is spent while all is calm; the rest is for crowds, which nobody
 #: can foresee.
 CALM_SHARE: Final = 0.3

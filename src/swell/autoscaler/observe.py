@@ -44,8 +44,6 @@ from swell.registry import ModelCard, Registry, WorkerInfo
 from swell.scaling import WORKLOAD, Workload, read
 from swell.survival import Prior
 
-__all__ = ["Observer", "Sight", "Timing", "demands", "rates_of"]
-
 _log = structlog.get_logger("swell.autoscaler")
 
 T = TypeVar("T")

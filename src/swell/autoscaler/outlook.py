@@ -8,17 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-__all__ = [
-    "Demand",
-    "Observation",
-    "Plan",
-    "PoolPlan",
-    "PoolView",
-    "Reason",
-    "Relief",
-    "State",
-]
-
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of one model."""

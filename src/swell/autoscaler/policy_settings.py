@@ -4,8 +4,6 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["PolicySettings"]
-
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
 _Micros = Annotated[int, msgspec.Meta(ge=0)]

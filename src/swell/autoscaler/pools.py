@@ -8,8 +8,6 @@ import msgspec
 
 from swell.provider import LaunchRequest, Provider
 
-__all__ = ["Pool"]
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:

@@ -5,8 +5,6 @@ from swell.autoscaler.requirement import Requirement
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.supply import Supply
 
-__all__ = ["of_model", "of_pool", "stale"]
-
 
 def stale(pool: Supply, age_s: float, most_s: float) -> Reason:
     """Return the reason for no decision on outdated state."""

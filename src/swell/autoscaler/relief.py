@@ -9,8 +9,6 @@ from swell.autoscaler.requirement import Requirement
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.supply import Supply
 
-__all__ = ["Launched", "launched", "relief"]
-
 #: (in how many seconds, samples per second) of workers that are asked for now.
 Launched = Sequence[tuple[float, float]]
 

@@ -10,8 +10,6 @@ from swell.autoscaler.outlook import Plan, PoolPlan, PoolView, Relief
 from swell.autoscaler.pools import Pool
 from swell.scaling import ModelScaling, PoolScaling, ScalingStatus
 
-__all__ = ["coming_of", "status_of"]
-
 #: A boot that takes longer than usual is expected within this part of what is usual.
 _OVERDUE: Final = 0.25
 

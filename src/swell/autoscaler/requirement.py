@@ -15,8 +15,6 @@ from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.seasonal import Habit, habit, known, learn
 from swell.autoscaler.supply import Supply
 
-__all__ = ["Requirement", "habits", "remembered", "requirements"]
-
 #: The headroom is corrected by what turns out late: by so many deviations for each second.
 _CORRECTED: Final = 5e-5
 #: Between two looks that are further apart than this, nobody knows what was late, in seconds.

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["Habit", "growth", "habit", "known", "learn"]
-
 _HALF_HOUR_S: Final = 1800.0
 _SLOTS: Final = 48
 _DAY_S: Final = 86400.0

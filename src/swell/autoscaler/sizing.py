@@ -10,8 +10,6 @@ from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.requirement import Requirement
 from swell.autoscaler.supply import Supply
 
-__all__ = ["Wish", "wishes"]
-
 #: Less than so much of a worker is not worth a whole one.
 _CRUMB: Final = 0.1
 #: Starts of two pools that differ by less count as equally long.

@@ -6,8 +6,6 @@ from swell.autoscaler.policy_settings import PolicySettings
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.supply import Supply
 
-__all__ = ["affordable", "hour_limit_micros"]
-
 
 def hour_limit_micros(settings: PolicySettings, spent_micros: int) -> int | None:
     """Return what an hour may cost now, in millionths of a dollar; None for any amount.

@@ -7,8 +7,6 @@ from typing import Final, NamedTuple
 
 from swell.autoscaler.outlook import PoolView
 
-__all__ = ["Boots", "Supply", "supply", "time_left_s"]
-
 #: A worker that is started is used for about so long, in seconds.
 USED_S: Final = 3600.0
 

@@ -13,18 +13,6 @@ from swell.adoption.life import Life
 from swell.adoption.traffic import asked_version, drawn_as, is_of_canary
 from swell.registry import WorkerInfo
 
-__all__ = [
-    "Brought",
-    "believed",
-    "brought_by",
-    "drawn_by",
-    "draws_of",
-    "last_of_live",
-    "leftovers",
-    "model_of",
-    "overdue",
-]
-
 #: A version, and when the worker that brought it registered, in seconds since 1970.
 Brought = tuple[str, float]
 

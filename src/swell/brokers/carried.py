@@ -30,8 +30,6 @@ from swell.fairness import USUAL_PRIORITY, band
 from swell.store import Hold, Start, Store
 from swell.task import NewTask, Released, Settlement, Task, TaskState
 
-__all__ = ["CarriedBroker", "CarriedSettings"]
-
 _log = structlog.get_logger("swell.broker")
 
 #: An id that was sent is looked up in the store after so long, in seconds.
@@ -443,7 +441,6 @@ class CarriedBroker:
     # ---- what becomes of tasks
 
     async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`."""
         await self._order.started(tasks)
         for task in tasks:
             lane = lane_of(task)
@@ -455,7 +452,6 @@ class CarriedBroker:
                     self._fill_soon(lane)
 
     async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`."""
         await self._order.ack(tasks)
         for task in tasks:
             self._let_go(task.id)
@@ -482,7 +478,6 @@ class CarriedBroker:
     # ---- who waits: the store's side knows
 
     async def depths(self) -> list[Depth]:
-        """See `Broker.depths`."""
         return await self._order.depths()
 
     async def ranks(
@@ -492,17 +487,14 @@ class CarriedBroker:
         return await self._order.ranks(tasks, served_with=served_with)
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        """See `Broker.rank_of_new`."""
         return await self._order.rank_of_new(task, served_with=served_with)
 
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
     ) -> list[Backlog]:
-        """See `Broker.backlogs`."""
         return await self._order.backlogs(models, priority, served_with=served_with)
 
     async def close(self) -> None:
-        """See `Broker.close`."""
         await self._intake.close()
         fillings = list(self._fillings.values())
         for filling in fillings:

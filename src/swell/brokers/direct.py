@@ -32,8 +32,6 @@ from swell.errors import SwellError
 from swell.phases import Startup
 from swell.store import Hold
 
-__all__ = ["DirectDispatch"]
-
 #: The most ids that one call to the backend starts.
 _START_N: Final = 512
 
@@ -75,11 +73,9 @@ class DirectDispatch:
         self._is_sure = False
 
     async def starting(self, startup: Startup) -> StartingAnswer:
-        """See `Dispatch.starting`."""
         return await self._remote.starting(startup)
 
     async def register(self, registration: Registration) -> Welcome:
-        """See `Dispatch.register`."""
         welcome = await self._remote.register(registration)
         if self._news is not None:
             # It speaks for a worker that is not known any more.
@@ -233,23 +229,18 @@ class DirectDispatch:
         return answer
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
-        """See `Dispatch.uploads`."""
         return await self._remote.uploads(worker_id, hold, keys)
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        """See `Dispatch.put`."""
         await self._remote.put(upload, data, content_type)
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
-        """See `Dispatch.fetch`."""
         return await self._remote.fetch(url)
 
     def open(self, url: str) -> AbstractAsyncContextManager[Incoming]:
-        """See `Dispatch.open`."""
         return self._remote.open(url)
 
     async def close(self) -> None:
-        """See `Dispatch.close`."""
         if self._news is not None:
             self._news.cancel()
             await asyncio.gather(self._news, return_exceptions=True)

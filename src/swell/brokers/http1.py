@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 
 import httptools
 
-__all__ = ["Answer", "ConnectionLost", "Http1Client"]
-
 
 class ConnectionLost(OSError):
     """The connection ended before the answer was complete."""

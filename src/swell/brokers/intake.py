@@ -18,8 +18,6 @@ from swell.brokers.lanes import Lane, Message, Queues, read
 from swell.clock import Clock
 from swell.errors import SwellError
 
-__all__ = ["Arrival", "Intake"]
-
 _log = structlog.get_logger("swell.broker")
 
 #: What nobody has taken goes back after so long, in seconds.

@@ -17,8 +17,6 @@ from swell.broker import LeaseRequest
 from swell.fairness import MOST_URGENT, USUAL_PRIORITY, band, note_passed, prefer, rotate
 from swell.task import Task, is_id
 
-__all__ = ["Lane", "Letter", "Message", "Queues", "Turns", "lane_of", "letter_of", "read"]
-
 #: So much of a queue's name stays readable in a lane's.
 _READABLE: Final = 40
 

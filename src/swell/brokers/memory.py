@@ -31,8 +31,6 @@ from swell.fairness import (
 from swell.store import Hold, Start, Store, TaskFilter
 from swell.task import NewTask, Task, TaskState
 
-__all__ = ["MemoryBroker"]
-
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
@@ -75,7 +73,6 @@ class MemoryBroker:
         self._is_closed = False
 
     async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`."""
         for task in tasks:
             waits = task.state is TaskState.QUEUED and task.available_at is None
             if not waits or task.id in self._entries:
@@ -111,7 +108,6 @@ class MemoryBroker:
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
     ) -> list[Task]:
-        """See `Broker.lease`."""
         while True:
             if until is not None and until.done():
                 return []
@@ -197,7 +193,6 @@ class MemoryBroker:
         )
 
     async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`."""
         for task in tasks:
             self._drop(task.id)
             if task.state.is_terminal:
@@ -206,7 +201,6 @@ class MemoryBroker:
                     self._tags.pop((task.id, at), None)
 
     async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`."""
         for task in tasks:
             entry = self._entries.get(task.id)
             if entry is not None:
@@ -224,7 +218,6 @@ class MemoryBroker:
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
     ) -> list[Task]:
-        """See `Order.next_ready`."""
         model = queue.partition(":")[0]
         turns = copy.deepcopy(self._turns)
         for each in besides:
@@ -236,7 +229,6 @@ class MemoryBroker:
         return [task for task in tasks if task is not None]
 
     async def depths(self) -> list[Depth]:
-        """See `Broker.depths`."""
         depths: dict[str, Depth] = {}
         for state in (TaskState.QUEUED, TaskState.RUNNING):
             page = await self._store.page(TaskFilter(state=state), limit=1_000_000)
@@ -247,11 +239,9 @@ class MemoryBroker:
     async def ranks(
         self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
     ) -> list[Rank | None]:
-        """See `Broker.ranks`."""
         return [self._rank(self._entries.get(task.id), served_with) for task in tasks]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        """See `Broker.rank_of_new`."""
         clock = self._clocks[task.stage_model, task.key_id, task.priority]
         entry = _entry(task, clock.peek(task.user or ""), _AFTER_ALL)
         self._add(entry)
@@ -273,7 +263,6 @@ class MemoryBroker:
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
     ) -> list[Backlog]:
-        """See `Broker.backlogs`."""
         found = []
         for model in models:
             queues = served_with.get(model)
@@ -295,7 +284,6 @@ class MemoryBroker:
         return found
 
     async def close(self) -> None:
-        """See `Broker.close`."""
         self._is_closed = True
         self._wake()
 

@@ -25,8 +25,6 @@ from swell.addresses.nats_address import NatsAddress
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 from swell.errors import Unavailable
 
-__all__ = ["NatsQueues"]
-
 _log = structlog.get_logger("swell.broker")
 
 #: How long the server may take to answer, in seconds.
@@ -349,7 +347,6 @@ class NatsQueues(Queues):
     # ---- what becomes of messages
 
     async def forget(self, messages: Sequence[Message]) -> None:
-        """See `Queues.forget`."""
         await self._tell(messages, b"+ACK")
 
     async def extend(self, messages: Sequence[Message], hold_s: float) -> None:
@@ -357,7 +354,6 @@ class NatsQueues(Queues):
         await self._tell(messages, b"+WPI")
 
     async def put_back(self, messages: Sequence[Message]) -> None:
-        """See `Queues.put_back`."""
         await self._tell(messages, b"-NAK")
 
     async def _tell(self, messages: Sequence[Message], what: bytes) -> None:
@@ -376,13 +372,11 @@ class NatsQueues(Queues):
         await self._tell(messages, b"+TERM")
 
     def hold_for(self, hold_s: float) -> None:
-        """See `Queues.hold_for`."""
         if hold_s != self._hold_s:
             self._hold_s = hold_s
             self._known.clear()
 
     async def close(self) -> None:
-        """See `Queues.close`."""
         if self._is_closed:
             return
         self._is_closed = True

@@ -15,8 +15,6 @@ from swell.background import log_failure
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 from swell.errors import SwellError
 
-__all__ = ["Post"]
-
 _log = structlog.get_logger("swell.broker")
 
 #: How long `close` waits for what is on its way, in seconds.

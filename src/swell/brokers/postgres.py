@@ -42,8 +42,6 @@ from swell.stores.postgres.session import Session
 from swell.stores.postgres.view import LineCut
 from swell.task import NewTask, Task, TaskState
 
-__all__ = ["PostgresBroker"]
-
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
@@ -68,7 +66,6 @@ class PostgresBroker:
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
     ) -> list[Task]:
-        """See `Broker.lease`."""
         state = self._database.state
         queues = [queue for queue, _, _ in request.queues]
         self._database.ask(queues)
@@ -104,8 +101,6 @@ class PostgresBroker:
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
     ) -> list[Task]:
-        """See `Order.next_ready`."""
-
         async def action(session: Session) -> list[Task]:
             session.state.tell([queue])
             await session.look([queue], n, is_only_read=True)
@@ -119,7 +114,6 @@ class PostgresBroker:
         return await self._database.write(action, is_late=True)
 
     async def depths(self) -> list[Depth]:
-        """See `Broker.depths`."""
         ready = await self._database.read("ready_depths")
         woken = await self._database.read("woken_depths")
         return depths_of(ready, woken)
@@ -127,7 +121,6 @@ class PostgresBroker:
     async def ranks(
         self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
     ) -> list[Rank | None]:
-        """See `Broker.ranks`."""
         waiting = [
             task for task in tasks if task.state is TaskState.QUEUED and task.available_at is None
         ]
@@ -137,7 +130,6 @@ class PostgresBroker:
         return [found.get(task.id) for task in tasks]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        """See `Broker.rank_of_new`."""
         clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
         (rank,) = await self._ranks([(task, tag, _AFTER_ALL)], served_with)
@@ -181,12 +173,10 @@ class PostgresBroker:
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
     ) -> list[Backlog]:
-        """See `Broker.backlogs`."""
         state = self._database.state
         return [backlog_of(state, model, priority, served_with) for model in models]
 
     async def close(self) -> None:
-        """See `Broker.close`."""
         self._is_closed = True
         for until in self._waits:
             if not until.done():

@@ -22,17 +22,6 @@ from swell.fairness import (
 from swell.stores.lines import Line
 from swell.task import NewTask, Task
 
-__all__ = [
-    "EXACT_RANKS",
-    "State",
-    "backlog_of",
-    "depths_of",
-    "in_line",
-    "least_of",
-    "queues_before",
-    "rank_of",
-]
-
 #: Ranks are counted exactly up to here.
 EXACT_RANKS = 200
 

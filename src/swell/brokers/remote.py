@@ -48,8 +48,6 @@ from swell.errors import (
 from swell.phases import Startup
 from swell.store import Hold
 
-__all__ = ["RemoteDispatch"]
-
 AnswerT = TypeVar("AnswerT")
 
 #: A call that takes longer than its wait and this, in seconds, is as good as lost.
@@ -137,27 +135,22 @@ class RemoteDispatch:
         self._given: OrderedDict[str, None] = OrderedDict()
 
     async def starting(self, startup: Startup) -> StartingAnswer:
-        """See `Dispatch.starting`."""
         return await self._post("starting", startup, StartingAnswer)
 
     async def register(self, registration: Registration) -> Welcome:
-        """See `Dispatch.register`."""
         return await self._post("register", registration, Welcome)
 
     async def lease(self, ask: Ask) -> Grant:
-        """See `Dispatch.lease`."""
         grant = await self._post("lease", ask, Grant, wait_s=ask.wait_s)
         self._learn(grant.tasks)
         return grant
 
     async def report(self, report: Report) -> ReportAnswer:
-        """See `Dispatch.report`."""
         answer = await self._post("report", report, ReportAnswer)
         self._learn(answer.tasks)
         return answer
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
-        """See `Dispatch.uploads`."""
         ask = _UploadsAsk(worker_id=worker_id, hold=hold, keys=list(keys))
         return (await self._post("uploads", ask, _Uploads)).uploads
 
@@ -187,7 +180,6 @@ class RemoteDispatch:
             ) from error
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        """See `Dispatch.put`."""
         # As it was signed, to the letter.
         url = URL(self._absolute(upload.url), encoded=True)
         headers = {"content-type": content_type} | upload.headers
@@ -303,7 +295,6 @@ class RemoteDispatch:
         return self._session
 
     async def close(self) -> None:
-        """See `Dispatch.close`."""
         self._client.close()
         await self._outside.close()
         if self._session is not None:

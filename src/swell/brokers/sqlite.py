@@ -38,8 +38,6 @@ from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Session
 from swell.task import NewTask, Task, TaskState
 
-__all__ = ["SqliteBroker"]
-
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
@@ -64,8 +62,6 @@ class SqliteBroker:
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
     ) -> list[Task]:
-        """See `Broker.lease`."""
-
         def action(session: Session) -> list[Task]:
             return _lease(session, request)
 
@@ -99,22 +95,18 @@ class SqliteBroker:
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
     ) -> list[Task]:
-        """See `Order.next_ready`."""
-
         def action(session: Session) -> list[Task]:
             return list(itertools.islice(_next_ready(session, queue, n, is_usual, besides), n))
 
         return await self._database.write(action, is_late=True)
 
     async def depths(self) -> list[Depth]:
-        """See `Broker.depths`."""
         ready, woken = await self._database.read_slowly(("ready_depths", ()), ("woken_depths", ()))
         return depths_of(ready, woken)
 
     async def ranks(
         self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
     ) -> list[Rank | None]:
-        """See `Broker.ranks`."""
         return [
             self._rank(task, task.tag, task.id, served_with)
             if task.state is TaskState.QUEUED and task.available_at is None
@@ -123,7 +115,6 @@ class SqliteBroker:
         ]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        """See `Broker.rank_of_new`."""
         clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
         tag = 0.0 if clock is None else clock.peek(task.user or "")
         return self._rank(task, tag, _AFTER_ALL, served_with)
@@ -141,12 +132,10 @@ class SqliteBroker:
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
     ) -> list[Backlog]:
-        """See `Broker.backlogs`."""
         state = self._database.state
         return [backlog_of(state, model, priority, served_with) for model in models]
 
     async def close(self) -> None:
-        """See `Broker.close`."""
         self._is_closed = True
         for until in self._waits:
             if not until.done():

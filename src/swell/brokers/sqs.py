@@ -25,8 +25,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from swell.brokers.lanes import Lane, Letter, Message, Queues
 from swell.errors import InvalidRequest, Unavailable
 
-__all__ = ["SqsQueues"]
-
 T = TypeVar("T")
 
 #: The most that one call takes or brings.
@@ -177,8 +175,6 @@ class SqsQueues(Queues):
     # ---- messages
 
     async def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
-        """See `Queues.send`."""
-
         def send(batch: Sequence[Letter]) -> None:
             entries = [
                 {
@@ -236,8 +232,6 @@ class SqsQueues(Queues):
         return found
 
     async def forget(self, messages: Sequence[Message]) -> None:
-        """See `Queues.forget`."""
-
         def forget(batch: Sequence[Message]) -> None:
             with self._reached("did not delete messages"):
                 self._sqs().delete_message_batch(
@@ -247,11 +241,9 @@ class SqsQueues(Queues):
         await self._by_lane(forget, messages)
 
     async def extend(self, messages: Sequence[Message], hold_s: float) -> None:
-        """See `Queues.extend`."""
         await self._hold(messages, _whole(hold_s))
 
     async def put_back(self, messages: Sequence[Message]) -> None:
-        """See `Queues.put_back`."""
         await self._hold(messages, 0)
 
     async def _hold(self, messages: Sequence[Message], hold_s: int) -> None:
@@ -300,7 +292,6 @@ class SqsQueues(Queues):
         await asyncio.gather(*(self._call(partial(work, batch)) for batch in batches))
 
     def hold_for(self, hold_s: float) -> None:
-        """See `Queues.hold_for`."""
         self._hold_s = _whole(hold_s)
 
     async def close(self) -> None:

@@ -14,8 +14,6 @@ import msgspec
 from swell.broker import Offered
 from swell.task import Task
 
-__all__ = ["Place", "Window"]
-
 #: So many times the wait for an id that was sent again is doubled.
 _MOST_DOUBLED: Final = 3
 

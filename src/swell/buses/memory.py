@@ -17,8 +17,6 @@ from swell.buses.patience import Patience
 from swell.clock import Clock
 from swell.events import TERMINAL_ID, Event, EventKind, Lives
 
-__all__ = ["MemoryBus", "MemorySubscription"]
-
 #: What a slow reader loses first: the newest of these tells all that the older ones told.
 _FADING: Final = frozenset({EventKind.PROGRESS, EventKind.PREVIEW})
 

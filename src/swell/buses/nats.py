@@ -21,8 +21,6 @@ from swell.buses.wired import WiredBus
 from swell.clock import Clock
 from swell.errors import Unavailable
 
-__all__ = ["NatsBus", "NatsWire"]
-
 _log = structlog.get_logger("swell.buses")
 
 #: Largest message, though servers allow 1 MiB: a small one waits for no large one for long.

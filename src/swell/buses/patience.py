@@ -9,8 +9,6 @@ import asyncio
 import math
 from typing import Final
 
-__all__ = ["TICK_S", "Patience"]
-
 #: A wait lasts up to so many seconds longer than it should.
 TICK_S: Final = 0.05
 

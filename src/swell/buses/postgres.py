@@ -20,8 +20,6 @@ from swell.buses.wired import WiredBus
 from swell.clock import Clock
 from swell.errors import Unavailable
 
-__all__ = ["PostgresBus", "PostgresWire"]
-
 _log = structlog.get_logger("swell.buses")
 
 _CHANNEL: Final = "swell_bus"

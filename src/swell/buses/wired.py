@@ -30,8 +30,6 @@ from swell.clock import Clock
 from swell.errors import Unavailable
 from swell.events import TERMINAL_ID, Brief, Event, EventKind, Lives, brief_of, lives_of
 
-__all__ = ["Wire", "WiredBus"]
-
 _log = structlog.get_logger("swell.buses")
 
 #: What is worth sending only while somebody listens there.

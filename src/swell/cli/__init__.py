@@ -17,8 +17,6 @@ import typer
 
 from swell.cli.output import Group
 
-__all__ = ["app", "main"]
-
 #: Heading of `swell --help` → command → module and name within it, of a function or of a group.
 _COMMANDS: Final = {
     "Start": {

@@ -20,8 +20,6 @@ import structlog
 
 from swell.clock import Clock
 
-__all__ = ["AWAY", "Acceptor", "Connection", "Counts", "Turns"]
-
 _log = structlog.get_logger("swell.accepting")
 
 #: Stands for how many connections a process has that takes none.

@@ -10,8 +10,6 @@ from swell.config import Settings
 from swell.errors import SwellError
 from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
 
-__all__ = ["names_of", "optional_names", "ref_of", "with_added"]
-
 
 def _warn(line: str) -> None:
     talk.print(f"[yellow]left out[/] {escape(line)}")

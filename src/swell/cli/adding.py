@@ -37,8 +37,6 @@ from swell.media import LoRA
 from swell.model import Definition, InvalidModel, load_models
 from swell.weights.lora import check_lora
 
-__all__ = ["add_model", "remove_model", "write_trial"]
-
 _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?")
 
 

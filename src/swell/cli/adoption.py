@@ -10,8 +10,6 @@ from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
-__all__ = ["roll_out", "share_of"]
-
 
 def share_of(text: str) -> float:
     """Return the part of all that such as `5%` or `0.05` says, 0 to 1.

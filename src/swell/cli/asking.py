@@ -12,8 +12,6 @@ from swell.cli.options import Inputs, Prompt, in_place_of
 from swell.cli.remote import Remote
 from swell.errors import InvalidRequest
 
-__all__ = ["Asked", "asks_model"]
-
 T = TypeVar("T")
 
 

@@ -30,8 +30,6 @@ from swell.worker.frames import (
 )
 from swell.worker.run import Home, ModelProcess, ProcessDied, describe_exit
 
-__all__ = ["Ran", "run_beside"]
-
 
 @dataclass(frozen=True, slots=True)
 class Ran:

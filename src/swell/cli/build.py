@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     # Imported while the models are looked at.
     from swell.containers.context import Parts
 
-__all__ = ["build"]
-
 
 def build(
     models: Annotated[

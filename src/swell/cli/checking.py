@@ -22,8 +22,6 @@ from swell.model import InvalidModel
 from swell.worker.examine import PROBE
 from swell.worker.run import Home, describe_exit
 
-__all__ = ["Terms", "check"]
-
 #: How long a process that has been told to end may take to do so, in seconds.
 _GRACE_S: Final = 3.0
 

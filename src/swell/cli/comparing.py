@@ -22,8 +22,6 @@ from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.remote import Remote, Server, asks_server
 from swell.errors import InvalidRequest
 
-__all__ = ["compare_models"]
-
 #: So many rows has a comparison, at most.
 _MOST_ROWS: Final = 100
 

@@ -8,8 +8,6 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table
 from swell.config import Settings
 
-__all__ = ["show_config"]
-
 
 def show_config(
     origin: Annotated[

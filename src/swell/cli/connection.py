@@ -33,8 +33,6 @@ from swell.errors import (
     UrlTooLong,
 )
 
-__all__ = ["MAX_HEADERS", "MAX_HEAD_BYTES", "MAX_URL_BYTES", "HttpConnection", "with_timeouts"]
-
 _HEAD: Final = b"HTTP/1.1 "
 _CONTINUE: Final = b"HTTP/1.1 100"
 _CLOSE: Final = (b"connection", b"close")

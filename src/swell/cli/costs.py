@@ -9,9 +9,6 @@ from swell.cli.output import ago, print_json, seconds, table, talk
 from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 
-__all__ = ["show_costs"]
-
-
 #: Most entries of the ledger in one answer.
 _PAGE = 500
 

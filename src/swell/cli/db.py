@@ -14,8 +14,6 @@ from swell.config import Settings
 from swell.errors import InvalidRequest
 from swell.wiring import back_up, schema_of_store, upgrade_store
 
-__all__ = ["database"]
-
 
 def database(
     upgrade: Annotated[

@@ -21,8 +21,6 @@ from swell.clock import SystemClock
 from swell.config import ServerSettings, Settings, WorkerSettings
 from swell.wiring import configure_logging
 
-__all__ = ["demo"]
-
 #: The default of `swell up`.
 _PIPELINE: Final = "swell/picture"
 

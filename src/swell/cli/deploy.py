@@ -31,8 +31,6 @@ from swell.providers.options import MachineOptions, checked
 from swell.signing import SigningSecret, SigningSecrets
 from swell.wiring import configure_logging, open_objects
 
-__all__ = ["deploy"]
-
 #: How long anybody may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0
 

@@ -20,8 +20,6 @@ from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
 from swell.wiring import is_shared, store_file
 
-__all__ = ["Deployment", "judge", "why_none_joins", "worker_url"]
-
 #: What examples, images and tutorials have as passwords.
 _KNOWN: Final = frozenset(
     {"admin", "guest", "minio", "minioadmin", "password", "postgres", "root", "secret", "swell"}

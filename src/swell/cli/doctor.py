@@ -31,8 +31,6 @@ from swell.model import load_models
 from swell.wiring import configure_logging, sqlite_version
 from swell.worker.needs import needs_of
 
-__all__ = ["doctor"]
-
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.
 _SLOW_FSYNC_S = 0.02
 

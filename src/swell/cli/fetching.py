@@ -16,8 +16,6 @@ from swell.families.recognise import read_json
 from swell.weights import Listing, WeightCache
 from swell.weights.pull import HUB, Hub, pull
 
-__all__ = ["cache_of", "forget_weights", "hub_of", "incoming", "place", "pull_model"]
-
 #: What a part of a model is made of, in one precision of those that it may be there in.
 _FILES: Final = (
     "*.json",

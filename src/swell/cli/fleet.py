@@ -9,8 +9,6 @@ from swell.cli.output import ago, print_json, seconds, table, talk
 from swell.cli.remote import Server, asks_server
 from swell.clock import SystemClock
 
-__all__ = ["list_pools", "list_queues", "list_workers"]
-
 
 @asks_server
 def list_queues(server: Server) -> None:

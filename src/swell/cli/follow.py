@@ -22,15 +22,6 @@ from swell.cli.output import Exit, seconds, talk
 from swell.cli.pictures import FOLDER, free_path, save, slug
 from swell.cli.remote import Remote, ServerEvent
 
-__all__ = [
-    "exit_of",
-    "follow",
-    "save_artifacts",
-    "send",
-    "show_end",
-    "time_line",
-]
-
 #: Shown beside the bar until something else happens.
 _WORDS = {"queued": "queued", "started": "running", "artifact": "saving"}
 

@@ -11,8 +11,6 @@ from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 from swell.worker.pulse import STALE_S, read_pulse
 
-__all__ = ["health"]
-
 
 def health(
     file: Annotated[

@@ -12,8 +12,6 @@ import msgspec
 
 from swell.errors import InvalidRequest
 
-__all__ = ["InputFile", "as_data_uri", "as_flags", "parse_inputs"]
-
 Schema = Mapping[str, Any]
 
 

@@ -30,15 +30,6 @@ from swell.errors import SwellError
 from swell.registry import Scope
 from swell.wiring import Unusable
 
-__all__ = [
-    "LOCAL",
-    "OUTLIVES_S",
-    "WORKERS",
-    "Keyring",
-    "keep_local_key",
-    "open_keyring",
-]
-
 LOCAL: Final = "this machine"
 WORKERS: Final = "workers of swell up"
 

@@ -15,8 +15,6 @@ from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 from swell.registry import Scope
 
-__all__ = ["app", "duration_s", "rate_per_s"]
-
 app = group("Create, list, rotate and revoke API keys.")
 
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}

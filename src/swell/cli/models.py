@@ -33,8 +33,6 @@ from swell.telemetry import printable
 from swell.weights.pull import Progress, pull
 from swell.wiring import model_home
 
-__all__ = ["app"]
-
 #: So many choices of an input are named; the page of a model names them all.
 _MOST_CHOICES = 6
 

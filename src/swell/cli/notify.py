@@ -8,8 +8,6 @@ import socket
 
 from swell.config import notify_socket
 
-__all__ = ["tell_ready"]
-
 
 def tell_ready() -> None:
     """Say that requests are taken, if somebody has asked to be told; whoever is away is not."""

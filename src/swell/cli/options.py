@@ -14,22 +14,6 @@ from rich.markup import escape
 from swell.cli.output import talk
 from swell.config import Loaded, load
 
-__all__ = [
-    "Browser",
-    "Config",
-    "Data",
-    "Inputs",
-    "Json",
-    "Key",
-    "Models",
-    "Prompt",
-    "Url",
-    "in_place_of",
-    "is_loopback",
-    "places",
-    "settings_from",
-]
-
 T = TypeVar("T")
 
 Config = Annotated[

@@ -7,8 +7,6 @@ import jsonschema_rs
 
 from swell.media import Attachment, Audio, File, Image, Video
 
-__all__ = ["artifact_index", "misfit"]
-
 #: What `x-file` in a schema asks for.
 _KINDS: Final[dict[str, type[Attachment]]] = {
     "image": Image,

@@ -56,8 +56,6 @@ from swell.wiring import (
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["Finding", "examine", "file_limit", "tell", "tls"]
-
 #: How long any part may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0
 

@@ -4,8 +4,6 @@ import mimetypes
 import re
 from pathlib import Path
 
-__all__ = ["free_path", "save", "slug"]
-
 #: Where pictures go unless the command says otherwise.
 FOLDER = Path("pictures")
 

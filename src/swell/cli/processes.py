@@ -46,8 +46,6 @@ from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import Unusable, build_backend, close_backend, is_shared
 
-__all__ = ["Members", "check_shareable", "run_member", "run_processes", "tally_of"]
-
 _log = structlog.get_logger("swell.processes")
 
 #: How long a process may take to be ready, in seconds.

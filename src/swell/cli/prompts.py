@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from swell.errors import InvalidRequest
 
-__all__ = ["fitted", "read_prompts", "text_field", "unknown_to"]
-
 #: Fields that take a prompt, the best first.
 _PROMPTS: Final = ("prompt", "text", "title", "query")
 

@@ -15,8 +15,6 @@ from swell.families.entries import Entry, InvalidEntry, added, name_of, read
 from swell.weights import WeightCache
 from swell.weights.prune import Fate, Pruned, prune
 
-__all__ = ["bounded", "prune_weights"]
-
 #: A hundred years: there is no older file.
 _LONGEST_S: Final = 100 * 365.25 * 86400
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from swell.weights.push_compiled import PushedPrograms
     from swell.weights.signing import SigningKey, Trusted
 
-__all__ = ["push_weights"]
-
 #: Where nobody looks at bars, a line is written so often, in seconds.
 _LINE_S: Final = 10.0
 

@@ -10,8 +10,6 @@ from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
-__all__ = ["micros_of", "quotas"]
-
 Amount = int | None
 
 

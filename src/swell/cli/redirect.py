@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["stdout_for_data"]
-
 
 @contextlib.contextmanager
 def stdout_for_data() -> Iterator[None]:

@@ -11,8 +11,6 @@ from typer.core import TyperArgument, TyperGroup
 from swell.cli.output import data as stdout
 from swell.config import describe
 
-__all__ = ["Part", "commands_markdown", "reference", "settings_markdown"]
-
 
 class Part(StrEnum):
     """What can be written."""

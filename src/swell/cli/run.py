@@ -26,8 +26,6 @@ from swell.wiring import model_home
 from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
 
-__all__ = ["one_model", "run_model"]
-
 
 def one_model(ref: str) -> Definition:
     """Return the one model that a reference names.

@@ -21,8 +21,6 @@ from swell.errors import InvalidRequest
 from swell.provider import InstanceState
 from swell.wiring import build_backend, close_backend, configure_logging, is_shared
 
-__all__ = ["autoscale", "queues_left_alone", "scaled"]
-
 #: A worker that hands its leases back may take so long, beside what handing over takes.
 _RELEASE_S = 2.0
 

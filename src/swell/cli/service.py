@@ -32,18 +32,6 @@ from swell.clock import Clock
 from swell.config import Settings
 from swell.wiring import DataLock, build_backend, close_backend
 
-__all__ = [
-    "Interrupts",
-    "Place",
-    "Service",
-    "launchable_models",
-    "listen",
-    "local_url_of",
-    "locked_folder",
-    "open_service",
-    "url_of",
-]
-
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096
 

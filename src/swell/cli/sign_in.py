@@ -19,8 +19,6 @@ from swell.client.access import Access, find_access, read_access
 from swell.client.connection import Connection
 from swell.config import Settings, has_desktop
 
-__all__ = ["open_browser", "show_link", "sign_in_link"]
-
 
 def sign_in_link(access: Access) -> str:
     """Return the address that signs a browser in."""

@@ -7,8 +7,6 @@ from types import ModuleType
 from swell.cli.output import print_json, talk
 from swell.errors import InvalidRequest
 
-__all__ = ["make_signing_key", "signing"]
-
 
 def signing() -> ModuleType:
     """Return what signs, `swell.weights.signing`.

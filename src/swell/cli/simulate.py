@@ -31,8 +31,6 @@ from swell.simulator.scenarios import SCENARIOS, scenario
 from swell.simulator.speeds import Speed, fixed, gentd26, measured
 from swell.simulator.traces import Trace
 
-__all__ = ["simulate"]
-
 _MICROS: Final = 1e6
 _DAY_S: Final = 86_400.0
 

@@ -21,8 +21,6 @@ import psutil
 
 from swell.clock import Clock
 
-__all__ = ["Tally", "added_up"]
-
 _EVERY_S: Final = 2.0
 
 #: It takes no more than one part of so many of a process's time, unless that makes the numbers too

@@ -28,8 +28,6 @@ from swell.errors import InvalidRequest
 from swell.task import TaskState
 from swell.telemetry import printable
 
-__all__ = ["app"]
-
 #: How much of a worker's log is searched for a failed task.
 _LOG_TAIL_BYTES = 5_000_000
 

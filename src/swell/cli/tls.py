@@ -29,8 +29,6 @@ from swell.wiring import self_signed_cert
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["ServerTls", "open_cert", "open_tls", "read_again_at_hangup", "tell_fingerprint"]
-
 _log = structlog.get_logger("swell.tls")
 
 #: The files are looked at so often, in seconds.

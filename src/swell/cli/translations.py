@@ -6,8 +6,6 @@ from swell.cli.output import print_json, table, talk
 from swell.config import argos_folders
 from swell.weights.argos import bring
 
-__all__ = ["bring_translations"]
-
 
 def bring_translations(source: str, languages: list[str], as_json: bool) -> None:
     """Unpack packages of Argos Translate.

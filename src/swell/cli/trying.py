@@ -27,8 +27,6 @@ from swell.wiring import configure_logging
 if TYPE_CHECKING:
     from swell.cli.keyring import Keyring
 
-__all__ = ["try_model"]
-
 #: The file is looked at so often, in seconds.
 _LOOK_S = 0.5
 

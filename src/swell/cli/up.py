@@ -37,8 +37,6 @@ from swell.provider import Instance
 from swell.registry import ModelCard
 from swell.wiring import Fleet, build_fleet, configure_logging
 
-__all__ = ["MissingModels", "OnReady", "WrongModels", "run_up", "serve", "served", "trial", "up"]
-
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Keyring], Awaitable[bool]]
 

@@ -15,8 +15,6 @@ from swell.cli.remote import Remote, Server, asks_server
 from swell.errors import InvalidRequest
 from swell.telemetry import printable
 
-__all__ = ["votes"]
-
 _SKIP: Final = "s"
 _TIE: Final = "t"
 _QUIT: Final = "q"

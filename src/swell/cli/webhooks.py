@@ -12,8 +12,6 @@ from swell.cli.remote import Remote, Server, asks_server
 from swell.clock import SystemClock
 from swell.errors import InvalidRequest
 
-__all__ = ["app"]
-
 app = group("Webhooks, their secrets and their deliveries.")
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     # Imported when the model process has been asked for.
     from swell.worker.engine import Worker
 
-__all__ = ["run_worker", "serve_worker"]
-
 
 def run_worker(
     url: Annotated[str | None, typer.Option(metavar="URL", help="The backend.")] = None,

@@ -12,8 +12,6 @@ import msgspec
 from swell.client.errors import NoServer
 from swell.config import Settings
 
-__all__ = ["Access", "find_access", "forget_server", "read_access", "write_access"]
-
 _NAME = "access.json"
 
 

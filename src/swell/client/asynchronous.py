@@ -17,8 +17,6 @@ from swell.client.files import name_of, with_urls
 from swell.client.messages import Artifact, Estimate, Event, Model, Task
 from swell.config import load
 
-__all__ = ["ANSWER_S", "RETRY_S", "Asked", "AsyncClient", "Degrade"]
-
 #: A server keeps a request open for at most so long, in seconds.
 _LONGEST_WAIT_S: Final = 60.0
 

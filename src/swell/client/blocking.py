@@ -17,8 +17,6 @@ from weakref import WeakSet
 
 from swell.client.asynchronous import ANSWER_S, RETRY_S, AsyncClient
 
-__all__ = ["Client"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -25,8 +25,6 @@ from swell.client.access import Access
 from swell.client.errors import Refused, Unreachable
 from swell.client.messages import Event
 
-__all__ = ["Connection"]
-
 #: How long it may take to connect, in seconds.
 _CONNECT_S: Final = 10.0
 

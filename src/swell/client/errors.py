@@ -15,8 +15,6 @@ from swell.errors import SwellError
 if TYPE_CHECKING:
     from swell.client.messages import Task
 
-__all__ = ["NoServer", "Refused", "TaskEnded", "Unreachable"]
-
 
 class NoServer(SwellError):
     """No server is known; the text says how to name one."""

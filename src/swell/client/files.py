@@ -12,8 +12,6 @@ import PIL.Image
 from swell.client.connection import Connection
 from swell.errors import InvalidRequest
 
-__all__ = ["name_of", "with_urls"]
-
 _ANY: Final = "application/octet-stream"
 
 #: How files begin whose type is told by no name.

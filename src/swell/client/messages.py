@@ -9,20 +9,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "Artifact",
-    "Change",
-    "Estimate",
-    "Eta",
-    "Event",
-    "Model",
-    "Problem",
-    "Refusal",
-    "Stage",
-    "Task",
-    "TaskWarning",
-]
-
 #: How a task may have ended.
 _ENDS = frozenset({"succeeded", "failed", "canceled", "expired"})
 

@@ -9,8 +9,6 @@ from swell.weights.chunks import Manifest
 from swell.weights.listing import read_listing
 from swell.weights.noted import noted_manifest
 
-__all__ = ["find_listed"]
-
 
 def find_listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
     """Add to what is packed the contents that its models' `weights.toml` list.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from swell.weights.chunks import Manifest
     from swell.worker.run import Home
 
-__all__ = ["CPU_TORCH", "Wanted", "packed_of", "parts_of", "tag_of"]
-
 #: Where torch without CUDA is.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
 

@@ -24,8 +24,6 @@ from swell.containers.wheels import wheel, wheel_name
 if TYPE_CHECKING:
     from swell.weights.chunks import Manifest
 
-__all__ = ["Parts", "content_place", "write_context"]
-
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
 

@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["SECRETS", "UID", "Recipe", "base_of", "parted", "written"]
-
 #: The user that a worker runs as in a container.
 UID: Final = 10001
 

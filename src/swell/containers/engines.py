@@ -19,18 +19,6 @@ from swell.containers.indexes import Index
 from swell.containers.kept import Kept, digest_of
 from swell.errors import InvalidRequest, SwellError
 
-__all__ = [
-    "ENGINES",
-    "BuildFailed",
-    "Built",
-    "Engine",
-    "Layer",
-    "NoEngine",
-    "check_registry",
-    "check_tag",
-    "find",
-]
-
 #: In the order in which they are looked for.
 ENGINES: Final = ("docker", "podman", "buildah")
 

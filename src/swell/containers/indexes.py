@@ -18,8 +18,6 @@ from typing import Final
 
 from swell.containers.dockerfile import SECRETS
 
-__all__ = ["Index", "index_of"]
-
 #: What means the same anywhere. Paths of this machine mean nothing in a container.
 _PORTABLE: Final = frozenset(
     {

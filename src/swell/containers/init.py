@@ -20,8 +20,6 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["main", "run"]
-
 #: Passed on as they come.
 _PASSED: Final = (
     signal.SIGTERM,

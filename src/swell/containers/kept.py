@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Kept", "digest_of"]
-
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
 #: The newest notes are kept; each is of one set of packages and settings.

@@ -18,8 +18,6 @@ from typing import Any
 
 from swell.errors import InvalidModel, SwellError
 
-__all__ = ["Fork", "looking", "main"]
-
 
 def main() -> None:
     """Entry point: `python -m swell.containers.look REF`; tells one line of JSON."""

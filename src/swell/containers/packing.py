@@ -31,15 +31,6 @@ from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
 from swell.worker.needs import NOTHING, Needs, parted
 
-__all__ = [
-    "DATA",
-    "WEIGHTS",
-    "Looked",
-    "Packed",
-    "Packer",
-    "packed_distributions",
-]
-
 #: Where things are in an image.
 WEIGHTS: Final = HOME / "weights"
 DATA: Final = PurePosixPath("/var/lib/swell")

@@ -9,8 +9,6 @@ from typing import Final
 
 from swell.worker.needs import distribution
 
-__all__ = ["Pins", "pins"]
-
 _EXTRAS: Final = re.compile(r"\s*[A-Za-z0-9._-]+\s*\[([^\]]*)\]")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([A-Za-z0-9._-]+)["']""")
 

@@ -12,8 +12,6 @@ from typing import Final
 from swell.containers.sources import SWELL, Code, Module, texts_in
 from swell.errors import InvalidModel, InvalidRequest
 
-__all__ = ["HOME", "MODELS", "Places"]
-
 HOME: Final = PurePosixPath("/opt/swell")
 MODELS: Final = HOME / "models"
 

@@ -12,8 +12,6 @@ from swell.errors import SwellError
 from swell.worker.environments import Environments
 from swell.worker.needs import Needs
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """Entry point: `python -m swell.containers.prepare NEEDS.json FOLDER`; return the exit code."""

@@ -5,8 +5,6 @@ from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["line_with_secret", "looks_secret"]
-
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 #: What pip fills in from the process environment; nothing of it stands in the file.

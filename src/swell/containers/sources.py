@@ -19,8 +19,6 @@ from typing import Final
 
 import swell
 
-__all__ = ["Code", "Module", "Nowhere", "code_of", "place_of", "texts_in"]
-
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 #: Swell's own code, which an image has anyway.

@@ -9,8 +9,6 @@ from typing import Final
 
 from swell.containers.sources import SWELL
 
-__all__ = ["wheel", "wheel_name"]
-
 #: The earliest time that a zip can tell.
 _WHEN: Final = (1980, 1, 1, 0, 0, 0)
 

@@ -16,8 +16,6 @@ from swell.model import InvalidModel
 from swell.weights.files import read_settings
 from swell.weights.formats import read_header
 
-__all__ = ["Adapter", "read_adapter"]
-
 _ENCODER: Final = "image_encoder"
 
 #: Which tensor tells the kind → the kind; the tensor that hears the encoder, and that which speaks

@@ -13,8 +13,6 @@ from typing import Any, Final
 from swell.families.settings import class_in, count_of, read_json
 from swell.model import InvalidModel
 
-__all__ = ["Net", "read_net"]
-
 #: Settings in which a net of each kind and the network that it steers are the same.
 _SHARED: Final[Mapping[str, Sequence[str]]] = {
     "ControlNetModel": ("cross_attention_dim",),

@@ -26,20 +26,6 @@ from swell.media import Image, LoRA
 from swell.model import Batch, Definition, InvalidModel, Model, content_of_link
 from swell.weights.files import open_file
 
-__all__ = [
-    "BUCKET",
-    "FILLS_PX",
-    "INSTALL",
-    "MOST_ROWS",
-    "Described",
-    "bucket_of",
-    "contents",
-    "definition_of",
-    "describe",
-    "fixed_loras",
-    "with_loop",
-]
-
 #: What has to be installed, and is not with Swell alone.
 INSTALL: Final = "install it with: pip install 'swell[diffusers]'"
 

@@ -31,24 +31,6 @@ import msgspec
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.families.own_loops import Loop
 
-__all__ = [
-    "Content",
-    "Entry",
-    "Extra",
-    "InvalidEntry",
-    "added",
-    "as_toml",
-    "check_files",
-    "check_name",
-    "find",
-    "locked",
-    "name_of",
-    "path_of",
-    "read",
-    "remove",
-    "write",
-]
-
 #: Where entries lie below the data directory.
 FOLDER: Final = "models"
 

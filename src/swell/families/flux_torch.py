@@ -19,8 +19,6 @@ from torch import Tensor
 from swell.families.latent_torch import Latent, Picture, Words
 from swell.families.stable_diffusion_3_torch import flow_skip
 
-__all__ = ["MODEL", "Flux"]
-
 #: Tokens that T5 hears.
 _LONG: Final = 512
 

@@ -41,8 +41,6 @@ from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
 from swell.upright import upright
 from swell.weights.torch_lora import TorchAdaptedWeights
 
-__all__ = ["Latent", "Picture", "Words"]
-
 ValueT = TypeVar("ValueT")
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 

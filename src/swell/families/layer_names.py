@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["encoder_layer", "sgm_layer"]
-
 #: A layer of a CLIP that encodes words, with and without the level that some have.
 _CLIP: Final = re.compile(
     r"(text_encoder(?:_\d)?)([._])(?:text_model\2)?((?:encoder|embeddings|final_layer_norm)[._].+)"

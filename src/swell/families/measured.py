@@ -14,8 +14,6 @@ from swell.families import description
 from swell.model import Definition
 from swell.registry import Speed
 
-__all__ = ["Taken", "definition_of", "keep"]
-
 #: What differs by no more is what was measured before: a check by itself makes no new version.
 _ALIKE: Final = 0.2
 

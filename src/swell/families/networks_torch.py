@@ -36,18 +36,6 @@ from swell.weights.compiled import workers_cache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
 
-__all__ = [
-    "DAMAGED",
-    "Parts",
-    "Scales",
-    "class_of",
-    "frozen",
-    "is_part",
-    "precision",
-    "read_network",
-    "read_parts",
-]
-
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 #: Of CLIP's image towers, when a folder says nothing.

@@ -12,8 +12,6 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["LOOPS", "MOST_GUIDANCE", "MOST_STEPS", "GuidedBy", "Loop", "Use", "words_of"]
-
 #: More are never better.
 MOST_STEPS: Final = 150
 MOST_GUIDANCE: Final = 30.0

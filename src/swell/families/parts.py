@@ -16,18 +16,6 @@ from swell.families.settings import check_text, is_class, read_json
 from swell.model import InvalidModel
 from swell.weights.formats import PICKLE_SUFFIXES, check_content
 
-__all__ = [
-    "LIBRARIES",
-    "UNUSED",
-    "check_folder",
-    "check_names",
-    "check_parts",
-    "check_weights",
-    "missing_parts",
-    "parts_of",
-    "used_parts",
-]
-
 #: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
 UNUSED: Final = frozenset({"safety_checker"})
 

@@ -29,8 +29,6 @@ from swell.upright import upright
 from swell.weights.lora import WrongLora
 from swell.weights.torch_lora import TorchAdaptedWeights
 
-__all__ = ["MODEL", "OwnLoop"]
-
 #: A preview's longer side, in latents.
 _PREVIEW: Final = 32
 

@@ -20,8 +20,6 @@ from typing import Any, Final
 
 from swell.weights.formats import read_header
 
-__all__ = ["CHOICES", "DRAWS", "Placement", "group_of", "part_bytes", "place", "room_of", "working"]
-
 #: Ways that may be asked for.
 CHOICES: Final = ("auto", "never", "always", "turns", "blocks")
 

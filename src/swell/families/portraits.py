@@ -30,19 +30,6 @@ from swell.media import Image
 from swell.model import InvalidModel, Reject
 from swell.zoo import embedded, faces, pictures, scenes
 
-__all__ = [
-    "FILES",
-    "SCENARIOS",
-    "FaceFinder",
-    "Scenario",
-    "examples_of",
-    "head_and_shoulders",
-    "input_type",
-    "prompts_of",
-    "read_scenarios",
-    "sides",
-]
-
 #: The scenarios that ship with Swell.
 SCENARIOS: Final = Path(scenes.__file__).with_name("scenes.toml")
 

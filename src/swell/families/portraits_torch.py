@@ -22,8 +22,6 @@ from swell.families.latent_torch import Latent, Picture, Words
 from swell.media import Image
 from swell.model import Item, Plan, whole
 
-__all__ = ["Portraits", "posed"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Styled(Words):

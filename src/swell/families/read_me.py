@@ -6,8 +6,6 @@ from typing import Final
 
 from swell.weights.files import open_file
 
-__all__ = ["README", "licence_in"]
-
 #: Where hubs keep what a model's page says.
 README: Final = "README.md"
 

@@ -12,17 +12,6 @@ from typing import Any, Final
 from swell.families.settings import choice_of, count_of, number_of
 from swell.model import InvalidModel, Sampler
 
-__all__ = [
-    "FEW_STEPS",
-    "SAMPLERS",
-    "UNFIT",
-    "as_pipelines_take",
-    "check_sampler",
-    "few_step",
-    "sampler_of",
-    "with_sampler",
-]
-
 Config = Mapping[str, Any]
 
 #: Where settings stand, for errors.

@@ -9,17 +9,6 @@ from typing import Any, Final
 from swell.model import InvalidModel
 from swell.weights.files import read_settings
 
-__all__ = [
-    "check_text",
-    "choice_of",
-    "class_in",
-    "count_of",
-    "counts_of",
-    "is_class",
-    "number_of",
-    "read_json",
-]
-
 #: Letters of the name of a class; the longest of diffusers has some 60.
 _LONGEST: Final = 80
 

@@ -22,8 +22,6 @@ from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS, GuidedBy, Loop, 
 from swell.families.parts import UNUSED, used_parts
 from swell.model import InvalidModel
 
-__all__ = ["loop_of", "new_loop"]
-
 #: Pipelines that fail whatever they are given: this one reads `guidance_embeds` in the settings of
 #: its transformer, which have none (diffusers 0.42.1).
 _BROKEN: Final = frozenset({"ChromaInpaintPipeline"})

@@ -22,8 +22,6 @@ from torch import Tensor
 from swell.families.latent_torch import Latent, Picture, Words
 from swell.families.networks_torch import frozen
 
-__all__ = ["MODEL", "StableDiffusion3", "flow_skip"]
-
 #: Tokens that T5 hears.
 _LONG: Final = 256
 

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from swell.families.latent_torch import Latent
 
-__all__ = ["MODEL", "StableDiffusion", "embedded", "unet"]
-
 
 class StableDiffusion(Latent):
     """See the module."""

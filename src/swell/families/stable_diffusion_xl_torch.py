@@ -19,8 +19,6 @@ from swell.families.layer_names import sgm_layer
 from swell.families.stable_diffusion_torch import unet
 from swell.model import Sampler
 
-__all__ = ["MODEL", "StableDiffusionXl"]
-
 
 class StableDiffusionXl(Latent):
     """See the module."""

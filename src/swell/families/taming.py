@@ -15,8 +15,6 @@ from typing import Any, Final
 
 from swell.model import InvalidModel
 
-__all__ = ["diffusers_config", "diffusers_name", "is_taming"]
-
 _ATTENTION: Final = {
     "norm": "group_norm",
     "q": "to_q",

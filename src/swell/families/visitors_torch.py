@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from swell.weights.torch_tensors import TorchHostCopy
 
-__all__ = ["Visitor", "blocks_of", "come_block_by_block", "put", "tensors_of"]
-
 #: A U-Net's block that is in no list of blocks.
 _ALONE: Final = "mid_block"
 

@@ -24,8 +24,6 @@ from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model,
 from swell.model import define as define_model
 from swell.weights.files import read_settings
 
-__all__ = ["Phrase", "VqganClip", "define", "is_complete", "phrases", "recognises", "stride_px"]
-
 #: `_class_name` in `model_index.json`.
 CLASS_NAME: Final = "VQGANCLIP"
 

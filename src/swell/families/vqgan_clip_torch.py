@@ -41,8 +41,6 @@ from swell.upright import upright
 from swell.weights.formats import read_header
 from swell.weights.torch_tensors import load_torch
 
-__all__ = ["OUT_OF_MEMORY", "Chance", "Networks", "Search", "cut", "distance", "nearest", "shear"]
-
 OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
 
 #: Cutouts that CLIP looks at in one go: bounds memory, and how long a cancelled task goes on.

@@ -1,7 +1,5 @@
 """Amounts of money in words. Pure."""
 
-__all__ = ["dollars"]
-
 
 def dollars(micros: float) -> str:
     """Return millionths of a dollar for people, such as `$0.04`."""

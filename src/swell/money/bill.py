@@ -22,9 +22,6 @@ import msgspec
 from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
 from swell.money.tariffs import Step, life_micros, price_at
 
-__all__ = ["Life", "Rest", "entries_of", "paid_micros", "paid_s", "rest", "shared"]
-
-
 _ROUNDING_S: Final = 0.001
 
 

@@ -14,8 +14,6 @@ import msgspec
 from swell.money.bill import shared
 from swell.money.ledger import CostRow, EntryKind
 
-__all__ = ["By", "Cost", "added", "costs_by"]
-
 #: Of somebody.
 _OWN: Final = (EntryKind.ATTEMPT, EntryKind.FAILED)
 

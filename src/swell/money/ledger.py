@@ -10,8 +10,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Charged", "CostRow", "EntryKind", "LedgerEntry", "cost_micros", "day_of", "model_of"]
-
 _HOUR_S: Final = 3600
 
 

@@ -13,17 +13,6 @@ from typing import Any, Final, NamedTuple
 from swell.config import PoolTable, Settings
 from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook, price_name
 
-__all__ = [
-    "book_of",
-    "live_price",
-    "may_change",
-    "pool_price",
-    "pool_prices",
-    "tells_prices",
-    "unknown_kinds",
-    "whole_machines",
-]
-
 
 class _Names(NamedTuple):
     """How a provider calls kinds of machines and regions among its options."""

@@ -13,17 +13,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = [
-    "LIST",
-    "LivePrice",
-    "MachinePrice",
-    "Price",
-    "PriceBook",
-    "bounded",
-    "price_name",
-    "prices_of",
-]
-
 #: A live price counts from and up to so many times the listed one.
 LEAST: Final = 0.2
 MOST: Final = 3.0

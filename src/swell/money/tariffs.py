@@ -11,8 +11,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["TARIFFS", "PoolTariff", "Step", "changed", "life_micros", "price_at"]
-
 #: Name of the note: pool → `PoolTariff`.
 TARIFFS: Final = "autoscaler.tariffs"
 

@@ -23,8 +23,6 @@ from swell.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailab
 from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
-__all__ = ["Access", "BucketObjects"]
-
 #: A file is read in pieces of this size, each a request of its own: a slow reader holds up none.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 

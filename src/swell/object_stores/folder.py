@@ -24,8 +24,6 @@ from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
-__all__ = ["FolderObjects"]
-
 _CHUNK_BYTES: Final = 256 * 1024
 
 #: File systems allow 255; the hidden file's name is longer than the file's own.
@@ -171,7 +169,6 @@ class FolderObjects(SignsUrls):
         await _in_thread(self._delete, paths)
 
     async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
-        """See `Objects.under`."""
         return await _in_thread(self._under, self._path(folder), limit)
 
     def _under(self, folder: Path, limit: int) -> list[str]:

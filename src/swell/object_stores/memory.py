@@ -9,8 +9,6 @@ from swell.errors import Conflict, NotFound
 from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
-__all__ = ["MemoryObjects"]
-
 _CHUNK_BYTES = 256 * 1024
 
 
@@ -92,7 +90,6 @@ class MemoryObjects(SignsUrls):
             self._files.pop(key, None)
 
     async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
-        """See `Objects.under`."""
         start = f"{check_key(folder)}/"
         return sorted(key for key in self._files if key.startswith(start))[:limit]
 

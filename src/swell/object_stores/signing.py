@@ -17,8 +17,6 @@ from swell.errors import Forbidden
 from swell.objects import check_key
 from swell.signing import SigningSecrets
 
-__all__ = ["Secret", "SignsUrls", "check_signature", "signed_file", "signed_path"]
-
 #: What signs: 32 random bytes, or several of which the newest signs and all are taken.
 Secret = bytes | SigningSecrets
 

@@ -41,8 +41,6 @@ from swell.providers.options import MachineOptions
 from swell.providers.refusals import explained, in_words
 from swell.providers.sightings import Sightings
 
-__all__ = ["AwsOptions", "AwsProvider"]
-
 T = TypeVar("T")
 
 #: Calls at the same time.

@@ -12,8 +12,6 @@ from typing import Any
 
 from swell.money.pricing import LivePrice
 
-__all__ = ["asked", "prices_of"]
-
 
 def asked(
     types: Iterable[str], zones: Iterable[str], product: str, now: datetime

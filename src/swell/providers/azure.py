@@ -45,8 +45,6 @@ from swell.providers.refusals import explained, given_of
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
-__all__ = ["AzureOptions", "AzureProvider"]
-
 _API: Final = "https://management.azure.com"
 _LOGIN: Final = "https://login.microsoftonline.com"
 _METADATA: Final = "http://169.254.169.254"

@@ -15,8 +15,6 @@ from urllib.parse import quote, urlencode
 
 from swell.money.pricing import LivePrice
 
-__all__ = ["PATH", "prices_of", "query_of"]
-
 PATH: Final = "/api/retail/prices"
 
 #: Meters of machines that are neither ours to rent as they are, nor what we pay.

@@ -13,8 +13,6 @@ from swell.clock import Clock
 from swell.providers.rest import Answer
 from swell.providers.tokens import CloudTokens
 
-__all__ = ["Application", "AzureTokens"]
-
 _RESOURCE: Final = "https://management.azure.com/"
 
 #: How long before its end a token is replaced, in seconds.

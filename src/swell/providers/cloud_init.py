@@ -36,8 +36,6 @@ from swell.errors import InvalidInput
 from swell.provider import ASKED_AT, INSTANCE_ID, KILLED_AFTER_S
 from swell.providers.options import MachineOptions
 
-__all__ = ["Cloud", "render"]
-
 Cloud = Literal["aws", "gcp", "azure"]
 
 #: How a machine learns what it is called, and when it was asked for where that is not in the text.

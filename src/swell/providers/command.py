@@ -13,8 +13,6 @@ import msgspec
 from swell.config import process_environment
 from swell.errors import Unavailable
 
-__all__ = ["Ran", "environment_or_ours", "run"]
-
 #: What was killed is gone within so long, in seconds, or is left to the kernel.
 _GONE_S: Final = 1.0
 

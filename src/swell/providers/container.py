@@ -35,8 +35,6 @@ from swell.providers.command import Ran, environment_or_ours, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
 
-__all__ = ["ContainerOptions", "ContainerProvider"]
-
 #: What a container's state means here; what is not named runs.
 _STATES: Final = {
     "created": InstanceState.STARTING,

@@ -38,8 +38,6 @@ from swell.provider import (
 )
 from swell.providers.marks import Marks
 
-__all__ = ["DetachedProvider"]
-
 T = TypeVar("T")
 
 #: How many ended instances are still listed.

@@ -16,8 +16,6 @@ from swell.clock import Clock
 from swell.providers.memory import MemoryProvider
 from swell.providers.options import Options
 
-__all__ = ["ExternalOptions", "ExternalProvider"]
-
 #: No place is ever filled: in decades, in seconds.
 _NEVER_S: Final = 1e9
 

@@ -13,8 +13,6 @@ from swell.errors import InvalidRequest
 from swell.provider import Provider
 from swell.providers.options import NAME, Options, checked
 
-__all__ = ["KINDS", "options_of", "provider_of"]
-
 
 class _Kind(NamedTuple):
     """Where an adapter is, and what brings the library that it needs."""

@@ -36,8 +36,6 @@ from swell.providers.refusals import explained, in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
-__all__ = ["GcpOptions", "GcpProvider"]
-
 _API: Final = "https://compute.googleapis.com"
 _METADATA: Final = "http://169.254.169.254"
 

@@ -20,8 +20,6 @@ from swell.errors import InvalidRequest
 from swell.providers.rest import Answer
 from swell.providers.tokens import CloudTokens
 
-__all__ = ["GoogleTokens"]
-
 _SCOPE: Final = "https://www.googleapis.com/auth/compute"
 _MACHINE: Final = "/computeMetadata/v1/instance/service-accounts/default/token"
 

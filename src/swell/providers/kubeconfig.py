@@ -27,8 +27,6 @@ from swell.errors import InvalidRequest, Unavailable
 from swell.providers.command import run
 from swell.providers.marks import moment
 
-__all__ = ["Access", "in_cluster", "of_kubeconfig", "opened"]
-
 #: What a pod is given by its cluster.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

@@ -47,8 +47,6 @@ from swell.providers.refusals import given_of, in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 
-__all__ = ["KubernetesOptions", "KubernetesProvider", "job_of"]
-
 #: Which Job a pod is of; Kubernetes' own label for that has changed its name.
 _INSTANCE: Final = "swell-instance"
 

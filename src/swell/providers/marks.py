@@ -17,8 +17,6 @@ import msgspec
 
 from swell.provider import Instance, InstanceState, LaunchRequest
 
-__all__ = ["ASKED_AT_MARK", "DEPLOYMENT", "LAUNCH", "POOL", "Marks", "as_label", "moment"]
-
 DEPLOYMENT: Final = "swell-deployment"
 POOL: Final = "swell-pool"
 LAUNCH: Final = "swell-launch"

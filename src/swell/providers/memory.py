@@ -13,8 +13,6 @@ import msgspec
 from swell.clock import Clock
 from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 
-__all__ = ["MemoryProvider"]
-
 
 class MemoryProvider:
     """Instances in a dictionary.

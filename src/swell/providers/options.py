@@ -10,8 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from swell.errors import InvalidRequest
 
-__all__ = ["MachineOptions", "Name", "Options", "checked"]
-
 #: The name of a deployment: whose instances are whose.
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 

@@ -31,8 +31,6 @@ from swell.provider import (
 )
 from swell.providers.options import Options
 
-__all__ = ["ProcessOptions", "ProcessProvider"]
-
 #: How many ended instances are still listed.
 _REMEMBERED: Final = 100
 

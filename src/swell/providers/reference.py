@@ -13,8 +13,6 @@ from swell.providers.factory import KINDS, options_of
 from swell.providers.options import MachineOptions, Options
 from swell.providers.process import ProcessOptions
 
-__all__ = ["providers_markdown"]
-
 _HEAD = """# Options of providers
 
 <!-- Written by `python -m swell.providers.reference`. -->

@@ -6,8 +6,6 @@ from swell.config import hide_secrets
 from swell.errors import InvalidInput, SwellError, Unavailable
 from swell.provider import Instance, Refused
 
-__all__ = ["explained", "given_of", "in_words"]
-
 #: Takes an error's code and message.
 Test = Callable[[str, str], bool]
 

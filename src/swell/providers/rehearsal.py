@@ -30,8 +30,6 @@ from swell.provider import (
     Tidying,
 )
 
-__all__ = ["RehearsalProvider"]
-
 
 class _Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refuse: str = ""

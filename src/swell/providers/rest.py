@@ -10,8 +10,6 @@ import msgspec
 
 from swell.errors import Unavailable
 
-__all__ = ["Answer", "Rest", "retry_after"]
-
 #: An answer that takes longer is none, in seconds. Some clouds hold a call for two minutes.
 _ANSWER_S: Final = 150.0
 _CONNECT_S: Final = 10.0

@@ -15,8 +15,6 @@ import msgspec
 from swell.clock import Clock
 from swell.provider import Instance, InstanceState
 
-__all__ = ["Sightings"]
-
 #: For so long what was launched may be missing from a list, in seconds.
 _LATE_S: Final = 120.0
 

@@ -48,8 +48,6 @@ from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
 
-__all__ = ["SkypilotOptions", "SkypilotProvider", "task_of"]
-
 #: SkyPilot lists a cluster once its server has begun with it, which may have others before.
 _LATE_S: Final = 900.0
 

@@ -9,8 +9,6 @@ from swell.config import hide_secrets
 from swell.errors import InvalidInput, Unavailable
 from swell.providers.rest import Answer, Rest
 
-__all__ = ["CloudTokens"]
-
 
 class CloudTokens:
     """Gives a token that is good for some minutes more. Each cloud asks for it in its own way.

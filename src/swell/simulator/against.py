@@ -9,8 +9,6 @@ from swell.simulator.fleets import Case, Fleets
 from swell.simulator.oracle import least_s
 from swell.simulator.score import Served, at_equal_service
 
-__all__ = ["Rival", "rivals"]
-
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
     """What another way to scale costs, over the least."""

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from swell.simulator import rules
 from swell.simulator.fleets import Rule
 
-__all__ = ["ANCHORS", "REFERENCES", "Anchor", "Setting"]
-
 _Array = NDArray[np.float64]
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from swell.simulator.traces import Trace
 
-__all__ = ["TICK_S", "arrivals"]
-
 #: Time goes by in ticks of so many seconds.
 TICK_S: Final = 10.0
 

@@ -21,8 +21,6 @@ from swell.simulator.fleets import Case, Fleets, Result
 from swell.simulator.oracle import least_s
 from swell.simulator.pools import Pool
 
-__all__ = ["RATE", "SCALES", "WAIT_S", "Anchored", "Least", "Ran", "Told", "run"]
-
 #: Samples per second of one worker, and within how long samples are to be taken, in seconds.
 RATE: Final = 0.5
 WAIT_S: Final = 20.0

@@ -15,8 +15,6 @@ from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.pools import MODEL
 from swell.simulator.traces import TEXT, Trace, check_length
 
-__all__ = ["Crowd", "Mix", "crowd_at", "crowd_of", "parts", "read_crowd"]
-
 _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 

@@ -6,8 +6,6 @@ from xml.sax.saxutils import escape
 
 from swell.simulator.runs import Chart
 
-__all__ = ["bars", "svg"]
-
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 _WIDTH, _HEIGHT, _LEFT, _GAP = 720, 110, 64, 34

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from swell.simulator.arrivals import TICK_S
 from swell.simulator.waits import Waits, waits
 
-__all__ = ["Case", "Fleets", "Result", "Rule"]
-
 _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 

@@ -18,8 +18,6 @@ from swell.simulator.pools import MODEL, Group, Pool
 from swell.simulator.traces import STARTS_AT, Trace
 from swell.simulator.waits import Waits, waits
 
-__all__ = ["History", "Outcome", "Policy", "run", "simulate"]
-
 #: What decides: the real policy, with its settings.
 Policy = Callable[[Observation, State], Plan]
 

@@ -43,8 +43,6 @@ from swell.simulator.line import Line, Task
 from swell.simulator.machines import Books, Machine, Machines, Workers
 from swell.simulator.traces import STARTS_AT
 
-__all__ = ["Course", "Life", "Outcome", "Policy", "Terms", "Told", "simulate"]
-
 #: What decides: the real policy, with its settings.
 Policy = Callable[[Observation, State], Plan]
 

@@ -11,8 +11,6 @@ from swell.money.pricing import LIST, Price
 from swell.simulator.machines import Workers
 from swell.simulator.runs import Told
 
-__all__ = ["MOST_WORKERS", "Quota", "capped", "quotas_of_pools", "quotas_of_prices", "shrunk"]
-
 #: More workers than so many are simulated at a smaller scale.
 MOST_WORKERS: Final = 1000
 

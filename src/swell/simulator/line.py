@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from swell.fairness import VirtualClock, band, take_bands, take_turns
 
-__all__ = ["Line", "Task"]
-
 
 class Task:
     """One task in simulated time; times are seconds since the beginning."""

@@ -20,8 +20,6 @@ from swell.simulator.pools import MODEL, Pool
 from swell.simulator.speeds import Speed
 from swell.survival import Observation, Prior, quantiles
 
-__all__ = ["Books", "Machine", "Machines", "Workers"]
-
 #: Start times are looked at so often, in seconds, as by the controller.
 _LOOK_S: Final = 20.0
 

@@ -14,8 +14,6 @@ from swell.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 from swell.survival import Observation, Prior, quantiles
 
-__all__ = ["MODEL", "Group", "Pool", "Steps"]
-
 #: Whatever is asked for is asked of one model.
 MODEL: Final = "demo/picture"
 

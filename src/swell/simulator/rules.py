@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from swell.simulator.arrivals import TICK_S
 from swell.simulator.fleets import Fleets
 
-__all__ = ["Aws", "Foresight", "Keda", "Knative", "Peak", "Ray", "RunPod", "Sky", "SkyPool"]
-
 _Array = NDArray[np.float64]
 
 

@@ -20,8 +20,6 @@ from swell.simulator.machines import Workers
 from swell.simulator.pools import MODEL
 from swell.simulator.traces import Trace
 
-__all__ = ["COLUMNS", "MOST_TASKS", "Asked", "Chart", "Level", "Told", "Waits", "rate_of", "run"]
-
 _Array = NDArray[np.float64]
 
 Level = Literal["tasks", "fluid"]

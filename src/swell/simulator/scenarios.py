@@ -10,8 +10,6 @@ from swell.simulator import traces
 from swell.simulator.crowds import Crowd, read_crowd
 from swell.simulator.traces import Trace
 
-__all__ = ["SCENARIOS", "azure_code", "azure_conv", "scenario"]
-
 #: What has a name, in words.
 SCENARIOS: Final = {
     "v1": "14 days: 300,000 people a day become 4.1 million, and ten times as many within 3 hours",

@@ -11,8 +11,6 @@ from itertools import pairwise
 
 import msgspec
 
-__all__ = ["Served", "at_equal_service", "for_all", "geometric_mean", "pooled"]
-
 #: Between two neighbours of a sweep so many steps are looked at.
 _STEPS = 20
 

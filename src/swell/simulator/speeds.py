@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from swell.errors import InvalidInput
 
-__all__ = ["GENTD26_S", "Speed", "fixed", "gentd26", "measured"]
-
 _Array = NDArray[np.float64]
 
 #: Share of requests → within how long they were done, in seconds, in GenTD26, a service for Stable

@@ -16,22 +16,6 @@ from numpy.typing import NDArray
 
 from swell.errors import InvalidInput
 
-__all__ = [
-    "HELD_OUT",
-    "HELD_OUT_SEEDS",
-    "STARTS_AT",
-    "TEXT",
-    "TRACES",
-    "TUNING",
-    "TUNING_SEEDS",
-    "Spike",
-    "Trace",
-    "check_length",
-    "day",
-    "named",
-    "read",
-]
-
 #: Traces begin at midnight of a Monday, in seconds since 1970.
 STARTS_AT: Final = 1_767_571_200.0
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from swell.simulator.arrivals import TICK_S
 
-__all__ = ["Waits", "waits"]
-
 _Array = NDArray[np.float64]
 
 

@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from swell.fairness import VirtualClock, band
 
-__all__ = ["Line", "Waiting"]
-
 #: Virtual clocks of keys' users that are kept, before those of keys without waiting tasks go.
 MAX_CLOCKS: Final = 10_000
 

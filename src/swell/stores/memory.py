@@ -58,8 +58,6 @@ from swell.stores.memory_sharing import MemorySharing
 from swell.task import NewTask, Settlement, Task, TaskState
 from swell.words import has_words, task_words
 
-__all__ = ["MemoryRegistry", "MemoryStore"]
-
 
 class MemoryStore(MemorySharing, MemoryFavourites):
     """Tasks in a dictionary."""
@@ -91,7 +89,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
     ) -> list[Accepted | SwellError]:
-        """See `Store.accept`."""
         now = self._clock.now()
         results: list[Accepted | SwellError] = []
         keys: dict[tuple[str, str], tuple[str, bytes, datetime]] = {}
@@ -135,17 +132,14 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return Accepted(accepted, True)
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
-        """See `Store.knows`."""
         kept = self._keys.get((key_id, idempotency_key))
         oldest = self._clock.now() - timedelta(seconds=IDEMPOTENCY_TTL_S)
         return kept is not None and kept[2] > oldest
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """See `Store.get`."""
         return [self._tasks.get(task_id) for task_id in task_ids]
 
     async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        """See `Store.page`."""
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         newest_first = sorted(self._tasks, reverse=True)
@@ -162,7 +156,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return Page(tasks=tuple(page), cursor=page[-1].id if more and page else None)
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
-        """See `Store.start`."""
         now = self._clock.now()
         started: list[Task | None] = []
         for wish in starts:
@@ -187,7 +180,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
     ) -> Ended:
-        """See `Store.settle`."""
         now = self._clock.now()
         settled: list[Task | None] = []
         again, n = [], 0
@@ -210,7 +202,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return Ended(settled, again)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
-        """See `Store.extend`."""
         until = self._clock.now() + timedelta(seconds=lease_s)
         states: list[HoldState] = []
         for hold in holds:
@@ -223,7 +214,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return states
 
     async def cancel(self, task_ids: Sequence[str]) -> Ended:
-        """See `Store.cancel`."""
         now = self._clock.now()
         canceled: list[Task | None] = []
         again = []
@@ -238,7 +228,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return Ended(canceled, again)
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
-        """See `Store.sweep`."""
         now = self._clock.now()
         changed: list[Task] = []
         while self._wakes and self._wakes[0][0] <= now and len(changed) < limit:
@@ -256,7 +245,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return changed
 
     async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
-        """See `Store.cap_waits`."""
         now, n = self._clock.now(), 0
         for task in list(self._tasks.values()):
             capped = life.cap_wait(
@@ -270,7 +258,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
-        """See `Store.retry`."""
         task = self._tasks.get(task_id)
         if task is None:
             raise NotFound(f"there is no task {task_id}")
@@ -288,12 +275,10 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return Accepted(again, True)
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
-        """See `Store.count_open`."""
         open_tasks = [task.key_id for task in self._tasks.values() if not task.state.is_terminal]
         return [open_tasks.count(key_id) for key_id in key_ids]
 
     async def next_wake_at(self) -> datetime | None:
-        """See `Store.next_wake_at`."""
         while self._wakes:
             wake_at, _, task_id = self._wakes[0]
             task = self._tasks.get(task_id)
@@ -303,20 +288,16 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return None
 
     async def discarded(self, *, limit: int = 1000) -> list[str]:
-        """See `Store.discarded`."""
         return list(itertools.islice(self._discarded, limit))
 
     async def forget_discarded(self, keys: Sequence[str]) -> None:
-        """See `Store.forget_discarded`."""
         for key in keys:
             self._discarded.pop(key, None)
 
     async def note_upload(self, key: str) -> None:
-        """See `Store.note_upload`."""
         self._uploads.setdefault(key, self._clock.now())
 
     async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Store.retire_uploads`."""
         unused = [
             key
             for key, noted_at in self._uploads.items()
@@ -325,7 +306,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return sum(self._discard_upload(key) for key in unused[:limit])
 
     async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
-        """See `Store.retire`."""
         due = [task for task in self._tasks.values() if _is_due(task, expiry)][:limit]
         for task in due:
             self._remove(
@@ -341,7 +321,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return len(due)
 
     async def erase(self, task_id: str) -> list[str]:
-        """See `Store.erase`."""
         task = self._tasks.get(task_id)
         if task is None:
             raise NotFound(f"there is no task {task_id}")
@@ -387,7 +366,6 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         return True
 
     async def keep_words(self, *, limit: int = 1000) -> int:
-        """See `Store.keep_words`."""
         lacking = [
             task
             for _, task in sorted(self._tasks.items())
@@ -466,30 +444,25 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         self._duties: dict[str, tuple[str, datetime]] = {}
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
-        """See `Registry.put_models`."""
         for card in cards:
             known = self._models.pop((card.name, card.version), card)
             known = msgspec.structs.replace(known, price_micros=card.price_micros)
             self._models[card.name, card.version] = known
 
     async def models(self) -> list[ModelCard]:
-        """See `Registry.models`."""
         newest_first = reversed(self._models.values())
         return sorted(newest_first, key=lambda card: card.name)
 
     async def put_worker(self, worker: WorkerInfo) -> None:
-        """See `Registry.put_worker`."""
         self._workers[worker.id] = worker
 
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
-        """See `Registry.touch_workers`."""
         for worker_id in worker_ids:
             worker = self._workers.get(worker_id)
             if worker is not None and worker.gone_at is None:
                 self._workers[worker_id] = msgspec.structs.replace(worker, seen_at=seen_at)
 
     async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
-        """See `Registry.drain_worker`."""
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker = msgspec.structs.replace(worker, draining=True)
@@ -497,7 +470,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return worker
 
     async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
-        """See `Registry.remove_worker`."""
         worker = self._workers.get(worker_id)
         if worker is not None and worker.gone_at is None:
             self._workers[worker_id] = msgspec.structs.replace(worker, gone_at=gone_at)
@@ -509,11 +481,9 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         }
 
     async def workers(self) -> list[WorkerInfo]:
-        """See `Registry.workers`."""
         return sorted(self._workers.values(), key=lambda worker: (worker.registered_at, worker.id))
 
     async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
-        """See `Registry.put_key`."""
         known = self._keys.get(key.id)
         if instead_of is not None and (known is None or known.digest != instead_of):
             return False
@@ -526,28 +496,23 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return True
 
     async def keys(self) -> list[ApiKey]:
-        """See `Registry.keys`."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
-        """See `Registry.key_by_digest`."""
         return next(
             (key for key in self._keys.values() if digest in (key.digest, key.old_digest)), None
         )
 
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
-        """See `Registry.touch_keys`."""
         for key_id, used_at in used.items():
             key = self._keys.get(key_id)
             if key is not None and (key.used_at is None or key.used_at < used_at):
                 self._keys[key_id] = msgspec.structs.replace(key, used_at=used_at)
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:
-        """See `Registry.record`."""
         self._audit += entries
 
     async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
-        """See `Registry.audit`."""
         found = [each for each in self._audit if before is None or each.id < before]
         return sorted(found, key=lambda each: each.id, reverse=True)[:limit]
 
@@ -556,7 +521,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         startup: Startup,
         charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
     ) -> KeptStartup:
-        """See `Registry.put_startup`."""
         before = self._startups.get(startup.id)
         if before is not None and is_further(before.state, startup.state):
             return KeptStartup(before)
@@ -569,7 +533,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return KeptStartup(before, is_charged=is_new)
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
-        """See `Registry.startups`."""
         return sorted(
             (
                 each
@@ -580,7 +543,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         )
 
     async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
-        """See `Registry.startups_of`."""
         wanted = {each for each in worker_ids if each}
         return [
             each
@@ -589,11 +551,9 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         ]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        """See `Registry.charge`."""
         return [self._ledger.setdefault(each.id, each) is each for each in entries]
 
     async def charged(self, accounts: Sequence[str]) -> list[Charged]:
-        """See `Registry.charged`."""
         found = dict.fromkeys(accounts, Charged())
         for each in self._ledger.values():
             if each.account in found:
@@ -604,7 +564,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return [found[account] for account in accounts]
 
     async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
-        """See `Registry.costs`."""
         found: dict[object, CostRow] = {}
         for each in self._ledger.values():
             row = _cost_row(each, users)
@@ -615,14 +574,12 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return sorted(found.values(), key=lambda row: row.day)
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
-        """See `Registry.ledger`."""
         entries = list(self._ledger.values())
         end = len(entries) if before is None else min(before, len(entries))
         start = max(0, end - limit)
         return LedgerPage(entries=entries[start:end][::-1], cursor=start or None)
 
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
-        """See `Registry.spend`."""
         now = self._clock.now()
         for each in spends:
             begin = max(now, self._spent.get(each.name, now))
@@ -630,35 +587,28 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return [self._spent[each.name] for each in spends]
 
     async def put_note(self, name: str, value: bytes) -> None:
-        """See `Registry.put_note`."""
         self._notes[name] = value
 
     async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
-        """See `Registry.swap_note`."""
         if self._notes.get(name) != before:
             return False
         self._notes[name] = value
         return True
 
     async def note(self, name: str) -> bytes | None:
-        """See `Registry.note`."""
         return self._notes.get(name)
 
     async def notes(self, prefix: str) -> dict[str, bytes]:
-        """See `Registry.notes`."""
         return {name: each for name, each in sorted(self._notes.items()) if name.startswith(prefix)}
 
     async def drop_notes(self, names: Sequence[str]) -> None:
-        """See `Registry.drop_notes`."""
         for name in names:
             self._notes.pop(name, None)
 
     async def secret(self, name: str) -> bytes:
-        """See `Registry.secret`."""
         return self._secrets.setdefault(name, secrets.token_bytes(32))
 
     async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
-        """See `Registry.take_duty`."""
         now = self._clock.now()
         known, until = self._duties.get(name, (holder, now))
         if known != holder and until > now and until <= now + timedelta(seconds=2 * lease_s):
@@ -667,7 +617,6 @@ class MemoryRegistry(MemoryQuotas, MemoryComparisons):
         return True
 
     async def leave_duty(self, name: str, holder: str) -> None:
-        """See `Registry.leave_duty`."""
         if self._duties.get(name, ("", None))[0] == holder:
             del self._duties[name]
 

@@ -6,8 +6,6 @@ import msgspec
 
 from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 
-__all__ = ["MemoryComparisons"]
-
 
 class MemoryComparisons:
     """The registry's part about comparisons and votes."""
@@ -19,24 +17,20 @@ class MemoryComparisons:
         self._votes: dict[tuple[str, int, str, str], Vote] = {}
 
     async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
-        """See `Registry.put_comparison`."""
         if await self.count_comparisons(comparison.key_id) >= most:
             return False
         self._comparisons[comparison.id] = comparison
         return True
 
     async def count_comparisons(self, key_id: str) -> int:
-        """See `Registry.count_comparisons`."""
         return sum(each.key_id == key_id for each in self._comparisons.values())
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
-        """See `Registry.comparison`."""
         return self._comparisons.get(comparison_id)
 
     async def outlines(
         self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
     ) -> list[Outline]:
-        """See `Registry.outlines`."""
         found = [
             each
             for _, each in sorted(self._comparisons.items(), reverse=True)
@@ -46,26 +40,22 @@ class MemoryComparisons:
         return [self._outline(each) for each in found[:limit]]
 
     async def closed_comparisons(self) -> list[tuple[str, datetime]]:
-        """See `Registry.closed_comparisons`."""
         found = [(each.id, each.closed_at) for each in self._comparisons.values()]
         ended = [(comparison_id, at) for comparison_id, at in found if at is not None]
         return sorted(ended, key=lambda each: (each[1], each[0]))
 
     async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
-        """See `Registry.close_comparison`."""
         known = self._comparisons.get(comparison_id)
         if known is not None and known.closed_at is None:
             known = self._comparisons[comparison_id] = msgspec.structs.replace(known, closed_at=at)
         return known
 
     async def drop_comparison(self, comparison_id: str) -> bool:
-        """See `Registry.drop_comparison`."""
         for place in [each for each in self._votes if each[0] == comparison_id]:
             del self._votes[place]
         return self._comparisons.pop(comparison_id, None) is not None
 
     async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
-        """See `Registry.vote`."""
         known = self._comparisons.get(vote.comparison_id)
         if known is None or known.closed_at is not None:
             return False
@@ -76,7 +66,6 @@ class MemoryComparisons:
         return True
 
     async def votes(self, comparison_id: str) -> list[Vote]:
-        """See `Registry.votes`."""
         found = [each for each in self._votes.values() if each.comparison_id == comparison_id]
         return sorted(found, key=lambda each: (each.at, each.row, each.key_id, each.voter))
 

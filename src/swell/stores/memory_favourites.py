@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from swell.favourites import Favourite, Viewer
 from swell.task import Task
 
-__all__ = ["MemoryFavourites"]
-
 
 class MemoryFavourites:
     """The store's part about favourites."""
@@ -18,7 +16,6 @@ class MemoryFavourites:
         self._favourites: set[Favourite] = set()
 
     async def favour(self, favourite: Favourite) -> bool:
-        """See `Store.favour`."""
         task = self._tasks.get(favourite.task_id)
         if task is None or task.outputs_removed:
             return False
@@ -26,11 +23,9 @@ class MemoryFavourites:
         return True
 
     async def disfavour(self, favourite: Favourite) -> None:
-        """See `Store.disfavour`."""
         self._favourites.discard(favourite)
 
     async def favourites(self, viewer: Viewer, task_ids: Sequence[str]) -> list[tuple[int, ...]]:
-        """See `Store.favourites`."""
         mine = [each for each in self._favourites if each.viewer == viewer]
         return [
             tuple(sorted(each.artifact for each in mine if each.task_id == task_id))

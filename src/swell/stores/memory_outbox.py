@@ -26,8 +26,6 @@ from swell.stores.posting import Posting
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, PASSING
 
-__all__ = ["MemoryOutbox"]
-
 #: A task and a receiver.
 _Line = tuple[str, str]
 
@@ -47,11 +45,9 @@ class MemoryOutbox:
         self._deliveries: dict[str, Delivery] = {}
 
     def watch(self, watches: Sequence[Watch]) -> None:
-        """See `Outbox.watch`."""
         self._posting.watch(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
-        """See `Outbox.on_post`."""
         self._posting.on_post(wake)
 
     def note(self, before: Task, after: Task) -> None:
@@ -80,7 +76,6 @@ class MemoryOutbox:
                 self._put(msgspec.structs.replace(each, answers=(), data=None))
 
     async def post(self, posts: Sequence[Post]) -> None:
-        """See `Outbox.post`."""
         now = self._clock.now()
         for post in posts:
             task = self._tasks.get(post.task_id)
@@ -97,7 +92,6 @@ class MemoryOutbox:
     async def due(
         self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
     ) -> list[Delivery]:
-        """See `Outbox.due`."""
         now = self._clock.now()
         heads: dict[tuple[str, str], Delivery] = {}
         for each in self._waiting():
@@ -112,12 +106,10 @@ class MemoryOutbox:
         return found[:limit]
 
     async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
-        """See `Outbox.next_due_at`."""
         waiting = [each for each in self._waiting() if each.place not in without]
         return min(map(_due_at, waiting), default=None)
 
     async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """See `Outbox.tell`."""
         found: list[Delivery | None] = []
         for each in told:
             before = self._deliveries.get(each.id)
@@ -135,13 +127,11 @@ class MemoryOutbox:
         return found
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """See `Outbox.get`."""
         return [self._deliveries.get(each) for each in ids]
 
     async def page(
         self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
     ) -> DeliveryPage:
-        """See `Outbox.page`."""
         newest_first = list(reversed(self._deliveries.values()))
         if cursor is not None:
             ids = [each.id for each in newest_first]
@@ -154,7 +144,6 @@ class MemoryOutbox:
         return DeliveryPage(deliveries=tuple(page), cursor=page[-1].id if more else None)
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """See `Outbox.replay`."""
         now = self._clock.now()
         ended = [self._deliveries[each] for each in ids if each in self._deliveries]
         ended = [each for each in ended if each.due_at is None]
@@ -170,7 +159,6 @@ class MemoryOutbox:
         return len(ended)
 
     async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
-        """See `Outbox.give_up`."""
         waiting = [each for each in self._waiting() if endpoint and each.endpoint == endpoint]
         given = [each for each in waiting if each.id != but]
         for each in given:
@@ -178,7 +166,6 @@ class MemoryOutbox:
         return len(given)
 
     async def retire(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Outbox.retire`."""
         old = [
             each.id
             for each in self._deliveries.values()
@@ -189,7 +176,6 @@ class MemoryOutbox:
         return len(old)
 
     async def backlog(self) -> Backlog:
-        """See `Outbox.backlog`."""
         waiting = self._waiting()
         return Backlog(len(waiting), min((each.at for each in waiting), default=None))
 

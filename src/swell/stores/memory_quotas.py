@@ -17,8 +17,6 @@ from swell.quotas import (
     place_of,
 )
 
-__all__ = ["MemoryQuotas"]
-
 
 class MemoryQuotas:
     """The registry's part about quotas and credits."""
@@ -30,23 +28,18 @@ class MemoryQuotas:
         self._credits: dict[str, Credit] = {}
 
     async def put_quota(self, quota: Quota) -> None:
-        """See `Registry.put_quota`."""
         self._sheet.quotas[place_of(quota.key_id, quota.user)] = quota
 
     async def drop_quota(self, key_id: str, user: str | None) -> bool:
-        """See `Registry.drop_quota`."""
         return self._sheet.quotas.pop(place_of(key_id, user), None) is not None
 
     async def quotas(self) -> list[Quota]:
-        """See `Registry.quotas`."""
         return [quota for _, quota in sorted(self._sheet.quotas.items())]
 
     async def quota_keys(self) -> frozenset[str]:
-        """See `Registry.quota_keys`."""
         return frozenset(key_id for key_id, _ in self._sheet.quotas)
 
     async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
-        """See `Registry.reserve`."""
         verdicts = []
         for group in groups:
             verdict, holds = enter(self._sheet, group)
@@ -55,7 +48,6 @@ class MemoryQuotas:
         return verdicts
 
     async def release(self, settled: Sequence[Settled]) -> int:
-        """See `Registry.release`."""
         n = 0
         for each in settled:
             hold = self._holds.pop(each.id, None)
@@ -65,12 +57,10 @@ class MemoryQuotas:
         return n
 
     async def holds(self, *, after: str, before: datetime, limit: int) -> list[Hold]:
-        """See `Registry.holds`."""
         found = (hold for key, hold in sorted(self._holds.items()) if key > after)
         return [hold for hold in found if hold.at < before][:limit]
 
     async def grant(self, credit: Credit) -> bool:
-        """See `Registry.grant`."""
         if credit.id in self._credits:
             return False
         self._credits[credit.id] = credit
@@ -78,20 +68,16 @@ class MemoryQuotas:
         return True
 
     async def credits(self, key_id: str | None, *, limit: int) -> list[Credit]:
-        """See `Registry.credits`."""
         found = [each for each in self._credits.values() if key_id in (None, each.key_id)]
         return found[::-1][:limit]
 
     async def sheet(self, places: Iterable[Place], at: datetime) -> Sheet:
-        """See `Registry.sheet`."""
         return self._sheet
 
     async def credit_places(self) -> list[Place]:
-        """See `Registry.credit_places`."""
         return sorted(self._sheet.accounts)
 
     async def forget_uses(self, before: date) -> None:
-        """See `Registry.forget_uses`."""
         for key in list(self._sheet.uses):
             if len(key[2]) == 10 and key[2] < before.isoformat():
                 del self._sheet.uses[key]

@@ -5,8 +5,6 @@ import msgspec
 from swell.sharing import ShareLink
 from swell.task import Task
 
-__all__ = ["MemorySharing"]
-
 
 class MemorySharing:
     """The store's part about links."""
@@ -18,7 +16,6 @@ class MemorySharing:
         self._links: dict[str, ShareLink] = {}
 
     async def share(self, link: ShareLink) -> ShareLink | None:
-        """See `Store.share`."""
         task = self._tasks.get(link.task_id)
         if task is None or task.outputs_removed:
             return None
@@ -31,21 +28,17 @@ class MemorySharing:
         return link
 
     async def unshare(self, task_id: str) -> ShareLink | None:
-        """See `Store.unshare`."""
         return self._links.pop(task_id, None)
 
     async def share_link(self, token: str) -> ShareLink | None:
-        """See `Store.share_link`."""
         return next((each for each in self._links.values() if each.token == token), None)
 
     async def share_link_of(self, task_id: str) -> ShareLink | None:
-        """See `Store.share_link_of`."""
         return self._links.get(task_id)
 
     async def share_links(
         self, *, key_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[ShareLink]:
-        """See `Store.share_links`."""
         newest_first = [self._links[task_id] for task_id in sorted(self._links, reverse=True)]
         found = [
             each

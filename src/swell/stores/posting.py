@@ -6,8 +6,6 @@ from datetime import datetime
 from swell.outbox import Delivery, Watch, deliveries_of, says_passing
 from swell.task import Task
 
-__all__ = ["Posting"]
-
 
 class Posting:
     """Standing endpoints as this process knows them, and whoever waits for deliveries."""
@@ -19,11 +17,9 @@ class Posting:
         self._wake: Callable[[], None] | None = None
 
     def watch(self, watches: Sequence[Watch]) -> None:
-        """See `Outbox.watch`."""
         self.watches = tuple(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
-        """See `Outbox.on_post`."""
         self._wake = wake
 
     def wake(self) -> None:

@@ -1,10 +1,8 @@
-"""SQL as data: named queries, schemas and migrations from the `sql` folder."""
+"""SQL as data: named queries and migrations from the `sql` folder."""
 
 import re
 from importlib.resources import files
 from types import MappingProxyType
-
-__all__ = ["load_migrations", "load_queries", "load_schema"]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _SQL = files("swell.stores") / "sql"
@@ -25,11 +23,6 @@ def load_queries(dialect: str) -> MappingProxyType[str, str]:
         lines = [line for line in body.splitlines() if not line.startswith("--")]
         queries[name] = "\n".join(lines).strip().removesuffix(";")
     return MappingProxyType(queries)
-
-
-def load_schema(dialect: str) -> str:
-    """Return the whole schema as one script."""
-    return (_SQL / "schema" / f"{dialect}.sql").read_text(encoding="utf-8")
 
 
 def load_migrations(dialect: str) -> list[tuple[int, str, str]]:

@@ -19,19 +19,6 @@ from swell.stages import Sight, may_run
 from swell.store import Accepted, Ended, Hold, HoldState, Onward, Start
 from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
-__all__ = [
-    "Session",
-    "accept",
-    "cancel",
-    "cap_waits",
-    "extend",
-    "going_on",
-    "repeated",
-    "settle",
-    "start",
-    "tagged",
-]
-
 
 class Session(Protocol):
     """The tasks as one transaction sees them."""

@@ -24,8 +24,6 @@ from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace
 
-__all__ = ["OtlpTracer", "why_refused"]
-
 #: Where the exporter says what came of a request.
 _TOLD: Final = logging.getLogger("opentelemetry.exporter.otlp")
 
@@ -72,7 +70,6 @@ class OtlpTracer:
         _TOLD.setLevel(logging.ERROR)
 
     def begin(self, client: str | None) -> Trace | None:
-        """See `Tracer.begin`."""
         if client is not None:
             return self.below(client) if client.endswith("01") else None
         if self._rng.random() >= self._sample:
@@ -80,11 +77,9 @@ class OtlpTracer:
         return Trace(f"00-{self._id(128):032x}-{self._id(64):016x}-01")
 
     def below(self, parent: str) -> Trace:
-        """See `Tracer.below`."""
         return Trace(f"{parent[:36]}{self._id(64):016x}-01", parent)
 
     def tell(self, span: Span) -> None:
-        """See `Tracer.tell`."""
         trace, start_ns = span.trace, _nanoseconds(span.start_at)
         self._waiting.append(
             ReadableSpan(
@@ -105,7 +100,6 @@ class OtlpTracer:
             self._sending = asyncio.get_running_loop().create_task(self._send_soon())
 
     async def close(self) -> None:
-        """See `Tracer.close`."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)

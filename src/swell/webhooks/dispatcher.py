@@ -22,8 +22,6 @@ from swell.webhooks.room import Answering, Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, is_gone, what_follows
 from swell.webhooks.send import Letter, Sender
 
-__all__ = ["Dispatcher", "DispatcherSettings", "Receivers", "Unsendable"]
-
 _log = structlog.get_logger("swell.webhooks")
 
 #: What other processes have written is looked for so often, in seconds.

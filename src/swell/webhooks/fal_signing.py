@@ -15,8 +15,6 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["FalKey"]
-
 #: Tells this use of a secret from others.
 _PURPOSE: Final = b"swell webhooks in fal's form"
 

@@ -11,8 +11,6 @@ from typing import Final
 
 from swell.outbox import Delivery
 
-__all__ = ["Answering", "Room"]
-
 #: The part of all slots for further requests to one host.
 _FURTHER_PART: Final = 4
 

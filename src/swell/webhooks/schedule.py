@@ -15,8 +15,6 @@ import msgspec
 
 from swell.outbox import Delivery, DeliveryState, Told, Try
 
-__all__ = ["SCHEDULE_S", "Answer", "is_gone", "retry_after_s", "what_follows"]
-
 #: How long after each failure the next attempt is made, in seconds: ten attempts in three days.
 SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 

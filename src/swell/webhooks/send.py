@@ -15,8 +15,6 @@ from swell.outbox import SNIPPET_CHARS
 from swell.webhooks.schedule import Answer
 from swell.webhooks.signing import signature_headers
 
-__all__ = ["HttpSender", "Letter", "Sender"]
-
 #: What is read of an answer, in bytes, and for how long, in seconds: it only tells people more.
 _READ_BYTES: Final = 2 * SNIPPET_CHARS
 _READ_S: Final = 1.0
@@ -66,7 +64,6 @@ class HttpSender:
         self._calls_itself = f"Swell/{release} (webhooks)"
 
     async def send(self, letter: Letter, message_id: str) -> Answer:
-        """See `Sender.send`."""
         at, begun_s = self._clock.now(), self._clock.monotonic_s()
         status: int | None = None
         retry_after, text, error, detail = None, "", "", ""
@@ -101,7 +98,6 @@ class HttpSender:
         )
 
     async def close(self) -> None:
-        """See `Sender.close`."""
         await self._outbound.close()
 
 

@@ -15,8 +15,6 @@ from typing import Final
 
 from swell.errors import InvalidRequest
 
-__all__ = ["new_secret", "signature_headers"]
-
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES: Final = 32
 

@@ -21,8 +21,6 @@ from swell.media import LoRA, combined
 from swell.weights.lora import Change, LayerNames, add, read_lora
 from swell.weights.residency import COPY_ALONE_BYTES, COPY_THREADS
 
-__all__ = ["MEMORY_BYTES", "AdaptedWeights", "LoraMemory"]
-
 #: What loaded LoRAs may take in host memory, as float32: a dozen of usual size (20 MB to 200 MB in
 #: half precision), little beside the model. Loading one again from the page cache costs about as
 #: much as putting it on.

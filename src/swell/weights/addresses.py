@@ -12,8 +12,6 @@ from swell.weights.chunks import Manifest
 from swell.weights.gather import Place
 from swell.weights.growing import GivenUp
 
-__all__ = ["AGAIN", "Addresses", "Source", "Telling"]
-
 #: Addresses that are asked for at once.
 PLACES: Final = 256
 
@@ -53,9 +51,7 @@ class Source(Protocol):
 class Telling(Protocol):
     """Who knows where chunks are."""
 
-    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        """See `Source.places`."""
-        ...
+    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]: ...
 
 
 class Addresses:

@@ -24,8 +24,6 @@ import aiohttp
 
 from swell.errors import NotFound, SwellError
 
-__all__ = ["Package", "RefusedPackage", "bring"]
-
 _WANTED: Final = re.compile(r"metadata\.json|README\.md|sentencepiece\.model|model/[\w.-]+")
 _CODE: Final = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,8})?")
 

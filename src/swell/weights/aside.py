@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["aside", "to_the_end"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from swell.weights.chunks import Manifest
 from swell.weights.disk import disk_errors
 from swell.weights.noted import note_manifest
 
-__all__ = ["bake"]
-
 _BLOCK_BYTES: Final = 8 << 20
 
 

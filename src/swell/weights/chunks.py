@@ -22,23 +22,6 @@ from swell.weights.files import open_file
 from swell.weights.formats import check_name
 from swell.weights.listing import Entry, InvalidListing, Listing, check_digest, check_identity
 
-__all__ = [
-    "CHUNK_BYTES",
-    "MAX_MANIFEST_BYTES",
-    "ChunkedFile",
-    "Manifest",
-    "Pointer",
-    "chunk_key",
-    "cut",
-    "is_chunk_key",
-    "manifest_key",
-    "read_manifest",
-    "read_pointer",
-    "spans",
-    "version_key",
-    "write_manifest",
-]
-
 #: Bytes of a chunk. Large enough that a request costs little beside it, small enough that a cut
 #: connection loses little and the last ones end together; see decision 37 for what was measured.
 CHUNK_BYTES: Final = 16 << 20

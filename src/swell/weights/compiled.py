@@ -39,19 +39,6 @@ from swell.weights.cache import CacheFull, CacheUnusable, WeightCache
 from swell.weights.listing import Entry
 from swell.weights.wishing import Wishing, is_wished
 
-__all__ = [
-    "HERE",
-    "CompiledCache",
-    "CompiledKey",
-    "Kept",
-    "NotPrivate",
-    "all_tried_out",
-    "cpu_of",
-    "keep_compiled_in",
-    "processor",
-    "workers_cache",
-]
-
 #: Who has compiled a program: this machine. Else it is the key by which it was signed, and nobody
 #: knows it of what an earlier version of Swell has kept.
 HERE: Final = "here"

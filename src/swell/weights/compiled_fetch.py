@@ -21,8 +21,6 @@ from swell.weights.growing import GivenUp, Growing
 from swell.weights.listing import Entry
 from swell.weights.signed import NAME, Program, Signed
 
-__all__ = ["ProgramSource", "bring"]
-
 #: A program that another process fetches is looked at so often, in seconds.
 _LOOK_S: Final = 0.1
 

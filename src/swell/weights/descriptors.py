@@ -5,8 +5,6 @@ import os
 import resource
 from typing import Final
 
-__all__ = ["allow", "spare"]
-
 #: Left to whatever else this process opens meanwhile.
 _OTHERS: Final = 64
 

@@ -11,8 +11,6 @@ from typing import Final
 
 from swell.errors import SwellError
 
-__all__ = ["CacheFull", "CacheUnusable", "disk_errors", "sync_folder", "write_whole"]
-
 #: What an error of the system means here: why, and what to do.
 _MEANINGS: Final = {
     **dict.fromkeys(

@@ -31,8 +31,6 @@ from swell.weights.growing import GivenUp, Growing
 from swell.weights.listing import Listing
 from swell.weights.noted import note_manifest
 
-__all__ = ["Wisher", "fetch"]
-
 #: A file that another process fetches is looked at so often, in seconds; many are less often.
 LOCK_EVERY_S: Final = 0.1
 _LOOKS: Final = 5000

@@ -12,8 +12,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MOST_SETTINGS_BYTES", "NoFile", "content_of_link", "open_file", "read_settings"]
-
 #: The longest file of settings that is read; an index of a thousand shards has a tenth of it.
 MOST_SETTINGS_BYTES: Final = 16 << 20
 

@@ -30,16 +30,6 @@ from swell.weights.refusals import BrokenWeights, RefusedFormat
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "Header",
-    "Tensor",
-    "check_content",
-    "check_name",
-    "is_allowed",
-    "parse_header",
-    "read_header",
-]
-
 #: Source: the limit of the format's own library.
 MAX_HEADER_BYTES: Final = 100_000_000
 

@@ -37,8 +37,6 @@ from swell.weights.chunks import Manifest
 from swell.weights.growing import GivenUp, Growing
 from swell.weights.reading import host_memory
 
-__all__ = ["FETCHES", "Gathering", "Place", "Places", "Terms"]
-
 #: Chunks asked for at once. Buffers of so many chunks are held.
 FETCHES: Final = 12
 

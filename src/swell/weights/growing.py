@@ -33,8 +33,6 @@ from swell.weights.disk import disk_errors
 from swell.weights.formats import check_content
 from swell.weights.listing import Entry
 
-__all__ = ["GivenUp", "Growing", "GrowingPaths"]
-
 _DONE: Final = b"1"
 _MISSING: Final = b"0"
 _BLOCK_BYTES: Final = 1 << 20

@@ -32,18 +32,6 @@ import msgspec
 from swell.errors import InvalidRequest
 from swell.weights.formats import check_name
 
-__all__ = [
-    "Entry",
-    "InvalidListing",
-    "Listing",
-    "Wanted",
-    "WantedFile",
-    "check_digest",
-    "check_identity",
-    "parse_wanted",
-    "read_listing",
-]
-
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

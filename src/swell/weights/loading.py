@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from swell.weights.formats import Header, Tensor, read_header
 from swell.weights.reading import THREADS, Reading
 
-__all__ = ["Weights", "load", "load_all", "stream", "view"]
-
 
 class Weights(Mapping[str, NDArray[Any]]):
     """The tensors of one file, in memory.

@@ -39,17 +39,6 @@ from swell.weights.loading import view
 from swell.weights.reading import Reading, host_memory
 from swell.weights.refusals import BrokenWeights, RefusedFormat
 
-__all__ = [
-    "PREFIXES",
-    "Change",
-    "LayerNames",
-    "WrongLora",
-    "add",
-    "check_lora",
-    "joined",
-    "read_lora",
-]
-
 Singles = NDArray[np.float32]
 
 #: What stands before a layer's name in files, and not in the model whose layer it is.

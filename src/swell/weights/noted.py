@@ -9,8 +9,6 @@ from swell.weights.chunks import Manifest, read_manifest, write_manifest
 from swell.weights.disk import write_whole
 from swell.weights.listing import check_digest
 
-__all__ = ["note_manifest", "noted_manifest"]
-
 
 def note_manifest(cache: WeightCache, manifest: Manifest) -> None:
     """Keep a manifest under its digest, in the place of one that was damaged.

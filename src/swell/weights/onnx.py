@@ -19,8 +19,6 @@ from typing import Final
 
 from swell.weights.refusals import BrokenWeights, RefusedFormat
 
-__all__ = ["check_locations"]
-
 #: Message → number of a field → the message it holds, where that leads to tensors.
 _INNER: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},

@@ -31,14 +31,6 @@ from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, Wanted
 from swell.weights.noted import noted_manifest
 from swell.weights.wishing import is_wished
 
-__all__ = [
-    "Provided",
-    "await_contents",
-    "listing_beside",
-    "look_for_weights_in",
-    "provided",
-]
-
 #: How long nobody may fetch what is waited for, in seconds.
 PATIENCE_S: Final = 30.0
 

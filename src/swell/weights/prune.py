@@ -29,8 +29,6 @@ from swell.weights.noted import noted_manifest
 from swell.weights.refusals import RefusedFormat
 from swell.weights.wishing import forget_the_dead, is_wished
 
-__all__ = ["Fate", "Pruned", "prune"]
-
 #: Where files get their names when they are whole. Writing one takes no longer than this.
 _DRAFTS: Final = ("addresses", "listings", "manifests", "wishes")
 _DRAFT_TIME: Final = timedelta(minutes=1)

@@ -24,8 +24,6 @@ from swell.weights.side_by_side import TRIES, SideBySide
 from swell.weights.standing import standing_of
 from swell.weights.store import Found, WeightStore
 
-__all__ = ["PushProgress", "Pushed", "push", "send"]
-
 #: Chunks that go up, or are read to be compared, side by side.
 _CHUNKS: Final = 8
 

@@ -26,8 +26,6 @@ from swell.weights.store import WeightStore
 if TYPE_CHECKING:
     from swell.weights.signing import SigningKey, Trusted
 
-__all__ = ["PushedPrograms", "Signer", "kept_for", "push_compiled"]
-
 
 @dataclass(frozen=True, slots=True)
 class Signer:

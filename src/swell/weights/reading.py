@@ -19,8 +19,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Reading", "host_memory", "prefetch"]
-
 #: Questions that a disk is asked at once; cloud disks and NVMe are at their best from about 8.
 THREADS: Final = 8
 

@@ -2,8 +2,6 @@
 
 from swell.errors import InvalidRequest
 
-__all__ = ["BrokenWeights", "RefusedFormat"]
-
 
 class RefusedFormat(InvalidRequest):
     """A file that Swell does not open, and what to do instead."""

@@ -18,8 +18,6 @@ from swell.weights.formats import Header, Tensor
 from swell.weights.loading import Weights, load, view
 from swell.weights.reading import host_memory
 
-__all__ = ["HostCopy", "copy_block"]
-
 #: More threads than this do not make a memory bus faster.
 COPY_THREADS: Final = 4
 

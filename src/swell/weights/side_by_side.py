@@ -14,8 +14,6 @@ from typing import Final, TypeVar
 from swell.clock import Clock
 from swell.errors import Unavailable
 
-__all__ = ["TRIES", "SideBySide"]
-
 #: Of one thing.
 TRIES: Final = 8
 

@@ -26,24 +26,6 @@ from swell.weights.listing import InvalidListing, check_digest, check_identity
 if TYPE_CHECKING:
     from swell.weights.signing import SigningKey, Trusted
 
-__all__ = [
-    "MOST_NOTES",
-    "MOST_NOTE_BYTES",
-    "NAME",
-    "Distrusted",
-    "Program",
-    "Signed",
-    "Wanted",
-    "believed",
-    "cpu_key",
-    "note_key",
-    "notes_folder",
-    "parts_of",
-    "sign",
-    "signer",
-    "why_not",
-]
-
 #: So many notes of one version and CPU are looked at: a note for each library and GPU.
 MOST_NOTES: Final = 64
 

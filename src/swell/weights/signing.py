@@ -24,8 +24,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from swell.errors import Conflict, InvalidRequest
 
-__all__ = ["SigningKey", "Trusted", "make_key", "read_key"]
-
 _KIND: Final = "ed25519:"
 _PUBLIC_BYTES: Final = 32
 

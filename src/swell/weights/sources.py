@@ -18,15 +18,6 @@ from swell.weights.gather import Place
 from swell.weights.signed import Program, cpu_key
 from swell.weights.store import WeightStore
 
-__all__ = [
-    "MOST_PLACES",
-    "BackendSource",
-    "ChunkPlace",
-    "StoreSource",
-    "WeightsAnswer",
-    "WeightsRequest",
-]
-
 #: Chunks that one request may ask for.
 MOST_PLACES: Final = 1000
 
@@ -82,25 +73,21 @@ class BackendSource:
         self._trust = trust
 
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """See `swell.weights.fetch.Source`."""
         asked = WeightsRequest(model=model, version=version, manifest=digest or "")
         answer = await aside(lambda: self._ask(asked))
         return read_manifest(answer.manifest.encode(), digest)
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        """See `swell.weights.fetch.Source`."""
         asked = WeightsRequest(
             model=manifest.model, version=manifest.version, manifest=manifest.digest
         )
         return self._places(asked, digests)
 
     async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
-        """See `swell.weights.compiled_fetch.ProgramSource`."""
         asked = WeightsRequest(model=model, version=version, compiled=cpu)
         return (await aside(lambda: self._ask(asked))).notes
 
     def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
-        """See `swell.weights.compiled_fetch.ProgramSource`."""
         cpu = cpu_key(program.key.processor)
         asked = WeightsRequest(model=program.model, version=program.version, compiled=cpu)
         return self._places(asked, digests)
@@ -186,19 +173,15 @@ class StoreSource:
         self._loop = asyncio.get_running_loop()
 
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """See `swell.weights.fetch.Source`."""
         return await self._store.manifest(model, version, digest)
 
     async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
-        """See `swell.weights.compiled_fetch.ProgramSource`."""
         return await self._store.notes(model, version, cpu)
 
     def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
-        """See `swell.weights.compiled_fetch.ProgramSource`."""
         return self._places(f"{program.model}@{program.version}", digests)
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        """See `swell.weights.fetch.Source`."""
         return self._places(f"{manifest.model}@{manifest.version}", digests)
 
     def _places(self, told: str, digests: Sequence[str]) -> list[Place]:

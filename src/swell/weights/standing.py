@@ -14,8 +14,6 @@ from swell.weights.chunks import Manifest
 from swell.weights.listing import InvalidListing, Listing
 from swell.weights.store import WeightStore
 
-__all__ = ["Standing", "standing_of"]
-
 #: So many differences are named.
 _MOST_TOLD: Final = 10
 

@@ -31,8 +31,6 @@ from swell.weights.gather import Place
 from swell.weights.listing import InvalidListing
 from swell.weights.signed import MOST_NOTE_BYTES, MOST_NOTES, Program, note_key, notes_folder
 
-__all__ = ["Found", "Manifests", "WeightStore"]
-
 #: Manifests that are remembered: a few megabytes each at most for models of a usual size.
 _MOST_KNOWN: Final = 32
 

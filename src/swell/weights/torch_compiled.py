@@ -30,8 +30,6 @@ from torch.compiler._cache import CacheArtifactManager
 from swell.config import process_environment, replace_environment
 from swell.weights.compiled import HERE, CompiledCache, CompiledKey, NotPrivate, processor
 
-__all__ = ["TorchCompiled"]
-
 
 class _Packed(msgspec.Struct, frozen=True):
     """All that a process needs to compile nothing."""

@@ -13,8 +13,6 @@ import torch
 from swell.weights.adapted import AdaptedWeights
 from swell.weights.lora import Change, joined
 
-__all__ = ["TorchAdaptedWeights"]
-
 
 class TorchAdaptedWeights(AdaptedWeights):
     """See `AdaptedWeights`.

@@ -20,8 +20,6 @@ from swell.weights.formats import Tensor, read_header
 from swell.weights.reading import Reading, host_memory
 from swell.weights.residency import copy_block
 
-__all__ = ["TorchHostCopy", "from_block", "load_torch"]
-
 _TYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,

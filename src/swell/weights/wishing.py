@@ -17,8 +17,6 @@ from typing import IO
 
 from swell.weights.disk import disk_errors
 
-__all__ = ["Wishing", "forget_the_dead", "is_wished"]
-
 
 class Wishing:
     """What one worker will fetch; until `close`, or until its process ends in whatever way.

@@ -14,8 +14,6 @@ from swell.media import LoRA, combined
 from swell.model import Reject, StepModel
 from swell.weights.lora import WrongLora
 
-__all__ = ["Adapting", "LoraSet", "Swaps", "set_of"]
-
 #: Content and scale of each LoRA of a set, in its one order; empty for none.
 LoraSet = tuple[tuple[str, float], ...]
 

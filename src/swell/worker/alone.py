@@ -15,18 +15,6 @@ from swell.model import Definition, File, Image, Item, Model, Reject, flatten
 from swell.packs import inputs_of, pack_fields
 from swell.results import TaskWarning
 
-__all__ = [
-    "InputRejected",
-    "Loaded",
-    "LocalResult",
-    "RunFailed",
-    "author_traceback",
-    "check_input",
-    "load_model",
-    "run_together",
-]
-
-
 #: Code of Swell that calls models.
 _CALLERS: Final = tuple(
     str(Path(__file__).parents[1] / name) for name in ("worker", "cli", "model.py")

@@ -31,17 +31,6 @@ from swell.worker import solver as solvers
 from swell.worker.checkpoint import FORMAT, decode_checkpoint, encode_checkpoint
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table, blend
 
-__all__ = [
-    "Arena",
-    "BatchKey",
-    "Conditions",
-    "InvalidCheckpoint",
-    "Raw",
-    "SampleState",
-    "packed",
-    "table_of",
-]
-
 Singles = NDArray[np.float32]
 
 #: Names of arrays → arrays without the batch: what the network hears beside latents and time.

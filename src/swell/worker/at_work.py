@@ -12,8 +12,6 @@ from typing import Final, Generic, TypeVar
 
 from swell.worker.frames import DRAWN
 
-__all__ = ["AtWork", "Lost"]
-
 #: A model whose batches take less than this gets the next one before the last has ended, so that it
 #: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
 QUICK_S: Final = 0.02

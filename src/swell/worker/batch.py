@@ -22,8 +22,6 @@ import msgspec
 from swell.registry import ModelCard
 from swell.worker.decide import CROWD
 
-__all__ = ["Backlog", "Batching", "Line", "batching_of", "parted", "room_of"]
-
 #: Samples that a model process holds at least. Where one picture fills the device, this is all that
 #: the schedule can choose from: with five, short tasks wait outside behind long ones, and at nine
 #: tenths of capacity the mean slowdown is 1.4 times that with eight. Each one more is also a task

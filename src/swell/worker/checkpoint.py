@@ -4,8 +4,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["FORMAT", "Checkpoint", "decode_checkpoint", "encode_checkpoint"]
-
 #: Its number, of this layout.
 FORMAT: Final = 1
 

@@ -29,8 +29,6 @@ from typing import Any, Final
 
 import PIL.Image
 
-__all__ = ["ANSWER", "KINDS", "MODES", "ORDER", "compress", "in_ascii", "main"]
-
 #: Width, height, bytes of the note, index in `MODES`, index in `KINDS`.
 ORDER: Final = struct.Struct("!IIIBB")
 

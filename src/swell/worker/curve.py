@@ -26,8 +26,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BUCKETS", "MOST_CURVES", "Curve", "best_size", "flat_end", "full_size", "next_size"]
-
 #: Rows that a step may be padded to; a model is compiled once for each.
 BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 

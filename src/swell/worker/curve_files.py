@@ -18,8 +18,6 @@ import msgspec
 from swell.registry import ModelCard
 from swell.worker.curve import MOST_CURVES, Curve
 
-__all__ = ["curves_path", "read_curves", "write_curves"]
-
 
 def curves_path(folder: Path, card: ModelCard, device: str) -> Path:
     """Return where the curves of one version on one device are kept."""

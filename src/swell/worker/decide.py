@@ -40,27 +40,6 @@ import msgspec
 
 from swell.worker.curve import BUCKETS, Curve, best_size, full_size, next_size
 
-__all__ = [
-    "CROWD",
-    "FULL_CROWD",
-    "IN_TURN",
-    "Costs",
-    "Decision",
-    "Group",
-    "Order",
-    "Policy",
-    "Sample",
-    "Turn",
-    "TurnReason",
-    "can_divide",
-    "charged",
-    "costs_of",
-    "decide",
-    "in_partition",
-    "lasts",
-    "takes_turns",
-]
-
 #: The unit of all loaded keys where a batch gains nothing.
 IN_TURN: Final = "batch keys in turn"
 

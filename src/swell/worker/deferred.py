@@ -19,8 +19,6 @@ from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, Final
 
-__all__ = ["defer_compiler"]
-
 _NAME: Final = "torch._dynamo"
 
 #: How the compiler marks what it has decorated.

@@ -25,8 +25,6 @@ from swell.store import Hold
 from swell.task import Artifact, checkpoint_key
 from swell.worker.encode import Encoded
 
-__all__ = ["Courier", "Delivered", "distinct"]
-
 #: What an earlier attempt has left is asked for so often, and a place for a file by a worker that
 #: the backend has forgotten.
 MAX_TRIES: Final = 6

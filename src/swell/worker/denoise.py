@@ -93,8 +93,6 @@ from swell.worker.schedule import Schedule, halved
 from swell.worker.shares import Shares
 from swell.worker.undisturbed import Undisturbed
 
-__all__ = ["Denoiser", "Drawn", "Request", "Runs"]
-
 #: A sample tells its progress at most this often, except for its last step.
 PROGRESS_EVERY_S: Final = 0.05
 

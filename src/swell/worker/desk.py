@@ -22,8 +22,6 @@ from swell.worker.loras import HeldLora
 from swell.worker.parts import Parts
 from swell.worker.traces import TaskTraces
 
-__all__ = ["PAGE_BYTES", "Desk", "Held", "Page"]
-
 #: About the largest report, as JSON; what does not fit goes into the next. The largest output fits
 #: with what belongs to it.
 PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024

@@ -24,8 +24,6 @@ from swell.worker.pipe import Pipe
 from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
 from swell.worker.text import describe_error
 
-__all__ = ["CannotLoad", "Device", "is_out_of_memory", "let_go"]
-
 #: Weight of the newest of a model's load times in their moving average.
 _NEWEST: Final = 0.3
 

@@ -58,8 +58,6 @@ from swell.worker.job import (
 from swell.worker.pipe import Pipe, Sent
 from swell.worker.slate import Page, Slate
 
-__all__ = ["Drawer", "Easel"]
-
 #: After a preview there is none for so many times what it took.
 PREVIEW_REST: Final = 19
 

@@ -15,18 +15,6 @@ from swell.task import Artifact
 from swell.worker.compress import KINDS, compress, in_ascii
 from swell.worker.frames import Blob, Pixels
 
-__all__ = [
-    "MAX_NOTE",
-    "Encoded",
-    "FileNote",
-    "encode",
-    "file_names",
-    "kind_of",
-    "note_text",
-    "picture_file",
-    "wanted_format",
-]
-
 #: Longest note, in characters of ASCII: JPEG has 64 KiB for Exif.
 MAX_NOTE: Final = 60_000
 

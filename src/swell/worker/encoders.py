@@ -38,8 +38,6 @@ from swell.worker.frames import Blob, Pixels
 from swell.worker.run import describe_exit
 from swell.worker.text import describe_error
 
-__all__ = ["Encoders", "EncodingFailed", "default_processes"]
-
 ArgumentTs = TypeVarTuple("ArgumentTs")
 ResultT = TypeVar("ResultT")
 

@@ -75,8 +75,6 @@ from swell.worker.startups import Startups
 from swell.worker.supply import Supply
 from swell.worker.traces import TaskTraces
 
-__all__ = ["Worker", "default_slots"]
-
 _log = structlog.get_logger("swell.worker")
 
 #: A worker whose models take turns on its device holds tasks of so many of them.

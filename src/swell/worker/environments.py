@@ -30,8 +30,6 @@ import swell
 from swell.model import InvalidModel
 from swell.worker.needs import Needs, allows, distribution, is_older
 
-__all__ = ["BARE", "EnvironmentFailed", "Environments"]
-
 #: What a model process of Swell imports, and the oldest versions that it has been run with. Where a
 #: file names one of them itself, its own word holds.
 BARE: Final = ("msgspec>=0.18.6", "numpy>=1.26", "pillow>=10.1", "psutil>=5.9", "pydantic>=2.7")

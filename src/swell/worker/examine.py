@@ -40,8 +40,6 @@ from swell.worker.lacks import Hint, Times, hints_of_card, hints_of_files
 from swell.worker.made_inputs import made_example
 from swell.worker.probe import Opened, Probe, resident_bytes
 
-__all__ = ["PROBE", "main"]
-
 #: The stage in which a model that works is looked at for what it lacks.
 PROBE: Final = "a further look"
 

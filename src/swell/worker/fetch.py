@@ -14,8 +14,6 @@ from swell.addresses.urls import bare_url
 from swell.dispatch import Dispatch
 from swell.errors import InvalidInput, TooLarge
 
-__all__ = ["FileFields", "fetch_files", "file_fields"]
-
 #: What `x-file` says of a LoRA.
 _LORA: Final = "lora"
 

@@ -47,19 +47,6 @@ from swell.clock import Clock, SystemClock
 from swell.config import replace_environment
 from swell.errors import SwellError
 
-__all__ = [
-    "ForkFailed",
-    "ForkServer",
-    "Forked",
-    "Lifetime",
-    "Server",
-    "Setup",
-    "Unforkable",
-    "is_possible",
-    "main",
-    "refuse_devices",
-]
-
 #: Longest message; an entry point, its arguments and its environment.
 MESSAGE_BYTES: Final = 1 << 17
 

@@ -13,47 +13,6 @@ from swell.registry import ModelCard
 from swell.results import TaskWarning
 from swell.worker.text import mend
 
-__all__ = [
-    "DRAWN",
-    "HEAD_BYTES",
-    "MAX_FRAME_BYTES",
-    "MAX_INPUT_FILES_BYTES",
-    "MAX_OUTPUT_BYTES",
-    "Blob",
-    "Described",
-    "Done",
-    "Fault",
-    "Frame",
-    "HandOver",
-    "HandedOver",
-    "Heeded",
-    "Learning",
-    "Load",
-    "Moved",
-    "Moving",
-    "Order",
-    "Paid",
-    "Part",
-    "Phased",
-    "Pixels",
-    "Preview",
-    "Ready",
-    "Refused",
-    "Results",
-    "Run",
-    "Shelf",
-    "Step",
-    "Stop",
-    "Studio",
-    "Swapped",
-    "Turn",
-    "Watch",
-    "Work",
-    "decode_frame",
-    "decode_work",
-    "encode_frame",
-]
-
 #: Length of the length.
 HEAD_BYTES: Final = 4
 

@@ -12,8 +12,6 @@ import msgspec
 
 from swell.dispatch import LeasedTask
 
-__all__ = ["CONTENT_TYPE", "Left", "UnusableCheckpoint", "packed", "unpacked"]
-
 CONTENT_TYPE: Final = "application/octet-stream"
 
 #: Of the format.

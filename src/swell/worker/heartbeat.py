@@ -5,8 +5,6 @@ from typing import Final
 from swell.clock import Clock
 from swell.worker.desk import Desk
 
-__all__ = ["keep_beating"]
-
 #: Part of the longest allowed pause between heartbeats: one may get lost without harm.
 MARGIN: Final = 0.5
 

@@ -6,8 +6,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final
 
-__all__ = ["UNFORKABLE", "outside_modules"]
-
 #: Not imported where it would be forked: they start threads that know nothing of forks.
 UNFORKABLE: Final = frozenset({"grpc", "jax", "jaxlib", "onnxruntime", "ray", "tensorflow"})
 

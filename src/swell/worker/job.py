@@ -51,26 +51,6 @@ from swell.worker.frames import (
 from swell.worker.pipe import Pipe, Sent
 from swell.worker.text import describe_error, mend
 
-__all__ = [
-    "EARLY_AFTER_S",
-    "FIRST_PROGRESS_S",
-    "PREVIEW_EVERY_S",
-    "PROGRESS_EVERY_S",
-    "SEED_BITS",
-    "Job",
-    "Outbox",
-    "OutputTooLarge",
-    "Reader",
-    "engine_build",
-    "fault_of",
-    "fault_of_input",
-    "peak_bytes",
-    "picture_of",
-    "small_jpeg",
-    "thumbnail",
-    "with_traceback",
-]
-
 #: Progress of one task is told at most this often, except for its last step; and, where it is
 #: drawn step by step, for the first time after so long.
 PROGRESS_EVERY_S: Final = 0.1
@@ -268,7 +248,6 @@ class Job:
         )
 
     def preview(self, make: Callable[[], Any]) -> None:
-        """See `Listener.preview`."""
         self._pipe.listen()
         now_s = self._clock.monotonic_s()
         if now_s - self.previewed_s < PREVIEW_EVERY_S or not self.is_shown:

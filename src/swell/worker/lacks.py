@@ -12,8 +12,6 @@ import msgspec
 
 from swell.registry import ModelCard
 
-__all__ = ["Hint", "Times", "hints_of_card", "hints_of_files", "hints_of_times"]
-
 #: The field that sets the seed.
 _SEED: Final = "seed"
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["with_large_pages"]
-
 _NAME: Final = "GLIBC_TUNABLES"
 _TUNABLE: Final = "glibc.malloc.hugetlb"
 

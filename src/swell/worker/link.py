@@ -48,8 +48,6 @@ from swell.telemetry import about
 from swell.worker.desk import Desk, Page
 from swell.worker.text import valid_text
 
-__all__ = ["BackendWatchdog", "Guest", "Link"]
-
 _log = structlog.get_logger("swell.worker")
 
 #: A backend ends the long polls of a worker that has said goodbye at once.

@@ -31,8 +31,6 @@ from swell.weights.listing import Entry, InvalidListing, Listing, check_digest
 from swell.weights.lora import WrongLora, check_lora
 from swell.weights.refusals import RefusedFormat
 
-__all__ = ["MOST_LORAS", "HeldLora", "Loras"]
-
 #: LoRAs of one task. People put on two or three; more of them would only fill the disk.
 MOST_LORAS: Final = 16
 

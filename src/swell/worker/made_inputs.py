@@ -11,8 +11,6 @@ import PIL.Image
 
 from swell.model import example_of
 
-__all__ = ["NOTHING_ELSE", "made_example", "made_file", "other_value"]
-
 #: What `other_value` returns where it knows no other.
 NOTHING_ELSE: Final = object()
 

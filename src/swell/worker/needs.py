@@ -24,18 +24,6 @@ from typing import Any, Final
 
 from swell.errors import InvalidModel, SwellError
 
-__all__ = [
-    "NOTHING",
-    "Needs",
-    "Part",
-    "allows",
-    "distribution",
-    "is_older",
-    "needs_in",
-    "needs_of",
-    "parted",
-]
-
 #: Longest file that is looked into for its needs; models are smaller.
 _MOST_BYTES: Final = 4 * 1024**2
 

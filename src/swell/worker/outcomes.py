@@ -18,8 +18,6 @@ from swell.worker.parts import Brought
 from swell.worker.text import describe_error, valid_text
 from swell.worker.traces import TaskTraces
 
-__all__ = ["Delivery", "failed", "faulty", "stopped", "success"]
-
 _log = structlog.get_logger("swell.worker")
 
 #: Longest text of an error, in characters.

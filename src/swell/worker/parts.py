@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from swell.dispatch import Enclosure
 from swell.task import Artifact
 
-__all__ = ["Brought", "Parts"]
-
 
 @dataclass(frozen=True, slots=True)
 class Brought:

@@ -28,8 +28,6 @@ from swell.worker.frames import (
     encode_frame,
 )
 
-__all__ = ["Pipe", "Sent", "WorkerGone"]
-
 #: The worker's words are looked for at most this often while a model runs.
 LISTEN_EVERY_S: Final = 0.002
 

@@ -25,8 +25,6 @@ from swell.worker.alone import Loaded, LocalResult, check_input, run_together
 from swell.worker.lacks import Hint, Times, hints_of_times
 from swell.worker.made_inputs import NOTHING_ELSE, other_value
 
-__all__ = ["Opened", "Probe", "resident_bytes"]
-
 #: Endings of files that may be pickles.
 _PICKLED: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
 

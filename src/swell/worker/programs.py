@@ -39,8 +39,6 @@ from swell.worker.provision import Wish
 if TYPE_CHECKING:
     from swell.weights.signing import Trusted
 
-__all__ = ["Here", "Machine", "Programs", "this_machine"]
-
 T = TypeVar("T")
 
 #: All of it is given up after so long, in seconds: compiling takes about as long.

@@ -22,8 +22,6 @@ from swell.weights.noted import noted_manifest
 from swell.weights.provided import listing_beside
 from swell.weights.wishing import Wishing
 
-__all__ = ["Provision", "Wish", "wishes_of"]
-
 #: What the paths of listings end in.
 _LISTINGS: Final = (".toml", ".json")
 

@@ -14,8 +14,6 @@ import msgspec
 
 from swell.clock import Clock
 
-__all__ = ["BEAT_S", "STALE_S", "Pulse", "keep_pulse", "read_pulse"]
-
 #: The file is written so often, in seconds.
 BEAT_S: Final = 5.0
 

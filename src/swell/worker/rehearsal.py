@@ -17,8 +17,6 @@ from typing import Final
 
 from swell.worker.curve import BUCKETS, Curve, flat_end, next_size
 
-__all__ = ["LONGEST_S", "TIMES", "Rehearsal"]
-
 #: Whoever comes while a step is rehearsed waits until it ends: a longer one is left to a crowd.
 LONGEST_S: Final = 0.5
 

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-__all__ = ["Resident", "forgotten", "leaving", "next_to_leave"]
-
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
     """A model that takes memory: of the device, or of the host while it is away."""

@@ -40,9 +40,6 @@ from swell.worker.slate import Kept, new_slate, read_slate
 from swell.worker.startups import Startups
 from swell.worker.warm import Forks
 
-__all__ = ["Home", "ModelProcess", "ModelRefused", "Origin", "ProcessDied", "describe_exit"]
-
-
 #: What a process that ends has said is read within this time, in seconds.
 LAST_WORDS_S: Final = 0.5
 

@@ -28,16 +28,6 @@ from swell.worker.decide import (
     takes_turns,
 )
 
-__all__ = [
-    "KNOWN",
-    "LOOK_EVERY",
-    "Memory",
-    "Schedule",
-    "halved",
-    "ran_out",
-    "went_well",
-]
-
 #: What a step of so many rows takes is well known after so many, and looked at less often then.
 KNOWN: Final = 32
 LOOK_EVERY: Final = 8

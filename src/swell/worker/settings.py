@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from swell.worker.frames import Shelf
 
-__all__ = ["WorkerSettings"]
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:

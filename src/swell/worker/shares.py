@@ -8,8 +8,6 @@ and what they did take more, or less, is borne by whoever is drawn next.
 
 from collections.abc import Mapping
 
-__all__ = ["Shares"]
-
 
 class Shares:
     """The shares of the samples that are here."""

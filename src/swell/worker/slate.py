@@ -29,8 +29,6 @@ import msgspec
 
 from swell.worker.checkpoint import encode_checkpoint
 
-__all__ = ["Kept", "Page", "Slate", "new_slate", "read_slate"]
-
 _MAGIC: Final = int.from_bytes(b"slate  2", "little")
 _HEAD: Final = struct.Struct("=8Q")
 _TURN, _STEPS = 1, 6

@@ -30,38 +30,6 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "AlphaBars",
-    "Noise",
-    "PlmsBars",
-    "Sigmas",
-    "Solver",
-    "Table",
-    "advance",
-    "alpha_bars",
-    "blend",
-    "ddim",
-    "ddim_bars",
-    "dpmpp_2m",
-    "dpmpp_sigmas",
-    "euler",
-    "euler_ancestral",
-    "euler_sigmas",
-    "first_step",
-    "flow_euler",
-    "flow_mu",
-    "flow_sigmas",
-    "gather",
-    "guide",
-    "lcm",
-    "lcm_bars",
-    "noise",
-    "numbers",
-    "plms",
-    "plms_bars",
-    "scale_input",
-]
-
 Floats: TypeAlias = NDArray[np.float64]
 Singles: TypeAlias = NDArray[np.float32]
 #: A numpy array or a torch tensor.

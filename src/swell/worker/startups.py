@@ -34,8 +34,6 @@ from swell.task import new_id
 if TYPE_CHECKING:
     from swell.dispatch import Dispatch
 
-__all__ = ["Beginning", "Process", "Startups"]
-
 #: What has changed is told no sooner than so long after the last time, in seconds.
 SOONEST_S: Final = 1.0
 

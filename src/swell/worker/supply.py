@@ -17,8 +17,6 @@ from swell.worker.outcomes import failed
 from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error
 
-__all__ = ["Supply"]
-
 _log = structlog.get_logger("swell.worker")
 
 _NOT_FETCHED = "An input file cannot be fetched"

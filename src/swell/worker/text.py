@@ -8,8 +8,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["describe_error", "mend", "valid_text"]
-
 
 def valid_text(text: str) -> str:
     """Return the text with U+FFFD for every lone surrogate; two that make a pair become it."""

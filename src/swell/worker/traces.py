@@ -12,8 +12,6 @@ from swell.dispatch import LeasedTask
 from swell.task import Failed, Settlement
 from swell.telemetry import Span, Trace, Tracer
 
-__all__ = ["TaskTraces"]
-
 
 class TaskTraces:
     """A worker's part of traces; of tasks whose lease names no trace, nothing.

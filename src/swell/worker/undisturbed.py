@@ -14,8 +14,6 @@ counted by the clock, and so is a network that runs elsewhere or waits.
 import heapq
 from typing import Final
 
-__all__ = ["Undisturbed"]
-
 #: Steps that take less, in seconds, are counted by the clock.
 _SHORT_S: Final = 0.02
 

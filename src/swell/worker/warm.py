@@ -45,8 +45,6 @@ from swell.worker.forkserver import (
 )
 from swell.worker.large_pages import with_large_pages
 
-__all__ = ["Forks", "ForksSettings", "Known", "facts", "identity"]
-
 #: Whoever starts a server has its lock for a few milliseconds. Ask so often, in seconds, so often.
 LOCK_EVERY_S: Final = 0.01
 LOCK_TIMES: Final = 300

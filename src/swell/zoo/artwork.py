@@ -25,8 +25,6 @@ from swell.zoo.prompt_check import CATEGORIES, PromptWords
 from swell.zoo.safety import UNSAFE_FROM, SafetyScore
 from swell.zoo.translate import READ, Translation, Translator
 
-__all__ = ["STAGES", "Artwork"]
-
 STAGES: Final = ("translate", "check_prompt", "generate", "style", "upscale", "check_picture")
 #: The enlarger's.
 _FACTOR: Final = 4

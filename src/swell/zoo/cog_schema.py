@@ -19,8 +19,6 @@ from swell import ui
 from swell.media import File
 from swell.model import InvalidModel
 
-__all__ = ["CogSchema", "data_of"]
-
 _PLAIN: Final[Mapping[str, Any]] = {
     "string": str,
     "integer": int,

@@ -26,24 +26,6 @@ from swell.clock import Clock, SystemClock
 from swell.config import process_environment
 from swell.model import InvalidModel
 
-__all__ = [
-    "AT_ONCE",
-    "Child",
-    "CogImage",
-    "ContainerOptions",
-    "Running",
-    "Server",
-    "ServerFailed",
-    "There",
-    "at_once",
-    "container_command",
-    "find_engine",
-    "inspect_image",
-    "read_json",
-    "start_container",
-    "start_program",
-]
-
 #: In the order in which they are looked for.
 _ENGINES: Final = ("docker", "podman")
 

@@ -14,8 +14,6 @@ from swell.model import Cancelled, Image, Item, Model, Reject, Speed
 from swell.upright import upright
 from swell.zoo.pictures import LIMITS, sample
 
-__all__ = ["ContactSheet", "sheet"]
-
 #: Pixels of a sheet at most.
 _MOST_PIXELS: Final = 64_000_000
 

@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from swell import ui
 from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
 
-__all__ = ["SECONDS", "CurveModel", "step_s"]
-
 Floats = NDArray[np.float32]
 
 #: Seconds per step by rows, for pictures of so many pixels a side.

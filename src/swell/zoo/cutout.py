@@ -18,8 +18,6 @@ from swell.model import Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, closed, parted, sample
 
-__all__ = ["Cutout", "Mask"]
-
 _SEEN_PX = 320
 _MEANS: Final = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATIONS: Final = np.array([0.229, 0.224, 0.225], np.float32)

@@ -19,8 +19,6 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed, built-in models need it: pip install 'swell[embedded]'"
     ) from error
 
-__all__ = ["session", "weights"]
-
 #: Sessions that somebody holds: file, threads, spins.
 _OPEN: Final[WeakValueDictionary[tuple[str, int | None, bool], Any]] = WeakValueDictionary()
 _LOCK: Final = threading.Lock()

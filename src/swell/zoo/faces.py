@@ -23,8 +23,6 @@ from swell.model import Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
 
-__all__ = ["LANDMARKS", "NO_FACE", "Face", "FaceDetector", "Faces"]
-
 Floats = NDArray[np.float32]
 
 #: In the network's order; left and right as one sees them in the picture.

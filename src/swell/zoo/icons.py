@@ -41,8 +41,6 @@ from swell.zoo.subjects import Subjects
 from swell.zoo.translate import word_lists
 from swell.zoo.upscale import Upscaler
 
-__all__ = ["STYLES", "Icons", "Prompt", "WordPiece"]
-
 Floats = NDArray[np.float32]
 
 #: In the order of the numbers that the network was trained with; "none" is any of them.

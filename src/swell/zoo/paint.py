@@ -23,8 +23,6 @@ from swell.model import Image, Item, Model, Reject, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, closed, opened, resized, sample
 
-__all__ = ["STYLES", "Brush", "Paint", "Painter"]
-
 Floats = NDArray[np.float32]
 
 #: In the order of the network's weights. It came without names: these say what one sees.

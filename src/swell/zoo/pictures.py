@@ -11,8 +11,6 @@ from swell.media import Image, Within
 from swell.upright import upright
 from swell.zoo.embedded import weights
 
-__all__ = ["LIMITS", "Pixels", "closed", "opened", "parted", "resized", "sample"]
-
 Pixels = NDArray[np.uint8]
 
 #: Of the pictures that the built-in models take: more than cameras of telephones make, as a rule,

@@ -30,8 +30,6 @@ from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
 from swell.zoo.scenes import SCENES, Scene
 from swell.zoo.upscale import Upscaler
 
-__all__ = ["Portraits", "Sitter", "Studio"]
-
 #: Height of the face in the portrait, and where its middle is, as parts of the portrait's side.
 _FACE_HEIGHT: Final = 0.3
 _FACE_X: Final = 0.5

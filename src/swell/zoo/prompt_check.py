@@ -26,8 +26,6 @@ from swell import ui
 from swell.model import Item, Model, Speed
 from swell.zoo.embedded import weights
 
-__all__ = ["CATEGORIES", "Finding", "PromptCheck", "PromptWords"]
-
 #: What can be refused. `minors` is a child together with anything sexual, never a child alone.
 CATEGORIES: Final = ("minors", "sexual", "obscene", "gore", "hate", "self-harm")
 

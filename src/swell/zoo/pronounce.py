@@ -21,8 +21,6 @@ import numpy as np
 
 from swell.zoo.embedded import session, weights
 
-__all__ = ["Pronouncer", "in_words", "sentences", "spoken"]
-
 # --- numbers
 
 _SMALL: Final[list[str]] = re.findall(

@@ -46,17 +46,6 @@ from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject, def
 from swell.zoo.cog_schema import data_of
 from swell.zoo.remote_outputs import Meant
 
-__all__ = [
-    "Budget",
-    "BudgetSpent",
-    "OpenAIImages",
-    "Predictions",
-    "RemoteModel",
-    "asked_of",
-    "logged_progress",
-    "plain_of",
-]
-
 #: Largest file that is taken of an answer.
 _MOST_BYTES: Final = 100 * 1024**2
 

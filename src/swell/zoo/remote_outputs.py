@@ -7,8 +7,6 @@ schema says that it is a file. Where a string may be a file or text, it is text.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["Meant"]
-
 #: References are not followed any further.
 _DEEPEST: Final = 20
 

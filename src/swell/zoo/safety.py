@@ -22,8 +22,6 @@ from swell.upright import upright
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, closed, sample
 
-__all__ = ["SAFE_BELOW", "UNSAFE_FROM", "Safety", "SafetyScore"]
-
 #: What its authors recommend: below the first it is most likely safe, from the second unsafe, and
 #: between the two somebody should look.
 SAFE_BELOW: Final = 0.2

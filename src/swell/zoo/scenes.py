@@ -17,8 +17,6 @@ import PIL.ImageColor
 import PIL.ImageDraw
 import PIL.ImageFilter
 
-__all__ = ["SCENES", "Scene", "read_scenes"]
-
 #: Drawn so many times as large and made smaller, so that edges are smooth.
 _FINER: Final = 2
 

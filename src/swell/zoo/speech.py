@@ -29,8 +29,6 @@ from swell.model import Audio, Cancelled, Item, Model, Reject, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pronounce import Pronouncer, sentences, spoken
 
-__all__ = ["RATE_HZ", "Speech", "Voice"]
-
 Floats = NDArray[np.float32]
 
 RATE_HZ: Final = 24_000

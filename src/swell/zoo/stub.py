@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 import swell
 from swell import ui
 
-__all__ = ["Crash", "Noop", "echo_picture", "upper"]
-
-
 #: What a process grows by with one of these, about.
 _MEMORY_BYTES = 1_000_000
 

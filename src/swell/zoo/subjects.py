@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from swell.zoo.translate import English, Glossary
 
-__all__ = ["Reading", "Subject", "Subjects", "Warned", "edit_distance"]
-
 #: A phrase is known if its vector is at least this close to that of a name (cosine).
 KNOWN_FROM: Final = 0.75
 #: A name is drawn in place of something unknown if it is at least this close.

@@ -36,18 +36,6 @@ from swell.config import argos_folders
 from swell.model import Item, Model, Reject, Speed
 from swell.zoo.embedded import weights
 
-__all__ = [
-    "LANGUAGES",
-    "READ",
-    "Argos",
-    "Detector",
-    "English",
-    "Glossary",
-    "Translate",
-    "Translation",
-    "Translator",
-]
-
 #: What languages are called, by ISO 639-1 code.
 LANGUAGES: Final[Mapping[str, str]] = {
     **{"en": "English", "es": "Spanish", "pt": "Portuguese", "fr": "French", "de": "German"},

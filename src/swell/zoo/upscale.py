@@ -19,8 +19,6 @@ from swell.model import Cancelled, Image, Item, Model, Speed
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed, opened, sample
 
-__all__ = ["Upscale", "Upscaler"]
-
 Factor = Literal[2, 4]
 #: What the network itself does.
 FACTOR: Final = 4

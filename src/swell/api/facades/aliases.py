@@ -12,8 +12,6 @@ from swell.api.service import Service
 from swell.errors import FieldError, NotFound
 from swell.registry import ModelCard
 
-__all__ = ["ANY", "available", "meant", "resolve"]
-
 #: The alias of every name that nobody has.
 ANY: Final = "*"
 

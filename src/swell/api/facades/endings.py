@@ -16,8 +16,6 @@ from swell.results import is_inputs_fault
 from swell.store import Accepted
 from swell.task import Task, TaskState
 
-__all__ = ["is_users_fault", "until_end"]
-
 #: How often it is looked whether the client is still there, in seconds.
 _LOOK_S: Final = 5.0
 

@@ -62,43 +62,6 @@ from swell.store import Accepted
 from swell.task import Artifact, Task, TaskState, new_id
 from swell.webhook import Webhook
 
-__all__ = [
-    "FORMAT",
-    "GROUPS",
-    "ROUTES",
-    "SIZES",
-    "FalLog",
-    "FalStatus",
-    "FalStatusQuery",
-    "FalSubmitQuery",
-    "FalSubmitted",
-    "FalUpload",
-    "FalUploadView",
-    "Wishes",
-    "app_names",
-    "as_low_as",
-    "cancel",
-    "failure",
-    "hook_body",
-    "proxy",
-    "proxy_get",
-    "proxy_put",
-    "queue",
-    "queue_path",
-    "refuse",
-    "result",
-    "result_body",
-    "result_of",
-    "run",
-    "run_path",
-    "start_upload",
-    "status",
-    "status_stream",
-    "task_request",
-    "webhook_of",
-    "wishes_of",
-]
-
 GROUPS: Final = {
     "fal": "The API of fal's clients, with their hosts set to `/fal/run` and `/fal/queue`; see "
     "docs/clients.md.",

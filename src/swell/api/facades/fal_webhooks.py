@@ -24,8 +24,6 @@ from swell.task import Task
 if TYPE_CHECKING:
     from swell.webhooks.fal_signing import FalKey
 
-__all__ = ["ROUTES", "FalJwk", "FalKeySet", "FalSeal", "keys"]
-
 #: Under which name the registry keeps what the key is derived from.
 _SECRET: Final = "fal-webhooks"
 

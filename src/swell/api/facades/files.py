@@ -12,8 +12,6 @@ from swell.api.service import Service
 from swell.errors import InvalidRequest
 from swell.task import Artifact, Task
 
-__all__ = ["FORMATS", "is_picture", "picture_bytes", "pictures_of", "recoded"]
-
 #: What pictures are turned into, as Pillow calls it.
 FORMATS: Final = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 

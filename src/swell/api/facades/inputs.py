@@ -20,8 +20,6 @@ from swell.api.reading import check_json
 from swell.api.service import Service
 from swell.errors import FieldError, InvalidInput, InvalidRequest, TooLarge
 
-__all__ = ["data_uri", "is_data_uri", "json_object", "replaced_strings", "with_uploads"]
-
 #: Most fields of a body, without those inside their values.
 _MAX_FIELDS: Final = 1000
 

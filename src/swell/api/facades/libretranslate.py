@@ -49,25 +49,6 @@ from swell.registry import Scope
 from swell.store import Accepted
 from swell.task import NewTask, Task, TaskState
 
-__all__ = [
-    "GROUPS",
-    "ROUTES",
-    "DetectRequest",
-    "DetectedLanguage",
-    "LanguageView",
-    "TranslateRequest",
-    "TranslationView",
-    "detect",
-    "language_of",
-    "languages",
-    "pieces",
-    "refuse",
-    "sources_of",
-    "targets_of",
-    "task_request",
-    "translate",
-]
-
 GROUPS: Final = {
     "LibreTranslate": "The API of LibreTranslate's clients, with their URL set to "
     "`/libretranslate`; see docs/clients.md.",

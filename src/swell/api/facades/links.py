@@ -19,9 +19,6 @@ from swell.api.views import UrlMaker, resolve_files
 from swell.errors import NotFound
 from swell.task import Artifact, Task
 
-__all__ = ["direct_url", "file_links", "file_url", "links_to", "output_of", "page_url"]
-
-
 #: How the address begins of a Swell that is asked on its own machine, and not over TLS.
 _ON_THIS_MACHINE: Final = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 

@@ -67,33 +67,6 @@ from swell.registry import ModelCard, Scope
 from swell.store import Accepted
 from swell.task import Artifact, Task, TaskState
 
-__all__ = [
-    "GROUPS",
-    "ROUTES",
-    "Asked",
-    "EditRequest",
-    "ImageDatum",
-    "ImageRequest",
-    "ImageSource",
-    "ImagesView",
-    "OpenAiModel",
-    "OpenAiModels",
-    "Previews",
-    "SwellPart",
-    "TokenDetails",
-    "Usage",
-    "edit",
-    "generate",
-    "makes_pictures",
-    "model",
-    "models",
-    "read_edit",
-    "read_fields",
-    "read_generation",
-    "refuse",
-    "task_request",
-]
-
 GROUPS: Final = {
     "OpenAI": "The API of OpenAI's clients, with `base_url` set to `/openai/v1`; see "
     "docs/clients.md.",

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-__all__ = ["FACADES", "FACADE_NAMES", "path_meant"]
-
 #: Every façade, by the first part of its paths.
 FACADE_NAMES: Final = ("replicate", "openai", "fal", "libretranslate")
 

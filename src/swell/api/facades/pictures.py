@@ -13,19 +13,6 @@ from typing import Any, Final
 
 from swell.errors import FieldError, InvalidInput
 
-__all__ = [
-    "Schema",
-    "choices_of",
-    "first_of",
-    "picture_fields",
-    "placed_files",
-    "refused",
-    "renamed",
-    "size_of",
-    "sized",
-    "stepped",
-]
-
 Schema = Mapping[str, Any]
 
 #: Names that mean the same; those that Swell's own models use come first.

@@ -14,8 +14,6 @@ from swell.api.problems import problem_reply
 from swell.api.views import encode
 from swell.errors import SwellError
 
-__all__ = ["param_of", "refusal"]
-
 
 def refusal(
     call: Call,

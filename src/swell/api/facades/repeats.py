@@ -17,8 +17,6 @@ from swell.api.service import Service
 from swell.store import TaskFilter
 from swell.task import NewTask, Task, TaskState
 
-__all__ = ["earlier", "is_retry"]
-
 #: A task that is older than this was made by another request, and so was one that ended longer ago
 #: than clients wait before they try again: its answer was heard.
 _RECENT: Final = timedelta(minutes=15)

@@ -21,8 +21,6 @@ from swell.errors import SwellError
 from swell.events import TERMINAL_ID, Event
 from swell.store import Accepted
 
-__all__ = ["Events", "sse"]
-
 _log = structlog.get_logger("swell.api")
 
 _HEADERS = [

@@ -5,8 +5,6 @@ from typing import Final
 from swell.api.facades import fal, fal_webhooks, libretranslate, openai, replicate
 from swell.api.route import Route
 
-__all__ = ["FACADE_GROUPS", "FACADE_ROUTES"]
-
 #: Headings of the reference and tags of OpenAPI, with what they hold.
 FACADE_GROUPS: Final[dict[str, str]] = {
     **replicate.GROUPS,

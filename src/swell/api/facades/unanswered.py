@@ -17,8 +17,6 @@ import msgspec
 from swell.api.call import Call
 from swell.clock import Clock
 
-__all__ = ["Unanswered", "mark_of"]
-
 #: Whoever comes later asks for something new, in seconds. fal's clients wait 30 s at most.
 _SOON_S: Final = 60.0
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.sparse import csr_matrix
 
-__all__ = ["prices"]
-
 _Array = NDArray[np.float64]
 
 #: Variables of a block: work that waits and is not late, late work that waits, all that was ever

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from swell.simulator.arrivals import TICK_S
 
-__all__ = ["levels_s", "smoothest"]
-
 _Array = NDArray[np.float64]
 
 

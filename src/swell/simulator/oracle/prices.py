@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from swell.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 
-__all__ = ["certified", "fair_prices", "least_s"]
-
 _Array = NDArray[np.float64]
 
 

@@ -15,8 +15,6 @@ from scipy.sparse import csr_matrix
 
 from swell.errors import InvalidInput
 
-__all__ = ["Offer", "least_micros"]
-
 _Array = NDArray[np.float64]
 
 

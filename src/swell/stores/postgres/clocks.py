@@ -5,8 +5,6 @@ from typing import Any
 
 from swell.fairness import VirtualClock
 
-__all__ = ["Draft"]
-
 
 class Draft(VirtualClock):
     """A clock as it will stand if the transaction is written.

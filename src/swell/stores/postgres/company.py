@@ -16,8 +16,6 @@ import structlog
 from swell.stores.postgres.session import QUERIES
 from swell.task import new_token
 
-__all__ = ["Company"]
-
 _log = structlog.get_logger("swell.postgres")
 
 _CHANNEL: Final = "swell_tasks"

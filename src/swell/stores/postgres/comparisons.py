@@ -8,8 +8,6 @@ import msgspec
 from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 from swell.stores.postgres.database import PostgresDatabase
 
-__all__ = ["PostgresComparisons"]
-
 #: Greater than every id.
 _LAST_ID = "~"
 
@@ -20,7 +18,6 @@ class PostgresComparisons:
     _database: PostgresDatabase
 
     async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
-        """See `Registry.put_comparison`."""
         body = msgspec.json.encode(comparison).decode()
         async with self._database.transaction() as run:
             # What comes at the same time is counted too.
@@ -32,35 +29,29 @@ class PostgresComparisons:
         return True
 
     async def count_comparisons(self, key_id: str) -> int:
-        """See `Registry.count_comparisons`."""
         rows = await self._database.read("count_comparisons", key_id)
         return int(rows[0][0])
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
-        """See `Registry.comparison`."""
         rows = await self._database.read("comparison", comparison_id)
         return _comparison(rows[0]) if rows else None
 
     async def outlines(
         self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
     ) -> list[Outline]:
-        """See `Registry.outlines`."""
         rows = await self._database.read("outlines", before or _LAST_ID, key_id, limit)
         return [_outline(row) for row in rows]
 
     async def closed_comparisons(self) -> list[tuple[str, datetime]]:
-        """See `Registry.closed_comparisons`."""
         return [(row[0], row[1]) for row in await self._database.read("closed_comparisons")]
 
     async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
-        """See `Registry.close_comparison`."""
         async with self._database.transaction() as run:
             await run("close_comparison", comparison_id, at)
             rows = await run("comparison", comparison_id)
         return _comparison(rows[0]) if rows else None
 
     async def drop_comparison(self, comparison_id: str) -> bool:
-        """See `Registry.drop_comparison`."""
         async with self._database.transaction() as run:
             # First, so that no vote is written meanwhile.
             dropped = await run("drop_comparison", comparison_id)
@@ -68,7 +59,6 @@ class PostgresComparisons:
         return bool(dropped)
 
     async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
-        """See `Registry.vote`."""
         row = (vote.comparison_id, vote.row, vote.key_id, vote.voter, vote.winner, vote.at)
         async with self._database.transaction() as run:
             if not await run("open_comparison", vote.comparison_id):
@@ -82,7 +72,6 @@ class PostgresComparisons:
         return True
 
     async def votes(self, comparison_id: str) -> list[Vote]:
-        """See `Registry.votes`."""
         return [_vote(row) for row in await self._database.read("votes", comparison_id)]
 
 

@@ -28,8 +28,6 @@ from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.session import QUERIES, Session, Stale
 from swell.stores.postgres.state import State
 
-__all__ = ["PostgresDatabase", "Watched"]
-
 R = TypeVar("R")
 Action = Callable[[Session], Awaitable[Any]]
 

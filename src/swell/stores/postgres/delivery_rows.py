@@ -10,8 +10,6 @@ import msgspec
 
 from swell.outbox import Delivery, DeliveryState, Try
 
-__all__ = ["delivery_of", "post_columns", "saved_columns"]
-
 _encode = msgspec.json.Encoder().encode
 _log = msgspec.json.Decoder(tuple[Try, ...]).decode
 _answers = msgspec.json.Decoder(tuple[str, ...]).decode

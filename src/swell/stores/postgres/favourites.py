@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from swell.favourites import Favourite, Viewer
 from swell.stores.postgres.database import PostgresDatabase
 
-__all__ = ["PostgresFavourites"]
-
 
 class PostgresFavourites:
     """The store's part about favourites."""
@@ -14,15 +12,12 @@ class PostgresFavourites:
     _database: PostgresDatabase
 
     async def favour(self, favourite: Favourite) -> bool:
-        """See `Store.favour`."""
         return bool(await self._database.read("favour", *_row(favourite)))
 
     async def disfavour(self, favourite: Favourite) -> None:
-        """See `Store.disfavour`."""
         await self._database.read("disfavour", *_row(favourite))
 
     async def favourites(self, viewer: Viewer, task_ids: Sequence[str]) -> list[tuple[int, ...]]:
-        """See `Store.favourites`."""
         found: dict[str, tuple[int, ...]] = {}
         for task_id, artifact in await self._database.read(
             "favourites", viewer.key_id, viewer.user, list(task_ids)

@@ -19,8 +19,6 @@ from swell.clock import Clock
 from swell.errors import Conflict, Internal, InvalidRequest
 from swell.stores.queries import load_migrations
 
-__all__ = ["SchemaStatus", "check_schema", "compatible_from", "migrate", "schema_status"]
-
 #: "swell" in ASCII: of all advisory locks of the database, the one of its migrations.
 _LOCK: Final = 0x7377656C6C
 

@@ -9,8 +9,6 @@ it; and while its workers take what it accepts, the others need not look, until 
 import math
 from typing import Final
 
-__all__ = ["OVERLOOKED_S", "PATIENCE_S", "Others"]
-
 #: What others have accepted is passed over for so long where there is work of one's own, in
 #: seconds.
 OVERLOOKED_S: Final = 0.1

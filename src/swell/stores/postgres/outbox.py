@@ -24,8 +24,6 @@ from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.delivery_rows import delivery_of, post_columns, saved_columns
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
 
-__all__ = ["PostgresOutbox"]
-
 #: Larger than any number of a row.
 _AFTER_ALL: Final = 2**62
 
@@ -40,15 +38,12 @@ class PostgresOutbox:
         self._database = database
 
     def watch(self, watches: Sequence[Watch]) -> None:
-        """See `Outbox.watch`."""
         self._database.state.posting.watch(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
-        """See `Outbox.on_post`."""
         self._database.state.posting.on_post(wake)
 
     async def post(self, posts: Sequence[Post]) -> None:
-        """See `Outbox.post`."""
         for each in posts:
             if await self._post(each):
                 self._database.state.posting.wake()
@@ -74,19 +69,16 @@ class PostgresOutbox:
     async def due(
         self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
     ) -> list[Delivery]:
-        """See `Outbox.due`."""
         now = self._database.clock.now()
         rows = await self._database.read("due_deliveries", now, per_place, list(without), limit)
         return [delivery_of(row) for row in rows]
 
     async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
-        """See `Outbox.next_due_at`."""
         ((value,),) = await self._database.read("next_delivery", list(without))
         due_at: datetime | None = value
         return due_at
 
     async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """See `Outbox.tell`."""
         by_id = {each.id: each for each in told}
         async with self._database.transaction() as run:
             rows = await run("deliveries_to_tell", list(by_id))
@@ -108,7 +100,6 @@ class PostgresOutbox:
         return [after.get(each.id) for each in told]
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """See `Outbox.get`."""
         rows = await self._database.read("deliveries", list(ids))
         found = {row[0]: delivery_of(row) for row in rows}
         return [found.get(each) for each in ids]
@@ -116,7 +107,6 @@ class PostgresOutbox:
     async def page(
         self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
     ) -> DeliveryPage:
-        """See `Outbox.page`."""
         before = _AFTER_ALL
         if cursor is not None:
             places = await self._database.read("delivery_place", cursor)
@@ -138,7 +128,6 @@ class PostgresOutbox:
         return DeliveryPage(deliveries=found, cursor=found[-1].id if more else None)
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """See `Outbox.replay`."""
         now = self._database.clock.now()
         rows = await self._database.read("replay_deliveries", list(ids), now)
         if rows:
@@ -146,16 +135,13 @@ class PostgresOutbox:
         return len(rows)
 
     async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
-        """See `Outbox.give_up`."""
         now = self._database.clock.now()
         return len(await self._database.read("give_up_deliveries", endpoint, now, reason, but))
 
     async def retire(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Outbox.retire`."""
         return len(await self._database.read("retire_deliveries", before, limit))
 
     async def backlog(self) -> Backlog:
-        """See `Outbox.backlog`."""
         ((n, oldest_at),) = await self._database.read("waiting_deliveries")
         return Backlog(n, oldest_at)
 

@@ -25,8 +25,6 @@ from swell.quotas import (
 )
 from swell.stores.postgres.database import PostgresDatabase
 
-__all__ = ["PostgresQuotas"]
-
 _Run = Callable[..., Awaitable[list[Any]]]
 
 
@@ -36,24 +34,19 @@ class PostgresQuotas:
     _database: PostgresDatabase
 
     async def put_quota(self, quota: Quota) -> None:
-        """See `Registry.put_quota`."""
         place = place_of(quota.key_id, quota.user)
         await self._database.read("put_quota", *place, _json(quota))
 
     async def drop_quota(self, key_id: str, user: str | None) -> bool:
-        """See `Registry.drop_quota`."""
         return bool(await self._database.read("drop_quota", *place_of(key_id, user)))
 
     async def quotas(self) -> list[Quota]:
-        """See `Registry.quotas`."""
         return [_quota(body) for (body,) in await self._database.read("quotas")]
 
     async def quota_keys(self) -> frozenset[str]:
-        """See `Registry.quota_keys`."""
         return frozenset(key_id for (key_id,) in await self._database.read("quota_keys"))
 
     async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
-        """See `Registry.reserve`."""
         asks = [ask for group in groups for ask in group]
         async with self._database.transaction() as run:
             await _lock(run, asks)
@@ -70,7 +63,6 @@ class PostgresQuotas:
         return verdicts
 
     async def release(self, settled: Sequence[Settled]) -> int:
-        """See `Registry.release`."""
         ends = {each.id: each for each in reversed(settled)}
         async with self._database.transaction() as run:
             held = [_hold(body) for (body,) in await run("holds_of", list(ends))]
@@ -85,11 +77,9 @@ class PostgresQuotas:
         return len(held)
 
     async def holds(self, *, after: str, before: datetime, limit: int) -> list[Hold]:
-        """See `Registry.holds`."""
         return [_hold(body) for (body,) in await self._database.read("holds", after, before, limit)]
 
     async def grant(self, credit: Credit) -> bool:
-        """See `Registry.grant`."""
         place = place_of(credit.key_id, credit.user)
         async with self._database.transaction() as run:
             await run("lock_quotas", [credit.key_id])
@@ -99,12 +89,10 @@ class PostgresQuotas:
         return True
 
     async def credits(self, key_id: str | None, *, limit: int) -> list[Credit]:
-        """See `Registry.credits`."""
         rows = await self._database.read("credits", key_id, limit)
         return [msgspec.json.decode(body, type=Credit) for (body,) in rows]
 
     async def sheet(self, places: Iterable[Place], at: datetime) -> Sheet:
-        """See `Registry.sheet`."""
         asks = [
             Ask(id="", key_id=key_id, user=user.removeprefix("=") or None, at=at)
             for key_id, user in places
@@ -113,11 +101,9 @@ class PostgresQuotas:
             return await _loaded(run, asks)
 
     async def credit_places(self) -> list[Place]:
-        """See `Registry.credit_places`."""
         return [(row[0], row[1]) for row in await self._database.read("credit_places")]
 
     async def forget_uses(self, before: date) -> None:
-        """See `Registry.forget_uses`."""
         await self._database.read("forget_quota_uses", before.isoformat())
 
 

@@ -32,8 +32,6 @@ from swell.stores.postgres.comparisons import PostgresComparisons
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.quotas import PostgresQuotas
 
-__all__ = ["PostgresRegistry"]
-
 #: Larger than any id of what operators did.
 _LAST_ID: Final = "~"
 
@@ -48,7 +46,6 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         self._database = database
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
-        """See `Registry.put_models`."""
         names = [card.name for card in cards]
         rows = await self._database.read("newest_models", names) if names else []
         newest = [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
@@ -64,20 +61,16 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
                     await run("price_model", card.name, card.version, _json(asked))
 
     async def models(self) -> list[ModelCard]:
-        """See `Registry.models`."""
         rows = await self._database.read("models")
         return [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
 
     async def put_worker(self, worker: WorkerInfo) -> None:
-        """See `Registry.put_worker`."""
         await self._database.read("put_worker", *_worker_row(worker))
 
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
-        """See `Registry.touch_workers`."""
         await self._database.read("touch_workers", list(worker_ids), seen_at)
 
     async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
-        """See `Registry.drain_worker`."""
         async with self._database.transaction() as run:
             for row in await run("worker", worker_id):
                 worker = msgspec.structs.replace(_worker_of(row), draining=True)
@@ -86,18 +79,15 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         return None
 
     async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
-        """See `Registry.remove_worker`."""
         async with self._database.transaction() as run:
             await run("worker_gone", worker_id, gone_at)
             await run("forget_workers", gone_at - GONE_WORKERS_TTL)
 
     async def workers(self) -> list[WorkerInfo]:
-        """See `Registry.workers`."""
         workers = [_worker_of(row) for row in await self._database.read("workers")]
         return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
 
     async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
-        """See `Registry.put_key`."""
         async with self._database.transaction() as run:
             rows = await run("key_to_replace", key.id)
             known = [msgspec.json.decode(body, type=ApiKey) for (body,) in rows]
@@ -110,26 +100,21 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         return True
 
     async def keys(self) -> list[ApiKey]:
-        """See `Registry.keys`."""
         return [_key_of(row) for row in await self._database.read("keys")]
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
-        """See `Registry.key_by_digest`."""
         rows = await self._database.read("key_by_digest", digest)
         return _key_of(rows[0]) if rows else None
 
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
-        """See `Registry.touch_keys`."""
         ids = sorted(used)
         await self._database.read("touch_keys", ids, [used[key_id] for key_id in ids])
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:
-        """See `Registry.record`."""
         bodies = [_json(each) for each in entries]
         await self._database.read("record", [each.id for each in entries], bodies)
 
     async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
-        """See `Registry.audit`."""
         rows = await self._database.read("audit", before or _LAST_ID, limit)
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
@@ -138,7 +123,6 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         startup: Startup,
         charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
     ) -> KeptStartup:
-        """See `Registry.put_startup`."""
         row = _startup_row(startup)
         _, alike, _, begun_at, _, _ = row
         async with self._database.transaction() as run:
@@ -153,17 +137,14 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         return KeptStartup(before, is_charged=is_new)
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
-        """See `Registry.startups`."""
         rows = await self._database.read("startups_under_way" if under_way else "startups")
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
-        """See `Registry.startups_of`."""
         rows = await self._database.read("startups_of", list(worker_ids))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        """See `Registry.charge`."""
         if not entries:
             return []
         rows = await self._database.read("charge", *_entry_columns(entries))
@@ -176,57 +157,47 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         return told
 
     async def charged(self, accounts: Sequence[str]) -> list[Charged]:
-        """See `Registry.charged`."""
         rows = await self._database.read("charged", list(accounts))
         found = {row[0]: Charged(seconds=row[1], micros=row[2]) for row in rows}
         return [found.get(account, Charged()) for account in accounts]
 
     async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
-        """See `Registry.costs`."""
         rows = await self._database.read("costs_of_users" if users else "costs", since, until)
         return [_cost_row(row) for row in rows]
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
-        """See `Registry.ledger`."""
         last = _LAST_NUMBER if before is None else before
         rows = await self._database.read("ledger", last, limit)
         cursor = rows[-1][0] if len(rows) == limit else None
         return LedgerPage(entries=[_entry_of(row) for row in rows], cursor=cursor)
 
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
-        """See `Registry.spend`."""
         names = [each.name for each in spends]
         costs = [timedelta(seconds=each.cost_s) for each in spends]
         found = dict(await self._database.read("spend", names, costs, self._database.clock.now()))
         return [found[name] for name in names]
 
     async def put_note(self, name: str, value: bytes) -> None:
-        """See `Registry.put_note`."""
         await self._database.read("put_note", name, value)
 
     async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
-        """See `Registry.swap_note`."""
         if before is None:
             return bool(await self._database.read("add_note", name, value))
         return bool(await self._database.read("swap_note", name, before, value))
 
     async def note(self, name: str) -> bytes | None:
-        """See `Registry.note`."""
         rows = await self._database.read("note", name)
         return bytes(rows[0][0]) if rows else None
 
     async def notes(self, prefix: str) -> dict[str, bytes]:
-        """See `Registry.notes`."""
         rows = await self._database.read("notes", prefix)
         return {row[0]: bytes(row[1]) for row in rows}
 
     async def drop_notes(self, names: Sequence[str]) -> None:
-        """See `Registry.drop_notes`."""
         if names:
             await self._database.read("drop_notes", list(names))
 
     async def secret(self, name: str) -> bytes:
-        """See `Registry.secret`."""
         rows = await self._database.read("secret", name)
         if not rows:
             await self._database.read("keep_secret", name, secrets.token_bytes(32))
@@ -235,13 +206,11 @@ class PostgresRegistry(PostgresQuotas, PostgresComparisons):
         return bytes(rows[0][0])
 
     async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
-        """See `Registry.take_duty`."""
         now, lease = self._database.clock.now(), timedelta(seconds=lease_s)
         times = (now + lease, now, now + 2 * lease)
         return bool(await self._database.read("take_duty", name, holder, *times))
 
     async def leave_duty(self, name: str, holder: str) -> None:
-        """See `Registry.leave_duty`."""
         await self._database.read("leave_duty", name, holder)
 
 

@@ -15,8 +15,6 @@ from swell.stores.postgres.rows import bare_columns, row_of, run_columns, warnin
 from swell.stores.postgres.session import lock_of
 from swell.task import Task
 
-__all__ = ["remove", "retire_uploads"]
-
 #: Runs a named statement in the transaction.
 Run = Callable[..., Awaitable[list[Any]]]
 

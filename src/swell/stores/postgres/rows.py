@@ -16,19 +16,6 @@ from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
 
-__all__ = [
-    "INPUTS",
-    "OUTPUTS",
-    "Row",
-    "bare_columns",
-    "changed_columns",
-    "new_columns",
-    "row_of",
-    "run_columns",
-    "wake_of",
-    "warnings_columns",
-]
-
 #: What `removed` adds up.
 INPUTS = 1
 OUTPUTS = 2

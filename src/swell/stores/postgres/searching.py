@@ -10,8 +10,6 @@ from swell import task as life
 from swell.stores.postgres.database import PostgresDatabase
 from swell.words import is_whole, key_word, task_words
 
-__all__ = ["PostgresSearching", "query_of"]
-
 #: A task may come to light so long after the moment that its id tells: clocks of backends differ,
 #: and commits take their time.
 _LATE: Final = timedelta(seconds=30)
@@ -26,7 +24,6 @@ class PostgresSearching:
     _database: PostgresDatabase
 
     async def keep_words(self, *, limit: int = 1000) -> int:
-        """See `Store.keep_words`."""
         kept = 0
         while kept < limit:
             some = min(_AT_ONCE, limit - kept)

@@ -42,8 +42,6 @@ from swell.stores.postgres.view import View, is_ready, place_of
 from swell.stores.queries import load_queries
 from swell.task import Task, discarded, id_before
 
-__all__ = ["QUERIES", "Session", "Stale", "lock_of"]
-
 _LOCK_MARK: Final = "/* lock */"
 
 #: Some statements also lock what they read. By id they wait for whoever else has the rows, and

@@ -5,8 +5,6 @@ from typing import Any
 from swell.sharing import ShareLink
 from swell.stores.postgres.database import PostgresDatabase
 
-__all__ = ["PostgresSharing"]
-
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
@@ -17,28 +15,23 @@ class PostgresSharing:
     _database: PostgresDatabase
 
     async def share(self, link: ShareLink) -> ShareLink | None:
-        """See `Store.share`."""
         values = (link.task_id, link.key_id, link.token, link.created_at)
         return _first(
             await self._database.read("put_share_link", *values, link.has_prompt, link.expires_at)
         )
 
     async def unshare(self, task_id: str) -> ShareLink | None:
-        """See `Store.unshare`."""
         return _first(await self._database.read("drop_share_links", [task_id]))
 
     async def share_link(self, token: str) -> ShareLink | None:
-        """See `Store.share_link`."""
         return _first(await self._database.read("share_link", token))
 
     async def share_link_of(self, task_id: str) -> ShareLink | None:
-        """See `Store.share_link_of`."""
         return _first(await self._database.read("share_link_of", task_id))
 
     async def share_links(
         self, *, key_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[ShareLink]:
-        """See `Store.share_links`."""
         before = before or _AFTER_ALL
         if key_id is None:
             rows = await self._database.read("share_links", before, limit)

@@ -16,8 +16,6 @@ from swell.stores.postgres.view import is_ready
 from swell.stores.posting import Posting
 from swell.task import Task, is_expired, size_bytes
 
-__all__ = ["State"]
-
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
 MAX_LIVE_TASKS = 50_000
 MAX_LIVE_INPUT_BYTES = 4_096

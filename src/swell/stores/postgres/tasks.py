@@ -33,8 +33,6 @@ from swell.stores.postgres.session import Session, lock_of
 from swell.stores.postgres.sharing import PostgresSharing
 from swell.task import NewTask, Settlement, Task
 
-__all__ = ["PostgresStore"]
-
 #: Values of `removed` of a task that still has a part.
 _STILL_THERE: Final = {
     Part.INPUTS: [0, OUTPUTS],
@@ -67,27 +65,22 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
     ) -> list[Accepted | SwellError]:
-        """See `Store.accept`."""
-
         async def action(session: Session) -> list[Accepted | SwellError]:
             return await _accept(session, tasks, all_or_none)
 
         return await self._database.write(action)
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
-        """See `Store.knows`."""
         rows = await self._database.read("idempotent", [key_id], [idempotency_key])
         oldest = self._database.clock.now() - _TTL
         return any(created_at > oldest for *_, created_at in rows)
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """See `Store.get`."""
         rows = await self._database.read("tasks_by_id", list(task_ids))
         found = {row[0]: row_of(row).task for row in rows}
         return [found.get(task_id) for task_id in task_ids]
 
     async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        """See `Store.page`."""
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
@@ -116,13 +109,10 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         )
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
-        """See `Store.count_open`."""
         counts = dict(await self._database.read("open_tasks", list(key_ids)))
         return [counts[key_id] for key_id in key_ids]
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
-        """See `Store.start`."""
-
         async def action(session: Session) -> list[Task | None]:
             return [steps.start(session, wish) for wish in starts]
 
@@ -131,8 +121,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
     ) -> Ended:
-        """See `Store.settle`."""
-
         async def action(session: Session) -> Ended:
             return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
@@ -153,8 +141,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
                 state.doubt(each.task_id)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
-        """See `Store.extend`."""
-
         async def action(session: Session) -> list[HoldState]:
             until = session.now + timedelta(seconds=lease_s)
             return [steps.extend(session, hold, until) for hold in holds]
@@ -163,16 +149,12 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         return await self._database.write(action, wants=[hold.task_id for hold in holds])
 
     async def cancel(self, task_ids: Sequence[str]) -> Ended:
-        """See `Store.cancel`."""
-
         async def action(session: Session) -> Ended:
             return steps.cancel(session, task_ids)
 
         return await self._database.write(action, wants=task_ids)
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
-        """See `Store.sweep`."""
-
         async def action(session: Session) -> list[Task]:
             return await self._sweep(session, limit)
 
@@ -192,7 +174,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         return changed
 
     async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
-        """See `Store.cap_waits`."""
         backoff_s = self._retry_policy.longest_s
         now = self._database.clock.now()
         lease, backoff = (now + timedelta(seconds=2 * s) for s in (lease_s, backoff_s))
@@ -212,39 +193,31 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
-        """See `Store.retry`."""
-
         async def action(session: Session) -> Accepted:
             return await _retry(session, task_id, only_dead, new_id)
 
         return await self._database.write(action, wants=[task_id])
 
     async def next_wake_at(self) -> datetime | None:
-        """See `Store.next_wake_at`."""
         ((value,),) = await self._database.read("next_wake")
         wake_at: datetime | None = value
         return wake_at
 
     async def discarded(self, *, limit: int = 1000) -> list[str]:
-        """See `Store.discarded`."""
         return [key for (key,) in await self._database.read("discarded", limit)]
 
     async def forget_discarded(self, keys: Sequence[str]) -> None:
-        """See `Store.forget_discarded`."""
         await self._database.read("forget_discarded", list(keys))
 
     async def note_upload(self, key: str) -> None:
-        """See `Store.note_upload`."""
         await self._database.read("keep_uploads", [key], self._database.clock.now())
 
     async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Store.retire_uploads`."""
         rows = await self._database.read("unused_uploads", before, limit)
         async with self._database.transaction() as run:
             return await retire_uploads(run, [key for (key,) in rows])
 
     async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
-        """See `Store.retire`."""
         removed = _STILL_THERE[expiry.part]
         models = None if expiry.models is None else list(expiry.models)
         rows = await self._database.read(
@@ -258,7 +231,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         return n
 
     async def erase(self, task_id: str) -> list[str]:
-        """See `Store.erase`."""
         async with self._database.transaction() as run:
             n, keys = await remove(run, [task_id], None, self._database.clock.now())
         if not n:
@@ -266,7 +238,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         return keys
 
     async def clock_ahead_s(self) -> float:
-        """See `Store.clock_ahead_s`."""
         clock = self._database.clock
         asked_at = clock.now()
         ((there,),) = await self._database.read("time")
@@ -275,7 +246,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
 
     async def check_writable(self) -> None:
-        """See `Store.check_writable`."""
         await self._database.check_writable()
 
     async def close(self) -> None:

@@ -11,8 +11,6 @@ from swell.clock import Clock
 from swell.errors import Unavailable
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
 
-__all__ = ["status_of", "upgrade"]
-
 _CONNECT_S = 5.0
 
 

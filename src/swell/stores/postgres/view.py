@@ -7,8 +7,6 @@ import msgspec
 
 from swell.task import Task, TaskState
 
-__all__ = ["LineCut", "View", "is_ready", "place_of"]
-
 #: The first tasks of a key that are read more than were read before.
 _MORE = 32
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from swell.errors import Conflict, NotFound, Unavailable
 
-__all__ = ["back_up"]
-
 
 def back_up(source: Path, target: Path) -> int:
     """Copy a database as it is at one moment: every commit before it, and nothing of those after.

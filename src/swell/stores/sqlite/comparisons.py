@@ -10,8 +10,6 @@ from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
-__all__ = ["SqliteComparisons"]
-
 #: Greater than every id.
 _LAST_ID = "~"
 
@@ -22,7 +20,6 @@ class SqliteComparisons:
     _database: SqliteDatabase
 
     async def put_comparison(self, comparison: Comparison, most: int = MOST_KEPT) -> bool:
-        """See `Registry.put_comparison`."""
         closed_at = None if comparison.closed_at is None else micros(comparison.closed_at)
         outline = {
             "id": comparison.id,
@@ -46,29 +43,23 @@ class SqliteComparisons:
         return await self._database.write(action)
 
     async def count_comparisons(self, key_id: str) -> int:
-        """See `Registry.count_comparisons`."""
         count: int = self._database.read("count_comparisons", (key_id,))[0][0]
         return count
 
     async def comparison(self, comparison_id: str) -> Comparison | None:
-        """See `Registry.comparison`."""
         rows = self._database.read("comparison", (comparison_id,))
         return _comparison(rows[0]) if rows else None
 
     async def outlines(
         self, *, limit: int = 50, before: str | None = None, key_id: str | None = None
     ) -> list[Outline]:
-        """See `Registry.outlines`."""
         asked = {"before": before or _LAST_ID, "key_id": key_id, "limit": limit}
         return [_outline(row) for row in self._database.read("outlines", asked)]
 
     async def closed_comparisons(self) -> list[tuple[str, datetime]]:
-        """See `Registry.closed_comparisons`."""
         return [(row[0], _moment(row[1])) for row in self._database.read("closed_comparisons", ())]
 
     async def close_comparison(self, comparison_id: str, at: datetime) -> Comparison | None:
-        """See `Registry.close_comparison`."""
-
         def action(session: Session) -> Comparison | None:
             session.run("close_comparison", (micros(at), comparison_id))
             rows = session.rows("comparison", (comparison_id,))
@@ -77,8 +68,6 @@ class SqliteComparisons:
         return await self._database.write(action)
 
     async def drop_comparison(self, comparison_id: str) -> bool:
-        """See `Registry.drop_comparison`."""
-
         def action(session: Session) -> bool:
             session.run("drop_votes", (comparison_id,))
             session.run("drop_comparison", (comparison_id,))
@@ -87,7 +76,6 @@ class SqliteComparisons:
         return await self._database.write(action)
 
     async def vote(self, vote: Vote, most: int = MOST_VOTES) -> bool:
-        """See `Registry.vote`."""
         row = {
             "comparison_id": vote.comparison_id,
             "line": vote.row,
@@ -110,7 +98,6 @@ class SqliteComparisons:
         return await self._database.write(action)
 
     async def votes(self, comparison_id: str) -> list[Vote]:
-        """See `Registry.votes`."""
         return [_vote(row) for row in self._database.read("votes", (comparison_id,))]
 
 

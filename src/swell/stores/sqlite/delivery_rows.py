@@ -12,8 +12,6 @@ import msgspec
 from swell.outbox import OVERTAKEN, Delivery, DeliveryState, Try
 from swell.stores.sqlite.rows import micros, moment
 
-__all__ = ["delivery_of", "delivery_row", "overtaken"]
-
 
 def overtaken(newer: Delivery, now: datetime) -> dict[str, Any]:
     """Return the parameters of `overtake`."""

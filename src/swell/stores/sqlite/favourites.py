@@ -8,8 +8,6 @@ from swell.favourites import Favourite, Viewer
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Session
 
-__all__ = ["SqliteFavourites"]
-
 
 class SqliteFavourites:
     """The store's part about favourites."""
@@ -17,8 +15,6 @@ class SqliteFavourites:
     _database: SqliteDatabase
 
     async def favour(self, favourite: Favourite) -> bool:
-        """See `Store.favour`."""
-
         def action(session: Session) -> bool:
             task = session.get(favourite.task_id)
             if task is None or task.outputs_removed:
@@ -29,15 +25,12 @@ class SqliteFavourites:
         return await self._database.write(action)
 
     async def disfavour(self, favourite: Favourite) -> None:
-        """See `Store.disfavour`."""
-
         def action(session: Session) -> None:
             session.run("disfavour", _row(favourite))
 
         await self._database.write(action)
 
     async def favourites(self, viewer: Viewer, task_ids: Sequence[str]) -> list[tuple[int, ...]]:
-        """See `Store.favourites`."""
         ids = msgspec.json.encode(list(task_ids)).decode()
         found: dict[str, tuple[int, ...]] = {}
         for task_id, artifact in self._database.read(

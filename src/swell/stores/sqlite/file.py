@@ -31,8 +31,6 @@ from swell.stores.sqlite.reserve import Reserve
 from swell.stores.sqlite.session import Session, SessionState
 from swell.stores.sqlite.wal import WriteAheadLog
 
-__all__ = ["SqliteDatabase", "library_version"]
-
 R = TypeVar("R")
 Action = Callable[[Session], Any]
 

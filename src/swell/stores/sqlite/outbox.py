@@ -25,8 +25,6 @@ from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 from swell.task import TaskState
 
-__all__ = ["SqliteOutbox"]
-
 #: Larger than any number of a row.
 _AFTER_ALL: Final = 2**62
 
@@ -38,16 +36,12 @@ class SqliteOutbox:
         self._database = database
 
     def watch(self, watches: Sequence[Watch]) -> None:
-        """See `Outbox.watch`."""
         self._database.state.posting.watch(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
-        """See `Outbox.on_post`."""
         self._database.state.posting.on_post(wake)
 
     async def post(self, posts: Sequence[Post]) -> None:
-        """See `Outbox.post`."""
-
         def action(session: Session) -> None:
             for each in posts:
                 _post(session, each)
@@ -57,7 +51,6 @@ class SqliteOutbox:
     async def due(
         self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
     ) -> list[Delivery]:
-        """See `Outbox.due`."""
         wanted = {
             "now": micros(self._database.clock.now()),
             "per_place": per_place,
@@ -67,13 +60,10 @@ class SqliteOutbox:
         return [delivery_of(row) for row in self._database.read("due_deliveries", wanted)]
 
     async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
-        """See `Outbox.next_due_at`."""
         ((value,),) = self._database.read("next_delivery", (_json(list(without)),))
         return moment(value)
 
     async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """See `Outbox.tell`."""
-
         def action(session: Session) -> list[Delivery | None]:
             session.flush()
             return [_tell(session, each) for each in told]
@@ -81,14 +71,12 @@ class SqliteOutbox:
         return await self._database.write(action)
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """See `Outbox.get`."""
         found = [self._database.read("delivery", (each,)) for each in ids]
         return [delivery_of(rows[0]) if rows else None for rows in found]
 
     async def page(
         self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
     ) -> DeliveryPage:
-        """See `Outbox.page`."""
         before = _AFTER_ALL
         if cursor is not None:
             rows = self._database.read("delivery_place", (cursor,))
@@ -110,8 +98,6 @@ class SqliteOutbox:
         return DeliveryPage(deliveries=found, cursor=found[-1].id if more else None)
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """See `Outbox.replay`."""
-
         def action(session: Session) -> int:
             session.flush()
             now = micros(session.now)
@@ -122,8 +108,6 @@ class SqliteOutbox:
         return await self._database.write(action)
 
     async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
-        """See `Outbox.give_up`."""
-
         def action(session: Session) -> int:
             session.flush()
             return session.run("give_up_deliveries", (micros(session.now), reason, endpoint, but))
@@ -131,12 +115,10 @@ class SqliteOutbox:
         return await self._database.write(action)
 
     async def retire(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Outbox.retire`."""
         values = (micros(before), limit)
         return await self._database.write(lambda session: session.run("retire_deliveries", values))
 
     async def backlog(self) -> Backlog:
-        """See `Outbox.backlog`."""
         (((n, oldest),),) = await self._database.read_slowly(("waiting_deliveries", ()))
         return Backlog(n, moment(oldest))
 

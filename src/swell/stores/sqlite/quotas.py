@@ -25,8 +25,6 @@ from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros
 from swell.stores.sqlite.session import Session
 
-__all__ = ["SqliteQuotas"]
-
 
 class SqliteQuotas:
     """The registry's part about quotas and credits."""
@@ -34,26 +32,20 @@ class SqliteQuotas:
     _database: SqliteDatabase
 
     async def put_quota(self, quota: Quota) -> None:
-        """See `Registry.put_quota`."""
         row = (*place_of(quota.key_id, quota.user), _json(quota))
         await self._database.write(lambda session: session.run("put_quota", row))
 
     async def drop_quota(self, key_id: str, user: str | None) -> bool:
-        """See `Registry.drop_quota`."""
         row = place_of(key_id, user)
         return bool(await self._database.write(lambda session: session.run("drop_quota", row)))
 
     async def quotas(self) -> list[Quota]:
-        """See `Registry.quotas`."""
         return [_quota(body) for (body,) in self._database.read("quotas")]
 
     async def quota_keys(self) -> frozenset[str]:
-        """See `Registry.quota_keys`."""
         return frozenset(key_id for (key_id,) in self._database.read("quota_keys"))
 
     async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
-        """See `Registry.reserve`."""
-
         def action(session: Session) -> list[Verdict]:
             sheet = _loaded(session, [ask for group in groups for ask in group])
             verdicts = []
@@ -68,8 +60,6 @@ class SqliteQuotas:
         return await self._database.write(action)
 
     async def release(self, settled: Sequence[Settled]) -> int:
-        """See `Registry.release`."""
-
         def action(session: Session) -> int:
             found: list[tuple[Hold, Settled]] = []
             for each in settled:
@@ -86,12 +76,10 @@ class SqliteQuotas:
         return await self._database.write(action)
 
     async def holds(self, *, after: str, before: datetime, limit: int) -> list[Hold]:
-        """See `Registry.holds`."""
         rows = self._database.read("holds", (after, micros(before), limit))
         return [_hold(body) for (body,) in rows]
 
     async def grant(self, credit: Credit) -> bool:
-        """See `Registry.grant`."""
         place = place_of(credit.key_id, credit.user)
 
         def action(session: Session) -> bool:
@@ -103,21 +91,17 @@ class SqliteQuotas:
         return await self._database.write(action)
 
     async def credits(self, key_id: str | None, *, limit: int) -> list[Credit]:
-        """See `Registry.credits`."""
         rows = self._database.read("credits", {"key_id": key_id, "n": limit})
         return [msgspec.json.decode(body, type=Credit) for (body,) in rows]
 
     async def sheet(self, places: Iterable[Place], at: datetime) -> Sheet:
-        """See `Registry.sheet`."""
         asks = [Ask(id="", key_id=key_id, user=_user(user), at=at) for key_id, user in places]
         return await self._database.write(lambda session: _loaded(session, asks))
 
     async def credit_places(self) -> list[Place]:
-        """See `Registry.credit_places`."""
         return [(key_id, user) for key_id, user in self._database.read("credit_places")]
 
     async def forget_uses(self, before: date) -> None:
-        """See `Registry.forget_uses`."""
         row = (before.isoformat(),)
         await self._database.write(lambda session: session.run("forget_quota_uses", row))
 

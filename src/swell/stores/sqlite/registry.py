@@ -34,8 +34,6 @@ from swell.stores.sqlite.quotas import SqliteQuotas
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
-__all__ = ["SqliteRegistry"]
-
 _EPOCH = date(1970, 1, 1)
 
 #: Greater than every id.
@@ -52,7 +50,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         self._database = database
 
     async def put_models(self, cards: Sequence[ModelCard]) -> None:
-        """See `Registry.put_models`."""
         if any(self._newest(card.name) != (card.version, card.price_micros) for card in cards):
             await self._database.write(lambda session: _put_models(session, cards))
 
@@ -61,18 +58,14 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return rows[0] if rows else None
 
     async def models(self) -> list[ModelCard]:
-        """See `Registry.models`."""
         rows = self._database.read("models")
         return [msgspec.json.decode(body, type=ModelCard) for (body,) in rows]
 
     async def put_worker(self, worker: WorkerInfo) -> None:
-        """See `Registry.put_worker`."""
         row = _worker_row(worker)
         await self._database.write(lambda session: session.run("put_worker", row))
 
     async def touch_workers(self, worker_ids: Sequence[str], seen_at: datetime) -> None:
-        """See `Registry.touch_workers`."""
-
         def action(session: Session) -> None:
             for worker_id in worker_ids:
                 session.run("touch_worker", (micros(seen_at), worker_id))
@@ -80,8 +73,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         await self._database.write(action)
 
     async def drain_worker(self, worker_id: str) -> WorkerInfo | None:
-        """See `Registry.drain_worker`."""
-
         def action(session: Session) -> WorkerInfo | None:
             for row in session.rows("worker", (worker_id,)):
                 worker = msgspec.structs.replace(_worker_of(row), draining=True)
@@ -92,8 +83,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return await self._database.write(action)
 
     async def remove_worker(self, worker_id: str, gone_at: datetime) -> None:
-        """See `Registry.remove_worker`."""
-
         def action(session: Session) -> None:
             session.run("worker_gone", (micros(gone_at), worker_id))
             session.run("forget_workers", (micros(gone_at - GONE_WORKERS_TTL),))
@@ -101,13 +90,10 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         await self._database.write(action)
 
     async def workers(self) -> list[WorkerInfo]:
-        """See `Registry.workers`."""
         workers = [_worker_of(row) for row in self._database.read("workers")]
         return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
 
     async def put_key(self, key: ApiKey, *, instead_of: bytes | None = None) -> bool:
-        """See `Registry.put_key`."""
-
         def action(session: Session) -> bool:
             rows = session.rows("key", (key.id,))
             known = [msgspec.json.decode(body, type=ApiKey) for (body,) in rows]
@@ -122,19 +108,15 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return await self._database.write(action)
 
     async def keys(self) -> list[ApiKey]:
-        """See `Registry.keys`."""
         return [_key_of(row) for row in self._database.read("keys")]
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
-        """See `Registry.key_by_digest`."""
         for query in ("key_by_digest", "key_by_old_digest"):
             for row in self._database.read(query, (digest,)):
                 return _key_of(row)
         return None
 
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
-        """See `Registry.touch_keys`."""
-
         def action(session: Session) -> None:
             for key_id, used_at in used.items():
                 session.run("touch_key", (micros(used_at), key_id, micros(used_at)))
@@ -142,8 +124,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         await self._database.write(action)
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:
-        """See `Registry.record`."""
-
         def action(session: Session) -> None:
             for each in entries:
                 session.run("record", (each.id, _json(each)))
@@ -151,7 +131,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         await self._database.write(action)
 
     async def audit(self, *, limit: int = 50, before: str | None = None) -> list[AuditEntry]:
-        """See `Registry.audit`."""
         rows = self._database.read("audit", (before or _LAST_ID, limit))
         return [msgspec.json.decode(body, type=AuditEntry) for (body,) in rows]
 
@@ -160,60 +139,47 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         startup: Startup,
         charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
     ) -> KeptStartup:
-        """See `Registry.put_startup`."""
         return await self._database.write(lambda session: _put_startup(session, startup, charged))
 
     async def startups(self, *, under_way: bool = False) -> list[Startup]:
-        """See `Registry.startups`."""
         rows = self._database.read("startups_under_way" if under_way else "startups")
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def startups_of(self, worker_ids: Sequence[str]) -> list[Startup]:
-        """See `Registry.startups_of`."""
         rows = self._database.read("startups_of", (_json(list(worker_ids)),))
         return [msgspec.json.decode(body, type=Startup) for (body,) in rows]
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        """See `Registry.charge`."""
-
         def action(session: Session) -> list[bool]:
             return [session.run("charge", _entry_row(each)) > 0 for each in entries]
 
         return await self._database.write(action) if entries else []
 
     async def charged(self, accounts: Sequence[str]) -> list[Charged]:
-        """See `Registry.charged`."""
         rows = self._database.read("charged", (_json(list(accounts)),))
         found = {row[0]: Charged(seconds=row[1], micros=row[2]) for row in rows}
         return [found.get(account, Charged()) for account in accounts]
 
     async def costs(self, since: date, until: date, *, users: bool = False) -> list[CostRow]:
-        """See `Registry.costs`."""
         days = (since - _EPOCH).days, (until - _EPOCH).days
         (rows,) = await self._database.read_slowly(("costs_of_users" if users else "costs", days))
         return [_cost_row(row) for row in rows]
 
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
-        """See `Registry.ledger`."""
         rows = self._database.read("ledger", (_LAST_NUMBER if before is None else before, limit))
         cursor = rows[-1][0] if len(rows) == limit else None
         return LedgerPage(entries=[_entry_of(row) for row in rows], cursor=cursor)
 
     async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
-        """See `Registry.spend`."""
-
         def action(session: Session) -> list[datetime]:
             return [_spend(session, each) for each in spends]
 
         return await self._database.write(action)
 
     async def put_note(self, name: str, value: bytes) -> None:
-        """See `Registry.put_note`."""
         await self._database.write(lambda session: session.run("put_note", (name, value)))
 
     async def swap_note(self, name: str, before: bytes | None, value: bytes) -> bool:
-        """See `Registry.swap_note`."""
-
         def action(session: Session) -> bool:
             if before is None:
                 return session.run("add_note", (name, value)) > 0
@@ -222,17 +188,13 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return await self._database.write(action)
 
     async def note(self, name: str) -> bytes | None:
-        """See `Registry.note`."""
         rows = self._database.read("note", (name,))
         return bytes(rows[0][0]) if rows else None
 
     async def notes(self, prefix: str) -> dict[str, bytes]:
-        """See `Registry.notes`."""
         return dict(self._database.read("notes", (prefix, prefix)))
 
     async def drop_notes(self, names: Sequence[str]) -> None:
-        """See `Registry.drop_notes`."""
-
         def action(session: Session) -> None:
             for name in names:
                 session.run("drop_note", (name,))
@@ -241,8 +203,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
             await self._database.write(action)
 
     async def secret(self, name: str) -> bytes:
-        """See `Registry.secret`."""
-
         def action(session: Session) -> bytes:
             session.run("keep_secret", (name, secrets.token_bytes(32)))
             ((value,),) = session.rows("secret", (name,))
@@ -251,8 +211,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return await self._database.write(action)
 
     async def take_duty(self, name: str, holder: str, *, lease_s: float) -> bool:
-        """See `Registry.take_duty`."""
-
         def action(session: Session) -> bool:
             now, lease = session.now, timedelta(seconds=lease_s)
             times = map(micros, (now + lease, now, now + 2 * lease))
@@ -261,7 +219,6 @@ class SqliteRegistry(SqliteQuotas, SqliteComparisons):
         return await self._database.write(action)
 
     async def leave_duty(self, name: str, holder: str) -> None:
-        """See `Registry.leave_duty`."""
         await self._database.write(lambda session: session.run("leave_duty", (name, holder)))
 
 

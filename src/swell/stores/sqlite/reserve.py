@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RESERVE_BYTES", "Reserve"]
-
 #: A start writes less, and so does erasing some hundred tasks.
 RESERVE_BYTES: Final = 4 * 1024 * 1024
 

@@ -16,18 +16,6 @@ from swell.stages import Run
 from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
 from swell.webhook import Webhook
 
-__all__ = [
-    "INPUTS",
-    "OUTPUTS",
-    "insert_row",
-    "micros",
-    "moment",
-    "run_row",
-    "save_row",
-    "task_of",
-    "warnings_row",
-]
-
 #: What `removed` adds up.
 INPUTS = 1
 OUTPUTS = 2

@@ -10,8 +10,6 @@ from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Session
 from swell.words import is_whole, key_word, task_words
 
-__all__ = ["SqliteSearching", "match_of"]
-
 #: So many in one commit: others wait for it.
 _AT_ONCE: Final = 100
 
@@ -22,7 +20,6 @@ class SqliteSearching:
     _database: SqliteDatabase
 
     async def keep_words(self, *, limit: int = 1000) -> int:
-        """See `Store.keep_words`."""
         kept = 0
         while kept < limit:
             some = min(_AT_ONCE, limit - kept)

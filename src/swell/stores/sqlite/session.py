@@ -24,8 +24,6 @@ from swell.stores.sqlite.delivery_rows import delivery_row, overtaken
 from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of, warnings_row
 from swell.task import Task, TaskState, discarded, size_bytes
 
-__all__ = ["Session", "SessionState"]
-
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
 MAX_LIVE_TASKS = 50_000
 MAX_LIVE_INPUT_BYTES = 4_096

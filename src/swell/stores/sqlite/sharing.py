@@ -7,8 +7,6 @@ from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import micros, moment
 from swell.stores.sqlite.session import Session
 
-__all__ = ["SqliteSharing"]
-
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL = "~"
 
@@ -19,8 +17,6 @@ class SqliteSharing:
     _database: SqliteDatabase
 
     async def share(self, link: ShareLink) -> ShareLink | None:
-        """See `Store.share`."""
-
         def action(session: Session) -> ShareLink | None:
             task = session.get(link.task_id)
             if task is None or task.outputs_removed:
@@ -31,8 +27,6 @@ class SqliteSharing:
         return await self._database.write(action)
 
     async def unshare(self, task_id: str) -> ShareLink | None:
-        """See `Store.unshare`."""
-
         def action(session: Session) -> ShareLink | None:
             rows = session.rows("share_link_of", (task_id,))
             session.run("drop_share_link", (task_id,))
@@ -41,19 +35,16 @@ class SqliteSharing:
         return await self._database.write(action)
 
     async def share_link(self, token: str) -> ShareLink | None:
-        """See `Store.share_link`."""
         rows = self._database.read("share_link", (token,))
         return _link(rows[0]) if rows else None
 
     async def share_link_of(self, task_id: str) -> ShareLink | None:
-        """See `Store.share_link_of`."""
         rows = self._database.read("share_link_of", (task_id,))
         return _link(rows[0]) if rows else None
 
     async def share_links(
         self, *, key_id: str | None = None, limit: int = 50, before: str | None = None
     ) -> list[ShareLink]:
-        """See `Store.share_links`."""
         query = "share_links" if key_id is None else "share_links_of_key"
         wanted = {"key_id": key_id, "before": before or _AFTER_ALL, "limit": limit}
         return [_link(row) for row in self._database.read(query, wanted)]

@@ -32,8 +32,6 @@ from swell.stores.sqlite.session import Session
 from swell.stores.sqlite.sharing import SqliteSharing
 from swell.task import NewTask, Settlement, Task
 
-__all__ = ["SqliteStore"]
-
 #: Values of `removed` of a task that still has a part.
 _STILL_THERE = {
     Part.INPUTS: (0, OUTPUTS),
@@ -61,18 +59,15 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
     ) -> list[Accepted | SwellError]:
-        """See `Store.accept`."""
         self._database.check_room()
         return await self._database.write(lambda session: _accept(session, tasks, all_or_none))
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
-        """See `Store.knows`."""
         rows = self._database.read("idempotent", (key_id, idempotency_key))
         oldest = self._database.clock.now() - timedelta(seconds=IDEMPOTENCY_TTL_S)
         return any(created > micros(oldest) for _, _, created in rows)
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """See `Store.get`."""
         if len(task_ids) == 1:
             rows = self._database.read("task_by_id", (task_ids[0],))
             return [task_of(rows[0])[1]] if rows else [None]
@@ -81,7 +76,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return [found.get(task_id) for task_id in task_ids]
 
     async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        """See `Store.page`."""
         if cursor is not None and not life.is_id(cursor):
             raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
         query = "page_ids"
@@ -117,7 +111,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         )
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
-        """See `Store.start`."""
         self._database.check_room()
         return await self._database.write(
             lambda session: [steps.start(session, wish) for wish in starts]
@@ -126,8 +119,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
     async def settle(
         self, settlements: Sequence[Settlement], onward: Onward | None = None
     ) -> Ended:
-        """See `Store.settle`."""
-
         def action(session: Session) -> Ended:
             session.load(settlement.task_id for settlement in settlements)
             return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
@@ -135,8 +126,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return await self._database.write(action)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
-        """See `Store.extend`."""
-
         def action(session: Session) -> list[HoldState]:
             session.load(hold.task_id for hold in holds)
             until = session.now + timedelta(seconds=lease_s)
@@ -145,11 +134,9 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return await self._database.write(action)
 
     async def cancel(self, task_ids: Sequence[str]) -> Ended:
-        """See `Store.cancel`."""
         return await self._database.write(lambda session: steps.cancel(session, task_ids))
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
-        """See `Store.sweep`."""
         return await self._database.write(lambda session: self._sweep(session, limit))
 
     def _sweep(self, session: Session, limit: int) -> list[Task]:
@@ -172,7 +159,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return changed
 
     async def cap_waits(self, *, lease_s: float, limit: int = 1000) -> int:
-        """See `Store.cap_waits`."""
         backoff_s = self._retry_policy.longest_s
         now = self._database.clock.now()
         lease, backoff = (micros(now + timedelta(seconds=2 * s)) for s in (lease_s, backoff_s))
@@ -193,36 +179,29 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
     async def retry(
         self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
-        """See `Store.retry`."""
         self._database.check_room()
         return await self._database.write(
             lambda session: _retry(session, task_id, only_dead, new_id)
         )
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
-        """See `Store.count_open`."""
         reads = [("open_tasks", (key_id, key_id)) for key_id in key_ids]
         return [rows[0][0] for rows in await self._database.read_slowly(*reads)]
 
     async def next_wake_at(self) -> datetime | None:
-        """See `Store.next_wake_at`."""
         ((value,),) = self._database.read("next_wake")
         return moment(value)
 
     async def discarded(self, *, limit: int = 1000) -> list[str]:
-        """See `Store.discarded`."""
         return [key for (key,) in self._database.read("discarded", (limit,))]
 
     async def forget_discarded(self, keys: Sequence[str]) -> None:
-        """See `Store.forget_discarded`."""
-
         def action(session: Session) -> None:
             session.run("forget_discarded", (_json_list(keys),))
 
         await self._database.write_to_free(action)
 
     async def note_upload(self, key: str) -> None:
-        """See `Store.note_upload`."""
         self._database.check_room()
 
         def action(session: Session) -> None:
@@ -231,8 +210,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         await self._database.write(action)
 
     async def retire_uploads(self, before: datetime, *, limit: int = 1000) -> int:
-        """See `Store.retire_uploads`."""
-
         def action(session: Session) -> int:
             keys = [key for (key,) in session.rows("unused_uploads", (micros(before), limit))]
             for key in keys:
@@ -242,7 +219,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return await self._database.write_to_free(action)
 
     async def retire(self, expiry: Expiry, *, limit: int = 1000) -> int:
-        """See `Store.retire`."""
         wanted = {
             "removed": msgspec.json.encode(_STILL_THERE[expiry.part]).decode(),
             "before": micros(expiry.before),
@@ -261,8 +237,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         return n
 
     async def erase(self, task_id: str) -> list[str]:
-        """See `Store.erase`."""
-
         def action(session: Session) -> list[str]:
             task = session.get(task_id)
             if task is None:
@@ -275,7 +249,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         """See `Store.clock_ahead_s`: the backend's clock is the only one."""
 
     async def check_writable(self) -> None:
-        """See `Store.check_writable`."""
         await self._database.check_writable()
 
     async def close(self) -> None:

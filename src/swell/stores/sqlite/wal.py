@@ -17,8 +17,6 @@ from typing import Final
 
 import structlog
 
-__all__ = ["WriteAheadLog"]
-
 _log = structlog.get_logger("swell.sqlite")
 
 #: The log is moved after so many changes of rows: about 1,600 pages of small tasks, or 6 MiB.

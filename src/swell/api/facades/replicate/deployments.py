@@ -29,8 +29,6 @@ from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 
-__all__ = ["Deployment", "create", "delete", "find_deployment", "get", "list_deployments", "update"]
-
 _request = Reader(ReplicateDeploymentRequest)
 _update = Reader(ReplicateDeploymentUpdate)
 

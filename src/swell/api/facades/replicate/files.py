@@ -29,8 +29,6 @@ from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, Swe
 from swell.objects import ObjectInfo, check_key
 from swell.task import created_at_of, is_id
 
-__all__ = ["create", "delete", "file_urls", "get", "list_files"]
-
 _ABOUT: Final = ".about"
 
 #: What may stand in the form beside the file.

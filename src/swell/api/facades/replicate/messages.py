@@ -5,35 +5,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = [
-    "HOME",
-    "ReplicateAccount",
-    "ReplicateCollection",
-    "ReplicateCollectionList",
-    "ReplicateConfiguration",
-    "ReplicateDeployment",
-    "ReplicateDeploymentList",
-    "ReplicateDeploymentRequest",
-    "ReplicateDeploymentUpdate",
-    "ReplicateFile",
-    "ReplicateFileList",
-    "ReplicateHardware",
-    "ReplicateModel",
-    "ReplicateModelList",
-    "ReplicatePage",
-    "ReplicatePrediction",
-    "ReplicatePredictionList",
-    "ReplicatePredictionRequest",
-    "ReplicateQuery",
-    "ReplicateRelease",
-    "ReplicateSearch",
-    "ReplicateSecret",
-    "ReplicateUrls",
-    "ReplicateVersion",
-    "ReplicateVersionList",
-    "Status",
-]
-
 #: Where the façade lies.
 HOME = "/replicate/v1"
 

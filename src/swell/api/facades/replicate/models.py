@@ -36,25 +36,6 @@ from swell.api.views import encode
 from swell.errors import InvalidInput, NotFound
 from swell.registry import ModelCard
 
-__all__ = [
-    "account_of",
-    "get",
-    "get_account",
-    "get_collection",
-    "get_version",
-    "list_collections",
-    "list_examples",
-    "list_hardware",
-    "list_models",
-    "list_versions",
-    "pools",
-    "readme",
-    "search",
-    "search_all",
-    "version_of",
-    "webhook_secret",
-]
-
 #: Clients read from it how an output is described; from 0.3.9 on it says what is an iterator.
 _COG_VERSION: Final = "0.16.0"
 

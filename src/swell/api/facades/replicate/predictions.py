@@ -33,18 +33,6 @@ from swell.registry import ModelCard
 from swell.store import TaskFilter
 from swell.task import Task
 
-__all__ = [
-    "cancel",
-    "cancel_after_s",
-    "create",
-    "create_of_deployment",
-    "create_of_model",
-    "current_version",
-    "get",
-    "list_predictions",
-    "view",
-]
-
 _request = Reader(ReplicatePredictionRequest)
 _decode = msgspec.json.Decoder().decode
 

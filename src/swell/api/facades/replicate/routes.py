@@ -22,8 +22,6 @@ from swell.errors import (
 )
 from swell.registry import Scope
 
-__all__ = ["GROUPS", "ROUTES"]
-
 _GROUP: Final = "Replicate"
 
 #: Headings of the reference.

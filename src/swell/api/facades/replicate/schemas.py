@@ -4,8 +4,6 @@ from typing import Any, Final
 
 from swell.registry import ModelCard
 
-__all__ = ["openapi_of"]
-
 _COMPONENTS: Final = "#/components/schemas/"
 
 #: What every task has, and a model's input need not.

@@ -23,8 +23,6 @@ from swell.events import TERMINAL_ID, Event, EventKind
 from swell.registry import Scope
 from swell.task import Task, TaskState
 
-__all__ = ["parts_of", "stream"]
-
 #: Kinds of our events of which something is told.
 _TOLD: Final = frozenset(
     {

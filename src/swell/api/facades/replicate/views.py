@@ -21,20 +21,6 @@ from swell.api.facades.replicate.messages import HOME, ReplicatePrediction, Repl
 from swell.api.views import UrlMaker, resolve_files
 from swell.task import Task, TaskState, seed_of
 
-__all__ = [
-    "HIDDEN_VERSION",
-    "deployment_of",
-    "error_of",
-    "input_of",
-    "logs_of",
-    "moment",
-    "output_of",
-    "prediction",
-    "progress_line",
-    "status_of",
-    "stream_key",
-]
-
 _STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.QUEUED: "starting",
     TaskState.RUNNING: "processing",

@@ -15,8 +15,6 @@ from swell.outbox import Delivery
 from swell.task import Task
 from swell.webhook import Webhook
 
-__all__ = ["FORMAT", "hook_body", "webhook_of"]
-
 #: The name of this form of bodies.
 FORMAT: Final = "replicate"
 

@@ -1,2 +1,0 @@
--- Where the trace of a task goes on (W3C Trace Context).
-ALTER TABLE tasks ADD COLUMN traceparent TEXT;

@@ -1,2 +1,0 @@
--- What the model says about a result (tuple of `swell.results.TaskWarning`, JSON).
-ALTER TABLE tasks ADD COLUMN warnings TEXT;
