@@ -44,7 +44,8 @@ class Readers:
             self._artwork.prepare(item)
         except Reject as error:
             # What a prompt asks for may still be refused, whatever its language.
-            return found if str(error).startswith("The prompt is not allowed (") else {*found, REFUSED}
+            is_content = str(error).startswith("The prompt is not allowed (")
+            return found if is_content else {*found, REFUSED}
         return {*found, item.kept.made.language}
 
 
