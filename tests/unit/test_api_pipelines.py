@@ -109,7 +109,7 @@ async def put(world: World, worker: str, lease: Any, name: str = "0.png") -> dic
 async def test_a_pipeline_is_a_model_once_those_of_its_stages_are(world: World) -> None:
     answer = await world.anna("POST", "/v1/tasks", {"model": "demo/poster", "input": {}})
     assert answer.status == 404
-    assert "waits for workers with demo/translate, demo/draw" in answer.json["detail"]
+    assert "waits for workers that serve demo/translate, demo/draw" in answer.json["detail"]
     await world.register(TRANSLATE, DRAW, ENLARGE)
     card = (await world.anna("GET", "/v1/models/demo/poster")).json
     assert card["description"].startswith("# Poster")
@@ -130,10 +130,10 @@ async def test_a_pipeline_is_told_to_wait_only_once_one_of_its_models_is_there(
         await world.register({**DRAW, "name": "demo/else"})
         answer = await world.anna("GET", "/v1/models/demo/poster")
         assert answer.status == 404
-        assert "workers with demo/translate, demo/draw, demo/enlarge" in answer.json["detail"]
+        assert "workers that serve demo/translate, demo/draw, demo/enlarge" in answer.json["detail"]
         await world.register(DRAW)
         await world.register(ENLARGE)
-    told = [each for each in said if each["event"] == "a pipeline is not there yet"]
+    told = [each for each in said if each["event"] == "pipeline not ready"]
     assert [each["log_level"] for each in told][-1:] == ["info"]
     assert [each["log_level"] for each in told].count("info") == 1
     assert "demo/translate" in told[-1]["detail"]

@@ -132,6 +132,11 @@ def test_a_file_gives_its_text_where_no_file_is_asked_for(tmp_path: Path) -> Non
     assert parse_inputs([f"prompt=@{tmp_path}/p.txt"], SCHEMA) == {"prompt": "a red fox"}
 
 
+def test_a_bare_prompt_and_an_input_of_its_name_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="given twice"):
+        parse_inputs(["prompt=a dog"], SCHEMA, prompt="a fox")
+
+
 def test_a_file_stays_a_file_where_one_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     path.write_bytes(b"123")

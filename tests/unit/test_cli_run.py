@@ -1,5 +1,6 @@
 """`swell run`, as far as it needs no weights."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_a_wrong_field_gets_a_suggestion_as_at_the_server(tmp_path: Path) -> Non
     assert result.exit_code == 2
     assert "there is no field 'wrod'; did you mean 'word'?" in result.stderr
     assert "'word' is required" in result.stderr
+
+
+UNSURE = """
+import swell
+
+
+@swell.model("test/unsure")
+def unsure(word: str, ctx: swell.Context) -> str:
+    ctx.warn("unknown_word", f"{word} is unknown.", suggestions=["fox", "box"])
+    return word
+"""
+
+
+def test_warnings_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "unsure.py").write_text(UNSURE)
+    command = ["run", str(tmp_path / "unsure.py"), "foks", "--data", str(tmp_path / "data")]
+    result = CliRunner().invoke(app, command)
+    assert "warning: foks is unknown. Try: fox, box." in result.output
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert [each["code"] for each in told["warnings"]] == ["unknown_word"]

@@ -81,6 +81,12 @@ def test_a_note_of_an_output_is_told_of_stages_and_of_the_task() -> None:
     ]
 
 
+def test_a_note_that_a_warning_repeats_is_printed_once() -> None:
+    warning = {"code": "language", "message": "Read as English.", "suggestions": []}
+    told = list(told_lines({"warnings": [warning], "output": {"note": "Read as English."}}))
+    assert told == [("warning", "Read as English.")]
+
+
 # ---- cheaper tasks
 
 

@@ -70,7 +70,6 @@ def test_an_unknown_subject_is_named_with_three_prompts_that_work(
     assert f'swell/icons cannot draw "{subject}"' in warning.message
     assert len(set(warning.suggestions)) == 3
     for each in warning.suggestions:
-        assert each in warning.message
         assert read(subjects, each).prompt == each
         assert read(subjects, each).warnings == ()
 
@@ -89,7 +88,7 @@ def test_one_subject_is_drawn_where_only_one_of_two_is_known(
     reading = read(subjects, f"{prompt} at night")
     assert reading.prompt == "a cat at night"
     [warning] = reading.warnings
-    assert warning.message.startswith('swell/icons cannot draw "typewriter" and drew "cat" alone.')
+    assert warning.message == 'swell/icons cannot draw "typewriter" and drew "cat" alone.'
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ class Cards:
                 break
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}" if errors else "see its schema"
         raise InvalidInput(
-            f"the input does not fit {target.model}: {first}. "
+            f"the input does not fit {target.model}: {first}{'' if first.endswith('?') else '.'} "
             f"GET /v1/models/{target.model} shows its input_schema and an example",
             errors=errors[:_MAX_ERRORS],
         )

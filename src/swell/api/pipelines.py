@@ -30,7 +30,7 @@ async def register_pipelines(service: Service) -> None:
         await service.registry.put_models(fresh)
         await cards.refresh()
         for card in fresh:
-            _log.info("a pipeline is there", model=card.name, version=card.version)
+            _log.info("pipeline registered", model=card.name, version=card.version)
 
 
 def _card_of(service: Service, declared: Declared) -> ModelCard | None:
@@ -47,7 +47,7 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
         if lacks.get(declared.name) != detail:
             known = _log.info if is_begun else _log.debug
             tell = known if isinstance(error, Unknown) else _log.error
-            tell("a pipeline is not there yet", model=declared.name, detail=detail)
+            tell("pipeline not ready", model=declared.name, detail=detail)
         lacks[declared.name] = detail
         return None
     lacks.pop(declared.name, None)
@@ -56,4 +56,4 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
 
 def _waits_for_all(declared: Declared) -> str:
     names = dict.fromkeys(stage.queue for stage in declared.plan.stages)
-    return f"{declared.name} waits for workers with {', '.join(names)}: start some"
+    return f"{declared.name} waits for workers that serve {', '.join(names)}"

@@ -125,7 +125,7 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
     if not (tasks := service.settings.guest_tasks):
         raise Forbidden("guests may run no tasks here: sign in with a key")
     if wait_s := service.limits.guests.take(service.clock.monotonic_s()):
-        raise too_many("too many guests came within an hour", wait_s)
+        raise too_many("too many guest keys were created within the last hour", wait_s)
     made = await create_key(
         service.registry,
         service.clock,

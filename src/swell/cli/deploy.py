@@ -221,7 +221,7 @@ def _clock() -> Finding:
     if state == _TIME_ERROR:
         return Finding(
             *("clock", "warn", "no time service sets this machine's clock"),
-            why="signatures of URLs and webhooks go by it, and logs are compared by it",
+            why="signatures of URLs and webhooks depend on it, and so does the order of logs",
             mend="run a time service (systemd-timesyncd, chrony) on the machine itself",
         )
     return Finding("clock", "ok", "set by a time service" if state >= 0 else "unknown")
@@ -266,7 +266,7 @@ async def _answers(settings: Settings) -> Finding:
             if answer.status == 200 and await answer.read() == _ALIVE:
                 return Finding("who answers", "ok", f"a Swell answers at {url}")
             return Finding(
-                *("who answers", "fail", f"what answers at {url} is no Swell ({answer.status})"),
+                *("who answers", "fail", f"another server answers at {url} ({answer.status})"),
                 why="workers and clients connect to it",
                 mend="make the proxy there forward everything to the backends",
             )
@@ -274,7 +274,7 @@ async def _answers(settings: Settings) -> Finding:
         return Finding(
             *("who answers", "fail", f"{url} has an untrusted certificate: {error}"),
             why="workers and clients reject it",
-            mend="use one of a known authority, for this name",
+            mend="use one from a public authority, for this name",
         )
     except (OSError, aiohttp.ClientError):
         return Finding("who answers", "warn", f"no answer at {url} yet")
@@ -298,8 +298,8 @@ async def _for_pages(settings: Settings, clock: Clock) -> Finding:
     if answer.status < 300 and allowed in ("*", origin):
         return Finding("bucket for pages", "ok", f"pages of {origin} may read from it")
     return Finding(
-        *("bucket for pages", "warn", f"the bucket lets no page of {origin} read from it"),
-        why="with objects.serve = redirect browsers are sent there, and scripts are refused",
+        *("bucket for pages", "warn", f"the bucket does not allow pages of {origin}"),
+        why="objects.serve = redirect sends browsers there, and the bucket refuses scripts",
         mend="give the bucket a CORS rule for GET from that origin, or serve files through",
     )
 

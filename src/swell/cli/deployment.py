@@ -1,4 +1,4 @@
-"""What of a deployment's settings is insecure, or will not carry a crowd. Pure.
+"""Which settings of a deployment are insecure or will not scale. Pure.
 
 Each rule looks at one thing and says what it found, why that matters and what mends it. `fail` is
 what loses tasks, keys or files, or does not work at all; `warn` what may be meant.
@@ -40,15 +40,15 @@ _CLOUDS: Final = frozenset({"aws", "gcp", "azure", "skypilot"})
 #: Whose workers are on this machine, or somebody else's concern.
 _NEAR: Final = frozenset({"process", "container", "external"})
 
-_NOT_FOUND: Final = "a machine elsewhere does not find the backend there"
-_IN_THE_CLEAR: Final = "keys and all prompts cross the internet in the clear"
+_NOT_FOUND: Final = "other machines cannot reach the backend there"
+_IN_THE_CLEAR: Final = "keys and prompts cross the internet unencrypted"
 
-_NOT_ASKED: Final = "not asked for where only this machine reaches it"
+_NOT_ASKED: Final = "not needed: only this machine reaches it"
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is to go out."""
+    """What is deployed."""
 
     settings: Settings
     #: On how many machines, or in how many containers, a backend will run.
@@ -98,35 +98,35 @@ def why_none_joins(url: str) -> str | None:
 
 
 def _store(deployment: Deployment) -> Iterator[Finding]:
-    """Tasks are kept where all backends find them."""
+    """All backends share the store of tasks."""
     settings = deployment.settings
     if settings.store.url.startswith("memory:"):
         yield Finding(
             *("store", "fail", "tasks are kept in memory"),
             why="accepted tasks are lost with the process",
-            mend="leave store.url out for SQLite, or name PostgreSQL",
+            mend="remove store.url to use SQLite, or set it to postgresql://…",
         )
     elif not is_shared(settings) and deployment.processes > 1:
         yield Finding(
             *(
                 "store",
                 "fail",
-                f"{deployment.processes} backend processes, and the store is SQLite",
+                f"the store is SQLite, but there are {deployment.processes} backend processes",
             ),
-            why="an SQLite file belongs to one process: the others do not start, or serve tasks of "
-            "their own",
+            why="an SQLite file belongs to one process: the others do not start, or serve only "
+            "their own tasks",
             mend="set store.url to postgresql://…, or run one backend",
         )
     elif store_file(settings) is not None and deployment.is_open and _has_cloud(settings):
         yield Finding(
-            *("store", "warn", "pools on clouds, and the store is SQLite on one machine"),
-            why="while that machine is away nothing is accepted, and rented workers wait",
+            *("store", "warn", "the pools are in clouds, but the store is SQLite on one machine"),
+            why="while that machine is down no task is accepted, and rented workers wait",
             mend="set store.url to postgresql://…; until then, use `swell db --backup`",
         )
 
 
 def _database(deployment: Deployment) -> Iterator[Finding]:
-    """What carries tasks between processes is spoken to in private."""
+    """Connections to the database, broker and bus are private."""
     settings = deployment.settings
     for key, url in (
         ("store.url", settings.store.url),
@@ -143,81 +143,85 @@ def _database(deployment: Deployment) -> Iterator[Finding]:
         )
         if not is_safe:
             yield Finding(
-                *("database", "warn", f"{key} goes to {parts.hostname} without insisting on TLS"),
-                why="keys' hashes, prompts and the password cross a network that others share",
+                *("database", "warn", f"{key} does not require TLS to {parts.hostname}"),
+                why="hashes of keys, prompts and the password cross a shared network",
                 mend="add ?sslmode=verify-full for PostgreSQL, write tls://… for NATS",
             )
 
 
 def _files(deployment: Deployment) -> Iterator[Finding]:
-    """Files lie where all backends find them."""
+    """All backends share the files."""
     settings = deployment.settings
     parts = urlsplit(settings.objects.url)
     if parts.scheme == "memory":
         yield Finding(
             *("files", "fail", "files are kept in memory"),
             why="pictures are lost with the process",
-            mend="leave objects.url out for a folder, or name a bucket",
+            mend="remove objects.url to use a folder, or set it to a bucket",
         )
     if parts.scheme in ("", "file") and deployment.backends > 1:
         yield Finding(
-            *("files", "fail", f"{deployment.backends} backends, and files lie in a folder"),
-            why="a picture that one backend keeps is 404 at the others",
-            mend="set objects.url to s3://…, gs://… or az://…; a folder only if it is one that all "
-            "of them mount",
+            *(
+                "files",
+                "fail",
+                f"files are in a folder, but there are {deployment.backends} backends",
+            ),
+            why="a picture that one backend stores is 404 on the others",
+            mend="set objects.url to s3://…, gs://… or az://…; use a folder only if all backends "
+            "mount it",
         )
     endpoint = urlsplit(settings.objects.endpoint)
     if endpoint.scheme == "http" and _is_beyond(endpoint.hostname or ""):
         yield Finding(
             *("files", "fail", f"objects.endpoint is {settings.objects.endpoint}, without TLS"),
             why="anyone with a signed URL can read its file for an hour",
-            mend="write https:// and give the bucket's service a certificate",
+            mend="use https://, and give the bucket's service a certificate",
         )
 
 
 def _address(deployment: Deployment) -> Iterator[Finding]:
-    """Clients reach it by TLS, under a name that it knows."""
+    """Clients connect with TLS, to a configured address."""
     server = deployment.settings.server
     if not deployment.is_open:
         yield Finding(
             *("address", "ok"),
-            f"only this machine reaches {server.host}: where something stands in front of it, set "
-            "server.public_url, and more is asked for",
+            f"only this machine reaches {server.host}; behind a proxy, set server.public_url, and "
+            "more is checked",
         )
         return
     if server.public_url is None:
         if server.tls_cert is None and server.tls == "off":
             yield Finding(
                 *("address", "fail", f"{server.host} is open to others, without TLS"),
-                why="keys cross the network in the clear",
-                mend="set server.tls_cert and server.tls_key; or put what speaks TLS in front, and "
-                "say so with server.public_url = https://…",
+                why="keys cross the network unencrypted",
+                mend="set server.tls_cert and server.tls_key; or put a TLS proxy in front, and set "
+                "server.public_url = https://…",
             )
         if not server.hosts:
             yield Finding(
                 *("address", "warn", "neither server.public_url nor server.hosts is set"),
                 why="links in answers and webhooks follow the request's Host, which a caller "
                 "chooses",
-                mend="set server.public_url to what clients call, such as https://swell.example",
+                mend="set server.public_url to the address that clients use, such as https://swell.example",
             )
     elif not server.public_url.startswith("https://") and _is_beyond(
         urlsplit(server.public_url).hostname or ""
     ):
         yield Finding(
             *("address", "fail", f"server.public_url is {server.public_url}"),
-            why="keys and signed URLs cross the network in the clear",
-            mend="serve by TLS, and write https://",
+            why="keys and signed URLs cross the network unencrypted",
+            mend="serve with TLS, and use https://",
         )
     if server.tls == "self-signed" and server.tls_cert is None:
         yield Finding(
-            *("address", "warn", "the certificate is one for trials"),
-            why="no client trusts it but those that were given it, and people click it away",
-            mend="set server.tls_cert and server.tls_key, from an authority that clients know",
+            *("address", "warn", "the certificate is self-signed"),
+            why="clients trust it only if they were given it, and people click the warning away",
+            mend="set server.tls_cert and server.tls_key to a certificate of a public authority",
         )
 
 
 def _secrets(deployment: Deployment) -> Iterator[Finding]:
-    """No secret is one that everybody knows."""
+    """No secret is well known or short."""
     settings = deployment.settings
     given = {
         key: unquote(urlsplit(url).password or "")
@@ -235,25 +239,25 @@ def _secrets(deployment: Deployment) -> Iterator[Finding]:
     for key, secret in (given | plain).items():
         if secret and (secret.lower() in _KNOWN or "change" in secret.lower()):
             yield Finding(
-                *("secrets", "fail", f"what opens {key} is a word of examples"),
-                why="it is the first that attackers try",
-                mend="make another: openssl rand -hex 24",
+                *("secrets", "fail", f"the secret of {key} is a well-known word"),
+                why="attackers try it first",
+                mend="create another: openssl rand -hex 24",
             )
         elif secret and len(secret) < _FEWEST and not _is_near(deployment, key):
             yield Finding(
-                *("secrets", "warn", f"what opens {key} has {len(secret)} characters"),
-                why="so few can be tried out",
-                mend="make another: openssl rand -hex 24",
+                *("secrets", "warn", f"the secret of {key} has only {len(secret)} characters"),
+                why="short secrets can be guessed",
+                mend="create another: openssl rand -hex 24",
             )
 
 
 def _pages(deployment: Deployment) -> Iterator[Finding]:
-    """Only named pages may use it from a browser."""
+    """Only listed pages may use the API from a browser."""
     if "*" in deployment.settings.server.cors_origins:
         yield Finding(
-            *("pages", "warn", "server.cors_origins lets every page use it"),
+            *("pages", "warn", "server.cors_origins allows every page"),
             why="any web page can use a key that a user enters there",
-            mend="name the origins of your own pages",
+            mend="list the origins of your own pages",
         )
 
 
@@ -266,14 +270,14 @@ def _limits(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("limits", "ok", _NOT_ASKED)
     else:
         yield Finding(
-            *("limits", "warn", "keys without own limits have none"),
-            why="turns keep others served, but one key can fill the queue, and pools grow for it",
+            *("limits", "warn", "keys have no limits by default"),
+            why="users take turns, but one key can fill the queue, and pools grow for it",
             mend="set limits.tasks_in_flight and limits.rate_per_s, or quotas (`swell quotas`)",
         )
 
 
 def _retention(deployment: Deployment) -> Iterator[Finding]:
-    """What users sent and got is removed some time."""
+    """Inputs, outputs and tasks are deleted after some time."""
     chosen = deployment.settings.retention
     unset = [
         name
@@ -285,9 +289,9 @@ def _retention(deployment: Deployment) -> Iterator[Finding]:
     elif unset:
         yield Finding(
             *("retention", "warn", f"retention.{', retention.'.join(unset)} are unset"),
-            why="prompts, pictures and rows are kept for ever: disk and database grow, and so does "
-            "what a theft would take",
-            mend="set them to what you promise your users, such as 2592000 (30 days)",
+            why="prompts, pictures and rows are kept forever: disk and database grow, and so does "
+            "the damage of a leak",
+            mend="set them to the time that you promise your users, such as 2592000 (30 days)",
         )
 
 
@@ -303,7 +307,7 @@ def _streams(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _private_networks(deployment: Deployment) -> Iterator[Finding]:
-    """Users' URLs lead into no private network."""
+    """URLs of users cannot reach private networks."""
     settings = deployment.settings
     for key, words in (
         ("webhooks.allow_private_urls", settings.webhooks.allow_private_urls),
@@ -314,18 +318,18 @@ def _private_networks(deployment: Deployment) -> Iterator[Finding]:
                 *("private networks", "fail", f"{key} is any"),
                 why="a key reaches everything that this machine reaches: databases, the cloud's "
                 "metadata with its credentials",
-                mend="name the hosts that are meant, such as files.internal:9000",
+                mend="list the hosts to allow, such as files.internal:9000",
             )
 
 
 def _log(deployment: Deployment) -> Iterator[Finding]:
-    """The log tells what machines read."""
+    """The log level suits production."""
     chosen = deployment.settings.log
     if chosen.level == "debug" and deployment.is_open:
         yield Finding(
             *("log", "warn", "log.level is debug"),
             why="it costs time and disk with every request",
-            mend="leave it at info",
+            mend="set it to info",
         )
 
 
@@ -337,7 +341,7 @@ def _pools(deployment: Deployment) -> Iterator[Finding]:
     except InvalidRequest as error:
         yield Finding(
             *("pools", "fail", "launched workers would have no key"),
-            why="what a restart of the backend takes away, machines that go on cannot have",
+            why="the backend's own key ends when it restarts, but the machines continue",
             mend=error.detail,
         )
     for name, table in settings.pools.items():
@@ -358,7 +362,7 @@ def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
             why="the autoscaler does not start",
             mend=f"see the options of {table.provider}"
             if table.provider in KINDS
-            else "name a provider that there is",
+            else "choose an existing provider",
         )
         return
     image = getattr(options, "image", "")
@@ -371,15 +375,15 @@ def _pool(name: str, table: PoolTable, settings: Settings) -> Iterator[Finding]:
     drain_s = getattr(options, "drain_s", None)
     if drain_s is not None and (table.drain_s is None or table.drain_s > drain_s):
         yield Finding(
-            *(where, "warn", f"its machines end {drain_s:g} s after they are told to"),
-            why="what a worker holds then is lost, and runs again",
+            *(where, "warn", f"its machines end {drain_s:g} s after the stop signal"),
+            why="unfinished tasks are lost, and run again",
             mend=f"set pools.{name}.drain_s below that, such as {drain_s * 0.8:g}",
         )
     if table.provider == "kubernetes" and not options.secret:
         yield Finding(
             *(where, "warn", "the workers' key is in each Job"),
             why="anyone who can read Jobs can read it",
-            mend=f"name a Secret that has it: pools.{name}.options.secret",
+            mend=f"put it in a Secret, and name that in pools.{name}.options.secret",
         )
     if table.provider not in _NEAR:
         yield from _reach(where, table, worker_url(settings))
@@ -390,15 +394,19 @@ def _reach(where: str, table: PoolTable, url: str) -> Iterator[Finding]:
     is_far = table.provider in _CLOUDS
     if not host or is_loopback(host) or (is_far and not _is_beyond(host)):
         yield Finding(
-            *(where, "fail", f"its workers are told to ask {url or 'where the backend listens'}"),
+            *(
+                where,
+                "fail",
+                f"its workers connect to {url or 'the address that the backend listens on'}",
+            ),
             why=_NOT_FOUND,
-            mend="set autoscale.url, or server.public_url, to an address that they reach",
+            mend="set autoscale.url or server.public_url to an address that they can reach",
         )
     elif is_far and not url.startswith("https://"):
         yield Finding(
-            *(where, "fail", f"its workers are told to ask {url}"),
+            *(where, "fail", f"its workers connect to {url}"),
             why=_IN_THE_CLEAR,
-            mend="serve by TLS, and write https://",
+            mend="serve with TLS, and use https://",
         )
 
 

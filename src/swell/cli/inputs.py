@@ -37,13 +37,16 @@ def parse_inputs(pairs: Sequence[str], schema: Schema, prompt: str | None = None
     Raises:
         InvalidRequest: A pair has no `=`, a file cannot be read, or no property takes the prompt.
     """
-    values: dict[str, Any] = {} if prompt is None else {_prompt_name(schema, prompt): prompt}
+    bare = None if prompt is None else _prompt_name(schema, prompt)
+    values: dict[str, Any] = {} if bare is None else {bare: prompt}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator or not name:
             raise InvalidRequest(
                 f"-i needs name=value, such as -i prompt='a fox': {pair!r} has no name"
             )
+        if name == bare:
+            raise InvalidRequest(f"{name!r} is given twice, as a bare prompt and with -i: use one")
         prop = schema.get("properties", {}).get(name, {})
         choices = _choices(prop, schema.get("$defs", {}))
         if text.startswith("@"):

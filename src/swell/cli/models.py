@@ -254,7 +254,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
 def _no_licence(card: dict[str, Any]) -> str:
     stages = (card.get("pipeline") or {}).get("stages", [])
     if stages:
-        names = ", ".join(dict.fromkeys(stage["model"] for stage in stages))
+        names = ", ".join(dict.fromkeys(stage["queue"].partition(":")[0] for stage in stages))
         return f"that of its models: {names}"
     return "not stated: ask the author before you use it"
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 import uvloop
+from msgspec import to_builtins
+from rich.markup import escape
 from rich.progress import Progress
 
 from swell.cli.added import ref_of
@@ -18,6 +20,7 @@ from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
+from swell.cli.telling import warning_text
 from swell.clock import Clock, SystemClock
 from swell.config import WorkerSettings, quieten_libraries
 from swell.errors import InvalidRequest, NotFound, SwellError
@@ -94,6 +97,9 @@ def run_model(
         " · ".join(f"{word} {seconds(took_s)}" for word, took_s in ran.timings.items())
         + f" · run {seconds(result.run_s)} · seed {result.seed}"
     )
+    for warning in result.warnings:
+        text = warning_text(warning.message, warning.suggestions)
+        talk.print(f"[yellow]warning[/]: {escape(text)}", soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -106,6 +112,7 @@ def run_model(
                     **{f"{word.replace(' ', '')}_s": each for word, each in ran.timings.items()},
                     "run_s": result.run_s,
                 },
+                "warnings": to_builtins(result.warnings),
             }
         )
     elif paths:

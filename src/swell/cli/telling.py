@@ -4,13 +4,16 @@ Members that an older server does not send are left out.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from swell.cli.follow import time_line
 from swell.cli.output import ago, seconds
 from swell.money.amounts import dollars
+
+__all__ = ["estimate_lines", "spent_line", "task_lines", "told_lines", "warning_text"]
+
 
 #: Longest value of an input or output in one line, in characters.
 _LONG = 200
@@ -82,17 +85,23 @@ def _shown(value: Any) -> str:
 
 def told_lines(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield warnings, what was changed so that a task could be accepted, its stages and notes."""
-    for warning in task.get("warnings") or ():
-        near = ", ".join(warning.get("suggestions") or ())
-        yield "warning", warning["message"] + (f" Try: {near}." if near else "")
+    warnings = task.get("warnings") or ()
+    for warning in warnings:
+        yield "warning", warning_text(warning["message"], warning.get("suggestions") or ())
     for change in task.get("degraded") or ():
         yield "changed", _change(change)
     for stage in task.get("stages") or ():
         yield "stage", _stage(stage)
     for part in (*(task.get("stages") or ()), task):
         output = part.get("output")
-        if isinstance(output, dict) and isinstance(note := output.get("note"), str) and note:
+        note = output.get("note") if isinstance(output, dict) else None
+        if isinstance(note, str) and note and note not in (each["message"] for each in warnings):
             yield "note", note
+
+
+def warning_text(message: str, suggestions: Sequence[str]) -> str:
+    """Return a warning with its suggestions."""
+    return message + (f" Try: {', '.join(suggestions)}." if suggestions else "")
 
 
 def spent_line(task: Mapping[str, Any]) -> str:

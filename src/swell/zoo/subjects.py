@@ -28,7 +28,7 @@ INSTEAD: Final = "thinking face"
 SUGGESTIONS: Final = 3
 #: Longest name, in words.
 _LONGEST: Final = 6
-#: Words of at least this many letters are mended: by one edit, and by two from seven letters on.
+#: Words of at least this many letters are mended: by one edit, and by two from eight letters on.
 _SHORTEST_MENDED, _SHORTEST_TWICE = 5, 8
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?|[,.;:!?()]")
@@ -336,7 +336,7 @@ def _shown(phrase: str) -> str:
 
 
 def _unknown(model: str, subject: Subject, drew: str, suggestions: tuple[str, ...]) -> Warned:
-    told = f'{model} cannot draw "{subject.words}" and {drew}. Try: {", ".join(suggestions)}.'
+    told = f'{model} cannot draw "{subject.words}" and {drew}.'
     return Warned("unknown_subject", told, suggestions)
 
 

@@ -93,10 +93,11 @@ export function translation(task: TaskView): string {
   return text && text.trim().toLowerCase() !== String(task.input["prompt"] ?? "").trim().toLowerCase() ? text : "";
 }
 
-/** What an output says of the prompt, such as that its language is in doubt; empty where it says nothing. */
+/** What an output says of the prompt, such as that its language is in doubt; empty if nothing, or if a warning says the same. */
 export function note(task: TaskView): string {
+  const said = new Set<unknown>(warningsOf(task).map((each) => each.message));
   const outputs = [...(task.stages ?? []), task].map((each) => each.output as { note?: unknown } | null);
-  return outputs.map((each) => each?.note).find((each): each is string => typeof each === "string" && each !== "") ?? "";
+  return outputs.map((each) => each?.note).find((each): each is string => typeof each === "string" && each !== "" && !said.has(each)) ?? "";
 }
 
 /** What a task warns of, such as a word that the model does not know. */
