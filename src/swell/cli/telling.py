@@ -12,9 +12,6 @@ from swell.cli.follow import time_line
 from swell.cli.output import ago, seconds
 from swell.money.amounts import dollars
 
-__all__ = ["estimate_lines", "spent_line", "task_lines", "told_lines", "warning_text"]
-
-
 #: Longest value of an input or output in one line, in characters.
 _LONG = 200
 
