@@ -68,7 +68,14 @@ def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
         new = a_new_task(**fields)
         now = session.now
         session.add(
-            Task(id=task_id, model=new.model, queue=new.queue, input=new.input, created_at=now)
+            Task(
+                id=task_id,
+                model=new.model,
+                queue=new.queue,
+                seed=1,
+                input=new.input,
+                created_at=now,
+            )
         )
         return task_id
 
@@ -638,7 +645,9 @@ async def test_a_process_killed_right_after_an_answer_has_lost_nothing(
     path: Path, after: int
 ) -> None:
     command = [sys.executable, "-c", ACCEPT_UNTIL_KILLED, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    tests = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": tests}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         answered = [process.stdout.readline().strip() for _ in range(after)]
         os.kill(process.pid, signal.SIGKILL)
