@@ -100,13 +100,7 @@ def why_none_joins(url: str) -> str | None:
 def _store(deployment: Deployment) -> Iterator[Finding]:
     """Tasks are kept where all backends find them."""
     settings = deployment.settings
-    if settings.store.url.startswith("memory:"):
-        yield Finding(
-            *("store", "fail", "tasks are kept in memory"),
-            why="accepted tasks are lost with the process",
-            mend="leave store.url out for SQLite, or name PostgreSQL",
-        )
-    elif not is_shared(settings) and deployment.processes > 1:
+    if not is_shared(settings) and deployment.processes > 1:
         yield Finding(
             *(
                 "store",
