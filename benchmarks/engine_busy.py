@@ -1,10 +1,10 @@
 """How much of the time is the device busy, while encoding and uploading a picture take long?
 
-A worker with all its parts and processes serves a backlog from a backend in memory. The model is
-demo/curve, whose steps sleep as long as one of a large network takes, with pictures of 1024 x 1024.
-Each becomes a PNG, and where that takes less than 155 ms the encoding process sleeps for the rest;
-the backend needs 100 ms to store one. Two processes encode, as by default on three cores: one
-could not keep up with 6.3 pictures per second.
+A worker with all its parts and processes serves a backlog from a backend in the same process. The
+model is demo/curve, whose steps sleep as long as one of a large network takes, with pictures of
+1024 x 1024. Each becomes a PNG, and where that takes less than 155 ms the encoding process sleeps
+for the rest; the backend needs 100 ms to store one. Two processes encode, as by default on three
+cores: one could not keep up with 6.3 pictures per second.
 
 Value: seconds in steps and decodings, of those from the first step's begin to the last one's end.
 Steps of eight rows take as long when some of these are padding, so pictures must also come at 0.95

@@ -1,9 +1,9 @@
 """How much of what a batch can gain does a whole worker gain, with a backlog?
 
 A worker with all its parts and processes, whose model has eight rows a step, serves a backlog from
-a backend in memory. Against it stands what one row a step gives, in turns with it: a bare loop
-around the network, which has no overhead that would flatter the gain. The model is demo/curve at
-512 px, where eight rows cost 2.5 times what one costs. `worker_with_one_row` tells the same of a
+a backend in the same process. Against it stands what one row a step gives, in turns with it: a bare
+loop around the network, which has no overhead that would flatter the gain. The model is demo/curve
+at 512 px, where eight rows cost 2.5 times what one costs. `worker_with_one_row` tells the same of a
 whole worker whose model has one row. The worker's rate is taken between the ramps at both ends.
 
 Value: (images per second with eight rows / with one) / what the curve says of the same, 3.14.

@@ -1,14 +1,13 @@
 """How many images per second does a worker deliver, against a bare loop around the same network?
 
-The worker has all its parts and processes: it leases from a backlog in a backend in memory, draws,
-encodes 512 px PNGs of demo/curve and 128 px ones of swell/icons, uploads and reports. What counts
-are results at the backend, between the ramps at both ends. The bare loop is in a process of its
-own: it calls the network as often as it takes, decodes each picture, and does nothing else: no
-noise, no guidance, no solver, no choice of who runs. Its steps have the rows of exact mode; where
-that leaves the worker the choice (`batch_invariant`), those that cost the least per row here, as a
-look before it tells. They take turns. A network of
-swell/icons has the same number of threads on both sides; it shares the cores with the worker and
-with who encodes.
+The worker has all its parts and processes: it leases from a backlog in a backend in the same
+process, draws, encodes 512 px PNGs of demo/curve and 128 px ones of swell/icons, uploads and
+reports. What counts are results at the backend, between the ramps at both ends. The bare loop is in
+a process of its own: it calls the network as often as it takes, decodes each picture, and does
+nothing else: no noise, no guidance, no solver, no choice of who runs. Its steps have the rows of
+exact mode; where that leaves the worker the choice (`batch_invariant`), those that cost the least
+per row here, as a look before it tells. They take turns. A network of swell/icons has the same
+number of threads on both sides; it shares the cores with the worker and with who encodes.
 
 `engine_alone` is the same ratio without the worker: the step engine by itself, in this process.
 

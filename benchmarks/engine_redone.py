@@ -83,7 +83,7 @@ class Notes:
 
 
 class Rig:
-    """A backend in memory and one worker at a time."""
+    """A backend in this process and one worker at a time."""
 
     def __init__(self, notes: Path) -> None:
         self.dispatch = MemoryDispatch(SystemClock(), lease_s=LEASE_S)

@@ -41,7 +41,7 @@ def curve(size: int) -> Device:
 
 
 class Backend(MemoryDispatch):
-    """A backend in memory that notes when it gave out each task, and when it heard of its end.
+    """A backend in this process that notes when it gave out each task, and when it ended.
 
     Args:
         upload_s: What it needs to store a file, of any number at once.

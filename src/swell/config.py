@@ -301,9 +301,8 @@ class StoreSettings(_Group):
 
     url: str = Field(
         default="",
-        description="`sqlite:///PATH`; `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, "
-        "shared by any number of backends; or `memory:` (lost at exit). Empty "
-        "for `swell.db` in the data folder.",
+        description="`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, "
+        "shared by any number of backends. Empty for `swell.db` in the data folder.",
     )
     connections: int = Field(
         default=4,

@@ -88,8 +88,9 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool | None = None
     #: Only those of which this one likes something.
     liked_by: Viewer | None = None
-    #: Only those whose input has a word for each of these that begins so (`swell.words.has_words`),
-    #: and whose words are kept by now (`Store.keep_words`); made by `swell.words.words_of`.
+    #: Only those whose input has, for each of these, a word that begins with it (a single letter
+    #: must be the whole word), and whose words are kept by now (`Store.keep_words`); made by
+    #: `swell.words.words_of`.
     words: tuple[str, ...] = ()
     #: Created at this moment or later, and before that one; to the millisecond.
     since: datetime | None = None

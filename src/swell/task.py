@@ -160,8 +160,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: How many samples (pictures) are asked.
     count: int = 1
     #: The input's own, or the one that was asked for; else drawn when the task was accepted, so
-    #: that all attempts draw the same. None of one that was accepted before that was so.
-    seed: int | None = None
+    #: that all attempts draw the same.
+    seed: int
     #: 0 comes first.
     priority: int = 1
     #: Which API key asked.
@@ -599,7 +599,6 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
     place = next_stage(run.pipeline, run.at + 1, sight)
     if place is None:
         output, artifacts = output_of(passed, sight)
-        told = [each.seed for each in passed.done if each.seed is not None]
         return _end(
             task,
             TaskState.SUCCEEDED,
@@ -608,7 +607,6 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
             run=passed,
             output=output,
             artifacts=artifacts,
-            seed=told[-1] if task.seed is None and told else task.seed,
         )
     if task.cancel_requested:
         return _end(task, TaskState.CANCELED, now, Timings(), run=passed)

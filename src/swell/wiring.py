@@ -1118,12 +1118,6 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, 
     url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
-    if url == "memory:":
-        from swell.brokers.memory import MemoryBroker
-        from swell.stores.memory import MemoryRegistry, MemoryStore
-
-        memory = MemoryStore(clock, policy)
-        return memory, MemoryBroker(memory), MemoryRegistry(), memory.outbox
     if url.startswith("sqlite:///"):
         from swell.brokers.sqlite import SqliteBroker
         from swell.stores.sqlite import (
@@ -1159,8 +1153,7 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, 
             PostgresOutbox(shared),
         )
     raise InvalidRequest(
-        f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH, postgresql://USER@HOST/DATABASE "
-        "or memory:"
+        f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
     )
 
 

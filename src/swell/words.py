@@ -64,14 +64,6 @@ def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
     return words_of("\n".join(_texts(value)))
 
 
-def has_words(words: tuple[str, ...], sought: tuple[str, ...]) -> bool:
-    """Whether each that is sought is the beginning of a word; a single sign, a word itself."""
-    return all(
-        each in words if is_whole(each) else any(word.startswith(each) for word in words)
-        for each in sought
-    )
-
-
 def is_whole(sought: str) -> bool:
     """Whether a word that is sought is none that is still being typed."""
     return len(sought) == 1

@@ -112,6 +112,8 @@ def test_a_backup_replaces_nothing_and_says_what_is_wrong(swell: Swell) -> None:
     assert "choose another name" in done.stderr
     assert Path(swell.folder / "copy.db").read_bytes() == first
     assert not list(swell.folder.glob("*.part"))
-    done = swell.run("db", "--backup", "other.db", SWELL_STORE__URL="memory:")
+    done = swell.run(
+        "db", "--backup", "other.db", SWELL_STORE__URL="postgresql://swell@db.example/swell"
+    )
     assert done.returncode == 2
     assert "pg_dump" in done.stderr

@@ -59,12 +59,12 @@ def test_people_are_told_why_and_what_to_do(swell: Swell) -> None:
 
 def test_a_file_of_variables_is_looked_at_instead_of_those_here(swell: Swell) -> None:
     env = swell.folder / "swell.env"
-    env.write_text("# Of the service.\nSWELL_STORE__URL='memory:'\n\nPATH=/usr/bin\n")
-    here = {"SWELL_OBJECTS__URL": "memory:"}
+    env.write_text("# Of the service.\nSWELL_OBJECTS__URL='memory:'\n\nPATH=/usr/bin\n")
+    here = {"SWELL_SERVER__PROCESSES": "2"}
     code, found = findings(swell, "--offline", "--env", str(env), **here)
     assert code == 1
-    assert grade(found, "store") == "fail"
-    assert grade(found, "files") == "ok"
+    assert grade(found, "files") == "fail"
+    assert grade(found, "store") == "ok"
     env.write_text("SWELL_STORE__URL\n")
     done = swell.run("deploy", "--env", str(env))
     assert done.returncode == 2

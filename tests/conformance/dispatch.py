@@ -1,4 +1,4 @@
-"""A backend in memory, as a worker sees it: the real store and broker, without HTTP.
+"""A backend in this process, as a worker sees it: the real store and broker, without HTTP.
 
 For tests of worker engines and of models. It can go away, lose answers and forget its workers on
 command, which a real backend does only by accident.
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from sqlite_rig import SqliteRig
 from swell.broker import LeaseRequest
-from swell.brokers.memory import MemoryBroker
 from swell.clock import Clock
 from swell.dispatch import (
     Ask,
@@ -32,7 +32,6 @@ from swell.errors import Conflict, NotFound, Unavailable
 from swell.phases import Startup
 from swell.retry import RetryPolicy
 from swell.store import Accepted, Hold
-from swell.stores.memory import MemoryStore
 from swell.task import NewTask, Succeeded, Task, TaskState
 
 #: Before the key of an object that this backend has.
@@ -40,7 +39,7 @@ _OWN: Final = "memory:"
 
 
 class MemoryDispatch:
-    """See `Dispatch`; plus what a test wants to do and see.
+    """See `Dispatch`; plus what a test wants to do and see. Its files are kept in memory.
 
     Args:
         clock: Time of the store and its leases.
@@ -51,8 +50,8 @@ class MemoryDispatch:
     def __init__(
         self, clock: Clock, *, lease_s: float = 30.0, retry_policy: RetryPolicy | None = None
     ) -> None:
-        self.store = MemoryStore(clock, retry_policy or RetryPolicy(base_s=0.01, floor_s=0.001))
-        self.broker = MemoryBroker(self.store)
+        rig = SqliteRig(clock, retry_policy or RetryPolicy(base_s=0.01, floor_s=0.001))
+        self.store, self.broker = rig.store, rig.broker
         self.clock = clock
         self.lease_s = lease_s
         #: What was said, in order.
@@ -80,6 +79,7 @@ class MemoryDispatch:
         self.is_watching = True
         self._workers: dict[str, dict[str, str]] = {}
         self._cancels: list[str] = []
+        self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -92,7 +92,7 @@ class MemoryDispatch:
         [accepted] = await self.store.accept([new])
         assert isinstance(accepted, Accepted)
         await self.broker.offer([accepted.task])
-        self._news.set()
+        self._wake()
         return accepted.task.id
 
     async def task(self, task_id: str) -> Task:
@@ -128,12 +128,12 @@ class MemoryDispatch:
     def drain(self) -> None:
         """Have the workers told to go."""
         self.is_draining = True
-        self._news.set()
+        self._wake()
 
     def forget_workers(self) -> None:
         """Be a backend that knows no worker any more."""
         self._workers.clear()
-        self._news.set()
+        self._wake()
 
     async def sweep(self) -> None:
         """Do what time demands."""
@@ -141,7 +141,7 @@ class MemoryDispatch:
         await self._tell_change()
 
     async def _tell_change(self) -> None:
-        self._news.set()
+        self._wake()
         async with self._changed:
             self._changed.notify_all()
 
@@ -168,18 +168,16 @@ class MemoryDispatch:
     async def lease(self, ask: Ask) -> Grant:
         self.leases.append(ask)
         models = self._known(ask.worker_id)
-        try:
-            async with asyncio.timeout(ask.wait_s or 0.001):
-                while ask.worker_id in self._workers:
-                    self._check_near()
-                    tasks = await self._lease(ask.worker_id, models, ask.n, ask.residents)
-                    if tasks or self._cancels or self.is_draining:
-                        return Grant(
-                            tasks=tasks, cancels=self._take_cancels(), drain=self.is_draining
-                        )
-                    await self._wait()
-        except TimeoutError:
-            pass
+        until_s = self._loop.time() + ask.wait_s
+        while ask.worker_id in self._workers:
+            self._check_near()
+            news = self._news
+            tasks = await self._lease(ask.worker_id, models, ask.n, ask.residents)
+            if tasks or self._cancels or self.is_draining:
+                return Grant(tasks=tasks, cancels=self._take_cancels(), drain=self.is_draining)
+            if self._loop.time() >= until_s:
+                break
+            await self._wait(news, until_s)
         return Grant()
 
     async def report(self, report: Report) -> ReportAnswer:
@@ -211,7 +209,7 @@ class MemoryDispatch:
         tasks = await self._lease(report.worker_id, models, wanted, report.residents)
         if report.goodbye:
             self._workers.pop(report.worker_id, None)
-            self._news.set()
+            self._wake()
         await self._tell_change()
         if self.answers_to_lose:
             self.answers_to_lose -= 1
@@ -278,14 +276,20 @@ class MemoryDispatch:
     async def close(self) -> None:
         """See `Dispatch.close`."""
 
-    async def _wait(self) -> None:
-        """Wait for news, or until a task's backoff is over."""
-        self._news.clear()
+    def _wake(self) -> None:
+        # Calls that wait now look again; later calls wait on a new event.
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _wait(self, news: asyncio.Event, until_s: float) -> None:
+        """Wait for news, until a task's backoff is over, or for the time that is left."""
         wake_at = await self.store.next_wake_at()
-        pause_s = None if wake_at is None else (wake_at - self.clock.now()).total_seconds()
+        if wake_at is not None:
+            pause_s = max(0.001, (wake_at - self.clock.now()).total_seconds())
+            until_s = min(until_s, self._loop.time() + pause_s)
         try:
-            async with asyncio.timeout(pause_s if pause_s is None else max(0.001, pause_s)):
-                await self._news.wait()
+            async with asyncio.timeout_at(until_s):
+                await news.wait()
         except TimeoutError:
             await self.sweep()
 

@@ -7,25 +7,16 @@ import pytest
 
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 
-__all__ = ["InMemory", "OnPostgres", "OnSqlite"]
+__all__ = ["OnPostgres", "OnSqlite"]
 
 
 class _Clocked:
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock()
-
-
-class InMemory(_Clocked):
-    """Provides `registry` in memory."""
-
-    @pytest.fixture
-    def registry(self, clock: ManualClock) -> MemoryRegistry:
-        return MemoryRegistry(clock)
 
 
 class OnSqlite(_Clocked):

@@ -329,6 +329,7 @@ def life(task_id: str, *, run_s: float = 0.25, attempt: int = 1) -> tuple[Event,
         model="demo/upper",
         queue="demo/upper",
         version="v",
+        seed=1,
         state=TaskState.RUNNING,
         created_at=now,
         attempt=attempt,
@@ -457,39 +458,6 @@ async def test_another_attempt_is_no_part_of_the_one_that_began() -> None:
         events, lives = await changes(there, lambda events, _: len(events) == 2)
         assert [each.brief.attempt for each in events] == [1, 2]
         assert lives == []
-
-
-async def test_a_backend_of_before_is_told_one_by_one() -> None:
-    async with two_on(Bench(), SystemClock()) as (here, there):
-        await meet(here, there)
-        await drained(there)
-        [peer] = here._peers.values()
-        peer.reads = 0
-        await here.publish(list(life("t1")))
-        events, lives = await changes(there, lambda events, _: len(events) == 2)
-        assert [each.kind for each in events] == [EventKind.STARTED, EventKind.SUCCEEDED]
-        assert lives == []
-
-
-async def test_a_backend_of_before_that_comes_meanwhile_hears_of_ends() -> None:
-    async with two_on(Bench(), SystemClock()) as (here, there):
-        await meet(here, there)
-        await drained(there)
-        [peer] = here._peers.values()
-        over, going = life("t1"), life("t2")
-        waiting = [here.subscribe(f"t{n}", after=TERMINAL_ID - 1) for n in (1, 2)]
-        # Its next message would announce support.
-        assert there._beat is not None
-        there._beat.cancel()
-        await here.publish([*over, going[0]])
-        peer.reads = 0
-        await here.publish([going[1]])
-        events, lives = await changes(there, lambda events, _: len(events) == 3)
-        told = {each.task_id for each in events if each.kind is EventKind.SUCCEEDED}
-        assert told == {"t1", "t2"}
-        assert lives == []
-        for each in waiting:
-            each.close()
 
 
 async def test_a_start_is_not_told_once_another_has_told_the_end() -> None:

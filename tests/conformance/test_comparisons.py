@@ -3,12 +3,8 @@
 import asyncio
 
 from conformance.comparisons import NOW, ComparisonsConformance, a_comparison, a_vote
-from conformance.registries import InMemory, OnPostgres, OnSqlite
+from conformance.registries import OnPostgres, OnSqlite
 from swell.stores.postgres import PostgresRegistry
-
-
-class TestMemoryComparisons(InMemory, ComparisonsConformance):
-    pass
 
 
 class TestSqliteComparisons(OnSqlite, ComparisonsConformance):

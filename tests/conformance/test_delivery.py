@@ -14,28 +14,11 @@ from conformance.searching import SearchingConformance
 from conformance.shared import Pair, SharedConformance
 from conformance.sharing import SharingConformance
 from postgres_databases import PostgresDatabases
-from swell.brokers.memory import MemoryBroker
 from swell.brokers.postgres import PostgresBroker
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryStore
 from swell.stores.postgres import PostgresDatabase, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteStore
-
-
-class TestMemory(
-    DeliveryConformance,
-    OrderConformance,
-    PipelineConformance,
-    SharingConformance,
-    FavouritesConformance,
-    SearchingConformance,
-):
-    @pytest.fixture
-    def delivery(self) -> Delivery:
-        clock = ManualClock()
-        store = MemoryStore(clock, rng=random.Random(1))
-        return Delivery(clock, store, MemoryBroker(store))
 
 
 class TestSqlite(

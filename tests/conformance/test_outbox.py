@@ -9,21 +9,11 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.outbox import OutboxConformance, PostOffice, a_hooked_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.memory import MemoryBroker
 from swell.brokers.postgres import PostgresBroker
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryStore
 from swell.stores.postgres import PostgresDatabase, PostgresOutbox, PostgresStore
 from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteStore
-
-
-class TestMemory(OutboxConformance):
-    @pytest.fixture
-    def post(self) -> PostOffice:
-        clock = ManualClock()
-        store = MemoryStore(clock, rng=random.Random(1))
-        return PostOffice(Delivery(clock, store, MemoryBroker(store)), store.outbox)
 
 
 class TestSqlite(OutboxConformance):

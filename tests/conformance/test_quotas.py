@@ -3,15 +3,11 @@
 import asyncio
 
 from conformance.quotas import QuotasConformance, an_ask
-from conformance.registries import InMemory, OnPostgres, OnSqlite
+from conformance.registries import OnPostgres, OnSqlite
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.quotas import Account, Credit, Quota, Settled
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-
-
-class TestMemoryQuotas(InMemory, QuotasConformance):
-    pass
 
 
 class TestSqliteQuotas(OnSqlite, QuotasConformance):

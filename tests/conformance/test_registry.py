@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-from conformance.registries import InMemory, OnPostgres, OnSqlite
+from conformance.registries import OnPostgres, OnSqlite
 from conformance.registry import RegistryConformance, a_key, a_worker
 from swell.clock import ManualClock
 from swell.registry import ModelCard
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
-
-
-class TestMemoryRegistry(InMemory, RegistryConformance):
-    pass
 
 
 class TestSqliteRegistry(OnSqlite, RegistryConformance):

@@ -11,10 +11,10 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
+from sqlite_rig import SqliteRig
 from swell.api.app import App, create_app
 from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
-from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.cli.connection import (
     MAX_HEAD_BYTES,
@@ -27,7 +27,6 @@ from swell.clock import SystemClock
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.store import TaskFilter
-from swell.stores.memory import MemoryRegistry, MemoryStore
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -64,13 +63,13 @@ async def a_server(
     idle_s: int = IDLE_S,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     clock = SystemClock()
-    store = MemoryStore(clock)
+    rig = SqliteRig(clock)
     backend = Backend(
-        store=store,
-        broker=MemoryBroker(store),
+        store=rig.store,
+        broker=rig.broker,
         bus=MemoryBus(clock),
         objects=MemoryObjects(clock, b"secret"),
-        registry=MemoryRegistry(),
+        registry=rig.registry,
         clock=clock,
         settings=settings or ApiSettings(),
     )

@@ -17,11 +17,11 @@ from yarl import URL
 
 from buckets import Bucket, azure_container, gcs_bucket, s3_bucket
 from servers import Server
+from sqlite_rig import SqliteRig
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.duties import discard, retire
 from swell.api.settings import ApiSettings, Backend, Retention
-from swell.brokers.memory import MemoryBroker
 from swell.brokers.remote import RemoteDispatch
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
@@ -29,7 +29,6 @@ from swell.dispatch import Ask, LeasedTask, Registration, Report
 from swell.errors import NotFound
 from swell.registry import ModelCard, Scope
 from swell.retry import RetryPolicy
-from swell.stores.memory import MemoryRegistry, MemoryStore
 from swell.task import Artifact, Settlement, Succeeded, Task
 from swell.worker.deliver import Courier
 from swell.worker.encode import Encoded
@@ -102,15 +101,15 @@ class Site:
 
 async def serve(bucket: Bucket, serve_files: Literal["through", "redirect"]) -> AsyncIterator[Site]:
     clock = SystemClock()
-    store = MemoryStore(clock, RetryPolicy(base_s=0.0, cap_s=0.0))
-    registry = MemoryRegistry(clock)
+    rig = SqliteRig(clock, RetryPolicy(base_s=0.0, cap_s=0.0))
+    registry = rig.registry
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     backend = Backend(
-        store=store,
-        broker=MemoryBroker(store),
+        store=rig.store,
+        broker=rig.broker,
         bus=MemoryBus(clock),
         objects=bucket.objects(clock),
         registry=registry,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from sqlite_rig import SqliteRig
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
-from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
 from swell.errors import NotFound, SwellError
@@ -21,7 +21,6 @@ from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.signing import SigningSecrets, read_secrets
-from swell.stores.memory import MemoryRegistry, MemoryStore
 from swell.weights.cache import PullFailed, WeightCache
 from swell.weights.chunks import Manifest, chunk_key, manifest_key
 from swell.weights.listing import Entry, Listing, Wanted, WantedFile
@@ -51,13 +50,13 @@ NAMES = {
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """One that listens; its weights lie in a folder of their own, or among its files."""
     clock = SystemClock()
-    store = MemoryStore(clock)
-    registry = MemoryRegistry()
+    rig = SqliteRig(clock)
+    registry = rig.registry
     signing = SigningSecrets(clock, await read_secrets(registry))
     shelf = WeightStore(FolderObjects(tmp_path / "shelf", clock, signing))
     return Backend(
-        store=store,
-        broker=MemoryBroker(store),
+        store=rig.store,
+        broker=rig.broker,
         bus=MemoryBus(clock),
         objects=MemoryObjects(clock, signing),
         registry=registry,

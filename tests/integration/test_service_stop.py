@@ -55,7 +55,7 @@ async def _follow(session: aiohttp.ClientSession, task_id: str, begun: asyncio.E
 async def test_who_asks_twice_ends_open_requests_and_the_application_stops_in_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = {"data_dir": tmp_path, "server.port": 0, "store.url": "memory:"}
+    flags = {"data_dir": tmp_path, "server.port": 0}
     settings = load(flags, environment={}, folder=tmp_path).settings
     hurry, begun = asyncio.Event(), asyncio.Event()
     caplog.set_level(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The worker's engine with real model processes, over a backend in memory."""
+"""The worker's engine with real model processes, over a backend in this process."""
 
 import asyncio
 import base64
@@ -864,15 +864,16 @@ async def test_a_lease_that_is_told_twice_is_run_once(
 
 
 @pytest.mark.parametrize(
-    ("dispatch", "code", "told"),
+    ("limit_bytes", "dislikes", "code", "told"),
     [
-        (Choosy(limit_bytes=4000), "output_too_large", "at most 4000 bytes"),
-        (Choosy(dislikes=b"xxxxx"), "output_refused", "such a thing"),
+        (4000, b"nothing at all", "output_too_large", "at most 4000 bytes"),
+        (10**9, b"xxxxx", "output_refused", "such a thing"),
     ],
 )
 async def test_an_outcome_that_the_backend_refuses_fails_its_task_alone(
-    dispatch: Choosy, code: str, told: str
+    limit_bytes: int, dislikes: bytes, code: str, told: str
 ) -> None:
+    dispatch = Choosy(limit_bytes=limit_bytes, dislikes=dislikes)
     texts = ["a"] * 5 + ["x" * 5000] + ["b"] * 5
     ids = [await dispatch.submit("demo/noop", {"text": text}) for text in texts]
     async with working(dispatch, "demo/noop"):

@@ -72,7 +72,7 @@ class Draws(swell.StepModel):
 
 
 class Studio:
-    """A backend in memory, a model that writes its steps down, and workers one after another."""
+    """A backend in this process, a model that writes its steps down, and its workers."""
 
     def __init__(self, folder: Path) -> None:
         self.dispatch = MemoryDispatch(SystemClock())
@@ -167,7 +167,7 @@ class Studio:
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Studio:
+async def studio(tmp_path: Path) -> Studio:
     return Studio(tmp_path)
 
 

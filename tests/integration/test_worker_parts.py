@@ -1,4 +1,4 @@
-"""Files that go out before their task ends, by a worker over a backend in memory."""
+"""Files that go out before their task ends, by a worker over a backend in this process."""
 
 from pathlib import Path
 from typing import Any

@@ -101,7 +101,7 @@ class Site:
 
 
 @pytest.fixture
-def site(folder: Path, model: str) -> Site:
+async def site(folder: Path, model: str) -> Site:
     return Site(folder, model)
 
 

@@ -1,4 +1,4 @@
-"""A worker's engine in this process, with real model processes, over a backend in memory."""
+"""A worker's engine in this process, with real model processes, over a backend in this process."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ __all__ = ["dispatch", "output_of", "over", "picture_of", "restarted", "working"
 
 
 @pytest.fixture
-def dispatch() -> MemoryDispatch:
+async def dispatch() -> MemoryDispatch:
     return MemoryDispatch(SystemClock())
 
 

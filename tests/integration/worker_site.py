@@ -15,16 +15,15 @@ import aiohttp
 import pytest
 import uvicorn
 
+from sqlite_rig import SqliteRig
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
-from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.retry import RetryPolicy
-from swell.stores.memory import MemoryRegistry, MemoryStore
 from swell.task import TaskState
 
 __all__ = ["Site", "Talk", "a_worker", "site"]
@@ -67,15 +66,15 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     clock = SystemClock()
-    store = MemoryStore(clock, RetryPolicy(base_s=0.05))
-    registry = MemoryRegistry()
+    rig = SqliteRig(clock, RetryPolicy(base_s=0.05))
+    registry = rig.registry
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     backend = Backend(
-        store=store,
-        broker=MemoryBroker(store),
+        store=rig.store,
+        broker=rig.broker,
         bus=MemoryBus(clock),
         objects=MemoryObjects(clock, await registry.secret("objects")),
         registry=registry,

@@ -1,4 +1,4 @@
-"""Drives the HTTP service in process, over the memory adapters and a manual clock."""
+"""Drives the HTTP service in process, over a SQLite database and a manual clock."""
 
 import asyncio
 import json
@@ -7,17 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlite_rig import SqliteRig
 from swell.api.app import App, create_app
 from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend, WebhookSettings
-from swell.brokers.memory import MemoryBroker
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
 from swell.signing import SigningSecrets, read_secrets
-from swell.stores.memory import MemoryRegistry, MemoryStore
 from swell.weights.store import WeightStore
 
 UPPER = {
@@ -226,12 +225,12 @@ async def a_world(
     clock = ManualClock()
     # Tests that name webhooks on the way to something else send nothing anywhere.
     settings.setdefault("webhooks", WebhookSettings(at_once=0))
-    store = MemoryStore(clock)
-    registry = MemoryRegistry(clock)
+    rig = SqliteRig(clock)
+    registry = rig.registry
     signing = SigningSecrets(clock, await read_secrets(registry))
     backend = Backend(
-        store=store,
-        broker=MemoryBroker(store),
+        store=rig.store,
+        broker=rig.broker,
         bus=MemoryBus(clock),
         objects=(
             MemoryObjects(clock, signing)
@@ -243,7 +242,7 @@ async def a_world(
         settings=ApiSettings(**settings),
         launchable=lambda: launchable,
         signing=signing,
-        outbox=store.outbox,
+        outbox=rig.outbox,
         weights=weights_dir and WeightStore(FolderObjects(weights_dir, clock, signing)),
     )
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}

@@ -9,19 +9,18 @@ from typing import Any
 import msgspec
 
 from conformance.factories import a_new_task
+from sqlite_rig import SqliteRig
 from swell.autoscaler.controller import Controller, Terms
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.observe import Observer, Timing
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Reason, Relief, State
 from swell.autoscaler.pools import Pool
-from swell.brokers.memory import MemoryBroker
 from swell.clock import ManualClock
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.memory import MemoryProvider
 from swell.registry import ModelCard, WorkerInfo
 from swell.scaling import DECISIONS, STATUS, WORKLOAD, Decision, ScalingStatus, Workload
 from swell.store import TaskFilter
-from swell.stores.memory import MemoryRegistry, MemoryStore
 
 MODEL = "demo/upper"
 
@@ -71,7 +70,7 @@ def one_for_each(observation: Observation, state: State) -> Plan:
 
 @dataclass
 class Yard:
-    """A controller over memory adapters, whose workers come up and go as a test says."""
+    """A controller over a SQLite database, whose workers come up and go as a test says."""
 
     clock: ManualClock = field(default_factory=ManualClock)
     pools: Sequence[Pool] = ()
@@ -80,9 +79,8 @@ class Yard:
     relief: Sequence[Relief] = ()
 
     def __post_init__(self) -> None:
-        self.store = MemoryStore(self.clock)
-        self.broker = MemoryBroker(self.store)
-        self.registry = MemoryRegistry(self.clock)
+        rig = SqliteRig(self.clock)
+        self.store, self.broker, self.registry = rig.store, rig.broker, rig.registry
         self.provider = MemoryProvider(self.clock, boot_s=5.0)
         self.pools = self.pools or (a_pool(self.provider),)
         self.held: dict[str, int] = {}

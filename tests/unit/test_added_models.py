@@ -112,7 +112,7 @@ def test_what_another_pull_of_this_machine_names_stays_in_the_cache(
     assert (data / "weights" / "files" / shared[:2] / shared).is_file()
 
 
-def test_models_that_share_a_folder_since_older_versions_keep_it_until_the_last_is_removed(
+def test_models_that_share_a_folder_keep_it_until_the_last_is_removed(
     hub: HubServer, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -207,17 +207,6 @@ def test_names_that_are_alike_are_two_models(tmp_path: Path) -> None:
     assert sorted(read(Path(each)).name for each in added(data)) == sorted(names)
     remove(data, "a/b--c")
     assert find(data, "a--b/c") is not None
-
-
-def test_a_file_that_an_older_version_wrote_is_found_by_the_name_in_it(tmp_path: Path) -> None:
-    data, source = tmp_path / "data", dreams(tmp_path / "dreams")
-    older = data / "models" / "a--b--c.toml"
-    write(older, Entry(name="a--b/c", folder=str(source)))
-    assert find(data, "a--b/c") == older
-    assert find(data, "a/b--c") is None
-    assert add(data, source, "--name", "a--b/c").exit_code == 0
-    assert added(data) == [str(path_of(data, "a--b/c"))], "one model has one file"
-    assert remove(data, "a--b/c").exit_code == 0
 
 
 def test_a_name_that_is_taken_is_refused_unless_all_is_the_same(tmp_path: Path) -> None:

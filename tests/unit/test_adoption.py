@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sqlite_rig import SqliteRig
 from swell.adoption import kept
 from swell.adoption.evidence import (
     BLOCK,
@@ -40,8 +41,9 @@ from swell.adoption.traffic import (
     queues_of,
 )
 from swell.adoption.verdict import Word, judge
+from swell.clock import ManualClock
 from swell.errors import Conflict
-from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteRegistry
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 MODEL = "demo/upper"
@@ -284,8 +286,12 @@ def test_the_false_alarm_says_how_much_evidence_is_needed() -> None:
 # ---- what is kept
 
 
+def a_registry() -> SqliteRegistry:
+    return SqliteRig(ManualClock()).registry
+
+
 async def test_evidence_outlives_a_restart_and_belongs_to_one_canary() -> None:
-    registry = MemoryRegistry()
+    registry = a_registry()
     evidence, _, _ = crowd(1, 300, fails=(0.1, 0.1))
     await kept.keep_evidence(registry, MODEL, evidence)
     assert await kept.read_evidence(registry, MODEL, "c") == evidence
@@ -293,7 +299,7 @@ async def test_evidence_outlives_a_restart_and_belongs_to_one_canary() -> None:
 
 
 async def test_what_a_backend_has_told_counts_once() -> None:
-    registry, evidence = MemoryRegistry(), Evidence(canary_id="c")
+    registry, evidence = a_registry(), Evidence(canary_id="c")
     seen = [Observation(True, False, 1.5)]
     await kept.tell(registry, MODEL, "c", "b1", 7, seen)
     await kept.tell(registry, MODEL, "c", "b1", 8, seen)
@@ -309,7 +315,7 @@ async def test_what_a_backend_has_told_counts_once() -> None:
 
 
 async def test_of_two_that_change_a_life_neither_is_lost() -> None:
-    registry = MemoryRegistry()
+    registry = a_registry()
 
     def first(life: Life | None) -> Life:
         return life or begin(MODEL, "v1")

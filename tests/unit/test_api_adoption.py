@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
+from sqlite_rig import turns
 from swell.adoption.kept import change_life
 from swell.adoption.life import Life, roll_back
 from swell.adoption.traffic import is_in_canary
@@ -626,9 +627,12 @@ async def test_faults_of_inputs_and_later_tries_tell_nothing(
     await world.report(new, settlements=[failed(first, retryable=retryable, code=code)])
     await world.report(new, settlements=[failed(second, retryable=True)])
     world.clock.advance(60)
+    # A duty weighs what was seen.
+    await turns(20)
     await world.register(NEW)
-    seen = world.service.canaries.take(world.service.cards.canaries["demo/upper"])
-    assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert (shown["canary"]["attempts"], shown["canary"]["failures"]) == (1, 1)
+    assert shown["live"]["attempts"] == 0
 
 
 async def test_what_was_seen_of_an_earlier_canary_says_nothing_of_the_next(world: World) -> None:
@@ -651,5 +655,7 @@ async def test_a_lost_worker_counts_against_its_version(world: World) -> None:
     assert len(await granted(world, new)) == 1
     world.clock.advance(120)
     await sweep(world.service)
-    seen = world.service.canaries.take(world.service.cards.canaries["demo/upper"])
-    assert [(each.is_canary, each.has_failed) for each in seen] == [(True, True)]
+    await look_after_canaries(world.service)
+    shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
+    assert (shown["canary"]["attempts"], shown["canary"]["failures"]) == (1, 1)
+    assert shown["live"]["attempts"] == 0

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from conformance.comparisons import NOW, a_comparison, a_vote
+from sqlite_rig import SqliteRig
 from swell.adoption.votes import Ballot, League, ballots_of, counted, rate
 from swell.api import blind, ratings, thumbnails
 from swell.api.ratings import Ratings
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
-from swell.stores.memory_comparisons import MemoryComparisons
+from swell.stores.sqlite.comparisons import SqliteComparisons
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -439,7 +439,7 @@ async def test_a_list_reads_no_comparison(world: World, monkeypatch: pytest.Monk
     made = await compared(world, name="foxes")
     path = f"/v1/comparisons/{made['comparison']['id']}"
     await world.anna("POST", f"{path}/votes", {"row": 0, "winner": 1})
-    monkeypatch.delattr(MemoryComparisons, "comparison")
+    monkeypatch.delattr(SqliteComparisons, "comparison")
     [told] = (await world.anna("GET", "/v1/comparisons")).json["comparisons"]
     assert (told["name"], told["columns"], told["rows"], told["votes"]) == ("foxes", 2, 1, 1)
 
@@ -487,7 +487,7 @@ def test_ratings_are_those_of_a_replay_of_all_votes_whatever_ends_or_goes(
 
 
 async def _keep_ratings(steps: list[tuple[str, int]]) -> None:
-    registry = MemoryRegistry(ManualClock())
+    registry = SqliteRig(ManualClock()).registry
     for n in range(12):
         await registry.put_comparison(a_comparison(f"c{n}"))
         for voter in range(n % 4):

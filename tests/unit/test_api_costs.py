@@ -11,11 +11,12 @@ import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from fleet_cases import Yard, a_pool
 
+from sqlite_rig import SqliteRig, turns
 from swell.accounts import Spent, keep_spent, spent_micros, tell_end
 from swell.api.app import create_app
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
-from swell.api.duties import sweep
+from swell.api.duties import Duties, sweep
 from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
 from swell.buses.memory import MemoryBus
@@ -24,7 +25,7 @@ from swell.errors import Unavailable
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.money.tariffs import TARIFFS, PoolTariff, changed
 from swell.provider import Instance, InstanceState
-from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteRegistry
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
@@ -32,13 +33,24 @@ PRICE = 3_600_000
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test looks at workers, charges and settles; no duty does so in between."""
+
+    async def rest(duties: Duties) -> None:
+        await asyncio.Event().wait()
+
+    for loop in ("_watch_workers", "_keep_charges", "_settle"):
+        monkeypatch.setattr(Duties, loop, rest)
+
+
+@pytest.fixture
+async def world(by_hand: None) -> AsyncIterator[World]:
     async with a_world(hour_micros={"default": PRICE}, api_image_micros=40_000) as made:
         yield made
 
 
 @pytest.fixture
-async def free() -> AsyncIterator[World]:
+async def free(by_hand: None) -> AsyncIterator[World]:
     async with a_world() as made:
         yield made
 
@@ -387,7 +399,7 @@ async def test_a_price_that_nobody_asks_is_refused(free: World, micros: int) -> 
     assert (answer.status, answer.json["code"]) == (422, "invalid_input")
 
 
-class Slow(MemoryRegistry):
+class Slow(SqliteRegistry):
     """Lets others have a turn before it writes."""
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
@@ -397,7 +409,7 @@ class Slow(MemoryRegistry):
 
 async def test_entries_that_come_while_two_write_are_all_written() -> None:
     clock = ManualClock()
-    registry = Slow(clock)
+    registry = Slow(SqliteRig(clock).database)
     charges = Charges(registry, clock, Metrics())
 
     async def come() -> None:
@@ -805,8 +817,7 @@ async def test_what_another_backend_has_told_of_spending_is_counted_and_nothing_
 
 async def pause() -> None:
     """Let the duties have their turns."""
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await turns(50)
 
 
 async def test_yesterday_counts_to_the_month_alone(world: World) -> None:
@@ -822,7 +833,7 @@ async def test_yesterday_counts_to_the_month_alone(world: World) -> None:
     assert (await spent(world.service)).month_micros == 0
 
 
-async def test_each_alarm_of_a_budget_is_given_once_a_day() -> None:
+async def test_each_alarm_of_a_budget_is_given_once_a_day(by_hand: None) -> None:
     budget = {"budget_day_micros": 100_000, "budget_month_micros": 10**9}
     async with a_world(hour_micros={"default": PRICE}, **budget) as world:
         worker = await register(world)
@@ -1046,7 +1057,7 @@ async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_onc
 
 
 @pytest.fixture
-async def two() -> AsyncIterator[tuple[World, World]]:
+async def two(by_hand: None) -> AsyncIterator[tuple[World, World]]:
     """Two backends whose settings have no pools."""
     async with a_world(budget_day_micros=20_000) as here:
         backend = dataclasses.replace(here.app.backend, bus=MemoryBus(here.clock))

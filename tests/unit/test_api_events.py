@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from api_harness import World, a_world, hold, succeeded
 
+from sqlite_rig import turns
 from swell.api.duties import tell_positions
 from swell.events import TERMINAL_ID
 
@@ -111,8 +112,7 @@ async def test_an_idle_stream_is_kept_open_by_comments(world: World) -> None:
         assert "queued" in await stream.block()
         for _ in range(16):
             world.clock.advance(1)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await turns(2)
         assert await stream.block() == ": keep-alive"
 
 

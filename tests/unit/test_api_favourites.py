@@ -1,6 +1,5 @@
 """What people like best, tasks of a time, and tasks that are found by words."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from api_harness import World, a_world, succeeded
 
+from sqlite_rig import turns
 from swell.store import TaskFilter
 
 
@@ -137,8 +137,7 @@ async def test_words_are_kept_also_where_nobody_seeks_and_a_rush_comes_first(wor
 
     async def tick() -> None:
         world.clock.advance(5)
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await turns(50)
 
     await tick()
     in_rush = await found()

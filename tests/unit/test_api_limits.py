@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sqlite_rig import SqliteRig
 from swell.api.auth import create_key
 from swell.api.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
 from swell.api.route import Route
@@ -22,7 +23,7 @@ from swell.config import LimitsSettings
 from swell.errors import SwellError, Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
 from swell.store import Accepted
-from swell.stores.memory import MemoryRegistry, MemoryStore
+from swell.stores.sqlite import SqliteRegistry
 from swell.task import NewTask
 
 
@@ -334,11 +335,12 @@ async def test_tasks_of_a_day_are_bounded_and_come_back_little_by_little(world: 
 
 async def test_processes_share_an_allowance_within_the_bound_that_is_told() -> None:
     clock = ManualClock()
-    registry, store = MemoryRegistry(clock), MemoryStore(clock)
+    rig = SqliteRig(clock)
+    registry = rig.registry
     made = await create_key(
         registry, clock, "k", frozenset({Scope.CLIENT}), limits=KeyLimits(rate_per_s=10, burst=20)
     )
-    processes = [Limits(registry, store, clock, KeyLimits()) for _ in range(4)]
+    processes = [Limits(registry, rig.store, clock, KeyLimits()) for _ in range(4)]
     seconds, passed = 60, 0
     for _ in range(seconds * 10):
         for each in processes:
@@ -361,9 +363,10 @@ def _is_let_through(limits: Limits, key: ApiKey) -> bool:
 @pytest.mark.parametrize("error", [Unavailable("away"), OverflowError("a bug")])
 async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
     clock = ManualClock()
-    registry = _Flaky(clock)
+    rig = SqliteRig(clock)
+    registry = _Flaky(rig.database)
     registry.error = error
-    limits = Limits(registry, MemoryStore(clock), clock, KeyLimits())
+    limits = Limits(registry, rig.store, clock, KeyLimits())
     made = await create_key(
         registry, clock, "k", frozenset({Scope.CLIENT}), limits=KeyLimits(rate_per_s=1, burst=3)
     )
@@ -377,7 +380,7 @@ async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
     assert not _is_let_through(limits, made.key)
 
 
-class _Flaky(MemoryRegistry):
+class _Flaky(SqliteRegistry):
     """A registry that is away."""
 
     is_there = False

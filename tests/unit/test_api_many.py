@@ -10,6 +10,7 @@ import pytest
 from api_harness import UPPER, World, failed, hold, succeeded
 
 from conformance.bus import Bench, meet, until
+from sqlite_rig import SqliteRig, turns
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.calibration import Promise, Situation
@@ -19,14 +20,12 @@ from swell.api.eta import EtaSeconds
 from swell.api.leadership import DUTY_LEASE_S
 from swell.api.news import take_events, take_news
 from swell.api.settings import ApiSettings, Backend
-from swell.brokers.memory import MemoryBroker
 from swell.bus import News, NewsKind
 from swell.buses.wired import WiredBus
 from swell.clock import ManualClock, SystemClock
 from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind, Lives
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
-from swell.stores.memory import MemoryRegistry, MemoryStore
 
 PATIENCE_S = 5.0
 
@@ -50,15 +49,14 @@ class Pair:
         """Let time pass, in small steps, with turns for whoever wakes."""
         for _ in range(round(duration_s / 0.25)):
             self.clock.advance(0.25)
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await turns(10)
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     clock, bench = ManualClock(), Bench()
-    store, registry = MemoryStore(clock), MemoryRegistry(clock)
-    broker = MemoryBroker(store)
+    rig = SqliteRig(clock)
+    registry = rig.registry
     objects = MemoryObjects(clock, await registry.secret("objects"))
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}
     keys = {
@@ -72,8 +70,8 @@ async def pair() -> AsyncIterator[Pair]:
             await bus.open()
             stack.push_async_callback(bus.close)
             backend = Backend(
-                store=store,
-                broker=broker,
+                store=rig.store,
+                broker=rig.broker,
                 bus=bus,
                 objects=objects,
                 registry=registry,

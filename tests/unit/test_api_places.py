@@ -40,6 +40,7 @@ def _tasks(n: int, **fields: Any) -> list[Task]:
             id=str(k),
             model="a/b",
             queue="a/b",
+            seed=k,
             tag=float(k),
             created_at=datetime.now(UTC),
             **fields,

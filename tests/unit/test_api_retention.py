@@ -1,6 +1,5 @@
 """What is removed of tasks: at the owner's word, and when its time is over."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from api_harness import World, a_world, failed, succeeded
 
 from conformance.factories import a_new_task
+from sqlite_rig import turns
 from swell import task as life
 from swell.api.duties import discard, retire
 from swell.api.settings import Retention
@@ -203,7 +203,6 @@ async def test_looks_that_take_long_are_taken_seldom(monkeypatch: pytest.MonkeyP
             looked_s.clear()
             while len(looked_s) < 3:
                 clock.advance(1.0)
-                for _ in range(20):
-                    await asyncio.sleep(0)
+                await turns(20)
             gap_s = looked_s[2] - looked_s[1] - took_s
             assert pauses_s <= gap_s <= pauses_s + 25, took_s

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
+from sqlite_rig import turns
 from swell.api.app import create_app
 from swell.api.duties import sweep
 from swell.api.fleet import Rival
@@ -291,13 +292,17 @@ async def test_old_idempotency_keys_are_forgotten_though_no_task_needs_the_sweep
     body = {"model": "demo/upper", "input": {"text": "a"}}
     first = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "k"})
     await world.anna("POST", f"/v1/tasks/{first.json['id']}/cancel")
-    store: Any = world.service.store
-    assert len(store._keys) == 1
+    anna = next(key for key in await world.service.registry.keys() if key.name == "anna")
+    database = world.app.backend.store._database
+
+    def kept() -> int:
+        return len(database.read("idempotent", (anna.id, "k")))
+
+    assert kept() == 1
     for _ in range(2):
         world.clock.advance(86_401)
-        for _ in range(20):
-            await asyncio.sleep(0)
-    assert store._keys == {}
+        await turns(20)
+    assert kept() == 0
 
 
 async def test_a_clock_set_back_by_an_hour_holds_up_the_task_of_a_dead_worker_for_two_leases(
@@ -309,8 +314,7 @@ async def test_a_clock_set_back_by_an_hour_holds_up_the_task_of_a_dead_worker_fo
     world.clock.set_back(3600)
     for _ in range(4 * 62):
         world.clock.advance(0.25)
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns(10)
     view = (await world.anna("GET", f"/v1/tasks/{task['id']}")).json
     assert (view["state"], view["attempt"]) == ("queued", 1)
 
@@ -510,8 +514,7 @@ async def test_what_tasks_took_is_known_after_a_restart(world: World, is_killed:
         await world.create()
     if is_killed:
         world.clock.advance(3)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
     else:
         await world.app.stop()
     again = World(world.clock, create_app(world.app.backend), world.keys)
@@ -676,7 +679,8 @@ async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -
     task = await world.create()
     await world.lease(worker)
     listening = asyncio.create_task(world.lease(worker, n=0, wait_s=10))
-    await asyncio.sleep(0)
+    while not world.service.fleet._workers[worker].polls:
+        await asyncio.sleep(0)
     answer = await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
     assert answer.json["state"] == "running"
     assert await listening == {"cancels": [task["id"]]}

@@ -81,10 +81,16 @@ async def test_an_unknown_worker_is_told_to_register(world: World) -> None:
     assert "register" in answer.json["detail"]
 
 
+async def polling(world: World, worker: str) -> None:
+    """Wait until a worker waits for work."""
+    while not world.service.fleet._workers[worker].polls:
+        await asyncio.sleep(0)
+
+
 async def test_a_lease_waits_for_work(world: World) -> None:
     worker = await world.register()
     waiting = asyncio.create_task(world.lease(worker, wait_s=10))
-    await asyncio.sleep(0)
+    await polling(world, worker)
     task = await world.create(finish_by_s=100)
     grant = await waiting
     [leased] = grant["tasks"]
@@ -190,7 +196,8 @@ async def test_a_lost_task_that_its_worker_is_granted_again_is_not_to_be_stopped
     [lease] = (await world.lease(worker))["tasks"]
     world.clock.advance(31)
     await sweep(world.service)
-    world.clock.advance(600)
+    # Longer than the backoff, and not so long that the worker must register again.
+    world.clock.advance(10)
     await sweep(world.service)
     if asks == "lease":
         answer = await world.lease(worker)
@@ -203,7 +210,7 @@ async def test_a_lost_task_that_its_worker_is_granted_again_is_not_to_be_stopped
 async def test_draining_wakes_a_waiting_lease_and_ends_granting(world: World) -> None:
     worker = await world.register()
     waiting = asyncio.create_task(world.lease(worker, wait_s=10))
-    await asyncio.sleep(0)
+    await polling(world, worker)
     answer = await world.admin("POST", f"/v1/workers/{worker}/drain")
     assert answer.json["state"] == "draining"
     assert await waiting == {"drain": True}
@@ -229,8 +236,7 @@ async def test_what_a_worker_hands_back_as_it_goes_is_not_granted_to_it_again(wo
     task = await world.create()
     [lease] = (await world.lease(worker))["tasks"]
     poll = asyncio.ensure_future(world.lease(worker, wait_s=20))
-    while not world.service.fleet._workers[worker].polls:
-        await asyncio.sleep(0)
+    await polling(world, worker)
     released = {**hold(lease), "outcome": {"type": "released", "reason": "stopped"}}
     await world.report(worker, settlements=[released], goodbye=True)
     assert "tasks" not in await asyncio.wait_for(poll, 5)

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import os
-import resource
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from api_harness import World, a_world, hold, succeeded
 
 from swell.api import writable as api_writable
@@ -27,7 +25,7 @@ MIB = 1024 * 1024
 
 
 class Disk:
-    """A small disk of its own, or a limit of this process where none can be mounted."""
+    """A small disk of its own, or a folder that takes no bytes where none can be mounted."""
 
     def __init__(self, folder: Path, fill: Callable[[Path], AbstractContextManager[None]]) -> None:
         self.folder = folder
@@ -70,14 +68,17 @@ def one_inode_left(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_growth(folder: Path) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        # pytest keeps what is logged in a file.
-        with structlog.testing.capture_logs():
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    """Let files be made in the folder, and each write to them fail."""
+
+    def opened(path: Path, mode: str) -> Any:
+        if "x" not in mode:
+            return open(path, mode)
+        path.open(mode).close()
+        return open("/dev/full", "wb")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swell.object_stores.folder.open", opened, raising=False)
+        yield
 
 
 @pytest.fixture(params=[no_byte_left, no_inode_left, one_inode_left, no_growth])

@@ -15,7 +15,6 @@ from swell.cli.output import table
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.registry import AuditEntry, Scope
-from swell.stores.memory import MemoryRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 
 
@@ -263,10 +262,10 @@ async def test_entries_come_page_by_page(world: World) -> None:
 async def test_what_cannot_be_written_down_is_not_said_to_be_done(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(self: MemoryRegistry, entries: list[AuditEntry]) -> None:
+    async def full(self: SqliteRegistry, entries: list[AuditEntry]) -> None:
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(MemoryRegistry, "record", full)
+    monkeypatch.setattr(SqliteRegistry, "record", full)
     answer = await world.admin("POST", "/v1/keys", {"name": "shop"})
     assert answer.status == 503
     assert "the disk is full" in answer.json["detail"]

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
+from sqlite_rig import turns
 from swell.accounts import Spent, keep_spent
 from swell.autoscaler.controller import together
 from swell.autoscaler.decide import End, Limits
@@ -414,8 +415,7 @@ async def test_who_only_looks_says_that_all_count_as_busy_where_no_backend_tells
 
 async def until_asleep() -> None:
     """Let whatever runs go on until it waits for time to pass."""
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await turns(50)
 
 
 async def test_nobody_goes_before_the_backends_have_told_who_holds_what() -> None:

@@ -8,6 +8,7 @@ from fleet_cases import MODEL, Yard, one_for_each
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sqlite_rig import SqliteRig
 from swell.arrivals import PREFIX, SPAN_S, Arrivals, Span, last_span
 from swell.autoscaler.chronicle import PREFIX as KEPT
 from swell.autoscaler.chronicle import Chronicle
@@ -16,7 +17,7 @@ from swell.autoscaler.outlook import Demand, Observation, Plan, PoolView, State
 from swell.autoscaler.policy import PolicySettings, plan
 from swell.clock import ManualClock
 from swell.errors import Unavailable
-from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteRegistry
 
 DAY = 86_400 // SPAN_S
 WEEK = 7 * DAY
@@ -198,7 +199,7 @@ def test_it_sleeps_again_when_nobody_comes_this_time() -> None:
 # ---- across restarts
 
 
-class Broken(MemoryRegistry):
+class Broken(SqliteRegistry):
     """Does not tell what was kept, as long as it is down."""
 
     is_down = False
@@ -209,14 +210,14 @@ class Broken(MemoryRegistry):
         return dict(await super().notes(prefix))
 
 
-async def kept(registry: MemoryRegistry) -> Past | None:
+async def kept(registry: SqliteRegistry) -> Past | None:
     note = await registry.note(KEPT + MODEL)
     return None if note is None else msgspec.json.decode(note, type=Past)
 
 
 async def test_what_is_not_known_is_not_written_over() -> None:
     clock = ManualClock()
-    registry = Broken(clock)
+    registry = Broken(SqliteRig(clock).database)
     await registry.put_note(KEPT + MODEL, msgspec.json.encode(Past(5, (1, 2, 3))))
     chronicle = Chronicle(registry)
     registry.is_down = True

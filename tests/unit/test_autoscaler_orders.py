@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from fleet_cases import Yard, a_pool
 
+from sqlite_rig import turns
 from swell.clock import ManualClock
 from swell.errors import Unavailable
 from swell.provider import Instance, InstanceState, LaunchRequest, Refused
@@ -155,8 +156,7 @@ async def look(yard: Yard) -> None:
     await yard.come_up()
     await yard.tell_workload()
     await yard.controller.step()
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await turns(20)
 
 
 async def a_yard(provider: MemoryProvider, **fields: object) -> Yard:

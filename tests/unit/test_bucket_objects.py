@@ -118,10 +118,12 @@ def test_the_secret_is_not_shown() -> None:
     assert "hidden" not in repr(Access(secret="hidden"))
 
 
-async def test_settings_open_a_bucket_and_a_wrong_one_is_told_at_the_start() -> None:
+async def test_settings_open_a_bucket_and_a_wrong_one_is_told_at_the_start(
+    tmp_path: Path,
+) -> None:
     async with a_cloud(200) as cloud:
         flags = {
-            "store.url": "memory:",
+            "data_dir": tmp_path,
             "objects.url": "s3://b/p",
             "objects.endpoint": cloud.url,
             "objects.region": "r",

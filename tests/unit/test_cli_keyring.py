@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sqlite_rig import SqliteRig, turns
 from swell.api.auth import why_not
 from swell.api.settings import Backend
 from swell.cli.keyring import LOCAL, OUTLIVES_S, keep_local_key, open_keyring
@@ -29,9 +30,9 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Backend]:
     """What backends stand on that are started one after another, each in a folder of its own."""
-    flags = {"data_dir": tmp_path, "store.url": "memory:", "objects.url": "memory:"}
+    flags = {"data_dir": tmp_path, "objects.url": "memory:"}
     backend = await build_backend(load(flags, environment={}, folder=tmp_path).settings, clock)
-    yield dataclasses.replace(backend, is_shared=True)
+    yield dataclasses.replace(backend, registry=SqliteRig(clock).registry, is_shared=True)
     await close_backend(backend)
 
 
@@ -79,7 +80,7 @@ async def test_while_a_backend_runs_its_key_is_good(
     secret = await started(store, tmp_path / "a")
     keeping = asyncio.create_task(keep_local_key(store, tmp_path / "a"))
     for _ in range(100):
-        await asyncio.sleep(0)
+        await turns(5)
         clock.advance(OUTLIVES_S / 10)
     [key] = await good(store)
     assert key.digest == digest(secret)

@@ -96,7 +96,9 @@ async def test_who_waited_in_vain_is_told_starting_even_while_it_runs(world: Wor
 def test_every_state_is_one_of_the_five_words_that_clients_know() -> None:
     now = datetime(2026, 11, 26, tzinfo=UTC)
     words = {
-        state: status_of(Task(id="0", model="a/b", queue="a/b", created_at=now, state=state))
+        state: status_of(
+            Task(id="0", model="a/b", queue="a/b", seed=1, created_at=now, state=state)
+        )
         for state in TaskState
     }
     assert set(words.values()) == {"starting", "processing", "succeeded", "failed", "canceled"}

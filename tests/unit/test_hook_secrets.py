@@ -2,12 +2,13 @@
 
 import asyncio
 
+from sqlite_rig import SqliteRig
 from swell.api.hook_secrets import HookSecrets
 from swell.clock import ManualClock
-from swell.stores.memory import MemoryRegistry
+from swell.stores.sqlite import SqliteRegistry
 
 
-class Slow(MemoryRegistry):
+class Slow(SqliteRegistry):
     """Others run between what is read and what is written, as with a server elsewhere."""
 
     async def note(self, name: str) -> bytes | None:
@@ -18,7 +19,7 @@ class Slow(MemoryRegistry):
 
 async def test_all_who_ask_for_the_first_secret_at_once_are_told_the_same() -> None:
     clock = ManualClock()
-    secrets = HookSecrets(Slow(clock), clock)
+    secrets = HookSecrets(Slow(SqliteRig(clock).database), clock)
     found = await asyncio.gather(*(secrets.of("k1") for _ in range(5)))
     kept = await secrets.of("k1")
     assert kept is not None
@@ -28,7 +29,7 @@ async def test_all_who_ask_for_the_first_secret_at_once_are_told_the_same() -> N
 
 async def test_a_secret_that_nobody_made_is_none_unless_it_is_the_default() -> None:
     clock = ManualClock()
-    secrets = HookSecrets(MemoryRegistry(clock), clock)
+    secrets = HookSecrets(SqliteRig(clock).registry, clock)
     assert await secrets.of("k1", "billing") is None
     made = await secrets.rotate("k1", "billing", 0.0)
     assert await secrets.of("k1", "billing") == made

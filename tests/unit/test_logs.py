@@ -52,14 +52,14 @@ async def test_each_request_has_one_line_without_what_opens_something(world: Wor
     assert [line.get("task_id") for line in told[:2]] == [task["id"]] * 2
     assert told[0]["route"] == "/v1/tasks"
     assert told[1]["route"] == "/v1/tasks/{id}"
-    assert told[0]["key_id"] == task_key(world)
+    assert told[0]["key_id"] == await task_key(world)
     assert told[0]["address"] == "127.0.0.1"
     assert "canary" not in str(lines)
     assert not any("\n" in str(value) or "\x1b" in str(value) for value in told[-1].values())
 
 
-def task_key(world: World) -> str:
-    [key] = [key for key in world.service.backend.registry._keys.values() if key.name == "anna"]
+async def task_key(world: World) -> str:
+    [key] = [key for key in await world.service.registry.keys() if key.name == "anna"]
     return str(key.id)
 
 

@@ -68,7 +68,14 @@ def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
         new = a_new_task(**fields)
         now = session.now
         session.add(
-            Task(id=task_id, model=new.model, queue=new.queue, input=new.input, created_at=now)
+            Task(
+                id=task_id,
+                model=new.model,
+                queue=new.queue,
+                seed=1,
+                input=new.input,
+                created_at=now,
+            )
         )
         return task_id
 

@@ -18,11 +18,10 @@ from structlog.testing import capture_logs
 from conformance.delivery import Delivery as Rig
 from conformance.factories import a_new_task
 from conformance.outbox import PostOffice, a_hooked_task
-from swell.brokers.memory import MemoryBroker
+from sqlite_rig import SqliteRig, turns
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.outbox import Delivery, DeliveryState, Post
-from swell.stores.memory import MemoryStore
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
 from swell.webhooks.room import Answering, Room
@@ -213,24 +212,23 @@ class House:
 
     def __init__(self, **settings: object) -> None:
         self.clock = ManualClock()
-        self.store = MemoryStore(self.clock, rng=random.Random(1))
-        self.post = PostOffice(
-            Rig(self.clock, self.store, MemoryBroker(self.store)), self.store.outbox
-        )
+        rig = SqliteRig(self.clock, rng=random.Random(1))
+        self.store, self.outbox = rig.store, rig.outbox
+        self.post = PostOffice(Rig(self.clock, self.store, rig.broker), self.outbox)
         self.mailbox = Mailbox(self.clock)
         self.is_leader = True
         self.gone_ids: list[str] = []
         self.outcomes: list[DeliveryState] = []
         self.paused_places: list[str] = []
         self.dispatcher = Dispatcher(
-            self.store.outbox,
+            self.outbox,
             self.clock,
             self.mailbox,
             self,
             DispatcherSettings(**settings),  # type: ignore[arg-type]
             Middle(),
         )
-        self.store.outbox.on_post(self.dispatcher.wake)
+        self.outbox.on_post(self.dispatcher.wake)
         self.running: asyncio.Task[None] | None = None
 
     async def letter(self, delivery: Delivery) -> Letter:
@@ -272,8 +270,7 @@ class House:
 
     async def settle(self) -> None:
         """Let everything run that can without the clock."""
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await turns(100)
 
     async def pass_time(self, duration_s: float) -> None:
         # The dispatcher looks twice a second.
@@ -320,7 +317,7 @@ async def test_what_fails_is_sent_again_by_the_schedule_and_then_kept() -> None:
         (delivery,) = await house.post.all(task_id=task.id)
         assert delivery.state is DeliveryState.FAILED
         assert [each.status for each in delivery.log] == [500, 500, 500]
-        assert await house.store.outbox.replay([delivery.id]) == 1
+        assert await house.outbox.replay([delivery.id]) == 1
         await house.settle()
         assert (await house.post.get(delivery)).state is DeliveryState.DELIVERED
 
@@ -355,7 +352,7 @@ async def test_nothing_overtakes_what_is_under_way_though_it_was_dropped() -> No
         house.mailbox.held[url] = asyncio.Event()
         task = await house.post.running(new)
         told = Post(task_id=task.id, attempt=1, event="progress", data={"step": 1})
-        await house.store.outbox.post([told])
+        await house.outbox.post([told])
         await house.settle()
         await house.post.rig.settle(task)
         await house.pass_time(2)
@@ -641,7 +638,7 @@ async def test_an_answer_that_comes_after_an_erasure_is_not_kept() -> None:
         (delivery,) = await house.post.all()
         assert (delivery.state, delivery.answers) == (DeliveryState.DELIVERED, ("",))
         # What is sent from now on has nothing of it, so that the answer may stay.
-        await house.store.outbox.replay([delivery.id])
+        await house.outbox.replay([delivery.id])
         await house.settle()
         assert (await house.post.get(delivery)).answers == ("", "a red fox")
 
@@ -712,16 +709,16 @@ async def test_while_the_store_is_away_nothing_is_sent_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with House() as house:
-        tell = house.store.outbox.tell
+        tell = house.outbox.tell
 
         async def away(told: object) -> list[Delivery | None]:
             raise Unavailable("the store is away")
 
-        monkeypatch.setattr(house.store.outbox, "tell", away)
+        monkeypatch.setattr(house.outbox, "tell", away)
         await house.post.ended(a_hooked_task())
         await house.pass_time(3)
         assert len(house.mailbox.got) == 1
-        monkeypatch.setattr(house.store.outbox, "tell", tell)
+        monkeypatch.setattr(house.outbox, "tell", tell)
         await house.pass_time(1)
         (delivery,) = await house.post.all()
         assert delivery.state is DeliveryState.DELIVERED
@@ -740,9 +737,7 @@ async def test_what_was_under_way_when_it_died_is_sent_again_under_the_same_id()
         (before,) = await house.post.due()
         again = House()
         again.store, again.post = house.store, house.post
-        successor = Dispatcher(
-            house.store.outbox, house.clock, again.mailbox, again, None, Middle()
-        )
+        successor = Dispatcher(house.outbox, house.clock, again.mailbox, again, None, Middle())
         running = asyncio.create_task(successor.run(_always))
         await house.settle()
         running.cancel()

@@ -25,17 +25,18 @@ def settings(folder: Path, **flags: object) -> Settings:
     return load({"data_dir": folder, **keyed}, environment={}, folder=folder).settings
 
 
-@pytest.mark.parametrize("url", ["memory:", ""])
+@pytest.mark.parametrize("objects_url", ["memory:", ""])
 async def test_a_backend_is_built_on_the_adapters_that_the_settings_name(
-    url: str, tmp_path: Path
+    objects_url: str, tmp_path: Path
 ) -> None:
-    chosen = settings(tmp_path, store__url=url, objects__url=url, delivery__lease_s=27)
+    chosen = settings(tmp_path, objects__url=objects_url, delivery__lease_s=27)
     backend = await build_backend(chosen, SystemClock())
     assert backend.settings.lease_s == 27
     await backend.objects.put("a", b"1", "text/plain")
     assert await backend.store.get(["nothing"]) == [None]
     await close_backend(backend)
-    assert (tmp_path / "swell.db").exists() == (url == "")
+    assert (tmp_path / "swell.db").exists()
+    assert (tmp_path / "objects").exists() == (objects_url == "")
 
 
 async def test_files_signed_before_a_restart_can_be_read_after_it(tmp_path: Path) -> None:
@@ -48,7 +49,9 @@ async def test_files_signed_before_a_restart_can_be_read_after_it(tmp_path: Path
     await close_backend(second)
 
 
-@pytest.mark.parametrize("flags", [{"store__url": "mysql://x"}, {"objects__url": "ftp://x"}])
+@pytest.mark.parametrize(
+    "flags", [{"store__url": "mysql://x"}, {"store__url": "memory:"}, {"objects__url": "ftp://x"}]
+)
 async def test_a_url_of_no_known_adapter_is_refused(
     flags: dict[str, object], tmp_path: Path
 ) -> None:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.words import has_words, key_word, task_words, words_of
+from swell.words import is_whole, key_word, task_words, words_of
+
+
+def has_words(words: tuple[str, ...], sought: tuple[str, ...]) -> bool:
+    """Whether each sought text begins a word; a single letter must be the whole word."""
+    return all(
+        each in words if is_whole(each) else any(word.startswith(each) for word in words)
+        for each in sought
+    )
 
 
 @pytest.mark.parametrize(

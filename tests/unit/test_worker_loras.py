@@ -59,7 +59,7 @@ class Source(MemoryDispatch):
 
 
 @pytest.fixture
-def source() -> Source:
+async def source() -> Source:
     return Source()
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from conformance.dispatch import MemoryDispatch
+from sqlite_rig import turns
 from swell.clock import Clock, ManualClock, process_age_s
 from swell.errors import Internal, NotFound, SwellError, TooManyRequests, Unavailable
 from swell.phases import MAX_BOOT_S, Phase, Span, Startup, StartupState, covered_s
@@ -211,15 +212,14 @@ class Backend(MemoryDispatch):
 
 
 @pytest.fixture
-def backend(clock: ManualClock) -> Backend:
+async def backend(clock: ManualClock) -> Backend:
     made = Backend(clock)
     made.errors = []
     return made
 
 
 async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await turns(20)
 
 
 async def test_it_is_told_at_once_and_when_something_has_changed(

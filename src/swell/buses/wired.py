@@ -131,12 +131,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asks: bool = False
     #: The sender ends.
     is_last: bool = False
-    #: What the sender can read: 1 for `lives`.
-    reads: int = 0
 
-
-#: What this process can read.
-_READS: Final = 1
 
 #: About as many bytes are told of a life, or of an event without data.
 _LIFE_BYTES: Final = 60
@@ -149,11 +144,10 @@ _decode = msgspec.json.Decoder(_Message).decode
 class _Peer:
     """Another process, as its messages show it."""
 
-    __slots__ = ("heard_s", "number", "parts", "reads", "watches")
+    __slots__ = ("heard_s", "number", "parts", "watches")
 
     def __init__(self) -> None:
         self.heard_s = 0.0
-        self.reads = 0
         #: Of its last message; None before the first.
         self.number: int | None = None
         #: What has come of a message in parts.
@@ -314,7 +308,6 @@ class WiredBus:
         """
         starts, due_s = self._starts, asyncio.get_running_loop().time() + LATER_S
         watches = [peer.watches for peer in self._peers.values() if peer.watches]
-        are_read = self._are_lives_read()
         is_urgent = False
         for event in events:
             task_id, kind = event.task_id, event.kind
@@ -326,20 +319,17 @@ class WiredBus:
                 is_urgent = True
             start = starts.pop(task_id, None)
             if start is not None:
-                if is_end and are_read and not is_watched and _is_one_life(start[1], event):
+                if is_end and not is_watched and _is_one_life(start[1], event):
                     self._ends.append(event)
                     continue
                 self._events.append(start[1])
-            if kind is EventKind.STARTED and are_read and not is_watched and _is_alone(event):
+            if kind is EventKind.STARTED and not is_watched and _is_alone(event):
                 starts[task_id] = due_s, event
             else:
                 self._events.append(event)
         if len(starts) + len(self._events) + len(self._ends) > _MOST_WAITING:
             self._give_up()
         return is_urgent
-
-    def _are_lives_read(self) -> bool:
-        return all(peer.reads for peer in self._peers.values())
 
     def _keep_to_itself(self) -> bool:
         """Tell nobody, since nobody is there, and nothing of before; return that none waits."""
@@ -422,10 +412,6 @@ class WiredBus:
             self._sender = None
 
     def _collect(self) -> _Message:
-        if self._ends and not self._are_lives_read():
-            # One that cannot read them has come meanwhile.
-            self._events += self._ends
-            self._ends.clear()
         events: list[_Told] = []
         size = 0
         while self._events and size < _MESSAGE_BYTES:
@@ -451,7 +437,6 @@ class WiredBus:
             unwatch=[] if is_whole else stale,
             is_whole=is_whole,
             asks=asks,
-            reads=_READS,
         )
 
     async def _send(self, message: _Message) -> None:
@@ -556,8 +541,7 @@ class WiredBus:
         self._tell_here(events, message.lives, message.news)
 
     def _learn_of(self, peer: _Peer, message: _Message) -> None:
-        """Learn what is listened to at another process, and what it can read."""
-        peer.reads = message.reads
+        """Learn what is listened to at another process."""
         if message.is_whole:
             peer.watches = set(message.watch)
         else:

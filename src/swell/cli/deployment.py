@@ -100,13 +100,7 @@ def why_none_joins(url: str) -> str | None:
 def _store(deployment: Deployment) -> Iterator[Finding]:
     """All backends share the store of tasks."""
     settings = deployment.settings
-    if settings.store.url.startswith("memory:"):
-        yield Finding(
-            *("store", "fail", "tasks are kept in memory"),
-            why="accepted tasks are lost with the process",
-            mend="remove store.url to use SQLite, or set it to postgresql://…",
-        )
-    elif not is_shared(settings) and deployment.processes > 1:
+    if not is_shared(settings) and deployment.processes > 1:
         yield Finding(
             *(
                 "store",

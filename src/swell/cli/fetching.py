@@ -110,8 +110,8 @@ def place(settings: Settings, name: str, fetched: Path) -> Path:
     models = _models(settings)
     number, target = 1, next((each for each in before if each.parent == models), None)
     target = target or _own(settings, name)
-    # Models that were added by older versions of Swell share folders, and what no hub's model has
-    # may be somebody's own.
+    # Another model may have been added from the same folder, and a folder that no model from a hub
+    # has may be the user's own.
     while any(_uses(entry, target) for entry in others) or (
         os.path.lexists(target) and target not in before
     ):

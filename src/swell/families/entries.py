@@ -143,12 +143,7 @@ def find(data_dir: Path, name: str) -> Path | None:
     with suppress(OSError):  # no file has so long a name
         if path.is_file():
             return path
-    # Files of before were named so, several names alike.
-    older = path.with_name(f"{name.replace('/', '--')}.toml")
-    try:
-        return older if read(older).name == name else None
-    except (NotFound, InvalidEntry):
-        return None
+    return None
 
 
 def added(data_dir: Path) -> list[str]:

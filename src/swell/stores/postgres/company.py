@@ -47,8 +47,7 @@ class _Word(msgspec.Struct, frozen=True, omit_defaults=True):
 
     who: str
     queues: list[str] = []
-    #: Something is ready in a queue whose name is too long; releases of before say it, without
-    #: any queue, where there are too many.
+    #: Something is ready in a queue whose name is too long for a notification.
     anything: bool = False
 
 

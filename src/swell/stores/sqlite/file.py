@@ -22,7 +22,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from swell.clock import Clock
 from swell.errors import Conflict, Internal, SwellError, Unavailable
@@ -42,6 +42,9 @@ CHECKPOINT_PAGES = 32_768
 #: at most for so many.
 CROWD = 2
 MAX_TURNS = 8
+
+#: Slow reads that run at once; more wait.
+READERS = 4
 
 #: A disk that syncs within this is waited for in the event loop, in seconds.
 QUICK_SYNC_S = 0.001
@@ -101,10 +104,11 @@ class SqliteDatabase:
         #: How many actions the last turn of the loop had gathered, and how many turns it took.
         self._gathered, self._turns = CROWD, 0
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
+        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="swell-read")
         self._log = WriteAheadLog(partial(_connect, path))
 
     @classmethod
-    def open(cls, path: Path, clock: Clock) -> "SqliteDatabase":
+    def open(cls, path: Path, clock: Clock) -> Self:
         """Open the file, create or migrate it, and start the writer.
 
         What it creates is for its user alone, since inputs and secrets lie in it.
@@ -142,13 +146,16 @@ class SqliteDatabase:
         Raises:
             SwellError: Whatever the action raised, or `Unavailable` where the disk refused.
         """
-        if self._is_closing:
-            raise Unavailable("the store is closing; try again when the backend is back")
+        self._check_open()
         self._loop = asyncio.get_running_loop()
         done: asyncio.Future[R] = self._loop.create_future()
         self._pending.append(_Write(action, is_late, done))
         self._commit_soon()
         return await done
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise Unavailable("the store is closing; try again when the backend is back")
 
     def _commit_soon(self) -> None:
         if not self._is_committing:
@@ -177,8 +184,7 @@ class SqliteDatabase:
             until: Ends the wait. From then on the action is not run.
             queues: A transaction that ends without a ready task in any of these does not run it.
         """
-        if self._is_closing:
-            raise Unavailable("the store is closing; try again when the backend is back")
+        self._check_open()
         self._loop = asyncio.get_running_loop()
         waiting = _Write(action, True, self._loop.create_future(), until, queues)
 
@@ -261,16 +267,17 @@ class SqliteDatabase:
 
     async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
         """Run queries that may take long in a thread with a connection of their own."""
+        self._check_open()
 
         def run() -> list[list[Any]]:
             with contextlib.closing(_connect(self.path)) as connection:
                 connection.execute("PRAGMA query_only=1")
                 return [connection.execute(QUERIES[name], args).fetchall() for name, args in reads]
 
-        return await asyncio.to_thread(run)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
     async def close(self) -> None:
-        """Commit what is waiting, then close the file. Idempotent."""
+        """Commit what is waiting, wait for slow reads, then close the file. Idempotent."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -278,6 +285,7 @@ class SqliteDatabase:
             await asyncio.wrap_future(self._syncer.submit(lambda: None))
             await asyncio.sleep(0)
         self._syncer.shutdown()
+        self._readers.shutdown(cancel_futures=True)
         self._log.close()
         self._reader.close()
         self._writer.close()

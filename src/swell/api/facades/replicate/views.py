@@ -87,8 +87,7 @@ def input_of(task: Task) -> Any:
     asked = msgspec.json.decode(task.input)
     if not isinstance(asked, dict):
         return asked
-    is_known = task.state is TaskState.SUCCEEDED or task.seed != seed_of(task.id)
-    if task.seed is not None and is_known:
+    if task.state is TaskState.SUCCEEDED or task.seed != seed_of(task.id):
         asked.setdefault("seed", task.seed)
     if task.count > 1:
         asked.setdefault("num_outputs", task.count)

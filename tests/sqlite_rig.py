@@ -1,0 +1,80 @@
+"""The SQLite store, broker, registry and outbox in a temporary folder, for tests and benchmarks."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from swell.brokers.sqlite import SqliteBroker
+from swell.clock import Clock
+from swell.retry import RetryPolicy
+from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteRegistry, SqliteStore
+
+#: A file system in memory, where there is one: a commit there takes microseconds.
+_MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+#: Rigs whose event loop still runs.
+_open: set["SqliteRig"] = set()
+
+
+async def turns(n: int) -> None:
+    """Give other coroutines n turns of the event loop, not counting while a database works."""
+    while n > 0:
+        await asyncio.sleep(0)
+        n -= not any(rig.database.is_working for rig in _open)
+
+
+class _Database(SqliteDatabase):
+    _reads = 0
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a transaction or a slow read is under way."""
+        return self.is_busy or self._reads > 0
+
+    async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
+        self._reads += 1
+        try:
+            return await super().read_slowly(*reads)
+        finally:
+            self._reads -= 1
+
+
+class SqliteRig:
+    """A fresh database and what stands on it.
+
+    Create it while an event loop runs: it is closed and its folder removed when that loop ends.
+
+    Args:
+        clock: Time of the database.
+        retry_policy: Waits between attempts.
+        rng: Jitter of these waits.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        retry_policy: RetryPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._folder = TemporaryDirectory(prefix="swell-", dir=_MEMORY)
+        self.database = _Database.open(Path(self._folder.name) / "swell.db", clock)
+        # The disk is quick, so commits run in the event loop from the first one on.
+        self.database._sync_s = 0.0
+        self.store = SqliteStore(self.database, retry_policy, rng)
+        self.broker = SqliteBroker(self.database)
+        self.registry = SqliteRegistry(self.database)
+        self.outbox = SqliteOutbox(self.database)
+        _open.add(self)
+        self._open_until_the_end = asyncio.create_task(self._stay_open())
+
+    async def _stay_open(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # The loop ends and cancels its tasks.
+            await self.database.close()
+            self._folder.cleanup()
+            _open.discard(self)
