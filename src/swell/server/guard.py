@@ -22,11 +22,11 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 MAX_URL_BYTES: Final = 8 * 1024
 
-#: A refused client may go on sending for so long: closing at once would reset the connection, and
-#: the client could lose the answer.
+#: Seconds from a refusal to the end of the connection. Closing at once, with unread bytes, would
+#: reset it, and the client could lose the answer.
 _LINGER_S: Final = 2.0
 
-#: As the server stops, a new connection has so long for its first request, in seconds. With several
+#: Seconds that a new connection has for its first request when the server stops. With several
 #: processes on a port, the client cannot know that this one is stopping.
 _NEW_S: Final = 0.5
 
@@ -40,9 +40,9 @@ _CONTINUE: Final = b"HTTP/1.1 100"
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits and timeouts."""
 
-    #: A head must be complete so soon after its first byte, in seconds.
+    #: Longest time from the first byte of a request to the end of its head.
     head_timeout_s = 20.0
-    #: A body may pause for so long, in seconds.
+    #: Longest pause within a body.
     body_timeout_s = 30.0
 
     # More attributes than a key-sharing dictionary holds would cost each connection a kilobyte.
@@ -215,23 +215,17 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._since_s is None:
                 self._since_s = now_s
             left_s = self._since_s + limit_s - now_s
+            if left_s <= 0 and self._stage == _NEW:
+                self.transport.close()
+                return
             if left_s <= 0:
-                self._time_out(limit_s)
+                late = (
+                    "the body paused for" if self._stage == _BODY else "the headers took more than"
+                )
+                self._refuse(RequestTimeout(f"{late} {limit_s:g} s: send the request in one go"))
                 return
             wait_s = min(wait_s, left_s)
         self._check_in(wait_s)
-
-    def _time_out(self, limit_s: float) -> None:
-        if self._stage == _NEW:
-            self.transport.close()
-        elif self._stage == _HEAD:
-            self._refuse(
-                RequestTimeout(f"the headers were not complete after {limit_s:g} s: send them")
-            )
-        else:
-            self._refuse(
-                RequestTimeout(f"nothing more of the body came for {limit_s:g} s: send it whole")
-            )
 
 
 def guarded_protocol(head_timeout_s: float, body_timeout_s: float) -> type[GuardedProtocol]:
@@ -325,9 +319,6 @@ class _JoiningTransport:
     def close(self) -> None:
         self._flush()
         self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _log = structlog.get_logger("swell.server")
 
-#: Before it accepts, a process waits so long for each connection that it has, in seconds.
+#: The wait before accepting, for each connection that the process has, in seconds.
 _WAIT_EACH_S: Final = 0.0002
 #: The longest wait. Beyond 20 connections, processes take about equally many of the new ones.
 _MAX_WAIT_S: Final = 0.004
