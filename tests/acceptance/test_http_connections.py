@@ -1,4 +1,4 @@
-"""Connections, byte by byte: the busy paths have a way of their own through the server."""
+"""HTTP connections, byte by byte."""
 
 import json
 import socket
@@ -140,22 +140,12 @@ def test_a_path_that_is_written_another_way_is_the_same_path(wire: Wire) -> None
     assert wire.answer()[2]["output"] == "A"
 
 
-def test_a_wrong_key_is_refused_on_the_busy_way_too(wire: Wire) -> None:
+def test_a_wrong_key_is_refused(wire: Wire) -> None:
     wire.key = "swell_wrong"
     wire.send(wire.request(BODY))
     status, headers, problem = wire.answer()
     assert (status, problem["code"]) == (401, "unauthenticated")
     assert headers["www-authenticate"] == "Bearer"
-
-
-@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/%74asks"])
-def test_who_closes_its_direction_is_still_answered(wire: Wire, path: str) -> None:
-    slow = {"model": "demo/echo-picture", "input": {"steps": 5, "step_s": 0.1}}
-    wire.send(wire.request(slow, path=path))
-    wire.socket.shutdown(socket.SHUT_WR)
-    status, headers, task = wire.answer()
-    assert (status, task["state"], headers["connection"]) == (201, "succeeded", "close")
-    assert wire.is_closed()
 
 
 def test_who_hangs_up_leaves_a_task_that_ends_all_the_same(server: Server) -> None:

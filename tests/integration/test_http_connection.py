@@ -16,16 +16,16 @@ from swell.api.app import App, create_app
 from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
-from swell.cli.connection import (
-    MAX_HEAD_BYTES,
-    MAX_HEADERS,
-    MAX_URL_BYTES,
-    HttpConnection,
-    with_timeouts,
-)
 from swell.clock import SystemClock
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
+from swell.server.guard import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    GuardedProtocol,
+    guarded_protocol,
+)
 from swell.store import TaskFilter
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -41,7 +41,7 @@ POST = b"POST /v1/tasks HTTP/1.1\r\nHost: swell.test\r\n"
 
 @pytest.fixture
 async def server() -> AsyncIterator[tuple[uvicorn.Server, int]]:
-    async with a_server(HttpConnection) as running:
+    async with a_server(GuardedProtocol) as running:
         yield running
 
 
@@ -51,14 +51,22 @@ async def port(server: tuple[uvicorn.Server, int]) -> int:
 
 
 @pytest.fixture
-async def hasty_port() -> AsyncIterator[int]:
-    async with a_server(with_timeouts(SHORT_S, SHORT_S)) as (_, port):
-        yield port
+async def hasty() -> AsyncIterator[tuple[int, bytes]]:
+    """A server with short timeouts: its port, and the header of a key."""
+    protocol = guarded_protocol(SHORT_S, SHORT_S)
+    async with a_server_with_key(protocol=protocol) as (_, port, secret):
+        yield port, b"Authorization: Bearer %s\r\n" % secret.encode()
+
+
+def app_of(server: uvicorn.Server) -> App:
+    app = server.config.app
+    assert isinstance(app, App)
+    return app
 
 
 @contextlib.asynccontextmanager
 async def a_server(
-    connections: type[HttpConnection],
+    protocol: type[GuardedProtocol],
     settings: ApiSettings | None = None,
     idle_s: int = IDLE_S,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
@@ -75,7 +83,7 @@ async def a_server(
     )
     config = uvicorn.Config(
         create_app(backend),
-        http=connections,
+        http=protocol,
         ws="none",
         port=0,
         log_config=None,
@@ -108,10 +116,8 @@ async def ask(wire: Wire, path: str, method: str = "GET") -> bytes:
     ("method", "path"),
     [("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("GET", "/v1/tasks")],
 )
-async def test_the_line_of_a_request_tells_who_asked_whichever_way_it_went(
-    method: str, path: str
-) -> None:
-    async with a_server(HttpConnection, ApiSettings(log_requests="info")) as (_, port):
+async def test_the_line_of_a_request_tells_who_asked(method: str, path: str) -> None:
+    async with a_server(GuardedProtocol, ApiSettings(log_requests="info")) as (_, port):
         wire = await asyncio.open_connection("127.0.0.1", port)
         with capture_logs() as lines:
             await ask(wire, path, method)
@@ -139,7 +145,7 @@ async def test_an_idle_connection_is_closed_after_a_while_and_a_busy_one_is_not(
         assert 0.9 * most_s <= loop.time() - asked_s < 5 * most_s
         wire[1].close()
 
-    async with a_server(HttpConnection, idle_s=most_s) as (_, port):
+    async with a_server(GuardedProtocol, idle_s=most_s) as (_, port):
         await asyncio.gather(
             is_closed(port, "POST", "/v1/tasks", b"HTTP/1.1 401"),
             is_closed(port, "GET", "/health/live", b"HTTP/1.1 200"),
@@ -158,6 +164,16 @@ async def test_a_closed_connection_leaves_nothing_behind(
         await asyncio.sleep(0)
     assert connection.timeout_keep_alive_task is None
     assert not server[0].server_state.tasks
+
+
+async def test_a_connection_answered_before_the_body_came_is_closed_when_idle(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(POST + b"Content-Length: 1\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401")
+    writer.write(b"x")
+    async with asyncio.timeout(20 * IDLE_S):
+        await reader.read()
+    writer.close()
 
 
 # ---- what is refused
@@ -246,20 +262,18 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    "parts",
+    "body",
     [
         pytest.param([b"1;", *[b"x" * 10_000] * 20], id="an extension without end"),
         pytest.param([b"1\r\n{\r\n0\r\n", b"a: ", *[b"x" * 10_000] * 20], id="a trailer"),
         pytest.param([b"1\r\n{\r\n0\r\n", b"".join(LINES)], id="trailers without end"),
     ],
 )
-@pytest.mark.parametrize("head", [CHUNKED, CHUNKED.replace(b"/v1/tasks", b"/v1/%74asks")])
-async def test_chunk_extensions_and_trailers_count_too(
-    port: int, head: bytes, parts: list[bytes]
-) -> None:
-    got = await answers(port, head, *parts)
-    # The long way may have answered before the trailers came.
-    assert got[0][0] in ((431,) if b"%" not in head else (431, 401))
+async def test_chunk_extensions_and_trailers_count_too(body: list[bytes]) -> None:
+    async with a_server_with_key() as (_, port, secret):
+        key = b"Authorization: Bearer %s\r\n" % secret.encode()
+        head = POST + key + b"Transfer-Encoding: chunked\r\n\r\n"
+        await refusal(port, head, *body, status=431, code="head_too_large")
 
 
 async def test_a_long_body_in_small_chunks_is_no_head(port: int) -> None:
@@ -291,45 +305,54 @@ async def test_what_was_asked_before_is_answered_before_the_refusal(port: int) -
     assert [status for status, _ in got] == [200, 200, 400]
 
 
+#: Stands for the header of a key.
+KEY = b"KEY"
+
+
 @pytest.mark.parametrize(
     "parts",
     [
         [b"GET /heal"],
         [GET],
         [GET + b"\r\n", GET],
-        [POST, b"Content-Length: 10\r\n\r\n"],
-        [POST, b"Content-Length: 10\r\n\r\n", b"{"],
-        [CHUNKED, b"1\r\n{\r\n"],
+        [POST, KEY, b"Content-Length: 10\r\n\r\n"],
+        [POST, KEY, b"Content-Length: 10\r\n\r\n", b"{"],
+        [POST, KEY, b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n{\r\n"],
     ],
 )
 async def test_a_request_that_does_not_come_to_its_end_is_refused(
-    hasty_port: int, parts: list[bytes]
+    hasty: tuple[int, bytes], parts: list[bytes]
 ) -> None:
+    port, key = hasty
+    parts = [key if part is KEY else part for part in parts]
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
-    *before, (status, answer) = await answers(hasty_port, *parts)
+    *before, (status, answer) = await answers(port, *parts)
     assert (status, answer["json"]["code"]) == (408, "request_timeout")
     assert answer["head"][b"connection"] == b"close"
     assert [status for status, _ in before] == [200] * len(before)
     # Others wait for far longer.
-    most_s = min(HttpConnection.head_timeout_s, HttpConnection.body_timeout_s)
+    most_s = min(GuardedProtocol.head_timeout_s, GuardedProtocol.body_timeout_s)
     assert 0.9 * SHORT_S <= loop.time() - begun_s < 0.5 * most_s
 
 
-async def test_a_connection_that_says_nothing_is_closed_without_a_word(hasty_port: int) -> None:
-    assert await answers(hasty_port) == []
+async def test_a_connection_that_says_nothing_is_closed_without_a_word(
+    hasty: tuple[int, bytes],
+) -> None:
+    assert await answers(hasty[0]) == []
 
 
 async def test_a_body_that_comes_slowly_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
-    async with a_server(with_timeouts(3.0, 3.0)) as (_, port):
+    async with a_server_with_key(protocol=guarded_protocol(3.0, 3.0)) as (_, port, secret):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(POST + b"Content-Length: 12\r\n\r\n")
+        key = b"Authorization: Bearer %s\r\n" % secret.encode()
+        writer.write(POST + key + b"Content-Length: 12\r\n\r\n")
         begun_s = loop.time()
         for _ in range(12):
             await asyncio.sleep(0.3)
             writer.write(b"x")
-        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
         assert loop.time() - begun_s > 3.0
         writer.close()
 
@@ -339,13 +362,12 @@ async def test_a_body_that_comes_slowly_is_waited_for() -> None:
 
 @contextlib.asynccontextmanager
 async def a_server_with_key(
-    settings: ApiSettings | None = None,
-) -> AsyncIterator[tuple[App, int, str]]:
-    async with a_server(HttpConnection, settings) as (server, port):
-        app = server.config.app
-        assert isinstance(app, App)
+    protocol: type[GuardedProtocol] = GuardedProtocol,
+) -> AsyncIterator[tuple[uvicorn.Server, int, str]]:
+    async with a_server(protocol) as (server, port):
+        registry = app_of(server).backend.registry
         scopes = frozenset({Scope.CLIENT, Scope.WORKER})
-        yield app, port, (await create_key(app.backend.registry, SystemClock(), "k", scopes)).secret
+        yield server, port, (await create_key(registry, SystemClock(), "k", scopes)).secret
 
 
 def _chunked(path: str, trailers: list[str], *headers: str) -> bytes:
@@ -353,7 +375,6 @@ def _chunked(path: str, trailers: list[str], *headers: str) -> bytes:
     return "\r\n".join((*head, "", "2", "{}", "0", *trailers, "", "")).encode()
 
 
-#: The short way, and the long one.
 @pytest.mark.parametrize("path", ["/v1/tasks", "/worker/v1/lease", "/v1/tasks/batch"])
 async def test_a_key_in_a_trailer_is_no_key(path: str) -> None:
     async with a_server_with_key() as (_, port, secret):
@@ -365,7 +386,7 @@ async def test_a_key_in_a_trailer_is_no_key(path: str) -> None:
 
 
 async def test_an_idempotency_key_in_a_trailer_is_none() -> None:
-    async with a_server_with_key() as (app, port, secret):
+    async with a_server_with_key() as (server, port, secret):
         key = f"Authorization: Bearer {secret}"
         card = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
         worker = {"name": "w", "models": [card], "slots": 1}
@@ -376,12 +397,12 @@ async def test_an_idempotency_key_in_a_trailer_is_none() -> None:
         for _ in range(2):
             [(status, _)] = await answers(port, wire)
             assert status == 202
-        assert len((await app.backend.store.page(TaskFilter())).tasks) == 2
+        assert len((await app_of(server).backend.store.page(TaskFilter())).tasks) == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
 async def test_a_host_in_a_trailer_is_none(path: str) -> None:
-    async with a_server(HttpConnection, ApiSettings(hosts=("swell.test",))) as (_, port):
+    async with a_server(GuardedProtocol, ApiSettings(hosts=("swell.test",))) as (_, port):
         wire = _chunked(path, ["Host: swell.test"])
         await refusal(port, wire, status=400, code="invalid_request")
 
@@ -393,10 +414,12 @@ HEALTH = b"GET /health/live HTTP/1.1\r\n"
     ("wire", "says"),
     [
         pytest.param(HEALTH, "0 Host headers", id="no Host"),
-        pytest.param(POST.replace(b"Host: swell.test\r\n", b""), "0 Host", id="no Host, short way"),
+        pytest.param(
+            POST.replace(b"Host: swell.test\r\n", b""), "0 Host", id="no Host, with a body"
+        ),
         pytest.param(GET + b"Host: other\r\n", "2 Host headers", id="two Hosts"),
         pytest.param(GET + b"host: swell.test\r\n", "2 Host headers", id="the same Host twice"),
-        pytest.param(POST + b"Host: other\r\n", "2 Host headers", id="two Hosts, short way"),
+        pytest.param(POST + b"Host: other\r\n", "2 Host headers", id="two Hosts, with a body"),
         pytest.param(
             HEALTH.replace(b"1.1", b"1.0") + b"Host: a\r\nHost: b\r\n", "2 Host", id="HTTP/1.0"
         ),
@@ -447,37 +470,20 @@ async def test_a_head_that_all_programs_read_alike_is_answered(port: int, wire: 
     assert status == 200
 
 
-# ---- half-closed connections
+# ---- clients that hang up
 
 
-@pytest.mark.parametrize(("start", "status"), [(GET, 200), (POST, 401)])
-async def test_who_closes_its_direction_after_asking_is_answered(
-    port: int, start: bytes, status: int
-) -> None:
-    whole = start + b"Content-Length: 0\r\n\r\n"
-    for n in (1, 50):
-        got = await answers(port, whole * n, eof=True)
-        assert [each for each, _ in got] == [status] * n
-
-
-async def test_who_closes_its_direction_within_a_request_is_told(port: int) -> None:
-    problem = await refusal(port, GET, status=400, code="invalid_request", eof=True)
-    assert "to its end" in problem["detail"]
-
-
-async def test_a_worker_that_closes_its_direction_has_hung_up(
-    server: tuple[uvicorn.Server, int],
-) -> None:
-    with socket.create_connection(("127.0.0.1", server[1])) as wire:
-        wire.sendall(
-            POST.replace(b"/v1/tasks", b"/worker/v1/lease") + b"Content-Length: 2\r\n\r\n{"
-        )
-        while not any(each._coming for each in server[0].server_state.connections):
-            await asyncio.sleep(0)
-        wire.shutdown(socket.SHUT_WR)
-        while server[0].server_state.connections:
-            await asyncio.sleep(0)
-        assert wire.recv(100) == b""
+@pytest.mark.parametrize("path", ["/v1/tasks", "/worker/v1/lease"])
+async def test_a_client_that_closes_one_direction_has_hung_up(path: str) -> None:
+    async with a_server_with_key() as (server, port, secret):
+        with socket.create_connection(("127.0.0.1", port)) as wire:
+            wire.sendall(_request(path, {}, secret)[:-1])
+            while not server.server_state.tasks:
+                await asyncio.sleep(0)
+            wire.shutdown(socket.SHUT_WR)
+            while server.server_state.connections or server.server_state.tasks:
+                await asyncio.sleep(0)
+            assert wire.recv(100) == b""
 
 
 def _request(path: str, body: Any, secret: str, *lines: bytes) -> bytes:
@@ -490,38 +496,48 @@ def _request(path: str, body: Any, secret: str, *lines: bytes) -> bytes:
     return b"\r\n".join((head, *lines, b"", data))
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param((), id="short"), pytest.param((b"Expect: 100-continue",), id="long")],
-)
-async def test_who_hangs_up_while_waiting_is_waited_with_for_a_while_only(
-    way: tuple[bytes, ...],
-) -> None:
-    connections = type("Hasty", (HttpConnection,), {"half_closed_s": SHORT_S})
-    async with a_server(connections) as (server, port):
-        app = server.config.app
-        assert isinstance(app, App)
-        scopes = frozenset({Scope.CLIENT, Scope.WORKER})
-        secret = (await create_key(app.backend.registry, SystemClock(), "k", scopes)).secret
+@pytest.mark.parametrize("more", [(), (b"Expect: 100-continue",)])
+async def test_a_task_whose_client_hangs_up_stays_accepted(more: tuple[bytes, ...]) -> None:
+    async with a_server_with_key() as (server, port, secret):
+        backend = app_of(server).backend
         card = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
         worker = {"name": "w", "models": [card], "slots": 1}
         await answers(port, _request("/worker/v1/register", worker, secret, b"Connection: close"))
         task = {"model": "demo/upper", "input": {}}
-        waiting = _request("/v1/tasks", task, secret, b"Prefer: wait=50", *way)
         async with asyncio.timeout(10):
-            for hangs_up in (False, True):
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(waiting)
-                if hangs_up:
-                    writer.close()
-                else:
-                    writer.write_eof()
-                    said = (await reader.read()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    assert said.startswith(b"HTTP/1.1 408")
-                    assert b"keep the connection open" in said
-                    writer.close()
+            for n in (1, 2):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(_request("/v1/tasks", task, secret, b"Prefer: wait=50", *more))
+                while len((await backend.store.page(TaskFilter())).tasks) < n:
+                    await asyncio.sleep(0.001)
+                writer.close()
                 while server.server_state.connections:
                     await asyncio.sleep(0.001)
-        # What was accepted stays so.
-        assert len((await app.backend.store.page(TaskFilter())).tasks) == 2
-        await app.backend.bus.close()
+        assert len((await backend.store.page(TaskFilter())).tasks) == 2
+        await backend.bus.close()
+
+
+# ---- the server stops
+
+
+async def test_as_the_server_stops_a_new_connection_is_answered_once(
+    server: tuple[uvicorn.Server, int],
+) -> None:
+    state, port = server[0].server_state, server[1]
+    wires = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    (asking, begun), idle = wires[1], wires[2]
+    await ask(idle, "/health/live")
+    begun.write(GET)
+    while not any(connection.headers for connection in state.connections if connection is not None):
+        await asyncio.sleep(0.001)
+    for connection in list(state.connections):
+        connection.shutdown()
+    assert await idle[0].read() == b""
+    begun.write(b"\r\n")
+    wires[0][1].write(GET + b"\r\n")
+    for reader in (asking, wires[0][0]):
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+    for _, writer in wires:
+        writer.close()

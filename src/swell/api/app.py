@@ -1,8 +1,7 @@
 """The ASGI application.
 
-Starlette routes most paths. Five of them are so busy that they are found by a look at the path
-before Starlette's router runs: creating a task, getting one, following one, and a worker's lease
-and report. They run the same handlers either way.
+Paths without a placeholder are found in a dictionary, and so are one task and its events, which are
+asked for most often. Starlette's router matches the rest.
 """
 
 import asyncio
@@ -12,6 +11,7 @@ from typing import Final
 import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp
 
 from swell.api.auth import check_scope
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
@@ -23,7 +23,7 @@ from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
 from swell.api.route import Route
-from swell.api.routes import ROUTES, served_routes
+from swell.api.routes import served_routes
 from swell.api.service import Service
 from swell.api.settings import Backend
 from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
@@ -131,10 +131,6 @@ class Endpoint:
         if service.requests.is_logging:
             service.requests.log(call, self._path)
 
-    def new_request_id(self) -> str:
-        """Return an id for a request."""
-        return self._service.new_request_id()
-
 
 class _Methods:
     """All operations of one path."""
@@ -197,50 +193,39 @@ class App:
         for route in served:
             by_path.setdefault(route.path, []).append(route)
         methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}
-        # Words before placeholders: /v1/dead/replay is not the task `replay`.
-        ordered = sorted(methods, key=lambda path: path.count("{"))
+        # Looked up first: /v1/dead/replay is not the task `replay`.
+        self._fixed = {path: each for path, each in methods.items() if "{" not in path}
+        ordered = sorted(methods.keys() - self._fixed.keys(), key=lambda path: path.count("{"))
         routes = [StarletteRoute(path, methods[path]) for path in ordered]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False
         self._starlette.router.default = _Elsewhere(self.service, served)
-        found = {(route.method, route.path): Endpoint(self.service, route) for route in ROUTES}
-        hot = (("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("POST", "/worker/v1/report"))
-        self._hot = {path: found[method, path] for method, path in hot}
-        self._short = {path.encode(): endpoint for path, endpoint in self._hot.items()}
-        self._get = found["GET", "/v1/tasks/{id}"]
-        self._events = found["GET", "/v1/tasks/{id}/events"]
+        self._task = methods["/v1/tasks/{id}"]
+        self._events = methods["/v1/tasks/{id}/events"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] == "http":
             path = scope["path"]
-            method = scope["method"]
-            if method == "POST":
-                endpoint = self._hot.get(path)
-                if endpoint is not None:
-                    await endpoint(scope, receive, send)
-                    return
-            elif method == "GET" and path.startswith(_TASKS):
-                task_id, slash, rest = path[len(_TASKS) :].partition("/")
-                if task_id and (not slash or rest == "events"):
-                    scope["path_params"] = {"id": task_id}
-                    await (self._events if slash else self._get)(scope, receive, send)
-                    return
             if path.startswith(FACADES):
-                scope["path"] = path_meant(path)
-            await self._starlette(scope, receive, send)
+                path = scope["path"] = path_meant(path)
+            await self._route(path, scope)(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             # A WebSocket: nothing here speaks it.
             await send({"type": "websocket.close", "code": 1000})
 
-    def endpoint(self, method: bytes, url: bytes) -> Endpoint | None:
-        """Return what answers a busy path, for a server that can spare the way over ASGI.
-
-        The endpoints that it returns never write an answer themselves.
-        """
-        return self._short.get(url) if method == b"POST" else None
+    def _route(self, path: str, scope: Scope) -> ASGIApp:
+        fixed = self._fixed.get(path)
+        if fixed is not None:
+            return fixed
+        if path.startswith(_TASKS):
+            task_id, slash, rest = path[len(_TASKS) :].partition("/")
+            if task_id and (not slash or rest == "events"):
+                scope["path_params"] = {"id": task_id}
+                return self._events if slash else self._task
+        return self._starlette
 
     async def start(self) -> None:
         """Make ready for requests."""

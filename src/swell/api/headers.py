@@ -27,14 +27,8 @@ GUARDS: Final = (
     ),
 )
 
-#: The same as they stand on the wire.
-GUARD_LINES: Final = b"".join(b"%s: %s\r\n" % each for each in GUARDS)
-
 #: Of answers that are no pages and say nothing else: nothing in them may run.
 NO_POLICY: Final = (POLICY, b"default-src 'none'; frame-ancestors 'none'")
-
-#: Those lines where nothing else is said, as for most answers.
-SAFE_LINES: Final = GUARD_LINES + b"%s: %s\r\n" % NO_POLICY
 
 #: What a page elsewhere may read of an answer, beside what it may read of any.
 _READABLE: Final = (

@@ -1,9 +1,9 @@
 """`swell serve --workers N`: backend processes that share one port, and what looks after them.
 
 The socket is opened once and inherited, so connections that no process has taken yet belong to all
-of them: one that ends, or is started again, refuses none. Each is taken by the one that has the
-fewest (`accepting`). What looks after the processes serves nothing itself. When it dies, they see
-the end of their standard input, and end as well.
+of them: one that ends, or is started again, refuses none. The process with the fewest connections
+accepts most of the new ones (`server.paced_accept`). The supervisor serves nothing itself. When it
+dies, the processes see the end of their standard input, and end as well.
 
 | signal | |
 |---|---|
@@ -26,14 +26,12 @@ import structlog
 
 from swell.api.metrics import Snapshot
 from swell.autoscaling import check_token
-from swell.cli.accepting import AWAY, Counts
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.scaling import scaled
 from swell.cli.service import (
     Interrupts,
-    Place,
     listen,
     local_url_of,
     locked_folder,
@@ -88,7 +86,7 @@ async def run_processes(
     Args:
         settings: How many, and where they listen.
         clock: The time.
-        command: What starts one; the option for its place is added.
+        command: The command that starts one; the option for its socket is added.
         on_ready: Called once when all of them are ready, with what opens them.
 
     Raises:
@@ -109,8 +107,7 @@ async def run_processes(
         ca_file = "" if tls is None else str(tls.cert.absolute())
         local_url = local_url_of(listener, is_tls=tls is not None)
         url = url_of(settings, local_url)
-        port = _Port(command, listener, settings.server.processes)
-        members = Members(settings, clock, port)
+        members = Members(settings, clock, command, listener.fileno())
         try:
             backend = await build_backend(settings, clock)
             try:
@@ -125,22 +122,24 @@ async def run_processes(
             await members.keep(interrupts, reload)
         finally:
             await members.stop(interrupts.second)
-            port.close()
 
 
 class Members:
     """The processes on one port."""
 
-    def __init__(self, settings: Settings, clock: Clock, port: "_Port") -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, command: Sequence[str], descriptor: int
+    ) -> None:
         self._settings = settings
         self._clock = clock
-        self._port = port
+        self._command = command
+        self._descriptor = descriptor
         self._members: list[_Member] = []
         #: Replaced, and not gone yet.
         self._leaving: set[_Member] = set()
 
     def _new_member(self) -> "_Member":
-        return _Member(self._clock, self._port)
+        return _Member(self._clock, self._command, self._descriptor)
 
     async def start(self) -> None:
         """Start all, and wait until they are ready.
@@ -260,55 +259,15 @@ class Members:
         _log.info("all backend processes were replaced", n=len(self._members))
 
 
-class _Port:
-    """What processes share.
-
-    Args:
-        command: What starts one of them.
-        listener: What they listen on.
-        n: How many there are; when all are replaced there may be twice as many for a moment.
-    """
-
-    def __init__(self, command: Sequence[str], listener: socket.socket, n: int) -> None:
-        self._command = command
-        self._listener = listener
-        self._counts = Counts.of(2 * n)
-        self._free = set(range(2 * n))
-
-    def take(self) -> int:
-        """Return a place that no process has."""
-        place = min(self._free)
-        self._free.remove(place)
-        return place
-
-    def leave(self, place: int) -> None:
-        """A process has ended, in whatever way: the others wait for it no longer."""
-        self._counts.put(place, AWAY)
-        self._free.add(place)
-
-    def command(self, place: int) -> list[str]:
-        """Return what starts the process at a place."""
-        return [*self._command, "--place", ",".join(map(str, (*self.descriptors, place)))]
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """What a process inherits: the socket, and how many connections each has."""
-        return self._listener.fileno(), self._counts.descriptor
-
-    def close(self) -> None:
-        """Let go of what they share, but for the socket."""
-        self._counts.close()
-
-
 class _Member:
     """One process."""
 
-    def __init__(self, clock: Clock, port: _Port) -> None:
+    def __init__(self, clock: Clock, command: Sequence[str], descriptor: int) -> None:
         self._clock = clock
-        self._port = port
+        self._command = command
+        self._descriptor = descriptor
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[bool] | None = None
-        self._leaving: asyncio.Task[None] | None = None
         self._started_s = 0.0
         self._is_asked = False
 
@@ -318,27 +277,23 @@ class _Member:
         return 0 if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start it; it holds what processes on the port share.
+        """Start it; it inherits the shared socket.
 
         Raises:
             OSError: The system cannot.
         """
         self._started_s = self._clock.monotonic_s()
-        place = self._port.take()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._port.command(place),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                pass_fds=self._port.descriptors,
-                # Ctrl-C reaches the one that looks after it, which passes it on.
-                start_new_session=True,
-            )
-        except BaseException:
-            self._port.leave(place)
-            raise
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            "--fd",
+            str(self._descriptor),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=[self._descriptor],
+            # Ctrl-C reaches the one that looks after it, which passes it on.
+            start_new_session=True,
+        )
         self._reading = asyncio.create_task(self._read())
-        self._leaving = asyncio.create_task(self._leave(place))
 
     async def is_ready(self) -> bool:
         """Wait until it serves; False where it ends, or takes too long."""
@@ -380,13 +335,6 @@ class _Member:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        if self._leaving is not None:
-            await self._leaving
-
-    async def _leave(self, place: int) -> None:
-        """Give its place back when it has ended."""
-        await self.wait()
-        self._port.leave(place)
 
     async def _read(self) -> bool:
         """Return whether it said that it is ready."""
@@ -396,25 +344,25 @@ class _Member:
         return bool(line)
 
 
-async def run_member(settings: Settings, clock: Clock, told: str) -> None:
+async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
     """Serve on an inherited socket until a signal comes, or whoever looks after this has ended.
 
     Args:
         settings: What the backend is made of.
         clock: The time.
-        told: The descriptors of the socket and of the counts, and the number of the place.
+        descriptor: The file descriptor of the shared socket.
     """
     structlog.contextvars.bind_contextvars(process=os.getpid())
     interrupts = Interrupts()
     interrupts.install()
-    descriptor, counts, number = map(int, told.split(","))
-    listener = socket.socket(fileno=descriptor)
-    listener.setblocking(False)
-    place = Place(listener, Counts.inherited(counts), number)
+    shared = socket.socket(fileno=descriptor)
+    shared.setblocking(False)
     tally = tally_of(settings, clock)
     tally.fold()
     async with (
-        open_service(settings, clock, hurry=interrupts.second, place=place, tally=tally) as service,
+        open_service(
+            settings, clock, hurry=interrupts.second, shared=shared, tally=tally
+        ) as service,
         scaled(settings, clock, service, "", interrupts) as scaling,
     ):
         read_again_at_hangup(service.tls)

@@ -19,9 +19,7 @@ from swell.api.app import App, create_app
 from swell.api.settings import Backend
 from swell.autoscaling import pool_models
 from swell.background import keep_running
-from swell.cli.accepting import Acceptor, Counts
 from swell.cli.added import names_of
-from swell.cli.connection import HttpConnection, with_timeouts
 from swell.cli.keyring import keep_local_key
 from swell.cli.options import is_loopback
 from swell.cli.output import CommandFailed, talk
@@ -30,6 +28,8 @@ from swell.cli.tls import ServerTls, open_tls
 from swell.client.access import forget_server
 from swell.clock import Clock
 from swell.config import Settings
+from swell.server.guard import GuardedProtocol, guarded_protocol
+from swell.server.paced_accept import PacedServer
 from swell.wiring import DataLock, build_backend, close_backend
 
 #: Connections that may wait to be accepted: a crowd connects at once.
@@ -67,29 +67,17 @@ class Interrupts:
         (self.second if self.first.is_set() else self.first).set()
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A process's place among those that share a port."""
-
-    listener: socket.socket
-    counts: Counts
-    number: int
-
-
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: stopping has an order that it does not know.
 
     Args:
-        config: Of uvicorn.
-        place: Where others take connections from its socket as well; None where it is alone.
-        clock: The time.
+        config: The configuration of uvicorn.
+        shared: The socket, if other processes accept from it as well.
     """
 
-    def __init__(self, config: uvicorn.Config, place: Place | None, clock: Clock) -> None:
+    def __init__(self, config: uvicorn.Config, shared: socket.socket | None) -> None:
         super().__init__(config)
-        self._place = place
-        self._clock = clock
-        self._acceptor: Acceptor | None = None
+        self._shared = shared
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,34 +85,19 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application and listen."""
-        if self._place is None:
+        if self._shared is None:
             await super().startup(sockets)
             return
         await super().startup([])
-        kind = cast("type[HttpConnection]", self.config.http_protocol_class)
-        acceptor = Acceptor(
-            self._place.listener,
-            self._place.counts,
-            self._place.number,
-            lambda: counted(
-                config=self.config,
-                server_state=self.server_state,
-                app_state=self.lifespan.state,
-            ),
-            lambda: len(self.server_state.connections),
-            self._clock,
-            self.config.ssl,
+        protocol = partial(
+            cast("type[GuardedProtocol]", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
         )
-        self._acceptor = acceptor
-        counted = type("HttpConnection", (kind,), {"when_lost": staticmethod(acceptor.tell)})
-        # It is closed and waited for as one of asyncio's is.
-        self.servers = [cast("asyncio.Server", acceptor)]
-
-    async def on_tick(self, counter: int) -> bool:
-        """Look around, ten times a second."""
-        if self._acceptor is not None:
-            self._acceptor.tick()
-        return await super().on_tick(counter)
+        n_open = self.server_state.connections.__len__
+        paced = PacedServer(self._shared, protocol, n_open, self.config.ssl)
+        self.servers = [cast("asyncio.Server", paced)]
 
 
 class Service:
@@ -205,7 +178,7 @@ async def open_service(
     clock: Clock,
     *,
     hurry: asyncio.Event,
-    place: Place | None = None,
+    shared: socket.socket | None = None,
     tally: Tally | None = None,
 ) -> AsyncIterator[Service]:
     """Run the backend while the block runs.
@@ -214,7 +187,7 @@ async def open_service(
         settings: What it is made of, and where it listens.
         clock: For all of it.
         hurry: Set when nobody wants to wait for open requests any more.
-        place: Where it listens, if that is shared with other processes.
+        shared: The socket that it listens on, if other processes accept from it as well.
         tally: With whom it adds up its numbers.
 
     Raises:
@@ -223,15 +196,15 @@ async def open_service(
     """
     _allow_many_connections()
     # Processes on one port share a folder, which their parent holds.
-    with locked_folder(settings) if place is None else contextlib.nullcontext():
-        listener = listen(settings) if place is None else place.listener
+    with locked_folder(settings) if shared is None else contextlib.nullcontext():
+        listener = listen(settings) if shared is None else shared
         models = launchable_models(settings)
         backend = await build_backend(settings, clock, launchable=lambda: models)
         if tally is not None:
             backend = dataclasses.replace(backend, together=tally.together)
         try:
             tls = await open_tls(settings, clock)
-            server = _Server(_config(settings, backend, tls), place, clock)
+            server = _Server(_config(settings, backend, tls), shared)
             local_url = local_url_of(listener, is_tls=tls is not None)
             serving = await _serving(server, listener)
             service = Service(backend, url_of(settings, local_url), local_url, server, serving, tls)
@@ -285,10 +258,10 @@ def launchable_models(settings: Settings) -> list[str]:
 
 
 def _config(settings: Settings, backend: Backend, tls: ServerTls | None) -> uvicorn.Config:
-    waits = settings.server.head_timeout_s, settings.server.body_timeout_s
+    timeouts = settings.server.head_timeout_s, settings.server.body_timeout_s
     return uvicorn.Config(
         create_app(backend),
-        http=with_timeouts(*waits),
+        http=guarded_protocol(*timeouts),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -144,7 +144,7 @@ def serve(
             "PostgreSQL.",
         ),
     ] = None,
-    place: Annotated[str | None, typer.Option("--place", hidden=True)] = None,
+    fd: Annotated[int | None, typer.Option("--fd", hidden=True)] = None,
     browser: Annotated[bool | None, Browser] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the ready line as JSON on stdout.")
@@ -163,9 +163,9 @@ def serve(
         pool__workers=0,
     ).settings
 
-    if place is not None:
+    if fd is not None:
         configure_logging(settings.log)
-        uvloop.run(run_member(settings, SystemClock(), place))
+        uvloop.run(run_member(settings, SystemClock(), fd))
     elif settings.server.processes > 1:
         configure_logging(settings.log)
         command = [sys.executable, "-m", "swell", "serve", *shlex.split(places(config, data))]
