@@ -28,8 +28,12 @@ _MOST_BYTES: Final = 10_000
 
 _SEED: Final = 21
 
+#: The style whose picture shows four of it, by the seeds from `_SEED` on.
+_VARIED: Final = "varied"
+
 #: Style → what its picture shows; a different thing in neighbouring styles.
 _STYLES: Final = {
+    _VARIED: "a fox",
     "starlight": "a sunflower at night",
     "pastel": "a whale at sunset",
     "jungle": "a parrot in the snow",
@@ -72,8 +76,22 @@ def main(url: str, key: str, *names: str) -> None:
             (_WALL / f"{each['name']}.webp").write_bytes(small(drawn, _WALL_PX))
     for name, prompt in _STYLES.items():
         if not names or name in names:
-            drawn = _draw(url, key, prompt, styles[name]["input"], _SEED)
-            (_TILES / f"{name}.webp").write_bytes(small(drawn, _TILE_PX))
+            seeds = range(_SEED, _SEED + (4 if name == _VARIED else 1))
+            drawn = [_draw(url, key, prompt, styles[name]["input"], seed) for seed in seeds]
+            one = quarters(drawn) if name == _VARIED else drawn[0]
+            (_TILES / f"{name}.webp").write_bytes(small(one, _TILE_PX))
+
+
+def quarters(pictures: list[bytes]) -> bytes:
+    """Return four square pictures as one."""
+    tiles = [PIL.Image.open(io.BytesIO(each)).convert("RGB") for each in pictures]
+    side = tiles[0].width
+    whole = PIL.Image.new("RGB", (2 * side, 2 * side))
+    for number, tile in enumerate(tiles):
+        whole.paste(tile, (number % 2 * side, number // 2 * side))
+    out = io.BytesIO()
+    whole.save(out, "PNG")
+    return out.getvalue()
 
 
 def small(data: bytes, side_px: int) -> bytes:

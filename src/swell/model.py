@@ -1215,6 +1215,11 @@ def load_models(ref: str) -> list[Definition]:
 def _zoo_models(ref: str) -> list[Definition]:
     owner, _, name = ref.partition("/")
     module_name = name.replace("-", "_")
+    if owner == "swell" and (Path(__file__).parent / f"zoo/pipelines/{name}.toml").is_file():
+        raise NotFound(
+            f"{ref} is a pipeline, not a model: `swell up --pipelines {ref}` serves it; plain "
+            "`swell up` serves it with its models"
+        )
     if owner == "demo" and module_name not in _OWN_FILE:
         module_name = "stub"
     if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:

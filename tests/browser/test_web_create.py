@@ -659,6 +659,28 @@ def test_on_a_phone_it_fits_and_the_button_is_at_hand(browser: Browser, app: App
     page.context.close()
 
 
+def test_on_a_phone_what_the_model_can_do_and_does_not_know_is_in_view(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(
+        browser, app, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
+    )
+    expect(page.get_by_text("Demo model: one thing at a time.")).to_be_in_viewport(ratio=1)
+    languages = page.get_by_text("In English, Spanish, French")
+    expect(languages).to_be_in_viewport(ratio=1)
+    assert languages.evaluate("each => each.scrollWidth <= each.clientWidth")
+    for number, words in enumerate(("a rocket", "a trombone", "a green frog"), start=1):
+        prompt(page).fill(words)
+        prompt(page).press("Enter")
+        expect(made(page)).to_have_count(number, timeout=PATIENCE_MS)
+        expect(results(page).first).to_be_in_viewport(ratio=1)
+        if words == "a trombone":
+            warning = page.locator(".group.newest .warning")
+            expect(warning).to_be_in_viewport(ratio=1)
+            expect(warning.get_by_role("button").first).to_be_in_viewport(ratio=1)
+    page.context.close()
+
+
 @pytest.mark.parametrize("size", [(390, 664), (360, 640), (1440, 900)], ids=str)
 def test_each_new_picture_is_in_view_without_a_scroll(
     browser: Browser, app: App, size: tuple[int, int]
@@ -673,6 +695,22 @@ def test_each_new_picture_is_in_view_without_a_scroll(
         expect(results(page).first).to_be_in_viewport(ratio=1)
         # What is typed next takes the place of what was asked for.
         expect(prompt(page)).to_have_value(words)
+    page.context.close()
+
+
+def test_four_pictures_are_painted_in_four_styles_unless_one_is_chosen(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(browser, app)
+    expect(page.get_by_role("radio", name="Varied", exact=True)).to_be_checked()
+    page.locator(".count label").nth(3).click()
+    with page.expect_request(re.compile(r"/v1/tasks")) as asked:
+        prompt(page).fill("a rocket")
+        prompt(page).press("Enter")
+    assert "varied" in (asked.value.post_data or "")
+    expect(made(page)).to_have_count(4, timeout=PATIENCE_MS)
+    page.get_by_role("button", name="Remix").first.click()
+    expect(page.get_by_role("radio", name="Varied", exact=True)).to_be_checked()
     page.context.close()
 
 

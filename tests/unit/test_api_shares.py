@@ -274,6 +274,8 @@ async def test_a_visitor_gets_a_key_for_a_day_and_a_few_tasks(world: World) -> N
         asked = {"model": "demo/painter", "input": INPUT}
         answers = [await guest("POST", "/v1/tasks", asked) for _ in range(3)]
         assert [each.status for each in answers] == [202, 202, 429]
+        assert answers[2].json["code"] == "quota_exceeded"
+        assert "2 tasks per month" in answers[2].json["detail"], "no task comes back in a day"
         seen = await guest("GET", f"/v1/tasks/{link['task_id']}")
         assert seen.status == 404, "a guest sees own tasks alone"
         open_world.clock.advance(86_401)
@@ -283,9 +285,24 @@ async def test_a_visitor_gets_a_key_for_a_day_and_a_few_tasks(world: World) -> N
 async def test_guests_are_let_in_at_a_bounded_rate() -> None:
     async with a_world(guest_tasks=1) as world:
         path = f"/v1/shares/{(await _shared(world, await _made(world)))['token']}/guest"
-        answers = [await world.stranger("POST", path) for _ in range(61)]
-        assert [each.status for each in answers] == [201] * 60 + [429]
+
+        async def ask(address: str) -> int:
+            forwarded = {"x-forwarded-for": address}
+            return (await world.stranger("POST", path, headers=forwarded)).status
+
+        answers = [await ask(f"10.0.0.{n}") for n in range(61)]
+        assert answers == [201] * 60 + [429]
         world.clock.advance(60)
+        assert await ask("10.0.0.60") == 201
+
+
+async def test_an_address_gets_one_guest_key_an_hour() -> None:
+    async with a_world(guest_tasks=1) as world:
+        path = f"/v1/shares/{(await _shared(world, await _made(world)))['token']}/guest"
+        answers = [await world.stranger("POST", path) for _ in range(2)]
+        assert [each.status for each in answers] == [201, 429]
+        assert answers[1].headers["retry-after"] == "3600"
+        world.clock.advance(3600)
         assert (await world.stranger("POST", path)).status == 201
 
 

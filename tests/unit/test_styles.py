@@ -74,10 +74,12 @@ def test_those_that_come_with_swell_fit_the_pipeline_that_does() -> None:
     hands = Icons.Input.model_json_schema()["properties"]["style"]["enum"]
     for style in styles:
         assert list(style.models) == [picture.name]
-        [(field, value)] = style.input.items()
-        assert value in {"style": hands, "art": list(STYLES)}[field]
+        for field, value in style.input.items():
+            assert value in {"style": hands, "art": ["varied", "none", *STYLES]}[field]
         assert style.picture is not None
         assert set(style.labels) == {"es", "fr", "pt"}
+    # What is chosen where a person has not chosen is what the pipeline does by itself.
+    assert styles[0].input == {"art": picture.input_schema["properties"]["art"]["default"]}
 
 
 async def test_they_are_listed_and_their_pictures_shown_to_everybody(file: Path) -> None:

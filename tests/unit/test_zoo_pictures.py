@@ -28,7 +28,7 @@ from swell.model import Image, Item, Model, Reject, load_models
 from swell.zoo.cutout import Cutout, Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import LANDMARKS, FaceDetector, Faces
-from swell.zoo.paint import STYLES, Brush, Paint, Painter
+from swell.zoo.paint import STYLES, VARIED, Brush, Paint, Painter
 from swell.zoo.pictures import closed, opened, resized, sample
 from swell.zoo.safety import Safety, SafetyScore
 from swell.zoo.upscale import Upscale, Upscaler
@@ -129,6 +129,22 @@ def test_an_unknown_style_is_named(brush: Brush) -> None:
         Painter("oils", brush=brush)(portrait())
     with pytest.raises(ValueError, match="above 0"):
         Painter({"pop": 0.0}, brush=brush)(portrait())
+
+
+def test_varied_is_another_style_for_each_of_neighbouring_seeds_and_none_paints_nothing() -> None:
+    model = Paint(threads=1)
+    model.load("cpu")
+    picture = Image(closed(portrait()))
+
+    def made(style: str, seed: int) -> bytes:
+        asked = Paint.Input(image=picture, style=style, size=128)
+        [painted] = model.run([Item(asked, seed=seed)])
+        assert isinstance(painted, Image)
+        return painted.pil().tobytes()
+
+    assert [made("varied", seed) for seed in (7, 8)] == [made(each, 0) for each in VARIED[:2]]
+    assert len(set(VARIED)) == len(VARIED)
+    assert made("none", 7) == closed(resized(portrait(), 128, 128)).tobytes()
 
 
 def test_the_model_paints_at_the_size_asked_for_and_keeps_transparency() -> None:

@@ -57,6 +57,9 @@ _MAX_METERS: Final = 10_000
 
 _DAY_S: Final = 86_400.0
 
+#: An address gets a guest key so often, in seconds.
+_GUEST_S: Final = 3600.0
+
 
 class Allowance:
     """So much in a while: a bucket that holds `quota` and fills up within `window_s`.
@@ -193,8 +196,9 @@ class Limits:
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
         #: Key id → its open streams, where it is limited in these.
         self._streams: dict[str, set[Stream]] = {}
-        #: Keys that visitors of shared pages get from this process.
-        self.guests = Allowance("guests", 60, 3600.0)
+        #: Keys that visitors of shared pages get from this process, and when an address got one.
+        self._guests = Allowance("guests", 60, _GUEST_S)
+        self._guest_at_s: dict[str, float] = {}
 
     def check(self, call: Call) -> None:
         """Count a request, and have its answer tell what is left.
@@ -216,6 +220,22 @@ class Limits:
                 f"{requests.window_s:g} s",
                 wait_s,
             )
+
+    def let_in_guest(self, address: str) -> None:
+        """Count a guest key.
+
+        Raises:
+            TooManyRequests: The address got one within the hour, or all of them got 60.
+        """
+        now_s = self._clock.monotonic_s()
+        recent = {each: at for each, at in self._guest_at_s.items() if now_s - at < _GUEST_S}
+        self._guest_at_s = recent
+        if address in recent:
+            wait_s = recent[address] + _GUEST_S - now_s
+            raise too_many("this address got a guest key within the last hour", wait_s)
+        if wait_s := self._guests.take(now_s):
+            raise too_many("too many guest keys were created within the last hour", wait_s)
+        recent[address] = now_s
 
     def accept(self, call: Call, news: Sequence[NewTask]) -> Awaitable[list[Accepted | SwellError]]:
         """Have the store accept tasks, if the key may have so many more.

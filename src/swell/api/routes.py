@@ -391,9 +391,10 @@ _SHARES: Final = (
         None,
         "Create a guest key",
         "Shares",
-        {201: Response("A key for a day and `limits.guest_tasks` tasks", messages.NewKeyView)},
+        {201: Response("A key for `limits.guest_tasks` tasks within a day", messages.NewKeyView)},
         (InvalidRequest, Forbidden, NotFound, TooManyRequests),
-        "Visitors of a shared page try its prompt without a key of their own. Off by default.",
+        "Visitors of a shared page try its prompt without a key of their own. Off by default. An "
+        "address gets one key per hour.",
     ),
     Route(
         "GET",

@@ -236,7 +236,10 @@ async def find_task(service: Service, call: Call) -> Task:
     task_id = call.params["id"]
     task = (await service.store.get([task_id]))[0]
     if task is None or not service.may_see(call, task):
-        raise NotFound(f"this key has no task {task_id[:60]!r}; GET /v1/tasks lists its tasks")
+        raise NotFound(
+            f"this key has no task {task_id[:60]!r}: GET /v1/tasks or `swell tasks ls` lists its "
+            "tasks"
+        )
     return task
 
 

@@ -62,6 +62,11 @@ _HIDDEN: Final = frozenset({"reference"})
 class _Root(Group):
     """Finds commands in their modules."""
 
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        # Typer suggests one of these names instead of a mistyped one.
+        self.commands = {name: self for name in _PLACES if name not in _HIDDEN}
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
         return list(_PLACES)

@@ -99,7 +99,6 @@ class Artwork(Icons):
         prompt: Annotated[
             Prompt,
             Field(
-                min_length=1,
                 max_length=500,
                 title="Prompt",
                 description="One subject, or two, perhaps with a colour, a background or a scene.",

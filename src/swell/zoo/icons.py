@@ -218,7 +218,6 @@ class Icons(StepModel):
         prompt: Annotated[
             Prompt,
             Field(
-                min_length=1,
                 max_length=500,
                 title="Prompt",
                 description="One subject, perhaps with a colour, a background or a scene.",

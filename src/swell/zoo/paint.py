@@ -55,6 +55,10 @@ STYLES: Final = (
     "tapestry",
 )
 
+#: `varied` takes one by the seed; neighbours differ most. The number of backdrops of `swell/icons`,
+#: six, has no factor in common with theirs, so that all pairs occur.
+VARIED: Final = ("starlight", "crayon", "crimson-sky", "soft-ink", "jungle", "pastel", "autumn")
+
 #: A network of strokes needs some room: at least so many pixels a side.
 LEAST_PX = 32
 #: What the network that looks at styles sees.
@@ -254,8 +258,12 @@ class Paint(Model):
         model_config = ConfigDict(extra="forbid")
         image: Annotated[Image, LIMITS, Field(title="Picture"), ui.image()]
         style: Annotated[
-            Literal[STYLES],  # type: ignore[valid-type]
-            Field(title="Style", description="How it is painted."),
+            Literal[("varied", "none", *STYLES)],  # type: ignore[valid-type]
+            Field(
+                title="Style",
+                description="How it is painted. varied lets the seed choose a style; none leaves "
+                "the picture unpainted.",
+            ),
             ui.styles(),
         ] = "starlight"
         second: Annotated[
@@ -301,27 +309,31 @@ class Paint(Model):
 
     def run(self, items: list[Item[Any]]) -> list[Image | Exception]:
         """Paint each picture by itself: a batch gains nothing here."""
-        return [self._one(item.input) for item in items]
+        return [self._one(item.input, item.seed) for item in items]
 
-    def _one(self, asked: Any) -> Image | Exception:
+    def _one(self, asked: Any, seed: int) -> Image | Exception:
         colours, alpha = opened(asked.image)
         height, width = colours.shape[:2]
         scale = asked.size / max(height, width)
         small = (round(width * scale), round(height * scale))
         if min(small) < 1:
             return Reject(f"The picture is {width} x {height} px: too narrow to paint.")
+        pixels = resized(colours, *small)
+        if asked.style == "none" and asked.style_image is None:
+            return Image(closed(pixels, alpha))
         painter = Painter(
-            _style(asked),
+            _style(asked, seed),
             asked.strength,
             keep_colours=asked.keep_colours,
             brush=self._brush,
         )
-        return Image(closed(painter(resized(colours, *small)), alpha))
+        return Image(closed(painter(pixels), alpha))
 
 
-def _style(asked: Any) -> Mapping[str, float] | Pixels:
+def _style(asked: Any, seed: int) -> Mapping[str, float] | Pixels:
     if asked.style_image is not None:
         return opened(asked.style_image)[0]
-    if asked.second is None or asked.second == asked.style:
-        return {asked.style: 1.0}
-    return {asked.style: 1 - asked.mix, asked.second: asked.mix}
+    style = VARIED[seed % len(VARIED)] if asked.style == "varied" else asked.style
+    if asked.second is None or asked.second == style:
+        return {style: 1.0}
+    return {style: 1 - asked.mix, asked.second: asked.mix}

@@ -223,15 +223,20 @@ export function askedFor(model: string): string {
   return isStage && draft.model ? draft.model.name : model;
 }
 
-/** A recipe from a model's input: the style is the one that decides the same, and its words are taken off. */
-export function recipeFrom(model: string, input: Values): Recipe {
+/**
+ * A recipe from a model's input: the style is the one that decides the same, and its words are taken off.
+ * `isPart`: the input is that of a stage, which knows only some of what styles decide.
+ */
+export function recipeFrom(model: string, input: Values, isPart = false): Recipe {
   const { prompt: asked, ...rest } = input;
   const prompt = String(asked ?? "");
+  const schema = isPart ? undefined : models.find(model)?.input_schema;
+  const known: Values = { ...(schema && Object.fromEntries(fieldsOf(schema).map((each) => [each.name, each.otherwise]))), ...input };
   const style = draft.styles.find((each) => {
-    const decided = Object.entries(each.input);
+    const decided = Object.entries(each.input).filter(([name]) => !isPart || name in known);
     const isOne = decided.length > 0 || each.prompt.replace("{prompt}", "").trim() !== "";
     const fits = each.models.length === 0 || each.models.includes(model);
-    return isOne && fits && decided.every(([name, value]) => input[name] === value) && typed(each, prompt) !== null;
+    return isOne && fits && decided.every(([name, value]) => known[name] === value) && typed(each, prompt) !== null;
   });
   return { prompt: (style && typed(style, prompt)) ?? prompt, model, input: rest, style: style?.name };
 }
