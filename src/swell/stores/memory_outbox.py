@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 
 from swell.clock import Clock
+from swell.db.posting import Posting
 from swell.errors import InvalidRequest
 from swell.outbox import (
     OVERTAKEN,
@@ -22,7 +23,6 @@ from swell.outbox import (
     may_quote_removed,
     posted,
 )
-from swell.stores.posting import Posting
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, PASSING
 

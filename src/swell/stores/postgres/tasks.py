@@ -8,6 +8,9 @@ from typing import Final
 import msgspec
 
 from swell import task as life
+from swell.db.likes import LikeRepository
+from swell.db.search import SearchRepository, tsquery
+from swell.db.share_links import ShareLinkRepository
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
@@ -25,12 +28,10 @@ from swell.store import (
 )
 from swell.stores import steps
 from swell.stores.postgres.database import PostgresDatabase
-from swell.stores.postgres.favourites import PostgresFavourites
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
-from swell.stores.postgres.searching import PostgresSearching, query_of
 from swell.stores.postgres.session import Session, lock_of
-from swell.stores.postgres.sharing import PostgresSharing
+from swell.stores.postgres.sql import PostgresSql
 from swell.task import NewTask, Settlement, Task
 
 #: Values of `removed` of a task that still has a part.
@@ -49,7 +50,7 @@ _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 _Known = dict[tuple[str, str], tuple[str, bytes]]
 
 
-class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
+class PostgresStore(ShareLinkRepository, LikeRepository, SearchRepository):
     """Tasks in one database; the writes of a process share commits with all others that wait."""
 
     def __init__(
@@ -59,6 +60,7 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
+        self._db = PostgresSql(database)
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
 
@@ -98,7 +100,7 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         liked: tuple[str | None, ...] = (None, None) if where.words else ()
         if where.liked_by is not None:
             liked = (where.liked_by.key_id, where.liked_by.user)
-        sought = (query_of(where.words, where.key_id),) if where.words else ()
+        sought = (tsquery(where.words, where.key_id),) if where.words else ()
         ids = await self._database.read(query, first, *wanted, limit + 1, after, *sought, *liked)
         page_ids = [row[0] for row in ids[:limit]]
         tasks = await self.get(page_ids) if page_ids else []

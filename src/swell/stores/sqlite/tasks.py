@@ -8,6 +8,9 @@ from functools import partial
 import msgspec
 
 from swell import task as life
+from swell.db.likes import LikeRepository
+from swell.db.search import SearchRepository, fts5_query
+from swell.db.share_links import ShareLinkRepository
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
@@ -24,12 +27,10 @@ from swell.store import (
     TaskFilter,
 )
 from swell.stores import steps
-from swell.stores.sqlite.favourites import SqliteFavourites
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
-from swell.stores.sqlite.searching import SqliteSearching, match_of
 from swell.stores.sqlite.session import Session
-from swell.stores.sqlite.sharing import SqliteSharing
+from swell.stores.sqlite.sql import SqliteSql
 from swell.task import NewTask, Settlement, Task
 
 #: Values of `removed` of a task that still has a part.
@@ -43,7 +44,7 @@ _STILL_THERE = {
 _RETIRED_AT_ONCE = 100
 
 
-class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
+class SqliteStore(ShareLinkRepository, LikeRepository, SearchRepository):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
 
     def __init__(
@@ -53,6 +54,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
+        self._db = SqliteSql(database)
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
 
@@ -91,7 +93,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         wanted = {
             "cursor": before if cursor is None else min(cursor, before),
             "after": after,
-            "match": match_of(where.words, where.key_id),
+            "match": fts5_query(where.words, where.key_id),
             "liked_by_key": where.liked_by and where.liked_by.key_id,
             "liked_by_user": where.liked_by and where.liked_by.user,
             "state": where.state,
@@ -326,7 +328,7 @@ def _retire(session: Session, *, part: Part, task_ids: Sequence[str]) -> int:
         if part is Part.TASK:
             session.flush()
             session.run("delete_task", (task_id,))
-            session.run("forget_deliveries", (task_id,))
+            session.run("forget_deliveries", {"ids": _json_list([task_id])})
     return n
 
 
@@ -339,14 +341,15 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
     inputs, outputs = inputs and not task.inputs_removed, outputs and not task.outputs_removed
     bare = life.without(task, inputs=inputs, outputs=outputs)
     discarded: list[str] = []
+    ids = _json_list([task.id])
     if inputs:
         discarded += _let_go(session, task.id)
         # Its number is known where it was accepted in this very transaction.
         session.flush()
         session.run("forget_words", (task.id,))
     if outputs:
-        session.run("drop_share_link", (task.id,))
-        session.run("forget_favourites", (task.id,))
+        session.run("drop_share_links", {"ids": ids})
+        session.run("forget_likes", {"ids": ids})
         discarded += _give_up(session, task)
     if inputs or outputs:
         session.put(bare)
@@ -356,7 +359,7 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
         # It may have been accepted in this very transaction.
         session.flush()
         session.run("remove_parts", values)
-        session.run("forget_answers", (task.id,))
+        session.run("forget_answers", {"ids": ids})
     return discarded
 
 

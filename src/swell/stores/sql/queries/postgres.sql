@@ -284,7 +284,7 @@ ORDER BY id DESC LIMIT $7;
 SELECT t.id FROM tasks AS t
 WHERE t.id IN (
         SELECT task_id FROM favourites
-        WHERE key_id = $9 AND user_id = $10 AND task_id < $1 AND task_id > $8
+        WHERE key_id = $9 AND user_name = $10 AND task_id < $1 AND task_id > $8
     )
     AND ($2::text IS NULL OR t.state = $2)
     AND ($3::text IS NULL OR t.model = $3)
@@ -302,7 +302,7 @@ WHERE w.words @@ ($9::text)::tsquery AND t.id < $1 AND t.id > $8 AND t.removed &
     AND ($5::text IS NULL OR t.key_id = $5)
     AND ($6::boolean IS NULL OR t.dead = $6)
     AND ($10::text IS NULL OR EXISTS (
-        SELECT 1 FROM favourites WHERE key_id = $10 AND user_id = $11::text AND task_id = t.id
+        SELECT 1 FROM favourites WHERE key_id = $10 AND user_name = $11::text AND task_id = t.id
     ))
 ORDER BY t.id DESC LIMIT $7;
 
@@ -380,189 +380,6 @@ SELECT EXISTS (
 -- name: tell
 SELECT pg_notify('swell_tasks', $1);
 
--- name: newest_models
-SELECT DISTINCT ON (name) body FROM models
-WHERE name = ANY($1::text[]) ORDER BY name, seq DESC;
-
--- name: put_model
--- Registering a known version again makes it the newest, and changes nothing else.
-INSERT INTO models (name, version, body) VALUES ($1, $2, $3)
-ON CONFLICT (name, version) DO UPDATE SET seq = nextval('models_seq')
-RETURNING body;
-
--- name: price_model
--- What others ask for a sample is none of what a version is.
-UPDATE models SET body = $3 WHERE name = $1 AND version = $2;
-
--- name: models
-SELECT body FROM models ORDER BY name, seq DESC;
-
--- name: put_worker
-INSERT INTO workers (id, seen_at, gone_at, body) VALUES ($1, $2, $3, $4)
-ON CONFLICT (id) DO UPDATE
-SET seen_at = excluded.seen_at, gone_at = excluded.gone_at, body = excluded.body;
-
--- name: touch_workers
-UPDATE workers SET seen_at = $2 WHERE gone_at IS NULL AND id IN (
-    SELECT id FROM workers WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE
-);
-
--- name: worker
-SELECT body, seen_at, gone_at FROM workers WHERE id = $1 FOR UPDATE;
-
--- name: workers
-SELECT body, seen_at, gone_at FROM workers;
-
--- name: forget_workers
-DELETE FROM workers WHERE gone_at <= $1;
-
--- name: worker_gone
-UPDATE workers SET gone_at = $2 WHERE id = $1 AND gone_at IS NULL;
-
--- name: secret
-SELECT value FROM secrets WHERE name = $1;
-
--- name: keep_secret
-INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
-
--- name: put_note
-INSERT INTO notes (name, value) VALUES ($1, $2)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value;
-
--- name: add_note
-INSERT INTO notes (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING name;
-
--- name: swap_note
-UPDATE notes SET value = $3 WHERE name = $1 AND value = $2 RETURNING name;
-
--- name: note
-SELECT value FROM notes WHERE name = $1;
-
--- name: notes
-SELECT name, value FROM notes WHERE starts_with(name, $1) ORDER BY name;
-
--- name: drop_notes
-DELETE FROM notes WHERE name = ANY ($1::text[]);
-
--- name: take_duty
--- Changes nothing while another process holds the duty. An end more than two leases away was
--- written before a clock was set back, and does not count.
-INSERT INTO duties (name, holder, held_until) VALUES ($1, $2, $3)
-ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-WHERE duties.holder = excluded.holder OR duties.held_until <= $4 OR duties.held_until > $5
-RETURNING true;
-
--- name: leave_duty
-DELETE FROM duties WHERE name = $1 AND holder = $2;
-
--- name: key_to_replace
-SELECT body FROM api_keys WHERE id = $1 FOR UPDATE;
-
--- name: put_key
-INSERT INTO api_keys (id, digest, created_at, body, old_digest) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, body = excluded.body,
-    old_digest = excluded.old_digest;
-
--- name: keys
-SELECT body, used_at FROM api_keys ORDER BY created_at, id;
-
--- name: key_by_digest
--- By its secret, or else by the one before its last rotation.
-SELECT body, used_at FROM api_keys WHERE digest = $1 OR old_digest = $1
-ORDER BY (digest = $1) DESC LIMIT 1;
-
--- name: touch_keys
-UPDATE api_keys AS k SET used_at = u.used_at
-FROM unnest($1::text[], $2::timestamptz[]) AS u (id, used_at)
-WHERE k.id = u.id AND (k.used_at IS NULL OR k.used_at < u.used_at);
-
--- name: record
-INSERT INTO audit (id, body) SELECT * FROM unnest($1::text[], $2::text[]);
-
--- name: audit
-SELECT body FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2;
-
--- name: add_startup
-INSERT INTO startups (id, family, worker_id, begun_at, is_under_way, body)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (id) DO NOTHING RETURNING id;
-
--- name: startup_to_replace
-SELECT body FROM startups WHERE id = $1 FOR UPDATE;
-
--- name: replace_startup
-UPDATE startups SET family = $2, worker_id = $3, begun_at = $4, is_under_way = $5, body = $6
-WHERE id = $1;
-
--- name: forget_startups
--- What is under way is never forgotten, however many there are. What another holds is forgotten the
--- next time: nobody who holds one waits for another.
-DELETE FROM startups WHERE id IN (
-    SELECT id FROM startups WHERE NOT is_under_way AND (begun_at <= $1 OR id IN (
-        SELECT id FROM startups WHERE family = $2 AND NOT is_under_way
-        ORDER BY begun_at DESC, id DESC OFFSET $3
-    ))
-    FOR UPDATE SKIP LOCKED
-);
-
--- name: startups
-SELECT body FROM startups ORDER BY begun_at, id;
-
--- name: startups_under_way
-SELECT body FROM startups WHERE is_under_way ORDER BY begun_at, id;
-
--- name: startups_of
-SELECT body FROM startups WHERE worker_id = ANY($1::text[]) AND worker_id <> ''
-ORDER BY begun_at, id;
-
--- name: charge
-INSERT INTO ledger (
-    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
-    user_name, attempts, images
-)
-SELECT
-    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
-    user_name, attempts, images
-FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-    $8::text[], $9::double precision[], $10::bigint[], $11::text[], $12::text[], $13::text[],
-    $14::integer[], $15::integer[]
-) WITH ORDINALITY AS e (
-    id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
-    user_name, attempts, images, place
-)
-ORDER BY place
-ON CONFLICT (id) DO NOTHING RETURNING id;
-
--- name: ledger
-SELECT
-    number, id, at, kind, pool, models, worker_id, ref, outcome, seconds, micros, account, key_id,
-    user_name, attempts, images
-FROM ledger WHERE number < $1 ORDER BY number DESC LIMIT $2;
-
--- name: charged
-SELECT id, seconds, micros FROM accounts WHERE id = ANY($1::text[]);
-
--- name: costs
-SELECT
-    day, kind, pool, model, key_id, '', is_priced, sum(attempts)::bigint, sum(images)::bigint,
-    sum(seconds), sum(micros)::bigint
-FROM costs WHERE day BETWEEN $1 AND $2
-GROUP BY day, kind, pool, model, key_id, is_priced ORDER BY day;
-
--- name: costs_of_users
-SELECT
-    day, kind, pool, model, key_id, user_name, is_priced, attempts, images, seconds, micros
-FROM costs WHERE day BETWEEN $1 AND $2 ORDER BY day;
-
--- name: spend
-INSERT INTO allowances (name, spent_until)
-SELECT name, $3::timestamptz + cost FROM unnest($1::text[], $2::interval[]) AS s (name, cost)
-ORDER BY name
-ON CONFLICT (name) DO UPDATE SET
-    spent_until = greatest(allowances.spent_until, $3) + (excluded.spent_until - $3)
-RETURNING name, spent_until;
-
 -- name: lock_uses
 -- Until the end of the transaction nobody discards these files.
 SELECT pg_advisory_xact_lock_shared(n) FROM unnest($1::bigint[]) AS n;
@@ -610,131 +427,6 @@ FROM unnest(
 -- name: delete_tasks
 DELETE FROM tasks WHERE id = ANY($1::text[]);
 
--- name: put_quota
-INSERT INTO quotas VALUES ($1, $2, $3)
-ON CONFLICT (key_id, user_name) DO UPDATE SET body = excluded.body;
-
--- name: drop_quota
-DELETE FROM quotas WHERE key_id = $1 AND user_name = $2 RETURNING key_id;
-
--- name: quotas
-SELECT body FROM quotas ORDER BY key_id, user_name;
-
--- name: quota_keys
-SELECT DISTINCT key_id FROM quotas;
-
--- name: lock_quotas
--- Until the end of the transaction nobody else enters tasks of these keys, or ends them.
-SELECT pg_advisory_xact_lock(hashtextextended('quotas ' || k, 0)) FROM unnest($1::text[]) AS k;
-
--- name: quotas_at
-SELECT q.key_id, q.user_name, q.body FROM quotas AS q
-JOIN unnest($1::text[], $2::text[]) AS w (key_id, user_name)
-    ON q.key_id = w.key_id AND q.user_name = w.user_name;
-
--- name: credit_accounts_at
-SELECT a.key_id, a.user_name, a.granted, a.spent, a.held FROM credit_accounts AS a
-JOIN unnest($1::text[], $2::text[]) AS w (key_id, user_name)
-    ON a.key_id = w.key_id AND a.user_name = w.user_name;
-
--- name: put_credit_accounts
-INSERT INTO credit_accounts
-SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
-ON CONFLICT (key_id, user_name) DO UPDATE SET
-    granted = excluded.granted, spent = excluded.spent, held = excluded.held;
-
--- name: add_credit
-INSERT INTO credit_accounts VALUES ($1, $2, $3, 0, 0)
-ON CONFLICT (key_id, user_name) DO UPDATE SET
-    granted = credit_accounts.granted + excluded.granted;
-
--- name: credit_places
-SELECT key_id, user_name FROM credit_accounts ORDER BY key_id, user_name;
-
--- name: put_credit
-INSERT INTO credits (id, key_id, user_name, body) VALUES ($1, $2, $3, $4)
-ON CONFLICT (id) DO NOTHING RETURNING number;
-
--- name: credits
-SELECT body FROM credits WHERE $1::text IS NULL OR key_id = $1 ORDER BY number DESC LIMIT $2;
-
--- name: quota_uses_at
-SELECT u.key_id, u.user_name, u.period, u.tasks, u.samples, u.micros, u.held FROM quota_uses AS u
-JOIN unnest($1::text[], $2::text[], $3::text[]) AS w (key_id, user_name, period)
-    ON u.key_id = w.key_id AND u.user_name = w.user_name AND u.period = w.period;
-
--- name: put_quota_uses
-INSERT INTO quota_uses
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]
-)
-ON CONFLICT (key_id, user_name, period) DO UPDATE SET
-    tasks = excluded.tasks, samples = excluded.samples, micros = excluded.micros,
-    held = excluded.held;
-
--- name: forget_quota_uses
--- Of days; months stay.
-DELETE FROM quota_uses WHERE length(period) = 10 AND period < $1;
-
--- name: put_holds
-INSERT INTO quota_holds SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[]);
-
--- name: holds_of
-SELECT body FROM quota_holds WHERE id = ANY($1::text[]);
-
--- name: drop_holds
-DELETE FROM quota_holds WHERE id = ANY($1::text[]) RETURNING id;
-
--- name: holds
-SELECT body FROM quota_holds WHERE id > $1 AND at < $2 ORDER BY id LIMIT $3;
-
--- name: post_deliveries
--- Those of one task in the order in which they are named.
-INSERT INTO deliveries (
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, reason
-)
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, 'waiting', 0, at, ''
-FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
-    $8::timestamptz[], $9::text[]
-) WITH ORDINALITY AS n (
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, number
-) ORDER BY number;
-
--- name: overtake
--- What failed before and waits for its next attempt, where there is something newer to tell.
-UPDATE deliveries SET state = 'skipped', due_at = NULL, ended_at = $3, reason = $4
-WHERE seq IN (
-    SELECT d.seq FROM deliveries AS d
-    JOIN unnest($1::text[], $2::text[]) AS n (task_id, endpoint)
-        ON d.task_id = n.task_id AND d.endpoint = n.endpoint
-    WHERE d.due_at IS NOT NULL AND d.tries > 0
-        AND d.event NOT IN ('succeeded', 'failed', 'canceled', 'expired')
-    ORDER BY d.seq FOR UPDATE OF d
-);
-
--- name: drop_passing
--- What passed by and was never sent.
-DELETE FROM deliveries WHERE seq IN (
-    SELECT d.seq FROM deliveries AS d
-    JOIN unnest($1::text[], $2::text[]) AS n (task_id, endpoint)
-        ON d.task_id = n.task_id AND d.endpoint = n.endpoint
-    WHERE d.due_at IS NOT NULL AND d.tries = 0 AND d.event IN ('progress', 'preview', 'artifact')
-    ORDER BY d.seq FOR UPDATE OF d
-);
-
--- name: replace_passing
-DELETE FROM deliveries WHERE seq IN (
-    SELECT seq FROM deliveries WHERE task_id = $1 AND endpoint = ANY($2::text[]) AND event = $3
-        AND due_at IS NOT NULL AND tries = 0
-    ORDER BY seq FOR UPDATE
-);
-
--- name: running_task
--- It cannot end until this transaction has.
-SELECT id FROM tasks WHERE id = $1 AND state = 'running' AND attempt = $2 FOR SHARE;
-
 -- name: due_deliveries
 -- Places are found by jumping from one to the next in the index; of each its first, and of each line
 -- the first that waits.
@@ -751,253 +443,43 @@ SELECT
     d.tries, d.due_at, d.ended_at, d.reason, d.log, d.answers
 FROM places AS p CROSS JOIN LATERAL (
     SELECT w.* FROM deliveries AS w
-    WHERE w.place = p.place AND w.due_at IS NOT NULL AND w.due_at <= $1 AND NOT EXISTS (
+    WHERE w.place = p.place AND w.due_at IS NOT NULL AND w.due_at <= :now AND NOT EXISTS (
         SELECT 1 FROM deliveries AS e WHERE e.task_id = w.task_id AND e.endpoint = w.endpoint
             AND e.seq < w.seq AND e.due_at IS NOT NULL
     )
-    ORDER BY w.due_at, w.seq LIMIT $2
+    ORDER BY w.due_at, w.seq LIMIT :per_place
 ) AS d
-WHERE p.place IS NOT NULL AND NOT p.place = ANY($3::text[])
-ORDER BY d.due_at, d.seq LIMIT $4;
+WHERE p.place IS NOT NULL AND p.place NOT IN ({each without})
+ORDER BY d.due_at, d.seq LIMIT :limit;
 
--- name: next_delivery
-SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND NOT place = ANY($1::text[]);
+-- name: advisory_lock
+SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM ({each names}) AS n (name);
 
--- name: deliveries
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
-    reason, log, answers
-FROM deliveries WHERE id = ANY($1::text[]);
-
--- name: deliveries_to_tell
--- With whether a later one waits in its line.
-SELECT
-    d.id, d.task_id, d.endpoint, d.key_id, d.event, d.place, d.attempt, d.at, d.data, d.state,
-    d.tries, d.due_at, d.ended_at, d.reason, d.log, d.answers,
-    EXISTS (
-        SELECT 1 FROM deliveries AS l WHERE l.task_id = d.task_id AND l.endpoint = d.endpoint
-            AND l.seq > d.seq AND l.due_at IS NOT NULL
-    )
-FROM deliveries AS d WHERE d.id = ANY($1::text[]) ORDER BY d.seq FOR UPDATE OF d;
-
--- name: removed_parts
-SELECT id, removed FROM tasks WHERE id = ANY($1::text[]);
-
--- name: save_deliveries
-UPDATE deliveries AS d SET
-    state = n.state, tries = n.tries, due_at = n.due_at, ended_at = n.ended_at, reason = n.reason,
-    log = n.log, answers = n.answers
-FROM unnest(
-    $1::text[], $2::text[], $3::integer[], $4::timestamptz[], $5::timestamptz[], $6::text[],
-    $7::text[], $8::text[]
-) AS n (id, state, tries, due_at, ended_at, reason, log, answers) WHERE d.id = n.id;
-
--- name: delivery_place
-SELECT seq FROM deliveries WHERE id = $1;
-
--- name: page_deliveries
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
-    reason, log, answers
-FROM deliveries
-WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND ($3::text IS NULL OR endpoint = $3::text)
-    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
-    AND ($6::timestamptz IS NULL OR at >= $6)
-ORDER BY seq DESC LIMIT $7;
-
--- name: page_deliveries_of_key
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
-    reason, log, answers
-FROM deliveries
-WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND ($3::text IS NULL OR endpoint = $3::text)
-    AND key_id = $4::text AND ($5::text IS NULL OR state = $5::text)
-    AND ($6::timestamptz IS NULL OR at >= $6)
-ORDER BY seq DESC LIMIT $7;
-
--- name: page_deliveries_of_endpoint
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
-    reason, log, answers
-FROM deliveries
-WHERE seq < $1 AND ($2::text IS NULL OR task_id = $2::text) AND endpoint = $3::text
-    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
-    AND ($6::timestamptz IS NULL OR at >= $6) AND endpoint <> ''
-ORDER BY seq DESC LIMIT $7;
-
--- name: page_deliveries_of_task
-SELECT
-    id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
-    reason, log, answers
-FROM deliveries
-WHERE seq < $1 AND task_id = $2::text AND ($3::text IS NULL OR endpoint = $3::text)
-    AND ($4::text IS NULL OR key_id = $4::text) AND ($5::text IS NULL OR state = $5::text)
-    AND ($6::timestamptz IS NULL OR at >= $6)
-ORDER BY seq DESC LIMIT $7;
-
--- name: replay_deliveries
-UPDATE deliveries SET state = 'waiting', tries = 0, due_at = $2, ended_at = NULL, reason = ''
-WHERE seq IN (
-    SELECT seq FROM deliveries WHERE id = ANY($1::text[]) AND due_at IS NULL
-    ORDER BY seq FOR UPDATE
-)
-RETURNING id;
-
--- name: give_up_deliveries
-UPDATE deliveries SET state = 'failed', due_at = NULL, ended_at = $2, reason = $3
-WHERE seq IN (
-    SELECT seq FROM deliveries
-    WHERE endpoint = $1 AND endpoint <> '' AND id <> $4 AND due_at IS NOT NULL
-    ORDER BY seq FOR UPDATE
-)
-RETURNING id;
-
--- name: retire_deliveries
-DELETE FROM deliveries WHERE seq IN (
-    SELECT seq FROM deliveries WHERE ended_at IS NOT NULL AND ended_at <= $1 LIMIT $2
-    FOR UPDATE SKIP LOCKED
-)
-RETURNING id;
-
--- name: forget_answers
--- What receivers answered may quote what was removed.
-UPDATE deliveries SET answers = NULL, data = NULL WHERE seq IN (
-    SELECT seq FROM deliveries WHERE task_id = ANY($1::text[]) ORDER BY seq FOR UPDATE
-);
-
--- name: forget_deliveries
-DELETE FROM deliveries WHERE seq IN (
-    SELECT seq FROM deliveries WHERE task_id = ANY($1::text[]) ORDER BY seq FOR UPDATE
-);
-
--- name: waiting_deliveries
-SELECT count(*), min(at) FROM deliveries WHERE due_at IS NOT NULL;
-
--- name: lock_comparisons
-SELECT pg_advisory_xact_lock(hashtextextended('comparisons ' || $1::text, 0));
-
--- name: put_comparison
-INSERT INTO comparisons (id, closed_at, body) VALUES ($1, $2, $3);
-
--- name: count_comparisons
-SELECT count(*) FROM comparison_outlines WHERE key_id = $1;
-
--- name: comparison
-SELECT closed_at, body FROM comparisons WHERE id = $1;
-
--- name: outlines
-SELECT id, name, created_at, key_id, is_shared, models, lines, votes, closed_at
-FROM comparison_outlines
-WHERE id < $1 AND (is_shared OR key_id = $2 OR $2::text IS NULL)
-ORDER BY id DESC LIMIT $3;
-
--- name: closed_comparisons
-SELECT id, closed_at FROM comparison_outlines WHERE closed_at IS NOT NULL ORDER BY closed_at, id;
-
--- name: close_comparison
-UPDATE comparisons SET closed_at = $2 WHERE id = $1 AND closed_at IS NULL;
-
--- name: drop_comparison
-DELETE FROM comparisons WHERE id = $1 RETURNING id;
-
--- name: drop_votes
-DELETE FROM votes WHERE comparison_id = $1;
-
--- name: open_comparison
--- Held until the vote is written, so that none comes after the names were told.
-SELECT id FROM comparisons WHERE id = $1 AND closed_at IS NULL FOR SHARE;
-
--- name: change_vote
-UPDATE votes SET winner = $5, at = $6
-WHERE comparison_id = $1 AND line = $2 AND key_id = $3 AND voter = $4 RETURNING line;
-
--- name: counted_votes
--- Held until the vote is written and counted.
-SELECT votes FROM comparison_outlines WHERE id = $1 FOR UPDATE;
-
--- name: put_vote
-INSERT INTO votes (comparison_id, line, key_id, voter, winner, at)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (comparison_id, line, key_id, voter)
-DO UPDATE SET winner = excluded.winner, at = excluded.at;
-
--- name: votes
-SELECT comparison_id, line, key_id, voter, winner, at FROM votes WHERE comparison_id = $1
-ORDER BY at, line, key_id, voter;
-
--- name: put_share_link
--- Who removes the outputs at the same time comes before or after, and then takes the link too.
-INSERT INTO share_links (task_id, key_id, token, created_at, has_prompt, expires_at)
-SELECT id, $2::text, $3::text, $4::timestamptz, $5::boolean, $6::timestamptz
-FROM tasks WHERE id = $1 AND removed & 2 = 0 FOR SHARE
-ON CONFLICT (task_id)
-DO UPDATE SET has_prompt = excluded.has_prompt, expires_at = excluded.expires_at
-RETURNING task_id, key_id, token, created_at, has_prompt, expires_at;
-
--- name: drop_share_links
-DELETE FROM share_links WHERE task_id = ANY($1::text[])
-RETURNING task_id, key_id, token, created_at, has_prompt, expires_at;
-
--- name: share_link
--- A backend of the version before removes outputs, and leaves the link.
-SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
-FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
-WHERE l.token = $1 AND t.removed & 2 = 0;
-
--- name: share_link_of
-SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
-FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
-WHERE l.task_id = $1 AND t.removed & 2 = 0;
-
--- name: share_links
-SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
-FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
-WHERE l.task_id < $1 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $2;
-
--- name: share_links_of_key
-SELECT l.task_id, l.key_id, l.token, l.created_at, l.has_prompt, l.expires_at
-FROM share_links AS l JOIN tasks AS t ON t.id = l.task_id
-WHERE l.key_id = $1 AND l.task_id < $2 AND t.removed & 2 = 0 ORDER BY l.task_id DESC LIMIT $3;
-
--- name: favour
--- Who removes the outputs at the same time comes before or after, and then takes this too.
-WITH task AS (SELECT id FROM tasks WHERE id = $3 AND removed & 2 = 0 FOR SHARE), kept AS (
-    INSERT INTO favourites (key_id, user_id, task_id, artifact)
-    SELECT $1::text, $2::text, id, $4::integer FROM task ON CONFLICT DO NOTHING
-)
-SELECT id FROM task;
-
--- name: disfavour
-DELETE FROM favourites WHERE key_id = $1 AND user_id = $2 AND task_id = $3 AND artifact = $4;
-
--- name: favourites
-SELECT task_id, artifact FROM favourites
-WHERE key_id = $1 AND user_id = $2 AND task_id = ANY($3::text[])
-ORDER BY task_id, artifact;
-
--- name: forget_favourites
-DELETE FROM favourites WHERE task_id = ANY($1::text[]);
-
--- name: lock_words
--- Whoever removes inputs waits for whoever keeps words, so that none is kept of what was removed.
-SELECT pg_advisory_xact_lock(hashtextextended('task_words', 0));
+-- name: lock_running
+-- They cannot end until this transaction has.
+SELECT id FROM tasks WHERE id IN ({each ids}) AND state = 'running' ORDER BY id FOR SHARE;
 
 -- name: share_words
-SELECT pg_advisory_xact_lock_shared(hashtextextended('task_words', 0));
+-- Removing inputs waits for a transaction that indexes them (`advisory_lock`).
+SELECT pg_advisory_xact_lock_shared(hashtextextended('words ', 0));
 
 -- name: without_words
-SELECT t.id, t.key_id, t.input FROM tasks AS t
+SELECT t.id AS place, t.key_id, t.input FROM tasks AS t
 WHERE t.id > (SELECT task_id FROM words_mark) AND t.removed & 1 = 0
     AND NOT EXISTS (SELECT 1 FROM task_words AS w WHERE w.task_id = t.id)
-ORDER BY t.id LIMIT $1;
+ORDER BY t.id LIMIT :limit;
 
 -- name: put_words
 INSERT INTO task_words (task_id, words)
-SELECT id, array_to_tsvector(string_to_array(words, ' '))
-FROM unnest($1::text[], $2::text[]) AS r (id, words);
+SELECT place, array_to_tsvector(string_to_array(words, ' '))
+FROM ({rows place text, words text}) AS r;
+
+-- name: late_words_mark
+SELECT task_id FROM words_mark WHERE task_id < :settled;
 
 -- name: move_words_mark
-UPDATE words_mark SET task_id = $1 WHERE task_id < $1;
+UPDATE words_mark SET task_id = least(CAST(:place AS text), :settled)
+WHERE task_id < least(CAST(:place AS text), :settled);
 
 -- name: forget_words
 DELETE FROM task_words WHERE task_id = ANY($1::text[]);
