@@ -131,7 +131,8 @@ def test_every_query_is_used_somewhere() -> None:
         *("tasks_by_id", "heads", "line", "some_ready", "ready_lines", "open_shares", "ranks"),
         *("ready_depths", "woken_depths", "due_tasks", "next_wake", "open_tasks", "repeat_of"),
         *("idempotent", "forget_idempotent", "discarded", "write_tasks", "key_by_digest", "note"),
-        *("page_ids_of_user", "page_ids_of_dead", "ended_ids", "files_of", "unused_uploads"),
+        *("page_ids", "ended_ids", "files_of", "unused_uploads", "overtake", "due_deliveries"),
+        *("deliveries_to_tell", "save_deliveries", "quota_uses_at", "holds_by_id", "likes"),
     ],
 )
 async def test_what_runs_often_never_reads_a_whole_table(migrated: Any, name: str) -> None:

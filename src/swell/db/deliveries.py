@@ -152,8 +152,10 @@ class Outbox:
             if not rows:
                 raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
             before = rows[0]["seq"]
-        limits = {"before": before, "limit": limit + 1}
-        rows = await self._db.scan("page_deliveries", **asdict(where), **limits)
+        values = asdict(where) | {"before": before, "limit": limit + 1, "also_key_id": None}
+        if where.task_id or where.endpoint:
+            values |= {"key_id": None, "also_key_id": where.key_id}
+        rows = await self._db.scan("page_deliveries", **values)
         found = tuple(map(_delivery, rows[:limit]))
         more = len(rows) > limit and bool(found)
         return DeliveryPage(deliveries=found, cursor=found[-1].id if more else None)
@@ -189,8 +191,7 @@ class Outbox:
 
 
 async def _add(tx: Transaction, new: list[Delivery], now: datetime) -> None:
-    passing = [_row(each) for each in new if each.event != "artifact"]
-    await tx.fetch("replace_passing", rows=passing)
+    await tx.fetch("replace_passing", rows=[_row(each) for each in new if each.event != "artifact"])
     await tx.fetch("overtake", rows=lines(new), now=now, reason=OVERTAKEN)
     await tx.fetch("post_deliveries", rows=new_rows(new))
 

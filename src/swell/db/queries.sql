@@ -375,13 +375,15 @@ WHERE deliveries.id = n.id;
 SELECT seq FROM deliveries WHERE id = :id;
 
 -- name: page_deliveries
+-- `also_key_id` keeps planners from the index of keys, which is longer than that of a task.
 SELECT
     id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,
     reason, log, answers
 FROM deliveries
 WHERE seq < :before {if task_id: AND task_id = :task_id}
     {if endpoint: AND endpoint = :endpoint AND endpoint <> ''}
-    {if key_id: AND key_id = :key_id} {if state: AND state = :state} {if since: AND at >= :since}
+    {if key_id: AND key_id = :key_id} {if also_key_id: AND key_id || '' = :also_key_id}
+    {if state: AND state = :state} {if since: AND at >= :since}
 ORDER BY seq DESC LIMIT :limit;
 
 -- name: replay_deliveries
@@ -458,3 +460,16 @@ ORDER BY task_id, artifact;
 
 -- name: forget_likes
 DELETE FROM favourites WHERE task_id IN ({each ids});
+
+-- name: page_ids
+-- Rare filters read more than they return; the two that people page through have an index.
+SELECT t.id FROM tasks AS t WHERE t.id < :before AND t.id > :after
+    {if state: AND t.state = :state} {if model: AND t.model = :model}
+    {if user: AND t.user_id = :user} {if key_id: AND t.key_id = :key_id}
+    {if is_dead: AND t.dead} {if is_not_dead: AND NOT t.dead}
+    {if liked_by_key: AND t.id IN (
+        SELECT f.task_id FROM favourites AS f
+        WHERE f.key_id = :liked_by_key AND f.user_name = :liked_by_user
+            AND f.task_id < :before AND f.task_id > :after
+    )}
+ORDER BY t.id DESC LIMIT :limit;

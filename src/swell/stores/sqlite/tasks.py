@@ -9,9 +9,9 @@ import msgspec
 
 from swell import task as life
 from swell.db.likes import LikeRepository
-from swell.db.search import SearchRepository, fts5_query
+from swell.db.search import FTS5, SearchRepository
 from swell.db.share_links import ShareLinkRepository
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.errors import NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -21,10 +21,8 @@ from swell.store import (
     Hold,
     HoldState,
     Onward,
-    Page,
     Part,
     Start,
-    TaskFilter,
 )
 from swell.stores import steps
 from swell.stores.sqlite.file import SqliteDatabase
@@ -46,6 +44,8 @@ _RETIRED_AT_ONCE = 100
 
 class SqliteStore(ShareLinkRepository, LikeRepository, SearchRepository):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
+
+    _syntax = FTS5
 
     def __init__(
         self,
@@ -76,41 +76,6 @@ class SqliteStore(ShareLinkRepository, LikeRepository, SearchRepository):
         rows = self._database.read("tasks_by_id", (_json_list(task_ids),))
         found = {task.id: task for _, task in map(task_of, rows)}
         return [found.get(task_id) for task_id in task_ids]
-
-    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        if cursor is not None and not life.is_id(cursor):
-            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-        query = "page_ids"
-        if where.words:
-            query = "page_ids_found"
-        elif where.liked_by is not None:
-            query = "page_ids_of_liked"
-        elif where.dead:
-            query = "page_ids_of_dead"
-        elif where.user is not None:
-            query = "page_ids_of_user"
-        after, before = life.span_of_ids(where.since, where.until)
-        wanted = {
-            "cursor": before if cursor is None else min(cursor, before),
-            "after": after,
-            "match": fts5_query(where.words, where.key_id),
-            "liked_by_key": where.liked_by and where.liked_by.key_id,
-            "liked_by_user": where.liked_by and where.liked_by.user,
-            "state": where.state,
-            "model": where.model,
-            "user": where.user,
-            "key_id": where.key_id,
-            "dead": where.dead,
-            "limit": limit + 1,
-        }
-        (ids,) = await self._database.read_slowly((query, wanted))
-        page_ids = [row[0] for row in ids[:limit]]
-        tasks = await self.get(page_ids) if page_ids else []
-        more = len(ids) > limit and bool(page_ids)
-        return Page(
-            tasks=tuple(task for task in tasks if task is not None),
-            cursor=page_ids[-1] if more else None,
-        )
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
         self._database.check_room()

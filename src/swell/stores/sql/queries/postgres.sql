@@ -251,60 +251,19 @@ FROM unnest(
     ) AS before
 ) AS r;
 
--- name: page_ids
--- Rare filters read more than they return; the two that people page through have an index.
-SELECT id FROM tasks
-WHERE id < $1 AND id > $8
-    AND ($2::text IS NULL OR state = $2)
-    AND ($3::text IS NULL OR model = $3)
-    AND ($4::text IS NULL OR user_id = $4)
-    AND ($5::text IS NULL OR key_id = $5)
-    AND ($6::boolean IS NULL OR dead = $6)
-ORDER BY id DESC LIMIT $7;
-
--- name: page_ids_of_user
-SELECT id FROM tasks
-WHERE user_id = $4 AND id < $1 AND id > $8
-    AND ($2::text IS NULL OR state = $2)
-    AND ($3::text IS NULL OR model = $3)
-    AND ($5::text IS NULL OR key_id = $5)
-    AND ($6::boolean IS NULL OR dead = $6)
-ORDER BY id DESC LIMIT $7;
-
--- name: page_ids_of_dead
-SELECT id FROM tasks
-WHERE dead AND id < $1 AND id > $8 AND $6
-    AND ($2::text IS NULL OR state = $2)
-    AND ($3::text IS NULL OR model = $3)
-    AND ($4::text IS NULL OR user_id = $4)
-    AND ($5::text IS NULL OR key_id = $5)
-ORDER BY id DESC LIMIT $7;
-
--- name: page_ids_of_liked
-SELECT t.id FROM tasks AS t
-WHERE t.id IN (
-        SELECT task_id FROM favourites
-        WHERE key_id = $9 AND user_name = $10 AND task_id < $1 AND task_id > $8
-    )
-    AND ($2::text IS NULL OR t.state = $2)
-    AND ($3::text IS NULL OR t.model = $3)
-    AND ($4::text IS NULL OR t.user_id = $4)
-    AND ($5::text IS NULL OR t.key_id = $5)
-    AND ($6::boolean IS NULL OR t.dead = $6)
-ORDER BY t.id DESC LIMIT $7;
-
 -- name: page_ids_found
 SELECT t.id FROM task_words AS w JOIN tasks AS t ON t.id = w.task_id
-WHERE w.words @@ ($9::text)::tsquery AND t.id < $1 AND t.id > $8 AND t.removed & 1 = 0
-    AND ($2::text IS NULL OR t.state = $2)
-    AND ($3::text IS NULL OR t.model = $3)
-    AND ($4::text IS NULL OR t.user_id = $4)
-    AND ($5::text IS NULL OR t.key_id = $5)
-    AND ($6::boolean IS NULL OR t.dead = $6)
-    AND ($10::text IS NULL OR EXISTS (
-        SELECT 1 FROM favourites WHERE key_id = $10 AND user_name = $11::text AND task_id = t.id
-    ))
-ORDER BY t.id DESC LIMIT $7;
+WHERE w.words @@ CAST(CAST(:search AS text) AS tsquery) AND t.id < :before AND t.id > :after
+    AND t.removed & 1 = 0
+    {if state: AND t.state = :state} {if model: AND t.model = :model}
+    {if user: AND t.user_id = :user} {if key_id: AND t.key_id = :key_id}
+    {if is_dead: AND t.dead} {if is_not_dead: AND NOT t.dead}
+    {if liked_by_key: AND t.id IN (
+        SELECT f.task_id FROM favourites AS f
+        WHERE f.key_id = :liked_by_key AND f.user_name = :liked_by_user
+            AND f.task_id < :before AND f.task_id > :after
+    )}
+ORDER BY t.id DESC LIMIT :limit;
 
 -- name: due_tasks
 -- Another backend that sweeps at the same time takes others.

@@ -2,7 +2,7 @@
 
 -- name: insert_task
 INSERT INTO tasks (
-    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, wake_at, checkpoint, traceparent, webhook
@@ -29,7 +29,7 @@ UPDATE tasks SET warnings = ? WHERE seq = ?;
 
 -- name: tasks_by_id
 SELECT
-    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
@@ -38,7 +38,7 @@ FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: task_by_id
 SELECT
-    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user, metadata,
+    seq, id, model, queue, version, state, input, count, seed, priority, key_id, user_id, metadata,
     created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back, max_attempts,
     worker_id, lease_token, lease_expires_at, cancel_requested, started_at, finished_at, output,
     artifacts, error, timings, dead, retry_of, checkpoint, traceparent, removed,
@@ -48,64 +48,22 @@ FROM tasks WHERE id = ?;
 -- name: last_seq
 SELECT coalesce(max(seq), 0) FROM tasks;
 
--- name: page_ids
--- Rare filters read more than they return; the two that people page through have an index.
-SELECT id FROM tasks
-WHERE id < :cursor AND id > :after
-    AND (:state IS NULL OR state = :state)
-    AND (:model IS NULL OR model = :model)
-    AND (:user IS NULL OR user = :user)
-    AND (:key_id IS NULL OR key_id = :key_id)
-    AND (:dead IS NULL OR dead = :dead)
-ORDER BY id DESC LIMIT :limit;
-
--- name: page_ids_of_user
-SELECT id FROM tasks
-WHERE user = :user AND id < :cursor AND id > :after
-    AND (:state IS NULL OR state = :state)
-    AND (:model IS NULL OR model = :model)
-    AND (:key_id IS NULL OR key_id = :key_id)
-    AND (:dead IS NULL OR dead = :dead)
-ORDER BY id DESC LIMIT :limit;
-
--- name: page_ids_of_dead
-SELECT id FROM tasks
-WHERE dead = 1 AND id < :cursor AND id > :after
-    AND (:state IS NULL OR state = :state)
-    AND (:model IS NULL OR model = :model)
-    AND (:user IS NULL OR user = :user)
-    AND (:key_id IS NULL OR key_id = :key_id)
-ORDER BY id DESC LIMIT :limit;
-
--- name: page_ids_of_liked
--- From what is liked to the tasks: there is less of it.
-SELECT t.id FROM favourites AS f CROSS JOIN tasks AS t
-WHERE f.key_id = :liked_by_key AND f.user_name = :liked_by_user
-    AND f.task_id < :cursor AND f.task_id > :after AND t.id = f.task_id
-    AND (:state IS NULL OR t.state = :state)
-    AND (:model IS NULL OR t.model = :model)
-    AND (:user IS NULL OR t.user = :user)
-    AND (:key_id IS NULL OR t.key_id = :key_id)
-    AND (:dead IS NULL OR t.dead = :dead)
-GROUP BY f.task_id ORDER BY f.task_id DESC LIMIT :limit;
-
 -- name: page_ids_found
 -- In the order of `seq`, which is how they are found; a cursor stands for the place of its task.
 SELECT t.id FROM task_words AS w CROSS JOIN tasks AS t
-WHERE w.task_words MATCH :match AND t.seq = w.rowid
+WHERE w.task_words MATCH :search AND t.seq = w.rowid
     AND w.rowid < coalesce(
-        (SELECT seq FROM tasks WHERE id >= :cursor ORDER BY id LIMIT 1), 9223372036854775807
+        (SELECT seq FROM tasks WHERE id >= :before ORDER BY id LIMIT 1), 9223372036854775807
     )
-    AND t.id < :cursor AND t.id > :after
-    AND (:state IS NULL OR t.state = :state)
-    AND (:model IS NULL OR t.model = :model)
-    AND (:user IS NULL OR t.user = :user)
-    AND (:key_id IS NULL OR t.key_id = :key_id)
-    AND (:dead IS NULL OR t.dead = :dead)
-    AND (:liked_by_key IS NULL OR EXISTS (
-        SELECT 1 FROM favourites
-        WHERE key_id = :liked_by_key AND user_name = :liked_by_user AND task_id = t.id
-    ))
+    AND t.id < :before AND t.id > :after
+    {if state: AND t.state = :state} {if model: AND t.model = :model}
+    {if user: AND t.user_id = :user} {if key_id: AND t.key_id = :key_id}
+    {if is_dead: AND t.dead} {if is_not_dead: AND NOT t.dead}
+    {if liked_by_key: AND t.id IN (
+        SELECT f.task_id FROM favourites AS f
+        WHERE f.key_id = :liked_by_key AND f.user_name = :liked_by_user
+            AND f.task_id < :before AND f.task_id > :after
+    )}
 ORDER BY w.rowid DESC LIMIT :limit;
 
 -- name: ready_head
@@ -123,11 +81,11 @@ ORDER BY priority, tag, id LIMIT ?;
 SELECT substr(queue, 1, instr(queue || ':', ':') - 1), key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
-    SELECT queue, key_id, priority, coalesce(user, '') AS flow, attempt > 0 AS was_served, tag,
+    SELECT queue, key_id, priority, coalesce(user_id, '') AS flow, attempt > 0 AS was_served, tag,
         count
     FROM tasks INDEXED BY tasks_ready WHERE state = 'queued' AND available_at IS NULL
     UNION ALL
-    SELECT queue, key_id, priority, coalesce(user, ''), attempt > 0, tag, count
+    SELECT queue, key_id, priority, coalesce(user_id, ''), attempt > 0, tag, count
     FROM tasks INDEXED BY tasks_wake
     WHERE wake_at IS NOT NULL AND (state = 'running' OR available_at IS NOT NULL)
 ) GROUP BY 1, 2, 3, 4, 5;

@@ -12,7 +12,7 @@ CREATE TABLE tasks (
     seed INTEGER,
     priority INTEGER NOT NULL,
     key_id TEXT NOT NULL,
-    user TEXT,
+    user_id TEXT,
     metadata TEXT,
     created_at INTEGER NOT NULL,
     start_by_at INTEGER,
@@ -48,9 +48,9 @@ CREATE UNIQUE INDEX tasks_id ON tasks (id);
 -- When the sweeper must check a task: end of its lease, deadline or backoff.
 CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
 
-CREATE INDEX tasks_dead ON tasks (id) WHERE dead = 1;
+CREATE INDEX tasks_dead ON tasks (id) WHERE dead;
 
-CREATE INDEX tasks_user ON tasks (user, id) WHERE user IS NOT NULL;
+CREATE INDEX tasks_user ON tasks (user_id, id) WHERE user_id IS NOT NULL;
 
 CREATE UNIQUE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 
