@@ -1,12 +1,11 @@
-"""Contract of the outbox: what is to be told of tasks to URLs, and what became of that.
+"""Webhook deliveries, and which events cause them. `swell.db.deliveries` keeps them.
 
-A delivery is one event for one receiver. Those that tell of a start or an end are written in the
-same transaction that starts or ends the task, so that there is none without the other. What is sent
-is made anew for each attempt, from the task as it lies in the store: of a task whose data was
-removed nothing is told that is gone.
+A delivery is one event for one receiver. Those about a start or an end are written in the
+transaction that starts or ends the task. The body is built for each attempt from the stored task,
+so it never has data that was removed.
 
 Deliveries of one task to one receiver are a line. Only the first that waits in a line is due, so
-that a receiver hears of a task in order.
+receivers get the events of a task in order.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Contract of the registry: which models there are, which workers live, and who may ask."""
+"""Records of models, workers, API keys and the audit log (`swell.db.registry`)."""
 
 from datetime import datetime, timedelta
 from enum import StrEnum

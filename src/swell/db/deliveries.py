@@ -62,22 +62,27 @@ class Outbox:
         Progress and previews replace unsent ones of the same line.
         """
 
-        async def action(tx: Transaction) -> list[Delivery]:
-            tasks = await tx.running_tasks(sorted({each.task_id for each in posts}))
+        async def action(tx: Transaction) -> bool:
+            tasks = await tx.running_tasks({each.task_id for each in posts})
+            now, watches = self._db.clock.now(), self._posting.watches
             new: dict[object, Delivery] = {}
             for post in posts:
                 task = tasks.get(post.task_id)
                 if task is None or task.attempt != post.attempt:
                     continue
                 data = msgspec.Raw(msgspec.json.encode(post.data))
-                now, watches = self._db.clock.now(), self._posting.watches
                 for each in posted(task, post.event, data, watches, now):
-                    key = each.id if post.event == "artifact" else (*_line(each), post.event)
+                    is_kept = post.event == "artifact"
+                    key = each.id if is_kept else (each.task_id, each.endpoint, post.event)
                     new.pop(key, None)
                     new[key] = each
-            if new:
-                await _add(tx, list(new.values()), self._db.clock.now())
-            return list(new.values())
+            rows = new_rows(new.values())
+            if rows:
+                passing = [row for row in rows if row["event"] != "artifact"]
+                await tx.fetch("replace_passing", rows=passing)
+                await tx.fetch("overtake", rows=rows, now=now, reason=OVERTAKEN)
+                await tx.fetch("post_deliveries", rows=rows)
+            return bool(rows)
 
         if await self._db.transaction(action):
             self._posting.wake()
@@ -190,12 +195,6 @@ class Outbox:
         return Backlog(**row)
 
 
-async def _add(tx: Transaction, new: list[Delivery], now: datetime) -> None:
-    await tx.fetch("replace_passing", rows=[_row(each) for each in new if each.event != "artifact"])
-    await tx.fetch("overtake", rows=lines(new), now=now, reason=OVERTAKEN)
-    await tx.fetch("post_deliveries", rows=new_rows(new))
-
-
 def lines(deliveries: Iterable[Delivery]) -> list[Row]:
     """Return the rows of `overtake` and `drop_passing`."""
     return [{"task_id": each.task_id, "endpoint": each.endpoint} for each in deliveries]
@@ -204,10 +203,6 @@ def lines(deliveries: Iterable[Delivery]) -> list[Row]:
 def new_rows(deliveries: Iterable[Delivery]) -> list[Row]:
     """Return the rows of `post_deliveries`."""
     return list(map(_row, deliveries))
-
-
-def _line(delivery: Delivery) -> tuple[str, str]:
-    return delivery.task_id, delivery.endpoint
 
 
 def _row(delivery: Delivery) -> dict[str, Any]:

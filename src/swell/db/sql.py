@@ -4,7 +4,8 @@
 `:name` parameters and four macros:
 
     {each ids}                   a subquery over the texts of the parameter `ids`
-    {rows id text, at time}      a subquery over the dictionaries of the parameter `rows`
+    {rows id text, at time}      a subquery over the dictionaries of the parameter `rows`; SQLite
+                                 runs the statement once for each of them instead
     {if key_id: AND ...}         nothing if the parameter `key_id` is None
     {lock FOR SHARE}             nothing on SQLite, which has one writer
 
@@ -137,8 +138,7 @@ def _columns(found: re.Match[str]) -> list[tuple[str, str]]:
 
 
 def _sqlite_rows(found: re.Match[str]) -> str:
-    columns = (f"json_extract(value, '$.{name}') AS {name}" for name, _ in _columns(found))
-    return f"SELECT {', '.join(columns)} FROM json_each(:rows)"
+    return "SELECT " + ", ".join(f":{name} AS {name}" for name, _ in _columns(found))
 
 
 def _postgres_rows(found: re.Match[str]) -> str:

@@ -22,7 +22,6 @@ from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
 from swell.stores.lines import Line, Waiting
 from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of, warnings_row
-from swell.stores.sqlite.sql import sqlite_values
 from swell.task import Task, TaskState, discarded, size_bytes
 
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
@@ -157,11 +156,10 @@ class Session:
         if posts and posting.overtakes(task):
             if self._posts:
                 self.flush()
-            rows = lines(posts)
-            values = {"rows": rows, "now": self.now, "reason": OVERTAKEN}
-            self.run("overtake", sqlite_values(values))
-            if posting.drops_passing(task):
-                self.run("drop_passing", sqlite_values({"rows": rows}))
+            for line in lines(posts):
+                self.run("overtake", {**line, "now": self.now, "reason": OVERTAKEN})
+                if posting.drops_passing(task):
+                    self.run("drop_passing", line)
         self._posts += posts
 
     def _count(self, task: Task, by: int) -> None:
@@ -225,7 +223,7 @@ class Session:
             execute_many(self._state.queries["save_warnings"], rows)
         self._added, self._changed, self._runs, self._warned = {}, set(), set(), set()
         if self._posts:
-            self.run("post_deliveries", sqlite_values({"rows": new_rows(self._posts)}))
+            execute_many(self._state.queries["post_deliveries"], new_rows(self._posts))
             self._posts, self.posted = [], True
 
     def remember(self) -> None:

@@ -1,13 +1,13 @@
 """`swell.db.sql` over the SQLite writer."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from datetime import datetime
-from sqlite3 import Connection
+import functools
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swell.clock import Clock
 from swell.db.sql import Row, Statements, Transaction, to_json
-from swell.stores.sqlite.rows import micros, moment
+from swell.stores.sqlite.rows import moment
 from swell.task import Task, TaskState
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _STATEMENTS = Statements("sqlite")
+
+sqlite3.register_adapter(list, to_json)
 
 
 class SqliteSql:
@@ -60,20 +62,6 @@ class _Transaction:
         return {task.id: task for task in tasks if task and task.state is TaskState.RUNNING}
 
 
-def sqlite_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as SQLite takes them."""
-    return {name: _value(value) for name, value in values.items()}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return micros(value)
-    if isinstance(value, list):
-        rows = [sqlite_values(each) if isinstance(each, dict) else each for each in value]
-        return to_json(rows)
-    return value
-
-
 def _run(action: Awaitable[R]) -> R:
     """Run a coroutine that never suspends, so that one `async def` serves both databases."""
     assert isinstance(action, Coroutine)
@@ -86,9 +74,15 @@ def _run(action: Awaitable[R]) -> R:
     raise RuntimeError("a transaction awaited something other than its statements")
 
 
-def _fetch(connection: Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
-    statement = _STATEMENTS.find(query, values)
-    cursor = connection.execute(statement.sql, sqlite_values(values))
+def _fetch(connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> list[Row]:
+    sql, _ = _STATEMENTS.find(query, values)
+    if "rows" not in values:
+        return _decoded(connection.execute(sql, values))
+    cursors = (connection.execute(sql, {**values, **row}) for row in values.pop("rows"))
+    return [found for cursor in cursors for found in _decoded(cursor)]
+
+
+def _decoded(cursor: sqlite3.Cursor) -> list[Row]:
     rows = cursor.fetchall()
     if not rows:
         return []
@@ -102,6 +96,7 @@ def _fetch(connection: Connection, query: str, values: Mapping[str, Any]) -> lis
     ]
 
 
+@functools.cache
 def _decoder(name: str) -> Callable[[Any], Any] | None:
     if name == "at" or name.endswith(("_at", "_until")):
         return moment
