@@ -3,14 +3,18 @@
 import asyncio
 import os
 import random
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from swell.brokers.sqlite import SqliteBroker
 from swell.clock import Clock
 from swell.retry import RetryPolicy
 from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteRegistry, SqliteStore
+
+R = TypeVar("R")
 
 #: A file system in memory, where there is one: a commit there takes microseconds.
 _MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -34,10 +38,10 @@ class _Database(SqliteDatabase):
         """Whether a transaction or a slow read is under way."""
         return self.is_busy or self._reads > 0
 
-    async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
+    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
         self._reads += 1
         try:
-            return await super().read_slowly(*reads)
+            return await super().read_in_thread(read)
         finally:
             self._reads -= 1
 

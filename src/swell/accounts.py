@@ -9,9 +9,9 @@ from datetime import date, datetime
 
 import msgspec
 
+from swell.db.registry import Registry
 from swell.money.ledger import day_of
 from swell.provider import Instance
-from swell.registry import Registry
 
 _ENDED = "ended "
 _SPENT = "spent"

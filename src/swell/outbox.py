@@ -1,18 +1,17 @@
-"""Contract of the outbox: what is to be told of tasks to URLs, and what became of that.
+"""Webhook deliveries, and which events cause them. `swell.db.deliveries` keeps them.
 
-A delivery is one event for one receiver. Those that tell of a start or an end are written in the
-same transaction that starts or ends the task, so that there is none without the other. What is sent
-is made anew for each attempt, from the task as it lies in the store: of a task whose data was
-removed nothing is told that is gone.
+A delivery is one event for one receiver. Those about a start or an end are written in the
+transaction that starts or ends the task. The body is built for each attempt from the stored task,
+so it never has data that was removed.
 
 Deliveries of one task to one receiver are a line. Only the first that waits in a line is due, so
-that a receiver hears of a task in order.
+receivers get the events of a task in order.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -159,89 +158,6 @@ class Backlog(msgspec.Struct, frozen=True):
 
     waiting: int = 0
     oldest_at: datetime | None = None
-
-
-class Outbox(Protocol):
-    """Where deliveries live: in the store, beside the tasks.
-
-    Guarantees:
-        Atomic: what tells of a start or an end is there exactly if the task has started or ended.
-        Durable: as the store.
-        In order: of a line only the first that waits is due.
-        Fenced: an attempt is written only by who knows how many came before.
-        Erased: nothing of an answer is kept that may quote what was removed of its task meanwhile.
-    """
-
-    def watch(self, watches: Sequence[Watch]) -> None:
-        """Write for these standing endpoints from now on, in this process."""
-        ...
-
-    def on_post(self, wake: Callable[[], None]) -> None:
-        """Call `wake` whenever this process has written deliveries that are due at once."""
-        ...
-
-    async def post(self, posts: Sequence[Post]) -> None:
-        """Write passing events of tasks that still run, for whoever wants them.
-
-        Progress and previews take the place of such that wait for their first attempt.
-        """
-        ...
-
-    async def due(
-        self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
-    ) -> list[Delivery]:
-        """Return what is due now: the first in their lines, of each place so many, oldest first.
-
-        Args:
-            per_place: How many of each place.
-            limit: How many in all.
-            without: Nothing of these places.
-        """
-        ...
-
-    async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
-        """Return when something is due next, at other places than these; None for never."""
-        ...
-
-    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """Write what became of attempts, and return the deliveries; None for what was not written.
-
-        One that would wait on and does not tell of an end, while a later one waits in its line, is
-        skipped instead.
-        """
-        ...
-
-    async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """Return deliveries as they are now, None for ids that are not known."""
-        ...
-
-    async def page(
-        self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
-    ) -> DeliveryPage:
-        """Return a page of deliveries, newest first."""
-        ...
-
-    async def replay(self, ids: Sequence[str]) -> int:
-        """Make ended deliveries due anew, with all their attempts; return how many there were."""
-        ...
-
-    async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:
-        """Fail all that waits for a standing endpoint but one; return how many there were.
-
-        Args:
-            endpoint: Which.
-            reason: Why, for people.
-            but: A delivery of which something else is about to be told.
-        """
-        ...
-
-    async def retire(self, before: datetime, *, limit: int = 1000) -> int:
-        """Forget deliveries that ended at this moment or before; return how many."""
-        ...
-
-    async def backlog(self) -> Backlog:
-        """Return what waits."""
-        ...
 
 
 def place_of(key_id: str, url: str) -> str:

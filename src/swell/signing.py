@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from swell.clock import Clock
-from swell.registry import Registry
+from swell.db.registry import Registry
 
 #: Under which names the registry keeps the first secret, and all of them once there are more.
 _FIRST: Final = "objects"

@@ -48,15 +48,15 @@ if TYPE_CHECKING:
     from swell.broker import Broker, Order
     from swell.brokers.lanes import Queues
     from swell.bus import Bus
+    from swell.db.deliveries import Outbox
+    from swell.db.registry import Registry
     from swell.dispatch import Dispatch
     from swell.object_stores.bucket import BucketObjects
     from swell.object_stores.signing import Secret
     from swell.objects import Objects
-    from swell.outbox import Outbox
     from swell.pipeline_cards import Declared
     from swell.provider import Provider
     from swell.providers.process import ProcessProvider
-    from swell.registry import Registry
     from swell.store import Store
     from swell.styles import Style
     from swell.telemetry import Tracer

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from swell.comparisons import Cell, Comparison, Model, Outline, Picture, Row, Vote
-from swell.registry import Registry
+from swell.db.registry import Registry
 
 NOW = datetime(2030, 1, 31, 12, 30, 0, 123_457, tzinfo=UTC)
 

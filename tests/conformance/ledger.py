@@ -5,9 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from conformance.startups import NOW, a_startup, an_entry
+from swell.db.registry import Registry
 from swell.money.ledger import Charged, CostRow, EntryKind
 from swell.phases import StartupState
-from swell.registry import Registry
 
 DAY = NOW.date()
 OFTEN = 20

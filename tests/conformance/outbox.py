@@ -15,17 +15,9 @@ import pytest
 from conformance.delivery import Delivery as Rig
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
 from swell.clock import ManualClock
+from swell.db.deliveries import Outbox
 from swell.errors import InvalidRequest
-from swell.outbox import (
-    Delivery,
-    DeliveryFilter,
-    DeliveryState,
-    Outbox,
-    Post,
-    Told,
-    Try,
-    Watch,
-)
+from swell.outbox import Delivery, DeliveryFilter, DeliveryState, Post, Told, Try, Watch
 from swell.store import Expiry, Part
 from swell.task import Canceled, NewTask, Outcome, Released, Task
 from swell.webhook import ENDS, EVENTS, Webhook

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from swell.db.registry import Registry
 from swell.quotas import (
     ANY_USER,
     Account,
@@ -17,7 +18,6 @@ from swell.quotas import (
     month_of,
     place_of,
 )
-from swell.registry import Registry
 
 NOW = datetime(2030, 1, 31, 12, 30, 0, 123_457, tzinfo=UTC)
 KEY: Place = place_of("key-1", None)

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.registry import (
     ApiKey,
     AuditEntry,
     KeyLimits,
     ModelCard,
-    Registry,
     Sample,
     Scope,
     Speed,

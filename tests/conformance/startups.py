@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from swell.db.registry import Registry
 from swell.errors import InvalidInput
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.phases import (
@@ -19,7 +20,7 @@ from swell.phases import (
     StartupKind,
     StartupState,
 )
-from swell.registry import KeptStartup, Registry
+from swell.registry import KeptStartup
 
 #: Microseconds, so that an adapter which rounds them is found out.
 NOW = datetime(2030, 1, 1, 12, 30, 0, 123_457, tzinfo=UTC)

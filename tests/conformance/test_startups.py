@@ -37,7 +37,7 @@ class TestSqliteStartups(OnSqlite, StartupsConformance):
             "UPDATE ledger SET seconds = 0",
             "DELETE FROM ledger",
             "INSERT OR REPLACE INTO ledger SELECT number, 'other', at, kind, pool, models, "
-            "worker_id, ref, outcome, 0, micros, account, key_id, user, attempts, images "
+            "worker_id, ref, outcome, 0, micros, account, key_id, user_name, attempts, images "
             "FROM ledger",
         ],
     )

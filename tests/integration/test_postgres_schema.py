@@ -119,7 +119,7 @@ def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(
         path.read_text(encoding="utf-8")
-        for folder in ("stores/postgres", "brokers")
+        for folder in ("db", "stores/postgres", "brokers")
         for path in (package / folder).rglob("*.py")
     )
     assert [name for name in load_queries("postgres") if f'"{name}"' not in source] == []
@@ -131,7 +131,8 @@ def test_every_query_is_used_somewhere() -> None:
         *("tasks_by_id", "heads", "line", "some_ready", "ready_lines", "open_shares", "ranks"),
         *("ready_depths", "woken_depths", "due_tasks", "next_wake", "open_tasks", "repeat_of"),
         *("idempotent", "forget_idempotent", "discarded", "write_tasks", "key_by_digest", "note"),
-        *("page_ids_of_user", "page_ids_of_dead", "ended_ids", "files_of", "unused_uploads"),
+        *("page_ids", "ended_ids", "files_of", "unused_uploads", "overtake", "due_deliveries"),
+        *("deliveries_to_tell", "save_deliveries", "quota_uses_at", "holds_by_id", "likes"),
     ],
 )
 async def test_what_runs_often_never_reads_a_whole_table(migrated: Any, name: str) -> None:

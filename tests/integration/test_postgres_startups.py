@@ -13,8 +13,7 @@ from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.phases import STARTUPS_TTL, StartupState
 from swell.registry import KeptStartup
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.postgres.registry import PostgresRegistry
+from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 
 R = TypeVar("R")
 

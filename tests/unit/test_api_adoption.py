@@ -15,7 +15,7 @@ from swell.adoption.traffic import is_in_canary
 from swell.api.app import create_app
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
-from swell.registry import Registry
+from swell.db.registry import Registry
 
 Change = Callable[[Life | None], Life | None]
 

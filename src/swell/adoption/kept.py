@@ -7,8 +7,8 @@ import msgspec
 
 from swell.adoption.evidence import Evidence, Observation
 from swell.adoption.life import Life
+from swell.db.registry import Registry
 from swell.errors import Conflict
-from swell.registry import Registry
 
 _LIFE: Final = "adoption/life/"
 _EVIDENCE: Final = "adoption/evidence/"

@@ -7,7 +7,8 @@ import structlog
 
 from swell.api.call import Call
 from swell.clock import Clock
-from swell.registry import AuditEntry, Registry
+from swell.db.registry import Registry
+from swell.registry import AuditEntry
 from swell.task import new_id
 from swell.telemetry import printable
 

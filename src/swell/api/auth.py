@@ -15,8 +15,9 @@ import msgspec
 
 from swell.api.questions import Questions
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import Conflict, Forbidden, Unauthenticated
-from swell.registry import ApiKey, Registry, Scope
+from swell.registry import ApiKey, Scope
 from swell.task import new_id
 
 #: Secrets start so, for people and for scanners of leaked secrets.

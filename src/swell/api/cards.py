@@ -21,10 +21,11 @@ from swell.api.json_limits import MAX_VALUES, count_values
 from swell.api.problems import closest
 from swell.card_limits import compile_schema, rules_of
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
 from swell.packs import packs_in, size_of
-from swell.registry import ModelCard, Registry
+from swell.registry import ModelCard
 
 #: How long cards are taken as current, in seconds.
 _FRESH_S = 5.0

@@ -20,9 +20,10 @@ import structlog
 from swell.api.metrics import Metrics
 from swell.api.samples import images_of_stage, pictures_in
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import SwellError
 from swell.money.ledger import EntryKind, LedgerEntry, cost_micros
-from swell.registry import Registry, WorkerInfo
+from swell.registry import WorkerInfo
 from swell.task import (
     Canceled,
     Failed,

@@ -13,9 +13,10 @@ import msgspec
 
 from swell.api.hook_secrets import SigningPair, rotated
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
+from swell.db.registry import Registry
 from swell.errors import Conflict, Unavailable
-from swell.outbox import Outbox, Watch
-from swell.registry import Registry
+from swell.outbox import Watch
 from swell.webhook import ENDS, NATIVE
 
 #: How often what other backends have changed is read, in seconds.

@@ -15,9 +15,10 @@ import msgspec
 from swell.api.eta import ServiceTimes
 from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.dispatch import Switches
 from swell.events import Brief, Lives
-from swell.registry import Registry, WorkerInfo
+from swell.registry import WorkerInfo
 from swell.store import Hold
 from swell.task import Task
 

@@ -12,9 +12,9 @@ import msgspec
 
 from swell.api.messages import TaskView
 from swell.api.views import UrlMaker, encode, task_view, with_url
+from swell.db.registry import Registry
 from swell.events import EventKind
 from swell.outbox import Delivery
-from swell.registry import Registry
 from swell.results import Artifact
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, EVENTS, STARTED

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import InvalidRequest, Unavailable
-from swell.registry import Registry
 from swell.webhooks.signing import new_secret
 
 #: Of this name each key has one, without asking.

@@ -23,9 +23,10 @@ from swell.api.messages import WebhookRequest
 from swell.api.metrics import Metrics
 from swell.api.settings import Backend
 from swell.api.views import UrlMaker
+from swell.db.deliveries import Outbox
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
-from swell.outbox import Delivery, Outbox, Post, says_passing
+from swell.outbox import Delivery, Post, says_passing
 from swell.registry import ApiKey
 from swell.webhook import NATIVE, PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable

@@ -13,8 +13,8 @@ from typing import Final
 from swell.api.skew import Skew
 from swell.bus import Bus, News, NewsKind
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import SwellError
-from swell.registry import Registry
 
 #: A backend that dies is replaced after so long, in seconds.
 DUTY_LEASE_S: Final = 6.0

@@ -27,8 +27,9 @@ from swell.api.messages import LEAST_RATE
 from swell.api.quotas import Quotas
 from swell.api.streams import Stream
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
-from swell.registry import ApiKey, KeyLimits, Registry, Scope, Spend
+from swell.registry import ApiKey, KeyLimits, Scope, Spend
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task
 

@@ -11,10 +11,10 @@ from swell.api.settings import Backend
 from swell.broker import Broker
 from swell.bus import Bus, News, NewsKind
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
+from swell.db.registry import Registry
 from swell.errors import Internal, SwellError
 from swell.objects import Objects
-from swell.outbox import Outbox
-from swell.registry import Registry
 from swell.store import Store
 
 #: Calls that wait for something to happen: only their errors are counted.

@@ -18,6 +18,7 @@ from swell.api.call import Call
 from swell.api.questions import Questions
 from swell.api.samples import made_by
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import CreditsUsedUp, QuotaExceeded, SwellError
 from swell.money.amounts import dollars
 from swell.quotas import (
@@ -30,7 +31,6 @@ from swell.quotas import (
     place_of,
     resets_at,
 )
-from swell.registry import Registry
 from swell.store import Accepted, Store
 from swell.task import NewTask, Task, TaskState, new_id
 

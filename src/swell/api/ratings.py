@@ -16,7 +16,7 @@ import msgspec
 
 from swell.adoption.votes import League, ballots_of, counted, in_words
 from swell.api.comparison_messages import RatingList, RatingView
-from swell.registry import Registry
+from swell.db.registry import Registry
 
 _NOTE: Final = "adoption/ratings"
 

@@ -23,7 +23,7 @@ from swell.api.messages import (
 from swell.api.reading import read_query
 from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
-from swell.registry import Registry
+from swell.db.registry import Registry
 from swell.scaling import (
     DECISIONS,
     FRESH_S,

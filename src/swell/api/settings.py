@@ -12,10 +12,11 @@ from swell.api.facades.paths import FACADE_NAMES
 from swell.broker import Broker
 from swell.bus import Bus
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
+from swell.db.registry import Registry
 from swell.objects import Objects
-from swell.outbox import Outbox
 from swell.pipeline_cards import Declared
-from swell.registry import KeyLimits, Registry
+from swell.registry import KeyLimits
 from swell.signing import SigningSecrets
 from swell.store import Store
 from swell.styles import Style

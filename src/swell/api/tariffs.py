@@ -11,8 +11,9 @@ import msgspec
 
 from swell.api.scaling import Scaling
 from swell.api.settings import ApiSettings
+from swell.db.registry import Registry
 from swell.money.tariffs import TARIFFS, PoolTariff, Step, price_at
-from swell.registry import Registry, WorkerInfo
+from swell.registry import WorkerInfo
 from swell.scaling import read
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from swell.arrivals import last_span
 from swell.autoscaler.history import Past, Usual, remember, usual
-from swell.registry import Registry
+from swell.db.registry import Registry
 from swell.scaling import read
 
 #: How names of notes begin, before the model's.

@@ -25,9 +25,9 @@ from swell.autoscaler.pools import Pool
 from swell.autoscaler.report import status_of
 from swell.background import keep_running
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import InvalidInput, SwellError
 from swell.provider import Instance, Refused, looking_only
-from swell.registry import Registry
 from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
 
 _log = structlog.get_logger("swell.autoscaler")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from swell.accounts import tell_end
 from swell.autoscaler.crew import Crew
-from swell.registry import Registry
+from swell.db.registry import Registry
 
 
 class Ends:

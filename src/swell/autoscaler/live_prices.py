@@ -18,11 +18,11 @@ import structlog
 
 from swell.autoscaler.pools import Pool
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import SwellError
 from swell.money.pricing import LivePrice, MachinePrice
 from swell.money.tariffs import TARIFFS, PoolTariff, Step, changed
 from swell.provider import Instance, InstanceState
-from swell.registry import Registry
 from swell.scaling import read
 
 _log = structlog.get_logger("swell.autoscaler")

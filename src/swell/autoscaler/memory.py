@@ -13,7 +13,7 @@ import msgspec
 from swell.autoscaler.outlook import State
 from swell.autoscaler.versions import Brought
 from swell.clock import Clock
-from swell.registry import Registry
+from swell.db.registry import Registry
 from swell.scaling import TAKEN_BACK, read
 
 #: Names of the notes.

@@ -37,10 +37,11 @@ from swell.autoscaler.versions import (
 )
 from swell.broker import Broker, Depth
 from swell.clock import Clock
+from swell.db.registry import Registry
 from swell.errors import SwellError
 from swell.phases import Startup, StartupKind, StartupState
 from swell.provider import Instance, Notice
-from swell.registry import ModelCard, Registry, WorkerInfo
+from swell.registry import ModelCard, WorkerInfo
 from swell.scaling import WORKLOAD, Workload, read
 from swell.survival import Prior
 

@@ -16,8 +16,9 @@ import msgspec
 import structlog
 
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
 from swell.errors import SwellError, Unavailable
-from swell.outbox import Delivery, Outbox, Told
+from swell.outbox import Delivery, Told
 from swell.webhooks.room import Answering, Room
 from swell.webhooks.schedule import SCHEDULE_S, Answer, is_gone, what_follows
 from swell.webhooks.send import Letter, Sender

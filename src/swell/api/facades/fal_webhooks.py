@@ -16,9 +16,9 @@ from swell.api.facades.fal import refuse
 from swell.api.route import Response, Route
 from swell.api.service import Service
 from swell.api.views import encode
+from swell.db.registry import Registry
 from swell.errors import NotFound
 from swell.outbox import Delivery
-from swell.registry import Registry
 from swell.task import Task
 
 if TYPE_CHECKING:

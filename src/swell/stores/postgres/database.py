@@ -304,12 +304,9 @@ class PostgresDatabase:
         Raises:
             Unavailable: The server is gone, or the way to it.
         """
-        try:
-            async with self._readers.acquire(timeout=CONNECT_S) as connection:
-                rows: list[Any] = await connection.fetch(QUERIES[query], *values)
-                return rows
-        except Exception as error:
-            raise _translated(error) from error
+        async with self.connection() as connection:
+            rows: list[Any] = await connection.fetch(QUERIES[query], *values)
+            return rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Callable[..., Awaitable[list[Any]]]]:
@@ -318,17 +315,24 @@ class PostgresDatabase:
         Raises:
             Unavailable: The server is gone, or the way to it; whether it was written is not known.
         """
+        async with self.connection() as connection, connection.transaction():
+
+            async def run(query: str, *values: Any) -> list[Any]:
+                rows: list[Any] = await connection.fetch(QUERIES[query], *values)
+                return rows
+
+            yield run
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Take a connection from the pool.
+
+        Raises:
+            Unavailable: The server is gone, or the way to it; whether it was written is not known.
+        """
         try:
-            async with (
-                self._readers.acquire(timeout=CONNECT_S) as connection,
-                connection.transaction(),
-            ):
-
-                async def run(query: str, *values: Any) -> list[Any]:
-                    rows: list[Any] = await connection.fetch(QUERIES[query], *values)
-                    return rows
-
-                yield run
+            async with self._readers.acquire(timeout=CONNECT_S) as connection:
+                yield connection
         except SwellError:
             raise
         except Exception as error:

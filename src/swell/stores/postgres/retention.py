@@ -51,7 +51,7 @@ async def remove(
         await run("share_words")
         await run("forget_words", [task.id for task in asked])
     await run("drop_share_links", [task.id for task in given])
-    await run("forget_favourites", [task.id for task in given])
+    await run("forget_likes", [task.id for task in given])
     discarded = await _discard_uploads(run, used)
     kept = {key for (key,) in await run("used_files", made)}
     await run("keep_uploads", sorted(kept), now)

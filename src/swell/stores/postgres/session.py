@@ -21,12 +21,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from swell.clock import Clock
+from swell.db.deliveries import lines, new_rows
 from swell.fairness import VirtualClock, band
 from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
 from swell.stores.lines import Line
 from swell.stores.postgres.clocks import Draft
-from swell.stores.postgres.delivery_rows import post_columns
 from swell.stores.postgres.others import OVERLOOKED_S
 from swell.stores.postgres.rows import (
     Row,
@@ -37,9 +37,9 @@ from swell.stores.postgres.rows import (
     wake_of,
     warnings_columns,
 )
+from swell.stores.postgres.sql import STATEMENTS, postgres_values
 from swell.stores.postgres.state import State
 from swell.stores.postgres.view import View, is_ready, place_of
-from swell.stores.queries import load_queries
 from swell.task import Task, discarded, id_before
 
 _LOCK_MARK: Final = "/* lock */"
@@ -52,7 +52,7 @@ _LOCKS["line"] = _LOCKS["heads"]
 
 
 def _queries() -> dict[str, str]:
-    queries = dict(load_queries("postgres"))
+    queries = STATEMENTS.all()
     for name, lock in _LOCKS.items():
         queries[f"{name}_locked"] = queries[name].replace(_LOCK_MARK, lock)
     return queries
@@ -500,14 +500,14 @@ class Session:
 
     def _close_posts(self) -> None:
         for query, posts, values in (
-            ("overtake", self._overtaking, (self.now, OVERTAKEN)),
-            ("drop_passing", self._ending, ()),
+            ("overtake", self._overtaking, {"now": self.now, "reason": OVERTAKEN}),
+            ("drop_passing", self._ending, {}),
         ):
             if posts:
-                lines = [each.task_id for each in posts], [each.endpoint for each in posts]
-                self.afterwards(query, *lines, *values)
+                self.afterwards(query, *postgres_values(query, rows=lines(posts), **values))
         if self._posts:
-            self.afterwards("post_deliveries", *post_columns(self._posts))
+            rows = new_rows(self._posts)
+            self.afterwards("post_deliveries", *postgres_values("post_deliveries", rows=rows))
 
     def check(self) -> None:
         """See that all that was taken for written was, or may still be.

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Iterable
 from datetime import datetime
 
+from swell.db.posting import Posting
 from swell.stores.lines import Waiting
 from swell.stores.postgres.others import Others
 from swell.stores.postgres.rows import Row
 from swell.stores.postgres.view import is_ready
-from swell.stores.posting import Posting
 from swell.task import Task, is_expired, size_bytes
 
 #: Tasks kept in memory between transactions, and the largest input that is worth it.

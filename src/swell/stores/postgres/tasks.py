@@ -8,7 +8,10 @@ from typing import Final
 import msgspec
 
 from swell import task as life
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.db.likes import LikeRepository
+from swell.db.search import TSQUERY, SearchRepository
+from swell.db.share_links import ShareLinkRepository
+from swell.errors import NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -18,19 +21,15 @@ from swell.store import (
     Hold,
     HoldState,
     Onward,
-    Page,
     Part,
     Start,
-    TaskFilter,
 )
 from swell.stores import steps
 from swell.stores.postgres.database import PostgresDatabase
-from swell.stores.postgres.favourites import PostgresFavourites
 from swell.stores.postgres.retention import remove, retire_uploads
 from swell.stores.postgres.rows import INPUTS, OUTPUTS, row_of
-from swell.stores.postgres.searching import PostgresSearching, query_of
 from swell.stores.postgres.session import Session, lock_of
-from swell.stores.postgres.sharing import PostgresSharing
+from swell.stores.postgres.sql import PostgresSql
 from swell.task import NewTask, Settlement, Task
 
 #: Values of `removed` of a task that still has a part.
@@ -49,8 +48,10 @@ _TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 _Known = dict[tuple[str, str], tuple[str, bytes]]
 
 
-class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
+class PostgresStore(ShareLinkRepository, LikeRepository, SearchRepository):
     """Tasks in one database; the writes of a process share commits with all others that wait."""
+
+    _syntax = TSQUERY
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
+        self._db = PostgresSql(database)
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
 
@@ -79,34 +81,6 @@ class PostgresStore(PostgresSharing, PostgresFavourites, PostgresSearching):
         rows = await self._database.read("tasks_by_id", list(task_ids))
         found = {row[0]: row_of(row).task for row in rows}
         return [found.get(task_id) for task_id in task_ids]
-
-    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        if cursor is not None and not life.is_id(cursor):
-            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-        query = "page_ids"
-        if where.words:
-            query = "page_ids_found"
-        elif where.liked_by is not None:
-            query = "page_ids_of_liked"
-        elif where.dead:
-            query = "page_ids_of_dead"
-        elif where.user is not None:
-            query = "page_ids_of_user"
-        after, before = life.span_of_ids(where.since, where.until)
-        first = before if cursor is None else min(cursor, before)
-        wanted = (where.state, where.model, where.user, where.key_id, where.dead)
-        liked: tuple[str | None, ...] = (None, None) if where.words else ()
-        if where.liked_by is not None:
-            liked = (where.liked_by.key_id, where.liked_by.user)
-        sought = (query_of(where.words, where.key_id),) if where.words else ()
-        ids = await self._database.read(query, first, *wanted, limit + 1, after, *sought, *liked)
-        page_ids = [row[0] for row in ids[:limit]]
-        tasks = await self.get(page_ids) if page_ids else []
-        more = len(ids) > limit and bool(page_ids)
-        return Page(
-            tasks=tuple(task for task in tasks if task is not None),
-            cursor=page_ids[-1] if more else None,
-        )
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
         counts = dict(await self._database.read("open_tasks", list(key_ids)))

@@ -252,6 +252,11 @@ class SqliteDatabase:
         return self._reader.execute(QUERIES[query], parameters).fetchall()
 
     @property
+    def reader(self) -> sqlite3.Connection:
+        """A read-only connection that sees every finished commit."""
+        return self._reader
+
+    @property
     def is_busy(self) -> bool:
         """Whether writes are under way or wait."""
         return self._is_committing
@@ -267,12 +272,20 @@ class SqliteDatabase:
 
     async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
         """Run queries that may take long in a thread with a connection of their own."""
+        return await self.read_in_thread(
+            lambda connection: [
+                connection.execute(QUERIES[name], args).fetchall() for name, args in reads
+            ]
+        )
+
+    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        """Run `read` in a thread, with a connection of its own."""
         self._check_open()
 
-        def run() -> list[list[Any]]:
+        def run() -> R:
             with contextlib.closing(_connect(self.path)) as connection:
                 connection.execute("PRAGMA query_only=1")
-                return [connection.execute(QUERIES[name], args).fetchall() for name, args in reads]
+                return read(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 

@@ -6,6 +6,7 @@ long way through the adapters of the sqlite3 module), and calls nothing for what
 """
 
 import functools
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,6 +38,9 @@ _webhook = msgspec.json.Decoder(Webhook).decode
 def micros(at: datetime) -> int:
     """Return a time as microseconds since 1970 UTC; the tasks of a group have it in common."""
     return (at - _EPOCH) // _MICROSECOND
+
+
+sqlite3.register_adapter(datetime, micros)
 
 
 def moment(value: int | None) -> datetime | None:

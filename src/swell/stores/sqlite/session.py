@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from swell.clock import Clock
+from swell.db.deliveries import lines, new_rows
+from swell.db.posting import Posting
 from swell.fairness import VirtualClock, band
-from swell.outbox import Delivery
+from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
 from swell.stores.lines import Line, Waiting
-from swell.stores.posting import Posting
-from swell.stores.sqlite.delivery_rows import delivery_row, overtaken
 from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of, warnings_row
 from swell.task import Task, TaskState, discarded, size_bytes
 
@@ -156,10 +156,10 @@ class Session:
         if posts and posting.overtakes(task):
             if self._posts:
                 self.flush()
-            for each in posts:
-                self.run("overtake", overtaken(each, self.now))
+            for line in lines(posts):
+                self.run("overtake", {**line, "now": self.now, "reason": OVERTAKEN})
                 if posting.drops_passing(task):
-                    self.run("drop_passing", (each.task_id, each.endpoint))
+                    self.run("drop_passing", line)
         self._posts += posts
 
     def _count(self, task: Task, by: int) -> None:
@@ -223,8 +223,7 @@ class Session:
             execute_many(self._state.queries["save_warnings"], rows)
         self._added, self._changed, self._runs, self._warned = {}, set(), set(), set()
         if self._posts:
-            rows = [delivery_row(each) for each in self._posts]
-            execute_many(self._state.queries["post_delivery"], rows)
+            execute_many(self._state.queries["post_deliveries"], new_rows(self._posts))
             self._posts, self.posted = [], True
 
     def remember(self) -> None:

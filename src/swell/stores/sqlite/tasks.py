@@ -8,7 +8,10 @@ from functools import partial
 import msgspec
 
 from swell import task as life
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.db.likes import LikeRepository
+from swell.db.search import FTS5, SearchRepository
+from swell.db.share_links import ShareLinkRepository
+from swell.errors import NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import (
     IDEMPOTENCY_TTL_S,
@@ -18,18 +21,14 @@ from swell.store import (
     Hold,
     HoldState,
     Onward,
-    Page,
     Part,
     Start,
-    TaskFilter,
 )
 from swell.stores import steps
-from swell.stores.sqlite.favourites import SqliteFavourites
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.rows import INPUTS, OUTPUTS, micros, moment, task_of
-from swell.stores.sqlite.searching import SqliteSearching, match_of
 from swell.stores.sqlite.session import Session
-from swell.stores.sqlite.sharing import SqliteSharing
+from swell.stores.sqlite.sql import SqliteSql
 from swell.task import NewTask, Settlement, Task
 
 #: Values of `removed` of a task that still has a part.
@@ -43,8 +42,10 @@ _STILL_THERE = {
 _RETIRED_AT_ONCE = 100
 
 
-class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
+class SqliteStore(ShareLinkRepository, LikeRepository, SearchRepository):
     """Tasks in one SQLite file; every write shares its commit with all others that wait."""
+
+    _syntax = FTS5
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
+        self._db = SqliteSql(database)
         self._retry_policy = retry_policy or RetryPolicy()
         self._rng = rng or random.Random()
 
@@ -74,41 +76,6 @@ class SqliteStore(SqliteSharing, SqliteFavourites, SqliteSearching):
         rows = self._database.read("tasks_by_id", (_json_list(task_ids),))
         found = {task.id: task for _, task in map(task_of, rows)}
         return [found.get(task_id) for task_id in task_ids]
-
-    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
-        if cursor is not None and not life.is_id(cursor):
-            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-        query = "page_ids"
-        if where.words:
-            query = "page_ids_found"
-        elif where.liked_by is not None:
-            query = "page_ids_of_liked"
-        elif where.dead:
-            query = "page_ids_of_dead"
-        elif where.user is not None:
-            query = "page_ids_of_user"
-        after, before = life.span_of_ids(where.since, where.until)
-        wanted = {
-            "cursor": before if cursor is None else min(cursor, before),
-            "after": after,
-            "match": match_of(where.words, where.key_id),
-            "liked_by_key": where.liked_by and where.liked_by.key_id,
-            "liked_by_user": where.liked_by and where.liked_by.user,
-            "state": where.state,
-            "model": where.model,
-            "user": where.user,
-            "key_id": where.key_id,
-            "dead": where.dead,
-            "limit": limit + 1,
-        }
-        (ids,) = await self._database.read_slowly((query, wanted))
-        page_ids = [row[0] for row in ids[:limit]]
-        tasks = await self.get(page_ids) if page_ids else []
-        more = len(ids) > limit and bool(page_ids)
-        return Page(
-            tasks=tuple(task for task in tasks if task is not None),
-            cursor=page_ids[-1] if more else None,
-        )
 
     async def start(self, starts: Sequence[Start]) -> list[Task | None]:
         self._database.check_room()
@@ -326,7 +293,7 @@ def _retire(session: Session, *, part: Part, task_ids: Sequence[str]) -> int:
         if part is Part.TASK:
             session.flush()
             session.run("delete_task", (task_id,))
-            session.run("forget_deliveries", (task_id,))
+            session.run("forget_deliveries", {"ids": _json_list([task_id])})
     return n
 
 
@@ -339,14 +306,15 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
     inputs, outputs = inputs and not task.inputs_removed, outputs and not task.outputs_removed
     bare = life.without(task, inputs=inputs, outputs=outputs)
     discarded: list[str] = []
+    ids = _json_list([task.id])
     if inputs:
         discarded += _let_go(session, task.id)
         # Its number is known where it was accepted in this very transaction.
         session.flush()
         session.run("forget_words", (task.id,))
     if outputs:
-        session.run("drop_share_link", (task.id,))
-        session.run("forget_favourites", (task.id,))
+        session.run("drop_share_links", {"ids": ids})
+        session.run("forget_likes", {"ids": ids})
         discarded += _give_up(session, task)
     if inputs or outputs:
         session.put(bare)
@@ -356,7 +324,7 @@ def _remove(session: Session, task: Task, *, inputs: bool, outputs: bool) -> lis
         # It may have been accepted in this very transaction.
         session.flush()
         session.run("remove_parts", values)
-        session.run("forget_answers", (task.id,))
+        session.run("forget_answers", {"ids": ids})
     return discarded
 
 

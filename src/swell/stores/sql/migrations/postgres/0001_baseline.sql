@@ -94,10 +94,8 @@ CREATE TABLE discarded (
 );
 
 -- The registry. `body` is the JSON of the record.
-CREATE SEQUENCE models_seq;
-
 CREATE TABLE models (
-    seq bigint NOT NULL DEFAULT nextval('models_seq'),
+    seq bigint NOT NULL,
     name text COLLATE "C" NOT NULL,
     version text COLLATE "C" NOT NULL,
     body text NOT NULL,
@@ -149,7 +147,7 @@ CREATE TABLE audit (
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'the audit log is only added to';
+    RAISE EXCEPTION 'the audit log is append-only';
 END
 $$;
 
@@ -162,7 +160,7 @@ CREATE TRIGGER audit_stays_whole BEFORE TRUNCATE ON audit
 -- Unlogged: a crash of the server refills all allowances.
 CREATE UNLOGGED TABLE allowances (
     name text COLLATE "C" PRIMARY KEY,
-    spent_until timestamptz NOT NULL
+    spent_until_us bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
 -- Unfinished tasks of each key.
@@ -230,7 +228,7 @@ CREATE INDEX ledger_at ON ledger (at);
 
 CREATE FUNCTION refuse_ledger_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'the ledger is only added to';
+    RAISE EXCEPTION 'the ledger is append-only';
 END
 $$;
 
@@ -247,10 +245,10 @@ CREATE TABLE accounts (
     micros bigint NOT NULL
 ) WITH (fillfactor = 70);
 
--- The ledger by day (UTC) and the other dimensions of reports.
--- `model` is empty where no attempt was made.
+-- The ledger by day (UTC, `2026-11-26`) and the other dimensions of reports. `model` is empty where
+-- no attempt was made.
 CREATE TABLE costs (
-    day date NOT NULL,
+    day text COLLATE "C" NOT NULL,
     kind text COLLATE "C" NOT NULL,
     pool text COLLATE "C" NOT NULL,
     model text COLLATE "C" NOT NULL,
@@ -269,7 +267,7 @@ CREATE FUNCTION add_up_ledger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO costs
     SELECT
-        (at AT TIME ZONE 'UTC')::date, kind, pool,
+        to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), kind, pool,
         CASE WHEN kind IN ('attempt', 'failed') THEN models ELSE '' END,
         key_id, user_name, micros IS NOT NULL, sum(attempts), sum(images), sum(seconds),
         coalesce(sum(micros), 0)
@@ -369,12 +367,24 @@ CREATE TABLE quota_holds (
     body text NOT NULL
 );
 
--- Models compared (`swell.comparisons.Comparison`, JSON). `closed_at` is when the voting ended.
+-- Models compared. `body` is JSON (`swell.comparisons.Comparison`); the other columns are for lists.
+-- `closed_at` is when the voting ended.
 CREATE TABLE comparisons (
     id text COLLATE "C" PRIMARY KEY,
+    key_id text COLLATE "C" NOT NULL,
+    is_shared boolean NOT NULL,
+    name text NOT NULL,
+    created_at timestamptz NOT NULL,
     closed_at timestamptz,
+    models integer NOT NULL,
+    lines integer NOT NULL,
+    votes integer NOT NULL,
     body text NOT NULL
 );
+
+CREATE INDEX comparisons_key ON comparisons (key_id);
+
+CREATE INDEX comparisons_closed ON comparisons (closed_at, id) WHERE closed_at IS NOT NULL;
 
 -- One vote per row and voter. `winner` is null for a tie.
 CREATE TABLE votes (
@@ -386,55 +396,6 @@ CREATE TABLE votes (
     at timestamptz NOT NULL,
     PRIMARY KEY (comparison_id, line, key_id, voter)
 );
-
--- The columns that lists of comparisons show.
-CREATE TABLE comparison_outlines (
-    id text COLLATE "C" PRIMARY KEY,
-    key_id text COLLATE "C" NOT NULL,
-    is_shared boolean NOT NULL,
-    name text NOT NULL,
-    created_at timestamptz NOT NULL,
-    closed_at timestamptz,
-    models integer NOT NULL,
-    lines integer NOT NULL,
-    votes integer NOT NULL
-);
-
-CREATE INDEX comparison_outlines_key ON comparison_outlines (key_id);
-
-CREATE INDEX comparison_outlines_closed ON comparison_outlines (closed_at, id)
-    WHERE closed_at IS NOT NULL;
-
-CREATE FUNCTION outline_comparisons() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO comparison_outlines VALUES (
-            NEW.id, NEW.body::json ->> 'key_id', (NEW.body::json ->> 'is_shared')::boolean,
-            NEW.body::json ->> 'name', (NEW.body::json ->> 'created_at')::timestamptz,
-            NEW.closed_at, json_array_length(NEW.body::json -> 'models'),
-            json_array_length(NEW.body::json -> 'rows'), 0
-        );
-    ELSIF TG_OP = 'UPDATE' THEN
-        UPDATE comparison_outlines SET closed_at = NEW.closed_at WHERE id = NEW.id;
-    ELSE
-        DELETE FROM comparison_outlines WHERE id = OLD.id;
-    END IF;
-    RETURN NULL;
-END
-$$;
-
-CREATE TRIGGER comparisons_are_outlined AFTER INSERT OR UPDATE OR DELETE ON comparisons
-    FOR EACH ROW EXECUTE FUNCTION outline_comparisons();
-
-CREATE FUNCTION count_votes() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE comparison_outlines SET votes = votes + 1 WHERE id = NEW.comparison_id;
-    RETURN NULL;
-END
-$$;
-
-CREATE TRIGGER votes_are_counted AFTER INSERT ON votes
-    FOR EACH ROW EXECUTE FUNCTION count_votes();
 
 -- Public share links, at most one per task.
 CREATE TABLE share_links (
@@ -451,10 +412,10 @@ CREATE INDEX share_links_key ON share_links (key_id, task_id);
 -- Liked files of tasks, by index.
 CREATE TABLE favourites (
     key_id text COLLATE "C" NOT NULL,
-    user_id text COLLATE "C" NOT NULL,
+    user_name text COLLATE "C" NOT NULL,
     task_id text COLLATE "C" NOT NULL,
     artifact integer NOT NULL,
-    PRIMARY KEY (key_id, user_id, task_id, artifact)
+    PRIMARY KEY (key_id, user_name, task_id, artifact)
 );
 
 CREATE INDEX favourites_task ON favourites (task_id);

@@ -12,7 +12,7 @@ CREATE TABLE tasks (
     seed INTEGER,
     priority INTEGER NOT NULL,
     key_id TEXT NOT NULL,
-    user TEXT,
+    user_id TEXT,
     metadata TEXT,
     created_at INTEGER NOT NULL,
     start_by_at INTEGER,
@@ -48,9 +48,9 @@ CREATE UNIQUE INDEX tasks_id ON tasks (id);
 -- When the sweeper must check a task: end of its lease, deadline or backoff.
 CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
 
-CREATE INDEX tasks_dead ON tasks (id) WHERE dead = 1;
+CREATE INDEX tasks_dead ON tasks (id) WHERE dead;
 
-CREATE INDEX tasks_user ON tasks (user, id) WHERE user IS NOT NULL;
+CREATE INDEX tasks_user ON tasks (user_id, id) WHERE user_id IS NOT NULL;
 
 CREATE UNIQUE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 
@@ -68,11 +68,11 @@ CREATE INDEX idempotency_age ON idempotency (created_at);
 
 -- The registry. `body` is the JSON of the record.
 CREATE TABLE models (
-    seq INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
     name TEXT NOT NULL,
     version TEXT NOT NULL,
     body TEXT NOT NULL,
-    UNIQUE (name, version)
+    PRIMARY KEY (name, version)
 ) STRICT;
 
 CREATE TABLE workers (
@@ -152,7 +152,7 @@ BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 
 CREATE TABLE allowances (
     name TEXT PRIMARY KEY,
-    spent_until INTEGER NOT NULL
+    spent_until_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- `INSERT OR REPLACE` deletes without firing the DELETE trigger.
@@ -171,13 +171,13 @@ CREATE TABLE startups (
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX startups_family ON startups (family, begun_at, id) WHERE is_under_way = 0;
+CREATE INDEX startups_family ON startups (family, begun_at, id) WHERE NOT is_under_way;
 
-CREATE INDEX startups_age ON startups (begun_at) WHERE is_under_way = 0;
+CREATE INDEX startups_age ON startups (begun_at) WHERE NOT is_under_way;
 
 CREATE INDEX startups_worker ON startups (worker_id) WHERE worker_id <> '';
 
-CREATE INDEX startups_under_way ON startups (begun_at) WHERE is_under_way = 1;
+CREATE INDEX startups_under_way ON startups (begun_at) WHERE is_under_way;
 
 -- What machine time was spent on. Append-only; `micros` are millionths of a dollar.
 CREATE TABLE ledger (
@@ -194,7 +194,7 @@ CREATE TABLE ledger (
     micros INTEGER,
     account TEXT NOT NULL DEFAULT '',
     key_id TEXT NOT NULL DEFAULT '',
-    user TEXT NOT NULL DEFAULT '',
+    user_name TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     images INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -219,29 +219,29 @@ CREATE TABLE accounts (
     micros INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The ledger by day (days since 1970 UTC) and the other dimensions of reports. `model` is
--- empty where no attempt was made.
+-- The ledger by day (UTC, `2026-11-26`) and the other dimensions of reports. `model` is empty where
+-- no attempt was made.
 CREATE TABLE costs (
-    day INTEGER NOT NULL,
+    day TEXT NOT NULL,
     kind TEXT NOT NULL,
     pool TEXT NOT NULL,
     model TEXT NOT NULL,
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     is_priced INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     images INTEGER NOT NULL,
     seconds REAL NOT NULL,
     micros INTEGER NOT NULL,
-    PRIMARY KEY (day, kind, pool, model, key_id, user, is_priced)
+    PRIMARY KEY (day, kind, pool, model, key_id, user_name, is_priced)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER ledger_is_added_up AFTER INSERT ON ledger
 BEGIN
     INSERT INTO costs VALUES (
-        NEW.at / 86400000000, NEW.kind, NEW.pool,
+        date(NEW.at / 1000000, 'unixepoch'), NEW.kind, NEW.pool,
         CASE WHEN NEW.kind IN ('attempt', 'failed') THEN NEW.models ELSE '' END,
-        NEW.key_id, NEW.user, NEW.micros IS NOT NULL, NEW.attempts, NEW.images, NEW.seconds,
+        NEW.key_id, NEW.user_name, NEW.micros IS NOT NULL, NEW.attempts, NEW.images, NEW.seconds,
         coalesce(NEW.micros, 0)
     )
     ON CONFLICT DO UPDATE SET
@@ -288,41 +288,41 @@ CREATE INDEX deliveries_endpoint ON deliveries (endpoint, seq) WHERE endpoint <>
 
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
 
--- Quotas of keys and users, and their use by day and month. `user` is empty for
--- the key itself, `*` for each of its users, and `=` with a name for one.
+-- Quotas of keys and users, and their use by day and month. `user_name` is empty
+-- for the key itself, `*` for each of its users, and `=` with a name for one.
 CREATE TABLE quotas (
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     body TEXT NOT NULL,
-    PRIMARY KEY (key_id, user)
+    PRIMARY KEY (key_id, user_name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE quota_uses (
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     period TEXT NOT NULL,
     tasks INTEGER NOT NULL,
     samples INTEGER NOT NULL,
     micros INTEGER NOT NULL,
     held INTEGER NOT NULL,
-    PRIMARY KEY (key_id, user, period)
+    PRIMARY KEY (key_id, user_name, period)
 ) STRICT, WITHOUT ROWID;
 
 -- Credits in millionths of a dollar.
 CREATE TABLE credit_accounts (
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     granted INTEGER NOT NULL,
     spent INTEGER NOT NULL,
     held INTEGER NOT NULL,
-    PRIMARY KEY (key_id, user)
+    PRIMARY KEY (key_id, user_name)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE credits (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     body TEXT NOT NULL
 ) STRICT;
 
@@ -333,11 +333,24 @@ CREATE TABLE quota_holds (
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Models compared (`swell.comparisons.Comparison`, JSON). `closed_at` is when the voting ended.
+-- Models compared. `body` is JSON (`swell.comparisons.Comparison`); the other columns are for lists.
+-- `closed_at` is when the voting ended.
 CREATE TABLE comparisons (
     id TEXT PRIMARY KEY,
+    key_id TEXT NOT NULL,
+    is_shared INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    models INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    votes INTEGER NOT NULL,
     body TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
+
+CREATE INDEX comparisons_key ON comparisons (key_id);
+
+CREATE INDEX comparisons_closed ON comparisons (closed_at, id) WHERE closed_at IS NOT NULL;
 
 -- One vote per row and voter. `winner` is null for a tie.
 CREATE TABLE votes (
@@ -349,24 +362,6 @@ CREATE TABLE votes (
     at INTEGER NOT NULL,
     PRIMARY KEY (comparison_id, line, key_id, voter)
 ) STRICT, WITHOUT ROWID;
-
--- The columns that lists of comparisons show.
-CREATE TABLE comparison_outlines (
-    id TEXT PRIMARY KEY,
-    key_id TEXT NOT NULL,
-    is_shared INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    closed_at INTEGER,
-    models INTEGER NOT NULL,
-    lines INTEGER NOT NULL,
-    votes INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE INDEX comparison_outlines_key ON comparison_outlines (key_id);
-
-CREATE INDEX comparison_outlines_closed ON comparison_outlines (closed_at, id)
-    WHERE closed_at IS NOT NULL;
 
 -- Public share links, at most one per task.
 CREATE TABLE share_links (
@@ -383,10 +378,10 @@ CREATE INDEX share_links_key ON share_links (key_id, task_id);
 -- Liked files of tasks, by index.
 CREATE TABLE favourites (
     key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
+    user_name TEXT NOT NULL,
     task_id TEXT NOT NULL,
     artifact INTEGER NOT NULL,
-    PRIMARY KEY (key_id, user, task_id, artifact)
+    PRIMARY KEY (key_id, user_name, task_id, artifact)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX favourites_task ON favourites (task_id);

@@ -1,4 +1,4 @@
-"""Whom the writers of one process tell of tasks, and who is woken when they have."""
+"""Which endpoints get deliveries from this process, and the dispatcher to wake."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from swell.task import Task
 
 
 class Posting:
-    """Standing endpoints as this process knows them, and whoever waits for deliveries."""
+    """Standing endpoints as this process knows them, and the dispatcher that sends."""
 
     __slots__ = ("_wake", "watches")
 
@@ -23,18 +23,18 @@ class Posting:
         self._wake = wake
 
     def wake(self) -> None:
-        """Tell that deliveries were written."""
+        """Wake the dispatcher: deliveries were written."""
         if self._wake is not None:
             self._wake()
 
     def deliveries(self, before: Task, after: Task, now: datetime) -> list[Delivery]:
-        """Return what is to be delivered because a task has changed."""
+        """Return the deliveries that a change of a task causes."""
         return deliveries_of(before, after, self.watches, now)
 
     def overtakes(self, task: Task) -> bool:
-        """Whether something older may wait where a start or an end of this task is told."""
+        """Whether older deliveries may wait for a retry when this task starts or ends."""
         return task.attempt > 1 or task.state.is_terminal
 
     def drops_passing(self, task: Task) -> bool:
-        """Whether the end of a task makes something needless that passed by."""
+        """Whether the end of this task makes unsent progress and previews useless."""
         return task.state.is_terminal and says_passing(task, self.watches)

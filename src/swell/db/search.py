@@ -1,0 +1,133 @@
+"""The full-text index of task inputs: FTS5 on SQLite, `tsvector` on PostgreSQL.
+
+Tasks are indexed after they are accepted, so that accepting them does not wait for it.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+import msgspec
+
+from swell.db.sql import Database, Transaction
+from swell.errors import InvalidRequest
+from swell.store import Page, TaskFilter
+from swell.task import Task, id_before, is_id, span_of_ids
+from swell.words import is_whole, key_word, task_words
+
+#: A task may become visible this long after the time in its id: the clocks of backends differ, and
+#: commits take time.
+_LATE: Final = timedelta(seconds=30)
+
+#: Tasks indexed in one transaction.
+_BATCH: Final = 100
+
+
+class Syntax(NamedTuple):
+    """How a database writes a search: a whole word, a prefix, and a conjunction.
+
+    Words are ASCII letters, digits and `=`, and need no escapes.
+    """
+
+    whole: str
+    prefix: str
+    conjunction: str
+
+    def search(self, words: Sequence[str], key_id: str | None) -> str:
+        """Return a search for all of these words, in tasks of a key or of all keys."""
+        parts = [] if key_id is None else [self.whole.format(key_word(key_id))]
+        for word in words:
+            parts.append((self.whole if is_whole(word) else self.prefix).format(_token(word)))
+        return self.conjunction.join(parts)
+
+
+FTS5: Final = Syntax('"{}"', '"{}" *', " AND ")
+TSQUERY: Final = Syntax("'{}'", "'{}':*", " & ")
+
+
+class SearchRepository:
+    """Lists of tasks, and an index of their words. A task loses its words with its inputs."""
+
+    _db: Database
+    _syntax: Syntax
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Return tasks, None for unknown ids."""
+        raise NotImplementedError
+
+    async def page(self, where: TaskFilter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        """Return a page of tasks, newest first.
+
+        Raises:
+            InvalidRequest: The cursor was not made by this method.
+        """
+        if cursor is not None and not is_id(cursor):
+            raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+        after, before = span_of_ids(where.since, where.until)
+        rows = await self._db.scan(
+            "page_ids_found" if where.words else "page_ids",
+            before=before if cursor is None else min(cursor, before),
+            after=after,
+            search=self._syntax.search(where.words, where.key_id),
+            liked_by_key=where.liked_by and where.liked_by.key_id,
+            liked_by_user=where.liked_by and where.liked_by.user,
+            state=where.state,
+            model=where.model,
+            user=where.user,
+            key_id=where.key_id,
+            is_dead=where.dead or None,
+            is_not_dead=where.dead is False or None,
+            limit=limit + 1,
+        )
+        ids = [row["id"] for row in rows[:limit]]
+        tasks = await self.get(ids) if ids else []
+        return Page(
+            tasks=tuple(task for task in tasks if task is not None),
+            cursor=ids[-1] if ids and len(rows) > limit else None,
+        )
+
+    async def keep_words(self, *, limit: int = 1000) -> int:
+        """Index tasks that are not indexed yet, the oldest first; return how many.
+
+        Fewer than `limit` means that none is left.
+        """
+        settled = id_before(self._db.clock.now() - _LATE)
+        indexed = 0
+        while indexed < limit:
+            batch = min(_BATCH, limit - indexed)
+            n = await self._index(batch, settled)
+            indexed += n
+            if n < batch:
+                break
+        return indexed
+
+    async def _index(self, limit: int, settled: str) -> int:
+        # Read first, without a transaction: usually there is nothing to do.
+        if not await self._db.fetch("without_words", limit=1):
+            if await self._db.fetch("late_words_mark", settled=settled):
+                await self._db.execute("move_words_mark", place=None, settled=settled)
+            return 0
+
+        async def action(tx: Transaction) -> int:
+            await tx.lock("words", [""])
+            tasks = await tx.fetch("without_words", limit=limit)
+            rows = [
+                {"place": row["place"], "words": _text(row["key_id"], row["input"])}
+                for row in tasks
+            ]
+            if rows:
+                await tx.fetch("put_words", rows=rows)
+                await tx.fetch("move_words_mark", place=rows[-1]["place"], settled=settled)
+            return len(rows)
+
+        return await self._db.transaction(action)
+
+
+def _text(key_id: str, input_json: str) -> str:
+    words = task_words(msgspec.Raw(input_json.encode()))
+    return " ".join((key_word(key_id), *map(_token, words)))
+
+
+def _token(word: str) -> str:
+    """Return a word in ASCII. A prefix of a word stays a prefix of its token."""
+    return "".join(char if char.isascii() else f"={ord(char):06x}" for char in word)
