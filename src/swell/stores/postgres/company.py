@@ -27,7 +27,7 @@ POLL_S: Final = 1.0
 _FORGET_S: Final = 10.0
 
 #: Notifications of one backend lie at least so far apart, in seconds.
-_PAUSE_S: Final = 0.005
+_PAUSE_S: Final = 0.02
 
 #: A word that takes longer has lost its server, in seconds.
 _SAY_S: Final = 5.0
