@@ -1,51 +1,37 @@
-"""The broker over PostgreSQL: the ready tasks are an index over the store's own table.
+"""The broker over PostgreSQL.
 
-As with SQLite there is nothing to offer and nothing to acknowledge. Any number of backends hand out
-tasks of the same queues. Each takes turns between keys and models by clocks of its own, so what
-fairness promises holds for the leases of each, and its bounds for all are as many times as large.
-What others have accepted is passed over for a moment (docs/decisions/0050).
+Any number of backends lease from the same queues. Each has its own clocks of fair queueing, so with
+n backends the bounds of fairness are n times as large (docs/decisions/0085).
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
-from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.broker import NOT_STAGED, Depth, LeaseRequest, Offered, Rank, ServedWith
 from swell.brokers.leasing import Plan, next_ready
 from swell.brokers.ranking import (
     EXACT_RANKS,
-    backlog_of,
     depths_of,
     in_line,
     least_of,
     queues_before,
     rank_of,
 )
-from swell.store import Hold
+from swell.brokers.table import AFTER_ALL, TableBroker
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.session import Session
 from swell.stores.ready import LinesCut
 from swell.task import NewTask, Task, TaskState
 
-#: Larger than any id, since ids are made of 0-9 and a-f.
-_AFTER_ALL = "~"
 
-
-class PostgresBroker:
+class PostgresBroker(TableBroker):
     """Order and leases over the tasks of a `PostgresStore` in the same database."""
 
-    #: Calls with nothing to do here: how long they take tells nobody anything.
-    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
-
     def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__(database.state)
         self._database = database
-        self._waits: set[asyncio.Future[None]] = set()
-        self._is_closed = False
-
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -63,26 +49,7 @@ class PostgresBroker:
             if not database.is_busy and not any(map(database.state.may_wait, queues)):
                 return []
             return await database.write(action, is_late=True)
-        if self._is_closed:
-            return []
-        self._waits.add(until)
-        try:
-            return await database.write_when(action, until, queues=queues) or []
-        finally:
-            self._waits.discard(until)
-
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`: settling a task took it out of the index."""
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`: starting a task took it out of the index."""
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """See `Broker.extend`: leases lie in the same rows."""
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """See `Broker.feed`: nothing lies elsewhere."""
-        return 0
+        return await self._wait(until, lambda: database.write_when(action, until, queues=queues))
 
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
@@ -116,9 +83,7 @@ class PostgresBroker:
         return [found.get(task.id) for task in tasks]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
-        tag = 0.0 if clock is None else clock.peek(task.user or "")
-        (rank,) = await self._ranks([(task, tag, _AFTER_ALL)], served_with)
+        (rank,) = await self._ranks([(task, self._tag_of(task), AFTER_ALL)], served_with)
         return rank
 
     async def _ranks(self, places: "Sequence[_Place]", served_with: ServedWith) -> list[Rank]:
@@ -155,18 +120,6 @@ class PostgresBroker:
             # Others hand out by clocks of their own.
             rank = msgspec.structs.replace(rank, is_exact=False)
         return rank
-
-    async def backlogs(
-        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
-    ) -> list[Backlog]:
-        state = self._database.state
-        return [backlog_of(state, model, priority, served_with) for model in models]
-
-    async def close(self) -> None:
-        self._is_closed = True
-        for until in self._waits:
-            if not until.done():
-                until.set_result(None)
 
 
 #: Task, its tag and its id: where it stands, or would stand.

@@ -12,7 +12,7 @@ of its tasks (docs/decisions/0039).
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -77,14 +77,9 @@ _BY_INDEX: Final = {
     "enable_seqscan": "off",
 }
 
-#: Of the writer, whose statements are planned once, most often while the table is small: a lease
-#: must read in the order of the index. A row that another session locks for longer fails the action
-#: that needs it, and not the whole group with its connection.
-_WRITER: Final = _BY_INDEX | {
-    "enable_sort": "off",
-    "plan_cache_mode": "force_generic_plan",
-    "lock_timeout": "3s",
-}
+#: Of the writer, whose statements are planned once. A row that another session locks for longer
+#: fails the action that needs it, and not the whole group with its connection.
+_WRITER: Final = _BY_INDEX | {"plan_cache_mode": "force_generic_plan", "lock_timeout": "3s"}
 
 #: The server, or the way to it, is gone.
 _LOST: Final = (
@@ -616,7 +611,7 @@ class PostgresDatabase:
         if flight.session.has_posted:
             self.state.posting.wake()
         if self.company.is_there:
-            self.company.tell(flight.session.left)
+            self.company.tell(flight.session.ready.left())
 
     async def _land(self) -> None:
         """Wait until nothing is being written."""
@@ -715,15 +710,15 @@ class PostgresDatabase:
         took_s = self._loop.time() - began_s
         self._recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
-    def _told(self, queues: list[str] | None) -> None:
-        """Look at queues in which other backends left ready tasks; None for all."""
-        self.state.unsure.update(self._waiting if queues is None else queues)
+    def _told(self, queues: Iterable[str]) -> None:
+        """Look at queues in which other backends left ready tasks."""
+        self.state.unsure.update(queues)
         self._look_again()
 
     def _poll(self) -> None:
         """Look at all queues that workers wait for: a notification may have been lost."""
         self._note_company()
-        self._told(None)
+        self._told(self._waiting)
 
     def _look_again(self) -> None:
         if self._waiting and not self._is_closing:

@@ -401,11 +401,6 @@ class Session:
         return bool(self._posts)
 
     @property
-    def left(self) -> set[str]:
-        """Queues with ready tasks that other backends may not know of."""
-        return self.ready.left()
-
-    @property
     def taken(self) -> set[str]:
         """Queues of the ready tasks that it changed."""
         ready = (self._before[each].task for each in self._changed)
@@ -419,4 +414,5 @@ class Session:
             for draft in self._drafts.values():
                 draft.take_back()
             self.ready.keep(-1)
-        self.state.forget(self._tasks)
+        for task_id in self._tasks:
+            self.state.live.pop(task_id, None)

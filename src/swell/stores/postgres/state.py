@@ -51,8 +51,3 @@ class State(Waiting):
             self.live[task_id] = row
             if len(self.live) > MAX_LIVE_TASKS:
                 del self.live[next(iter(self.live))]
-
-    def forget(self, task_ids: Iterable[str]) -> None:
-        """Read these tasks again next time."""
-        for task_id in task_ids:
-            self.live.pop(task_id, None)

@@ -300,7 +300,7 @@ SELECT min(wake_at) FROM tasks WHERE wake_at IS NOT NULL;
 -- What waits, and what will be woken: what runs has a lease that runs out, what is delayed a time.
 SELECT w.key_id, (
     SELECT count(*) FROM tasks AS t
-    WHERE t.key_id = w.key_id AND t.state IN ('queued', 'running')
+    WHERE t.key_id = w.key_id AND t.finished_at IS NULL
 ) FROM unnest($1::text[]) AS w (key_id);
 
 -- name: repeat_of
