@@ -1,4 +1,4 @@
-"""What a backend on PostgreSQL keeps in mind of the tasks that are ready."""
+"""What a backend on PostgreSQL remembers between its transactions."""
 
 from datetime import UTC, datetime
 
@@ -20,64 +20,34 @@ def a_task(*, input_bytes: int = 2) -> Task:
     return life.accept(new, task_id=life.new_id(NOW), now=NOW)
 
 
-def accepted(state: State, task: Task) -> None:
-    state.count(task.queue, 0, task.key_id, 1, task.count)
+def running(task: Task) -> Row:
+    return Row(
+        life.start(task, worker_id="w", version="1", token="t", now=NOW, lease_s=30), 1, None
+    )
+
+
+def test_a_running_task_is_remembered_until_it_ends_or_waits_again() -> None:
+    state, task = State(), a_task()
     state.remember(task.id, Row(task, 0, None))
+    assert not state.live
+    state.remember(task.id, running(task))
+    assert state.live == {task.id: running(task)}
+    state.remember(task.id, Row(task, 2, None))
+    assert not state.live
 
 
-def test_ready_tasks_are_all_known_as_long_as_this_backend_made_them_ready() -> None:
-    state, tasks = State(), [a_task() for _ in range(3)]
-    for task in tasks:
-        accepted(state, task)
-    found = state.all_ready(tasks[0].queue, 3)
-    assert found is not None
-    assert [row.task for row in found] == tasks
-
-
-def test_what_was_forgotten_must_be_read() -> None:
-    state, tasks = State(), [a_task() for _ in range(2)]
-    for task in tasks:
-        accepted(state, task)
-    state.forget([tasks[0].id])
-    assert state.all_ready(tasks[0].queue, 9) is None
-
-
-def test_whoever_forgets_all_must_read_where_something_was_ready() -> None:
-    state, task = State(), a_task()
-    accepted(state, task)
-    state.forget_all()
-    assert state.unremembered == {task.queue}
-
-
-def test_an_input_that_is_too_large_to_keep_must_be_read() -> None:
+def test_a_task_with_a_large_input_is_not_remembered() -> None:
     state, large = State(), a_task(input_bytes=MAX_LIVE_INPUT_BYTES + 1)
-    accepted(state, large)
-    assert state.all_ready(large.queue, 9) is None
+    state.remember(large.id, running(large))
+    assert not state.live
 
 
-def test_what_others_told_must_be_looked_for_until_it_was() -> None:
-    state, task = State(), a_task()
-    accepted(state, task)
-    state.tell([task.queue])
-    assert state.all_ready(task.queue, 9) is None
-    state.tell([task.queue])
-    state.found_some(task.queue, 1)
-    assert state.all_ready(task.queue, 9) is None
-    state.found_some(task.queue, 2)
-    assert state.all_ready(task.queue, 9) is not None
-
-
-def test_a_long_line_is_left_to_the_server() -> None:
-    state, tasks = State(), [a_task() for _ in range(5)]
-    for task in tasks:
-        accepted(state, task)
-    assert state.all_ready(tasks[0].queue, 4) is None
-
-
-def test_a_task_that_was_started_is_not_ready() -> None:
-    state, task = State(), a_task()
-    accepted(state, task)
-    running = life.start(task, worker_id="w", version="1", token="t", now=NOW, lease_s=30)
-    state.count(task.queue, 0, task.key_id, -1, -task.count)
-    state.remember(task.id, Row(running, 1, None))
-    assert state.all_ready(task.queue, 9) == []
+def test_counting_again_replaces_the_counts_of_these_queues_only() -> None:
+    state = State()
+    state.count("one", 1, "a", 3, 3)
+    state.count("other", 1, "a", 1, 1)
+    state.recount(["one"], [("one", 0, "b", 2, 5)])
+    assert state.ready == {"one": 2, "other": 1}
+    assert list(state.lines["one"][1]) == ["b"]
+    state.recount(["one"], [])
+    assert state.ready == {"other": 1}

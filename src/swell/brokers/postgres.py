@@ -1,115 +1,68 @@
-"""The broker over PostgreSQL: the ready tasks are an index over the store's own table.
+"""The broker over PostgreSQL.
 
-As with SQLite there is nothing to offer and nothing to acknowledge. Any number of backends hand out
-tasks of the same queues. Each takes turns between keys and models by clocks of its own, so what
-fairness promises holds for the leases of each, and its bounds for all are as many times as large.
-What others have accepted is passed over for a moment (docs/decisions/0050).
+Any number of backends lease from the same queues. Each has its own clocks of fair queueing, so with
+n backends the bounds of fairness are n times as large (docs/decisions/0085).
 """
 
 import asyncio
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 import msgspec
 
-from swell import task as life
-from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.broker import NOT_STAGED, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.brokers.leasing import Plan, next_ready
 from swell.brokers.ranking import (
     EXACT_RANKS,
-    backlog_of,
     depths_of,
     in_line,
     least_of,
     queues_before,
     rank_of,
 )
-from swell.fairness import (
-    USUAL_PRIORITY,
-    band,
-    lift,
-    note_lifted,
-    note_passed,
-    prefer,
-    rotate,
-    take_bands,
-    take_turns,
-)
-from swell.store import Hold
-from swell.stores.postgres.clocks import Draft
+from swell.brokers.table import AFTER_ALL, TableBroker
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.session import Session
-from swell.stores.postgres.view import LineCut
+from swell.stores.ready import LinesCut
 from swell.task import NewTask, Task, TaskState
 
-#: Larger than any id, since ids are made of 0-9 and a-f.
-_AFTER_ALL = "~"
 
-#: (cost, task).
-_Costed = tuple[float, Task]
-
-
-class PostgresBroker:
+class PostgresBroker(TableBroker):
     """Order and leases over the tasks of a `PostgresStore` in the same database."""
 
-    #: Calls with nothing to do here: how long they take tells nobody anything.
-    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
-
     def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__(database.state)
         self._database = database
-        self._waits: set[asyncio.Future[None]] = set()
-        self._is_closed = False
-
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
     ) -> list[Task]:
-        state = self._database.state
+        database = self._database
         queues = [queue for queue, _, _ in request.queues]
-        self._database.ask(queues)
 
         async def action(session: Session) -> list[Task]:
-            return await _lease(session, request, queues, until)
+            return await _lease(database, session, request, queues, until)
 
         if until is None:
-            if not self._database.is_busy and not any(map(state.may_wait, queues)):
+            if database.company.is_there:
+                # A notification may be on its way.
+                database.state.unsure.update(queues)
+            if not database.is_busy and not any(map(database.state.may_wait, queues)):
                 return []
-            return await self._database.write(action, is_late=True)
-        if self._is_closed:
-            return []
-        self._waits.add(until)
-        try:
-            return await self._database.write_when(action, until, queues=queues) or []
-        finally:
-            self._waits.discard(until)
-
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`: settling a task took it out of the index."""
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`: starting a task took it out of the index."""
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """See `Broker.extend`: leases lie in the same rows."""
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """See `Broker.feed`: nothing lies elsewhere."""
-        return 0
+            return await database.write(action, is_late=True)
+        return await self._wait(until, lambda: database.write_when(action, until, queues=queues))
 
     async def next_ready(
         self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
     ) -> list[Task]:
         async def action(session: Session) -> list[Task]:
-            session.state.tell([queue])
-            await session.look([queue], n, is_only_read=True)
+            if session.has_company:
+                session.state.unsure.add(queue)
+            await self._database.count_unsure(session, [queue])
             while True:
                 try:
-                    order = _next_ready(session, queue, is_usual, besides)
-                    return list(itertools.islice(order, n))
-                except LineCut as cut:
-                    await session.look_further(cut.queue, cut.key_id, is_only_read=True)
+                    return next_ready(session, queue, n, is_usual, besides)
+                except LinesCut as cut:
+                    await session.read_ready(cut, is_only_read=True)
 
         return await self._database.write(action, is_late=True)
 
@@ -130,9 +83,7 @@ class PostgresBroker:
         return [found.get(task.id) for task in tasks]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        clock = self._database.state.clocks.get((task.stage_model, task.key_id, task.priority))
-        tag = 0.0 if clock is None else clock.peek(task.user or "")
-        (rank,) = await self._ranks([(task, tag, _AFTER_ALL)], served_with)
+        (rank,) = await self._ranks([(task, self._tag_of(task), AFTER_ALL)], served_with)
         return rank
 
     async def _ranks(self, places: "Sequence[_Place]", served_with: ServedWith) -> list[Rank]:
@@ -170,18 +121,6 @@ class PostgresBroker:
             rank = msgspec.structs.replace(rank, is_exact=False)
         return rank
 
-    async def backlogs(
-        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
-    ) -> list[Backlog]:
-        state = self._database.state
-        return [backlog_of(state, model, priority, served_with) for model in models]
-
-    async def close(self) -> None:
-        self._is_closed = True
-        for until in self._waits:
-            if not until.done():
-                until.set_result(None)
-
 
 #: Task, its tag and its id: where it stands, or would stand.
 _Place = tuple[Task | NewTask, float, str]
@@ -190,215 +129,23 @@ _Place = tuple[Task | NewTask, float, str]
 _Wanted = tuple[str, str, int, int, float, str]
 
 
-class _Plan:
-    """What one lease would take, and how it would move the clocks between keys."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._turns: dict[tuple[str, int], Draft] = {}
-        self.taken: list[Task] = []
-        #: The models of which tasks wait, in turn, and the band of the next task of each.
-        self.turn: list[str] = []
-        self.heads: dict[str, int] = {}
-        #: As of the session, as it would stand.
-        self.passed = dict(session.passed)
-
-    def turns(self, model: str, urgency: int) -> Draft:
-        """Return the clock between a model's keys as it would stand."""
-        draft = self._turns.get((model, urgency))
-        if draft is None:
-            draft = self._turns[model, urgency] = Draft(self._session.turns(model, urgency))
-        return draft
-
-    def keep_turns(self) -> None:
-        """Do what was planned to the clocks."""
-        for draft in self._turns.values():
-            draft.keep()
-
-
 async def _lease(
+    database: PostgresDatabase,
     session: Session,
     request: LeaseRequest,
     queues: Sequence[str],
     until: "asyncio.Future[None] | None",
 ) -> list[Task]:
-    """Start up to n tasks, in order, but none whose deadline has passed."""
-    if request.n < 1 or not any(map(session.may_wait, queues)):
-        return []
-    await session.look(queues, request.n)
+    await database.count_unsure(session, queues)
     while True:
         try:
-            plan = _plan(session, request)
+            plan = Plan(session, request)
             break
-        except LineCut as cut:
-            await session.look_further(cut.queue, cut.key_id)
+        except LinesCut as cut:
+            await session.read_ready(cut)
     if until is not None and until.done():
         return []
-    return [] if not plan.taken else _start(session, request, plan)
-
-
-def _plan(session: Session, request: LeaseRequest) -> _Plan:
-    plan = _Plan(session)
-    heads: dict[str, int] = {}
-    for queue, model, _ in request.queues:
-        for key_id in session.view.keys(queue):
-            tasks, is_whole = session.view.line(queue, key_id)
-            if tasks:
-                urgency = band(tasks[0].priority)
-                heads[model] = min(urgency, heads.get(model, urgency))
-            elif not is_whole:
-                raise LineCut(queue, key_id)
-    plan.heads = heads
-    lifted, due = lift(heads, session.passed)
-    plan.turn = order = rotate(lifted, session.last_model)
-    if request.residents and len(order) > 1:
-        order = prefer(plan.turn, lifted, request.residents, session.passed)
-    for model in order:
-        wanted = request.n - len(plan.taken)
-        if wanted <= 0:
-            break
-        wanted = 1 if model in due else wanted
-        queues = request.queues_of(model)
-        plan.taken += itertools.islice(_in_order(session, plan, model, queues), wanted)
-    return plan
-
-
-def _start(session: Session, request: LeaseRequest, plan: _Plan) -> list[Task]:
-    now = session.now
-    started = []
-    for task in plan.taken:
-        running = life.start(
-            task,
-            worker_id=request.worker_id,
-            version=request.models[task.stage_model],
-            token=life.new_token(),
-            now=now,
-            lease_s=request.lease_s,
-        )
-        session.put(running)
-        session.clock(task.stage_model, task.key_id, task.priority).serve(task.tag)
-        started.append(running)
-    session.handed_out(task.queue for task in plan.taken)
-    plan.keep_turns()
-    session.last_model = started[-1].stage_model
-    session.passed = plan.passed
-    if len(plan.turn) > 1:
-        note_passed(plan.turn, {task.stage_model for task in started}, session.passed)
-        if len(set(plan.heads.values())) > 1:
-            served = [(task.stage_model, band(task.priority)) for task in started]
-            note_lifted(plan.heads, served, session.passed)
-    return started
-
-
-def _in_order(session: Session, plan: _Plan, model: str, queues: Sequence[str]) -> Iterator[Task]:
-    """Yield the ready tasks of a model in the order of service."""
-    lines = _Lines(session, queues)
-    bands = dict(lines.bands())
-
-    def of_band(urgency: int) -> Iterator[Task]:
-        return take_turns(plan.turns(model, urgency), bands[urgency], lines.of(urgency))
-
-    if bands:
-        yield from take_bands(model, bands, of_band, plan.passed)
-
-
-def _next_ready(
-    session: Session, queue: str, is_usual: bool, besides: Sequence[Offered]
-) -> Iterator[Task]:
-    """Yield what is ready in a queue in the order of service, without some that have had turns."""
-    model = queue.partition(":")[0]
-    known = {each.task_id for each in besides}
-    lines = _Lines(session, [queue], known)
-    for urgency, keys in lines.bands():
-        if (urgency == USUAL_PRIORITY) is not is_usual:
-            continue
-        turns = Draft(session.turns(model, urgency))
-        for each in besides:
-            if band(each.priority) == urgency:
-                turns.take(each.key_id, each.cost)
-        yield from take_turns(turns, keys, lines.of(urgency))
-
-
-class _Lines:
-    """The lines of each key of a model, over the queues that a worker serves.
-
-    Args:
-        session: What was read of them.
-        queues: Of one model.
-        without: Ids of tasks that are left out.
-    """
-
-    def __init__(
-        self, session: Session, queues: Sequence[str], without: Iterable[str] = ()
-    ) -> None:
-        self._session = session
-        self._queues = queues
-        self._without = frozenset(without)
-
-    def bands(self) -> list[tuple[int, list[str]]]:
-        """Return (band, keys that may have something in it); who came first stands first."""
-        found: dict[int, dict[str, None]] = {}
-        for queue in self._queues:
-            known = self._session.lines(queue)
-            for urgency, keys in known.items():
-                found.setdefault(urgency, {}).update(dict.fromkeys(keys))
-        for queue in self._queues:
-            for key_id in sorted(self._session.view.keys(queue)):
-                for task in self._session.view.line(queue, key_id)[0]:
-                    found.setdefault(band(task.priority), {})[key_id] = None
-        return [(urgency, list(found[urgency])) for urgency in sorted(found)]
-
-    def of(self, urgency: int) -> "_LineOf":
-        """Return what yields (cost, task) of one key in a band."""
-        return _LineOf(self._session, self._queues, self._without, urgency)
-
-
-class _LineOf:
-    """Yields the tasks of one key and band in order, and none past a deadline."""
-
-    def __init__(
-        self, session: Session, queues: Sequence[str], without: frozenset[str], urgency: int
-    ) -> None:
-        self._session = session
-        self._queues = queues
-        self._without = without
-        self._urgency = urgency
-
-    def __call__(self, key_id: str) -> Iterator[_Costed]:
-        """Yield (cost, task).
-
-        Raises:
-            LineCut: More must be read to know which is next.
-        """
-        now = self._session.now
-        for task in self._tasks(key_id):
-            has_deadline = task.start_by_at is not None or task.finish_by_at is not None
-            # The sweeper ends what has expired, and tells of it.
-            is_expired = has_deadline and life.is_expired(task, now)
-            if band(task.priority) == self._urgency and not is_expired:
-                yield task.count, task
-
-    def _tasks(self, key_id: str) -> Iterator[Task]:
-        view = self._session.view
-        if len(self._queues) == 1:
-            lines = [view.line(self._queues[0], key_id)]
-        else:
-            lines = [view.line(queue, key_id) for queue in self._queues]
-        cuts = [
-            (queue, tasks)
-            for queue, (tasks, is_whole) in zip(self._queues, lines, strict=True)
-            if not is_whole
-        ]
-        together = sorted(
-            (task for tasks, _ in lines for task in tasks),
-            key=lambda task: (task.priority, task.tag, task.id),
-        )
-        last_of = {tasks[-1].id: queue for queue, tasks in cuts if tasks}
-        for queue, tasks in cuts:
-            if not tasks:
-                raise LineCut(queue, key_id)
-        for task in together:
-            if task.id not in self._without:
-                yield task
-            if task.id in last_of and band(task.priority) <= self._urgency:
-                raise LineCut(last_of[task.id], key_id)
+    if not plan.taken and session.has_company and any(map(session.ready.count, queues)):
+        # Other backends took what was counted.
+        await session.count_ready(queues)
+    return plan.start()

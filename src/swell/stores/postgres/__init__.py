@@ -1,9 +1,9 @@
 """The store at scale: one PostgreSQL database, any number of backends.
 
 `database.py` owns the connections and writes in groups; `migrate.py` brings the schema up to date;
-`company.py` hears of other backends; `rows.py` turns tasks into rows and back; `session.py` is one
-transaction over the tasks, `state.py` what a backend remembers between two, `view.py` what waits;
-`tasks.py` is their store; `sql.py` runs the statements of `swell.db` (docs/decisions/0025).
+`company.py` notifies other backends; `rows.py` turns tasks into rows and back; `session.py` is one
+transaction over the tasks, `state.py` what a backend remembers between two; `tasks.py` is their
+store; `sql.py` runs the statements of `swell.db` (docs/decisions/0025).
 """
 
 from swell.db.deliveries import Outbox

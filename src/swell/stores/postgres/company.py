@@ -1,8 +1,7 @@
-"""Hears of the other backends on the database, and tells them what waits.
+"""Notifications between the backends of one database: queues with ready tasks that were left.
 
-PostgreSQL's notifications, on a connection of their own. They are told apart from the transactions
-that they are about, and together: a commit with a notification waits for every other such commit of
-the database. So one may be lost with the process; everybody looks once in a while anyway.
+They have a connection of their own, since a commit with a notification waits for all other such
+commits of the database. So a notification may be lost; backends also poll every second.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ POLL_S: Final = 1.0
 _FORGET_S: Final = 10.0
 
 #: Notifications of one backend lie at least so far apart, in seconds.
-_PAUSE_S: Final = 0.005
+_PAUSE_S: Final = 0.02
 
 #: A word that takes longer has lost its server, in seconds.
 _SAY_S: Final = 5.0
@@ -47,8 +46,6 @@ class _Word(msgspec.Struct, frozen=True, omit_defaults=True):
 
     who: str
     queues: list[str] = []
-    #: Something is ready in a queue whose name is too long for a notification.
-    anything: bool = False
 
 
 class Company:
@@ -56,14 +53,14 @@ class Company:
 
     Args:
         connect: Opens a connection.
-        told: Called with the queues in which others have made something ready; None for any.
+        told: Called with the queues in which other backends have left ready tasks.
         poll: Called every second, whatever becomes of the connection.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[Any]],
-        told: Callable[[list[str] | None], None],
+        told: Callable[[list[str]], None],
         poll: Callable[[], None],
     ) -> None:
         self._connect = connect
@@ -181,21 +178,18 @@ class Company:
             # It may not have heard of this one.
             self._has_to_tell.set()
         self._others[word.who] = self._loop.time()
-        if word.anything:
-            self._told(None)
         if word.queues:
             self._told(word.queues)
 
 
 def _words(who: str, queues: list[str]) -> list[_Word]:
-    """Return what says that something is ready in some queues; one word, if there are none."""
-    short = [queue for queue in queues if len(queue) + 16 <= _MAX_BYTES]
+    """Return notifications that name these queues; at least one."""
     parts: list[list[str]] = [[]]
     left = _MAX_BYTES
-    for queue in short:
+    for queue in queues:
         left -= len(queue) + 16
         if left < 0:
             parts.append([])
             left = _MAX_BYTES - len(queue) - 16
         parts[-1].append(queue)
-    return [_Word(who, part, anything=len(short) < len(queues)) for part in parts]
+    return [_Word(who, part) for part in parts]

@@ -24,7 +24,6 @@ from swell.clock import Clock
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.company import Company
 from swell.stores.postgres.migrate import SchemaStatus, migrate, schema_status
-from swell.stores.postgres.others import OVERLOOKED_S, PATIENCE_S
 from swell.stores.postgres.session import QUERIES, Session, Stale
 from swell.stores.postgres.state import State
 
@@ -60,8 +59,8 @@ _PROBE_S: Final = 2
 REFRESH_S: Final = 1.0
 REFRESH_SHARE: Final = 20.0
 
-#: After how long to look again where others held what is ready, in seconds.
-HELD_S: Final = 0.02
+#: Queues with ready tasks that other backends have changed are counted again so often, in seconds.
+RECOUNT_S: Final = 0.1
 
 #: Of the server, for all connections: compiling a short statement takes longer than running it.
 _SETTINGS: Final = {"application_name": "swell", "jit": "off"}
@@ -219,12 +218,6 @@ class PostgresDatabase:
         #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
         self._waiting: dict[str, dict[_Write, None]] = {}
         self._is_waiting_new = False
-        #: The next look for those who got nothing of what this backend has accepted itself.
-        self._look: asyncio.TimerHandle | None = None
-        #: Queues with something left that workers of this backend may take soon, and the next time
-        #: to see whether they did.
-        self._untold: set[str] = set()
-        self._telling: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
         #: Whether the server refused, or was not there for, the last transaction.
@@ -232,6 +225,7 @@ class PostgresDatabase:
         #: Whether counts and clocks must be read before anything else.
         self._knows_nothing = True
         self._refresh_at_s = 0.0
+        self._recount_at_s = 0.0
         #: Whether there were other backends since they were read, or just before.
         self._had_company = False
         self.company = Company(lambda: self._connect(_COMPANY, WRITE_S), self._told, self._poll)
@@ -444,8 +438,6 @@ class PostgresDatabase:
             await self._land()
         for waiting in self._all_waiting():
             waiting.tell(None)
-        if self.company.is_there:
-            self.company.tell(self._untold)
         await self.company.stop()
         await self._let_go()
 
@@ -601,7 +593,8 @@ class PostgresDatabase:
     async def _undo(self, flight: _Flight, place: int, error: BaseException) -> None:
         flight.session.forget()
         if self.company.is_there:
-            self._tell_others(flight.session.taken)
+            # They passed over the rows that were locked.
+            self.company.tell(flight.session.taken)
         for write in flight.served:
             write.unserve()
         connection = self._connections[place]
@@ -621,14 +614,8 @@ class PostgresDatabase:
                 self._stop_waiting(write)
         if flight.session.has_posted:
             self.state.posting.wake()
-        if flight.session.left and self.company.is_there:
-            self._tell_others(flight.session.left)
-        if not self._waiting:
-            return
-        if flight.session.held_elsewhere:
-            self._loop.call_later(HELD_S, self._look_again)
-        elif flight.session.passes_over and self._look is None:
-            self._look = self._loop.call_later(OVERLOOKED_S, self._look_at_others)
+        if self.company.is_there:
+            self.company.tell(flight.session.ready.left())
 
     async def _land(self) -> None:
         """Wait until nothing is being written."""
@@ -685,7 +672,8 @@ class PostgresDatabase:
         if self._knows_nothing or is_old:
             await self._land()
             if self._knows_nothing:
-                self.state.forget_all()
+                # A server that was lost may be back without its last commits.
+                self.state.live.clear()
             await self._refresh(connection)
             self._had_company = self.company.is_there
         return connection
@@ -699,7 +687,7 @@ class PostgresDatabase:
         lines = await connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
         shares = await connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
         self.state.restore(lines, shares)
-        self.state.tell_of_rest()
+        self.state.unsure.clear()
         self._knows_nothing = False
         now_s = self._loop.time()
         self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
@@ -712,65 +700,29 @@ class PostgresDatabase:
             self._connections[place].terminate()
             self._connections[place] = None
 
-    # ---- what others do, and are told
+    # ---- other backends
 
-    def ask(self, queues: Sequence[str]) -> None:
-        """Have queues looked at of which others may not have told yet; they soon will, if at all.
-
-        Where workers of this backend get tasks, others' have time.
-        """
-        if self.company.is_there:
-            others, now_s = self.state.others, self.clock.monotonic_s()
-            if not any(others.can_wait(each, now_s) for each in queues):
-                self.state.tell(queues)
-
-    def _tell_others(self, queues: Iterable[str]) -> None:
-        """Tell others what is left here, or see later whether it still is."""
-        now_s = self.clock.monotonic_s()
-        later = {each for each in queues if self.state.others.can_wait(each, now_s)}
-        self.company.tell(each for each in queues if each not in later)
-        self._untold |= later
-        if self._untold and self._telling is None:
-            self._telling = self._loop.call_later(PATIENCE_S, self._tell_of_patient)
-
-    def _tell_of_patient(self) -> None:
-        self._telling = None
-        patient = {each for each in self._untold if self._has_waited(each)}
-        self._untold = {each for each in self._untold - patient if self.state.has_known(each)}
-        self.company.tell(patient)
-        if self._is_closing or not (patient or self._untold):
+    async def count_unsure(self, session: Session, queues: Sequence[str]) -> None:
+        """Count queues again that other backends may have changed: at once if none has tasks."""
+        unsure = [queue for queue in queues if queue in self.state.unsure]
+        began_s = self._loop.time()
+        if not unsure:
             return
-        # They look for as long as there is something, so they need not be told soon again.
-        pause_s = PATIENCE_S if self._untold else OVERLOOKED_S
-        self._telling = self._loop.call_later(pause_s, self._tell_of_patient)
+        if began_s < self._recount_at_s and any(session.ready.count(each) > 0 for each in queues):
+            return
+        await session.count_ready(unsure)
+        took_s = self._loop.time() - began_s
+        self._recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
-    def _has_waited(self, queue: str) -> bool:
-        """Whether something in a queue has waited long enough for others to take it."""
-        if queue in self.state.unremembered:
-            return True
-        first = self.state.oldest_known(queue)
-        if first is None:
-            return False
-        age_s = (self.clock.now() - first.created_at).total_seconds()
-        # By a clock that is ahead nobody can tell.
-        return not 0 <= age_s < PATIENCE_S
-
-    def _told(self, queues: list[str] | None) -> None:
-        self.state.tell(self._waited_for() if queues is None else queues)
+    def _told(self, queues: Iterable[str]) -> None:
+        """Look at queues in which other backends left ready tasks."""
+        self.state.unsure.update(queues)
         self._look_again()
 
     def _poll(self) -> None:
-        """Look at every queue for which somebody waits: a word may have been lost."""
+        """Look at all queues that workers wait for: a notification may have been lost."""
         self._note_company()
-        self.state.tell(self._waited_for())
-        self._look_again()
-
-    def _waited_for(self) -> set[str]:
-        return set(self._waiting)
-
-    def _look_at_others(self) -> None:
-        self._look = None
-        self._look_again()
+        self._told(self._waiting)
 
     def _look_again(self) -> None:
         if self._waiting and not self._is_closing:

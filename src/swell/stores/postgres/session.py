@@ -16,18 +16,16 @@ prepared anew, and what changes the same tasks is not sent before the first is w
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from swell.clock import Clock
 from swell.db.deliveries import lines, new_rows
-from swell.fairness import VirtualClock, band
+from swell.fairness import VirtualClock
 from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
-from swell.stores.lines import Line
-from swell.stores.postgres.clocks import Draft
-from swell.stores.postgres.others import OVERLOOKED_S
+from swell.stores.draft_clocks import Draft
 from swell.stores.postgres.rows import (
     Row,
     changed_columns,
@@ -39,16 +37,15 @@ from swell.stores.postgres.rows import (
 )
 from swell.stores.postgres.sql import STATEMENTS, postgres_values
 from swell.stores.postgres.state import State
-from swell.stores.postgres.view import View, is_ready, place_of
-from swell.task import Task, discarded, id_before
+from swell.stores.ready import LinesCut, ReadyTasks, is_ready
+from swell.task import Task, discarded
 
 _LOCK_MARK: Final = "/* lock */"
 
 #: Some statements also lock what they read. By id they wait for whoever else has the rows, and
 #: nobody waits in a circle, since all lock in order of ids; in the queues they pass over what
 #: another backend is about to hand out.
-_LOCKS: Final = {"tasks_by_id": "FOR UPDATE", "heads": "FOR UPDATE SKIP LOCKED"}
-_LOCKS["line"] = _LOCKS["heads"]
+_LOCKS: Final = {"tasks_by_id": "FOR UPDATE", "next_ready": "FOR UPDATE SKIP LOCKED"}
 
 
 def _queries() -> dict[str, str]:
@@ -59,16 +56,6 @@ def _queries() -> dict[str, str]:
 
 
 QUERIES: Final = _queries()
-
-#: Larger than any id, since ids are made of 0-9 and a-f.
-_AFTER_ALL: Final = "~"
-
-#: By as much the clocks of two backends may differ unnoticed: so much longer may what one has
-#: accepted be passed over by the other.
-_AHEAD: Final = timedelta(seconds=OVERLOOKED_S)
-
-#: A lease of n tasks goes through so many times n in memory rather than ask the server.
-MOST_RECALLED: Final = 4
 
 #: (key, idempotency key) → (task, fingerprint).
 Kept = dict[tuple[str, str], tuple[str, bytes]]
@@ -107,7 +94,7 @@ class Session:
         self.state = state
         self._land = land
         self.is_careful = is_careful
-        self._has_company = has_company
+        self.has_company = has_company
         self._clock = clock
         self._connection = connection
         self._now: datetime | None = None
@@ -118,15 +105,13 @@ class Session:
         self._tasks: dict[str, Task] = {}
         #: Read from memory, not from the table: to be verified.
         self._remembered: set[str] = set()
-        #: From memory too, as what might be next: to be verified if it is looked at for more.
-        self._peeked: set[str] = set()
         self._added: dict[str, Task] = {}
         self._changed: set[str] = set()
         #: Those of both that are pipelines.
         self._runs: set[str] = set()
         #: Those whose warnings changed.
         self._warned: set[str] = set()
-        self._lines: dict[tuple[str, int, str], Line] = {}
+        self.ready = ReadyTasks(state, self._tasks.get)
         self._drafts: dict[tuple[Any, ...], Draft] = {}
         self._after: list[tuple[str, tuple[Any, ...]]] = []
         self._discarded: dict[str, None] = {}
@@ -136,23 +121,9 @@ class Session:
         #: What older deliveries of their lines need not be sent: what was tried, what passed by.
         self._overtaking: list[Delivery] = []
         self._ending: list[Delivery] = []
-        #: Queues in which others' work has waited, or more than is recalled of one's own, and those
-        #: that were read as they are.
-        self._to_read: set[str] = set()
-        self._read: set[str] = set()
-        #: Those of which a task was taken that others may have made ready since the counts were
-        #: read: what is counted there may be less than there is.
-        self._uncounted: set[str] = set()
-        self._empty: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
         #: What is new of who takes turns among models, as in `State`.
         self.last_model = state.last_model
         self.passed = dict(state.passed)
-        #: Queues in which others hold what is ready, for a moment.
-        self.held_elsewhere: list[str] = []
-        #: Whether others' work may have been passed over, since there was own work.
-        self.passes_over = False
-        self.view = View(self._tasks.__getitem__)
         self.kept: Kept = {}
         #: Ended task → the one that repeats it.
         self.repeats: dict[str, str] = {}
@@ -182,8 +153,6 @@ class Session:
     def get(self, task_id: str) -> Task | None:
         """Return a task that was loaded, or is remembered, as this transaction sees it."""
         found = self._tasks.get(task_id)
-        if task_id in self._peeked:
-            self._remembered.add(task_id)
         if found is None and not self.is_careful:
             row = self.state.live.get(task_id)
             if row is not None:
@@ -203,10 +172,7 @@ class Session:
         if self.is_careful:
             await self.begin()
             statement = QUERIES["tasks_by_id_locked"]
-        for task in self.note(await self._connection.fetch(statement, sorted(missing))):
-            if task.id not in self.state.live:
-                # It may have been remembered before, until somebody said otherwise.
-                self.state.leave(task)
+        self.note(await self._connection.fetch(statement, sorted(missing)))
 
     def note(self, records: Iterable[Any]) -> list[Task]:
         """Take over tasks that were read, and return them as this transaction sees them."""
@@ -214,183 +180,42 @@ class Session:
         for record in records:
             task_id = record[0]
             if task_id not in self._tasks:
-                row = self.state.live.get(task_id)
-                if row is None or row.edition != record[1]:
-                    row = row_of(record)
-                self._before[task_id] = row
+                self._before[task_id] = row = row_of(record)
                 self._tasks[task_id] = row.task
             found.append(self._tasks[task_id])
         return found
 
     def may_wait(self, queue: str) -> bool:
-        """Whether something may be ready in a queue, as this transaction sees it."""
-        if self.view.is_known(queue):
-            return self.view.may_have_ready(queue)
-        return self.state.may_wait(queue) or self.view.has_fresh(queue)
+        """Whether a task may be ready in a queue, as this transaction sees it."""
+        return self.ready.count(queue) > 0 or queue in self.state.unsure
 
-    def lines(self, queue: str) -> dict[int, Iterable[str]]:
-        """Return band → keys of which something is ready, as far as is remembered.
+    async def count_ready(self, queues: Iterable[str]) -> None:
+        """Count the ready tasks of some queues, in the place of what is remembered."""
+        await self._land()
+        self.state.unsure.difference_update(queues)
+        rows = await self._connection.fetch(QUERIES["ready_lines_of"], list(queues))
+        self.state.recount(queues, rows)
 
-        Who came first stands first.
-        """
-        found: dict[int, dict[str, None]] = {
-            urgency: dict.fromkeys(lines)
-            for urgency, lines in self.state.lines.get(queue, {}).items()
-        }
-        for (of_queue, urgency, key_id), line in self._lines.items():
-            if of_queue == queue and line.n > 0:
-                found.setdefault(urgency, {}).setdefault(key_id)
-        return dict(found)
-
-    async def look(self, queues: Sequence[str], n: int, *, is_only_read: bool = False) -> None:
-        """Read what is next in some queues, as far as something may wait there: about n tasks.
+    async def read_ready(self, cut: LinesCut, *, is_only_read: bool = False) -> None:
+        """Read tasks of the lines that a plan needs; other backends cannot lease them meanwhile.
 
         Args:
-            queues: Those that were looked at before are left out.
-            n: How many, of all queues together.
-            is_only_read: None of it will be changed.
+            cut: From the plan.
+            is_only_read: None of them will be changed.
         """
-        wanted = [queue for queue in queues if not self.view.is_known(queue)]
-        self.view.know(wanted)
-        waiting = [queue for queue in wanted if self.state.may_wait(queue)]
-        locks = self._locks_what_it_reads and not is_only_read
-        if locks and not self.is_careful:
-            waiting = [queue for queue in waiting if not await self._recall_own(queue, n)]
-            waiting = [queue for queue in waiting if self._may_be_left(queue)]
-        told = {queue: self.state.told.get(queue, 0) for queue in waiting}
-        if locks and not self.is_careful:
-            waiting = [queue for queue in waiting if await self._is_left(queue)]
-        elif not locks:
-            waiting = [queue for queue in waiting if not self._recall(queue, n)]
-        found = await self._look(waiting, n, locks) if waiting else set()
-        if locks:
-            left = [queue for queue in waiting if queue not in found]
-            self.held_elsewhere += await self._some_ready(left)
-        elif not self._has_company:
-            self._seen |= {queue: told[queue] for queue in waiting}
-        known = found.union(self.held_elsewhere, self.view.queues)
-        self._empty |= {queue: times for queue, times in told.items() if queue not in known}
-
-    async def _recall_own(self, queue: str, n: int) -> bool:
-        """Take what is next of what this backend remembers, unless others' work has waited."""
-        state, now_s = self.state, self._clock.monotonic_s()
-        if not self.view.has_fresh(queue) and not state.has_known(queue):
-            return False
-        if state.others.are_due(queue, now_s):
-            if await self._some_ready([queue], OVERLOOKED_S):
-                self._to_read.add(queue)
-                return False
-            state.others.looked(queue, now_s)
-        rows = state.known_ready(queue, MOST_RECALLED * n, self.now)
-        if rows is None:
-            self._to_read.add(queue)
-            return False
-        if not (rows or self.view.has_fresh(queue)):
-            return False
-        self.passes_over |= queue in state.told or queue in state.unremembered
-        self._take_over(queue, rows)
-        return True
-
-    def _may_be_left(self, queue: str) -> bool:
-        """Whether something may be ready in a queue that nobody is about to hand out.
-
-        What workers of this backend do not take others tell of, and this one notes.
-        """
-        state = self.state
-        return queue in self._to_read or queue in state.told or queue in state.unremembered
-
-    async def _is_left(self, queue: str) -> bool:
-        """Return whether to read a queue: others may have handed out what they told of."""
-        if queue in self._to_read:
-            return True
-        if queue in self.state.ready and not self._can_wait(queue):
-            return True
-        # Most often there is nothing, and to see that needs no transaction.
-        return bool(await self._some_ready([queue]))
-
-    def _can_wait(self, queue: str) -> bool:
-        return self.state.others.can_wait(queue, self._clock.monotonic_s())
-
-    def _recall(self, queue: str, n: int) -> bool:
-        """Take what is next in a queue from memory, if all that is ready there is remembered."""
-        rows = self.state.all_ready(queue, MOST_RECALLED * n)
-        if not rows:
-            return False
-        self._take_over(queue, rows)
-        return True
-
-    def _take_over(self, queue: str, rows: Iterable[Row]) -> None:
-        """Put remembered tasks of a queue into the view, as all that there are."""
-        lines: dict[str, list[Task]] = {}
-        for row in rows:
-            task = row.task
-            if task.id not in self._tasks:
-                self._peeked.add(task.id)
-                self._before[task.id] = row
-                self._tasks[task.id] = task
-            lines.setdefault(task.key_id, []).append(task)
-        for key_id, tasks in lines.items():
-            tasks.sort(key=place_of)
-            self.view.note(queue, key_id, tasks, len(tasks) + 1)
-
-    async def _some_ready(self, queues: list[str], age_s: float = 0.0) -> list[str]:
-        """Return those of some queues in which something is ready, whoever holds it now.
-
-        Args:
-            queues: Of these.
-            age_s: What was accepted later than so long ago does not count, unless it seems to come
-                from later than now: by then a clock that is ahead may be anywhere, and nobody can
-                tell how long its tasks have waited.
-        """
-        if not queues:
-            return []
         await self._land()
-        until = ahead = _AFTER_ALL
-        if age_s:
-            until = id_before(self.now - timedelta(seconds=age_s))
-            ahead = id_before(self.now + _AHEAD)
-        rows = await self._connection.fetch(QUERIES["some_ready"], queues, until, ahead)
-        return [queue for (queue,) in rows]
-
-    async def _look(self, queues: list[str], n: int, locks: bool) -> set[str]:
-        """Read what is next, about n tasks of all queues; return those in which was anything."""
-        self._read.update(queues)
-        statement = QUERIES["heads_locked" if locks else "heads"]
-        records = await self._read_ready(statement, queues, n)
-        lines: dict[tuple[str, str], list[Task]] = {}
-        for task, record in zip(self.note(records), records, strict=True):
-            # In the queue that was read: what this transaction has changed is looked at later.
-            lines.setdefault((record[3], record[10]), []).append(task)
-        for (queue, key_id), tasks in lines.items():
-            self.view.note(queue, key_id, tasks, records[0][-1])
-        return {queue for queue, _ in lines}
-
-    def handed_out(self, queues: Iterable[str]) -> None:
-        """Note in which queues something had its turn."""
-        others, now_s = self.state.others, self._clock.monotonic_s()
-        for queue in set(queues):
-            others.handed_out(queue, now_s)
-            if queue in self._read:
-                others.looked(queue, now_s)
-
-    async def look_further(self, queue: str, key_id: str, *, is_only_read: bool = False) -> None:
-        """Read more of one line."""
-        place, n = self.view.further(queue, key_id)
-        locks = self._locks_what_it_reads and not is_only_read
-        statement = QUERIES["line_locked" if locks else "line"]
-        records = await self._read_ready(statement, queue, key_id, *place, n)
-        self.view.note(queue, key_id, self.note(records), n)
-
-    @property
-    def _locks_what_it_reads(self) -> bool:
-        return self.is_careful or self._has_company
-
-    async def _read_ready(self, statement: str, *values: Any) -> list[Any]:
-        await self._land()
-        if self._locks_what_it_reads:
+        statement = QUERIES["next_ready"]
+        if not is_only_read and (self.is_careful or self.has_company):
             await self.begin()
-        records: list[Any] = await self._connection.fetch(statement, *values)
-        return records
+            statement = QUERIES["next_ready_locked"]
+        reads = self.ready.reads(cut)
+        records = await self._connection.fetch(statement, *zip(*reads, strict=True), self.now)
+        self.note(records)
+        places: dict[int, list[tuple[int, float, str]]] = {}
+        for record in records:
+            places.setdefault(record[-1], []).append((record[9], record[17], record[0]))
+        for n, (queue, key_id, urgency, *_, limit) in enumerate(reads, 1):
+            self.ready.note((queue, urgency, key_id), places.get(n, []), limit)
 
     # ---- clocks
 
@@ -418,8 +243,7 @@ class Session:
         if task.run is not None:
             self._runs.add(task.id)
         self._tasks[task.id] = tagged
-        self._count(task, 1)
-        self.view.became_ready(tagged)
+        self.ready.add(tagged)
         return tagged
 
     def put(self, task: Task) -> None:
@@ -439,13 +263,9 @@ class Session:
             self._discarded |= dict.fromkeys(discarded(before, task))
         if task.webhook is not None or self.state.posting.watches:
             self._note_posts(before, task)
-        was_ready, ready = is_ready(before), is_ready(task)
-        if ready is not was_ready:
-            self._count(task, 1 if ready else -1)
-            if ready:
-                self.view.became_ready(task)
-            elif task_id in self._changed and task_id not in self.state.live:
-                self._uncounted.add(task.queue)
+        was_ready = is_ready(before)
+        if was_ready is not is_ready(task):
+            (self.ready.remove if was_ready else self.ready.add)(task)
 
     def _note_posts(self, before: Task, task: Task) -> None:
         """Note what is to be delivered because a task has changed."""
@@ -468,11 +288,6 @@ class Session:
     def afterwards(self, query: str, *values: Any) -> None:
         """Run a named statement in the same transaction, after the tasks are written."""
         self._after.append((query, values))
-
-    def _count(self, task: Task, by: int) -> None:
-        key = (task.queue, band(task.priority), task.key_id)
-        line = self._lines.setdefault(key, Line())
-        line.add(by, by * task.count)
 
     async def close(self) -> None:
         """Do all that comes before writing; from here on nothing is read or changed.
@@ -573,23 +388,12 @@ class Session:
         for draft in self._drafts.values():
             draft.keep()
         state.last_model, state.passed = self.last_model, self.passed
-        for queue, told in self._empty.items():
-            state.found_empty(queue, told)
-        for queue, told in self._seen.items():
-            state.found_some(queue, told)
-        if self._has_company:
-            state.tell(self._uncounted)
-        self._count_lines(1)
+        self.ready.keep()
         for task_id, task in self._added.items():
             state.remember(task_id, Row(task, 0, wake_of(None, task)))
         for task_id in self._changed:
             row = self._written(task_id)
             state.remember(task_id, row._replace(edition=row.edition + 1))
-
-    def _count_lines(self, sign: int) -> None:
-        for (queue, urgency, key_id), line in self._lines.items():
-            if line.n or line.samples:
-                self.state.count(queue, urgency, key_id, sign * line.n, sign * line.samples)
 
     @property
     def has_posted(self) -> bool:
@@ -597,15 +401,10 @@ class Session:
         return bool(self._posts)
 
     @property
-    def left(self) -> list[str]:
-        """Queues in which it made something ready that is ready still."""
-        return sorted({queue for (queue, _, _), line in self._lines.items() if line.n > 0})
-
-    @property
-    def taken(self) -> list[str]:
-        """Queues in which it changed what was ready, and is again if that is not written."""
+    def taken(self) -> set[str]:
+        """Queues of the ready tasks that it changed."""
         ready = (self._before[each].task for each in self._changed)
-        return sorted({task.queue for task in ready if is_ready(task)})
+        return {task.queue for task in ready if is_ready(task)}
 
     def forget(self) -> None:
         """After a failure: trust nothing that it touched, and undo what was remembered."""
@@ -614,8 +413,6 @@ class Session:
             self.state.mistakes += 1
             for draft in self._drafts.values():
                 draft.take_back()
-            self._count_lines(-1)
-        self.state.forget(self._tasks)
-        for row in self._before.values():
-            # It is as it was before, most probably, whatever was remembered of it since.
-            self.state.leave(row.task)
+            self.ready.keep(-1)
+        for task_id in self._tasks:
+            self.state.live.pop(task_id, None)

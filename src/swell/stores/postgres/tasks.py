@@ -98,28 +98,14 @@ class PostgresStore(ShareLinkRepository, LikeRepository, SearchRepository):
         async def action(session: Session) -> Ended:
             return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
 
-        self._doubt(settlements)
         wants = [settlement.task_id for settlement in settlements]
         return await self._database.write(action, wants=wants)
-
-    def _doubt(self, named: Sequence[Settlement | Hold]) -> None:
-        """Forget tasks that are said to be held otherwise than is remembered.
-
-        Another backend may have started them since. Reading them at once spares a transaction that
-        would find out in the end, and be repeated.
-        """
-        state = self._database.state
-        for each in named:
-            row = state.live.get(each.task_id)
-            if row is not None and not row.task.is_held_by(each.attempt, each.token):
-                state.doubt(each.task_id)
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
         async def action(session: Session) -> list[HoldState]:
             until = session.now + timedelta(seconds=lease_s)
             return [steps.extend(session, hold, until) for hold in holds]
 
-        self._doubt(holds)
         return await self._database.write(action, wants=[hold.task_id for hold in holds])
 
     async def cancel(self, task_ids: Sequence[str]) -> Ended:

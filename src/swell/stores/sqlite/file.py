@@ -437,9 +437,9 @@ class SqliteDatabase:
 
     def _woken(self, session: Session, served: Container[_Write]) -> Iterator[_Write]:
         """Yield the actions that wait for a queue, for as long as a task is ready in it."""
-        for queue in [each for each in self._waiting if session.ready_count(each) > 0]:
+        for queue in [each for each in self._waiting if session.ready.count(each) > 0]:
             for write in self._waiting[queue]:
-                if session.ready_count(queue) <= 0:
+                if session.ready.count(queue) <= 0:
                     break
                 # Those that were told to stop in this turn are not awake yet.
                 if write not in served and not write.is_given_up:

@@ -17,12 +17,13 @@ import msgspec
 from swell.clock import Clock
 from swell.db.deliveries import lines, new_rows
 from swell.db.posting import Posting
-from swell.fairness import VirtualClock, band
+from swell.fairness import VirtualClock
 from swell.outbox import OVERTAKEN, Delivery
 from swell.stores import steps
-from swell.stores.lines import Line, Waiting
-from swell.stores.sqlite.rows import insert_row, run_row, save_row, task_of, warnings_row
-from swell.task import Task, TaskState, discarded, size_bytes
+from swell.stores.lines import Waiting
+from swell.stores.ready import LinesCut, ReadyTasks, is_ready
+from swell.stores.sqlite.rows import insert_row, micros, run_row, save_row, task_of, warnings_row
+from swell.task import Task, discarded, size_bytes
 
 #: Tasks kept in memory between transactions, and the largest input that is worth it.
 MAX_LIVE_TASKS = 50_000
@@ -60,8 +61,9 @@ class Session:
         self._runs: set[str] = set()
         #: Those whose warnings changed.
         self._warned: set[str] = set()
-        self._ready: dict[str, int] = {}
-        self._lines: dict[tuple[str, int, str], Line] = {}
+        self.ready = ReadyTasks(state, self.get)
+        #: As in `Waiting`.
+        self.last_model, self.passed = state.last_model, state.passed
         self._posts: list[Delivery] = []
         #: Whether deliveries were written that are due at once.
         self.posted = False
@@ -125,7 +127,7 @@ class Session:
         if task.run is not None:
             self._runs.add(task.id)
         self._seen[task.id] = (seq, tagged)
-        self._count(task, 1)
+        self.ready.add(tagged)
         return tagged
 
     def put(self, task: Task) -> None:
@@ -144,10 +146,9 @@ class Session:
                 self.run("discard", (key,))
         if task.webhook is not None or self._state.posting.watches:
             self._tell(before, task)
-        was_ready = before.state is TaskState.QUEUED and before.available_at is None
-        is_ready = task.state is TaskState.QUEUED and task.available_at is None
-        if was_ready is not is_ready:
-            self._count(task, 1 if is_ready else -1)
+        was_ready = is_ready(before)
+        if was_ready is not is_ready(task):
+            (self.ready.remove if was_ready else self.ready.add)(task)
 
     def _tell(self, before: Task, task: Task) -> None:
         """Write what is to be delivered because a task has changed."""
@@ -162,49 +163,13 @@ class Session:
                     self.run("drop_passing", line)
         self._posts += posts
 
-    def _count(self, task: Task, by: int) -> None:
-        queue = task.queue
-        self._ready[queue] = self._ready.get(queue, 0) + by
-        key = (queue, band(task.priority), task.key_id)
-        line = self._lines.get(key)
-        if line is None:
-            self._lines[key] = Line(by, by * task.count)
-        else:
-            line.n += by
-            line.samples += by * task.count
-
-    def ready_count(self, queue: str) -> int:
-        """Return how many tasks of a queue are ready, as this transaction sees it."""
-        return self._state.ready.get(queue, 0) + self._ready.get(queue, 0)
-
-    def lines(self, queue: str) -> dict[int, Iterable[str]]:
-        """Return band → keys of which something is ready, as this transaction sees it.
-
-        No band is empty, and who came first stands first.
-        """
-        committed = self._state.lines.get(queue, {})
-        found: dict[int, Iterable[str]] = dict(committed)
-        changed: dict[int, dict[str, int]] = {}
-        for (of_queue, band_, key_id), change in self._lines.items():
-            if of_queue == queue:
-                changed.setdefault(band_, {})[key_id] = change.n
-        for band_, changes in changed.items():
-            before = committed.get(band_, {})
-            keys = dict.fromkeys(before)
-            for key_id, n in changes.items():
-                if n + (before[key_id].n if key_id in before else 0) > 0:
-                    keys[key_id] = None
-                else:
-                    keys.pop(key_id, None)
-            found[band_] = keys
-            if not keys:
-                del found[band_]
-        return found
-
-    def unwritten(self, queue: str) -> list[Task]:
-        """Return the ready tasks of a queue that were added and not flushed yet."""
-        added = (self._seen[task_id][1] for task_id in self._added)
-        return [task for task in added if task.queue == queue and task.state is TaskState.QUEUED]
+    def read_ready(self, cut: LinesCut) -> None:
+        """Read tasks of the lines that a plan needs."""
+        for read in self.ready.reads(cut):
+            queue, key_id, urgency, *_, limit = read
+            places = self.rows("ready_head", (*read[:-1], micros(self.now), limit))
+            self.ready.note((queue, urgency, key_id), places, limit)
+            self.load([task_id for _, _, task_id in places])
 
     def flush(self) -> None:
         """Send what is waiting to the database, for queries that must see it."""
@@ -230,9 +195,8 @@ class Session:
         """After the commit: keep the tasks that have not ended for the next transactions."""
         if self.posted:
             self._state.posting.wake()
-        for (queue, band_, key_id), line in self._lines.items():
-            if line.n or line.samples:
-                self._state.count(queue, band_, key_id, line.n, line.samples)
+        self.ready.keep()
+        self._state.last_model, self._state.passed = self.last_model, self.passed
         live = self._state.live
         for task_id, (seq, task) in self._seen.items():
             if task.state.is_terminal:

@@ -147,62 +147,31 @@ SELECT
     traceparent, removed, webhook, run, warnings
 FROM tasks WHERE id = ANY($1::text[]) ORDER BY id /* lock */;
 
--- name: heads
--- For each key of which something is ready in some queues, its first tasks: of each key as many as
--- give so many of all. Keys are found by jumping from one to the next in the index.
-WITH RECURSIVE jumps (queue, key_id) AS (
-    SELECT q.queue, (
-        SELECT t.key_id FROM tasks AS t
-        WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL
-        ORDER BY t.key_id LIMIT 1
-    ) FROM unnest($1::text[]) AS q (queue)
-    UNION ALL
-    SELECT j.queue, (
-        SELECT t.key_id FROM tasks AS t
-        WHERE t.queue = j.queue AND t.state = 'queued' AND t.available_at IS NULL
-            AND t.key_id > j.key_id
-        ORDER BY t.key_id LIMIT 1
-    ) FROM jumps AS j WHERE j.key_id IS NOT NULL
-), lines AS (
-    SELECT queue, key_id FROM jumps WHERE key_id IS NOT NULL
-), share AS (
-    SELECT ceil($2::float8 / greatest(1, (SELECT count(*) FROM lines)))::integer AS n
-)
+-- name: next_ready
+-- The next ready tasks of some lines, each (queue, key, highest priority) after a place in its
+-- order, without those that have expired.
 SELECT
     t.id, t.edition, t.model, t.queue, t.version, t.state, t.input, t.count, t.seed,
     t.priority, t.key_id, t.user_id, t.metadata, t.created_at, t.start_by_at, t.finish_by_at,
     t.available_at, t.tag, t.attempt, t.handed_back, t.max_attempts, t.worker_id,
     t.lease_token, t.lease_expires_at, t.cancel_requested, t.started_at, t.finished_at,
     t.output, t.artifacts, t.error, t.timings, t.dead, t.retry_of, t.wake_at, t.checkpoint,
-    t.traceparent, t.removed, t.webhook, t.run, t.warnings,
-    (SELECT n FROM share)
-FROM lines AS l CROSS JOIN LATERAL (
+    t.traceparent, t.removed, t.webhook, t.run, t.warnings, l.n
+FROM unnest(
+    $1::text[], $2::text[], $3::integer[], $4::integer[], $5::float8[], $6::text[], $7::integer[]
+) WITH ORDINALITY AS l (queue, key_id, highest, priority, tag, id, size, n) CROSS JOIN LATERAL (
     SELECT * FROM tasks
     WHERE queue = l.queue AND key_id = l.key_id AND state = 'queued' AND available_at IS NULL
-    ORDER BY priority, tag, id LIMIT (SELECT n FROM share) /* lock */
+        AND priority <= l.highest AND (priority, tag, id) > (l.priority, l.tag, l.id)
+        AND (wake_at IS NULL OR wake_at > $8)
+    ORDER BY priority, tag, id LIMIT l.size /* lock */
 ) AS t;
 
--- name: line
--- The next ready tasks of one key, after a place in its order.
-SELECT
-    id, edition, model, queue, version, state, input, count, seed, priority, key_id, user_id,
-    metadata, created_at, start_by_at, finish_by_at, available_at, tag, attempt, handed_back,
-    max_attempts, worker_id, lease_token, lease_expires_at, cancel_requested, started_at,
-    finished_at, output, artifacts, error, timings, dead, retry_of, wake_at, checkpoint,
-    traceparent, removed, webhook, run, warnings
-FROM tasks
-WHERE queue = $1 AND key_id = $2 AND state = 'queued' AND available_at IS NULL
-    AND (priority, tag, id) > ($3::integer, $4::float8, $5::text)
-ORDER BY priority, tag, id LIMIT $6 /* lock */;
-
--- name: some_ready
--- Of some queues those in which something is ready, whoever holds it now, whose id is below one, so
--- that it was accepted before a moment; or not below another, by a clock that is ahead.
-SELECT q.queue FROM unnest($1::text[]) AS q (queue) WHERE EXISTS (
-    SELECT 1 FROM tasks AS t
-    WHERE t.queue = q.queue AND t.state = 'queued' AND t.available_at IS NULL
-        AND (t.id < $2 OR t.id >= $3)
-);
+-- name: ready_lines_of
+-- As `ready_lines`, of some queues.
+SELECT queue, priority, key_id, count(*), sum(count)::bigint FROM tasks
+WHERE queue = ANY($1::text[]) AND state = 'queued' AND available_at IS NULL
+GROUP BY queue, key_id, priority ORDER BY min(id);
 
 -- name: ready_lines
 -- Whoever has waited longest comes first.
@@ -290,7 +259,7 @@ SELECT min(wake_at) FROM tasks WHERE wake_at IS NOT NULL;
 -- What waits, and what will be woken: what runs has a lease that runs out, what is delayed a time.
 SELECT w.key_id, (
     SELECT count(*) FROM tasks AS t
-    WHERE t.key_id = w.key_id AND t.state IN ('queued', 'running')
+    WHERE t.key_id = w.key_id AND t.finished_at IS NULL
 ) FROM unnest($1::text[]) AS w (key_id);
 
 -- name: repeat_of

@@ -67,10 +67,10 @@ WHERE w.task_words MATCH :search AND t.seq = w.rowid
 ORDER BY w.rowid DESC LIMIT :limit;
 
 -- name: ready_head
--- The next tasks of one key, after a place in its order.
+-- The next tasks of one key and band, after a place in its order, without those that have expired.
 SELECT priority, tag, id FROM tasks
 WHERE queue = ? AND state = 'queued' AND available_at IS NULL AND key_id = ? AND priority <= ?
-    AND (priority, tag, id) > (?, ?, ?)
+    AND (priority, tag, id) > (?, ?, ?) AND ifnull(wake_at > ?, TRUE)
 ORDER BY priority, tag, id LIMIT ?;
 
 -- name: open_shares

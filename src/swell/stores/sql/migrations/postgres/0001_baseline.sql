@@ -163,8 +163,9 @@ CREATE UNLOGGED TABLE allowances (
     spent_until_us bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
--- Unfinished tasks of each key.
-CREATE INDEX tasks_open ON tasks (key_id) WHERE state IN ('queued', 'running');
+-- Unfinished tasks of each key. Its condition is not implied by that of `tasks_ready`: a lease must
+-- not read by this index, however small the table was when its statement was planned.
+CREATE INDEX tasks_open ON tasks (key_id) WHERE finished_at IS NULL;
 
 -- `tasks.removed`: 1 = input deleted, 2 = outputs deleted. Uploads and which tasks use them. Writers
 -- of a use share the advisory lock of the file's key; discarding a file takes it exclusively.

@@ -1,4 +1,4 @@
-"""Virtual clocks that a transaction moves, and that have moved only once it is sent."""
+"""Virtual clocks that a transaction advances, and that others see once it is written."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,10 +7,7 @@ from swell.fairness import VirtualClock
 
 
 class Draft(VirtualClock):
-    """A clock as it will stand if the transaction is written.
-
-    Drafts may be made of drafts.
-    """
+    """A clock with changes on top of another one, which may be a draft too."""
 
     def __init__(self, base: VirtualClock) -> None:
         super().__init__()
@@ -25,7 +22,13 @@ class Draft(VirtualClock):
 
     def starts(self, flows: Iterable[str]) -> list[tuple[float, int, str]]:
         """Return (start tag that its next task would get, place, flow) of each flow."""
-        return [(self.peek(flow), place, flow) for place, flow in enumerate(flows)]
+        if not self._steps:
+            return self._base.starts(flows)
+        now, finish = self._now, self._finish.get
+        return [
+            (max(now, finish(flow, tag)), place, flow)
+            for tag, place, flow in self._base.starts(flows)
+        ]
 
     def tag(self, flow: str, *, cost: float = 1.0, weight: float = 1.0) -> float:
         """Return the start tag of a task that arrives now."""
@@ -44,7 +47,7 @@ class Draft(VirtualClock):
         return self._finish[flow]
 
     def keep(self) -> None:
-        """Let the clock beneath do all this too."""
+        """Apply the changes to the base."""
         for step, *values in self._steps:
             if step == "serve":
                 self._base.serve(values[0])
@@ -54,7 +57,7 @@ class Draft(VirtualClock):
                 self._base.tag(values[0], cost=values[1], weight=values[2])
 
     def take_back(self) -> None:
-        """After `keep`: the clock beneath forgets the turns of tasks that were not written."""
+        """After `keep`: remove the turns of tasks that were not written from the base."""
         for step, *values in self._steps:
             if step == "take":
                 self._base.give_back(*values)

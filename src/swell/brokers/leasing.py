@@ -1,0 +1,225 @@
+"""The order in which tasks are leased, the same over every database.
+
+A plan is made from counts and from the lines that were read. Where it needs more, it raises
+`LinesCut` with the lines whose turn comes next; the broker reads these and plans once more.
+"""
+
+import heapq
+import itertools
+from collections.abc import Collection, Container, Iterator, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Protocol
+
+from swell import task as life
+from swell.broker import LeaseRequest, Offered
+from swell.fairness import (
+    USUAL_PRIORITY,
+    VirtualClock,
+    band,
+    lift,
+    note_lifted,
+    note_passed,
+    prefer,
+    rotate,
+    take_bands,
+    take_turns,
+)
+from swell.stores.draft_clocks import Draft
+from swell.stores.ready import LineId, LinesCut, ReadyTasks, place_of
+from swell.task import Task
+
+
+class Session(Protocol):
+    """The tasks as one transaction sees them."""
+
+    ready: ReadyTasks
+    #: The model that the last lease took from.
+    last_model: str | None
+    #: As of `fairness.take_bands`.
+    passed: dict[str, int]
+
+    @property
+    def now(self) -> datetime:
+        """The time of the transaction."""
+        ...
+
+    def put(self, task: Task) -> None:
+        """Write a task that has changed."""
+        ...
+
+    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
+        """Return the clock between the users of a key."""
+        ...
+
+    def turns(self, model: str, urgency: int) -> VirtualClock:
+        """Return the clock between the keys of a model and band."""
+        ...
+
+
+class Plan:
+    """What a lease takes. Nothing changes until `start`."""
+
+    def __init__(self, session: Session, request: LeaseRequest) -> None:
+        self._session = session
+        self._request = request
+        self._turns: dict[tuple[str, int], Draft] = {}
+        self._passed = dict(session.passed)
+        self.taken: list[Task] = []
+        waiting = [
+            (queue, model) for queue, model, _ in request.queues if session.ready.count(queue) > 0
+        ]
+        #: Model → band of its next task, where models take turns.
+        self._heads: dict[str, int] = {}
+        self._turn = order = list({model for _, model in waiting})
+        due: set[str] = set()
+        if len(order) > 1:
+            for queue, model in waiting:
+                urgency = min(session.ready.keys(queue), default=USUAL_PRIORITY)
+                self._heads[model] = min(urgency, self._heads.get(model, urgency))
+            lifted, due = lift(self._heads, session.passed)
+            self._turn = order = rotate(lifted, session.last_model)
+            if request.residents:
+                order = prefer(order, lifted, request.residents, session.passed)
+        for model in order:
+            wanted = request.n - len(self.taken)
+            if wanted <= 0:
+                break
+            queues = [queue for queue, of_model in waiting if of_model == model]
+            wanted = 1 if model in due else wanted
+            self.taken += itertools.islice(self._in_order(model, queues, wanted), wanted)
+
+    def _in_order(self, model: str, queues: Sequence[str], n: int) -> Iterator[Task]:
+        """Yield the ready tasks of a model in the order of service; about n are wanted."""
+        bands, *more = [self._session.ready.keys(queue) for queue in queues]
+        for each in more:
+            for urgency, keys in each.items():
+                bands[urgency] = bands.get(urgency, {}) | keys
+
+        def of_band(urgency: int) -> Iterator[Task]:
+            turns = self._turns[model, urgency] = Draft(self._session.turns(model, urgency))
+            return _Lines(self._session, queues, urgency, bands[urgency], turns, n).in_order()
+
+        return take_bands(model, bands, of_band, self._passed)
+
+    def start(self) -> list[Task]:
+        """Start what was taken."""
+        session, request = self._session, self._request
+        started = []
+        for task in self.taken:
+            running = life.start(
+                task,
+                worker_id=request.worker_id,
+                version=request.models[task.stage_model],
+                token=life.new_token(),
+                now=session.now,
+                lease_s=request.lease_s,
+            )
+            session.put(running)
+            session.clock(task.stage_model, task.key_id, task.priority).serve(task.tag)
+            started.append(running)
+        for turns in self._turns.values():
+            turns.keep()
+        session.passed = self._passed
+        if started:
+            session.last_model = started[-1].stage_model
+        if started and len(self._turn) > 1:
+            note_passed(self._turn, {task.stage_model for task in started}, session.passed)
+            if len(set(self._heads.values())) > 1:
+                served = [(task.stage_model, band(task.priority)) for task in started]
+                note_lifted(self._heads, served, session.passed)
+        return started
+
+
+def next_ready(
+    session: Session, queue: str, n: int, is_usual: bool, besides: Sequence[Offered]
+) -> list[Task]:
+    """Return the next n ready tasks of a queue in order of service. See `Broker.next_ready`."""
+    model = queue.partition(":")[0]
+    known = {each.task_id for each in besides}
+    found: list[Task] = []
+    for urgency, keys in sorted(session.ready.keys(queue).items()):
+        if (urgency == USUAL_PRIORITY) is not is_usual:
+            continue
+        turns = Draft(session.turns(model, urgency))
+        for each in besides:
+            if band(each.priority) == urgency:
+                turns.take(each.key_id, each.cost)
+        lines = _Lines(session, [queue], urgency, keys, turns, n + len(known), known)
+        found += itertools.islice(lines.in_order(), n - len(found))
+    return found
+
+
+class _Lines:
+    """The lines of a model and band, over the queues that a worker serves.
+
+    Args:
+        keys: Of which tasks are ready.
+        turns: The clock between the keys.
+        n: How many tasks are wanted.
+        without: Ids of tasks that are left out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queues: Sequence[str],
+        urgency: int,
+        keys: Collection[str],
+        turns: VirtualClock,
+        n: int,
+        without: Container[str] = (),
+    ) -> None:
+        self._session = session
+        self._queues = queues
+        self._urgency = urgency
+        self._turns = turns
+        self._n = n
+        self._without = without
+        # One of n tasks is of one of the n keys that are next, not counting those without any.
+        most = n + session.ready.n_read
+        if len(keys) > most:
+            nexts = heapq.nsmallest(most, turns.starts(keys))
+            keys = [key_id for _, _, key_id in sorted(nexts, key=itemgetter(1))]
+        self._keys = keys
+
+    def in_order(self) -> Iterator[Task]:
+        """Yield tasks in the order of service, at least n if there are as many."""
+        return take_turns(self._turns, self._keys, self.of)
+
+    def of(self, key_id: str) -> Iterator[tuple[float, Task]]:
+        """Yield (cost, task) of one key in order, without those past a deadline.
+
+        Raises:
+            LinesCut: More must be read to know which is next.
+        """
+        now = self._session.now
+        found: list[Task] = []
+        last_of: dict[str, LineId] = {}
+        for line in self._lines(key_id):
+            tasks, is_whole = self._session.ready.tasks(line)
+            if not is_whole:
+                if not tasks:
+                    raise self._cut(line)
+                last_of[tasks[-1].id] = line
+            found += tasks
+        if len(self._queues) > 1:
+            found.sort(key=place_of)
+        for task in found:
+            # The sweeper ends and announces expired tasks.
+            if task.id not in self._without and not life.is_expired(task, now):
+                self._n -= 1
+                yield task.count, task
+            if task.id in last_of:
+                raise self._cut(last_of[task.id])
+
+    def _lines(self, key_id: str) -> list[LineId]:
+        return [(queue, self._urgency, key_id) for queue in self._queues]
+
+    def _cut(self, line: LineId) -> LinesCut:
+        """Ask for a line; with one that was not read, for all that were not."""
+        ready, n = self._session.ready, max(1, self._n)
+        if not ready.is_unread(line):
+            return LinesCut([line], n)
+        nexts = [each for key_id in self._keys for each in self._lines(key_id)]
+        return LinesCut(list(filter(ready.is_unread, nexts)), n)
