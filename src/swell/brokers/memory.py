@@ -1,6 +1,4 @@
-"""A broker in memory, beside any store: for tests, and as the pattern for brokers that only carry
-ids (Amazon SQS, NATS): what it hands out is started through the store, which is the judge.
-"""
+"""A broker in memory, for tests."""
 
 import asyncio
 import bisect
@@ -15,9 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from swell import task as life
-from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
 from swell.fairness import (
-    USUAL_PRIORITY,
     VirtualClock,
     band,
     lift,
@@ -28,7 +25,8 @@ from swell.fairness import (
     take_bands,
     take_turns,
 )
-from swell.store import Hold, Start, Store, TaskFilter
+from swell.store import Start, TaskFilter
+from swell.stores.memory import MemoryStore
 from swell.task import NewTask, Task, TaskState
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
@@ -55,7 +53,7 @@ class _Entry(msgspec.Struct, frozen=True, order=True):
 class MemoryBroker:
     """A sorted line for each queue, band and key."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         self._store = store
         #: Queue → (band, key) → ready tasks; none is empty, and who came first stands first.
         self._lines: dict[str, dict[tuple[int, str], list[_Entry]]] = defaultdict(dict)
@@ -71,17 +69,27 @@ class MemoryBroker:
         self._passed: dict[str, int] = {}
         self._arrival = asyncio.Event()
         self._is_closed = False
+        store.on_put = self._note
 
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            waits = task.state is TaskState.QUEUED and task.available_at is None
-            if not waits or task.id in self._entries:
-                continue
-            place = (task.id, 0 if task.run is None else task.run.at)
-            if place not in self._tags:
-                self._give_tags(task)
-            self._add(_entry(task, self._tags[place], task.id))
-        self._wake()
+    def _note(self, task: Task) -> None:
+        """Follow a change of a task in the store."""
+        entry = self._entries.get(task.id)
+        if task.state is TaskState.QUEUED and task.available_at is None:
+            if entry is None:
+                place = (task.id, 0 if task.run is None else task.run.at)
+                if place not in self._tags:
+                    self._give_tags(task)
+                self._add(_entry(task, self._tags[place], task.id))
+                self._wake()
+            return
+        self._drop(task.id)
+        if entry is not None and task.state is TaskState.RUNNING:
+            self._clocks[entry.model, entry.key_id, entry.priority].serve(entry.tag)
+            self._turns[entry.model, entry.line[0]].take(entry.key_id, entry.cost)
+        elif task.state.is_terminal:
+            stages = 1 if task.run is None else len(task.run.pipeline.stages)
+            for at in range(stages):
+                self._tags.pop((task.id, at), None)
 
     def _give_tags(self, task: Task) -> None:
         """Give a task its tag; a pipeline one for each of its stages."""
@@ -192,41 +200,20 @@ class MemoryBroker:
             model, bands, of_band, dict(self._passed) if passed is None else passed
         )
 
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            self._drop(task.id)
-            if task.state.is_terminal:
-                stages = 1 if task.run is None else len(task.run.pipeline.stages)
-                for at in range(stages):
-                    self._tags.pop((task.id, at), None)
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            entry = self._entries.get(task.id)
-            if entry is not None:
-                self._drop(entry.task_id)
-                self._clocks[entry.model, entry.key_id, entry.priority].serve(entry.tag)
-                self._turns[entry.model, entry.line[0]].take(entry.key_id, entry.cost)
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """See `Broker.extend`: the store alone knows of leases."""
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """See `Broker.feed`: nothing lies elsewhere."""
-        return 0
-
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        model = queue.partition(":")[0]
-        turns = copy.deepcopy(self._turns)
-        for each in besides:
-            turns[model, band(each.priority)].take(each.key_id, each.cost)
-        known = {each.task_id for each in besides}
-        order = self._order(model, [queue], turns, known)
-        wanted = (entry.task_id for entry in order if (entry.line[0] == USUAL_PRIORITY) is is_usual)
-        tasks = await self._store.get(list(itertools.islice(wanted, n)))
-        return [task for task in tasks if task is not None]
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        ids = sorted(entry.task_id for entry in self._entries.values() if entry.queue == queue)
+        tasks = await self._store.get(ids[:n])
+        return [
+            ReadyTask(
+                id=task.id,
+                queue=task.queue,
+                key_id=task.key_id,
+                user=task.user,
+                priority=task.priority,
+            )
+            for task in tasks
+            if task is not None
+        ]
 
     async def depths(self) -> list[Depth]:
         depths: dict[str, Depth] = {}

@@ -9,12 +9,11 @@ What others have accepted is passed over for a moment (docs/decisions/0050).
 import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
 
 import msgspec
 
 from swell import task as life
-from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
@@ -23,9 +22,9 @@ from swell.brokers.ranking import (
     least_of,
     queues_before,
     rank_of,
+    ready_tasks,
 )
 from swell.fairness import (
-    USUAL_PRIORITY,
     band,
     lift,
     note_lifted,
@@ -35,7 +34,6 @@ from swell.fairness import (
     take_bands,
     take_turns,
 )
-from swell.store import Hold
 from swell.stores.postgres.clocks import Draft
 from swell.stores.postgres.database import PostgresDatabase
 from swell.stores.postgres.session import Session
@@ -52,16 +50,10 @@ _Costed = tuple[float, Task]
 class PostgresBroker:
     """Order and leases over the tasks of a `PostgresStore` in the same database."""
 
-    #: Calls with nothing to do here: how long they take tells nobody anything.
-    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
-
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._waits: set[asyncio.Future[None]] = set()
         self._is_closed = False
-
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -85,33 +77,8 @@ class PostgresBroker:
         finally:
             self._waits.discard(until)
 
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`: settling a task took it out of the index."""
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`: starting a task took it out of the index."""
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """See `Broker.extend`: leases lie in the same rows."""
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """See `Broker.feed`: nothing lies elsewhere."""
-        return 0
-
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        async def action(session: Session) -> list[Task]:
-            session.state.tell([queue])
-            await session.look([queue], n, is_only_read=True)
-            while True:
-                try:
-                    order = _next_ready(session, queue, is_usual, besides)
-                    return list(itertools.islice(order, n))
-                except LineCut as cut:
-                    await session.look_further(cut.queue, cut.key_id, is_only_read=True)
-
-        return await self._database.write(action, is_late=True)
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        return ready_tasks(queue, await self._database.read("oldest_ready", queue, n))
 
     async def depths(self) -> list[Depth]:
         ready = await self._database.read("ready_depths")
@@ -300,23 +267,6 @@ def _in_order(session: Session, plan: _Plan, model: str, queues: Sequence[str]) 
 
     if bands:
         yield from take_bands(model, bands, of_band, plan.passed)
-
-
-def _next_ready(
-    session: Session, queue: str, is_usual: bool, besides: Sequence[Offered]
-) -> Iterator[Task]:
-    """Yield what is ready in a queue in the order of service, without some that have had turns."""
-    model = queue.partition(":")[0]
-    known = {each.task_id for each in besides}
-    lines = _Lines(session, [queue], known)
-    for urgency, keys in lines.bands():
-        if (urgency == USUAL_PRIORITY) is not is_usual:
-            continue
-        turns = Draft(session.turns(model, urgency))
-        for each in besides:
-            if band(each.priority) == urgency:
-                turns.take(each.key_id, each.cost)
-        yield from take_turns(turns, keys, lines.of(urgency))
 
 
 class _Lines:

@@ -5,15 +5,13 @@ nothing to offer and nothing to acknowledge: what is left of the broker is the o
 """
 
 import asyncio
-import copy
 import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
 
 from swell import task as life
-from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Offered, Rank, ServedWith
+from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
@@ -21,6 +19,7 @@ from swell.brokers.ranking import (
     least_of,
     queues_before,
     rank_of,
+    ready_tasks,
 )
 from swell.fairness import (
     USUAL_PRIORITY,
@@ -33,7 +32,6 @@ from swell.fairness import (
     take_bands,
     take_turns,
 )
-from swell.store import Hold
 from swell.stores.sqlite.file import SqliteDatabase
 from swell.stores.sqlite.session import Session
 from swell.task import NewTask, Task, TaskState
@@ -48,16 +46,10 @@ _Costed = tuple[float, Task]
 class SqliteBroker:
     """Order and leases over the tasks of a `SqliteStore` in the same file."""
 
-    #: Calls with nothing to do here: how long they take tells nobody anything.
-    EMPTY: Final = frozenset({"offer", "ack", "started", "extend"})
-
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._waits: set[asyncio.Future[None]] = set()
         self._is_closed = False
-
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.offer`: the tasks are ready already, and who waits has had them."""
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -79,26 +71,9 @@ class SqliteBroker:
         finally:
             self._waits.discard(until)
 
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.ack`: settling a task took it out of the index."""
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        """See `Broker.started`: starting a task took it out of the index."""
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """See `Broker.extend`: leases lie in the same rows."""
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """See `Broker.feed`: nothing lies elsewhere."""
-        return 0
-
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        def action(session: Session) -> list[Task]:
-            return list(itertools.islice(_next_ready(session, queue, n, is_usual, besides), n))
-
-        return await self._database.write(action, is_late=True)
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        (rows,) = await self._database.read_slowly(("oldest_ready", (queue, n)))
+        return ready_tasks(queue, rows)
 
     async def depths(self) -> list[Depth]:
         ready, woken = await self._database.read_slowly(("ready_depths", ()), ("woken_depths", ()))
@@ -228,35 +203,6 @@ def _in_order(session: Session, model: str, served: Sequence[str], n: int) -> It
         return take_turns(session.state.turns[model, urgency], keys, tasks_of)
 
     yield from take_bands(model, bands, of_band, session.state.passed)
-
-
-def _next_ready(
-    session: Session, queue: str, n: int, is_usual: bool, besides: Sequence[Offered]
-) -> Iterator[Task]:
-    """Yield what is ready in a queue in the order of service, without some that have had turns."""
-    session.flush()
-    model = queue.partition(":")[0]
-    known = {each.task_id for each in besides}
-    for urgency, keys in sorted(session.lines(queue).items()):
-        if (urgency == USUAL_PRIORITY) is not is_usual:
-            continue
-        turns = copy.deepcopy(session.state.turns[model, urgency])
-        held: dict[str, int] = {}
-        for each in besides:
-            if band(each.priority) == urgency:
-                turns.take(each.key_id, each.cost)
-                held[each.key_id] = held.get(each.key_id, 0) + 1
-        waiting = list(keys)
-        # As many at once as one key may have to skip.
-        at_once = math.ceil(n / len(waiting)) + max(held.values(), default=0)
-
-        def tasks_of(
-            key_id: str, urgency: int = urgency, at_once: int = at_once
-        ) -> Iterator[_Costed]:
-            line = _line(session, [queue], urgency, at_once, key_id)
-            return ((cost, task) for cost, task in line if task.id not in known)
-
-        yield from take_turns(turns, waiting, tasks_of)
 
 
 def _in_order_of_new(session: Session, model: str, tasks: Iterable[Task]) -> Iterator[Task]:

@@ -85,6 +85,8 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         self._uses: dict[str, set[str]] = {}
         #: What is to be delivered of these tasks.
         self.outbox = MemoryOutbox(clock, self._tasks)
+        #: Called after each change of a task.
+        self.on_put: Callable[[Task], None] | None = None
 
     async def accept(
         self, tasks: Sequence[NewTask], *, all_or_none: bool = True
@@ -391,6 +393,8 @@ class MemoryStore(MemorySharing, MemoryFavourites):
         wake_at = life.next_wake_at(task)
         if wake_at is not None:
             heapq.heappush(self._wakes, (wake_at, next(self._order), task.id))
+        if self.on_put is not None:
+            self.on_put(task)
 
 
 def _is_due(task: Task, expiry: Expiry) -> bool:
