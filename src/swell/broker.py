@@ -1,22 +1,18 @@
-"""Contract of the broker: which tasks are ready, and who holds a lease.
+"""Contract of the broker: the order of ready tasks, and who holds a lease.
 
-A broker that lives in the store's own transaction (SQLite, PostgreSQL) has nothing to do in `offer`
-and `ack`; one that does not (Amazon SQS, NATS) carries task ids and starts tasks through the store.
-Such queues hold only a window of ids and the store keeps the order, so for these read "up to the
-window" wherever a guarantee below speaks of order: who comes late waits for what lies in the window
-before him, and then for his turn. Bands stay exact between what is usually urgent and the rest. A
-rank is late by no more than the window and one task of each flow (docs/decisions/0026).
+A broker lives in the store's database: accepting, starting and ending a task changes its order in
+the same write. With an external queue service, a `Publisher` also sends the IDs of ready tasks
+there (docs/decisions/0087).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
 
-from swell.store import Hold
 from swell.task import NewTask, Task
 
 #: Queue → all queues of its model that the workers which serve it serve, of the models that were
@@ -95,22 +91,21 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     equal_samples: int = 0
 
 
-class Offered(msgspec.Struct, frozen=True, kw_only=True):
-    """A ready task that lies in a queue elsewhere: as much of it as order needs."""
+class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A ready task, as far as an external queue service needs it."""
 
-    task_id: str
+    id: str
+    queue: str
     key_id: str
     user: str | None
     priority: int
-    #: Samples that it asks for.
-    cost: int
 
 
 class Broker(Protocol):
     """Hands ready tasks to workers.
 
     Guarantees:
-        At least once: an offered task is leased again until it ends. Never to two holders whose
+        At least once: a ready task is leased again until it ends. Never to two holders whose
         leases are both current.
         Order, where the broker can, among the tasks of one model (`fairness.py`): the more urgent
         band first; within a band the keys take turns; of each key the more urgent priority first,
@@ -120,10 +115,6 @@ class Broker(Protocol):
         `fairness.MOST_PASSED` leases in a row, and none by less urgent tasks.
         A lease that is not extended ends by itself and its attempt counts.
     """
-
-    async def offer(self, tasks: Sequence[Task]) -> None:
-        """Make accepted or requeued tasks ready for whoever leases. Idempotent."""
-        ...
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -138,30 +129,12 @@ class Broker(Protocol):
         """
         ...
 
-    async def ack(self, tasks: Sequence[Task]) -> None:
-        """Forget tasks that have ended or went back with a delay. Idempotent."""
-        ...
-
-    async def started(self, tasks: Sequence[Task]) -> None:
-        """Hear that tasks were started past `lease`, by a worker that takes ids from the queue."""
-        ...
-
-    async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> None:
-        """Hear that the store has extended these leases."""
-        ...
-
-    async def feed(self, *, is_leader: bool) -> int:
-        """Do what is to be done from time to time; called about twice a second.
-
-        Returns how many messages were put among the dead letters of the queues since the last call.
-
-        Args:
-            is_leader: Whether this is the one process that fills queues from the store.
-        """
-        ...
-
     async def depths(self) -> list[Depth]:
         """Return what lies in every queue that is not empty."""
+        ...
+
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        """Return the n ready tasks of one queue that were accepted first."""
         ...
 
     async def ranks(
@@ -191,22 +164,31 @@ class Broker(Protocol):
         ...
 
 
-class Order(Broker, Protocol):
-    """The broker of a store that also says who would be next, for one that carries ids elsewhere.
+class Publisher(Protocol):
+    """Sends the IDs of ready tasks to an external queue service.
 
     Guarantees:
-        Tasks that `Store.start` starts count in the order like those that `lease` hands out.
+        At least once: every task that stays ready is sent, by `publish` or by `repair`.
     """
 
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        """Return the ready tasks of one queue that are next, in order. Changes nothing.
+    def publish(self, tasks: Iterable[Task]) -> None:
+        """Send the ready ones among these tasks soon. Call it after the commit."""
+        ...
 
-        Args:
-            queue: Its own tasks only, not those of the model's other queues.
-            n: At most so many; 1 to 1000.
-            is_usual: The tasks of the most urgent band, or else those of all bands after it.
-            besides: Left out. Their keys have taken these turns already.
+    def leased(self, tasks: Iterable[Task]) -> None:
+        """Do not send these tasks if they are not sent yet: a worker leased them here."""
+        ...
+
+    async def repair(self) -> int:
+        """Send ready tasks again that have no message; return how many.
+
+        One backend calls this from time to time.
+
+        Raises:
+            Unavailable: The service or the database cannot be reached.
         """
+        ...
+
+    async def close(self) -> None:
+        """Send what waits, for a moment, and close the connection."""
         ...

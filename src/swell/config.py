@@ -313,7 +313,7 @@ class StoreSettings(_Group):
 
 
 class BrokerSettings(_Group):
-    """Where the ids of ready tasks lie."""
+    """Where workers inside the trusted network receive the IDs of ready tasks."""
 
     url: str = Field(
         default="",
@@ -323,38 +323,14 @@ class BrokerSettings(_Group):
         "client certificate `&cert=FILE&key=FILE`; a cluster lists its servers "
         "separated by commas, and `?replicas=3` sets the replicas of a new "
         "stream) or `sqs://REGION/PREFIX` (Amazon SQS; queues named `PREFIX-…`;"
-        " `?endpoint=URL` for another server). Empty for a queue in the store's"
-        " tables.",
+        " `?endpoint=URL` for another server). Set it only if workers poll that "
+        "service (`swell worker --broker`). Empty: all workers lease from the backend.",
     )
-    window: int = Field(
-        default=256,
-        ge=1,
-        le=1000,
-        description="Task ids that one backend keeps in one external queue. Further tasks "
-        "wait in the store in fair order, so a new task waits at least for "
-        "these.",
-    )
-    flow_window: int = Field(
-        default=64, ge=1, description="How many of these may belong to one user of one key."
-    )
-    reoffer_s: float = Field(
-        default=30.0,
+    repair_s: float = Field(
+        default=10.0,
         gt=0,
-        description="Time after which the backend sends the id of a ready task again if no "
-        "worker has started it, in seconds.",
-    )
-    max_receives: int = Field(
-        default=20,
-        ge=1,
-        le=500,
-        description="Deliveries of one message by an external queue before it goes to that "
-        "queue's dead-letter queue.",
-    )
-    poll_s: float = Field(
-        default=20.0,
-        gt=0,
-        le=20,
-        description="Long-poll time of one receive call to an external queue, in seconds.",
+        description="How often one backend compares the external queues with the store, in "
+        "seconds. Ready tasks without a message are sent again after two comparisons.",
     )
 
 

@@ -45,8 +45,8 @@ from swell.telemetry import request_id
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend, Retention, WebhookSettings
     from swell.autoscaler.keeper import Keeper
-    from swell.broker import Broker, Order
-    from swell.brokers.lanes import Queues
+    from swell.broker import Broker
+    from swell.brokers.external import ExternalQueues
     from swell.bus import Bus
     from swell.db.deliveries import Outbox
     from swell.db.registry import Registry
@@ -81,12 +81,12 @@ __all__ = [
     "Unusable",
     "back_up",
     "begin_worker",
-    "broker_queues",
     "build_backend",
     "build_fleet",
     "build_worker",
     "close_backend",
     "configure_logging",
+    "external_queues",
     "is_shared",
     "model_home",
     "open_bus",
@@ -114,7 +114,7 @@ _POSTGRES: Final = ("postgresql:", "postgres:")
 
 #: What the workers of `swell up` are told of its settings, by groups and one by one.
 _WORKERS_GROUPS: Final = ("worker", "log", "telemetry")
-_WORKERS_KEYS: Final = ("data_dir", "broker.max_receives", "broker.poll_s")
+_WORKERS_KEYS: Final = ("data_dir",)
 
 #: But not these: each worker has a name of its own, and none asks a hub (`swell models pull` does).
 #: A file for the health of one worker is no other's.
@@ -215,18 +215,24 @@ async def build_backend(
     """
     from swell.api.settings import Backend
 
-    store, own_broker, registry, outbox = await _open_store(settings, clock)
+    store, broker, registry, outbox = await _open_store(settings, clock)
     try:
-        broker = _open_broker(settings, clock, store, own_broker)
+        queues = external_queues(settings)
         signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await open_objects(settings, clock, signing)
         bus = await open_bus(settings, clock)
     except BaseException:
         await store.close()
         raise
+    publisher = None
+    if queues is not None:
+        from swell.brokers.publisher import QueuePublisher
+
+        publisher = QueuePublisher(queues, broker)
     return Backend(
         store=store,
         broker=broker,
+        publisher=publisher,
         bus=bus,
         objects=objects,
         registry=registry,
@@ -244,6 +250,8 @@ async def build_backend(
 async def close_backend(backend: "Backend") -> None:
     """Close what `build_backend` opened; the store last, since it commits what is waiting."""
     await backend.bus.close()
+    if backend.publisher is not None:
+        await backend.publisher.close()
     await backend.broker.close()
     await backend.store.close()
     if backend.tracer is not None:
@@ -949,6 +957,7 @@ def _api_settings(settings: Settings) -> "ApiSettings":
         heartbeat_s=delivery.heartbeat_s,
         max_wait_s=delivery.worker_wait_s,
         sweep_every_s=delivery.sweep_every_s,
+        repair_every_s=settings.broker.repair_s,
         serve_files=settings.objects.serve,
         retention=_retention(settings.retention),
         hour_micros=_hour_micros(settings),
@@ -1054,67 +1063,42 @@ def _open_dispatch(settings: Settings, clock: Clock, token: str) -> "Dispatch":
     )
     if not chosen.broker:
         return remote
-    from swell.brokers.direct import DirectDispatch
+    from swell.brokers.consumer import PollingDispatch
 
-    return DirectDispatch(
-        remote,
-        _open_queues(chosen.broker, "worker.broker", settings),
-        clock,
-        max_receives=settings.broker.max_receives,
-        wait_s=settings.broker.poll_s,
-    )
+    return PollingDispatch(remote, _open_queues(chosen.broker, "worker.broker"))
 
 
-def _open_broker(settings: Settings, clock: Clock, store: "Store", own: "Order") -> "Broker":
-    """Return the store's own broker, or one whose queues lie elsewhere."""
-    chosen = settings.broker
-    if not chosen.url:
-        return own
-    from swell.brokers.carried import CarriedBroker, CarriedSettings
-
-    sizes = CarriedSettings(
-        window=chosen.window,
-        flow_window=chosen.flow_window,
-        reoffer_s=chosen.reoffer_s,
-        max_receives=chosen.max_receives,
-        wait_s=chosen.poll_s,
-    )
-    queues = _open_queues(chosen.url, "broker.url", settings)
-    return CarriedBroker(store, own, queues, clock, sizes)
-
-
-def broker_queues(settings: Settings) -> "Queues | None":
-    """Return the queues of `broker.url`, of one's own; None where the store has the order.
+def external_queues(settings: Settings) -> "ExternalQueues | None":
+    """Return a new connection to the service of `broker.url`; None without one.
 
     Raises:
         InvalidRequest: See `build_backend`.
     """
     url = settings.broker.url
-    return _open_queues(url, "broker.url", settings) if url else None
+    return _open_queues(url, "broker.url") if url else None
 
 
-def _open_queues(url: str, setting: str, settings: Settings) -> "Queues":
-    """Return queues elsewhere; they are reached when they are first needed.
+def _open_queues(url: str, setting: str) -> "ExternalQueues":
+    """Return the queues of a service. They connect when they are first used.
 
     Raises:
-        InvalidRequest: The URL names no known adapter, or what it needs is not installed.
+        InvalidRequest: The URL names no known adapter, or its client library is not installed.
     """
-    hold_s, most = settings.delivery.lease_s, settings.broker.max_receives
     scheme = urlsplit(url).scheme
     if scheme in ("nats", "tls"):
         with _installed("nats", setting):
             from swell.brokers.nats import NatsQueues
-        return NatsQueues(url, hold_s=hold_s)
+        return NatsQueues(url)
     if scheme == "sqs":
         with _installed("sqs", setting):
             from swell.brokers.sqs import SqsQueues
-        return SqsQueues(url, hold_s=hold_s, max_receives=most)
+        return SqsQueues(url)
     raise InvalidRequest(
         f"{setting} {url.partition(':')[0]!r}: use nats://HOST:PORT/NAME or sqs://REGION/PREFIX"
     )
 
 
-async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Order, Registry, Outbox]":
+async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker, Registry, Outbox]":
     url = settings.store.url or f"sqlite:///{settings.data_dir / 'swell.db'}"
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)

@@ -28,8 +28,8 @@ _CLOUD_KEYS: Final = {
 }
 
 
-#: Ids that a broker lost are sent again after about as long as a lease lasts here.
-_REOFFER: Final = {"broker.reoffer_s": "3", "broker.poll_s": "2"}
+#: IDs that a queue service lost are sent again after about as long as a lease lasts here.
+_REPAIR: Final = {"broker.repair_s": "1.5"}
 
 
 class Engine:
@@ -67,6 +67,10 @@ class Engine:
     def environment(self) -> dict[str, str]:
         """Variables of backends and workers that are no settings."""
         return {}
+
+    def queues_url(self) -> str:
+        """Return the queue service that every other worker polls; empty for none."""
+        return self.settings().get("broker.url", "")
 
     async def finals(self, data: Path) -> list[FinalTask]:
         """Return what the store holds."""
@@ -206,7 +210,7 @@ class NatsEngine(PostgresEngine):
         """The store's, with broker and bus."""
         return (
             super().settings()
-            | _REOFFER
+            | _REPAIR
             | {"broker.url": f"{self.broker.url}/chaos", "bus.url": f"{self.broker.url}/chaos"}
         )
 
@@ -259,7 +263,7 @@ class SqsEngine(PostgresEngine):
         """The store's, with broker and bucket."""
         return (
             super().settings()
-            | _REOFFER
+            | _REPAIR
             | {
                 "broker.url": f"sqs://{_REGION}/chaos?endpoint={self.broker.url}",
                 "objects.url": "s3://chaos/files",

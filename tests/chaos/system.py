@@ -161,6 +161,8 @@ class System:
             # Of its own, so that its model processes are below it, whatever they were forked from.
             "data_dir": str(self.data / f"worker-{index}"),
         }
+        if index % 2 == 0 and (queues_url := self.engine.queues_url()):
+            own["worker.broker"] = queues_url
         self.workers[index] = self._spawn(f"worker-{index}", "worker", own)
 
     async def wait_workers(self, n: int) -> None:

@@ -22,12 +22,12 @@ from conformance.factories import (
     a_success,
     hold_of,
 )
-from swell.broker import Backlog, Broker
+from swell.broker import Backlog, Broker, ReadyTask
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.fairness import MOST_PASSED, MOST_URGENT
 from swell.results import TaskWarning
-from swell.store import Accepted, Expiry, Part, Store, TaskFilter
+from swell.store import Accepted, Expiry, Part, Start, Store, TaskFilter
 from swell.task import (
     THUMBNAIL_WIDTHS,
     Artifact,
@@ -50,13 +50,14 @@ class Delivery:
     clock: ManualClock
     store: Store
     broker: Broker
-    #: Where ids lie in queues elsewhere: how many at most in each. None: the order is exact.
-    window: int | None = None
+
+    def publish(self, tasks: Sequence[Task]) -> None:
+        """Do what the backend does after a commit; nothing without external queues."""
 
     async def submit(self, *tasks: NewTask) -> list[Task]:
-        """Accept and offer tasks, as the backend does."""
+        """Accept tasks, as the backend does."""
         accepted = [_expect(result) for result in await self.store.accept(tasks)]
-        await self.broker.offer([one.task for one in accepted if one.is_new])
+        self.publish([one.task for one in accepted if one.is_new])
         return [one.task for one in accepted]
 
     async def lease(self, n: int = 1, **fields: object) -> list[Task]:
@@ -66,13 +67,13 @@ class Delivery:
     async def settle(self, *held: Task, outcome: Outcome | None = None) -> list[Task | None]:
         """Report one outcome for held tasks, as the backend does."""
         ended = await self.store.settle([a_settlement(task, outcome) for task in held])
-        await self._pass_on([task for task in ended if task is not None])
+        self.publish([task for task in ended if task is not None])
         return ended
 
     async def sweep(self) -> list[Task]:
         """Do what time demands, as the backend does."""
         changed = await self.store.sweep()
-        await self._pass_on(changed)
+        self.publish(changed)
         return changed
 
     async def get(self, task: Task) -> Task:
@@ -80,10 +81,6 @@ class Delivery:
         (found,) = await self.store.get([task.id])
         assert found is not None
         return found
-
-    async def _pass_on(self, tasks: list[Task]) -> None:
-        await self.broker.ack([task for task in tasks if task.state.is_terminal])
-        await self.broker.offer([task for task in tasks if task.state is TaskState.QUEUED])
 
 
 def _expect(result: Accepted | SwellError) -> Accepted:
@@ -711,7 +708,7 @@ class LifeConformance:
         (held,) = await delivery.lease()
         await delivery.settle(held, outcome=a_failure())
         again = await delivery.store.retry(task.id, key_id="key-1")
-        await delivery.broker.offer([again.task])
+        delivery.publish([again.task])
         assert again.is_new
         assert again.task.retry_of == task.id
         assert bytes(again.task.input) == bytes(task.input)
@@ -759,7 +756,6 @@ class LifeConformance:
         (canceled,) = calls[0]
         assert canceled is not None
         assert canceled.state is TaskState.CANCELED
-        await delivery.broker.ack([canceled])
         assert await delivery.lease() == []
 
     async def test_a_running_task_is_canceled_through_its_holder(self, delivery: Delivery) -> None:
@@ -824,7 +820,7 @@ class LifeConformance:
 
 
 class ExactOrderConformance:
-    """Who is next, to the task. Where ids lie in queues elsewhere, with a window of one."""
+    """Who is next, to the task."""
 
     async def test_one_flow_is_served_in_order(self, delivery: Delivery) -> None:
         tasks = await delivery.submit(*(a_new_task() for _ in range(5)))
@@ -1138,6 +1134,55 @@ class WaitingConformance:
         (held,) = await delivery.lease()
         assert await delivery.broker.ranks([held]) == [None]
 
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_tasks_started_by_their_ids_count_in_the_order(
+        self, delivery: Delivery, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        waiting: list[Task] = []
+        for _ in range(6):
+            for _ in range(rng.randint(1, 8)):
+                waiting += await delivery.submit(
+                    a_new_task(key_id=rng.choice("abc"), user=rng.choice("xyz"))
+                )
+            waiting = await _in_order(delivery, waiting)
+            n = rng.randint(1, 4)
+            starts = [
+                Start(
+                    task_id=task.id,
+                    queue=task.queue,
+                    worker_id="worker-1",
+                    version="v1",
+                    token=task.id,
+                    lease_s=30,
+                )
+                for task in waiting[:n]
+            ]
+            assert None not in await delivery.store.start(starts)
+            waiting = waiting[n:]
+        waiting = await _in_order(delivery, waiting)
+        served = await delivery.lease(len(waiting) + 1)
+        assert [task.id for task in served] == [task.id for task in waiting]
+
+    async def test_the_oldest_ready_tasks_of_a_queue(self, delivery: Delivery) -> None:
+        tasks = await delivery.submit(*(a_new_task(priority=n % 3, user="ann") for n in range(6)))
+        await delivery.submit(a_new_task("demo/other"), a_new_task(queue="demo/upper:v1"))
+        failed, running = await delivery.lease(2)
+        await delivery.settle(failed, outcome=a_failure())
+        ready = [task for task in tasks if task.id not in (failed.id, running.id)]
+        # Tasks of one millisecond have no age between them.
+        ready.sort(key=lambda task: task.id)
+        found = await delivery.broker.oldest_ready("demo/upper", 3)
+        assert [each.id for each in found] == [task.id for task in ready[:3]]
+        assert found[0] == ReadyTask(
+            id=ready[0].id,
+            queue="demo/upper",
+            key_id=ready[0].key_id,
+            user="ann",
+            priority=ready[0].priority,
+        )
+        assert len(await delivery.broker.oldest_ready("demo/upper", 100)) == 4
+
     async def test_a_waiting_lease_gets_what_comes(self, delivery: Delivery) -> None:
         until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = asyncio.ensure_future(delivery.broker.lease(a_lease_request(5), until=until))
@@ -1207,7 +1252,7 @@ class WaitingConformance:
             await delivery.settle(*held, outcome=Released())
         elif way == "replayed":
             again = await delivery.store.retry(held[0].id, key_id="key-1", only_dead=True)
-            await delivery.broker.offer([again.task])
+            delivery.publish([again.task])
         else:
             await delivery.submit(a_new_task(queue=f"demo/upper:{way}".rstrip(":")))
         await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
@@ -1456,6 +1501,13 @@ class DeliveryConformance(LifeConformance, ExactOrderConformance, WaitingConform
                 len(waiting), models={"demo/upper": version}, staged={"demo/upper": served}
             )
             assert [told[task.id] for task in held] == list(range(len(own)))
+
+
+async def _in_order(delivery: Delivery, tasks: Sequence[Task]) -> list[Task]:
+    """Return waiting tasks by rank."""
+    ranks = await delivery.broker.ranks([await delivery.get(task) for task in tasks])
+    told = {task.id: rank.ahead for task, rank in zip(tasks, ranks, strict=True) if rank}
+    return sorted(tasks, key=lambda task: told[task.id])
 
 
 def _any_task(rng: random.Random) -> NewTask:

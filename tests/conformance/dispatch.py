@@ -91,7 +91,6 @@ class MemoryDispatch:
         new = NewTask(model=model, queue=model, input=raw, **wishes)
         [accepted] = await self.store.accept([new])
         assert isinstance(accepted, Accepted)
-        await self.broker.offer([accepted.task])
         self._wake()
         return accepted.task.id
 
@@ -137,7 +136,7 @@ class MemoryDispatch:
 
     async def sweep(self) -> None:
         """Do what time demands."""
-        await self.broker.offer(await self.store.sweep())
+        await self.store.sweep()
         await self._tell_change()
 
     async def _tell_change(self) -> None:
@@ -197,8 +196,6 @@ class MemoryDispatch:
         for key in discarded:
             self.objects.pop(key, None)
         await self.store.forget_discarded(discarded)
-        await self.broker.ack([task for task in settled if task and task.state.is_terminal])
-        await self.broker.offer([task for task in settled if task])
         states = await self.store.extend(report.holds, lease_s=self.lease_s)
         lost = [
             hold.task_id
@@ -315,7 +312,7 @@ class MemoryDispatch:
     ) -> list[LeasedTask]:
         if n <= 0 or self.is_draining:
             return []
-        await self.broker.offer(await self.store.sweep())
+        await self.store.sweep()
         request = LeaseRequest(
             worker_id=worker_id,
             models=models,

@@ -264,7 +264,7 @@ class PipelineConformance:
         (passed,) = await delivery.store.settle([a_settlement(held)], _onward(A | B))
         assert passed is not None
         assert (passed.state, passed.queue) == (TaskState.QUEUED, "demo/b:v9")
-        await delivery.broker.offer([passed])
+        delivery.publish([passed])
         assert await delivery.lease(models=B) == []
         (found,) = await delivery.lease(models={"demo/b": "v9"})
         assert found.id == held.id
@@ -374,7 +374,6 @@ class PipelineConformance:
         (canceled,) = await delivery.store.cancel([task.id])
         assert canceled is not None
         assert canceled.state is TaskState.CANCELED
-        await delivery.broker.ack([canceled])
         assert await delivery.lease(models=B) == []
         assert [each.name for each in _run_of(canceled).done] == ["first"]
 
@@ -430,7 +429,7 @@ class PipelineConformance:
         await _pass_stage(delivery, B, a_failure(retryable=False))
         again = (await delivery.store.retry(task.id, key_id="key-1")).task
         assert (again.queue, again.attempt, again.retry_of) == ("demo/b", 0, task.id)
-        await delivery.broker.offer([again])
+        delivery.publish([again])
         assert await delivery.lease(models=A) == []
         (held,) = await delivery.lease(models=B)
         assert (held.id, held.attempts_left) == (again.id, 2)
@@ -450,7 +449,7 @@ class PipelineConformance:
         await _pass_stage(delivery, A)
         await _pass_stage(delivery, B, Succeeded(output=msgspec.Raw(b'{"bad":true}')))
         again = (await delivery.store.retry(task.id, key_id="key-1")).task
-        await delivery.broker.offer([again])
+        delivery.publish([again])
         ended = await _pass_stage(delivery, B, Succeeded(output=msgspec.Raw(b'{"bad":false}')))
         assert (ended.id, ended.state) == (again.id, TaskState.SUCCEEDED)
 
@@ -508,13 +507,15 @@ class PipelineConformance:
         gone = await delivery.store.discarded()
         assert picture.key not in gone
         assert not any(picture.key.startswith(each) for each in gone if each.endswith("/"))
-        await delivery.broker.offer([again])
+        delivery.publish([again])
         await _pass_stage(delivery, B)
         await delivery.store.erase(again.id)
         assert await delivery.store.retire_uploads(delivery.clock.now()) in (0, 1)
         assert picture.key in await delivery.store.discarded()
 
-    # ---- order
+
+class PipelineOrderConformance:
+    """Which stage is next, to the task."""
 
     async def test_who_is_half_done_comes_before_what_came_later(self, delivery: Delivery) -> None:
         (task,) = await delivery.submit(a_new_run())

@@ -8,8 +8,11 @@ import pytest
 
 from conformance.delivery import Delivery, DeliveryConformance
 from conformance.favourites import FavouritesConformance
-from conformance.order import OrderConformance
-from conformance.pipelines import PipelineConformance, SharedPipelineConformance
+from conformance.pipelines import (
+    PipelineConformance,
+    PipelineOrderConformance,
+    SharedPipelineConformance,
+)
 from conformance.searching import SearchingConformance
 from conformance.shared import Pair, SharedConformance
 from conformance.sharing import SharingConformance
@@ -23,8 +26,8 @@ from swell.stores.sqlite import SqliteDatabase, SqliteStore
 
 class TestSqlite(
     DeliveryConformance,
-    OrderConformance,
     PipelineConformance,
+    PipelineOrderConformance,
     SharingConformance,
     FavouritesConformance,
     SearchingConformance,
@@ -40,8 +43,8 @@ class TestSqlite(
 
 class TestPostgres(
     DeliveryConformance,
-    OrderConformance,
     PipelineConformance,
+    PipelineOrderConformance,
     SharingConformance,
     FavouritesConformance,
     SearchingConformance,

@@ -175,7 +175,6 @@ async def test_the_settings_of_the_scaled_one_serve_on_real_servers(
     (tmp_path / "objects").write_text("secret")
     elsewhere = {
         "SWELL_STORE__URL": await postgres_databases.new(),
-        "SWELL_BROKER__URL": f"{nats_server.url}/{name}",
         "SWELL_BUS__URL": f"{nats_server.url}/{name}",
         "SWELL_OBJECTS__URL": f"s3://{name}/objects",
         "SWELL_OBJECTS__ENDPOINT": moto_server.url,

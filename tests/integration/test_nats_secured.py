@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from conformance.lanes import LANE, a_letter, received
+from conformance.external import QUEUE, a_ready_task, received
 from servers import NatsServer
 from swell.brokers.nats import NatsQueues
 from swell.errors import Unavailable
@@ -68,11 +68,11 @@ def address(server: NatsServer, opened: str, query: str = "", scheme: str = "nat
 async def carries(url: str) -> bool:
     queues = NatsQueues(url)
     try:
-        letter = a_letter()
+        task = a_ready_task()
         async with asyncio.timeout(20):
-            await queues.send(LANE, [letter])
+            await queues.send(QUEUE, [task])
             (message,) = await received(queues, 1)
-        return message.body == letter.body
+        return message.task_id == task.id
     finally:
         await queues.close()
 

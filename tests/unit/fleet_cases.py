@@ -112,7 +112,6 @@ class Yard:
     async def submit(self, n: int = 1, count: int = 1) -> list[str]:
         """Accept tasks."""
         accepted = await self.store.accept([a_new_task(count=count) for _ in range(n)])
-        await self.broker.offer([each.task for each in accepted])
         return [each.task.id for each in accepted]
 
     async def finish(self) -> None:

@@ -96,7 +96,7 @@ async def test_a_new_attempt_begins_without_files(studio: Studio) -> None:
     await world.report(painter.worker_id, settlements=[failed(lease, retryable=True)])
     assert (await seen(world, task_id))["artifacts"] == []
     world.clock.advance(60)
-    await world.service.backend.broker.offer(await world.service.store.sweep())
+    await world.service.store.sweep()
     again = await painter.lease()
     assert again["attempt"] == 2
     assert (await seen(world, task_id))["artifacts"] == []

@@ -13,7 +13,7 @@ from swell.money.amounts import dollars
 from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
 from swell.stages import Pipeline, Stage
-from swell.store import Accepted, Store, TaskFilter
+from swell.store import Accepted, Store
 from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000
@@ -509,8 +509,6 @@ async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
         await world.service.quotas.look_after()
         assert (await account(world)).held == 100
         if writes:
-            [task] = (await store.page(TaskFilter())).tasks
-            await world.service.broker.offer([task])
             await run(world, worker, 1)
             # The process that saw its end has died before it could enter it.
             world.service.quotas._ended.clear()

@@ -59,8 +59,7 @@ async def come_up(yard: Yard, **versions: str) -> None:
 
 async def submit(yard: Yard, queue: str = MODEL) -> None:
     new = msgspec.structs.replace(a_new_task(), queue=queue)
-    accepted = await yard.store.accept([new])
-    await yard.broker.offer([each.task for each in accepted])
+    await yard.store.accept([new])
 
 
 async def ready_in_s(yard: Yard, what: str = MODEL) -> float | None:

@@ -10,9 +10,6 @@ from api_harness import World, a_world, failed
 from structlog.testing import capture_logs
 
 from swell.api import duties
-from swell.api.metered import _Metered
-from swell.api.metrics import Metrics
-from swell.clock import ManualClock
 from swell.config import LogSettings, Settings
 from swell.task import TaskState
 from swell.wiring import _log_requests
@@ -117,26 +114,6 @@ async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
     with capture_logs():
         assert (await world.anna("GET", f"/v1/tasks/{'0' * 32}")).status == 500
     assert metrics.call_errors == {("store", "get", "internal"): 1}
-
-
-async def test_calls_that_have_nothing_to_do_are_not_measured() -> None:
-    class Index:
-        """A broker whose queue is the store's own table."""
-
-        EMPTY = frozenset({"offer"})
-
-        async def offer(self, n: int) -> int:
-            return n
-
-        async def depths(self) -> list[str]:
-            return []
-
-    metrics = Metrics()
-    broker = _Metered("broker", Index(), metrics, ManualClock())
-    assert (await broker.offer(1), await broker.depths()) == (1, [])
-    assert {name: sum(times.counts) for name, times in metrics.call_s.items()} == {
-        ("broker", "depths"): 1
-    }
 
 
 #: Two requests at once and a worker's line, as they are rendered.

@@ -56,9 +56,6 @@ _KEEP_TIMES_S: Final = 2.0
 _DISCARD_EVERY_S: Final = 2.0
 _DISCARD_LIMIT: Final = 100
 
-#: How often queues that lie elsewhere are filled, in seconds.
-_FEED_EVERY_S: Final = 0.5
-
 #: How often data is looked for whose time is over, in seconds, and how much of each kind at once.
 _RETIRE_EVERY_S: Final = 20.0
 _RETIRE_LIMIT: Final = 1000
@@ -112,7 +109,7 @@ class Duties:
             self._tell_positions,
             self._keep_times,
             self._discard,
-            self._feed,
+            self._repair_queues,
             self._retire,
             self._keep_words,
             self._hear,
@@ -404,14 +401,16 @@ class Duties:
 
         await self._repeat("retention", _RETIRE_EVERY_S, look)
 
-    async def _feed(self) -> None:
-        service = self._service
+    async def _repair_queues(self) -> None:
+        service, publisher = self._service, self._service.publisher
+        if publisher is None:
+            return
 
         async def look() -> None:
-            is_leader = await service.leadership.leads("feeder")
-            service.metrics.buried += await service.broker.feed(is_leader=is_leader)
+            if await service.leadership.leads("publisher"):
+                service.metrics.republished += await publisher.repair()
 
-        await self._repeat("feed", _FEED_EVERY_S, look)
+        await self._repeat("queues", service.settings.repair_every_s, look)
 
     async def _tell_positions(self) -> None:
         service = self._service

@@ -41,18 +41,12 @@ def metered(backend: Backend, metrics: Metrics) -> Backend:
 
 
 class _Metered:
-    """Stands for an adapter; what is no call of its contract is the adapter's own.
-
-    So are calls that an adapter says are `EMPTY`: with it they have nothing to do.
-    """
+    """Stands for an adapter; what is no call of its contract is the adapter's own."""
 
     def __init__(self, contract: str, adapter: object, metrics: Metrics, clock: Clock) -> None:
         self._adapter = adapter
-        empty: frozenset[str] = getattr(adapter, "EMPTY", frozenset())
         for name in _calls(type(adapter)):  # type: ignore[arg-type]
-            if name in empty:
-                setattr(self, name, getattr(adapter, name))
-            elif not name.startswith("_"):
+            if not name.startswith("_"):
                 times = None if name in _WAITING else metrics.call(contract, name)
                 faults = _Faults(metrics, contract, name)
                 setattr(self, name, _counted(adapter, name, times, faults, clock))

@@ -112,8 +112,8 @@ METRICS: dict[str, str] = {
     "contract, call and code.",
     "swell_bus_gaps_total": "Times that events of other backends may have been missed, so that "
     "the backend read the store.",
-    "swell_queue_dead_letters_total": "Messages of Amazon SQS or NATS that went to the dead "
-    "letters there: unreadable, or received too often.",
+    "swell_queue_republished_total": "Task IDs sent to Amazon SQS or NATS again, because ready "
+    "tasks had no message.",
     "swell_duty_failures_total": "Failures of background work, by duty.",
     "swell_event_loop_lag_seconds": "Delay of the event loop.",
     "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the "
@@ -199,7 +199,7 @@ class Metrics:
         #: What came of attempts to deliver webhooks → how often.
         self.webhooks = dict.fromkeys(("delivered", "retried", "failed", "skipped"), 0)
         #: Messages that went to the dead letters of queues elsewhere.
-        self.buried = 0
+        self.republished = 0
         #: (contract, call) → its times; (contract, call, code) → how often it failed so.
         self.call_s: dict[tuple[str, str], Histogram] = {}
         self.call_errors: dict[tuple[str, str, str], int] = {}
@@ -336,9 +336,9 @@ class _Source(Collector):
         gaps = _counter("swell_bus_gaps_total", [])
         gaps.add_metric([], metrics.bus_gaps)
         yield gaps
-        buried = _counter("swell_queue_dead_letters_total", [])
-        buried.add_metric([], metrics.buried)
-        yield buried
+        republished = _counter("swell_queue_republished_total", [])
+        republished.add_metric([], metrics.republished)
+        yield republished
         errors = _counter("swell_call_errors_total", ["contract", "call", "code"])
         for each, n in metrics.call_errors.items():
             errors.add_metric(list(each), n)

@@ -60,7 +60,7 @@ from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
 from swell.api.writable import Writable
-from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
+from swell.broker import NOT_STAGED, Backlog, Publisher, Rank, ServedWith
 from swell.degrade import FIXED, time_share
 from swell.errors import Unavailable
 from swell.events import Brief, Lives, brief_of, brief_of_stage, event_of
@@ -69,7 +69,7 @@ from swell.money.ledger import cost_micros
 from swell.objects import Objects
 from swell.registry import Scope
 from swell.stages import Sight, Stage, stages_ahead
-from swell.task import NewTask, Task, TaskState, has_gone_on
+from swell.task import NewTask, Task, TaskState
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
 
@@ -181,6 +181,11 @@ class Service:
         self.is_ready = self.is_ending = False
         self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
         self._request_ids = _request_ids()
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """Sends task IDs to an external queue service; None without one."""
+        return self.backend.publisher
 
     @property
     def quotas(self) -> Quotas:
@@ -621,24 +626,11 @@ class Service:
             await self.registry.put_note(_TIMES, self.times.dump())
 
     async def changed(self, tasks: list[Task]) -> None:
-        """Tell broker and bus what became of tasks, after the store has written it."""
-        ready: list[Task] = []
-        over: list[Task] = []
-        gone_on: list[Task] = []
-        for task in tasks:
-            if task.state is TaskState.QUEUED and task.available_at is None:
-                ready.append(task)
-            elif task.state is not TaskState.RUNNING:
-                over.append(task)
-            elif has_gone_on(task):
-                # What told of it in the queue of the stage before is of no use any more.
-                gone_on.append(task)
-        if over or gone_on:
-            await self.broker.ack([*over, *gone_on])
-        if ready:
-            await self.broker.offer(ready)
+        """Publish what became of tasks, after the store has written it."""
+        if self.publisher is not None:
+            self.publisher.publish(tasks)
         await self.bus.publish([event_of(task) for task in tasks])
-        self.traces.told(over)
+        self.traces.told(tasks)
 
     def learn(self, brief: Brief) -> None:
         """Learn from a task that has succeeded, here or at another backend."""

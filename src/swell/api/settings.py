@@ -9,7 +9,7 @@ from typing import Literal
 
 from swell.addresses.urls import UrlPolicy
 from swell.api.facades.paths import FACADE_NAMES
-from swell.broker import Broker
+from swell.broker import Broker, Publisher
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
@@ -142,6 +142,8 @@ class ApiSettings:
     pipelines: tuple[Declared, ...] = ()
     #: Idle time is written so often, in seconds.
     settle_every_s: float = 300.0
+    #: An external queue service is compared with the database this often, in seconds.
+    repair_every_s: float = 10.0
     #: The longest pause between two looks of the sweeper.
     sweep_every_s: float = 0.25
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
@@ -171,6 +173,8 @@ class Backend:
     weights: WeightStore | None = None
     #: Where spans go; None where nobody wants traces.
     tracer: Tracer | None = None
+    #: Sends task IDs to an external queue service; None without one.
+    publisher: Publisher | None = None
     #: What is to be told of tasks to URLs; None where nothing is, and webhooks are refused.
     outbox: Outbox | None = None
     #: Whether other backends may work on the same store.

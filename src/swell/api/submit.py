@@ -113,7 +113,8 @@ async def note_new(service: Service, accepted: list[Accepted]) -> None:
             model, queue = task.model, task.queue
             counts[model] = counts.get(model, 0) + 1
             arrivals[queue] = arrivals.get(queue, 0) + task.count
-        await service.broker.offer(fresh)
+        if service.publisher is not None:
+            service.publisher.publish(fresh)
 
 
 @functools.lru_cache(maxsize=256)

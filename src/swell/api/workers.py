@@ -801,8 +801,6 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
     lease_s = service.settings.lease_s - service.skew.ahead_s
     states = await service.store.extend(holds, lease_s=lease_s)
-    held = [hold for hold, state in zip(holds, states, strict=True) if state.is_held]
-    await service.broker.extend(held, lease_s=service.settings.lease_s)
     stopped = []
     for hold, state in zip(holds, states, strict=True):
         if state.is_held:
@@ -836,6 +834,8 @@ async def _take(
     if n <= 0:
         return []
     tasks = await service.broker.lease(_wish(service, worker, n), until=until)
+    if service.publisher is not None:
+        service.publisher.leased(tasks)
     await _tell_started(service, worker, tasks)
     return tasks
 
@@ -869,7 +869,6 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
         if task is not None and task.queue in versions
     ]
     tasks = [task for task in await service.store.start(starts) if task is not None]
-    await service.broker.started(tasks)
     await _tell_started(service, worker, tasks)
     return tasks
 

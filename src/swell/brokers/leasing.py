@@ -6,13 +6,13 @@ A plan is made from counts and from the lines that were read. Where it needs mor
 
 import heapq
 import itertools
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Protocol
 
 from swell import task as life
-from swell.broker import LeaseRequest, Offered
+from swell.broker import LeaseRequest
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -131,25 +131,6 @@ class Plan:
         return started
 
 
-def next_ready(
-    session: Session, queue: str, n: int, is_usual: bool, besides: Sequence[Offered]
-) -> list[Task]:
-    """Return the next n ready tasks of a queue in order of service. See `Broker.next_ready`."""
-    model = queue.partition(":")[0]
-    known = {each.task_id for each in besides}
-    found: list[Task] = []
-    for urgency, keys in sorted(session.ready.keys(queue).items()):
-        if (urgency == USUAL_PRIORITY) is not is_usual:
-            continue
-        turns = Draft(session.turns(model, urgency))
-        for each in besides:
-            if band(each.priority) == urgency:
-                turns.take(each.key_id, each.cost)
-        lines = _Lines(session, [queue], urgency, keys, turns, n + len(known), known)
-        found += itertools.islice(lines.in_order(), n - len(found))
-    return found
-
-
 class _Lines:
     """The lines of a model and band, over the queues that a worker serves.
 
@@ -157,7 +138,6 @@ class _Lines:
         keys: Of which tasks are ready.
         turns: The clock between the keys.
         n: How many tasks are wanted.
-        without: Ids of tasks that are left out.
     """
 
     def __init__(
@@ -168,14 +148,12 @@ class _Lines:
         keys: Collection[str],
         turns: VirtualClock,
         n: int,
-        without: Container[str] = (),
     ) -> None:
         self._session = session
         self._queues = queues
         self._urgency = urgency
         self._turns = turns
         self._n = n
-        self._without = without
         # One of n tasks is of one of the n keys that are next, not counting those without any.
         most = n + session.ready.n_read
         if len(keys) > most:
@@ -207,7 +185,7 @@ class _Lines:
             found.sort(key=place_of)
         for task in found:
             # The sweeper ends and announces expired tasks.
-            if task.id not in self._without and not life.is_expired(task, now):
+            if not life.is_expired(task, now):
                 self._n -= 1
                 yield task.count, task
             if task.id in last_of:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from swell.broker import NOT_STAGED, Depth, LeaseRequest, Offered, Rank, ServedWith
-from swell.brokers.leasing import Plan, next_ready
+from swell.broker import NOT_STAGED, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
+from swell.brokers.leasing import Plan
 from swell.brokers.ranking import (
     EXACT_RANKS,
     depths_of,
@@ -18,6 +18,7 @@ from swell.brokers.ranking import (
     least_of,
     queues_before,
     rank_of,
+    ready_tasks,
 )
 from swell.brokers.table import AFTER_ALL, TableBroker
 from swell.stores.postgres.database import PostgresDatabase
@@ -51,20 +52,8 @@ class PostgresBroker(TableBroker):
             return await database.write(action, is_late=True)
         return await self._wait(until, lambda: database.write_when(action, until, queues=queues))
 
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        async def action(session: Session) -> list[Task]:
-            if session.has_company:
-                session.state.unsure.add(queue)
-            await self._database.count_unsure(session, [queue])
-            while True:
-                try:
-                    return next_ready(session, queue, n, is_usual, besides)
-                except LinesCut as cut:
-                    await session.read_ready(cut, is_only_read=True)
-
-        return await self._database.write(action, is_late=True)
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        return ready_tasks(queue, await self._database.read("oldest_ready", queue, n))
 
     async def depths(self) -> list[Depth]:
         ready = await self._database.read("ready_depths")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from swell import task as life
-from swell.broker import Backlog, Depth, Rank, ServedWith
+from swell.broker import Backlog, Depth, Rank, ReadyTask, ServedWith
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -45,6 +45,14 @@ class State(Protocol):
     def queues_of(self, model: str) -> list[str]:
         """Return the queues of a model in which tasks wait."""
         ...
+
+
+def ready_tasks(queue: str, rows: Iterable[tuple[str, str, str | None, int]]) -> list[ReadyTask]:
+    """Return the rows (ID, key, user, priority) of a queue's ready tasks as tasks."""
+    return [
+        ReadyTask(id=task_id, queue=queue, key_id=key_id, user=user, priority=priority)
+        for task_id, key_id, user, priority in rows
+    ]
 
 
 def depths_of(

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from swell.broker import NOT_STAGED, Depth, LeaseRequest, Offered, Rank, ServedWith
-from swell.brokers.leasing import Plan, next_ready
+from swell.broker import NOT_STAGED, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
+from swell.brokers.leasing import Plan
 from swell.brokers.ranking import (
     EXACT_RANKS,
     depths_of,
     least_of,
     queues_before,
     rank_of,
+    ready_tasks,
 )
 from swell.brokers.table import AFTER_ALL, TableBroker
 from swell.stores.ready import LinesCut
@@ -45,13 +46,9 @@ class SqliteBroker(TableBroker):
             until, lambda: self._database.write_when(action, until, queues=queues)
         )
 
-    async def next_ready(
-        self, queue: str, n: int, *, is_usual: bool, besides: Sequence[Offered]
-    ) -> list[Task]:
-        def action(session: Session) -> list[Task]:
-            return _read_for(session, lambda: next_ready(session, queue, n, is_usual, besides))
-
-        return await self._database.write(action, is_late=True)
+    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
+        (rows,) = await self._database.read_slowly(("oldest_ready", (queue, n)))
+        return ready_tasks(queue, rows)
 
     async def depths(self) -> list[Depth]:
         ready, woken = await self._database.read_slowly(("ready_depths", ()), ("woken_depths", ()))

@@ -1,9 +1,10 @@
-"""Lanes in Amazon SQS: a standard queue for each, and one for the dead letters of all.
+"""Amazon SQS: a standard queue for each queue and priority class.
+
+SQS fair queues (`MessageGroupId`) keep one tenant's backlog from delaying the others.
 
 Source:
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/: batches of ten,
-    long polls of 20 s at most, a visibility timeout of 12 h at most, 120,000 messages in flight per
-    queue; queues are fair between the values of `MessageGroupId`, by what each has in flight.
+    long polls of at most 20 s, at most 120,000 messages in flight per queue.
 """
 
 import asyncio
@@ -11,105 +12,98 @@ import contextlib
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
-import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from swell.brokers.lanes import Lane, Letter, Message, Queues
+from swell.broker import ReadyTask
+from swell.brokers.external import RETENTION_S, VISIBILITY_S, ExternalQueues, Message, QueueId
 from swell.errors import InvalidRequest, Unavailable
 
 T = TypeVar("T")
 
-#: The most that one call takes or brings.
+#: Messages per call.
 _BATCH_N: Final = 10
 
-#: The longest poll, in seconds, and the longest time that a message is held.
+#: The longest poll, in seconds.
 _POLL_S: Final = 20
-_HOLD_S: Final = 12 * 3600
 
-#: How long messages are kept at most, in seconds: 14 days.
-_KEEP_S: Final = 14 * 24 * 3600
+#: Short calls at the same time.
+_CALLS: Final = 16
 
-#: The longest name of a queue, and what a lane's takes of it.
-_NAME_N: Final = 80
-_LANE_N: Final = 57
+#: The longest prefix: names have at most 80 characters, and `QueueId.name` up to 57.
+_PREFIX_N: Final = 22
 
-#: Calls at the same time, besides long polls.
-_THREADS: Final = 16
-
-#: Codes of a queue that is gone.
 _GONE: Final = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 
 
-class SqsQueues(Queues):
-    """See `Queues`.
+class SqsQueues(ExternalQueues):
+    """See `ExternalQueues`.
 
     Args:
-        url: `sqs://REGION/PREFIX[?endpoint=URL]`; queues are called `PREFIX-…`.
-        hold_s: How long a message that was received is held, in seconds.
-        max_receives: A message that came twice as often is moved to the dead letters by SQS itself,
-            should nobody here have done it.
+        url: `sqs://REGION/PREFIX[?endpoint=URL]`; queues are named `PREFIX-…`.
     """
 
-    def __init__(self, url: str, *, hold_s: float = 30.0, max_receives: int = 20) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._region = parts.netloc
         self._prefix = parts.path.strip("/") or "swell"
         self._endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
         if parts.scheme != "sqs" or not self._region:
             raise InvalidRequest(f"{url[:200]!r} is no address in SQS: use sqs://REGION/PREFIX")
-        is_plain = self._prefix.replace("-", "").replace("_", "").isalnum()
-        if not (is_plain and self._prefix.isascii()) or len(self._prefix) > _NAME_N - _LANE_N - 1:
+        plain = self._prefix.replace("-", "").replace("_", "")
+        if not (plain.isalnum() and plain.isascii()) or len(self._prefix) > _PREFIX_N:
             raise InvalidRequest(
                 f"{self._prefix[:80]!r} cannot begin the names of queues in SQS: use up to "
-                f"{_NAME_N - _LANE_N - 1} letters, digits, - and _"
+                f"{_PREFIX_N} letters, digits, - and _"
             )
-        self._hold_s = _whole(hold_s)
-        self._max_receives = max_receives
         self._client: Any = None
-        self._making = threading.Lock()
-        #: Name of a queue → its URL.
-        self._urls: dict[str, str] = {}
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="swell-sqs")
+        self._lock = threading.Lock()
+        self._urls: dict[QueueId, str] = {}
+        self._calls = asyncio.Semaphore(_CALLS)
         self._is_closed = False
 
-    # ---- threads
+    async def _call(self, what: str, work: Callable[[], T]) -> T:
+        """Run a call in a daemon thread, so that a long poll does not delay the process's exit.
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        """Run a short call in a thread."""
-        if self._is_closed:
-            raise Unavailable("the connection to SQS is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    async def _call_long(self, work: Callable[[], T]) -> T:
-        """Run a long poll in a thread of its own, which ends with the process."""
+        Raises:
+            Unavailable: SQS cannot be reached or refuses the call.
+        """
         if self._is_closed:
             raise Unavailable("the connection to SQS is closed")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 
+        def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
+            if not done.done():
+                set_outcome(outcome)
+
         def run() -> None:
             try:
-                result = work()
+                call = partial(settle, done.set_result, work())
             except BaseException as error:
-                _tell(loop, done, None, error)
-            else:
-                _tell(loop, done, result, None)
+                call = partial(settle, done.set_exception, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(call)
 
-        threading.Thread(target=run, name="swell-sqs-poll", daemon=True).start()
-        return await done
+        threading.Thread(target=run, name="swell-sqs", daemon=True).start()
+        try:
+            return await done
+        except (ClientError, BotoCoreError, OSError) as error:
+            if isinstance(error, ClientError) and _code(error) in _GONE:
+                # The next call creates the queue again.
+                self._urls.clear()
+            raise Unavailable(f"SQS {what}: {error}") from error
 
-    # ---- queues (in threads)
+    # ---- in threads
 
     def _sqs(self) -> Any:
-        with self._making:
+        with self._lock:
             if self._client is None:
                 config = Config(
                     connect_timeout=3,
@@ -122,217 +116,126 @@ class SqsQueues(Queues):
                 )
         return self._client
 
-    def _url(self, lane: Lane) -> str:
-        """Return the URL of a lane's queue, which is made if need be."""
-        name = f"{self._prefix}-{lane.name}"
-        known = self._urls.get(name)
-        if known is not None:
-            return known
-        return self._made(name, {"RedrivePolicy": self._redrive()})
-
-    @property
-    def _dead(self) -> str:
-        return f"{self._prefix}-dead"
-
-    def _redrive(self) -> str:
-        url = self._urls.get(self._dead) or self._made(self._dead, {})
-        told = self._sqs().get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-        policy = {
-            "deadLetterTargetArn": told["Attributes"]["QueueArn"],
-            "maxReceiveCount": min(1000, 2 * self._max_receives),
-        }
-        return msgspec.json.encode(policy).decode()
-
-    def _made(self, name: str, more: dict[str, str]) -> str:
-        sqs = self._sqs()
+    def _url(self, queue: QueueId) -> str:
+        """Return a queue's URL; create the queue if necessary."""
+        if queue in self._urls:
+            return self._urls[queue]
+        sqs, name = self._sqs(), f"{self._prefix}-{queue.name}"
         try:
             url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
         except ClientError as error:
             if _code(error) not in _GONE:
                 raise
             attributes = {
-                "VisibilityTimeout": str(self._hold_s),
-                "MessageRetentionPeriod": str(_KEEP_S),
+                "VisibilityTimeout": str(VISIBILITY_S),
+                "MessageRetentionPeriod": str(RETENTION_S),
             }
-            made = sqs.create_queue(QueueName=name, Attributes=attributes | more)
-            url = made["QueueUrl"]
-        self._urls[name] = url
+            url = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        self._urls[queue] = url
         return str(url)
-
-    @contextlib.contextmanager
-    def _reached(self, what: str) -> Iterator[None]:
-        """Say of whatever goes wrong on the way that SQS is not there now."""
-        try:
-            yield
-        except ClientError as error:
-            if _code(error) in _GONE:
-                # It is made anew at the next try.
-                self._urls.clear()
-            raise Unavailable(f"SQS {what}: {error}") from error
-        except (BotoCoreError, OSError) as error:
-            raise Unavailable(f"SQS {what}: {error}") from error
 
     # ---- messages
 
-    async def send(self, lane: Lane, letters: Sequence[Letter]) -> None:
-        def send(batch: Sequence[Letter]) -> None:
+    async def send(self, queue: QueueId, tasks: Sequence[ReadyTask]) -> None:
+        def send(batch: Sequence[ReadyTask]) -> None:
             entries = [
-                {
-                    "Id": str(number),
-                    "MessageBody": letter.body.decode(),
-                    "MessageGroupId": hashlib.sha256(letter.group.encode()).hexdigest()[:32],
-                }
-                for number, letter in enumerate(batch)
+                {"Id": str(at), "MessageBody": task.id, "MessageGroupId": _group(task)}
+                for at, task in enumerate(batch)
             ]
-            with self._reached("did not take messages"):
-                told = self._sqs().send_message_batch(QueueUrl=self._url(lane), Entries=entries)
-            for failed in told.get("Failed", []):
+            answer = self._sqs().send_message_batch(QueueUrl=self._url(queue), Entries=entries)
+            for failed in answer.get("Failed", []):
                 raise Unavailable(f"SQS did not take a message: {failed.get('Message')}")
 
-        await self._in_batches(send, letters)
+        await self._in_batches("did not take messages", send, tasks)
 
-    async def receive(self, lane: Lane, n: int, *, wait_s: float) -> list[Message]:
-        """See `Queues.receive`. Waits in whole seconds, 20 at most, for ten messages at most."""
+    async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
+        """See `ExternalQueues.receive`. A call that waits returns at most ten messages."""
 
         def receive(most: int) -> list[Message]:
-            with self._reached("cannot be read"):
-                told = self._sqs().receive_message(
-                    QueueUrl=self._url(lane),
-                    MaxNumberOfMessages=most,
-                    WaitTimeSeconds=min(_POLL_S, math.ceil(wait_s)),
-                    VisibilityTimeout=self._hold_s,
-                    AttributeNames=["ApproximateReceiveCount"],
-                )
+            answer = self._sqs().receive_message(
+                QueueUrl=self._url(queue),
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=min(_POLL_S, math.ceil(wait_s)),
+                VisibilityTimeout=VISIBILITY_S,
+            )
             return [
-                Message(
-                    lane=lane,
-                    body=found["Body"].encode(),
-                    handle=found["ReceiptHandle"],
-                    times=int(found["Attributes"]["ApproximateReceiveCount"]),
-                )
-                for found in told.get("Messages", [])
+                Message(queue, found["Body"], found["ReceiptHandle"])
+                for found in answer.get("Messages", [])
             ]
 
         if wait_s > 0:
-            return await self._call_long(lambda: receive(min(n, _BATCH_N)))
+            return await self._call("cannot be read", partial(receive, min(n, _BATCH_N)))
         found: list[Message] = []
         while len(found) < n:
-            wanted = min(n - len(found), _BATCH_N * _THREADS)
+            wanted = min(n - len(found), _BATCH_N * _CALLS)
             sizes = [min(_BATCH_N, wanted - at) for at in range(0, wanted, _BATCH_N)]
-            parts = await asyncio.gather(
-                *(self._call(partial(receive, most)) for most in sizes),
-                return_exceptions=True,
-            )
-            errors = [part for part in parts if isinstance(part, BaseException)]
-            found += [each for part in parts if isinstance(part, list) for each in part]
-            if errors and not found:
-                raise errors[0]
-            if errors or any(not part for part in parts):
+            parts = await self._all("cannot be read", (partial(receive, size) for size in sizes))
+            messages = [message for part in parts for message in part]
+            found += messages
+            if len(messages) < wanted:
                 break
         return found
 
-    async def forget(self, messages: Sequence[Message]) -> None:
-        def forget(batch: Sequence[Message]) -> None:
-            with self._reached("did not delete messages"):
-                self._sqs().delete_message_batch(
-                    QueueUrl=self._url(batch[0].lane), Entries=_entries(batch)
-                )
+    async def delete(self, messages: Sequence[Message]) -> None:
+        def delete(queue: QueueId, batch: Sequence[Message]) -> None:
+            self._sqs().delete_message_batch(QueueUrl=self._url(queue), Entries=_entries(batch))
 
-        await self._by_lane(forget, messages)
+        for queue, group in _by_queue(messages):
+            await self._in_batches("did not delete messages", partial(delete, queue), group)
 
-    async def extend(self, messages: Sequence[Message], hold_s: float) -> None:
-        await self._hold(messages, _whole(hold_s))
+    async def release(self, messages: Sequence[Message]) -> None:
+        def release(queue: QueueId, batch: Sequence[Message]) -> None:
+            entries = [each | {"VisibilityTimeout": 0} for each in _entries(batch)]
+            url = self._url(queue)
+            self._sqs().change_message_visibility_batch(QueueUrl=url, Entries=entries)
 
-    async def put_back(self, messages: Sequence[Message]) -> None:
-        await self._hold(messages, 0)
+        for queue, group in _by_queue(messages):
+            await self._in_batches("did not release messages", partial(release, queue), group)
 
-    async def _hold(self, messages: Sequence[Message], hold_s: int) -> None:
-        def hold(batch: Sequence[Message]) -> None:
-            entries = [each | {"VisibilityTimeout": hold_s} for each in _entries(batch)]
-            with self._reached("did not hold messages"):
-                self._sqs().change_message_visibility_batch(
-                    QueueUrl=self._url(batch[0].lane), Entries=entries
-                )
+    async def pending(self, queue: QueueId) -> int:
+        def count() -> int:
+            name = "ApproximateNumberOfMessages"
+            answer = self._sqs().get_queue_attributes(
+                QueueUrl=self._url(queue), AttributeNames=[name]
+            )
+            return int(answer["Attributes"][name])
 
-        await self._by_lane(hold, messages)
-
-    async def bury(self, messages: Sequence[Message]) -> None:
-        """See `Queues.bury`: they lie in the queue PREFIX-dead."""
-
-        def bury(batch: Sequence[Message]) -> None:
-            entries = [
-                {
-                    "Id": str(number),
-                    "MessageBody": message.body.decode(errors="replace"),
-                    "MessageAttributes": {
-                        "lane": {"DataType": "String", "StringValue": message.lane.name}
-                    },
-                }
-                for number, message in enumerate(batch)
-            ]
-            with self._reached("did not take a dead letter"):
-                url = self._urls.get(self._dead) or self._made(self._dead, {})
-                self._sqs().send_message_batch(QueueUrl=url, Entries=entries)
-
-        await self._by_lane(bury, messages)
-        await self.forget(messages)
-
-    async def _by_lane(
-        self, work: Callable[[Sequence[Message]], None], messages: Sequence[Message]
-    ) -> None:
-        lanes: dict[Lane, list[Message]] = {}
-        for message in messages:
-            lanes.setdefault(message.lane, []).append(message)
-        await asyncio.gather(*(self._in_batches(work, batch) for batch in lanes.values()))
+        return await self._call("cannot be read", count)
 
     async def _in_batches(
-        self, work: Callable[[Sequence[Any]], None], items: Sequence[Any]
+        self, what: str, work: Callable[[Sequence[Any]], None], items: Sequence[Any]
     ) -> None:
-        batches = [items[at : at + _BATCH_N] for at in range(0, len(items), _BATCH_N)]
-        await asyncio.gather(*(self._call(partial(work, batch)) for batch in batches))
+        batches = (items[at : at + _BATCH_N] for at in range(0, len(items), _BATCH_N))
+        await self._all(what, (partial(work, batch) for batch in batches))
 
-    def hold_for(self, hold_s: float) -> None:
-        self._hold_s = _whole(hold_s)
+    async def _all(self, what: str, calls: Iterable[Callable[[], T]]) -> list[T]:
+        async def one(call: Callable[[], T]) -> T:
+            async with self._calls:
+                return await self._call(what, call)
+
+        return await asyncio.gather(*map(one, calls))
 
     async def close(self) -> None:
-        """See `Queues.close`. Long polls under way are left to themselves."""
-        if not self._is_closed:
-            self._is_closed = True
-            await asyncio.to_thread(self._threads.shutdown)
-            if self._client is not None:
-                self._client.close()
+        """See `ExternalQueues.close`. Open long polls end by themselves."""
+        self._is_closed = True
+        if self._client is not None:
+            self._client.close()
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop,
-    done: "asyncio.Future[T]",
-    result: T | None,
-    error: BaseException | None,
-) -> None:
-    """Give a thread's result to whoever waits for it, if anybody still does."""
-
-    def tell() -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    with contextlib.suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(tell)
+def _group(task: ReadyTask) -> str:
+    return hashlib.sha256(f"{task.key_id}/{task.user or ''}".encode()).hexdigest()[:32]
 
 
 def _entries(batch: Sequence[Message]) -> list[dict[str, Any]]:
-    return [
-        {"Id": str(number), "ReceiptHandle": message.handle} for number, message in enumerate(batch)
-    ]
+    return [{"Id": str(at), "ReceiptHandle": each.handle} for at, each in enumerate(batch)]
+
+
+def _by_queue(messages: Sequence[Message]) -> Iterable[tuple[QueueId, list[Message]]]:
+    groups: dict[QueueId, list[Message]] = {}
+    for message in messages:
+        groups.setdefault(message.queue, []).append(message)
+    return groups.items()
 
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _whole(seconds: float) -> int:
-    """Return seconds as SQS takes them: whole ones, up to 12 hours."""
-    return max(0, min(_HOLD_S, math.ceil(seconds)))

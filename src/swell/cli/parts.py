@@ -24,7 +24,8 @@ from swell.addresses.origins import host_as_compared
 from swell.addresses.urls import bare_url
 from swell.api.settings import Backend
 from swell.api.skew import MOST_SKEW_S
-from swell.brokers.lanes import Lane, Letter, Queues, read
+from swell.broker import ReadyTask
+from swell.brokers.external import ExternalQueues, queue_of
 from swell.bus import Bus
 from swell.cli.keyring import LOCAL
 from swell.cli.output import CommandFailed
@@ -41,9 +42,9 @@ from swell.registry import Scope
 from swell.signing import SigningSecret, SigningSecrets
 from swell.task import new_id
 from swell.wiring import (
-    broker_queues,
     build_backend,
     close_backend,
+    external_queues,
     is_shared,
     open_bus,
     open_objects,
@@ -223,7 +224,7 @@ async def _broker(backend: Backend, settings: Settings) -> Finding:
     depths = await backend.broker.depths()
     ready, running = sum(each.ready for each in depths), sum(each.running for each in depths)
     detail = f"answers; {ready} tasks wait, {running} run"
-    queues = broker_queues(settings)
+    queues = external_queues(settings)
     if queues is None:
         return _ok(detail)
     try:
@@ -232,17 +233,16 @@ async def _broker(backend: Backend, settings: Settings) -> Finding:
         await queues.close()
 
 
-async def _carried(queues: Queues, clock: Clock) -> str:
-    """Send an id through a queue of our own, which stays; nobody else reads it."""
-    lane = Lane(_QUEUE, is_usual=True)
-    task_id = new_id(clock.now())
+async def _carried(queues: ExternalQueues, clock: Clock) -> str:
+    """Send an ID through a queue that nobody else reads; the queue stays."""
+    task = ReadyTask(id=new_id(clock.now()), queue=_QUEUE, key_id="", user=None, priority=1)
     started_s = clock.monotonic_s()
-    await queues.send(lane, [Letter(task_id=task_id, group="doctor", mark=f"{task_id}-0-0")])
+    await queues.send(queue_of(task), [task])
     while True:
-        messages = await queues.receive(lane, 10, wait_s=2.0)
-        # Those of a check that was cut short go too.
-        await queues.forget(messages)
-        if task_id in map(read, messages):
+        messages = await queues.receive(queue_of(task), 10, wait_s=2.0)
+        # Those of an earlier check that was cut short are deleted too.
+        await queues.delete(messages)
+        if any(message.task_id == task.id for message in messages):
             took_s = clock.monotonic_s() - started_s
             return f"an id went through a queue in {took_s * 1000:.0f} ms"
 
@@ -466,11 +466,11 @@ async def _of_others(settings: Settings, clock: Clock) -> list[Finding]:
     ]
     if settings.bus.url or is_shared(settings):
         checks.insert(0, ("bus", lambda: _wire(settings, clock)))
-    queues = broker_queues(settings)
+    queues = external_queues(settings)
     if queues is None:
         return [await _named(name, check) for name, check in checks]
 
-    async def through(queues: Queues) -> Finding:
+    async def through(queues: ExternalQueues) -> Finding:
         return _ok(await _carried(queues, clock))
 
     try:

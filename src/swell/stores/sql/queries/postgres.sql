@@ -199,6 +199,10 @@ FROM (
 SELECT queue, count(*), sum(count)::bigint, min(id) FROM tasks
 WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 
+-- name: oldest_ready
+SELECT id, key_id, user_id, priority FROM tasks
+WHERE queue = $1 AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT $2;
+
 -- name: woken_depths
 -- Everything that runs or is delayed has a time to wake.
 SELECT queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL),

@@ -94,6 +94,10 @@ FROM (
 SELECT queue, count(*), sum(count), min(id) FROM tasks
 WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 
+-- name: oldest_ready
+SELECT id, key_id, user, priority FROM tasks
+WHERE queue = ? AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT ?;
+
 -- name: woken_depths
 -- Everything that runs or is delayed has a time to wake.
 SELECT queue, sum(state = 'queued' AND available_at IS NOT NULL), sum(state = 'running')

@@ -1,4 +1,4 @@
-"""A worker takes ids from the queues itself: backend, worker and queues as processes."""
+"""A worker polls the queue service itself: backend, worker and service as processes."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,15 @@ import pytest
 from site_harness import BackendAndWorkers, kill
 
 from commandline import PATIENCE_S, Swell
-from conformance.lanes import a_letter
+from conformance.external import a_ready_task
 from servers import MotoServer, NatsServer, Server
-from swell.brokers.direct import DirectDispatch
-from swell.brokers.lanes import Lane
+from swell.brokers.consumer import PollingDispatch
+from swell.brokers.external import QueueId
 from swell.brokers.nats import NatsQueues
 from swell.brokers.remote import RemoteDispatch
-from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
 from swell.errors import Unavailable
 from swell.registry import ModelCard
-
-#: What the backend of a test tells its worker; not what queues hold by themselves.
-LEASE_S = 77.0
 
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
@@ -52,14 +48,14 @@ take = { text = "stages.first.output" }
 
 
 class Site(BackendAndWorkers):
-    """`swell serve` whose ids lie in queues elsewhere, and workers that go there."""
+    """`swell serve` with a queue service, and workers that poll it."""
 
     def __init__(self, swell: Swell, queues_url: str) -> None:
         self.queues_url = queues_url
         (swell.folder / "chain.toml").write_text(CHAIN)
         (swell.folder / "swell.toml").write_text(
             '[server]\npipelines = ["chain.toml"]\n'
-            f'[broker]\nurl = "{queues_url}"\nreoffer_s = 5\npoll_s = 2\n'
+            f'[broker]\nurl = "{queues_url}"\nrepair_s = 2\n'
             "[delivery]\nlease_s = 4\nheartbeat_s = 1\nbackoff_base_s = 0.1\n"
         )
         super().__init__(swell)
@@ -138,7 +134,7 @@ class Backend(RemoteDispatch):
         self.listening: list[asyncio.Future[Grant]] = []
 
     async def register(self, registration: Registration) -> Welcome:
-        return Welcome(worker_id="w", lease_s=LEASE_S, heartbeat_s=10.0, max_wait_s=20.0)
+        return Welcome(worker_id="w", lease_s=30.0, heartbeat_s=10.0, max_wait_s=20.0)
 
     async def lease(self, ask: Ask) -> Grant:
         if ask.offered:
@@ -160,23 +156,22 @@ async def test_a_worker_that_got_an_id_hears_what_is_told_to_the_call_that_is_op
     nats_server: NatsServer,
 ) -> None:
     backend, queues = Backend(), NatsQueues(address("nats", nats_server, nats_server))
-    dispatch = DirectDispatch(backend, queues, SystemClock())
+    dispatch = PollingDispatch(backend, queues)
     try:
         async with asyncio.timeout(PATIENCE_S):
             await dispatch.register(
                 Registration(name="w", models=[ModelCard(name="a/b", version="1")])
             )
-            assert queues._hold_s == LEASE_S
             asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=1, wait_s=20.0)))
             while not backend.listening:
                 await asyncio.sleep(0)
-            letter = a_letter()
-            await queues.send(Lane("a/b", is_usual=True), [letter])
-            assert [task.task_id for task in (await asked).tasks] == [letter.task_id]
+            task = a_ready_task()
+            await queues.send(QueueId("a/b", is_default=True), [task])
+            assert [each.task_id for each in (await asked).tasks] == [task.id]
             heard = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=0, wait_s=20.0)))
             await asyncio.sleep(0)
-            backend.listening[0].set_result(Grant(cancels=[letter.task_id]))
-            assert (await heard).cancels == [letter.task_id]
+            backend.listening[0].set_result(Grant(cancels=[task.id]))
+            assert (await heard).cancels == [task.id]
             assert len(backend.listening) == 1
             # Who registers anew is known by another name: what listens for the old one ends.
             heard = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=0, wait_s=20.0)))
@@ -213,15 +208,15 @@ async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
     nats_server: NatsServer,
 ) -> None:
     backend, queues = StagedBackend(), NatsQueues(address("nats", nats_server, nats_server))
-    dispatch = DirectDispatch(backend, queues, SystemClock())
+    dispatch = PollingDispatch(backend, queues)
     backend.staged = {"a/b": ("a/b:1",)}
-    model, canary = a_letter(), a_letter()
+    model, canary = a_ready_task(), a_ready_task()
     try:
         async with asyncio.timeout(PATIENCE_S):
             card = ModelCard(name="a/b", version="1")
             await dispatch.register(Registration(name="w", models=[card]))
-            await queues.send(Lane("a/b", is_usual=True), [model])
-            await queues.send(Lane("a/b:~canary", is_usual=True), [canary])
+            await queues.send(QueueId("a/b", is_default=True), [model])
+            await queues.send(QueueId("a/b:~canary", is_default=True), [canary])
             now = Ask(worker_id="w", n=2, wait_s=0.0)
             assert (await dispatch.lease(now)).tasks == []
             # It hears of it by the call that listens while it waits.
@@ -231,14 +226,14 @@ async def test_a_worker_takes_ids_from_the_queues_that_its_version_serves_now(
             backend.staged = {"a/b": ("a/b:1", "a/b:~canary")}
             backend.listening[0].set_result(Grant())
             assert await asked == Grant(staged=backend.staged)
-            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [canary.task_id]
+            assert [each.task_id for each in (await dispatch.lease(now)).tasks] == [canary.id]
             asked = asyncio.create_task(dispatch.lease(Ask(worker_id="w", n=2, wait_s=20.0)))
             while len(backend.listening) < 2:
                 await asyncio.sleep(0)
             backend.staged = {}
             backend.listening[1].set_result(Grant())
             assert await asked == Grant()
-            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [model.task_id]
+            assert [each.task_id for each in (await dispatch.lease(now)).tasks] == [model.id]
     finally:
         await dispatch.close()
 
@@ -260,19 +255,19 @@ async def test_a_worker_keeps_the_ids_that_a_backend_does_not_start_now(
     nats_server: NatsServer,
 ) -> None:
     backend, queues = FullBackend(), NatsQueues(address("nats", nats_server, nats_server))
-    dispatch = DirectDispatch(backend, queues, SystemClock())
-    letter = a_letter()
+    dispatch = PollingDispatch(backend, queues)
+    task = a_ready_task()
     now = Ask(worker_id="w", n=1, wait_s=0.0)
     try:
         async with asyncio.timeout(PATIENCE_S):
             card = ModelCard(name="a/b", version="1")
             await dispatch.register(Registration(name="w", models=[card]))
-            await queues.send(Lane("a/b", is_usual=True), [letter])
+            await queues.send(QueueId("a/b", is_default=True), [task])
             for offers in (1, 2):
                 while backend.offers < offers:
                     with contextlib.suppress(Unavailable):
                         assert (await dispatch.lease(now)).tasks == []
             backend.is_full = False
-            assert [task.task_id for task in (await dispatch.lease(now)).tasks] == [letter.task_id]
+            assert [each.task_id for each in (await dispatch.lease(now)).tasks] == [task.id]
     finally:
         await dispatch.close()

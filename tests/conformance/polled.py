@@ -1,0 +1,120 @@
+"""A delivery whose tasks reach workers through an external queue service."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from conformance.delivery import Delivery
+from conformance.factories import a_lease_request
+from swell import task as life
+from swell.broker import LeaseRequest
+from swell.brokers.consumer import PollingDispatch
+from swell.brokers.external import ExternalQueues
+from swell.brokers.publisher import QueuePublisher
+from swell.brokers.remote import RemoteDispatch
+from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
+from swell.registry import ModelCard
+from swell.store import Start, Store
+from swell.task import Task
+
+
+class StoreRemote(RemoteDispatch):
+    """A backend that starts the tasks whose IDs a worker received, as the real one does."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__("http://127.0.0.1:9", "token")
+        self._store = store
+        self.request = a_lease_request()
+        self.started: list[Task] = []
+        self.calls = 0
+
+    async def register(self, registration: Registration) -> Welcome:
+        return Welcome(
+            worker_id=self.request.worker_id,
+            lease_s=30.0,
+            heartbeat_s=10.0,
+            max_wait_s=20.0,
+            staged=dict(self.request.staged),
+        )
+
+    async def lease(self, ask: Ask) -> Grant:
+        self.calls += 1
+        versions = {queue: version for queue, _, version in self.request.queues}
+        starts = [
+            Start(
+                task_id=task.id,
+                queue=task.queue,
+                worker_id=self.request.worker_id,
+                version=versions[task.queue],
+                token=life.new_token(),
+                lease_s=self.request.lease_s,
+            )
+            for task in await self._store.get(ask.offered)
+            if task is not None and task.queue in versions
+        ]
+        tasks = [task for task in await self._store.start(starts) if task is not None]
+        self.started += tasks
+        leases = [
+            LeasedTask(
+                task_id=task.id,
+                attempt=task.attempt,
+                token=task.lease_token or "",
+                model=task.stage_model,
+                version=task.version or "",
+                input=msgspec.Raw(b"{}"),
+            )
+            for task in tasks
+        ]
+        return Grant(tasks=leases, staged=dict(self.request.staged))
+
+
+@dataclass(frozen=True)
+class PolledDelivery(Delivery):
+    """See `Delivery`. Tasks are leased only through the queue service."""
+
+    publisher: QueuePublisher
+    remote: StoreRemote
+    dispatch: PollingDispatch
+    #: The harness has one worker: it leases for one request at a time.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def over(
+        cls, delivery: Delivery, queues: ExternalQueues, worker_queues: ExternalQueues
+    ) -> "PolledDelivery":
+        """Return a delivery through queues over that of a database."""
+        publisher = QueuePublisher(queues, delivery.broker)
+        remote = StoreRemote(delivery.store)
+        dispatch = PollingDispatch(remote, worker_queues)
+        return cls(delivery.clock, delivery.store, delivery.broker, publisher, remote, dispatch)
+
+    def publish(self, tasks: Sequence[Task]) -> None:
+        self.publisher.publish(tasks)
+
+    async def lease(self, n: int = 1, **fields: object) -> list[Task]:
+        async with self.lock:
+            return await self._lease(a_lease_request(n, **fields))  # type: ignore[arg-type]
+
+    async def _lease(self, request: LeaseRequest) -> list[Task]:
+        n = request.n
+        while self.publisher._sending is not None:
+            await asyncio.sleep(0.001)
+        self.remote.request = request
+        cards = [ModelCard(name=name, version=version) for name, version in request.models.items()]
+        await self.dispatch.register(Registration(name="w", models=cards))
+        self.remote.started = []
+        calls = -1
+        while len(self.remote.started) < n and calls != self.remote.calls:
+            # A call that started nothing may have dropped messages of tasks that have ended.
+            calls = self.remote.calls
+            wanted = n - len(self.remote.started)
+            residents = list(request.residents) or None
+            await self.dispatch.lease(Ask(worker_id="w", n=wanted, residents=residents))
+        return self.remote.started
+
+    async def close(self) -> None:
+        """Close both connections."""
+        await self.publisher.close()
+        await self.dispatch.close()
