@@ -20,7 +20,7 @@ from swell.adoption.votes import Ballot, League, ballots_of, counted, rate
 from swell.api import blind, ratings, thumbnails
 from swell.api.ratings import Ratings
 from swell.clock import ManualClock
-from swell.stores.sqlite.comparisons import SqliteComparisons
+from swell.db.comparisons import ComparisonRepository
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -439,7 +439,7 @@ async def test_a_list_reads_no_comparison(world: World, monkeypatch: pytest.Monk
     made = await compared(world, name="foxes")
     path = f"/v1/comparisons/{made['comparison']['id']}"
     await world.anna("POST", f"{path}/votes", {"row": 0, "winner": 1})
-    monkeypatch.delattr(SqliteComparisons, "comparison")
+    monkeypatch.delattr(ComparisonRepository, "comparison")
     [told] = (await world.anna("GET", "/v1/comparisons")).json["comparisons"]
     assert (told["name"], told["columns"], told["rows"], told["votes"]) == ("foxes", 2, 1, 1)
 
