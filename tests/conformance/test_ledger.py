@@ -1,11 +1,7 @@
 """Every registry sums its ledger by account and by day."""
 
 from conformance.ledger import LedgerConformance
-from conformance.registries import InMemory, OnPostgres, OnSqlite
-
-
-class TestMemoryLedger(InMemory, LedgerConformance):
-    pass
+from conformance.registries import OnPostgres, OnSqlite
 
 
 class TestSqliteLedger(OnSqlite, LedgerConformance):

@@ -7,16 +7,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from conformance.registries import InMemory, OnPostgres, OnSqlite
+from conformance.registries import OnPostgres, OnSqlite
 from conformance.startups import StartupsConformance, a_startup, an_entry
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
 from swell.stores.postgres import PostgresDatabase, PostgresRegistry
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
-
-
-class TestMemoryStartups(InMemory, StartupsConformance):
-    pass
 
 
 class TestSqliteStartups(OnSqlite, StartupsConformance):
