@@ -79,6 +79,8 @@ class MemoryDispatch:
         self.is_watching = True
         self._workers: dict[str, dict[str, str]] = {}
         self._cancels: list[str] = []
+        #: One call after another changes tasks, so none sees half of what another does.
+        self._calls = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -168,10 +170,13 @@ class MemoryDispatch:
         self.leases.append(ask)
         models = self._known(ask.worker_id)
         until_s = self._loop.time() + ask.wait_s
-        while ask.worker_id in self._workers:
-            self._check_near()
+        while True:
             news = self._news
-            tasks = await self._lease(ask.worker_id, models, ask.n, ask.residents)
+            async with self._calls:
+                if ask.worker_id not in self._workers:
+                    break
+                self._check_near()
+                tasks = await self._lease(ask.worker_id, models, ask.n, ask.residents)
             if tasks or self._cancels or self.is_draining:
                 return Grant(tasks=tasks, cancels=self._take_cancels(), drain=self.is_draining)
             if self._loop.time() >= until_s:
@@ -185,28 +190,29 @@ class MemoryDispatch:
         self.reports.append(report)
         self.progress += report.progress
         self._keep(report)
-        settled = await self.store.settle(report.settlements)
-        stale = [
-            each.task_id
-            for each, task in zip(report.settlements, settled, strict=True)
-            if task is None
-        ]
-        self.stale += stale
-        discarded = await self.store.discarded()
-        for key in discarded:
-            self.objects.pop(key, None)
-        await self.store.forget_discarded(discarded)
-        states = await self.store.extend(report.holds, lease_s=self.lease_s)
-        lost = [
-            hold.task_id
-            for hold, state in zip(report.holds, states, strict=True)
-            if not state.is_held or state.cancel_requested
-        ]
-        wanted = 0 if report.goodbye else report.ask
-        tasks = await self._lease(report.worker_id, models, wanted, report.residents)
-        if report.goodbye:
-            self._workers.pop(report.worker_id, None)
-            self._wake()
+        async with self._calls:
+            settled = await self.store.settle(report.settlements)
+            stale = [
+                each.task_id
+                for each, task in zip(report.settlements, settled, strict=True)
+                if task is None
+            ]
+            self.stale += stale
+            discarded = await self.store.discarded()
+            for key in discarded:
+                self.objects.pop(key, None)
+            await self.store.forget_discarded(discarded)
+            states = await self.store.extend(report.holds, lease_s=self.lease_s)
+            lost = [
+                hold.task_id
+                for hold, state in zip(report.holds, states, strict=True)
+                if not state.is_held or state.cancel_requested
+            ]
+            wanted = 0 if report.goodbye else report.ask
+            tasks = await self._lease(report.worker_id, models, wanted, report.residents)
+            if report.goodbye:
+                self._workers.pop(report.worker_id, None)
+                self._wake()
         await self._tell_change()
         if self.answers_to_lose:
             self.answers_to_lose -= 1
