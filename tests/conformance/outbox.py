@@ -17,7 +17,7 @@ from conformance.factories import a_failure, a_lease_request, a_new_task, a_sett
 from swell.clock import ManualClock
 from swell.db.deliveries import Outbox
 from swell.errors import InvalidRequest
-from swell.outbox import Delivery, DeliveryFilter, DeliveryState, Post, Told, Try, Watch
+from swell.outbox import OVERTAKEN, Delivery, DeliveryFilter, DeliveryState, Post, Told, Try, Watch
 from swell.store import Expiry, Part
 from swell.task import Canceled, NewTask, Outcome, Released, Task
 from swell.webhook import ENDS, EVENTS, Webhook
@@ -283,6 +283,20 @@ class OutboxConformance:
         await post.rig.settle(task)
         assert _events(await post.due()) == ["succeeded"]
         assert (await post.get(started)).state is DeliveryState.SKIPPED
+
+    async def test_a_start_that_failed_gives_way_to_progress(self, post: PostOffice) -> None:
+        task = await post.running(a_hooked_task("started", "progress"))
+        (started,) = await post.due()
+        await post.told(started, again_s=3600)
+        posts = [
+            Post(task_id=task.id, attempt=task.attempt, event="progress", data={"done": done})
+            for done in (0.25, 0.5)
+        ]
+        await post.outbox.post(posts)
+        (progress,) = await post.due()
+        assert progress.data == msgspec.Raw(b'{"done":0.5}')
+        after = await post.get(started)
+        assert (after.state, after.reason) == (DeliveryState.SKIPPED, OVERTAKEN)
 
     async def test_a_start_that_fails_while_something_newer_waits_is_skipped(
         self, post: PostOffice

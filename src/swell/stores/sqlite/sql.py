@@ -78,7 +78,7 @@ def _fetch(connection: sqlite3.Connection, query: str, values: dict[str, Any]) -
     sql, _ = _STATEMENTS.find(query, values)
     if "rows" not in values:
         return _decoded(connection.execute(sql, values))
-    cursors = (connection.execute(sql, {**values, **row}) for row in values.pop("rows"))
+    cursors = (connection.execute(sql, {**row, **values}) for row in values.pop("rows"))
     return [found for cursor in cursors for found in _decoded(cursor)]
 
 
