@@ -168,16 +168,15 @@ class PollingDispatch:
         taken: list[Message] = []
         try:
             for queue in order:
-                here = self._received.get(queue, [])
-                lacks = n - len(taken) - len(here)
+                lacks = n - len(taken) - len(self._received.get(queue, ()))
                 if lacks > 0 and (ask.wait_s <= 0 or (has_lower and queue.is_default)):
                     self._keep(await self._queues.receive(queue, lacks, wait_s=0.0))
-                    here = self._received.get(queue, [])
-                lacks = n - len(taken)
+                here, lacks = self._received.get(queue, []), n - len(taken)
                 taken += here[:lacks]
                 del here[:lacks]
-        except SwellError:
-            if not taken:
+        except BaseException as error:
+            if not (taken and isinstance(error, SwellError)):
+                self._keep(taken)
                 raise
         return taken
 

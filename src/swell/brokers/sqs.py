@@ -177,20 +177,24 @@ class SqsQueues(ExternalQueues):
         return found
 
     async def delete(self, messages: Sequence[Message]) -> None:
-        def delete(queue: QueueId, batch: Sequence[Message]) -> None:
-            self._sqs().delete_message_batch(QueueUrl=self._url(queue), Entries=_entries(batch))
-
-        for queue, group in _by_queue(messages):
-            await self._in_batches("did not delete messages", partial(delete, queue), group)
+        await self._change(messages, "delete_message_batch", {})
 
     async def release(self, messages: Sequence[Message]) -> None:
-        def release(queue: QueueId, batch: Sequence[Message]) -> None:
-            entries = [each | {"VisibilityTimeout": 0} for each in _entries(batch)]
-            url = self._url(queue)
-            self._sqs().change_message_visibility_batch(QueueUrl=url, Entries=entries)
+        await self._change(messages, "change_message_visibility_batch", {"VisibilityTimeout": 0})
 
-        for queue, group in _by_queue(messages):
-            await self._in_batches("did not release messages", partial(release, queue), group)
+    async def _change(
+        self, messages: Sequence[Message], method: str, fields: dict[str, int]
+    ) -> None:
+        def change(queue: QueueId, batch: Sequence[Message]) -> None:
+            entries = [
+                {"Id": str(at), "ReceiptHandle": message.handle} | fields
+                for at, message in enumerate(batch)
+            ]
+            getattr(self._sqs(), method)(QueueUrl=self._url(queue), Entries=entries)
+
+        for queue in {message.queue for message in messages}:
+            own = [message for message in messages if message.queue == queue]
+            await self._in_batches("did not change messages", partial(change, queue), own)
 
     async def pending(self, queue: QueueId) -> int:
         def count() -> int:
@@ -224,17 +228,6 @@ class SqsQueues(ExternalQueues):
 
 def _group(task: ReadyTask) -> str:
     return hashlib.sha256(f"{task.key_id}/{task.user or ''}".encode()).hexdigest()[:32]
-
-
-def _entries(batch: Sequence[Message]) -> list[dict[str, Any]]:
-    return [{"Id": str(at), "ReceiptHandle": each.handle} for at, each in enumerate(batch)]
-
-
-def _by_queue(messages: Sequence[Message]) -> Iterable[tuple[QueueId, list[Message]]]:
-    groups: dict[QueueId, list[Message]] = {}
-    for message in messages:
-        groups.setdefault(message.queue, []).append(message)
-    return groups.items()
 
 
 def _code(error: ClientError) -> str:
