@@ -154,8 +154,9 @@ class _Lines:
         self._urgency = urgency
         self._turns = turns
         self._n = n
-        # One of n tasks is of one of the n keys that are next, not counting those without any.
-        most = n + session.ready.n_read
+        # The next n tasks are of the n keys that are next, not counting keys without a task to
+        # lease; twice, so that these are soon passed.
+        most = n + 2 * session.ready.n_read
         if len(keys) > most:
             nexts = heapq.nsmallest(most, turns.starts(keys))
             keys = [key_id for _, _, key_id in sorted(nexts, key=itemgetter(1))]

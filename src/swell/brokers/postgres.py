@@ -1,7 +1,7 @@
 """The broker over PostgreSQL.
 
 Any number of backends lease from the same queues. Each has its own clocks of fair queueing, so with
-n backends the bounds of fairness are n times as large (docs/decisions/0085).
+n backends the bounds of fairness are n times as large (docs/decisions/0088).
 """
 
 import asyncio
