@@ -698,6 +698,39 @@ def test_each_new_picture_is_in_view_without_a_scroll(
     page.context.close()
 
 
+#: A Chromium without a window never asks: the permission is one that it would ask for.
+_ASKS = """
+window.notes = [];
+window.Notification = class {
+  static permission = "default";
+  static async requestPermission() { return (this.permission = "granted"); }
+  constructor(title, { body }) { window.notes.push([title, body]); }
+};
+Object.defineProperty(document, "hidden", { get: () => true });
+"""
+
+
+def test_who_wants_to_know_is_notified_when_all_is_done_in_a_tab_that_is_hidden(
+    browser: Browser, app: App
+) -> None:
+    page = fresh(browser, app)
+    page.add_init_script(_ASKS)
+    page.reload()
+    page.locator(".count label").nth(3).click()
+    prompt(page).fill("a rocket")
+    prompt(page).press("Enter")
+    page.get_by_role("button", name="My jobs").click()
+    jobs = page.get_by_role("dialog", name="My jobs")
+    ask = jobs.get_by_role("button", name="Notify me when done")
+    ask.click()
+    expect(ask).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(made(page)).to_have_count(4, timeout=PATIENCE_MS)
+    page.wait_for_function("window.notes.length > 0")
+    assert page.evaluate("window.notes") == [["Done", "a rocket"]]
+    page.context.close()
+
+
 def test_four_pictures_are_painted_in_four_styles_unless_one_is_chosen(
     browser: Browser, app: App
 ) -> None:

@@ -42,3 +42,7 @@ def test_the_help_shows_whole_sentences_under_their_headings() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     places = [text.index(f"\n{heading}:\n") for heading in _COMMANDS]
     assert places == sorted(places)
+
+
+def test_a_mistyped_command_is_met_with_the_one_that_is_close() -> None:
+    assert "Did you mean 'run'?" in CliRunner().invoke(app, ["runn"]).output

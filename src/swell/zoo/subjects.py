@@ -9,8 +9,10 @@ meaning: the cosine between the phrase's sentence vector and the vector of each 
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -177,6 +179,9 @@ class Subjects:
         self._mends = sorted(
             word for word in named | _COLOURS.union(*_SIGNS) if len(word) >= _SHORTEST_MENDED - 1
         )
+        #: As a word sounds → it, where no other sounds like it.
+        sounds = Counter(map(_sound, named))
+        self._sounds = {key: word for word in named if sounds[key := _sound(word)] == 1}
 
     def read(self, prompt: str, model: str) -> Reading:
         """Return what to draw for a prompt, and what to say about it.
@@ -211,8 +216,23 @@ class Subjects:
             scene = scene if subject.nearest else ""
             drew = f'drew "{drawn}" instead'
             warnings.append(_unknown(model, subject, drew, self._suggested(subject)))
+        if subject.is_known and second is None:
+            warnings += self._undone(model, first, drawn)
         is_open = not scene and _COLOURS.isdisjoint(_split(drawn))
         return Reading(f"{drawn} {scene}".strip(), tuple(warnings), is_open)
+
+    def _undone(self, model: str, phrase: str, drawn: str) -> list[Warned]:
+        """Return a warning of what the subject does to something, unless a name says it."""
+        words = _split(phrase)
+        at = _act(words)
+        stems = _stemmed(words)
+        counts = range(len(words) - at + 1, _LONGEST + 1)
+        if at == len(words) or any(stems[-count:] in self._stems for count in counts):
+            return []
+        thing = self.subject(" ".join(words[at + 1 :]))
+        nearest = (_shown(thing.phrase),) if thing.is_known else thing.nearest
+        act = Subject(phrase, " ".join(words[at:]), is_known=False, nearest=nearest)
+        return [_unknown(model, act, f'drew "{_shown(drawn)}" alone', self._suggested(act))]
 
     def _suggested(self, subject: Subject) -> tuple[str, ...]:
         """Return the names that are close to a subject, or some popular ones."""
@@ -270,7 +290,11 @@ class Subjects:
 
     def _mend(self, word: str) -> str | None:
         """Return the only trained word that is closest to a word that no list has."""
-        if len(word) < _SHORTEST_MENDED or not word.isascii() or word in self._english:
+        if not word.isascii() or word in self._english or (_stem(word),) in self._stems:
+            return None
+        if len(word) >= _SHORTEST_MENDED - 1 and (alike := self._sounds.get(_sound(word))):
+            return alike
+        if len(word) < _SHORTEST_MENDED:
             return None
         if any(self._glossary.has(word, language) for language in self._glossary.languages):
             return None
@@ -321,13 +345,21 @@ def _cut(prompt: str, words: Sequence[tuple[str, int, int]]) -> str:
 
 def _ends(words: Sequence[str]) -> list[int]:
     """Return where the noun of a phrase may end: at its end, or before what the noun is doing."""
-    acts = [
-        at for at, word in enumerate(words) if at and len(word) > 4 and word.endswith(("ing", "ed"))
-    ]
+    acts = [at for at, word in enumerate(words) if at and _is_act(word)]
     # "a man reading his book" is no book; "a smiling face" is a face.
-    with_object = (at for at in acts if words[at + 1 : at + 2] and words[at + 1] in _DETERMINERS)
-    last = next(with_object, len(words))
+    last = _act(words)
     return [last, *(at for at in acts if at < last)]
+
+
+def _act(words: Sequence[str]) -> int:
+    """Return where a phrase says what is done to something, such as "reading his book"."""
+    pairs = enumerate(pairwise(words))
+    found = (at for at, (word, after) in pairs if at and _is_act(word) and after in _DETERMINERS)
+    return next(found, len(words))
+
+
+def _is_act(word: str) -> bool:
+    return len(word) > 4 and word.endswith(("ing", "ed"))
 
 
 def _shown(phrase: str) -> str:
@@ -388,6 +420,13 @@ def _stem(word: str) -> str:
     if word.endswith(("ches", "shes", "sses", "xes", "zes", "oes")):
         return word[:-2]
     return word[:-1] if word.endswith("s") else word
+
+
+def _sound(word: str) -> str:
+    """Return a word as it sounds, more or less: the same for "elephant" and "elefant"."""
+    for letters, sound in (("ph", "f"), ("ck", "k"), ("c", "k"), ("ks", "x")):
+        word = word.replace(letters, sound)
+    return re.sub(r"(.)\1", r"\1", word)
 
 
 def edit_distance(one: str, other: str, most: int) -> int:

@@ -231,13 +231,16 @@ export function recipeFrom(model: string, input: Values, isPart = false): Recipe
   const { prompt: asked, ...rest } = input;
   const prompt = String(asked ?? "");
   const schema = isPart ? undefined : models.find(model)?.input_schema;
-  const known: Values = { ...(schema && Object.fromEntries(fieldsOf(schema).map((each) => [each.name, each.otherwise]))), ...input };
-  const style = draft.styles.find((each) => {
-    const decided = Object.entries(each.input).filter(([name]) => !isPart || name in known);
-    const isOne = decided.length > 0 || each.prompt.replace("{prompt}", "").trim() !== "";
-    const fits = each.models.length === 0 || each.models.includes(model);
-    return isOne && fits && decided.every(([name, value]) => known[name] === value) && typed(each, prompt) !== null;
-  });
+  const usual = schema && Object.fromEntries(fieldsOf(schema).map((each) => [each.name, each.otherwise]));
+  const decidedBy = (known: Values): StyleView | undefined =>
+    draft.styles.find((each) => {
+      const decided = Object.entries(each.input).filter(([name]) => !isPart || name in known);
+      const isOne = decided.length > 0 || each.prompt.replace("{prompt}", "").trim() !== "";
+      const fits = each.models.length === 0 || each.models.includes(model);
+      return isOne && fits && decided.every(([name, value]) => known[name] === value) && typed(each, prompt) !== null;
+    });
+  // What was asked for says more than what the model does by itself.
+  const style = decidedBy(input) ?? (usual && decidedBy({ ...usual, ...input }));
   return { prompt: (style && typed(style, prompt)) ?? prompt, model, input: rest, style: style?.name };
 }
 
