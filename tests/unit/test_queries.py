@@ -35,7 +35,7 @@ def test_every_query_compiles_against_the_schema() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("ready_head", ("q", "k", 1, 0, -1.0, "", 5)),
+        ("ready_head", ("q", "k", 1, 0, -1.0, "", 0, 5)),
         ("ready_lines", ()),
         ("rank", ("q", "k", 0, 1, 1.0, "x", 5)),
         ("due_ids", (0, 5)),

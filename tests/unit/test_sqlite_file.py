@@ -127,7 +127,7 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
 async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
     with statements(database) as noted:
         seen, _ = await asyncio.gather(
-            database.write(lambda session: session.ready_count("demo/upper"), is_late=True),
+            database.write(lambda session: session.ready.count("demo/upper"), is_late=True),
             SqliteStore(database).accept([a_new_task()]),
         )
     assert seen == 1

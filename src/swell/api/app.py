@@ -195,7 +195,8 @@ class App:
         methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}
         # Looked up first: /v1/dead/replay is not the task `replay`.
         self._fixed = {path: each for path, each in methods.items() if "{" not in path}
-        ordered = sorted(methods.keys() - self._fixed.keys(), key=lambda path: path.count("{"))
+        others = [path for path in methods if path not in self._fixed]
+        ordered = sorted(others, key=lambda path: path.count("{"))
         routes = [StarletteRoute(path, methods[path]) for path in ordered]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False

@@ -95,7 +95,7 @@ SELECT queue, count(*), sum(count), min(id) FROM tasks
 WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 
 -- name: oldest_ready
-SELECT id, key_id, user, priority FROM tasks
+SELECT id, key_id, user_id, priority FROM tasks
 WHERE queue = ? AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT ?;
 
 -- name: woken_depths
