@@ -196,16 +196,11 @@ class Session:
         rows = await self._connection.fetch(QUERIES["ready_lines_of"], list(queues))
         self.state.recount(queues, rows)
 
-    async def read_ready(self, cut: LinesCut, *, is_only_read: bool = False) -> None:
-        """Read tasks of the lines that a plan needs; other backends cannot lease them meanwhile.
-
-        Args:
-            cut: From the plan.
-            is_only_read: None of them will be changed.
-        """
+    async def read_ready(self, cut: LinesCut) -> None:
+        """Read tasks of the lines that a plan needs; other backends cannot lease them meanwhile."""
         await self._land()
         statement = QUERIES["next_ready"]
-        if not is_only_read and (self.is_careful or self.has_company):
+        if self.is_careful or self.has_company:
             await self.begin()
             statement = QUERIES["next_ready_locked"]
         reads = self.ready.reads(cut)
