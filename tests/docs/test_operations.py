@@ -177,7 +177,7 @@ NOT_SHOWN = {
     "swell_cost_seconds_total",
     "swell_pool_busy",
     "swell_pool_ends_total",
-    "swell_queue_dead_letters_total",
+    "swell_queue_republished_total",
 }
 
 
