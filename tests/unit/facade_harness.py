@@ -90,11 +90,11 @@ class Painter:
 
     async def lease(self) -> dict[str, Any]:
         """Return the next task that is leased."""
-        for _ in range(1000):
+        for _ in range(4000):
             found = (await self.world.lease(self.worker_id, n=1)).get("tasks")
             if found:
                 return dict(found[0])
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)  # A thread writes the task to the database.
         raise AssertionError("no task has come")
 
     async def tell(self, lease: dict[str, Any], kind: str, **data: Any) -> None:
