@@ -12,7 +12,9 @@ from swell.api.call import Call, Reply
 from swell.api.fields import fields
 from swell.api.html_page import page
 from swell.api.operators import model_name
+from swell.api.route import page_route
 from swell.api.service import Service
+from swell.errors import NotFound
 from swell.money.amounts import dollars
 from swell.registry import ModelCard, Sample
 from swell.samples import TEXT
@@ -35,8 +37,9 @@ _SHOWN: Final = tuple(
 _TRIALS: Final = "demo"
 
 
+@page_route("/models/{owner}/{name}", errors=(NotFound,))
 async def model_card(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}`."""
+    """A model's card."""
     target = await service.cards.target(model_name(call))
     card = target.card
     summary, rest = markdown.parted(card.description)

@@ -11,6 +11,7 @@ from swell.api.call import Call, Reply
 from swell.api.card_page import listed, memory_in_words, model_card, shortened, took_in_words
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
+from swell.api.route import Response, page_route, route
 from swell.api.service import Service
 from swell.errors import NotFound
 from swell.money.amounts import dollars
@@ -37,22 +38,25 @@ server again.</p>
 """
 
 
+@page_route("/")
 async def home(service: Service, call: Call) -> Reply:
-    """`GET /`: the web app, or a page that says how to build it."""
+    """The web app, or `/models` if it was not built."""
     app = service.web_app.file(call, "index.html")
     return await _listing(service, call, _UNBUILT) if app is None else app
 
 
+@page_route("/assets/{name}", errors=(NotFound,))
 async def app_file(service: Service, call: Call) -> Reply:
-    """`GET /assets/{name}`."""
+    """A file of the web app."""
     found = service.web_app.file(call, f"assets/{call.params['name']}")
     if found is None:
         raise NotFound("the web app has no such file: load the page again")
     return found
 
 
+@page_route("/models")
 async def models(service: Service, call: Call) -> Reply:
-    """`GET /models`: for browsers without scripts."""
+    """Links to the API, its reference and the model cards."""
     return await _listing(service, call)
 
 
@@ -74,14 +78,16 @@ async def _listing(service: Service, call: Call, note: str = "") -> Reply:
     return page("Swell", body)
 
 
+@page_route("/docs")
 async def docs(service: Service, call: Call) -> Reply:
-    """`GET /docs`."""
+    """The API reference."""
     text = service.backend.settings.version
     return page("Swell: HTTP reference", markdown.to_html(_reference(text)))
 
 
+@page_route("/docs/errors")
 async def error_docs(service: Service, call: Call) -> Reply:
-    """`GET /docs/errors`; each code is an anchor, and the `type` of its problems."""
+    """The error reference."""
     rows = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td>{kind.status}</td>'
         f"<td>{html.escape(kind.title)}</td><td>{'yes' if kind.retryable else 'no'}</td></tr>"
@@ -96,8 +102,9 @@ values by JSON pointer. A 5xx carries a <code>request_id</code> to report.</p>
     return page("Swell: errors", body)
 
 
+@route("GET /openapi.json", "Service", {200: Response("OpenAPI 3.1", dict)}, scope=None)
 async def openapi_json(service: Service, call: Call) -> Reply:
-    """`GET /openapi.json`."""
+    """This API as OpenAPI 3.1."""
     # The table names this handler, so it can only be read when everything is loaded.
     from swell.api import openapi, routes  # noqa: PLC0415
 
@@ -111,8 +118,14 @@ async def openapi_json(service: Service, call: Call) -> Reply:
     return Reply(200, msgspec.json.encode(described), headers=headers)
 
 
+@route(
+    "GET /llms.txt",
+    "Service",
+    {200: Response("Markdown", media_type="text/plain; charset=utf-8")},
+    scope=None,
+)
 async def llms_txt(service: Service, call: Call) -> Reply:
-    """`GET /llms.txt`."""
+    """A description of this server for language models."""
     await service.cards.refresh()
     base = service.base_url(call)
     lines = [

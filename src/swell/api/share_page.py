@@ -5,6 +5,7 @@ from typing import Final
 
 from swell.api.call import Call, Reply
 from swell.api.html_page import page
+from swell.api.route import page_route
 from swell.api.service import Service
 from swell.api.share_messages import SharedPictureView, SharedView
 from swell.api.shares import UNLISTED, find_shared
@@ -57,8 +58,9 @@ _WORDS: Final = {
 _TITLE: Final = 100
 
 
+@page_route("/s/{token}", errors=(NotFound,))
 async def shared_page(service: Service, call: Call) -> Reply:
-    """`GET /s/{token}`."""
+    """The page of a share link."""
     language = _language(call)
     words = _WORDS[language]
     try:

@@ -6,12 +6,14 @@ themselves, and through the backend: when the link ends, so does all that it led
 
 import hashlib
 from datetime import timedelta
+from typing import Final
 
 from swell.api.auth import create_key
 from swell.api.call import Call, Reply
-from swell.api.messages import NoQuery
+from swell.api.messages import NewKeyView, NoQuery
 from swell.api.operators import shown_once
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.share_messages import (
     SharedPictureQuery,
@@ -25,7 +27,15 @@ from swell.api.shared_task import pictures_of, shared_view
 from swell.api.tasks import find_task, only_own
 from swell.api.thumbnails import width_of
 from swell.api.views import encode
-from swell.errors import Conflict, FieldError, Forbidden, InvalidInput, InvalidRequest, NotFound
+from swell.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    TooManyRequests,
+)
 from swell.quotas import Quota, month_of, resets_at
 from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
@@ -37,8 +47,24 @@ _request = Reader(ShareRequest)
 UNLISTED = (b"x-robots-tag", b"noindex")
 
 
+_SHARE: Final = Response("The link", ShareView)
+
+
+@route(
+    "POST /v1/tasks/{id}/share",
+    "Shares",
+    {200: _SHARE},
+    body=Body(ShareRequest, example={"with_prompt": False}),
+    errors=(NotFound, Conflict),
+    audit="tasks.share",
+)
 async def share(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks/{id}/share`."""
+    """Share a task's result.
+
+    The link shows pictures, model, settings and, unless you leave it out, the prompt, without a
+    key. It ends when it is revoked, expires, or the task's outputs are removed. A second
+    request changes what the link shows and keeps the link.
+    """
     body = await call.body(service.settings.max_body_bytes)
     asked: ShareRequest = _request.read(body or b"{}")
     task = await find_task(service, call)
@@ -69,8 +95,14 @@ async def share(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
+@route(
+    "GET /v1/tasks/{id}/share",
+    "Shares",
+    {200: _SHARE},
+    errors=(InvalidRequest, InvalidInput, NotFound),
+)
 async def get_share(service: Service, call: Call) -> Reply:
-    """`GET /v1/tasks/{id}/share`."""
+    """Get a task's link."""
     read_query(call, NoQuery)
     task = await find_task(service, call)
     link = await service.store.share_link_of(task.id)
@@ -79,8 +111,18 @@ async def get_share(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
+@route(
+    "DELETE /v1/tasks/{id}/share",
+    "Shares",
+    {200: Response("The link as it was", ShareView)},
+    errors=(NotFound,),
+    audit="tasks.unshare",
+)
 async def unshare(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/tasks/{id}/share`."""
+    """Revoke a link.
+
+    The link stops working; sharing the task again creates another one.
+    """
     task = await find_task(service, call)
     link = await service.store.unshare(task.id)
     if link is None:
@@ -88,8 +130,18 @@ async def unshare(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
+@route(
+    "GET /v1/shares",
+    "Shares",
+    {200: Response("Links, newest tasks first", ShareList)},
+    query=SharesQuery,
+)
 async def list_shares(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares`."""
+    """List links.
+
+    A client key sees the links of its own tasks; an admin key sees all. Expired links are
+    included.
+    """
     query = read_query(call, SharesQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
@@ -107,15 +159,35 @@ async def list_shares(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ShareList(shares=views, cursor=after)))
 
 
+@route(
+    "GET /v1/shares/{token}",
+    "Shares",
+    {200: Response("The shared part of the task", SharedView)},
+    scope=None,
+    errors=(InvalidRequest, InvalidInput, NotFound),
+)
 async def look(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares/{token}`: without a key."""
+    """Get shared content.
+
+    `/s/{token}` shows the same as a page.
+    """
     read_query(call, NoQuery)
     _, view = await find_shared(service, call)
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), UNLISTED])
 
 
+@route(
+    "POST /v1/shares/{token}/guest",
+    "Shares",
+    {201: Response("A key for `limits.guest_tasks` tasks within a day", NewKeyView)},
+    scope=None,
+    errors=(InvalidRequest, Forbidden, NotFound, TooManyRequests),
+)
 async def make_guest_key(service: Service, call: Call) -> Reply:
-    """`POST /v1/shares/{token}/guest`: without a key.
+    """Create a guest key.
+
+    Visitors of a shared page try its prompt without a key of their own. Off by default. An
+    address gets one key per hour.
 
     Raises:
         Forbidden: The settings allow no guests.
@@ -143,8 +215,19 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
     return shown_once(201, made)
 
 
+@route(
+    "GET /v1/shares/{token}/pictures/{number}",
+    "Shares",
+    {
+        200: Response("The picture", media_type="image/webp"),
+        304: Response("It has not changed", media_type=""),
+    },
+    scope=None,
+    query=SharedPictureQuery,
+    errors=(NotFound,),
+)
 async def show_picture(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares/{token}/pictures/{number}`: without a key."""
+    """Get a shared picture."""
     query = read_query(call, SharedPictureQuery)
     task, _ = await find_shared(service, call)
     pictures = pictures_of(task)

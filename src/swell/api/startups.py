@@ -28,6 +28,7 @@ from swell.api.messages import (
     StartupView,
 )
 from swell.api.reading import Reader, read_query
+from swell.api.route import Response, route
 from swell.api.scaling import pool_scaling_view
 from swell.api.service import Service
 from swell.api.views import encode
@@ -68,8 +69,20 @@ _UNTIL_READY: Final = (*(phase for phase in Phase if phase is not Phase.FIRST_TA
 _UNTIL_DONE: Final = (Phase.FIRST_TASK, WHOLE)
 
 
+@route(
+    "POST /worker/v1/starting",
+    "Workers",
+    {200: Response("The reporting interval", StartingAnswer)},
+    scope=Scope.WORKER,
+    body=Startup,
+    audit="workers.starting",
+)
 async def starting(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/starting`."""
+    """Report the progress of a starting worker.
+
+    Reports the phases so far, or a failed start. A ready worker registers, and reports its cold
+    start with that.
+    """
     told = await _startup.read_call(call, service.settings.max_body_bytes)
     check_worker(call.caller, told.pool, told.models)
     for name in told.models:
@@ -340,8 +353,9 @@ async def end_startups(
             await _keep_if_possible(service, died)
 
 
+@route("GET /v1/pools", "Operators", {200: Response("Pools by name", PoolList)}, scope=Scope.ADMIN)
 async def list_pools(service: Service, call: Call) -> Reply:
-    """`GET /v1/pools`."""
+    """List pools, with start times of their workers."""
     return Reply(200, await service.starts.answer(lambda: _pools(service)))
 
 
@@ -443,8 +457,15 @@ def startup_view(startup: Startup) -> StartupView:
     )
 
 
+@route(
+    "GET /v1/ledger",
+    "Operators",
+    {200: Response("Entries, latest first", LedgerList)},
+    scope=Scope.ADMIN,
+    query=LedgerQuery,
+)
 async def list_ledger(service: Service, call: Call) -> Reply:
-    """`GET /v1/ledger`."""
+    """List the ledger of machine time."""
     query = read_query(call, LedgerQuery)
     page = await service.registry.ledger(limit=query.limit, before=query.cursor)
     views = [
