@@ -78,7 +78,7 @@ _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 _MAX_FILES: Final = 500
 
 
-_RANGE: Final = Header(
+_RANGE_HEADER: Final = Header(
     "Range", "one range of bytes", {"type": "string", "maxLength": 100}, "bytes=0-1023"
 )
 
@@ -255,7 +255,7 @@ def _removed(key: str) -> ExpiredArtifact:
     },
     scope=None,
     query=dict,
-    headers=(_RANGE,),
+    headers=(_RANGE_HEADER,),
     errors=(
         InvalidRequest,
         Forbidden,
