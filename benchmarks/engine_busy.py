@@ -57,7 +57,7 @@ async def serve(count: int, processes: int, program: Path) -> list[float]:
     backend = Backend(UPLOAD_S)
     wish = {"steps": STEPS, "size": 512, "speed": SPEED}
     encoders = Encoders(processes, program=program)
-    await serve_backlog(backend, "Noted", [wish] * count, encoders=encoders)
+    await serve_backlog("Noted", [wish] * count, backend, encoders=encoders)
     if len(backend.objects) != count:
         raise RuntimeError(f"{len(backend.objects)} files of {count} were stored")
     tasks = await backend.store.get(list(backend.ended_s))

@@ -22,7 +22,7 @@ from typing import Any
 
 from engine_rig import summary
 from machine import folder, quiet, report, say
-from worker_rig import SPEED, Backend, Gaps, Notes, gaps, in_ms, noting, serve_backlog
+from worker_rig import SPEED, Gaps, Notes, gaps, in_ms, noting, serve_backlog
 
 ROWS = 8
 #: With fewer steps than samples of a step, more is finished than one decoding a gap keeps up with.
@@ -34,7 +34,7 @@ MOST_USUAL = 0.1
 def one_run(home: Path, count: int, steps: int, decode_s: float) -> Notes:
     wish = {"steps": steps, "size": 512, "speed": SPEED, "decode_s": decode_s}
     with noting(home) as read:
-        asyncio.run(serve_backlog(Backend(), "Noted", [wish] * count))
+        asyncio.run(serve_backlog("Noted", [wish] * count))
         return read().of_tasks()
 
 

@@ -51,7 +51,7 @@ class Worker:
         """Images per second."""
         wishes = [{"steps": STEPS, **WISH}] * self.count
         with noting(self.home) as read:
-            ended_s = asyncio.run(serve_backlog(Backend(), self.model, wishes))
+            ended_s = asyncio.run(serve_backlog(self.model, wishes))
             self.spent_ms = spent_ms(read().of_tasks())
         return steady_rate(ended_s, 1)
 

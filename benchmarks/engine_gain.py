@@ -18,7 +18,7 @@ from typing import Any
 from engine_raw_loop import Bare
 from engine_rig import paired, summary
 from machine import quiet, report
-from worker_rig import SPEED, Backend, curve, serve_backlog, steady_rate
+from worker_rig import SPEED, curve, serve_backlog, steady_rate
 
 ROWS = 8
 STEPS = 30
@@ -27,7 +27,7 @@ STEPS = 30
 def rate(model: str, together: int, count: int) -> float:
     """Images per second."""
     wish = {"steps": STEPS, "size": 512, "speed": SPEED}
-    ended_s = asyncio.run(serve_backlog(Backend(), model, [wish] * count))
+    ended_s = asyncio.run(serve_backlog(model, [wish] * count))
     return steady_rate(ended_s, together)
 
 

@@ -36,7 +36,7 @@ from encoders import grain
 from engine_rig import PROMPTS, drawn, paired, summary
 from machine import folder, quiet, report, say
 from swell.model import Item, StepModel
-from worker_rig import Backend, noting, serve_backlog, spent_ms, steady_rate
+from worker_rig import noting, serve_backlog, spent_ms, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}
 #: Who runs instead, from worker_model.py; the last one is for engine_gain.py.
@@ -80,7 +80,7 @@ class Worker:
     def rate(self) -> float:
         """Images per second."""
         with noting(self.home) as read:
-            ended_s = asyncio.run(serve_backlog(Backend(), MODELS[self.name], self.wishes))
+            ended_s = asyncio.run(serve_backlog(MODELS[self.name], self.wishes))
             notes = read().of_tasks()
         self.spent_ms = spent_ms(notes)
         sizes, counts = np.unique(notes.rows[notes.is_step], return_counts=True)

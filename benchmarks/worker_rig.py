@@ -129,9 +129,13 @@ async def submit(backend: MemoryDispatch, model: str, wish: Mapping[str, Any], s
 
 
 async def serve_backlog(
-    backend: Backend, model: str, wishes: Sequence[Mapping[str, Any]], **options: Any
+    model: str,
+    wishes: Sequence[Mapping[str, Any]],
+    backend: Backend | None = None,
+    **options: Any,
 ) -> list[float]:
-    """Serve what is there from the start; return when each ended, in order."""
+    """Serve tasks that are queued from the start; return when each ended, in order."""
+    backend = backend or Backend()
     ids = [await submit(backend, model, wish, seed) for seed, wish in enumerate(wishes)]
     async with working(backend, model, **options):
         await backend.all_succeeded(ids, 300)
