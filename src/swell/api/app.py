@@ -1,17 +1,14 @@
 """The ASGI application.
 
-Paths without a placeholder are found in a dictionary, and so are one task and its events, which are
-asked for most often. Starlette's router matches the rest.
+Paths without parameters are found in a dictionary. Starlette's router matches the others.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
 
 import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route as StarletteRoute
-from starlette.types import ASGIApp
 
 from swell.api.auth import check_scope
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
@@ -19,6 +16,7 @@ from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
 from swell.api.hook_formats import FORMATS, SEALS
+from swell.api.metrics import Histogram
 from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
 from swell.api.requests import CLIENT_GONE, plain_path
@@ -31,22 +29,9 @@ from swell.registry import Scope as KeyScope
 
 _log = structlog.get_logger("swell.api")
 
-_TASKS: Final = "/v1/tasks/"
-
 
 class Endpoint:
-    """Runs one row of the table: key, handler, errors, numbers."""
-
-    __slots__ = (
-        "_audit",
-        "_handler",
-        "_is_operators",
-        "_is_probe",
-        "_path",
-        "_refuse",
-        "_scope",
-        "_service",
-    )
+    """Answers the requests of one operation: checks the key, runs the handler, counts."""
 
     def __init__(self, service: Service, route: Route) -> None:
         self._service = service
@@ -56,63 +41,73 @@ class Endpoint:
         self._audit = route.audit
         self._refuse = route.refuse or _problem
         self._is_operators = route.scope is KeyScope.ADMIN
-        self._is_probe = route.path.startswith("/health/")
+        self._hosts = None if route.path.startswith("/health/") else service.hosts
+        # Operations that need no key say themselves which pages may read them.
+        self._origins = None if route.scope is None else service.origins
+        # One key may belong to many workers, so their bodies do not wait for each other.
+        self._body_queue = None if route.scope is KeyScope.WORKER else service.body_queue
+        #: Method and status → durations.
+        self._durations: dict[tuple[str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request over ASGI."""
-        call = Call(scope, receive, send, self._service.new_request_id())
+        service = self._service
+        call = service.requests.begin(scope, receive, send)
         try:
-            reply = await self.answer(call)
+            reply = await self._answer(call)
+            if self._audit and reply is not None and (self._is_operators or call.of_others):
+                reply = await self._write_audit(call, reply)
         except (ClientGone, asyncio.CancelledError):
-            # The server cancels what is still open when it stops: nobody is left to be told.
+            # A server that stops cancels open requests: no client waits for an answer.
             call.status = CLIENT_GONE
-            self._service.requests.log(call, self._path)
+            service.requests.log(call, self._path)
             return
         if reply is not None:
             call.status = reply.status
             if reply.lost is not None and call.is_gone():
                 await reply.lost()
             await reply.send(call)
-        self.count(call)
+        durations = self._durations.get((scope["method"], call.status))
+        if durations is None:
+            durations = service.metrics.http(scope["method"], self._path, call.status)
+            self._durations[scope["method"], call.status] = durations
+        durations.observe(service.clock.monotonic_s() - call.started_s)
+        if service.requests.is_logging:
+            service.requests.log(call, self._path)
 
-    async def answer(self, call: Call) -> Reply | None:
-        """Return the answer to a request; None where the handler has written it itself.
-
-        Raises:
-            ClientGone: There is nobody to answer.
-        """
+    async def _answer(self, call: Call) -> Reply | None:
+        """Return the answer; None if the handler has sent it."""
         service = self._service
-        service.requests.enter(call)
-        if self._scope is not KeyScope.WORKER:
-            # One key may be that of many workers, whose reports nobody else sends.
-            call.body_queue = service.body_queue
-        if service.origins is not None and self._scope is not None:
-            # What needs no key says itself who may read it.
-            _tell_origin(service.origins, call)
+        call.body_queue = self._body_queue
+        if self._origins is not None:
+            _allow_origin(self._origins, call)
         try:
-            if service.hosts is not None and not self._is_probe:
-                service.hosts.check(call.header(b"host"))
+            if self._hosts is not None:
+                self._hosts.check(call.headers.get(b"host"))
             if self._scope is not None:
-                told = call.header(b"authorization")
-                call.key = service.keys.known(told) or await service.keys.find(told)
+                secret = call.headers.get(b"authorization")
+                call.key = service.keys.known(secret) or await service.keys.find(secret)
                 check_scope(call.key, self._scope)
                 if self._scope is KeyScope.CLIENT:
                     service.limits.check(call)
-            reply = await self._handler(service, call)
+            return await self._handler(service, call)
         except SwellError as error:
             service.metrics.request_refused(error.code)
-            reply = self._refuse(call, error)
+            return self._refuse(call, error)
         except ClientGone:
             raise
         except Exception as error:
-            _log_fault(call, error)
-            reply = self._refuse(call, Internal())
-        if self._audit and reply is not None and (self._is_operators or call.of_others):
-            return await self._write_down(call, reply)
-        return reply
+            _log.error(
+                "request failed",
+                request_id=call.request_id,
+                method=call.scope["method"],
+                path=plain_path(call),
+                exc_info=error,
+            )
+            return self._refuse(call, Internal())
 
-    async def _write_down(self, call: Call, reply: Reply) -> Reply:
-        """Keep what an operator did; return the answer, or that it could not be kept."""
+    async def _write_audit(self, call: Call, reply: Reply) -> Reply:
+        """Record what an operator did; return the answer, or that it could not be recorded."""
         try:
             await self._service.audit.note(call, self._audit, reply.status)
         except SwellError as error:
@@ -123,39 +118,28 @@ class Endpoint:
             return self._refuse(call, Unavailable(detail))
         return reply
 
-    def count(self, call: Call) -> None:
-        """Note how long a request took that has been answered."""
-        service = self._service
-        took_s = service.clock.monotonic_s() - call.started_s
-        service.metrics.http(call.scope["method"], self._path, call.status).observe(took_s)
-        if service.requests.is_logging:
-            service.requests.log(call, self._path)
-
 
 class _Methods:
     """All operations of one path."""
 
-    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+    def __init__(self, service: Service, endpoints: Mapping[str, Endpoint]) -> None:
         self._service = service
-        self._endpoints = {route.method: Endpoint(service, route) for route in routes}
-        if "GET" in self._endpoints:
-            self._endpoints["HEAD"] = self._endpoints["GET"]
-        self._allowed = ", ".join(sorted(self._endpoints))
+        self._endpoints = endpoints
+        self._allowed = ", ".join(sorted(endpoints))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        call = Call(scope, receive, send, self._service.new_request_id())
-        self._service.requests.enter(call)
+        call = self._service.requests.begin(scope, receive, send)
         origins = self._service.origins
         if origins is not None:
             preflight = _preflight(origins, call)
             if preflight is not None:
                 await self._service.requests.refuse(call, preflight)
                 return
-            _tell_origin(origins, call)
+            _allow_origin(origins, call)
         error = MethodNotAllowed(
             f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
             headers={"Allow": self._allowed},
@@ -163,18 +147,17 @@ class _Methods:
         await self._service.requests.refuse(call, _problem(call, error))
 
 
-class _Elsewhere:
-    """Answers paths that lead nowhere."""
+class _NoRoute:
+    """Answers paths that no operation has."""
 
     def __init__(self, service: Service, routes: Sequence[Route]) -> None:
         self._service = service
         self._paths = sorted({route.public_path for route in routes})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, send, self._service.new_request_id())
-        self._service.requests.enter(call)
+        call = self._service.requests.begin(scope, receive, send)
         if self._service.origins is not None:
-            _tell_origin(self._service.origins, call)
+            _allow_origin(self._service.origins, call)
         near = closest(call.path, self._paths, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         error = NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
@@ -188,21 +171,28 @@ class App:
         self.backend = backend
         self.service = Service(backend, FORMATS, SEALS)
         self._duties = Duties(self.service)
-        by_path: dict[str, list[Route]] = {}
         served = served_routes(backend.settings.facades)
+        by_path: dict[str, dict[str, Endpoint]] = {}
         for route in served:
-            by_path.setdefault(route.path, []).append(route)
-        methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}
-        # Looked up first: /v1/dead/replay is not the task `replay`.
-        self._fixed = {path: each for path, each in methods.items() if "{" not in path}
-        others = [path for path in methods if path not in self._fixed]
-        ordered = sorted(others, key=lambda path: path.count("{"))
-        routes = [StarletteRoute(path, methods[path]) for path in ordered]
+            methods = by_path.setdefault(route.path, {})
+            endpoint = methods.setdefault(route.method, Endpoint(self.service, route))
+            if route.method == "GET":
+                methods["HEAD"] = endpoint
+        #: (method, path) → operation, of paths without parameters.
+        self._fixed = {
+            (method, path): endpoint
+            for path, methods in by_path.items()
+            if "{" not in path
+            for method, endpoint in methods.items()
+        }
+        # Paths without parameters first: /v1/dead/replay is not the task `replay`.
+        routes = [
+            StarletteRoute(path, _Methods(self.service, by_path[path]))
+            for path in sorted(by_path, key=lambda path: path.count("{"))
+        ]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False
-        self._starlette.router.default = _Elsewhere(self.service, served)
-        self._task = methods["/v1/tasks/{id}"]
-        self._events = methods["/v1/tasks/{id}/events"]
+        self._starlette.router.default = _NoRoute(self.service, served)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -210,23 +200,13 @@ class App:
             path = scope["path"]
             if path.startswith(FACADES):
                 path = scope["path"] = path_meant(path)
-            await self._route(path, scope)(scope, receive, send)
+            endpoint = self._fixed.get((scope["method"], path))
+            await (endpoint or self._starlette)(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
-            # A WebSocket: nothing here speaks it.
+            # A WebSocket: no operation takes one.
             await send({"type": "websocket.close", "code": 1000})
-
-    def _route(self, path: str, scope: Scope) -> ASGIApp:
-        fixed = self._fixed.get(path)
-        if fixed is not None:
-            return fixed
-        if path.startswith(_TASKS):
-            task_id, slash, rest = path[len(_TASKS) :].partition("/")
-            if task_id and (not slash or rest == "events"):
-                scope["path_params"] = {"id": task_id}
-                return self._events if slash else self._task
-        return self._starlette
 
     async def start(self) -> None:
         """Make ready for requests."""
@@ -276,19 +256,19 @@ def create_app(backend: Backend) -> App:
     return App(backend)
 
 
-def _tell_origin(origins: Origins, call: Call) -> None:
-    """Have the answer say whether the page that asks may read it."""
-    origin = call.header(b"origin")
+def _allow_origin(origins: Origins, call: Call) -> None:
+    """Add the headers that let a browser's page read the answer, if it may."""
+    origin = call.headers.get(b"origin")
     if origin is not None:
         for name, value in origins.headers(origin):
             call.tell(name, value)
 
 
 def _preflight(origins: Origins, call: Call) -> Reply | None:
-    """Return the answer to a browser that asks whether a page may ask; None for anything else."""
-    origin = call.header(b"origin")
-    asked = call.header(b"access-control-request-method")
-    if call.scope["method"] != "OPTIONS" or origin is None or asked is None:
+    """Return the answer to a CORS preflight request; None for other requests."""
+    origin = call.headers.get(b"origin")
+    method = call.headers.get(b"access-control-request-method")
+    if call.scope["method"] != "OPTIONS" or origin is None or method is None:
         return None
     headers = origins.preflight(origin)
     return Reply(204, headers=headers) if headers else None
@@ -298,13 +278,3 @@ def _problem(call: Call, error: SwellError) -> Reply:
     if error.status >= Internal.status and error.code == Internal.code:
         _log.error("internal error", request_id=call.request_id, detail=error.detail)
     return problem_reply(error, path=call.path, request_id=call.request_id)
-
-
-def _log_fault(call: Call, error: Exception) -> None:
-    _log.error(
-        "request failed",
-        request_id=call.request_id,
-        method=call.scope["method"],
-        path=plain_path(call),
-        exc_info=error,
-    )

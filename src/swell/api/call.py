@@ -88,10 +88,10 @@ class Call:
     """One request on its way through a handler."""
 
     __slots__ = (
-        "_headers",
         "about",
         "body_queue",
         "checked",
+        "headers",
         "key",
         "of_others",
         "params",
@@ -133,7 +133,8 @@ class Call:
         self.body_queue: BodyQueue | None = None
         #: What its inputs have taken to check (`Cards.check_input`).
         self.checked = 0
-        self._headers: dict[bytes, bytes] | None = None
+        #: By lower-case name; of several with one name, the first.
+        self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
         #: Headers that the answer has, whatever it becomes.
         self.told: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -158,16 +159,11 @@ class Call:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of this lower-case name."""
-        if self._headers is None:
-            # From the last to the first, so that the first stays.
-            self._headers = dict(reversed(self.scope["headers"]))
-        return self._headers.get(name)
+        return self.headers.get(name)
 
     def bring_key(self, authorization: bytes) -> None:
-        """Take a key that came in the body for one in the header: it is looked up again there."""
-        line = (b"authorization", authorization)
-        self.scope = {**self.scope, "headers": [line, *self.scope["headers"]]}
-        self._headers = None
+        """Use a key from the body as if it had come in the `Authorization` header."""
+        self.headers[b"authorization"] = authorization
 
     @property
     def media_type(self) -> str:

@@ -1,17 +1,19 @@
-"""What a request is called, and its line in the log."""
+"""Request ids, and the log of requests."""
 
+import itertools
 import re
+import secrets
 from typing import Final, Literal
 
 import structlog
 
-from swell.api.call import Call, Reply
+from swell.api.call import Call, Receive, Reply, Scope, Send
 from swell.clock import Clock
 from swell.telemetry import printable, request_id, trace_id_of
 
 _log = structlog.get_logger("swell.requests")
 
-#: What a client may call its request: nothing that could break a line of a log, or fill it.
+#: Request ids that clients may set: nothing that could break or fill a line of the log.
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
 #: Status in the log of a request whose client hung up before the answer; never sent.
@@ -22,37 +24,45 @@ _PATH_CHARS: Final = 200
 
 _TASKS: Final = "/v1/tasks/"
 
-#: What stands behind it opens what was shared, and is for nobody who reads logs.
+#: The tokens of share links are secrets, which the log leaves out.
 _SHARED: Final = re.compile(r"^(/s/|/v1/shares/)[^/]+")
 
 
 class Requests:
-    """Names the requests of one backend process, and logs them where that is wanted.
+    """Gives requests their ids, and logs them if the settings say so.
 
     Args:
         clock: The time.
-        level: How important their lines are; `off` for none.
+        level: The level of their log lines; `off` for none.
     """
 
     def __init__(self, clock: Clock, level: Literal["off", "debug", "info"]) -> None:
         self._clock = clock
         self._level = level
         self.is_logging = level != "off"
+        self._prefix = f"req_{secrets.token_hex(5)}"
+        self._numbers = itertools.count(1)
 
-    def enter(self, call: Call) -> None:
-        """Begin a request: from now on its id stands in every line of the log about it."""
+    def begin(self, scope: Scope, receive: Receive, send: Send) -> Call:
+        """Return a new request; its id is in every line of the log about it."""
+        call = Call(scope, receive, send, self.new_id())
         call.started_s = self._clock.monotonic_s()
-        asked = call.header(b"x-request-id")
+        asked = call.headers.get(b"x-request-id")
         if asked is not None and _SANE.fullmatch(asked):
             call.request_id = asked.decode("ascii")
         request_id.set(call.request_id)
+        return call
+
+    def new_id(self) -> str:
+        """Return an id for a request: random per process, then a number."""
+        return f"{self._prefix}{next(self._numbers):08x}"
 
     def log(self, call: Call, route: str) -> None:
-        """Log a request that is over. Nothing of its query, headers or body is told.
+        """Log a finished request, without its query, headers and body.
 
         Args:
             call: The request.
-            route: Its path as the table has it.
+            route: The path of its operation, with parameters in braces.
         """
         if not self.is_logging:
             return
@@ -78,7 +88,7 @@ class Requests:
         tell("request", **fields)
 
     async def refuse(self, call: Call, reply: Reply) -> None:
-        """Answer a request that no row of the table takes."""
+        """Answer a request that no operation takes."""
         call.status = reply.status
         await reply.send(call)
         self.log(call, "none")

@@ -1,9 +1,8 @@
 """What the handlers of one backend process share."""
 
 import asyncio
-import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
@@ -180,7 +179,6 @@ class Service:
         #: Between start and end; outside, nobody is kept waiting.
         self.is_ready = self.is_ending = False
         self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
-        self._request_ids = _request_ids()
 
     @property
     def publisher(self) -> Publisher | None:
@@ -191,10 +189,6 @@ class Service:
     def quotas(self) -> Quotas:
         """How much keys and their users may use in a day and a month."""
         return self.limits.quotas
-
-    def new_request_id(self) -> str:
-        """Return an id for a request."""
-        return next(self._request_ids)
 
     def need_hooks(self) -> Hooks:
         """Return what looks after webhooks.
@@ -695,12 +689,6 @@ class Service:
             run_s=0.0 if timings is None else timings.run_s,
             total_s=(finished_at - task.created_at).total_seconds(),
         )
-
-
-def _request_ids() -> Iterator[str]:
-    """Yield ids that tell the process and the request apart; random, so that they say no more."""
-    prefix = secrets.token_hex(5)
-    return (f"req_{prefix}{number:08x}" for number in itertools.count(1))
 
 
 def _sum(one: EtaSeconds, other: EtaSeconds) -> EtaSeconds:

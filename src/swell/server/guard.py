@@ -186,7 +186,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         assert isinstance(self.config.app, App)
         path = self.url.partition(b"?")[0][:200].decode("ascii", "replace")
-        call = Call({"path": path}, _no_asgi, _no_asgi, self.config.app.service.new_request_id())
+        request_id = self.config.app.service.requests.new_id()
+        call = Call({"path": path}, _no_asgi, _no_asgi, request_id)
         reply = problem_reply(error, path=path, request_id=call.request_id)
         headers = [*self.server_state.default_headers, *reply.all_headers(call)]
         lines = b"".join(b"%b: %b\r\n" % each for each in headers)
