@@ -1,5 +1,7 @@
 """What a model process has, and what it is at."""
 
+import pytest
+
 from swell.worker.at_work import QUICK_S, AtWork
 from swell.worker.frames import DRAWN
 
@@ -101,3 +103,11 @@ def test_of_one_that_was_ended_for_something_that_is_over_nobody_is_suspect() ->
     at.begin_drawing(1, "drawn", 0.0)
     lost = at.lose(blameless=True)
     assert (lost.suspects, lost.others, lost.was_drawing) == ([], ["a", "b"], False)
+
+
+def test_seconds_per_task_rise_at_once_and_fall_slowly() -> None:
+    at: AtWork[str] = AtWork()
+    for handle, (run_s, task_s) in enumerate([(1.0, 1.0), (0.0, 0.8), (2.0, 2.0)]):
+        at.begin_batch({handle: "a"}, 10.0)
+        at.end_call(10.0 + run_s, is_last=True)
+        assert at.task_s == pytest.approx(task_s)

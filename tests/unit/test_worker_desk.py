@@ -9,7 +9,7 @@ from swell.dispatch import Enclosure, LeasedTask, Progress
 from swell.store import Hold
 from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
 from swell.worker import desk as desk_module
-from swell.worker.desk import PAGE_BYTES, Desk, Held, Page
+from swell.worker.desk import MOST_QUICK, PAGE_BYTES, Desk, Held, Page
 
 
 def a_leased_task(task_id: str = "t1", attempt: int = 1) -> LeasedTask:
@@ -322,3 +322,13 @@ def test_without_files_there_is_nothing_to_tell_again() -> None:
     desk.tell_files_again()
     assert desk.take().is_empty
     assert not desk.news.is_set()
+
+
+def test_as_many_quick_tasks_are_held_as_run_in_50_ms() -> None:
+    desk = Desk(2)
+    desk.fit(0.005)
+    assert desk.free == 10
+    desk.fit(1e-6)
+    assert desk.free == MOST_QUICK
+    desk.fit(0.04)
+    assert desk.free == 2

@@ -16,6 +16,9 @@ from swell.worker.frames import DRAWN
 #: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
 QUICK_S: Final = 0.02
 
+#: Weight of the last batch in the moving average of seconds per task.
+_RECENT: Final = 0.2
+
 EntryT = TypeVar("EntryT")
 
 
@@ -28,6 +31,8 @@ class _Batch(Generic[EntryT]):
     started_s: float
     #: When the model process took it up, or last ended a call for it.
     since_s: float
+    #: How many tasks it has.
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class AtWork(Generic[EntryT]):
         #: Tasks that it knows to be followed.
         self._watched: set[int] = set()
         self._last_run_s = 1.0
+        #: Seconds per task of a batch: the last batch's, or more while slower ones are recent.
+        self.task_s = 1.0
         #: The model that it is bringing to the device or learns the steps of; else empty.
         self.busy_for = ""
 
@@ -105,7 +112,7 @@ class AtWork(Generic[EntryT]):
     def begin_batch(self, waiting: dict[int, EntryT], now_s: float) -> int:
         """Note that it gets a batch; return the number."""
         self._number += 1
-        self._batches.append(_Batch(self._number, waiting, now_s, now_s))
+        self._batches.append(_Batch(self._number, waiting, now_s, now_s, len(waiting)))
         return self._number
 
     def begin_drawing(self, handle: int, entry: EntryT, now_s: float) -> None:
@@ -140,6 +147,8 @@ class AtWork(Generic[EntryT]):
         if is_last:
             self._batches.popleft()
             self._last_run_s = now_s - batch.started_s
+            task_s = self._last_run_s / batch.size
+            self.task_s = max(task_s, self.task_s + _RECENT * (task_s - self.task_s))
             self._turn, self._drawn_since_s = DRAWN, now_s
             if self._batches:
                 self._batches[0].since_s = now_s

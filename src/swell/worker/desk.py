@@ -29,6 +29,10 @@ PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024
 #: What an entry of a report has at most beside an output, an error's text or a preview.
 _ENTRY_BYTES: Final = 1024
 
+#: A worker holds as many quick tasks as run in this time, in seconds.
+HOLD_S: Final = 0.05
+MOST_QUICK: Final = 64
+
 #: So many startups are told at most; older ones that were not told are forgotten.
 MOST_STARTUPS: Final = 32
 
@@ -165,6 +169,7 @@ class Desk:
 
     def __init__(self, slots: int, traces: TaskTraces | None = None) -> None:
         self.slots = slots
+        self._least_slots = slots
         self._traces = traces
         #: Settlements that were taken, and not told yet, where traces are wanted.
         self._untold: list[Settlement] = []
@@ -204,6 +209,14 @@ class Desk:
         #: Set when nothing is held and everything is reported.
         self.is_clear = asyncio.Event()
         self.is_clear.set()
+
+    def fit(self, task_s: float) -> None:
+        """Hold as many tasks as run within `HOLD_S`, but at most `MOST_QUICK`.
+
+        Args:
+            task_s: Seconds per task, as measured.
+        """
+        self.slots = max(self._least_slots, min(MOST_QUICK, int(HOLD_S / max(task_s, 1e-6))))
 
     @property
     def free(self) -> int:

@@ -242,6 +242,7 @@ class Worker:
         self._handed_over = asyncio.Event()
         #: Whether somebody starts the model process, and sees for himself if it dies.
         self._is_starting = True
+        self._holds_more_of_quick = False
         self.peak_bytes = 0
         #: Set once the worker is registered and takes work.
         self.is_up = asyncio.Event()
@@ -310,6 +311,8 @@ class Worker:
         cards = await self._boot()
         in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
         slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
+        draws = any(card.step_bucket for card in cards)
+        self._holds_more_of_quick = not (self._settings.slots or draws)
         registration = Registration(
             name=self._settings.name,
             pool=self._settings.pool,
@@ -887,6 +890,8 @@ class Worker:
             self._at.told(now_s)
         else:
             self._at.end_call(now_s, is_last=results.is_last)
+            if self._holds_more_of_quick:
+                self._desk.fit(self._at.task_s)
         if results.batch == DRAWN or results.is_last:
             self._feed()
 
