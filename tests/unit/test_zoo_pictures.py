@@ -131,20 +131,35 @@ def test_an_unknown_style_is_named(brush: Brush) -> None:
         Painter({"pop": 0.0}, brush=brush)(portrait())
 
 
+def painted_by(model: Paint, pixels: Any, style: str, seed: int) -> Any:
+    asked = Paint.Input(image=Image(closed(pixels)), style=style, size=128)
+    [painted] = model.run([Item(asked, seed=seed)])
+    assert isinstance(painted, Image)
+    return np.asarray(painted.pil().convert("RGB"))
+
+
 def test_varied_is_another_style_for_each_of_neighbouring_seeds_and_none_paints_nothing() -> None:
     model = Paint(threads=1)
     model.load("cpu")
-    picture = Image(closed(portrait()))
-
-    def made(style: str, seed: int) -> bytes:
-        asked = Paint.Input(image=picture, style=style, size=128)
-        [painted] = model.run([Item(asked, seed=seed)])
-        assert isinstance(painted, Image)
-        return painted.pil().tobytes()
-
-    assert [made("varied", seed) for seed in (7, 8)] == [made(each, 0) for each in VARIED[:2]]
+    grey = np.broadcast_to(portrait().mean(2, keepdims=True).astype(np.uint8), portrait().shape)
+    for seed, style in zip((7, 8), VARIED, strict=False):
+        # A grey picture has no colours to keep.
+        apart = painted_by(model, grey, "varied", seed).astype(int) - painted_by(
+            model, grey, style, 0
+        )
+        assert abs(apart).max() <= 3, style
     assert len(set(VARIED)) == len(VARIED)
-    assert made("none", 7) == closed(resized(portrait(), 128, 128)).tobytes()
+    unpainted = painted_by(model, portrait(), "none", 7)
+    assert (unpainted == resized(portrait(), 128, 128)).all()
+
+
+def test_varied_keeps_vivid_colours() -> None:
+    model = Paint(threads=1)
+    model.load("cpu")
+    red = np.full((128, 128, 3), (220, 30, 20), np.uint8)
+    for seed in range(len(VARIED)):
+        channels = painted_by(model, red, "varied", seed).reshape(-1, 3).mean(0)
+        assert channels[0] > channels[1:].max() + 80, (VARIED[seed], channels)
 
 
 def test_the_model_paints_at_the_size_asked_for_and_keeps_transparency() -> None:

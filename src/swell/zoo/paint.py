@@ -59,6 +59,9 @@ STYLES: Final = (
 #: six, has no factor in common with theirs, so that all pairs occur.
 VARIED: Final = ("starlight", "crayon", "crimson-sky", "soft-ink", "jungle", "pastel", "autumn")
 
+#: Distance from grey, in the plane of Cb and Cr, of colours that `varied` keeps in full.
+VIVID_CHROMA: Final = 100.0
+
 #: A network of strokes needs some room: at least so many pixels a side.
 LEAST_PX = 32
 #: What the network that looks at styles sees.
@@ -131,7 +134,8 @@ class Painter:
             Shapes: (H, W, 3) uint8 sRGB.
         strength: From 0, the picture as it was, to 1. Named styles are blended with the picture's
             pixels; with a picture as style it goes from the picture's own style to that one.
-        keep_colours: Take brightness from the painting and colours from the picture.
+        keep_colours: Take brightness from the painting and colours from the picture; "vivid" does
+            so only where the picture has colours, and grey areas take those of the style.
         brush: The networks, where several painters share them.
     """
 
@@ -140,7 +144,7 @@ class Painter:
         style: str | Mapping[str, float] | Pixels = "starlight",
         strength: float = 1.0,
         *,
-        keep_colours: bool = False,
+        keep_colours: bool | Literal["vivid"] = False,
         brush: Brush | None = None,
     ) -> None:
         self._style = style
@@ -162,7 +166,7 @@ class Painter:
             mix = {self._style: 1.0} if isinstance(self._style, str) else self._style
             painted = _between(seen, self._brush.in_style(seen, mix), self._strength)
         if self._keep_colours:
-            painted = _in_colours_of(seen, painted)
+            painted = _in_colours_of(seen, painted, only_vivid=self._keep_colours == "vivid")
         return resized(painted, width, height)
 
     def _like(self, seen: Pixels, style: Pixels) -> Pixels:
@@ -197,9 +201,17 @@ def _between(picture: Pixels, painted: Pixels, strength: float) -> Pixels:
     return mixed.round().astype(np.uint8)
 
 
-def _in_colours_of(picture: Pixels, painted: Pixels) -> Pixels:
-    _, *colours = closed(picture).convert("YCbCr").split()
-    mixed = PIL.Image.merge("YCbCr", [closed(painted).convert("L"), *colours])
+def _in_colours_of(picture: Pixels, painted: Pixels, *, only_vivid: bool) -> Pixels:
+    own, made = (
+        np.asarray(closed(each).convert("YCbCr")).astype(np.float32) for each in (picture, painted)
+    )
+    colours = own[..., 1:]
+    weight = np.float32(1)
+    if only_vivid:
+        chroma = np.linalg.norm(colours - 128, axis=-1, keepdims=True)
+        weight = (chroma / VIVID_CHROMA).clip(0, 1)
+    made[..., 1:] += weight * (colours - made[..., 1:])
+    mixed = PIL.Image.fromarray(_rounded(made / 255), "YCbCr")
     return np.asarray(mixed.convert("RGB"))
 
 
@@ -261,8 +273,8 @@ class Paint(Model):
             Literal[("varied", "none", *STYLES)],  # type: ignore[valid-type]
             Field(
                 title="Style",
-                description="How it is painted. varied lets the seed choose a style; none leaves "
-                "the picture unpainted.",
+                description="How it is painted. varied lets the seed choose a style and keeps "
+                "vivid colours; none leaves the picture unpainted.",
             ),
             ui.styles(),
         ] = "starlight"
@@ -324,7 +336,7 @@ class Paint(Model):
         painter = Painter(
             _style(asked, seed),
             asked.strength,
-            keep_colours=asked.keep_colours,
+            keep_colours=asked.keep_colours or ("vivid" if asked.style == "varied" else False),
             brush=self._brush,
         )
         return Image(closed(painter(pixels), alpha))
