@@ -60,8 +60,7 @@ async def serve(count: int, processes: int, program: Path) -> list[float]:
     await serve_backlog("Noted", [wish] * count, backend, encoders=encoders)
     if len(backend.objects) != count:
         raise RuntimeError(f"{len(backend.objects)} files of {count} were stored")
-    tasks = await backend.store.get(list(backend.ended_s))
-    return [task.timings.encode_s for task in tasks if task and task.timings]
+    return [outcome.timings.encode_s for outcome in backend.outcomes.values()]
 
 
 def one_run(home: Path, count: int, processes: int) -> dict[str, float]:

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
-import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 import worker_model
 from replay import Device, Job, device
 from swell.clock import SystemClock
-from swell.dispatch import Ask, Grant, Report, ReportAnswer, Upload
-from swell.task import TaskState
+from swell.dispatch import (
+    Ask,
+    Grant,
+    Incoming,
+    LeasedTask,
+    Registration,
+    Report,
+    ReportAnswer,
+    StartingAnswer,
+    Upload,
+    Welcome,
+)
+from swell.errors import NotFound
+from swell.phases import Startup
+from swell.store import Hold
+from swell.task import Outcome, Succeeded
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
 from swell.worker.settings import WorkerSettings
 from swell.zoo.curve import SECONDS
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from conformance.dispatch import MemoryDispatch
 
 #: So many times faster than the machine whose cost curves are taken.
 SPEED = 10.0
@@ -40,43 +52,44 @@ def curve(size: int) -> Device:
     return device({rows: seconds / SPEED for rows, seconds in SECONDS[size].items()})
 
 
-class Backend(MemoryDispatch):
-    """A backend in this process that notes when it gave out each task, and when it ended.
+class Backend:
+    """A backend in this process that keeps its tasks in a list: what is measured is the worker.
+
+    It notes when it gave out each task, and when that ended.
 
     Args:
         upload_s: What it needs to store a file, of any number at once.
     """
 
     def __init__(self, upload_s: float = 0.0) -> None:
-        super().__init__(SystemClock())
+        self.registrations: list[Registration] = []
         self.granted_s: dict[str, float] = {}
         self.ended_s: dict[str, float] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        #: Key → file.
+        self.objects: dict[str, bytes] = {}
         self._upload_s = upload_s
-        self._has_news = asyncio.Event()
+        self._queue: deque[LeasedTask] = deque()
+        self._ids = itertools.count(1)
+        self._queued = asyncio.Event()
+        self._ended = asyncio.Event()
 
-    async def lease(self, ask: Ask) -> Grant:
-        grant = await super().lease(ask)
-        self._note_granted(grant)
-        return grant
-
-    async def report(self, report: Report) -> ReportAnswer:
-        answer = await super().report(report)
-        now_s = time.monotonic()
-        for settled in report.settlements:
-            self.ended_s[settled.task_id] = now_s
-        self._note_granted(answer)
-        self._has_news.set()
-        return answer
-
-    def _note_granted(self, answer: Grant | ReportAnswer) -> None:
-        now_s = time.monotonic()
-        for task in answer.tasks:
-            self.granted_s[task.task_id] = now_s
-
-    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        if self._upload_s:
-            await asyncio.sleep(self._upload_s)
-        await super().put(upload, data, content_type)
+    def submit(self, model: str, wish: Mapping[str, Any], seed: int) -> str:
+        """Queue a task; return its id."""
+        task_id = str(next(self._ids))
+        task = LeasedTask(
+            task_id=task_id,
+            attempt=1,
+            token="t",
+            model=model,
+            version="1",
+            input=msgspec.Raw(msgspec.json.encode(wish)),
+            count=1,
+            seed=seed,
+        )
+        self._queue.append(task)
+        self._queued.set()
+        return task_id
 
     async def all_succeeded(self, ids: Sequence[str], within_s: float) -> None:
         """Wait until all of these have ended.
@@ -86,16 +99,74 @@ class Backend(MemoryDispatch):
         """
         async with asyncio.timeout(within_s):
             while not all(task_id in self.ended_s for task_id in ids):
-                self._has_news.clear()
-                await self._has_news.wait()
-        for task in await self.store.get(ids):
-            if task is None or task.state is not TaskState.SUCCEEDED or task.attempt != 1:
-                raise RuntimeError(f"a task did not succeed at once: {task and task.error}")
+                self._ended.clear()
+                await self._ended.wait()
+        for task_id in ids:
+            if not isinstance(self.outcomes[task_id], Succeeded):
+                raise RuntimeError(f"a task did not succeed: {self.outcomes[task_id]}")
+
+    # What the worker asks
+
+    async def starting(self, startup: Startup) -> StartingAnswer:
+        return StartingAnswer(tell_every_s=10.0)
+
+    async def register(self, registration: Registration) -> Welcome:
+        self.registrations.append(registration)
+        return Welcome(
+            worker_id="worker",
+            lease_s=30.0,
+            heartbeat_s=10.0,
+            max_wait_s=5.0,
+            enclose_bytes=64 * 1024,
+        )
+
+    async def lease(self, ask: Ask) -> Grant:
+        if not self._queue and ask.n and ask.wait_s:
+            self._queued.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queued.wait(), ask.wait_s)
+        elif not ask.n:
+            await asyncio.sleep(ask.wait_s)
+        return Grant(tasks=self._take(ask.n))
+
+    async def report(self, report: Report) -> ReportAnswer:
+        now_s = time.monotonic()
+        for file in report.enclosures:
+            self.objects[file.key] = file.data
+        for settled in report.settlements:
+            self.ended_s[settled.task_id] = now_s
+            self.outcomes[settled.task_id] = settled.outcome
+        self._ended.set()
+        followed = [each.task_id for each in report.progress]
+        return ReportAnswer(tasks=self._take(report.ask), watched=followed)
+
+    async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
+        return [Upload(key=key, url=f"memory:{key}") for key in keys]
+
+    async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
+        if self._upload_s:
+            await asyncio.sleep(self._upload_s)
+        self.objects[upload.key] = data
+
+    async def fetch(self, url: str) -> tuple[bytes, str]:
+        raise NotFound(f"there is no file at {url}")
+
+    def open(self, url: str) -> contextlib.AbstractAsyncContextManager[Incoming]:
+        raise NotFound(f"there is no file at {url}")
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+    def _take(self, n: int) -> list[LeasedTask]:
+        tasks = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        now_s = time.monotonic()
+        self.granted_s |= {task.task_id: now_s for task in tasks}
+        return tasks
 
 
 @contextlib.asynccontextmanager
 async def working(
-    backend: MemoryDispatch,
+    backend: Backend,
     model: str,
     *,
     encoders: Encoders | None = None,
@@ -124,8 +195,8 @@ def name_of(model: str) -> str:
     return str(getattr(worker_model, model).name)
 
 
-async def submit(backend: MemoryDispatch, model: str, wish: Mapping[str, Any], seed: int) -> str:
-    return await backend.submit(name_of(model), dict(wish), seed=seed)
+def submit(backend: Backend, model: str, wish: Mapping[str, Any], seed: int) -> str:
+    return backend.submit(name_of(model), wish, seed)
 
 
 async def serve_backlog(
@@ -136,7 +207,7 @@ async def serve_backlog(
 ) -> list[float]:
     """Serve tasks that are queued from the start; return when each ended, in order."""
     backend = backend or Backend()
-    ids = [await submit(backend, model, wish, seed) for seed, wish in enumerate(wishes)]
+    ids = [submit(backend, model, wish, seed) for seed, wish in enumerate(wishes)]
     async with working(backend, model, **options):
         await backend.all_succeeded(ids, 300)
     return sorted(backend.ended_s[task_id] for task_id in ids)
@@ -175,7 +246,7 @@ async def serve_arrivals(
     ids = []
     for seed, job in enumerate(jobs):
         await asyncio.sleep(max(0.0, start_s + job.arrived_s - time.monotonic()))
-        ids.append(await submit(backend, model, {"steps": job.steps, **wish}, seed))
+        ids.append(submit(backend, model, {"steps": job.steps, **wish}, seed))
     await backend.all_succeeded(ids, 300)
     ended_s = [backend.ended_s[task_id] - start_s for task_id in ids]
     return Latencies(
@@ -190,7 +261,7 @@ async def unloaded(
     quickest: dict[int, float] = {}
     for seed, count in enumerate([*steps] * times, FIRST_OTHER_SEED):
         begun_s = time.monotonic()
-        task_id = await submit(backend, model, {"steps": count, **wish}, seed)
+        task_id = submit(backend, model, {"steps": count, **wish}, seed)
         await backend.all_succeeded([task_id], 60)
         took_s = backend.ended_s[task_id] - begun_s
         quickest[count] = min(quickest.get(count, took_s), took_s)

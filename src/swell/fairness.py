@@ -1,8 +1,8 @@
-"""Whose task comes next: start-time fair queueing on two levels, first keys, then their users.
+"""Start-time fair queueing on two levels: first between keys, then between a key's users.
 
 Each task of a flow gets a start tag, and the smallest tag is next. A flow that sends many tasks
 pushes its own tags into the future, while a flow that was quiet starts at the current virtual time.
-So nobody's burst delays another by more than one task per busy flow.
+So a burst of one flow delays another flow by at most one task per busy flow.
 
     start(k)  = max(virtual time at arrival, finish(k - 1) of the same flow)
     finish(k) = start(k) + cost / weight
@@ -17,18 +17,18 @@ For each model there are two levels, and a clock for each:
    with the tasks, so any ordered index is the queue. Their clock is small and can be rebuilt from
    the waiting tasks (`restore`).
 
-Priority decides before turns do, but only where it cannot be used against others (`band`): what is
-more urgent than usual comes first among the tasks of its own key, and what is less urgent than
-usual waits for everybody's usual tasks.
+Priority comes before turns, but only where it cannot harm other keys (`band`): tasks that are more
+urgent than usual come first among the tasks of their own key, and tasks that are less urgent than
+usual wait for the usual tasks of all keys.
 
-Nobody waits for ever: of `MOST_URGENT` + 1 tasks that are handed out while a less urgent band
-waits, one at least is of that band (`take_bands`, and between models `lift`).
+No task starves: of `MOST_URGENT` + 1 tasks that are handed out while a less urgent band waits, at
+least one is of that band (`take_bands`, and between models `lift`).
 
 Between models that share workers the band decides, then they take turns, one lease each (`rotate`).
-A worker that has some of them at hand is given those first, within bounds (`prefer`).
+A worker gets models that are loaded on its device first, within bounds (`prefer`).
 
-What this guarantees among the keys whose tasks of one model and band wait, whatever each of them
-sends (theorem 1 of the source for the first two):
+Guarantees among keys with waiting tasks of one model and band (theorem 1 of the source for the
+first two):
 
 - The work done for two of them differs by at most the largest task of each.
 - A task of a key that was idle waits for at most one task of each other key.
@@ -50,21 +50,20 @@ T = TypeVar("T")
 #: The priority of a request that names none.
 USUAL_PRIORITY: Final = 1
 
-#: So many leases in a row may pass a model whose turn it is, for one that a worker has at hand.
+#: Most leases in a row that may skip a model in favour of one that the worker has loaded.
 MOST_PASSED: Final = 64
 
-#: So many tasks in a row may be handed out that are more urgent than some that wait.
+#: Most tasks in a row that may be handed out before a less urgent one that waits.
 MOST_URGENT: Final = 19
 
-#: Flows whose finish tag lies behind the virtual time are looked for once this many are known.
+#: Above this many flows, those with a finish tag before the virtual time are forgotten.
 MAX_IDLE_FLOWS = 10_000
 
 
 def band(priority: int) -> int:
-    """Return how urgent a task is in comparison with other keys' tasks; less is more urgent.
+    """Return the urgency of a task relative to tasks of other keys; less is more urgent.
 
-    Nobody gets before others by calling his own tasks urgent, while whoever calls them less urgent
-    than usual means to let others go first.
+    A key cannot overtake others by calling its tasks urgent, but it can let others go first.
     """
     return priority if priority > USUAL_PRIORITY else USUAL_PRIORITY
 
@@ -92,7 +91,7 @@ class VirtualClock:
         """Return the start tag of a task that arrives now.
 
         Args:
-            flow: Whose task it is.
+            flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
             weight: The flow's share relative to others; > 0.
         """
@@ -129,9 +128,9 @@ class VirtualClock:
         return self._finish[flow]
 
     def give_back(self, flow: str, cost: float) -> None:
-        """Take back what `tag` or `take` has put onto a flow, for a task that came to nothing.
+        """Undo `tag` or `take` for a task that was not accepted or not handed out.
 
-        The virtual time stays, since others may have been served by it.
+        The virtual time stays, since other flows may have been served by it.
         """
         if flow in self._finish:
             self._finish[flow] -= cost
@@ -143,12 +142,12 @@ class VirtualClock:
     ) -> None:
         """Rebuild the clock after a restart, from the tasks that have not ended.
 
-        Each is (flow, start tag, cost / weight). A task that was handed out and came back keeps its
-        small tag and says nothing of where the clock stood, except that it stood there or later.
+        Each is (flow, start tag, cost / weight). A task that was handed out and returned keeps its
+        start tag, which is a lower bound of the virtual time.
 
         Args:
-            waiting: Tasks that were never handed out: the clock had not passed them.
-            served: Tasks that were: it had come at least so far.
+            waiting: Tasks that were never handed out: the virtual time is at most their tag.
+            served: Tasks that were handed out: the virtual time is at least their tag.
         """
         fresh, taken = list(waiting), list(served)
         for flow, start, share in fresh + taken:
@@ -158,9 +157,8 @@ class VirtualClock:
         self._now = max(self._now, earliest, latest)
 
     def _forget_idle(self) -> None:
-        # A finish tag at or before the virtual time no longer changes any start tag. Where most
-        # flows are busy, the next look waits until there are twice as many, so that looking costs
-        # each tag the same on average.
+        # A finish tag at or before the virtual time no longer changes any start tag. The limit
+        # doubles if most flows are busy, so that the amortised cost per tag stays constant.
         self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self._now}
         self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
@@ -175,14 +173,14 @@ def take_turns(
     Each task that is yielded counts as handed out.
 
     Args:
-        clock: Of the flows; a flow's tag is given here, when its task is taken.
-        flows: Whose tasks wait. Where tags are equal, the flow named first comes first.
-        tasks_of: Returns the tasks of a flow in their own order, as (cost, task). Called when the
-            flow's turn has come.
+        clock: The clock of the flows; a flow gets its tag here, when its task is taken.
+        flows: Flows with waiting tasks. If tags are equal, the first flow listed comes first.
+        tasks_of: Returns the tasks of a flow in order, as (cost, task). Called when the flow's
+            turn comes.
     """
     nexts = clock.starts(flows)
     if len(nexts) == 1:
-        # The busiest way through: nobody to take turns with.
+        # The common case: one flow.
         [(_, _, flow)] = nexts
         for cost, task in tasks_of(flow):
             clock.take(flow, cost)
@@ -215,10 +213,10 @@ def take_bands(
     Each task that is yielded counts as handed out.
 
     Args:
-        model: Of which.
-        bands: In which tasks wait.
-        tasks_of: Returns the tasks of a band in their order.
-        passed: By how many more urgent tasks each band was passed in a row; changed.
+        model: The model of the tasks.
+        bands: Bands with waiting tasks.
+        tasks_of: Returns the tasks of a band in order.
+        passed: How many more urgent tasks in a row overtook each band; updated in place.
     """
     left = sorted(bands)
     if len(left) == 1:
@@ -245,8 +243,8 @@ def urgent_before(n: int, passed: int) -> int:
     """Return how many more urgent tasks come at most before one that is less urgent.
 
     Args:
-        n: How many of its own band come before it.
-        passed: By how many its band was passed since the last of it.
+        n: How many tasks of its own band come before it.
+        passed: How many tasks overtook its band since the band's last task.
     """
     return max(0, MOST_URGENT - passed) + MOST_URGENT * n
 
@@ -255,29 +253,28 @@ def later_before(n: int, waiting: int, passed: int) -> int:
     """Return how many less urgent tasks of one band come before a task.
 
     Args:
-        n: How many come before it that are as urgent as it, or more.
-        waiting: How many of the other band wait.
-        passed: By how many that band was passed since the last of it.
+        n: How many tasks that are at least as urgent come before it.
+        waiting: How many tasks of the other band wait.
+        passed: How many tasks overtook that band since the band's last task.
     """
     first = max(0, MOST_URGENT - passed)
     return min(waiting, 1 + (n - first) // MOST_URGENT) if n >= first else 0
 
 
 def passed_by(passed: Mapping[str, int], model: str, urgency: int) -> int:
-    """Return by how many more urgent tasks a model's band was passed in a row."""
+    """Return how many more urgent tasks in a row overtook a model's band."""
     return passed.get(_name(model, urgency), 0)
 
 
 def _name(model: str, urgency: int) -> str:
-    """Return under which name it is counted how often a model's band was passed."""
     return f"{model}\n{urgency}"
 
 
 def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str, int], set[str]]:
-    """Return the bands of models as they count between them, and the models whose turn has come.
+    """Return the bands of models for comparing them, and the models that must not wait longer.
 
-    Those of less urgent tasks that others' more urgent ones have passed `MOST_URGENT` times in a
-    row come first; of each one task is to be handed out then.
+    A model that more urgent tasks of other models overtook `MOST_URGENT` times in a row comes
+    first, for one task.
 
     Args:
         heads: Model → band of its next task.
@@ -295,12 +292,12 @@ def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str,
 def note_lifted(
     heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: dict[str, int]
 ) -> None:
-    """Count by how many more urgent tasks of other models those that wait were passed.
+    """Count how many more urgent tasks of other models overtook each waiting model.
 
     Args:
-        heads: Model → band of its next task, as it is.
-        served: Model and band of each task that a lease has handed out.
-        passed: Changed; the same as of `take_bands`.
+        heads: Model → band of its next task.
+        served: Model and band of each task that a lease handed out.
+        passed: Updated in place; the same mapping as in `take_bands`.
     """
     models = {model for model, _ in served}
     for model, urgency in heads.items():
@@ -317,10 +314,10 @@ def turns_before(lead: float, n: int, cost: float, *, wins_tie: bool) -> int:
     """Return how many tasks of another flow come before one of this flow.
 
     Args:
-        lead: How far the other flow's next start tag lies before the start tag of this task.
+        lead: Start tag of this task minus the other flow's next start tag.
         n: How many tasks of the other flow wait; >= 0.
-        cost: What each of them costs; > 0.
-        wins_tie: Whether the other flow comes first where tags are equal.
+        cost: Cost of each of them; > 0.
+        wins_tie: Whether the other flow comes first if tags are equal.
     """
     if lead < 0:
         return 0
@@ -330,7 +327,7 @@ def turns_before(lead: float, n: int, cost: float, *, wins_tie: bool) -> int:
 
 
 def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
-    """Return in which order to serve several models.
+    """Return the order in which to serve several models.
 
     The most urgent band comes first; within it the models take turns, so that a long
     backlog of one model does not hold up the others.
@@ -348,15 +345,15 @@ def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
 def prefer(
     turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Mapping[str, int]
 ) -> list[str]:
-    """Return the order of `rotate` with the models first that a worker has at hand.
+    """Return the order of `rotate` with models first that the worker has loaded.
 
-    Only models change places, never the tasks of one; and none is passed by less urgent ones, nor
-    by others once that has happened `MOST_PASSED` times in a row.
+    Only models change places, never the tasks of one model. A model is not overtaken by less
+    urgent ones, nor by others after `MOST_PASSED` times in a row.
 
     Args:
         turn: From `rotate`.
         heads: Model → band of its next task.
-        near: Models that are on the worker's device, the most useful first.
+        near: Models on the worker's device, the most useful first.
         passed: From `note_passed`.
     """
     places = {name: place for place, name in enumerate(near)}
@@ -369,12 +366,12 @@ def prefer(
 
 
 def note_passed(turn: Sequence[str], served: Collection[str], passed: dict[str, int]) -> None:
-    """Count for each model of how many leases in a row others were served in its turn.
+    """Count how many leases in a row skipped each model.
 
     Args:
         turn: From `rotate`.
-        served: The models of which the lease has handed out tasks.
-        passed: Model → count; changed.
+        served: Models of the tasks that the lease handed out.
+        passed: Model → count; updated in place.
     """
     waiting: list[str] = []
     for name in turn:
