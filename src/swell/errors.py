@@ -6,7 +6,7 @@
     │   ├── UnknownSetting  400  a setting that does not exist
     │   └── InvalidModel    400  a model is not written in a way that can be served
     ├── Unauthenticated     401  no key, or a key that is not known
-    ├── CreditsUsedUp       402  what was paid before does not cover it
+    ├── CreditsUsedUp       402  the prepaid credits do not cover it
     ├── Forbidden           403  the key lacks the scope; a signed URL is wrong or expired
     ├── NotFound            404  no such task, model, artifact, …
     │   └── DamagedArtifact 404  the stored file has another size than its task says
@@ -20,7 +20,7 @@
     ├── UnsupportedType     415  the file is of a kind that is not taken
     ├── RangeNotSatisfiable 416
     ├── TooManyRequests     429  retry later
-    │   └── QuotaExceeded   429  used up until the day or the month is over
+    │   └── QuotaExceeded   429  used up until the next day or month
     ├── HeadTooLarge        431  the request's headers
     ├── Internal            500  our fault; the caller gets a request id only
     └── Unavailable         503  retry later
@@ -67,7 +67,7 @@ __all__ = [
 
 
 class FieldError(TypedDict):
-    """One broken value: where it stands (a JSON pointer), what is wrong, and a stable code."""
+    """One invalid value: its JSON pointer, the reason, and a stable code."""
 
     pointer: str
     detail: str
@@ -79,7 +79,7 @@ class SwellError(Exception):
 
     Args:
         detail: What happened and, for a 4xx, what to do about it.
-        errors: The broken values, for a form to show beside its fields.
+        errors: The invalid values, for a form to show at its fields.
         headers: Extra HTTP headers, such as `Retry-After`.
     """
 
@@ -132,7 +132,7 @@ class Unauthenticated(SwellError):
 
 
 class CreditsUsedUp(SwellError):
-    """What was paid before does not cover what is asked for."""
+    """The prepaid credits do not cover the request."""
 
     code, status, title = "credits_used_up", 402, "The credits are used up"
 

@@ -10,7 +10,7 @@ So a burst of one flow delays another flow by at most one task per busy flow.
 
 For each model there are two levels, and a clock for each:
 
-1. Between **keys**, when a worker asks: the key that is next is the one whose next task would have
+1. Between **keys**, when a worker asks: the next key is the one that would have for its next task
    the smallest start tag (`take_turns`). A key takes one place here, however many tasks, users and
    priorities it names, so none of these gets it more than its share.
 2. Between the **users of one key** and priority, when a task becomes ready. These tags are kept
@@ -168,7 +168,7 @@ def take_turns(
     flows: Iterable[str],
     tasks_of: Callable[[str], Iterator[tuple[float, T]]],
 ) -> Iterator[T]:
-    """Yield the tasks of several flows in the order in which they are next.
+    """Yield the tasks of several flows in fair order.
 
     Each task that is yielded counts as handed out.
 
@@ -208,7 +208,7 @@ def take_bands(
     tasks_of: Callable[[int], Iterator[T]],
     passed: dict[str, int],
 ) -> Iterator[T]:
-    """Yield the tasks of several bands of one model in the order in which they are next.
+    """Yield the tasks of several bands of one model in fair order.
 
     Each task that is yielded counts as handed out.
 
@@ -243,7 +243,7 @@ def urgent_before(n: int, passed: int) -> int:
     """Return how many more urgent tasks come at most before one that is less urgent.
 
     Args:
-        n: How many tasks of its own band come before it.
+        n: Number of tasks of the same band before it.
         passed: How many tasks overtook its band since the band's last task.
     """
     return max(0, MOST_URGENT - passed) + MOST_URGENT * n
@@ -327,7 +327,7 @@ def turns_before(lead: float, n: int, cost: float, *, wins_tie: bool) -> int:
 
 
 def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
-    """Return the order in which to serve several models.
+    """Return the serving order of several models.
 
     The most urgent band comes first; within it the models take turns, so that a long
     backlog of one model does not hold up the others.

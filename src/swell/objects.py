@@ -10,7 +10,7 @@ from swell.errors import InvalidRequest
 
 
 class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a stored object without reading it."""
+    """Metadata of a stored object."""
 
     key: str
     bytes: int
@@ -41,13 +41,13 @@ class Objects(Protocol):
 
     @property
     def is_here(self) -> bool:
-        """Whether the backend itself keeps the files: what has reached it is as good as there."""
+        """Whether the backend itself stores the files, so that a received file is stored."""
         ...
 
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
     ) -> ObjectInfo:
-        """Store a file, replacing what was there.
+        """Store a file and replace an earlier one.
 
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
@@ -69,7 +69,7 @@ class Objects(Protocol):
         ...
 
     async def head(self, key: str) -> ObjectInfo:
-        """Return what is known of a file.
+        """Return size, type and times of a file.
 
         Raises:
             NotFound: No file has this key.

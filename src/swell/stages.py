@@ -2,7 +2,7 @@
 
 A `Pipeline` is a plan: its stages, which model each of them runs, and what that model takes. It is
 fixed when a task is accepted, and goes with the task as a `Run`, which also keeps what the stages
-that are over have given. So nothing is looked up between two stages, and a retry goes on there.
+that have ended returned. So no lookups happen between two stages, and a retry resumes there.
 
 References name what a stage takes:
 
@@ -11,7 +11,7 @@ References name what a stage takes:
     stages.draw.artifacts           its files, all of them; `.0` is the first
     A or B                          the first of them that is there
 
-Conditions say whether a stage runs, and whether what it gave ends the task:
+Conditions say whether a stage runs, and whether its result ends the task:
 
     input.upscale                   it is there, and neither false, 0 nor empty
     not input.upscale
@@ -42,7 +42,7 @@ _TOKEN: Final = re.compile(
 )
 _FILE_MARK: Final = "$artifact"
 
-#: What is nested deeper is not looked into: references into it lead nowhere.
+#: Deeper values are ignored: references into them find nothing.
 _MOST_NESTED: Final = 200
 
 
@@ -60,9 +60,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fixed: dict[str, Any] = {}
     #: Condition: it is passed over where this does not hold. Empty for always.
     when: str = ""
-    #: Condition on what it gave: the task ends here where this holds. Empty for never.
+    #: Condition on its result: if it holds, the task ends here. Empty for never.
     reject: str = ""
-    #: Why, told to whoever asked: a reference, or words.
+    #: The reason, for the client: a reference, or text.
     reason: str = ""
     #: Whether the task's `count` is how many samples this stage makes; others make one.
     counts: bool = False
@@ -79,12 +79,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is to be done, in order."""
+    """The stages of a pipeline, in order."""
 
     stages: tuple[Stage, ...]
     #: What the task gives: a reference, or field → reference. Empty for what its last stage gave.
     output: str | dict[str, str] = ""
-    #: Field of the input → what it is where it was left out.
+    #: Field of the input → its default.
     defaults: dict[str, Any] = {}
 
     @property
@@ -94,7 +94,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A stage that is over, with what it gave."""
+    """A stage that has ended, with its result."""
 
     name: str
     model: str
@@ -138,7 +138,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def last_attempt(self) -> int:
-        """The attempt by which the stage before ended; 0 where that was none of this task."""
+        """The attempt that ended the previous stage; 0 if it was not one of this task."""
         return self.done[-1].attempt if self.done else 0
 
     def is_withheld(self, done: Done) -> bool:
@@ -153,7 +153,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def samples_of(self, name: str, count: int) -> int:
-        """Return how many samples a stage makes where so many are asked for."""
+        """Return how many samples a stage makes for a task of `count` samples."""
         return (
             count if any(each.counts for each in self.pipeline.stages if each.name == name) else 1
         )
@@ -185,13 +185,13 @@ class Test(NamedTuple):
 
 
 class NamedFile(msgspec.Struct, frozen=True):
-    """Stands in a value where a file of an earlier stage is meant."""
+    """Placeholder in a value for a file of an earlier stage."""
 
     artifact: Artifact
 
 
 class _Missing:
-    """What is not there."""
+    """Marks a missing value."""
 
 
 _MISSING: Final = _Missing()
@@ -203,7 +203,7 @@ class Sight:
     Args:
         pipeline: Knows what fields are that were left out.
         asked: The input, as JSON.
-        done: Stages that are over.
+        done: Stages that have ended.
     """
 
     def __init__(self, pipeline: Pipeline, asked: msgspec.Raw, done: Sequence[Done] = ()) -> None:
@@ -213,7 +213,7 @@ class Sight:
         self._outputs: dict[str, Any] = {}
 
     def value(self, path: Path) -> Any:
-        """Return what a path leads to; files stand in it as `NamedFile`."""
+        """Return the value at a path; files in it are `NamedFile`."""
         if not path.stage:
             return _walk(self._input, path.steps)
         done = self._done.get(path.stage)
@@ -234,7 +234,7 @@ class Sight:
         return _MISSING
 
     def whole(self, paths: Iterable[Path]) -> Done | None:
-        """Return the stage whose whole output a reference means; None where it means less."""
+        """Return the stage if a reference names its whole output; else None."""
         for path in paths:
             if path.stage in self._done:
                 is_whole = path.part == "output" and not path.steps
@@ -244,7 +244,7 @@ class Sight:
 
 @functools.lru_cache(maxsize=4096)
 def parse_reference(text: str) -> tuple[Path, ...]:
-    """Return the paths that a reference names, in the order in which they are looked for.
+    """Return the paths of a reference, in the order of their lookup.
 
     Raises:
         InvalidRequest: It is none.
@@ -274,7 +274,7 @@ def holds(condition: str, sight: Sight) -> bool:
 
 
 def may_run(stage: Stage, asked: Sight) -> bool:
-    """Whether a stage may come to run, as far as the pipeline's input tells."""
+    """Whether a stage may run, judged by the pipeline's input alone."""
     tests = [test for test in parse_condition(stage.when) if not test.path.stage]
     return all(_holds(test, asked) for test in tests)
 
@@ -286,7 +286,7 @@ def stages_ahead(run: Run, asked: msgspec.Raw) -> list[Stage]:
 
 
 def stages_taken(stage: Stage) -> set[str]:
-    """Return the stages of which one takes something."""
+    """Return the stages that feed a stage."""
     told = (each if isinstance(each, list) else [each] for each in stage.take.values())
     return {path.stage for each in told for one in each for path in parse_reference(one)}
 
@@ -300,7 +300,7 @@ def next_stage(pipeline: Pipeline, start: int, sight: Sight) -> int | None:
 
 
 def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
-    """Return what a stage's model takes; files stand in it as `NamedFile`."""
+    """Return the input of a stage's model; files in it are `NamedFile`."""
     taken: dict[str, Any] = dict(stage.fixed)
     for field, reference in stage.take.items():
         if isinstance(reference, str):
@@ -314,9 +314,9 @@ def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
 
 
 def output_of(run: Run, sight: Sight) -> tuple[msgspec.Raw, tuple[Artifact, ...]]:
-    """Return what a run that is over gives: a JSON value, and the files in it.
+    """Return the output of an ended run: a JSON value, and the files in it.
 
-    Where it is what one stage gave, it is that unchanged, with all its files.
+    If it is the whole output of one stage, it stays unchanged, with all its files.
     """
     asked = run.pipeline.output
     if not asked:
@@ -372,7 +372,7 @@ def begin_again(run: Run, asked: msgspec.Raw, *, is_whole: bool) -> Run:
 
 
 def total(parts: Sequence[Timings]) -> Timings:
-    """Return sums; what no part tells stays unknown."""
+    """Return sums; a value that no part has stays unknown."""
     shares = [part.device_s for part in parts if part.device_s is not None]
     costs = [part.cost_micros for part in parts if part.cost_micros is not None]
     return Timings(

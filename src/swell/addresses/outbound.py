@@ -3,7 +3,7 @@
 A URL is checked (`urls.py`), its host is resolved here, every address that it stands for is
 checked, and the connection goes to one of these and to no other: there is no second look-up that
 another answer could come from, and the address is looked at once more where the socket is made.
-Redirects are not followed: whoever asked looks at each anew.
+Redirects are not followed: the caller checks each target.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Outbound:
 
     Args:
         policy: Which of them are asked for.
-        total_s: Whatever takes longer is broken off, in seconds.
+        total_s: Limit of the whole request, in seconds.
         connections: How many there may be at once; 0 for any number.
     """
 
@@ -76,7 +76,7 @@ class Outbound:
             yield answer
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -108,7 +108,7 @@ class _Guard(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the addresses of a host, all of which may be connected to."""
+        """Return the addresses of a host; all of them are allowed."""
         is_trusted = self._policy.trusts_name(host, port)
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
@@ -132,7 +132,7 @@ class _Guard(AbstractResolver):
         return results
 
     def socket(self, told: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
-        """Make a socket that will be connected to an address, once that was looked at."""
+        """Check an address, then make the socket that will connect to it."""
         family, kind, proto, _, place = told
         address, port = str(place[0]), int(place[1])
         if address not in self._granted:
@@ -143,7 +143,7 @@ class _Guard(AbstractResolver):
         return socket.socket(family=family, type=kind, proto=proto)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 def _check_kind(answer: aiohttp.ClientResponse, url: str) -> None:

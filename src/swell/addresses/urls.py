@@ -47,7 +47,7 @@ _LOCAL_NAMES: Final = (
 )
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-#: Hosts that end so are numbers to whoever follows WHATWG or inet_aton, whatever stands before.
+#: Hosts with such an ending are numbers by WHATWG and inet_aton.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 #: IPv4 addresses that are not everybody's, and those of AS112 and AMT: whoever asks for them is
@@ -86,7 +86,7 @@ _CLOSED_6: Final = tuple(
         ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
     )
 )
-#: Stands for an IPv4 address where a network has none of its own.
+#: Prefix of IPv6 addresses that embed an IPv4 address.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -156,7 +156,7 @@ class UrlPolicy:
         return cls(tuple(networks), frozenset(hosts), found, "any" in words, group)
 
     def check(self, url: str) -> CheckedUrl:
-        """Return a URL in the form in which it may be connected to.
+        """Return a URL in the form that is safe to connect to.
 
         A host that is a name has yet to be judged by its addresses (`check_address`).
 
@@ -214,7 +214,7 @@ class UrlPolicy:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open internet, and nobody's own."""
+    """Whether an address is on the public internet."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not any(address in network for network in _CLOSED_4)
     if address.ipv4_mapped is not None:
@@ -227,7 +227,7 @@ def is_public(address: Address) -> bool:
 
 
 def bare_url(url: str) -> str:
-    """Return a URL as errors show it: whoever reads them must not be able to use it."""
+    """Return a URL for error texts, without the parts that would give access."""
     bare = re.split(r"[?#]", url, maxsplit=1)[0]
     shown = re.sub(r"//[^/\\]*@", "//", bare)[:200]
     return "".join(each if each.isprintable() else "?" for each in shown)
@@ -289,7 +289,7 @@ def _host(told: str, netloc: str, url: str) -> str:
     labels = host.split(".")
     if host and _NUMBER.fullmatch(labels[-1]):
         address = _literal(host)
-        # The same four decimals that were written, so that everybody reads them alike.
+        # The canonical form has the same four decimals, so that all parsers agree.
         if address is None or host != told:
             raise RefusedUrl(
                 f"{bare_url(url)} writes an address in an unusual way: write it as four decimal "
@@ -334,7 +334,7 @@ def _place(host: str, port: int) -> str:
 
 
 def _trusted_host(word: str, group: str) -> str:
-    """Return a word as hosts and ports are looked up."""
+    """Return a word in the form of the tables of hosts and ports."""
     if word.startswith("["):
         name, colon, port = word[1:].partition("]:")
         is_host = isinstance(_literal(name), ipaddress.IPv6Address)

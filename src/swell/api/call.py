@@ -33,7 +33,7 @@ class ClientGone(Exception):
 
 
 class Reply:
-    """An answer: a body, or a stream whose length is known."""
+    """An answer: a body, or a stream of known length."""
 
     __slots__ = ("body", "content_type", "headers", "length", "lost", "status", "stream")
 
@@ -53,7 +53,7 @@ class Reply:
         self.headers = headers
         self.stream = stream
         self.length = len(body) if length is None else length
-        #: What is to be done where nobody is left to be told; None for nothing.
+        #: Called if the client has hung up before the answer; None for nothing.
         self.lost: Callable[[], Awaitable[None]] | None = None
 
     def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
@@ -112,9 +112,9 @@ class Call:
         self.receive = receive
         self.send = send
         self.request_id = request_id
-        #: Who asks; None where no key is needed.
+        #: The caller's key; None if the operation needs none.
         self.key: ApiKey | None = None
-        #: What stands in the places of the path.
+        #: Parameters of the path.
         self.params: dict[str, str] = scope.get("path_params", {})
         #: Status of an answer that the handler wrote itself.
         self.status = 200
@@ -122,7 +122,7 @@ class Call:
         self.started_s = 0.0
         #: The task that it made, for the log; empty for none or several.
         self.task_id = ""
-        #: Where it stands in a trace; None where it is not traced.
+        #: Its span; None if it is not traced.
         self.trace: Trace | None = None
         #: For the audit log: to what, and more in words; whether an operator looks after a task or
         #: a worker of somebody else.
@@ -135,20 +135,20 @@ class Call:
         self.checked = 0
         #: By lower-case name; of several with one name, the first.
         self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
-        #: Headers that the answer has, whatever it becomes.
+        #: Headers of every answer to this request, errors included.
         self.told: tuple[tuple[bytes, bytes], ...] = ()
 
     def tell(self, name: bytes, value: bytes) -> None:
-        """Add a header to the answer, whatever it becomes."""
+        """Add a header to the answer, also to an error."""
         self.told += ((name, value),)
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers that the answer has, whatever it becomes."""
+        """Return the headers of every answer to this request."""
         return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self.told]
 
     @property
     def caller(self) -> ApiKey:
-        """Who asks, on a path that needs a key."""
+        """The caller's key, on a path that needs one."""
         assert self.key is not None, "the route table asks for a key on this path"
         return self.key
 
@@ -167,7 +167,7 @@ class Call:
 
     @property
     def media_type(self) -> str:
-        """The body's media type in lower case, without parameters; empty if not told."""
+        """The body's media type in lower case, without parameters; empty without the header."""
         value = self.header(b"content-type") or b""
         return value.split(b";", 1)[0].strip().lower().decode("latin-1")
 
@@ -270,7 +270,7 @@ def poll(step: Awaitable[Any]) -> Any:
         step.send(None)
     except StopIteration as done:
         return done.value
-    # It waits for something: take it back. What it waited for forgets it.
+    # It would wait: close it, which also removes it from the waiters.
     step.close()
     return None
 

@@ -17,7 +17,7 @@ from swell.task import Task, TaskState
 
 
 def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
-    """Return what is there of a running task, in the order of its artifacts; else nothing."""
+    """Return the artifacts so far of a running task, in order; else nothing."""
     if task.state is not TaskState.RUNNING:
         return []
     return files_told(bus.remembered(task.id, after=task.attempt * ATTEMPT_STRIDE))
@@ -40,7 +40,7 @@ def is_next(told: Mapping[str, Any], n: int) -> bool:
 
 
 def read_artifact(told: Mapping[str, Any]) -> Artifact | None:
-    """Return the file that an event tells of; None where that is not whole."""
+    """Return the file of an event; None if its data is incomplete."""
     try:
         return msgspec.convert(told, Artifact)
     except msgspec.ValidationError:

@@ -44,7 +44,7 @@ _TYPE: Final = re.compile(r"^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$
 #: Keys of what attempts deliver, with the task and the number of the attempt.
 _OF_ATTEMPT: Final = re.compile(r"^(?:outputs|checkpoints)/([^/-]+)[/-](\d{1,9})[/.]")
 
-#: What a browser may show in place; anything else is saved, so that nobody's upload runs scripts.
+#: Types that a browser may show inline; others are downloads, so that no upload runs scripts.
 _SHOWN: Final = ("image/", "audio/", "video/", "text/plain", "application/json", "application/pdf")
 
 #: But not pictures that may hold scripts.
@@ -65,14 +65,14 @@ _SIGNED_BYTES: Final = _SIGNED.encode()
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
 
-#: What nearly everybody sends who is content with JSON.
+#: The `Accept` header of most clients that take JSON.
 _NO_FILE: Final = (b"", b"*/*", b"application/json")
 
 #: Larger files do not come as the answer to a task, which is in memory as a whole, but from their
 #: URL, in pieces. An output of JSON may be as large.
 _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 
-#: Signed URLs of one input that are looked at: checking them takes time from everybody else.
+#: Most signed URLs of one input that are checked, since each check takes time.
 _MAX_FILES: Final = 500
 
 
@@ -117,7 +117,7 @@ async def keep_upload(
         InvalidRequest: There are none.
     """
     key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
-    # Noted first, so that a crash leaves no file that nobody ever removes.
+    # Recorded first, so that a crash leaves no file that is never removed.
     await service.store.note_upload(key)
     checked = _checked(data, service.settings.upload_types)
     info = await service.objects.put(key, checked, content_type)
@@ -191,7 +191,7 @@ async def _check_delivers(service: Service, key: str) -> None:
 
     Raises:
         ExpiredArtifact: The data of its task was removed.
-        Conflict: It is over.
+        Conflict: The attempt has ended.
     """
     made = _OF_ATTEMPT.match(key)
     if made is None:
@@ -261,7 +261,7 @@ async def read_file(objects: Objects, artifact: Artifact) -> bytes:
 
 
 async def _find(service: Service, objects: Objects, key: str, width: str | None) -> ObjectInfo:
-    """Return what is known of a file, or of a picture's thumbnail of this width.
+    """Return the metadata of a file, or of a picture's thumbnail of this width.
 
     Raises:
         NotFound: It is not there.
@@ -279,7 +279,7 @@ async def _find(service: Service, objects: Objects, key: str, width: str | None)
 
 
 async def _was_removed(service: Service, key: str) -> bool:
-    """Whether a file that is not there, and of which we have signed a URL, was removed by us."""
+    """Whether a missing file with a URL that this service signed was removed by it."""
     kind = key.partition("/")[0]
     if kind == "uploads":
         return True
@@ -357,14 +357,14 @@ async def file_reply(
     """Return a file as the answer to the request that made it; None where it cannot be read.
 
     Args:
-        service: Whose file it is.
+        service: The backend that stores the file.
         artifact: The file.
-        headers: What else the answer tells.
+        headers: Other headers of the answer.
     """
     try:
         data = await read_file(service.objects, artifact)
     except SwellError:
-        # The task is there all the same, and its JSON names the file's URL, which tells why.
+        # Answer with the task's JSON; the file's URL in it explains the error.
         return None
     content_type = plain_type(artifact.content_type)
     guards = [(b"cache-control", b"private, no-store"), *_guards(content_type)]
@@ -471,7 +471,7 @@ def _content_type(call: Call) -> str:
 
 
 def plain_type(told: str) -> str:
-    """Return the media type that a worker told, if it is one, without parameters."""
+    """Return the media type that a worker reported, if valid, without parameters."""
     media_type = told.partition(";")[0].strip().lower()
     return media_type if _TYPE.fullmatch(media_type) else _UNKNOWN_TYPE
 

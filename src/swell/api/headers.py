@@ -30,13 +30,13 @@ GUARDS: Final = (
 #: Of answers that are no pages and say nothing else: nothing in them may run.
 NO_POLICY: Final = (POLICY, b"default-src 'none'; frame-ancestors 'none'")
 
-#: What a page elsewhere may read of an answer, beside what it may read of any.
+#: Headers that a page of another origin may read, in addition to the safelisted ones.
 _READABLE: Final = (
     b"content-location, location, preference-applied, ratelimit, ratelimit-policy, retry-after, "
     b"swell-artifacts, swell-task, swell-task-state, x-request-id"
 )
 
-#: What it may send.
+#: Headers that such a page may send.
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
 _SENDABLE: Final = (
     b"accept, authorization, content-type, idempotency-key, last-event-id, prefer, range, "

@@ -10,7 +10,7 @@ Source:
 from collections.abc import Sequence
 from typing import Final
 
-#: So many of the first bytes decide.
+#: Number of first bytes that decide.
 HEAD_BYTES: Final = 1024
 
 _UNKNOWN: Final = "application/octet-stream"
@@ -81,7 +81,7 @@ _BOMS: Final = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
 def sniffed_type(head: bytes) -> str:
     """Return the media type of a file that begins so; `application/octet-stream` if unknown.
 
-    What a browser might take for a page is `text/html`, whatever else it may be.
+    A file that a browser might render as a page is `text/html`.
 
     Args:
         head: Its first bytes, `HEAD_BYTES` of them or all.
@@ -95,7 +95,7 @@ def sniffed_type(head: bytes) -> str:
         return _BRANDS.get(head[8:12], "video/mp4")
     if _NOT_TEXT.isdisjoint(head) or head.startswith(_BOMS):
         return _text_type(head)
-    # A browser that looks for tags passes over what it does not know.
+    # A browser that looks for tags skips unknown bytes.
     return _PAGE if _text_type(head) == _PAGE else _UNKNOWN
 
 

@@ -1,4 +1,4 @@
-"""Pictures in small, made when somebody first asks and kept beside the others.
+"""Thumbnails, made at the first request and stored next to the originals.
 
 Reading a picture that somebody else has made is work that its maker chooses. So its sides are
 looked at before it is decoded, only formats that models make are read, and few are made at a time,
@@ -16,7 +16,7 @@ from swell.objects import ObjectInfo, Objects
 from swell.task import THUMBNAIL_WIDTHS, thumbnail_key
 
 #: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
-#: WebP and AVIF hold up to four times; what comes after is done band by band.
+#: WebP and AVIF decoders need up to four times this; later steps work in bands.
 _MOST_PIXELS: Final = 40_000_000
 _MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -41,7 +41,7 @@ _SWAPPED: Final = (5, 6, 7, 8)
 #: Pixels of one band.
 _BAND_PIXELS: Final = 1_000_000
 
-#: A picture is at most so many times as high as wide in small.
+#: Largest ratio of height to width of a thumbnail.
 _MOST_UPRIGHT: Final = 4
 
 _QUALITY: Final = 80
@@ -62,7 +62,7 @@ class Thumbnails:
         self._making: dict[str, asyncio.Task[ObjectInfo]] = {}
 
     async def find(self, key: str, width: int) -> ObjectInfo:
-        """Return what is known of an artifact's thumbnail, once it is there.
+        """Return the metadata of an artifact's thumbnail, and make it first if necessary.
 
         Args:
             key: Of the artifact.
@@ -82,13 +82,13 @@ class Thumbnails:
         if making is None:
             making = self._making[small] = asyncio.create_task(self._make(key, small, width))
             making.add_done_callback(lambda made: self._forget(small, made))
-        # Whoever hangs up must not take it from the others who wait.
+        # A client that hangs up must not cancel the others' wait.
         return await asyncio.shield(making)
 
     def _forget(self, small: str, made: asyncio.Task[ObjectInfo]) -> None:
         self._making.pop(small, None)
         if not made.cancelled():
-            # Everybody who waited may have gone: then nobody else hears of its error.
+            # All clients may have gone: then no other code reads its error.
             made.exception()
 
     async def _make(self, key: str, small: str, width: int) -> ObjectInfo:
@@ -101,7 +101,7 @@ class Thumbnails:
         try:
             await self._objects.head(key)
         except NotFound:
-            # It was removed meanwhile, and its thumbnails before this one was there.
+            # The original was removed, with its thumbnails, before this one was stored.
             await self._objects.delete([small])
             raise
         return stored
@@ -165,7 +165,7 @@ def _shrunk(data: bytes, width: int) -> bytes:
     except InvalidRequest:
         raise
     except Exception as error:
-        # A decoder may raise anything on bytes that somebody has made up.
+        # A decoder may raise anything on malicious bytes.
         raise InvalidRequest(
             f"the picture cannot be read ({str(error)[:100]}), so there is none in small: leave "
             "out w"
@@ -191,7 +191,7 @@ def _coarse(picture: Image.Image, sides: tuple[int, int]) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture whose greys have 8 bits: Pillow would cut off what is above."""
+    """Return a picture with 8-bit greys: Pillow would clip larger values."""
     if not picture.mode.startswith("I"):
         return picture
     return picture.point(lambda grey: grey / 256).convert("L")

@@ -1,4 +1,4 @@
-"""What the backend tells of a task's trace: accept, queued, lease, delivered."""
+"""The backend's spans of a task: accept, queued, lease, delivered."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ class Traces:
     """The backend's part of traces; without a tracer, nothing.
 
     Args:
-        tracer: Where spans go; None where nobody wants traces.
+        tracer: Exporter of spans; None without tracing.
         clock: The time.
     """
 
@@ -23,7 +23,7 @@ class Traces:
         self._clock = clock
 
     def begin(self, call: Call) -> None:
-        """Begin the trace of a request that makes tasks, or go on with its client's."""
+        """Start the trace of a request that creates tasks, or continue its client's."""
         if self._tracer is not None:
             call.trace = self._tracer.begin(client_trace(call.header(b"traceparent")))
 
@@ -56,14 +56,14 @@ class Traces:
         )
 
     def leased(self, task: Task) -> str | None:
-        """Tell that a worker gets a task, and how long it had waited; return where it goes on."""
+        """Record the lease of a task and its wait; return the context for the worker."""
         if self._tracer is None or task.traceparent is None or task.started_at is None:
             return None
         self._tell("queued", task, task.created_at, task.started_at)
         return self._tell("lease", task, task.started_at, self._clock.now()).own
 
     def told(self, tasks: Sequence[Task]) -> None:
-        """Tell that whoever waited for tasks that have ended has heard of it."""
+        """Record that waiting clients got the outcome of ended tasks."""
         if self._tracer is None:
             return
         for task in tasks:

@@ -23,14 +23,14 @@ from swell.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailab
 from swell.object_stores.signing import Secret, SignsUrls
 from swell.objects import Direct, ObjectInfo, check_key
 
-#: A file is read in pieces of this size, each a request of its own: a slow reader holds up none.
+#: A file is read in pieces of this size, one request each: a slow reader holds no request open.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 
-#: A larger stream is sent in parts of this size, so many at once.
+#: A larger stream is uploaded in parts of this size, this many at once.
 _PART_BYTES: Final = 8 * 1024 * 1024
 _PARTS_AT_ONCE: Final = 3
 
-#: How long whoever is cancelled waits until the parts that were sent are given up, in seconds.
+#: How long a cancelled upload waits for its parts to be aborted, in seconds.
 _GIVE_UP_S: Final = 5.0
 
 #: Largest file that `put_new` takes, since it is in memory as a whole.
@@ -48,7 +48,7 @@ _FALLBACK_TYPE: Final = "application/octet-stream"
 #: Clouds refuse URLs that were signed for longer, in seconds.
 _MOST_DIRECT_S: Final = 7 * 24 * 3600.0
 
-#: Longest text of a library's error that is told on.
+#: Most characters of a library's error text that errors quote.
 _MOST_DETAIL: Final = 300
 
 #: Headers of a direct `PUT`, so that a file which is there stays. With Google Cloud Storage a
@@ -62,9 +62,9 @@ _PUT_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach a bucket; what is empty comes from the cloud's usual environment variables."""
+    """How to reach a bucket; empty fields come from the cloud's usual environment variables."""
 
-    #: Such as `http://127.0.0.1:9000`, of whatever speaks the protocol of the cloud.
+    #: Such as `http://127.0.0.1:9000`, of any server with the cloud's protocol.
     endpoint: str = ""
     #: Of Amazon S3.
     region: str = ""
@@ -100,7 +100,7 @@ class BucketObjects(SignsUrls):
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
     ) -> ObjectInfo:
-        """Store a file, replacing what was there; a long stream goes in parts.
+        """Store a file and replace an earlier one; a long stream goes in parts.
 
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
@@ -142,7 +142,7 @@ class BucketObjects(SignsUrls):
         return await self.head(key)
 
     async def head(self, key: str) -> ObjectInfo:
-        """Return what is known of a file.
+        """Return size, type and times of a file.
 
         Raises:
             NotFound: No file has this key.
@@ -165,9 +165,9 @@ class BucketObjects(SignsUrls):
 
         Raises:
             NotFound: No file has this key.
-            Unavailable: The bucket does not answer, or the file was replaced meanwhile.
+            Unavailable: The bucket does not answer, or the file was replaced during the read.
         """
-        # A range behind the end is an error of its own in each cloud; the size tells where it is.
+        # Each cloud reports a range beyond the end differently, so the size is checked first.
         with _told(check_key(key)):
             meta = await obstore.head_async(self._store, key)
         stop = meta["size"] if end is None else min(end, meta["size"])
@@ -323,7 +323,7 @@ class BucketObjects(SignsUrls):
 
 
 def _open(url: str, access: Access) -> S3Store | GCSStore | AzureStore:
-    """Return obstore's way to a bucket. Talks to nobody yet."""
+    """Return obstore's client of a bucket, without a request."""
     parts = urlsplit(url)
     path = parts.path.strip("/")
     if not _is_plain(path) or parts.query or parts.fragment:
@@ -408,7 +408,7 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 
 async def _until(data: AsyncIterator[bytes], stop: "asyncio.Future[None]") -> AsyncIterator[bytes]:
-    """Yield what comes until nobody wants it any more, which is an error for whoever reads on."""
+    """Yield chunks; if the reader gives up, raise for the next read."""
     while True:
         coming = asyncio.ensure_future(anext(data, None))
         waits: set[asyncio.Future[Any]] = {coming, stop}
@@ -452,5 +452,5 @@ def _needing_bucket() -> Iterator[None]:
 
 
 def _brief(error: BaseException) -> str:
-    """Return the first line of a library's error, which goes on for a page."""
+    """Return the first line of a library's error, which may fill a page."""
     return str(error).partition("\n")[0][:_MOST_DETAIL]

@@ -31,7 +31,7 @@ _PART_BYTES: Final = 200
 
 _FALLBACK_TYPE: Final = "application/octet-stream"
 
-#: Types that the name tells. A fixed table, since that of the system differs between machines.
+#: Media types by file name. A fixed table, since the system's differs between machines.
 _TYPES: Final = {
     "png": "image/png",
     "jpg": "image/jpeg",
@@ -49,7 +49,7 @@ _TYPES: Final = {
     "bin": _FALLBACK_TYPE,
 }
 
-#: Refusals of the operating system that pass, once somebody has done something about them.
+#: Errors of the operating system that an operator can resolve, such as a full disk.
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED: Final = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
@@ -92,7 +92,7 @@ class FolderObjects(SignsUrls):
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
     ) -> ObjectInfo:
-        """Store a file, replacing what was there.
+        """Store a file and replace an earlier one.
 
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
@@ -136,7 +136,7 @@ class FolderObjects(SignsUrls):
             await _in_thread(_discard, temporary, file)
 
     async def head(self, key: str) -> ObjectInfo:
-        """Return what is known of a file.
+        """Return size, type and times of a file.
 
         Raises:
             NotFound: No file has this key.
@@ -263,7 +263,7 @@ class FolderObjects(SignsUrls):
         """Move a written file to its place.
 
         Raises:
-            FileNotFoundError: The last file of its folder was deleted meanwhile, and the folder.
+            FileNotFoundError: Its folder was deleted with the folder's last file.
         """
         key, path, content_type = place.key, place.path, place.content_type
         self._make_folder(path.parent, key)
@@ -276,7 +276,7 @@ class FolderObjects(SignsUrls):
             if self._move(temporary, place):
                 undo.pop_all()
                 return _describe(path, key, stat)
-        # Whoever moved it there may have died before this.
+        # A process may have died between the rename and this line.
         _sync_folder(path.parent)
         return _known_again(temporary, place)
 
@@ -452,7 +452,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
-        # Its last file was deleted meanwhile.
+        # Another process deleted its last file.
         return
     try:
         os.fsync(descriptor)
