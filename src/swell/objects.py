@@ -89,7 +89,7 @@ class Objects(Protocol):
         ...
 
     async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
-        """Return at most `limit` keys below a folder: those that go on behind its name and a slash.
+        """Return at most `limit` keys that begin with a folder's name and a slash.
 
         Raises:
             InvalidRequest: The folder is not a relative path of plain parts.
@@ -115,7 +115,7 @@ class Objects(Protocol):
     def sign(self, method: str, key: str, expires_s: float, size_bytes: int | None = None) -> str:
         """Return a URL that may be used for `GET` or `PUT` of this key for `expires_s` seconds.
 
-        It is relative to the backend's address, which serves the file whoever keeps it. With
+        It is relative to the backend's address, which serves the file from any store. With
         `size_bytes` the backend serves it only while it has that size.
         """
         ...
@@ -139,8 +139,8 @@ class Objects(Protocol):
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """Return where to `GET` or `PUT` this key without the backend, for `expires_s` seconds.
 
-        None where the backend itself keeps the files. What is put there is not checked: whoever
-        was told of a file looks with `head` whether it is there, and how large.
+        None if the backend itself stores the files. A file that is `PUT` there is not checked: call
+        `head` to learn whether it exists, and its size.
 
         Raises:
             Unavailable: No URL can be signed.

@@ -53,12 +53,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     #: `owner/name`, or `owner/name:version`.
     queue: str
-    #: Input field of the model → a reference, or several that make a list. What is not there is
-    #: left out, so that the model takes its default.
+    #: Input field of the model → a reference, or several that make a list. Missing values are left
+    #: out, so that the model uses its default.
     take: dict[str, str | list[str]] = {}
     #: Input field of the model → its value, the same for all tasks.
     fixed: dict[str, Any] = {}
-    #: Condition: it is passed over where this does not hold. Empty for always.
+    #: Condition: the stage is skipped unless it holds. Empty for always.
     when: str = ""
     #: Condition on its result: if it holds, the task ends here. Empty for never.
     reject: str = ""
@@ -100,8 +100,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     version: str = ""
     worker_id: str | None = None
-    #: The attempt by which it ended, and the token of its lease; and how many it took. The attempt
-    #: is 0 where it was one of the task that this one repeats.
+    #: The attempt that ended it, the token of its lease, and the number of attempts. The attempt is
+    #: 0 if it belongs to the task that this one repeats.
     attempt: int
     token: str = ""
     tries: int = 1
@@ -142,9 +142,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.done[-1].attempt if self.done else 0
 
     def is_withheld(self, done: Done) -> bool:
-        """Whether a later stage has yet to allow what a stage gave, or has refused it.
+        """Whether a later stage has not yet allowed a stage's result, or has rejected it.
 
-        It has a say in all files, and in whatever else it takes. Of a run that has not succeeded.
+        A later stage with a `reject` condition decides about all files, and about the outputs that
+        it takes. For runs that have not succeeded.
         """
         names = [stage.name for stage in self.pipeline.stages]
         later = self.pipeline.stages[max(self.at, names.index(done.name) + 1) :]

@@ -1,9 +1,9 @@
-"""Connections to what users name, and to nothing behind it.
+"""An HTTP client for URLs from users, safe against SSRF and DNS rebinding.
 
-A URL is checked (`urls.py`), its host is resolved here, every address that it stands for is
-checked, and the connection goes to one of these and to no other: there is no second look-up that
-another answer could come from, and the address is looked at once more where the socket is made.
-Redirects are not followed: the caller checks each target.
+A URL is checked (`urls.py`), its host is resolved here, each of its addresses is checked, and the
+connection goes to one of these. There is no second lookup that could answer differently, and the
+address is checked again when the socket is made. Redirects are not followed: the caller checks
+each target.
 """
 
 import asyncio

@@ -1,13 +1,11 @@
-"""Which URLs of users may be read or called from inside. Pure.
+"""The URL policy against server-side request forgery (SSRF). Pure.
 
-Users name files by URL, and the machine that reads them stands where users do not: beside
-databases, metadata services and other people's buckets. So a URL is judged twice: as it is
-written, here, and by every address that its host stands for, when it is connected to
-(`outbound.py`).
+Users name files by URL, and the machine that reads them can reach databases, metadata services and
+other people's buckets. So a URL is checked twice: its text here, and each address of its host at
+the time of connecting (`outbound.py`).
 
-What is written in a way that two programs may read differently is refused rather than understood:
-numbers that are not four plain decimals, percent signs and backslashes in the host, names and
-passwords.
+Ambiguous URLs are refused, since two programs may read them differently: numeric hosts other than
+four plain decimals, percent signs and backslashes in the host, user names and passwords.
 
 Source:
     IANA's registries of special-purpose addresses, IPv4 and IPv6 (RFC 6890 and later); RFC 6052
@@ -50,8 +48,7 @@ _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 #: Hosts with such an ending are numbers by WHATWG and inet_aton.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-#: IPv4 addresses that are not everybody's, and those of AS112 and AMT: whoever asks for them is
-#: answered by the next machine that has them.
+#: IPv4 addresses that are not on the public internet, and the anycast addresses of AS112 and AMT.
 _CLOSED_4: Final = tuple(
     map(
         ipaddress.IPv4Network,
@@ -77,8 +74,7 @@ _CLOSED_4: Final = tuple(
         ),
     )
 )
-#: All that is handed out of IPv6, and what is closed within it: Teredo and its kin, documentation,
-#: 6to4, AS112.
+#: The allocated part of IPv6, and the exceptions in it: Teredo, documentation, 6to4, AS112.
 _OPEN_6: Final = ipaddress.IPv6Network("2000::/3")
 _CLOSED_6: Final = tuple(
     map(
@@ -118,10 +114,10 @@ class UrlPolicy:
     """What users' URLs may name.
 
     Args:
-        trusted_networks: Networks that are read although they are private.
-        trusted_hosts: Names that are, whatever they stand for; `HOST` or `HOST:PORT`, where a host
+        trusted_networks: Private networks that are allowed.
+        trusted_hosts: Names that are allowed at any address; `HOST` or `HOST:PORT`, where a host
             may also be an address (`[::1]:80`).
-        ports: Ports that are connected to, outside of what is trusted; None for all.
+        ports: Allowed ports of hosts that are not trusted; None for all.
         trusts_all: Whether everything is read. For tests and closed networks.
         group: Of the settings that say so, for errors.
     """

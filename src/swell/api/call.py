@@ -1,7 +1,7 @@
 """One HTTP request and its answer, as thin as ASGI allows.
 
-Handlers take a `Call` and return a `Reply`. Nothing here builds an object per header or parses what
-nobody asks for: most requests need the path, one or two headers and the body.
+Handlers take a `Call` and return a `Reply`. Cookies, forms and URLs are parsed only on demand:
+most requests need the path, one or two headers and the body.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
@@ -124,8 +124,8 @@ class Call:
         self.task_id = ""
         #: Its span; None if it is not traced.
         self.trace: Trace | None = None
-        #: For the audit log: to what, and more in words; whether an operator looks after a task or
-        #: a worker of somebody else.
+        #: For the audit log: the id of the target, a text, and whether an operator acts on a task
+        #: or worker of another key.
         self.target = ""
         self.about = ""
         self.of_others = False

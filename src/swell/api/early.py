@@ -1,8 +1,7 @@
-"""Files of a task that are there before it ends, as far as this backend has heard of them.
+"""Artifacts of a running task, as far as this backend has received them.
 
-They are told as events, and the bus remembers them; the store learns of them with the outcome.
-After a restart workers tell them again. Those of an attempt that is over count no more: the next
-one makes its own.
+They come as events, which the bus remembers; the store gets them with the outcome. After a restart
+workers send them again. A new attempt makes its own.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What every answer says to browsers, and which of them may ask at all.
+"""Security headers of answers, CORS, and the check of the `Host` header.
 
 Source:
     Fetch (WHATWG), section 3.2 (CORS); RFC 9110, section 7.2 (Host); CSP level 3 (W3C).
@@ -15,8 +15,7 @@ Headers = list[tuple[bytes, bytes]]
 
 POLICY: Final = b"content-security-policy"
 
-#: On every answer: a browser takes the type as told, shows it in no frame of others, tells nobody
-#: where it came from, and hands out no device.
+#: On every answer: no sniffing of types, no frames on other sites, no referrer, no devices.
 GUARDS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -55,8 +54,8 @@ _LOCAL: Final = frozenset({"localhost"})
 class Hosts:
     """Which names a request may call this service by.
 
-    Addresses are always taken, and so is `localhost`: a page elsewhere cannot make a browser send
-    them for a name of its own, and probes of load balancers do.
+    IP addresses and `localhost` are always allowed: DNS rebinding cannot produce them, and probes
+    of load balancers use them.
 
     Args:
         names: Such as `swell.example`, without ports.

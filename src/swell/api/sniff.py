@@ -1,7 +1,7 @@
-"""What a file is, by its first bytes. Pure.
+"""MIME sniffing: the media type of a file by its first bytes. Pure.
 
-Whoever uploads a file says what it is, and may be wrong or lie. The bytes decide: what begins like
-a page is one, whatever it is called.
+The type that a client declares may be wrong or a lie, so the bytes decide: a file that begins like
+a page is a page.
 
 Source:
     MIME Sniffing (WHATWG), sections 6 and 7; the formats' own specifications.

@@ -1,8 +1,7 @@
 """Thumbnails, made at the first request and stored next to the originals.
 
-Reading a picture that somebody else has made is work that its maker chooses. So its sides are
-looked at before it is decoded, only formats that models make are read, and few are made at a time,
-off the event loop.
+The author of a picture decides how much work its decoding is. So its sides are checked first, only
+formats that models make are decoded, and few at a time, off the event loop.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
-"""Files in a folder: the key is the path, so that pictures can be looked at with any viewer.
+"""Files in a folder: the key is the path, so that any viewer can open the pictures.
 
 A file is written to `.incoming`, forced to disk, renamed into its place, and its folder forced to
-disk; the rename is the moment at which it exists. A media type that the name does not tell lies
-beside it in a hidden file whose name carries the stamp (time of modification and size) of the file
-that it belongs to, so that a replaced file is never seen with the other's type.
+disk; it exists from the rename on. A media type that does not follow from the name is in a hidden
+sidecar file. The sidecar's name has the stamp (time of modification and size) of its file, so that
+a replaced file never gets the type of an earlier one.
 """
 
 import asyncio
@@ -221,8 +221,8 @@ class FolderObjects(SignsUrls):
         """Remove what a crash left half written.
 
         Args:
-            older_s: Only what nobody has written to for so long, in seconds: other backends may be
-                writing to the same folder.
+            older_s: Least age of a file since its last write, in seconds: other backends may write
+                to the same folder.
         """
         before = self._clock.now().timestamp() - older_s if older_s else float("inf")
         await _in_thread(self._clear_incoming, before)
@@ -281,7 +281,7 @@ class FolderObjects(SignsUrls):
         return _known_again(temporary, place)
 
     def _stamped(self, file: BinaryIO, path: Path, sidecar_type: str | None) -> os.stat_result:
-        """Date a written file as no other of its place, and write its type beside it if given.
+        """Give a written file a unique time of modification, and write its sidecar if given.
 
         Random low bits tell files of one size apart that are written in the same tick. Where two
         draw the same, the later draws again, or it would take the other's etag and type.
@@ -361,7 +361,7 @@ class FolderObjects(SignsUrls):
 
 
 def _known_again(written: Path, place: _Place) -> ObjectInfo:
-    """Return what is known of the file that is there, which must hold what was written again."""
+    """Return the metadata of the existing file, which must equal the file written again."""
     if not filecmp.cmp(written, place.path, shallow=False):
         raise Conflict(f"{place.key[:120]!r} holds another file, which stays as it is")
     return _info(place.path, place.key)
