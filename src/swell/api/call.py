@@ -197,7 +197,8 @@ class Call:
             TooManyRequests: Too many bytes of the key wait already.
             ClientGone: The client hung up.
         """
-        limit_bytes = self.limit_bytes(limit_bytes)
+        if self.key is None:
+            limit_bytes = min(limit_bytes, MAX_KEYLESS_BYTES)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
             data: bytes = message.get("body", b"")
@@ -205,6 +206,8 @@ class Call:
                 raise self._too_large(limit_bytes)
         else:
             data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+        if len(data) <= MAX_VALUES:
+            return data
         if self.body_queue is None:
             check_values(data, MAX_WORKER_VALUES)
         elif self.key is None or len(data) <= _LARGE_BYTES:
