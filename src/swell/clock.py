@@ -35,7 +35,7 @@ def process_age_s() -> float:
 def since_boot_s() -> float | None:
     """Return for how long this machine has run, in seconds; None where the system does not say.
 
-    The same for all processes of a container, and nobody sets it.
+    The same for all processes of a container, and it cannot be set.
 
     Source:
         clock_gettime(2): CLOCK_BOOTTIME.
@@ -47,7 +47,7 @@ def since_boot_s() -> float | None:
 
 
 class Clock(Protocol):
-    """What tells the time and waits.
+    """Time and sleeping.
 
     Guarantees:
         `now` is aware and in UTC. `monotonic_s` never goes back within a process.
@@ -88,7 +88,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until `advance` is called.
+    """A clock that only `advance` moves.
 
     Sleepers wake in order of their due time while the clock advances.
     """
@@ -124,7 +124,7 @@ class ManualClock:
         await done
 
     def advance(self, duration_s: float) -> None:
-        """Move time forward and wake every sleeper whose time has come.
+        """Move time forward and wake every sleeper that is due.
 
         Raises:
             ValueError: `duration_s` is negative.

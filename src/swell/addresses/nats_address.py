@@ -29,7 +29,7 @@ class NatsAddress:
     user: str | None
     password: str | None
     is_encrypted: bool
-    #: Files: `ca` (trusted beside the system's), `cert` with `key` (one's own), `creds`.
+    #: Files: `ca` (trusted in addition to the system's), `cert` with `key`, `creds`.
     files: dict[str, str]
     #: How many servers of a cluster keep a stream that is made here.
     replicas: int = 1
@@ -80,7 +80,7 @@ class NatsAddress:
         return ",".join(server.partition("://")[2] for server in self.servers)
 
     def options(self) -> dict[str, Any]:
-        """Return what the client library wants to know, besides the servers.
+        """Return the client library's options, without the servers.
 
         Raises:
             InvalidRequest: A file cannot be used.
@@ -111,7 +111,7 @@ class NatsAddress:
 
 
 def _parts(url: str) -> SplitResult:
-    """Split an address; one whose password cuts it in two is refused without any of it.
+    """Split an address; errors never quote it, since its password may be in any part.
 
     Raises:
         InvalidRequest: It cannot be split.

@@ -10,14 +10,14 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     """Return what a client speaks TLS with.
 
     Args:
-        ca_file: Certificates that are trusted beside the system's.
+        ca_file: Certificates that are trusted in addition to the system's.
 
     Raises:
         InvalidRequest: They cannot be read.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A server's own certificate may be trusted without whoever signed it.
+    # A server's own certificate may be trusted without its issuer.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if ca_file is not None:
         try:

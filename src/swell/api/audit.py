@@ -14,8 +14,8 @@ from swell.telemetry import printable
 
 _log = structlog.get_logger("swell.audit")
 
-#: One key that may not do something gets one entry for it in so many seconds, however often it
-#: tries: nobody can fill the log.
+#: Seconds between two entries for the same refused action of one key, so that repeated attempts
+#: do not fill the log.
 _DENIED_EVERY_S: Final = 60.0
 _MAX_DENIED: Final = 1000
 

@@ -45,7 +45,7 @@ def new_key(name: str, scopes: frozenset[Scope], clock: Clock, **fields: Any) ->
 
     Args:
         name: For people.
-        scopes: What it may do.
+        scopes: Its permissions.
         clock: The time.
         fields: Others of `ApiKey`, such as `expires_at`.
     """
@@ -171,7 +171,7 @@ class Keys:
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
         #: The same by id, of the secret that was looked up last.
         self._by_id: dict[str, tuple[float, ApiKey]] = {}
-        #: How often all was forgotten: what was read before that is not remembered after it.
+        #: Number of cache flushes: an answer read before a flush is not cached after it.
         self._forgotten = 0
         self._questions: Questions[bytes, ApiKey] = Questions()
         #: Set whenever a key has changed.
@@ -181,7 +181,7 @@ class Keys:
 
     def known(self, authorization: bytes | None) -> ApiKey | None:
         """Return the key that an `Authorization` header names, if it is remembered."""
-        # Remembered by the whole header, whatever its form, and like the key itself as a hash only.
+        # The cache key is a hash of the whole header, like the stored key.
         found = self._cache.get(hashlib.sha256(authorization or b"").digest())
         if found is not None and found[0] > self._clock.monotonic_s():
             return found[1]

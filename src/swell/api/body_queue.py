@@ -21,7 +21,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        #: When the next body may go on, in the loop's seconds.
+        #: When the next body may be decoded, in the loop's seconds.
         self.free_at_s = 0.0
         self.waiting_bytes = 0
 

@@ -45,7 +45,7 @@ class Classes:
         priority that is more urgent than the most urgent of them.
 
         Raises:
-            InvalidInput: No such class, or a priority beside the class.
+            InvalidInput: The class is unknown, or the request has both a class and a priority.
             Forbidden: The key may not use it.
         """
         named = request.class_name

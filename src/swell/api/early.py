@@ -34,7 +34,7 @@ def files_told(events: Iterable[Event]) -> list[Artifact]:
 
 
 def is_next(told: Mapping[str, Any], n: int) -> bool:
-    """Whether an event tells of artifact number `n`: what comes out of order is not shown."""
+    """Whether an event is about artifact number `n`: files out of order are not shown."""
     return told.get("index") == n
 
 

@@ -1,4 +1,4 @@
-"""What was asked and what came of it, removed at the owner's word, and known to be gone."""
+"""Erasure of a task's input, output and files at its owner's request."""
 
 import asyncio
 
@@ -25,10 +25,10 @@ async def _delete(service: Service, keys: list[str]) -> None:
     """Delete the objects of these keys, or of all that wait for it where none is given.
 
     Raises:
-        Unavailable: One is still there. It is deleted later, and asking again tells.
+        Unavailable: A file still exists. It is deleted later; repeat the request to check.
     """
     if not keys:
-        # It was asked before: what was left then has to be gone too.
+        # A repeated request: files left by the first one must be gone too.
         while await discard(service):
             pass
         return

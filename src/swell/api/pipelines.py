@@ -13,7 +13,7 @@ _log = structlog.get_logger("swell.api")
 
 
 async def register_pipelines(service: Service) -> None:
-    """Make cards of what is declared, as far as models are known, where they have changed."""
+    """Register the cards of declared pipelines that changed and whose models are known."""
     declared, cards = service.settings.pipelines, service.cards
     if not declared:
         return
@@ -34,14 +34,14 @@ async def register_pipelines(service: Service) -> None:
 
 
 def _card_of(service: Service, declared: Declared) -> ModelCard | None:
-    """Return a pipeline's card; None where there is none yet, which is told once."""
+    """Return a pipeline's card; None, logged once, until its models are known."""
     lacks = service.cards.lacks
     try:
         card = card_of(declared, service.cards.find)
         check_card(card)
     except (Unknown, InvalidModel, InvalidInput) as error:
         stages = declared.plan.stages
-        # Nobody waits for one that is declared by default, as long as none of its models is there.
+        # No log for a default pipeline without any of its models.
         is_begun = any(service.cards.find(stage.queue) for stage in stages)
         detail = error.detail if is_begun else _waits_for_all(declared)
         if lacks.get(declared.name) != detail:

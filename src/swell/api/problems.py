@@ -68,7 +68,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def problem_reply(error: SwellError, *, path: str, request_id: str) -> Reply:
-    """Return the answer that tells an error.
+    """Return the answer for an error.
 
     The detail of a 500 stays in the log: the caller gets the request id to ask with.
     """
@@ -103,7 +103,7 @@ def problem_reply(error: SwellError, *, path: str, request_id: str) -> Reply:
 
 
 def closest(word: str, among: Iterable[str], n: int = 3) -> list[str]:
-    """Return the words that somebody who wrote `word` may have meant, best first."""
+    """Return the known words that are closest to `word`, best first."""
     return difflib.get_close_matches(word[:100], list(among), n=n, cutoff=0.5)
 
 

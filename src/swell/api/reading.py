@@ -79,7 +79,7 @@ def convert_fields(fields: Mapping[str, Any], kind: type[T], *, is_text: bool = 
     Args:
         fields: By name.
         kind: The message.
-        is_text: Whether values are texts that stand for numbers and booleans, as in a form.
+        is_text: Whether numbers and booleans come as text, as in a form.
 
     Raises:
         InvalidInput: One is unknown, or its value is not allowed.

@@ -16,7 +16,7 @@ _log = structlog.get_logger("swell.requests")
 #: Request ids that clients may set: nothing that could break or fill a line of the log.
 _SANE: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
-#: Status in the log of a request whose client hung up before the answer; never sent.
+#: Status in the log if the client hung up before the answer; never sent.
 CLIENT_GONE: Final = 499
 
 #: Longest path in the log, in characters.

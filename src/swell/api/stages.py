@@ -68,7 +68,7 @@ def leased_stage(
 
 
 def _signed(objects: Objects, value: Any) -> Any:
-    """Return a value in which files stand as URLs that the worker may read."""
+    """Return a value with files as URLs that the worker may read."""
     if isinstance(value, NamedFile):
         return objects.sign("GET", value.artifact.key, READ_URL_S, value.artifact.bytes)
     if isinstance(value, list):
@@ -81,7 +81,7 @@ def _signed(objects: Objects, value: Any) -> Any:
 def going_on(
     worker_id: str, settlements: Sequence[Settlement], settled: Sequence[Task | None]
 ) -> list[Task]:
-    """Return the tasks that a worker goes on with at once, started by what settled them."""
+    """Return the tasks whose next stage the same worker starts at once."""
     return [
         task
         for each, task in zip(settlements, settled, strict=True)

@@ -1,4 +1,4 @@
-"""The one way in: from what is asked to a durable task, and to its end where somebody waits.
+"""Submission of tasks: from a request to a durable task, and to its end for clients that wait.
 
 The native surface and every façade make tasks here, so that the same checks, limits and promises
 hold for all: `check` a `TaskRequest`, `accept` what came of it, and `follow` it to its end.
@@ -30,14 +30,14 @@ async def check(
 
     Args:
         service: Who takes it.
-        call: Who asks.
-        request: What is asked; whoever builds it by hand keeps to the bounds of its fields.
+        call: The request, with its key.
+        request: The body; a caller that builds one keeps to the bounds of its fields.
         repeat: What its idempotency key says; None without one.
 
     Raises:
         NotFound: No such model or version.
         InvalidInput: The input does not fit the model.
-        NoWorker: Nobody can run it, now or soon.
+        NoWorker: No worker can run it, now or soon.
         WouldExpire: It would miss its deadline.
     """
     if repeat is not None and repeat.is_known:
@@ -66,11 +66,11 @@ async def check(
 
 
 async def accept(service: Service, call: Call, new: NewTask) -> Accepted:
-    """Make a checked task durable. Nobody is offered it before `follow` or `note_new`.
+    """Make a checked task durable. Workers get it after `follow` or `note_new`.
 
     Raises:
-        IdempotencyMismatch: Its key stands for another request.
-        InvalidInput: The key may never have so many tasks.
+        IdempotencyMismatch: Its idempotency key belongs to another request.
+        InvalidInput: The key's limits never allow this many tasks.
         TooManyRequests: The key may not have it now.
     """
     accepted = (await service.limits.accept(call, [new]))[0]
@@ -81,10 +81,10 @@ async def accept(service: Service, call: Call, new: NewTask) -> Accepted:
 
 
 async def follow(service: Service, call: Call, accepted: Accepted, wait_s: float) -> Task:
-    """Offer a task to the workers, and return it once it has ended or the time is over.
+    """Offer a task to the workers; return it when it ends, or after `wait_s`.
 
     Raises:
-        Unauthenticated: The key was revoked meanwhile.
+        Unauthenticated: The key was revoked during the wait.
     """
     task = accepted.task
     if task.state.is_terminal or wait_s <= 0:

@@ -50,7 +50,7 @@ from swell.store import Accepted, TaskFilter
 from swell.task import NewTask, Task
 from swell.words import MOST_SOUGHT, words_of
 
-#: Of so many tasks words are kept before tasks are sought by them; of more a duty does it in time.
+#: Most tasks indexed right before a search; a background job indexes more.
 _WORDS_BEFORE: Final = 500
 
 _request = Reader(TaskRequest)
@@ -315,7 +315,7 @@ async def _checked(
 
 
 class _Outlook:
-    """What would come before the tasks of a batch: what waits already, and some of the batch."""
+    """The queue before each task of a batch: waiting tasks, and earlier ones of the batch."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -359,7 +359,7 @@ class _Outlook:
 
 
 class _Line:
-    """A batch's tasks of one model and priority, in the order in which their users take turns."""
+    """A batch's tasks of one model and priority, in fair order of their users."""
 
     def __init__(self) -> None:
         #: Start tags (see `swell.fairness`), in samples; those of users who have nothing waiting.
@@ -434,7 +434,7 @@ async def _page(
 
 
 def only_own(call: Call) -> str | None:
-    """Return the id of the key whose tasks its caller may list; None for those of all."""
+    """Return the key whose tasks the caller may list; None for all keys."""
     key = call.caller
     return None if Scope.ADMIN in key.scopes else key.id
 

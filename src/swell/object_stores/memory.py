@@ -29,7 +29,7 @@ class MemoryObjects(SignsUrls):
     async def put(
         self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
     ) -> ObjectInfo:
-        """Store a file, replacing what was there.
+        """Store a file and replace an earlier one.
 
         Raises:
             InvalidRequest: The key is not a relative path of plain parts.
@@ -66,7 +66,7 @@ class MemoryObjects(SignsUrls):
         return info
 
     async def head(self, key: str) -> ObjectInfo:
-        """Return what is known of a file.
+        """Return size, type and times of a file.
 
         Raises:
             NotFound: No file has this key.

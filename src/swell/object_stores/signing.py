@@ -17,7 +17,7 @@ from swell.errors import Forbidden
 from swell.objects import check_key
 from swell.signing import SigningSecrets
 
-#: What signs: 32 random bytes, or several of which the newest signs and all are taken.
+#: The signing secret: 32 random bytes, or several: the newest signs, all are accepted.
 Secret = bytes | SigningSecrets
 
 _HOME: Final = "/v1/artifacts/"
@@ -70,7 +70,7 @@ def signed_file(secret: Secret, method: str, url: str) -> tuple[str, int | None]
     """Return key and size of a URL that `signed_path` made for `method`; None for any other URL.
 
     Scheme, host and a path before ours may be any, since a backend has several names, and the URL
-    may have expired: the signature alone tells that it is ours.
+    may have expired: the signature alone proves that it is ours.
     """
     if _HOME not in url:
         return None
