@@ -9,7 +9,6 @@ import pytest
 from api_harness import UPPER, World, a_world
 
 import swell
-from swell.api.markdown import to_html
 from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_of, rules_of
 from swell.errors import InvalidModel
 from swell.model import define
@@ -192,9 +191,3 @@ def test_an_author_is_told_of_a_pattern_before_anything_is_served() -> None:
     definition = define(Shout)
     with pytest.raises(InvalidModel, match=r"demo/shout has a pattern .*look-around"):
         definition.card()
-
-
-def test_links_are_made_where_they_lead_somewhere() -> None:
-    assert to_html("[a](/b) [[c](https://d.e)]") == (
-        '<p><a href="/b">a</a> [<a href="https://d.e">c</a>]</p>'
-    )
