@@ -1,6 +1,6 @@
 """Multipart forms, read as a stream: all parts in order, or the one file in a form.
 
-Only the headers of one part are kept in memory, whatever the size of the form.
+Memory holds only the headers of one part and one chunk, for forms of any size.
 
 Source:
     RFC 7578 (multipart/form-data), RFC 2046, section 5.1 (its parts).
@@ -49,7 +49,7 @@ class Part:
     filename: str | None
     #: As the client wrote it, in lower case and without parameters.
     media_type: str
-    #: The content. The next part skips what was not read.
+    #: The content. The next part skips unread bytes.
     data: AsyncIterator[bytes]
 
     async def text(self, limit_bytes: int = MAX_FIELD_BYTES) -> str:

@@ -1,4 +1,4 @@
-"""Bodies of webhooks in Swell's native format. Compatible APIs have formats of their own.
+"""Bodies of webhooks in Swell's native format. Compatible APIs have other formats.
 
 A format turns a delivery and the task at the time of the event into a JSON value.
 `hook_formats.py` lists all formats.

@@ -44,7 +44,7 @@ class SigningPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def rotated(pair: SigningPair, now: datetime, overlap_s: float) -> SigningPair:
-    """Return a new secret whose predecessor signs during the overlap."""
+    """Return a new secret. Its predecessor signs during the overlap."""
     return SigningPair(
         secret=new_secret(),
         created_at=now,
@@ -96,7 +96,7 @@ class HookSecrets:
         Args:
             key_id: Id of the key.
             name: Name of the secret.
-            overlap_s: Time in which the predecessor signs too, in seconds.
+            overlap_s: Seconds during which the predecessor signs too.
         """
         for _ in range(_TRIES):
             kept = await self._registry.note(_note(key_id, name))

@@ -1,7 +1,7 @@
 """Prometheus metrics of one backend process.
 
-Plain counters are cheaper than prometheus-client's, whose labelled histogram costs ten times as
-much per observation. The text format is made on request.
+Plain counters are cheaper than prometheus-client's: its labelled histogram costs ten times as much
+per observation. The text format is made on request.
 """
 
 import bisect
@@ -262,7 +262,7 @@ class Metrics:
             histogram.observe(seconds)
 
     def models_switched(self, switches: Iterable[Switches]) -> None:
-        """Count models that were loaded onto a device, or whose LoRAs changed there."""
+        """Count loads of models onto a device, and changes of LoRAs."""
         for each in switches:
             for source, n in (("disk", each.disk), ("host", each.host), ("lora", each.loras)):
                 if n:

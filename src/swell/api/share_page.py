@@ -100,7 +100,7 @@ def _uncached(reply: Reply) -> Reply:
 
 
 def _open_graph(title: str, made: str, address: str, picture: SharedPictureView) -> str:
-    """Return the tags from which a messenger makes a preview.
+    """Return the tags that messengers need for a preview.
 
     Source:
         The Open Graph protocol, https://ogp.me

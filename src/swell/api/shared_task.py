@@ -27,7 +27,7 @@ def shared_view(
     Args:
         link: The share link.
         task: The shared task.
-        input_schema: Input schema of its model; tells choices from free text.
+        input_schema: Input schema of its model; distinguishes choices from free text.
         base: Start of URLs, without a slash at its end.
         guest_tasks: Tasks that a visitor may run without a key.
     """

@@ -144,7 +144,7 @@ def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:
     """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`.
 
-    Other objects stay, also those whose index is out of range.
+    Other objects stay, and so do those with an index out of range.
     """
     try:
         value = msgspec.json.decode(output)
