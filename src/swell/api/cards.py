@@ -322,12 +322,13 @@ class Cards:
     def _target(self, ref: str) -> Target | None:
         model, _, version = ref.partition(":")
         cards = self._versions.get(model, [])
+        needed: str | None = None
+        card = _default(cards)
         if ":" in ref:
             named = (each for each in cards if each.version == version and each.stage != "retired")
             card, needed = next(named, None), version
-        else:
-            life = self.lives.get(model)
-            card, needed = _default(cards), None if life is None else life.live
+        elif model in self.lives:
+            needed = self.lives[model].live
         if card is None:
             return None
         seed = (card.input_schema.get("properties") or {}).get("seed")

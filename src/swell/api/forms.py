@@ -138,19 +138,18 @@ class _Form:
         self._n_parts = 0
         self._name = self._value = b""
         self._headers: dict[bytes, bytes] = {}
-        callbacks = {
-            "on_part_begin": self._begin_part,
-            "on_header_field": self._add_to_name,
-            "on_header_value": self._add_to_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": lambda data, start, end: self.queue.append(data[start:end]),
-            "on_end": self._end,
-        }
         try:
             self._parser = MultipartParser(
                 _boundary(content_type),
-                callbacks,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._add_to_name,
+                    "on_header_value": self._add_to_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": lambda data, start, end: self.queue.append(data[start:end]),
+                    "on_end": self._end,
+                },
                 max_header_count=_MAX_HEADERS,
                 max_header_size=_MAX_HEADER_BYTES,
             )

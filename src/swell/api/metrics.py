@@ -167,7 +167,7 @@ class Histogram:
 Key = TypeVar("Key")
 
 #: Values of a metric by label values: a string for one label, a tuple for none or several.
-Samples = Mapping[str | tuple[str, ...], float]
+Samples = Mapping[Any, float]
 
 
 class Metrics:

@@ -1,5 +1,9 @@
-"""OpenAPI 3.1 from the route table."""
+"""OpenAPI 3.1 from the route table.
 
+`python -m swell.api.openapi` prints the document of the native API, without the worker protocol.
+"""
+
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -187,3 +191,15 @@ def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, 
         },
     }
     return {**described, "content": content} if content else described
+
+
+def _native() -> dict[str, Any]:
+    # The route table imports the page that serves the document.
+    from swell.api.routes import GROUPS, ROUTES  # noqa: PLC0415
+
+    routes = [each for each in ROUTES if not each.facade and each.scope is not Scope.WORKER]
+    return describe(routes, GROUPS, version="")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.encode(_native()).decode())
