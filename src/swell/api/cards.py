@@ -62,12 +62,6 @@ _MAX_NAME: Final = 200
 _decode = msgspec.json.Decoder().decode
 
 
-class _Seeded(msgspec.Struct):
-    seed: Any = msgspec.UNSET
-
-
-_decode_seed = msgspec.json.Decoder(_Seeded).decode
-
 #: Whether the canary of a model has workers.
 HasWorkers = Callable[[str, Canary], bool]
 
@@ -395,8 +389,7 @@ def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
     """
     found = card.input_schema["properties"]["seed"].get("default")
     if b'"seed"' in bytes(raw):
-        given = _decode_seed(raw).seed
-        found = found if given is msgspec.UNSET else given
+        found = _decode(raw).get("seed", found)
     is_seed = isinstance(found, int) and not isinstance(found, bool)
     return found if is_seed and 0 <= found <= _MAX_SEED else None
 

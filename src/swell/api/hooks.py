@@ -185,8 +185,14 @@ class Hooks:
         try:
             while (event := self._pending[line]) is not None:
                 self._pending[line] = None
-                if not await self._is_subscribed(event.task_id):
-                    return
+                await self._post(event)
+                await self._clock.sleep(_EVENT_INTERVAL_S)
+        finally:
+            del self._pending[line]
+
+    async def _post(self, event: Event) -> None:
+        try:
+            if await self._is_subscribed(event.task_id):
                 post = Post(
                     task_id=event.task_id,
                     attempt=event.id // ATTEMPT_STRIDE,
@@ -194,13 +200,10 @@ class Hooks:
                     data=self._data(event),
                 )
                 await self.outbox.post([post])
-                await self._clock.sleep(_EVENT_INTERVAL_S)
         except SwellError as error:
             _log.info("webhooks: event was not posted", detail=error.detail)
         except Exception:
             _log.exception("webhooks: event was not posted")
-        finally:
-            del self._pending[line]
 
     def _data(self, event: Event) -> dict[str, Any]:
         """Return the data of an event; of a file, with all files of the attempt so far."""
