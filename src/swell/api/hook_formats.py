@@ -1,4 +1,4 @@
-"""All forms of webhooks' bodies, by their names. A façade adds its own here."""
+"""All formats of webhook bodies. A compatible API adds its format here."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,12 +10,12 @@ from swell.api.facades.replicate.webhooks import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native
 from swell.webhook import ENDS, NATIVE
 
-#: Name of a format → what writes it.
+#: Formats by name.
 FORMATS: Final[Mapping[str, Form]] = {
     NATIVE: Form(native),
     REPLICATE: Form(replicate_body),
     fal.FORMAT: Form(fal.hook_body, events=ENDS),
 }
 
-#: Name of a format → what signs it besides, as its receivers expect.
+#: Additional signatures by name of the format.
 SEALS: Final[Mapping[str, SealOf]] = {fal.FORMAT: FalSeal}

@@ -38,6 +38,9 @@ Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 #: One that is given, with its zone.
 Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})]
 
+#: The place in a listing.
+Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
+
 
 def _null() -> msgspec.Raw:
     # msgspec reads `Raw | None` as None only, so that null itself stands for nothing given.
@@ -572,9 +575,7 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     favourite: Annotated[bool, Meta(description="only tasks with a favourite of the viewer")] = (
         False
     )
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
@@ -602,9 +603,7 @@ class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which dead letters to list."""
 
     model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
@@ -1424,9 +1423,7 @@ class GrantView(msgspec.Struct, frozen=True, kw_only=True):
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which entries to list."""
 
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="entries on a page")] = 50
 
 

@@ -1220,13 +1220,11 @@ def _page(
 
 
 _PAGES: Final = (
-    _page("/", pages.home, "The web app, or `/models` if it was not built"),
+    _page("/", pages.home, "The web app, or a page that says how to build it"),
     _page("/assets/{name}", pages.app_file, "A file of the web app", (NotFound,)),
-    _page("/models", pages.models, "Links to the API, its reference and the model cards"),
     _page("/docs", pages.docs, "The API reference"),
     _page("/docs/errors", pages.error_docs, "The error reference"),
     _page("/s/{token}", share_page.shared_page, "The page of a share link", (NotFound,)),
-    _page("/models/{owner}/{name}", pages.model_card, "A model's card", (NotFound,)),
 )
 
 _WORKERS: Final = (

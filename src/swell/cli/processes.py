@@ -24,7 +24,6 @@ from typing import Final
 
 import structlog
 
-from swell.api.metrics import Snapshot
 from swell.autoscaling import check_token
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
@@ -369,7 +368,7 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
         api = service.app.service
 
         def numbers() -> bytes:
-            return api.metrics.text(Snapshot([], {}, {}, len(api.streams), {}))
+            return api.metrics.text({"swell_event_streams": {(): len(api.streams)}})
 
         stdout.print(json.dumps({"ready": True}), markup=False)
         stdout.file.flush()

@@ -29,7 +29,7 @@ from swell.api.facades.replicate.schemas import openapi_of
 from swell.api.facades.replicate.views import moment
 from swell.api.gallery import sample_views
 from swell.api.hook_secrets import HookSecrets
-from swell.api.markdown import first_line
+from swell.api.pages import first_line
 from swell.api.reading import read_query
 from swell.api.service import Service
 from swell.api.views import encode
@@ -223,7 +223,7 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
     base = service.base_url(call)
     samples = [each for each in sample_views(card, base) if each.content_type.startswith("image/")]
     return ReplicateModel(
-        url=f"{base}/models/{card.name}",
+        url=f"{base}/#/models/{card.name}",
         owner=owner,
         name=name,
         description=first_line(card.description) or None,
@@ -256,7 +256,7 @@ def _example(service: Service, call: Call, card: ModelCard, number: int) -> Repl
         completed_at=created_at,
         deadline=None,
         deployment=None,
-        urls=ReplicateUrls(get=home, cancel=home, stream=home, web=f"{base}/models/{card.name}"),
+        urls=ReplicateUrls(get=home, cancel=home, stream=home, web=f"{base}/#/models/{card.name}"),
     )
 
 
