@@ -7,9 +7,7 @@ A plan is made from counts and from the lines that were read. Where it needs mor
 import heapq
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
 from operator import itemgetter
-from typing import Protocol
 
 from swell import task as life
 from swell.broker import LeaseRequest
@@ -26,35 +24,9 @@ from swell.fairness import (
     take_turns,
 )
 from swell.stores.draft_clocks import Draft
-from swell.stores.ready import LineId, LinesCut, ReadyTasks, place_of
+from swell.stores.ready import LineId, LinesCut, place_of
+from swell.stores.session import Session
 from swell.task import Task
-
-
-class Session(Protocol):
-    """The tasks as one transaction sees them."""
-
-    ready: ReadyTasks
-    #: The model that the last lease took from.
-    last_model: str | None
-    #: As of `fairness.take_bands`.
-    passed: dict[str, int]
-
-    @property
-    def now(self) -> datetime:
-        """The time of the transaction."""
-        ...
-
-    def put(self, task: Task) -> None:
-        """Write a task that has changed."""
-        ...
-
-    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock between the users of a key."""
-        ...
-
-    def turns(self, model: str, urgency: int) -> VirtualClock:
-        """Return the clock between the keys of a model and band."""
-        ...
 
 
 class Plan:

@@ -41,15 +41,16 @@ class Syntax(NamedTuple):
         return self.conjunction.join(parts)
 
 
-FTS5: Final = Syntax('"{}"', '"{}" *', " AND ")
-TSQUERY: Final = Syntax("'{}'", "'{}':*", " & ")
+_SYNTAX: Final = {
+    "sqlite": Syntax('"{}"', '"{}" *', " AND "),
+    "postgres": Syntax("'{}'", "'{}':*", " & "),
+}
 
 
 class SearchRepository:
     """Lists of tasks, and an index of their words. A task loses its words with its inputs."""
 
     _db: Database
-    _syntax: Syntax
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
@@ -68,7 +69,7 @@ class SearchRepository:
             "page_ids_found" if where.words else "page_ids",
             before=before if cursor is None else min(cursor, before),
             after=after,
-            search=self._syntax.search(where.words, where.key_id),
+            search=_SYNTAX[self._db.dialect].search(where.words, where.key_id),
             liked_by_key=where.liked_by and where.liked_by.key_id,
             liked_by_user=where.liked_by and where.liked_by.user,
             state=where.state,

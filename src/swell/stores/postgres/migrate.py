@@ -17,7 +17,7 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import Conflict, Internal, InvalidRequest
-from swell.stores.queries import load_migrations
+from swell.stores.migrations import load_migrations
 
 #: "swell" in ASCII: of all advisory locks of the database, the one of its migrations.
 _LOCK: Final = 0x7377656C6C
