@@ -54,7 +54,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies in one queue."""
+    """Depth of one queue."""
 
     queue: str
     #: Could run now.
@@ -80,7 +80,7 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits of one model, as a task of another with the same workers sees it."""
+    """Ready tasks of one model, seen from a task of another model with the same workers."""
 
     #: Ready tasks in more urgent bands, and their samples.
     urgent: int = 0
@@ -126,5 +126,5 @@ class Publisher(Protocol):
         ...
 
     async def close(self) -> None:
-        """Send what waits, for a moment, and close the connection."""
+        """Send the last messages, if that is quick, and close the connection."""
         ...

@@ -34,7 +34,7 @@ class Ended(list[Task | None]):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to start a queued task, whose ID came from an external queue service."""
+    """A request to start a queued task by its ID, from an external queue service."""
 
     task_id: str
     #: The queue that the ID was published to: a late message must not start another stage.
@@ -46,7 +46,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Onward(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that can run the next stages of pipelines whose stages it settles."""
+    """A worker that settles stages of pipelines and can run the next ones."""
 
     worker_id: str
     #: Queue → version of the model, for all queues that it serves.
@@ -81,7 +81,7 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool | None = None
     #: Only tasks with a file that this viewer likes.
     liked_by: Viewer | None = None
-    #: Only tasks whose input has, for each of these, a word that begins with it (a single letter
+    #: Only tasks with, for each of these, a word in the input that begins with it (a single letter
     #: must be the whole word), from `swell.words.words_of`. `Store.keep_words` must have indexed
     #: the task.
     words: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from swell.errors import Internal, SwellError
 #: Calls that wait for something to happen: only their errors are counted.
 _WAITING: Final = frozenset({"lease", "news"})
 
-#: The parts whose calls are counted.
+#: Parts of the backend with counted calls.
 _PARTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
 
 

@@ -1,7 +1,7 @@
-"""The order in which tasks are leased, the same over every database.
+"""The order of leases.
 
-A plan is made from counts and from the lines that were read. Where it needs more, it raises
-`LinesCut` with the lines whose turn comes next; the broker reads these and plans once more.
+A plan is made from counts and from the lines that were read. If it needs more, it raises `LinesCut`
+with the lines that are next; the broker reads these and plans again.
 """
 
 import heapq
@@ -30,7 +30,7 @@ from swell.task import Task
 
 
 class Plan:
-    """What a lease takes. Nothing changes until `start`."""
+    """The tasks of a lease. Nothing changes until `start`."""
 
     def __init__(self, session: Session, request: LeaseRequest) -> None:
         self._session = session
@@ -75,7 +75,7 @@ class Plan:
         return take_bands(model, bands, of_band, self._passed)
 
     def start(self) -> list[Task]:
-        """Start what was taken."""
+        """Start the tasks of the plan."""
         session, request = self._session, self._request
         started = []
         for task in self.taken:
@@ -107,7 +107,7 @@ class _Lines:
     """The lines of a model and band, over the queues that a worker serves.
 
     Args:
-        keys: Of which tasks are ready.
+        keys: Keys with ready tasks.
         turns: The clock between the keys.
         n: How many tasks are wanted.
     """

@@ -37,8 +37,8 @@ class Broker:
     """Hands ready tasks to workers.
 
     Guarantees:
-        At least once: a ready task is leased again until it ends. Never to two holders whose
-        leases are both current.
+        At least once: a ready task is leased again until it ends. Never to two holders with
+            current leases.
         Order among the tasks of one model (`fairness.py`): the more urgent band first; within a
         band the keys take turns; of each key the more urgent priority first, then its users in
         turn, then age.
@@ -58,11 +58,11 @@ class Broker:
     ) -> list[Task]:
         """Start up to `n` ready tasks and return them.
 
-        Without `until` the answer is what is ready now, and may be empty. With it the call waits
-        for the first task, and returns nothing once that future is done: from then on it starts no
-        task, not even if it is under way. On SQLite it returns while the start is still being
-        written: a backend that dies in between has the task queued, or not at all if its acceptance
-        was not confirmed yet, and refuses what the holder of that lease reports.
+        Without `until` it returns the tasks that are ready now, perhaps none. With it the call
+        waits for the first task, and returns nothing once that future is done: from then on it
+        starts no task, not even if it is under way. On SQLite it returns while the start is still
+        being written: a backend that dies in between has the task queued, or not at all if its
+        acceptance was not confirmed yet, and refuses reports of the holder of that lease.
         """
         self._db.check_room()
         queues = [queue for queue, _, _ in request.queues]
@@ -73,7 +73,7 @@ class Broker:
             if until is not None and until.done():
                 return []
             if not plan.taken and self._db.has_peers:
-                # Other backends took what was counted.
+                # Other backends leased the tasks that were counted.
                 await self._db.count_again(session, queues, is_wrong=True)
             return plan.start()
 
@@ -90,7 +90,7 @@ class Broker:
             self._waits.discard(until)
 
     async def depths(self) -> list[Depth]:
-        """Return what lies in every queue that is not empty."""
+        """Return the depth of every queue that is not empty."""
         ready = await self._db.scan("ready_depths")
         return depths_of(ready, await self._db.scan("woken_depths"))
 
@@ -115,7 +115,7 @@ class Broker:
         return rank
 
     async def _ranks(self, places: Sequence[_Place], served_with: ServedWith) -> list[Rank]:
-        """Count what comes before each within its key, then add what other keys have."""
+        """Count earlier tasks of the same key, then add those of other keys."""
         state = self._db.state
         rows = [
             _line_of(queue, *place)
@@ -137,7 +137,7 @@ class Broker:
                 found.append((queue, *before.get(line, (0, 0))))
             rank = rank_of(state, task, found)
             if self._db.has_peers:
-                # Others hand out by clocks of their own.
+                # Other backends use other clocks.
                 rank = msgspec.structs.replace(rank, is_exact=False)
             ranks.append(rank)
         return ranks
@@ -145,7 +145,7 @@ class Broker:
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
     ) -> list[Backlog]:
-        """Return what waits of some models, for a task of this priority.
+        """Return the ready tasks of some models, as seen from a task of this priority.
 
         Args:
             models: Which ones.

@@ -1,4 +1,4 @@
-"""The columns of the `tasks` table, from which SQL and rows of both databases are made."""
+"""The columns of the `tasks` table. SQL and rows of both databases are made from this list."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -139,7 +139,7 @@ class Rows:
         return row
 
     def task(self, row: Iterable[Any]) -> Task:
-        """Return the task of a row; fields whose column is NULL have their default."""
+        """Return the task of a row; NULL means the default of a field."""
         values = list(row)
         for place, read in self._reads:
             if values[place] is not None:

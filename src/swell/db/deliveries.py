@@ -109,7 +109,7 @@ class Outbox:
         return due_at
 
     async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """Write results of attempts, and return the deliveries; None for what was not written.
+        """Write results of attempts, and return the deliveries; None for results not written.
 
         A delivery that would be retried is skipped if a later one waits in its line, unless it is
         about the end of the task.

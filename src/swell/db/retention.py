@@ -27,7 +27,7 @@ class RetentionRepository:
     async def discarded(self, *, limit: int = 1000) -> list[str]:
         """Return keys of objects that no task needs any more, longest known first.
 
-        A key with a slash at its end stands for everything below it. A change that leaves objects
+        A key with a slash at its end means everything below it. A change that leaves objects
         without use (`swell.task.discarded`) notes them in the same write.
         """
         return _keys(await self._db.fetch("discarded", limit=limit))

@@ -103,7 +103,7 @@ class SearchRepository:
         return indexed
 
     async def _index(self, limit: int, settled: str) -> int:
-        # Read first, without a transaction: usually there is nothing to do.
+        # Read first, without a transaction: usually all tasks are indexed.
         if not await self._db.fetch("without_words", limit=1):
             if await self._db.fetch("late_words_mark", settled=settled):
                 await self._db.execute("move_words_mark", place=None, settled=settled)

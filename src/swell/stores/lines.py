@@ -1,4 +1,4 @@
-"""What waits of whom in a store's queues, and the clocks of fair queueing over it."""
+"""Counts of ready tasks by queue, band and key, and the clocks of fair queueing."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,27 +23,27 @@ class Line:
         self.samples = samples
 
     def add(self, n: int, samples: int) -> None:
-        """Count so many more, or less."""
+        """Add to the counts."""
         self.n += n
         self.samples += samples
 
 
 class Waiting:
-    """How much of whom is ready, and whose turn it is: what a process keeps of it in memory."""
+    """Counts of ready tasks, and clocks for the turns of models, keys and users, in memory."""
 
     def __init__(self) -> None:
-        #: (model, band) → whose flows are keys: they get their tags when a worker asks.
+        #: (model, band) → clock between keys, which get their tags when a worker asks.
         self.turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
-        #: (model, key, priority) → whose flows are users: they get their tags on arrival.
+        #: (model, key, priority) → clock between users, who get their tags on arrival.
         self.clocks: dict[tuple[str, str, int], VirtualClock] = {}
         self._max_clocks = MAX_CLOCKS
         #: Queue → how many of its tasks are ready.
         self.ready: dict[str, int] = {}
-        #: Queue → band → key → its ready tasks; none is empty, and who came first stands first.
+        #: Queue → band → key → its ready tasks, in order of arrival; none is empty.
         self.lines: dict[str, dict[int, dict[str, Line]]] = {}
         #: The model that the last lease took from.
         self.last_model: str | None = None
-        #: Model → how many leases in a row were given others in its turn.
+        #: Model → how many leases in a row passed it in its turn.
         self.passed: dict[str, int] = {}
 
     def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
@@ -56,7 +56,7 @@ class Waiting:
         return clock
 
     def _forget_clocks(self) -> None:
-        # Where nothing of a key waits, its users start anew. As in `VirtualClock`, the next look
+        # Users of a key without waiting tasks start again. As in `VirtualClock`, the next check
         # waits until there are twice as many.
         bands = [lines for of_queue in self.lines.values() for lines in of_queue.values()]
         waiting = {key_id for lines in bands for key_id in lines}
@@ -64,12 +64,15 @@ class Waiting:
         self._max_clocks = max(MAX_CLOCKS, 2 * len(self.clocks))
 
     def queues_of(self, model: str) -> list[str]:
-        """Return the queues of a model, those of its versions included, in which tasks wait."""
+        """Return the queues with ready tasks of a model and of its versions."""
         versions = f"{model}:"
         return [queue for queue in self.ready if queue == model or queue.startswith(versions)]
 
     def restore(self, lines: Iterable[Any], shares: Iterable[Any]) -> None:
-        """Take over what the rows of `ready_lines` and `open_shares` say; clocks never go back."""
+        """Set counts and clocks from rows of `ready_lines` and `open_shares`.
+
+        Clocks never go back.
+        """
         self.ready, self.lines = {}, {}
         for queue, priority, key_id, n, samples in lines:
             self.count(queue, band(priority), key_id, n, samples)
@@ -81,7 +84,7 @@ class Waiting:
             self.clock(*key).restore(waiting, served)
 
     def count(self, queue: str, band_: int, key_id: str, n: int, samples: int) -> None:
-        """Count so many ready tasks and their samples more, or less."""
+        """Add to the counts of ready tasks and their samples."""
         ready = self.ready.get(queue, 0) + n
         if ready > 0:
             self.ready[queue] = ready

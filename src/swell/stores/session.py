@@ -52,7 +52,7 @@ class Session:
     """The tasks as one transaction sees them.
 
     Args:
-        state: What is kept between transactions.
+        state: The memory between transactions.
         clock: Gives the time of the transaction.
     """
 
@@ -70,7 +70,7 @@ class Session:
         self._after: list[tuple[str, dict[str, Any]]] = []
         self._file_uses: list[Row] = []
         self._posts: list[Delivery] = []
-        #: Deliveries for whose lines older ones are not retried, and progress is not sent.
+        #: Deliveries that supersede retries of older ones of their lines, and unsent progress.
         self._overtaking: list[Delivery] = []
         self._ending: list[Delivery] = []
         #: Whether it has written deliveries, which are due at once.
@@ -90,7 +90,7 @@ class Session:
             self._now = self._clock.now()
         return self._now
 
-    # ---- what each database does in its own way
+    # ---- different for each database
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         """Run a statement of `swell.db.sql` in the transaction."""
@@ -138,7 +138,7 @@ class Session:
         return self._tasks[task_id]
 
     async def due(self, limit: int) -> list[Task]:
-        """Return tasks whose time to wake has come."""
+        """Return tasks after their time to wake."""
         raise NotImplementedError
 
     def add(self, task: Task) -> Task:
@@ -172,7 +172,7 @@ class Session:
             if posting.drops_passing(task):
                 self._ending += posts
 
-    # ---- what is written with them
+    # ---- other writes
 
     def use_files(self, task_id: str, keys: Iterable[str]) -> None:
         """Note which files a new task uses."""

@@ -42,17 +42,17 @@ def start(session: "Session", wish: Start) -> Task | None:
 
 
 def _serve(session: "Session", task: Task) -> None:
-    """Note that a task is handed out: whoever does it, its key and user have had their turns."""
+    """Note in the clocks that the key and user of a task had their turns."""
     model = task.stage_model
     session.clock(model, task.key_id, task.priority).serve(task.tag)
     session.turns(model, band(task.priority)).take(task.key_id, task.count)
 
 
 def tagged(session: "Session", task: Task) -> Task:
-    """Return a new task with its place in the order among those of its key.
+    """Return a new task with its start tag among the tasks of its key.
 
-    A pipeline gets one in the queue of each of its stages at once. So it does not wait there behind
-    what comes after it, and its user's turns are counted there as here.
+    A pipeline gets a tag for each of its stages at once. So it does not wait there behind tasks
+    that arrive later, and the turns of its user count in all of these queues.
     """
     flow, cost, run = task.user or "", task.count, task.run
     if run is None:
@@ -70,12 +70,12 @@ def tagged(session: "Session", task: Task) -> Task:
 
 
 def going_on(task: Task, onward: Onward | None, n: int, now: datetime) -> Task:
-    """Return a task that was just settled, started with its next stage where somebody goes on.
+    """Return a settled task, with its next stage started if the worker can run it.
 
     Args:
-        task: As it was settled.
-        onward: Who would.
-        n: So many of this call go on already.
+        task: After the settlement.
+        onward: The worker, if any.
+        n: How many tasks of this call it has started already.
         now: The time.
     """
     if onward is None or n >= onward.n or task.state is not TaskState.QUEUED:
@@ -156,7 +156,7 @@ def cap_waits(session: "Session", task_ids: Sequence[str], lease_s: float, backo
 
 
 def extend(session: "Session", hold: Hold, until: datetime) -> HoldState:
-    """Let a lease run on. See `Store.extend`."""
+    """Extend a lease. See `Store.extend`."""
     task = session.get(hold.task_id)
     if task is None or not task.is_held_by(hold.attempt, hold.token):
         return HoldState(is_held=False)

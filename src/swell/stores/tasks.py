@@ -79,8 +79,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         Durable: when a writing call returns, its changes survive the death of the process and of
         the machine.
         Atomic: a call writes all that it returns or, when it raises, nothing.
-        Final: how a task has ended never changes again, whatever is called. Its data may be
-            removed.
+        Final: no call changes the outcome of an ended task. Its data may be removed.
         Fenced: only the (attempt, token) of the current lease can settle or extend it.
         Any number of calls may run at the same time; they share commits.
 
@@ -150,9 +149,8 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         task as it is now, and is listed in `Ended.again`: an answer may get lost on the way. If
         several callers settle the same attempt, exactly one of them is not listed there.
 
-        A task whose pipeline has another stage moves on to that stage's queue. If `onward` serves
-        the queue, and has room, the stage starts in the same write, and the task comes back
-        running.
+        A pipeline with another stage moves to the queue of that stage. If `onward` serves the
+        queue, and has room, the stage starts in the same write, and the task comes back running.
         """
 
         async def action(session: Session) -> Ended:
@@ -185,7 +183,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         """Apply everything that is due to at most `limit` tasks, and return those that changed.
 
         Lost leases go back to the queue or to the dead letters, tasks past a deadline expire, tasks
-        whose backoff is over become ready, old idempotency keys are deleted.
+        after their backoff become ready, old idempotency keys are deleted.
         """
 
         async def action(session: Session) -> list[Task]:
@@ -324,7 +322,7 @@ def _earlier_of_all(
 
 
 def _earlier(session: Session, new: NewTask, known: KnownKeys) -> Accepted | SwellError | None:
-    """Return the result for a request whose idempotency key belongs to an earlier task."""
+    """Return the result for a request with the idempotency key of an earlier task."""
     scope = (new.key_id, new.idempotency_key or "")
     found = session.new_keys.get(scope) or known.get(scope)
     if found is None:

@@ -1,6 +1,6 @@
-"""Notifications between the backends of one database: queues in which ready tasks are left.
+"""Notifications between the backends of one database: queues that have ready tasks.
 
-They have a connection of their own, since a commit with a notification waits for all other such
+They have a separate connection, since a commit with a notification waits for all other such
 commits of the database. So a notification may be lost; backends also poll every second.
 """
 
@@ -42,7 +42,7 @@ _MAX_BYTES: Final = 7_000
 
 
 class _Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One notification: the sender, and queues in which tasks are ready."""
+    """One notification: the sender, and queues with ready tasks."""
 
     who: str
     queues: list[str] = []
@@ -53,7 +53,7 @@ class Peers:
 
     Args:
         connect: Opens a connection.
-        on_ready: Called with the queues in which other backends have left ready tasks.
+        on_ready: Called with queues that have ready tasks of other backends.
         poll: Called every second, with or without a connection.
     """
 

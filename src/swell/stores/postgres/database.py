@@ -1,4 +1,4 @@
-"""The writer of tasks: the transactions in which one backend writes.
+"""The writer of tasks: group commit to PostgreSQL.
 
 All actions that have arrived run in one transaction, which one statement writes where that is
 possible (docs/decisions/0025). While the server writes one group, the next is prepared and may be
@@ -47,8 +47,8 @@ RECOUNT_S: Final = 0.1
 #: no commit of a notification waits for the disk.
 _FOR_PEERS: Final = SETTINGS | {"synchronous_commit": "off"}
 
-#: Of the writer, whose statements are planned once. A row that another session locks for longer
-#: fails the action that needs it, and not the whole group with its connection.
+#: Of the writer: statements are planned once. A row that another session locks for longer fails
+#: the action that needs it, and not the whole group with its connection.
 _FOR_WRITER: Final = (
     SETTINGS | BY_INDEX | {"plan_cache_mode": "force_generic_plan", "lock_timeout": "3s"}
 )
@@ -63,7 +63,7 @@ _CONFLICTS: Final = (
 
 
 class _Batch:
-    """A group of actions, and the session in which they run."""
+    """A group of actions, and their session."""
 
     def __init__(self, group: list[Write], session: PostgresSession) -> None:
         self.group = group
@@ -87,7 +87,7 @@ class _Batch:
             for write in list(waiting.get(queue, ())):
                 if not may_have_ready(queue):
                     break
-                # Those whose wait ended in this turn of the loop are not awake yet.
+                # A wait that ended in this turn of the loop is not awake yet.
                 if write.is_given_up or write.is_served:
                     continue
                 await self._run(write)
@@ -121,8 +121,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     """One database: a pool of readers and the writer of this process; any number of processes.
 
     Guarantees:
-        `write` returns after the commit that holds its changes. It changes only what it has read:
-        no other transaction wrote the same tasks in between.
+        `write` returns after the commit that holds its changes. No other transaction wrote the
+        same tasks between its reads and its commit.
     """
 
     def __init__(self, url: str, clock: Clock) -> None:
@@ -132,7 +132,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._loop = asyncio.get_running_loop()
         #: The writer's connections, one for each group that is written at once.
         self._connections: list[Any] = [None] * MAX_IN_FLIGHT
-        #: Place of the connection → the group that is being written, and by which task.
+        #: Place of the connection → the group that is being written, and its asyncio task.
         self._in_flight: dict[int, tuple[_Batch, asyncio.Task[None]]] = {}
         #: Groups to write alone and with care, and whether they serve waiting actions.
         self._again: list[tuple[list[Write], bool]] = []
@@ -188,7 +188,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         return database
 
     async def close(self) -> None:
-        """Write what is waiting, then close all connections. Idempotent."""
+        """Finish all writes, then close all connections. Idempotent."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -329,7 +329,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             others = [each.written for each, _ in self._in_flight.values()]
             if not all(map(batch.written.isdisjoint, others)):
                 await self._wait_for_writes()
-            # Of the groups that were written meanwhile.
             session.check()
         except BaseException as error:
             await self._undo(batch, place, error)
@@ -380,7 +379,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
                 self._connections[place] = None
         elif len(group) > 1 or (group and serves and self._waiting):
             # The server refused a row, or the group lost every conflict. Writing the actions one by
-            # one shows whose row it was; then the waiting actions run.
+            # one shows which row it was; then the waiting actions run.
             self._again += [*(([write], False) for write in group), ([], True)]
             self._write_soon()
             return
@@ -461,7 +460,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
     def _on_ready(self, queues: Iterable[str]) -> None:
-        """Check queues in which other backends left ready tasks."""
+        """Check queues with ready tasks that other backends left."""
         self.state.unsure.update(queues)
         if self._waiting and not self._is_closing:
             self._must_serve = True

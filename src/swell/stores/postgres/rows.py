@@ -1,4 +1,4 @@
-"""The statement by which a group of tasks is written, and its parameters.
+"""The statement that writes a group of tasks, and its parameters.
 
 Each column goes to the server as one array, or as one value where all rows have the same: most of
 what a group writes is alike, and the client library checks each element of an array.
@@ -12,7 +12,7 @@ from swell.stores.session import StoredTask
 
 _STORED, _NEW, _CHANGED = (Rows(columns, {}) for columns in (COLUMNS, NEW, CHANGED))
 
-#: (name, type) of what is sent; the first tells rows apart and is always an array.
+#: Name → type of each column that is sent.
 _TYPES: Final = {
     column.name: POSTGRES_TYPES.get(column.kind, "text") for column in (*NEW, *CHANGED)
 } | {"edition": "bigint", "wake_at": "timestamptz"}
@@ -88,7 +88,7 @@ def write_parameters(
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[Any]:
-    """Return n arrays, then n single values; where there is the one, None stands for the other."""
+    """Return n arrays, then n single values; a column with the one has None for the other."""
     if not rows:
         return [None] * (2 * n)
     ids, *others = zip(*rows, strict=True)

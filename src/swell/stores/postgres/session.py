@@ -6,9 +6,8 @@ row in memory can be outdated, and never overwrites the changes of another backe
 conflict everything runs again with rows that are locked as they are read (`is_careful`).
 
 While one group is written, the next is prepared and assumes that the first succeeds. Another
-backend may have written the edition that the first would have written. So if the first fails,
-everything prepared meanwhile is prepared again, and a group that changes the same tasks waits for
-the first.
+backend may have written the edition that the first would have written. So if the first fails, the
+next is prepared again, and a group that changes the same tasks waits for the first.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -45,7 +44,7 @@ async def fetch_rows(connection: Any, query: str, values: Mapping[str, Any]) -> 
 
 
 def lock_names(scope: str, keys: Iterable[str]) -> list[str]:
-    """Return the names of advisory locks, in the order in which every transaction takes them."""
+    """Return the names of advisory locks, in the order that every transaction uses."""
     return [f"{scope} {key}" for key in sorted(set(keys))]
 
 
@@ -57,10 +56,10 @@ class PostgresSession(Session):
     """The tasks as one transaction sees them.
 
     Args:
-        state: What is kept between transactions.
+        state: The memory between transactions.
         clock: Gives the time of the transaction.
         connection: A connection that nothing else uses.
-        is_careful: Lock what is read, and use no rows in memory.
+        is_careful: Lock all rows that are read, and use none in memory.
         has_peers: Whether other backends may lease from the same queues.
         wait_for_writes: Waits until this process writes nothing.
     """
@@ -86,7 +85,7 @@ class PostgresSession(Session):
         self.has_begun = False
         self._is_remembered = False
         self._mistakes = state.mistakes
-        #: Tasks whose rows were found in memory.
+        #: Tasks with rows found in memory.
         self._recalled: set[str] = set()
         self._drafts: dict[tuple[Any, ...], Draft] = {}
 
@@ -154,7 +153,7 @@ class PostgresSession(Session):
         self.state.recount(queues, rows)
 
     async def read_ready(self, cut: LinesCut) -> None:
-        """Read tasks of the lines that a plan needs; other backends do not lease them meanwhile."""
+        """Read and reserve tasks of the lines that a plan needs."""
         await self._wait_for_writes()
         query = "next_ready"
         if self.is_careful or self.has_peers:

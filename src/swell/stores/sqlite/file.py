@@ -106,7 +106,7 @@ class SqliteDatabase(GroupWriter):
         return database
 
     async def close(self) -> None:
-        """Commit what is waiting, wait for slow reads, then close the file. Idempotent."""
+        """Finish all writes and slow reads, then close the file. Idempotent."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -228,7 +228,7 @@ class SqliteDatabase(GroupWriter):
             self._loop.call_soon(self._commit_next)
 
     def _commit_next(self) -> None:
-        """Run what is waiting in one transaction, and go on to its commit."""
+        """Run all waiting actions in one transaction, and start its commit."""
         if self._gathered < len(self._pending) and self._turns < MAX_TURNS:
             # A crowd is arriving: read more requests from the sockets before paying for a commit.
             self._gathered = max(CROWD, len(self._pending))
@@ -274,7 +274,7 @@ class SqliteDatabase(GroupWriter):
         )
 
     def _commit(self, is_usual: bool) -> Exception | None:
-        """Commit, in whichever thread, and learn how long the disk usually takes."""
+        """Commit, and measure how long the disk takes."""
         started_s = self.clock.monotonic_s()
         try:
             self._writer.execute("COMMIT")
@@ -339,7 +339,7 @@ class SqliteDatabase(GroupWriter):
                 self._roll_back()
                 if not is_searching and not isinstance(error, SwellError):
                     # The database refused a row, perhaps when a later action flushed it. Flushing
-                    # after each action shows whose row it was.
+                    # after each action shows which row it was.
                     is_searching = True
                     continue
                 self._was_refused = self._was_refused or _is_refusal(error)
@@ -359,7 +359,7 @@ class SqliteDatabase(GroupWriter):
             for write in self._waiting[queue]:
                 if session.ready.count(queue) <= 0:
                     break
-                # Those whose wait ended in this turn of the loop are not awake yet.
+                # A wait that ended in this turn of the loop is not awake yet.
                 if write not in served and not write.is_given_up:
                     yield write
 
@@ -409,7 +409,7 @@ def _fail(group: list[Write], error: BaseException) -> None:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the database could not write at all, rather than not this."""
+    """Whether the database cannot write at all."""
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 

@@ -205,7 +205,7 @@ def run_to_end(action: Awaitable[R]) -> R:
 
 
 def fetch_rows(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
-    """Run a statement, or once for each of its `rows`, and return what it finds."""
+    """Run a statement, once for each of its `rows` if it has any, and return its results."""
     sql, _ = STATEMENTS.find(query, values)
     if "rows" not in values:
         return _decoded(connection.execute(sql, values))
