@@ -50,8 +50,8 @@ sqlite3.register_adapter(datetime, micros)
 sqlite3.register_adapter(list, to_json)
 
 #: `int`, since the sqlite3 module is slow to adapt a bool.
-_NATIVE: Final[Mapping[Any, Any]] = {datetime: (micros, moment), bool: (int, bool)}
-_STORED, _NEW, _CHANGED = (Rows(columns, _NATIVE) for columns in (COLUMNS, NEW, CHANGED))
+NATIVE: Final[Mapping[Any, Any]] = {datetime: (micros, moment), bool: (int, bool)}
+_STORED, _NEW, _CHANGED = (Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED))
 
 _INSERT: Final = (
     f"INSERT INTO tasks (seq, wake_at, {', '.join(column.name for column in NEW)})"
