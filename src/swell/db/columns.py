@@ -1,8 +1,7 @@
 """The columns of the `tasks` table. SQL and rows of both databases are made from this list."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -103,49 +102,46 @@ _SHARED: Final[Mapping[Any, Conversion]] = {
 }
 
 
-def _json(kind: Any) -> Conversion:
-    return _as_json, msgspec.json.Decoder(kind).decode
-
-
-def _as_json(value: Any) -> str | None:
-    return None if value == () else msgspec.json.encode(value).decode()
-
-
 class Rows:
     """Converts tasks to rows of some columns, and rows back to tasks.
 
+    Both functions are compiled once from the list of columns, since every write calls them.
+
     Args:
         columns: In their order in the statement.
-        native: How this database converts types that have no JSON form here.
+        native: How this database converts values of types that are not stored as JSON.
     """
 
     def __init__(self, columns: Sequence[Column], native: Mapping[Any, Conversion]) -> None:
-        known = dict.fromkeys(POSTGRES_TYPES) | dict(_SHARED) | dict(native)
-        converted = [
-            (place, known[column.kind] if column.kind in known else _json(column.kind))
-            for place, column in enumerate(columns)
-        ]
-        self._writes = [(place, each[0]) for place, each in converted if each]
-        self._reads = [(place, each[1]) for place, each in converted if each]
-        self._fields = [column.field or column.name for column in columns]
-        self._values = attrgetter(*self._fields)
+        known = _SHARED | native
+        names: dict[str, Any] = {"Task": Task}
+        values, fields = [], []
+        for n, column in enumerate(columns):
+            field = column.field or column.name
+            value, read = f"task.{field}", f"row[{n}]"
+            if column.kind in known:
+                names[f"write{n}"], names[f"read{n}"] = known[column.kind]
+                value = f"None if {value} is None else write{n}({value})"
+                read = f"None if {read} is None else read{n}({read})"
+            elif column.kind not in POSTGRES_TYPES:
+                names[f"read{n}"] = msgspec.json.Decoder(column.kind).decode
+                names["as_json"] = _as_json
+                empty = "()" if field in ("artifacts", "warnings") else "None"
+                # An empty list is NULL.
+                value = f"as_json({value}) if {value} else None"
+                read = f"{empty} if {read} is None else read{n}({read})"
+            values.append(value)
+            fields.append(f"{field}={read}")
+        of = eval(f"lambda task, *before: (*before, {', '.join(values)})", names)
+        task = eval(f"lambda row: Task({', '.join(fields)})", names)
+        #: (task, more values) → a row that begins with these values.
+        self.of: Callable[..., tuple[Any, ...]] = of
+        #: Row → task, if these are all columns.
+        self.task: Callable[[Sequence[Any]], Task] = task
 
-    def of(self, task: Task) -> list[Any]:
-        """Return the row of a task."""
-        row = list(self._values(task))
-        for place, write in self._writes:
-            if row[place] is not None:
-                row[place] = write(row[place])
-        return row
 
-    def task(self, row: Iterable[Any]) -> Task:
-        """Return the task of a row; NULL means the default of a field."""
-        values = list(row)
-        for place, read in self._reads:
-            if values[place] is not None:
-                values[place] = read(values[place])
-        found = zip(self._fields, values, strict=True)
-        return Task(**{field: value for field, value in found if value is not None})
+def _as_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def removed_row(task: Task) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class Session:
         self._tasks[task.id] = task
         if task.id not in self._added:
             self._changed.add(task.id)
-        if unused := discarded(before, task):
+        if (before.checkpoint or task.checkpoint) and (unused := discarded(before, task)):
             self.afterwards("discard", keys=unused)
         if task.webhook is not None or self.state.posting.watches:
             self._note_posts(before, task)

@@ -10,14 +10,17 @@ from typing import Any, Final
 from swell.db.columns import CHANGED, COLUMNS, NEW, POSTGRES_TYPES, Rows
 from swell.stores.session import StoredTask
 
-_STORED, _NEW, _CHANGED = (Rows(columns, {}) for columns in (COLUMNS, NEW, CHANGED))
+#: The ID is always sent as an array.
+_OTHER: Final = tuple(column for column in NEW if column.name != "id")
+
+_STORED, _NEW, _CHANGED = (Rows(columns, {}) for columns in (COLUMNS, _OTHER, CHANGED))
 
 #: Name → type of each column that is sent.
 _TYPES: Final = {
     column.name: POSTGRES_TYPES.get(column.kind, "text") for column in (*NEW, *CHANGED)
 } | {"edition": "bigint", "wake_at": "timestamptz"}
 _CHANGED_NAMES: Final = ("id", "edition", "wake_at", *(column.name for column in CHANGED))
-_NEW_NAMES: Final = (*(column.name for column in NEW), "wake_at")
+_NEW_NAMES: Final = ("id", "wake_at", *(column.name for column in _OTHER))
 _KEY_TYPES: Final = ("text", "text", "text", "bytea", "timestamptz")
 
 
@@ -75,10 +78,8 @@ def write_parameters(
         new: Tasks to insert.
         keys: Rows of `idempotency`.
     """
-    changes = [
-        (task.id, edition, wake_at, *_CHANGED.of(task)) for task, edition, wake_at in changed
-    ]
-    inserts = [(*_NEW.of(task), wake_at) for task, _, wake_at in new]
+    changes = [_CHANGED.of(task, task.id, edition, wake_at) for task, edition, wake_at in changed]
+    inserts = [_NEW.of(task, task.id, wake_at) for task, _, wake_at in new]
     columns = list(zip(*keys, strict=True)) or [()] * len(_KEY_TYPES)
     return [
         *_columns(changes, len(_CHANGED_NAMES)),

@@ -58,8 +58,9 @@ _INSERT: Final = (
     f" VALUES (?, ?{', ?' * len(NEW)})"
 )
 _UPDATE: Final = (
-    f"UPDATE tasks SET {', '.join(f'{column.name} = ?' for column in CHANGED)}, wake_at = ?"
-    " WHERE seq = ?"
+    "UPDATE tasks SET wake_at = ?2, "
+    + ", ".join(f"{column.name} = ?{n}" for n, column in enumerate(CHANGED, 3))
+    + " WHERE seq = ?1"
 )
 
 
@@ -142,19 +143,18 @@ class SqliteSession(Session):
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
-        execute_many = self.state.connection.executemany
-        tasks = self._tasks
+        tasks, seqs = self._tasks, self._seqs
         if self._added:
-            self._seqs |= {task_id: next(self.state.seqs) for task_id in self._added}
-            new = [tasks[task_id] for task_id in self._added]
-            execute_many(
-                _INSERT, [(self._seqs[task.id], _wake(task), *_NEW.of(task)) for task in new]
-            )
+            for task_id in self._added:
+                seqs[task_id] = next(self.state.seqs)
+            rows = [_NEW.of(tasks[each], seqs[each], _wake(tasks[each])) for each in self._added]
+            self.state.connection.executemany(_INSERT, rows)
         if self._changed:
-            changed = [tasks[task_id] for task_id in self._changed]
-            execute_many(
-                _UPDATE, [(*_CHANGED.of(task), _wake(task), self._seq(task.id)) for task in changed]
-            )
+            rows = [
+                _CHANGED.of(tasks[each], self._seq(each), _wake(tasks[each]))
+                for each in self._changed
+            ]
+            self.state.connection.executemany(_UPDATE, rows)
         self._added, self._changed = {}, set()
         for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
             values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
