@@ -20,8 +20,8 @@ _PARTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
 
 def metered(backend: Backend, metrics: Metrics) -> Backend:
     """Return the backend with parts that add their calls to these metrics."""
-    parts: dict[str, Any] = {name: getattr(backend, name) for name in _PARTS}
-    counted = {
+    parts = {name: getattr(backend, name) for name in _PARTS}
+    counted: dict[str, Any] = {
         name: _Metered(name, part, metrics, backend.clock)
         for name, part in parts.items()
         if part is not None

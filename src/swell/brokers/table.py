@@ -6,7 +6,7 @@ queueing, so with n backends the bounds of fairness are n times as large (docs/d
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,8 +23,10 @@ from swell.brokers.ranking import (
 )
 from swell.stores.ready import LinesCut, is_ready
 from swell.stores.session import Session
-from swell.stores.tasks import TaskDatabase
 from swell.task import NewTask, Task
+
+if TYPE_CHECKING:
+    from swell.stores.tasks import TaskDatabase
 
 #: Larger than any id, since ids are made of 0-9 and a-f.
 _AFTER_ALL: Final = "~"
@@ -48,7 +50,7 @@ class Broker:
         A lease that is not extended ends by itself and its attempt counts.
     """
 
-    def __init__(self, database: TaskDatabase) -> None:
+    def __init__(self, database: "TaskDatabase") -> None:
         self._db = database
         self._waits: set[asyncio.Future[None]] = set()
         self._is_closed = False

@@ -113,7 +113,7 @@ class Rows:
     """
 
     def __init__(self, columns: Sequence[Column], native: Mapping[Any, Conversion]) -> None:
-        known = _SHARED | native
+        known = {**_SHARED, **native}
         names: dict[str, Any] = {"Task": Task}
         values, fields = [], []
         for n, column in enumerate(columns):

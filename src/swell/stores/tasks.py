@@ -1,9 +1,9 @@
 """The task store: the only judge of what becomes of a task, over SQLite or PostgreSQL."""
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,64 +12,18 @@ from swell.db.likes import LikeRepository
 from swell.db.retention import RetentionRepository
 from swell.db.search import SearchRepository
 from swell.db.share_links import ShareLinkRepository
-from swell.db.sql import Database
 from swell.errors import Conflict, IdempotencyMismatch, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import Accepted, Ended, Hold, HoldState, Onward, Start
 from swell.stores import steps
-from swell.stores.session import IDEMPOTENCY_TTL, KnownKeys, Session, State
+from swell.stores.session import IDEMPOTENCY_TTL, KnownKeys, Session
 from swell.task import NewTask, Settlement, Task
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from swell.stores.postgres import PostgresDatabase
+    from swell.stores.sqlite import SqliteDatabase
 
-
-class TaskDatabase(Database, Protocol):
-    """A database with a writer of tasks."""
-
-    state: State
-    #: Whether other backends may lease from the same queues.
-    has_peers: bool
-
-    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """Return committed tasks, None for unknown ids."""
-
-    async def write(
-        self,
-        action: Callable[[Any], Awaitable[R]],
-        *,
-        wants: Sequence[str] = (),
-        is_late: bool = False,
-    ) -> R:
-        """Run an action in the next transaction; see `GroupWriter.write`."""
-
-    async def write_when(
-        self,
-        action: Callable[[Any], Awaitable[R]],
-        until: Any,
-        *,
-        queues: Sequence[str],
-    ) -> R | None:
-        """Run an action when a task is ready; see `GroupWriter.write_when`."""
-
-    def may_have_ready(self, queues: Sequence[str]) -> bool:
-        """Whether a task is ready in one of these queues, or may be once writes have ended."""
-
-    async def count_again(
-        self, session: Any, queues: Sequence[str], *, is_wrong: bool = False
-    ) -> None:
-        """Count the ready tasks of queues that other backends may have changed.
-
-        If the counts were wrong, it counts all of these queues.
-        """
-
-    async def clock_ahead_s(self) -> float | None:
-        """Return by how many seconds the backend's clock is ahead of the database's, at least."""
-
-    async def check_writable(self) -> None:
-        """Raise if writing fails."""
-
-    async def close(self) -> None:
-        """Finish writes and close the connections. Idempotent."""
+    TaskDatabase = SqliteDatabase | PostgresDatabase
 
 
 class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepository):
@@ -89,11 +43,11 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         rng: Jitter of the backoff.
     """
 
-    _db: TaskDatabase
+    _db: "TaskDatabase"
 
     def __init__(
         self,
-        database: TaskDatabase,
+        database: "TaskDatabase",
         retry_policy: RetryPolicy | None = None,
         rng: random.Random | None = None,
     ) -> None:

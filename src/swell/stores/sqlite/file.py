@@ -129,10 +129,10 @@ class SqliteDatabase(GroupWriter):
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
-        query, values = "tasks_by_id", {"ids": list(task_ids)}
         if len(task_ids) == 1:
-            query, values = "task_by_id", {"id": task_ids[0]}
-        rows = self._reader.execute(QUERIES[query], values)
+            rows = self._reader.execute(QUERIES["task_by_id"], {"id": task_ids[0]})
+        else:
+            rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
         found = {task.id: task for task, *_ in map(stored_task, rows)}
         return [found.get(task_id) for task_id in task_ids]
 
