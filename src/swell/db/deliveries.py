@@ -49,11 +49,11 @@ class Outbox:
 
     def watch(self, watches: Sequence[Watch]) -> None:
         """Set the standing endpoints for which this process writes deliveries."""
-        self._db.posting.watch(watches)
+        self._db.posting.watches = tuple(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever this process has written deliveries that are due at once."""
-        self._db.posting.on_post(wake)
+        self._db.posting.wake = wake
 
     async def post(self, posts: Sequence[Post]) -> None:
         """Write progress, previews and artifacts of tasks that are still running.

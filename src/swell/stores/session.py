@@ -12,7 +12,7 @@ from swell.db.deliveries import lines, new_rows
 from swell.db.posting import Posting
 from swell.db.sql import Row
 from swell.fairness import VirtualClock
-from swell.outbox import OVERTAKEN, Delivery
+from swell.outbox import OVERTAKEN, Delivery, deliveries_of, says_passing
 from swell.store import IDEMPOTENCY_TTL_S
 from swell.stores import steps
 from swell.stores.lines import Waiting
@@ -164,13 +164,13 @@ class Session:
             (self.ready.remove if was_ready else self.ready.add)(task)
 
     def _note_posts(self, before: Task, task: Task) -> None:
-        posting = self.state.posting
-        posts = posting.deliveries(before, task, self.now)
+        watches = self.state.posting.watches
+        posts = deliveries_of(before, task, watches, self.now)
         self._posts += posts
-        if posting.overtakes(task):
+        if task.attempt > 1 or task.state.is_terminal:
             self._overtaking += posts
-            if posting.drops_passing(task):
-                self._ending += posts
+        if task.state.is_terminal and says_passing(task, watches):
+            self._ending += posts
 
     # ---- other writes
 

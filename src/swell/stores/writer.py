@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from swell.clock import Clock
+from swell.db.posting import Posting
 from swell.errors import Unavailable
+from swell.stores.session import State
 
 R = TypeVar("R")
 Action = Callable[[Any], Awaitable[R]]
@@ -62,6 +64,8 @@ class Write:
 
 class GroupWriter:
     """Base of a database that commits in groups."""
+
+    state: State
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -127,6 +131,11 @@ class GroupWriter:
             until.remove_done_callback(give_up)
             self._stop_waiting([waiting])
         return result
+
+    @property
+    def posting(self) -> Posting:
+        """The endpoints for which this process writes webhook deliveries."""
+        return self.state.posting
 
     def _check_open(self) -> None:
         if self._is_closing:

@@ -125,6 +125,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         same tasks between its reads and its commit.
     """
 
+    state: PostgresState
+
     def __init__(self, url: str, clock: Clock) -> None:
         GroupWriter.__init__(self, clock)
         self.state = PostgresState()

@@ -8,13 +8,11 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from swell.clock import Clock
-from swell.db.posting import Posting
 from swell.db.sql import Row, Transaction
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.stores.postgres.migrate import SchemaStatus, schema_status
 from swell.stores.postgres.rows import stored_task
 from swell.stores.postgres.session import QUERIES, fetch_rows, lock_names
-from swell.stores.postgres.state import PostgresState
 from swell.task import Task
 
 R = TypeVar("R")
@@ -89,13 +87,8 @@ class PostgresPool:
 
     dialect = "postgres"
     clock: Clock
-    state: PostgresState
     _url: str
     _pool: Any = None
-
-    @property
-    def posting(self) -> Posting:
-        return self.state.posting
 
     async def _connect(self, settings: dict[str, str], limit_s: float | None) -> Any:
         return await asyncpg.connect(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from swell.clock import Clock
-from swell.db.posting import Posting
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
 from swell.errors import Conflict, Internal, SwellError, Unavailable
@@ -122,10 +121,6 @@ class SqliteDatabase(GroupWriter):
         os.close(self._lock)
 
     # ---- reading
-
-    @property
-    def posting(self) -> Posting:
-        return self.state.posting
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
