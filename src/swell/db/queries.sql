@@ -584,3 +584,6 @@ WHERE tasks.id = r.id;
 
 -- name: delete_tasks
 DELETE FROM tasks WHERE id IN ({each ids});
+
+-- name: forget_repeats
+DELETE FROM repeats WHERE task_id IN ({each ids});

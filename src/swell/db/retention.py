@@ -130,8 +130,8 @@ async def _remove(
     unused += [key for key in made if key not in kept]
     await tx.fetch("discard", keys=unused)
     if Part.TASK in parts:
-        await tx.fetch("delete_tasks", ids=_ids(tasks))
-        await tx.fetch("forget_deliveries", ids=_ids(tasks))
+        for query in ("delete_tasks", "forget_repeats", "forget_deliveries"):
+            await tx.fetch(query, ids=_ids(tasks))
     elif bare:
         await tx.fetch("remove_parts", rows=list(map(removed_row, bare)))
         await tx.fetch("forget_answers", ids=_ids(bare))
