@@ -121,7 +121,7 @@ def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(
         path.read_text(encoding="utf-8")
-        for folder in ("db", "stores/postgres", "brokers")
+        for folder in ("db", "stores", "brokers")
         for path in (package / folder).rglob("*.py")
     )
     assert [name for name in Statements("postgres").all() if f'"{name}"' not in source] == []

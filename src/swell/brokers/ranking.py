@@ -8,11 +8,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec.structs import replace
-
 from swell import task as life
-from swell.broker import Backlog, Depth, Rank, ServedWith
-from swell.db.sql import Row
+from swell.broker import Backlog, Depth, Rank, ReadyTask, ServedWith
 from swell.fairness import (
     USUAL_PRIORITY,
     VirtualClock,
@@ -50,21 +47,42 @@ class State(Protocol):
         ...
 
 
-def depths_of(ready: Iterable[Row], woken: Iterable[Row]) -> list[Depth]:
-    """Return the depths of queues, by name, from the rows of `ready_depths` and `woken_depths`."""
+def ready_tasks(queue: str, rows: Iterable[tuple[str, str, str | None, int]]) -> list[ReadyTask]:
+    """Return the rows (ID, key, user, priority) of a queue's ready tasks as tasks."""
+    return [
+        ReadyTask(id=task_id, queue=queue, key_id=key_id, user=user, priority=priority)
+        for task_id, key_id, user, priority in rows
+    ]
+
+
+def depths_of(
+    ready: Iterable[tuple[str, int, int, str]], woken: Iterable[tuple[str, int, int]]
+) -> list[Depth]:
+    """Return what lies in queues, by name.
+
+    Args:
+        ready: (queue, tasks, their samples, the oldest id) of what could run.
+        woken: (queue, delayed, running) of what has a time to wake.
+    """
     depths = {
-        row["queue"]: Depth(
-            queue=row["queue"],
-            ready=row["n"],
-            ready_samples=row["samples"],
-            oldest_ready_at=life.created_at_of(row["oldest"]),
+        queue: Depth(
+            queue=queue,
+            ready=n,
+            ready_samples=samples,
+            oldest_ready_at=life.created_at_of(oldest),
         )
-        for row in ready
+        for queue, n, samples, oldest in ready
     }
-    for row in woken:
-        queue = row["queue"]
-        counts = {"delayed": row["n_delayed"], "running": row["n_running"]}
-        depths[queue] = replace(depths.get(queue, Depth(queue=queue)), **counts)
+    for queue, delayed, running in woken:
+        depth = depths.get(queue, Depth(queue=queue))
+        depths[queue] = Depth(
+            queue=queue,
+            ready=depth.ready,
+            ready_samples=depth.ready_samples,
+            oldest_ready_at=depth.oldest_ready_at,
+            delayed=delayed,
+            running=running,
+        )
     busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
     return sorted(busy, key=lambda depth: depth.queue)
 

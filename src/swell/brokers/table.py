@@ -20,6 +20,7 @@ from swell.brokers.ranking import (
     least_of,
     queues_before,
     rank_of,
+    ready_tasks,
 )
 from swell.stores.ready import LinesCut, is_ready
 from swell.stores.session import Session
@@ -93,13 +94,13 @@ class Broker:
 
     async def depths(self) -> list[Depth]:
         """Return the depth of every queue that is not empty."""
-        ready = await self._db.scan("ready_depths")
-        return depths_of(ready, await self._db.scan("woken_depths"))
+        ready, woken = [await self._db.scan(name) for name in ("ready_depths", "woken_depths")]
+        return depths_of([(*row.values(),) for row in ready], [(*row.values(),) for row in woken])
 
     async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
         """Return the n ready tasks of one queue that were accepted first."""
         rows = await self._db.scan("oldest_ready", queue=queue, limit=n)
-        return [ReadyTask(**row) for row in rows]
+        return ready_tasks(queue, [(*row.values(),) for row in rows])
 
     async def ranks(
         self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED

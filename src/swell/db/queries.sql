@@ -512,7 +512,7 @@ SELECT
 FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
 
 -- name: oldest_ready
-SELECT id, queue, key_id, user_id AS "user", priority FROM tasks
+SELECT id, key_id, user_id AS "user", priority FROM tasks
 WHERE queue = :queue AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT :limit;
 
 -- name: repeat_of
