@@ -19,9 +19,10 @@ from swell.api import workers
 from swell.api.charges import Charges
 from swell.api.metrics import Metrics
 from swell.clock import SystemClock
+from swell.db.registry import Registry
 from swell.dispatch import Report
 from swell.registry import WorkerInfo
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.stores.sqlite import SqliteDatabase
 from swell.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
 
 CLOCK = SystemClock()
@@ -74,7 +75,7 @@ async def writing_us(service: Any, info: WorkerInfo) -> float:
 async def measure() -> dict[str, float]:
     with folder("charging") as path:
         database = SqliteDatabase.open(path / "swell.db", CLOCK)
-        charges = Charges(SqliteRegistry(database), CLOCK, Metrics())
+        charges = Charges(Registry(database), CLOCK, Metrics())
         fleet = SimpleNamespace(held_attempt=lambda task_id: 1)
         service = SimpleNamespace(clock=CLOCK, charges=charges, fleet=fleet)
         now = CLOCK.now()

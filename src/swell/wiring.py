@@ -45,8 +45,8 @@ from swell.telemetry import request_id
 if TYPE_CHECKING:
     from swell.api.settings import ApiSettings, Backend, Retention, WebhookSettings
     from swell.autoscaler.keeper import Keeper
-    from swell.broker import Broker
     from swell.brokers.external import ExternalQueues
+    from swell.brokers.table import Broker
     from swell.bus import Bus
     from swell.db.deliveries import Outbox
     from swell.db.registry import Registry
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from swell.pipeline_cards import Declared
     from swell.provider import Provider
     from swell.providers.process import ProcessProvider
-    from swell.store import Store
+    from swell.stores.tasks import Store, TaskDatabase
     from swell.styles import Style
     from swell.telemetry import Tracer
     from swell.weights.cache import WeightCache
@@ -1103,42 +1103,32 @@ async def _open_store(settings: Settings, clock: Clock) -> "tuple[Store, Broker,
     delivery = settings.delivery
     policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
     if url.startswith("sqlite:///"):
-        from swell.brokers.sqlite import SqliteBroker
-        from swell.stores.sqlite import (
-            SqliteDatabase,
-            SqliteOutbox,
-            SqliteRegistry,
-            SqliteStore,
-        )
+        from swell.stores.sqlite import SqliteDatabase
 
         path = Path(url.removeprefix("sqlite:///"))
         with _explained(f"the database {path}", "store.url or data_dir"):
-            database = SqliteDatabase.open(path, clock)
-        return (
-            SqliteStore(database, policy),
-            SqliteBroker(database),
-            SqliteRegistry(database),
-            SqliteOutbox(database),
-        )
+            return _on_database(SqliteDatabase.open(path, clock), policy)
     if url.startswith(_POSTGRES):
         with _installed("postgres", "store.url"):
-            from swell.brokers.postgres import PostgresBroker
-            from swell.stores.postgres import (
-                PostgresDatabase,
-                PostgresOutbox,
-                PostgresRegistry,
-                PostgresStore,
-            )
-        shared = await PostgresDatabase.open(url, clock, connections=settings.store.connections)
-        return (
-            PostgresStore(shared, policy),
-            PostgresBroker(shared),
-            PostgresRegistry(shared),
-            PostgresOutbox(shared),
+            from swell.stores.postgres import PostgresDatabase
+        connections = settings.store.connections
+        return _on_database(
+            await PostgresDatabase.open(url, clock, connections=connections), policy
         )
     raise InvalidRequest(
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
     )
+
+
+def _on_database(
+    database: "TaskDatabase", policy: RetryPolicy
+) -> "tuple[Store, Broker, Registry, Outbox]":
+    from swell.brokers.table import Broker
+    from swell.db.deliveries import Outbox
+    from swell.db.registry import Registry
+    from swell.stores.tasks import Store
+
+    return Store(database, policy), Broker(database), Registry(database), Outbox(database)
 
 
 async def schema_of_store(settings: Settings) -> dict[str, Any]:

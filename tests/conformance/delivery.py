@@ -22,12 +22,14 @@ from conformance.factories import (
     a_success,
     hold_of,
 )
-from swell.broker import Backlog, Broker, ReadyTask
+from swell.broker import Backlog, ReadyTask
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
 from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.fairness import MOST_PASSED, MOST_URGENT
 from swell.results import TaskWarning
-from swell.store import Accepted, Expiry, Part, Start, Store, TaskFilter
+from swell.store import Accepted, Expiry, Part, Start, TaskFilter
+from swell.stores.tasks import Store
 from swell.task import (
     THUMBNAIL_WIDTHS,
     Artifact,

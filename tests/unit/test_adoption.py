@@ -42,8 +42,8 @@ from swell.adoption.traffic import (
 )
 from swell.adoption.verdict import Word, judge
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Conflict
-from swell.stores.sqlite import SqliteRegistry
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 MODEL = "demo/upper"
@@ -286,7 +286,7 @@ def test_the_false_alarm_says_how_much_evidence_is_needed() -> None:
 # ---- what is kept
 
 
-def a_registry() -> SqliteRegistry:
+def a_registry() -> Registry:
     return SqliteRig(ManualClock()).registry
 
 

@@ -21,11 +21,11 @@ from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Unavailable
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.money.tariffs import TARIFFS, PoolTariff, changed
 from swell.provider import Instance, InstanceState
-from swell.stores.sqlite import SqliteRegistry
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
@@ -399,7 +399,7 @@ async def test_a_price_that_nobody_asks_is_refused(free: World, micros: int) -> 
     assert (answer.status, answer.json["code"]) == (422, "invalid_input")
 
 
-class Slow(SqliteRegistry):
+class Slow(Registry):
     """Lets others have a turn before it writes."""
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:

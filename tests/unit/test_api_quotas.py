@@ -13,7 +13,8 @@ from swell.money.amounts import dollars
 from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
 from swell.stages import Pipeline, Stage
-from swell.store import Accepted, Store
+from swell.store import Accepted
+from swell.stores.tasks import Store
 from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000

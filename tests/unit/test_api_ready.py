@@ -17,7 +17,8 @@ from swell.config import load
 from swell.errors import Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.registry import Scope
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.wiring import build_backend, close_backend
 
 
@@ -81,7 +82,7 @@ async def test_a_write_that_works_again_makes_it_ready(admin: Client) -> None:
 
 async def test_a_row_that_is_refused_for_itself_says_nothing_of_the_disk(tmp_path: Path) -> None:
     database = SqliteDatabase.open(tmp_path / "swell.db", ManualClock())
-    store = SqliteStore(database)
+    store = Store(database)
     with pytest.raises(OverflowError):
         await store.accept([a_new_task(seed=2**70)])
     with a_full_disk():

@@ -30,7 +30,8 @@ from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
-from swell.store import Accepted, Store
+from swell.store import Accepted
+from swell.stores.tasks import Store
 from swell.task import NewTask, Task
 
 _log = structlog.get_logger("swell.api")

@@ -7,7 +7,7 @@ in the same turn of the event loop.
 import asyncio
 from typing import Final
 
-from swell.store import Store
+from swell.stores.tasks import Store
 from swell.task import Task
 
 #: Tasks read by one call.

@@ -31,7 +31,8 @@ from swell.quotas import (
     place_of,
     resets_at,
 )
-from swell.store import Accepted, Store
+from swell.store import Accepted
+from swell.stores.tasks import Store
 from swell.task import NewTask, Task, TaskState, new_id
 
 #: Which keys have quotas is looked up so often, in seconds.

@@ -9,7 +9,8 @@ from typing import Literal
 
 from swell.addresses.urls import UrlPolicy
 from swell.api.facades.paths import FACADE_NAMES
-from swell.broker import Broker, Publisher
+from swell.broker import Publisher
+from swell.brokers.table import Broker
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
@@ -18,7 +19,7 @@ from swell.objects import Objects
 from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits
 from swell.signing import SigningSecrets
-from swell.store import Store
+from swell.stores.tasks import Store
 from swell.styles import Style
 from swell.telemetry import Tracer
 from swell.webhooks.schedule import SCHEDULE_S

@@ -7,7 +7,7 @@ import structlog
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.store import Store
+from swell.stores.tasks import Store
 
 _log = structlog.get_logger("swell.api")
 

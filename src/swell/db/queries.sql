@@ -473,3 +473,117 @@ SELECT t.id FROM tasks AS t WHERE t.id < :before AND t.id > :after
             AND f.task_id < :before AND f.task_id > :after
     )}
 ORDER BY t.id DESC LIMIT :limit;
+
+-- name: tasks_by_id
+SELECT {task} FROM tasks AS t WHERE t.id IN ({each ids});
+
+-- name: tasks_locked
+-- Always in the order of ids, so that two transactions never wait for each other.
+SELECT {task} FROM tasks AS t WHERE t.id IN ({each ids}) ORDER BY t.id {lock FOR UPDATE};
+
+-- name: due_tasks
+-- Another backend that sweeps at the same time takes others.
+SELECT {task} FROM tasks AS t WHERE t.wake_at <= :now ORDER BY t.wake_at LIMIT :limit
+{lock FOR UPDATE SKIP LOCKED};
+
+-- name: next_wake
+SELECT min(wake_at) AS wake_at FROM tasks WHERE wake_at IS NOT NULL;
+
+-- name: overlong_waits
+-- After a clock was set back: leases and backoffs that end later than any that begins now.
+SELECT id FROM tasks
+WHERE wake_at > :least AND (lease_expires_at > :lease OR available_at > :backoff) LIMIT :limit;
+
+-- name: ready_lines
+-- In the order of the oldest task.
+SELECT queue, priority, key_id, count(*) AS n, CAST(sum(count) AS bigint) AS samples FROM tasks
+WHERE state = 'queued' AND available_at IS NULL
+GROUP BY queue, key_id, priority ORDER BY min(id);
+
+-- name: ready_depths
+SELECT queue, count(*) AS n, CAST(sum(count) AS bigint) AS samples, min(id) AS oldest FROM tasks
+WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+
+-- name: woken_depths
+-- Every running or delayed task has a time to wake.
+SELECT
+    queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL) AS n_delayed,
+    count(*) FILTER (WHERE state = 'running') AS n_running
+FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
+
+-- name: oldest_ready
+SELECT id, key_id, user_id AS "user", priority FROM tasks
+WHERE queue = :queue AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT :limit;
+
+-- name: repeat_of
+SELECT again_id FROM repeats WHERE task_id = :task_id;
+
+-- name: keep_repeat
+INSERT INTO repeats (task_id, again_id) VALUES (:task_id, :again_id)
+ON CONFLICT (task_id) DO UPDATE SET again_id = excluded.again_id;
+
+-- name: idempotent
+SELECT key_id, key, task_id, fingerprint, created_at FROM idempotency
+WHERE (key_id, key) IN ({rows key_id text, key text});
+
+-- name: forget_idempotent
+DELETE FROM idempotency WHERE created_at <= :before;
+
+-- name: use_files
+INSERT INTO file_uses (key, task_id) SELECT key, task_id
+FROM ({rows key text, task_id text}) AS u WHERE true ON CONFLICT DO NOTHING;
+
+-- name: files_of
+SELECT key FROM file_uses WHERE task_id IN ({each ids});
+
+-- name: used_files
+SELECT DISTINCT key FROM file_uses WHERE key IN ({each keys});
+
+-- name: forget_uses
+DELETE FROM file_uses WHERE task_id IN ({each ids});
+
+-- name: keep_uploads
+INSERT INTO uploads (key, created_at) SELECT value, :at FROM ({each keys}) AS k WHERE true
+ON CONFLICT DO NOTHING;
+
+-- name: unused_uploads
+SELECT key FROM uploads AS u WHERE created_at <= :before
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = u.key)
+ORDER BY created_at LIMIT :limit;
+
+-- name: forget_unused_uploads
+DELETE FROM uploads WHERE key IN ({each keys})
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = uploads.key)
+RETURNING key;
+
+-- name: discard
+INSERT INTO discarded (key) SELECT value FROM ({each keys}) AS k WHERE true
+ON CONFLICT DO NOTHING;
+
+-- name: discarded
+SELECT key FROM discarded ORDER BY seq LIMIT :limit;
+
+-- name: forget_discarded
+DELETE FROM discarded WHERE key IN ({each keys});
+
+-- name: ended_ids
+-- Ended tasks that still have a part; `removed` adds up the parts that they do not have.
+SELECT id FROM tasks
+WHERE finished_at <= :before {if inputs: AND removed IN (0, 2)} {if outputs: AND removed IN (0, 1)}
+    {if task: AND removed IN (0, 1, 2, 3)}
+    {if models: AND model IN ({each models})} AND model NOT IN ({each except_models})
+LIMIT :limit;
+
+-- name: remove_parts
+UPDATE tasks SET {lock edition = tasks.edition + 1,}
+    removed = r.removed, input = r.input, metadata = r.metadata, output = r.output,
+    artifacts = r.artifacts, warnings = r.warnings, error = r.error, run = r.run
+FROM ({rows id text, removed int, input text, metadata text, output text, artifacts text,
+    warnings text, error text, run text}) AS r
+WHERE tasks.id = r.id;
+
+-- name: delete_tasks
+DELETE FROM tasks WHERE id IN ({each ids});
+
+-- name: forget_repeats
+DELETE FROM repeats WHERE task_id IN ({each ids});
