@@ -25,8 +25,7 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = msgspec.field(default_factory=lambda: _EMPTY)
     version: Annotated[
-        str | None,
-        Meta(description="a version's id, `owner/name:version` or `owner/name`"),
+        str | None, Meta(description="a version's id, `owner/name:version` or `owner/name`")
     ] = None
     webhook: Annotated[
         str | None, Meta(description="a URL that receives the prediction's events")

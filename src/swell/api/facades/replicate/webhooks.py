@@ -1,4 +1,4 @@
-"""Webhooks of predictions: the bare prediction as the body, signed as Standard Webhooks."""
+"""Webhooks of predictions: the prediction itself as the body, signed as Standard Webhooks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -15,10 +15,10 @@ from swell.outbox import Delivery
 from swell.task import Task
 from swell.webhook import Webhook
 
-#: The name of this form of bodies.
+#: The name of Replicate's format of webhooks.
 FORMAT: Final = "replicate"
 
-#: What clients may ask to be told → our events.
+#: Events of a task by the names that clients filter with.
 _EVENTS: Final[Mapping[str, Sequence[HookEvent]]] = {
     "start": ("started",),
     "output": ("artifact",),
@@ -26,30 +26,29 @@ _EVENTS: Final[Mapping[str, Sequence[HookEvent]]] = {
     "completed": ("succeeded", "failed", "canceled", "expired"),
 }
 
-#: Unless said otherwise: new outputs, and the end.
-_USUAL: Final = ("output", "completed")
+_DEFAULT: Final = ("output", "completed")
 
 
 def webhook_of(service: Service, call: Call, asked: ReplicatePredictionRequest) -> Webhook | None:
-    """Return what is to be told of a new prediction; None for nothing.
+    """Return the webhook of a new prediction; None without one.
 
     Raises:
         InvalidInput: The URL may not be called.
         Unavailable: This service sends no webhooks.
     """
-    url, wanted = asked.webhook, asked.webhook_events_filter
+    url, names = asked.webhook, asked.webhook_events_filter
     if not url:
-        url, wanted = asked.webhook_completed, ["completed"]
+        url, names = asked.webhook_completed, ["completed"]
     if not url:
         return None
-    events = [event for each in wanted or _USUAL for event in _EVENTS[each]]
-    request = WebhookRequest(url=url, events=list(dict.fromkeys(events)), format=FORMAT)
+    events = dict.fromkeys(event for name in names or _DEFAULT for event in _EVENTS[name])
+    request = WebhookRequest(url=url, events=list(events), format=FORMAT)
     return service.need_hooks().checked(request, service.base_url(call), "/webhook")
 
 
 def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePrediction:
-    """Return the body of a delivery: the prediction as it was."""
-    heard = []
+    """Return the body of a delivery: the prediction as it was then."""
+    progress = []
     if delivery.event == "progress" and delivery.data is not None:
-        heard = [msgspec.json.decode(delivery.data)]
-    return prediction(task, urls, logs=logs_of(task, heard))
+        progress = [msgspec.json.decode(delivery.data)]
+    return prediction(task, urls, logs=logs_of(task, progress))
