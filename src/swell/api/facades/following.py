@@ -152,8 +152,9 @@ async def stream_events(  # noqa: PLR0913
 def progress_of(event: Event, before: float) -> float:
     """Return the progress of a task after an event, 0 to 1."""
     fraction = event.data.get("fraction")
-    is_known = event.kind is EventKind.PROGRESS and isinstance(fraction, int | float)
-    return float(fraction) if is_known else before
+    if event.kind is EventKind.PROGRESS and isinstance(fraction, int | float):
+        return float(fraction)
+    return before
 
 
 def next_picture(event: Event, number: int) -> Artifact | None:

@@ -136,18 +136,20 @@ libretranslate: Final = Facade(
     refuse,
 )
 
-_ERRORS: Final = (*TASK_ERRORS, Unauthenticated, TooManyRequests)
 _FORMS: Final = ("application/json", "application/x-www-form-urlencoded")
+_NEEDS_KEY: Final[dict[str, Any]] = {
+    "errors": (*TASK_ERRORS, Unauthenticated, TooManyRequests),
+    "scope": None,  # The handler checks the key, which the body may hold.
+    "headers": (IDEMPOTENCY_KEY,),
+}
 
 
 @libretranslate.route(
     "POST",
     "/translate",
     {200: Response("The translation", TranslationView)},
-    _ERRORS,
-    scope=None,
     body=Body(TranslateRequest, media_types=_FORMS),
-    headers=(IDEMPOTENCY_KEY,),
+    **_NEEDS_KEY,
 )
 async def translate(service: Service, call: Call) -> Reply:
     """Translate one or several texts.
@@ -181,10 +183,8 @@ async def translate(service: Service, call: Call) -> Reply:
     "POST",
     "/detect",
     {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
-    _ERRORS,
-    scope=None,
     body=Body(DetectRequest, media_types=_FORMS),
-    headers=(IDEMPOTENCY_KEY,),
+    **_NEEDS_KEY,
 )
 async def detect(service: Service, call: Call) -> Reply:
     """Detect the language of a text.

@@ -1,5 +1,6 @@
 """Names and path prefixes of the compatible APIs, and the repair of base URLs. Pure."""
 
+import re
 from typing import Final
 
 #: Every compatible API, by the first part of its paths.
@@ -9,7 +10,7 @@ FACADE_NAMES: Final = ("replicate", "openai", "fal", "libretranslate")
 FACADES: Final = tuple(f"/{name}/" for name in FACADE_NAMES)
 
 #: Some clients append `/v1` to their base URL, others expect it there: both work.
-_VERSIONED: Final = ("/replicate/", "/openai/")
+_VERSION: Final = re.compile(r"^(/replicate/|/openai/)(?:v1/)*")
 
 
 def path_meant(path: str) -> str:
@@ -17,10 +18,4 @@ def path_meant(path: str) -> str:
 
     `/replicate/v1/v1/models` and `/replicate/models` both mean `/replicate/v1/models`.
     """
-    for home in _VERSIONED:
-        if path.startswith(home):
-            rest = path[len(home) :]
-            while rest.startswith("v1/"):
-                rest = rest[3:]
-            return f"{home}v1/{rest}"
-    return path
+    return _VERSION.sub(r"\1v1/", path)

@@ -2,11 +2,14 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+from swell.api.messages import NoQuery
 from swell.api.route import Handler, Refusal, Response, Route
-from swell.errors import SwellError
+from swell.errors import InvalidInput, InvalidRequest, SwellError
 from swell.registry import Scope
+
+H = TypeVar("H", bound=Handler)
 
 
 class Facade:
@@ -48,22 +51,26 @@ class Facade:
         errors: tuple[type[SwellError], ...] = (),
         *,
         scope: Scope | None = Scope.CLIENT,
+        query: type[Any] = NoQuery,
         operation: str = "",
         **more: Any,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[H], H]:
         """Declare an operation on its handler, whose docstring is its summary and description.
 
         Args:
             method: HTTP method.
             path: Below the prefix.
             returns: The message of a 200, or the responses by status.
-            errors: Besides those of keys and limits.
+            errors: Besides those of keys, limits and `query`.
             scope: What a key must be allowed; None without a key.
+            query: Message of the query, or `dict` for any.
             operation: Operation id without the façade's name; the handler's name by default.
             more: Other fields of `Route`.
         """
+        if query not in (NoQuery, dict):
+            errors = tuple(dict.fromkeys((InvalidRequest, InvalidInput, *errors)))
 
-        def declare(handler: Handler) -> Handler:
+        def declare(handler: H) -> H:
             summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
             summary = summary.removesuffix(".")
             responses = returns if isinstance(returns, dict) else {200: Response(summary, returns)}
@@ -79,6 +86,7 @@ class Facade:
                     responses=responses,
                     errors=errors,
                     description=" ".join(description.partition("Raises:")[0].split()),
+                    query=query,
                     facade=self.name,
                     refuse=self._refuse,
                     operation_id="_".join([self.name, *module, operation or handler.__name__]),

@@ -7,6 +7,7 @@ waits is another request. Kept in memory, for the requests of this process.
 
 import contextlib
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -29,45 +30,40 @@ def request_digest(key_id: str, *parts: Any) -> bytes:
 
 
 class UnansweredRequests:
-    """Tasks of requests whose client disconnected before the answer, by the request's digest."""
+    """Tasks of requests without an answer, by the request's digest."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: Digest → task by waiting request.
-        self._waiting: dict[bytes, dict[Call, str]] = {}
-        #: (digest, task) → when it is forgotten.
-        self._unanswered: dict[tuple[bytes, str], float] = {}
+        #: Digest → task by request; its client waits or has disconnected.
+        self._tasks: dict[bytes, dict[Call, str]] = {}
+        #: When to drop requests whose client has disconnected, the oldest first.
+        self._ended: deque[tuple[float, bytes, Call]] = deque()
 
     @contextlib.contextmanager
-    def waits(self, digest: bytes, call: Call, task_id: str) -> Iterator[None]:
-        """Watch a request while the block waits for its task."""
-        waiting = self._waiting.setdefault(digest, {})
-        waiting[call] = task_id
+    def watch(self, digest: bytes, call: Call, task_id: str) -> Iterator[None]:
+        """Watch a request until its answer, the end of the block; later if its client has gone."""
+        self._tasks.setdefault(digest, {})[call] = task_id
         try:
             yield
         finally:
-            if waiting.pop(call, None) is not None and call.is_gone():
-                self.add(digest, task_id)
-            if not self._waiting.get(digest):
-                self._waiting.pop(digest, None)
-
-    def add(self, digest: bytes, task_id: str) -> None:
-        """Remember a task whose client got no answer."""
-        if len(self._unanswered) >= _MOST:
-            del self._unanswered[next(iter(self._unanswered))]
-        self._unanswered[digest, task_id] = self._clock.monotonic_s() + _REMEMBERED_S
+            if call.is_gone():
+                self._ended.append((self._clock.monotonic_s() + _REMEMBERED_S, digest, call))
+            else:
+                self._drop(digest, call)
 
     def take(self, digest: bytes) -> str | None:
         """Return the task of an unanswered request, once; None if there is none."""
-        waiting = self._waiting.get(digest, {})
-        for call, task_id in waiting.items():
-            if call.is_gone():
-                del waiting[call]
-                return task_id
         now_s = self._clock.monotonic_s()
-        for (each, task_id), until_s in list(self._unanswered.items()):
-            if until_s <= now_s or each == digest:
-                del self._unanswered[each, task_id]
-            if until_s > now_s and each == digest:
+        while self._ended and (self._ended[0][0] <= now_s or len(self._ended) > _MOST):
+            self._drop(*self._ended.popleft()[1:])
+        for call, task_id in self._tasks.get(digest, {}).items():
+            if call.is_gone():
+                self._drop(digest, call)
                 return task_id
         return None
+
+    def _drop(self, digest: bytes, call: Call) -> None:
+        tasks = self._tasks.get(digest, {})
+        tasks.pop(call, None)
+        if not tasks:
+            self._tasks.pop(digest, None)

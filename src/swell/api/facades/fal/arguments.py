@@ -8,15 +8,8 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.cards import Target
+from swell.api.facades import image_fields
 from swell.api.facades.errors import field_error
-from swell.api.facades.image_fields import (
-    picture_fields,
-    properties_of,
-    renamed,
-    size_of,
-    sized,
-    takes_any_field,
-)
 from swell.api.facades.inputs import take_count, take_seed, whole_number
 from swell.api.messages import TaskRequest
 from swell.api.views import encode
@@ -53,7 +46,7 @@ def task_request(arguments: Mapping[str, Any], target: Target) -> TaskRequest:
         InvalidInput: The model cannot do it.
     """
     schema = target.card.input_schema
-    known = properties_of(schema)
+    known = image_fields.properties_of(schema)
     given = {name: value for name, value in arguments.items() if value is not None}
     if type(given.get("seed")) is int and given["seed"] < 0:
         # For many models it means any seed.
@@ -62,14 +55,18 @@ def task_request(arguments: Mapping[str, Any], target: Target) -> TaskRequest:
     seed = take_seed(given, known)
     fields: dict[str, Any] = {}
     if "image_size" not in known and "image_size" in given:
-        fields = sized(schema, _size(given.pop("image_size")), "image_size")
+        fields = image_fields.sized(schema, _size(given.pop("image_size")), "image_size")
     metadata = {"sync_mode": True} if given.get("sync_mode") is True else None
     kind = given.get("output_format")
     given = {name: value for name, value in given.items() if name in known or name not in _FAL_ONLY}
-    if isinstance(kind, str) and "output_format" not in given and takes_any_field(schema):
+    if (
+        isinstance(kind, str)
+        and "output_format" not in given
+        and image_fields.takes_any_field(schema)
+    ):
         # Workers encode in this format, even if the model does not know the field.
         fields["output_format"] = kind
-    fields |= renamed(given, schema)
+    fields |= image_fields.renamed(given, schema)
     _place_pictures(fields, schema)
     return TaskRequest(
         model=target.queue,
@@ -114,7 +111,7 @@ def _size(value: Any) -> tuple[int, int]:
         )
         return width, height
     if isinstance(value, str):
-        size = SIZES.get(value) or size_of(value, "image_size")
+        size = SIZES.get(value) or image_fields.size_of(value, "image_size")
         if size is not None:
             return size
     raise field_error("image_size", f"use {', '.join(SIZES)}, or {{width, height}} in px")
@@ -122,7 +119,7 @@ def _size(value: Any) -> tuple[int, int]:
 
 def _place_pictures(fields: dict[str, Any], schema: Mapping[str, Any]) -> None:
     """Move pictures to the model's field, as a list only if the model takes one."""
-    pictures = picture_fields(schema)
+    pictures = image_fields.picture_fields(schema)
     single = next((name for name, many in pictures.items() if not many), None)
     several = next((name for name, many in pictures.items() if many), None)
     for name in ("image_urls", "images"):

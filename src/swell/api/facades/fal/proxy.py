@@ -10,18 +10,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from swell.api.call import Call, Reply
+from swell.api.facades.fal import requests
 from swell.api.facades.fal.api import fal, reply
-from swell.api.facades.fal.requests import (
-    ERRORS,
-    HEADERS,
-    RESULT,
-    cancel,
-    queue,
-    result,
-    run,
-    status,
-    status_stream,
-)
 from swell.api.facades.inputs import json_object
 from swell.api.facades.urls import file_url
 from swell.api.route import Header, Response
@@ -58,17 +48,17 @@ _REQUEST: Final = rf"queue\.fal\.run{_APP}/requests/(?P<id>[^/]+)"
 
 #: Operations by method and target.
 _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | None]]], ...]] = (
-    (rf"POST fal\.run{_APP}(?:/(?P<path>.*))?", run),
-    (rf"GET {_REQUEST}", result),
-    (rf"GET {_REQUEST}/status", status),
-    (rf"GET {_REQUEST}/status/stream", status_stream),
-    (rf"PUT {_REQUEST}/cancel", cancel),
-    (rf"POST queue\.fal\.run{_APP}(?:/(?P<path>.*))?", queue),
+    (rf"POST fal\.run{_APP}(?:/(?P<path>.*))?", requests.run),
+    (rf"GET {_REQUEST}", requests.result),
+    (rf"GET {_REQUEST}/status", requests.status),
+    (rf"GET {_REQUEST}/status/stream", requests.status_stream),
+    (rf"PUT {_REQUEST}/cancel", requests.cancel),
+    (rf"POST queue\.fal\.run{_APP}(?:/(?P<path>.*))?", requests.queue),
     (r"POST rest(\.alpha)?\.fal\.ai/storage/upload/initiate", start_upload),
 )
 
 
-@fal.route("POST", "/proxy", RESULT, ERRORS, headers=(_TARGET, *HEADERS))
+@fal.route("POST", "/proxy", requests.RESULT, requests.ERRORS, headers=(_TARGET, *requests.HEADERS))
 async def proxy(service: Service, call: Call) -> Reply | None:
     """Forwarded POST of the JavaScript client.
 
@@ -93,7 +83,7 @@ async def proxy(service: Service, call: Call) -> Reply | None:
     )
 
 
-@fal.route("GET", "/proxy", RESULT, (NotFound,), headers=(_TARGET,))
+@fal.route("GET", "/proxy", requests.RESULT, (NotFound,), headers=(_TARGET,))
 async def proxy_get(service: Service, call: Call) -> Reply | None:
     """Forwarded GET of the JavaScript client."""
     return await proxy(service, call)

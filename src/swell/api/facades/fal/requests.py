@@ -114,9 +114,9 @@ async def run(service: Service, call: Call) -> Reply | None:
     if call.params.get("path", "").rstrip("/").rpartition("/")[2] == "stream":
         await _stream(service, call, accepted)
         return None
-    with service.unanswered.waits(digest, call, accepted.task.id):
+    with service.unanswered.watch(digest, call, accepted.task.id):
         task = await wait_for_end(service, call, accepted)
-    return _remembered(service, digest, task, await _result(service, call, task))
+        return await _result(service, call, task)
 
 
 @fal.route("POST", "/run/{owner}/{alias}/{path:path}", RESULT, **_CREATES)
@@ -134,16 +134,17 @@ async def queue(service: Service, call: Call) -> Reply:
     """Queue a request."""
     service.traces.begin(call)
     accepted, digest = await _accept(service, call, _webhook(service, call))
-    task = await follow(service, call, accepted, 0.0)
-    home = _home(service, call, task)
-    view = FalSubmitted(
-        request_id=task.id,
-        response_url=home,
-        status_url=home + "/status",
-        cancel_url=home + "/cancel",
-        queue_position=await _ahead(service, task, is_new=accepted.is_new),
-    )
-    return _remembered(service, digest, task, reply(200, view, task.id))
+    with service.unanswered.watch(digest, call, accepted.task.id):
+        task = await follow(service, call, accepted, 0.0)
+        home = _home(service, call, task)
+        view = FalSubmitted(
+            request_id=task.id,
+            response_url=home,
+            status_url=home + "/status",
+            cancel_url=home + "/cancel",
+            queue_position=await _ahead(service, task, is_new=accepted.is_new),
+        )
+        return reply(200, view, task.id)
 
 
 @fal.route("GET", _REQUEST, RESULT, (NotFound,))
@@ -192,9 +193,9 @@ async def status_stream(service: Service, call: Call) -> Reply | None:
 
     async def tell(task: Task, event: Event) -> bytes:
         nonlocal latest
-        before, logs = latest, _logs(service, event)
+        before = latest
         if not task.state.is_terminal:
-            latest = sse(await _status_view(service, call, task, logs))
+            latest = sse(await _status_view(service, call, task, _lines(event)))
         return b"" if latest == before else latest
 
     async def end(ended: Task) -> bytes:
@@ -285,16 +286,6 @@ async def _take_unanswered(service: Service, digest: bytes) -> Accepted | None:
     return Accepted(task=task, is_new=False)
 
 
-def _remembered(service: Service, digest: bytes, task: Task, answer: Reply) -> Reply:
-    """Return an answer; if its client disconnects, the next same request gets the task."""
-
-    async def remember() -> None:
-        service.unanswered.add(digest, task.id)
-
-    answer.lost = remember
-    return answer
-
-
 # --- status
 
 
@@ -310,7 +301,7 @@ async def _ahead(service: Service, task: Task, *, is_new: bool = False) -> int:
 
 
 async def _status_view(
-    service: Service, call: Call, task: Task, logs: Sequence[FalLog] | None = None
+    service: Service, call: Call, task: Task, new_lines: Sequence[str] | None = None
 ) -> FalStatus:
     """Return the status of a request.
 
@@ -318,7 +309,7 @@ async def _status_view(
         service: The backend.
         call: The request.
         task: Its task.
-        logs: New lines; None for all that this process has, as polling clients get them.
+        new_lines: None for all that this process has, as polling clients get them.
     """
     home = _home(service, call, task)
     if task.state is TaskState.QUEUED:
@@ -326,16 +317,17 @@ async def _status_view(
         return FalStatus(
             status="IN_QUEUE", request_id=task.id, response_url=home, queue_position=ahead
         )
-    lines = None
+    logs = None
     if call.query().get("logs", "0").lower() in ("1", "true"):
-        progress = service.polled.progress(task) if logs is None else ()
-        lines = [*(logs or ()), *(_log(service, _step(data)) for data in progress)]
+        lines = map(_step, service.polled.progress(task)) if new_lines is None else new_lines
+        now = service.clock.now().isoformat()
+        logs = [FalLog(message=line, timestamp=now) for line in lines]
     is_over = task.state.is_terminal
     view = FalStatus(
         status="COMPLETED" if is_over else "IN_PROGRESS",
         request_id=task.id,
         response_url=home,
-        logs=lines,
+        logs=logs,
     )
     if not is_over:
         return view
@@ -346,21 +338,15 @@ async def _status_view(
     return msgspec.structs.replace(view, metrics=metrics, error=text, error_type=kind)
 
 
-def _logs(service: Service, event: Event) -> list[FalLog]:
+def _lines(event: Event) -> list[str]:
     """Return the lines of an event."""
-    if event.kind is EventKind.PROGRESS:
-        return [_log(service, _step(event.data))]
     if event.kind is EventKind.STARTED:
-        return [_log(service, f"attempt {event.data.get('attempt')} began")]
-    return []
+        return [f"attempt {event.data.get('attempt')} began"]
+    return [_step(event.data)] if event.kind is EventKind.PROGRESS else []
 
 
 def _step(data: Mapping[str, Any]) -> str:
     return f"step {data.get('step')} of {data.get('steps')}"
-
-
-def _log(service: Service, message: str) -> FalLog:
-    return FalLog(message=message, timestamp=service.clock.now().isoformat())
 
 
 # --- results

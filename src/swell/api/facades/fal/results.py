@@ -59,7 +59,9 @@ def result_body(task: Task, urls: UrlMaker, inline: Mapping[str, str]) -> dict[s
         timings = task.timings
         body.setdefault("seed", task.seed)
         body.setdefault("timings", {} if timings is None else {"inference": timings.run_s})
-        body.setdefault("prompt", _prompt(task))
+        given = msgspec.json.decode(task.input)
+        prompt = given.get("prompt", "") if isinstance(given, dict) else ""
+        body.setdefault("prompt", str(prompt))
     return body
 
 
@@ -72,14 +74,6 @@ def file_view(file: Artifact, url: str) -> dict[str, Any]:
         "file_size": file.bytes,
     }
     return {**view, "width": file.width, "height": file.height} if file.width else view
-
-
-def _prompt(task: Task) -> str:
-    try:
-        given = msgspec.json.decode(task.input)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
-    return str(given.get("prompt", "")) if isinstance(given, dict) else ""
 
 
 def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:

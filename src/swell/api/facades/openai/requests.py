@@ -10,18 +10,8 @@ from msgspec import Meta
 
 from swell.api.call import Call, too_large
 from swell.api.cards import Target
+from swell.api.facades import image_fields
 from swell.api.facades.errors import field_error
-from swell.api.facades.image_fields import (
-    choices_of,
-    placed_files,
-    properties_of,
-    property_for,
-    renamed,
-    size_of,
-    sized,
-    stepped,
-    takes_any_field,
-)
 from swell.api.facades.inputs import form_parts, json_object, upload_part, with_uploads
 from swell.api.facades.urls import file_url
 from swell.api.forms import Part
@@ -128,13 +118,13 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
         InvalidInput: The model cannot do it.
     """
     request, schema = job.request, target.card.input_schema
-    known = properties_of(schema)
+    known = image_fields.properties_of(schema)
     fields: dict[str, Any] = {}
-    if property_for(schema, "prompt") or not job.images:
+    if image_fields.property_for(schema, "prompt") or not job.images:
         fields["prompt"] = request.prompt
-    fields |= placed_files(schema, target.model, job.images, job.mask)
-    if request.size is not None and (size := size_of(request.size)) is not None:
-        fields |= sized(schema, size)
+    fields |= image_fields.placed_files(schema, target.model, job.images, job.mask)
+    if request.size is not None and (size := image_fields.size_of(request.size)) is not None:
+        fields |= image_fields.sized(schema, size)
     seed = None if request.seed == -1 else request.seed
     if seed is not None and "seed" in known:
         fields["seed"] = seed
@@ -142,7 +132,10 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
     fields |= _background_fields(request, target)
     fields |= _format_fields(request, target)
     # The model's own names win over the meaning of OpenAI's.
-    inputs = {**renamed(fields, schema), **renamed(_own_fields(job, schema), schema)}
+    inputs = {
+        **image_fields.renamed(fields, schema),
+        **image_fields.renamed(_own_fields(job, schema), schema),
+    }
     metadata = None
     if job.kind == "image_edit":
         # Uploads have other URLs each time: retries are recognized by this digest.
@@ -158,11 +151,11 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
 
 
 def _own_fields(job: ImageJob, schema: Mapping[str, Any]) -> dict[str, Any]:
-    known = properties_of(schema)
+    known = image_fields.properties_of(schema)
     own = {
         name: each for name, each in job.own.items() if name in known or name not in _OPENAI_ONLY
     }
-    styles = choices_of(schema, "style")
+    styles = image_fields.choices_of(schema, "style")
     if styles is not None and own.get("style") in {"vivid", "natural"}.difference(styles):
         del own["style"]
     return own
@@ -172,18 +165,18 @@ def _quality_fields(request: ImageRequest, schema: Mapping[str, Any]) -> dict[st
     quality = request.quality
     if quality is None or quality == "auto":
         return {}
-    if quality in (choices_of(schema, "quality") or ()):
+    if quality in (image_fields.choices_of(schema, "quality") or ()):
         return {"quality": quality}
-    return stepped(schema, _STEPS.get(quality, 1))
+    return image_fields.stepped(schema, _STEPS.get(quality, 1))
 
 
 def _background_fields(request: ImageRequest, target: Target) -> dict[str, Any]:
     background, schema = request.background, target.card.input_schema
     if background is None or background == "auto":
         return {}
-    if background in (choices_of(schema, "background") or ()):
+    if background in (image_fields.choices_of(schema, "background") or ()):
         return {"background": background}
-    transparent = properties_of(schema).get("transparent")
+    transparent = image_fields.properties_of(schema).get("transparent")
     if isinstance(transparent, Mapping) and transparent.get("type") == "boolean":
         return {"transparent": background == "transparent"}
     if background == "transparent":
@@ -201,15 +194,18 @@ def _format_fields(request: ImageRequest, target: Target) -> dict[str, Any]:
     if kind == "jpeg" and request.background == "transparent":
         raise field_error("output_format", "jpeg has no transparency: use png or webp")
     fields: dict[str, Any] = {}
-    if request.output_compression is not None and "output_compression" in properties_of(schema):
+    if (
+        request.output_compression is not None
+        and "output_compression" in image_fields.properties_of(schema)
+    ):
         fields["output_compression"] = request.output_compression
     if kind is None:
         return fields
-    name = property_for(schema, "output_format")
-    choices = None if name is None else choices_of(schema, name)
+    name = image_fields.property_for(schema, "output_format")
+    choices = None if name is None else image_fields.choices_of(schema, name)
     if name is not None and (choices is None or kind in choices):
         return {**fields, name: kind}
-    if name is None and takes_any_field(schema):
+    if name is None and image_fields.takes_any_field(schema):
         # Workers encode in this format, even if the model does not know the field.
         return {**fields, "output_format": kind}
     if request.response_format == "url" and kind != "png":

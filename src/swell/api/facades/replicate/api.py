@@ -1,12 +1,17 @@
 """The façade of Replicate's API, and the pages of its lists."""
 
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
+import msgspec
+from msgspec import Meta
+
 from swell.api.call import Call
-from swell.api.facades.replicate.messages import HOME, ReplicateQuery
 from swell.api.facades.router import Facade
 from swell.api.service import Service
+
+#: The prefix of its paths.
+HOME: Final = "/replicate/v1"
 
 replicate: Final = Facade(
     "replicate",
@@ -16,6 +21,20 @@ replicate: Final = Facade(
     "are the same paths, however a client builds them from its base URL.",
     has_resources=True,
 )
+
+
+class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):
+    """What every page of a list has beside its results: absolute URLs of its neighbours."""
+
+    previous: str | None = None
+    next: str | None = None
+
+
+class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which page of a list."""
+
+    cursor: Annotated[str | None, Meta(description="from `next` of the previous page")] = None
+    limit: Annotated[int, Meta(ge=1, le=100, description="largest number")] = 100
 
 
 def full_name(call: Call) -> str:

@@ -5,26 +5,17 @@ another version changes it for all its users. Pools are sized in the settings, s
 pool does not meet is refused.
 """
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import is_plain_word
 from swell.api.facades.errors import field_error
-from swell.api.facades.replicate.api import full_name, replicate
-from swell.api.facades.replicate.messages import (
-    HOME,
-    ReplicateAccount,
-    ReplicateConfiguration,
-    ReplicateDeployment,
-    ReplicateDeploymentList,
-    ReplicateDeploymentRequest,
-    ReplicateDeploymentUpdate,
-    ReplicateRelease,
-)
+from swell.api.facades.replicate.api import HOME, ReplicatePage, full_name, replicate
+from swell.api.facades.replicate.models import ReplicateAccount
 from swell.api.facades.replicate.views import HIDDEN_VERSION, moment
 from swell.api.reading import Reader
 from swell.api.route import Body, Response
@@ -32,6 +23,58 @@ from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
 from swell.registry import ModelCard, Scope
+
+
+class ReplicateDeploymentUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be otherwise."""
+
+    version: Annotated[str | None, Meta(description="a version's id")] = None
+    hardware: Annotated[str | None, Meta(description="a pool, as `GET /hardware` lists them")] = (
+        None
+    )
+    min_instances: Annotated[int, Meta(ge=0)] | None = None
+    max_instances: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ReplicateDeploymentRequest(ReplicateDeploymentUpdate, frozen=True, kw_only=True):
+    """A name for a model or a version of it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+    model: Annotated[str, Meta(description="`owner/name`")]
+
+
+class ReplicateConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a deployment runs."""
+
+    hardware: str
+    min_instances: int
+    max_instances: int
+
+
+class ReplicateRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment stands for now."""
+
+    number: int
+    model: str
+    version: str
+    created_at: str
+    created_by: ReplicateAccount
+    configuration: ReplicateConfiguration
+
+
+class ReplicateDeployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment."""
+
+    owner: str
+    name: str
+    current_release: ReplicateRelease
+
+
+class ReplicateDeploymentList(ReplicatePage, frozen=True, kw_only=True):
+    """All deployments."""
+
+    results: list[ReplicateDeployment]
+
 
 _create_reader: Final = Reader(ReplicateDeploymentRequest)
 _update_reader: Final = Reader(ReplicateDeploymentUpdate)
@@ -138,16 +181,8 @@ async def create(service: Service, call: Call) -> Reply:
         changed_at=service.clock.now(),
         changed_by=call.caller.name,
     )
-    name = call.target = made.full_name
-
-    def add(stored: list[Deployment]) -> list[Deployment]:
-        if any(each.full_name == name for each in stored):
-            raise Conflict(f"there is a deployment {name} already: PATCH or DELETE it")
-        if len(stored) >= _MOST:
-            raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
-        return [*stored, made]
-
-    await _change(service, add)
+    call.target = made.full_name
+    await _replace(service, None, made)
     return Reply(201, encode(await _view(service, made)))
 
 
@@ -182,13 +217,7 @@ async def update(service: Service, call: Call) -> Reply:
         changed_at=service.clock.now(),
         changed_by=call.caller.name,
     )
-
-    def exchange(stored: list[Deployment]) -> list[Deployment]:
-        if before not in stored:
-            raise Conflict(f"deployment {before.full_name} was changed just now: try again")
-        return [after if each == before else each for each in stored]
-
-    await _change(service, exchange)
+    await _replace(service, before, after)
     return Reply(200, encode(await _view(service, after)))
 
 
@@ -202,8 +231,7 @@ async def update(service: Service, call: Call) -> Reply:
 )
 async def delete(service: Service, call: Call) -> Reply:
     """Delete a deployment."""
-    name = (await _changeable(service, call)).full_name
-    await _change(service, lambda stored: [each for each in stored if each.full_name != name])
+    await _replace(service, await _changeable(service, call), None)
     return Reply(204)
 
 
@@ -223,13 +251,33 @@ async def _stored(service: Service) -> list[Deployment]:
     return [] if note is None else _decode(note)
 
 
-async def _change(service: Service, change: Callable[[list[Deployment]], list[Deployment]]) -> None:
+async def _replace(service: Service, before: Deployment | None, after: Deployment | None) -> None:
+    """Store a deployment in place of another; None for a new or a deleted one."""
     for _ in range(_TRIES):
         note = await service.registry.note(_NOTE)
-        after = encode(change([] if note is None else _decode(note)))
-        if await service.registry.swap_note(_NOTE, note, after):
+        stored = [] if note is None else _decode(note)
+        if before is not None and before not in stored:
+            raise Conflict(f"deployment {before.full_name} was changed just now: try again")
+        if before is None and after is not None:
+            if any(each.full_name == after.full_name for each in stored):
+                raise Conflict(
+                    f"there is a deployment {after.full_name} already: PATCH or DELETE it"
+                )
+            if len(stored) >= _MOST:
+                raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
+        kept = [each for each in stored if each != before]
+        changed = encode(kept if after is None else [*kept, after])
+        if await service.registry.swap_note(_NOTE, note, changed):
             return
     raise Unavailable("other requests are changing the deployments: try again")
+
+
+async def current_version(service: Service, model: str) -> str:
+    """Return the version that a request for a model gets now."""
+    try:
+        return (await service.cards.target(model)).card.version
+    except NotFound:
+        return HIDDEN_VERSION
 
 
 def _owner(call: Call) -> str:
@@ -246,12 +294,6 @@ def _of_model(service: Service, card: ModelCard) -> Deployment:
 
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
-    version = deployment.version
-    if version is None:
-        try:
-            version = (await service.cards.target(deployment.model)).card.version
-        except NotFound:
-            version = HIDDEN_VERSION
     pool = _pool(service, deployment.model, deployment.pool)
     by = deployment.changed_by or "swell"
     return ReplicateDeployment(
@@ -260,7 +302,7 @@ async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment
         current_release=ReplicateRelease(
             number=deployment.number,
             model=deployment.model,
-            version=version,
+            version=deployment.version or await current_version(service, deployment.model),
             created_at=moment(deployment.changed_at),
             created_by=ReplicateAccount(type="organization", username=by, name=by),
             configuration=ReplicateConfiguration(
@@ -286,9 +328,7 @@ def _pool(service: Service, model: str, name: str | None) -> _Pool:
     return max(found.values(), key=lambda pool: (pool.most, pool.name), default=_Pool(""))
 
 
-async def _check_instances(
-    service: Service, model: str, asked: ReplicateDeploymentRequest | ReplicateDeploymentUpdate
-) -> None:
+async def _check_instances(service: Service, model: str, asked: ReplicateDeploymentUpdate) -> None:
     """Check that the pool has the wished number of workers.
 
     Raises:

@@ -13,26 +13,19 @@ import msgspec
 from swell.api.call import Call, Reply
 from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import decode_json, form_parts, upload_part
-from swell.api.facades.replicate.api import page_links, replicate
-from swell.api.facades.replicate.messages import (
+from swell.api.facades.replicate.api import (
     HOME,
-    ReplicateFile,
-    ReplicateFileList,
+    ReplicatePage,
     ReplicateQuery,
+    page_links,
+    replicate,
 )
 from swell.api.facades.replicate.views import moment
 from swell.api.reading import read_query
 from swell.api.route import Body, Response
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import (
-    InvalidInput,
-    InvalidRequest,
-    NotFound,
-    SwellError,
-    TooLarge,
-    UnsupportedType,
-)
+from swell.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.objects import ObjectInfo, check_key
 from swell.task import created_at_of, is_id
 
@@ -45,6 +38,27 @@ _MAX_METADATA_BYTES: Final = 16 * 1024
 
 #: Most files of a key that a list looks at.
 _MOST_LISTED: Final = 1000
+
+
+class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+    etag: str
+    checksums: dict[str, str]
+    metadata: Any
+    created_at: str
+    expires_at: str | None
+    urls: dict[str, str]
+
+
+class ReplicateFileList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of files, newest first."""
+
+    results: list[ReplicateFile]
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +102,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-@replicate.route(
-    "GET", "/files", ReplicateFileList, (InvalidRequest, InvalidInput), query=ReplicateQuery
-)
+@replicate.route("GET", "/files", ReplicateFileList, query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
     """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)

@@ -1,31 +1,26 @@
 """Model cards as models and versions; accounts, hardware, collections and search."""
 
 import re
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.facades.replicate.api import full_name, page_links, replicate
-from swell.api.facades.replicate.messages import (
+from swell.api.facades.replicate.api import (
     HOME,
-    ReplicateAccount,
-    ReplicateCollection,
-    ReplicateCollectionList,
-    ReplicateHardware,
-    ReplicateModel,
-    ReplicateModelList,
-    ReplicatePrediction,
-    ReplicatePredictionList,
+    ReplicatePage,
     ReplicateQuery,
-    ReplicateSearch,
-    ReplicateSecret,
-    ReplicateUrls,
-    ReplicateVersion,
-    ReplicateVersionList,
+    full_name,
+    page_links,
+    replicate,
 )
 from swell.api.facades.replicate.schemas import openapi_of
-from swell.api.facades.replicate.views import moment
+from swell.api.facades.replicate.views import (
+    ReplicatePrediction,
+    ReplicatePredictionList,
+    ReplicateUrls,
+    moment,
+)
 from swell.api.gallery import sample_views
 from swell.api.hook_secrets import HookSecrets
 from swell.api.markdown import first_line
@@ -33,7 +28,7 @@ from swell.api.reading import read_query
 from swell.api.route import Body, Response
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import InvalidInput, InvalidRequest, NotFound, TooLarge
+from swell.errors import InvalidInput, NotFound, TooLarge
 from swell.registry import ModelCard
 
 #: Clients read the output schema according to it; from 0.3.9 on it may be an iterator.
@@ -46,9 +41,93 @@ _MAX_QUERY_BYTES: Final = 1000
 _WORD: Final = re.compile(r"[\w.-]+")
 
 
-@replicate.route(
-    "GET", "/models", ReplicateModelList, (InvalidRequest, InvalidInput), query=ReplicateQuery
-)
+class ReplicateVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a model."""
+
+    id: str
+    created_at: str
+    cog_version: str
+    openapi_schema: dict[str, Any]
+
+
+class ReplicateVersionList(ReplicatePage, frozen=True, kw_only=True):
+    """A model's versions, newest first."""
+
+    results: list[ReplicateVersion]
+
+
+class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model."""
+
+    url: str
+    owner: str
+    name: str
+    description: str | None
+    visibility: Literal["public", "private"] = "public"
+    is_official: bool = False
+    github_url: str | None = None
+    paper_url: str | None = None
+    license_url: str | None = None
+    run_count: int = 0
+    cover_image_url: str | None = None
+    default_example: ReplicatePrediction | None = None
+    latest_version: ReplicateVersion | None = None
+
+
+class ReplicateModelList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of models."""
+
+    results: list[ReplicateModel]
+
+
+class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found for some words."""
+
+    query: str
+    models: list[dict[str, Any]]
+    collections: list[dict[str, Any]]
+    pages: list[dict[str, str]]
+
+
+class ReplicateAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks: the key, by its name."""
+
+    type: Literal["user", "organization"] = "user"
+    username: str
+    name: str
+    github_url: str | None = None
+    avatar_url: str | None = None
+
+
+class ReplicateHardware(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool of workers."""
+
+    name: str
+    sku: str
+
+
+class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
+    """The models of one owner."""
+
+    name: str
+    slug: str
+    description: str
+    models: list[ReplicateModel] = []
+
+
+class ReplicateCollectionList(ReplicatePage, frozen=True, kw_only=True):
+    """All collections."""
+
+    results: list[ReplicateCollection]
+
+
+class ReplicateSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """What signs the webhooks of this key's predictions."""
+
+    key: str
+
+
+@replicate.route("GET", "/models", ReplicateModelList, query=ReplicateQuery)
 async def list_models(service: Service, call: Call) -> Reply:
     """A page of models."""
     query = read_query(call, ReplicateQuery)

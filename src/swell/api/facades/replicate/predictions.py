@@ -1,37 +1,26 @@
 """Predictions: create, get, list, cancel."""
 
 import re
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
+from swell.api.facades import inputs
 from swell.api.facades.errors import TASK_ERRORS, field_error
-from swell.api.facades.inputs import (
-    decode_json,
-    replace_strings,
-    take_count,
-    take_seed,
-    with_uploads,
-)
-from swell.api.facades.replicate.api import full_name, page_links, replicate
-from swell.api.facades.replicate.deployments import find_deployment
+from swell.api.facades.replicate import views
+from swell.api.facades.replicate.api import HOME, ReplicateQuery, full_name, page_links, replicate
+from swell.api.facades.replicate.deployments import current_version, find_deployment
 from swell.api.facades.replicate.files import file_urls
-from swell.api.facades.replicate.messages import (
-    HOME,
-    ReplicatePrediction,
-    ReplicatePredictionList,
-    ReplicatePredictionRequest,
-    ReplicateQuery,
-)
-from swell.api.facades.replicate.views import HIDDEN_VERSION, logs_of, prediction
-from swell.api.facades.replicate.webhooks import webhook_of
+from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
 from swell.api.facades.retry_detection import accept_once
 from swell.api.facades.urls import file_links
-from swell.api.messages import TaskRequest
+from swell.api.messages import HookEvent, TaskRequest, WebhookRequest
 from swell.api.reading import Reader, check_json, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.service import Service
@@ -41,6 +30,36 @@ from swell.api.views import encode
 from swell.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.store import TaskFilter
 from swell.task import Task
+from swell.webhook import Webhook
+
+
+class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a model. Fields that are not known are passed over."""
+
+    input: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="the model's input; every model accepts `seed` and `num_outputs`",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    version: Annotated[
+        str | None, Meta(description="a version's id, `owner/name:version` or `owner/name`")
+    ] = None
+    webhook: Annotated[
+        str | None, Meta(description="a URL that receives the prediction's events")
+    ] = None
+    webhook_events_filter: Annotated[
+        list[Literal["start", "output", "logs", "completed"]] | None,
+        Meta(description="the events to send; `output` and `completed` by default"),
+    ] = None
+    webhook_completed: Annotated[
+        str | None, Meta(description="older name: a URL that receives only the end")
+    ] = None
+    stream: Annotated[
+        bool | None, Meta(description="accepted and ignored: every prediction can be streamed")
+    ] = None
+
 
 _reader: Final = Reader(ReplicatePredictionRequest)
 
@@ -49,6 +68,16 @@ _LONGEST_WAIT_S: Final = 59.0
 
 #: `15s`, `2m`, `1h30m45s`, or a bare number of seconds.
 _DURATION: Final = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?|(\d{1,8})", re.ASCII)
+
+#: Events of a task by the names that clients filter with.
+_EVENTS: Final[Mapping[str, Sequence[HookEvent]]] = {
+    "start": ("started",),
+    "output": ("artifact",),
+    "logs": ("progress",),
+    "completed": ("succeeded", "failed", "canceled", "expired"),
+}
+
+_DEFAULT_EVENTS: Final = ("output", "completed")
 
 #: The shortest and the longest `Cancel-After`, in seconds.
 _LEAST_S, _MOST_S = 5, 24 * 3600
@@ -66,47 +95,34 @@ _CANCEL_AFTER: Final = Header(
     {"type": "string", "maxLength": 40},
     "1m30s",
 )
-_CREATED: Final = {
-    201: Response("The ended prediction", ReplicatePrediction),
-    202: Response("The prediction, `starting`", ReplicatePrediction),
+_CREATES: Final[dict[str, Any]] = {
+    "returns": {
+        201: Response("The ended prediction", ReplicatePrediction),
+        202: Response("The prediction, `starting`", ReplicatePrediction),
+    },
+    "errors": (*TASK_ERRORS, InvalidInput, UnsupportedType, WouldExpire),
+    "headers": (_PREFER, _CANCEL_AFTER, IDEMPOTENCY_KEY),
 }
-_ERRORS: Final = (*TASK_ERRORS, InvalidInput, UnsupportedType, WouldExpire)
-_EXAMPLE: Final = {"input": {"text": "hello"}}
-_BODY: Final = Body(ReplicatePredictionRequest, example=_EXAMPLE)
-_HEADERS: Final = (_PREFER, _CANCEL_AFTER, IDEMPOTENCY_KEY)
+_INPUT: Final = {"input": {"text": "hello"}}
+_BODY: Final = Body(ReplicatePredictionRequest, example=_INPUT)
+_VERSION_BODY: Final = Body(ReplicatePredictionRequest, example={"version": "demo/upper", **_INPUT})
 
 
-@replicate.route(
-    "POST",
-    "/predictions",
-    _CREATED,
-    _ERRORS,
-    body=Body(ReplicatePredictionRequest, example={"version": "demo/upper", **_EXAMPLE}),
-    headers=_HEADERS,
-)
+@replicate.route("POST", "/predictions", body=_VERSION_BODY, **_CREATES)
 async def create(service: Service, call: Call) -> Reply:
     """Create a prediction with a version."""
     request, body = await _read(service, call)
     return await _create(service, call, request, body, await _model_of(service, request.version))
 
 
-@replicate.route(
-    "POST", "/models/{owner}/{name}/predictions", _CREATED, _ERRORS, body=_BODY, headers=_HEADERS
-)
+@replicate.route("POST", "/models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_model(service: Service, call: Call) -> Reply:
     """Create a prediction with a model."""
     request, body = await _read(service, call)
     return await _create(service, call, request, body, full_name(call))
 
 
-@replicate.route(
-    "POST",
-    "/deployments/{owner}/{name}/predictions",
-    _CREATED,
-    _ERRORS,
-    body=_BODY,
-    headers=_HEADERS,
-)
+@replicate.route("POST", "/deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
     """Create a prediction with a deployment."""
     request, body = await _read(service, call)
@@ -114,13 +130,7 @@ async def create_of_deployment(service: Service, call: Call) -> Reply:
     return await _create(service, call, request, body, deployment.ref, full_name(call))
 
 
-@replicate.route(
-    "GET",
-    "/predictions",
-    ReplicatePredictionList,
-    (InvalidRequest, InvalidInput),
-    query=ReplicateQuery,
-)
+@replicate.route("GET", "/predictions", ReplicatePredictionList, query=ReplicateQuery)
 async def list_predictions(service: Service, call: Call) -> Reply:
     """A page of predictions, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -150,21 +160,16 @@ async def view(
     service: Service, call: Call, task: Task, *, is_listed: bool = False
 ) -> ReplicatePrediction:
     """Return a task as a prediction; in a list without its progress, and with files as URLs."""
-    version = task.model_version
-    if not version:
-        try:
-            version = (await service.cards.target(task.model)).card.version
-        except NotFound:
-            version = HIDDEN_VERSION
+    version = task.model_version or await current_version(service, task.model)
     urls = service.urls(call)
     if is_listed:
-        return prediction(task, urls, version=version, logs=logs_of(task, []))
+        return views.prediction(task, urls, version=version, logs=views.logs_of(task, []))
     early = early_artifacts(service.bus, task)
     if early:
         task = msgspec.structs.replace(task, artifacts=tuple(early))
-    logs = logs_of(task, service.polled.progress(task))
+    logs = views.logs_of(task, service.polled.progress(task))
     files = await file_links(service, call, task.artifacts)
-    return prediction(task, urls, version=version, logs=logs, files=files)
+    return views.prediction(task, urls, version=version, logs=logs, files=files)
 
 
 def cancel_after_s(header: bytes) -> float:
@@ -213,8 +218,11 @@ async def _create(
         metadata=msgspec.Raw(encode(metadata)),
     )
     new = await check(service, call, task_request, await repeat_of(service, call, body))
-    webhook = webhook_of(service, call, request)
-    if webhook is not None:
+    if request.webhook:
+        webhook = _webhook(service, call, request.webhook, request.webhook_events_filter)
+        new = msgspec.structs.replace(new, webhook=webhook)
+    elif request.webhook_completed:
+        webhook = _webhook(service, call, request.webhook_completed, ["completed"])
         new = msgspec.structs.replace(new, webhook=webhook)
     longest_s = min(service.settings.max_prefer_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
@@ -229,20 +237,40 @@ async def _create(
     return Reply(201 if task.state.is_terminal else 202, encode(made), headers=headers)
 
 
+def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None) -> Webhook:
+    """Return the webhook of a new prediction.
+
+    Args:
+        service: The backend.
+        call: The request.
+        url: Its receiver.
+        names: Events to send, as clients name them; None for the default.
+
+    Raises:
+        InvalidInput: The URL may not be called.
+        Unavailable: This service sends no webhooks.
+    """
+    events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
+    request = WebhookRequest(url=url, events=list(events), format=views.FORMAT)
+    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
+
+
 async def _task_request(
     service: Service, call: Call, request: ReplicatePredictionRequest, target: Target
 ) -> TaskRequest:
     """Return the task that a request asks for; `seed` and `num_outputs` belong to the task."""
-    value: Any = decode_json(request.input, "the value at /input")
+    value: Any = inputs.decode_json(request.input, "the value at /input")
     if not isinstance(value, dict):
         detail = 'an input is an object of the model\'s fields, such as {"prompt"…}'
         raise field_error("/input", detail, "type")
     known = target.card.input_schema.get("properties", {})
-    seed = take_seed(value, known, "/input/")
-    count = take_count(value, known, "num_outputs", "/input/")
-    value = await with_uploads(service, call, value)
+    seed = inputs.take_seed(value, known, "/input/")
+    count = inputs.take_count(value, known, "num_outputs", "/input/")
+    value = await inputs.with_uploads(service, call, value)
     home, signed = file_urls(service, call)
-    value = await replace_strings(value, lambda text: text.startswith(home), signed, "/input")
+    value = await inputs.replace_strings(
+        value, lambda text: text.startswith(home), signed, "/input"
+    )
     return TaskRequest(model=target.queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
 
 

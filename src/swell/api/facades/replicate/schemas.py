@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+import msgspec
+
 from swell.registry import ModelCard
 
 _COMPONENTS: Final = "#/components/schemas/"
@@ -69,20 +71,8 @@ def openapi_of(card: ModelCard) -> dict[str, Any]:
 
 
 def _moved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose definitions lie among the document's."""
-    for name, definition in schema.get("$defs", {}).items():
-        schemas[name] = _referring(definition)
-    return {name: _referring(each) for name, each in schema.items() if name != "$defs"}
-
-
-def _referring(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_referring(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: each.replace("#/$defs/", _COMPONENTS)
-        if name == "$ref" and isinstance(each, str)
-        else _referring(each)
-        for name, each in value.items()
-    }
+    """Return a schema whose definitions have moved to the document's schemas."""
+    text = msgspec.json.encode(schema).replace(b'"#/$defs/', f'"{_COMPONENTS}'.encode())
+    moved: dict[str, Any] = msgspec.json.decode(text)
+    schemas.update(moved.pop("$defs", {}))
+    return moved

@@ -8,15 +8,19 @@ expired                        canceled: clients know no word for it
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from swell.adoption.traffic import asked_version
-from swell.api.facades.replicate.messages import HOME, ReplicatePrediction, ReplicateUrls, Status
+from swell.api.facades.replicate.api import HOME, ReplicatePage
 from swell.api.facades.urls import file_url
 from swell.api.views import UrlMaker, resolve_files
+from swell.outbox import Delivery
 from swell.task import Task, TaskState, seed_of
+
+#: The only words that clients know.
+Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 
 _STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.QUEUED: "starting",
@@ -27,11 +31,51 @@ _STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.EXPIRED: "canceled",
 }
 
+#: The name of the format of its webhooks.
+FORMAT: Final = "replicate"
+
 #: Replaces a version that is unknown by now.
 HIDDEN_VERSION: Final = "hidden"
 
 #: Characters of a full progress bar.
 _BAR: Final = 10
+
+
+class ReplicateUrls(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to go on from a prediction."""
+
+    get: str
+    cancel: str
+    stream: str
+    web: str
+
+
+class ReplicatePrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as a prediction."""
+
+    id: str
+    model: str
+    version: str
+    status: Status
+    input: Any
+    output: Any
+    logs: str
+    error: str | None
+    metrics: dict[str, float]
+    data_removed: bool
+    source: str
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    deadline: str | None
+    deployment: str | None
+    urls: ReplicateUrls
+
+
+class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of predictions, newest first."""
+
+    results: list[ReplicatePrediction]
 
 
 def status_of(task: Task) -> Status:
@@ -127,9 +171,9 @@ def prediction(
         data_removed=task.inputs_removed or task.outputs_removed,
         source="api",
         created_at=moment(task.created_at),
-        started_at=task.started_at and moment(task.started_at),
-        completed_at=task.finished_at and moment(task.finished_at),
-        deadline=task.finish_by_at and moment(task.finish_by_at),
+        started_at=_moment_of(task.started_at),
+        completed_at=_moment_of(task.finished_at),
+        deadline=_moment_of(task.finish_by_at),
         deployment=_deployment(task),
         urls=ReplicateUrls(
             get=home,
@@ -140,9 +184,21 @@ def prediction(
     )
 
 
+def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePrediction:
+    """Return the body of a delivery: the prediction as it was then."""
+    progress = []
+    if delivery.event == "progress" and delivery.data is not None:
+        progress = [msgspec.json.decode(delivery.data)]
+    return prediction(task, urls, logs=logs_of(task, progress))
+
+
 def stream_key(task_id: str) -> str:
     """Return the key that the URL of a prediction's stream is signed for; no file has it."""
     return f"streams/{task_id}"
+
+
+def _moment_of(at: datetime | None) -> str | None:
+    return None if at is None else moment(at)
 
 
 def _input(task: Task) -> Any:
