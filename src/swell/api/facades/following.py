@@ -43,7 +43,7 @@ async def _updates(
         service: The backend.
         accepted: The task.
         after: Yield later events only.
-        check_s: Yield without an event after so many seconds; None for never.
+        check_s: Seconds without an event until it yields None as event; None for never.
     """
     task = accepted.task
     # Subscribe before the offer, so that the end of a fast task is not missed.

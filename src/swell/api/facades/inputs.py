@@ -155,7 +155,7 @@ def whole_number(value: Any, field: str, least: int, most: int) -> int:
 
 
 async def with_uploads(service: Service, call: Call, value: Any, at: str = "/input") -> Any:
-    """Return an input whose long data URIs have become URLs of uploads.
+    """Upload the long data URIs of an input, and return it with their URLs.
 
     Args:
         service: The backend.

@@ -1,9 +1,9 @@
 """LibreTranslate's API over a model that translates text.
 
 The built-in model translates into English: whole sentences with packages of Argos Translate, or
-word by word from five languages without any. The alias `libretranslate` selects another model,
-whose input `target` lists its target languages. LibreTranslate's clients send their key in the
-body: it is a Swell key.
+word by word from five languages without any. The alias `libretranslate` selects another model;
+its input `target` lists its target languages. LibreTranslate's clients send their key in the body:
+it is a Swell key.
 
 Source:
     libretranslatepy 2.1.4 and LibreTranslate's own API reference, November 2026.
@@ -88,14 +88,14 @@ class TranslateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DetectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose language is to be told."""
+    """What to detect the language of."""
 
     q: Annotated[str, Meta(min_length=1, max_length=_MOST_CHARS)]
     api_key: Annotated[str, Meta(max_length=500)] | None = None
 
 
 class DetectedLanguage(msgspec.Struct, frozen=True, kw_only=True):
-    """A language, and how sure that is, 0 to 100: the share of words that are known."""
+    """A language, with a confidence of 0 to 100: the share of known words."""
 
     confidence: float
     language: str
@@ -111,7 +111,7 @@ class TranslationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class LanguageView(msgspec.Struct, frozen=True, kw_only=True):
-    """A language, and what it is translated into."""
+    """A source language, and its target languages."""
 
     code: str
     name: str

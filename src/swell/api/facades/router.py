@@ -55,13 +55,13 @@ class Facade:
         operation: str = "",
         **more: Any,
     ) -> Callable[[H], H]:
-        """Declare an operation on its handler, whose docstring is its summary and description.
+        """Declare an operation on its handler. The docstring is its summary and description.
 
         Args:
             method: HTTP method.
             path: Below the prefix.
             returns: The message of a 200, or the responses by status.
-            errors: Besides those of keys, limits and `query`.
+            errors: Further than those of keys, limits and `query`.
             scope: What a key must be allowed; None without a key.
             query: Message of the query, or `dict` for any.
             operation: Operation id without the façade's name; the handler's name by default.

@@ -1,4 +1,4 @@
-"""Requests whose client disconnected before the answer, to answer them when they come again.
+"""Requests without an answer, because their client disconnected; for when they come again.
 
 fal's clients repeat a request after a broken connection without saying so. The backend knows a
 repeat by its digest and by the disconnected client: the same request from a client that still
@@ -36,7 +36,7 @@ class UnansweredRequests:
         self._clock = clock
         #: Digest → task by request; its client waits or has disconnected.
         self._tasks: dict[bytes, dict[Call, str]] = {}
-        #: When to drop requests whose client has disconnected, the oldest first.
+        #: When to drop requests after their client has disconnected, the oldest first.
         self._ended: deque[tuple[float, bytes, Call]] = deque()
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """URLs of files for clients that send their key along and follow no redirect.
 
 A bucket refuses a request with two kinds of credentials, so these URLs always lead to the backend,
-whatever `objects.serve` says.
+even if `objects.serve` names the bucket.
 """
 
 from collections.abc import Sequence

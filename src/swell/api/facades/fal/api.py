@@ -10,7 +10,7 @@ from swell.api.views import encode
 from swell.errors import NoWorker, SwellError, WouldExpire
 from swell.task import Task, TaskState
 
-#: The header that tells fal's clients whose time-out it was.
+#: A time-out that the client asked for.
 _USERS_TIMEOUT: Final = (b"x-fal-request-timeout-type", b"user")
 
 

@@ -32,19 +32,19 @@ from swell.webhook import Webhook
 
 
 class FalSubmitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that waits for its turn."""
+    """A queued request."""
 
     request_id: str
     response_url: str
     status_url: str
     cancel_url: str
-    #: How many come before it.
+    #: Requests ahead of it.
     queue_position: int
     status: str = "IN_QUEUE"
 
 
 class FalLog(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of what happened."""
+    """One line of a log."""
 
     message: str
     timestamp: str
@@ -53,12 +53,12 @@ class FalLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FalStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a request is: `IN_QUEUE`, `IN_PROGRESS` or `COMPLETED`, however it ended."""
+    """Status of a request: `IN_QUEUE`, `IN_PROGRESS`, or `COMPLETED` after any end."""
 
     status: Annotated[str, Meta(pattern="^(IN_QUEUE|IN_PROGRESS|COMPLETED)$")]
     request_id: str
     response_url: str
-    #: While it waits: how many come before it.
+    #: In the queue: requests ahead of it.
     queue_position: int | msgspec.UnsetType = msgspec.UNSET
     logs: list[FalLog] | msgspec.UnsetType | None = msgspec.UNSET
     metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
@@ -73,7 +73,7 @@ class FalStatusQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class FalSubmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the end is to be told."""
+    """The receiver of a webhook."""
 
     fal_webhook: Annotated[str, Meta(max_length=8192)] | None = None
 

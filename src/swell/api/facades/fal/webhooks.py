@@ -42,7 +42,7 @@ class FalJwk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
-    """Public keys of which one has signed."""
+    """Public keys; one of them has signed."""
 
     keys: list[FalJwk]
 

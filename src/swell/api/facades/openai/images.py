@@ -36,14 +36,14 @@ from swell.task import Artifact, Task, TaskState
 
 
 class TokenDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing here is counted in tokens."""
+    """Always zero."""
 
     image_tokens: int = 0
     text_tokens: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing here is counted in tokens: see `swell` for what it took."""
+    """Always zero: `swell` has times and cost."""
 
     input_tokens: int = 0
     input_tokens_details: TokenDetails = TokenDetails()
@@ -52,7 +52,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwellPart(msgspec.Struct, frozen=True, kw_only=True):
-    """What we tell beside OpenAI's own fields."""
+    """Task, times and cost, in addition to OpenAI's fields."""
 
     task: str
     model: str

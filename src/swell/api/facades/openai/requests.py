@@ -32,7 +32,7 @@ _OPENAI_ONLY: Final = (
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be drawn. Any other field is given to the model under its own name."""
+    """Pictures to generate. The model gets any other field under its own name."""
 
     prompt: Annotated[str, Meta(min_length=1, max_length=32_000)]
     model: (
@@ -67,7 +67,7 @@ class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EditRequest(ImageRequest, frozen=True, kw_only=True):
-    """What is to be made of pictures; as a form, with them as parts `image`, `image[]`, `mask`."""
+    """Pictures to edit; in a form they are the parts `image`, `image[]` and `mask`."""
 
     images: Annotated[list[ImageSource], Meta(max_length=16)] | None = None
     mask: ImageSource | None = None

@@ -24,14 +24,14 @@ replicate: Final = Facade(
 
 
 class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):
-    """What every page of a list has beside its results: absolute URLs of its neighbours."""
+    """A page of a list, with absolute URLs of its neighbours."""
 
     previous: str | None = None
     next: str | None = None
 
 
 class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which page of a list."""
+    """A page of a list."""
 
     cursor: Annotated[str | None, Meta(description="from `next` of the previous page")] = None
     limit: Annotated[int, Meta(ge=1, le=100, description="largest number")] = 100

@@ -1,6 +1,6 @@
 """Deployments: an operator's names for a model, or for one version of it.
 
-Every served model is a deployment of its own name. Others are kept in the registry; moving one to
+Every served model is a deployment of the same name. Others are kept in the registry; moving one to
 another version changes it for all its users. Pools are sized in the settings, so a wish that the
 pool does not meet is refused.
 """
@@ -26,7 +26,7 @@ from swell.registry import ModelCard, Scope
 
 
 class ReplicateDeploymentUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be otherwise."""
+    """Changes of a deployment."""
 
     version: Annotated[str | None, Meta(description="a version's id")] = None
     hardware: Annotated[str | None, Meta(description="a pool, as `GET /hardware` lists them")] = (
@@ -52,7 +52,7 @@ class ReplicateConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicateRelease(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deployment stands for now."""
+    """Current model and version of a deployment."""
 
     number: int
     model: str

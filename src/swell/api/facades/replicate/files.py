@@ -31,7 +31,7 @@ from swell.task import created_at_of, is_id
 
 _ABOUT: Final = ".about"
 
-#: Fields of the form besides the file.
+#: Fields of the form except the file.
 _FIELDS: Final = frozenset({"filename", "type", "metadata"})
 
 _MAX_METADATA_BYTES: Final = 16 * 1024

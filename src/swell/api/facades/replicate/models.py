@@ -81,7 +81,7 @@ class ReplicateModelList(ReplicatePage, frozen=True, kw_only=True):
 
 
 class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found for some words."""
+    """Results of a search."""
 
     query: str
     models: list[dict[str, Any]]
@@ -90,7 +90,7 @@ class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicateAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks: the key, by its name."""
+    """The key, by its name."""
 
     type: Literal["user", "organization"] = "user"
     username: str
@@ -262,7 +262,7 @@ async def webhook_secret(service: Service, call: Call) -> Reply:
 
 
 async def _search(service: Service, text: str) -> list[ModelCard]:
-    """Return the models whose name or description has all words, matches in names first."""
+    """Return the models with all words in name or description, matches in names first."""
     await service.cards.refresh()
     words = _WORD.findall(text.lower())
 

@@ -21,7 +21,7 @@ from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePred
 from swell.api.facades.retry_detection import accept_once
 from swell.api.facades.urls import file_links
 from swell.api.messages import HookEvent, TaskRequest, WebhookRequest
-from swell.api.reading import Reader, check_json, read_query
+from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.service import Service
 from swell.api.submit import check, follow, prefer_wait_s
@@ -34,7 +34,7 @@ from swell.webhook import Webhook
 
 
 class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a model. Fields that are not known are passed over."""
+    """A prediction to create. Unknown fields are ignored."""
 
     input: Annotated[
         msgspec.Raw,
@@ -111,23 +111,20 @@ _VERSION_BODY: Final = Body(ReplicatePredictionRequest, example={"version": "dem
 @replicate.route("POST", "/predictions", body=_VERSION_BODY, **_CREATES)
 async def create(service: Service, call: Call) -> Reply:
     """Create a prediction with a version."""
-    request, body = await _read(service, call)
-    return await _create(service, call, request, body, await _model_of(service, request.version))
+    return await _create(service, call)
 
 
 @replicate.route("POST", "/models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_model(service: Service, call: Call) -> Reply:
     """Create a prediction with a model."""
-    request, body = await _read(service, call)
-    return await _create(service, call, request, body, full_name(call))
+    return await _create(service, call, full_name(call))
 
 
 @replicate.route("POST", "/deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
     """Create a prediction with a deployment."""
-    request, body = await _read(service, call)
     deployment = await find_deployment(service, full_name(call))
-    return await _create(service, call, request, body, deployment.ref, full_name(call))
+    return await _create(service, call, deployment.ref, full_name(call))
 
 
 @replicate.route("GET", "/predictions", ReplicatePredictionList, query=ReplicateQuery)
@@ -193,37 +190,28 @@ def cancel_after_s(header: bytes) -> float:
     )
 
 
-async def _read(service: Service, call: Call) -> tuple[ReplicatePredictionRequest, bytes]:
-    service.traces.begin(call)
-    check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
-    return _reader.read(body), body
-
-
 async def _create(
-    service: Service,
-    call: Call,
-    request: ReplicatePredictionRequest,
-    body: bytes,
-    model: str,
-    deployment: str | None = None,
+    service: Service, call: Call, model: str | None = None, deployment: str | None = None
 ) -> Reply:
-    target = await service.cards.target(model)
+    """Create the prediction that a body asks for; without a model, with the version it names."""
+    service.traces.begin(call)
+    request: ReplicatePredictionRequest = await _reader.read_call(
+        call, service.settings.max_body_bytes
+    )
+    repeat = await repeat_of(service, call, encode(request))
+    target = await service.cards.target(model or await _model_of(service, request.version))
     cancel_after = call.header(b"cancel-after")
-    finish_by_s = None if cancel_after is None else cancel_after_s(cancel_after)
     metadata = None if deployment is None else {"replicate_deployment": deployment}
     task_request = msgspec.structs.replace(
         await _task_request(service, call, request, target),
-        finish_by_s=finish_by_s,
+        finish_by_s=None if cancel_after is None else cancel_after_s(cancel_after),
         metadata=msgspec.Raw(encode(metadata)),
     )
-    new = await check(service, call, task_request, await repeat_of(service, call, body))
-    if request.webhook:
-        webhook = _webhook(service, call, request.webhook, request.webhook_events_filter)
-        new = msgspec.structs.replace(new, webhook=webhook)
-    elif request.webhook_completed:
-        webhook = _webhook(service, call, request.webhook_completed, ["completed"])
-        new = msgspec.structs.replace(new, webhook=webhook)
+    new = await check(service, call, task_request, repeat)
+    url = request.webhook or request.webhook_completed
+    if url:
+        names = request.webhook_events_filter if request.webhook else ["completed"]
+        new = msgspec.structs.replace(new, webhook=_webhook(service, call, url, names))
     longest_s = min(service.settings.max_prefer_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
@@ -238,18 +226,7 @@ async def _create(
 
 
 def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None) -> Webhook:
-    """Return the webhook of a new prediction.
-
-    Args:
-        service: The backend.
-        call: The request.
-        url: Its receiver.
-        names: Events to send, as clients name them; None for the default.
-
-    Raises:
-        InvalidInput: The URL may not be called.
-        Unavailable: This service sends no webhooks.
-    """
+    """Return the webhook of a prediction, for the events of these names or the default ones."""
     events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
     request = WebhookRequest(url=url, events=list(events), format=views.FORMAT)
     return service.need_hooks().checked(request, service.base_url(call), "/webhook")

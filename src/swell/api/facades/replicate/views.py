@@ -42,7 +42,7 @@ _BAR: Final = 10
 
 
 class ReplicateUrls(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to go on from a prediction."""
+    """URLs of a prediction."""
 
     get: str
     cancel: str
@@ -89,7 +89,7 @@ def error_of(task: Task) -> str | None:
 
 
 def progress_line(progress: Mapping[str, Any]) -> str | None:
-    """Return progress as a line of a log, from which clients read a progress bar.
+    """Return progress as a line of a log. Clients read a progress bar from it.
 
     Source:
         The pattern of `Prediction.Progress` in replicate-python and of `parseProgressFromLogs` in
