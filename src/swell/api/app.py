@@ -70,6 +70,8 @@ class Endpoint:
             return
         if reply is not None:
             call.status = reply.status
+            if reply.lost is not None and call.is_gone():
+                await reply.lost()
             await reply.send(call)
         self.count(call)
 

@@ -35,7 +35,7 @@ class ClientGone(Exception):
 class Reply:
     """An answer: a body, or a stream whose length is known."""
 
-    __slots__ = ("body", "content_type", "headers", "length", "status", "stream")
+    __slots__ = ("body", "content_type", "headers", "length", "lost", "status", "stream")
 
     def __init__(
         self,
@@ -53,6 +53,8 @@ class Reply:
         self.headers = headers
         self.stream = stream
         self.length = len(body) if length is None else length
+        #: What is to be done where nobody is left to be told; None for nothing.
+        self.lost: Callable[[], Awaitable[None]] | None = None
 
     def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
         """Return the headers, with what every answer has."""
