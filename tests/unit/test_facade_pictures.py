@@ -14,7 +14,7 @@ from swell.api.facades.image_fields import (
     sized,
     stepped,
 )
-from swell.api.facades.image_formats import recoded
+from swell.api.facades.result_files import recoded
 from swell.errors import InvalidInput, InvalidRequest
 
 

@@ -6,7 +6,7 @@ Each is a module or package that maps paths, schemas, states and errors. They sh
 - `inputs`: JSON bodies, forms, data URIs; `image_fields`: picture inputs in a model's own names;
 - `model_names`: aliases; `errors`: errors in other formats;
 - `following`: waiting for a task, and its events as server-sent events;
-- `image_formats`, `urls`: pictures as bytes, and URLs of files;
+- `result_files`: URLs of files, and pictures as bytes;
 - `retry_detection`, `unanswered_requests`: repeated requests without an idempotency key.
 
 Tasks are created by `swell.api.submit`. `swell.api.auth` accepts keys as `Bearer`, `Token` or

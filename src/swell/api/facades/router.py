@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from swell.api.messages import NoQuery
@@ -12,36 +13,24 @@ from swell.registry import Scope
 H = TypeVar("H", bound=Handler)
 
 
+@dataclass(frozen=True)
 class Facade:
-    """One compatible API: its name, its place in the reference, and its operations.
+    """One compatible API: its name, its place in the reference, and its operations."""
 
-    Args:
-        name: As in `server.facades`.
-        prefix: Its paths begin with it.
-        group: Heading in the reference, and tag of OpenAPI.
-        about: The text below that heading.
-        refuse: Writes errors in its format; None for problem documents.
-        has_resources: Whether ids of operations contain the module of their handler, which is a
-            resource such as `predictions`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        prefix: str,
-        group: str,
-        about: str,
-        refuse: Refusal | None = None,
-        *,
-        has_resources: bool = False,
-    ) -> None:
-        self.name = name
-        self.prefix = prefix
-        self.group = group
-        self.about = about
-        self.routes: list[Route] = []
-        self._refuse = refuse
-        self._has_resources = has_resources
+    #: As in `server.facades`.
+    name: str
+    #: Its paths begin with it.
+    prefix: str
+    #: Heading in the reference, and tag of OpenAPI.
+    group: str
+    #: The text below that heading.
+    about: str
+    #: Writes errors in its format; None for problem documents.
+    refuse: Refusal | None = None
+    #: Whether ids of operations contain the module of their handler, a resource such as
+    #: `predictions`.
+    has_resources: bool = False
+    routes: list[Route] = field(default_factory=list)
 
     def route(
         self,
@@ -74,7 +63,7 @@ class Facade:
             summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
             summary = summary.removesuffix(".")
             responses = returns if isinstance(returns, dict) else {200: Response(summary, returns)}
-            module = [handler.__module__.rpartition(".")[2]] if self._has_resources else []
+            module = [handler.__module__.rpartition(".")[2]] if self.has_resources else []
             self.routes.append(
                 Route(
                     method=method,
@@ -88,7 +77,7 @@ class Facade:
                     description=" ".join(description.partition("Raises:")[0].split()),
                     query=query,
                     facade=self.name,
-                    refuse=self._refuse,
+                    refuse=self.refuse,
                     operation_id="_".join([self.name, *module, operation or handler.__name__]),
                     **more,
                 )

@@ -13,7 +13,7 @@ from swell.api.call import Call, Reply
 from swell.api.facades.fal import requests
 from swell.api.facades.fal.api import fal, reply
 from swell.api.facades.inputs import json_object
-from swell.api.facades.urls import file_url
+from swell.api.facades.result_files import file_url
 from swell.api.route import Header, Response
 from swell.api.service import Service
 from swell.errors import NotFound

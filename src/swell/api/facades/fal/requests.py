@@ -15,8 +15,8 @@ from swell.api.facades.fal.results import FORMAT, file_view, result_of
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
 from swell.api.facades.inputs import json_object, with_uploads
 from swell.api.facades.model_names import resolve
+from swell.api.facades.result_files import file_url
 from swell.api.facades.unanswered_requests import request_digest
-from swell.api.facades.urls import file_url
 from swell.api.messages import WebhookRequest
 from swell.api.reading import read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response

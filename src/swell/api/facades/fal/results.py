@@ -7,9 +7,8 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.facades.fal.api import failure, failure_body
-from swell.api.facades.image_formats import picture_bytes, pictures_of
 from swell.api.facades.inputs import data_uri
-from swell.api.facades.urls import file_url
+from swell.api.facades.result_files import file_url, picture_bytes, pictures_of
 from swell.api.service import Service
 from swell.api.views import UrlMaker, resolve_files
 from swell.outbox import Delivery

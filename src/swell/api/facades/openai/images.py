@@ -10,7 +10,6 @@ from swell.api.call import Call, Reply
 from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS, field_error
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
-from swell.api.facades.image_formats import picture_bytes, pictures_of
 from swell.api.facades.model_names import resolve
 from swell.api.facades.openai.api import error_member, failure, openai
 from swell.api.facades.openai.requests import (
@@ -21,8 +20,8 @@ from swell.api.facades.openai.requests import (
     read_generation,
     task_request,
 )
+from swell.api.facades.result_files import file_url, picture_bytes, pictures_of
 from swell.api.facades.retry_detection import accept_once
-from swell.api.facades.urls import file_url
 from swell.api.problems import family_of
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service

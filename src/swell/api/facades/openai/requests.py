@@ -13,7 +13,7 @@ from swell.api.cards import Target
 from swell.api.facades import image_fields
 from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import form_parts, json_object, upload_part, with_uploads
-from swell.api.facades.urls import file_url
+from swell.api.facades.result_files import file_url
 from swell.api.forms import Part
 from swell.api.json_limits import check_values
 from swell.api.messages import PLAIN, TaskRequest
@@ -31,31 +31,29 @@ _OPENAI_ONLY: Final = (
 )
 
 
+_Model = Annotated[str, Meta(max_length=200, description="a model of this server, or an alias")]
+_Count = Annotated[int, Meta(ge=1, le=10, description="number of pictures; 1 by default")]
+_Size = Annotated[str, Meta(max_length=40, description="`auto`, or `WIDTHxHEIGHT` in px")]
+_Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
+_User = Annotated[str, Meta(max_length=200, pattern=PLAIN)]
+
+
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures to generate. The model gets any other field under its own name."""
 
     prompt: Annotated[str, Meta(min_length=1, max_length=32_000)]
-    model: (
-        Annotated[str, Meta(max_length=200, description="a model of this server, or an alias")]
-        | None
-    ) = None
-    n: Annotated[int, Meta(ge=1, le=10, description="number of pictures; 1 by default")] | None = (
-        None
-    )
-    size: (
-        Annotated[str, Meta(max_length=40, description="`auto`, or `WIDTHxHEIGHT` in px")] | None
-    ) = None
-    quality: Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None = (
-        None
-    )
+    model: _Model | None = None
+    n: _Count | None = None
+    size: _Size | None = None
+    quality: _Quality | None = None
     output_format: Literal["png", "webp", "jpeg", "gif", "svg"] | None = None
     output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
     background: Literal["transparent", "opaque", "auto"] | None = None
     response_format: Literal["url", "b64_json"] | None = None
     stream: bool | None = None
     partial_images: Annotated[int, Meta(ge=0, le=3)] | None = None
-    user: Annotated[str, Meta(max_length=200, pattern=PLAIN)] | None = None
-    safety_identifier: Annotated[str, Meta(max_length=200, pattern=PLAIN)] | None = None
+    user: _User | None = None
+    safety_identifier: _User | None = None
     seed: Annotated[int, Meta(ge=-1, le=2**53 - 1)] | None = None
 
 

@@ -6,7 +6,7 @@ pool does not meet is refused.
 """
 
 from datetime import datetime
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -113,13 +113,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def ref(self) -> str:
         """The model, as requests name it."""
         return self.model if self.version is None else f"{self.model}:{self.version}"
-
-
-class _Pool(NamedTuple):
-    name: str
-    #: Fewest and most workers.
-    least: int = 0
-    most: int = 0
 
 
 _decode = msgspec.json.Decoder(list[Deployment]).decode
@@ -294,7 +287,6 @@ def _of_model(service: Service, card: ModelCard) -> Deployment:
 
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
-    pool = _pool(service, deployment.model, deployment.pool)
     by = deployment.changed_by or "swell"
     return ReplicateDeployment(
         owner=deployment.owner,
@@ -305,27 +297,25 @@ async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment
             version=deployment.version or await current_version(service, deployment.model),
             created_at=moment(deployment.changed_at),
             created_by=ReplicateAccount(type="organization", username=by, name=by),
-            configuration=ReplicateConfiguration(
-                hardware=pool.name, min_instances=pool.least, max_instances=pool.most
-            ),
+            configuration=_pool(service, deployment.model, deployment.pool),
         ),
     )
 
 
-def _pool(service: Service, model: str, name: str | None) -> _Pool:
+def _pool(service: Service, model: str, name: str | None) -> ReplicateConfiguration:
     """Return a pool with workers for a model: the one of this name, or the largest."""
-    found: dict[str, _Pool] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for worker in service.fleet.live(model, None):
-        pool = worker.info.pool
-        workers = found.get(pool, _Pool(pool)).most + 1
-        found[pool] = _Pool(pool, workers, workers)
+        _, workers = sizes.get(worker.info.pool, (0, 0))
+        sizes[worker.info.pool] = workers + 1, workers + 1
     status = service.scaling.status
     for each in () if status is None else status.pools:
         if not each.models or model in each.models:
-            found[each.pool] = _Pool(each.pool, each.least, each.most)
-    if name is not None:
-        return found.get(name, _Pool(name))
-    return max(found.values(), key=lambda pool: (pool.most, pool.name), default=_Pool(""))
+            sizes[each.pool] = each.least, each.most
+    if name is None:
+        name = max(sizes, key=lambda pool: (sizes[pool][1], pool), default="")
+    least, most = sizes.get(name, (0, 0))
+    return ReplicateConfiguration(hardware=name, min_instances=least, max_instances=most)
 
 
 async def _check_instances(service: Service, model: str, asked: ReplicateDeploymentUpdate) -> None:
@@ -335,7 +325,8 @@ async def _check_instances(service: Service, model: str, asked: ReplicateDeploym
         InvalidInput: It has fewer, may have more, or has no worker for the model.
     """
     pool = _pool(service, model, asked.hardware)
-    if asked.hardware is not None and pool.most == 0:
+    least, most = pool.min_instances, pool.max_instances
+    if asked.hardware is not None and most == 0:
         raise field_error(
             "/hardware",
             f"no worker of the pool {asked.hardware[:60]!r} has {model}: GET "
@@ -343,13 +334,10 @@ async def _check_instances(service: Service, model: str, asked: ReplicateDeploym
             "not_possible",
         )
     limits = (
-        f"the pool {pool.name!r} has {pool.least} to {pool.most} workers, as [pools] in the "
-        "settings says, which a deployment cannot change"
+        f"the pool {pool.hardware!r} has {least} to {most} workers, as [pools] in the settings "
+        "says, which a deployment cannot change"
     )
-    least, most = asked.min_instances, asked.max_instances
-    if least is not None and least > pool.least:
-        detail = f"{limits}: ask for at most {pool.least}"
-        raise field_error("/min_instances", detail, "not_possible")
-    if most is not None and most < pool.most:
-        detail = f"{limits}: ask for at least {pool.most}"
-        raise field_error("/max_instances", detail, "not_possible")
+    if asked.min_instances is not None and asked.min_instances > least:
+        raise field_error("/min_instances", f"{limits}: ask for at most {least}", "not_possible")
+    if asked.max_instances is not None and asked.max_instances < most:
+        raise field_error("/max_instances", f"{limits}: ask for at least {most}", "not_possible")

@@ -18,8 +18,8 @@ from swell.api.facades.replicate.api import HOME, ReplicateQuery, full_name, pag
 from swell.api.facades.replicate.deployments import current_version, find_deployment
 from swell.api.facades.replicate.files import file_urls
 from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
+from swell.api.facades.result_files import file_links
 from swell.api.facades.retry_detection import accept_once
-from swell.api.facades.urls import file_links
 from swell.api.messages import HookEvent, TaskRequest, WebhookRequest
 from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response

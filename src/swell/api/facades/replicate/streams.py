@@ -15,7 +15,7 @@ from swell.api.early import is_next, read_artifact
 from swell.api.events import Teller, relay
 from swell.api.facades.replicate.api import replicate
 from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
-from swell.api.facades.urls import file_links
+from swell.api.facades.result_files import file_links
 from swell.api.route import Header, Response
 from swell.api.service import Service
 from swell.api.streams import Stream

@@ -14,7 +14,7 @@ import msgspec
 
 from swell.adoption.traffic import asked_version
 from swell.api.facades.replicate.api import HOME, ReplicatePage
-from swell.api.facades.urls import file_url
+from swell.api.facades.result_files import file_url
 from swell.api.views import UrlMaker, resolve_files
 from swell.outbox import Delivery
 from swell.task import Task, TaskState, seed_of
