@@ -11,7 +11,8 @@ from api_harness import Answer, Client, World
 from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, picture
 
 from swell.api.cards import Target
-from swell.api.facades.fal import SIZES, Wishes, app_names, hook_body, task_request
+from swell.api.facades.fal.arguments import SIZES, app_names, task_request
+from swell.api.facades.fal.results import hook_body
 from swell.api.views import UrlMaker
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
@@ -39,7 +40,7 @@ async def studio() -> AsyncIterator[Studio]:
 
 def request_of(told: dict[str, Any], card: dict[str, Any] = PAINTER) -> Any:
     target = Target(card["name"], card["name"], ModelCard(**card))
-    return task_request(told, target, Wishes())
+    return task_request(told, target)
 
 
 def input_of(told: dict[str, Any], card: dict[str, Any] = PAINTER) -> Any:

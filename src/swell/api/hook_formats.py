@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
-from swell.api.facades import fal
-from swell.api.facades.fal_webhooks import FalSeal
-from swell.api.facades.replicate.webhooks import FORMAT as REPLICATE
-from swell.api.facades.replicate.webhooks import hook_body as replicate_body
+from swell.api.facades.fal.results import FORMAT as FAL
+from swell.api.facades.fal.results import hook_body as fal_body
+from swell.api.facades.fal.webhooks import FalSeal
+from swell.api.facades.replicate.views import FORMAT as REPLICATE
+from swell.api.facades.replicate.views import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native
 from swell.webhook import ENDS, NATIVE
 
@@ -14,8 +15,8 @@ from swell.webhook import ENDS, NATIVE
 FORMATS: Final[Mapping[str, Form]] = {
     NATIVE: Form(native),
     REPLICATE: Form(replicate_body),
-    fal.FORMAT: Form(fal.hook_body, events=ENDS),
+    FAL: Form(fal_body, events=ENDS),
 }
 
 #: Additional signatures by name of the format.
-SEALS: Final[Mapping[str, SealOf]] = {fal.FORMAT: FalSeal}
+SEALS: Final[Mapping[str, SealOf]] = {FAL: FalSeal}

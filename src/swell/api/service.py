@@ -31,7 +31,7 @@ from swell.api.eta import (
     first_pace,
     load_of,
 )
-from swell.api.facades.unanswered import Unanswered
+from swell.api.facades.unanswered_requests import UnansweredRequests
 from swell.api.fleet import Fleet, Rival, never_dead
 from swell.api.headers import Hosts, Origins, host_name
 from swell.api.hook_bodies import Form, SealOf
@@ -169,7 +169,7 @@ class Service:
         self.lookups, self.body_queue = Lookups(backend.store), BodyQueue()
         self.polled, self.unanswered = (
             Polled(backend.bus, backend.clock),
-            Unanswered(backend.clock),
+            UnansweredRequests(backend.clock),
         )
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)

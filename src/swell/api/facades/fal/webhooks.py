@@ -1,7 +1,6 @@
-"""Signatures of fal's kind for webhooks, and the keys that receivers check them with.
+"""Signatures of webhooks in fal's format, and the keys that receivers check them with.
 
-The key is derived from a secret of the registry, so that all backends have the same without anybody
-handing it out.
+The key is derived from a secret of the registry, so that all backends have the same key.
 """
 
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from swell.api.call import Call, Reply
-from swell.api.facades.fal import refuse
-from swell.api.route import Response, Route
+from swell.api.facades.fal.api import fal
+from swell.api.route import Response
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.db.registry import Registry
@@ -24,11 +23,11 @@ from swell.task import Task
 if TYPE_CHECKING:
     from swell.webhooks.fal_signing import FalKey
 
-#: Under which name the registry keeps what the key is derived from.
+#: Name of the secret in the registry.
 _SECRET: Final = "fal-webhooks"
 
-#: For so long receivers may keep the keys, in seconds; fal's documentation says a day at most.
-_KEPT_S: Final = 3600
+#: How long receivers may cache the keys, in seconds; fal's documentation says a day at most.
+_CACHED_S: Final = 3600
 
 
 class FalJwk(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,16 +42,16 @@ class FalJwk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
-    """Public keys of which one has signed."""
+    """Public keys; one of them has signed."""
 
     keys: list[FalJwk]
 
 
 class FalSeal:
-    """Signs what is sent in fal's form, with the one key of this service.
+    """Signs webhooks in fal's format, with the one key of this service.
 
     Args:
-        registry: Where the key's secret is kept.
+        registry: Holds the key's secret.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -62,14 +61,14 @@ class FalSeal:
     async def headers(
         self, delivery: Delivery, task: Task, body: bytes, now: datetime
     ) -> Mapping[str, str]:
-        """See `swell.api.hook_bodies.Seal.headers`. None where the library is not there."""
+        """See `swell.api.hook_bodies.Seal.headers`. None without the library."""
         key = await self.key()
         if key is None:
             return {}
         return key.headers(task.id, delivery.key_id, int(now.timestamp()), body)
 
     async def key(self) -> "FalKey | None":
-        """Return the key that signs; None where the library that can is not installed."""
+        """Return the signing key; None if the library is not installed."""
         if self._key is None:
             try:
                 from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
@@ -79,29 +78,23 @@ class FalSeal:
         return self._key
 
 
+@fal.route(
+    "GET",
+    "/.well-known/jwks.json",
+    {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
+    (NotFound,),
+    scope=None,
+    operation="fal_webhooks_keys",
+)
 async def keys(service: Service, call: Call) -> Reply:
-    """`GET /fal/.well-known/jwks.json`."""
+    """Read the keys that sign webhooks.
+
+    What `rest.fal.ai/.well-known/jwks.json` is at fal: receivers check `X-Fal-Webhook-Signature`
+    with it.
+    """
     key = await FalSeal(service.registry).key()
     if key is None:
         raise NotFound("webhooks are not signed as fal signs them here: install `swell[fal]`")
     known = FalKeySet(keys=[FalJwk(x=key.x, kid=key.id)])
-    kept = (b"cache-control", f"public, max-age={_KEPT_S}".encode())
-    return Reply(200, encode(known), headers=[kept])
-
-
-ROUTES: Final = (
-    Route(
-        "GET",
-        "/fal/.well-known/jwks.json",
-        keys,
-        None,
-        "Read the keys that sign webhooks",
-        "fal",
-        {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
-        (NotFound,),
-        "What `rest.fal.ai/.well-known/jwks.json` is at fal: receivers check "
-        "`X-Fal-Webhook-Signature` with it.",
-        facade="fal",
-        refuse=refuse,
-    ),
-)
+    cached = (b"cache-control", f"public, max-age={_CACHED_S}".encode())
+    return Reply(200, encode(known), headers=[cached])
