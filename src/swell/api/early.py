@@ -20,7 +20,7 @@ def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
     """Return what is there of a running task, in the order of its artifacts; else nothing."""
     if task.state is not TaskState.RUNNING:
         return []
-    return files_told(bus.remembered(task.id, after=task.attempt * ATTEMPT_STRIDE))
+    return files_told(bus.history(task.id, after=task.attempt * ATTEMPT_STRIDE))
 
 
 def files_told(events: Iterable[Event]) -> list[Artifact]:

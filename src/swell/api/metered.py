@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from swell.api.metrics import Histogram, Metrics
 from swell.api.settings import Backend
 from swell.broker import Broker
-from swell.bus import Bus, News, NewsKind
+from swell.bus import Bus, MessageKind, PeerMessage
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
@@ -18,7 +18,7 @@ from swell.objects import Objects
 from swell.store import Store
 
 #: Calls that wait for something to happen: only their errors are counted.
-_WAITING: Final = frozenset({"lease", "news"})
+_WAITING: Final = frozenset({"lease", "receive", "ended"})
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -62,20 +62,20 @@ def _calls(kind: type) -> tuple[str, ...]:
 
 
 class _MeteredBus(_Metered):
-    """A bus; what it may have missed is counted as well."""
+    """A bus that also counts the gaps in messages of other backends."""
 
     def __init__(self, bus: Bus, metrics: Metrics, clock: Clock) -> None:
         super().__init__("bus", bus, metrics, clock)
-        # Each task that is waited for needs it: without a look through `__getattr__`.
+        # Each request that waits for a task calls it: without a look through `__getattr__`.
         self.subscribe = bus.subscribe
-        hear: Callable[[], Awaitable[list[News]]] = self.__dict__["news"]
+        receive: Callable[[], Awaitable[list[PeerMessage]]] = self.__dict__["receive"]
 
-        async def news() -> list[News]:
-            found = await hear()
-            metrics.bus_gaps += sum(each.kind is NewsKind.MISSED for each in found)
-            return found
+        async def counted() -> list[PeerMessage]:
+            messages = await receive()
+            metrics.bus_gaps += sum(each.kind is MessageKind.MISSED for each in messages)
+            return messages
 
-        self.news = news
+        self.receive = counted
 
 
 class _Faults:
