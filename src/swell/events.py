@@ -42,7 +42,7 @@ class EventKind(StrEnum):
     EXPIRED = "expired"
 
 
-class TaskSummary(msgspec.Struct, frozen=True, array_like=True):
+class TaskSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What other backends need to know of a changed task, so that they do not read it.
 
     Args:
