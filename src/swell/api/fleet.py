@@ -128,7 +128,118 @@ class _Lease(NamedTuple):
     model: str
 
 
-class Fleet:
+class LeaseTracker:
+    """The leases of all workers, as far as this process knows.
+
+    Args:
+        clock: The time.
+        times: Learns how fast models run.
+    """
+
+    def __init__(self, clock: Clock, times: ServiceTimes) -> None:
+        self._clock = clock
+        self._times = times
+        self._workers: dict[str, Worker] = {}
+        self._leases: dict[str, _Lease] = {}
+        #: Task id → its last attempt that has ended.
+        self._over: OrderedDict[str, int] = OrderedDict()
+
+    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
+        """Note the leases that this backend has granted to a worker."""
+        for task in tasks:
+            token = task.lease_token or ""
+            lease = _Lease(task.attempt, token, worker.info.id, task.stage_model)
+            self._add_lease(task.id, lease)
+
+    def note_lease(self, task_id: str, summary: TaskSummary) -> None:
+        """Note a lease that another backend has granted.
+
+        The task may have ended before this message, here or at a third backend.
+        """
+        known = self._leases.get(task_id)
+        is_newer = known is None or known.attempt < summary.attempt
+        if summary.worker_id and is_newer and not self.is_over(task_id, summary.attempt):
+            lease = _Lease(summary.attempt, "", summary.worker_id, summary.model)
+            self._add_lease(task_id, lease)
+
+    def learn_hold(self, worker: Worker, hold: Hold) -> None:
+        """Note a lease that the store has confirmed."""
+        if not self.is_held(hold.task_id, hold.attempt, hold.token):
+            known = self._leases.get(hold.task_id)
+            model = "" if known is None else known.model
+            self._add_lease(hold.task_id, _Lease(hold.attempt, hold.token, worker.info.id, model))
+
+    def end(self, summary: TaskSummary) -> None:
+        """Learn from a task that has succeeded. Call this before `release`."""
+        worker = self._workers.get(summary.worker_id or "")
+        if worker is not None:
+            now_s = self._clock.monotonic_s()
+            window = worker.meter.end(summary.model, summary.run_s, summary.count, now_s)
+            if window is not None:
+                self._learn_pace(worker, summary.model, window)
+
+    def release(self, attempts: Iterable[tuple[str, int]]) -> None:
+        """Note the end of attempts, each as (task id, attempt).
+
+        A later attempt of the same task, maybe of another worker, keeps its lease.
+        """
+        over = self._over
+        for task_id, attempt in attempts:
+            if over.get(task_id, 0) < attempt:
+                over[task_id] = attempt
+                if len(over) > _MOST_OVER:
+                    over.popitem(last=False)
+            self._drop_lease(task_id, attempt)
+
+    def held_tasks(self) -> list[str]:
+        """Return all tasks with a known lease."""
+        return list(self._leases)
+
+    def held_by(self, worker_id: str) -> list[str]:
+        """Return the tasks that a worker holds."""
+        return [each for each, lease in self._leases.items() if lease.worker_id == worker_id]
+
+    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
+        """Whether this is the last known lease of a task."""
+        lease = self._leases.get(task_id)
+        return lease is not None and lease.attempt == attempt and lease.token == token
+
+    def held_attempt(self, task_id: str) -> int | None:
+        """Return the attempt of the last known lease of a task."""
+        lease = self._leases.get(task_id)
+        return None if lease is None else lease.attempt
+
+    def is_over(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt or a later one is known to have ended."""
+        return self._over.get(task_id, 0) >= attempt
+
+    def _add_lease(self, task_id: str, lease: _Lease) -> None:
+        self._drop_lease(task_id, lease.attempt)
+        self._leases[task_id] = lease
+        worker = self._workers.get(lease.worker_id)
+        if worker is not None:
+            worker.meter.take(1, self._clock.monotonic_s())
+
+    def _drop_lease(self, task_id: str, attempt: int) -> None:
+        lease = self._leases.get(task_id)
+        if lease is not None and lease.attempt <= attempt:
+            del self._leases[task_id]
+            worker = self._workers.get(lease.worker_id)
+            if worker is not None:
+                windows = worker.meter.let_go(self._clock.monotonic_s())
+                for model, window in windows.items():
+                    self._learn_pace(worker, model, window)
+
+    def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
+        paces, slots = worker.meter.paces, worker.info.slots
+        version = worker.info.models.get(model, "")
+        pace = learn(paces.get(model) or self._times.pace(model, version), window, slots)
+        if pace is not None:
+            paces[model] = pace
+        self._times.observe_pace(model, window, slots, version)
+
+
+class Fleet(LeaseTracker):
     """All workers, and their leases.
 
     Args:
@@ -150,22 +261,15 @@ class Fleet:
         lost_s: float,
         is_dead: Callable[[WorkerInfo], bool] = never_dead,
     ) -> None:
+        super().__init__(clock, times)
         self._registry = registry
-        self._clock = clock
-        self._times = times
         self._alive_s = alive_s
         self._lost_s = lost_s
         self._is_dead = is_dead
         #: Reports to other backends before this moment are unknown here.
         self._since_at = clock.now()
-        self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
         self._refreshed_s = float("-inf")
-        self._leases: dict[str, _Lease] = {}
-        #: Task id → its last attempt that has ended.
-        self._over: OrderedDict[str, int] = OrderedDict()
-
-    # ---- workers
 
     def get(self, worker_id: str) -> Worker | None:
         """Return a worker that has not left."""
@@ -360,77 +464,6 @@ class Fleet:
             found.append((info, worker_state(info, held, now, self._lost_s), held))
         return found
 
-    # ---- leases
-
-    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
-        """Note the leases that this backend has granted to a worker."""
-        for task in tasks:
-            token = task.lease_token or ""
-            lease = _Lease(task.attempt, token, worker.info.id, task.stage_model)
-            self._add_lease(task.id, lease)
-
-    def note_lease(self, task_id: str, summary: TaskSummary) -> None:
-        """Note a lease that another backend has granted.
-
-        The task may have ended before this message, here or at a third backend.
-        """
-        known = self._leases.get(task_id)
-        is_newer = known is None or known.attempt < summary.attempt
-        if summary.worker_id and is_newer and not self.is_over(task_id, summary.attempt):
-            lease = _Lease(summary.attempt, "", summary.worker_id, summary.model)
-            self._add_lease(task_id, lease)
-
-    def learn_hold(self, worker: Worker, hold: Hold) -> None:
-        """Note a lease that the store has confirmed."""
-        if not self.is_held(hold.task_id, hold.attempt, hold.token):
-            known = self._leases.get(hold.task_id)
-            model = "" if known is None else known.model
-            self._add_lease(hold.task_id, _Lease(hold.attempt, hold.token, worker.info.id, model))
-
-    def end(self, summary: TaskSummary) -> None:
-        """Learn from a task that has succeeded. Call this before `release`."""
-        worker = self._workers.get(summary.worker_id or "")
-        if worker is not None:
-            now_s = self._clock.monotonic_s()
-            window = worker.meter.end(summary.model, summary.run_s, summary.count, now_s)
-            if window is not None:
-                self._learn_pace(worker, summary.model, window)
-
-    def release(self, attempts: Iterable[tuple[str, int]]) -> None:
-        """Note the end of attempts, each as (task id, attempt).
-
-        A later attempt of the same task, maybe of another worker, keeps its lease.
-        """
-        over = self._over
-        for task_id, attempt in attempts:
-            if over.get(task_id, 0) < attempt:
-                over[task_id] = attempt
-                if len(over) > _MOST_OVER:
-                    over.popitem(last=False)
-            self._drop_lease(task_id, attempt)
-
-    def held_tasks(self) -> list[str]:
-        """Return all tasks with a known lease."""
-        return list(self._leases)
-
-    def held_by(self, worker_id: str) -> list[str]:
-        """Return the tasks that a worker holds."""
-        return [each for each, lease in self._leases.items() if lease.worker_id == worker_id]
-
-    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
-        """Whether this is the last known lease of a task."""
-        lease = self._leases.get(task_id)
-        return lease is not None and lease.attempt == attempt and lease.token == token
-
-    def held_attempt(self, task_id: str) -> int | None:
-        """Return the attempt of the last known lease of a task."""
-        lease = self._leases.get(task_id)
-        return None if lease is None else lease.attempt
-
-    def is_over(self, task_id: str, attempt: int) -> bool:
-        """Whether this attempt or a later one is known to have ended."""
-        return self._over.get(task_id, 0) >= attempt
-
     def stop(self, tasks: Sequence[Task], *, only_callers: bool = False) -> None:
         """Have the workers that hold these tasks stop them.
 
@@ -443,31 +476,6 @@ class Fleet:
             if worker is not None and (worker.has_called or not only_callers):
                 worker.cancels.append(task.id)
                 worker.wake()
-
-    def _add_lease(self, task_id: str, lease: _Lease) -> None:
-        self._drop_lease(task_id, lease.attempt)
-        self._leases[task_id] = lease
-        worker = self._workers.get(lease.worker_id)
-        if worker is not None:
-            worker.meter.take(1, self._clock.monotonic_s())
-
-    def _drop_lease(self, task_id: str, attempt: int) -> None:
-        lease = self._leases.get(task_id)
-        if lease is not None and lease.attempt <= attempt:
-            del self._leases[task_id]
-            worker = self._workers.get(lease.worker_id)
-            if worker is not None:
-                windows = worker.meter.let_go(self._clock.monotonic_s())
-                for model, window in windows.items():
-                    self._learn_pace(worker, model, window)
-
-    def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
-        paces, slots = worker.meter.paces, worker.info.slots
-        version = worker.info.models.get(model, "")
-        pace = learn(paces.get(model) or self._times.pace(model, version), window, slots)
-        if pace is not None:
-            paces[model] = pace
-        self._times.observe_pace(model, window, slots, version)
 
     # ---- registry
 
