@@ -61,7 +61,7 @@ class NatsConnection:
         return client
 
     async def close(self) -> None:
-        """Send what is buffered and disconnect. Idempotent."""
+        """Send buffered messages and disconnect. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""Background work of a backend: loops that run a function now and then, and what they run."""
+"""Background work of a backend: functions that run now and then."""
 
 import asyncio
 import math
@@ -146,7 +146,7 @@ class Duties:
             self._running.append(asyncio.create_task(running, name=name))
 
     async def stop(self) -> None:
-        """End all loops, and write what is only in memory."""
+        """End all loops, and write data that is only in memory."""
         for each in self._running:
             each.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -402,7 +402,7 @@ async def retire(service: Service) -> int:
 
 
 async def check_streams(service: Service) -> None:
-    """End the event streams whose keys no longer work."""
+    """End event streams with keys that no longer work."""
     for number, stream in enumerate(service.streams, start=1):
         try:
             if not stream.is_signed:

@@ -1,4 +1,4 @@
-"""Which workers are alive, which tasks they hold, and what they must still be told.
+"""Workers and their leases.
 
 In memory only, and rebuilt from the registry after a restart. The store has the truth about tasks.
 """
@@ -71,7 +71,7 @@ class Worker:
         self.was_heard = self.has_called = True
 
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
-        """Take the worker's counts of loaded models; return what is new since its last report.
+        """Take the worker's counts of loaded models; return the increase since its last report.
 
         The first report of a worker that another backend knew is only a start value.
         """

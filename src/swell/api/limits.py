@@ -1,6 +1,6 @@
 """Limits of API keys: requests per second, tasks in flight, tasks per day, event streams.
 
-Each process decides at once by what it knows, and shares its use with the others once a second
+Each process decides at once with its own counts, and shares its use with the others once a second
 (`Registry.spend`). So N processes allow a key at most N - 1 bursts and one second of its rate too
 much at any time. The excess is missing later, so over a longer time the key gets its rate. Tasks in
 flight are counted in the store once a second, and again before a refusal; in between, each process
@@ -65,7 +65,7 @@ class Allowance:
     Args:
         name: Of the bucket, for all processes.
         quota: Its size; > 0.
-        window_s: Seconds in which it fills up; > 0.
+        window_s: The time until it is full again, in seconds; > 0.
     """
 
     def __init__(self, name: str, quota: int, window_s: float) -> None:
@@ -161,7 +161,7 @@ class Limits:
         registry: Shares it with other processes.
         store: Counts tasks.
         clock: The time.
-        defaults: Limits of keys without limits of their own that are not operators'.
+        defaults: Limits of keys that set none, except operators'.
         quotas: Of keys and users, by day and month; None for a service without prices.
     """
 

@@ -1,4 +1,4 @@
-"""Reads of single tasks that many callers need in the same turn of the event loop."""
+"""Reads of single tasks, batched per turn of the event loop."""
 
 import asyncio
 from typing import Final

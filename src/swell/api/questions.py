@@ -22,7 +22,7 @@ class SingleFlight(Generic[K, R]):
     async def run(self, key: K, call: Callable[[], Awaitable[R]]) -> R:
         """Return or raise the outcome of the running call with this key, or start one.
 
-        A call goes on if its callers are cancelled.
+        A call continues if its callers are cancelled.
         """
         now_s = asyncio.get_running_loop().time()
         started_s, running = self._running.get(key, (-_SHARED_S, None))

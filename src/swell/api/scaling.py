@@ -1,4 +1,4 @@
-"""What a backend sends to the autoscaler, and what it reads from it.
+"""Notes that a backend writes for the autoscaler, and its status.
 
 Both communicate through notes in the registry, so the autoscaler may run in this process, in
 another one, or not at all.

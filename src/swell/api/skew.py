@@ -11,7 +11,7 @@ from swell.store import Store
 
 _log = structlog.get_logger("swell.api")
 
-#: A backend whose clock differs by more hands out no leases and sweeps nothing, in seconds.
+#: With a larger difference, a backend grants no leases and sweeps nothing, in seconds.
 MOST_SKEW_S: Final = 3.0
 
 #: How often the clocks are compared, in seconds.
@@ -22,7 +22,7 @@ class Skew:
     """The difference between this clock and the database's. It shows a local clock step at once.
 
     Args:
-        store: The database. SQLite has no clock of its own, so it never differs.
+        store: The database. SQLite uses this clock, so it never differs.
         clock: The backend's clock.
         changed: Called when the clock becomes wrong, and when it is right again.
     """

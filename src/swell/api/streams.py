@@ -1,7 +1,7 @@
 """Open event streams.
 
 An idle stream costs one small object here, its request's coroutine and the server's connection: no
-asyncio task, no timer and no queue of its own. Background jobs (`duties.py`) send keep-alive
+extra asyncio task, no timer and no queue. Background jobs (`duties.py`) send keep-alive
 comments and new positions, and find closed connections.
 """
 

@@ -63,7 +63,7 @@ class PollingDispatch:
         self._models: dict[str, str] = {}
         #: As of `Grant.staged`.
         self._staged: dict[str, tuple[str, ...]] = {}
-        #: Leases with tasks so far: whose turn it is.
+        #: Leases with tasks so far; it decides which queues come first.
         self._turn = 0
         #: Received, not started.
         self._received: dict[QueueId, list[Message]] = {}
@@ -238,7 +238,7 @@ class PollingDispatch:
         return self._learn(grant)
 
     def _end(self, task_id: str) -> None:
-        """Delete the message of an attempt that is over."""
+        """Delete the message of an attempt that has ended."""
         _, message = self._running.pop(task_id, (0, None))
         if message is not None:
             self._do(self._queues.delete([message]))

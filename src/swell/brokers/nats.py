@@ -32,7 +32,7 @@ _PULL_S: Final = 10.0
 #: Messages per acknowledged publish.
 _SEND_N: Final = 256
 
-#: If nobody reads a queue, it keeps this many messages, the newest.
+#: A queue without consumers keeps this many messages, the newest.
 _KEEP_N: Final = 100_000
 
 #: Statuses that end a pull without a message: nothing there, or timed out.
@@ -47,7 +47,7 @@ class NatsQueues(ExternalQueues):
     """
 
     def __init__(self, url: str) -> None:
-        #: Queues whose stream and consumer exist.
+        #: Queues with an existing stream and consumer.
         self._known: set[QueueId] = set()
         self._pulls: set[_Pull] = set()
         self._connection = NatsConnection(

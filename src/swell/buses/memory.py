@@ -18,7 +18,7 @@ from swell.events import TERMINAL_ID, Event, EventKind
 #: A slow reader loses these first: the newest one replaces the older ones.
 TRANSIENT: Final = frozenset({EventKind.PROGRESS, EventKind.PREVIEW})
 
-#: Unread events of a slow reader, besides files.
+#: Unread events of a slow reader, without files.
 _MOST_UNREAD: Final = 64
 
 #: File events of one task in the history, and of one slow reader.
@@ -108,7 +108,7 @@ class MemoryBus:
 
     Args:
         clock: Times the removal of ended tasks from the history.
-        events_per_task: Recent events of one task in the history, besides files.
+        events_per_task: Recent events of one task in the history, without files.
         tasks: Tasks in the history; the oldest one is removed first.
     """
 

@@ -1,4 +1,4 @@
-"""PostgreSQL as the wire of the event bus: LISTEN and NOTIFY on a connection of its own.
+"""PostgreSQL as the wire of the event bus: LISTEN and NOTIFY on a separate connection.
 
 A payload has less than 8,000 bytes, so longer messages go in parts, all in one transaction. The
 server delivers the notifications of a transaction together and in order. Each transaction that

@@ -1,6 +1,6 @@
 """An event bus of several processes: the in-process bus of each, connected by a wire.
 
-Listeners get events of their own process at once, even while the wire is down. A process sends its
+Listeners get events of the same process at once, even while the wire is down. A process sends its
 events to the others in one message per `PAUSE_S`. Messages are numbered and never sent again: a
 receiver that finds a gap reports `MessageKind.MISSED`, and the backend reads the store.
 

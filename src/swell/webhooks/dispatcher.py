@@ -107,7 +107,7 @@ class Dispatcher:
         self._settings = settings or DispatcherSettings()
         self._rng = rng or random.Random()
         self._woken = asyncio.Event()
-        #: Delivery id → delivery whose attempt is under way or not written yet.
+        #: Delivery id → delivery with an attempt under way or not written yet.
         self._flying: dict[str, Delivery] = {}
         self._attempts: set[asyncio.Task[None]] = set()
         self._answering = Answering(self._settings.per_place)
@@ -204,7 +204,7 @@ class Dispatcher:
         """Send a delivery; return the answer and the request, if there was one.
 
         Raises:
-            Unavailable: The database does not answer, so there is nothing to send.
+            Unavailable: The database does not answer.
         """
         now, letter = self._clock.now(), None
         try:

@@ -1,6 +1,6 @@
 """Webhook signatures in fal's form: Ed25519 over request, user, time and the body's SHA-256.
 
-Receivers read the public keys as a JSON Web Key Set, and accept a request whose time is within five
+Receivers read the public keys as a JSON Web Key Set, and accept a request if its time is within five
 minutes of theirs. The library is an extra, `swell[fal]`, so this module is imported only when it is
 needed.
 
@@ -23,7 +23,7 @@ class FalKey:
     """A private key. Its `repr` does not show it.
 
     Args:
-        secret: Random bytes, 32 or more, from which it is derived.
+        secret: 32 or more random bytes; the key is derived from them.
     """
 
     def __init__(self, secret: bytes) -> None:

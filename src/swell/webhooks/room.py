@@ -133,5 +133,5 @@ def _is_fair(held: int, free: int, share: float) -> bool:
 
 
 def _host_of(delivery: Delivery) -> str:
-    """Return the host of a place, for all keys; a standing endpoint is a host of its own."""
+    """Return the host of a place, for all keys; a standing endpoint counts as a host."""
     return delivery.place.rpartition(" ")[2]

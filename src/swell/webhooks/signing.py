@@ -20,7 +20,7 @@ _SECRET_BYTES: Final = 32
 
 
 def new_secret() -> str:
-    """Return a new secret: `whsec_` and standard base64, in which no underscore occurs.
+    """Return a new secret: `whsec_` and standard base64, which has no underscore.
 
     Replicate's clients split it at the underscore and want exactly two parts.
     """
