@@ -39,7 +39,7 @@ _ALL: Final = "*"
 #: The most events that wait to be sent, and messages that wait to be read; more count as missed.
 _MOST_WAITING: Final = 20_000
 
-#: A message gets no more events after this size; a larger event is not sent.
+#: A message gets no more events after this size; a larger event is sent alone.
 _MESSAGE_BYTES: Final = 512 * 1024
 
 #: `close` waits this long for queued messages, in seconds.
@@ -133,7 +133,7 @@ class WiredBus(MemoryBus):
         self._is_heartbeat_due = False
         self._is_due = asyncio.Event()
         self._is_closing = False
-        self._tasks_running: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
         # Waits to be read.
         self._incoming: list[PeerMessage] = []
         self._has_arrived = asyncio.Event()
@@ -152,7 +152,7 @@ class WiredBus(MemoryBus):
             Unavailable: The server does not answer.
         """
         await self._wire.open(self._on_message, self._on_reconnect)
-        self._tasks_running = [
+        self._loops = [
             asyncio.create_task(self._send_loop(), name="bus-sender"),
             asyncio.create_task(self._heartbeat_loop(), name="bus-heartbeat"),
         ]
@@ -218,8 +218,8 @@ class WiredBus(MemoryBus):
             return
         self._is_closing = True
         self._is_due.set()
-        if self._tasks_running:
-            sender, heartbeat = self._tasks_running
+        if self._loops:
+            sender, heartbeat = self._loops
             heartbeat.cancel()
             await asyncio.wait([sender], timeout=_CLOSE_S)
             sender.cancel()

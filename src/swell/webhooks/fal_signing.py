@@ -1,8 +1,8 @@
 """Webhook signatures in fal's form: Ed25519 over request, user, time and the body's SHA-256.
 
-Receivers read the public keys as a JSON Web Key Set, and accept a request if its time is within five
-minutes of theirs. The library is an extra, `swell[fal]`, so this module is imported only when it is
-needed.
+Receivers read the public keys as a JSON Web Key Set, and accept a request if its time is within
+five minutes of theirs. The library is an extra, `swell[fal]`, so this module is imported only when
+it is needed.
 
 Source:
     fal's documentation, "Webhooks", "Verifying your webhook", November 2026; RFC 8032, Ed25519;
