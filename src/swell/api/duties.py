@@ -175,12 +175,8 @@ class Duties:
             try:
                 if not duty.is_for_leader or await service.leadership.leads(duty.name):
                     await duty.run()
-            except SwellError as error:
-                service.metrics.duty_failed(duty.name)
-                _log.warning("duty failed", duty=duty.name, detail=error.detail)
-            except Exception:
-                service.metrics.duty_failed(duty.name)
-                _log.exception("duty failed", duty=duty.name)
+            except Exception as error:
+                _note_failure(service, duty.name, error)
 
     async def _watch_keys(self) -> None:
         """Check the keys of open streams and lease calls as soon as a key has changed."""
@@ -276,6 +272,14 @@ class Duties:
             service.metrics.republished += await service.publisher.repair()
 
 
+def _note_failure(service: Service, duty: str, error: Exception) -> None:
+    service.metrics.duty_failed(duty)
+    if isinstance(error, SwellError):
+        _log.warning("duty failed", duty=duty, detail=error.detail)
+    else:
+        _log.error("duty failed", duty=duty, exc_info=error)
+
+
 def _is_due(wake_at: datetime | None, now: datetime) -> bool:
     return wake_at is not None and wake_at <= now
 
@@ -332,12 +336,8 @@ async def _charge_lost(service: Service, tasks: Sequence[Task]) -> None:
     """Charge attempts that workers lost. A failure does not stop the sweep."""
     try:
         await charge_taken(service, tasks)
-    except SwellError as error:
-        service.metrics.duty_failed("costs")
-        _log.warning("costs: lost attempts were not charged", detail=error.detail)
-    except Exception:
-        service.metrics.duty_failed("costs")
-        _log.exception("costs: lost attempts were not charged")
+    except Exception as error:
+        _note_failure(service, "costs", error)
 
 
 def _change_by_sweep(task: Task) -> str:

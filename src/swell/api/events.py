@@ -43,17 +43,6 @@ _RETRY = b"retry: 2000\n\n"
 #: The range of that wait when this backend stops and others continue.
 _STOPPING_RETRY_MS: Final = (50, 500)
 
-#: Readers of these events get more than the event's data.
-_NEEDS_TASK: Final = frozenset(
-    {
-        EventKind.QUEUED,
-        EventKind.SUCCEEDED,
-        EventKind.FAILED,
-        EventKind.CANCELED,
-        EventKind.EXPIRED,
-    }
-)
-
 #: Returns an event in the format of one kind of stream; empty to skip it.
 Writer = Callable[[Service, Call, Stream, str, Event], Awaitable[bytes]]
 
@@ -132,7 +121,8 @@ async def _relay(
             event = await subscription.next()
             if event is None:
                 break
-            if event.task is None and event.id > seen and event.kind in _NEEDS_TASK:
+            needs_task = event.is_terminal or event.kind is EventKind.QUEUED
+            if event.task is None and needs_task and event.id > seen:
                 event = await _current(service, event)
             if event.id <= seen:
                 continue
