@@ -103,8 +103,10 @@ class PollingDispatch:
                 if grant.tasks or grant.cancels or grant.drain or ask.wait_s <= 0:
                     return grant
                 news = self._listen(ask)
-                polls = self._poll_all(ask) if wants_tasks else []
-                await asyncio.wait({news, *polls}, return_when="FIRST_COMPLETED")
+                waits: list[asyncio.Future[Any]] = [news]
+                if wants_tasks:
+                    waits += self._poll_all(ask)
+                await asyncio.wait(waits, return_when="FIRST_COMPLETED")
                 if news.done():
                     if self._news is news:
                         self._news = None
