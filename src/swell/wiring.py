@@ -1199,12 +1199,14 @@ async def open_bus(settings: Settings, clock: Clock) -> "Bus":
         return MemoryBus(clock)
     if url.partition(":")[0] in ("nats", "tls"):
         with _installed("nats", "bus.url"):
-            from swell.buses.nats import NatsBus
-        return await NatsBus.start(url, clock)
+            from swell.buses.nats import NatsWire
+            from swell.buses.wired import WiredBus
+        return await WiredBus.start(NatsWire(url), clock)
     if url.startswith(_POSTGRES):
         with _installed("postgres", "bus.url"):
-            from swell.buses.postgres import PostgresBus
-        return await PostgresBus.start(url, clock)
+            from swell.buses.postgres import PostgresWire
+            from swell.buses.wired import WiredBus
+        return await WiredBus.start(PostgresWire(url, clock), clock)
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
     )

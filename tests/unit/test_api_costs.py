@@ -16,7 +16,7 @@ from swell.accounts import Spent, keep_spent, spent_micros, tell_end
 from swell.api.app import create_app
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
-from swell.api.duties import Duties, sweep
+from swell.api.duties import Duties, Duty, sweep
 from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
 from swell.buses.memory import MemoryBus
@@ -35,12 +35,13 @@ PRICE = 3_600_000
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test looks at workers, charges and settles; no duty does so in between."""
+    table = Duties.table
+    by_hand = ("workers", "charges", "costs")
 
-    async def rest(duties: Duties) -> None:
-        await asyncio.Event().wait()
+    def without(duties: Duties) -> list[Duty]:
+        return [each for each in table(duties) if each.name not in by_hand]
 
-    for loop in ("_watch_workers", "_keep_charges", "_settle"):
-        monkeypatch.setattr(Duties, loop, rest)
+    monkeypatch.setattr(Duties, "table", without)
 
 
 @pytest.fixture

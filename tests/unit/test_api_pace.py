@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from swell.api.news import take_events
 from swell.api.pace import Meter, Pace, Window, learn
-from swell.events import Brief, Event, EventKind
+from swell.events import Event, EventKind, TaskSummary
 
 RUN_S = 0.2
 
@@ -248,9 +248,9 @@ async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_on
 
 async def test_what_another_backend_tells_twice_is_learnt_once(world: World) -> None:
     worker = await world.register(slots=1)
-    brief = Brief("demo/upper", 1, worker, 1, RUN_S, RUN_S)
-    started = Event(task_id="t", id=1, kind=EventKind.STARTED, brief=brief)
-    ended = Event(task_id="t", id=2, kind=EventKind.SUCCEEDED, brief=brief)
+    summary = TaskSummary("demo/upper", 1, worker, 1, RUN_S, RUN_S)
+    started = Event(task_id="t", id=1, kind=EventKind.STARTED, summary=summary)
+    ended = Event(task_id="t", id=2, kind=EventKind.SUCCEEDED, summary=summary)
     take_events(world.service, [started, ended])
     take_events(world.service, [ended])
     stats = world.service.times.stats("demo/upper")

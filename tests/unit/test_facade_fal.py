@@ -387,7 +387,7 @@ async def test_the_status_can_be_followed(studio: Studio) -> None:
     made = (await world.anna("POST", QUEUE, {"prompt": "a"})).json
     home = f"{QUEUE}/requests/{made['request_id']}"
     asking = Asking(world.anna, "GET", home + "/status/stream?logs=1", None)
-    while made["request_id"] not in world.service.bus.listened():
+    while made["request_id"] not in world.service.bus.subscribed():
         await asyncio.sleep(0)
     lease = await painter.lease()
     await painter.tell(lease, "progress", step=1, steps=2, fraction=0.5)

@@ -25,7 +25,7 @@ from swell.api.messages import (
 from swell.api.reading import Reader, read_query
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import NotFound
 from swell.quotas import (
     ANY_USER,
@@ -176,4 +176,4 @@ async def _check_key(service: Service, key_id: str) -> None:
 async def _changed(service: Service) -> None:
     """Have all backends look up which keys have quotas."""
     service.quotas.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])

@@ -17,7 +17,7 @@ from swell.adoption.kept import (
 from swell.adoption.life import Canary, Life, roll_back
 from swell.adoption.traffic import asked_version, is_of_canary
 from swell.adoption.verdict import Verdict, Word, judge
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.registry import AuditEntry
 from swell.results import is_inputs_fault
 from swell.task import Failed, Outcome, Succeeded, Task, TaskState, new_id
@@ -202,7 +202,7 @@ async def tell_of_stages(service: "Service") -> None:
     await service.cards.refresh()
     if service.canaries.has_changed(service.cards.lives):
         service.fleet.wake_all()
-    await service.bus.tell([News(kind=NewsKind.WORKERS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
 
 
 def note_settled(service: "Service", task: Task, outcome: Outcome) -> None:

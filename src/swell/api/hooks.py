@@ -210,7 +210,7 @@ class Hooks:
         if event.kind is not EventKind.ARTIFACT:
             return event.data
         first = event.id // ATTEMPT_STRIDE * ATTEMPT_STRIDE
-        before = [e for e in self._bus.remembered(event.task_id, after=first) if e.id <= event.id]
+        before = [e for e in self._bus.history(event.task_id, after=first) if e.id <= event.id]
         return {**event.data, SO_FAR: msgspec.to_builtins(files_told(before))}
 
     async def _is_subscribed(self, task_id: str) -> bool:

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from swell.api.metrics import Metrics
 from swell.api.settings import Backend
-from swell.bus import NewsKind
+from swell.bus import MessageKind
 from swell.clock import Clock
 from swell.errors import Internal, SwellError
 
 #: Calls that wait for something to happen: only their errors are counted.
-_WAITING: Final = frozenset({"lease", "news"})
+_WAITING: Final = frozenset({"lease", "receive", "ended"})
 
 #: Parts of the backend with counted calls.
 _PARTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
@@ -58,8 +58,8 @@ class _Metered:
             finally:
                 if times is not None:
                     times.observe(clock.monotonic_s() - started_s)
-            if name == "news":
-                metrics.bus_gaps += sum(each.kind is NewsKind.MISSED for each in result)
+            if name == "receive":
+                metrics.bus_gaps += sum(each.kind is MessageKind.MISSED for each in result)
             return result
 
         return counted

@@ -43,7 +43,7 @@ from swell.api.service import Service
 from swell.api.startups import startup_view
 from swell.api.views import encode, project
 from swell.broker import Depth
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
@@ -113,7 +113,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     """`POST /v1/workers/{id}/drain`."""
     worker_id = call.params["id"]
     info = await service.fleet.drain(worker_id)
-    await service.bus.tell([News(kind=NewsKind.WORKERS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     if info is None:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.get(worker_id)
@@ -151,7 +151,7 @@ async def new_secret(service: Service, call: Call) -> Reply:
     made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
     call.about = f"the previous secret works for {request.overlap_s:g} s"
     service.keys.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
     return shown_once(200, made)
 
 
@@ -210,7 +210,7 @@ async def revoke_key(service: Service, call: Call) -> Reply:
         await service.registry.put_key(key)
     call.about = repr(key.name)
     service.keys.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
     return Reply(200, encode(_key_view(key)))
 
 

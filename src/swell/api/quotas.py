@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from swell.api.call import Call
-from swell.api.questions import Questions
+from swell.api.questions import SingleFlight
 from swell.api.samples import made_by
 from swell.clock import Clock
 from swell.db.registry import Registry
@@ -90,7 +90,7 @@ class Quotas:
         self._entering: asyncio.Task[None] | None = None
         self._ended: list[Settled] = []
         self._looked_at = ""
-        self._questions: Questions[str, None] = Questions()
+        self._flights: SingleFlight[str, None] = SingleFlight()
         #: How often all was forgotten: what was read before that does not count after it.
         self._forgotten = 0
 
@@ -102,7 +102,7 @@ class Quotas:
 
     def forget(self) -> None:
         """Look up which keys have quotas before anything else is accepted."""
-        self._questions.forget()
+        self._flights.forget()
         self._forgotten += 1
         self._read_at_s = -math.inf
 
@@ -194,7 +194,7 @@ class Quotas:
         forgotten = -1
         while forgotten != self._forgotten:
             forgotten = self._forgotten
-            await self._questions.ask("which", self._read)
+            await self._flights.run("which", self._read)
 
     async def _read(self) -> None:
         at_s, forgotten = self._clock.monotonic_s(), self._forgotten

@@ -62,7 +62,7 @@ from swell.api.writable import Writable
 from swell.broker import NOT_STAGED, Backlog, Publisher, Rank, ServedWith
 from swell.degrade import FIXED, time_share
 from swell.errors import Unavailable
-from swell.events import Brief, Lives, brief_of, brief_of_stage, event_of
+from swell.events import TaskSummary, event_of, summary_of, summary_of_stage
 from swell.fairness import band
 from swell.money.ledger import cost_micros
 from swell.objects import Objects
@@ -626,26 +626,18 @@ class Service:
         await self.bus.publish([event_of(task) for task in tasks])
         self.traces.told(tasks)
 
-    def learn(self, brief: Brief) -> None:
+    def learn(self, summary: TaskSummary) -> None:
         """Learn from a task that has succeeded, here or at another backend."""
-        worker = None if brief.worker_id is None else self.fleet.get(brief.worker_id)
+        worker = None if summary.worker_id is None else self.fleet.get(summary.worker_id)
         device = "" if worker is None else worker.info.device
-        self.times.observe(brief.model, brief.took_s, brief.count, device, brief.version)
-        self.fleet.end(brief)
-
-    def learn_lives(self, lives: Lives) -> None:
-        """Learn from attempts that began and ended at another backend."""
-        worker = None if lives.worker_id is None else self.fleet.get(lives.worker_id)
-        device = "" if worker is None else worker.info.device
-        for took_s in lives.took_s:
-            self.times.observe(lives.model, took_s, lives.count, device, lives.version)
-        self.fleet.note_lives(lives)
+        self.times.observe(summary.model, summary.took_s, summary.count, device, summary.version)
+        self.fleet.end(summary)
 
     def stage_passed(self, task: Task) -> None:
         """Learn from a stage of a pipeline that is over, and note that the next is wanted."""
         assert task.run is not None, "it has stages"
         self._learn_asked(task)
-        self.learn(brief_of_stage(task, task.run.done[-1]))
+        self.learn(summary_of_stage(task, task.run.done[-1]))
         arrivals, queue = self.scaling.arrivals.fresh, task.queue
         arrivals[queue] = arrivals.get(queue, 0) + task.count
 
@@ -679,7 +671,7 @@ class Service:
         timings = task.timings
         if task.started_at is not None and task.state is TaskState.SUCCEEDED:
             self._learn_asked(task)
-            self.learn(brief_of(task))
+            self.learn(summary_of(task))
         if task.dead:
             self.metrics.dead[task.model] = self.metrics.dead.get(task.model, 0) + 1
         self.metrics.task_ended(

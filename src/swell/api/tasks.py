@@ -35,7 +35,7 @@ from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
 from swell.api.traffic import split
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import (
     FieldError,
     InvalidInput,
@@ -167,7 +167,7 @@ async def cancel_task(service: Service, before: Task) -> Task:
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.
-        await service.bus.tell([News(kind=NewsKind.STOP, ids=(task.id,))])
+        await service.bus.broadcast([PeerMessage(kind=MessageKind.STOP, ids=(task.id,))])
     return task
 
 

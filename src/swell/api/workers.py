@@ -22,7 +22,7 @@ from swell.api.early import read_artifact
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
-from swell.api.news import is_to_stop
+from swell.api.news import must_stop
 from swell.api.pipelines import register_pipelines
 from swell.api.reading import Reader
 from swell.api.service import Service
@@ -30,7 +30,7 @@ from swell.api.stages import going_on, leased_stage
 from swell.api.startups import account_told, hear_of_startups, register_startup
 from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.card_limits import check_card
 from swell.dispatch import (
     Ask,
@@ -234,7 +234,7 @@ async def register_worker(
         dearest_micros=max(card.price_micros for card in cards),
     )
     await service.fleet.add(info)
-    await service.bus.tell([News(kind=NewsKind.WORKERS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     await register_startup(service, registration, info)
     return Welcome(
         worker_id=info.id,
@@ -399,7 +399,7 @@ async def _told(
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.part(told.worker_id)
-        await service.bus.tell([News(kind=NewsKind.WORKERS)])
+        await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     return ReportAnswer(
         stale=stale,
         cancels=cancels,
@@ -696,7 +696,7 @@ async def _cancels(service: Service, worker: Worker) -> list[str]:
     return [
         task.id
         for task in tasks
-        if task is not None and (is_to_stop(task) or task.worker_id != worker.info.id)
+        if task is not None and (must_stop(task) or task.worker_id != worker.info.id)
     ]
 
 
@@ -988,7 +988,7 @@ async def _there(service: Service, news: Sequence[Progress]) -> list[Progress]:
 def _is_remembered(service: Service, told: Progress) -> bool:
     """Whether this was told of since this process began."""
     number = told.attempt * ATTEMPT_STRIDE + told.place
-    remembered = service.bus.remembered(told.task_id, after=number - 1)
+    remembered = service.bus.history(told.task_id, after=number - 1)
     return bool(remembered) and remembered[0].id == number
 
 

@@ -10,7 +10,7 @@ import typer
 import uvloop
 
 from swell.autoscaling import Access, Autoscaler, build_autoscaler, needs_token
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, table, talk
@@ -84,7 +84,7 @@ async def scaled(
 
     async def wake() -> None:
         await fleet.refresh()
-        await service.backend.bus.tell([News(kind=NewsKind.WORKERS)])
+        await service.backend.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
 
     access = Access(service.url, "" if needs_token(settings) else token)
     autoscaler = build_autoscaler(
@@ -155,7 +155,7 @@ async def _run(settings: Settings, clock: Clock) -> None:
     try:
 
         async def wake() -> None:
-            await backend.bus.tell([News(kind=NewsKind.WORKERS)])
+            await backend.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
 
         url = settings.autoscale.url or settings.server.public_url
         if not url:
