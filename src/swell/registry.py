@@ -212,18 +212,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptStartup(msgspec.Struct, frozen=True):
-    """Result of `Registry.put_startup`.
+    """The result of `Registry.put_startup`.
 
     Args:
-        before: The record before; None if there was none.
-        is_charged: Whether it added an entry to the ledger.
+        before: The stored startup; None if there was none, or it was deleted.
+        charged: The new entry of the ledger.
     """
 
     before: Startup | None
-    is_charged: bool = False
-
-
-def free_of_charge(before: Startup | None) -> LedgerEntry | None:
-    """Charge nothing for a startup."""
-    del before
-    return None
+    charged: LedgerEntry | None = None

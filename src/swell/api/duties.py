@@ -12,7 +12,7 @@ import structlog
 from swell.api.canaries import LOOK_EVERY_S as CANARIES_EVERY_S
 from swell.api.canaries import look_after_canaries, note_swept
 from swell.api.charges import KEEP_EVERY_S as CHARGES_EVERY_S
-from swell.api.costs import charge_taken, hear_spent, settle, watch_budget
+from swell.api.costs import charge_lost, hear_spent, settle, watch_budget
 from swell.api.endpoints import REFRESH_S as ENDPOINTS_EVERY_S
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
@@ -21,7 +21,7 @@ from swell.api.quotas import LOOK_EVERY_S as QUOTA_HOLDS_EVERY_S
 from swell.api.quotas import SETTLE_EVERY_S as QUOTAS_EVERY_S
 from swell.api.service import Service
 from swell.api.skew import COMPARE_EVERY_S
-from swell.api.startups import look_after_startups
+from swell.api.startups import expire_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
 from swell.api.writable import LOOK_EVERY_S as OBJECTS_EVERY_S
@@ -158,7 +158,7 @@ class Duties:
             service.keep_times,
             service.limits.share,
             service.keys.keep_uses,
-            service.charges.keep_all,
+            service.charges.keep,
             service.quotas.settle,
             service.scaling.tell_arrivals,
         ):
@@ -335,7 +335,7 @@ async def cap_waits(service: Service) -> None:
 async def _charge_lost(service: Service, tasks: Sequence[Task]) -> None:
     """Charge attempts that workers lost. A failure does not stop the sweep."""
     try:
-        await charge_taken(service, tasks)
+        await charge_lost(service, tasks)
     except Exception as error:
         _note_failure(service, "costs", error)
 
