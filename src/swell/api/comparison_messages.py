@@ -7,18 +7,8 @@ from msgspec import Meta
 
 from swell.api.messages import PLAIN, Moment
 
-#: So many rows have one comparison, at most.
+#: Rows of one comparison.
 MOST_ROWS = 100
-
-_Voter = Annotated[
-    str,
-    Meta(max_length=200, pattern=PLAIN, description="name of the voter; empty for the key itself"),
-]
-_Row = Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="index of the row, from 0")]
-_Winner = Annotated[
-    int, Meta(ge=1, le=4, description="number of the better cell in the row, from 1")
-]
-_Tie = Annotated[bool, Meta(description="all cells are equally good; then there is no `winner`")]
 
 
 class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,17 +172,28 @@ class ComparisonQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vote on a row."""
 
-    row: _Row
-    winner: _Winner | None = None
-    tie: _Tie = False
-    voter: _Voter = ""
+    row: Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="index of the row, from 0")]
+    winner: (
+        Annotated[int, Meta(ge=1, le=4, description="number of the better cell in the row, from 1")]
+        | None
+    ) = None
+    tie: Annotated[
+        bool, Meta(description="all cells are equally good; then there is no `winner`")
+    ] = False
+    voter: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            pattern=PLAIN,
+            description="name of the voter; empty for the key itself",
+        ),
+    ] = ""
 
 
-class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BallotRequest(VoteRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vote with a permit instead of a key."""
 
     permit: Annotated[str, Meta(min_length=1, max_length=200, description="of the comparison")]
-    row: _Row
     voter: Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
     voter_id: (
         Annotated[
@@ -208,8 +209,6 @@ class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ]
         | None
     ) = None
-    winner: _Winner | None = None
-    tie: _Tie = False
 
 
 class VoteView(msgspec.Struct, frozen=True, kw_only=True):

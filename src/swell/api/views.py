@@ -1,7 +1,7 @@
 """From stored values to what a client sees: URLs signed, positions told, secrets left out."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,12 +23,24 @@ from swell.task import Artifact, Task, warnings_of
 from swell.telemetry import trace_id_of
 from swell.webhook import Webhook
 
+View = TypeVar("View", bound=msgspec.Struct)
+
 encode = msgspec.json.Encoder().encode
 
 #: Width of the thumbnails that tasks name, in px.
 _SHOWN_WIDTH = 256
 
 _MARK = b'"$artifact"'
+
+
+def project(view: type[View], record: object, **fields: Any) -> View:
+    """Return a view of a record: the given fields, and those that both have."""
+    shared = {
+        name: getattr(record, name)
+        for name in view.__struct_fields__
+        if name not in fields and hasattr(record, name)
+    }
+    return view(**shared, **fields)
 
 
 class UrlMaker:
