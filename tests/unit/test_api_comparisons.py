@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from conformance.comparisons import NOW, a_comparison, a_vote
 from sqlite_rig import SqliteRig
-from swell.adoption.votes import Ballot, League, ballots_of, counted
+from swell.adoption.votes import Ballot, Rating, ballots_of, counted, ordered
 from swell.api import blind, ratings, thumbnails
 from swell.api.ratings import Ratings
 from swell.clock import ManualClock
@@ -449,9 +449,9 @@ async def test_each_vote_is_counted_once_until_a_comparison_is_removed(
 ) -> None:
     reckoned: list[int] = []
 
-    def counting(league: League, ballots: Sequence[Ballot]) -> League:
+    def counting(known: dict[str, Rating], ballots: Sequence[Ballot]) -> dict[str, Rating]:
         reckoned.append(len(ballots))
-        return counted(league, ballots)
+        return counted(known, ballots)
 
     monkeypatch.setattr(ratings, "counted", counting)
     paths = []
@@ -514,7 +514,7 @@ async def _keep_ratings(steps: list[tuple[str, int]]) -> None:
             told = [(each.model, each.mu, each.sigma, each.votes) for each in found.ratings]
             wanted = [
                 (each.model, each.mu, each.sigma, each.votes)
-                for each in counted(League(), ballots).ratings()
+                for each in ordered(counted({}, ballots))
             ]
             assert told == wanted
             assert found.votes == len(ballots)

@@ -174,13 +174,9 @@ def promote(
     if version is None and canary is None:
         raise Conflict(f"{life.model} has no canary: name the version to make live")
     chosen = version or (canary.version if canary else "")
-    if chosen == life.live and canary is not None:
-        raise Conflict(
-            f"{chosen} of {life.model} is live, and {canary.version} its canary: to end that, "
-            "roll it back"
-        )
     if chosen == life.live and life.history:
-        raise Conflict(f"{chosen} of {life.model} is live already")
+        end = "" if canary is None else f"; to end its canary {canary.version}, roll that back"
+        raise Conflict(f"{chosen} of {life.model} is live already{end}")
     last = next((each for each in life.history if each.version == chosen), None)
     if not has_looked and last is not None and last.action == "rollback" and not last.who:
         raise Conflict(

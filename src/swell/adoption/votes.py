@@ -11,7 +11,7 @@ Source:
     Learning Research 12 (2011), algorithm 4 (Plackett-Luce), with ties, as `openskill` does it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -63,17 +63,6 @@ class Rating(msgspec.Struct, frozen=True, kw_only=True):
         return self.mu + WITHIN_95 * self.sigma
 
 
-class League(msgspec.Struct, frozen=True):
-    """Ratings after a number of votes, to which more votes can be added."""
-
-    models: dict[str, Rating] = {}
-    votes: int = 0
-
-    def ratings(self) -> list[Rating]:
-        """Return the ratings, best first."""
-        return sorted(self.models.values(), key=lambda each: (-each.ordinal, each.model))
-
-
 def ballots_of(comparison: Comparison, votes: Iterable[Vote]) -> list[Ballot]:
     """Return the votes on a comparison with names of models, in the same order.
 
@@ -90,8 +79,8 @@ def ballots_of(comparison: Comparison, votes: Iterable[Vote]) -> list[Ballot]:
     return ballots
 
 
-def counted(league: League, ballots: Sequence[Ballot]) -> League:
-    """Return the ratings after more votes, in this order.
+def counted(ratings: Mapping[str, Rating], ballots: Sequence[Ballot]) -> dict[str, Rating]:
+    """Return the ratings of models after more votes, in this order.
 
     Raises:
         ImportError: `openskill` is not installed.
@@ -99,13 +88,13 @@ def counted(league: League, ballots: Sequence[Ballot]) -> League:
     # An extra that only ratings need.
     from openskill.models import PlackettLuce  # noqa: PLC0415
 
-    rater, models = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA), dict(league.models)
+    rater, after = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA), dict(ratings)
     for ballot in ballots:
-        before = [models.get(model) or Rating(model=model) for model in ballot.models]
+        before = [after.get(model) or Rating(model=model) for model in ballot.models]
         teams = [[rater.rating(mu=each.mu, sigma=each.sigma)] for each in before]
         ranks = [1.0 if ballot.winner in (None, each.model) else 2.0 for each in before]
         for rating, (new,) in zip(before, rater.rate(teams, ranks=ranks), strict=True):
-            models[rating.model] = Rating(
+            after[rating.model] = Rating(
                 model=rating.model,
                 mu=new.mu,
                 sigma=new.sigma,
@@ -113,7 +102,12 @@ def counted(league: League, ballots: Sequence[Ballot]) -> League:
                 wins=rating.wins + (ballot.winner == rating.model),
                 ties=rating.ties + (ballot.winner is None),
             )
-    return League(models, league.votes + len(ballots))
+    return after
+
+
+def ordered(ratings: Mapping[str, Rating]) -> list[Rating]:
+    """Return ratings, best first."""
+    return sorted(ratings.values(), key=lambda each: (-each.ordinal, each.model))
 
 
 def standing(ballots: Iterable[Ballot], model: str) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ class Canaries:
     def __init__(self) -> None:
         #: Canary's id → attempts that ended since.
         self.seen: dict[str, deque[Observation]] = {}
-        #: Stages by which waiting workers serve queues, and models that have workers of the canary.
+        #: The stages that waiting workers know, and the models whose canary has workers.
         self.served_by: tuple[dict[str, Life], set[str]] = ({}, set())
 
 

@@ -15,8 +15,8 @@ from swell.api.comparison_messages import ComparisonRequest, NewComparisonView
 from swell.api.comparison_views import comparison_view
 from swell.api.reading import Reader
 from swell.api.service import Service
-from swell.api.views import encode
-from swell.comparisons import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model, Row
+from swell.api.views import encode, project
+from swell.comparisons import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model, Picture, Row
 from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, NotFound
 from swell.results import Timings
 from swell.task import Artifact, Task, TaskState, is_id, new_id
@@ -41,22 +41,30 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")
     tasks = await _find_tasks(service, call, asked)
-    models = await _models_of(service, [[tasks[each] for each in row.tasks] for row in asked.rows])
-    rows = [_row_of([tasks[each] for each in row.tasks], row.label) for row in asked.rows]
-    _check_rows(rows)
+    models = await _models_of(service, tasks)
     now, permit = service.clock.now(), secrets.token_urlsafe(24)
     comparison_id = new_id(now)
-    comparison = Comparison(
-        id=comparison_id,
-        name=asked.name or f"{columns} models, {len(rows)} row{'s' * (len(rows) > 1)}",
-        created_at=now,
-        key_id=call.caller.id,
-        is_shared=asked.is_shared,
-        permit=digest_of(permit),
-        models=models,
-        rows=await _with_pictures(service, comparison_id, rows, tasks),
-    )
+    shuffled = [_random.sample(list(enumerate(row)), columns) for row in tasks]
+    artifacts = {
+        task.id: picture for row in shuffled for _, task in row if (picture := _picture_of(task))
+    }
+    pictures = await copy_blind(service.objects, service.lanes, comparison_id, artifacts)
     try:
+        rows = tuple(
+            _row_of(row, each.label, pictures)
+            for row, each in zip(shuffled, asked.rows, strict=True)
+        )
+        _check_rows(rows)
+        comparison = Comparison(
+            id=comparison_id,
+            name=asked.name or f"{columns} models, {len(rows)} row{'s' * (len(rows) > 1)}",
+            created_at=now,
+            key_id=call.caller.id,
+            is_shared=asked.is_shared,
+            permit=digest_of(permit),
+            models=models,
+            rows=rows,
+        )
         if not await service.registry.put_comparison(comparison, MOST_KEPT):
             raise Conflict(
                 f"this key keeps {MOST_KEPT} comparisons, and no more are kept of one: delete old "
@@ -64,7 +72,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
                 "with its votes)"
             )
     except BaseException:
-        await service.objects.delete(comparison.object_keys)
+        await service.objects.delete([each.key for each in pictures.values()])
         raise
     call.target = comparison.id
     view = comparison_view(comparison, [], service.urls(call), is_own=True)
@@ -72,14 +80,14 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     return Reply(201, created, headers=[(b"cache-control", b"no-store")])
 
 
-async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) -> dict[str, Task]:
-    """Return the tasks of all rows by id."""
+async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) -> list[list[Task]]:
+    """Return the tasks of each row."""
     ids = [task_id for row in asked.rows for task_id in row.tasks]
     if len(set(ids)) != len(ids):
         raise wrong("/rows", "a task appears twice; each cell needs a different task")
-    tasks: dict[str, Task] = {}
     # Stores accept only well-formed ids.
     found = await service.store.get([each if is_id(each) else "0" * 32 for each in ids])
+    tasks: dict[str, Task] = {}
     for task_id, task in zip(ids, found, strict=True):
         if task is None or not service.may_see(call, task):
             raise NotFound(f"there is no task {task_id[:60]!r}: name tasks of your own key")
@@ -88,7 +96,7 @@ async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) ->
         if task.outputs_removed or task.inputs_removed:
             raise Conflict(f"the data of task {task_id} was removed: run it again")
         tasks[task_id] = task
-    return tasks
+    return [[tasks[task_id] for task_id in row.tasks] for row in asked.rows]
 
 
 async def _models_of(service: Service, rows: Sequence[Sequence[Task]]) -> tuple[Model, ...]:
@@ -121,14 +129,13 @@ async def _models_of(service: Service, rows: Sequence[Sequence[Task]]) -> tuple[
     return tuple(models)
 
 
-def _row_of(tasks: Sequence[Task], label: str) -> Row:
-    """Return the results of tasks in random order, without pictures."""
-    seeds = {task.seed for task in tasks}
-    cells = [_cell_of(model, task) for model, task in enumerate(tasks)]
+def _row_of(tasks: Sequence[tuple[int, Task]], label: str, pictures: Mapping[str, Picture]) -> Row:
+    """Return the results of tasks, each with the index of its model."""
+    seeds = {task.seed for _, task in tasks}
     return Row(
-        label=label or _label_of(tasks[0]),
+        label=label or _label_of(dict(tasks)[0]),
         seed=seeds.pop() if len(seeds) == 1 else None,
-        cells=tuple(_random.sample(cells, len(cells))),
+        cells=tuple(_cell_of(model, task, pictures.get(task.id)) for model, task in tasks),
     )
 
 
@@ -138,34 +145,34 @@ def _label_of(task: Task) -> str:
     return _cut(next(texts, None) or json.dumps(fields, ensure_ascii=False), MOST_LABEL)
 
 
-def _cell_of(model: int, task: Task) -> Cell:
-    text, failed = None, ""
+def _cell_of(model: int, task: Task, picture: Picture | None) -> Cell:
+    text = _text_of(task) if picture is None else None
+    failed = ""
     if task.state is not TaskState.SUCCEEDED:
         failed = (task.error and (task.error.detail or task.error.title)) or str(task.state)
-    elif _picture_of(task) is None:
-        text = _text_of(task)
-        failed = "" if text is not None else "it made neither a picture nor a text"
-    timings = task.timings or Timings()
-    return Cell(
+    elif picture is None and text is None:
+        failed = "it made neither a picture nor a text"
+    return project(
+        Cell,
+        task.timings or Timings(),
         model=model,
         task_id=task.id,
+        picture=picture,
         text=text,
         failed=failed,
-        queue_s=timings.queue_s,
-        load_s=timings.load_s,
-        run_s=timings.run_s,
         images=len(task.artifacts),
-        cost_micros=timings.cost_micros,
     )
 
 
 def _picture_of(task: Task) -> Artifact | None:
+    if task.state is not TaskState.SUCCEEDED:
+        return None
     return next((each for each in task.artifacts if can_be_blind(each)), None)
 
 
 def _text_of(task: Task) -> str | None:
     """Return the output of a task, if it is only a text."""
-    if task.output is None or task.artifacts:
+    if task.state is not TaskState.SUCCEEDED or task.output is None or task.artifacts:
         return None
     value = msgspec.json.decode(task.output)
     return _cut(value, _MOST_TEXT) if isinstance(value, str) else None
@@ -197,25 +204,6 @@ def _check_rows(rows: Sequence[Row]) -> None:
             f"their texts have {count:,} bytes in all, and only up to {_MOST_TEXTS:,} are "
             "compared: make several comparisons of fewer rows",
         )
-
-
-async def _with_pictures(
-    service: Service, comparison_id: str, rows: Sequence[Row], tasks: Mapping[str, Task]
-) -> tuple[Row, ...]:
-    """Return rows with copies of their pictures."""
-    cells = [cell for row in rows for cell in row.cells if not cell.failed]
-    artifacts = {
-        cell.task_id: picture for cell in cells if (picture := _picture_of(tasks[cell.task_id]))
-    }
-    pictures = await copy_blind(service.objects, service.lanes, comparison_id, artifacts)
-    replace = msgspec.structs.replace
-    return tuple(
-        replace(
-            row,
-            cells=tuple(replace(each, picture=pictures.get(each.task_id)) for each in row.cells),
-        )
-        for row in rows
-    )
 
 
 def wrong(pointer: str, detail: str) -> InvalidInput:

@@ -219,9 +219,9 @@ class Metrics:
         #: Period → what was spent, and what may be; of one backend that looks after that.
         self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
         self.budget_micros: dict[str, int] = {}
-        #: Model → share of its canary, and what speaks against it; of one backend that weighs that.
+        #: Model → share of its canary, and evidence that it fails more often, and is slower.
         self.canaries: dict[str, tuple[float, float, float]] = {}
-        #: Model → how often a canary was rolled back without being asked.
+        #: Model → automatic rollbacks of its canaries.
         self.rollbacks: dict[str, int] = {}
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}

@@ -73,15 +73,15 @@ export interface AuditView {
 
 /** A vote with a permit instead of a key. */
 export interface BallotRequest {
-  /** of the comparison */
-  permit: string;
   /** index of the row, from 0 */
   row: number;
-  voter: string;
-  voter_id?: string | null;
   winner?: number | null;
   /** all cells are equally good; then there is no `winner` */
   tie?: boolean;
+  voter: string;
+  /** of the comparison */
+  permit: string;
+  voter_id?: string | null;
 }
 
 /** Many tasks; all are accepted or none. */
@@ -209,12 +209,15 @@ export interface ComparisonSummary {
   id: string;
   name: string;
   created_at: string;
+  /** when voting ended; null before */
   closed_at: string | null;
   is_shared: boolean;
+  /** whether the caller may end voting */
   is_own: boolean;
+  /** number of models */
   columns: number;
-  rows: number;
   votes: number;
+  rows: number;
 }
 
 /** A comparison of models. Their names are hidden until voting ends. */
