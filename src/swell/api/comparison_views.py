@@ -58,12 +58,14 @@ def _row_view(
 ) -> RowView:
     row = comparison.rows[number]
     models = [cell.model for cell in row.shown]
-    has_winner = vote is not None and vote.winner in models
+    voted = None
+    if vote is not None and vote.winner in models:
+        voted = models.index(vote.winner) + 1
     return project(
         RowView,
         row,
         row=number,
-        voted=models.index(vote.winner) + 1 if has_winner else None,
+        voted=voted,
         is_tie=vote is not None and vote.winner is None,
         seed=None if is_open else row.seed,
         cells=[
