@@ -1,7 +1,6 @@
 """Two backends on one store, each with a bus of its own and a wire between them."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -420,7 +419,7 @@ async def test_a_deadline_that_passes_stops_a_worker_that_calls_another(pair: Pa
     assert grant["cancels"] == [task["id"]]
 
 
-async def test_what_two_see_of_a_canary_is_weighed_by_one_and_holds_at_both(pair: Pair) -> None:
+async def test_what_two_see_of_a_canary_is_weighed_together_and_holds_at_both(pair: Pair) -> None:
     here, there = pair.here, pair.there
     old = await pair.register()
     path, newer = "/v1/models/demo/upper", UPPER | {"version": "2"}
@@ -453,7 +452,4 @@ async def test_what_two_see_of_a_canary_is_weighed_by_one_and_holds_at_both(pair
     shown = (await there.admin("GET", f"{path}/adoption")).json
     assert (shown["live"], shown["history"][0]["who"]) == ("1", "")
     assert [each["action"] for each in shown["history"]].count("rollback") == 1
-    registry = here.service.registry
-    assert await registry.notes("adoption/told/") == {}
-    (weighed,) = (await registry.notes("adoption/evidence/")).values()
-    assert len(json.loads(weighed)["told"]) == 1, "one has told the other what it saw"
+    assert await here.service.registry.notes("adoption/evidence/") == {}

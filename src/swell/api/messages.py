@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from swell.adoption.life import RollbackRules
 from swell.api.eta import EtaSeconds
 from swell.outbox import DeliveryState
 from swell.registry import Scope, Speed
@@ -1454,32 +1455,6 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str
     checks: dict[str, str] = {}
-
-
-class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rules for automatic rollback."""
-
-    automatic: bool = True
-    false_alarm: Annotated[
-        float,
-        Meta(
-            ge=1e-9,
-            le=0.1,
-            description="highest probability of rolling back a canary that is no worse",
-        ),
-    ] = 0.001
-    failures_by: Annotated[
-        float,
-        Meta(ge=0.0, le=1.0, description="tolerated increase of the failure rate"),
-    ] = 0.01
-    p95_by: Annotated[
-        float,
-        Meta(
-            ge=1.0,
-            le=100.0,
-            description="tolerated ratio of the 95th percentiles",
-        ),
-    ] = 1.1
 
 
 Edition = Annotated[

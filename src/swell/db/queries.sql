@@ -271,7 +271,7 @@ SELECT closed_at, body FROM comparisons WHERE id = :id;
 
 -- name: outlines
 SELECT
-    id, name, created_at, key_id, is_shared, models, lines AS "rows", votes, closed_at
+    id, name, created_at, key_id, is_shared, models AS "columns", lines AS "rows", votes, closed_at
 FROM comparisons WHERE id < :before {if key_id: AND (is_shared OR key_id = :key_id)}
 ORDER BY id DESC LIMIT :limit;
 
