@@ -23,18 +23,27 @@ from swell.api.messages import (
 )
 from swell.api.projection import project
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.bus import MessageKind, PeerMessage
-from swell.errors import NotFound
+from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.quotas import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
+from swell.registry import Scope
 
 _quota = Reader(QuotaRequest)
 _credit = Reader(CreditRequest)
 
 
+@route(
+    "GET /v1/quotas",
+    "Operators",
+    {200: Response("Quotas and their remainder", QuotaList)},
+    scope=Scope.ADMIN,
+    errors=(InvalidRequest, InvalidInput),
+)
 async def list_quotas(service: Service, call: Call) -> Reply:
-    """`GET /v1/quotas`."""
+    """List quotas."""
     read_query(call, NoQuery)
     quotas = await service.registry.quotas()
     places = [place_of(each.key_id, each.user) for each in quotas]
@@ -43,8 +52,21 @@ async def list_quotas(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QuotaList(quotas=views)))
 
 
+@route(
+    "PUT /v1/quotas",
+    "Operators",
+    {200: Response("The quota and its remainder", QuotaView)},
+    scope=Scope.ADMIN,
+    body=Body(QuotaRequest, example={"key_id": "k1", "user": "*", "samples_per_day": 50}),
+    errors=(NotFound,),
+    audit="quotas.put",
+)
 async def put_quota(service: Service, call: Call) -> Reply:
-    """`PUT /v1/quotas`."""
+    """Set a quota.
+
+    Replaces the quota of a key or user. Usage since the start of the day or month counts, if
+    there was a quota by then. Other backends apply it within two seconds.
+    """
     asked: QuotaRequest = await _quota.read_call(call, service.settings.max_body_bytes)
     await _check_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
@@ -55,8 +77,17 @@ async def put_quota(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_quota_view(service, quota, sheet)))
 
 
+@route(
+    "DELETE /v1/quotas",
+    "Operators",
+    {200: Response("An empty list", QuotaList)},
+    scope=Scope.ADMIN,
+    query=QuotaQuery,
+    errors=(NotFound,),
+    audit="quotas.drop",
+)
 async def drop_quota(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/quotas`."""
+    """Delete a quota."""
     query = read_query(call, QuotaQuery)
     call.target, call.about = query.key_id, f"user {query.user!r}" if query.user else ""
     if not await service.registry.drop_quota(query.key_id, query.user):
@@ -65,8 +96,15 @@ async def drop_quota(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QuotaList(quotas=[])))
 
 
+@route(
+    "GET /v1/credits",
+    "Operators",
+    {200: Response("Accounts and grants", CreditsList)},
+    scope=Scope.ADMIN,
+    query=CreditsQuery,
+)
 async def list_credits(service: Service, call: Call) -> Reply:
-    """`GET /v1/credits`."""
+    """List credits."""
     query = read_query(call, CreditsQuery)
     places = await service.registry.credit_places()
     places = [place for place in places if query.key_id in (None, place[0])]
@@ -79,8 +117,23 @@ async def list_credits(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
+@route(
+    "POST /v1/credits",
+    "Operators",
+    {
+        200: Response("This id was granted before", GrantView),
+        201: Response("The new balance", GrantView),
+    },
+    scope=Scope.ADMIN,
+    body=Body(CreditRequest, example={"key_id": "k1", "micros": 5_000_000, "id": "inv-7"}),
+    errors=(NotFound,),
+    audit="credits.add",
+)
 async def add_credits(service: Service, call: Call) -> Reply:
-    """`POST /v1/credits`."""
+    """Add or remove credits.
+
+    Needed for quotas with `is_prepaid`.
+    """
     asked: CreditRequest = await _credit.read_call(call, service.settings.max_body_bytes)
     await _check_key(service, asked.key_id)
     now = service.clock.now()
@@ -93,8 +146,17 @@ async def add_credits(service: Service, call: Call) -> Reply:
     return Reply(201 if is_new else 200, encode(view))
 
 
+@route(
+    "GET /v1/quota",
+    "Tasks",
+    {200: Response("The remainder of each limit", AllowanceView)},
+    query=OwnQuery,
+)
 async def show_allowance(service: Service, call: Call) -> Reply:
-    """`GET /v1/quota`."""
+    """Show the remaining quota.
+
+    For the caller's key, and for one of its users if `user` is given.
+    """
     query = read_query(call, OwnQuery)
     places = places_of(call.caller.id, query.user)
     sheet = await service.registry.sheet(places, service.clock.now())

@@ -24,12 +24,13 @@ from swell.api.messages import (
     TaskRequest,
 )
 from swell.api.reading import Reader, check_json
+from swell.api.route import TASK_EXAMPLE, Body, Response, route
 from swell.api.service import Service
 from swell.api.traffic import split, suits_its_part
 from swell.api.views import encode
 from swell.broker import Rank
 from swell.degrade import FIXED, Change, milder, split_metadata, time_share, with_changes
-from swell.errors import InvalidInput, NotFound, NoWorker, SwellError, WouldExpire
+from swell.errors import Forbidden, InvalidInput, NotFound, NoWorker, SwellError, WouldExpire
 from swell.stages import begin
 from swell.task import NewTask
 
@@ -172,8 +173,20 @@ def _sharpened(refusal: SwellError) -> SwellError:
     return refusal
 
 
+@route(
+    "POST /v1/estimate",
+    "Tasks",
+    {200: Response("The estimate", EstimateView)},
+    body=Body(TaskRequest, example=TASK_EXAMPLE),
+    errors=(Forbidden, NotFound),
+)
 async def show_estimate(service: Service, call: Call) -> Reply:
-    """`POST /v1/estimate`."""
+    """Estimate a task.
+
+    Takes the body of `POST /v1/tasks` and creates nothing. Returns the place in the queue,
+    start, end and cost, the changes that `degrade` would make, and whether and why the task
+    would be refused.
+    """
     body = await call.body(service.settings.max_body_bytes)
     header = call.header(b"content-type")
     if header is not None and header != b"application/json":

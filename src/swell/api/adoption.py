@@ -1,7 +1,7 @@
 """Rollouts of models' versions: the endpoints for operators."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from swell.adoption.evidence import judge
 from swell.adoption.kept import change_life, read_evidence
@@ -33,10 +33,11 @@ from swell.api.messages import (
 )
 from swell.api.operators import model_name
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode, project
-from swell.errors import Conflict, InvalidInput, NotFound
-from swell.registry import ModelCard
+from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound
+from swell.registry import ModelCard, Scope
 from swell.task import new_id
 
 _canary = Reader(CanaryRequest)
@@ -45,15 +46,39 @@ _rollback = Reader(RollbackRequest)
 _retire = Reader(RetireRequest)
 
 
+_ADOPTION: Final = Response("The stages of the model's versions", AdoptionView)
+
+
+@route(
+    "GET /v1/models/{owner}/{name}/adoption",
+    "Models",
+    {200: _ADOPTION},
+    scope=Scope.ADMIN,
+    errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
+)
 async def show_adoption(service: Service, call: Call) -> Reply:
-    """`GET /v1/models/{owner}/{name}/adoption`."""
+    """Show the rollout of a model."""
     read_query(call, NoQuery)
     cards = await _cards(service, model_name(call))
     return Reply(200, encode(await _view(service, cards)))
 
 
+@route(
+    "POST /v1/models/{owner}/{name}/canary",
+    "Models",
+    {200: _ADOPTION},
+    scope=Scope.ADMIN,
+    body=Body(CanaryRequest, example={"version": "3f2a9c1be07d", "share": 0.05}),
+    errors=(NotFound, Conflict),
+    audit="models.canary",
+)
 async def start_version_canary(service: Service, call: Call) -> Reply:
-    """`POST /v1/models/{owner}/{name}/canary`."""
+    """Start a canary.
+
+    Gives a version a share of the tasks that name no version; a live worker must have it. A
+    second request can change the share and keeps the evidence. Swell rolls the canary back if
+    it fails significantly more often, or takes significantly longer, than the live version.
+    """
 
     def change(asked: CanaryRequest, cards: Sequence[ModelCard], life: Life | None) -> Life:
         model, now = cards[0].name, service.clock.now()
@@ -66,8 +91,21 @@ async def start_version_canary(service: Service, call: Call) -> Reply:
     return await _change(service, call, _canary, change)
 
 
+@route(
+    "POST /v1/models/{owner}/{name}/promote",
+    "Models",
+    {200: _ADOPTION},
+    scope=Scope.ADMIN,
+    body=Body(PromoteRequest, example={"version": "3f2a9c1be07d"}),
+    errors=(NotFound, Conflict),
+    audit="models.promote",
+)
 async def promote_version(service: Service, call: Call) -> Reply:
-    """`POST /v1/models/{owner}/{name}/promote`."""
+    """Promote a version.
+
+    Makes a version live: the one named, or the canary. Versions registered later get only tasks
+    that name them.
+    """
 
     def change(asked: PromoteRequest, cards: Sequence[ModelCard], life: Life | None) -> Life:
         if asked.version is None and asked.edition is None:
@@ -90,8 +128,20 @@ async def promote_version(service: Service, call: Call) -> Reply:
     return await _change(service, call, _promote, change)
 
 
+@route(
+    "POST /v1/models/{owner}/{name}/rollback",
+    "Models",
+    {200: _ADOPTION},
+    scope=Scope.ADMIN,
+    body=Body(RollbackRequest, example={"reason": "hands have six fingers"}),
+    errors=(NotFound, Conflict),
+    audit="models.rollback",
+)
 async def roll_back_version(service: Service, call: Call) -> Reply:
-    """`POST /v1/models/{owner}/{name}/rollback`."""
+    """Roll back a version.
+
+    Ends the canary; without a canary, the previous live version becomes live again.
+    """
 
     def change(asked: RollbackRequest, cards: Sequence[ModelCard], life: Life | None) -> Life:
         call.about = asked.reason
@@ -109,8 +159,21 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
     return await _change(service, call, _rollback, change)
 
 
+@route(
+    "POST /v1/models/{owner}/{name}/retire",
+    "Models",
+    {200: _ADOPTION},
+    scope=Scope.ADMIN,
+    body=Body(RetireRequest, example={"version": "3f2a9c1be07d"}),
+    errors=(NotFound, Conflict),
+    audit="models.retire",
+)
 async def retire_version(service: Service, call: Call) -> Reply:
-    """`POST /v1/models/{owner}/{name}/retire`."""
+    """Retire a version.
+
+    A retired version gets no tasks, even those that name it. Promoting it, or making it a
+    canary, reverses this.
+    """
 
     def change(asked: RetireRequest, cards: Sequence[ModelCard], life: Life | None) -> Life:
         staged = life or begin(cards[0].name, _usual_version(cards))

@@ -14,6 +14,7 @@ from swell.api.call import Call, Reply
 from swell.api.comparison_messages import ComparisonRequest, NewComparisonView
 from swell.api.comparison_views import comparison_view
 from swell.api.reading import Reader
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.comparisons import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model, Picture, Row
@@ -34,8 +35,23 @@ _request = Reader(ComparisonRequest)
 _random: Final = random.SystemRandom()
 
 
+@route(
+    "POST /v1/comparisons",
+    "Comparisons",
+    {201: Response("The comparison, blind", NewComparisonView)},
+    body=Body(
+        ComparisonRequest,
+        example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"},
+    ),
+    errors=(NotFound, Conflict),
+    audit="comparisons.create",
+)
 async def create_comparison(service: Service, call: Call) -> Reply:
-    """`POST /v1/comparisons`."""
+    """Create a comparison.
+
+    Takes ended tasks in rows: the same input and seed for two to four models. Copies the
+    pictures without metadata and shuffles each row. A failed task leaves an empty place.
+    """
     asked: ComparisonRequest = await _request.read_call(call, service.settings.max_body_bytes)
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):

@@ -19,16 +19,19 @@ from swell.api.comparison_messages import (
     ComparisonQuery,
     ComparisonsQuery,
     ComparisonSummary,
+    ComparisonView,
+    RatingList,
     VoteRequest,
     VoteView,
 )
 from swell.api.comparison_views import comparison_view
 from swell.api.messages import NoQuery
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.comparisons import MOST_VOTES, Comparison, Outline, Vote
-from swell.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
+from swell.errors import Conflict, Forbidden, InvalidInput, InvalidRequest, NotFound, Unavailable
 from swell.registry import Scope
 from swell.task import is_id
 
@@ -39,8 +42,17 @@ _vote = Reader(VoteRequest)
 _ballot = Reader(BallotRequest)
 
 
+@route(
+    "GET /v1/comparisons",
+    "Comparisons",
+    {200: Response("A page of comparisons, newest first", ComparisonList)},
+    query=ComparisonsQuery,
+)
 async def list_comparisons(service: Service, call: Call) -> Reply:
-    """`GET /v1/comparisons`."""
+    """List comparisons.
+
+    A client key sees its own and shared comparisons; an admin key sees all.
+    """
     query = read_query(call, ComparisonsQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
@@ -54,8 +66,18 @@ async def list_comparisons(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ComparisonList(comparisons=views, cursor=after)))
 
 
+@route(
+    "GET /v1/comparisons/{id}",
+    "Comparisons",
+    {200: Response("The comparison", ComparisonView)},
+    query=ComparisonQuery,
+    errors=(Forbidden, NotFound),
+)
 async def get_comparison(service: Service, call: Call) -> Reply:
-    """`GET /v1/comparisons/{id}`."""
+    """Get a comparison.
+
+    Hides the models' names, times and costs until voting ends.
+    """
     query = read_query(call, ComparisonQuery)
     if query.names and Scope.ADMIN not in call.caller.scopes:
         raise Forbidden(
@@ -66,8 +88,19 @@ async def get_comparison(service: Service, call: Call) -> Reply:
     return await _show(service, call, comparison, query.voter, has_names=query.names)
 
 
+@route(
+    "POST /v1/comparisons/{id}/close",
+    "Comparisons",
+    {200: Response("The comparison with the models' names", ComparisonView)},
+    errors=(Forbidden, NotFound),
+    audit="comparisons.close",
+)
 async def close_comparison(service: Service, call: Call) -> Reply:
-    """`POST /v1/comparisons/{id}/close`."""
+    """End voting and reveal the models.
+
+    This is final: the votes count for the ratings from now on. A second request changes
+    nothing.
+    """
     comparison = await _find_own(service, call)
     closed = await service.registry.close_comparison(comparison.id, service.clock.now())
     if closed is None:
@@ -75,8 +108,18 @@ async def close_comparison(service: Service, call: Call) -> Reply:
     return await _show(service, call, closed)
 
 
+@route(
+    "DELETE /v1/comparisons/{id}",
+    "Comparisons",
+    {200: Response("The comparison as it was", ComparisonView)},
+    errors=(Forbidden, NotFound),
+    audit="comparisons.drop",
+)
 async def drop_comparison(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/comparisons/{id}`."""
+    """Delete a comparison.
+
+    Deletes its pictures and votes, and removes them from the ratings.
+    """
     comparison = await _find_own(service, call)
     await service.registry.drop_comparison(comparison.id)
     await service.objects.delete(comparison.object_keys)
@@ -84,16 +127,42 @@ async def drop_comparison(service: Service, call: Call) -> Reply:
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 
 
+@route(
+    "POST /v1/comparisons/{id}/votes",
+    "Comparisons",
+    {200: Response("The vote", VoteView)},
+    body=Body(VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
+    errors=(NotFound, Conflict),
+    audit="comparisons.vote",
+)
 async def cast_vote(service: Service, call: Call) -> Reply:
-    """`POST /v1/comparisons/{id}/votes`."""
+    """Vote on a row.
+
+    Each voter of a key has one vote for each row; a later vote replaces it.
+    """
     asked: VoteRequest = await _vote.read_call(call, service.settings.max_body_bytes)
     comparison = await _find(service, call)
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)
 
 
+@route(
+    "POST /v1/comparisons/{id}/ballots",
+    "Comparisons",
+    {200: Response("The vote", VoteView)},
+    scope=None,
+    body=Body(
+        BallotRequest,
+        example={"permit": "T", "row": 0, "tie": True, "voter": "anna"},
+    ),
+    errors=(Forbidden, Conflict),
+)
 async def cast_ballot(service: Service, call: Call) -> Reply:
-    """`POST /v1/comparisons/{id}/ballots`: a vote from a sheet, without a key."""
+    """Vote without a key.
+
+    Like `votes`, with the comparison's permit instead of a key. Accepts any content type as
+    JSON, and requests from any origin.
+    """
     if not any(name == b"access-control-allow-origin" for name, _ in call.told):
         # A sheet is a file without an origin; its permit limits its rights.
         call.tell(b"access-control-allow-origin", b"*")
@@ -107,8 +176,17 @@ async def cast_ballot(service: Service, call: Call) -> Reply:
     return await _cast(service, comparison, asked, key_id)
 
 
+@route(
+    "GET /v1/ratings",
+    "Comparisons",
+    {200: Response("Ratings, best first", RatingList)},
+    errors=(InvalidRequest, InvalidInput, Unavailable),
+)
 async def list_ratings(service: Service, call: Call) -> Reply:
-    """`GET /v1/ratings`."""
+    """List ratings.
+
+    Counts only comparisons with ended voting, so that no vote can be traced to a model before.
+    """
     read_query(call, NoQuery)
     if find_spec("openskill") is None:
         raise Unavailable(

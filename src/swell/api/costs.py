@@ -15,6 +15,7 @@ from swell.api.charges import KEEP_EVERY_S, account_of, attempt_entry
 from swell.api.messages import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.projection import project, rounded
 from swell.api.reading import read_query
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import end_startups
 from swell.api.tariffs import Tariffs
@@ -25,7 +26,7 @@ from swell.money.costs import By, Cost, added, costs_by
 from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
 from swell.phases import Startup, StartupKind
 from swell.provider import Instance
-from swell.registry import AuditEntry, WorkerInfo
+from swell.registry import AuditEntry, Scope, WorkerInfo
 from swell.scaling import read
 from swell.task import Task, TaskState, new_id
 
@@ -334,8 +335,15 @@ async def _alarm(service: Service, name: str, share: int, amounts: str) -> None:
 # --- reports -------------------------------------------------------------------------------------
 
 
+@route(
+    "GET /v1/costs",
+    "Operators",
+    {200: Response("Costs and their total", CostsList)},
+    scope=Scope.ADMIN,
+    query=CostsQuery,
+)
 async def show_costs(service: Service, call: Call) -> Reply:
-    """`GET /v1/costs`."""
+    """Show costs."""
     query = read_query(call, CostsQuery)
     until = query.until or day_of(service.clock.now())
     since = query.since or until - timedelta(days=_USUAL_DAYS - 1)

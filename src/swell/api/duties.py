@@ -100,7 +100,7 @@ class Duties:
         duties = [
             Duty("sweep", lambda: self._sweep_pause_s, self._sweep),
             Duty("workers", settings.heartbeat_s / 2, service.fleet.refresh),
-            Duty("startups", settings.heartbeat_s, partial(look_after_startups, service), True),
+            Duty("startups", settings.heartbeat_s, partial(expire_startups, service), True),
             Duty("objects", OBJECTS_EVERY_S, service.writable.look),
             Duty("streams", _STREAMS_EVERY_S, self._keep_streams),
             Duty("stream keys", settings.keepalive_s, partial(check_streams, service)),
@@ -117,7 +117,7 @@ class Duties:
             Duty("scaling", _SCALING_EVERY_S, self._follow_scaling),
             Duty("charges", CHARGES_EVERY_S, service.charges.keep),
             Duty("quotas", QUOTAS_EVERY_S, service.quotas.settle),
-            Duty("quota holds", QUOTA_HOLDS_EVERY_S, service.quotas.look_after, True),
+            Duty("quota holds", QUOTA_HOLDS_EVERY_S, service.quotas.repair, True),
             Duty("costs", costs_every_s, self._settle_costs),
             Duty("tariffs", _TARIFFS_EVERY_S, service.tariffs.refresh),
             Duty("canaries", CANARIES_EVERY_S, partial(look_after_canaries, service)),

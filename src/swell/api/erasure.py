@@ -4,14 +4,28 @@ import asyncio
 
 from swell.api.call import Call, Reply
 from swell.api.duties import delete, discard
+from swell.api.messages import TaskView
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.tasks import find_task
 from swell.api.views import encode_task
-from swell.errors import NotFound, Unavailable
+from swell.errors import Conflict, NotFound, Unavailable
 
 
+@route(
+    "DELETE /v1/tasks/{id}",
+    "Tasks",
+    {200: Response("The task without its data; all of its objects are deleted", TaskView)},
+    errors=(NotFound, Conflict, Unavailable),
+    audit="tasks.erase",
+)
 async def erase(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/tasks/{id}`."""
+    """Remove a task's data.
+
+    Removes input, metadata, output and their files from an ended task, except uploads that
+    another task uses. The task can still be listed, but not repeated. Repeating the request
+    changes nothing.
+    """
     task = await find_task(service, call)
     keys = await service.store.erase(task.id)
     await _delete(service, keys)

@@ -20,6 +20,7 @@ from swell.api.eta import Estimate
 from swell.api.headers import NO_POLICY
 from swell.api.messages import EventsQuery
 from swell.api.reading import read_query
+from swell.api.route import Header, Response, route
 from swell.api.service import Service
 from swell.api.streams import Stream
 from swell.api.tasks import find_task
@@ -47,8 +48,32 @@ _STOPPING_RETRY_MS: Final = (50, 500)
 Writer = Callable[[Service, Call, Stream, str, Event], Awaitable[bytes]]
 
 
+_LAST_EVENT: Final = Header(
+    "Last-Event-ID",
+    "continue after this event",
+    {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    "1000000",
+)
+
+
+@route(
+    "GET /v1/tasks/{id}/events",
+    "Tasks",
+    {
+        200: Response("Server-sent events", media_type="text/event-stream"),
+        204: Response("The reader has already seen the end", media_type=""),
+    },
+    query=EventsQuery,
+    headers=(_LAST_EVENT,),
+    errors=(NotFound,),
+)
 async def stream_events(service: Service, call: Call) -> Reply | None:
-    """`GET /v1/tasks/{id}/events`."""
+    """Follow a task.
+
+    Sends `queued` (with position and estimate), `started`, `progress`, `preview` and
+    `artifact`, and finally `succeeded`, `failed`, `canceled` or `expired` with the whole task.
+    Ids grow; a comment every 15 seconds keeps the connection open.
+    """
     after = _after(call)
     task = await find_task(service, call)
     if after >= TERMINAL_ID and task.state.is_terminal:

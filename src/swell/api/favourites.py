@@ -1,17 +1,34 @@
 """Favourites: files of tasks that a key, or a user of it, marks as liked."""
 
+from typing import Final
+
 from swell.api.call import Call, Reply
 from swell.api.messages import FavouriteQuery, FavouritesView
 from swell.api.reading import read_query
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.tasks import find_task
 from swell.api.views import encode
-from swell.errors import Conflict, InvalidInput
+from swell.errors import Conflict, InvalidInput, NotFound
 from swell.favourites import Favourite, Viewer
 
+_LIKED: Final = {200: Response("The viewer's favourites among its files", FavouritesView)}
 
+
+@route(
+    "PUT /v1/tasks/{id}/favourite",
+    "Tasks",
+    _LIKED,
+    query=FavouriteQuery,
+    errors=(NotFound, Conflict),
+    audit="tasks.favour",
+)
 async def favour(service: Service, call: Call) -> Reply:
-    """`PUT /v1/tasks/{id}/favourite`."""
+    """Add a favourite.
+
+    For the key, or one of its users (`viewer`). `GET /v1/tasks` shows favourites, and lists
+    only them with `favourite=true`.
+    """
     favourite, n_files = await _read(service, call)
     # A task without files, such as a text, counts as one file.
     last = max(1, n_files) - 1
@@ -22,8 +39,16 @@ async def favour(service: Service, call: Call) -> Reply:
     return await _reply(service, favourite)
 
 
+@route(
+    "DELETE /v1/tasks/{id}/favourite",
+    "Tasks",
+    _LIKED,
+    query=FavouriteQuery,
+    errors=(NotFound,),
+    audit="tasks.disfavour",
+)
 async def disfavour(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/tasks/{id}/favourite`."""
+    """Remove a favourite."""
     favourite, _ = await _read(service, call)
     await service.store.disfavour(favourite)
     return await _reply(service, favourite)

@@ -15,6 +15,7 @@ from swell.api.forms import open_form
 from swell.api.headers import POLICY
 from swell.api.messages import StoredView, UploadQuery, UploadView
 from swell.api.reading import read_query
+from swell.api.route import Body, Header, Response, route
 from swell.api.service import Service
 from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
 from swell.api.thumbnails import width_of
@@ -30,6 +31,7 @@ from swell.errors import (
     NotFound,
     RangeNotSatisfiable,
     SwellError,
+    TooLarge,
     Unavailable,
     UnsupportedType,
 )
@@ -76,8 +78,24 @@ _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 _MAX_FILES: Final = 500
 
 
+_RANGE_HEADER: Final = Header(
+    "Range", "one range of bytes", {"type": "string", "maxLength": 100}, "bytes=0-1023"
+)
+
+
+@route(
+    "POST /v1/uploads",
+    "Files",
+    {201: Response("The stored file and its URL, for use in an input", UploadView)},
+    body=Body(media_types=("application/octet-stream", "image/png", "multipart/form-data")),
+    query=UploadQuery,
+    errors=(TooLarge, UnsupportedType),
+)
 async def upload(service: Service, call: Call) -> Reply:
-    """`POST /v1/uploads`."""
+    """Upload an input file.
+
+    Send the file as the body, with its content type, or as a form with one file.
+    """
     query = read_query(call, UploadQuery)
     limit = service.settings.max_upload_bytes
     data: AsyncIterator[bytes]
@@ -160,8 +178,20 @@ def _check_type(head: bytes, allowed: Sequence[str]) -> None:
         )
 
 
+@route(
+    "PUT /v1/artifacts/{key:path}",
+    "Files",
+    {201: Response("The stored file", StoredView)},
+    scope=None,
+    body=Body(media_types=("application/octet-stream", "image/png")),
+    query=dict,
+    errors=(InvalidRequest, Forbidden, Conflict, TooLarge),
+)
 async def put_artifact(service: Service, call: Call) -> Reply:
-    """`PUT /v1/artifacts/{key}`, signed: how workers deliver. What is there stays as it is."""
+    """Store an output file.
+
+    For workers, with a URL from `POST /worker/v1/uploads`.
+    """
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
     await _check_delivers(service, key)
@@ -214,8 +244,33 @@ def _removed(key: str) -> ExpiredArtifact:
     )
 
 
+@route(
+    "GET /v1/artifacts/{key:path}",
+    "Files",
+    {
+        200: Response("The file", media_type="application/octet-stream"),
+        206: Response("The requested range", media_type="application/octet-stream"),
+        302: Response("A redirect to the bucket, with `objects.serve` = `redirect`", media_type=""),
+        304: Response("It has not changed", media_type=""),
+    },
+    scope=None,
+    query=dict,
+    headers=(_RANGE_HEADER,),
+    errors=(
+        InvalidRequest,
+        Forbidden,
+        NotFound,
+        ExpiredArtifact,
+        RangeNotSatisfiable,
+        DamagedArtifact,
+    ),
+)
 async def get_artifact(service: Service, call: Call) -> Reply:
-    """`GET` and `HEAD /v1/artifacts/{key}`, signed."""
+    """Read a file.
+
+    Tasks and uploads contain this signed URL; it needs no key and expires. `&w=128`, `256`,
+    `512` or `2048` returns a task's picture as WebP of that width.
+    """
     key, query = call.params["key"], call.query()
     objects = service.objects_of(key)
     objects.verify("GET", key, query)

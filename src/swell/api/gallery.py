@@ -6,6 +6,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.messages import SampleView
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.views import project
 from swell.errors import InvalidInput, InvalidRequest, NotFound
@@ -41,8 +42,21 @@ async def _store(service: Service, model: str, sample: Sample) -> Sample:
     return msgspec.structs.replace(sample, digest=digest, text=text_of(sample), data=b"")
 
 
+@route(
+    "GET /v1/models/{owner}/{name}/samples/{digest}",
+    "Models",
+    {
+        200: Response("The picture, sound or text", media_type="image/webp"),
+        304: Response("It has not changed", media_type=""),
+    },
+    scope=None,
+    errors=(NotFound,),
+)
 async def show_sample(service: Service, call: Call) -> Reply:
-    """`GET /v1/models/{owner}/{name}/samples/{digest}`."""
+    """Get a sample of a model's card.
+
+    The URL comes with the model, needs no key, and its content never changes.
+    """
     model = f"{call.params['owner']}/{call.params['name']}"
     digest = call.params["digest"]
     samples = [each for card in await service.cards.versions(model) for each in card.samples]

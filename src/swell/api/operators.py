@@ -38,7 +38,9 @@ from swell.api.messages import (
     WorkersQuery,
     WorkerView,
 )
+from swell.api.metrics import CONTENT_TYPE
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.startups import startup_view
 from swell.api.views import encode, project
@@ -47,7 +49,7 @@ from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
-from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
+from swell.registry import ApiKey, KeyLimits, ModelCard, Scope, WorkerInfo
 from swell.signing import rotate_secrets
 
 #: Metrics leave out workers that were lost longer ago, in seconds.
@@ -58,16 +60,26 @@ _read_rotation = Reader(RotateRequest)
 _read_signing_rotation = Reader(RotateSigningRequest)
 
 
+@route("GET /v1/models", "Models", {200: Response("The current version of every model", ModelList)})
 async def list_models(service: Service, call: Call) -> Reply:
-    """`GET /v1/models`."""
+    """List models."""
     await service.cards.refresh()
     base = service.base_url(call)
     views = [model_view(service, card, base) for card in service.cards.newest()]
     return Reply(200, encode(ModelList(models=views)))
 
 
+@route(
+    "GET /v1/models/{owner}/{name}",
+    "Models",
+    {200: Response("The model's card, schemas and measured times", ModelView)},
+    errors=(NotFound,),
+)
 async def get_model(service: Service, call: Call) -> Reply:
-    """`GET /v1/models/{owner}/{name}`; the name may end with `:version`."""
+    """Get a model.
+
+    The name may end with `:version`.
+    """
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
     served = service.served_with([target.queue]).get(target.queue)
@@ -81,22 +93,41 @@ async def get_model(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
+@route(
+    "GET /v1/models/{owner}/{name}/versions",
+    "Models",
+    {200: Response("Its versions, newest first", ModelList)},
+    errors=(NotFound,),
+)
 async def list_versions(service: Service, call: Call) -> Reply:
-    """`GET /v1/models/{owner}/{name}/versions`."""
+    """List a model's versions."""
     cards = await service.cards.versions(model_name(call))
     base = service.base_url(call)
     return Reply(200, encode(ModelList(models=[model_view(service, each, base) for each in cards])))
 
 
+@route(
+    "GET /v1/queues",
+    "Operators",
+    {200: Response("Queues that are not empty", QueueList)},
+    scope=Scope.ADMIN,
+)
 async def list_queues(service: Service, call: Call) -> Reply:
-    """`GET /v1/queues`."""
+    """List queues."""
     depths = await service.broker.depths()
     views = [await _queue_view(service, each) for each in depths]
     return Reply(200, encode(QueueList(queues=views)))
 
 
+@route(
+    "GET /v1/workers",
+    "Operators",
+    {200: Response("Workers, oldest first", WorkerList)},
+    scope=Scope.ADMIN,
+    query=WorkersQuery,
+)
 async def list_workers(service: Service, call: Call) -> Reply:
-    """`GET /v1/workers`."""
+    """List workers."""
     query = read_query(call, WorkersQuery)
     listed = [each for each in await service.fleet.all() if query.gone or each[1] != "gone"]
     ids = [info.id for info, _, _ in listed]
@@ -109,8 +140,16 @@ async def list_workers(service: Service, call: Call) -> Reply:
     return Reply(200, encode(WorkerList(workers=views, starting=under_way)))
 
 
+@route(
+    "POST /v1/workers/{id}/drain",
+    "Operators",
+    {200: Response("The worker; it finishes its tasks and exits", WorkerView)},
+    scope=Scope.ADMIN,
+    errors=(NotFound,),
+    audit="workers.drain",
+)
 async def drain_worker(service: Service, call: Call) -> Reply:
-    """`POST /v1/workers/{id}/drain`."""
+    """Drain a worker."""
     worker_id = call.params["id"]
     info = await service.fleet.drain(worker_id)
     await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
@@ -122,8 +161,16 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_worker_view(service, info, state, held)))
 
 
+@route(
+    "POST /v1/keys",
+    "Operators",
+    {201: Response("The key with its secret, shown only now", NewKeyView)},
+    scope=Scope.ADMIN,
+    body=Body(KeyRequest, example={"name": "shop", "scopes": ["client"]}),
+    audit="keys.create",
+)
 async def make_key(service: Service, call: Call) -> Reply:
-    """`POST /v1/keys`."""
+    """Create a key."""
     request: KeyRequest = await _read_key.read_call(call, service.settings.max_body_bytes)
     service.classes.check_known(request.classes)
     lasts_s, now = request.expires_in_s, service.clock.now()
@@ -143,8 +190,21 @@ async def make_key(service: Service, call: Call) -> Reply:
     return shown_once(201, made)
 
 
+@route(
+    "POST /v1/keys/{id}/rotate",
+    "Operators",
+    {200: Response("The key with its new secret, shown only now", NewKeyView)},
+    scope=Scope.ADMIN,
+    body=Body(RotateRequest, example={"overlap_s": 3600}),
+    errors=(NotFound, Conflict),
+    audit="keys.rotate",
+)
 async def new_secret(service: Service, call: Call) -> Reply:
-    """`POST /v1/keys/{id}/rotate`."""
+    """Rotate a key.
+
+    Gives the key a new secret and keeps its id, scopes, limits and tasks. The previous secret
+    works during the overlap; older ones stop at once.
+    """
     body = await call.body(service.settings.max_body_bytes)
     request: RotateRequest = _read_rotation.read(body or b"{}")
     key = await _find_key(service, call)
@@ -161,8 +221,22 @@ def shown_once(status: int, made: NewKey) -> Reply:
     return Reply(status, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
+@route(
+    "POST /v1/signing/rotate",
+    "Operators",
+    {200: Response("When the new secret takes effect", SigningView)},
+    scope=Scope.ADMIN,
+    body=Body(RotateSigningRequest, example={"revoke": False}),
+    errors=(Conflict,),
+    audit="signing.rotate",
+)
 async def rotate_signing(service: Service, call: Call) -> Reply:
-    """`POST /v1/signing/rotate`."""
+    """Rotate the URL signing secret.
+
+    URLs signed before stay valid until they expire, unless you revoke them. After a revocation,
+    queued tasks with such URLs in their input fail, and other backends may refuse new URLs for
+    some seconds.
+    """
     body = await call.body(service.settings.max_body_bytes)
     request: RotateSigningRequest = _read_signing_rotation.read(body or b"{}")
     signing = service.backend.signing
@@ -182,8 +256,18 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
+@route(
+    "GET /v1/audit",
+    "Operators",
+    {200: Response("A page of entries, newest first", AuditList)},
+    scope=Scope.ADMIN,
+    query=AuditQuery,
+)
 async def list_audit(service: Service, call: Call) -> Reply:
-    """`GET /v1/audit`."""
+    """List the audit log.
+
+    Swell records every change by an operator, and every refused one, before it answers.
+    """
     query = read_query(call, AuditQuery)
     entries = await service.registry.audit(limit=query.limit, before=query.cursor)
     views = [project(AuditView, each) for each in entries]
@@ -191,19 +275,34 @@ async def list_audit(service: Service, call: Call) -> Reply:
     return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
 
 
+@route(
+    "GET /v1/keys",
+    "Operators",
+    {200: Response("Keys, without their secrets", KeyList)},
+    scope=Scope.ADMIN,
+)
 async def list_keys(service: Service, call: Call) -> Reply:
-    """`GET /v1/keys`."""
+    """List keys."""
     keys = await service.registry.keys()
     return Reply(200, encode(KeyList(keys=[_key_view(each) for each in keys])))
 
 
+@route("GET /v1/keys/self", "Service", {200: Response("The key, without its secret", KeyView)})
 async def own_key(service: Service, call: Call) -> Reply:
-    """`GET /v1/keys/self`."""
+    """Show the caller's key."""
     return Reply(200, encode(_key_view(call.caller)))
 
 
+@route(
+    "DELETE /v1/keys/{id}",
+    "Operators",
+    {200: Response("The revoked key", KeyView)},
+    scope=Scope.ADMIN,
+    errors=(NotFound,),
+    audit="keys.revoke",
+)
 async def revoke_key(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/keys/{id}`."""
+    """Revoke a key."""
     key = await _find_key(service, call)
     if key.revoked_at is None:
         key = msgspec.structs.replace(key, revoked_at=service.clock.now())
@@ -222,13 +321,25 @@ async def _find_key(service: Service, call: Call) -> ApiKey:
     raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
 
 
+@route("GET /health/live", "Service", {200: Response("It answers", HealthView)}, scope=None)
 async def health_live(service: Service, call: Call) -> Reply:
-    """`GET /health/live`."""
+    """Check that the process answers."""
     return Reply(200, encode(HealthView(status="ok")))
 
 
+@route(
+    "GET /health/ready",
+    "Service",
+    {200: Response("They can be served", HealthView)},
+    scope=None,
+    errors=(Unavailable,),
+)
 async def health_ready(service: Service, call: Call) -> Reply:
-    """`GET /health/ready`."""
+    """Check that requests can be served.
+
+    Fails while the disk refuses writes, for example; `detail` gives the reason, and every check
+    tries again.
+    """
     if not service.is_ready:
         raise Unavailable("the service is starting or stopping: try again in some seconds")
     try:
@@ -244,8 +355,14 @@ async def health_ready(service: Service, call: Call) -> Reply:
     return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 
+@route(
+    "GET /metrics",
+    "Service",
+    {200: Response("Text exposition format", media_type=CONTENT_TYPE)},
+    scope=None,
+)
 async def show_metrics(service: Service, call: Call) -> Reply:
-    """`GET /metrics`."""
+    """Metrics for Prometheus."""
     waiting, oldest_s = (0, 0.0) if service.hooks is None else await service.hooks.waiting()
     text = service.metrics.text(
         {

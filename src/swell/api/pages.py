@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from swell.api.call import Call, Reply
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
+from swell.api.route import Response, page_route, route
 from swell.api.service import Service
 from swell.errors import NotFound
 from swell.money.amounts import dollars
@@ -60,22 +61,25 @@ succeeded, failed, canceled or expired, or read `urls.events` (server-sent event
 """
 
 
+@page_route("/")
 async def home(service: Service, call: Call) -> Reply:
-    """`GET /`: the web app, or a page that says how to build it."""
+    """The web app, or a page that says how to build it."""
     app = service.web_app.file(call, "index.html")
     return app or page("Swell", _HOME.format(base=html.escape(service.base_url(call))))
 
 
+@page_route("/assets/{name}", errors=(NotFound,))
 async def app_file(service: Service, call: Call) -> Reply:
-    """`GET /assets/{name}`."""
+    """A file of the web app."""
     found = service.web_app.file(call, f"assets/{call.params['name']}")
     if found is None:
         raise NotFound("the web app has no such file: load the page again")
     return found
 
 
+@page_route("/docs")
 async def docs(service: Service, call: Call) -> Reply:
-    """`GET /docs`."""
+    """The API reference."""
     # The route table imports this module.
     from swell.api import reference  # noqa: PLC0415
 
@@ -84,8 +88,9 @@ async def docs(service: Service, call: Call) -> Reply:
     return page("Swell: HTTP reference", rendered)
 
 
+@page_route("/docs/errors")
 async def error_docs(service: Service, call: Call) -> Reply:
-    """`GET /docs/errors`; each code is an anchor, and the `type` of its problems."""
+    """The error reference."""
     rows = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td>{kind.status}</td>'
         f"<td>{html.escape(kind.title)}</td><td>{'yes' if kind.retryable else 'no'}</td></tr>"
@@ -94,8 +99,9 @@ async def error_docs(service: Service, call: Call) -> Reply:
     return page("Swell: errors", _ERRORS.format(rows=rows))
 
 
+@route("GET /openapi.json", "Service", {200: Response("OpenAPI 3.1", dict)}, scope=None)
 async def openapi_json(service: Service, call: Call) -> Reply:
-    """`GET /openapi.json`."""
+    """This API as OpenAPI 3.1."""
     # The route table imports this module.
     from swell.api import openapi, routes  # noqa: PLC0415
 
@@ -109,8 +115,14 @@ async def openapi_json(service: Service, call: Call) -> Reply:
     return Reply(200, msgspec.json.encode(described), headers=headers)
 
 
+@route(
+    "GET /llms.txt",
+    "Service",
+    {200: Response("Markdown", media_type="text/plain; charset=utf-8")},
+    scope=None,
+)
 async def llms_txt(service: Service, call: Call) -> Reply:
-    """`GET /llms.txt`."""
+    """A description of this server for language models."""
     await service.cards.refresh()
     base = service.base_url(call)
     models = "\n".join(_llms_model(card, base) for card in service.cards.newest())

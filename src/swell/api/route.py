@@ -1,17 +1,20 @@
-"""One row of the route table."""
+"""How an operation of the HTTP API is declared, on the handler that answers it."""
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from swell.api.call import Call, Reply
 from swell.api.messages import NoQuery
-from swell.api.service import Service
-from swell.errors import SwellError
+from swell.errors import InvalidInput, InvalidRequest, SwellError, TooLarge
 from swell.registry import Scope
 
+if TYPE_CHECKING:
+    from swell.api.service import Service
+
 #: None means that the handler has written its answer itself.
-Handler = Callable[[Service, Call], Awaitable[Reply | None]]
+Handler = Callable[["Service", Call], Awaitable[Reply | None]]
 
 #: How an error is told.
 Refusal = Callable[[Call, SwellError], Reply]
@@ -100,3 +103,81 @@ class Route:
     def public_path(self) -> str:
         """The path as OpenAPI writes it."""
         return self.path.replace(":path}", "}")
+
+
+TASK_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "demo/upper",
+    "input": {"text": "hello"},
+    "user": "anna",
+    "finish_by_s": 60,
+}
+
+_declared: Final[dict[str, list[Route]]] = {}
+
+
+def declared_in(module: str) -> list[Route]:
+    """Return the operations that the handlers of a module declare, in their order."""
+    return _declared.get(module, [])
+
+
+def route(  # noqa: PLR0913
+    operation: str,
+    group: str,
+    responses: dict[int, Response],
+    *,
+    scope: Scope | None = Scope.CLIENT,
+    body: type[Any] | Body | None = None,
+    query: type[Any] = NoQuery,
+    headers: tuple[Header, ...] = (),
+    errors: tuple[type[SwellError], ...] = (),
+    audit: str = "",
+    is_page: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Declare an operation on its handler.
+
+    `operation` is a method and a path, such as "GET /v1/tasks". The first line of the
+    handler's docstring is the summary, and the paragraphs up to a section
+    such as "Raises:" are the description. Errors of reading a body or a query are added.
+    """
+    if isinstance(body, type):
+        body = Body(body)
+    if body is not None and body.message is not None:
+        errors = (InvalidRequest, InvalidInput, TooLarge, *errors)
+    elif query not in (NoQuery, dict):
+        errors = (InvalidRequest, InvalidInput, *errors)
+
+    def declare(handler: Handler) -> Handler:
+        method, _, path = operation.partition(" ")
+        summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
+        description = rest.partition("Raises:")[0]
+        _declared.setdefault(handler.__module__, []).append(
+            Route(
+                method,
+                path,
+                handler,
+                scope,
+                summary.removesuffix("."),
+                group,
+                responses,
+                errors,
+                " ".join(description.split()),
+                body,
+                query,
+                headers,
+                is_page,
+                audit,
+            )
+        )
+        return handler
+
+    return declare
+
+
+def page_route(
+    path: str, errors: tuple[type[SwellError], ...] = ()
+) -> Callable[[Handler], Handler]:
+    """Declare a page for people, which OpenAPI leaves out."""
+    html = {200: Response("HTML", media_type="text/html; charset=utf-8")}
+    return route(
+        f"GET {path}", "Service", html, scope=None, query=dict, errors=errors, is_page=True
+    )

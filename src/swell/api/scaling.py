@@ -21,9 +21,11 @@ from swell.api.messages import (
     ScalingView,
 )
 from swell.api.reading import read_query
+from swell.api.route import Response, route
 from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
 from swell.db.registry import Registry
+from swell.registry import Scope
 from swell.scaling import (
     DECISIONS,
     FRESH_S,
@@ -170,8 +172,15 @@ class Scaling:
         return max(0.0, (self._clock.now() - self._status.at).total_seconds())
 
 
+@route(
+    "GET /v1/scaling",
+    "Operators",
+    {200: Response("Its state and latest decisions", ScalingView)},
+    scope=Scope.ADMIN,
+    query=ScalingQuery,
+)
 async def show_scaling(service: "Service", call: Call) -> Reply:
-    """`GET /v1/scaling`."""
+    """Show the autoscaler's state and decisions."""
     query = read_query(call, ScalingQuery)
     await service.scaling.listen()
     status = service.scaling.status

@@ -5,6 +5,7 @@ from typing import Final
 
 from swell.api.call import Call, Reply
 from swell.api.html_page import page
+from swell.api.route import page_route
 from swell.api.service import Service
 from swell.api.share_messages import SharedPictureView, SharedView
 from swell.api.shares import NO_INDEX_HEADER, find_shared
@@ -59,8 +60,9 @@ _MAX_TITLE: Final = 100
 _NO_INDEX_TAG: Final = '<meta name="robots" content="noindex">'
 
 
+@page_route("/s/{token}", errors=(NotFound,))
 async def shared_page(service: Service, call: Call) -> Reply:
-    """`GET /s/{token}`."""
+    """The page of a share link."""
     language = _language(call)
     texts = _TEXTS[language]
     try:

@@ -5,12 +5,14 @@ A visitor gets newly encoded pictures without metadata, through the backend. The
 
 import hashlib
 from datetime import timedelta
+from typing import Final
 
 from swell.api.auth import create_key
 from swell.api.call import Call, Reply
-from swell.api.messages import NoQuery
+from swell.api.messages import NewKeyView, NoQuery
 from swell.api.operators import shown_once
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.share_messages import (
     SharedPictureQuery,
@@ -24,7 +26,15 @@ from swell.api.shared_task import pictures_of, shared_view
 from swell.api.tasks import find_task, only_own
 from swell.api.thumbnails import width_of
 from swell.api.views import encode, project
-from swell.errors import Conflict, FieldError, Forbidden, InvalidInput, InvalidRequest, NotFound
+from swell.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    TooManyRequests,
+)
 from swell.quotas import Quota, month_of, resets_at
 from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
@@ -36,8 +46,24 @@ _read_request = Reader(ShareRequest)
 NO_INDEX_HEADER = (b"x-robots-tag", b"noindex")
 
 
+_SHARE: Final = Response("The link", ShareView)
+
+
+@route(
+    "POST /v1/tasks/{id}/share",
+    "Shares",
+    {200: _SHARE},
+    body=Body(ShareRequest, example={"with_prompt": False}),
+    errors=(NotFound, Conflict),
+    audit="tasks.share",
+)
 async def share(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks/{id}/share`."""
+    """Share a task's result.
+
+    The link shows pictures, model, settings and, unless you leave it out, the prompt, without a
+    key. It ends when it is revoked, expires, or the task's outputs are removed. A second
+    request changes what the link shows and keeps the link.
+    """
     body = await call.body(service.settings.max_body_bytes)
     request: ShareRequest = _read_request.read(body or b"{}")
     task = await find_task(service, call)
@@ -67,21 +93,47 @@ async def share(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
+@route(
+    "GET /v1/tasks/{id}/share",
+    "Shares",
+    {200: _SHARE},
+    errors=(InvalidRequest, InvalidInput, NotFound),
+)
 async def get_share(service: Service, call: Call) -> Reply:
-    """`GET /v1/tasks/{id}/share`."""
+    """Get a task's link."""
     read_query(call, NoQuery)
     task = await find_task(service, call)
     return _link_reply(service, call, task, await service.store.share_link_of(task.id))
 
 
+@route(
+    "DELETE /v1/tasks/{id}/share",
+    "Shares",
+    {200: Response("The link as it was", ShareView)},
+    errors=(NotFound,),
+    audit="tasks.unshare",
+)
 async def unshare(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/tasks/{id}/share`."""
+    """Revoke a link.
+
+    The link stops working; sharing the task again creates another one.
+    """
     task = await find_task(service, call)
     return _link_reply(service, call, task, await service.store.unshare(task.id))
 
 
+@route(
+    "GET /v1/shares",
+    "Shares",
+    {200: Response("Links, newest tasks first", ShareList)},
+    query=SharesQuery,
+)
 async def list_shares(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares`."""
+    """List links.
+
+    A client key sees the links of its own tasks; an admin key sees all. Expired links are
+    included.
+    """
     query = read_query(call, SharesQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
@@ -99,19 +151,39 @@ async def list_shares(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ShareList(shares=views, cursor=cursor)))
 
 
+@route(
+    "GET /v1/shares/{token}",
+    "Shares",
+    {200: Response("The shared part of the task", SharedView)},
+    scope=None,
+    errors=(InvalidRequest, InvalidInput, NotFound),
+)
 async def look(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares/{token}`: without a key."""
+    """Get shared content.
+
+    `/s/{token}` shows the same as a page.
+    """
     read_query(call, NoQuery)
     _, view = await find_shared(service, call)
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), NO_INDEX_HEADER])
 
 
+@route(
+    "POST /v1/shares/{token}/guest",
+    "Shares",
+    {201: Response("A key for `limits.guest_tasks` tasks within a day", NewKeyView)},
+    scope=None,
+    errors=(InvalidRequest, Forbidden, NotFound, TooManyRequests),
+)
 async def make_guest_key(service: Service, call: Call) -> Reply:
-    """`POST /v1/shares/{token}/guest`: without a key.
+    """Create a guest key.
+
+    Visitors of a shared page try its prompt without a key of their own. Off by default. An
+    address gets one key per hour.
 
     Raises:
         Forbidden: The settings allow no guests.
-        TooManyRequests: This process made a key for this address within the hour, or 60 in all.
+        TooManyRequests: Within the hour this process made one for this address, or 60 in all.
     """
     await find_shared(service, call)
     if not (tasks := service.settings.guest_tasks):
@@ -135,8 +207,19 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
     return shown_once(201, made)
 
 
+@route(
+    "GET /v1/shares/{token}/pictures/{number}",
+    "Shares",
+    {
+        200: Response("The picture", media_type="image/webp"),
+        304: Response("It has not changed", media_type=""),
+    },
+    scope=None,
+    query=SharedPictureQuery,
+    errors=(NotFound,),
+)
 async def show_picture(service: Service, call: Call) -> Reply:
-    """`GET /v1/shares/{token}/pictures/{number}`: without a key."""
+    """Get a shared picture."""
     query = read_query(call, SharedPictureQuery)
     task, _ = await find_shared(service, call)
     pictures = {str(index): each for index, each in enumerate(pictures_of(task))}

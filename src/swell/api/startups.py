@@ -29,6 +29,7 @@ from swell.api.messages import (
 )
 from swell.api.projection import project, rounded
 from swell.api.reading import Reader, read_query
+from swell.api.route import Response, route
 from swell.api.scaling import pool_scaling_view
 from swell.api.service import Service
 from swell.api.views import encode
@@ -68,8 +69,20 @@ _UNTIL_READY: Final = frozenset({*Phase, READY} - {Phase.FIRST_TASK})
 _UNTIL_DONE: Final = frozenset({Phase.FIRST_TASK, WHOLE})
 
 
+@route(
+    "POST /worker/v1/starting",
+    "Workers",
+    {200: Response("The reporting interval", StartingAnswer)},
+    scope=Scope.WORKER,
+    body=Startup,
+    audit="workers.starting",
+)
 async def starting(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/starting`."""
+    """Report the progress of a starting worker.
+
+    Reports the phases so far, or a failed start. A ready worker registers, and reports its cold
+    start with that.
+    """
     told = await _startup.read_call(call, service.settings.max_body_bytes)
     check_worker(call.caller, told.pool, told.models)
     for name in told.models:
@@ -256,8 +269,9 @@ async def end_startups(service: Service, instances: Container[str]) -> None:
             await _try_to_keep(service, replace(each, state=StartupState.DIED, age_s=age_s))
 
 
+@route("GET /v1/pools", "Operators", {200: Response("Pools by name", PoolList)}, scope=Scope.ADMIN)
 async def list_pools(service: Service, call: Call) -> Reply:
-    """`GET /v1/pools`."""
+    """List pools, with start times of their workers."""
     return Reply(200, await service.starts.answer(lambda: _pools(service)))
 
 
@@ -336,8 +350,15 @@ def startup_view(startup: Startup) -> StartupView:
     return project(startup, StartupView, ready_s=ready_s, whole_s=whole_s, spans=spans)
 
 
+@route(
+    "GET /v1/ledger",
+    "Operators",
+    {200: Response("Entries, latest first", LedgerList)},
+    scope=Scope.ADMIN,
+    query=LedgerQuery,
+)
 async def list_ledger(service: Service, call: Call) -> Reply:
-    """`GET /v1/ledger`."""
+    """List the ledger of machine time."""
     query = read_query(call, LedgerQuery)
     page = await service.registry.ledger(limit=query.limit, before=query.cursor)
     views = [

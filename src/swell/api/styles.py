@@ -2,6 +2,7 @@
 
 from swell.api.call import Call, Reply
 from swell.api.messages import StyleList, StyleView
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import NotFound
@@ -11,15 +12,33 @@ from swell.styles import Style
 _FOREVER = b"public, max-age=31536000, immutable"
 
 
+@route("GET /v1/styles", "Models", {200: Response("Styles, in display order", StyleList)})
 async def list_styles(service: Service, call: Call) -> Reply:
-    """`GET /v1/styles`."""
+    """List styles.
+
+    A style is a change to the prompt and further input, which the client applies. Styles come
+    from the operator's files (`server.styles`).
+    """
     home = f"{service.base_url(call)}/v1/styles"
     views = [_view(each, home) for each in service.settings.styles]
     return Reply(200, encode(StyleList(styles=views)))
 
 
+@route(
+    "GET /v1/styles/{digest}",
+    "Models",
+    {
+        200: Response("The picture", media_type="image/webp"),
+        304: Response("It has not changed", media_type=""),
+    },
+    scope=None,
+    errors=(NotFound,),
+)
 async def show_picture(service: Service, call: Call) -> Reply:
-    """`GET /v1/styles/{digest}`."""
+    """Get a style's picture.
+
+    The URL comes with the style and needs no key.
+    """
     digest = call.params["digest"]
     pictures = (each.picture for each in service.settings.styles)
     found = next((each for each in pictures if each is not None and each.digest == digest), None)

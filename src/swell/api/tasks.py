@@ -28,8 +28,10 @@ from swell.api.messages import (
     TaskList,
     TaskQuery,
     TaskRequest,
+    TaskView,
 )
 from swell.api.reading import Reader, check_json, read_query
+from swell.api.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
 from swell.api.traffic import split
@@ -37,10 +39,15 @@ from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import (
+    Conflict,
+    CreditsUsedUp,
     FieldError,
+    Forbidden,
+    IdempotencyMismatch,
     InvalidInput,
     NotFound,
     NoWorker,
+    QuotaExceeded,
     SwellError,
     WouldExpire,
 )
@@ -58,8 +65,64 @@ _batch = Reader(BatchRequest)
 _replay = Reader(DeadReplayRequest)
 
 
+_PREFER: Final = Header(
+    "Prefer",
+    "`wait=N` holds the request until the task ends, for at most N seconds (N <= 60), or 5 s "
+    "more after the client closes its sending side",
+    {"type": "string", "maxLength": 100},
+    "wait=30",
+)
+_ACCEPT: Final = Header(
+    "Accept",
+    "a preferred file type, such as `image/png` or `audio/*`: the answer is the first such file "
+    "of a succeeded task instead of JSON; `application/octet-stream` accepts any file",
+    {"type": "string", "maxLength": 1000},
+    "image/png",
+)
+#: Why a task is not accepted that could be read.
+_REFUSED: Final[tuple[type[SwellError], ...]] = (
+    NoWorker,
+    WouldExpire,
+    QuotaExceeded,
+    CreditsUsedUp,
+)
+_TASK_OVER: Final = Response("The ended task", TaskView)
+_OF_A_FILE: Final = (
+    ("swell-task", "With a file: the id of its task"),
+    ("swell-task-state", "With a file: `succeeded`"),
+    ("swell-artifacts", "With a file: the number of files of its task"),
+)
+_TASK_OR_FILE: Final = Response(
+    "The ended task, or its file of the preferred type: `Location` and `Swell-Task` name the "
+    "task, `Content-Location` is the file's URL",
+    TaskView,
+    files=("image/*", "audio/*", "video/*", "text/plain", "application/octet-stream"),
+    headers=_OF_A_FILE,
+)
+_FILE_ELSEWHERE: Final = Response(
+    "The succeeded task; its file of the preferred type exceeds 16 MiB or is in a bucket: read "
+    "it at `Location`, without a key",
+    TaskView,
+    headers=_OF_A_FILE,
+)
+_TASK_NOT_YET: Final = Response("The task, still queued or running", TaskView)
+
+
+@route(
+    "POST /v1/tasks",
+    "Tasks",
+    {201: _TASK_OR_FILE, 202: _TASK_NOT_YET, 303: _FILE_ELSEWHERE},
+    body=Body(TaskRequest, example=TASK_EXAMPLE),
+    headers=(_PREFER, _ACCEPT, IDEMPOTENCY_KEY),
+    errors=(Forbidden, NotFound, IdempotencyMismatch, *_REFUSED),
+)
 async def create(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks`."""
+    """Create a task.
+
+    A 2xx answer means that the task is durable and reaches exactly one end. To get a file with
+    `Accept`, also send `Prefer`, or repeat the idempotency key of an ended task; without a file
+    of that type the answer is JSON.
+    """
     service.traces.begin(call)
     body = await call.body(service.settings.max_body_bytes)
     request = _read(call, body)
@@ -74,8 +137,22 @@ async def create(service: Service, call: Call) -> Reply:
     return reply or await _task_reply(service, call, task, wait_s)
 
 
+@route(
+    "POST /v1/tasks/batch",
+    "Tasks",
+    {
+        201: Response("The tasks, all ended", BatchView),
+        202: Response("The tasks, in the order of the request", BatchView),
+    },
+    body=Body(BatchRequest, example={"tasks": [TASK_EXAMPLE]}),
+    headers=(IDEMPOTENCY_KEY,),
+    errors=(IdempotencyMismatch, *_REFUSED),
+)
 async def create_batch(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks/batch`."""
+    """Create up to 1,000 tasks.
+
+    The server accepts all tasks or none. An idempotency key covers the whole batch.
+    """
     service.traces.begin(call)
     body = await call.body(service.settings.max_body_bytes)
     _check_type(call)
@@ -118,8 +195,17 @@ async def create_batch(service: Service, call: Call) -> Reply:
     return Reply(201 if is_over else 202, encode(BatchView(tasks=views)))
 
 
+@route(
+    "GET /v1/tasks",
+    "Tasks",
+    {200: Response("A page of tasks, newest first", TaskList)},
+    query=TaskQuery,
+)
 async def list_tasks(service: Service, call: Call) -> Reply:
-    """`GET /v1/tasks`."""
+    """List tasks.
+
+    A client key sees its own tasks; an admin key sees all.
+    """
     query = read_query(call, TaskQuery)
     viewer = Viewer(call.caller.id, query.viewer or "")
     words = words_of(query.q)[:MOST_SOUGHT]
@@ -139,8 +225,9 @@ async def list_tasks(service: Service, call: Call) -> Reply:
     return await _page(service, call, where, query.limit, query.cursor, viewer)
 
 
+@route("GET /v1/tasks/{id}", "Tasks", {200: Response("The task", TaskView)}, errors=(NotFound,))
 async def get(service: Service, call: Call) -> Reply:
-    """`GET /v1/tasks/{id}`."""
+    """Get a task."""
     task = await find_task(service, call)
     position, expected = await service.place(task)
     eta = None if expected is None else expected.finish
@@ -149,8 +236,18 @@ async def get(service: Service, call: Call) -> Reply:
     return Reply(200, encode_task(task, urls, position=position, eta_s=eta, early=early))
 
 
+@route(
+    "POST /v1/tasks/{id}/cancel",
+    "Tasks",
+    {200: Response("The task; a running one stops at its next step", TaskView)},
+    errors=(NotFound,),
+    audit="tasks.cancel",
+)
 async def cancel(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks/{id}/cancel`."""
+    """Cancel a task.
+
+    A queued task ends at once. Canceling an ended task changes nothing.
+    """
     task = await cancel_task(service, await find_task(service, call))
     return Reply(200, encode_task(task, service.urls(call)))
 
@@ -171,27 +268,61 @@ async def cancel_task(service: Service, before: Task) -> Task:
     return task
 
 
+@route(
+    "POST /v1/tasks/{id}/retry",
+    "Tasks",
+    {201: _TASK_OVER, 202: Response("The new task", TaskView)},
+    errors=(NotFound, Conflict, QuotaExceeded, CreditsUsedUp),
+    audit="tasks.retry",
+)
 async def retry(service: Service, call: Call) -> Reply:
-    """`POST /v1/tasks/{id}/retry`."""
+    """Repeat an ended task.
+
+    Creates a new task; the old one keeps its outcome. A second request returns the same new
+    task.
+    """
     task = await find_task(service, call)
     return await _repeat(service, call, task)
 
 
+@route(
+    "GET /v1/dead",
+    "Operators",
+    {200: Response("Tasks that failed their last attempt", TaskList)},
+    scope=Scope.ADMIN,
+    query=DeadQuery,
+)
 async def list_dead(service: Service, call: Call) -> Reply:
-    """`GET /v1/dead`."""
+    """List dead letters."""
     query = read_query(call, DeadQuery)
     where = TaskFilter(dead=True, model=query.model)
     return await _page(service, call, where, query.limit, query.cursor)
 
 
+@route(
+    "POST /v1/dead/{id}/replay",
+    "Operators",
+    {201: _TASK_OVER, 202: Response("The new task", TaskView)},
+    scope=Scope.ADMIN,
+    errors=(NotFound, Conflict),
+    audit="dead.replay",
+)
 async def replay(service: Service, call: Call) -> Reply:
-    """`POST /v1/dead/{id}/replay`."""
+    """Replay a dead letter."""
     task = await find_task(service, call)
     return await _repeat(service, call, task, only_dead=True)
 
 
+@route(
+    "POST /v1/dead/replay",
+    "Operators",
+    {200: Response("The result for each", DeadReplayView)},
+    scope=Scope.ADMIN,
+    body=Body(DeadReplayRequest, example={"model": "demo/upper"}),
+    audit="dead.replay_many",
+)
 async def replay_many(service: Service, call: Call) -> Reply:
-    """`POST /v1/dead/replay`."""
+    """Replay many dead letters."""
     asked: DeadReplayRequest = await _replay.read_call(call, service.settings.max_body_bytes)
     if asked.ids is None:
         where = TaskFilter(dead=True, model=asked.model)

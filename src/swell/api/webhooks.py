@@ -24,9 +24,10 @@ from swell.api.messages import (
     TryView,
 )
 from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode, project
-from swell.errors import Conflict, Forbidden, InvalidInput, NotFound
+from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope
 from swell.webhooks.signing import new_secret
@@ -40,8 +41,23 @@ _PAGE: Final = 200
 _MAX_REPLAYED: Final = 100_000
 
 
+@route(
+    "POST /v1/webhooks",
+    "Webhooks",
+    {201: Response("The webhook with its signing secret", EndpointView)},
+    body=Body(
+        EndpointRequest,
+        example={"url": "https://shop.example/hooks", "events": ["succeeded", "failed"]},
+    ),
+    errors=(Forbidden, Conflict, Unavailable),
+    audit="webhooks.create",
+)
 async def create(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks`."""
+    """Create a standing webhook.
+
+    It receives events of the key's tasks from now on; with several backends, after a few
+    seconds.
+    """
     hooks = service.need_hooks()
     request: EndpointRequest = await _read_endpoint.read_call(call, service.settings.max_body_bytes)
     key = call.caller
@@ -77,54 +93,128 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(endpoint, shows_secret=True)))
 
 
+@route(
+    "GET /v1/webhooks",
+    "Webhooks",
+    {200: Response("Webhooks, oldest first", EndpointList)},
+    errors=(Unavailable,),
+)
 async def list_endpoints(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks`."""
+    """List standing webhooks.
+
+    A client key sees its own; an admin key sees all.
+    """
     hooks = service.need_hooks()
     await hooks.endpoints.refresh()
     views = [_view(each) for each in hooks.endpoints.all() if _may_see(call, each)]
     return Reply(200, encode(EndpointList(webhooks=views)))
 
 
+@route(
+    "GET /v1/webhooks/{id}",
+    "Webhooks",
+    {200: Response("The webhook, without its secret", EndpointView)},
+    errors=(NotFound, Unavailable),
+)
 async def get(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks/{id}`."""
+    """Get a standing webhook."""
     return Reply(200, encode(_view(await _find(service, call))))
 
 
+@route(
+    "DELETE /v1/webhooks/{id}",
+    "Webhooks",
+    {200: Response("The deleted webhook", EndpointView)},
+    errors=(NotFound, Unavailable),
+    audit="webhooks.delete",
+)
 async def delete(service: Service, call: Call) -> Reply:
-    """`DELETE /v1/webhooks/{id}`."""
+    """Delete a standing webhook.
+
+    Waiting deliveries fail.
+    """
     endpoint = await _find(service, call)
     await service.need_hooks().endpoints.remove(endpoint.id)
     return Reply(200, encode(_view(endpoint)))
 
 
+@route(
+    "POST /v1/webhooks/{id}/pause",
+    "Webhooks",
+    {200: Response("The webhook", EndpointView)},
+    errors=(NotFound, Conflict, Unavailable),
+    audit="webhooks.pause",
+)
 async def pause(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/{id}/pause`."""
+    """Pause a standing webhook.
+
+    Swell keeps events until the webhook is resumed.
+    """
     endpoint = await _find(service, call)
     if endpoint.state is EndpointState.DISABLED:
         raise Conflict(f"{endpoint.id} is disabled ({endpoint.reason}): resume it first")
     return await _set_state(service, endpoint, EndpointState.PAUSED, "paused by a user")
 
 
+@route(
+    "POST /v1/webhooks/{id}/resume",
+    "Webhooks",
+    {200: Response("The webhook", EndpointView)},
+    errors=(NotFound, Conflict, Unavailable),
+    audit="webhooks.resume",
+)
 async def resume(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/{id}/resume`."""
+    """Resume a standing webhook.
+
+    Also re-enables one that was disabled by a 410; events in between are lost to it.
+    """
     return await _set_state(service, await _find(service, call), EndpointState.ACTIVE, "")
 
 
+@route(
+    "POST /v1/webhooks/{id}/rotate",
+    "Webhooks",
+    {200: Response("The webhook with its new secret", EndpointView)},
+    body=Body(HookRotateRequest, example={"overlap_s": 86400}),
+    errors=(NotFound, Conflict, Unavailable),
+    audit="webhooks.rotate",
+)
 async def rotate(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/{id}/rotate`."""
+    """Rotate a standing webhook's secret.
+
+    Both secrets sign during the overlap, so receivers can replace theirs.
+    """
     overlap_s = await _overlap_s(service, call)
     endpoint = await _find(service, call)
     changed = await service.need_hooks().endpoints.rotate(endpoint.id, overlap_s)
     return Reply(200, encode(_view(changed, shows_secret=True)))
 
 
+@route(
+    "GET /v1/webhooks/{id}/secret",
+    "Webhooks",
+    {200: Response("The secret", HookSecretView)},
+    errors=(NotFound, Unavailable),
+    audit="webhooks.secret",
+)
 async def show_secret(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks/{id}/secret`."""
+    """Get a standing webhook's secret."""
     return _secret_reply(service, (await _find(service, call)).signing)
 
 
+@route(
+    "GET /v1/webhooks/secrets/{name}",
+    "Webhooks",
+    {200: Response("The secret of the caller's key", HookSecretView)},
+    errors=(NotFound, Unavailable),
+    audit="webhooks.named_secret",
+)
 async def show_signing_secret(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks/secrets/{name}`."""
+    """Get a signing secret.
+
+    It signs requests to URLs that tasks name. Each key has `default`, and others created with
+    `rotate`.
+    """
     name = call.params["name"]
     pair = await service.need_hooks().secrets.of(call.caller.id, name)
     if pair is None:
@@ -135,8 +225,19 @@ async def show_signing_secret(service: Service, call: Call) -> Reply:
     return _secret_reply(service, pair)
 
 
+@route(
+    "POST /v1/webhooks/secrets/{name}/rotate",
+    "Webhooks",
+    {200: Response("The new secret", HookSecretView)},
+    body=Body(HookRotateRequest, example={"overlap_s": 86400}),
+    errors=(Unavailable,),
+    audit="webhooks.rotate_named",
+)
 async def new_signing_secret(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/secrets/{name}/rotate`."""
+    """Create or replace a signing secret.
+
+    Both secrets sign during the overlap.
+    """
     overlap_s = await _overlap_s(service, call)
     hooks, name = service.need_hooks(), call.params["name"]
     call.target = name
@@ -144,8 +245,18 @@ async def new_signing_secret(service: Service, call: Call) -> Reply:
     return _secret_reply(service, await hooks.secrets.rotate(call.caller.id, name, overlap_s))
 
 
+@route(
+    "GET /v1/webhooks/deliveries",
+    "Webhooks",
+    {200: Response("A page of deliveries, newest first", DeliveryList)},
+    query=DeliveryQuery,
+    errors=(Unavailable,),
+)
 async def list_deliveries(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks/deliveries`."""
+    """List deliveries.
+
+    A client key sees those of its own tasks; an admin key sees all.
+    """
     query = read_query(call, DeliveryQuery)
     where = DeliveryFilter(
         task_id=query.task,
@@ -158,13 +269,29 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
 
 
+@route(
+    "GET /v1/webhooks/deliveries/{id}",
+    "Webhooks",
+    {200: Response("The delivery with its attempts", DeliveryView)},
+    errors=(NotFound, Unavailable),
+)
 async def get_delivery(service: Service, call: Call) -> Reply:
-    """`GET /v1/webhooks/deliveries/{id}`."""
+    """Get a delivery."""
     return Reply(200, encode(_delivery_view(await _find_delivery(service, call))))
 
 
+@route(
+    "POST /v1/webhooks/deliveries/{id}/replay",
+    "Webhooks",
+    {200: Response("The delivery, due now", DeliveryView)},
+    errors=(NotFound, Conflict, Unavailable),
+    audit="webhooks.replay_one",
+)
 async def replay(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/deliveries/{id}/replay`."""
+    """Replay a delivery.
+
+    Sends it under the same `webhook-id`, with a new series of attempts.
+    """
     delivery = await _find_delivery(service, call)
     if delivery.state is DeliveryState.WAITING:
         raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
@@ -174,8 +301,19 @@ async def replay(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_delivery_view(again or delivery)))
 
 
+@route(
+    "POST /v1/webhooks/{id}/replay",
+    "Webhooks",
+    {200: Response("The number of deliveries", HookReplayView)},
+    body=Body(HookReplayRequest, example={"since": "2026-11-26T12:00:00Z"}),
+    errors=(NotFound, Unavailable),
+    audit="webhooks.replay",
+)
 async def replay_failed(service: Service, call: Call) -> Reply:
-    """`POST /v1/webhooks/{id}/replay`."""
+    """Replay failed deliveries of a webhook.
+
+    Sends all failed deliveries of events since that time again, with a new series of attempts.
+    """
     request: HookReplayRequest = await _read_replay.read_call(call, service.settings.max_body_bytes)
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")

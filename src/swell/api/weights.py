@@ -9,8 +9,10 @@ import msgspec
 from swell.api.auth import check_worker
 from swell.api.call import Call, Reply
 from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
-from swell.errors import InvalidInput
+from swell.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from swell.registry import Scope
 from swell.weights.chunks import write_manifest
 from swell.weights.listing import check_digest
 from swell.weights.signed import parts_of
@@ -20,8 +22,21 @@ _request = Reader(WeightsRequest)
 _encode = msgspec.json.Encoder().encode
 
 
+@route(
+    "POST /worker/v1/weights",
+    "Workers",
+    {200: Response("The manifest, or the URLs of its chunks", WeightsAnswer)},
+    scope=Scope.WORKER,
+    body=WeightsRequest,
+    errors=(NotFound, Forbidden, Unavailable),
+)
 async def show_weights(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/weights`."""
+    """Get pushed weights.
+
+    Without `chunks`: the files of the version and their chunks. With up to 1,000 `chunks`: a
+    signed URL for each, valid for an hour, of the bucket if it signs, or else of the backend.
+    See `swell models push`.
+    """
     asked = await _request.read_call(call, service.settings.max_body_bytes)
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:

@@ -25,6 +25,7 @@ from swell.api.gallery import keep_samples
 from swell.api.news import must_stop
 from swell.api.pipelines import register_pipelines
 from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.stages import going_on, leased_stage
 from swell.api.startups import account_told, keep_startups
@@ -113,8 +114,17 @@ _encode = msgspec.json.Encoder().encode
 _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 
 
+@route(
+    "POST /worker/v1/register",
+    "Workers",
+    {200: Response("The worker's id and intervals", Welcome)},
+    scope=Scope.WORKER,
+    body=Registration,
+    errors=(Conflict,),
+    audit="workers.register",
+)
 async def register(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/register`."""
+    """Register a worker."""
     registration = await _registration.read_call(call, service.settings.max_body_bytes)
     names = [card.name for card in registration.models]
     check_worker(call.caller, registration.pool, names)
@@ -125,23 +135,54 @@ async def register(service: Service, call: Call) -> Reply:
     return Reply(200, _encode(welcome))
 
 
+@route(
+    "POST /worker/v1/lease",
+    "Workers",
+    {200: Response("Tasks, cancellations, or nothing", Grant)},
+    scope=Scope.WORKER,
+    body=Ask,
+    errors=(NotFound,),
+    audit="workers.lease",
+)
 async def lease(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/lease`."""
+    """Lease tasks."""
     ask = await _ask.read_call(call, service.settings.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
     grant = await lease_tasks(service, ask, call.is_gone, lambda: service.check_again(call))
     return _answer(service, grant)
 
 
+@route(
+    "POST /worker/v1/report",
+    "Workers",
+    {200: Response("The stored result", ReportAnswer)},
+    scope=Scope.WORKER,
+    body=Report,
+    errors=(NotFound,),
+    audit="workers.report",
+)
 async def report(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/report`."""
+    """Report progress and outcomes."""
     told = await _report.read_call(call, service.settings.max_upload_bytes)
     await _check_own(service, call, told.worker_id)
     return _answer(service, await take_report(service, told))
 
 
+@route(
+    "POST /worker/v1/uploads",
+    "Workers",
+    {200: Response("A signed URL for each key", UploadsAnswer)},
+    scope=Scope.WORKER,
+    body=UploadsRequest,
+    errors=(NotFound, Forbidden, Conflict),
+    audit="workers.upload",
+)
 async def uploads(service: Service, call: Call) -> Reply:
-    """`POST /worker/v1/uploads`."""
+    """Get upload URLs for outputs.
+
+    Only for the holder of the attempt's lease. A stored file never changes: the same bytes are
+    accepted again, others are refused.
+    """
     asked = await _uploads.read_call(call, service.settings.max_body_bytes)
     await _check_own(service, call, asked.worker_id)
     worker, hold = await _known(service, asked.worker_id), asked.hold

@@ -206,12 +206,12 @@ def _in_colours_of(picture: Pixels, painted: Pixels, *, only_vivid: bool) -> Pix
         np.asarray(closed(each).convert("YCbCr")).astype(np.float32) for each in (picture, painted)
     )
     colours = own[..., 1:]
-    weight = np.float32(1)
+    weight = np.ones((1, 1, 1), np.float32)
     if only_vivid:
         chroma = np.linalg.norm(colours - 128, axis=-1, keepdims=True)
-        weight = (chroma / VIVID_CHROMA).clip(0, 1)
+        weight = (chroma / np.float32(VIVID_CHROMA)).clip(0, 1)
     made[..., 1:] += weight * (colours - made[..., 1:])
-    mixed = PIL.Image.fromarray(_rounded(made / 255), "YCbCr")
+    mixed = PIL.Image.fromarray(_rounded(made / np.float32(255)), "YCbCr")
     return np.asarray(mixed.convert("RGB"))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.early import is_next, read_artifact
-from swell.api.events import Teller, relay
+from swell.api.events import Writer, relay
 from swell.api.facades.replicate.api import replicate
 from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
 from swell.api.facades.result_files import file_links
@@ -90,7 +90,7 @@ def _last_event(call: Call) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _teller(last_event: int, last_number: int) -> Teller:
+def _teller(last_event: int, last_number: int) -> Writer:
     """Return what writes the events of a task for a reader that has these."""
     # A file counts once, even if another attempt makes it again.
     files = last_number if last_event < TERMINAL_ID else 0
