@@ -175,10 +175,10 @@ def deliveries_of(
     if is_same or after.state is TaskState.QUEUED:
         return []
     event = STARTED if after.state is TaskState.RUNNING else after.state._value_
-    told = {"worker": after.worker_id}
+    values = {"worker": after.worker_id}
     if after.run is not None:
-        told["stage"] = after.run.stage.name
-    data = msgspec.Raw(msgspec.json.encode(told))
+        values["stage"] = after.run.stage.name
+    data = msgspec.Raw(msgspec.json.encode(values))
     return posted(after, event, data if event == STARTED else None, watches, now)
 
 
@@ -219,27 +219,27 @@ def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
 
 
 def may_quote_removed(
-    told: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
+    result: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
 ) -> bool:
     """Whether an answer may quote data that was removed since the attempt. Pure."""
-    inputs_went = inputs_removed and not told.inputs_removed
-    return inputs_went or (outputs_removed and not told.outputs_removed)
+    inputs_went = inputs_removed and not result.inputs_removed
+    return inputs_went or (outputs_removed and not result.outputs_removed)
 
 
 def after_try(
-    delivery: Delivery, told: Told, *, has_later: bool, quotes_removed: bool = False
+    delivery: Delivery, result: Told, *, has_later: bool, quotes_removed: bool = False
 ) -> Delivery:
     """Return a delivery after an attempt. Pure.
 
     Args:
         delivery: Before the attempt. If it was superseded or failed during the attempt, only a
             success changes that.
-        told: Result of the attempt.
+        result: Result of the attempt.
         has_later: Whether a later delivery waits in its line.
         quotes_removed: Whether the answer may quote removed data.
     """
-    answer = "" if quotes_removed else told.answer[:SNIPPET_CHARS]
-    state, due_at, reason = told.state, told.due_at, told.reason
+    answer = "" if quotes_removed else result.answer[:SNIPPET_CHARS]
+    state, due_at, reason = result.state, result.due_at, result.reason
     if delivery.state is not DeliveryState.WAITING and state is not DeliveryState.DELIVERED:
         state, due_at, reason = delivery.state, None, delivery.reason
     elif state is DeliveryState.WAITING and has_later and delivery.event not in ENDS:
@@ -252,7 +252,7 @@ def after_try(
         reason=reason,
         tries=delivery.tries + 1,
         due_at=due_at,
-        ended_at=None if state is DeliveryState.WAITING else told.attempt.at,
-        log=(*delivery.log, told.attempt)[-MOST_TRIES_KEPT:],
+        ended_at=None if state is DeliveryState.WAITING else result.attempt.at,
+        log=(*delivery.log, result.attempt)[-MOST_TRIES_KEPT:],
         answers=(*delivery.answers, *[""] * missing, answer)[-MOST_TRIES_KEPT:],
     )

@@ -293,16 +293,16 @@ async def test_old_idempotency_keys_are_forgotten_though_no_task_needs_the_sweep
     first = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "k"})
     await world.anna("POST", f"/v1/tasks/{first.json['id']}/cancel")
     anna = next(key for key in await world.service.registry.keys() if key.name == "anna")
-    database = world.app.backend.store._database
+    database = world.app.backend.store._db
 
-    def kept() -> int:
-        return len(database.read("idempotent", (anna.id, "k")))
+    async def kept() -> int:
+        return len(await database.fetch("idempotent", rows=[{"key_id": anna.id, "key": "k"}]))
 
-    assert kept() == 1
+    assert await kept() == 1
     for _ in range(2):
         world.clock.advance(86_401)
         await turns(20)
-    assert kept() == 0
+    assert await kept() == 0
 
 
 async def test_a_clock_set_back_by_an_hour_holds_up_the_task_of_a_dead_worker_for_two_leases(

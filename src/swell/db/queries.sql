@@ -316,7 +316,7 @@ FROM ({rows id text, task_id text, endpoint text, key_id text, event text, place
     attempt int, at time, data text}) AS n;
 
 -- name: overtake
--- What failed before and waits for its next attempt, where there is something newer to tell.
+-- Deliveries that wait for a retry while there is a newer event for the receiver.
 UPDATE deliveries SET state = 'skipped', due_at = NULL, ended_at = :now, reason = :reason
 WHERE seq IN (
     SELECT d.seq FROM ({rows task_id text, endpoint text}) AS n
@@ -418,7 +418,7 @@ RETURNING id;
 SELECT count(*) AS waiting, min(at) AS oldest_at FROM deliveries WHERE due_at IS NOT NULL;
 
 -- name: forget_answers
--- What receivers answered may quote what was removed.
+-- Answers of receivers may quote data that was removed.
 UPDATE deliveries SET answers = NULL, data = NULL WHERE seq IN (
     SELECT seq FROM deliveries WHERE task_id IN ({each ids}) ORDER BY seq {lock FOR UPDATE}
 );

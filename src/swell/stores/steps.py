@@ -12,6 +12,7 @@ from swell.fairness import band
 from swell.retry import RetryPolicy
 from swell.stages import Sight, may_run
 from swell.store import Ended, Hold, HoldState, Onward, Start
+from swell.stores.ready import is_ready
 from swell.task import Failed, Settlement, Task, TaskState
 
 if TYPE_CHECKING:
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 def start(session: "Session", wish: Start) -> Task | None:
     """Start a task that is ready. See `Store.start`."""
     task = session.get(wish.task_id)
-    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
-        return None
-    if task.queue != wish.queue:
-        return None
     now = session.now
+    if task is None or not is_ready(task) or task.queue != wish.queue:
+        return None
     if life.is_expired(task, now):
         return None
     running = life.start(

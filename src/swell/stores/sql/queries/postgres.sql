@@ -1,5 +1,5 @@
 -- Named statements of one database, with the parameters and macros of `swell.db.sql`.
--- Where /* lock */ stands, a transaction that must not be disturbed locks what it reads.
+-- A session with care replaces /* lock */ by a row lock.
 
 -- name: next_ready
 -- The next ready tasks of some lines, each (queue, key, highest priority) after a place in its
@@ -69,9 +69,9 @@ SELECT pg_notify('swell_tasks', :message);
 DELETE FROM task_words WHERE task_id IN ({each ids});
 
 -- name: open_shares
--- What fair queueing needs to know at a start: for each user of a key, where its tasks that were never
--- handed out begin, how far those that were have come, and where the last of either ends. Of a
--- pipeline it is the model of the stage that it is at.
+-- Restores the clocks of fair queueing. For each user of a key: the smallest tag of tasks that were
+-- never leased, the largest of those that were, and the largest end of each. The model is that of a
+-- pipeline's current stage.
 SELECT split_part(queue, ':', 1), key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
@@ -99,13 +99,13 @@ WHERE w.words @@ CAST(CAST(:search AS text) AS tsquery) AND t.id < :before AND t
 ORDER BY t.id DESC LIMIT :limit;
 
 -- name: prove_writable
--- Another value each time, so that there is something to write.
+-- A new value each time, so that the database must write.
 INSERT INTO secrets (name, value) VALUES ('is-writable', uuid_send(gen_random_uuid()))
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
 -- name: due_deliveries
--- Places are found by jumping from one to the next in the index; of each its first, and of each line
--- the first that waits.
+-- Finds places by jumping from one to the next in the index; then the first deliveries of each place,
+-- and of each line only the first that waits.
 WITH RECURSIVE places (place) AS (
     (SELECT place FROM deliveries WHERE due_at IS NOT NULL ORDER BY place LIMIT 1)
     UNION ALL

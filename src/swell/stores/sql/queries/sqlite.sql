@@ -41,7 +41,7 @@ VALUES (:key_id, :key, :task_id, :fingerprint, :created_at);
 DELETE FROM task_words WHERE rowid IN (SELECT seq FROM tasks WHERE id IN ({each ids}));
 
 -- name: page_ids_found
--- In the order of `seq`, which is how they are found; a cursor stands for the place of its task.
+-- In the order of `seq`, as the index finds them; a cursor means the place of its task.
 SELECT t.id FROM task_words AS w CROSS JOIN tasks AS t
 WHERE w.task_words MATCH :search AND t.seq = w.rowid
     AND w.rowid < coalesce(
@@ -59,10 +59,10 @@ WHERE w.task_words MATCH :search AND t.seq = w.rowid
 ORDER BY w.rowid DESC LIMIT :limit;
 
 -- name: open_shares
--- What fair queueing needs to know after a restart: for each user of a key, where its tasks that
--- were never handed out begin, how far those that were have come, and where the last of either ends.
--- The two halves read one index each, so that ended tasks cost nothing. Of a pipeline it is the model
--- of the stage that it is at.
+-- Restores the clocks of fair queueing after a restart. For each user of a key: the smallest tag of
+-- tasks that were never leased, the largest of those that were, and the largest end of each. The
+-- two halves read one index each, so ended tasks cost nothing. The model is that of a pipeline's
+-- current stage.
 SELECT substr(queue, 1, instr(queue || ':', ':') - 1), key_id, priority, flow, was_served,
     CASE WHEN was_served THEN max(tag) ELSE min(tag) END, max(tag + count)
 FROM (
@@ -76,12 +76,12 @@ FROM (
 ) GROUP BY 1, 2, 3, 4, 5;
 
 -- name: prove_writable
--- Another value each time, so that there is something to write.
+-- A new value each time, so that the database must write.
 INSERT OR REPLACE INTO secrets (name, value) VALUES ('is-writable', randomblob(16));
 
 -- name: due_deliveries
--- Places are found by jumping from one to the next in the index; of each its first, and of each line
--- the first that waits.
+-- Finds places by jumping from one to the next in the index; then the first deliveries of each place,
+-- and of each line only the first that waits.
 WITH RECURSIVE places (place) AS (
     SELECT min(place) FROM deliveries WHERE due_at IS NOT NULL
     UNION ALL
@@ -104,7 +104,7 @@ WHERE p.place NOT IN ({each without})
 ORDER BY d.due_at, d.seq LIMIT :limit;
 
 -- name: check_words_mark
--- Numbers of tasks that are gone are given again after a start.
+-- After a start, numbers of deleted tasks are used again.
 UPDATE words_mark SET seq = min(seq, (SELECT coalesce(max(seq), 0) FROM tasks));
 
 -- name: without_words
