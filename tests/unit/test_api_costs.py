@@ -30,6 +30,8 @@ from swell.provider import Instance, InstanceState
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
 PRICE = 3_600_000
+#: Shorter than a lease, so that no sweep ends a running task.
+HEARTBEAT_S = 20.0
 
 
 @pytest.fixture
@@ -91,7 +93,12 @@ async def run(
     """Run a task for some seconds; return its id and its worker's settlement."""
     task = await world.create(**more)
     [lease] = (await world.lease(worker))["tasks"]
-    world.clock.advance(seconds)
+    left_s = seconds
+    while left_s > HEARTBEAT_S:
+        world.clock.advance(HEARTBEAT_S)
+        await world.report(worker, holds=[hold(lease)])
+        left_s -= HEARTBEAT_S
+    world.clock.advance(left_s)
     timings = {"run_s": seconds} | ({} if device_s is None else {"device_s": device_s})
     told = succeeded(lease, "A", timings=timings)
     await world.report(worker, settlements=[told])
