@@ -71,9 +71,9 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     at: datetime
     #: The key of the operator, and the address of the request.
-    key_id: str
-    key_name: str
-    address: str
+    key_id: str = ""
+    key_name: str = ""
+    address: str = ""
     #: Such as `keys.create`, and its target.
     action: str
     target: str = ""

@@ -7,7 +7,6 @@ cost a look into a set.
 """
 
 import asyncio
-import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -79,8 +78,8 @@ class Quotas:
         #: Number of calls of `forget`.
         self._changes = 0
         #: Requests that wait for a reservation, the oldest first.
-        self._waiting: dict[asyncio.Future[Verdict], Sequence[Ask]] = {}
-        self._reserving = asyncio.Lock()
+        self._waiting: list[tuple[Sequence[Ask], asyncio.Future[Verdict]]] = []
+        self._reserving: asyncio.Task[None] | None = None
         self._ended: list[Settled] = []
         self._repaired_to = ""
 
@@ -156,20 +155,30 @@ class Quotas:
     async def _reserve(self, asks: Sequence[Ask]) -> Verdict:
         """Reserve quota. Requests that wait for a transaction share the next one."""
         done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting[done] = asks
-        try:
-            async with self._reserving:
-                if not done.done():
-                    part = dict(itertools.islice(self._waiting.items(), _AT_ONCE))
-                    verdicts = await self._registry.reserve(list(part.values()))
-                    for each, verdict in zip(part, verdicts, strict=True):
-                        self._waiting.pop(each, None)
-                        each.set_result(verdict)
-            return done.result()
-        finally:
-            self._waiting.pop(done, None)
+        self._waiting.append((asks, done))
+        if self._reserving is None:
+            # A separate task, since a canceled request must not interrupt the others.
+            self._reserving = asyncio.create_task(self._reserve_waiting(), name="quotas")
+        return await done
 
-    def _undo(self, reserved: Iterable[NewTask]) -> None:
+    async def _reserve_waiting(self) -> None:
+        while self._waiting:
+            part, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            try:
+                verdicts = await self._registry.reserve([asks for asks, _ in part])
+            except Exception as error:
+                for _, done in part:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            for (asks, done), verdict in zip(part, verdicts, strict=True):
+                if not done.done():
+                    done.set_result(verdict)
+                elif verdict.refused_by is None:
+                    self._undo(asks)
+        self._reserving = None
+
+    def _undo(self, reserved: Iterable[NewTask | Ask]) -> None:
         self._ended += [Settled(each.id or "", was_task=False) for each in reserved]
 
     def ended(self, task: Task) -> None:
