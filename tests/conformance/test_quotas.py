@@ -32,7 +32,7 @@ class TestPostgresQuotas(OnPostgres, QuotasConformance):
         ]
         told = [verdict for verdicts in await asyncio.gather(*asked) for verdict in verdicts]
         # Credits allow 15, the daily quota 20.
-        taken = [n for n, verdict in enumerate(told) if verdict.refusal is None]
+        taken = [n for n, verdict in enumerate(told) if verdict.refused_by is None]
         assert len(taken) == 15
         released = await asyncio.gather(
             *(each.release([Settled(f"t{n}", 40) for n in taken]) for each in registries)

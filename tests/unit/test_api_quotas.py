@@ -506,14 +506,14 @@ async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
         limits._store = store
         assert (await account(world)).held == 100
         # Not before it can be sure.
-        await world.service.quotas.look_after()
+        await world.service.quotas.repair()
         assert (await account(world)).held == 100
         if writes:
             await run(world, worker, 1)
             # The process that saw its end has died before it could enter it.
             world.service.quotas._ended.clear()
         world.clock.advance(130)
-        await world.service.quotas.look_after()
+        await world.service.quotas.repair()
         assert await account(world) == Account(granted=1_000, spent=100 if writes else 0)
 
 
@@ -522,7 +522,7 @@ async def test_a_task_that_waits_keeps_its_hold(world: World) -> None:
     await limit(world, tasks_per_day=5)
     await submit(world)
     world.clock.advance(500)
-    await world.service.quotas.look_after()
+    await world.service.quotas.repair()
     place = place_of(await key_of(world), None)
     sheet = await world.service.registry.sheet([place], world.clock.now())
     assert sheet.use(place, world.clock.now().strftime("%Y-%m-%d")) == Use(tasks=1, samples=1)

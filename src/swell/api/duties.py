@@ -333,7 +333,7 @@ class Duties:
 
         async def look() -> None:
             if await service.leadership.leads("quotas"):
-                await service.quotas.look_after()
+                await service.quotas.repair()
 
         await self._repeat("left quotas", LOOK_EVERY_S, look)
 

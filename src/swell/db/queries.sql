@@ -134,6 +134,10 @@ SELECT
     CASE WHEN is_priced THEN micros END AS micros
 FROM costs WHERE day BETWEEN :since AND :until ORDER BY day;
 
+-- name: spent
+SELECT CAST(coalesce(sum(micros), 0) AS bigint) AS micros FROM costs
+WHERE day BETWEEN :since AND :until;
+
 -- name: spend
 -- Microseconds since 1970 UTC up to which an allowance is used up.
 INSERT INTO allowances (name, spent_until_us)
@@ -181,11 +185,11 @@ RETURNING name;
 DELETE FROM duties WHERE name = :name AND holder = :holder;
 
 -- name: put_quota
-INSERT INTO quotas (key_id, user_name, body) VALUES (:key_id, :user, :body)
+INSERT INTO quotas (key_id, user_name, body) VALUES (:key_id, :user_name, :body)
 ON CONFLICT (key_id, user_name) DO UPDATE SET body = excluded.body;
 
 -- name: drop_quota
-DELETE FROM quotas WHERE key_id = :key_id AND user_name = :user RETURNING key_id;
+DELETE FROM quotas WHERE key_id = :key_id AND user_name = :user_name RETURNING key_id;
 
 -- name: quotas
 SELECT body FROM quotas ORDER BY key_id, user_name;
@@ -210,7 +214,7 @@ ON CONFLICT (key_id, user_name) DO UPDATE SET
 
 -- name: add_credit
 INSERT INTO credit_accounts (key_id, user_name, granted, spent, held)
-VALUES (:key_id, :user, :micros, 0, 0)
+VALUES (:key_id, :user_name, :micros, 0, 0)
 ON CONFLICT (key_id, user_name) DO UPDATE SET
     granted = credit_accounts.granted + excluded.granted;
 
@@ -218,7 +222,7 @@ ON CONFLICT (key_id, user_name) DO UPDATE SET
 SELECT key_id, user_name FROM credit_accounts ORDER BY key_id, user_name;
 
 -- name: put_credit
-INSERT INTO credits (id, key_id, user_name, body) VALUES (:id, :key_id, :user, :body)
+INSERT INTO credits (id, key_id, user_name, body) VALUES (:id, :key_id, :user_name, :body)
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: credits
