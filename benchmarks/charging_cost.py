@@ -21,6 +21,7 @@ from swell.api.metrics import Metrics
 from swell.clock import SystemClock
 from swell.dispatch import Report
 from swell.registry import WorkerInfo
+from swell.store import Ended
 from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
 from swell.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
 
@@ -42,7 +43,7 @@ def some_tasks(n: int) -> tuple[list[Task], Report]:
 def charged(service: Any, info: WorkerInfo, tasks: list[Task], told: Report) -> None:
     """What a report adds to."""
     told = workers._with_costs(service, info, told)
-    workers._charge(service, info, told.settlements, tasks)
+    service.charges.settled(info, told.settlements, Ended(tasks))
 
 
 def noting_us(service: Any, info: WorkerInfo) -> float:

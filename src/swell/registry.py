@@ -214,18 +214,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptStartup(msgspec.Struct, frozen=True):
-    """What `Registry.put_startup` has done.
+    """The result of `Registry.put_startup`.
 
     Args:
-        before: What was known of the startup; None if nothing, or it was forgotten.
-        is_charged: Whether an entry of the ledger is new.
+        before: The stored startup; None if there was none, or it was deleted.
+        charged: The new entry of the ledger.
     """
 
     before: Startup | None
-    is_charged: bool = False
-
-
-def free_of_charge(before: Startup | None) -> LedgerEntry | None:
-    """Charge nothing for a startup."""
-    del before
-    return None
+    charged: LedgerEntry | None = None

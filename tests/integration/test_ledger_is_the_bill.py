@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,15 +115,14 @@ class System:
 
     async def take_ends(self) -> list[Instance]:
         """Tell the backend of the instances that have ended, and return them."""
-        provider, host = self.fleet.provider, socket.gethostname()
+        provider = self.fleet.provider
         ends = [
             each
             for each in await provider.instances()
             if each.state is InstanceState.ENDED and each.ended_at is not None
         ]
         for each in ends:
-            pid = provider.last_pid(each.id)
-            await instance_ended(self.service.app.service, each, host=host, pid=pid)
+            await instance_ended(self.service.app.service, each)
         return ends
 
     async def ledger(self) -> list[LedgerEntry]:

@@ -8,7 +8,7 @@ import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
 from swell.api import starts
-from swell.api.startups import end_startups, look_after_startups
+from swell.api.startups import end_startups, expire_startups
 from swell.clock import ManualClock
 from swell.errors import Internal
 from swell.money.ledger import LedgerEntry
@@ -134,7 +134,7 @@ async def test_quantiles_count_what_has_ended_and_what_goes_on(world: World) -> 
     for n in range(4):
         await starting(world, startup_id=f"late{n}", models=[MODEL], spans=[span("boot", 0.0, 0.0)])
     world.clock.advance(20.0)
-    await look_after_startups(world.service)
+    await expire_startups(world.service)
     found = await times(world)
     assert found["ready"]["not_over"] == 4
     assert found["ready"]["p50_s"] == 35.0
@@ -178,22 +178,21 @@ async def test_one_that_dies_while_it_loads_never_counts_as_a_short_success(worl
 async def test_one_that_falls_silent_is_taken_for_dead_as_far_as_it_came(world: World) -> None:
     await starting(world, age_s=4.0, models=[MODEL])
     world.clock.advance(world.service.settings.lost_s - 1)
-    assert await look_after_startups(world.service) == 0
+    assert await expire_startups(world.service) == 0
     world.clock.advance(2)
-    assert await look_after_startups(world.service) == 1
-    assert await look_after_startups(world.service) == 0
+    assert await expire_startups(world.service) == 1
+    assert await expire_startups(world.service) == 0
     found = await times(world)
     assert (found["ready"]["observed"], found["ready"]["not_over"]) == (0, 1)
     assert (found["ready"]["p50_s"], found["ready"]["at_least"]) == (4.0, ["p50", "p90", "p99"])
     assert (await pool(world))["starting"] == 0
 
 
-async def test_one_whose_process_is_known_to_have_ended_has_died(world: World) -> None:
-    await starting(world, age_s=4.0, models=[MODEL], host="here", pid=7)
-    await starting(world, startup_id="other", age_s=4.0, models=[MODEL], host="here", pid=8)
+async def test_one_whose_instance_is_known_to_have_ended_has_died(world: World) -> None:
+    await starting(world, age_s=4.0, models=[MODEL], instance="i-7")
+    await starting(world, startup_id="other", age_s=4.0, models=[MODEL], instance="i-8")
     world.clock.advance(2)
-    await end_startups(world.service, "here", 7)
-    await end_startups(world.service, "there", 8)
+    await end_startups(world.service, ["i-7", "i-9"])
     [dead] = await ledger(world)
     assert (dead["outcome"], dead["seconds"]) == ("died", 6.0)
     assert (await pool(world))["starting"] == 1
@@ -202,7 +201,7 @@ async def test_one_whose_process_is_known_to_have_ended_has_died(world: World) -
 async def test_one_that_was_taken_for_dead_and_is_ready_pays_the_rest(world: World) -> None:
     await starting(world, age_s=4.0, models=[MODEL])
     world.clock.advance(world.service.settings.lost_s + 1)
-    await look_after_startups(world.service)
+    await expire_startups(world.service)
     await register(world, cold())
     assert [each["seconds"] for each in await ledger(world)] == [41.0, 4.0]
     assert (await times(world))["ready"]["observed"] == 1
@@ -381,7 +380,7 @@ async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
         [lease] = (await world.lease(worker))["tasks"]
         done = cold() | {"state": "done", "age_s": 100.0, "whole_s": 47.5}
         await world.report(worker, settlements=[succeeded(lease)], startups=[done])
-        await end_startups(world.service, "here", 7)
+        await end_startups(world.service, ["i-7"])
     [stored] = await world.service.store.get([task["id"]])
     assert stored is not None
     assert stored.state is TaskState.SUCCEEDED
@@ -435,15 +434,15 @@ async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) ->
 @pytest.mark.parametrize(
     ("what", "fields"),
     [
-        ("MAX_POOLS", [{"pool": "one"}, {"pool": "two"}]),
-        ("MAX_FAMILIES", [{}, {"models": [MODEL]}]),
-        ("MAX_UNDER_WAY", [{}, {"id": "s2"}]),
+        ("pools", [{"pool": "one"}, {"pool": "two"}]),
+        ("sets of models", [{}, {"models": [MODEL]}]),
+        ("workers", [{}, {"id": "s2"}]),
     ],
 )
 async def test_only_so_many_may_be_new_within_an_hour(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str, fields: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(starts, what, 1)
+    monkeypatch.setitem(starts.LIMITS, what, 1)
     first, second = (told() | each for each in fields)
     path = "/worker/v1/starting"
     for _ in range(2):
@@ -455,7 +454,7 @@ async def test_only_so_many_may_be_new_within_an_hour(
 
 
 async def test_whoever_has_ended_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "MAX_UNDER_WAY", 1)
+    monkeypatch.setitem(starts.LIMITS, "workers", 1)
     await starting(world)
     await register(world, cold())
     await starting(world, startup_id="s2")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.money.bill import Life, entries_of, paid_micros, paid_s, rest, shared
+from swell.money.bill import Life, paid_micros, paid_s, remainder
+from swell.money.costs import shared
 from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
 from swell.money.tariffs import Step, price_at
 
@@ -60,8 +61,12 @@ def attempt(n: int, seconds: float, price: int | None) -> LedgerEntry:
     )
 
 
+def rest(life: Life, charged: Charged, until: datetime) -> list[LedgerEntry]:
+    return remainder(life, charged, until, name="end", at=until)
+
+
 def settle(ledger: Ledger, life: Life, until: datetime, name: str) -> None:
-    ledger.charge(*entries_of(life, rest(life, ledger.charged, until), name, until))
+    ledger.charge(*remainder(life, ledger.charged, until, name=name, at=until))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import structlog
 from swell.api.canaries import LOOK_EVERY_S as CANARIES_EVERY_S
 from swell.api.canaries import look_after_canaries, note_swept
 from swell.api.charges import KEEP_EVERY_S
-from swell.api.costs import charge_taken, hear_spent, settle, watch_budget
+from swell.api.costs import charge_lost, hear_spent, settle, watch_budget
 from swell.api.endpoints import REFRESH_S as ENDPOINTS_EVERY_S
 from swell.api.events import frame, queued_data
 from swell.api.limits import SHARE_EVERY_S
@@ -21,7 +21,7 @@ from swell.api.quotas import LOOK_EVERY_S
 from swell.api.quotas import SETTLE_EVERY_S as QUOTAS_EVERY_S
 from swell.api.service import Service
 from swell.api.skew import COMPARE_EVERY_S
-from swell.api.startups import look_after_startups
+from swell.api.startups import expire_startups
 from swell.api.streams import KEEP_ALIVE
 from swell.api.views import encode
 from swell.api.writable import LOOK_EVERY_S as OBJECTS_EVERY_S
@@ -150,7 +150,7 @@ class Duties:
             service.keep_times,
             service.limits.share,
             service.keys.keep_uses,
-            service.charges.keep_all,
+            service.charges.keep,
             service.quotas.settle,
             service.scaling.tell_arrivals,
         )
@@ -199,7 +199,7 @@ class Duties:
 
         async def look() -> None:
             if await service.leadership.leads("startups"):
-                await look_after_startups(service)
+                await expire_startups(service)
 
         await self._repeat("startups", service.settings.heartbeat_s, look)
 
@@ -493,7 +493,7 @@ async def _charge_taken(service: Service, tasks: Sequence[Task], taken: Sequence
     over = {task.id: task for task in taken}
     over |= {task.id: task for task in tasks if _swept(task) == "lost"}
     try:
-        await charge_taken(service, list(over.values()))
+        await charge_lost(service, list(over.values()))
     except SwellError as error:
         service.metrics.duty_failed("costs")
         _log.warning("attempts that were lost cannot be charged", detail=error.detail)

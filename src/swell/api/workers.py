@@ -27,7 +27,7 @@ from swell.api.pipelines import register_pipelines
 from swell.api.reading import Reader
 from swell.api.service import Service
 from swell.api.stages import going_on, leased_stage
-from swell.api.startups import account_told, hear_of_startups, register_startup
+from swell.api.startups import account_told, keep_startups
 from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
 from swell.bus import News, NewsKind
@@ -235,7 +235,8 @@ async def register_worker(
     )
     await service.fleet.add(info)
     await service.bus.tell([News(kind=NewsKind.WORKERS)])
-    await register_startup(service, registration, info)
+    if registration.startup is not None:
+        await keep_startups(service, [registration.startup], info, is_ready=True)
     return Welcome(
         worker_id=info.id,
         lease_s=settings.lease_s,
@@ -394,7 +395,7 @@ async def _told(
             tasks = [*tasks, *onward]
             service.fleet.hold(worker, onward)
     if told.startups:
-        await hear_of_startups(service, told, worker.info)
+        await keep_startups(service, told.startups, worker.info)
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
@@ -451,21 +452,7 @@ def _count(
             service.stage_passed(task)
         else:
             requeued[task.model] = requeued.get(task.model, 0) + 1
-    _charge(service, info, settlements, ended)
-
-
-def _charge(
-    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
-) -> None:
-    """Have attempts charged, those of a pool without a price added up."""
-    charges = service.charges
-    if info.hour_micros is not None:
-        charges.settled(info, settlements, ended)
-        return
-    most_s = (service.clock.now() - info.registered_at).total_seconds()
-    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
-        if task is not None and place not in ended.again:
-            charges.count(info, each, task, most_s)
+    service.charges.settled(info, settlements, ended)
 
 
 def _over(
@@ -773,15 +760,13 @@ async def _pay(
         return
     asked = [each.task_id for each, task in paying if task is None]
     known = {task.id: task for task in (await service.store.get(asked) if asked else ()) if task}
-    told: list[tuple[Settlement, Task]] = []
-    lost: set[int] = set()
+    told: list[tuple[Settlement, Task, bool]] = []
     for each, task in paying:
         if task is not None:
-            told.append((each, task))
+            told.append((each, task, False))
         elif (left := known.get(each.task_id)) and _may_have_run(info, left, each.attempt):
-            lost.add(len(told))
-            told.append((each, left))
-    await service.charges.pay(info, told, lost)
+            told.append((each, left, True))
+    await service.charges.pay(info, told)
 
 
 def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shlex
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -389,8 +388,7 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         if end.is_told:
             continue
         end.is_told = True
-        pid, host = fleet.provider.last_pid(end.instance.id), socket.gethostname()
-        await instance_ended(service.app.service, end.instance, host=host, pid=pid)
+        await instance_ended(service.app.service, end.instance)
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
         talk.print(f"[yellow]a worker ended[/] ({how}); last lines of {escape(str(path))}:")
