@@ -25,7 +25,7 @@ ANNA: Place = place_of("key-1", "anna")
 
 
 def an_ask(task_id: str = "t1", **fields: Any) -> Ask:
-    """Return a task of key-1 that is to be accepted now."""
+    """Return a task of key-1 to be accepted now."""
     values: dict[str, Any] = {"id": task_id, "key_id": "key-1", "at": NOW}
     return Ask(**(values | fields))
 
@@ -37,7 +37,7 @@ def _a_credit(credit_id: str = "c1", micros: int = 1_000, **fields: Any) -> Cred
 
 
 async def _use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
-    """Return what was used on a day; the month has the same."""
+    """Return the use of a day; the month has the same."""
     sheet = await registry.sheet([place], at)
     day, month = sheet.use(place, day_of(at)), sheet.use(place, month_of(at))
     assert day == month
@@ -50,7 +50,7 @@ async def _account_of(registry: Registry, place: Place) -> Account:
 
 
 class QuotasConformance:
-    """The guarantees of `swell.registry` about quotas, credits and what is held of them."""
+    """The guarantees of `swell.registry` about quotas, credits and reservations."""
 
     async def test_quotas_are_kept_replaced_and_dropped(self, registry: Registry) -> None:
         own = Quota(key_id="key-1", tasks_per_day=5, is_prepaid=True)
@@ -237,7 +237,7 @@ class QuotasConformance:
             asked = an_ask(f"t{number:03}", user=f"u{number % 3}", micros=100)
             [verdict] = await registry.reserve([[asked]])
             if verdict.refused_by is None and number % 2:
-                # Some end meanwhile, and cost less.
+                # Some end early, and cost less.
                 await registry.release([Settled(asked.id, 40)])
             return verdict.refused_by is None
 

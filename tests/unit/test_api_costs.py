@@ -1,4 +1,4 @@
-"""What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
+"""Costs of attempts, the remainder of bills, budgets, and reports of costs."""
 
 import asyncio
 import dataclasses
@@ -34,7 +34,7 @@ PRICE = 3_600_000
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test looks at workers, charges and settles; no duty does so in between."""
+    """Turn off the duties that watch workers, write charges and settle; the test does it."""
 
     async def rest(duties: Duties) -> None:
         await asyncio.Event().wait()
@@ -87,7 +87,7 @@ async def totals(world: World) -> dict[str, tuple[float, int | None]]:
 async def run(
     world: World, worker: str, seconds: float = 2.0, *, device_s: float | None = None, **more: Any
 ) -> tuple[str, dict[str, Any]]:
-    """Have a task run for some seconds; return its id and what its worker told of it."""
+    """Run a task for some seconds; return its id and its worker's settlement."""
     task = await world.create(**more)
     [lease] = (await world.lease(worker))["tasks"]
     world.clock.advance(seconds)
@@ -189,7 +189,7 @@ DEAR = UPPER | {"price_micros": 40_000}
 
 
 async def pay(world: World, worker: str, *micros: int, **more: Any) -> list[dict[str, Any]]:
-    """Have tasks run for a second each, which pay others as much; return what was told of them."""
+    """Run tasks for a second each, with payments to a remote service; return their settlements."""
     told = []
     for each in micros:
         await world.create(**more)
@@ -221,7 +221,7 @@ async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
     if is_priced:
         assert cost["image_micros"] == (40_000 + 2 * machine) / 2
     else:
-        # What has no price is in no cost of an image.
+        # Attempts without a price do not count in the cost of an image.
         assert cost["image_micros"] == 40_000
     # The machine is charged its time and no more.
     [life] = await here.service.registry.charged([worker])
@@ -253,7 +253,7 @@ async def test_an_attempt_that_failed_has_paid_all_the_same(free: World) -> None
 
 
 async def written(world: World) -> list[Any]:
-    """Return what was paid to others, by the ledger as it is now."""
+    """Return the entries of payments to remote services, as they are in the ledger now."""
     entries = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
     return [each for each in entries if each["outcome"] == "paid"]
 
@@ -487,7 +487,7 @@ async def test_entries_wait_while_the_registry_cannot_be_written(
     assert (await totals(world))["attempt"] == (1.0, 1_000)
 
 
-# ---- what nobody was charged for
+# ---- the remainder of bills
 
 
 async def test_the_time_that_a_worker_had_nothing_to_do_is_idle(world: World) -> None:
@@ -545,7 +545,7 @@ async def test_the_whole_life_of_an_instance_is_charged(world: World) -> None:
     found = await totals(world)
     assert found == {"cold_start": (30.0, 30_000), "attempt": (1.5, 1_500), "idle": (8.5, 8_500)}
     assert sum(seconds for seconds, _ in found.values()) == 40.0
-    # Nothing is left, however often it is looked for.
+    # Repeating it charges nothing more.
     await instance_ended(world.service, ended(world, "i-1", 40.0))
     await settle(world.service)
     assert await totals(world) == found
@@ -724,7 +724,7 @@ async def test_attempts_that_were_lost_with_their_worker_have_failed(world: Worl
     assert await sweep(world.service) == 2
     found = [each for each in await ledger(world) if each["kind"] == "failed"]
     assert [(each["outcome"], each["seconds"]) for each in found] == [("worker_lost", 3.0)] * 2
-    # A worker that comes back late and tells of one that was lost is not charged again.
+    # The late report of a lost attempt is not charged again.
     late = succeeded(leases[0], "A", timings={"device_s": 5.0})
     await world.report(worker, settlements=[late])
     assert (await totals(world))["failed"] == (6.0, 6_000)
@@ -858,7 +858,7 @@ async def test_each_alarm_of_a_budget_is_given_once_a_day(by_hand: None) -> None
         ]
 
 
-# ---- what operators are told
+# ---- reports
 
 
 async def costs(world: World, query: str = "") -> Any:
@@ -971,7 +971,7 @@ async def spot() -> AsyncIterator[World]:
 
 
 async def tell_price(world: World, hour_micros: int) -> None:
-    """Tell as an autoscaler does what an hour of a worker costs from now on."""
+    """Publish the price of an hour of a worker, as an autoscaler does."""
     registry, now = world.service.registry, world.clock.now()
     note = await registry.note(TARIFFS)
     before = msgspec.json.decode(note or b"{}", type=dict[str, PoolTariff])
@@ -1001,7 +1001,7 @@ async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spo
     # 40 s at a thousandth of a dollar, 10 s at two of them, 4 s at half of one.
     assert sum(micros or 0 for _, micros in found.values()) == 40_000 + 20_000 + 2_000
     assert sum(seconds for seconds, _ in found.values()) == 54.0
-    # What it costs now changes nothing of one that has ended.
+    # A later price does not change the bill of an ended machine.
     await tell_price(spot, 9 * PRICE)
     await settle(spot.service)
     assert await totals(spot) == found
@@ -1038,24 +1038,24 @@ async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_onc
     await tell_price(free, 2 * PRICE)
     free.clock.advance(3.0)
     await free.report(worker, goodbye=True)
-    # When nobody has told of its end for a while, its goodbye counts.
+    # Without a report of its end, its deregistration counts after a while.
     free.clock.advance(700.0)
     await settle(free.service)
     found = await totals(free)
     # 4 s at a thousandth of a dollar, 3 s at two of them.
     assert sum(micros or 0 for _, micros in found.values()) == 4_000 + 6_000
-    # What it costs now changes nothing of one that has gone.
+    # A later price does not change the bill of a machine that has gone.
     await tell_price(free, 9 * PRICE)
     await settle(free.service)
     assert await totals(free) == found
 
 
-# ---- prices that the autoscaler tells
+# ---- prices from the autoscaler
 
 
 @pytest.fixture
 async def two(by_hand: None) -> AsyncIterator[tuple[World, World]]:
-    """Two backends whose settings have no pools."""
+    """Two backends without pools in their settings."""
     async with a_world(budget_day_micros=20_000) as here:
         backend = dataclasses.replace(here.app.backend, bus=MemoryBus(here.clock))
         app = create_app(backend)
@@ -1087,7 +1087,7 @@ async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
         for each in await here.service.registry.workers()
     }
     assert prices == {early: (None, 0, 0.0), late: (PRICE, 5_000, 60.0)}
-    # What each does every two seconds.
+    # Each backend does this every two seconds.
     await here.service.scaling.listen()
     for world, worker in ((here, early), (there, early), (there, late)):
         task_id, _ = await run(world, worker, 2.0)

@@ -1,4 +1,4 @@
-"""Quotas and credits at the door: what is accepted, told, refused, and given back."""
+"""Quotas and credits: acceptance, headers, refusals, and returned amounts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -176,7 +176,7 @@ async def test_what_does_not_become_a_task_is_not_counted_as_one(world: World) -
     await limit(world, tasks_per_day=3)
     task = (await submit(world)).json
     for _ in range(2):
-        # It runs still, so there is nothing to repeat.
+        # It still runs, so it cannot be repeated.
         assert (await world.anna("POST", f"/v1/tasks/{task['id']}/retry")).status == 409
     assert await left_of(world) == 2
     await run(world, worker, 1)
@@ -225,7 +225,7 @@ async def test_dead_letters_whose_owner_has_nothing_left_stay(world: World) -> N
     assert f"key {key_id} may use 3 tasks per day" in second["error"]
     one = await world.admin("POST", f"/v1/dead/{ids[1]}/replay")
     assert (one.status, one.json["code"]) == (429, "quota_exceeded")
-    # What was replayed is known, whatever is left.
+    # A replayed task is known, even without quota left.
     await limit(world, tasks_per_day=9)
     assert (await world.admin("POST", f"/v1/dead/{ids[1]}/replay")).status == 202
     assert await left_of(world) == 5
@@ -368,7 +368,7 @@ async def used(world: World) -> Use:
 
 
 async def made(world: World, worker: str, pictures: int, took_s: float = 1.0) -> None:
-    """Have the next task, or stage, succeed with so many pictures."""
+    """Have the next task, or stage, succeed with this number of pictures."""
     [lease] = (await world.lease(worker, n=1))["tasks"]
     world.clock.advance(took_s)
     home = f"outputs/{lease['task_id']}/{lease['attempt']}"
@@ -406,7 +406,7 @@ async def test_what_was_made_counts_at_the_end(world: World) -> None:
     await submit(world, model="demo/scenes", input={"scenes": ["a", "b", "c"]})
     await made(world, worker, 3)
     assert (await used(world)).samples == 3
-    # A model that makes a list itself, of which nobody knows before how long it is.
+    # A model that makes a list of unknown length.
     await submit(world)
     assert (await used(world)).samples == 4
     await made(world, worker, 5)
@@ -426,7 +426,7 @@ async def test_a_pipeline_counts_the_samples_of_the_stage_that_makes_most(world:
     await made(world, worker, 0)
     await made(world, worker, 4)
     assert (await used(world)).samples == 4
-    # The first is over; what is left of it is no less.
+    # The first stage has ended; its samples still count.
     await submit(world, **body)
     await made(world, worker, 0)
     assert (await used(world)).samples == 10
@@ -479,7 +479,7 @@ async def test_where_pools_have_no_price_the_samples_of_a_pack_have_one() -> Non
 
 
 class _Lost:
-    """A store whose answer to `accept` is lost: whether it was written is not known."""
+    """A store that loses the answer to `accept`, so that its result is unknown."""
 
     def __init__(self, store: Store, *, writes: bool) -> None:
         self._store = store

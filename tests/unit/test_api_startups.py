@@ -1,4 +1,4 @@
-"""Cold starts as the backend hears of them: kept, counted, charged and told to operators."""
+"""Reports of cold starts: stored, counted, charged and shown to operators."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -328,7 +328,7 @@ async def test_the_ledger_comes_in_pages(world: World) -> None:
 
 
 async def cold_starts(world: World) -> dict[str, float]:
-    """Return what is counted of them."""
+    """Return the metrics of cold starts."""
     found = await metrics(world)
     return {name: n for name, n in found.items() if name.startswith("swell_cold_start")}
 
@@ -358,7 +358,7 @@ async def test_all_of_many_that_start_at_once_are_known(world: World) -> None:
 
 
 class Broken:
-    """Fails as a registry whose database does."""
+    """Fails like a registry without its database."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -385,7 +385,7 @@ async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
     assert stored is not None
     assert stored.state is TaskState.SUCCEEDED
     assert world.service.metrics.duty_failures["startups"] == 2
-    # What comes next makes up for it.
+    # The next report makes up for it.
     await world.report(worker, startups=[done])
     assert [each["seconds"] for each in await ledger(world)] == [45.0]
     key = 'swell_cold_starts_total{outcome="ready",pool="default"}'

@@ -1,4 +1,4 @@
-"""All of a machine's time is charged once: whatever is told, lost, told twice or told late."""
+"""All of a machine's time is charged once, if reports are lost, repeated or late."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -147,7 +147,7 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
     assert kinds[EntryKind.COLD_START] == pytest.approx(cold_s, abs=1e-5)
     own = kinds.get(EntryKind.ATTEMPT, 0.0) + kinds.get(EntryKind.FAILED, 0.0)
     assert own == pytest.approx(worked_s, abs=1e-4)
-    # What was done for nobody that is known is idle or wasted, and never less than nothing.
+    # Time without an owner is idle or wasted, and never negative.
     left = kinds.get(EntryKind.IDLE, 0.0) + kinds.get(EntryKind.WASTED, 0.0)
     assert left >= -1e-4
     assert all(each.seconds >= -1e-4 for each in ledger.entries.values())
@@ -167,7 +167,7 @@ def test_a_machine_costs_the_price_in_force_at_each_moment_of_its_life() -> None
     # An attempt of 10 s was charged before the price was known to have risen.
     [idle] = rest(life, Charged(seconds=10.0, micros=10_000), after(60))
     assert (idle.seconds, idle.micros) == (50.0, 70_007)
-    # What minimum billing adds has the price of the end, whatever it is later.
+    # Minimum billing has the price at the end, even if it changes later.
     ended = msgspec.structs.replace(
         life, ended_at=after(80), heard_at=after(80), least_billed_s=120.0
     )

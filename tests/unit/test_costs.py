@@ -1,4 +1,4 @@
-"""Costs by name add up to the whole, and what is nobody's is shared by use."""
+"""Costs by name add up to the whole, and unassigned costs are shared by use."""
 
 import re
 from datetime import date

@@ -1,4 +1,4 @@
-"""Phases of startups: intervals, what they cover, and what cannot be."""
+"""Phases of startups: intervals, their union, and impossible reports."""
 
 import contextvars
 import threading

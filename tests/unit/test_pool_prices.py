@@ -1,4 +1,4 @@
-"""What a pool costs: what it says itself, then the operator's prices, then the list."""
+"""The price of a pool: its own setting, then the operator's prices, then the list."""
 
 from datetime import date
 from typing import Any
@@ -123,7 +123,7 @@ def test_prices_of_the_settings_reach_pools_by_name() -> None:
     assert {name: price.hour_micros for name, price in found.items()} == {"cloud": 7, "told": 5}
 
 
-# --- what is probably not meant ---
+# --- probable mistakes ---
 
 
 def told(pools: dict[str, Any], **groups: Any) -> list[str]:
@@ -153,7 +153,7 @@ def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None
     assert line.startswith("autoscale.day_budget_micros shrinks pools without an earlier alarm")
     assert told(pools, autoscale=limit, costs=alarm) == []
     assert told(pools) == []
-    # Where no pools are scaled here, whoever scales them has the limit.
+    # Without pools in these settings, another process has the limit.
     assert told({}, costs=alarm) == []
 
 
@@ -196,7 +196,7 @@ def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
     assert told({"spot": pools["spot"]}) == [], "there is no other"
 
 
-# ---- prices that clouds tell
+# ---- quotes of clouds
 
 SPOT = {"region": "us-east-1", "types": ["g6.xlarge", "g5.xlarge"], "spot": True}
 TOLD = [
@@ -220,7 +220,7 @@ def live(
 def test_where_nothing_stands_the_dearest_counts_of_all_that_may_be_had() -> None:
     price = live(SPOT, TOLD)
     assert price == MachinePrice(500_000, "aws/g5.xlarge@us-east-1a/spot: EC2's spot price history")
-    # Of the A10G nothing is told, and on-demand price it is listed at more.
+    # The A10G has no quote, and its listed on-demand price is higher.
     price = live(SPOT, TOLD[:2])
     assert price is not None
     assert price.hour_micros == 1_006_000
@@ -236,7 +236,7 @@ def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:
         "aws/g6.xlarge@us-east-1a/spot, aws/g6.xlarge@us-east-1b/spot: EC2's spot price history, "
         "the mean"
     )
-    # One in a zone of which nothing is told has the dearest of its kind; others are not known.
+    # In a zone without a quote the highest price of the machine type counts.
     price = live(SPOT, TOLD, {("g6.xlarge", "us-east-1f"): 1, ("x9.huge", "us-east-1a"): 5})
     assert price is not None
     assert price.hour_micros == 400_000

@@ -43,7 +43,7 @@ def micros(
 
 
 def live(book: PriceBook, quote: int, kind: str = "g6.xlarge") -> int | None:
-    """Return the price of an on-demand machine of which a cloud quotes a price."""
+    """Return the price of an on-demand machine by its cloud's quote."""
     return book.live_micros(Machine("aws", kind), quote)
 
 

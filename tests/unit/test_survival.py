@@ -1,4 +1,4 @@
-"""Quantiles of what is not all over yet."""
+"""Quantiles with unfinished durations."""
 
 import math
 

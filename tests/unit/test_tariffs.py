@@ -1,4 +1,4 @@
-"""Prices that change: what a machine has cost is what was in force at each moment of its life."""
+"""A machine costs the price in force at each moment of its life."""
 
 from datetime import UTC, datetime, timedelta
 
