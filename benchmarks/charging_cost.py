@@ -1,7 +1,7 @@
-"""What does charging add to a task: in sums, as where a pool has no price, and with a row each?
+"""The cost of charging a task: in sums, as in pools without a price, and with a row each.
 
-CPU time, the least of many repeats, since a busy machine only ever adds to it. Compare it with what
-a task costs in all (`cpu_per_task.py`).
+CPU time, the minimum of many repeats, since a busy machine only adds to it. Compare it with the
+whole cost of a task (`cpu_per_task.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WRITTEN = 4_000
 
 
 def some_tasks(n: int) -> tuple[list[Task], Report]:
-    """Return tasks that have run, and how their worker tells of it."""
+    """Return tasks that have run, and the report of their worker."""
     now = CLOCK.now()
     new = NewTask(model="demo/noop", queue="demo/noop", input=msgspec.Raw(b"{}"), key_id="k" * 16)
     tasks = [accept(new, task_id=new_id(now), now=now) for _ in range(n)]
@@ -41,7 +41,7 @@ def some_tasks(n: int) -> tuple[list[Task], Report]:
 
 
 def charged(service: Any, info: WorkerInfo, tasks: list[Task], told: Report) -> None:
-    """What a report adds to."""
+    """Charge the attempts of a report."""
     told = workers._with_costs(service, info, told)
     service.charges.settled(info, told.settlements, Ended(tasks))
 
@@ -76,8 +76,8 @@ async def measure() -> dict[str, float]:
     with folder("charging") as path:
         database = SqliteDatabase.open(path / "swell.db", CLOCK)
         charges = Charges(SqliteRegistry(database), CLOCK, Metrics())
-        fleet = SimpleNamespace(held_attempt=lambda task_id: 1)
-        service = SimpleNamespace(clock=CLOCK, charges=charges, fleet=fleet)
+        tariffs = SimpleNamespace(hour_micros=lambda info: info.hour_micros)
+        service = SimpleNamespace(clock=CLOCK, charges=charges, tariffs=tariffs)
         now = CLOCK.now()
         free = WorkerInfo(
             id="w" * 32, name="w", pool="p", models={}, registered_at=now, seen_at=now

@@ -103,6 +103,7 @@ class Quotas:
                 # A quota that was set during the read may be missing from the answer.
                 if changes == self._changes:
                     self._keys, self._read_at_s = keys, at_s
+                    break
         return key_id in self._keys
 
     async def accept(
