@@ -71,9 +71,9 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     at: datetime
     #: Who: the key by id and name, and the address it was used from.
-    key_id: str
-    key_name: str
-    address: str
+    key_id: str = ""
+    key_name: str = ""
+    address: str = ""
     #: What, such as `keys.create`, and to what.
     action: str
     target: str = ""

@@ -436,7 +436,6 @@ async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) ->
     [
         ("pools", [{"pool": "one"}, {"pool": "two"}]),
         ("sets of models", [{}, {"models": [MODEL]}]),
-        ("workers", [{}, {"id": "s2"}]),
     ],
 )
 async def test_only_so_many_may_be_new_within_an_hour(
@@ -451,15 +450,6 @@ async def test_only_so_many_may_be_new_within_an_hour(
     assert (refused.status, refused.json["code"]) == (429, "too_many_requests")
     world.clock.advance(3600.0)
     assert (await world.worker("POST", path, second)).status == 200
-
-
-async def test_whoever_has_ended_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(starts.LIMITS, "workers", 1)
-    await starting(world)
-    await register(world, cold())
-    await starting(world, startup_id="s2")
-    await starting(world, startup_id="s2", state="died")
-    await starting(world, startup_id="s3")
 
 
 async def test_what_takes_long_to_work_out_is_worked_out_seldom() -> None:

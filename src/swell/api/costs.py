@@ -320,9 +320,6 @@ async def _alarm(service: Service, name: str, share: int, amounts: str) -> None:
     entry = AuditEntry(
         id=new_id(now),
         at=now,
-        key_id="",
-        key_name="",
-        address="",
         action=f"budget.{name}",
         target=f"{share} %",
         status=200,

@@ -6,10 +6,10 @@ from typing import Final
 
 from swell.clock import Clock
 from swell.errors import TooManyRequests
-from swell.phases import Startup, StartupState, family
+from swell.phases import Startup, family
 
 #: Limits of new names within `_WINDOW_S`.
-LIMITS: Final = {"pools": 1_000, "sets of models": 10_000, "workers": 5_000}
+LIMITS: Final = {"pools": 1_000, "sets of models": 10_000}
 
 #: In seconds; much longer than the interval of heartbeats.
 _WINDOW_S: Final = 3600.0
@@ -36,11 +36,8 @@ class Starts:
         Raises:
             TooManyRequests: A limit is reached.
         """
-        keys = {"pools": startup.pool, "sets of models": family(startup)}
-        if startup.state is StartupState.STARTING:
-            keys["workers"] = startup.id
         now_s = self._clock.monotonic_s()
-        for what, key in keys.items():
+        for what, key in (("pools", startup.pool), ("sets of models", family(startup))):
             known, most = self._known[what], LIMITS[what]
             if key not in known and len(known) >= most:
                 for name in [name for name, at_s in known.items() if at_s <= now_s - _WINDOW_S]:
@@ -52,10 +49,6 @@ class Starts:
                         headers={"Retry-After": str(int(_WINDOW_S))},
                     )
             known[key] = now_s
-
-    def over(self, startup: Startup) -> None:
-        """Note that a startup has ended."""
-        self._known["workers"].pop(startup.id, None)
 
     async def answer(self, make: Callable[[], Awaitable[bytes]]) -> bytes:
         """Return the cached answer, or compute it, once for all callers."""

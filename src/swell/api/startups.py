@@ -158,8 +158,6 @@ async def _keep(service: Service, startup: Startup, info: WorkerInfo | None = No
         service.charges.note([kept.charged])
     if startup.kind is StartupKind.COLD:
         service.metrics.know_pool(startup.pool)
-        if startup.state is not StartupState.STARTING:
-            service.starts.over(startup)
         if _is_step(startup, kept.before):
             _count(service, startup, kept)
     return kept.before is None

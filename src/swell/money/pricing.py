@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -32,8 +32,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     region: str = ""
     #: Whether the provider may reclaim it.
     spot: bool = False
-    #: Millionths of a dollar; >= 1.
-    hour_micros: int
+    #: Millionths of a dollar.
+    hour_micros: Annotated[int, msgspec.Meta(ge=1)]
     #: Date and source of the price.
     read_on: date
     source: str
@@ -92,11 +92,7 @@ def prices_of(text: str) -> list[Price]:
     Raises:
         ValueError: The list is invalid, a row lacks a field, or a price is below 1.
     """
-    rows = msgspec.convert(tomllib.loads(text).get("price", []), list[Price])
-    for each in rows:
-        if each.hour_micros < 1:
-            raise ValueError(f"the price of {each.provider} {each.kind} must be at least 1")
-    return rows
+    return msgspec.convert(tomllib.loads(text).get("price", []), list[Price])
 
 
 def price_name(provider: str, kind: str, *, region: str = "", spot: bool = False) -> str:
