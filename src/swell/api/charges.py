@@ -222,10 +222,7 @@ class Charges:
 
 
 def with_costs(
-    hour_micros: int | None,
-    settlements: Sequence[Settlement],
-    most_s: float,
-    price_micros: int = 0,
+    hour_micros: int | None, settlements: Sequence[Settlement], most_s: float, price_micros: int = 0
 ) -> list[Settlement]:
     """Return settlements with the cost of each attempt in their timings.
 
