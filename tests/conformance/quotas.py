@@ -84,9 +84,7 @@ class QuotasConformance:
         assert await registry.holds(after="", before=NOW + timedelta(1), limit=9) == []
         assert await _use_of(registry, KEY) == Use()
 
-    async def test_what_is_reserved_counts_for_the_key_and_its_user(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_reservation_counts_for_the_key_and_its_user(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.put_quota(Quota(key_id="key-1", user="anna", samples_per_month=9))
         await registry.reserve([[an_ask("t1", user="anna", samples=4, micros=70)]])
@@ -95,9 +93,7 @@ class QuotasConformance:
         assert await _use_of(registry, ANNA) == Use(tasks=1, samples=4, held=70)
         assert await _use_of(registry, place_of("key-1", "otto")) == Use()
 
-    async def test_what_a_limit_does_not_have_is_refused_and_all_of_its_group(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_group_beyond_a_limit_is_refused_whole(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", samples_per_day=10))
         first = [an_ask("t1", samples=6)]
         second = [an_ask("t2", samples=1), an_ask("t3", samples=4)]
@@ -147,9 +143,7 @@ class QuotasConformance:
         assert verdict.refused_by is None
         assert verdict.standings[0].left == 0
 
-    async def test_what_a_task_has_made_counts_in_place_of_what_was_held(
-        self, registry: Registry
-    ) -> None:
+    async def test_samples_made_count_instead_of_samples_held(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", samples_per_day=10))
         asked = [[an_ask(f"t{n}", samples=3)] for n in range(3)]
         assert [each.refused_by for each in await registry.reserve(asked)] == [None] * 3
@@ -204,9 +198,7 @@ class QuotasConformance:
         [verdict] = await registry.reserve([[an_ask("t1", micros=0)]])
         assert verdict.refused_by is None
 
-    async def test_a_quota_that_comes_later_says_nothing_of_what_is_held(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_later_quota_does_not_change_reservations(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.reserve([[an_ask("t1", micros=50)]])
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9, is_prepaid=True))
@@ -228,7 +220,7 @@ class QuotasConformance:
         assert await registry.credit_places() == [KEY, ANNA, place_of("key-2", None)]
         assert (await _account_of(registry, ANNA)).left == -200
 
-    async def test_of_a_limit_no_more_is_given_than_there_is(self, registry: Registry) -> None:
+    async def test_concurrent_reservations_never_exceed_a_limit(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=100, is_prepaid=True))
         await registry.put_quota(Quota(key_id="key-1", user=ANY_USER, samples_per_day=12))
         await registry.grant(_a_credit(micros=2_000))
@@ -255,7 +247,7 @@ class QuotasConformance:
         account = await _account_of(registry, KEY)
         assert (account.held, account.spent) == (0, (await _use_of(registry, KEY)).micros)
 
-    async def test_what_is_held_is_listed_by_ids_in_parts(self, registry: Registry) -> None:
+    async def test_reservations_are_listed_by_ids_in_pages(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         for number in range(3):
             at = NOW + timedelta(seconds=number)

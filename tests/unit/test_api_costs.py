@@ -126,7 +126,7 @@ def ended(world: World, instance_id: str, launched_s: float) -> Instance:
 # ---- attempts
 
 
-async def test_a_task_tells_what_its_share_of_the_device_cost(world: World) -> None:
+async def test_a_task_shows_the_cost_of_its_share_of_the_device(world: World) -> None:
     worker = await register(world)
     task_id, _ = await run(world, worker, 2.0, device_s=0.5)
     shown = await show(world, task_id)
@@ -135,7 +135,7 @@ async def test_a_task_tells_what_its_share_of_the_device_cost(world: World) -> N
     assert "cost_micros" not in shown["timings"]
 
 
-async def test_a_task_of_a_pool_without_a_price_tells_no_cost(free: World) -> None:
+async def test_a_task_of_a_pool_without_a_price_has_no_cost(free: World) -> None:
     worker = await register(free)
     task_id, _ = await run(free, worker, device_s=0.5)
     shown = await show(free, task_id)
@@ -172,7 +172,7 @@ async def test_an_attempt_that_failed_is_kept_apart(world: World) -> None:
     assert (entry["kind"], entry["seconds"], entry["images"]) == ("failed", 1.5, 0)
 
 
-async def test_what_a_worker_tells_of_costs_is_not_taken(world: World, free: World) -> None:
+async def test_costs_in_a_report_are_ignored(world: World, free: World) -> None:
     for each in (world, free):
         worker = await register(each)
         task = await each.create()
@@ -201,7 +201,7 @@ async def pay(world: World, worker: str, *micros: int, **more: Any) -> list[dict
 
 
 @pytest.mark.parametrize("is_priced", [True, False])
-async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
+async def test_payments_to_remote_services_are_charged_to_the_task_and_to_no_machine(
     world: World, free: World, is_priced: bool
 ) -> None:
     here = world if is_priced else free
@@ -229,9 +229,7 @@ async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
     assert life.micros == 2 * machine
 
 
-async def test_no_more_is_taken_as_paid_than_the_models_card_allows(
-    world: World, free: World
-) -> None:
+async def test_payments_are_limited_by_the_models_card(world: World, free: World) -> None:
     plain = await register(world)
     [told] = await pay(world, plain, 40_000)
     assert (await show(world, told["task_id"]))["cost_micros"] == 1_000
@@ -259,7 +257,7 @@ async def written(world: World) -> list[Any]:
 
 
 @pytest.mark.parametrize("is_priced", [True, False])
-async def test_what_was_paid_is_in_the_ledger_before_its_worker_is_answered(
+async def test_payments_are_in_the_ledger_before_the_worker_gets_its_answer(
     world: World, free: World, is_priced: bool
 ) -> None:
     here = world if is_priced else free
@@ -271,7 +269,7 @@ async def test_what_was_paid_is_in_the_ledger_before_its_worker_is_answered(
     assert len(await written(here)) == 1
 
 
-async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
+async def test_payments_wait_while_the_registry_is_unavailable(
     free: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -289,7 +287,7 @@ async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
 
 
 @pytest.mark.slow
-async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_again(
+async def test_a_payment_that_was_not_written_is_charged_by_the_repeated_report(
     free: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -309,7 +307,7 @@ async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_agai
     assert [each["cost_micros"] for each in await written(free)] == [40_000]
 
 
-async def test_what_was_paid_for_a_task_that_expired_meanwhile_is_charged(free: World) -> None:
+async def test_a_payment_for_an_expired_task_is_charged(free: World) -> None:
     worker = await register(free, models=[DEAR])
     task = await free.create(finish_by_s=5)
     [lease] = (await free.lease(worker))["tasks"]
@@ -324,7 +322,7 @@ async def test_what_was_paid_for_a_task_that_expired_meanwhile_is_charged(free: 
     assert entry["cost_micros"] == 40_000
 
 
-async def test_what_was_paid_by_a_worker_that_lost_its_lease_is_charged_beside_the_others(
+async def test_a_payment_by_a_worker_that_lost_its_lease_is_charged_too(
     free: World,
 ) -> None:
     first, second = await register(free, models=[DEAR]), await register(free, models=[DEAR])
@@ -376,7 +374,7 @@ async def test_a_version_that_was_known_without_a_price_is_charged_with_that_of_
     assert not (await free.anna("POST", "/v1/estimate", asked)).json.get("cost_micros")
 
 
-async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged(
+async def test_a_payment_for_a_retired_version_is_charged(
     free: World,
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -393,7 +391,7 @@ async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged
 
 
 @pytest.mark.parametrize("micros", [-1, 10**18])
-async def test_a_price_that_nobody_asks_is_refused(free: World, micros: int) -> None:
+async def test_an_impossible_price_is_refused(free: World, micros: int) -> None:
     body = {"name": "w", "models": [UPPER | {"price_micros": micros}], "slots": 1}
     answer = await free.worker("POST", "/worker/v1/register", body)
     assert (answer.status, answer.json["code"]) == (422, "invalid_input")
@@ -435,13 +433,13 @@ async def test_a_share_is_no_longer_than_its_worker_has_lived(
         assert (await totals(each))["attempt"][0] == counts_s
 
 
-async def test_a_worker_that_tells_no_share_is_charged_what_it_ran(world: World) -> None:
+async def test_an_attempt_without_a_share_is_charged_its_running_time(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0)
     assert (await totals(world))["attempt"] == (2.0, 2_000)
 
 
-async def test_a_report_that_is_told_twice_is_charged_once(world: World, free: World) -> None:
+async def test_a_repeated_report_is_charged_once(world: World, free: World) -> None:
     for each in (world, free):
         worker = await register(each)
         _, told = await run(each, worker, device_s=1.0)
@@ -451,7 +449,7 @@ async def test_a_report_that_is_told_twice_is_charged_once(world: World, free: W
         assert (await totals(each))["attempt"][0] == 1.0
 
 
-async def test_what_was_not_taken_is_not_charged(world: World) -> None:
+async def test_a_refused_outcome_is_not_charged(world: World) -> None:
     worker = await register(world)
     await world.create()
     [lease] = (await world.lease(worker))["tasks"]
@@ -525,7 +523,7 @@ async def test_a_worker_that_is_at_something_is_idle_until_that_began(world: Wor
     assert await totals(world) == {"idle": (10.0, 10_000)}
 
 
-async def test_a_worker_that_is_not_heard_of_costs_until_it_was(world: World) -> None:
+async def test_a_silent_worker_costs_until_its_last_message(world: World) -> None:
     worker = await register(world)
     world.clock.advance(10.0)
     await world.lease(worker)
@@ -551,7 +549,7 @@ async def test_the_whole_life_of_an_instance_is_charged(world: World) -> None:
     assert await totals(world) == found
 
 
-async def test_ends_may_be_told_by_another_process(world: World) -> None:
+async def test_another_process_may_report_ends(world: World) -> None:
     worker = await register(world, None, instance="i-1")
     world.clock.advance(5.0)
     await world.report(worker, goodbye=True)
@@ -571,7 +569,7 @@ async def test_ends_may_be_told_by_another_process(world: World) -> None:
     assert await totals(world) == {"idle": (5.0, 5_000), "wasted": (7.0, 7_000)}
 
 
-async def test_workers_are_read_no_more_often_where_many_machines_end(
+async def test_the_number_of_ends_does_not_change_how_often_workers_are_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = world.service.registry
@@ -628,7 +626,7 @@ async def test_an_instance_whose_worker_never_registered_is_charged(world: World
         assert await totals(world) == {"cold_start": (20.0, 20_000), "wasted": (15.0, 15_000)}
 
 
-async def test_where_nobody_tells_the_end_the_goodbye_counts(world: World) -> None:
+async def test_without_a_reported_end_the_deregistration_counts(world: World) -> None:
     worker = await register(world)
     world.clock.advance(5.0)
     await world.report(worker, goodbye=True)
@@ -671,7 +669,7 @@ async def test_a_machine_keeps_the_price_that_it_had_first(
     }
 
 
-async def test_a_worker_that_tells_of_no_start_is_its_machine_where_it_registers_again(
+async def test_a_worker_without_a_startup_is_the_same_machine_if_it_registers_again(
     world: World,
 ) -> None:
     for _ in range(2):
@@ -700,7 +698,7 @@ async def test_an_end_by_a_clock_that_is_behind_is_that_of_its_worker(world: Wor
     assert await totals(world) == {"idle": (20.0, 20_000)}
 
 
-async def test_what_a_crash_has_lost_is_idle_time(world: World) -> None:
+async def test_entries_lost_in_a_crash_become_idle_time(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0, device_s=2.0)
     service = world.service
@@ -763,7 +761,7 @@ async def test_restarts_and_switches_are_wasted(world: World) -> None:
 # ---- budgets
 
 
-async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) -> None:
+async def test_the_money_spent_includes_time_that_is_not_charged_yet(world: World) -> None:
     worker = await register(world, cold(30.0))
     await run(world, worker, 2.0, device_s=1.5)
     starting = {"id": "s2", "age_s": 10.0}
@@ -782,9 +780,7 @@ async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) 
     assert (await metrics(world))['swell_spent_micros{period="day"}'] == 64_000
 
 
-async def test_what_another_backend_has_told_of_spending_is_counted_and_nothing_of_yesterday() -> (
-    None
-):
+async def test_metrics_show_the_money_spent_as_another_backend_computed_it_today() -> None:
     async with a_world(budget_day_micros=100) as world:
         await pause()
         service, today = world.service, world.clock.now().date()
@@ -867,7 +863,7 @@ async def costs(world: World, query: str = "") -> Any:
     return answer.json
 
 
-async def test_costs_of_a_model_are_told_alone_and_with_all_else(world: World) -> None:
+async def test_costs_of_a_model_are_shown_with_and_without_shared_costs(world: World) -> None:
     worker = await register(world, cold(30.0))
     for user in ("ute", "ute", "vera"):
         await run(world, worker, 2.0, device_s=2.0, user=user)
@@ -914,7 +910,7 @@ async def test_costs_without_a_price_are_seconds(free: World) -> None:
     assert [model[name] for name in ("micros", "image_micros", "api_micros")] == [None] * 3
 
 
-async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> None:
+async def test_costs_are_shown_for_the_requested_days(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0, device_s=2.0)
     await world.service.charges.keep()
@@ -937,7 +933,7 @@ async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> No
         ("?by=mood", "/by"),
     ],
 )
-async def test_costs_that_cannot_be_told_are_refused(world: World, query: str, says: str) -> None:
+async def test_invalid_queries_of_costs_are_refused(world: World, query: str, says: str) -> None:
     answer = await world.admin("GET", f"/v1/costs{query}")
     assert answer.status == 422
     assert says in answer.json["detail"]
@@ -947,7 +943,7 @@ async def test_costs_are_for_operators(world: World) -> None:
     assert (await world.anna("GET", "/v1/costs")).status == 403
 
 
-async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
+async def test_charges_are_in_the_metrics(world: World) -> None:
     worker = await register(world, cold(30.0))
     await run(world, worker, 2.0, device_s=1.5)
     world.clock.advance(8.0)
@@ -981,7 +977,7 @@ async def tell_price(world: World, hour_micros: int) -> None:
     await world.service.tariffs.refresh()
 
 
-async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spot: World) -> None:
+async def test_a_machine_is_charged_the_price_in_force(spot: World) -> None:
     worker = await register(spot, cold(30.0, instance="i-1"), instance="i-1")
     spot.clock.advance(10.0)
     await tell_price(spot, 2 * PRICE)
@@ -1007,7 +1003,7 @@ async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spo
     assert await totals(spot) == found
 
 
-async def test_what_is_spent_and_what_tasks_will_cost_follow_the_price_of_now(spot: World) -> None:
+async def test_money_spent_and_expected_costs_follow_the_current_price(spot: World) -> None:
     worker = await register(spot)
     spot.clock.advance(10.0)
     await tell_price(spot, 3 * PRICE)
@@ -1026,7 +1022,7 @@ async def spent_of(world: World) -> Any:
     return await spent(world.service)
 
 
-async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_once_it_is_told(
+async def test_a_worker_without_a_price_gets_that_of_its_pool_later(
     free: World,
 ) -> None:
     worker = await register(free)
@@ -1073,7 +1069,7 @@ async def report_of_autoscaler(world: World, **pool: Any) -> None:
     await controller.step()
 
 
-async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
+async def test_backends_without_pools_charge_by_the_autoscalers_prices(
     two: tuple[World, World],
 ) -> None:
     here, there = two
@@ -1111,7 +1107,7 @@ async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
     assert [each[name] for each in counted] == [2_000, 4_000]
 
 
-async def test_a_price_of_the_settings_comes_before_what_an_autoscaler_tells(world: World) -> None:
+async def test_a_price_of_the_settings_comes_before_the_autoscalers(world: World) -> None:
     await report_of_autoscaler(world, hour_micros=5 * PRICE)
     await world.service.scaling.listen()
     worker = await register(world)

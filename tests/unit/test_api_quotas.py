@@ -94,7 +94,7 @@ async def run(world: World, worker: str, took_s: float, **fields: Any) -> None:
 # ---- quotas
 
 
-async def test_a_day_has_so_many_tasks(world: World) -> None:
+async def test_a_day_has_a_limit_of_tasks(world: World) -> None:
     await world.register()
     await limit(world, tasks_per_day=2)
     first, second, third = [await submit(world) for _ in range(3)]
@@ -298,7 +298,7 @@ async def test_credits_are_held_by_the_estimate_and_settled_by_the_true_cost(
     assert [each["id"] for each in told["entries"]] == ["inv-1"]
 
 
-async def test_what_is_paid_to_others_is_held_and_settled_with_credits() -> None:
+async def test_payments_to_remote_services_are_held_and_settled_with_credits() -> None:
     async with a_world() as world:
         worker = await world.register(UPPER | {"price_micros": 40_000}, slots=1)
         await limit(world, is_prepaid=True)
@@ -348,7 +348,7 @@ async def test_where_pools_have_no_price_samples_have_one() -> None:
         assert await account(world) == Account(granted=1_200, spent=1_000)
 
 
-async def test_no_more_is_accepted_than_was_paid_however_many_ask_at_once() -> None:
+async def test_concurrent_requests_never_exceed_the_credits() -> None:
     async with a_world(sample_micros=100) as world:
         await world.register()
         await limit(world, is_prepaid=True)
@@ -400,7 +400,7 @@ async def test_a_pack_counts_as_many_samples_as_it_makes(world: World) -> None:
     assert (await used(world)).samples == 12
 
 
-async def test_what_was_made_counts_at_the_end(world: World) -> None:
+async def test_the_samples_made_count_at_the_end(world: World) -> None:
     worker = await world.register(SCENES, UPPER)
     await limit(world, samples_per_day=100)
     await submit(world, model="demo/scenes", input={"scenes": ["a", "b", "c"]})
@@ -495,7 +495,7 @@ class _Lost:
 
 
 @pytest.mark.parametrize("writes", [True, False])
-async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
+async def test_reservations_left_by_a_crash_are_repaired(writes: bool) -> None:
     async with a_world(sample_micros=100) as world:
         worker = await world.register()
         await limit(world, is_prepaid=True)

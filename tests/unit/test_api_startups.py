@@ -84,7 +84,7 @@ async def metrics(world: World) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_a_worker_that_starts_is_told_how_often_to_tell(world: World) -> None:
+async def test_a_starting_worker_gets_its_reporting_interval(world: World) -> None:
     assert await starting(world) == {"tell_every_s": world.service.settings.heartbeat_s}
     assert (await pool(world))["starting"] == 1
     assert (await metrics(world))['swell_workers_starting{pool="default"}'] == 1.0
@@ -109,7 +109,7 @@ async def test_the_phases_of_a_worker_are_shown_with_it(world: World) -> None:
     ]
 
 
-async def test_a_worker_that_tells_no_startup_works_as_ever(world: World) -> None:
+async def test_a_worker_without_a_startup_works(world: World) -> None:
     await register(world, None)
     [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
     assert shown["startup"] is None
@@ -262,7 +262,7 @@ async def test_switches_and_restarts_are_kept_apart(world: World) -> None:
     assert (wasted["kind"], wasted["outcome"], wasted["models"]) == ("wasted", "switch", [MODEL])
 
 
-async def test_a_worker_tells_of_itself_alone(world: World) -> None:
+async def test_a_worker_reports_only_its_own_startups(world: World) -> None:
     worker = await register(world, cold())
     foreign = told("f", kind="switch", state="done", pool="other", models=["a/b"], age_s=1.0)
     await world.report(worker, startups=[foreign])
@@ -293,7 +293,7 @@ async def test_what_cannot_be_is_left_out_or_refused(world: World) -> None:
     assert set(await times(world)) == {"ready"}
 
 
-async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
+async def test_a_key_of_a_pool_cannot_report_for_another(world: World) -> None:
     made = await world.admin(
         "POST", "/v1/keys", {"name": "k", "scopes": ["worker"], "pools": ["spot"]}
     )
@@ -303,7 +303,7 @@ async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
     assert await starting(world, pool="spot")
 
 
-async def test_workers_tell_and_operators_are_told(world: World) -> None:
+async def test_only_workers_report_and_only_operators_read(world: World) -> None:
     assert (await world.anna("POST", "/worker/v1/starting", told())).status == 403
     assert (await world.stranger("POST", "/worker/v1/starting", told())).status == 401
     for path in ("/v1/pools", "/v1/ledger"):
@@ -311,7 +311,7 @@ async def test_workers_tell_and_operators_are_told(world: World) -> None:
         assert (await world.worker("GET", path)).status == 403
 
 
-async def test_whoever_is_ready_says_so_by_registering(world: World) -> None:
+async def test_a_worker_is_ready_only_once_it_has_registered(world: World) -> None:
     await starting(world, state="done", ready_s=1.0, age_s=2.0, models=[MODEL])
     assert (await pool(world))["starting"] == 1
     assert (await times(world))["ready"]["observed"] == 0
@@ -351,7 +351,7 @@ async def test_a_worker_that_was_forgotten_is_not_counted_again(world: World) ->
     assert (await cold_starts(world), await charges(world)) == (counted, charged)
 
 
-async def test_all_of_many_that_start_at_once_are_known(world: World) -> None:
+async def test_many_workers_may_start_at_once(world: World) -> None:
     for n in range(STARTUPS_KEPT + 50):
         await starting(world, startup_id=f"s{n:04}", age_s=1000.0 - n)
     assert (await pool(world))["starting"] == STARTUPS_KEPT + 50
@@ -392,7 +392,7 @@ async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
     assert (await metrics(world))[key] == 1.0
 
 
-async def test_outcomes_are_written_before_startups_are_heard(
+async def test_outcomes_are_written_before_startups(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(world, cold())
@@ -425,7 +425,7 @@ async def test_cold_starts_are_counted_from_zero(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-slash", "a/b/c", "/x", "x/", "a/b c", "a/" + "x" * 101])
-async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) -> None:
+async def test_an_invalid_name_of_a_model_is_refused(world: World, name: str) -> None:
     answer = await world.worker("POST", "/worker/v1/starting", told(models=[MODEL, name]))
     assert answer.status == 422
     assert "owner/name" in answer.json["detail"]
@@ -438,7 +438,7 @@ async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) ->
         ("sets of models", [{}, {"models": [MODEL]}]),
     ],
 )
-async def test_only_so_many_may_be_new_within_an_hour(
+async def test_new_pools_and_sets_of_models_are_limited(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str, fields: list[dict[str, Any]]
 ) -> None:
     monkeypatch.setitem(starts.LIMITS, what, 1)

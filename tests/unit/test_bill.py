@@ -153,7 +153,7 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
     assert all(each.seconds >= -1e-4 for each in ledger.entries.values())
 
 
-def test_idle_time_is_what_is_left() -> None:
+def test_idle_time_is_the_remainder() -> None:
     life = a_life(hour_micros=3_600_000)
     [idle] = rest(life, Charged(seconds=60.0, micros=60_000), after(100))
     assert (idle.kind, idle.seconds, idle.micros) == (EntryKind.IDLE, 40.0, 40_000)
@@ -181,7 +181,7 @@ def test_nothing_is_left_where_attempts_were_charged_ahead() -> None:
     assert rest(life, Charged(seconds=101.0, micros=101_000), after(100)) == []
 
 
-def test_what_was_charged_too_much_is_set_right_at_the_end() -> None:
+def test_overcharges_are_corrected_at_the_end() -> None:
     life = a_life(hour_micros=3_600_000, ended_at=after(100))
     [back] = rest(life, Charged(seconds=130.0, micros=130_000), after(100))
     assert (back.kind, back.outcome) == (EntryKind.IDLE, "correction")
@@ -210,7 +210,7 @@ def test_silence_is_not_charged_beside_attempts_that_took_all_of_it() -> None:
     assert rest(life, Charged(seconds=100.0), after(100)) == []
 
 
-def test_rounding_errors_of_many_attempts_are_made_up_for() -> None:
+def test_the_remainder_absorbs_rounding_errors() -> None:
     life = a_life(hour_micros=1_000_000, ended_at=after(100))
     ledger = Ledger()
     for n in range(1000):

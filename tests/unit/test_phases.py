@@ -68,7 +68,7 @@ def test_what_intervals_cover_is_counted_once(spans: list[Span], until_s: int) -
         )
     )
 )
-def test_each_phase_of_each_model_is_observed_as_it_is_told(spans: list[Span]) -> None:
+def test_each_phase_of_each_model_is_observed(spans: list[Span]) -> None:
     startup = Startup(
         id="s", state=StartupState.DIED, age_s=50.0, models=["a/a", "a/b"], spans=spans
     )
@@ -84,7 +84,7 @@ def test_each_phase_of_each_model_is_observed_as_it_is_told(spans: list[Span]) -
     assert {model for model, _ in seen} == {"a/a", "a/b"}
 
 
-def test_what_is_under_way_counts_until_now() -> None:
+def test_a_running_phase_counts_until_now() -> None:
     assert covered_s([span("boot", 0.0, 2.0), span("load", 3.0, None)], 10.0) == 9.0
 
 
@@ -107,7 +107,7 @@ def test_a_boot_that_cannot_be_is_no_boot(asked_s: float | None, took_s: float |
     assert boot_s(asked_at, NOW) == took_s
 
 
-def test_states_have_an_order_and_the_dead_may_be_heard_of_again() -> None:
+def test_states_have_an_order_and_a_dead_startup_may_become_ready() -> None:
     starting, died, ready, done = StartupState
     assert is_further(died, starting)
     assert is_further(ready, died)
@@ -171,7 +171,7 @@ def test_a_switch_is_no_cold_start() -> None:
     ),
     st.floats(0, 1e6),
 )
-def test_whatever_is_told_what_is_kept_can_be(spans: list[Span], age_s: float) -> None:
+def test_impossible_phases_are_dropped(spans: list[Span], age_s: float) -> None:
     kept = accepted(Startup(id="x", age_s=age_s, spans=spans), NOW)
     assert kept.begun_at == NOW - timedelta(seconds=age_s)
     for each in kept.spans:
@@ -205,7 +205,7 @@ class Log:
         self.log = PhaseLog(self.clock.monotonic_s, lambda: self.seen.append(len(self.log.spans)))
 
 
-def test_a_log_tells_of_the_beginning_and_the_end_of_phases() -> None:
+def test_a_log_reports_the_beginning_and_the_end_of_phases() -> None:
     made = Log()
     with made.log.phase(Phase.LOAD, "a/a", "disk"):
         assert made.seen == [1]
@@ -234,7 +234,7 @@ def test_a_phase_that_fails_stays_open_unless_its_model_is_left_out() -> None:
     assert made.log.spans == []
 
 
-def test_whoever_fetches_within_a_load_is_noted_under_its_model() -> None:
+def test_a_download_within_a_load_belongs_to_its_model() -> None:
     made = Log()
 
     def load() -> None:
@@ -267,6 +267,6 @@ def test_whoever_fetches_within_a_load_is_noted_under_its_model() -> None:
     ]
 
 
-def test_where_nobody_notes_phases_nothing_is_said() -> None:
+def test_without_a_log_nothing_is_noted() -> None:
     with fetching("bucket"):
         found_compiled()

@@ -92,7 +92,7 @@ def test_a_machine_with_eight_gpus_costs_all_of_them() -> None:
     assert price.hour_micros == listed.gpus * listed.hour_micros > 8_000_000
 
 
-def test_of_several_kinds_the_dearest_counts_and_unknown_ones_are_told() -> None:
+def test_the_highest_price_of_several_types_counts_and_unknown_types_are_named() -> None:
     kinds = ["g6.xlarge", "g5.xlarge", "x9.huge"]
     price = pool_price("a", a_table(options=L4 | {"types": kinds}), PriceBook(LIST))
     assert price is not None
@@ -131,9 +131,7 @@ def told(pools: dict[str, Any], **groups: Any) -> list[str]:
     return advice(chosen, pool_prices(chosen))
 
 
-def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where_money_counts() -> (
-    None
-):
+def test_a_pool_without_a_price_gives_a_warning() -> None:
     unknown = {"provider": "aws", "options": {"types": ["x9.huge"]}}
     ours = {"deployment": "ours"}
     pools = {"away": unknown, "here": {}, "known": {"provider": "aws", "options": L4}}
@@ -144,7 +142,7 @@ def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where
     assert [line.split(" has")[0] for line in lines] == ["the pool here"]
 
 
-def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None:
+def test_an_alarm_without_a_limit_and_a_limit_without_an_alarm_give_warnings() -> None:
     pools = {"here": {"hour_micros": 1}}
     limit, alarm = {"day_budget_micros": 5}, {"budget_day_micros": 4}
     [line] = told(pools, costs=alarm)
@@ -157,7 +155,7 @@ def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None
     assert told({}, costs=alarm) == []
 
 
-def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machines() -> None:
+def test_the_default_deployment_name_gives_a_warning_on_clouds() -> None:
     cloud = {"away": {"provider": "aws", "options": L4}}
     [line] = told(cloud)
     assert line.startswith("autoscale.deployment")
@@ -165,7 +163,7 @@ def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machi
     assert told({"here": {"hour_micros": 1}}) == []
 
 
-def test_a_price_that_nothing_is_called_by_is_told() -> None:
+def test_a_price_of_an_unknown_machine_type_gives_a_warning() -> None:
     own = {"aws/g6.xlrage/spot": 7, "aws/g6.xlarge@us-east-1": 7, "aws/mine.large": 7}
     pools = {"away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "mine.large"]}}}
     lines = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
@@ -173,7 +171,7 @@ def test_a_price_that_nothing_is_called_by_is_told() -> None:
     assert "aws/g6.xlrage/spot" in lines[0]
 
 
-def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine() -> None:
+def test_a_price_that_counts_for_a_whole_machine_gives_a_warning() -> None:
     own = {"aws/p9.huge": 7, "aws/g6.xlarge": 7, "gcp/n1": 7}
     tesla = {"region": "r", "types": ["n1"], "accelerator": "nvidia-tesla-t4", "accelerators": 2}
     pools = {
@@ -186,7 +184,7 @@ def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine
     assert "the whole machine" in line
 
 
-def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
+def test_a_spot_pool_without_a_location_gives_a_warning() -> None:
     pools = {"spot": {"hour_micros": 1, "spot": True}, "owned": {"hour_micros": 2}}
     [line] = told(pools)
     assert line.startswith("autoscale.policy.location_share does not apply to spot")
@@ -227,7 +225,7 @@ def test_where_nothing_stands_the_dearest_counts_of_all_that_may_be_had() -> Non
     assert price.source.endswith("on-demand price")
 
 
-def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:
+def test_running_machines_have_the_mean_of_their_prices() -> None:
     standing = {("g6.xlarge", "us-east-1a"): 3, ("g6.xlarge", "us-east-1b"): 1}
     price = live(SPOT, TOLD, standing)
     assert price is not None
@@ -255,13 +253,13 @@ def test_an_outlier_is_believed_within_bounds_and_none_costs_nothing() -> None:
     assert price.hour_micros == 7
 
 
-def test_a_price_of_the_operators_own_counts_in_place_of_what_is_told() -> None:
+def test_the_operators_price_counts_instead_of_the_quote() -> None:
     price = live(SPOT, TOLD, {("g5.xlarge", "us-east-1a"): 1}, {"aws/g5.xlarge/spot": 123_000})
     assert price is not None
     assert price.hour_micros == 123_000
 
 
-def test_only_prices_are_asked_for_that_change_and_that_nobody_has_set() -> None:
+def test_clouds_are_asked_only_for_prices_that_change_and_are_not_set() -> None:
     book, own = PriceBook(LIST), PriceBook(LIST, {"aws/g6.xlarge/spot": 1, "aws/g5.xlarge/spot": 2})
     assert may_change(a_table(options=SPOT), book)
     assert not may_change(a_table(options=SPOT), own)
