@@ -1022,7 +1022,7 @@ async def test_what_is_spent_and_what_tasks_will_cost_follow_the_price_of_now(sp
     await settle(spot.service)
     [known] = await spot.service.store.get([task["id"]])
     assert known is not None
-    assert spot.service.expected_micros(known) == 6_000
+    assert spot.service.estimates.cost_micros(known) == 6_000
 
 
 async def spent_of(world: World) -> Any:

@@ -147,7 +147,7 @@ class Duties:
         if service.hooks is not None:
             await service.hooks.stop()
         keeps = (
-            service.keep_times,
+            service.estimates.save_times,
             service.limits.share,
             service.keys.keep_uses,
             service.charges.keep_all,
@@ -274,7 +274,7 @@ class Duties:
         await hear(self._service)
 
     async def _keep_times(self) -> None:
-        await self._repeat("times", _KEEP_TIMES_S, self._service.keep_times)
+        await self._repeat("times", _KEEP_TIMES_S, self._service.estimates.save_times)
 
     async def _discard(self) -> None:
         async def look() -> None:
@@ -597,7 +597,7 @@ async def tell_positions(service: Service) -> None:
     waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
     if not waiting:
         return
-    places = await service.places([task for _, task in waiting])
+    places = await service.estimates.positions([task for _, task in waiting])
     for (stream, task), (position, expected) in zip(waiting, places, strict=True):
         if stream.waiting is not task or position is None or position == stream.last_position:
             continue

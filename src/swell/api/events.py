@@ -181,7 +181,7 @@ async def _told(service: Service, call: Call, stream: Stream, task_id: str, even
         assert task is not None, "what ends a task comes with it"
         return frame(event.kind, encode_task(task, service.urls(call)), event.id)
     if event.kind is EventKind.QUEUED and event.task is not None:
-        position, expected = await service.place(event.task)
+        position, expected = await service.estimates.position(event.task)
         stream.last_position = position
         return frame(event.kind, encode(queued_data(event.task, position, expected)), event.id)
     data = event.data

@@ -71,12 +71,14 @@ async def get_model(service: Service, call: Call) -> Reply:
     """`GET /v1/models/{owner}/{name}`; the name may end with `:version`."""
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
-    served = service.served_with([target.queue]).get(target.queue)
+    served = service.estimates.served_with([target.queue]).get(target.queue)
     served_with = {} if served is None else {target.model: served}
     [waiting] = await service.broker.backlogs(
         [target.model], USUAL_PRIORITY, served_with=served_with
     )
-    expected = await service.expected_last(target.queue, waiting.equal, waiting.equal_samples)
+    expected = await service.estimates.expected_last(
+        target.queue, waiting.equal, waiting.equal_samples
+    )
     if expected is not None:
         view = msgspec.structs.replace(view, start_s=expected.start, eta_s=expected.finish)
     return Reply(200, encode(view))
@@ -370,7 +372,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
 
 
 async def _queue_view(service: Service, depth: Depth) -> QueueView:
-    expected = await service.expected_last(depth.queue, depth.ready, depth.ready_samples)
+    expected = await service.estimates.expected_last(depth.queue, depth.ready, depth.ready_samples)
     return QueueView(
         queue=depth.queue,
         ready=depth.ready,

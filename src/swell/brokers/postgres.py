@@ -7,15 +7,13 @@ n backends the bounds of fairness are n times as large (docs/decisions/0088).
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
-
 from swell.broker import NOT_STAGED, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
 from swell.brokers.leasing import Plan
 from swell.brokers.ranking import (
     EXACT_RANKS,
     depths_of,
-    in_line,
     least_of,
+    own_line,
     queues_before,
     rank_of,
     ready_tasks,
@@ -82,7 +80,7 @@ class PostgresBroker(TableBroker):
             (queue, task.key_id, least_of(task), task.priority, tag, task_id)
             for task, tag, task_id in places
             for queue in queues_before(state, task, served_with)
-            if in_line(state, queue, task) is not None
+            if own_line(state, queue, task) is not None
         ]
         rows = []
         if wanted:
@@ -104,11 +102,7 @@ class PostgresBroker(TableBroker):
             (queue, *before.get((queue, *place, tag, task_id), (0, 0)))
             for queue in queues_before(state, task, served_with)
         ]
-        rank = rank_of(state, task, found)
-        if self._database.company.is_there:
-            # Others hand out by clocks of their own.
-            rank = msgspec.structs.replace(rank, is_exact=False)
-        return rank
+        return rank_of(state, task, found)
 
 
 #: Task, its tag and its id: where it stands, or would stand.

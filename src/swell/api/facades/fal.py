@@ -311,7 +311,7 @@ async def queue(service: Service, call: Call) -> Reply:
     service.traces.begin(call)
     accepted, mark = await _accepted(service, call, webhook_of(service, call))
     task = await follow(service, call, accepted, 0.0)
-    position, _ = await service.place(task, is_new=accepted.is_new)
+    position, _ = await service.estimates.position(task, is_new=accepted.is_new)
     home = _home(service, call, task)
     view = FalSubmitted(
         request_id=task.id,
@@ -556,7 +556,7 @@ async def _status_view(
 ) -> FalStatus:
     home = _home(service, call, task)
     if task.state is TaskState.QUEUED:
-        position, _ = await service.place(task)
+        position, _ = await service.estimates.position(task)
         ahead = max(0, (position or 1) - 1)
         return FalStatus(
             status="IN_QUEUE", request_id=task.id, response_url=home, queue_position=ahead

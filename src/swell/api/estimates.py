@@ -1,0 +1,348 @@
+"""Queue positions, estimates of start and end, and expected costs of tasks."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from swell.adoption.life import Canary
+from swell.adoption.traffic import drawn_as
+from swell.api.calibration import Promise
+from swell.api.canaries import is_canary_served
+from swell.api.eta import Estimate, EtaSeconds, Workers, cost_s, forecast
+from swell.api.pace import first_pace
+from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
+from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
+from swell.degrade import Drawn, drawn, time_share
+from swell.money.ledger import cost_micros
+from swell.stages import Sight, Stage, stages_ahead
+from swell.task import NewTask, Task, TaskState
+
+if TYPE_CHECKING:
+    from swell.api.service import Service
+
+#: The note of the registry that saves the service times.
+_NOTE: Final = "service_times"
+
+#: Larger groups of tasks get interpolated positions.
+_LARGE: Final = 8
+
+_replace = msgspec.structs.replace
+
+#: The position in the queue (1 is next) and the estimate; None if unknown.
+Position = tuple[int | None, Estimate | None]
+
+
+class Estimates:
+    """Estimates the tasks of one backend.
+
+    Args:
+        service: The backend.
+    """
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    # ---- positions
+
+    async def position(self, task: Task, *, is_new: bool = False) -> Position:
+        """Return the position and the estimate of a task."""
+        if task.state is not TaskState.QUEUED:
+            return None, None
+        [found] = await self.positions([task], are_new=is_new)
+        return found
+
+    async def positions(self, tasks: Sequence[Task], *, are_new: bool = False) -> list[Position]:
+        """Return the positions and estimates of tasks.
+
+        Estimates of new tasks are remembered and compared with what happens.
+        """
+        ranks = await self._ranks(tasks)
+        # A worker may hold some of them by now. Only what it leased before comes before these.
+        is_held = [
+            rank is not None and self._service.fleet.held_attempt(task.id) is not None
+            for task, rank in zip(tasks, ranks, strict=True)
+        ]
+        n_held = sum(is_held)
+        found: list[Position] = []
+        for task, rank, held in zip(tasks, ranks, is_held, strict=True):
+            if rank is None:
+                found.append((None, None))
+                continue
+            before = Rank(ahead=0, samples=0) if held else rank
+            promise = await self._promise(task, before, n_later=n_held if held else 0)
+            found.append((rank.ahead + 1, await self._whole(task, promise)))
+            if are_new and promise is not None and task.run is None:
+                self._service.calibration.promised(task.id, promise)
+            n_held -= held
+        return found
+
+    async def rank_of_new(self, new: NewTask) -> Rank:
+        """Return what comes before a task that is sent now."""
+        served_with = self.served_with([new.queue])
+        return await self._service.broker.rank_of_new(new, served_with=served_with)
+
+    async def _ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
+        """Return what comes before each task; None for a task that does not wait.
+
+        Of a large group, the broker counts for the first and the last task only. The others are
+        spread evenly in between.
+        """
+        found: list[Rank | None] = [None] * len(tasks)
+        groups: dict[tuple[str, int, str], list[int]] = {}
+        for number, task in enumerate(tasks):
+            if task.state is TaskState.QUEUED:
+                groups.setdefault((task.queue, task.priority, task.key_id), []).append(number)
+        for numbers in groups.values():
+            numbers.sort(key=lambda number: (tasks[number].tag, tasks[number].created_at))
+            counted = numbers if len(numbers) <= _LARGE else [numbers[0], numbers[-1]]
+            group = [tasks[number] for number in counted]
+            served_with = self.served_with([group[0].queue])
+            ranks = await self._service.broker.ranks(group, served_with=served_with)
+            if len(counted) < len(numbers):
+                ranks = spread(ranks[0], ranks[1], len(numbers))
+            for number, rank in zip(numbers, ranks, strict=True):
+                found[number] = rank
+        return found
+
+    def served_with(self, queues: Iterable[str]) -> ServedWith:
+        """Return queue → all queues that its workers serve, for queues of staged models."""
+        cards = self._service.cards
+        if not cards.lives:
+            return NOT_STAGED
+        found = {}
+        for queue in queues:
+            model, version = queue.partition(":")[0], self._version(queue)
+            if model in cards.lives and version is not None:
+                found[queue] = cards.queues_served(model, [version], self._has_workers)
+        return found
+
+    def _version(self, queue: str) -> str | None:
+        return self._service.cards.served_version(queue, self._has_workers)
+
+    def _has_workers(self, model: str, canary: Canary) -> bool:
+        return is_canary_served(self._service, model, canary)
+
+    # ---- times
+
+    async def expected(self, new: NewTask, rank: Rank) -> Estimate | None:
+        """Return the estimate of a task that is sent now; None before its model has ended one."""
+        return await self._whole(new, await self._promise(new, rank))
+
+    async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
+        """Return the estimate of a usual task behind all ready tasks of a queue."""
+        model = queue.partition(":")[0]
+        stats = self._service.times.stats(model, self._version(queue))
+        count = 1 if stats is None else max(1, round(stats.mean_count))
+        new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
+        promise = await self._promise(new, Rank(ahead=ready, samples=samples), size=1.0)
+        return None if promise is None else promise.told
+
+    async def _promise(
+        self, task: Task | NewTask, rank: Rank, *, n_later: int = 0, size: float | None = None
+    ) -> Promise | None:
+        """Return the estimate of a task, or of the current stage of a pipeline.
+
+        Args:
+            task: The task.
+            rank: The waiting tasks of its model that come first.
+            n_later: Tasks that its workers hold and that come later, itself included.
+            size: As of `_relative_size`; None to compute it.
+        """
+        times, fleet = self._service.times, self._service.fleet
+        model, version = task.stage_model, self._version(task.queue)
+        stats = times.stats(model, version)
+        if stats is None:
+            return None
+        usual = times.pace(model, version) or first_pace(stats.mean_s, stats.mean_count)
+        live, _, at_once, pace = fleet.pace(model, version, usual)
+
+        def cost_of(other: str, n: float, samples: float | None = None) -> float:
+            known = None if other == model else times.stats(other)
+            if known is None:
+                return cost_s(stats, n, samples, pace=pace)
+            return cost_s(known, n, samples, pace=times.pace(other))
+
+        ahead, work_s = float(rank.ahead), cost_of(model, rank.ahead, rank.samples)
+        for other, n in fleet.running(model, version).items():
+            n = max(0, n - n_later) if other == model else n
+            ahead, work_s = ahead + n, work_s + cost_of(other, n)
+        for other, part, backlog in await self._rivals(task, version):
+            # More urgent tasks come first. With the others, the models take turns.
+            turns = min(backlog.equal, rank.ahead + 1)
+            samples = backlog.equal_samples * turns / max(1, backlog.equal)
+            n = part * (backlog.urgent + turns)
+            ahead += n
+            work_s += cost_of(other, n, part * (backlog.urgent_samples + samples))
+        workers = self._workers(model, version, live, at_once)
+        count = task.count * (self._relative_size(task) if size is None else size)
+        expected = forecast(stats, ahead, work_s, workers, count)
+        told = self._service.calibration.corrected(model, expected)
+        return Promise(model, expected, told, self._service.clock.monotonic_s())
+
+    def _workers(self, model: str, version: str | None, live: int, at_once: float) -> Workers:
+        scaling, life = self._service.scaling, self._service.cards.lives.get(model)
+        name = model if life is None or version is None else drawn_as(life, version)
+        coming = scaling.coming(name)
+        if live:
+            return Workers(live=live, at_once=at_once, coming=coming)
+        first_s, by_s = scaling.ready_in_s(name)
+        return Workers(live=0, coming=coming or [(first_s, 1)], first_by_s=by_s)
+
+    async def _rivals(
+        self, task: Task | NewTask, version: str | None
+    ) -> list[tuple[str, float, Backlog]]:
+        """Return the other models on a task's workers, their part of the slots and backlogs."""
+        cards = self._service.cards
+        rivals = self._service.fleet.rivals(task.stage_model, version, staged=cards.lives)
+        if not rivals:
+            return []
+        served_with = {
+            model: cards.queues_served(model, sorted(rival.versions), self._has_workers)
+            for model, rival in rivals.items()
+            if model in cards.lives
+        }
+        backlogs = await self._service.broker.backlogs(
+            list(rivals), task.priority, served_with=served_with
+        )
+        return [
+            (model, rival.part, backlog)
+            for (model, rival), backlog in zip(rivals.items(), backlogs, strict=True)
+        ]
+
+    async def _whole(self, task: Task | NewTask, promise: Promise | None) -> Estimate | None:
+        """Return the estimate of a whole task; of a pipeline, with the stages that follow."""
+        if promise is None or task.run is None:
+            return None if promise is None else promise.told
+        finishes = [promise.told.finish]
+        for stage in stages_ahead(task.run, task.input)[1:]:
+            new = NewTask(
+                model=stage.model,
+                queue=stage.queue,
+                input=msgspec.Raw(b"{}"),
+                count=task.count if stage.counts else 1,
+                priority=task.priority,
+                key_id=task.key_id,
+                user=task.user,
+            )
+            size = self._relative_size(task, stage)
+            later = await self._promise(new, await self.rank_of_new(new), size=size)
+            if later is None:
+                return None
+            finishes.append(later.told.finish)
+        finish = EtaSeconds(
+            low=sum(each.low for each in finishes),
+            median=sum(each.median for each in finishes),
+            high=sum(each.high for each in finishes),
+        )
+        return _replace(promise.told, finish=finish)
+
+    # ---- costs
+
+    def cost_micros(self, new: NewTask | Task) -> int | None:
+        """Return what nine in ten such tasks cost at most, in millionths of a dollar.
+
+        None before a task of its model has ended, or if the price of its workers is unknown and
+        nothing is paid to others. A pipeline costs as much as all stages that may run.
+        """
+        stages: Sequence[Stage | None] = (None,)
+        if new.run is not None:
+            stages = stages_ahead(new.run, new.input)
+        found = [self._stage_micros(new, stage) for stage in stages]
+        costs = [each for each in found if each is not None]
+        return sum(costs) if len(costs) == len(found) else None
+
+    def _stage_micros(self, new: NewTask | Task, stage: Stage | None) -> int | None:
+        queue = new.queue if stage is None else stage.queue
+        count = new.count if stage is None or stage.counts else 1
+        micros = self._worker_micros(queue, count * self._relative_size(new, stage))
+        card = self._service.cards.of_queue(queue)
+        if card is None or not card.price_micros:
+            return micros
+        _, pack, _ = self._asked(new, stage)
+        return (micros or 0) + card.price_micros * count * pack
+
+    def _worker_micros(self, queue: str, count: float) -> int | None:
+        service = self._service
+        model, version = queue.partition(":")[0], self._version(queue)
+        stats = service.times.stats(model, version)
+        hours = [
+            service.tariffs.hour_micros(each.info) for each in service.fleet.live(model, version)
+        ]
+        prices = [each for each in hours if each is not None] or service.scaling.prices(model)
+        if stats is None or not prices:
+            return None
+        pace = service.times.pace(model, version) or first_pace(stats.mean_s, stats.mean_count)
+        work_s = cost_s(stats, 1, count, pace=pace)
+        return cost_micros(work_s * max(1.0, stats.ratios[2]), max(prices))
+
+    # ---- sizes
+
+    def _relative_size(self, task: Task | NewTask, stage: Stage | None = None) -> float:
+        """Return how large a task is, compared with the average of its model."""
+        model = task.stage_model if stage is None else stage.model
+        return self._size(task, stage) / self._service.times.usual_size(model)
+
+    def _size(self, task: Task | NewTask, stage: Stage | None) -> float:
+        """Return how large a task is per sample, compared with the default input of its model.
+
+        Args:
+            task: The task.
+            stage: Of a pipeline; None for the current one.
+        """
+        queue, pack, work = self._asked(task, stage)
+        cards = self._service.cards
+        card = cards.of_queue(queue)
+        if card is None:
+            return 1.0
+        usual = drawn(Drawn(), card.input_schema)
+        return pack / cards.pack_size(queue, {}) * time_share(work / usual)
+
+    def _asked(self, task: Task | NewTask, stage: Stage | None) -> tuple[str, int, float]:
+        """Return the queue of a task, the samples of its pack, and its steps times area."""
+        cards, run = self._service.cards, task.run
+        if run is None:
+            return task.queue, pack_of(cards, task), drawn_of(cards, task)
+        stage = stage or run.stage
+        sight = Sight(run.pipeline, task.input, run.done)
+        return stage.queue, pack_of_stage(cards, stage, sight), drawn_of_stage(cards, stage, sight)
+
+    def observe_size(self, task: Task) -> None:
+        """Learn the size of a task that has succeeded, or of the last stage that has."""
+        run, cards = task.run, self._service.cards
+        model = task.model if run is None else run.done[-1].model
+        if model not in cards.packed and model not in cards.drawing:
+            return
+        stage = None
+        if run is not None:
+            *before, done = run.done
+            stage = next(each for each in run.pipeline.stages if each.name == done.name)
+            task = _replace(task, run=_replace(run, done=tuple(before)))
+        self._service.times.observe_size(model, self._size(task, stage))
+
+    # ---- restarts
+
+    async def load_times(self) -> None:
+        """Read the service times from before the last restart."""
+        saved = await self._service.registry.note(_NOTE)
+        if saved is not None:
+            self._service.times.load(saved)
+
+    async def save_times(self) -> None:
+        """Write the service times if they have changed; of several backends, one does."""
+        times = self._service.times
+        if times.has_changed and await self._service.leadership.leads("times"):
+            await self._service.registry.put_note(_NOTE, times.dump())
+
+
+def spread(first: Rank | None, last: Rank | None, n: int) -> list[Rank | None]:
+    """Return `n` ranks from `first` to `last`; all None if either has left the queue. Pure."""
+    if first is None or last is None:
+        return [None] * n
+    return [
+        Rank(
+            ahead=first.ahead + round((last.ahead - first.ahead) * at / max(1, n - 1)),
+            samples=first.samples + round((last.samples - first.samples) * at / max(1, n - 1)),
+        )
+        for at in range(n)
+    ]
