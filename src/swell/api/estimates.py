@@ -1,7 +1,7 @@
 """Queue positions, estimates of start and end, and expected costs of tasks."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,7 @@ from swell.api.canaries import is_canary_served
 from swell.api.eta import Estimate, EtaSeconds, Workers, cost_s, forecast
 from swell.api.pace import first_pace
 from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
-from swell.broker import NOT_STAGED, Backlog, Rank, ServedWith
+from swell.broker import NOT_STAGED, Rank, ServedWith
 from swell.degrade import Drawn, drawn, time_share
 from swell.money.ledger import cost_micros
 from swell.stages import Sight, Stage, stages_ahead
@@ -31,6 +31,17 @@ _replace = msgspec.structs.replace
 
 #: The position in the queue (1 is next) and the estimate; None if unknown.
 Position = tuple[int | None, Estimate | None]
+
+
+class _Asked(NamedTuple):
+    """What a task asks for."""
+
+    queue: str
+    count: int
+    #: The samples of its pack.
+    pack: int
+    #: The size of a sample, compared with the default input of the model.
+    size: float
 
 
 class Estimates:
@@ -133,13 +144,15 @@ class Estimates:
         """Return the estimate of a usual task behind all ready tasks of a queue."""
         model = queue.partition(":")[0]
         stats = self._service.times.stats(model, self._version(queue))
-        count = 1 if stats is None else max(1, round(stats.mean_count))
-        new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"), count=count)
-        promise = await self._promise(new, Rank(ahead=ready, samples=samples), size=1.0)
+        if stats is None:
+            return None
+        new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"))
+        count = max(1, round(stats.mean_count))
+        promise = await self._promise(new, Rank(ahead=ready, samples=samples), count=count)
         return None if promise is None else promise.told
 
     async def _promise(
-        self, task: Task | NewTask, rank: Rank, *, n_later: int = 0, size: float | None = None
+        self, task: Task | NewTask, rank: Rank, *, n_later: int = 0, count: float | None = None
     ) -> Promise | None:
         """Return the estimate of a task, or of the current stage of a pipeline.
 
@@ -147,7 +160,7 @@ class Estimates:
             task: The task.
             rank: The waiting tasks of its model that come first.
             n_later: Tasks that its workers hold and that come later, itself included.
-            size: As of `_relative_size`; None to compute it.
+            count: As of `_usual_samples`; None to compute it.
         """
         times, fleet = self._service.times, self._service.fleet
         model, version = task.stage_model, self._version(task.queue)
@@ -167,15 +180,17 @@ class Estimates:
         for other, n in fleet.running(model, version).items():
             n = max(0, n - n_later) if other == model else n
             ahead, work_s = ahead + n, work_s + cost_of(other, n)
-        for other, part, backlog in await self._rivals(task, version):
+        rivals = fleet.rivals(model, version, staged=self._service.cards.lives)
+        backlogs = await self._service.broker.backlogs(list(rivals), task.priority)
+        for (other, rival), backlog in zip(rivals.items(), backlogs, strict=True):
             # More urgent tasks come first. With the others, the models take turns.
             turns = min(backlog.equal, rank.ahead + 1)
             samples = backlog.equal_samples * turns / max(1, backlog.equal)
-            n = part * (backlog.urgent + turns)
+            n = rival.part * (backlog.urgent + turns)
             ahead += n
-            work_s += cost_of(other, n, part * (backlog.urgent_samples + samples))
+            work_s += cost_of(other, n, rival.part * (backlog.urgent_samples + samples))
         workers = self._workers(model, version, live, at_once)
-        count = task.count * (self._relative_size(task) if size is None else size)
+        count = self._usual_samples(task) if count is None else count
         expected = forecast(stats, ahead, work_s, workers, count)
         told = self._service.calibration.corrected(model, expected)
         return Promise(model, expected, told, self._service.clock.monotonic_s())
@@ -188,27 +203,6 @@ class Estimates:
             return Workers(live=live, at_once=at_once, coming=coming)
         first_s, by_s = scaling.ready_in_s(name)
         return Workers(live=0, coming=coming or [(first_s, 1)], first_by_s=by_s)
-
-    async def _rivals(
-        self, task: Task | NewTask, version: str | None
-    ) -> list[tuple[str, float, Backlog]]:
-        """Return the other models on a task's workers, their part of the slots and backlogs."""
-        cards = self._service.cards
-        rivals = self._service.fleet.rivals(task.stage_model, version, staged=cards.lives)
-        if not rivals:
-            return []
-        served_with = {
-            model: cards.queues_served(model, sorted(rival.versions), self._has_workers)
-            for model, rival in rivals.items()
-            if model in cards.lives
-        }
-        backlogs = await self._service.broker.backlogs(
-            list(rivals), task.priority, served_with=served_with
-        )
-        return [
-            (model, rival.part, backlog)
-            for (model, rival), backlog in zip(rivals.items(), backlogs, strict=True)
-        ]
 
     async def _whole(self, task: Task | NewTask, promise: Promise | None) -> Estimate | None:
         """Return the estimate of a whole task; of a pipeline, with the stages that follow."""
@@ -225,8 +219,8 @@ class Estimates:
                 key_id=task.key_id,
                 user=task.user,
             )
-            size = self._relative_size(task, stage)
-            later = await self._promise(new, await self.rank_of_new(new), size=size)
+            count = self._usual_samples(task, stage)
+            later = await self._promise(new, await self.rank_of_new(new), count=count)
             if later is None:
                 return None
             finishes.append(later.told.finish)
@@ -248,19 +242,16 @@ class Estimates:
         stages: Sequence[Stage | None] = (None,)
         if new.run is not None:
             stages = stages_ahead(new.run, new.input)
-        found = [self._stage_micros(new, stage) for stage in stages]
-        costs = [each for each in found if each is not None]
-        return sum(costs) if len(costs) == len(found) else None
-
-    def _stage_micros(self, new: NewTask | Task, stage: Stage | None) -> int | None:
-        queue = new.queue if stage is None else stage.queue
-        count = new.count if stage is None or stage.counts else 1
-        micros = self._worker_micros(queue, count * self._relative_size(new, stage))
-        card = self._service.cards.of_queue(queue)
-        if card is None or not card.price_micros:
-            return micros
-        _, pack, _ = self._asked(new, stage)
-        return (micros or 0) + card.price_micros * count * pack
+        total = 0
+        for stage in stages:
+            asked = self._asked(new, stage)
+            card = self._service.cards.of_queue(asked.queue)
+            paid = 0 if card is None else card.price_micros * asked.count * asked.pack
+            used = self._worker_micros(asked.queue, self._usual_samples(new, stage))
+            if used is None and not paid:
+                return None
+            total += paid + (used or 0)
+        return total
 
     def _worker_micros(self, queue: str, count: float) -> int | None:
         service = self._service
@@ -278,34 +269,28 @@ class Estimates:
 
     # ---- sizes
 
-    def _relative_size(self, task: Task | NewTask, stage: Stage | None = None) -> float:
-        """Return how large a task is, compared with the average of its model."""
-        model = task.stage_model if stage is None else stage.model
-        return self._size(task, stage) / self._service.times.usual_size(model)
-
-    def _size(self, task: Task | NewTask, stage: Stage | None) -> float:
-        """Return how large a task is per sample, compared with the default input of its model.
-
-        Args:
-            task: The task.
-            stage: Of a pipeline; None for the current one.
-        """
-        queue, pack, work = self._asked(task, stage)
-        cards = self._service.cards
-        card = cards.of_queue(queue)
-        if card is None:
-            return 1.0
-        usual = drawn(Drawn(), card.input_schema)
-        return pack / cards.pack_size(queue, {}) * time_share(work / usual)
-
-    def _asked(self, task: Task | NewTask, stage: Stage | None) -> tuple[str, int, float]:
-        """Return the queue of a task, the samples of its pack, and its steps times area."""
+    def _asked(self, task: Task | NewTask, stage: Stage | None = None) -> _Asked:
+        """Return what a task, or a stage of its pipeline, asks for; None is the current stage."""
         cards, run = self._service.cards, task.run
         if run is None:
-            return task.queue, pack_of(cards, task), drawn_of(cards, task)
-        stage = stage or run.stage
-        sight = Sight(run.pipeline, task.input, run.done)
-        return stage.queue, pack_of_stage(cards, stage, sight), drawn_of_stage(cards, stage, sight)
+            queue, count = task.queue, task.count
+            pack, work = pack_of(cards, task), drawn_of(cards, task)
+        else:
+            stage = stage or run.stage
+            queue, count = stage.queue, task.count if stage.counts else 1
+            sight = Sight(run.pipeline, task.input, run.done)
+            pack, work = pack_of_stage(cards, stage, sight), drawn_of_stage(cards, stage, sight)
+        card, size = cards.of_queue(queue), 1.0
+        if card is not None:
+            share = time_share(work / drawn(Drawn(), card.input_schema))
+            size = share * pack / cards.pack_size(queue, {})
+        return _Asked(queue, count, pack, size)
+
+    def _usual_samples(self, task: Task | NewTask, stage: Stage | None = None) -> float:
+        """Return how many samples of average size take as long as a task."""
+        asked = self._asked(task, stage)
+        usual = self._service.times.usual_size(asked.queue.partition(":")[0])
+        return asked.count * asked.size / usual
 
     def observe_size(self, task: Task) -> None:
         """Learn the size of a task that has succeeded, or of the last stage that has."""
@@ -318,7 +303,7 @@ class Estimates:
             *before, done = run.done
             stage = next(each for each in run.pipeline.stages if each.name == done.name)
             task = _replace(task, run=_replace(run, done=tuple(before)))
-        self._service.times.observe_size(model, self._size(task, stage))
+        self._service.times.observe_size(model, self._asked(task, stage).size)
 
     # ---- restarts
 
