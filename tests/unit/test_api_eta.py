@@ -13,11 +13,10 @@ from swell.api.eta import (
     ServiceTimes,
     Situation,
     Workers,
-    cost_s,
     forecast,
     summarize,
 )
-from swell.api.pace import Pace, Window, first_pace
+from swell.api.pace import Window
 
 TIMES = st.lists(st.tuples(st.floats(0.001, 1000), st.integers(1, 100)), min_size=1, max_size=60)
 AHEAD = st.integers(0, 1000)
@@ -25,7 +24,7 @@ AHEAD = st.integers(0, 1000)
 
 def behind(stats: ServiceStats, ahead: float, count: float = 1, **workers: Any) -> Forecast:
     """Return the forecast of a task behind others of its model."""
-    return forecast(stats, ahead, cost_s(stats, ahead), Workers(**workers), count)
+    return forecast(stats, ahead, ahead * stats.mean_s, Workers(**workers), count)
 
 
 @pytest.mark.slow
@@ -61,28 +60,21 @@ def test_more_workers_never_end_later(
 
 
 @given(TIMES, AHEAD, st.floats(0.01, 100))
-def test_a_quicker_pace_never_ends_later(
-    times: list[tuple[float, int]], ahead: int, task_s: float
+def test_more_work_never_ends_sooner(
+    times: list[tuple[float, int]], ahead: int, work_s: float
 ) -> None:
     stats = summarize(times)
-    quick, slow = (
-        cost_s(stats, ahead, pace=Pace(task_s=each_s, run_s=1, count=stats.mean_count))
-        for each_s in (task_s, 2 * task_s)
-    )
-    assert slow == pytest.approx(2 * quick)
-    assert quick == pytest.approx(ahead * task_s)
-    found = [forecast(stats, ahead, work_s, Workers()).finish.median for work_s in (quick, slow)]
-    assert found[0] <= found[1]
+    found = [forecast(stats, ahead, each_s, Workers()) for each_s in (work_s, 2 * work_s)]
+    assert found[0].finish.median <= found[1].finish.median
 
 
-@given(TIMES, AHEAD)
-def test_before_anything_was_measured_tasks_run_one_at_a_time(
-    times: list[tuple[float, int]], ahead: int
-) -> None:
-    stats = summarize(times)
-    pace = first_pace(stats.mean_s, stats.mean_count)
-    assert pace.at_once == 1
-    assert cost_s(stats, ahead, pace=pace) == pytest.approx(ahead * stats.mean_s)
+def test_before_anything_was_measured_tasks_run_one_at_a_time() -> None:
+    times = ServiceTimes()
+    times.observe("demo/upper", 6.0, 3)
+    stats = times.stats("demo/upper")
+    assert stats is not None
+    pace = times.usual_pace("demo/upper", None, stats)
+    assert (pace.at_once, pace.sample_s) == (1, 2.0)
 
 
 @given(TIMES, AHEAD, st.integers(1, 99))
@@ -93,35 +85,14 @@ def test_more_samples_never_end_sooner(
     few = behind(stats, ahead, count, live=2)
     many = behind(stats, ahead, count + 1, live=2)
     assert few.finish.median <= many.finish.median
-    assert cost_s(stats, 10, 10) <= cost_s(stats, 10, 20)
 
 
 @given(TIMES)
-def test_the_line_goes_through_the_mean_and_is_never_negative(
-    times: list[tuple[float, int]],
-) -> None:
+def test_the_time_is_proportional_to_the_samples(times: list[tuple[float, int]]) -> None:
     stats = summarize(times)
-    assert stats.fixed_s >= 0
-    assert stats.per_sample_s >= 0
     assert stats.service_s(stats.mean_count) == pytest.approx(stats.mean_s)
-    assert cost_s(stats, stats.n) == pytest.approx(sum(took for took, _ in times))
-
-
-@given(st.floats(0, 10), st.floats(0.01, 10), st.sets(st.integers(1, 100), min_size=2))
-def test_what_a_sample_costs_is_found(fixed: float, each: float, counts: set[int]) -> None:
-    stats = summarize([(fixed + each * count, count) for count in sorted(counts)])
-    assert stats.fixed_s == pytest.approx(fixed, abs=1e-6)
-    assert stats.per_sample_s == pytest.approx(each)
-
-
-def test_as_long_as_all_asked_for_the_same_samples_cost_everything() -> None:
-    stats = summarize([(2.0, 1), (4.0, 1)])
-    assert stats.service_s(10) == 30.0
-
-
-def test_samples_that_cost_nothing_lengthen_nothing() -> None:
-    stats = summarize([(2.0, 1), (2.0, 8)])
-    assert stats.service_s(100) == 2.0
+    assert stats.service_s(10) == pytest.approx(10 * stats.service_s(1))
+    assert stats.ratios[0] <= stats.ratios[1] <= stats.ratios[2]
 
 
 def test_room_for_one_more_means_no_wait() -> None:
@@ -170,10 +141,9 @@ def test_workers_that_are_starting_never_make_it_later(
 
 
 def test_tasks_of_other_models_take_their_own_time() -> None:
-    quick, slow = summarize([(1.0, 1)]), summarize([(100.0, 1)])
-    work_s = cost_s(quick, 1) + cost_s(slow, 2)
-    assert forecast(quick, 3, work_s, Workers()).start_s == 201.0
-    assert forecast(quick, 1, cost_s(slow, 1), Workers()).start_s == 100.0
+    quick = summarize([(1.0, 1)])
+    assert forecast(quick, 3, 201.0, Workers()).start_s == 201.0
+    assert forecast(quick, 1, 100.0, Workers()).start_s == 100.0
 
 
 def test_before_the_first_task_has_ended_there_are_no_statistics() -> None:

@@ -9,8 +9,7 @@ from swell.adoption.life import Canary
 from swell.adoption.traffic import drawn_as
 from swell.api.calibration import Promise
 from swell.api.canaries import is_canary_served
-from swell.api.eta import Estimate, EtaSeconds, Workers, cost_s, forecast
-from swell.api.pace import first_pace
+from swell.api.eta import Estimate, EtaSeconds, Workers, forecast
 from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
 from swell.broker import NOT_STAGED, Rank, ServedWith
 from swell.degrade import Drawn, drawn, time_share
@@ -167,19 +166,19 @@ class Estimates:
         stats = times.stats(model, version)
         if stats is None:
             return None
-        usual = times.pace(model, version) or first_pace(stats.mean_s, stats.mean_count)
+        usual = times.usual_pace(model, version, stats)
         live, _, at_once, pace = fleet.pace(model, version, usual)
 
-        def cost_of(other: str, n: float, samples: float | None = None) -> float:
-            known = None if other == model else times.stats(other)
-            if known is None:
-                return cost_s(stats, n, samples, pace=pace)
-            return cost_s(known, n, samples, pace=times.pace(other))
+        def work_s_of(other: str, n: float, samples: float | None = None) -> float:
+            its_stats, its_pace = stats, pace
+            if other != model and (known := times.stats(other)) is not None:
+                its_stats, its_pace = known, times.usual_pace(other, None, known)
+            return its_pace.sample_s * (n * its_stats.mean_count if samples is None else samples)
 
-        ahead, work_s = float(rank.ahead), cost_of(model, rank.ahead, rank.samples)
+        ahead, work_s = float(rank.ahead), pace.sample_s * rank.samples
         for other, n in fleet.running(model, version).items():
             n = max(0, n - n_later) if other == model else n
-            ahead, work_s = ahead + n, work_s + cost_of(other, n)
+            ahead, work_s = ahead + n, work_s + work_s_of(other, n)
         rivals = fleet.rivals(model, version, staged=self._service.cards.lives)
         backlogs = await self._service.broker.backlogs(list(rivals), task.priority)
         for (other, rival), backlog in zip(rivals.items(), backlogs, strict=True):
@@ -188,7 +187,7 @@ class Estimates:
             samples = backlog.equal_samples * turns / max(1, backlog.equal)
             n = rival.part * (backlog.urgent + turns)
             ahead += n
-            work_s += cost_of(other, n, rival.part * (backlog.urgent_samples + samples))
+            work_s += work_s_of(other, n, rival.part * (backlog.urgent_samples + samples))
         workers = self._workers(model, version, live, at_once)
         count = self._usual_samples(task) if count is None else count
         expected = forecast(stats, ahead, work_s, workers, count)
@@ -263,8 +262,7 @@ class Estimates:
         prices = [each for each in hours if each is not None] or service.scaling.prices(model)
         if stats is None or not prices:
             return None
-        pace = service.times.pace(model, version) or first_pace(stats.mean_s, stats.mean_count)
-        work_s = cost_s(stats, 1, count, pace=pace)
+        work_s = count * service.times.usual_pace(model, version, stats).sample_s
         return cost_micros(work_s * max(1.0, stats.ratios[2]), max(prices))
 
     # ---- sizes

@@ -7,14 +7,9 @@ A task starts when the work ahead of it leaves room on the `n` workers of its mo
 
 The cost c is the time that a task takes from a busy worker (`swell.api.pace`). It is less than the
 duration of the task if the worker runs several at once. If more workers are starting, the wait ends
-when all workers together have had the time for that work.
-
-The duration may grow with the samples (pictures) of the task. A least-squares line is fitted to the
-model's tasks, between "samples cost nothing" and "samples cost everything":
-
-    service(count) = fixed + per_sample · count,  fixed >= 0, per_sample >= 0
-
-`swell.api.calibration` corrects the estimates by how past ones turned out.
+when all workers together have had the time for that work. Costs and durations are proportional to
+the samples (pictures) of a task. `swell.api.calibration` corrects the estimates by how past ones
+turned out.
 
 After a rollout, tasks of each version are measured apart: a canary says nothing about the live
 version, and a promoted version is known at once.
@@ -27,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from swell.api.pace import Pace, Window, learn
+from swell.api.pace import Pace, Window, first_pace, learn
 
 #: Tasks remembered per model.
 WINDOW: Final = 128
@@ -93,14 +88,12 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
     p90_s: float
     #: Samples of a task on average.
     mean_count: float
-    fixed_s: float
-    per_sample_s: float
-    #: Actual over fitted time: the 10th, 50th and 90th percentile.
+    #: Actual over proportional time: the 10th, 50th and 90th percentile.
     ratios: tuple[float, float, float]
 
     def service_s(self, count: float = 1) -> float:
         """Return how long a task of `count` samples runs on average."""
-        return self.fixed_s + self.per_sample_s * count
+        return count * self.mean_s / self.mean_count
 
 
 class _History(msgspec.Struct):
@@ -177,6 +170,10 @@ class ServiceTimes:
                 return history.pace
         return None
 
+    def usual_pace(self, model: str, version: str | None, stats: ServiceStats) -> Pace:
+        """Return the pace that was measured last; one task at a time before the first."""
+        return self.pace(model, version) or first_pace(stats.mean_s, stats.mean_count)
+
     def by_device(self, model: str, version: str | None = None) -> list[tuple[str, int, float]]:
         """Return device, number and median seconds of a model's last tasks, by device."""
         history = self._histories.get(self._name(model, version), _History())
@@ -250,60 +247,21 @@ class ServiceTimes:
 def summarize(times: Sequence[tuple[float, int]]) -> ServiceStats:
     """Return the statistics of at least one task, each as (seconds, samples)."""
     n = len(times)
-    mean_s = math.fsum(took for took, _ in times) / n
-    mean_count = sum(count for _, count in times) / n
-    fixed_s, per_sample_s = _line(times, mean_s, mean_count)
-    lines = [(took, fixed_s + per_sample_s * count) for took, count in times]
-    seconds = sorted(took for took, _ in times)
-    ratios = sorted(took / line if line > 0 else 1.0 for took, line in lines)
+    total_s, total = math.fsum(took_s for took_s, _ in times), sum(count for _, count in times)
+    seconds = sorted(took_s for took_s, _ in times)
+    ratios = sorted(
+        took_s * total / (total_s * count) if total_s else 1.0 for took_s, count in times
+    )
     low, half, high = int(0.1 * (n - 1)), (n - 1) // 2, math.ceil(0.9 * (n - 1))
     return ServiceStats(
         n=n,
-        mean_s=mean_s,
+        mean_s=total_s / n,
         p10_s=seconds[low],
         median_s=seconds[half],
         p90_s=seconds[high],
-        mean_count=mean_count,
-        fixed_s=fixed_s,
-        per_sample_s=per_sample_s,
+        mean_count=total / n,
         ratios=(ratios[low], ratios[half], ratios[high]),
     )
-
-
-def _line(
-    times: Sequence[tuple[float, int]], mean_s: float, mean_count: float
-) -> tuple[float, float]:
-    """Return (fixed, per sample) of the least-squares line, in seconds.
-
-    As long as all tasks have the same number of samples, the time is taken to be proportional.
-    """
-    proportional = mean_s / max(mean_count, 1.0)
-    spread = math.fsum((count - mean_count) ** 2 for _, count in times)
-    if spread == 0:
-        return 0.0, proportional
-    slope = math.fsum((count - mean_count) * (took - mean_s) for took, count in times) / spread
-    slope = min(max(0.0, slope), proportional)
-    return max(0.0, mean_s - slope * mean_count), slope
-
-
-def cost_s(
-    stats: ServiceStats, tasks: float, samples: float | None = None, *, pace: Pace | None = None
-) -> float:
-    """Return the worker time that tasks of a model cost, in seconds.
-
-    Args:
-        stats: Of the model.
-        tasks: How many.
-        samples: Of all of them; the usual number if it is None.
-        pace: Of the worker; without one it runs one task at a time.
-    """
-    if samples is None:
-        samples = tasks * stats.mean_count
-    alone_s = tasks * stats.fixed_s + samples * stats.per_sample_s
-    if pace is None:
-        return alone_s
-    usual_s = stats.service_s(pace.count)
-    return alone_s * pace.task_s / usual_s if usual_s > 0 else tasks * pace.task_s
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):

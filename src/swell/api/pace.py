@@ -46,6 +46,11 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         """How many tasks the worker runs at once; at least 1."""
         return max(1.0, self.run_s / self.task_s)
 
+    @property
+    def sample_s(self) -> float:
+        """Worker seconds per sample."""
+        return self.task_s / self.count
+
 
 class Window(msgspec.Struct):
     """What a worker did while some tasks of one model ended."""

@@ -23,7 +23,6 @@ from swell.api.eta import (
     EtaSeconds,
     ServiceTimes,
     Situation,
-    cost_s,
     forecast,
 )
 from swell.api.eta import Workers as ServingWorkers
@@ -349,7 +348,7 @@ class _Run:
             return None
         waiting, samples = line.before(task)
         running = self._running[model]
-        work_s = cost_s(stats, waiting, samples) + cost_s(stats, running)
+        work_s = stats.service_s(samples + running * stats.mean_count)
         at_once = sum(len(pool.ready) * pool.like.slots for pool in serving)
         passed_s = now_s - self._coming_at_s
         coming = [(max(0.0, in_s - passed_s), n) for in_s, n in self._coming.get(model, ())]
