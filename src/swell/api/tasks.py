@@ -6,7 +6,6 @@ that ends the task, without asking the store again; with a file of the task wher
 """
 
 import asyncio
-import bisect
 from collections.abc import Mapping
 from typing import Final
 
@@ -279,67 +278,44 @@ def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
 
 
 class _Outlook:
-    """What would come before the tasks of a batch: what waits already, and some of the batch."""
+    """Counts what comes before the tasks of a batch, which wait for one another."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        #: (queue, priority, user) → the rank of one that came alone.
+        self._estimates = service.estimates
+        #: (queue, priority, user) → rank of a task without its batch.
         self._ranks: dict[tuple[str, int, str | None], Rank] = {}
-        #: Queues that the same workers serve → priority → the batch so far.
-        self._lines: dict[tuple[str, ...], dict[int, _Line]] = {}
+        #: Queues of the same workers → (priority, start tag, samples) of the tasks so far.
+        self._tasks: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
+        #: (these queues, priority, user) → start tag of the next task, as of `swell.fairness`.
+        self._tags: dict[tuple[tuple[str, ...], int, str | None], int] = {}
 
     async def rank_of(self, new: NewTask) -> Rank:
-        """Return what would come before the batch's next task."""
-        lines = self._lines.setdefault(self._served_with(new), {})
-        line = lines.setdefault(new.priority, _Line())
+        """Return what comes before the next task of the batch."""
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
         if rank is None:
-            rank = self._ranks[flow] = await self._service.estimates.rank_of_new(new)
-        own, samples = line.before(new, rank.samples)
-        for priority, other in lines.items():
-            if priority < new.priority:
-                own, samples = own + len(other.costs), samples + sum(other.costs)
-        return Rank(ahead=rank.ahead + own, samples=rank.samples + samples)
+            rank = self._ranks[flow] = await self._estimates.rank_of_new(new)
+        queues = self._queues(new)
+        # The tasks before it count as its user's own: other users get their turns among them.
+        tag = self._tags.get((queues, new.priority, new.user), 0) + rank.samples
+        earlier = [
+            samples
+            for priority, start, samples in self._tasks.get(queues, ())
+            if (priority, start) <= (new.priority, tag)
+        ]
+        return Rank(ahead=rank.ahead + len(earlier), samples=rank.samples + sum(earlier))
 
     def add(self, new: NewTask) -> None:
-        """Count a task that the batch holds."""
-        lines = self._lines.setdefault(self._served_with(new), {})
-        lines.setdefault(new.priority, _Line()).add(new)
+        """Count a task of the batch."""
+        queues = self._queues(new)
+        flow = (queues, new.priority, new.user)
+        tag = self._tags.get(flow, 0)
+        self._tags[flow] = tag + new.count
+        self._tasks.setdefault(queues, []).append((new.priority, tag, new.count))
 
-    def _served_with(self, new: NewTask) -> tuple[str, ...]:
-        """Return what the tasks of a batch have in common that wait for the same workers."""
-        queues = self._service.estimates.served_with([new.queue]).get(new.queue)
-        return queues or (new.stage_model,)
-
-
-class _Line:
-    """A batch's tasks of one model and priority, in the order in which their users take turns."""
-
-    def __init__(self) -> None:
-        #: Start tags (see `swell.fairness`), in samples; those of users who have nothing waiting.
-        self.tags: list[int] = []
-        #: Samples of each.
-        self.costs: list[int] = []
-        self._ends: dict[str | None, int] = {}
-
-    def add(self, new: NewTask) -> None:
-        tag = self._ends.get(new.user, 0)
-        self._ends[new.user] = tag + new.count
-        at = bisect.bisect_right(self.tags, tag)
-        self.tags.insert(at, tag)
-        self.costs.insert(at, new.count)
-
-    def before(self, new: NewTask, waiting: int) -> tuple[int, int]:
-        """Return how many of these tasks come before a new one, and their samples.
-
-        Args:
-            new: It is the next of its user.
-            waiting: Samples that would come before it if it came alone. They all count as its
-                user's own, behind which other users get their turns: more than these they cannot.
-        """
-        n = bisect.bisect_right(self.tags, self._ends.get(new.user, 0) + waiting)
-        return n, sum(self.costs[:n])
+    def _queues(self, new: NewTask) -> tuple[str, ...]:
+        served = self._estimates.served_with([new.queue]).get(new.queue)
+        return served or (new.stage_model,)
 
 
 def _read(call: Call, body: bytes) -> TaskRequest:
