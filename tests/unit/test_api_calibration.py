@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.calibration import MOST_OPEN, STEP, WINDOW, Calibration, Promise
+from swell.api.calibration import MOST_OPEN, STEP, WINDOW, Calibration, IssuedEstimate
 from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
 from swell.clock import ManualClock
 
@@ -26,13 +26,15 @@ def uncorrected() -> Estimate:
     )
 
 
-def a_promise(model: str = MODEL, at_s: float = 0.0) -> Promise:
-    return Promise(model, a_forecast(), uncorrected(), at_s)
+def an_estimate(model: str = MODEL, at_s: float = 0.0) -> IssuedEstimate:
+    return IssuedEstimate(model, a_forecast(), uncorrected(), at_s)
 
 
-def tell(known: Calibration, situation: Situation = Situation.QUEUE) -> tuple[Estimate, Promise]:
+def tell(
+    known: Calibration, situation: Situation = Situation.QUEUE
+) -> tuple[Estimate, IssuedEstimate]:
     told = known.corrected(MODEL, a_forecast(situation))
-    return told, Promise(MODEL, a_forecast(situation), told)
+    return told, IssuedEstimate(MODEL, a_forecast(situation), told)
 
 
 def follow(
@@ -47,13 +49,13 @@ def follow(
     """
     known, random = Calibration(), np.random.default_rng(1)
     by_median = by_high = 0
-    waiting: list[tuple[Promise, float]] = []
+    waiting: list[tuple[IssuedEstimate, float]] = []
     for number in range(n):
-        told, promise = tell(known)
+        told, issued = tell(known)
         took = took_s(number, random)
         by_median += took <= told.finish.median
         by_high += took <= told.finish.high
-        waiting.append((promise, took))
+        waiting.append((issued, took))
         if len(waiting) > delay:
             known.learn(*waiting.pop(0))
     return by_median / n, by_high / n
@@ -62,9 +64,9 @@ def follow(
 def test_before_enough_tasks_have_ended_nothing_is_corrected() -> None:
     known = Calibration()
     for _ in range(7):
-        told, promise = tell(known)
+        told, issued = tell(known)
         assert told == uncorrected()
-        known.learn(promise, 40.0)
+        known.learn(issued, 40.0)
     known.learn(tell(known)[1], 40.0)
     assert tell(known)[0].finish.median == 40.0
     # Other situations and models have corrections of their own.
@@ -92,7 +94,7 @@ def test_only_the_wait_is_corrected_and_not_the_duration() -> None:
     ],
 )
 @pytest.mark.parametrize("delay", [0, 50])
-def test_the_promised_shares_end_in_time(
+def test_the_issuedd_shares_end_in_time(
     took_s: Callable[[int, np.random.Generator], float], delay: int
 ) -> None:
     by_median, by_high = follow(took_s, delay=delay)
@@ -109,8 +111,8 @@ def test_without_correction_the_same_tasks_would_all_be_late() -> None:
 def test_low_median_and_high_stay_in_order(took: list[float]) -> None:
     known = Calibration()
     for took_s in took:
-        told, promise = tell(known)
-        known.learn(promise, took_s)
+        told, issued = tell(known)
+        known.learn(issued, took_s)
         for eta in (told.start, told.finish):
             assert 0 <= eta.low <= eta.median <= eta.high
         assert told.start.median <= told.finish.median
@@ -129,13 +131,13 @@ def test_only_the_last_tasks_count() -> None:
 def test_a_task_that_did_not_succeed_teaches_nothing_and_one_is_counted_once() -> None:
     known, clock = Calibration(), ManualClock()
     for number in range(20):
-        told, promise = tell(known)
-        known.promised(f"t{number}", promise)
+        told, issued = tell(known)
+        known.issued(f"t{number}", issued)
         known.ended(f"t{number}", clock, has_succeeded=False)
         assert told == uncorrected()
     at_s = clock.monotonic_s()
     for number in range(8):
-        known.promised(f"t{number}", a_promise(at_s=at_s))
+        known.issued(f"t{number}", an_estimate(at_s=at_s))
     clock.advance(30.0)
     for _ in range(2):
         for number in range(7):
@@ -148,7 +150,7 @@ def test_a_task_that_did_not_succeed_teaches_nothing_and_one_is_counted_once() -
 def test_of_a_crowd_some_are_remembered() -> None:
     known = Calibration()
     for number in range(5_000):
-        known.promised(str(number), a_promise())
+        known.issued(str(number), an_estimate())
     # The oldest of a crowd end first.
     assert known.open_tasks() == [str(number) for number in range(MOST_OPEN)]
     known.ended("3000", ManualClock())
@@ -158,7 +160,7 @@ def test_of_a_crowd_some_are_remembered() -> None:
 def stuck(known: Calibration, n: int, model: str = "demo/stuck", at_s: float = 0.0) -> None:
     """Promise something to tasks that never end."""
     for number in range(n):
-        known.promised(f"{model} {number}", a_promise(model, at_s))
+        known.issued(f"{model} {number}", an_estimate(model, at_s))
 
 
 def test_a_model_whose_tasks_never_end_leaves_room_for_what_others_teach() -> None:
@@ -166,7 +168,7 @@ def test_a_model_whose_tasks_never_end_leaves_room_for_what_others_teach() -> No
     stuck(known, 2_000)
     at_s = clock.monotonic_s()
     for number in range(20):
-        known.promised(f"t{number}", a_promise(at_s=at_s))
+        known.issued(f"t{number}", an_estimate(at_s=at_s))
         stuck(known, 10)
     clock.advance(40.0)
     for number in range(20):
@@ -186,9 +188,9 @@ def test_models_whose_tasks_never_end_have_a_limit_each() -> None:
 def test_after_a_day_a_task_that_never_ends_makes_room_for_a_new_one() -> None:
     known, day_s = Calibration(), 86_400.0
     stuck(known, MOST_OPEN)
-    known.promised("new 0", a_promise("demo/stuck", day_s))
+    known.issued("new 0", an_estimate("demo/stuck", day_s))
     assert "new 0" not in known.open_tasks()
-    known.promised("new 1", a_promise("demo/stuck", day_s + 1.0))
+    known.issued("new 1", an_estimate("demo/stuck", day_s + 1.0))
     assert "new 1" in known.open_tasks()
     assert "demo/stuck 0" not in known.open_tasks()
 
@@ -198,7 +200,7 @@ def test_a_task_with_two_estimates_is_counted_by_the_last() -> None:
     at_s = clock.monotonic_s()
     for number in range(8):
         for later_s in (0.0, 5.0):
-            known.promised(f"t{number}", a_promise(at_s=at_s + later_s))
+            known.issued(f"t{number}", an_estimate(at_s=at_s + later_s))
     assert len(known.open_tasks()) == 8
     clock.advance(15.0)
     for number in range(8):

@@ -13,7 +13,7 @@ from conformance.bus import Bench, meet, until
 from sqlite_rig import SqliteRig, turns
 from swell.api.app import create_app
 from swell.api.auth import create_key
-from swell.api.calibration import Promise
+from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
 from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
@@ -375,7 +375,7 @@ async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair
     told = Estimate(start=second, finish=second)
     for task_id in (ended, waits, "removed"):
         forecast = Forecast(Situation.QUEUE, 0.0, second)
-        known.promised(task_id, Promise("demo/upper", forecast, told))
+        known.issued(task_id, IssuedEstimate("demo/upper", forecast, told))
     pair.bench.is_up = False
     [lease] = (await pair.here.lease(worker, n=1))["tasks"]
     await pair.here.report(worker, settlements=[succeeded(lease, "A")])

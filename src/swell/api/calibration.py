@@ -46,19 +46,19 @@ MOST_OPEN: Final = 256
 _STALE_S: Final = 86_400.0
 
 
-class Promise(msgspec.Struct, frozen=True):
+class IssuedEstimate(msgspec.Struct, frozen=True):
     """An estimate that a client has seen.
 
     Args:
         model: The model of the task.
         forecast: The estimate before calibration.
-        told: The estimate after it.
+        estimate: The estimate after it.
         at_s: The monotonic time of the estimate, in seconds.
     """
 
     model: str
     forecast: Forecast
-    told: Estimate
+    estimate: Estimate
     at_s: float = 0.0
 
 
@@ -76,10 +76,10 @@ class _Tracker:
         ratios = sorted(self._ratios)
         return tuple(_quantile(ratios, level) for level in self._levels)
 
-    def learn(self, ratio: float, told: EtaSeconds, took_s: float) -> None:
+    def learn(self, ratio: float, finish: EtaSeconds, took_s: float) -> None:
         """Record a task that took `ratio` times its forecast."""
         self._ratios.append(ratio)
-        ends_s = (told.low, told.median, told.high)
+        ends_s = (finish.low, finish.median, finish.high)
         for number, (share, end_s) in enumerate(zip(_SHARES, ends_s, strict=True)):
             level = self._levels[number] + STEP * (share - (took_s <= end_s))
             self._levels[number] = min(_MOST, max(_LEAST, level))
@@ -91,7 +91,7 @@ class Calibration:
     def __init__(self) -> None:
         self._trackers: dict[tuple[str, Situation], _Tracker] = {}
         #: Task ID → its estimate, oldest first.
-        self._open: dict[str, Promise] = {}
+        self._open: dict[str, IssuedEstimate] = {}
         #: Model → the number of its open estimates.
         self._n_open: Counter[str] = Counter()
 
@@ -111,7 +111,7 @@ class Calibration:
             finish=_ordered(low_s, median_s, high_s),
         )
 
-    def promised(self, task_id: str, promise: Promise) -> None:
+    def issued(self, task_id: str, issued: IssuedEstimate) -> None:
         """Remember the estimate of a task until it ends.
 
         A model with too many open estimates keeps the oldest: these tasks end next. A task that
@@ -120,34 +120,35 @@ class Calibration:
         self._close(task_id)
         while self._open:
             oldest = next(iter(self._open))
-            if promise.at_s - self._open[oldest].at_s <= _STALE_S:
+            if issued.at_s - self._open[oldest].at_s <= _STALE_S:
                 break
             self._close(oldest)
-        if promise.forecast.finish.median > 0 and self._n_open[promise.model] < MOST_OPEN:
-            self._open[task_id] = promise
-            self._n_open[promise.model] += 1
+        if issued.forecast.finish.median > 0 and self._n_open[issued.model] < MOST_OPEN:
+            self._open[task_id] = issued
+            self._n_open[issued.model] += 1
 
     def open_tasks(self) -> list[str]:
-        """Return the tasks whose end is awaited."""
+        """Return the tasks that are expected to end."""
         return list(self._open)
 
     def ended(self, task_id: str, clock: Clock, *, has_succeeded: bool = True) -> None:
         """Learn from a task that has ended now; others than succeeded ones are ignored."""
-        promise = self._close(task_id)
-        if promise is not None and has_succeeded:
-            self.learn(promise, clock.monotonic_s() - promise.at_s)
+        issued = self._close(task_id)
+        if issued is not None and has_succeeded:
+            self.learn(issued, clock.monotonic_s() - issued.at_s)
 
-    def learn(self, promise: Promise, took_s: float) -> None:
+    def learn(self, issued: IssuedEstimate, took_s: float) -> None:
         """Learn from a task that ended `took_s` seconds after its estimate."""
-        key = promise.model, promise.forecast.situation
-        ratio = took_s / promise.forecast.finish.median
-        self._trackers.setdefault(key, _Tracker()).learn(ratio, promise.told.finish, took_s)
+        key = issued.model, issued.forecast.situation
+        ratio = took_s / issued.forecast.finish.median
+        tracker = self._trackers.setdefault(key, _Tracker())
+        tracker.learn(ratio, issued.estimate.finish, took_s)
 
-    def _close(self, task_id: str) -> Promise | None:
-        promise = self._open.pop(task_id, None)
-        if promise is not None:
-            self._n_open[promise.model] -= 1
-        return promise
+    def _close(self, task_id: str) -> IssuedEstimate | None:
+        issued = self._open.pop(task_id, None)
+        if issued is not None:
+            self._n_open[issued.model] -= 1
+        return issued
 
 
 def _quantile(ratios: list[float], level: float) -> float:

@@ -7,7 +7,7 @@ import msgspec
 
 from swell.adoption.life import Canary
 from swell.adoption.traffic import drawn_as
-from swell.api.calibration import Promise
+from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import is_canary_served
 from swell.api.eta import Estimate, EtaSeconds, Workers, forecast
 from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
@@ -33,7 +33,7 @@ Position = tuple[int | None, Estimate | None]
 
 
 class _Asked(NamedTuple):
-    """What a task asks for."""
+    """The demand of a task."""
 
     queue: str
     count: int
@@ -65,10 +65,10 @@ class Estimates:
     async def positions(self, tasks: Sequence[Task], *, are_new: bool = False) -> list[Position]:
         """Return the positions and estimates of tasks.
 
-        Estimates of new tasks are remembered and compared with what happens.
+        The estimates of new tasks are remembered and compared with their ends.
         """
         ranks = await self._ranks(tasks)
-        # A worker may hold some of them by now. Only what it leased before comes before these.
+        # A worker may hold some of them by now. Only its earlier leases come before these.
         is_held = [
             rank is not None and self._service.fleet.held_attempt(task.id) is not None
             for task, rank in zip(tasks, ranks, strict=True)
@@ -80,20 +80,20 @@ class Estimates:
                 found.append((None, None))
                 continue
             before = Rank(ahead=0, samples=0) if held else rank
-            promise = await self._promise(task, before, n_later=n_held if held else 0)
-            found.append((rank.ahead + 1, await self._whole(task, promise)))
-            if are_new and promise is not None and task.run is None:
-                self._service.calibration.promised(task.id, promise)
+            issued = await self._estimate_stage(task, before, n_later=n_held if held else 0)
+            found.append((rank.ahead + 1, await self._whole(task, issued)))
+            if are_new and issued is not None and task.run is None:
+                self._service.calibration.issued(task.id, issued)
             n_held -= held
         return found
 
     async def rank_of_new(self, new: NewTask) -> Rank:
-        """Return what comes before a task that is sent now."""
+        """Return the rank of a task that is sent now."""
         served_with = self.served_with([new.queue])
         return await self._service.broker.rank_of_new(new, served_with=served_with)
 
     async def _ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
-        """Return what comes before each task; None for a task that does not wait.
+        """Return the rank of each task; None for a task that does not wait.
 
         Of a large group, the broker counts for the first and the last task only. The others are
         spread evenly in between.
@@ -137,7 +137,7 @@ class Estimates:
 
     async def expected(self, new: NewTask, rank: Rank) -> Estimate | None:
         """Return the estimate of a task that is sent now; None before its model has ended one."""
-        return await self._whole(new, await self._promise(new, rank))
+        return await self._whole(new, await self._estimate_stage(new, rank))
 
     async def expected_last(self, queue: str, ready: int, samples: int) -> Estimate | None:
         """Return the estimate of a usual task behind all ready tasks of a queue."""
@@ -147,12 +147,12 @@ class Estimates:
             return None
         new = NewTask(model=model, queue=queue, input=msgspec.Raw(b"{}"))
         count = max(1, round(stats.mean_count))
-        promise = await self._promise(new, Rank(ahead=ready, samples=samples), count=count)
-        return None if promise is None else promise.told
+        issued = await self._estimate_stage(new, Rank(ahead=ready, samples=samples), count=count)
+        return None if issued is None else issued.estimate
 
-    async def _promise(
+    async def _estimate_stage(
         self, task: Task | NewTask, rank: Rank, *, n_later: int = 0, count: float | None = None
-    ) -> Promise | None:
+    ) -> IssuedEstimate | None:
         """Return the estimate of a task, or of the current stage of a pipeline.
 
         Args:
@@ -191,8 +191,8 @@ class Estimates:
         workers = self._workers(model, version, live, at_once)
         count = self._usual_samples(task) if count is None else count
         expected = forecast(stats, ahead, work_s, workers, count)
-        told = self._service.calibration.corrected(model, expected)
-        return Promise(model, expected, told, self._service.clock.monotonic_s())
+        estimate = self._service.calibration.corrected(model, expected)
+        return IssuedEstimate(model, expected, estimate, self._service.clock.monotonic_s())
 
     def _workers(self, model: str, version: str | None, live: int, at_once: float) -> Workers:
         scaling, life = self._service.scaling, self._service.cards.lives.get(model)
@@ -203,11 +203,11 @@ class Estimates:
         first_s, by_s = scaling.ready_in_s(name)
         return Workers(live=0, coming=coming or [(first_s, 1)], first_by_s=by_s)
 
-    async def _whole(self, task: Task | NewTask, promise: Promise | None) -> Estimate | None:
+    async def _whole(self, task: Task | NewTask, issued: IssuedEstimate | None) -> Estimate | None:
         """Return the estimate of a whole task; of a pipeline, with the stages that follow."""
-        if promise is None or task.run is None:
-            return None if promise is None else promise.told
-        finishes = [promise.told.finish]
+        if issued is None or task.run is None:
+            return None if issued is None else issued.estimate
+        finishes = [issued.estimate.finish]
         for stage in stages_ahead(task.run, task.input)[1:]:
             new = NewTask(
                 model=stage.model,
@@ -219,21 +219,21 @@ class Estimates:
                 user=task.user,
             )
             count = self._usual_samples(task, stage)
-            later = await self._promise(new, await self.rank_of_new(new), count=count)
+            later = await self._estimate_stage(new, await self.rank_of_new(new), count=count)
             if later is None:
                 return None
-            finishes.append(later.told.finish)
+            finishes.append(later.estimate.finish)
         finish = EtaSeconds(
             low=sum(each.low for each in finishes),
             median=sum(each.median for each in finishes),
             high=sum(each.high for each in finishes),
         )
-        return _replace(promise.told, finish=finish)
+        return _replace(issued.estimate, finish=finish)
 
     # ---- costs
 
     def cost_micros(self, new: NewTask | Task) -> int | None:
-        """Return what nine in ten such tasks cost at most, in millionths of a dollar.
+        """Return the cost that nine in ten such tasks do not exceed, in millionths of a dollar.
 
         None before a task of its model has ended, or if the price of its workers is unknown and
         nothing is paid to others. A pipeline costs as much as all stages that may run.
@@ -268,7 +268,7 @@ class Estimates:
     # ---- sizes
 
     def _asked(self, task: Task | NewTask, stage: Stage | None = None) -> _Asked:
-        """Return what a task, or a stage of its pipeline, asks for; None is the current stage."""
+        """Return the demand of a task, or of a stage of its pipeline; None is the current stage."""
         cards, run = self._service.cards, task.run
         if run is None:
             queue, count = task.queue, task.count

@@ -30,7 +30,7 @@ WINDOW: Final = 128
 #: Models and versions that are remembered. Beyond these, the least recently used is dropped.
 MOST_HISTORIES: Final = 1000
 
-#: A version has statistics of its own from this number of tasks.
+#: Versions with fewer tasks have the statistics of their model.
 _OWN: Final = 8
 
 #: Weight of the last task in the average size.
@@ -139,7 +139,7 @@ class ServiceTimes:
             del history.times[: -self._window]
 
     def observe_pace(self, model: str, window: Window, slots: int, version: str = "") -> None:
-        """Record what was measured at a worker with some slots."""
+        """Record a measurement of a worker with some slots."""
         for name in self._names(model, version):
             history = self._history(name)
             history.pace = learn(history.pace, window, slots)
@@ -197,7 +197,7 @@ class ServiceTimes:
         return msgspec.json.encode(self._histories)
 
     def load(self, saved: bytes) -> None:
-        """Add what was saved before the last restart; ignore what cannot be read."""
+        """Add the times from before the last restart; ignore notes that cannot be read."""
         try:
             found = msgspec.json.decode(saved, type=dict[str, _History])
         except msgspec.MsgspecError:

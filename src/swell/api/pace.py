@@ -7,9 +7,9 @@ total, Little's law (L = λW, with λ = n / B and W = R / n) gives the number th
     task_s = B / n                 worker time per task
     at_once = R / B = run_s / task_s
 
-This is the worker's capacity only if it had enough tasks. A window in which it held fewer tasks
-than it can run at once is a lower bound, so it counts only if it is better than what is known. A
-worker with several slots overlaps the transfers of a task with other tasks, so `B` is at most `R`.
+This is the worker's capacity only if it had enough tasks. With fewer tasks than it can run at once,
+a window is a lower bound, so it counts only if it is better than the known pace. A worker with
+several slots overlaps the transfers of a task with other tasks, so `B` is at most `R`.
 
 Failed tasks are not counted; their time is part of the tasks that succeed.
 
@@ -24,7 +24,7 @@ import msgspec
 #: Tasks per window. A window weighs as much as everything known before it.
 WINDOW: Final = 16
 
-#: A worker has enough tasks from this part of what it runs at once.
+#: A worker has enough tasks if it holds this part of the number it can run at once.
 _ENOUGH: Final = 0.9
 
 #: The least time per task, in seconds.
@@ -32,7 +32,7 @@ _LEAST_S: Final = 1e-6
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """What tasks of one model cost a busy worker."""
+    """The cost of one model's tasks for a busy worker."""
 
     #: Worker seconds per task.
     task_s: float
@@ -53,12 +53,12 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct):
-    """What a worker did while some tasks of one model ended."""
+    """Measurements of a worker while some tasks of one model ended."""
 
     n: int = 0
     count: int = 0
     run_s: float = 0.0
-    #: Seconds in which the worker held tasks.
+    #: Seconds during which the worker held tasks.
     busy_s: float = 0.0
     #: These seconds times the number of tasks held.
     held_s: float = 0.0

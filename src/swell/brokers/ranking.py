@@ -1,6 +1,6 @@
 """Queue depths and queue positions, for brokers that keep the order in a database.
 
-The database counts the tasks of a task's own key that come first. The tasks of other keys follow
+The database counts the tasks of the same key that come first. The tasks of other keys follow
 from the counts and the virtual clocks in memory (`Waiting`).
 """
 
@@ -81,7 +81,7 @@ def backlog_of(waiting: Waiting, model: str, priority: int, served_with: ServedW
 
 
 def queues_before(waiting: Waiting, task: Task | NewTask, served_with: ServedWith) -> list[str]:
-    """Return the queues whose tasks may come before a task."""
+    """Return the queues with tasks that may come before a task."""
     queues = sorted({*waiting.queues_of(task.stage_model), task.queue})
     served = served_with.get(task.queue)
     if served is None and task.queue != task.stage_model:
@@ -141,7 +141,7 @@ def _add_other_keys(
     """Add the tasks of other keys of the same band that come first.
 
     Args:
-        before: The tasks of its own key.
+        before: The tasks of the same key.
         waiting: All ready tasks.
         task: The task.
         keys: As in `rank_of`, in order of arrival.
@@ -165,7 +165,7 @@ def _add_other_bands(
     """Add the tasks of other bands that come first.
 
     Args:
-        before: The tasks of its own band.
+        before: The tasks of the same band.
         waiting: All ready tasks.
         task: The task.
         bands: Band → its ready tasks.

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.api.calibration import Calibration, Promise
+from swell.api.calibration import Calibration, IssuedEstimate
 from swell.api.eta import (
     Estimate,
     EtaSeconds,
@@ -231,7 +231,7 @@ class _Run:
         self._times = ServiceTimes()
         self._calibration = Calibration()
         #: Number of the task → what it was promised.
-        self._promises: dict[int, Promise] = {}
+        self._promises: dict[int, IssuedEstimate] = {}
         self._told_tasks: list[Told] = []
         #: Model → what was told of workers that are on their way, and when.
         self._coming: dict[str, list[tuple[float, int]]] = {}
@@ -358,7 +358,7 @@ class _Run:
         expected = forecast(stats, waiting + running, work_s, workers, task.samples)
         told = self._calibration.corrected(model, expected)
         if expected.finish.median > 0:
-            self._promises[task.number] = Promise(model, expected, told, now_s)
+            self._promises[task.number] = IssuedEstimate(model, expected, told, now_s)
         return told
 
     def _keep_promise(self, task: Task, now_s: float) -> None:
@@ -369,7 +369,7 @@ class _Run:
             self._calibration.learn(promise, took_s)
             if self._terms.are_told:
                 self._told_tasks.append(
-                    Told(promise.forecast.situation, promise.told.finish, took_s)
+                    Told(promise.forecast.situation, promise.estimate.finish, took_s)
                 )
 
     def _give(self, model: str, now_s: float) -> None:
