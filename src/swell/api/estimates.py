@@ -9,7 +9,8 @@ from swell.adoption.life import Canary
 from swell.adoption.traffic import drawn_as
 from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import is_canary_served
-from swell.api.eta import Estimate, EtaSeconds, Workers, forecast
+from swell.api.eta import Estimate, EtaSeconds, ServiceStats, Workers, forecast
+from swell.api.pace import Pace
 from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
 from swell.broker import NOT_STAGED, Rank, ServedWith
 from swell.degrade import Drawn, drawn, time_share
@@ -169,25 +170,24 @@ class Estimates:
         usual = times.usual_pace(model, version, stats)
         live, _, at_once, pace = fleet.pace(model, version, usual)
 
-        def work_s_of(other: str, n: float, samples: float | None = None) -> float:
-            its_stats, its_pace = stats, pace
-            if other != model and (known := times.stats(other)) is not None:
-                its_stats, its_pace = known, times.usual_pace(other, None, known)
-            return its_pace.sample_s * (n * its_stats.mean_count if samples is None else samples)
+        def stats_of(other: str) -> tuple[ServiceStats, Pace]:
+            known = None if other == model else times.stats(other)
+            return (stats, pace) if known is None else (known, times.usual_pace(other, None, known))
 
         ahead, work_s = float(rank.ahead), pace.sample_s * rank.samples
         for other, n in fleet.running(model, version).items():
             n = max(0, n - n_later) if other == model else n
-            ahead, work_s = ahead + n, work_s + work_s_of(other, n)
+            other_stats, other_pace = stats_of(other)
+            ahead += n
+            work_s += n * other_stats.mean_count * other_pace.sample_s
         rivals = fleet.rivals(model, version, staged=self._service.cards.lives)
         backlogs = await self._service.broker.backlogs(list(rivals), task.priority)
         for (other, rival), backlog in zip(rivals.items(), backlogs, strict=True):
             # More urgent tasks come first. With the others, the models take turns.
             turns = min(backlog.equal, rank.ahead + 1)
             samples = backlog.equal_samples * turns / max(1, backlog.equal)
-            n = rival.part * (backlog.urgent + turns)
-            ahead += n
-            work_s += work_s_of(other, n, rival.part * (backlog.urgent_samples + samples))
+            ahead += rival.part * (backlog.urgent + turns)
+            work_s += rival.part * (backlog.urgent_samples + samples) * stats_of(other)[1].sample_s
         workers = self._workers(model, version, live, at_once)
         count = self._usual_samples(task) if count is None else count
         expected = forecast(stats, ahead, work_s, workers, count)
