@@ -48,8 +48,9 @@ async def test_positions_of_large_groups_are_in_order(world: World) -> None:
 async def test_the_broker_counts_twice_for_a_large_group(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker, counted = world.service.broker, []
+    broker = world.service.broker
     ranks = broker.ranks
+    counted: list[int] = []
 
     async def counting(tasks: Sequence[Task], *, served_with: ServedWith) -> list[Rank | None]:
         counted.append(len(tasks))

@@ -121,7 +121,7 @@ class ServiceTimes:
         self, window: int = WINDOW, live_versions: Mapping[str, str] | None = None
     ) -> None:
         self._window = window
-        self._live_versions = {} if live_versions is None else live_versions
+        self._live_versions: Mapping[str, str] = {} if live_versions is None else live_versions
         #: `owner/name`, or `owner/name:version` of a staged model → its tasks. Of a staged model,
         #: `owner/name` has the tasks of all live versions.
         self._histories: dict[str, _History] = {}
