@@ -70,11 +70,10 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
     """How many ready tasks of its model come before one, for the workers that serve its queue.
 
-    Exact up to the broker's bound, as long as nothing else arrives; else an estimate.
+    Exact in short queues as long as nothing else arrives; else an estimate.
     """
 
     ahead: int
-    is_exact: bool
     #: Samples (pictures) in these tasks.
     samples: int
 

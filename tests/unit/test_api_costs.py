@@ -1023,7 +1023,7 @@ async def test_money_spent_and_expected_costs_follow_the_current_price(spot: Wor
     await settle(spot.service)
     [known] = await spot.service.store.get([task["id"]])
     assert known is not None
-    assert spot.service.expected_micros(known) == 6_000
+    assert spot.service.estimates.cost_micros(known) == 6_000
 
 
 async def spent_of(world: World) -> Any:

@@ -12,10 +12,10 @@ from conformance.bus import Bench, meet, until
 from sqlite_rig import SqliteRig, turns
 from swell.api.app import create_app
 from swell.api.auth import create_key
-from swell.api.calibration import Promise, Situation
+from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
-from swell.api.eta import EtaSeconds
+from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
 from swell.api.leadership import DUTY_LEASE_S
 from swell.api.news import take_events
 from swell.api.settings import ApiSettings, Backend
@@ -371,9 +371,11 @@ async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair
     worker = await pair.register()
     ended, waits = [(await pair.here.create())["id"] for _ in range(2)]
     known = pair.there.service.calibration
-    told = EtaSeconds(low=1.0, median=1.0, high=1.0)
+    second = EtaSeconds(low=1.0, median=1.0, high=1.0)
+    told = Estimate(start=second, finish=second)
     for task_id in (ended, waits, "removed"):
-        known.promised(task_id, Promise("demo/upper", Situation.QUEUE, 1.0, told))
+        forecast = Forecast(Situation.QUEUE, 0.0, second)
+        known.issued(task_id, IssuedEstimate("demo/upper", forecast, told))
     pair.bench.is_up = False
     [lease] = (await pair.here.lease(worker, n=1))["tasks"]
     await pair.here.report(worker, settlements=[succeeded(lease, "A")])

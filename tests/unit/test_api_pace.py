@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.api.news import take_events
-from swell.api.pace import Meter, Pace, Window, learn
+from swell.api.pace import Meter, Pace, Window, first_pace, learn
 from swell.events import Event, EventKind, TaskSummary
 
 RUN_S = 0.2
@@ -116,7 +116,7 @@ def test_what_ends_while_nothing_is_known_to_be_held_says_nothing() -> None:
 
 
 def test_tasks_that_take_no_time_at_all_take_turns() -> None:
-    assert Pace(task_s=0.0, run_s=0.0).at_once == 1
+    assert first_pace(0.0, 1.0).at_once == 1
 
 
 class _Machine:
@@ -241,7 +241,7 @@ async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_on
 
     # As with a broker that looked before the worker came.
     world.service.broker.ranks = as_before  # type: ignore[method-assign,assignment]
-    ends = [expected for _, expected in await world.service.places(tasks)]
+    ends = [expected for _, expected in await world.service.estimates.positions(tasks)]
     found = [None if each is None else each.finish.median for each in ends]
     assert found == pytest.approx([RUN_S, 2 * RUN_S, 3 * RUN_S], abs=0.002)
 

@@ -10,7 +10,6 @@ from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from sqlite_rig import turns
 from swell.api.app import create_app
 from swell.api.duties import sweep
-from swell.api.fleet import Rival
 from swell.task import Task
 
 
@@ -766,14 +765,6 @@ async def test_dead_letters_are_listed_and_replayed(world: World) -> None:
     assert len((await world.lease(worker))["tasks"]) == 3
     mine = await world.anna("GET", "/v1/tasks?state=running")
     assert len(mine.json["tasks"]) == 3
-
-
-async def test_what_waits_of_other_models_is_remembered_for_a_moment_only(world: World) -> None:
-    service = world.service
-    for number in range(5):
-        await service._backlogs_of({f"demo/{number}": Rival(1.0, frozenset())}, 5)
-        world.clock.advance(1)
-    assert len(service._backlogs) == 1
 
 
 async def test_many_dead_letters_are_read_by_one_call_and_replayed(

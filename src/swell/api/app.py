@@ -215,7 +215,7 @@ class App:
         await self.service.skew.compare()
         await self.service.cards.refresh()
         await self.service.fleet.refresh()
-        await self.service.recall_times()
+        await self.service.estimates.load_times()
         await register_pipelines(self.service)
         if self.service.hooks is not None:
             await self.service.hooks.endpoints.refresh()

@@ -105,7 +105,7 @@ class Duties:
             Duty("streams", _STREAMS_EVERY_S, self._keep_streams),
             Duty("stream keys", settings.keepalive_s, partial(check_streams, service)),
             Duty("positions", settings.position_every_s, partial(tell_positions, service)),
-            Duty("times", _TIMES_EVERY_S, service.keep_times),
+            Duty("times", _TIMES_EVERY_S, service.estimates.save_times),
             Duty("discard", _DISCARD_EVERY_S, partial(discard, service), True),
             Duty("retention", _RETIRE_EVERY_S, self._retire, True),
             Duty("words", _WORDS_EVERY_S, self._index_words, True),
@@ -155,7 +155,7 @@ class Duties:
         if service.hooks is not None:
             await service.hooks.stop()
         for write in (
-            service.keep_times,
+            service.estimates.save_times,
             service.limits.share,
             service.keys.keep_uses,
             service.charges.keep,
@@ -419,7 +419,7 @@ async def tell_positions(service: Service) -> None:
     waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
     if not waiting:
         return
-    places = await service.places([task for _, task in waiting])
+    places = await service.estimates.positions([task for _, task in waiting])
     for (stream, task), (position, expected) in zip(waiting, places, strict=True):
         if stream.waiting is task and position not in (None, stream.last_position):
             stream.last_position = position

@@ -193,7 +193,7 @@ async def _write(service: Service, call: Call, stream: Stream, task_id: str, eve
         assert task is not None, "a terminal event comes with its task"
         return frame(event.kind, encode_task(task, service.urls(call)), event.id)
     if event.kind is EventKind.QUEUED and event.task is not None:
-        position, expected = await service.place(event.task)
+        position, expected = await service.estimates.position(event.task)
         stream.last_position = position
         return frame(event.kind, encode(queued_data(event.task, position, expected)), event.id)
     data = event.data

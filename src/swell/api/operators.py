@@ -82,12 +82,14 @@ async def get_model(service: Service, call: Call) -> Reply:
     """
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
-    served = service.served_with([target.queue]).get(target.queue)
+    served = service.estimates.served_with([target.queue]).get(target.queue)
     served_with = {} if served is None else {target.model: served}
     [waiting] = await service.broker.backlogs(
         [target.model], USUAL_PRIORITY, served_with=served_with
     )
-    expected = await service.expected_last(target.queue, waiting.equal, waiting.equal_samples)
+    expected = await service.estimates.expected_last(
+        target.queue, waiting.equal, waiting.equal_samples
+    )
     if expected is not None:
         view = msgspec.structs.replace(view, start_s=expected.start, eta_s=expected.finish)
     return Reply(200, encode(view))
@@ -465,7 +467,7 @@ def _count_workers(service: Service, card: ModelCard) -> int:
 
 
 async def _queue_view(service: Service, depth: Depth) -> QueueView:
-    expected = await service.expected_last(depth.queue, depth.ready, depth.ready_samples)
+    expected = await service.estimates.expected_last(depth.queue, depth.ready, depth.ready_samples)
     return project(
         QueueView,
         depth,

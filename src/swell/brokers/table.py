@@ -8,16 +8,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
 from swell.brokers.leasing import Plan
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
     depths_of,
-    in_line,
     least_of,
+    own_line,
     queues_before,
     rank_of,
     ready_tasks,
@@ -124,7 +122,7 @@ class Broker:
             _line_of(queue, *place)
             for place in places
             for queue in queues_before(state, place[0], served_with)
-            if in_line(state, queue, place[0]) is not None
+            if own_line(state, queue, place[0]) is not None
         ]
         counted = await self._db.fetch("ranks", rows=rows, bound=EXACT_RANKS + 1) if rows else []
         before = {
@@ -138,11 +136,7 @@ class Broker:
             for queue in queues_before(state, task, served_with):
                 line = tuple(_line_of(queue, *place).values())
                 found.append((queue, *before.get(line, (0, 0))))
-            rank = rank_of(state, task, found)
-            if self._db.has_peers:
-                # Other backends use other clocks.
-                rank = msgspec.structs.replace(rank, is_exact=False)
-            ranks.append(rank)
+            ranks.append(rank_of(state, task, found))
         return ranks
 
     async def backlogs(

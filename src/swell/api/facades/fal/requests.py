@@ -296,7 +296,7 @@ def _home(service: Service, call: Call, task: Task) -> str:
 
 async def _ahead(service: Service, task: Task, *, is_new: bool = False) -> int:
     """Return how many tasks are ahead of a queued one."""
-    position, _ = await service.place(task, is_new=is_new)
+    position, _ = await service.estimates.position(task, is_new=is_new)
     return max(0, (position or 1) - 1)
 
 
