@@ -19,10 +19,10 @@ import worker_model
 from replay import Device, Job, device
 from swell.clock import SystemClock
 from swell.dispatch import Ask, Grant, Report, ReportAnswer, Upload
+from swell.settings.worker import WorkerSettings
 from swell.task import TaskState
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 from swell.zoo.curve import SECONDS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -103,7 +103,8 @@ async def working(
 ) -> AsyncIterator[Worker]:
     """A worker with a model of worker_model.py, by the name of its class."""
     ref = f"{Path(worker_model.__file__)}:{model}"
-    worker = Worker(WorkerSettings(name=model, exact=exact), backend, [ref], SystemClock())
+    settings = WorkerSettings(name=model, batching="exact" if exact else "fast")
+    worker = Worker(settings, backend, [ref], SystemClock())
     if encoders is not None:
         # The worker's own ones are never asked, and so never start a process.
         worker._encoders = encoders

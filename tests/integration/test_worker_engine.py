@@ -29,9 +29,9 @@ from swell.dispatch import (
 from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.model import InvalidModel
 from swell.retry import RetryPolicy
+from swell.settings.worker import WorkerSettings
 from swell.task import Succeeded, TaskState
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 
 __all__ = ["dispatch"]
 

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from swell.cli import app
 from swell.cli.added import names_of, with_added
-from swell.config import load
 from swell.errors import NotFound
 from swell.families.asked import input_type
 from swell.families.description import definition_of
@@ -21,6 +20,7 @@ from swell.families.read_me import licence_in
 from swell.families.recognise import look, weight_files
 from swell.families.schedulers import few_step, sampler_of, with_sampler
 from swell.model import InvalidModel, Sampler, load_models
+from swell.settings.load import load
 from swell.worker.arena import table_of
 
 EULER = {

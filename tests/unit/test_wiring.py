@@ -5,19 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.data_folder import DataLock
+from swell.bootstrap.local_workers import worker_environment
+from swell.bootstrap.worker import build_worker
 from swell.client.access import Access, find_access, read_access, write_access
 from swell.client.errors import NoServer
 from swell.clock import SystemClock
-from swell.config import Settings, describe, load
-from swell.errors import Conflict, InvalidRequest
-from swell.wiring import (
-    DataLock,
-    Unusable,
-    build_backend,
-    build_worker,
-    close_backend,
-    worker_environment,
-)
+from swell.errors import Conflict, InvalidRequest, Unusable
+from swell.settings.describe import describe
+from swell.settings.load import Settings, load
 
 
 def settings(folder: Path, **flags: object) -> Settings:
@@ -172,8 +169,8 @@ def test_the_local_key_is_for_the_address_behind_the_public_name_too(tmp_path: P
 LOGS_A_FAILURE = """
 import logging, sys
 import structlog
-from swell.config import LogSettings
-from swell.wiring import configure_logging
+from swell.settings.backend import LogSettings
+from swell.bootstrap.logging import configure_logging
 
 def fail(authorization):
     raise RuntimeError(f"got {authorization!r} for /v1/artifacts/a?signature={key}&x=1")

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.markup import escape
 
 from swell.cli.output import talk
-from swell.config import Settings
 from swell.errors import SwellError
 from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
+from swell.settings.load import Settings
 
 
 def _warn(line: str) -> None:

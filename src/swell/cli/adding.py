@@ -13,7 +13,6 @@ from swell.cli.fetching import forget_weights, incoming, place, pull_model
 from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
-from swell.config import Settings
 from swell.errors import Conflict, InvalidRequest
 from swell.families.adapters import Adapter
 from swell.families.description import MOST_ROWS, contents, describe, with_loop
@@ -35,6 +34,7 @@ from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.families.settings import check_text
 from swell.media import LoRA
 from swell.model import Definition, InvalidModel, load_models
+from swell.settings.load import Settings
 from swell.weights.lora import check_lora
 
 _HUB: Final = re.compile(r"hf:(?://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?")

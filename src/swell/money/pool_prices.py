@@ -10,8 +10,9 @@ so that together they cost what is paid.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from swell.config import PoolTable, Settings
 from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook, price_name
+from swell.settings.load import Settings
+from swell.settings.pools import PoolTable
 
 
 class _Names(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.errors import NotFound, SwellError
 from swell.phases import Span
 from swell.registry import ModelCard
@@ -336,6 +336,8 @@ class Origin:
     startups: Startups | None = None
     #: Brings weights meanwhile; the worker ends where it fails.
     provision: asyncio.Task[None] | None = None
+    #: Where its models' weights are.
+    shelf: Shelf | None = None
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.clock import SystemClock
-from swell.config import argos_folders
+from swell.environment import argos_folders
 from swell.model import Image, Item, Plan, Reject, Speed, StepModel
 from swell.zoo import paint
 from swell.zoo.embedded import weights

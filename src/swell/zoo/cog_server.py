@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from swell.clock import Clock, SystemClock
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.model import InvalidModel
 
 #: In the order in which they are looked for.

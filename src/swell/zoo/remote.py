@@ -39,7 +39,7 @@ from swell import ui
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import CheckedUrl, UrlPolicy, bare_url
 from swell.clock import Clock, SystemClock
-from swell.config import state_folder
+from swell.environment import state_folder
 from swell.errors import InvalidRequest
 from swell.media import Audio, File, Image, Video, Within
 from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject, define

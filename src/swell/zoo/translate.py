@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.config import argos_folders
+from swell.environment import argos_folders
 from swell.model import Item, Model, Reject, Speed
 from swell.zoo.embedded import weights
 
