@@ -36,7 +36,8 @@ import engine_redone_model
 from engine_redone_model import SAMPLES
 from machine import folder, quiet, report, say
 from swell.clock import SystemClock
-from swell.model import Item, Plan, Sampler
+from swell.sdk.context import Item
+from swell.sdk.step_model import Plan, Sampler
 from swell.settings.worker import WorkerSettings
 from swell.task import Succeeded, Task, TaskState
 from swell.worker.denoise import Denoiser, Request

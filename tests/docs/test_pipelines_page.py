@@ -7,10 +7,10 @@ import pytest
 
 from commandline import Swell, ready_line, stop
 from pages import blocks, commands
-from swell.model import load_models
-from swell.pipeline import Stage, load_pipelines
-from swell.pipeline_cards import Declared, card_of
 from swell.registry import ModelCard
+from swell.sdk.load import load_models
+from swell.sdk.pipeline import Stage, load_pipelines
+from swell.sdk.pipeline_cards import Declared, card_of
 from swell.settings.backend import ServerSettings
 from swell.settings.worker import WorkerSettings
 

@@ -12,7 +12,7 @@ import swell
 from swell.api.markdown import to_html
 from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_of, rules_of
 from swell.errors import InvalidModel
-from swell.model import define
+from swell.sdk.define import define
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from swell.api.card_page import took_in_words
 from swell.api.eta import ServiceTimes
 from swell.api.fields import described, fields
 from swell.api.markdown import parted, to_html
-from swell.errors import InvalidRequest
-from swell.model import Definition, InvalidModel, define, load_models
+from swell.errors import InvalidModel, InvalidRequest
 from swell.registry import ModelCard, Sample, Speed
 from swell.samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
+from swell.sdk.define import Definition, define
+from swell.sdk.load import load_models
 from swell.zoo.curve import CurveModel
 
 TOLD = """

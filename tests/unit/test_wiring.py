@@ -213,7 +213,7 @@ def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
     code = (
         "import sys, swell\n"
         "assert not {'numpy', 'pydantic', 'PIL'} & set(sys.modules)\n"
-        "from swell.model import Item\n"
+        "from swell.sdk.context import Item\n"
         "assert swell.Item is Item and callable(swell.model) and swell.ui.slider\n"
         "assert set(swell.__all__) <= set(dir(swell))\n"
         "assert not hasattr(swell, 'nothing')\n"
@@ -235,6 +235,6 @@ def test_a_build_imports_nothing_that_only_models_need() -> None:
     code = (
         "import sys\n"
         "import swell.cli.build, swell.containers.building, swell.containers.context\n"
-        "assert not {'numpy', 'PIL', 'ssl', 'http.client', 'swell.model'} & set(sys.modules)\n"
+        "assert not {'numpy', 'PIL', 'ssl', 'http.client', 'swell.sdk.model'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,8 +24,8 @@ from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
-from swell.packs import packs_in, size_of
 from swell.registry import ModelCard
+from swell.sdk.multi_sample_inputs import packs_in, size_of
 
 #: How long cards are taken as current, in seconds.
 _FRESH_S = 5.0
@@ -150,7 +150,7 @@ class Cards:
         self.live_versions: dict[str, str] = {}
         #: Model → its canary, of those that have one.
         self.canaries: dict[str, Canary] = {}
-        #: Models of which an input may ask for several samples (`swell.packs`).
+        #: Models of which an input may ask for several samples (`swell.sdk.multi_sample_inputs`).
         self.packed: frozenset[str] = frozenset()
         #: Models of which an input may say how much is drawn (`swell.degrade`).
         self.drawing: frozenset[str] = frozenset()

@@ -15,11 +15,11 @@ from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
 from swell.objects import Objects
-from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits
+from swell.sdk.pipeline_cards import Declared
+from swell.sdk.style_presets import Style
 from swell.signing import SigningSecrets
 from swell.store import Store
-from swell.styles import Style
 from swell.telemetry import Tracer
 from swell.webhooks.schedule import SCHEDULE_S
 from swell.weights.store import WeightStore

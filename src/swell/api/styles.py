@@ -5,7 +5,7 @@ from swell.api.messages import StyleList, StyleView
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import NotFound
-from swell.styles import Style
+from swell.sdk.style_presets import Style
 
 #: A picture's address holds its digest, so what lies there never changes.
 _FOREVER = b"public, max-age=31536000, immutable"

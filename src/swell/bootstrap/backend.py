@@ -13,12 +13,12 @@ from swell.bootstrap.tracing import open_tracer
 from swell.clock import Clock
 from swell.errors import InvalidModel
 from swell.money.pool_prices import pool_prices
-from swell.pipeline_cards import Declared
 from swell.registry import KeyLimits
+from swell.sdk.pipeline_cards import Declared
+from swell.sdk.style_presets import Style
 from swell.settings.backend import LogSettings, RetentionSettings, WebhooksSettings
 from swell.settings.load import Settings
 from swell.signing import SigningSecrets, read_secrets
-from swell.styles import Style
 
 
 async def build_backend(
@@ -79,8 +79,8 @@ async def close_backend(backend: Backend) -> None:
 
 
 def _api_settings(settings: Settings) -> ApiSettings:
-    from swell.pipeline import load_pipelines
-    from swell.styles import load_styles
+    from swell.sdk.pipeline import load_pipelines
+    from swell.sdk.style_presets import load_styles
 
     server, delivery, limits = settings.server, settings.delivery, settings.limits
     return ApiSettings(

@@ -50,7 +50,7 @@ def _checked(path: Path, names: set[str]) -> Entry:
         Exception: Whatever is wrong with it.
     """
     # Without any that was added, a worker asks for its model process before it imports all this.
-    from swell.model import load_models  # noqa: PLC0415
+    from swell.sdk.load import load_models  # noqa: PLC0415
 
     entry = read(path)
     check_name(entry.name)

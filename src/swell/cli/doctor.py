@@ -27,8 +27,8 @@ from swell.cli.remote import Remote
 from swell.cli.up import run_up
 from swell.clock import Clock, SystemClock
 from swell.errors import SwellError
-from swell.model import load_models
 from swell.redact import hide_secrets
+from swell.sdk.load import load_models
 from swell.settings.load import Settings, load
 from swell.stores.sqlite.file import library_version
 from swell.worker.needs import needs_of

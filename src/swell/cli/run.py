@@ -25,7 +25,8 @@ from swell.cli.telling import warning_text
 from swell.clock import Clock, SystemClock
 from swell.environment import quieten_libraries
 from swell.errors import InvalidRequest, NotFound, SwellError
-from swell.model import Definition, load_models
+from swell.sdk.define import Definition
+from swell.sdk.load import load_models
 from swell.settings.worker import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home

@@ -21,7 +21,7 @@ from swell.cli.remote import Remote, call
 from swell.client.access import find_access
 from swell.clock import SystemClock
 from swell.errors import Conflict, InvalidRequest
-from swell.model import load_models
+from swell.sdk.load import load_models
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from swell.environment import process_environment
-from swell.errors import NotFound, SwellError
+from swell.errors import InvalidModel, NotFound, SwellError
 from swell.phases import Span
 from swell.registry import ModelCard
 from swell.worker.forkserver import Forked
@@ -350,9 +349,7 @@ def _kill(process: asyncio.subprocess.Process | Forked) -> None:
 
 
 def _refusal(code: str) -> type[SwellError]:
-    # Imported when it is needed, since all that models need comes with it.
-    invalid: type[SwellError] = importlib.import_module("swell.model").InvalidModel
-    return {kind.code: kind for kind in (invalid, NotFound)}.get(code, ModelRefused)
+    return {kind.code: kind for kind in (InvalidModel, NotFound)}.get(code, ModelRefused)
 
 
 def describe_exit(code: int) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from swell.clock import Clock, SystemClock
 from swell.environment import process_environment
-from swell.model import InvalidModel
+from swell.errors import InvalidModel
 
 #: In the order in which they are looked for.
 _ENGINES: Final = ("docker", "podman")

@@ -28,7 +28,7 @@ from swell.samples import read_samples
 #: Styles that come with Swell, as settings name them.
 BUILT_IN: Final = "swell/picture"
 
-_BUILT_IN: Final = Path(__file__).parent / "zoo" / "styles" / "picture.toml"
+_BUILT_IN: Final = Path(__file__).parents[1] / "zoo" / "styles" / "picture.toml"
 
 #: How a style is named in links and requests.
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")

@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from swell.errors import InvalidModel, NotFound
-from swell.examples import example_of
 from swell.registry import ModelCard
+from swell.sdk.schema_examples import example_of
 from swell.stages import Path, Pipeline, Stage, parse_reference
 
 #: Keys of a property of an input's schema that are not JSON Schema: `STAGE.FIELD` that it is like,

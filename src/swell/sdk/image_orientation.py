@@ -7,7 +7,7 @@ import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
-from swell.media import Image
+from swell.sdk.media import Image
 
 #: Pixels of 16 bits that are turned into 8 at once.
 _BAND_PIXELS: Final = 1_000_000

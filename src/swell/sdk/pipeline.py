@@ -10,7 +10,7 @@
         translate = swell.Stage("swell/translate", take={"prompt": "input.prompt"})
         draw = swell.Stage("swell/icons", take={"prompt": "stages.translate.output.text"})
 
-`swell.stages` tells what references and conditions may say, and `swell.pipeline_cards` how one
+`swell.stages` tells what references and conditions may say, and `swell.sdk.pipeline_cards` how one
 becomes a model card.
 """
 
@@ -25,8 +25,8 @@ import msgspec
 from pydantic import BaseModel
 
 from swell.errors import InvalidModel, InvalidRequest, NotFound
-from swell.model import import_file
-from swell.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.sdk.load import import_file
+from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
 from swell.stages import Path, Pipeline, parse_condition, parse_reference
 from swell.stages import Stage as Planned
 
@@ -35,7 +35,7 @@ __all__ = ["Stage", "load_pipelines", "pipeline"]
 ClassT = TypeVar("ClassT", bound=type)
 
 #: Pipelines that come with Swell.
-_BUILT_IN: Final = FilePath(__file__).parent / "zoo" / "pipelines"
+_BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
 
 #: Where `@pipeline` leaves what it has found on the class.
 _MARK: Final = "__swell_pipeline__"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from swell.ui import Hint
+from swell.sdk.form_hints import Hint
 
 #: What stands in `x-ui` where a model takes a pack whole.
 _WHOLE: Final = "whole"
