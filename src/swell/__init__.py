@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swell.client import AsyncClient, Client
+    from swell.registry import Speed
     from swell.sdk import form_hints as ui
     from swell.sdk.context import Cancelled, Context, Item, Reject
     from swell.sdk.define import model
     from swell.sdk.media import Audio, File, Image, LoRA, Video, Within
-    from swell.sdk.model import Batch, Model, Speed
+    from swell.sdk.model import Batch, Model
     from swell.sdk.pipeline import Stage, pipeline
     from swell.sdk.step_model import Plan, Sampler, StepModel
 
 _MODULES = {
     "swell.client": ("AsyncClient", "Client"),
+    "swell.registry": ("Speed",),
     "swell.sdk.context": ("Cancelled", "Context", "Item", "Reject"),
     "swell.sdk.define": ("model",),
     "swell.sdk.media": ("Audio", "File", "Image", "LoRA", "Video", "Within"),
-    "swell.sdk.model": ("Batch", "Model", "Speed"),
+    "swell.sdk.model": ("Batch", "Model"),
     "swell.sdk.pipeline": ("Stage", "pipeline"),
     "swell.sdk.step_model": ("Plan", "Sampler", "StepModel"),
 }

@@ -202,7 +202,7 @@ async def test_a_key_without_limits_is_told_nothing(world: World) -> None:
 
 
 async def test_the_settings_hold_for_keys_without_limits_of_their_own() -> None:
-    async with a_world(limits=KeyLimits(rate_per_s=1, burst=1)) as world:
+    async with a_world(limits=LimitsSettings(rate_per_s=1, burst=1)) as world:
         assert [(await world.anna("GET", "/v1/tasks")).status for _ in range(2)] == [200, 429]
         free = await _client(world, rate_per_s=0)
         assert [(await free("GET", "/v1/tasks")).status for _ in range(2)] == [200, 200]
@@ -210,7 +210,7 @@ async def test_the_settings_hold_for_keys_without_limits_of_their_own() -> None:
 
 
 async def test_workers_and_operators_are_not_slowed_down_at_what_is_theirs() -> None:
-    async with a_world(limits=KeyLimits(rate_per_s=1, burst=1)) as world:
+    async with a_world(limits=LimitsSettings(rate_per_s=1, burst=1)) as world:
         worker = await world.register()
         for _ in range(3):
             await world.lease(worker)

@@ -10,7 +10,6 @@ from api_harness import World, a_world, failed
 from structlog.testing import capture_logs
 
 from swell.api import duties
-from swell.bootstrap.backend import log_requests
 from swell.settings.backend import LogSettings
 from swell.settings.load import Settings
 from swell.task import TaskState
@@ -18,7 +17,7 @@ from swell.task import TaskState
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(log_requests="info") as world:
+    async with a_world(log=LogSettings(requests="info")) as world:
         yield world
 
 
@@ -168,4 +167,4 @@ def test_every_line_names_its_request_and_its_worker(worker: str) -> None:
 )
 def test_lines_that_would_not_be_shown_are_not_made(level: str, requests: str, told: str) -> None:
     settings = Settings(log=LogSettings(level=level, requests=requests))  # type: ignore[arg-type]
-    assert log_requests(settings.log) == told
+    assert settings.log.level_of_requests == told

@@ -28,7 +28,7 @@ async def test_a_backend_is_built_on_the_adapters_that_the_settings_name(
 ) -> None:
     chosen = settings(tmp_path, objects__url=objects_url, delivery__lease_s=27)
     backend = await build_backend(chosen, SystemClock())
-    assert backend.settings.lease_s == 27
+    assert backend.settings.delivery.lease_s == 27
     await backend.objects.put("a", b"1", "text/plain")
     assert await backend.store.get(["nothing"]) == [None]
     await close_backend(backend)

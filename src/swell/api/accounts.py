@@ -55,7 +55,7 @@ async def list_quotas(service: Service, call: Call) -> Reply:
 
 async def put_quota(service: Service, call: Call) -> Reply:
     """`PUT /v1/quotas`."""
-    asked: QuotaRequest = await _quota.read_call(call, service.settings.max_body_bytes)
+    asked: QuotaRequest = await _quota.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
@@ -104,7 +104,7 @@ async def list_credits(service: Service, call: Call) -> Reply:
 
 async def add_credits(service: Service, call: Call) -> Reply:
     """`POST /v1/credits`."""
-    asked: CreditRequest = await _credit.read_call(call, service.settings.max_body_bytes)
+    asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     credit = Credit(
         id=asked.id or secrets.token_hex(16),

@@ -174,7 +174,7 @@ def _sharpened(refusal: SwellError) -> SwellError:
 
 async def show_estimate(service: Service, call: Call) -> Reply:
     """`POST /v1/estimate`."""
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     header = call.header(b"content-type")
     if header is not None and header != b"application/json":
         check_json(call)

@@ -59,7 +59,7 @@ async def show_adoption(service: Service, call: Call) -> Reply:
 
 async def start_version_canary(service: Service, call: Call) -> Reply:
     """`POST /v1/models/{owner}/{name}/canary`."""
-    asked: CanaryRequest = await _canary.read_call(call, service.settings.max_body_bytes)
+    asked: CanaryRequest = await _canary.read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
     _note(call, model, asked.version, f"{asked.share:.4g} of the traffic")
@@ -89,7 +89,7 @@ async def start_version_canary(service: Service, call: Call) -> Reply:
 
 async def promote_version(service: Service, call: Call) -> Reply:
     """`POST /v1/models/{owner}/{name}/promote`."""
-    asked: PromoteRequest = await _promote.read_call(call, service.settings.max_body_bytes)
+    asked: PromoteRequest = await _promote.read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
     _note(call, model, asked.version or "", "")
@@ -120,7 +120,7 @@ async def promote_version(service: Service, call: Call) -> Reply:
 
 async def roll_back_version(service: Service, call: Call) -> Reply:
     """`POST /v1/models/{owner}/{name}/rollback`."""
-    asked: RollbackRequest = await _rollback.read_call(call, service.settings.max_body_bytes)
+    asked: RollbackRequest = await _rollback.read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
     _note(call, model, asked.version or "", asked.reason)
@@ -145,7 +145,7 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
 
 async def retire_version(service: Service, call: Call) -> Reply:
     """`POST /v1/models/{owner}/{name}/retire`."""
-    asked: RetireRequest = await _retire.read_call(call, service.settings.max_body_bytes)
+    asked: RetireRequest = await _retire.read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, now = cards[0].name, service.clock.now()
     _note(call, model, asked.version, "")

@@ -189,7 +189,7 @@ class App:
         self.service = Service(backend, FORMATS, SEALS)
         self._duties = Duties(self.service)
         by_path: dict[str, list[Route]] = {}
-        served = served_routes(backend.settings.facades)
+        served = served_routes(backend.settings.server.facades)
         for route in served:
             by_path.setdefault(route.path, []).append(route)
         methods = {path: _Methods(self.service, routes) for path, routes in by_path.items()}

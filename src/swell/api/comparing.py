@@ -30,7 +30,9 @@ _request = Reader(ComparisonRequest)
 
 async def create_comparison(service: Service, call: Call) -> Reply:
     """`POST /v1/comparisons`."""
-    asked: ComparisonRequest = await _request.read_call(call, service.settings.max_body_bytes)
+    asked: ComparisonRequest = await _request.read_call(
+        call, service.settings.server.max_body_bytes
+    )
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")

@@ -93,7 +93,7 @@ async def drop_comparison(service: Service, call: Call) -> Reply:
 
 async def cast_vote(service: Service, call: Call) -> Reply:
     """`POST /v1/comparisons/{id}/votes`."""
-    asked: VoteRequest = await _vote.read_call(call, service.settings.max_body_bytes)
+    asked: VoteRequest = await _vote.read_call(call, service.settings.server.max_body_bytes)
     comparison = await _find(service, call)
     # One that is not shared is another's only to an operator.
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id

@@ -363,8 +363,8 @@ async def watch_budget(service: Service) -> None:
     today = found.day
     _count_spent(service, found)
     for name, period, budget, micros in (
-        ("day", today.isoformat(), settings.budget_day_micros, found.day_micros),
-        ("month", f"{today:%Y-%m}", settings.budget_month_micros, found.month_micros),
+        ("day", today.isoformat(), settings.costs.budget_day_micros, found.day_micros),
+        ("month", f"{today:%Y-%m}", settings.costs.budget_month_micros, found.month_micros),
     ):
         if budget is None:
             continue
@@ -388,7 +388,7 @@ def _count_spent(service: Service, told: Spent) -> None:
         amounts["day"] = told.day_micros
     if (told.day.year, told.day.month) == (today.year, today.month):
         amounts["month"] = told.month_micros
-    budgets = {"day": settings.budget_day_micros, "month": settings.budget_month_micros}
+    budgets = {"day": settings.costs.budget_day_micros, "month": settings.costs.budget_month_micros}
     service.metrics.spent_micros = amounts
     service.metrics.budget_micros = {
         period: micros for period, micros in budgets.items() if micros is not None
@@ -445,7 +445,7 @@ async def show_costs(service: Service, call: Call) -> Reply:
     found = await asyncio.to_thread(costs_by, rows, by)
     names = sorted(found, key=lambda name: _place(by, name, found))
     shown, others = names[: query.limit], names[query.limit :]
-    price = service.settings.api_image_micros
+    price = service.settings.costs.api_image_micros
     view = CostsList(
         since=since,
         until=until,

@@ -29,6 +29,7 @@ from swell.background import keep_running
 from swell.bus import News, NewsKind
 from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
+from swell.settings.backend import RetentionClass, RetentionSettings
 from swell.signing import REFRESH_S, read_secrets
 from swell.store import Expiry, Part
 from swell.task import Task, TaskState
@@ -171,7 +172,7 @@ class Duties:
                 if not await service.leadership.leads("sweeper"):
                     await service.leadership.wait()
                     continue
-                if service.clock.monotonic_s() - capped_s >= service.settings.lease_s:
+                if service.clock.monotonic_s() - capped_s >= service.settings.delivery.lease_s:
                     capped_s = service.clock.monotonic_s()
                     await cap_waits(service)
                 wake_at = await service.store.next_wake_at()
@@ -187,11 +188,11 @@ class Duties:
             except Exception:
                 service.metrics.duty_failed("sweep")
                 _log.exception("sweep failed")
-            every_s = service.settings.sweep_every_s
+            every_s = service.settings.delivery.sweep_every_s
             await service.clock.sleep(pause_s(wake_at, service.clock.now(), every_s))
 
     async def _watch_workers(self) -> None:
-        every_s = self._service.settings.heartbeat_s / 2
+        every_s = self._service.settings.delivery.heartbeat_s / 2
         await self._repeat("workers", every_s, self._service.fleet.refresh)
 
     async def _watch_startups(self) -> None:
@@ -201,14 +202,14 @@ class Duties:
             if await service.leadership.leads("startups"):
                 await look_after_startups(service)
 
-        await self._repeat("startups", service.settings.heartbeat_s, look)
+        await self._repeat("startups", service.settings.delivery.heartbeat_s, look)
 
     async def _watch_objects(self) -> None:
         await self._repeat("objects", OBJECTS_EVERY_S, self._service.writable.look)
 
     async def _keep_streams(self) -> None:
         service = self._service
-        ticks = max(1, round(service.settings.keepalive_s / _STREAM_TICK_S))
+        ticks = max(1, round(service.settings.server.keepalive_s / _STREAM_TICK_S))
         tick = 0
 
         async def look() -> None:
@@ -228,7 +229,7 @@ class Duties:
     async def _check_streams(self) -> None:
         """Look now and then whether the keys of open streams still work: they have their time."""
         service = self._service
-        every_s = service.settings.keepalive_s
+        every_s = service.settings.server.keepalive_s
         await self._repeat("stream keys", every_s, lambda: check_streams(service))
 
     async def _watch_keys(self) -> None:
@@ -410,7 +411,7 @@ class Duties:
             if await service.leadership.leads("publisher"):
                 service.metrics.republished += await publisher.repair()
 
-        await self._repeat("queues", service.settings.repair_every_s, look)
+        await self._repeat("queues", service.settings.broker.repair_s, look)
 
     async def _tell_positions(self) -> None:
         service = self._service
@@ -481,7 +482,7 @@ async def sweep(service: Service) -> int:
 
 async def cap_waits(service: Service) -> None:
     """Shorten leases and backoffs that a clock set back has made too long."""
-    lease_s, n = service.settings.lease_s, _SWEEP_LIMIT
+    lease_s, n = service.settings.delivery.lease_s, _SWEEP_LIMIT
     while n >= _SWEEP_LIMIT:
         n = await service.store.cap_waits(lease_s=lease_s, limit=_SWEEP_LIMIT)
         if n:
@@ -552,9 +553,12 @@ async def retire(service: Service) -> int:
     Their objects are deleted by `discard`.
     """
     settings, now = service.settings, service.clock.now()
-    named = tuple(model for each in settings.retention for model in each.models or ())
+    retention = settings.retention
+    named = tuple(model for each in retention.classes.values() for model in each.models)
     most = 0
-    for kept in settings.retention:
+    periods: list[RetentionClass | RetentionSettings] = [*retention.classes.values(), retention]
+    for kept in periods:
+        models = kept.models if isinstance(kept, RetentionClass) else None
         parts = (
             (Part.TASK, kept.tasks_s),
             (Part.OUTPUTS, kept.outputs_s),
@@ -566,8 +570,8 @@ async def retire(service: Service) -> int:
             expiry = Expiry(
                 part=part,
                 before=now - timedelta(seconds=kept_s),
-                models=kept.models,
-                except_models=named if kept.models is None else (),
+                models=models,
+                except_models=named if models is None else (),
             )
             most = max(most, await service.store.retire(expiry, limit=_RETIRE_LIMIT))
     if settings.uploads_s is not None:

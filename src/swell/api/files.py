@@ -79,7 +79,7 @@ _MAX_FILES: Final = 500
 async def upload(service: Service, call: Call) -> Reply:
     """`POST /v1/uploads`."""
     query = read_query(call, UploadQuery)
-    limit = service.settings.max_upload_bytes
+    limit = service.settings.server.max_upload_bytes
     data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
@@ -89,7 +89,7 @@ async def upload(service: Service, call: Call) -> Reply:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     now = service.clock.now()
     info = await keep_upload(service, call, data, content_type, filename)
-    expires_s = service.settings.signed_url_s
+    expires_s = service.settings.server.signed_url_s
     view = UploadView(
         key=info.key,
         url=service.urls(call).file(info.key, info.bytes),
@@ -119,7 +119,7 @@ async def keep_upload(
     key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
     # Noted first, so that a crash leaves no file that nobody ever removes.
     await service.store.note_upload(key)
-    checked = _checked(data, service.settings.upload_types)
+    checked = _checked(data, service.settings.server.upload_types)
     info = await service.objects.put(key, checked, content_type)
     if info.bytes == 0:
         await service.objects.delete([info.key])
@@ -165,11 +165,12 @@ async def put_artifact(service: Service, call: Call) -> Reply:
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
     await _check_delivers(service, key)
-    data = call.chunks(service.settings.max_artifact_bytes)
+    data = call.chunks(service.settings.server.max_artifact_bytes)
     if key.startswith(_UPLOADS):
         # Of a client that asked where to put a file, by a façade of it.
         data = _checked(
-            call.chunks(service.settings.max_upload_bytes), service.settings.upload_types
+            call.chunks(service.settings.server.max_upload_bytes),
+            service.settings.server.upload_types,
         )
     try:
         info = await service.objects.put_new(key, data, _content_type(call))
@@ -225,7 +226,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
-    if service.settings.serve_files == "redirect" and query.get("redirect") != "no":
+    if service.settings.objects.serve == "redirect" and query.get("redirect") != "no":
         elsewhere = await _elsewhere(service, objects, call, info.key, query)
         if elsewhere is not None:
             return elsewhere

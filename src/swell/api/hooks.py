@@ -83,16 +83,18 @@ class Hooks:
         self._told_s: dict[tuple[str, str], float] = {}
         #: (task, kind) → the newest that came too soon after another; it is told when that is over.
         self._held: dict[tuple[str, str], Event] = {}
-        outbound = Outbound(settings.webhooks.urls, settings.webhooks.timeout_s, connections=0)
+        chosen = settings.webhooks
+        self.policy = UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports, "webhooks")
+        outbound = Outbound(self.policy, chosen.timeout_s, connections=0)
         self.dispatcher = Dispatcher(
             outbox,
             backend.clock,
             HttpSender(outbound, backend.clock, _RELEASE),
             self.receivers,
             DispatcherSettings(
-                schedule_s=settings.webhooks.schedule_s,
-                at_once=settings.webhooks.at_once,
-                per_place=settings.webhooks.per_receiver,
+                schedule_s=chosen.schedule_s,
+                at_once=chosen.at_once,
+                per_place=chosen.per_receiver,
             ),
         )
         outbox.on_post(self.dispatcher.wake)
@@ -129,7 +131,7 @@ class Hooks:
         where = at if isinstance(asked, str) else at + "/url"
         self.check_format(request.format, request.events, at)
         return Webhook(
-            url=checked_url(self.settings.urls, request.url, where),
+            url=checked_url(self.policy, request.url, where),
             events=tuple(dict.fromkeys(request.events)),
             format=request.format,
             secret=request.secret,
@@ -370,10 +372,10 @@ class _Receivers:
     def _urls(self, base: str) -> UrlMaker:
         settings = self._backend.settings
         return UrlMaker(
-            (settings.public_url or base).rstrip("/"),
+            (settings.server.public_url or base).rstrip("/"),
             self._backend.objects,
-            settings.signed_url_s,
-            shows_trace=settings.shows_trace,
+            settings.server.signed_url_s,
+            shows_trace=settings.telemetry.in_tasks,
         )
 
 

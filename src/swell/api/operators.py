@@ -126,7 +126,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 
 async def make_key(service: Service, call: Call) -> Reply:
     """`POST /v1/keys`."""
-    asked: KeyRequest = await _key.read_call(call, service.settings.max_body_bytes)
+    asked: KeyRequest = await _key.read_call(call, service.settings.server.max_body_bytes)
     service.classes.check_known(asked.classes)
     lasts_s, now = asked.expires_in_s, service.clock.now()
     made = await create_key(
@@ -153,7 +153,7 @@ async def make_key(service: Service, call: Call) -> Reply:
 
 async def new_secret(service: Service, call: Call) -> Reply:
     """`POST /v1/keys/{id}/rotate`."""
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     asked: RotateRequest = _rotation.read(body or b"{}")
     key = await _find_key(service, call)
     made = await rotate_key(service.registry, service.clock, key, asked.overlap_s)
@@ -179,7 +179,7 @@ def shown_once(status: int, made: NewKey) -> Reply:
 
 async def rotate_signing(service: Service, call: Call) -> Reply:
     """`POST /v1/signing/rotate`."""
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     asked: RotateSigningRequest = _signing_rotation.read(body or b"{}")
     signing = service.backend.signing
     if signing is None:
@@ -188,7 +188,7 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
         service.registry,
         service.clock,
         secrets.token_bytes(32),
-        lasting_s=max(service.settings.signed_url_s, READ_URL_S),
+        lasting_s=max(service.settings.server.signed_url_s, READ_URL_S),
         revoke=asked.revoke,
     )
     signing.replace(made)

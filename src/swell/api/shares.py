@@ -39,7 +39,7 @@ UNLISTED = (b"x-robots-tag", b"noindex")
 
 async def share(service: Service, call: Call) -> Reply:
     """`POST /v1/tasks/{id}/share`."""
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     asked: ShareRequest = _request.read(body or b"{}")
     task = await find_task(service, call)
     now = service.clock.now()
@@ -122,7 +122,7 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
         TooManyRequests: Within the hour this process made one for this address, or 60 in all.
     """
     await find_shared(service, call)
-    if not (tasks := service.settings.guest_tasks):
+    if not (tasks := service.settings.limits.guest_tasks):
         raise Forbidden("guests may run no tasks here: sign in with a key")
     client = call.scope.get("client")
     # Behind a proxy all have its address; a forged header gets around the limit per address alone.
@@ -182,7 +182,7 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         raise _nowhere()
     card = await service.cards.registered(task.model, task.model_version)
     schema = {} if card is None else card.input_schema
-    base, guest_tasks = service.base_url(call), service.settings.guest_tasks
+    base, guest_tasks = service.base_url(call), service.settings.limits.guest_tasks
     return task, shared_view(link, task, schema, base, guest_tasks)
 
 

@@ -70,7 +70,7 @@ _UNTIL_DONE: Final = (Phase.FIRST_TASK, WHOLE)
 
 async def starting(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/starting`."""
-    told = await _startup.read_call(call, service.settings.max_body_bytes)
+    told = await _startup.read_call(call, service.settings.server.max_body_bytes)
     check_worker(call.caller, told.pool, told.models)
     for name in told.models:
         if not is_model_name(name):
@@ -87,7 +87,7 @@ async def starting(service: Service, call: Call) -> Reply:
     is_new = await keep_startup(service, kept)
     call.of_others = is_new and Scope.ADMIN in call.caller.scopes
     call.target, call.about = told.id, f"in pool {told.pool!r}"
-    return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.heartbeat_s)))
+    return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.delivery.heartbeat_s)))
 
 
 def startup_of_worker(startup: Startup, info: WorkerInfo, now: datetime) -> Startup:

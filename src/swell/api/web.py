@@ -123,11 +123,11 @@ def _read(folder: Path) -> dict[str, _File]:
 def _policy(settings: ApiSettings) -> bytes:
     """Return what the app may load: its own files, and pictures from where the service has them."""
     elsewhere = []
-    if settings.public_url is not None:
-        parts = urlsplit(settings.public_url)
+    if settings.server.public_url is not None:
+        parts = urlsplit(settings.server.public_url)
         elsewhere.append(f"{parts.scheme}://{parts.netloc}")
     # A redirect leads to a bucket, whose name depends on the provider.
-    media = [*elsewhere, "https:"] if settings.serve_files == "redirect" else elsewhere
+    media = [*elsewhere, "https:"] if settings.objects.serve == "redirect" else elsewhere
     files = " ".join(["'self'", "data:", "blob:", *media])
     own = " ".join(["'self'", *media])
     return (

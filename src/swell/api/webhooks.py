@@ -42,7 +42,7 @@ _MOST_REPLAYED: Final = 100_000
 async def create(service: Service, call: Call) -> Reply:
     """`POST /v1/webhooks`."""
     hooks = service.need_hooks()
-    asked: EndpointRequest = await _endpoint.read_call(call, service.settings.max_body_bytes)
+    asked: EndpointRequest = await _endpoint.read_call(call, service.settings.server.max_body_bytes)
     key = call.caller
     if asked.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden(
@@ -60,7 +60,7 @@ async def create(service: Service, call: Call) -> Reply:
     endpoint = Endpoint(
         id="we_" + secrets.token_hex(8),
         key_id=key.id,
-        url=checked_url(hooks.settings.urls, asked.url, "/url"),
+        url=checked_url(hooks.policy, asked.url, "/url"),
         is_for_all=asked.all_keys,
         events=tuple(dict.fromkeys(asked.events)),
         models=tuple(dict.fromkeys(asked.models)),
@@ -176,7 +176,7 @@ async def replay(service: Service, call: Call) -> Reply:
 
 async def replay_failed(service: Service, call: Call) -> Reply:
     """`POST /v1/webhooks/{id}/replay`."""
-    asked: HookReplayRequest = await _since.read_call(call, service.settings.max_body_bytes)
+    asked: HookReplayRequest = await _since.read_call(call, service.settings.server.max_body_bytes)
     if asked.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
@@ -206,7 +206,7 @@ async def _set_state(
 
 
 async def _overlap_s(service: Service, call: Call) -> float:
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     asked: HookRotateRequest = _rotation.read(body or b"{}")
     call.about = f"the secret before signs too for {asked.overlap_s:g} s"
     return asked.overlap_s

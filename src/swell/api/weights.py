@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def show_weights(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/weights`."""
-    asked = await _request.read_call(call, service.settings.max_body_bytes)
+    asked = await _request.read_call(call, service.settings.server.max_body_bytes)
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")

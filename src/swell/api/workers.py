@@ -115,7 +115,7 @@ _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 
 async def register(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/register`."""
-    registration = await _registration.read_call(call, service.settings.max_body_bytes)
+    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
     names = [card.name for card in registration.models]
     check_worker(call.caller, registration.pool, names)
     call.of_others = Scope.ADMIN in call.caller.scopes
@@ -127,7 +127,7 @@ async def register(service: Service, call: Call) -> Reply:
 
 async def lease(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/lease`."""
-    ask = await _ask.read_call(call, service.settings.max_body_bytes)
+    ask = await _ask.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
     grant = await lease_tasks(service, ask, call.is_gone, lambda: service.check_again(call))
     return _answer(service, grant)
@@ -135,14 +135,14 @@ async def lease(service: Service, call: Call) -> Reply:
 
 async def report(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/report`."""
-    told = await _report.read_call(call, service.settings.max_upload_bytes)
+    told = await _report.read_call(call, service.settings.server.max_upload_bytes)
     await _check_own(service, call, told.worker_id)
     return _answer(service, await take_report(service, told))
 
 
 async def uploads(service: Service, call: Call) -> Reply:
     """`POST /worker/v1/uploads`."""
-    asked = await _uploads.read_call(call, service.settings.max_body_bytes)
+    asked = await _uploads.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, asked.worker_id)
     worker, hold = await _known(service, asked.worker_id), asked.hold
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
@@ -238,9 +238,9 @@ async def register_worker(
     await register_startup(service, registration, info)
     return Welcome(
         worker_id=info.id,
-        lease_s=settings.lease_s,
-        heartbeat_s=settings.heartbeat_s,
-        max_wait_s=settings.max_wait_s,
+        lease_s=settings.delivery.lease_s,
+        heartbeat_s=settings.delivery.heartbeat_s,
+        max_wait_s=settings.delivery.worker_wait_s,
         enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
         staged=staged_queues(service, info),
     )
@@ -289,7 +289,7 @@ async def lease_tasks(
     worker.residents = ask.residents
     if ask.known is not None:
         await _take_back(service, worker, ask.known)
-    wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
+    wait_s = min(max(0.0, ask.wait_s), service.settings.delivery.worker_wait_s)
     wants = ask.n > 0 and _may_take(service, worker) and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
@@ -799,7 +799,7 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
         # After a suspend the machine's clock only seems to be wrong.
         await service.skew.compare()
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
-    lease_s = service.settings.lease_s - service.skew.ahead_s
+    lease_s = service.settings.delivery.lease_s - service.skew.ahead_s
     states = await service.store.extend(holds, lease_s=lease_s)
     stopped = []
     for hold, state in zip(holds, states, strict=True):
@@ -845,7 +845,7 @@ def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
         worker_id=worker.info.id,
         models=worker.info.models,
         n=min(n, MAX_LEASE),
-        lease_s=service.settings.lease_s,
+        lease_s=service.settings.delivery.lease_s,
         residents=worker.residents or (),
         staged=staged_queues(service, worker.info) if service.cards.lives else {},
     )
@@ -863,7 +863,7 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
             worker_id=worker.info.id,
             version=versions[task.queue],
             token=new_token(),
-            lease_s=service.settings.lease_s,
+            lease_s=service.settings.delivery.lease_s,
         )
         for task in await service.store.get(task_ids)
         if task is not None and task.queue in versions

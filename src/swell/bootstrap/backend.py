@@ -1,11 +1,9 @@
 """Builds the backend: everything that the HTTP service uses, opened."""
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from swell.addresses.urls import UrlPolicy
-from swell.api.settings import ApiSettings, Backend, Retention, WebhookSettings
+from swell.api.settings import ApiSettings, Backend
 from swell.api.web import built_app
 from swell.bootstrap.objects import open_objects, open_weights
 from swell.bootstrap.storage import external_queues, is_shared, open_bus, open_database
@@ -13,10 +11,8 @@ from swell.bootstrap.tracing import open_tracer
 from swell.clock import Clock
 from swell.errors import InvalidModel
 from swell.money.pool_prices import pool_prices
-from swell.registry import KeyLimits
 from swell.sdk.pipeline_cards import Declared
 from swell.sdk.style_presets import Style
-from swell.settings.backend import LogSettings, RetentionSettings, WebhooksSettings
 from swell.settings.load import Settings
 from swell.signing import SigningSecrets, read_secrets
 
@@ -82,62 +78,15 @@ def _api_settings(settings: Settings) -> ApiSettings:
     from swell.sdk.pipeline import load_pipelines
     from swell.sdk.style_presets import load_styles
 
-    server, delivery, limits = settings.server, settings.delivery, settings.limits
+    pools = settings.pools
     return ApiSettings(
-        public_url=server.public_url,
-        hosts=server.hosts,
-        cors_origins=server.cors_origins,
-        facades=server.facades,
-        model_aliases=server.model_aliases,
-        pipelines=_load_all("pipelines", server.pipelines, load_pipelines),
-        upload_types=server.upload_types,
-        limits=KeyLimits(
-            rate_per_s=limits.rate_per_s,
-            burst=limits.burst,
-            tasks_in_flight=limits.tasks_in_flight,
-            tasks_per_day=limits.tasks_per_day,
-            streams=limits.streams,
-        ),
-        guest_tasks=limits.guest_tasks,
-        classes=dict(settings.admission.classes),
-        sample_micros=settings.admission.sample_micros,
-        max_body_bytes=server.max_body_bytes,
-        max_upload_bytes=server.max_upload_bytes,
-        max_artifact_bytes=server.max_artifact_bytes,
-        max_prefer_s=server.max_wait_s,
-        keepalive_s=server.keepalive_s,
-        signed_url_s=server.signed_url_s,
-        lease_s=delivery.lease_s,
-        heartbeat_s=delivery.heartbeat_s,
-        max_wait_s=delivery.worker_wait_s,
-        sweep_every_s=delivery.sweep_every_s,
-        repair_every_s=settings.broker.repair_s,
-        serve_files=settings.objects.serve,
-        retention=_retention(settings.retention),
-        hour_micros=_hour_micros(settings),
-        launch_micros={name: pool.launch_micros for name, pool in settings.pools.items()},
-        least_billed_s={name: pool.least_billed_s for name, pool in settings.pools.items()},
-        api_image_micros=settings.costs.api_image_micros,
-        budget_day_micros=settings.costs.budget_day_micros,
-        budget_month_micros=settings.costs.budget_month_micros,
-        uploads_s=_uploads_s(settings),
-        log_requests=log_requests(settings.log),
-        shows_trace=settings.telemetry.in_tasks,
-        webhooks=_webhook_settings(settings.webhooks),
-        styles=_load_all("styles", server.styles, load_styles),
+        **dict(settings),
+        pipelines=_load_all("pipelines", settings.server.pipelines, load_pipelines),
+        styles=_load_all("styles", settings.server.styles, load_styles),
         web_app=built_app(),
-    )
-
-
-def _webhook_settings(settings: WebhooksSettings) -> WebhookSettings:
-    return WebhookSettings(
-        urls=UrlPolicy.of(settings.allow_private_urls, settings.url_ports, "webhooks"),
-        schedule_s=settings.schedule_s,
-        timeout_s=settings.timeout_s,
-        at_once=settings.at_once,
-        per_receiver=settings.per_receiver,
-        log_s=settings.log_s,
-        endpoints=settings.endpoints,
+        hour_micros=_hour_micros(settings),
+        launch_micros={name: pool.launch_micros for name, pool in pools.items()},
+        least_billed_s={name: pool.least_billed_s for name, pool in pools.items()},
     )
 
 
@@ -155,30 +104,7 @@ def _load_all(
     return tuple(found)
 
 
-def _retention(settings: RetentionSettings) -> tuple[Retention, ...]:
-    classes = [
-        Retention(each.models, each.inputs_s, each.outputs_s, each.tasks_s)
-        for each in settings.classes.values()
-    ]
-    others = Retention(None, settings.inputs_s, settings.outputs_s, settings.tasks_s)
-    return (*classes, others)
-
-
 def _hour_micros(settings: Settings) -> dict[str, int]:
     prices = {name: price.hour_micros for name, price in pool_prices(settings).items()}
     own, micros = settings.worker.pool, settings.pool.hour_micros
     return prices if own in settings.pools or micros is None else {own: micros, **prices}
-
-
-def _uploads_s(settings: Settings) -> float | None:
-    """Return the age at which unused uploads are deleted: tasks can use them until URLs expire."""
-    uploads_s = settings.retention.uploads_s
-    return None if uploads_s is None else max(uploads_s, settings.server.signed_url_s)
-
-
-def log_requests(settings: LogSettings) -> Literal["off", "debug", "info"]:
-    """Return the level of the lines about requests; `off` if the log leaves that level out."""
-    level = settings.requests
-    if level == "off" or getattr(logging, level.upper()) < getattr(logging, settings.level.upper()):
-        return "off"
-    return level

@@ -376,7 +376,7 @@ def define(source: Any) -> Definition:
 
 def _define_class(cls: type[Model]) -> Definition:
     input_type = _check_class(cls)
-    is_stepwise = issubclass(cls, StepModel)
+    stepwise = cls if issubclass(cls, StepModel) else None
     return Definition(
         name=cls.name,
         description=inspect.cleandoc(cls.__doc__ or ""),
@@ -388,8 +388,8 @@ def _define_class(cls: type[Model]) -> Definition:
         source=_file_of(cls),
         files=_resolve(cls, "files", cls.files),
         make=cls,
-        step_bucket=cls.bucket if is_stepwise else 0,
-        step_rows=max(cls.bucket, cls.most_rows) if is_stepwise else 0,
+        step_bucket=stepwise.bucket if stepwise else 0,
+        step_rows=max(stepwise.bucket, stepwise.most_rows) if stepwise else 0,
         licence=cls.licence,
         credits=inspect.cleandoc(cls.credits),
         memory_bytes=cls.memory_bytes,

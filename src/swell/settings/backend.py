@@ -64,8 +64,8 @@ class ServerSettings(Group):
     """
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    processes: int = Field(1, ge=1, le=256)
+    port: int = Field(default=8000, ge=0, le=65535)
+    processes: int = Field(default=1, ge=1, le=256)
     public_url: Annotated[str, AfterValidator(service_url)] | None = None
     tls: Literal["off", "self-signed"] = "off"
     tls_cert: Path | None = None
@@ -90,15 +90,15 @@ class ServerSettings(Group):
         "application/pdf",
         "application/octet-stream",
     )
-    max_body_bytes: int = Field(10 * 1024**2, ge=1)
-    max_upload_bytes: int = Field(100 * 1024**2, ge=1)
-    max_artifact_bytes: int = Field(2 * 1024**3, ge=1)
-    max_wait_s: float = Field(60.0, ge=0)
-    keepalive_s: float = Field(15.0, gt=0)
-    signed_url_s: float = Field(3600.0, gt=0)
-    head_timeout_s: float = Field(20.0, gt=0)
-    body_timeout_s: float = Field(30.0, gt=0)
-    drain_s: float = Field(10.0, ge=0)
+    max_body_bytes: int = Field(default=10 * 1024**2, ge=1)
+    max_upload_bytes: int = Field(default=100 * 1024**2, ge=1)
+    max_artifact_bytes: int = Field(default=2 * 1024**3, ge=1)
+    max_wait_s: float = Field(default=60.0, ge=0)
+    keepalive_s: float = Field(default=15.0, gt=0)
+    signed_url_s: float = Field(default=3600.0, gt=0)
+    head_timeout_s: float = Field(default=20.0, gt=0)
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    drain_s: float = Field(default=10.0, ge=0)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "ServerSettings":
@@ -128,12 +128,12 @@ class LimitsSettings(Group):
         guest_tasks: Tasks that a visitor of a shared page may run without a key; 0 for none.
     """
 
-    rate_per_s: Annotated[float, AfterValidator(_rate)] = Field(0.0, ge=0, le=1e6)
-    burst: int | None = Field(None, ge=1, le=1_000_000)
-    tasks_in_flight: int = Field(0, ge=0)
-    tasks_per_day: int = Field(0, ge=0)
-    streams: int = Field(0, ge=0)
-    guest_tasks: int = Field(0, ge=0, le=10_000)
+    rate_per_s: Annotated[float, AfterValidator(_rate)] = Field(default=0.0, ge=0, le=1e6)
+    burst: int | None = Field(default=None, ge=1, le=1_000_000)
+    tasks_in_flight: int = Field(default=0, ge=0)
+    tasks_per_day: int = Field(default=0, ge=0)
+    streams: int = Field(default=0, ge=0)
+    guest_tasks: int = Field(default=0, ge=0, le=10_000)
 
 
 def _check_classes(classes: Mapping[str, int]) -> Mapping[str, int]:
@@ -160,7 +160,7 @@ class AdmissionSettings(Group):
         "paid": 1,
         "free": 5,
     }
-    sample_micros: int = Field(0, ge=0)
+    sample_micros: int = Field(default=0, ge=0)
 
 
 class RetentionClass(Group):
@@ -174,9 +174,9 @@ class RetentionClass(Group):
     """
 
     models: Words = Field(min_length=1)
-    inputs_s: float | None = Field(None, ge=0)
-    outputs_s: float | None = Field(None, ge=0)
-    tasks_s: float | None = Field(None, ge=86_400)
+    inputs_s: float | None = Field(default=None, ge=0)
+    outputs_s: float | None = Field(default=None, ge=0)
+    tasks_s: float | None = Field(default=None, ge=86_400)
 
 
 class RetentionSettings(Group):
@@ -196,10 +196,10 @@ class RetentionSettings(Group):
             file, JSON in the environment. A class keeps forever what it does not set.
     """
 
-    inputs_s: float | None = Field(None, ge=0)
-    outputs_s: float | None = Field(None, ge=0)
-    tasks_s: float | None = Field(None, ge=86_400)
-    uploads_s: float | None = Field(86_400.0, ge=0)
+    inputs_s: float | None = Field(default=None, ge=0)
+    outputs_s: float | None = Field(default=None, ge=0)
+    tasks_s: float | None = Field(default=None, ge=86_400)
+    uploads_s: float | None = Field(default=86_400.0, ge=0)
     classes: Annotated[Mapping[str, RetentionClass], Json] = {}
 
     @model_validator(mode="after")
@@ -229,12 +229,12 @@ class DeliverySettings(Group):
         sweep_every_s: Interval of the check for expired leases and deadlines, in seconds.
     """
 
-    lease_s: float = Field(30.0, gt=0)
-    heartbeat_s: float = Field(10.0, gt=0)
-    worker_wait_s: float = Field(20.0, ge=0)
-    backoff_base_s: float = Field(1.0, ge=0)
-    backoff_cap_s: float = Field(60.0, ge=0)
-    sweep_every_s: float = Field(0.25, gt=0)
+    lease_s: float = Field(default=30.0, gt=0)
+    heartbeat_s: float = Field(default=10.0, gt=0)
+    worker_wait_s: float = Field(default=20.0, ge=0)
+    backoff_base_s: float = Field(default=1.0, ge=0)
+    backoff_cap_s: float = Field(default=60.0, ge=0)
+    sweep_every_s: float = Field(default=0.25, gt=0)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "DeliverySettings":
@@ -280,11 +280,11 @@ class WebhooksSettings(Group):
     allow_private_urls: Words = ()
     url_ports: Words = ("80", "443")
     schedule_s: Waits = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
-    timeout_s: float = Field(20.0, gt=0)
-    at_once: int = Field(1536, ge=2)
-    per_receiver: int = Field(8, ge=1)
-    log_s: float | None = Field(30 * 86400.0, ge=0)
-    endpoints: int = Field(50, ge=0)
+    timeout_s: float = Field(default=20.0, gt=0)
+    at_once: int = Field(default=1536, ge=2)
+    per_receiver: int = Field(default=8, ge=1)
+    log_s: float | None = Field(default=30 * 86400.0, ge=0)
+    endpoints: int = Field(default=50, ge=0)
 
 
 class LogSettings(Group):
@@ -301,6 +301,14 @@ class LogSettings(Group):
     json_lines: bool = False
     requests: Literal["off", "debug", "info"] = "debug"
 
+    @property
+    def level_of_requests(self) -> Literal["off", "debug", "info"]:
+        """The level of the lines about requests; `off` if the log leaves that level out."""
+        order = ("debug", "info", "warning", "error")
+        if self.requests == "off" or order.index(self.requests) < order.index(self.level):
+            return "off"
+        return self.requests
+
 
 class TelemetrySettings(Group):
     """Traces, by OpenTelemetry; needs `swell[telemetry]`.
@@ -313,5 +321,5 @@ class TelemetrySettings(Group):
     """
 
     endpoint: str = ""
-    sample: float = Field(1.0, ge=0, le=1)
+    sample: float = Field(default=1.0, ge=0, le=1)
     in_tasks: bool = False

@@ -23,5 +23,5 @@ class ClientSettings(Group):
     url: str = ""
     key: SecretStr = SecretStr("")
     ca_file: Path | None = None
-    timeout_s: float = Field(60.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0)
     browser: bool = True

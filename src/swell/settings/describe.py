@@ -34,7 +34,7 @@ def describe() -> list[Setting]:
     found = []
     for key, field in fields().items():
         group, _, name = key.rpartition(".")
-        cls = Settings.model_fields[group].annotation if group else Settings
+        cls: Any = Settings.model_fields[group].annotation if group else Settings
         is_secret = field.annotation is SecretStr
         found.append(
             Setting(

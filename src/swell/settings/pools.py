@@ -44,21 +44,21 @@ class PoolTable(Group):
         options: What the provider is told besides.
     """
 
-    provider: str = Field("process", min_length=1)
+    provider: str = Field(default="process", min_length=1)
     models: Words = Field(min_length=1)
-    least: int = Field(0, ge=0)
-    most: int = Field(1, ge=1, le=100_000)
-    hour_micros: int | None = Field(None, ge=0)
-    launch_micros: int = Field(0, ge=0)
-    least_billed_s: float = Field(0.0, ge=0)
+    least: int = Field(default=0, ge=0)
+    most: int = Field(default=1, ge=1, le=100_000)
+    hour_micros: int | None = Field(default=None, ge=0)
+    launch_micros: int = Field(default=0, ge=0)
+    least_billed_s: float = Field(default=0.0, ge=0)
     spot: bool = False
-    losses_per_hour: float = Field(0.0, ge=0)
-    location: str = Field("", max_length=200)
-    start_s: float | None = Field(None, gt=0)
+    losses_per_hour: float = Field(default=0.0, ge=0)
+    location: str = Field(default="", max_length=200)
+    start_s: float | None = Field(default=None, gt=0)
     rates: Annotated[Mapping[str, float], Json] = {}
-    drain_s: float | None = Field(None, ge=0)
+    drain_s: float | None = Field(default=None, ge=0)
     device: str | None = None
-    slots: int | None = Field(None, ge=1)
+    slots: int | None = Field(default=None, ge=1)
     options: Annotated[Mapping[str, Any], Json] = {}
 
     @property
@@ -132,16 +132,16 @@ class AutoscaleSettings(Group):
             the environment.
     """
 
-    wait_s: float = Field(20.0, gt=0)
-    every_s: float = Field(3.0, gt=0, le=60)
-    stale_s: float = Field(60.0, gt=0)
-    hour_budget_micros: int | None = Field(None, ge=0)
-    day_budget_micros: int | None = Field(None, ge=0)
-    boot_limit_s: float = Field(1800.0, gt=0)
-    silent_s: float = Field(300.0, gt=0)
+    wait_s: float = Field(default=20.0, gt=0)
+    every_s: float = Field(default=3.0, gt=0, le=60)
+    stale_s: float = Field(default=60.0, gt=0)
+    hour_budget_micros: int | None = Field(default=None, ge=0)
+    day_budget_micros: int | None = Field(default=None, ge=0)
+    boot_limit_s: float = Field(default=1800.0, gt=0)
+    silent_s: float = Field(default=300.0, gt=0)
     url: str = ""
     token: SecretStr = SecretStr("")
-    deployment: str = Field("swell", pattern="^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
+    deployment: str = Field(default="swell", pattern="^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
     policy: Annotated[Mapping[str, Any], Json] = {}
 
 
@@ -170,7 +170,7 @@ class PricesSettings(Group):
     """
 
     hour_micros: Annotated[Mapping[str, int], Json, AfterValidator(_check_prices)] = {}
-    ask_every_s: float = Field(600.0, ge=0)
+    ask_every_s: float = Field(default=600.0, ge=0)
 
 
 class CostsSettings(Group):
@@ -185,6 +185,6 @@ class CostsSettings(Group):
         budget_month_micros: The same budget per month (UTC).
     """
 
-    api_image_micros: int | None = Field(None, ge=0)
-    budget_day_micros: int | None = Field(None, ge=1)
-    budget_month_micros: int | None = Field(None, ge=1)
+    api_image_micros: int | None = Field(default=None, ge=0)
+    budget_day_micros: int | None = Field(default=None, ge=1)
+    budget_month_micros: int | None = Field(default=None, ge=1)

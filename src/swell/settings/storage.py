@@ -18,7 +18,7 @@ class StoreSettings(Group):
     """
 
     url: str = ""
-    connections: int = Field(4, ge=1)
+    connections: int = Field(default=4, ge=1)
 
 
 class BrokerSettings(Group):
@@ -37,7 +37,7 @@ class BrokerSettings(Group):
     """
 
     url: str = ""
-    repair_s: float = Field(10.0, gt=0)
+    repair_s: float = Field(default=10.0, gt=0)
 
 
 class BusSettings(Group):

@@ -123,24 +123,24 @@ class WorkerSettings(Group):
         "swell/safety",
         "swell/portraits",
     )
-    slots: int | None = Field(None, ge=1)
+    slots: int | None = Field(default=None, ge=1)
     name: str = ""
-    pool: str = Field("default", min_length=1)
+    pool: str = Field(default="default", min_length=1)
     stage: Literal["", "trial"] = ""
-    instance: str = Field("", max_length=200)
+    instance: str = Field(default="", max_length=200)
     device: str = "cpu"
     batching: Literal["exact", "fast"] = "exact"
-    device_memory_bytes: int | None = Field(None, gt=0)
-    host_memory_bytes: int | None = Field(None, ge=0)
+    device_memory_bytes: int | None = Field(default=None, gt=0)
+    host_memory_bytes: int | None = Field(default=None, ge=0)
     picture_format: Literal["png", "webp", "jpeg", "avif"] = "png"
-    encode_processes: int | None = Field(None, ge=1)
+    encode_processes: int | None = Field(default=None, ge=1)
     cache_dir: Path | None = None
-    cache_bytes: int | None = Field(None, gt=0)
+    cache_bytes: int | None = Field(default=None, gt=0)
     baked_dir: Path | None = None
     compiled_dir: Path | None = None
-    compiled_bytes: int | None = Field(None, gt=0)
+    compiled_bytes: int | None = Field(default=None, gt=0)
     compiled_keys: Words = ()
-    compiled_wait_s: float = Field(5.0, gt=0)
+    compiled_wait_s: float = Field(default=5.0, gt=0)
     weights: Words = ()
     added: bool = True
     optional: Words = ()
@@ -150,21 +150,21 @@ class WorkerSettings(Group):
     health_file: Path | None = None
     environments_dir: Path | None = None
     wheels_dir: Path | None = None
-    max_file_bytes: int = Field(100 * 1024**2, ge=1)
-    max_lora_bytes: int = Field(1024**3, ge=1)
+    max_file_bytes: int = Field(default=100 * 1024**2, ge=1)
+    max_lora_bytes: int = Field(default=1024**3, ge=1)
     allow_private_urls: Words = ()
     url_ports: Words = ("80", "443")
-    cancel_grace_s: float = Field(5.0, ge=0)
-    run_limit_s: float | None = Field(None, gt=0)
-    drain_s: float | None = Field(None, ge=0)
-    killed_after_s: float | None = Field(None, ge=0)
-    handover_s: float = Field(5.0, ge=0)
-    give_up_s: float | None = Field(3600.0, ge=0)
+    cancel_grace_s: float = Field(default=5.0, ge=0)
+    run_limit_s: float | None = Field(default=None, gt=0)
+    drain_s: float | None = Field(default=None, ge=0)
+    killed_after_s: float | None = Field(default=None, ge=0)
+    handover_s: float = Field(default=5.0, ge=0)
+    give_up_s: float | None = Field(default=3600.0, ge=0)
     preload: Words = ("auto",)
     asked_at: AwareDatetime | None = None
-    began_boot_s: float | None = Field(None, ge=0)
-    pull_s: float | None = Field(None, ge=0)
-    warm_s: float = Field(0.0, ge=0)
+    began_boot_s: float | None = Field(default=None, ge=0)
+    pull_s: float | None = Field(default=None, ge=0)
+    warm_s: float = Field(default=0.0, ge=0)
 
 
 class PoolSettings(Group):
@@ -178,7 +178,7 @@ class PoolSettings(Group):
             dollar, for the ledger; unset if unknown.
     """
 
-    workers: int = Field(1, ge=0)
-    drain_s: float = Field(30.0, ge=0)
-    boot_delay_s: float = Field(0.0, ge=0)
-    hour_micros: int | None = Field(None, ge=0)
+    workers: int = Field(default=1, ge=0)
+    drain_s: float = Field(default=30.0, ge=0)
+    boot_delay_s: float = Field(default=0.0, ge=0)
+    hour_micros: int | None = Field(default=None, ge=0)

@@ -192,7 +192,7 @@ class Worker:
         self._settings = settings
         self._forks = self._origin.forks
         self._is_exact = settings.batching == "exact"
-        self._origin = origin or Origin(None)
+        self._origin: Origin = origin or Origin(None)
         #: Give it a tracer before `run` where traces are wanted.
         self.traces = TaskTraces(clock, settings.name)
         self._begun = self._origin.process

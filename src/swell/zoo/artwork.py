@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.clock import SystemClock
 from swell.environment import argos_folders
+from swell.registry import Speed
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
-from swell.sdk.model import Speed
 from swell.sdk.step_model import Plan, StepModel
 from swell.zoo import paint
 from swell.zoo.embedded import weights

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
+from swell.registry import Speed
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Audio
-from swell.sdk.model import Model, Speed
+from swell.sdk.model import Model
 from swell.zoo.embedded import session, weights
 from swell.zoo.pronounce import Pronouncer, sentences, spoken
 

@@ -33,8 +33,9 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.environment import argos_folders
+from swell.registry import Speed
 from swell.sdk.context import Item, Reject
-from swell.sdk.model import Model, Speed
+from swell.sdk.model import Model
 from swell.zoo.embedded import weights
 
 #: What languages are called, by ISO 639-1 code.

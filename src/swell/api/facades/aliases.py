@@ -35,7 +35,7 @@ async def resolve(service: Service, *names: str, param: str = "model") -> Target
     Raises:
         NotFound: Nothing; the text names what there is.
     """
-    aliases = service.settings.model_aliases
+    aliases = service.settings.server.model_aliases
     told = meant(aliases, names)
     if told is not None:
         return await service.cards.target(told)
@@ -54,7 +54,7 @@ async def available(service: Service) -> dict[str, ModelCard]:
     await service.cards.refresh()
     models = {card.name: card for card in service.cards.newest()}
     found = dict(models)
-    for name, model in service.settings.model_aliases.items():
+    for name, model in service.settings.server.model_aliases.items():
         card = models.get(model.partition(":")[0])
         if card is not None and name != ANY:
             found[name] = card

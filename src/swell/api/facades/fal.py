@@ -345,7 +345,7 @@ async def status(service: Service, call: Call) -> Reply:
 
 async def status_stream(service: Service, call: Call) -> Reply | None:
     """`GET /fal/queue/{owner}/{alias}/requests/{id}/status/stream`."""
-    await call.body(service.settings.max_body_bytes)
+    await call.body(service.settings.server.max_body_bytes)
     task = await find_task(service, call)
     wants_logs = _wants_logs(call)
     accepted = Accepted(task=task, is_new=False)
@@ -397,7 +397,7 @@ async def start_upload(service: Service, call: Call) -> Reply:
     ending = re.search(r"\.[A-Za-z0-9]{1,10}$", upload.file_name)
     key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{ending[0] if ending else ''}"
     await service.store.note_upload(key)
-    put = service.objects.sign("PUT", key, service.settings.signed_url_s)
+    put = service.objects.sign("PUT", key, service.settings.server.signed_url_s)
     where = f"{service.base_url(call)}{put}" if put.startswith("/") else put
     view = FalUploadView(upload_url=where, file_url=file_url(service, call, key))
     return Reply(200, encode(view), headers=[_request_id(call.request_id)])

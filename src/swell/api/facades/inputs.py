@@ -55,7 +55,7 @@ async def json_object(service: Service, call: Call) -> dict[str, Any]:
         TooLarge: It is too long, or has too many fields.
     """
     check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     try:
         told = msgspec.json.decode(body or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -273,7 +273,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     header = call.header(b"authorization")
     if header is not None:
         await _enter(service, call, header)
-    limit = call.limit_bytes(service.settings.max_body_bytes)
+    limit = call.limit_bytes(service.settings.server.max_body_bytes)
     told: Any
     if call.media_type == "multipart/form-data":
         parts = read_parts(call.header(b"content-type") or b"", call.chunks(limit))

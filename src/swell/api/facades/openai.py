@@ -384,13 +384,13 @@ async def read_edit(service: Service, call: Call) -> Asked:
 
 
 async def _read_form(service: Service, call: Call) -> Asked:
-    limit = service.settings.max_upload_bytes
+    limit = service.settings.server.max_upload_bytes
     header = call.header(b"content-type") or b""
     texts: dict[str, Any] = {}
     images: list[str] = []
     mask: str | None = None
     digest = hashlib.sha256()
-    left_chars = service.settings.max_body_bytes
+    left_chars = service.settings.server.max_body_bytes
     async for part in read_parts(header, call.chunks(limit)):
         name = part.name.removesuffix("[]")
         if name not in ("image", "mask"):
@@ -398,7 +398,7 @@ async def _read_form(service: Service, call: Call) -> Asked:
                 texts[part.name] = text = await part.text()
                 left_chars -= len(text)
                 if left_chars < 0:
-                    raise too_large(service.settings.max_body_bytes)
+                    raise too_large(service.settings.server.max_body_bytes)
             continue
         is_field = part.filename is None and part.media_type == "text/plain"
         keep = _named if is_field else _kept

@@ -120,7 +120,7 @@ async def get(service: Service, call: Call) -> Reply:
 async def create(service: Service, call: Call) -> Reply:
     """`POST /deployments`."""
     asked: ReplicateDeploymentRequest = await _request.read_call(
-        call, service.settings.max_body_bytes
+        call, service.settings.server.max_body_bytes
     )
     ref = asked.model if asked.version is None else f"{asked.model}:{asked.version}"
     card = (await service.cards.target(ref)).card
@@ -150,7 +150,7 @@ async def create(service: Service, call: Call) -> Reply:
 async def update(service: Service, call: Call) -> Reply:
     """`PATCH /deployments/{owner}/{name}`."""
     asked: ReplicateDeploymentUpdate = await _update.read_call(
-        call, service.settings.max_body_bytes
+        call, service.settings.server.max_body_bytes
     )
     name = call.target = _name(call)
     before = await _own(service, name)

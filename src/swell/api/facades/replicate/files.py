@@ -53,7 +53,7 @@ async def create(service: Service, call: Call) -> Reply:
     """`POST /files`: a form with the file as `content`."""
     if call.media_type != "multipart/form-data":
         raise InvalidRequest("send a form (multipart/form-data) with the file as `content`")
-    limit = service.settings.max_upload_bytes
+    limit = service.settings.server.max_upload_bytes
     info: ObjectInfo | None = None
     fields: dict[str, str] = {}
     name, sha256 = "", hashlib.sha256()

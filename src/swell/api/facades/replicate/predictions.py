@@ -155,7 +155,7 @@ def cancel_after_s(header: bytes) -> float:
 async def _read(service: Service, call: Call) -> tuple[ReplicatePredictionRequest, bytes]:
     service.traces.begin(call)
     check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     asked: ReplicatePredictionRequest = _request.read(body)
     return asked, body
 
@@ -182,7 +182,7 @@ async def _create(
     if webhook is not None:
         new = msgspec.structs.replace(new, webhook=webhook)
     prefer = call.header(b"prefer")
-    longest_s = min(service.settings.max_prefer_s, _LONGEST_WAIT_S)
+    longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, longest_s)
     task = await earlier(service, call, new) if is_retry(call) else None
     if task is None:
