@@ -89,24 +89,24 @@ class Backend:
     registry: Registry
     clock: Clock
     settings: ApiSettings = field(default_factory=ApiSettings)
-    #: Names of models for which a worker could be started.
+    #: Returns the names of models for which a worker can be started.
     launchable: Callable[[], Collection[str]] = _nothing_launchable
-    #: Sign URLs of files; None where they cannot be changed while it runs.
+    #: Secrets that sign URLs of files; None if they cannot be rotated.
     signing: SigningSecrets | None = None
-    #: Where weights lie that were pushed; None for below `weights` in the objects.
+    #: Store of pushed weights; None for `weights` in the object store.
     weights: WeightStore | None = None
-    #: Where spans go; None where nobody wants traces.
+    #: Exports spans; None without traces.
     tracer: Tracer | None = None
     #: Sends task IDs to an external queue service; None without one.
     publisher: Publisher | None = None
-    #: What is to be told of tasks to URLs; None where nothing is, and webhooks are refused.
+    #: Queue of webhook deliveries; None refuses webhooks.
     outbox: Outbox | None = None
-    #: Whether other backends may work on the same store.
+    #: Whether other backends may use the same store.
     is_shared: bool = False
     #: Adds the numbers of other processes on the same port to those of this one, in the text
     #: format of Prometheus.
     together: Callable[[bytes], bytes] | None = None
     #: Awaited before the first request, in order.
     on_start: tuple[Hook, ...] = ()
-    #: Awaited after the last request, in order; the contracts are closed by whoever made them.
+    #: Awaited after the last request, in order; `close_backend` closes the adapters.
     on_stop: tuple[Hook, ...] = ()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("swell.autoscaler")
 
-#: Providers whose machines no other deployment of the same account can list.
+#: Providers without an account that several deployments share.
 _UNSHARED: Final = ("process", "external")
 
 
@@ -135,7 +135,7 @@ def build_autoscaler(
 
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
-    """Return how to ask for the prices of pools whose price may change."""
+    """Return how to ask for the prices of pools that may change."""
     from swell.autoscaler.live_prices import Asking
 
     book, found = book_of(settings), {}
@@ -250,7 +250,7 @@ def pool_models(settings: Settings) -> list[str]:
 
 
 def needs_token(settings: Settings) -> list[str]:
-    """Return the pools whose workers outlive this process, so that their key must outlive it too.
+    """Return the pools with workers that outlive this process, and so need a key that does, too.
 
     Workers of external pools bring their own.
     """

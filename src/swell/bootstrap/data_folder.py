@@ -1,4 +1,4 @@
-"""The data folder of a backend: its lock, and files whose places other modules need."""
+"""The data folder of a backend: its lock, and the path of its certificate."""
 
 import fcntl
 import os

@@ -37,9 +37,9 @@ class Fleet:
     """The workers of `swell up`."""
 
     provider: ProcessProvider
-    #: One for all models that can share a process, and one for each environment that others need.
+    #: One for the models that share a process, and one for each environment of other models.
     keepers: Sequence[Keeper]
-    #: Models whose environment does not exist yet; making it may take minutes.
+    #: Models that wait for their environment; making it may take minutes.
     making: Sequence[str] = ()
 
     async def run(self) -> None:
@@ -58,7 +58,7 @@ def build_fleet(
 ) -> Fleet:
     """Return the local workers of one machine, not yet started.
 
-    Models that need an environment of their own get separate workers, as many as the others.
+    Models with a separate environment get separate workers, as many as the others.
 
     Args:
         settings: The number of workers, and their models.

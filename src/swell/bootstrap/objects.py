@@ -135,7 +135,7 @@ def open_weights(
         settings: Its URL and credentials.
         clock: The time.
         url: Its URL; empty for `weights.url`, or else `weights` in the object store.
-        secret: Signs the URLs by which a backend serves a folder; None to read a folder directly.
+        secret: Signs the URLs of a backend that serves a folder; None to read a folder directly.
 
     Raises:
         InvalidRequest: The URL names no known adapter.

@@ -185,7 +185,7 @@ def model(
         name: `owner/name`.
         batch: How many inputs are handed over at once; they still run one after another.
         examples: Inputs that work.
-        files: Files whose content is part of the version, relative to the function's file.
+        files: Files that are part of the version, such as weights, relative to the function's file.
         stage: `trial`, `canary` or `live`.
         facts: For the card: `licence`, `credits`, `memory_bytes`, `price_micros`, `speed` and
             `samples`, as the attributes of a `Model`.

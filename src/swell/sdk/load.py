@@ -19,7 +19,7 @@ from swell.sdk.model import Model
 #: Built-in models by owner or full name; everything else under `swell/` is searched in the zoo.
 _ZOO: Final = "swell.zoo"
 
-#: Models of `demo/` that have a file of their own; all others are in one.
+#: Models of `demo/` in separate files; all others share one file.
 _OWN_FILE: Final = frozenset({"curve"})
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
@@ -144,12 +144,12 @@ def remedy(error: BaseException | None, source: Path | None) -> str:
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
-    text, beside = "", set[str]()
+    text, siblings = "", set[str]()
     if source is not None:
         with contextlib.suppress(OSError):
             text = source.read_text(encoding="utf-8", errors="replace")
-            beside = {each.stem for each in source.parent.iterdir()}
-    return f": {how_to_get(error.name, text, beside)}"
+            siblings = {each.stem for each in source.parent.iterdir()}
+    return f": {how_to_get(error.name, text, siblings)}"
 
 
 def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Definition]:

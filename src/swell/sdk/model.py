@@ -18,7 +18,7 @@ class Batch:
 
     Args:
         max: At most this many samples at once.
-        by: Names of input fields whose values must be equal within a batch.
+        by: Names of input fields that must have equal values within a batch.
     """
 
     max: int = 1
@@ -46,8 +46,8 @@ class Model:
     #: Type of one result, for the schema; anything pydantic knows, `swell.Image` or `swell.File`.
     Output: ClassVar[Any] = None
     batch: ClassVar[Batch] = Batch()
-    #: Files whose content is part of the version, such as weights; relative to the file that this
-    #: attribute is written in.
+    #: Files that are part of the version, such as weights; relative to the file that sets this
+    #: attribute.
     files: ClassVar[Sequence[str | Path]] = ()
     #: Inputs that work, for docs, checks and warm-up; taken from the schema if empty.
     examples: ClassVar[Sequence[Mapping[str, Any]]] = ()
@@ -59,8 +59,8 @@ class Model:
     credits: ClassVar[str] = ""
     #: Speed on some devices, as its author measured it.
     speed: ClassVar[Sequence[Speed]] = ()
-    #: Pictures, sounds and texts for the card, small ones, by their captions; relative to the file
-    #: that this attribute is written in.
+    #: Small pictures, sounds and texts for the card, by their captions; relative to the file that
+    #: sets this attribute.
     samples: ClassVar[Mapping[str, str | Path]] = MappingProxyType({})
     #: Device memory, in bytes; `load` may set it. 0 means the growth of the process while it loads,
     #: which does not include a GPU's memory.

@@ -63,7 +63,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
     """Declare a class to be a pipeline.
 
-    Its `Stage`s run in the order in which they are written. `class Input(pydantic.BaseModel)` is
+    Its `Stage`s run in the order of their definition. `class Input(pydantic.BaseModel)` is
     the input. `output` is the output: a reference, or field → reference; the default is the output
     of the last stage. `examples` and `stage` are as with models.
 

@@ -117,7 +117,7 @@ def _rate(per_s: float) -> float:
 
 
 class LimitsSettings(Group):
-    """How much each key may ask that was made without limits of its own; operators may all.
+    """Limits of keys that were created without limits; keys of operators have none.
 
     Attributes:
         rate_per_s: Requests per second on average; 0 for no limit, else at least 0.00001.
@@ -147,7 +147,7 @@ def _check_classes(classes: Mapping[str, int]) -> Mapping[str, int]:
 
 
 class AdmissionSettings(Group):
-    """What is accepted, for whom, and in which order.
+    """Priority classes, and prices of samples.
 
     Attributes:
         classes: Priority classes: name and priority. 1 is normal, higher numbers are less urgent.
@@ -164,10 +164,10 @@ class AdmissionSettings(Group):
 
 
 class RetentionClass(Group):
-    """How long tasks of some models are kept; what is unset is kept for ever.
+    """How long data of some models is kept; unset for ever.
 
     Attributes:
-        models: Whose tasks; of no other class.
+        models: The models; each in one class only.
         inputs_s: As `retention.inputs_s`.
         outputs_s: As `retention.outputs_s`.
         tasks_s: As `retention.tasks_s`.
@@ -180,7 +180,7 @@ class RetentionClass(Group):
 
 
 class RetentionSettings(Group):
-    """For how long data is kept once a task has ended.
+    """How long data is kept after a task has ended.
 
     Attributes:
         inputs_s: Time after a task's end until its input and uploads that no other task uses are
@@ -258,7 +258,7 @@ class DeliverySettings(Group):
 
 
 class WebhooksSettings(Group):
-    """What is sent to URLs that callers name.
+    """Webhooks.
 
     Attributes:
         allow_private_urls: Private networks and hosts that webhooks may reach; values as for
@@ -288,7 +288,7 @@ class WebhooksSettings(Group):
 
 
 class LogSettings(Group):
-    """What the services tell on stderr.
+    """The log on stderr.
 
     Attributes:
         level: Lowest level to log.

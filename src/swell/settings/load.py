@@ -175,7 +175,7 @@ def load(
         flags: Dotted key → value; None for a flag that was not given.
         config: The file to read instead of `swell.toml` in `folder`; it must exist.
         environment: Variables; None for the process's own.
-        folder: The folder in which `swell.toml` is searched.
+        folder: The folder of `swell.toml`.
 
     Raises:
         UnknownSetting: A flag or a key of the file does not exist; the text suggests one that does.

@@ -8,40 +8,39 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from swell.settings.group import Group, Json, Words
 
-#: How references to models end that tell no names.
+#: Suffixes of references to files, which contain no model name.
 _FILES: Final = (".py", ".toml")
 
-#: How prices are named: provider, kind of machine, where it stands, and whether it is spot.
+#: Name of a price: provider, machine type, region, and whether it is spot.
 _PRICE_NAME: Final = re.compile(r"[a-z0-9-]+/[\w.-]+(@[\w.-]+)?(/spot)?")
 
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 class PoolTable(Group):
-    """Workers that are alike, which are launched when they are needed.
+    """Equal workers that the autoscaler launches on demand.
 
     Attributes:
-        provider: Who launches them; `process`: this machine.
-        models: What they serve: names, as `worker.models` takes them.
-        least: Never fewer; 0 lets the pool sleep.
-        most: Never more.
-        hour_micros: What an hour of one costs, in millionths of a dollar. Unset for what
-            `prices.hour_micros` or Swell's list says of its kinds of machines, if anything.
-        launch_micros: What each launch costs besides, in millionths of a dollar.
-        least_billed_s: One is paid for at least so long, in seconds.
-        spot: Whether the provider may take them back; `options.spot` says the same, and counts
-            where both are there.
-        losses_per_hour: What share of them it takes back in an hour, about.
-        location: Where they stand. Of spot workers that say it, no location has more than
-            `autoscale.policy.location_share`.
-        start_s: How long one takes from being asked for until it takes tasks, in seconds, as long
-            as none was seen.
-        rates: Model to samples per second of one worker, as long as none was measured.
-        drain_s: One that is let go may go on so long with what it holds, in seconds; then it hands
-            that over. Unset for as long as it takes.
+        provider: The provider that launches them; `process` for this machine.
+        models: The models that they serve, as in `worker.models`.
+        least: Smallest number of workers; 0 lets the pool sleep.
+        most: Largest number of workers.
+        hour_micros: Price of one worker per hour, in millionths of a dollar. Unset for the price of
+            its machine types in `prices.hour_micros` or in Swell's list, if there is one.
+        launch_micros: Price of each launch, in addition, in millionths of a dollar.
+        least_billed_s: Shortest billed time of a worker, in seconds.
+        spot: Whether the provider may reclaim them; `options.spot` overrides it.
+        losses_per_hour: Expected share of them that the provider reclaims per hour.
+        location: Their location. Of spot workers with a location, at most the share
+            `autoscale.policy.location_share` runs in one.
+        start_s: Expected time from a launch until a worker takes tasks, in seconds, until one is
+            measured.
+        rates: Model to samples per second of one worker, until it is measured.
+        drain_s: Time for a worker to finish its tasks before it hands them over, in seconds; unset
+            for no limit.
         device: As `worker.device`.
         slots: As `worker.slots`.
-        options: What the provider is told besides.
+        options: Options of the provider.
     """
 
     provider: str = Field(default="process", min_length=1)
@@ -69,9 +68,9 @@ class PoolTable(Group):
 
     @property
     def is_spot(self) -> bool:
-        """Whether the provider may take machines back: what it is told counts, or else `spot`."""
-        told = self.options.get("spot", self.spot)
-        return told.lower() in ("true", "1", "yes", "on") if isinstance(told, str) else bool(told)
+        """Whether the provider may reclaim machines: its own option, or else `spot`."""
+        spot = self.options.get("spot", self.spot)
+        return spot.lower() in ("true", "1", "yes", "on") if isinstance(spot, str) else bool(spot)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "PoolTable":
@@ -91,10 +90,10 @@ class PoolTable(Group):
 
 
 def check_pool_names(pools: Mapping[str, PoolTable]) -> Mapping[str, PoolTable]:
-    """Return pools whose names are valid.
+    """Check the names of pools, and return the pools.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A name is not valid.
     """
     for name in pools:
         if not _POOL_NAME.fullmatch(name):
@@ -106,7 +105,7 @@ def check_pool_names(pools: Mapping[str, PoolTable]) -> Mapping[str, PoolTable]:
 
 
 class AutoscaleSettings(Group):
-    """How many workers the pools of `[pools.NAME]` have.
+    """Scaling of the pools of `[pools.NAME]`.
 
     Attributes:
         wait_s: Target time for a task to start, in seconds.
@@ -158,7 +157,7 @@ def _check_prices(prices: Mapping[str, int]) -> Mapping[str, int]:
 
 
 class PricesSettings(Group):
-    """What machines cost, in place of what Swell's own list says.
+    """Prices of machines that override Swell's own list.
 
     Attributes:
         hour_micros: Your own prices in millionths of a dollar per hour of one GPU, by provider and
@@ -174,7 +173,7 @@ class PricesSettings(Group):
 
 
 class CostsSettings(Group):
-    """What may be spent, and what pictures cost elsewhere.
+    """Budgets, and the price of pictures elsewhere.
 
     Attributes:
         api_image_micros: Price of one picture at an external API, in millionths of a dollar, for
