@@ -34,8 +34,8 @@ from swell.settings.pools import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
     from swell.api.settings import Backend
-    from swell.autoscaler.controller import Controller
-    from swell.autoscaler.live_prices import Asking
+    from swell.autoscaler.controller import Controller, Terms
+    from swell.autoscaler.live_prices import Asking, LivePrices
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
 
@@ -90,8 +90,7 @@ def build_autoscaler(
     Raises:
         InvalidRequest: The settings of a pool are not sufficient to launch its workers.
     """
-    from swell.autoscaler.controller import Controller, Terms
-    from swell.autoscaler.decide import Limits
+    from swell.autoscaler.controller import Controller
     from swell.autoscaler.live_prices import LivePrices
     from swell.autoscaler.observe import Observer, Timing
     from swell.autoscaler.policy import plan
@@ -111,16 +110,8 @@ def build_autoscaler(
     registry = backend.registry
     timing = Timing(lost_s=3 * settings.delivery.heartbeat_s)
     policy = policy_of(settings)
-    terms = Terms(
-        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        every_s=chosen.every_s,
-        is_alone=not is_shared(settings),
-        limits=Limits(
-            stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
-        ),
-        prices=LivePrices(
-            registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
-        ),
+    live_prices = LivePrices(
+        registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
     )
     controller = Controller(
         Observer(backend.broker, registry, pools, clock, timing),
@@ -128,10 +119,26 @@ def build_autoscaler(
         pools,
         clock,
         lambda observation, state: plan(observation, policy, state),
-        terms,
+        _terms(settings, live_prices),
         wake,
     )
     return Autoscaler(controller, pools)
+
+
+def _terms(settings: Settings, prices: "LivePrices") -> "Terms":
+    from swell.autoscaler.controller import Terms
+    from swell.autoscaler.decide import Limits
+
+    chosen = settings.autoscale
+    return Terms(
+        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        every_s=chosen.every_s,
+        is_alone=not is_shared(settings),
+        limits=Limits(
+            stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
+        ),
+        prices=prices,
+    )
 
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
