@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from chunk_server import ChunkServer, answer, chunk_server, cut_off, keep_still
-from swell.bootstrap.worker import _promise_programs
+from swell.bootstrap.worker import _announce_programs
 from swell.clock import Clock, ManualClock, SystemClock
 from swell.errors import NotFound, Unavailable
 from swell.settings.load import load
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_made_ends_no_worker(tmp_path: Path, key: Signin
         "SWELL_WORKER__COMPILED_KEYS": key.public,
         "SWELL_WORKER__COMPILED_DIR": str(tmp_path / "file" / "compiled"),
     }
-    assert _promise_programs(load(environment=told, folder=tmp_path).settings) is None
+    assert _announce_programs(load(environment=told, folder=tmp_path).settings) is None
 
 
 async def test_what_nobody_foresaw_ends_nothing(

@@ -65,7 +65,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
         forks.begin()
     process = ModelProcess(home.python, forks=forks, variables=home.variables)
     # Before the process may look for compiled programs.
-    promise = _promise_programs(settings)
+    announced = _announce_programs(settings)
     process.begin(
         Load(
             list(chosen.models),
@@ -77,7 +77,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
         )
     )
     await process.is_asked.wait()
-    provision = _begin_provision(settings, clock, startups, home, promise)
+    provision = _begin_provision(settings, clock, startups, home, announced)
     return Origin(forks, process, home, startups, provision, shelf)
 
 
@@ -193,14 +193,14 @@ def _digests_in(listings: Path | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Promise:
+class _Announcement:
     """The announcement to model processes that compiled programs may arrive."""
 
     trusted: "Trusted"
     wishing: "Wishing"
 
 
-def _promise_programs(settings: Settings) -> _Promise | None:
+def _announce_programs(settings: Settings) -> _Announcement | None:
     """Announce to model processes that compiled programs may arrive; None if none will.
 
     Raises:
@@ -227,11 +227,15 @@ def _promise_programs(settings: Settings) -> _Promise | None:
         why = error.detail if isinstance(error, SwellError) else str(error)
         _log_weights("compiled programs cannot be had", why=why)
         return None
-    return _Promise(trusted, wishing)
+    return _Announcement(trusted, wishing)
 
 
 def _begin_provision(
-    settings: Settings, clock: Clock, startups: Startups, home: Home, promise: _Promise | None
+    settings: Settings,
+    clock: Clock,
+    startups: Startups,
+    home: Home,
+    announced: _Announcement | None,
 ) -> "asyncio.Task[None] | None":
     """Start to download pushed weights and programs; None if everything is here."""
     from swell.worker.provision import Provision, wishes_of
@@ -239,15 +243,15 @@ def _begin_provision(
     chosen = settings.worker
     wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
     cache = _weight_cache(settings)
-    if promise is None and all(wish.is_in(cache) for wish in wishes):
+    if announced is None and all(wish.is_in(cache) for wish in wishes):
         return None
     source, terms = _weight_source(settings, clock)
     provision = Provision(wishes, cache, source, clock, terms=terms, tell=_log_weights)
 
     async def bring() -> None:
         programs = None
-        if promise is not None:
-            bringing = _bring_programs(settings, clock, home, promise, wishes)
+        if announced is not None:
+            bringing = _bring_programs(settings, clock, home, announced, wishes)
             programs = asyncio.create_task(bringing)
         try:
             with startups.fetching("bucket", lambda: provision.bytes > 0):
@@ -263,7 +267,7 @@ def _begin_provision(
 
 
 async def _bring_programs(
-    settings: Settings, clock: Clock, home: Home, promise: _Promise, wishes: "Sequence[Wish]"
+    settings: Settings, clock: Clock, home: Home, announced: _Announcement, wishes: "Sequence[Wish]"
 ) -> None:
     from swell.worker.programs import Here, Programs, this_machine
 
@@ -273,11 +277,11 @@ async def _bring_programs(
         _weight_cache(settings),
         open_compiled(settings),
         this_machine(chosen.device, is_own_python=home.is_own),
-        promise.trusted,
+        announced.trusted,
         chosen.compiled_wait_s,
     )
     programs = Programs(
-        wishes, here, source, clock, wishing=promise.wishing, terms=terms, tell=_log_weights
+        wishes, here, source, clock, wishing=announced.wishing, terms=terms, tell=_log_weights
     )
     await programs.bring()
 
