@@ -190,7 +190,6 @@ class Worker:
         origin: Origin | None = None,
     ) -> None:
         self._settings = settings
-        self._forks = self._origin.forks
         self._is_exact = settings.batching == "exact"
         self._origin: Origin = origin or Origin(None)
         #: Give it a tracer before `run` where traces are wanted.
@@ -280,8 +279,8 @@ class Worker:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if handle_signals:
             self._handle_signals()
-        if self._forks is not None:
-            self._forks.begin()
+        if self._origin.forks is not None:
+            self._origin.forks.begin()
         if self._begun is not None:
             self._begun.report_to(self._on_frame, self._on_exit)
         self._process = self._begun or self._new_process()
@@ -388,9 +387,9 @@ class Worker:
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
         self._residents, self._expected_s = ready.residents, ready.expected_s
-        if self._forks is not None:
+        if self._origin.forks is not None:
             versions = {card.name: card.version for card in cards}
-            self._forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
+            self._origin.forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
         for name, reason in ready.left_out.items():
             _log.error("left out: the model cannot be loaded", model=name, reason=reason)
         return [card for card in cards if card.name not in ready.left_out], ready
@@ -445,8 +444,8 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loras.close()
         await self._process.kill()
-        if self._forks is not None:
-            await self._forks.close()
+        if self._origin.forks is not None:
+            await self._origin.forks.close()
         await self._encoders.close()
         await self._dispatch.close()
         await self.traces.close()
@@ -785,7 +784,11 @@ class Worker:
     def _new_process(self) -> ModelProcess:
         origin = self._origin
         return ModelProcess(
-            origin.home.python, self._on_frame, self._on_exit, self._forks, origin.home.variables
+            origin.home.python,
+            self._on_frame,
+            self._on_exit,
+            self._origin.forks,
+            origin.home.variables,
         )
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
