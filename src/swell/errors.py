@@ -113,12 +113,6 @@ class InvalidInput(InvalidRequest):
     code, status, title = "invalid_input", 422, "A value is not allowed"
 
 
-class Unusable(InvalidRequest):
-    """A folder or file that a setting names cannot be used; the text says what to do."""
-
-    code, title = "unusable", "A setting names what cannot be used"
-
-
 class UnknownSetting(InvalidRequest):
     """A setting that does not exist."""
 

@@ -220,9 +220,10 @@ def settings_of(**given: Any) -> ApiSettings:
     """Return settings, where those of some groups need no name of their group."""
     settings = ApiSettings()
     given = {"upload_types": ("*/*",), "uploads_s": None, **given}
-    for group in ("server", "delivery", "retention", "limits", "admission", "costs"):
+    for group in ("server", "delivery", "limits", "admission", "retention", "costs"):
         values = getattr(settings, group)
-        own = {name: given.pop(name) for name in type(values).model_fields if name in given}
+        names = type(values).model_fields.keys() - ApiSettings.model_fields.keys()
+        own = {name: given.pop(name) for name in names & given.keys()}
         if own:
             given[group] = given.get(group, values).model_copy(update=own)
     return settings.model_copy(update=given)

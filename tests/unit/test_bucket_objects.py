@@ -11,8 +11,9 @@ from aiohttp import web
 
 from loopback import listening
 from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.extras import Unusable
 from swell.clock import ManualClock
-from swell.errors import InvalidRequest, SwellError, Unavailable, Unusable
+from swell.errors import InvalidRequest, SwellError, Unavailable
 from swell.object_stores import bucket as bucket_module
 from swell.object_stores.bucket import Access, BucketObjects
 from swell.settings.load import load

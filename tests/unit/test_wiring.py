@@ -7,12 +7,13 @@ import pytest
 
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.data_folder import DataLock
+from swell.bootstrap.extras import Unusable
 from swell.bootstrap.local_workers import worker_environment
 from swell.bootstrap.worker import build_worker
 from swell.client.access import Access, find_access, read_access, write_access
 from swell.client.errors import NoServer
 from swell.clock import SystemClock
-from swell.errors import Conflict, InvalidRequest, Unusable
+from swell.errors import Conflict, InvalidRequest
 from swell.settings.describe import describe
 from swell.settings.load import Settings, load
 

@@ -4,8 +4,9 @@ import fcntl
 import os
 from pathlib import Path
 
+from swell.bootstrap.extras import Unusable
 from swell.client.access import read_access
-from swell.errors import Conflict, Unusable
+from swell.errors import Conflict
 from swell.settings.load import Settings
 
 

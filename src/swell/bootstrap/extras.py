@@ -3,7 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 
-from swell.errors import SwellError, Unusable
+from swell.errors import InvalidRequest, SwellError
+
+
+class Unusable(InvalidRequest):
+    """A folder or file that a setting names cannot be used; the text says what to do."""
+
+    code, title = "unusable", "A setting names what cannot be used"
 
 
 @contextlib.contextmanager

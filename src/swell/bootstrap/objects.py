@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from swell.bootstrap.extras import installed, opening
+from swell.bootstrap.extras import Unusable, installed, opening
 from swell.bootstrap.storage import is_shared
 from swell.clock import Clock
-from swell.errors import InvalidRequest, Unavailable, Unusable
+from swell.errors import InvalidRequest, Unavailable
 from swell.redact import hide_secrets
 from swell.settings.load import Settings
 from swell.settings.storage import ObjectsSettings, WeightsSettings

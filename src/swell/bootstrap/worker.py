@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swell.addresses.trust import trusting
+from swell.bootstrap.extras import Unusable
 from swell.bootstrap.objects import compiled_folder, open_compiled, open_weights
 from swell.bootstrap.storage import external_queues
 from swell.bootstrap.tracing import open_tracer
 from swell.clock import Clock, process_age_s, since_boot_s
 from swell.environment import process_environment
-from swell.errors import InvalidRequest, SwellError, Unusable
+from swell.errors import InvalidRequest, SwellError
 from swell.settings.load import Settings
 from swell.worker.frames import Load, Shelf
 from swell.worker.run import Home, ModelProcess, Origin

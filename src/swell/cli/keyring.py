@@ -25,8 +25,9 @@ import msgspec
 
 from swell.api.auth import NewKey, create_key
 from swell.api.settings import Backend
+from swell.bootstrap.extras import Unusable
 from swell.client.access import Access, read_access, write_access
-from swell.errors import SwellError, Unusable
+from swell.errors import SwellError
 from swell.registry import Scope
 
 LOCAL: Final = "this machine"

@@ -27,6 +27,7 @@ import structlog
 from swell.api.metrics import Snapshot
 from swell.bootstrap.autoscaler import check_token
 from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.extras import Unusable
 from swell.bootstrap.storage import is_shared
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
@@ -43,7 +44,6 @@ from swell.cli.service import (
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
-from swell.errors import Unusable
 from swell.settings.load import Settings
 
 _log = structlog.get_logger("swell.processes")
