@@ -16,13 +16,13 @@ import pytest
 from postgres_databases import PostgresDatabases
 from swell.api.auth import create_key
 from swell.api.costs import instance_ended, settle, spent
+from swell.bootstrap.local_workers import Fleet, build_fleet
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
-from swell.config import load
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.provider import Instance, InstanceState
 from swell.registry import Scope
-from swell.wiring import Fleet, build_fleet
+from swell.settings.load import load
 
 MODEL = '''
 import os, time

@@ -19,10 +19,10 @@ from swell.api.route import Route
 from swell.api.routes import ROUTES
 from swell.cli.keys import rate_per_s
 from swell.clock import ManualClock
-from swell.config import LimitsSettings
 from swell.db.registry import Registry
 from swell.errors import SwellError, Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
+from swell.settings.backend import LimitsSettings
 from swell.store import Accepted
 from swell.task import NewTask
 

@@ -393,7 +393,7 @@ async def test_one_sweeps_and_the_other_takes_over_at_once_when_it_stops(pair: P
     worker = await other.register()
     task = await other.create(max_attempts=1)
     await other.lease(worker)
-    await pair.advance(other.service.settings.lease_s + 1)
+    await pair.advance(other.service.settings.delivery.lease_s + 1)
     view = (await other.anna("GET", f"/v1/tasks/{task['id']}")).json
     assert view["state"] == "failed", "the lease was found to be over"
 

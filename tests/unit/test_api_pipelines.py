@@ -10,7 +10,7 @@ from api_harness import World, a_world, failed, succeeded
 from structlog.testing import capture_logs
 
 from swell.api.charges import charged
-from swell.pipeline_cards import Declared
+from swell.sdk.pipeline_cards import Declared
 from swell.stages import Pipeline, Stage
 from swell.task import TaskState
 

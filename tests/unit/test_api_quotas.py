@@ -10,8 +10,8 @@ from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
 from swell.errors import Unavailable
 from swell.money.amounts import dollars
-from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
+from swell.sdk.pipeline_cards import Declared
 from swell.stages import Pipeline, Stage
 from swell.store import Accepted
 from swell.stores.tasks import Store

@@ -12,14 +12,14 @@ from api_harness import Answer, Client
 from conformance.factories import a_new_task
 from swell.api.app import create_app
 from swell.api.auth import create_key
+from swell.bootstrap.backend import build_backend, close_backend
 from swell.clock import ManualClock
-from swell.config import load
 from swell.errors import Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.registry import Scope
+from swell.settings.load import load
 from swell.stores.sqlite import SqliteDatabase
 from swell.stores.tasks import Store
-from swell.wiring import build_backend, close_backend
 
 
 @contextlib.contextmanager

@@ -84,8 +84,8 @@ async def metrics(world: World) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_a_starting_worker_gets_its_reporting_interval(world: World) -> None:
-    assert await starting(world) == {"tell_every_s": world.service.settings.heartbeat_s}
+async def test_a_worker_that_starts_is_told_how_often_to_tell(world: World) -> None:
+    assert await starting(world) == {"tell_every_s": world.service.settings.delivery.heartbeat_s}
     assert (await pool(world))["starting"] == 1
     assert (await metrics(world))['swell_workers_starting{pool="default"}'] == 1.0
     [listed] = (await world.admin("GET", "/v1/workers")).json["starting"]

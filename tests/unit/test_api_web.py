@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from api_harness import a_world
 
+from swell.settings.storage import ObjectsSettings
+
 INDEX = "<!doctype html><title>Swell</title><p>the app</p>"
 CODE = "console.log('swell');" * 50
 
@@ -64,7 +66,7 @@ async def test_nothing_within_the_app_may_come_from_elsewhere_or_be_inline(built
 
 
 async def test_pictures_may_come_from_a_bucket_where_redirects_lead_to_one(built: Path) -> None:
-    async with a_world(web_app=built, serve_files="redirect") as world:
+    async with a_world(web_app=built, objects=ObjectsSettings(serve="redirect")) as world:
         policy = (await world.stranger("GET", "/")).headers["content-security-policy"]
         assert re.search(r"img-src [^;]*https:", policy)
         assert re.search(r"default-src 'self';", policy)

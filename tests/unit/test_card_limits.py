@@ -11,7 +11,7 @@ from api_harness import UPPER, World, a_world
 import swell
 from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_rules, rules_of
 from swell.errors import InvalidModel
-from swell.model import define
+from swell.sdk.define import define
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from swell.cli.models import app
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.voting import _read
 from swell.errors import InvalidRequest
-from swell.model import load_models
+from swell.sdk.load import load_models
 
 
 def a_schema(*fields: str, is_open: bool = False) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from api_harness import UPPER, World, a_world, succeeded
 
 import swell
 from swell.api.eta import ServiceTimes
-from swell.errors import InvalidRequest
-from swell.model import Definition, InvalidModel, define, load_models
+from swell.errors import InvalidModel, InvalidRequest
 from swell.registry import ModelCard, Sample, Speed
 from swell.samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
+from swell.sdk.define import Definition, define
+from swell.sdk.load import load_models
 from swell.zoo.curve import CurveModel
 
 TOLD = """

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from swell.autoscaling import advice
-from swell.config import PoolTable, Settings
+from swell.bootstrap.autoscaler import advice
 from swell.money.pool_prices import live_price, may_change, pool_price, pool_prices
 from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook
+from swell.settings.load import Settings
+from swell.settings.pools import PoolTable
 
 
 def a_table(provider: str = "aws", **fields: Any) -> PoolTable:

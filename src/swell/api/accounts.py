@@ -67,7 +67,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     Replaces the quota of a key or user. Usage since the start of the day or month counts, if
     there was a quota by then. Other backends apply it within two seconds.
     """
-    asked: QuotaRequest = await _quota.read_call(call, service.settings.max_body_bytes)
+    asked: QuotaRequest = await _quota.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
@@ -134,7 +134,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
 
     Needed for quotas with `is_prepaid`.
     """
-    asked: CreditRequest = await _credit.read_call(call, service.settings.max_body_bytes)
+    asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     now = service.clock.now()
     credit = project(asked, Credit, id=asked.id or secrets.token_hex(16), at=now)

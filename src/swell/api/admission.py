@@ -273,7 +273,7 @@ async def show_estimate(service: Service, call: Call) -> Reply:
     start, end and cost, the changes that `degrade` would make, and whether and why the task
     would be refused.
     """
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     header = call.header(b"content-type")
     if header is not None and header != b"application/json":
         check_json(call)

@@ -189,7 +189,7 @@ async def _change(
     change: Callable[[Any, Sequence[ModelCard], Life | None], Life],
 ) -> Reply:
     """Change the stages of a model as a request asks for, and show them."""
-    asked = await reader.read_call(call, service.settings.max_body_bytes)
+    asked = await reader.read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, version = cards[0].name, asked.version
     call.target = f"{model}:{version}" if version else model

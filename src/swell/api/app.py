@@ -171,7 +171,7 @@ class App:
         self.backend = backend
         self.service = Service(backend, FORMATS, SEALS)
         self._duties = Duties(self.service)
-        served = served_routes(backend.settings.facades)
+        served = served_routes(backend.settings.server.facades)
         by_path: dict[str, dict[str, Endpoint]] = {}
         for route in served:
             methods = by_path.setdefault(route.path, {})

@@ -24,8 +24,8 @@ from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
-from swell.packs import packs_in, size_of
 from swell.registry import ModelCard
+from swell.sdk.multi_sample_inputs import packs_in, size_of
 
 #: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
 _FRESH_S: Final = 5.0

@@ -52,7 +52,9 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     Takes ended tasks in rows: the same input and seed for two to four models. Copies the
     pictures without metadata and shuffles each row. A failed task leaves an empty place.
     """
-    asked: ComparisonRequest = await _request.read_call(call, service.settings.max_body_bytes)
+    asked: ComparisonRequest = await _request.read_call(
+        call, service.settings.server.max_body_bytes
+    )
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")

@@ -140,7 +140,7 @@ async def cast_vote(service: Service, call: Call) -> Reply:
 
     Each voter of a key has one vote for each row; a later vote replaces it.
     """
-    asked: VoteRequest = await _vote.read_call(call, service.settings.max_body_bytes)
+    asked: VoteRequest = await _vote.read_call(call, service.settings.server.max_body_bytes)
     comparison = await _find(service, call)
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)

@@ -275,8 +275,8 @@ async def watch_budget(service: Service) -> None:
     _set_metrics(service, found)
     settings, day = service.settings, found.day.isoformat()
     for name, period, budget, micros in (
-        ("day", day, settings.budget_day_micros, found.day_micros),
-        ("month", day[:7], settings.budget_month_micros, found.month_micros),
+        ("day", day, settings.costs.budget_day_micros, found.day_micros),
+        ("month", day[:7], settings.costs.budget_month_micros, found.month_micros),
     ):
         if budget is not None:
             share = max((each for each in ALARMS if 100 * micros >= each * budget), default=0)
@@ -293,7 +293,7 @@ async def hear_spent(service: Service) -> None:
 
 def _set_metrics(service: Service, found: Spent) -> None:
     settings, today = service.settings, day_of(service.clock.now())
-    budgets = {"day": settings.budget_day_micros, "month": settings.budget_month_micros}
+    budgets = {"day": settings.costs.budget_day_micros, "month": settings.costs.budget_month_micros}
     amounts = {}
     if found.day == today:
         amounts["day"] = found.day_micros
@@ -357,7 +357,7 @@ async def show_costs(service: Service, call: Call) -> Reply:
     found = await asyncio.to_thread(costs_by, rows, by)
     names = sorted(found, key=lambda name: _sort_key(by, name, found))
     shown, others = names[: query.limit], names[query.limit :]
-    price = service.settings.api_image_micros
+    price = service.settings.costs.api_image_micros
     view = CostsList(
         since=since,
         until=until,

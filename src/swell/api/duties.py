@@ -29,6 +29,7 @@ from swell.background import keep_running
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
+from swell.settings.backend import RetentionClass, RetentionSettings
 from swell.signing import REFRESH_S as KEYS_EVERY_S
 from swell.signing import read_secrets
 from swell.store import Expiry, Part
@@ -99,11 +100,13 @@ class Duties:
         costs_every_s = min(_COSTS_EVERY_S, settings.settle_every_s)
         duties = [
             Duty("sweep", lambda: self._sweep_pause_s, self._sweep),
-            Duty("workers", settings.heartbeat_s / 2, service.fleet.refresh),
-            Duty("startups", settings.heartbeat_s, partial(expire_startups, service), True),
+            Duty("workers", settings.delivery.heartbeat_s / 2, service.fleet.refresh),
+            Duty(
+                "startups", settings.delivery.heartbeat_s, partial(expire_startups, service), True
+            ),
             Duty("objects", OBJECTS_EVERY_S, service.writable.look),
             Duty("streams", _STREAMS_EVERY_S, self._keep_streams),
-            Duty("stream keys", settings.keepalive_s, partial(check_streams, service)),
+            Duty("stream keys", settings.server.keepalive_s, partial(check_streams, service)),
             Duty("positions", settings.position_every_s, partial(tell_positions, service)),
             Duty("times", _TIMES_EVERY_S, service.estimates.save_times),
             Duty("discard", _DISCARD_EVERY_S, partial(discard, service), True),
@@ -125,7 +128,7 @@ class Duties:
         if service.hooks is not None and service.backend.is_shared:
             duties.append(Duty("endpoints", ENDPOINTS_EVERY_S, service.hooks.endpoints.refresh))
         if service.publisher is not None:
-            duties.append(Duty("queues", settings.repair_every_s, self._repair_queues, True))
+            duties.append(Duty("queues", settings.broker.repair_s, self._repair_queues, True))
         return duties
 
     def start(self) -> None:
@@ -197,10 +200,10 @@ class Duties:
     async def _sweep(self) -> None:
         service = self._service
         store, now_s = service.store, service.clock.monotonic_s()
-        self._sweep_pause_s = service.settings.sweep_every_s
+        self._sweep_pause_s = service.settings.delivery.sweep_every_s
         if not await service.leadership.leads("sweeper"):
             return
-        if now_s - self._clock_checked_s >= service.settings.lease_s:
+        if now_s - self._clock_checked_s >= service.settings.delivery.lease_s:
             self._clock_checked_s = now_s
             await cap_waits(service)
         wake_at = await store.next_wake_at()
@@ -216,7 +219,7 @@ class Duties:
     async def _keep_streams(self) -> None:
         """Send keep-alive comments and find closed connections, a share of the streams per tick."""
         self._stream_ticks += 1
-        period = max(1, round(self._service.settings.keepalive_s / _STREAMS_EVERY_S))
+        period = max(1, round(self._service.settings.server.keepalive_s / _STREAMS_EVERY_S))
         for number, stream in enumerate(self._service.streams):
             if (number - self._stream_ticks) % period == 0:
                 stream.push(KEEP_ALIVE)
@@ -325,7 +328,7 @@ async def sweep(service: Service) -> int:
 
 async def cap_waits(service: Service) -> None:
     """Shorten leases and backoffs that are too long because the clock was set back."""
-    lease_s, n = service.settings.lease_s, _SWEEP_LIMIT
+    lease_s, n = service.settings.delivery.lease_s, _SWEEP_LIMIT
     while n >= _SWEEP_LIMIT:
         n = await service.store.cap_waits(lease_s=lease_s, limit=_SWEEP_LIMIT)
         if n:
@@ -374,9 +377,12 @@ async def retire(service: Service) -> int:
     `discard` deletes their objects.
     """
     store, settings, now = service.store, service.settings, service.clock.now()
-    named = tuple(model for each in settings.retention for model in each.models or ())
+    retention = settings.retention
+    named = tuple(model for each in retention.classes.values() for model in each.models)
     counts = [0]
-    for kept in settings.retention:
+    periods: list[RetentionClass | RetentionSettings] = [*retention.classes.values(), retention]
+    for kept in periods:
+        models = kept.models if isinstance(kept, RetentionClass) else None
         parts = (
             (Part.TASK, kept.tasks_s),
             (Part.OUTPUTS, kept.outputs_s),
@@ -388,8 +394,8 @@ async def retire(service: Service) -> int:
             expiry = Expiry(
                 part=part,
                 before=now - timedelta(seconds=kept_s),
-                models=kept.models,
-                except_models=named if kept.models is None else (),
+                models=models,
+                except_models=named if models is None else (),
             )
             counts.append(await store.retire(expiry, limit=_RETIRE_LIMIT))
     if settings.uploads_s is not None:

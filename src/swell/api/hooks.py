@@ -79,16 +79,18 @@ class Hooks:
         self._senders: set[asyncio.Task[None]] = set()
         made = {name: seal(backend.registry) for name, seal in seals.items()}
         receivers = _Receivers(backend, self.endpoints, self.secrets, forms, made, metrics)
-        outbound = Outbound(self.settings.urls, self.settings.timeout_s, connections=0)
+        chosen = self.settings
+        self.policy = UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports, "webhooks")
+        outbound = Outbound(self.policy, chosen.timeout_s, connections=0)
         self.dispatcher = Dispatcher(
             outbox,
             backend.clock,
             HttpSender(outbound, backend.clock, _RELEASE),
             receivers,
             DispatcherSettings(
-                schedule_s=self.settings.schedule_s,
-                at_once=self.settings.at_once,
-                per_place=self.settings.per_receiver,
+                schedule_s=chosen.schedule_s,
+                at_once=chosen.at_once,
+                per_place=chosen.per_receiver,
             ),
         )
         outbox.on_post(self.dispatcher.wake)
@@ -125,7 +127,7 @@ class Hooks:
         self.check_format(request.format, request.events, at)
         where = at if isinstance(asked, str) else at + "/url"
         return Webhook(
-            url=checked_url(self.settings.urls, request.url, where),
+            url=checked_url(self.policy, request.url, where),
             events=tuple(dict.fromkeys(request.events)),
             format=request.format,
             secret=request.secret,
@@ -254,7 +256,7 @@ class _Receivers:
             pair = receiver.signing
         elif task.webhook is not None:
             receiver = task.webhook
-            key_id, secret = task.key_id, receiver.secret
+            key_id, secret = task.key_id, task.webhook.secret
             reason = await self._why_not(key_id)
             if reason is not None:
                 raise Unsendable(f"the key that created it no longer has access: {reason}")
@@ -331,10 +333,10 @@ class _Receivers:
     def _urls(self, base: str) -> UrlMaker:
         settings = self._backend.settings
         return UrlMaker(
-            (settings.public_url or base).rstrip("/"),
+            (settings.server.public_url or base).rstrip("/"),
             self._backend.objects,
-            settings.signed_url_s,
-            shows_trace=settings.shows_trace,
+            settings.server.signed_url_s,
+            shows_trace=settings.telemetry.in_tasks,
         )
 
 

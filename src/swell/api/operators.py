@@ -173,7 +173,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 )
 async def make_key(service: Service, call: Call) -> Reply:
     """Create a key."""
-    request: KeyRequest = await _read_key.read_call(call, service.settings.max_body_bytes)
+    request: KeyRequest = await _read_key.read_call(call, service.settings.server.max_body_bytes)
     service.classes.check_known(request.classes)
     lasts_s, now = request.expires_in_s, service.clock.now()
     made = await create_key(
@@ -207,7 +207,7 @@ async def new_secret(service: Service, call: Call) -> Reply:
     Gives the key a new secret and keeps its id, scopes, limits and tasks. The previous secret
     works during the overlap; older ones stop at once.
     """
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request: RotateRequest = _read_rotation.read(body or b"{}")
     key = await _find_key(service, call)
     made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
@@ -239,7 +239,7 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
     queued tasks with such URLs in their input fail, and other backends may refuse new URLs for
     some seconds.
     """
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request: RotateSigningRequest = _read_signing_rotation.read(body or b"{}")
     signing = service.backend.signing
     if signing is None:
@@ -248,7 +248,7 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
         service.registry,
         service.clock,
         secrets.token_bytes(32),
-        lasting_s=max(service.settings.signed_url_s, READ_URL_S),
+        lasting_s=max(service.settings.server.signed_url_s, READ_URL_S),
         revoke=request.revoke,
     )
     signing.replace(made)

@@ -106,7 +106,7 @@ async def openapi_json(service: Service, call: Call) -> Reply:
     from swell.api import openapi, routes  # noqa: PLC0415
 
     described = openapi.describe(
-        routes.served_routes(service.settings.facades),
+        routes.served_routes(service.settings.server.facades),
         routes.GROUPS,
         version=service.settings.version,
         base_url=service.base_url(call),

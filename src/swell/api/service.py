@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.body_queue import BodyQueue
@@ -50,7 +52,7 @@ from swell.broker import Publisher
 from swell.errors import Unavailable
 from swell.events import TaskSummary, event_of, summary_of, summary_of_stage
 from swell.objects import Objects
-from swell.registry import Scope
+from swell.registry import KeyLimits, Scope
 from swell.task import Task, TaskState
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
@@ -87,23 +89,25 @@ class Service:
         self.clock = backend.clock
         self.keys = Keys(backend.registry, backend.clock, settings.key_cache_s)
         self.audit = Audit(backend.registry, backend.clock)
-        self.classes = Classes(settings.classes)
+        self.classes = Classes(settings.admission.classes)
         self.limits = Limits(
             backend.registry,
             backend.store,
             backend.clock,
-            settings.limits,
+            msgspec.convert(settings.limits, KeyLimits, from_attributes=True),
             Quotas(
                 backend.registry,
                 backend.store,
                 backend.clock,
                 lambda task: self.estimates.cost_micros(task),
                 lambda task: samples_of(self.cards, task),
-                settings.sample_micros,
+                settings.admission.sample_micros,
             ),
         )
         self.hosts = _hosts(settings)
-        self.origins = Origins(settings.cors_origins) if settings.cors_origins else None
+        self.origins = (
+            Origins(settings.server.cors_origins) if settings.server.cors_origins else None
+        )
         self.cards = Cards(backend.registry, backend.clock)
         self.times, self.calibration = (
             ServiceTimes(live_versions=self.cards.live_versions),
@@ -133,7 +137,7 @@ class Service:
         self.hooks = (
             Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
         )
-        self.requests = Requests(backend.clock, settings.log_requests)
+        self.requests = Requests(backend.clock, settings.log.level_of_requests)
         self.traces = Traces(backend.tracer, backend.clock)
         self.streams, self.canaries = Streams(), Canaries()
         self.thumbnails = Thumbnails(backend.objects, self.lanes)
@@ -224,8 +228,8 @@ class Service:
 
     def urls(self, call: Call) -> UrlMaker:
         """Return what makes URLs that this client can follow."""
-        if self.settings.public_url is not None:
-            return self._url_maker(self.settings.public_url.rstrip("/"))
+        if self.settings.server.public_url is not None:
+            return self._url_maker(self.settings.server.public_url.rstrip("/"))
         scope = call.scope
         host = call.header(b"host") or b"127.0.0.1"
         known = (scope.get("scheme", "http"), host, scope.get("root_path", ""))
@@ -238,8 +242,10 @@ class Service:
         return maker
 
     def _url_maker(self, base: str) -> UrlMaker:
-        shows_trace = self.settings.shows_trace
-        return UrlMaker(base, self.objects, self.settings.signed_url_s, shows_trace=shows_trace)
+        shows_trace = self.settings.telemetry.in_tasks
+        return UrlMaker(
+            base, self.objects, self.settings.server.signed_url_s, shows_trace=shows_trace
+        )
 
     def base_url(self, call: Call) -> str:
         """Return scheme and host as the client reached them, or as they were configured."""
@@ -299,9 +305,9 @@ class Service:
 
 
 def _hosts(settings: ApiSettings) -> Hosts | None:
-    names = list(settings.hosts)
-    if settings.public_url is not None:
-        names.append(host_name(urlsplit(settings.public_url).netloc) or "")
+    names = list(settings.server.hosts)
+    if settings.server.public_url is not None:
+        names.append(host_name(urlsplit(settings.server.public_url).netloc) or "")
     return Hosts(names) if names else None
 
 

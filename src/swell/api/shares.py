@@ -64,7 +64,7 @@ async def share(service: Service, call: Call) -> Reply:
     key. It ends when it is revoked, expires, or the task's outputs are removed. A second
     request changes what the link shows and keeps the link.
     """
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request: ShareRequest = _read_request.read(body or b"{}")
     task = await find_task(service, call)
     now = service.clock.now()
@@ -186,7 +186,7 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
         TooManyRequests: Within the hour this process made one for this address, or 60 in all.
     """
     await find_shared(service, call)
-    if not (tasks := service.settings.guest_tasks):
+    if not (tasks := service.settings.limits.guest_tasks):
         raise Forbidden("guests may run no tasks here: sign in with a key")
     client = call.scope.get("client")
     # Behind a proxy all clients have its address. A forged header evades only this limit.
@@ -255,7 +255,7 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         raise _missing()
     card = await service.cards.registered(task.model, task.model_version)
     schema = {} if card is None else card.input_schema
-    base, guest_tasks = service.base_url(call), service.settings.guest_tasks
+    base, guest_tasks = service.base_url(call), service.settings.limits.guest_tasks
     return task, shared_view(link, task, schema, base, guest_tasks)
 
 

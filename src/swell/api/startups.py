@@ -83,7 +83,7 @@ async def starting(service: Service, call: Call) -> Reply:
     Reports the phases so far, or a failed start. A ready worker registers, and reports its cold
     start with that.
     """
-    told = await _startup.read_call(call, service.settings.max_body_bytes)
+    told = await _startup.read_call(call, service.settings.server.max_body_bytes)
     check_worker(call.caller, told.pool, told.models)
     for name in told.models:
         if not is_model_name(name):
@@ -99,7 +99,7 @@ async def starting(service: Service, call: Call) -> Reply:
     is_new = await _keep(service, kept)
     call.of_others = is_new and Scope.ADMIN in call.caller.scopes
     call.target, call.about = told.id, f"in pool {told.pool!r}"
-    return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.heartbeat_s)))
+    return Reply(200, encode(StartingAnswer(tell_every_s=service.settings.delivery.heartbeat_s)))
 
 
 def account_told(told: Registration, now: datetime) -> tuple[str, datetime]:

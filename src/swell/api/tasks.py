@@ -121,14 +121,14 @@ async def create(service: Service, call: Call) -> Reply:
     of that type the answer is JSON.
     """
     service.traces.begin(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request = _read(call, body)
     is_repeatable = call.header(b"idempotency-key") is not None
     repeat = await repeat_of(service, call, body) if is_repeatable else None
     new = await check(service, call, request, repeat)
     accepted = await accept(service, call, new)
     prefer = call.header(b"prefer")
-    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.max_prefer_s)
+    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.server.max_wait_s)
     task = await follow(service, call, accepted, wait_s)
     reply = await _file_reply(service, call, task, wait_s) if task.artifacts else None
     return reply or await _task_reply(service, call, task, wait_s)
@@ -151,7 +151,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     The server accepts all tasks or none. An idempotency key covers the whole batch.
     """
     service.traces.begin(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     _check_type(call)
     batch: BatchRequest = _batch.read(body)
     repeat = await repeat_of(service, call, body)
@@ -320,7 +320,7 @@ async def replay(service: Service, call: Call) -> Reply:
 )
 async def replay_many(service: Service, call: Call) -> Reply:
     """Replay many dead letters."""
-    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.max_body_bytes)
+    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.server.max_body_bytes)
     if asked.ids is None:
         where = TaskFilter(dead=True, model=asked.model)
         page = await service.store.page(where, limit=1000)

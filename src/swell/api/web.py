@@ -112,10 +112,10 @@ class _Page(Reply):
 def _policy(settings: ApiSettings) -> bytes:
     """Return what the app may load: its own files, and pictures from the hosts of the service."""
     hosts = []
-    if settings.public_url is not None:
-        parts = urlsplit(settings.public_url)
+    if settings.server.public_url is not None:
+        parts = urlsplit(settings.server.public_url)
         hosts.append(f"{parts.scheme}://{parts.netloc}")
-    if settings.serve_files == "redirect":
+    if settings.objects.serve == "redirect":
         # The host of the bucket depends on the provider.
         hosts.append("https:")
     media = " ".join(["'self'", "data:", "blob:", *hosts])

@@ -59,7 +59,9 @@ async def create(service: Service, call: Call) -> Reply:
     seconds.
     """
     hooks = service.need_hooks()
-    request: EndpointRequest = await _read_endpoint.read_call(call, service.settings.max_body_bytes)
+    request: EndpointRequest = await _read_endpoint.read_call(
+        call, service.settings.server.max_body_bytes
+    )
     key = call.caller
     if request.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden(
@@ -77,7 +79,7 @@ async def create(service: Service, call: Call) -> Reply:
     endpoint = Endpoint(
         id="we_" + secrets.token_hex(8),
         key_id=key.id,
-        url=checked_url(hooks.settings.urls, request.url, "/url"),
+        url=checked_url(hooks.policy, request.url, "/url"),
         is_for_all=request.all_keys,
         events=tuple(dict.fromkeys(request.events)),
         models=tuple(dict.fromkeys(request.models)),
@@ -314,7 +316,9 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 
     Sends all failed deliveries of events since that time again, with a new series of attempts.
     """
-    request: HookReplayRequest = await _read_replay.read_call(call, service.settings.max_body_bytes)
+    request: HookReplayRequest = await _read_replay.read_call(
+        call, service.settings.server.max_body_bytes
+    )
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
@@ -341,7 +345,7 @@ async def _set_state(
 
 
 async def _overlap_s(service: Service, call: Call) -> float:
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request: HookRotateRequest = _read_rotation.read(body or b"{}")
     call.about = f"the previous secret signs too for {request.overlap_s:g} s"
     return request.overlap_s

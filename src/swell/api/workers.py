@@ -125,7 +125,7 @@ _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 )
 async def register(service: Service, call: Call) -> Reply:
     """Register a worker."""
-    registration = await _registration.read_call(call, service.settings.max_body_bytes)
+    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
     names = [card.name for card in registration.models]
     check_worker(call.caller, registration.pool, names)
     call.of_others = Scope.ADMIN in call.caller.scopes
@@ -146,7 +146,7 @@ async def register(service: Service, call: Call) -> Reply:
 )
 async def lease(service: Service, call: Call) -> Reply:
     """Lease tasks."""
-    ask = await _ask.read_call(call, service.settings.max_body_bytes)
+    ask = await _ask.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
     grant = await lease_tasks(service, ask, call.is_gone, lambda: service.check_again(call))
     return _answer(service, grant)
@@ -163,7 +163,7 @@ async def lease(service: Service, call: Call) -> Reply:
 )
 async def report(service: Service, call: Call) -> Reply:
     """Report progress and outcomes."""
-    told = await _report.read_call(call, service.settings.max_upload_bytes)
+    told = await _report.read_call(call, service.settings.server.max_upload_bytes)
     await _check_own(service, call, told.worker_id)
     return _answer(service, await take_report(service, told))
 
@@ -183,7 +183,7 @@ async def uploads(service: Service, call: Call) -> Reply:
     Only for the holder of the attempt's lease. A stored file never changes: the same bytes are
     accepted again, others are refused.
     """
-    asked = await _uploads.read_call(call, service.settings.max_body_bytes)
+    asked = await _uploads.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, asked.worker_id)
     worker, hold = await _known(service, asked.worker_id), asked.hold
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
@@ -280,9 +280,9 @@ async def register_worker(
         await keep_startups(service, [registration.startup], info, is_ready=True)
     return Welcome(
         worker_id=info.id,
-        lease_s=settings.lease_s,
-        heartbeat_s=settings.heartbeat_s,
-        max_wait_s=settings.max_wait_s,
+        lease_s=settings.delivery.lease_s,
+        heartbeat_s=settings.delivery.heartbeat_s,
+        max_wait_s=settings.delivery.worker_wait_s,
         enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
         staged=staged_queues(service, info),
     )
@@ -331,7 +331,7 @@ async def lease_tasks(
     worker.residents = ask.residents
     if ask.known is not None:
         await _take_back(service, worker, ask.known)
-    wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
+    wait_s = min(max(0.0, ask.wait_s), service.settings.delivery.worker_wait_s)
     wants = ask.n > 0 and _may_take(service, worker) and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
@@ -825,7 +825,7 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
         # After a suspend the machine's clock only seems to be wrong.
         await service.skew.compare()
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
-    lease_s = service.settings.lease_s - service.skew.ahead_s
+    lease_s = service.settings.delivery.lease_s - service.skew.ahead_s
     states = await service.store.extend(holds, lease_s=lease_s)
     stopped = []
     for hold, state in zip(holds, states, strict=True):
@@ -871,7 +871,7 @@ def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
         worker_id=worker.info.id,
         models=worker.info.models,
         n=min(n, MAX_LEASE),
-        lease_s=service.settings.lease_s,
+        lease_s=service.settings.delivery.lease_s,
         residents=worker.residents or (),
         staged=staged_queues(service, worker.info) if service.cards.lives else {},
     )
@@ -889,7 +889,7 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
             worker_id=worker.info.id,
             version=versions[task.queue],
             token=new_token(),
-            lease_s=service.settings.lease_s,
+            lease_s=service.settings.delivery.lease_s,
         )
         for task in await service.store.get(task_ids)
         if task is not None and task.queue in versions

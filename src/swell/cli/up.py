@@ -15,7 +15,9 @@ import uvloop
 from rich.markup import escape
 
 from swell.api.costs import instance_ended
-from swell.autoscaling import needs_token
+from swell.bootstrap.autoscaler import needs_token
+from swell.bootstrap.local_workers import Fleet, build_fleet
+from swell.bootstrap.logging import configure_logging
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
@@ -30,11 +32,10 @@ from swell.cli.sign_in import show_link
 from swell.cli.tls import read_again_at_hangup, tell_fingerprint
 from swell.client.access import Access
 from swell.clock import Clock, SystemClock
-from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
 from swell.registry import ModelCard
-from swell.wiring import Fleet, build_fleet, configure_logging
+from swell.settings.load import Settings
 
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Keyring], Awaitable[bool]]

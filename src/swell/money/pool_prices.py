@@ -9,8 +9,9 @@ prices, it has the mean of their prices.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from swell.config import PoolTable, Settings
 from swell.money.pricing import LIST, LivePrice, Machine, MachinePrice, PriceBook, price_name
+from swell.settings.load import Settings
+from swell.settings.pools import PoolTable
 
 
 class _Cloud(NamedTuple):

@@ -64,7 +64,7 @@ async def json_object(service: Service, call: Call) -> dict[str, Any]:
         TooLarge: It is too long, or has too many fields.
     """
     check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     value = decode_json(body or b"{}", "the body")
     if not isinstance(value, dict):
         raise InvalidRequest('the body is no JSON object: send one such as {"prompt": "a fox"}')

@@ -311,7 +311,7 @@ async def _enter(service: Service, call: Call, header: bytes) -> None:
 
 async def _fields(service: Service, call: Call) -> Mapping[str, Any]:
     """Return the fields of a form or a JSON object; repeated ones of a form are lists."""
-    limit = call.limit_bytes(service.settings.max_body_bytes)
+    limit = call.limit_bytes(service.settings.server.max_body_bytes)
     if call.media_type == "multipart/form-data":
         pairs = [(part.name, await part.text()) async for part in form_parts(call, limit)]
     elif call.media_type == "application/x-www-form-urlencoded":

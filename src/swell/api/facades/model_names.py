@@ -25,7 +25,7 @@ async def resolve(service: Service, *names: str, param: str = "model") -> Target
     Raises:
         NotFound: No name matches; the text lists the models.
     """
-    aliases = service.settings.model_aliases
+    aliases = service.settings.server.model_aliases
     for name in names:
         if name in aliases:
             return await service.cards.target(aliases[name])
@@ -52,7 +52,7 @@ async def available(service: Service) -> dict[str, ModelCard]:
     await service.cards.refresh()
     models = {card.name: card for card in service.cards.newest()}
     found = dict(models)
-    for name, model in service.settings.model_aliases.items():
+    for name, model in service.settings.server.model_aliases.items():
         card = models.get(model.partition(":")[0])
         if card is not None and name != ANY:
             found[name] = card

@@ -35,7 +35,7 @@ async def start_upload(service: Service, call: Call) -> Reply:
     ending = _ENDING.search(name)
     key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{ending[0] if ending else ''}"
     await service.store.note_upload(key)
-    put = service.objects.sign("PUT", key, service.settings.signed_url_s)
+    put = service.objects.sign("PUT", key, service.settings.server.signed_url_s)
     body = {
         "upload_url": f"{service.base_url(call)}{put}" if put.startswith("/") else put,
         "file_url": file_url(service.urls(call), key),

@@ -186,7 +186,7 @@ async def status(service: Service, call: Call) -> Reply:
 )
 async def status_stream(service: Service, call: Call) -> Reply | None:
     """Follow a request."""
-    await call.body(service.settings.max_body_bytes)
+    await call.body(service.settings.server.max_body_bytes)
     task = await find_task(service, call)
     accepted = Accepted(task=task, is_new=False)
     latest = sse(await _status_view(service, call, task))

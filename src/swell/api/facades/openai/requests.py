@@ -248,8 +248,8 @@ async def _read_form(service: Service, call: Call) -> ImageJob:
     texts: dict[str, str] = {}
     files: dict[str, list[str]] = {"image": [], "mask": []}
     digests = []
-    left_chars = service.settings.max_body_bytes
-    async for part in form_parts(call, service.settings.max_upload_bytes):
+    left_chars = service.settings.server.max_body_bytes
+    async for part in form_parts(call, service.settings.server.max_upload_bytes):
         name = part.name.removesuffix("[]")
         if name in files:
             url, sha256 = await _read_picture(service, call, part, name)
@@ -259,7 +259,7 @@ async def _read_form(service: Service, call: Call) -> ImageJob:
             texts[part.name] = await part.text()
             left_chars -= len(texts[part.name])
             if left_chars < 0:
-                raise too_large(service.settings.max_body_bytes)
+                raise too_large(service.settings.server.max_body_bytes)
     request, own = read_fields(texts, ImageRequest, is_text=True)
     if not files["image"]:
         raise field_error(

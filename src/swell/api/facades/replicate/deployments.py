@@ -161,7 +161,7 @@ async def list_deployments(service: Service, call: Call) -> Reply:
 )
 async def create(service: Service, call: Call) -> Reply:
     """Create a deployment."""
-    asked = await _create_reader.read_call(call, service.settings.max_body_bytes)
+    asked = await _create_reader.read_call(call, service.settings.server.max_body_bytes)
     ref = asked.model if asked.version is None else f"{asked.model}:{asked.version}"
     card = (await service.cards.target(ref)).card
     await _check_instances(service, card.name, asked)
@@ -197,7 +197,7 @@ async def get(service: Service, call: Call) -> Reply:
 )
 async def update(service: Service, call: Call) -> Reply:
     """Update a deployment."""
-    asked = await _update_reader.read_call(call, service.settings.max_body_bytes)
+    asked = await _update_reader.read_call(call, service.settings.server.max_body_bytes)
     before = await _changeable(service, call)
     if asked.version is not None:
         await service.cards.target(f"{before.model}:{asked.version}")

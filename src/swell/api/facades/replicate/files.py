@@ -85,7 +85,7 @@ async def create(service: Service, call: Call) -> Reply:
     info: ObjectInfo | None = None
     fields: dict[str, str] = {}
     name = sha256 = ""
-    async for part in form_parts(call, service.settings.max_upload_bytes):
+    async for part in form_parts(call, service.settings.server.max_upload_bytes):
         if part.name in _FIELDS:
             fields[part.name] = await part.text(_MAX_METADATA_BYTES)
         elif part.name == "content":

@@ -196,7 +196,7 @@ async def _create(
     """Create the prediction that a body asks for; without a model, with the version it names."""
     service.traces.begin(call)
     request: ReplicatePredictionRequest = await _reader.read_call(
-        call, service.settings.max_body_bytes
+        call, service.settings.server.max_body_bytes
     )
     repeat = await repeat_of(service, call, encode(request))
     target = await service.cards.target(model or await _model_of(service, request.version))
@@ -212,7 +212,7 @@ async def _create(
     if url:
         names = request.webhook_events_filter if request.webhook else ["completed"]
         new = msgspec.structs.replace(new, webhook=_webhook(service, call, url, names))
-    longest_s = min(service.settings.max_prefer_s, _LONGEST_WAIT_S)
+    longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
     made = await view(service, call, task)

@@ -1,4 +1,4 @@
-"""Inputs that fit a JSON Schema, made from what it says. Pure."""
+"""Makes example inputs from a JSON Schema."""
 
 from typing import Any, Final
 

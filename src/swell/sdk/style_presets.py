@@ -1,14 +1,14 @@
-"""Styles that people choose by a picture: what each changes of a prompt and of an input.
+"""Style presets with sample pictures: each changes the prompt and the input.
 
-They are files of operators, in TOML, each with pictures beside it:
+Operators write them in TOML, with the pictures in the same folder:
 
-    models = ["owner/name"]                     # which they are for; without it, any
+    models = ["owner/name"]                     # models that they are for; without it, any
 
     [styles.woodcut]
     label = "Woodcut"
     labels = { es = "Xilografía" }              # in other languages
-    prompt = "a woodcut of {prompt}"            # what becomes of what was typed
-    input = { guidance = 6.0 }                  # what else the model is given
+    prompt = "a woodcut of {prompt}"            # the new prompt
+    input = { guidance = 6.0 }                  # other input fields
     picture = "woodcut.webp"
 """
 
@@ -28,12 +28,12 @@ from swell.samples import read_samples
 #: Styles that come with Swell, as settings name them.
 BUILT_IN: Final = "swell/picture"
 
-_BUILT_IN: Final = Path(__file__).parent / "zoo" / "styles" / "picture.toml"
+_BUILT_IN: Final = Path(__file__).parents[1] / "zoo" / "styles" / "picture.toml"
 
-#: How a style is named in links and requests.
+#: Name of a style in links and requests.
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 
-#: Where what was typed stands in a prompt.
+#: Placeholder of the user's text in a prompt.
 _PLACE: Final = "{prompt}"
 
 
@@ -45,9 +45,9 @@ class Style:
     label: str
     #: Language → label.
     labels: Mapping[str, str] = field(default_factory=dict)
-    #: With `{prompt}` where what was typed stands; empty for that alone.
+    #: With `{prompt}` for the user's text; empty for that text alone.
     prompt: str = ""
-    #: What it sets of a model's input.
+    #: Fields of the model's input that it sets.
     input: Mapping[str, Any] = field(default_factory=dict)
     #: Models that it is for; empty for any.
     models: Sequence[str] = ()

@@ -7,19 +7,19 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from swell.ui import Hint
+from swell.sdk.form_hints import Hint
 
-#: What stands in `x-ui` where a model takes a pack whole.
+#: Value in `x-ui` for a model that takes a whole pack.
 _WHOLE: Final = "whole"
 
 
 def pack_fields(input_type: type[BaseModel]) -> tuple[str, ...]:
-    """Return the fields of an input whose elements are samples of their own, in their order."""
+    """Return the fields of an input with a sample per element, in order."""
     return tuple(name for name, field in input_type.model_fields.items() if _is_pack(field))
 
 
 def wrong_pack(input_type: type[BaseModel]) -> str | None:
-    """Return which of these fields is no list with bounds; None where all are."""
+    """Return a field of these that is not a list with bounds; None if all are."""
     names = pack_fields(input_type)
     if not names:
         return None
@@ -36,10 +36,10 @@ def wrong_pack(input_type: type[BaseModel]) -> str | None:
 
 
 def packs_in(schema: Mapping[str, Any]) -> dict[str, int]:
-    """Return the lists of an input that ask for a sample each: name → elements where left out.
+    """Return the lists of an input with a sample per element: name → default length.
 
     Args:
-        schema: JSON Schema of the input. Those that the model takes whole are among them.
+        schema: JSON Schema of the input. Lists that the model takes whole are included.
     """
     found = {}
     for name, told in (schema.get("properties") or {}).items():
@@ -51,7 +51,7 @@ def packs_in(schema: Mapping[str, Any]) -> dict[str, int]:
 
 
 def size_of(packs: Mapping[str, int], value: Mapping[str, Any]) -> int:
-    """Return how many samples an input asks for.
+    """Return the number of samples of an input.
 
     Args:
         packs: From `packs_in`.
@@ -65,11 +65,11 @@ def size_of(packs: Mapping[str, int], value: Mapping[str, Any]) -> int:
 
 
 def inputs_of(checked: BaseModel, names: tuple[str, ...]) -> list[BaseModel]:
-    """Return an input once for each element, or pair of elements: row by row.
+    """Return a copy of an input for each element, or combination of elements, row by row.
 
     Args:
-        checked: As validated.
-        names: Of the fields; what `pack_fields` returned.
+        checked: The validated input.
+        names: The fields, from `pack_fields`.
     """
     lists = [[[each] for each in getattr(checked, name)] for name in names]
     return [

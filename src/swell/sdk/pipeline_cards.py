@@ -1,7 +1,7 @@
-"""From a pipeline as it was declared to its model card.
+"""Makes the model card of a declared pipeline.
 
-What a pipeline takes and gives is checked against the cards of its stages' models, so it has a card
-once all of these have one. Its version is the content of its plan and of its schemas.
+Input and output of a pipeline are checked against the cards of its stages' models, so it has a card
+once all of these have one. Its version is a hash of its plan and its schemas.
 """
 
 import hashlib
@@ -12,31 +12,31 @@ from typing import Any, Final
 import msgspec
 
 from swell.errors import InvalidModel, NotFound
-from swell.examples import example_of
 from swell.registry import ModelCard
+from swell.sdk.schema_examples import example_of
 from swell.stages import Path, Pipeline, Stage, parse_reference
 
-#: Keys of a property of an input's schema that are not JSON Schema: `STAGE.FIELD` that it is like,
-#: and whether it may be left out, without a default.
+#: Keys in a property of an input's schema that are not JSON Schema: the `STAGE.FIELD` that it
+#: copies its schema from, and whether it is optional without a default.
 LIKE: Final = "like"
 OPTIONAL: Final = "optional"
 
-#: Kinds of values that go where another kind is wanted.
+#: Pairs of JSON types: the first is valid for the second.
 _GOES_AS: Final = {("integer", "number")}
 
 
 class Unknown(NotFound):
-    """A stage's model has no card yet, so that of the pipeline cannot be made."""
+    """The model of a stage has no card yet, so the pipeline cannot have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A pipeline as its author wrote it, checked as far as it can be without its models."""
+    """A pipeline as its author wrote it, checked as far as possible without its models."""
 
     name: str
     description: str
     plan: Pipeline
-    #: JSON Schema of the input; a property may say `like` of which field of which stage it is.
+    #: JSON Schema of the input; a property may copy the field of a stage with `like`.
     input_schema: Mapping[str, Any]
     output_schema: Mapping[str, Any] | None = None
     examples: Sequence[Mapping[str, Any]] = ()
@@ -48,11 +48,11 @@ def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> Mode
 
     Args:
         declared: As its author wrote it.
-        find: Returns the card that `owner/name` or `owner/name:version` means now.
+        find: Returns the current card of `owner/name` or `owner/name:version`.
 
     Raises:
         Unknown: A stage's model has no card yet.
-        InvalidModel: What a stage takes is not what its model takes.
+        InvalidModel: The input of a stage does not fit its model.
     """
     cards: dict[str, ModelCard] = {}
     for stage in declared.plan.stages:
@@ -91,7 +91,7 @@ def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> Mode
 
 
 def _input_schema(declared: Declared, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
-    """Return the schema of the input, with the fields in it that are like those of stages."""
+    """Return the schema of the input, with the schemas that `like` copies from stages."""
     schema = dict(declared.input_schema)
     properties: dict[str, Any] = {}
     kinds: dict[str, Any] = dict(schema.get("$defs", {}))
@@ -131,7 +131,7 @@ def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Check:
-    """Compares what stages take with what their models take."""
+    """Compares the inputs of stages with the schemas of their models."""
 
     def __init__(
         self, declared: Declared, schema: Mapping[str, Any], cards: Mapping[str, ModelCard]
@@ -146,8 +146,8 @@ class _Check:
         """Check one stage.
 
         Raises:
-            InvalidModel: It takes a field that its model does not, or leaves out one that it needs,
-                or takes one kind of value for another.
+            InvalidModel: Its model does not have a field, a required field is missing, or a value
+                has another type.
         """
         asked = self._cards[stage.name].input_schema
         fields = asked.get("properties", {})
@@ -173,7 +173,7 @@ class _Check:
                 self._check_kind(f"{where}, take.{key}", reference, fields.get(key, {}))
 
     def output(self) -> dict[str, Any]:
-        """Return the schema of what the pipeline gives, as far as it is known."""
+        """Return the schema of the pipeline's output, as far as it is known."""
         asked, stages = self._plan.output, self._plan.stages
         if not asked:
             last = stages[-1]
@@ -190,7 +190,7 @@ class _Check:
         return schema | ({"$defs": kinds} if kinds else {})
 
     def _is_sure(self, paths: Sequence[Path]) -> bool:
-        """Whether one of these is there for every input, as far as can be known."""
+        """Whether one of these paths surely exists for every input."""
         properties = self._schema.get("properties", {})
         for path in paths:
             if path.stage and path.stage in self._sure:
@@ -203,7 +203,7 @@ class _Check:
         return False
 
     def _schema_of(self, paths: Sequence[Path]) -> dict[str, Any]:
-        """Return the schema of a reference; empty where it is one of several, or not known."""
+        """Return the schema of a reference; empty if it is unknown, or its paths differ."""
         found = [self._schema_at(path) for path in paths]
         return found[0] if all(each == found[0] for each in found) else {}
 
@@ -240,7 +240,7 @@ class _Check:
                 )
 
     def _check_is_given(self, where: str, path: Path) -> None:
-        """See that a stage gives the field that is named, if its model says what it gives."""
+        """Check that a stage's output has the named field, if the model has an output schema."""
         if path.stage and path.part == "output" and path.steps:
             schema = self._cards[path.stage].output_schema
             fields = _resolved(schema, schema.get("$defs", {})).get("properties")

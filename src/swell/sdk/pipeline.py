@@ -10,14 +10,13 @@
         translate = swell.Stage("swell/translate", take={"prompt": "input.prompt"})
         draw = swell.Stage("swell/icons", take={"prompt": "stages.translate.output.text"})
 
-`swell.stages` tells what references and conditions may say, and `swell.pipeline_cards` how one
-becomes a model card.
+`swell.stages` documents references and conditions; `swell.sdk.pipeline_cards` makes the model card
+of a pipeline.
 """
 
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, TypeVar
 
@@ -25,39 +24,36 @@ import msgspec
 from pydantic import BaseModel
 
 from swell.errors import InvalidModel, InvalidRequest, NotFound
-from swell.model import import_file
-from swell.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.sdk.load import import_file
+from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
 from swell.stages import Path, Pipeline, parse_condition, parse_reference
 from swell.stages import Stage as Planned
-
-__all__ = ["Stage", "load_pipelines", "pipeline"]
 
 ClassT = TypeVar("ClassT", bound=type)
 
 #: Pipelines that come with Swell.
-_BUILT_IN: Final = FilePath(__file__).parent / "zoo" / "pipelines"
+_BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
 
-#: Where `@pipeline` leaves what it has found on the class.
+#: The attribute of a decorated class that holds the pipeline.
 _MARK: Final = "__swell_pipeline__"
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One model's part in a pipeline.
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stage of a pipeline: one model.
 
     Args:
         model: `owner/name`, or `owner/name:version` for that version alone.
         take: Input field of the model → reference, or a list of references that makes a list.
         fixed: Input field of the model → its value, the same for all tasks.
-        when: Condition: the stage is passed over where it does not hold.
-        reject: Condition on what the stage gave: the task fails here where it holds.
-        reason: Why, told to whoever asked: a reference, or words.
-        counts: Whether the task's `count` is how many samples this stage makes.
+        when: Condition: without it the stage is skipped.
+        reject: Condition on the output of the stage: if it holds, the task fails here.
+        reason: The text of that failure for the user: a reference, or words.
+        counts: Whether this stage makes `count` samples of the task.
     """
 
     model: str
-    take: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    take: Mapping[str, str | Sequence[str]] = {}
+    fixed: Mapping[str, Any] = {}
     when: str = ""
     reject: str = ""
     reason: str = ""
@@ -67,9 +63,9 @@ class Stage:
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
     """Declare a class to be a pipeline.
 
-    Its `Stage`s run in the order in which they are written. `class Input(pydantic.BaseModel)` says
-    what it takes. `output` is what it gives: a reference, or field → reference; without it, what
-    its last stage gave. `examples` and `stage` are as with models.
+    Its `Stage`s run in the order of their definition. `class Input(pydantic.BaseModel)` is
+    the input. `output` is the output: a reference, or field → reference; the default is the output
+    of the last stage. `examples` and `stage` are as with models.
 
     Args:
         name: `owner/name`, as with models.
@@ -104,13 +100,8 @@ def load_pipelines(ref: str) -> list[Declared]:
         found = _of_toml(path)
     elif path.suffix == ".py":
         module = import_file(path)
-        found = [
-            declared
-            for value in vars(module).values()
-            if isinstance(
-                declared := vars(value).get(_MARK) if isinstance(value, type) else None, Declared
-            )
-        ]
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        found = [vars(cls)[_MARK] for cls in classes if _MARK in vars(cls)]
     else:
         raise NotFound(f"{ref!r} holds no pipelines: give a file that ends in .toml or .py")
     if not found:
@@ -129,54 +120,29 @@ def load_pipelines(ref: str) -> list[Declared]:
 
 
 def _declared(name: str, cls: type) -> Declared:
-    written = {key: value for key, value in vars(cls).items() if isinstance(value, Stage)}
+    written = [(key, value) for key, value in vars(cls).items() if isinstance(value, Stage)]
     asked = vars(cls).get("Input")
     if not (isinstance(asked, type) and issubclass(asked, BaseModel)):
         raise InvalidModel(f"{name}: write `class Input(pydantic.BaseModel): …` inside it")
     schema = asked.model_json_schema()
     schema.setdefault("additionalProperties", False)
-    stages = [_planned(name, key, _vars_of(stage)) for key, stage in written.items()]
-    output = vars(cls).get("output", "")
     return _checked(
-        Declared(
-            name=name,
-            description=inspect.cleandoc(cls.__doc__ or ""),
-            plan=_plan(name, stages, output),
-            input_schema=schema,
-            examples=tuple(vars(cls).get("examples", ())),
-            stage=vars(cls).get("stage", "live"),
-        )
+        name,
+        written,
+        vars(cls).get("output", ""),
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        input_schema=schema,
+        examples=tuple(vars(cls).get("examples", ())),
+        stage=vars(cls).get("stage", "live"),
     )
 
 
-def _vars_of(stage: Stage) -> dict[str, Any]:
-    """Return a stage as TOML would write it."""
-    return {
-        "model": stage.model,
-        "take": {
-            key: each if isinstance(each, str) else list(each) for key, each in stage.take.items()
-        },
-        "fixed": dict(stage.fixed),
-        "when": stage.when,
-        "reject": stage.reject,
-        "reason": stage.reason,
-        "counts": stage.counts,
-    }
-
-
-class _TomlStage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    model: str
+class _NamedStage(Stage, frozen=True, forbid_unknown_fields=True):
     name: str = ""
-    take: dict[str, str | list[str]] = {}
-    fixed: dict[str, Any] = {}
-    when: str = ""
-    reject: str = ""
-    reason: str = ""
-    counts: bool = False
 
 
 class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    stages: Annotated[list[_TomlStage], msgspec.Meta(min_length=1)]
+    stages: Annotated[list[_NamedStage], msgspec.Meta(min_length=1)]
     description: str = ""
     output: str | dict[str, str] = ""
     input: dict[str, dict[str, Any]] = {}
@@ -201,17 +167,14 @@ def _of_toml(path: FilePath) -> list[Declared]:
 
 
 def _of_table(name: str, table: _TomlPipeline) -> Declared:
-    stages = [
-        _planned(name, each.name or f"stage{number}", msgspec.structs.asdict(each))
-        for number, each in enumerate(table.stages, 1)
-    ]
+    stages = [(each.name or f"stage{number}", each) for number, each in enumerate(table.stages, 1)]
     required = [
         key for key, each in table.input.items() if not each.get(OPTIONAL) and "default" not in each
     ]
     schema = {
         "type": "object",
         "properties": {
-            # What a field that is like another may be left out for, is known with that one.
+            # Whether a field that is like another is optional is known with that one.
             key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
             for key, each in table.input.items()
         },
@@ -219,46 +182,46 @@ def _of_table(name: str, table: _TomlPipeline) -> Declared:
         "additionalProperties": False,
     }
     return _checked(
-        Declared(
-            name=name,
-            description=table.description,
-            plan=_plan(name, stages, table.output),
-            input_schema=schema,
-            examples=table.examples,
-            stage=table.stage,
-        )
+        name,
+        stages,
+        table.output,
+        description=table.description,
+        input_schema=schema,
+        examples=table.examples,
+        stage=table.stage,
     )
 
 
-def _planned(name: str, key: str, told: dict[str, Any]) -> Planned:
-    model = told["model"]
-    if not isinstance(model, str) or model.count("/") != 1:
-        raise InvalidModel(f"{name}: stage {key!r}: {model!r} names no model: write owner/name")
+def _planned(name: str, key: str, stage: Stage) -> Planned:
+    if not isinstance(stage.model, str) or stage.model.count("/") != 1:
+        raise InvalidModel(
+            f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
+        )
     return Planned(
         name=key,
-        queue=model,
-        take=told["take"],
-        fixed=told["fixed"],
-        when=told["when"],
-        reject=told["reject"],
-        reason=told["reason"],
-        counts=told["counts"],
+        queue=stage.model,
+        take={
+            field: each if isinstance(each, str) else list(each)
+            for field, each in stage.take.items()
+        },
+        fixed=dict(stage.fixed),
+        when=stage.when,
+        reject=stage.reject,
+        reason=stage.reason,
+        counts=stage.counts,
     )
 
 
-def _plan(name: str, stages: Sequence[Planned], output: Any) -> Pipeline:
-    if not isinstance(output, str | dict):
-        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
-    return Pipeline(stages=tuple(stages), output=output)
-
-
-def _checked(declared: Declared) -> Declared:
-    """Return it, if names, references and conditions are sound.
+def _checked(name: str, stages: Sequence[tuple[str, Stage]], output: Any, **card: Any) -> Declared:
+    """Return a pipeline if its names, references and conditions are valid.
 
     Raises:
         InvalidModel: They are not.
     """
-    name, plan = declared.name, declared.plan
+    if not isinstance(output, str | dict):
+        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
+    plan = Pipeline(stages=tuple(_planned(name, *each) for each in stages), output=output)
+    declared = Declared(name=name, plan=plan, **card)
     if name.count("/") != 1 or not all(name.split("/")) or name != name.lower():
         raise InvalidModel(f"{name!r} cannot name a pipeline: use owner/name in lower-case letters")
     if not plan.stages:
@@ -269,11 +232,7 @@ def _checked(declared: Declared) -> Declared:
     for stage in plan.stages:
         if stage.name in before:
             raise InvalidModel(f"{name}: two stages are called {stage.name!r}")
-        if stage.queue.partition(":")[0] == name:
-            raise InvalidModel(f"{name}: stage {stage.name!r} is the pipeline itself")
-        if both := set(stage.take) & set(stage.fixed):
-            raise InvalidModel(f"{name}: stage {stage.name!r} both takes and fixes {min(both)!r}")
-        _check_words(declared, stage, before)
+        _check_stage(declared, stage, before)
         before.append(stage.name)
     asked = [plan.output] if isinstance(plan.output, str) else list(plan.output.values())
     for reference in filter(None, asked):
@@ -283,8 +242,12 @@ def _checked(declared: Declared) -> Declared:
     return declared
 
 
-def _check_words(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
+def _check_stage(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
     name, where = declared.name, f"stage {stage.name!r}"
+    if stage.model == name:
+        raise InvalidModel(f"{name}: {where} is the pipeline itself")
+    if both := set(stage.take) & set(stage.fixed):
+        raise InvalidModel(f"{name}: {where} both takes and fixes {min(both)!r}")
     for key, reference in stage.take.items():
         for each in [reference] if isinstance(reference, str) else reference:
             at = f"{where}, take.{key}"

@@ -1,4 +1,4 @@
-"""Pictures as they were held and with 8 bits a channel: what networks and encoders take."""
+"""Rotates pictures by EXIF and converts them to 8 bits a channel, for networks and encoders."""
 
 from typing import Final
 
@@ -7,29 +7,28 @@ import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
-from swell.media import Image
+from swell.sdk.media import Image
 
-#: Pixels of 16 bits that are turned into 8 at once.
+#: Number of 16-bit pixels that are converted at once.
 _BAND_PIXELS: Final = 1_000_000
 
 
 def upright(image: Image) -> PIL.Image.Image:
-    """Return a picture with 8 bits a channel, turned as it was held.
+    """Return a picture with 8 bits a channel, rotated by its EXIF orientation.
 
-    Cameras write how they were held beside the picture. It is not to be changed: it may be the
-    very picture that was given.
+    Do not change the result: it may be the given picture itself.
     """
     picture = image.pil()
-    picture.load()  # Some formats tell last how they were held.
+    picture.load()  # Some formats store the orientation at the end.
     turned = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1
-    # Only what is turned is copied.
+    # `exif_transpose` always copies.
     return in_8_bits(PIL.ImageOps.exif_transpose(picture) if turned else picture)
 
 
 def in_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a grey picture of 16 bits in 8, and others as they are.
+    """Return a grey picture of 16 bits in 8 bits, and other pictures unchanged.
 
-    Pillow itself would make nearly all of it white.
+    Pillow's own conversion clips instead of scaling, so that nearly everything is white.
     """
     if not picture.mode.startswith("I"):
         return picture

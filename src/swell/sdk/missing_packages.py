@@ -1,11 +1,11 @@
-"""Under which name a module is installed, and what a model's file should ask for. Pure."""
+"""Names the package that provides a missing module, and the requirements of a model's file."""
 
 import ast
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-#: Modules that models import often → the distributions that bring them.
+#: Modules that models often import → their packages, if the names differ.
 _OTHER_NAMES: Final[Mapping[str, str]] = {
     "Crypto": "pycryptodome",
     "PIL": "pillow",
@@ -28,30 +28,30 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
 
 
 def distribution_of(module: str) -> str:
-    """Return what brings a module: its own name unless it is known to be another."""
+    """Return the package of a module."""
     top = module.partition(".")[0]
     return _OTHER_NAMES.get(module) or _OTHER_NAMES.get(top) or top.replace("_", "-")
 
 
-#: Begins what a file says of its needs (PEP 723).
+#: Begins the requirements of a file (PEP 723).
 _BLOCK: Final = "# /// script"
 
-#: What every environment of a model holds.
+#: Modules in every environment of a model.
 _ALWAYS_THERE: Final = frozenset({"swell", "msgspec", "numpy", "PIL", "psutil", "pydantic"})
 
 
-def imported(source: str, beside: Collection[str] = ()) -> list[str]:
-    """Return the modules of others that a file imports, in their order; none if it is not Python.
+def imported(source: str, siblings: Collection[str] = ()) -> list[str]:
+    """Return the third-party modules that a file imports, in order; none if it is not Python.
 
     Args:
         source: Its text.
-        beside: Names of modules that lie beside it.
+        siblings: Names of modules in the same folder.
     """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
-    own = _ALWAYS_THERE | sys.stdlib_module_names | set(beside)
+    own = _ALWAYS_THERE | sys.stdlib_module_names | set(siblings)
     found = (name for node in ast.walk(tree) for name in _names(node))
     return list(dict.fromkeys(name for name in found if name.partition(".")[0] not in own))
 
@@ -63,18 +63,18 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield node.module
 
 
-def how_to_get(module: str, source: str = "", beside: Collection[str] = ()) -> str:
-    """Return what the author of a model may write so that a module is there.
+def how_to_get(module: str, source: str = "", siblings: Collection[str] = ()) -> str:
+    """Return how the author of a model can make a module available.
 
     Args:
-        module: The one that was missed.
-        source: Text of the model's file: an environment of its own has to hold all that it imports.
-        beside: Names of modules that lie beside it.
+        module: The missing module.
+        source: Text of the model's file: its own environment must contain everything it imports.
+        siblings: Names of modules in the same folder.
     """
     name = distribution_of(module)
     if any(line.rstrip() == _BLOCK for line in source.splitlines()):
         return f'add "{name}" to `dependencies` in the `{_BLOCK}` block of its file'
-    others = map(distribution_of, imported(source, beside))
+    others = map(distribution_of, imported(source, siblings))
     listed = ", ".join(f'"{each}"' for each in dict.fromkeys([name, *others]))
     return (
         f"install it in Swell's environment (pip install {name}), or declare all"

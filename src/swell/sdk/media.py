@@ -1,7 +1,7 @@
 """Files and pictures, as models take and return them.
 
-On the wire a file is a URL or a data URI; in a model it is one of these classes; in an output it is
-`{"$artifact": i}`. The worker fetches, encodes and uploads: authors never do.
+In JSON a file is a URL or a data URI; in a model it is one of these classes; in an output it is
+`{"$artifact": i}`. The worker fetches, encodes and uploads files: authors never do.
 """
 
 import base64
@@ -21,21 +21,18 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsona
 
 from swell.weights.lora import WrongLora, check_lora
 
-__all__ = ["Attachment", "Audio", "File", "Image", "LoRA", "Video", "Within", "combined", "flatten"]
-
-#: A LoRA counts at most so many times as much as it was trained for, in either direction; what
-#: people use lies between -5 and 5.
+#: Largest scale of a LoRA, in both directions; usual scales are between -5 and 5.
 MAX_SCALE: Final = 100.0
-#: Where Pillow begins to warn: a file of a hundred bytes may unpack to as many pixels, which take a
-#: second and 360 MB.
+#: Pillow's own warning limit: a file of a hundred bytes may unpack to this many pixels, which take
+#: a second and 360 MB.
 _MOST_PIXELS: Final = PIL.Image.MAX_IMAGE_PIXELS or 89_478_485
-#: What is read of strangers. Pillow knows forty more, some of which run programs (EPS), and most of
-#: which nobody has tried to break.
+#: Formats that are decoded. Pillow supports forty more; some run programs (EPS), and most decoders
+#: are little tested against hostile files.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 
 
 class _Attachment:
-    """Something that lies beside the JSON: a URL or data URI on the wire, bytes in the model."""
+    """A file: a URL or data URI in JSON, bytes in the model."""
 
     _kind: ClassVar[str] = "file"
 
@@ -51,19 +48,19 @@ class _Attachment:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Take the class itself, a data URI, or a URL whose bytes the worker has fetched."""
+        """Accept an instance, a data URI, or a URL that the worker has fetched."""
         return core_schema.with_info_plain_validator_function(cls._validate)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """On the wire it is a string; `x-file` says what the string stands for."""
+        """Describe a string; `x-file` is the kind of file."""
         return {"type": "string", "format": "uri", "x-file": cls._kind}
 
 
 def _named(value: Any, info: pydantic.ValidationInfo) -> tuple[bytes, str]:
-    """Return the bytes that a URL or a data URI stands for, and their media type."""
+    """Return the bytes and the media type of a fetched URL or a data URI."""
     if not isinstance(value, str):
         raise PydanticCustomError(
             "file_type", "give a URL, or a data URI such as data:image/png;base64,…"
@@ -93,7 +90,7 @@ class File(_Attachment):
     """A file as a result or an input. The worker uploads it; authors never do.
 
     Args:
-        source: The bytes, or where they lie.
+        source: The bytes, or their path.
         content_type: Media type, such as `model/gltf-binary`.
         name: File name shown to the user.
     """
@@ -132,24 +129,24 @@ class Video(File):
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """How large a picture may be, as `image: Annotated[Image, Within(40_000_000)]`.
+    """Limit of the size of a picture: `image: Annotated[Image, Within(40_000_000)]`.
 
-    A file of some kilobytes may hold a picture of gigabytes. Its size is read from its head, and
-    one that is larger is refused before any of it is decoded.
+    A file of some kilobytes may unpack to gigabytes. The size is read from the header, and larger
+    pictures are refused before decoding.
 
     Args:
-        most_pixels: Width times height at most.
-        most_px: Of the longer side.
+        most_pixels: Largest width times height.
+        most_px: Largest longer side.
     """
 
     most_pixels: int = _MOST_PIXELS
     most_px: int | None = None
 
     def check(self, width_px: int, height_px: int) -> None:
-        """Refuse a picture that is larger.
+        """Check the size of a picture.
 
         Raises:
-            PydanticCustomError: It is.
+            PydanticCustomError: It is too large.
         """
         if self.most_px is not None and max(width_px, height_px) > self.most_px:
             raise PydanticCustomError(
@@ -161,7 +158,7 @@ class Within:
             raise self.refusal()
 
     def refusal(self) -> PydanticCustomError:
-        """Return what is told of a picture with too many pixels."""
+        """Return the error for a picture with too many pixels."""
         side = min(math.isqrt(self.most_pixels) // 100 * 100, self.most_px or self.most_pixels)
         return PydanticCustomError(
             "image",
@@ -173,7 +170,7 @@ class Within:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Take what an `Image` takes, where it is not too large."""
+        """Accept the values of an `Image` that are not too large."""
 
         def validate(value: Any, info: pydantic.ValidationInfo) -> Image:
             if isinstance(value, Image):
@@ -185,7 +182,7 @@ class Within:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """On the wire it is what every `Image` is."""
+        """Describe an `Image`."""
         return Image.__get_pydantic_json_schema__(schema, handler)
 
 
@@ -197,7 +194,7 @@ class Image(_Attachment):
             picture (PNG, JPEG, WebP, AVIF or GIF) as bytes, or a path to one. Encoded results are
             delivered as they are.
         format: `png`, `webp`, `jpeg` or `avif` for the delivered file; the worker's default is PNG.
-        metadata: Written into the file beside the seed and the input.
+        metadata: Written into the file, in addition to the seed and the input.
     """
 
     _kind = "image"
@@ -218,12 +215,11 @@ class Image(_Attachment):
         return cls(data).checked(Within())
 
     def checked(self, within: Within, *, is_decoded: bool = True) -> "Image":
-        """Return it if it can be read and is not too large; its size is looked at first.
+        """Return it if it can be read and is not too large; the size is checked first.
 
         Args:
-            within: How large it may be.
-            is_decoded: Also decode it: whoever asked should hear of a broken file before it joins
-                a batch.
+            within: The size limit.
+            is_decoded: Whether to decode it, so that a broken file fails before it joins a batch.
 
         Raises:
             PydanticCustomError: It is too large, or broken.
@@ -237,7 +233,7 @@ class Image(_Attachment):
             raise within.refusal() from None
         except PydanticCustomError:
             raise
-        except Exception:  # a broken file makes Pillow raise whatever its parser stumbled on
+        except Exception:  # Pillow raises many types for broken files
             raise PydanticCustomError(
                 "image", "not a picture that can be read; give PNG, JPEG, WebP, AVIF or GIF"
             ) from None
@@ -245,13 +241,13 @@ class Image(_Attachment):
 
     @property
     def encoded(self) -> bytes | None:
-        """The file's bytes, where the picture came as a file; None for pixels."""
+        """The bytes of an encoded picture; None for pixels."""
         if isinstance(self.source, bytes):
             return self.source
         return Path(self.source).read_bytes() if isinstance(self.source, str | Path) else None
 
     def pil(self) -> PIL.Image.Image:
-        """Return the picture as Pillow knows it."""
+        """Return the picture as a Pillow image."""
         if isinstance(self.source, PIL.Image.Image):
             return self.source
         encoded = self.encoded
@@ -266,14 +262,14 @@ Attachment = Image | File
 class LoRA:
     """Low-rank changes to a model's weights, from a safetensors file: an input.
 
-    In the JSON it is what names the file, or `{"file": …, "scale": 0.8}`. The worker has brought
-    the file to its cache before the model hears of it. Equal ones have the same content and scale.
+    In JSON it is the name of the file, or `{"file": …, "scale": 0.8}`. The worker downloads the
+    file to its cache before the model gets it. Equal LoRAs have the same content and scale.
 
     Args:
-        source: Where the file lies, or its bytes.
-        scale: How much it counts: 1 for as much as it was trained for.
+        source: The path of the file, or its bytes.
+        scale: Strength; 1 is the strength of its training.
         digest: SHA-256 of the content, as 64 hexadecimal digits; computed if left out.
-        name: For errors; the file's if left out.
+        name: For errors; the file's name if left out.
     """
 
     __slots__ = ("digest", "name", "scale", "source")
@@ -336,14 +332,14 @@ class LoRA:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Take the class itself, a data URI, or whatever names a file that the worker has."""
+        """Accept an instance, a data URI, or the name of a file that the worker has downloaded."""
         return core_schema.with_info_plain_validator_function(cls._validate)
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """On the wire it is a string or an object; `x-file` says what they stand for."""
+        """Describe a string or an object; `x-file` is the kind of file."""
         return {
             "anyOf": [
                 {"type": "string"},
@@ -367,13 +363,13 @@ class LoRA:
 
 
 def combined(loras: Iterable[LoRA]) -> tuple[LoRA, ...]:
-    """Return a set of LoRAs in its one order: each content once, scales added, none of scale 0."""
+    """Return LoRAs in canonical order: each content once, scales added, none of scale 0."""
     alike: dict[str, list[LoRA]] = {}
     for lora in loras:
         alike.setdefault(lora.digest, []).append(lora)
     found = []
     for digest, same in sorted(alike.items()):
-        # The same sum in whatever order they were named.
+        # `fsum` does not depend on the order.
         scale = math.fsum(lora.scale for lora in same)
         found.append(LoRA(same[0].source, scale=scale, digest=digest, name=same[0].name))
     return tuple(lora for lora in found if lora.scale)
@@ -387,7 +383,7 @@ def _digest(source: bytes | Path) -> str:
 
 
 def _bare(named: str) -> str:
-    """Return what names a file as errors show it: without what opens a URL."""
+    """Return the name of a file for errors: a URL without credentials and query."""
     bare = named.partition("?")[0].partition("#")[0]
     return bare.rpartition("@")[2][:200] if "://" in bare else bare[:200]
 
@@ -396,11 +392,11 @@ def flatten(result: Any, files: list[Attachment]) -> Any:
     """Return `result` as JSON values, with each file replaced by `{"$artifact": i}`.
 
     Args:
-        result: What a model returned for one item.
-        files: Gets the files, in the order of their numbers.
+        result: The result of a model for one item.
+        files: The files are appended to this list, in the order of their numbers.
 
     Raises:
-        TypeError: Something in it cannot be told as JSON.
+        TypeError: A value is neither JSON nor a file.
     """
     if result is None or isinstance(result, str | int | float | bool):
         return result
@@ -422,7 +418,7 @@ def _jsonable(result: Any) -> Any:
     try:
         return to_jsonable_python(result)
     except (PydanticUserError, ValueError, TypeError):
-        if hasattr(result, "tolist"):  # numbers and arrays of numpy and its kin
+        if hasattr(result, "tolist"):  # numbers and arrays of numpy and similar libraries
             return result.tolist()
         kind = type(result).__name__
         raise TypeError(

@@ -1,6 +1,6 @@
-"""Pools of the settings → providers, workers and the controller: the wiring of the autoscaler.
+"""Builds the autoscaler: providers and pools from settings, and the controller.
 
-It is imported where it is needed: whoever has no pools loads nothing of it.
+`swell.autoscaler` is imported when there are pools.
 """
 
 import os
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
+from swell.bootstrap.storage import is_shared
 from swell.clock import Clock
-from swell.config import AutoscaleSettings, PoolTable, Settings, environment_of
+from swell.environment import process_environment
 from swell.errors import InvalidRequest
 from swell.money.pool_prices import (
     book_of,
@@ -27,28 +28,32 @@ from swell.money.pool_prices import (
     whole_machines,
 )
 from swell.money.pricing import MachinePrice
-from swell.provider import LaunchRequest, TellsPrices
-from swell.wiring import is_shared, provider_of, worker_environment
+from swell.provider import LaunchRequest, Provider, TellsPrices
+from swell.settings.load import Settings, environment_of
+from swell.settings.pools import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
     from swell.api.settings import Backend
-    from swell.autoscaler.controller import Controller
-    from swell.autoscaler.live_prices import Asking
+    from swell.autoscaler.controller import Controller, Terms
+    from swell.autoscaler.live_prices import Asking, LivePrices
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
 
 _log = structlog.get_logger("swell.autoscaler")
 
+#: Providers without an account that several deployments share.
+_UNSHARED: Final = ("process", "external")
+
 
 @dataclass(frozen=True, slots=True)
 class Autoscaler:
-    """The controller, and whom it asks for machines."""
+    """The controller and its pools."""
 
     controller: "Controller"
     pools: "Sequence[Pool]"
 
     async def close(self) -> None:
-        """Let another lead. Workers that end with this process end; the others go on."""
+        """Let another controller lead; workers end if their provider ends with this process."""
         await self.controller.close()
         for pool in self.pools:
             await pool.provider.close()
@@ -72,21 +77,20 @@ def build_autoscaler(
     wake: Callable[[], Awaitable[None]],
     ref_of: Callable[[str], str] = str,
 ) -> Autoscaler:
-    """Return what scales the pools of the settings, not yet started.
+    """Return the autoscaler of the pools in the settings, not yet started.
 
     Args:
-        settings: Which pools, and how they are scaled.
+        settings: The pools, and the policy.
         clock: The time.
-        backend: What waits, who works, and where notes lie.
-        access: How workers reach the backend, as far as the settings do not say it.
-        wake: Called when workers were let go, so that backends tell them at once.
-        ref_of: Turns what a pool of processes serves into what `worker.models` takes.
+        backend: The queues, the workers and the registry.
+        access: How workers reach the backend, unless the settings say it.
+        wake: Called when workers are drained, so that backends tell them at once.
+        ref_of: Turns a model of a process pool into a reference for `worker.models`.
 
     Raises:
-        InvalidRequest: A pool is not set up so that it can be launched.
+        InvalidRequest: The settings of a pool are not sufficient to launch its workers.
     """
-    from swell.autoscaler.controller import Controller, Terms
-    from swell.autoscaler.decide import Limits
+    from swell.autoscaler.controller import Controller
     from swell.autoscaler.live_prices import LivePrices
     from swell.autoscaler.observe import Observer, Timing
     from swell.autoscaler.policy import plan
@@ -96,46 +100,49 @@ def build_autoscaler(
     token = chosen.token.get_secret_value() or access.token
     if not token:
         check_token(settings)
+    access = Access(url, token)
     prices = pool_prices(settings)
     pools = [
-        _pool(name, table, settings, clock, Access(url, token), ref_of, prices.get(name))
-        for name, table in settings.pools.items()
+        _pool(name, settings, clock, _environment(name, settings, access, ref_of), prices.get(name))
+        for name in settings.pools
     ]
-    _tell(settings, prices)
-    observer = Observer(
-        backend.broker,
-        backend.registry,
+    _log_advice(settings, prices)
+    registry = backend.registry
+    timing = Timing(lost_s=3 * settings.delivery.heartbeat_s)
+    policy = policy_of(settings)
+    live_prices = LivePrices(
+        registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
+    )
+    controller = Controller(
+        Observer(backend.broker, registry, pools, clock, timing),
+        registry,
         pools,
         clock,
-        Timing(lost_s=3 * settings.delivery.heartbeat_s),
+        lambda observation, state: plan(observation, policy, state),
+        _terms(settings, live_prices),
+        wake,
     )
-    prices_now = LivePrices(
-        backend.registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
-    )
-    terms = Terms(
+    return Autoscaler(controller, pools)
+
+
+def _terms(settings: Settings, prices: "LivePrices") -> "Terms":
+    from swell.autoscaler.controller import Terms
+    from swell.autoscaler.decide import Limits
+
+    chosen = settings.autoscale
+    return Terms(
         holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         every_s=chosen.every_s,
         is_alone=not is_shared(settings),
         limits=Limits(
             stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
         ),
-        prices=prices_now,
+        prices=prices,
     )
-    policy = policy_of(settings)
-    controller = Controller(
-        observer,
-        backend.registry,
-        pools,
-        clock,
-        lambda observation, state: plan(observation, policy, state),
-        terms,
-        wake,
-    )
-    return Autoscaler(controller, pools)
 
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
-    """Return how the prices are found of pools whose price may change."""
+    """Return how to ask for the prices of pools that may change."""
     from swell.autoscaler.live_prices import Asking
 
     book, found = book_of(settings), {}
@@ -147,12 +154,11 @@ def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]"
 
 
 def _is_asked(settings: Settings, table: PoolTable) -> bool:
-    """Return whether a pool's cloud is asked for its price."""
+    """Whether the autoscaler asks a pool's cloud for its price."""
     return settings.prices.ask_every_s > 0 and may_change(table, book_of(settings))
 
 
-def _tell(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
-    """Log what operators should know of prices and budgets."""
+def _log_advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
     for name, price in prices.items():
         if price.read_on is not None:
             _log.info(
@@ -167,17 +173,18 @@ def _tell(settings: Settings, prices: Mapping[str, MachinePrice]) -> None:
 
 
 def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
-    """Return what is allowed and yet probably not meant, about prices, budgets and pools. Pure."""
+    """Return warnings about prices, budgets and pools that are allowed and probably wrong."""
     limit, alarm = settings.autoscale.day_budget_micros, settings.costs.budget_day_micros
     hour_limit = settings.autoscale.hour_budget_micros
     is_limited = any(each is not None for each in (limit, hour_limit, alarm))
-    # Theirs is asked for as soon as they are scaled.
-    asked = [name for name, table in settings.pools.items() if _is_asked(settings, table)]
+    pools = settings.pools
     found = [
         f"the pool {name} has no price: it counts as free, no budget limits it, and its pictures "
         f"have no cost: set pools.{name}.hour_micros"
-        for name, table in settings.pools.items()
-        if name not in (*prices, *asked) and (is_limited or table.provider != "process")
+        for name, table in pools.items()
+        # The autoscaler asks for the others when it starts.
+        if not (name in prices or _is_asked(settings, table))
+        and (is_limited or table.provider != "process")
     ]
     found += [
         f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "
@@ -189,24 +196,27 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         "counts for the whole machine, however many GPUs that has"
         for name in whole_machines(settings)
     ]
-    found += [
-        f"autoscale.policy.location_share does not apply to {name}, a pool of "
-        f"spot workers without a location: set pools.{name}.location, or set the"
-        " share to 1 if all of them may be reclaimed at once"
-        for name in _anywhere(settings)
-    ]
-    if settings.autoscale.deployment == AutoscaleSettings().deployment and _on_clouds(settings):
+    if len(pools) > 1 and settings.autoscale.policy.get("location_share") != 1:
+        found += [
+            f"autoscale.policy.location_share does not apply to {name}, a pool of "
+            f"spot workers without a location: set pools.{name}.location, or set the"
+            " share to 1 if all of them may be reclaimed at once"
+            for name, table in pools.items()
+            if table.is_spot and not table.location
+        ]
+    is_default = settings.autoscale.deployment == AutoscaleSettings().deployment
+    if is_default and any(table.provider not in _UNSHARED for table in pools.values()):
         found.append(
             "autoscale.deployment has its default value: two services in one "
             "account with pools of the same name would end each other's machines, "
             "so set a unique name"
         )
-    if settings.pools and limit is None and alarm is not None:
+    if pools and limit is None and alarm is not None:
         found.append(
             "costs.budget_day_micros gives alarms and stops nothing: set "
             "autoscale.day_budget_micros too, where pools should not cost more"
         )
-    if settings.pools and limit is not None and alarm is None:
+    if pools and limit is not None and alarm is None:
         found.append(
             "autoscale.day_budget_micros shrinks pools without an earlier alarm: "
             "set costs.budget_day_micros too, for alarms at 50, 80 and 100 %"
@@ -214,24 +224,11 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
     return found
 
 
-def _anywhere(settings: Settings) -> list[str]:
-    """Return the spot pools beside others that are limited by no share of a location."""
-    if len(settings.pools) < 2 or settings.autoscale.policy.get("location_share") == 1:
-        return []
-    return [name for name, each in settings.pools.items() if each.is_spot and not each.location]
-
-
-def _on_clouds(settings: Settings) -> list[str]:
-    """Return the pools whose machines others of the same account could list."""
-    here = ("process", "external")
-    return [name for name, table in settings.pools.items() if table.provider not in here]
-
-
 def policy_of(settings: Settings) -> "PolicySettings":
-    """Return the policy's settings.
+    """Return the settings of the policy.
 
     Raises:
-        InvalidRequest: `autoscale.policy` has what it does not know.
+        InvalidRequest: `autoscale.policy` has an unknown name or a value that is not allowed.
     """
     from swell.autoscaler.policy import PolicySettings
 
@@ -256,18 +253,18 @@ def policy_of(settings: Settings) -> "PolicySettings":
 
 def pool_models(settings: Settings) -> list[str]:
     """Return the names of the models that pools serve, as far as the settings tell them."""
-    return list(dict.fromkeys(name for each in settings.pools.values() for name in _names(each)))
+    return list(dict.fromkeys(name for each in settings.pools.values() for name in each.names))
 
 
 def needs_token(settings: Settings) -> list[str]:
-    """Return the pools whose workers outlive this process, so that they need a key that does.
+    """Return the pools with workers that outlive this process, and so need a key that does, too.
 
-    Workers that others start bring their own.
+    Workers of external pools bring their own.
     """
     return [
         name
         for name, table in settings.pools.items()
-        if table.provider not in ("process", "external") or table.options.get("outlives")
+        if table.provider not in _UNSHARED or table.options.get("outlives")
     ]
 
 
@@ -287,23 +284,16 @@ def check_token(settings: Settings) -> None:
         )
 
 
-def _names(table: PoolTable) -> tuple[str, ...]:
-    return tuple(
-        ref for ref in table.models if ref.count("/") == 1 and not ref.endswith((".py", ".toml"))
-    )
-
-
 def _pool(
     name: str,
-    table: PoolTable,
     settings: Settings,
     clock: Clock,
-    access: Access,
-    ref_of: Callable[[str], str],
+    environment: Mapping[str, str],
     price: MachinePrice | None,
 ) -> "Pool":
     from swell.autoscaler.pools import Pool
 
+    table = settings.pools[name]
     return Pool(
         name=name,
         provider=provider_of(name, table, settings, clock),
@@ -311,10 +301,10 @@ def _pool(
         request=LaunchRequest(
             pool=name,
             command=(sys.executable, "-m", "swell", "worker"),
-            environment=_environment(name, table, settings, access, ref_of),
+            environment=environment,
         ),
         is_external=table.provider == "external",
-        models=_names(table),
+        models=table.names,
         least=table.least,
         most=table.most,
         hour_micros=None if price is None else price.hour_micros,
@@ -332,29 +322,76 @@ def _pool(
 
 
 def _environment(
-    name: str,
-    table: PoolTable,
-    settings: Settings,
-    access: Access,
-    ref_of: Callable[[str], str],
+    name: str, settings: Settings, access: Access, ref_of: Callable[[str], str]
 ) -> Mapping[str, str]:
-    """Return what a worker of a pool must know."""
-    own = {
-        "worker.url": access.url,
-        "worker.token": access.token,
-        "worker.pool": name,
-    }
-    optional = {
-        "worker.device": table.device,
-        "worker.slots": table.slots,
-        "worker.drain_s": table.drain_s,
-    }
-    own |= {key: str(value) for key, value in optional.items() if value is not None}
+    """Return the environment variables of a worker of a pool."""
+    table = settings.pools[name]
+    own = environment_of(
+        {
+            "worker.url": access.url,
+            "worker.token": access.token,
+            "worker.pool": name,
+            "worker.device": table.device,
+            "worker.slots": table.slots,
+            "worker.drain_s": table.drain_s,
+        }
+    )
     if table.provider != "process":
-        # An image says itself where its models lie; here they are known by their names only.
-        return environment_of(own)
-    # On this machine much holds for workers that holds for the backend.
+        # An image contains its models.
+        return own
+    from swell.bootstrap.local_workers import worker_environment
+
     refs = [ref_of(ref) for ref in table.models]
-    inherited = worker_environment(settings, refs, access.url, access.token)
-    models = {"worker.models": ",".join(refs), "worker.added": "false"}
-    return {**inherited, **environment_of(own | models)}
+    return {**worker_environment(settings, refs, access.url, access.token), **own}
+
+
+def provider_of(name: str, table: PoolTable, settings: Settings, clock: Clock) -> Provider:
+    """Return the provider of a pool.
+
+    Args:
+        name: The pool, for errors.
+        table: Its provider, and the provider's options.
+        settings: The deployment's name, and the data folder.
+        clock: The time.
+
+    Raises:
+        InvalidRequest: The provider does not exist, an option is wrong, or a library is missing.
+    """
+    from swell.providers import factory
+
+    where = f"pools.{name}.options"
+    if table.provider == "process":
+        return _process_provider(name, table, settings, clock, where)
+    return factory.provider_of(
+        table.provider,
+        table.options,
+        clock,
+        deployment=settings.autoscale.deployment,
+        where=where,
+        spot=table.is_spot,
+    )
+
+
+def _process_provider(
+    name: str, table: PoolTable, settings: Settings, clock: Clock, where: str
+) -> Provider:
+    from swell.providers.detached import DetachedProvider
+    from swell.providers.options import checked
+    from swell.providers.process import ProcessOptions, ProcessProvider
+    from swell.providers.rehearsal import RehearsalProvider
+
+    options = checked(ProcessOptions, table.options, where)
+    environment = process_environment(without_settings=True)
+    folder = settings.data_dir / "logs" / name
+    delay_s = options.boot_delay_s
+    provider: Provider
+    if options.outlives:
+        deployment = settings.autoscale.deployment
+        provider = DetachedProvider(
+            clock, folder, environment, deployment=deployment, boot_delay_s=delay_s
+        )
+    else:
+        provider = ProcessProvider(clock, folder, environment, boot_delay_s=delay_s)
+    if options.rehearsal is None:
+        return provider
+    return RehearsalProvider(provider, options.rehearsal, clock)

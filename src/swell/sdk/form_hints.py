@@ -1,8 +1,8 @@
 """Hints for the form that the web app draws from a model's schema.
 
-A hint stands beside the type, `Annotated[str, ui.textarea()]`, and travels as `x-ui` in the JSON
-Schema of that property. A reader that does not know a hint ignores it; a model without hints still
-gets a complete form, since the type alone says enough for a plain one.
+A hint annotates the type, `Annotated[str, ui.textarea()]`, and becomes `x-ui` in the JSON Schema of
+that property. Clients ignore hints that they do not know; a model without hints still gets a
+complete form from its types.
 """
 
 from collections.abc import Sequence
@@ -31,20 +31,20 @@ __all__ = [
     "textarea",
 ]
 
-#: The picture shapes that `aspect` offers unless told otherwise.
+#: The default picture shapes of `aspect`.
 ASPECTS = ("1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16")
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What to put under `x-ui`. Several hints on one property are merged, the last one wins."""
+    """The content of `x-ui`. Several hints on one property are merged; the last one wins."""
 
     values: dict[str, Any] = field(default_factory=dict)
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Write the hint beside the type; since JSON Schema 2019-09 also beside a `$ref`."""
+        """Add the hint to the schema; since JSON Schema 2019-09 also next to a `$ref`."""
         schema = handler(core_schema)
         schema["x-ui"] = {**schema.get("x-ui", {}), **self.values}
         return schema
@@ -65,9 +65,10 @@ def textarea(*, rows: int = 3, languages: Sequence[str] | None = None, **values:
     """Several lines of text, such as a prompt.
 
     Args:
-        rows: How many are shown.
-        languages: Those that are understood, by their codes (`en`), for the form to say so.
-        values: Anything else.
+        rows: Number of visible rows.
+        languages: Codes of the languages that the model understands, such as `en`; the form shows
+            them.
+        values: More hints.
     """
     told = None if languages is None else list(languages)
     return hint("textarea", rows=rows, languages=told, **values)
@@ -79,15 +80,15 @@ def slider(*, step: float | None = None, **values: Any) -> Hint:
 
 
 def pack(*, whole: bool = False, **values: Any) -> Hint:
-    """A list of which each element is a sample of its own: one picture for each.
+    """A list with one sample, such as one picture, for each element.
 
-    The model gets the list with one element at a time, and its results come as a list. Several such
+    The model gets the list with one element at a time, and the results form a list. Several such
     fields of one input are combined: for each element of the first, all of the second. The list
     needs bounds: `Field(min_length=1, max_length=…)`.
 
     Args:
-        whole: The model takes the list whole, and makes a picture for each element itself: then
-            this only says how many it makes, for quotas and credits.
+        whole: Whether the model takes the whole list, and makes a picture for each element itself:
+            then this only gives the number of pictures, for quotas and credits.
         values: More hints.
     """
     return hint(None, pack="whole" if whole else True, **values)
@@ -104,7 +105,7 @@ def aspect(presets: Sequence[str] = ASPECTS, **values: Any) -> Hint:
 
 
 def styles(pictures: dict[str, str] | None = None, **values: Any) -> Hint:
-    """An art style, shown with a sample picture each where `pictures` gives URLs."""
+    """An art style, shown with the sample picture at its URL in `pictures`."""
     return hint("styles", pictures=pictures, **values)
 
 
@@ -119,7 +120,7 @@ def image(*, accept: str = "image/*", **values: Any) -> Hint:
 
 
 def lora(*, accept: str = ".safetensors", **values: Any) -> Hint:
-    """A LoRA to choose or to name, with its scale beside it."""
+    """A LoRA to choose or to name, and its scale."""
     return hint("lora", accept=accept, **values)
 
 
@@ -134,5 +135,5 @@ def color(**values: Any) -> Hint:
 
 
 def hidden() -> Hint:
-    """Not for people; the API still takes it."""
+    """Not in the form; the API still accepts it."""
     return hint("hidden")
