@@ -353,11 +353,10 @@ class _Run:
         passed_s = now_s - self._coming_at_s
         coming = [(max(0.0, in_s - passed_s), n) for in_s, n in self._coming.get(model, ())]
         first_s, first_by_s = min(pool.start_s for pool in serving)
+        if not live:
+            coming = coming or [(first_s, 1)]
         workers = ServingWorkers(
-            live=live,
-            at_once=max(1, at_once),
-            coming=coming if live else coming or [(first_s, 1)],
-            first_by_s=first_by_s,
+            live=live, at_once=max(1, at_once), coming=coming, first_by_s=first_by_s
         )
         expected = forecast(stats, waiting + running, work_s, workers, task.samples)
         told = self._calibration.corrected(model, expected)
