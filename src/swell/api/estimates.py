@@ -37,8 +37,8 @@ class _Asked(NamedTuple):
     """The demand of a task."""
 
     queue: str
-    count: int
-    #: The samples of its pack.
+    samples: int
+    #: The size of the pack of each sample.
     pack: int
     #: The size of a sample, compared with the default input of the model.
     size: float
@@ -245,7 +245,7 @@ class Estimates:
         for stage in stages:
             asked = self._asked(new, stage)
             card = self._service.cards.of_queue(asked.queue)
-            paid = 0 if card is None else card.price_micros * asked.count * asked.pack
+            paid = 0 if card is None else card.price_micros * asked.samples * asked.pack
             used = self._worker_micros(asked.queue, self._usual_samples(new, stage))
             if used is None and not paid:
                 return None
@@ -288,7 +288,7 @@ class Estimates:
         """Return how many samples of average size take as long as a task."""
         asked = self._asked(task, stage)
         usual = self._service.times.usual_size(asked.queue.partition(":")[0])
-        return asked.count * asked.size / usual
+        return asked.samples * asked.size / usual
 
     def observe_size(self, task: Task) -> None:
         """Learn the size of a task that has succeeded, or of the last stage that has."""

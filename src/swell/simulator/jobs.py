@@ -352,9 +352,12 @@ class _Run:
         at_once = sum(len(pool.ready) * pool.like.slots for pool in serving)
         passed_s = now_s - self._coming_at_s
         coming = [(max(0.0, in_s - passed_s), n) for in_s, n in self._coming.get(model, ())]
-        if not live and not coming:
-            coming = [(min(pool.start_s for pool in serving), 1)]
-        workers = ServingWorkers(live=live, at_once=max(1, at_once), coming=coming)
+        first_s, first_by_s = min(pool.start_s for pool in serving)
+        if not live:
+            coming = coming or [(first_s, 1)]
+        workers = ServingWorkers(
+            live=live, at_once=max(1, at_once), coming=coming, first_by_s=first_by_s
+        )
         expected = forecast(stats, waiting + running, work_s, workers, task.samples)
         told = self._calibration.corrected(model, expected)
         if expected.finish.median > 0:
