@@ -34,7 +34,7 @@ class Canaries:
     def __init__(self) -> None:
         #: Canary's id → attempts that ended since.
         self.seen: dict[str, deque[Observation]] = {}
-        #: The stages that waiting workers know, and the models whose canary has workers.
+        #: The stages that waiting workers know, and the models with workers of the canary.
         self.served_by: tuple[dict[str, Life], set[str]] = ({}, set())
 
 
