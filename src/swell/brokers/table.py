@@ -68,7 +68,7 @@ class Broker:
         self._db.check_room()
         queues = [queue for queue, _, _ in request.queues]
 
-        async def action(session: Session) -> list[Task]:
+        async def action(session: Any) -> list[Task]:
             await self._db.count_again(session, queues)
             plan = await _plan(session, request)
             if until is not None and until.done():
