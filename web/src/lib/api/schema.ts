@@ -45,46 +45,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/estimate": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Estimate a task
-         * @description Takes the body of `POST /v1/tasks` and creates nothing. Returns the place in the queue, start, end and cost, the changes that `degrade` would make, and whether and why the task would be refused.
-         */
-        post: operations["admission_show_estimate"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/quota": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Show the remaining quota
-         * @description For the caller's key, and for one of its users if `user` is given.
-         */
-        get: operations["accounts_show_allowance"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/v1/tasks/{id}": {
         parameters: {
             query?: never;
@@ -146,6 +106,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/estimate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Estimate a task
+         * @description Takes the body of `POST /v1/tasks` and creates nothing. Returns the place in the queue, start, end and cost, the changes that `degrade` would make, and whether and why the task would be refused.
+         */
+        post: operations["admission_show_estimate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tasks/{id}/events": {
         parameters: {
             query?: never;
@@ -182,6 +162,26 @@ export interface paths {
         post?: never;
         /** Remove a favourite */
         delete: operations["favourites_disfavour"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show the remaining quota
+         * @description For the caller's key, and for one of its users if `user` is given.
+         */
+        get: operations["accounts_show_allowance"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -592,6 +592,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/comparisons/{id}/close": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End voting and reveal the models
+         * @description This is final: the votes count for the ratings from now on. A second request changes nothing.
+         */
+        post: operations["comparisons_close_comparison"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/comparisons/{id}/votes": {
         parameters: {
             query?: never;
@@ -626,26 +646,6 @@ export interface paths {
          * @description Like `votes`, with the comparison's permit instead of a key. Accepts any content type as JSON, and requests from any origin.
          */
         post: operations["comparisons_cast_ballot"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/comparisons/{id}/close": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * End voting and reveal the models
-         * @description This is final: the votes count for the ratings from now on. A second request changes nothing.
-         */
-        post: operations["comparisons_close_comparison"];
         delete?: never;
         options?: never;
         head?: never;
@@ -690,46 +690,6 @@ export interface paths {
          * @description It receives events of the key's tasks from now on; with several backends, after a few seconds.
          */
         post: operations["webhooks_create"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/webhooks/secrets/{name}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Get a signing secret
-         * @description It signs requests to URLs that tasks name. Each key has `default`, and others created with `rotate`.
-         */
-        get: operations["webhooks_show_signing_secret"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/webhooks/secrets/{name}/rotate": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Create or replace a signing secret
-         * @description Both secrets sign during the overlap.
-         */
-        post: operations["webhooks_new_signing_secret"];
         delete?: never;
         options?: never;
         head?: never;
@@ -797,23 +757,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/webhooks/{id}/secret": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Get a standing webhook's secret */
-        get: operations["webhooks_show_secret"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/v1/webhooks/{id}/rotate": {
         parameters: {
             query?: never;
@@ -834,7 +777,44 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/webhooks/{id}/replay": {
+    "/v1/webhooks/{id}/secret": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a standing webhook's secret */
+        get: operations["webhooks_show_secret"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/secrets/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get a signing secret
+         * @description It signs requests to URLs that tasks name. Each key has `default`, and others created with `rotate`.
+         */
+        get: operations["webhooks_show_signing_secret"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/secrets/{name}/rotate": {
         parameters: {
             query?: never;
             header?: never;
@@ -844,10 +824,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Replay failed deliveries of a webhook
-         * @description Sends all failed deliveries of events since that time again, with a new series of attempts.
+         * Create or replace a signing secret
+         * @description Both secrets sign during the overlap.
          */
-        post: operations["webhooks_replay_failed"];
+        post: operations["webhooks_new_signing_secret"];
         delete?: never;
         options?: never;
         head?: never;
@@ -911,41 +891,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/queues": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** List queues */
-        get: operations["operators_list_queues"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/workers": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** List workers */
-        get: operations["operators_list_workers"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/workers/{id}/drain": {
+    "/v1/webhooks/{id}/replay": {
         parameters: {
             query?: never;
             header?: never;
@@ -954,76 +900,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Drain a worker */
-        post: operations["operators_drain_worker"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/pools": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** List pools, with start times of their workers */
-        get: operations["startups_list_pools"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/scaling": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Show the autoscaler's state and decisions */
-        get: operations["scaling_show_scaling"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/costs": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Show costs */
-        get: operations["costs_show_costs"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/ledger": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** List the ledger of machine time */
-        get: operations["startups_list_ledger"];
-        put?: never;
-        post?: never;
+        /**
+         * Replay failed deliveries of a webhook
+         * @description Sends all failed deliveries of events since that time again, with a new series of attempts.
+         */
+        post: operations["webhooks_replay_failed"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1081,43 +962,51 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/quotas": {
+    "/v1/queues": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** List quotas */
-        get: operations["accounts_list_quotas"];
-        /**
-         * Set a quota
-         * @description Replaces the quota of a key or user. Usage since the start of the day or month counts, if there was a quota by then. Other backends apply it within two seconds.
-         */
-        put: operations["accounts_put_quota"];
+        /** List queues */
+        get: operations["operators_list_queues"];
+        put?: never;
         post?: never;
-        /** Delete a quota */
-        delete: operations["accounts_drop_quota"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/v1/credits": {
+    "/v1/workers": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** List credits */
-        get: operations["accounts_list_credits"];
+        /** List workers */
+        get: operations["operators_list_workers"];
         put?: never;
-        /**
-         * Add or remove credits
-         * @description Needed for quotas with `is_prepaid`.
-         */
-        post: operations["accounts_add_credits"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workers/{id}/drain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Drain a worker */
+        post: operations["operators_drain_worker"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1137,40 +1026,6 @@ export interface paths {
         /** Create a key */
         post: operations["operators_make_key"];
         delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/keys/self": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Show the caller's key */
-        get: operations["operators_own_key"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/v1/keys/{id}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        post?: never;
-        /** Revoke a key */
-        delete: operations["operators_revoke_key"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1228,6 +1083,151 @@ export interface paths {
          * @description Swell records every change by an operator, and every refused one, before it answers.
          */
         get: operations["operators_list_audit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/keys/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Revoke a key */
+        delete: operations["operators_revoke_key"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/pools": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List pools, with start times of their workers */
+        get: operations["startups_list_pools"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/ledger": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the ledger of machine time */
+        get: operations["startups_list_ledger"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/scaling": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the autoscaler's state and decisions */
+        get: operations["scaling_show_scaling"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/costs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show costs */
+        get: operations["costs_show_costs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/quotas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List quotas */
+        get: operations["accounts_list_quotas"];
+        /**
+         * Set a quota
+         * @description Replaces the quota of a key or user. Usage since the start of the day or month counts, if there was a quota by then. Other backends apply it within two seconds.
+         */
+        put: operations["accounts_put_quota"];
+        post?: never;
+        /** Delete a quota */
+        delete: operations["accounts_drop_quota"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List credits */
+        get: operations["accounts_list_credits"];
+        put?: never;
+        /**
+         * Add or remove credits
+         * @description Needed for quotas with `is_prepaid`.
+         */
+        post: operations["accounts_add_credits"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/keys/self": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the caller's key */
+        get: operations["operators_own_key"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1462,7 +1462,7 @@ export interface components {
         };
         /**
          * TaskState
-         * @description Where a task is in its life.
+         * @description State of a task.
          * @enum {unknown}
          */
         TaskState: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded";
@@ -1486,7 +1486,7 @@ export interface components {
         };
         /**
          * TaskWarning
-         * @description What a model says about a task that succeeds, such as a word that it does not know.
+         * @description A warning of a model about a task that succeeds, such as an unknown word.
          */
         TaskWarning: {
             /** @description stable, to compare */
@@ -1519,16 +1519,15 @@ export interface components {
         };
         /**
          * Timings
-         * @description Where the time went, in seconds. `queue_s` covers everything before the last attempt.
+         * @description Time of an attempt by phase, in seconds. `queue_s` covers everything before the last attempt.
          *
-         *     `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
-         *     where it is `run_s`, and of a worker that does not tell it. `paid_micros` is what the attempt
-         *     has paid to others, such as an API, in millionths of a dollar. `cost_micros` is that and what
-         *     its share of the device costs, where the pool has a price; the backend sets it, and shows it
-         *     beside the timings.
+         *     `device_s` is the attempt's share of the device: less than `run_s` if it shared a batch. None if
+         *     it equals `run_s`, or if the worker does not report it. `paid_micros` is the amount that the
+         *     attempt has paid to others, such as an API, in millionths of a dollar. `cost_micros` adds the
+         *     price of its share of the device, if the pool has a price; the backend sets it.
          *
-         *     Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s`
-         *     is what it waited in the queues of its stages.
+         *     For a pipeline they are sums over the last attempts of its stages, and `queue_s` is the time in
+         *     the queues of its stages.
          */
         Timings: {
             /** @default 0 */
@@ -1616,6 +1615,14 @@ export interface components {
             tasks: components["schemas"]["TaskView"][];
         };
         /**
+         * TaskList
+         * @description Tasks, newest first; `cursor` gets the next page and is null at the end.
+         */
+        TaskList: {
+            tasks: components["schemas"]["TaskView"][];
+            cursor: string | null;
+        };
+        /**
          * EstimateView
          * @description The estimate for a task sent now. No task is created.
          */
@@ -1655,6 +1662,15 @@ export interface components {
             retry_after_s: number | null;
         };
         /**
+         * FavouritesView
+         * @description The viewer's favourites among a task's files.
+         */
+        FavouritesView: {
+            task_id: string;
+            /** @description their indexes in `artifacts` */
+            favourites: number[];
+        };
+        /**
          * AllowanceView
          * @description The caller's limits; empty if there are none.
          */
@@ -1676,23 +1692,6 @@ export interface components {
             period: string | null;
             limit: number;
             left: number;
-        };
-        /**
-         * TaskList
-         * @description Tasks, newest first; `cursor` gets the next page and is null at the end.
-         */
-        TaskList: {
-            tasks: components["schemas"]["TaskView"][];
-            cursor: string | null;
-        };
-        /**
-         * FavouritesView
-         * @description The viewer's favourites among a task's files.
-         */
-        FavouritesView: {
-            task_id: string;
-            /** @description their indexes in `artifacts` */
-            favourites: number[];
         };
         /**
          * ShareRequest
@@ -1852,13 +1851,13 @@ export interface components {
         };
         /**
          * Speed
-         * @description How long a model took, as its author measured it.
+         * @description Run time of a model, as its author measured it.
          *
          *     Args:
          *         device: Such as `one core of an Apple M2` or `NVIDIA L4`.
          *         what: Such as `512 x 512, 12 steps`.
          *         took_s: Seconds.
-         *         measured_on: Day, such as `2026-11-25`; empty where it is not known.
+         *         measured_on: Day, such as `2026-11-25`; empty if unknown.
          */
         Speed: {
             device: string;
@@ -1884,7 +1883,7 @@ export interface components {
         };
         /**
          * Pipeline
-         * @description What is to be done, in order.
+         * @description The stages of a pipeline, in order.
          */
         Pipeline: {
             stages: components["schemas"]["Stage"][];
@@ -2275,12 +2274,15 @@ export interface components {
             name: string;
             /** Format: date-time */
             created_at: string;
+            /** @description when voting ended; null before */
             closed_at: string | null;
             is_shared: boolean;
+            /** @description whether the caller may end voting */
             is_own: boolean;
+            /** @description number of models */
             columns: number;
-            rows: number;
             votes: number;
+            rows: number;
         };
         /**
          * VoteRequest
@@ -2312,15 +2314,15 @@ export interface components {
          * @description A vote with a permit instead of a key.
          */
         BallotRequest: {
-            /** @description of the comparison */
-            permit: string;
             /** @description index of the row, from 0 */
             row: number;
-            voter: string;
-            voter_id?: string | null;
             winner?: number | null;
             /** @description all cells are equally good; then there is no `winner` */
             tie?: boolean;
+            voter: string;
+            /** @description of the comparison */
+            permit: string;
+            voter_id?: string | null;
         };
         /**
          * RatingList
@@ -2405,6 +2407,14 @@ export interface components {
             webhooks: components["schemas"]["EndpointView"][];
         };
         /**
+         * HookRotateRequest
+         * @description The overlap with the previous secret.
+         */
+        HookRotateRequest: {
+            /** @description seconds during which both secrets sign */
+            overlap_s?: number;
+        };
+        /**
          * HookSecretView
          * @description A secret that signs webhooks.
          */
@@ -2415,32 +2425,6 @@ export interface components {
             created_at: string;
             /** @description end of the overlap with the previous secret */
             old_until: string | null;
-        };
-        /**
-         * HookRotateRequest
-         * @description The overlap with the previous secret.
-         */
-        HookRotateRequest: {
-            /** @description seconds during which both secrets sign */
-            overlap_s?: number;
-        };
-        /**
-         * HookReplayRequest
-         * @description The deliveries to replay.
-         */
-        HookReplayRequest: {
-            /**
-             * Format: date-time
-             * @description replay deliveries of events since this time
-             */
-            since: string;
-        };
-        /**
-         * HookReplayView
-         * @description The number of replayed deliveries.
-         */
-        HookReplayView: {
-            replayed: number;
         };
         /**
          * DeliveryList
@@ -2490,6 +2474,50 @@ export interface components {
             detail: string;
             /** @description first bytes of the answer */
             answer: string;
+        };
+        /**
+         * HookReplayRequest
+         * @description The deliveries to replay.
+         */
+        HookReplayRequest: {
+            /**
+             * Format: date-time
+             * @description replay deliveries of events since this time
+             */
+            since: string;
+        };
+        /**
+         * HookReplayView
+         * @description The number of replayed deliveries.
+         */
+        HookReplayView: {
+            replayed: number;
+        };
+        /**
+         * DeadReplayRequest
+         * @description Which dead letters to replay: those named, or up to 1,000 of a model, or of all.
+         */
+        DeadReplayRequest: {
+            ids?: string[] | null;
+            model?: string | null;
+        };
+        /**
+         * DeadReplayView
+         * @description The result for each dead letter.
+         */
+        DeadReplayView: {
+            replayed: components["schemas"]["Replayed"][];
+        };
+        /**
+         * Replayed
+         * @description A dead letter and the task that repeats it; `error` says why there is none.
+         */
+        Replayed: {
+            id: string;
+            /** @default null */
+            new_id: string | null;
+            /** @default null */
+            error: string | null;
         };
         /**
          * QueueList
@@ -2633,6 +2661,126 @@ export interface components {
             from: string;
         };
         /**
+         * KeyRequest
+         * @description A request for a key. Limits default to the settings.
+         */
+        KeyRequest: {
+            /** @description description for people */
+            name: string;
+            /** @description client, worker or admin */
+            scopes?: components["schemas"]["Scope"][];
+            expires_in_s?: number | null;
+            /** @description pools that workers with this key may join; empty for any */
+            pools?: string[];
+            /** @description models that its workers may have, `owner/name` or `owner/*`; empty for any */
+            models?: string[];
+            rate_per_s?: number | null;
+            burst?: number | null;
+            tasks_in_flight?: number | null;
+            tasks_per_day?: number | null;
+            streams?: number | null;
+            /** @description classes that the key may use, default first; empty for any */
+            classes?: string[];
+        };
+        /**
+         * RotateRequest
+         * @description A request to rotate a secret.
+         */
+        RotateRequest: {
+            /** @description seconds during which the previous secret works */
+            overlap_s?: number;
+        };
+        /**
+         * RotateSigningRequest
+         * @description A request to rotate the URL signing secret.
+         */
+        RotateSigningRequest: {
+            /** @description invalidate all URLs signed before */
+            revoke?: boolean;
+        };
+        /**
+         * SigningView
+         * @description The URL signing secrets, without their values.
+         */
+        SigningView: {
+            /**
+             * Format: date-time
+             * @description when the newest takes effect
+             */
+            signs_from: string;
+            /** @description when the last older URL expires; null for at once */
+            others_until: string | null;
+        };
+        /**
+         * AuditList
+         * @description Entries of the audit log, newest first; `cursor` gets the next page, null at the end.
+         */
+        AuditList: {
+            entries: components["schemas"]["AuditView"][];
+            cursor: string | null;
+        };
+        /**
+         * AuditView
+         * @description An entry of the audit log.
+         */
+        AuditView: {
+            id: string;
+            /** Format: date-time */
+            at: string;
+            key_id: string;
+            key_name: string;
+            /** @description address of the caller, or of the proxy */
+            address: string;
+            /** @description such as `keys.create` */
+            action: string;
+            /** @description id of the affected object; empty for none */
+            target: string;
+            /** @description HTTP status of the answer */
+            status: number;
+            detail: string;
+            request_id: string;
+        };
+        /**
+         * KeyList
+         * @description Keys, revoked ones included.
+         */
+        KeyList: {
+            keys: components["schemas"]["KeyView"][];
+        };
+        /**
+         * KeyView
+         * @description A key, without its secret.
+         */
+        KeyView: {
+            id: string;
+            name: string;
+            scopes: components["schemas"]["Scope"][];
+            /** Format: date-time */
+            created_at: string;
+            revoked_at: string | null;
+            expires_at: string | null;
+            /** @description last use, to the minute; null if never */
+            used_at: string | null;
+            /** @description end of the overlap of its last rotation */
+            old_until: string | null;
+            pools: string[];
+            models: string[];
+            limits: components["schemas"]["KeyLimitsView"];
+            /** @description classes that it may use; empty for any */
+            classes: string[];
+        };
+        /**
+         * KeyLimitsView
+         * @description Limits of a key; null for the settings' value.
+         */
+        KeyLimitsView: {
+            rate_per_s: number | null;
+            burst: number | null;
+            tasks_in_flight: number | null;
+            tasks_per_day: number | null;
+            streams: number | null;
+        };
+        /**
          * PoolList
          * @description Pools by name.
          */
@@ -2751,6 +2899,40 @@ export interface components {
             why: string[];
         };
         /**
+         * LedgerList
+         * @description Entries of the ledger, latest first.
+         */
+        LedgerList: {
+            entries: components["schemas"]["LedgerEntryView"][];
+            cursor: number | null;
+        };
+        /**
+         * LedgerEntryView
+         * @description An entry of the ledger.
+         */
+        LedgerEntryView: {
+            id: string;
+            /** Format: date-time */
+            at: string;
+            /** @description cold_start, attempt, failed, idle or wasted */
+            kind: string;
+            pool: string;
+            models: string[];
+            worker_id: string | null;
+            /** @description its startup or attempt */
+            ref: string;
+            /** @description how that ended; `paid` for payments to remote services */
+            outcome: string;
+            seconds: number;
+            /** @description millionths of a dollar; null if the pool has no price */
+            cost_micros: number | null;
+            /** @description key of the attempts */
+            key_id: string | null;
+            user: string | null;
+            attempts: number;
+            images: number;
+        };
+        /**
          * ScalingView
          * @description The autoscaler's state and decisions.
          */
@@ -2847,66 +3029,6 @@ export interface components {
             cold: number;
             wasted: number;
             total: number;
-        };
-        /**
-         * LedgerList
-         * @description Entries of the ledger, latest first.
-         */
-        LedgerList: {
-            entries: components["schemas"]["LedgerEntryView"][];
-            cursor: number | null;
-        };
-        /**
-         * LedgerEntryView
-         * @description An entry of the ledger.
-         */
-        LedgerEntryView: {
-            id: string;
-            /** Format: date-time */
-            at: string;
-            /** @description cold_start, attempt, failed, idle or wasted */
-            kind: string;
-            pool: string;
-            models: string[];
-            worker_id: string | null;
-            /** @description its startup or attempt */
-            ref: string;
-            /** @description how that ended; `paid` for payments to remote services */
-            outcome: string;
-            seconds: number;
-            /** @description millionths of a dollar; null if the pool has no price */
-            cost_micros: number | null;
-            /** @description key of the attempts */
-            key_id: string | null;
-            user: string | null;
-            attempts: number;
-            images: number;
-        };
-        /**
-         * DeadReplayRequest
-         * @description Which dead letters to replay: those named, or up to 1,000 of a model, or of all.
-         */
-        DeadReplayRequest: {
-            ids?: string[] | null;
-            model?: string | null;
-        };
-        /**
-         * DeadReplayView
-         * @description The result for each dead letter.
-         */
-        DeadReplayView: {
-            replayed: components["schemas"]["Replayed"][];
-        };
-        /**
-         * Replayed
-         * @description A dead letter and the task that repeats it; `error` says why there is none.
-         */
-        Replayed: {
-            id: string;
-            /** @default null */
-            new_id: string | null;
-            /** @default null */
-            error: string | null;
         };
         /**
          * QuotaList
@@ -3016,126 +3138,6 @@ export interface components {
             account: components["schemas"]["AccountView"];
         };
         /**
-         * KeyRequest
-         * @description A request for a key. Limits default to the settings.
-         */
-        KeyRequest: {
-            /** @description description for people */
-            name: string;
-            /** @description client, worker or admin */
-            scopes?: components["schemas"]["Scope"][];
-            expires_in_s?: number | null;
-            /** @description pools that workers with this key may join; empty for any */
-            pools?: string[];
-            /** @description models that its workers may have, `owner/name` or `owner/*`; empty for any */
-            models?: string[];
-            rate_per_s?: number | null;
-            burst?: number | null;
-            tasks_in_flight?: number | null;
-            tasks_per_day?: number | null;
-            streams?: number | null;
-            /** @description classes that the key may use, default first; empty for any */
-            classes?: string[];
-        };
-        /**
-         * KeyList
-         * @description Keys, revoked ones included.
-         */
-        KeyList: {
-            keys: components["schemas"]["KeyView"][];
-        };
-        /**
-         * KeyView
-         * @description A key, without its secret.
-         */
-        KeyView: {
-            id: string;
-            name: string;
-            scopes: components["schemas"]["Scope"][];
-            /** Format: date-time */
-            created_at: string;
-            revoked_at: string | null;
-            expires_at: string | null;
-            /** @description last use, to the minute; null if never */
-            used_at: string | null;
-            /** @description end of the overlap of its last rotation */
-            old_until: string | null;
-            pools: string[];
-            models: string[];
-            limits: components["schemas"]["KeyLimitsView"];
-            /** @description classes that it may use; empty for any */
-            classes: string[];
-        };
-        /**
-         * KeyLimitsView
-         * @description Limits of a key; null for the settings' value.
-         */
-        KeyLimitsView: {
-            rate_per_s: number | null;
-            burst: number | null;
-            tasks_in_flight: number | null;
-            tasks_per_day: number | null;
-            streams: number | null;
-        };
-        /**
-         * RotateRequest
-         * @description A request to rotate a secret.
-         */
-        RotateRequest: {
-            /** @description seconds during which the previous secret works */
-            overlap_s?: number;
-        };
-        /**
-         * RotateSigningRequest
-         * @description A request to rotate the URL signing secret.
-         */
-        RotateSigningRequest: {
-            /** @description invalidate all URLs signed before */
-            revoke?: boolean;
-        };
-        /**
-         * SigningView
-         * @description The URL signing secrets, without their values.
-         */
-        SigningView: {
-            /**
-             * Format: date-time
-             * @description when the newest takes effect
-             */
-            signs_from: string;
-            /** @description when the last older URL expires; null for at once */
-            others_until: string | null;
-        };
-        /**
-         * AuditList
-         * @description Entries of the audit log, newest first; `cursor` gets the next page, null at the end.
-         */
-        AuditList: {
-            entries: components["schemas"]["AuditView"][];
-            cursor: string | null;
-        };
-        /**
-         * AuditView
-         * @description An entry of the audit log.
-         */
-        AuditView: {
-            id: string;
-            /** Format: date-time */
-            at: string;
-            key_id: string;
-            key_name: string;
-            /** @description address of the caller, or of the proxy */
-            address: string;
-            /** @description such as `keys.create` */
-            action: string;
-            /** @description id of the affected object; empty for none */
-            target: string;
-            /** @description HTTP status of the answer */
-            status: number;
-            detail: string;
-            request_id: string;
-        };
-        /**
          * HealthView
          * @description Whether the service works.
          */
@@ -3172,12 +3174,12 @@ export type StageView = components['schemas']['StageView'];
 export type WebhookView = components['schemas']['WebhookView'];
 export type BatchRequest = components['schemas']['BatchRequest'];
 export type BatchView = components['schemas']['BatchView'];
+export type TaskList = components['schemas']['TaskList'];
 export type EstimateView = components['schemas']['EstimateView'];
 export type RefusalView = components['schemas']['RefusalView'];
+export type FavouritesView = components['schemas']['FavouritesView'];
 export type AllowanceView = components['schemas']['AllowanceView'];
 export type StandingView = components['schemas']['StandingView'];
-export type TaskList = components['schemas']['TaskList'];
-export type FavouritesView = components['schemas']['FavouritesView'];
 export type ShareRequest = components['schemas']['ShareRequest'];
 export type ShareView = components['schemas']['ShareView'];
 export type ShareList = components['schemas']['ShareList'];
@@ -3225,13 +3227,16 @@ export type RatingView = components['schemas']['RatingView'];
 export type EndpointRequest = components['schemas']['EndpointRequest'];
 export type EndpointView = components['schemas']['EndpointView'];
 export type EndpointList = components['schemas']['EndpointList'];
-export type HookSecretView = components['schemas']['HookSecretView'];
 export type HookRotateRequest = components['schemas']['HookRotateRequest'];
-export type HookReplayRequest = components['schemas']['HookReplayRequest'];
-export type HookReplayView = components['schemas']['HookReplayView'];
+export type HookSecretView = components['schemas']['HookSecretView'];
 export type DeliveryList = components['schemas']['DeliveryList'];
 export type DeliveryView = components['schemas']['DeliveryView'];
 export type TryView = components['schemas']['TryView'];
+export type HookReplayRequest = components['schemas']['HookReplayRequest'];
+export type HookReplayView = components['schemas']['HookReplayView'];
+export type DeadReplayRequest = components['schemas']['DeadReplayRequest'];
+export type DeadReplayView = components['schemas']['DeadReplayView'];
+export type Replayed = components['schemas']['Replayed'];
 export type QueueList = components['schemas']['QueueList'];
 export type QueueView = components['schemas']['QueueView'];
 export type ClassView = components['schemas']['ClassView'];
@@ -3240,22 +3245,28 @@ export type WorkerView = components['schemas']['WorkerView'];
 export type SwitchesView = components['schemas']['SwitchesView'];
 export type StartupView = components['schemas']['StartupView'];
 export type SpanView = components['schemas']['SpanView'];
+export type KeyRequest = components['schemas']['KeyRequest'];
+export type RotateRequest = components['schemas']['RotateRequest'];
+export type RotateSigningRequest = components['schemas']['RotateSigningRequest'];
+export type SigningView = components['schemas']['SigningView'];
+export type AuditList = components['schemas']['AuditList'];
+export type AuditView = components['schemas']['AuditView'];
+export type KeyList = components['schemas']['KeyList'];
+export type KeyView = components['schemas']['KeyView'];
+export type KeyLimitsView = components['schemas']['KeyLimitsView'];
 export type PoolList = components['schemas']['PoolList'];
 export type PoolView = components['schemas']['PoolView'];
 export type PhaseTimesView = components['schemas']['PhaseTimesView'];
 export type PoolScalingView = components['schemas']['PoolScalingView'];
 export type DecisionView = components['schemas']['DecisionView'];
+export type LedgerList = components['schemas']['LedgerList'];
+export type LedgerEntryView = components['schemas']['LedgerEntryView'];
 export type ScalingView = components['schemas']['ScalingView'];
 export type ModelScalingView = components['schemas']['ModelScalingView'];
 export type CostsList = components['schemas']['CostsList'];
 export type CostView = components['schemas']['CostView'];
 export type CostKinds = components['schemas']['CostKinds'];
 export type CostMicros = components['schemas']['CostMicros'];
-export type LedgerList = components['schemas']['LedgerList'];
-export type LedgerEntryView = components['schemas']['LedgerEntryView'];
-export type DeadReplayRequest = components['schemas']['DeadReplayRequest'];
-export type DeadReplayView = components['schemas']['DeadReplayView'];
-export type Replayed = components['schemas']['Replayed'];
 export type QuotaList = components['schemas']['QuotaList'];
 export type QuotaView = components['schemas']['QuotaView'];
 export type QuotaRequest = components['schemas']['QuotaRequest'];
@@ -3264,22 +3275,13 @@ export type AccountView = components['schemas']['AccountView'];
 export type CreditEntryView = components['schemas']['CreditEntryView'];
 export type CreditRequest = components['schemas']['CreditRequest'];
 export type GrantView = components['schemas']['GrantView'];
-export type KeyRequest = components['schemas']['KeyRequest'];
-export type KeyList = components['schemas']['KeyList'];
-export type KeyView = components['schemas']['KeyView'];
-export type KeyLimitsView = components['schemas']['KeyLimitsView'];
-export type RotateRequest = components['schemas']['RotateRequest'];
-export type RotateSigningRequest = components['schemas']['RotateSigningRequest'];
-export type SigningView = components['schemas']['SigningView'];
-export type AuditList = components['schemas']['AuditList'];
-export type AuditView = components['schemas']['AuditView'];
 export type HealthView = components['schemas']['HealthView'];
 export type $defs = Record<string, never>;
 export interface operations {
     tasks_list_tasks: {
         parameters: {
             query?: {
-                /** @description Where a task is in its life. */
+                /** @description State of a task. */
                 state?: "canceled" | "expired" | "failed" | "queued" | "running" | "succeeded";
                 /** @description `owner/name` */
                 model?: string;
@@ -3410,63 +3412,6 @@ export interface operations {
             };
         };
     };
-    admission_show_estimate: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "model": "demo/upper",
-                 *       "input": {
-                 *         "text": "hello"
-                 *       },
-                 *       "user": "anna",
-                 *       "finish_by_s": 60
-                 *     }
-                 */
-                "application/json": components["schemas"]["TaskRequest"];
-            };
-        };
-        responses: {
-            /** @description The estimate */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["EstimateView"];
-                };
-            };
-        };
-    };
-    accounts_show_allowance: {
-        parameters: {
-            query?: {
-                /** @description also show this user's limits */
-                user?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The remainder of each limit */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["AllowanceView"];
-                };
-            };
-        };
-    };
     tasks_get: {
         parameters: {
             query?: never;
@@ -3564,6 +3509,40 @@ export interface operations {
             };
         };
     };
+    admission_show_estimate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "model": "demo/upper",
+                 *       "input": {
+                 *         "text": "hello"
+                 *       },
+                 *       "user": "anna",
+                 *       "finish_by_s": 60
+                 *     }
+                 */
+                "application/json": components["schemas"]["TaskRequest"];
+            };
+        };
+        responses: {
+            /** @description The estimate */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EstimateView"];
+                };
+            };
+        };
+    };
     events_stream_events: {
         parameters: {
             query?: {
@@ -3646,6 +3625,29 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FavouritesView"];
+                };
+            };
+        };
+    };
+    accounts_show_allowance: {
+        parameters: {
+            query?: {
+                /** @description also show this user's limits */
+                user?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The remainder of each limit */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AllowanceView"];
                 };
             };
         };
@@ -4304,6 +4306,28 @@ export interface operations {
             };
         };
     };
+    comparisons_close_comparison: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The comparison with the models' names */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ComparisonView"];
+                };
+            };
+        };
+    };
     comparisons_cast_vote: {
         parameters: {
             query?: never;
@@ -4367,28 +4391,6 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["VoteView"];
-                };
-            };
-        };
-    };
-    comparisons_close_comparison: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The comparison with the models' names */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ComparisonView"];
                 };
             };
         };
@@ -4462,59 +4464,6 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EndpointView"];
-                };
-            };
-        };
-    };
-    webhooks_show_signing_secret: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The secret of the caller's key */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HookSecretView"];
-                };
-            };
-        };
-    };
-    webhooks_new_signing_secret: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                name: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "overlap_s": 86400
-                 *     }
-                 */
-                "application/json": components["schemas"]["HookRotateRequest"];
-            };
-        };
-        responses: {
-            /** @description The new secret */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HookSecretView"];
                 };
             };
         };
@@ -4607,28 +4556,6 @@ export interface operations {
             };
         };
     };
-    webhooks_show_secret: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The secret */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["HookSecretView"];
-                };
-            };
-        };
-    };
     webhooks_rotate: {
         parameters: {
             query?: never;
@@ -4660,7 +4587,7 @@ export interface operations {
             };
         };
     };
-    webhooks_replay_failed: {
+    webhooks_show_secret: {
         parameters: {
             query?: never;
             header?: never;
@@ -4669,24 +4596,68 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "since": "2026-11-26T12:00:00Z"
-                 *     }
-                 */
-                "application/json": components["schemas"]["HookReplayRequest"];
-            };
-        };
+        requestBody?: never;
         responses: {
-            /** @description The number of deliveries */
+            /** @description The secret */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HookReplayView"];
+                    "application/json": components["schemas"]["HookSecretView"];
+                };
+            };
+        };
+    };
+    webhooks_show_signing_secret: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The secret of the caller's key */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HookSecretView"];
+                };
+            };
+        };
+    };
+    webhooks_new_signing_secret: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "overlap_s": 86400
+                 *     }
+                 */
+                "application/json": components["schemas"]["HookRotateRequest"];
+            };
+        };
+        responses: {
+            /** @description The new secret */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HookSecretView"];
                 };
             };
         };
@@ -4698,7 +4669,7 @@ export interface operations {
                 task?: string;
                 /** @description to this webhook */
                 endpoint?: string;
-                /** @description Where a delivery is. */
+                /** @description State of a delivery. */
                 state?: "delivered" | "failed" | "skipped" | "waiting";
                 limit?: number;
                 cursor?: string;
@@ -4764,50 +4735,7 @@ export interface operations {
             };
         };
     };
-    operators_list_queues: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Queues that are not empty */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["QueueList"];
-                };
-            };
-        };
-    };
-    operators_list_workers: {
-        parameters: {
-            query?: {
-                /** @description include workers that have exited */
-                gone?: boolean;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Workers, oldest first */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["WorkerList"];
-                };
-            };
-        };
-    };
-    operators_drain_worker: {
+    webhooks_replay_failed: {
         parameters: {
             query?: never;
             header?: never;
@@ -4816,108 +4744,24 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "since": "2026-11-26T12:00:00Z"
+                 *     }
+                 */
+                "application/json": components["schemas"]["HookReplayRequest"];
+            };
+        };
         responses: {
-            /** @description The worker; it finishes its tasks and exits */
+            /** @description The number of deliveries */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["WorkerView"];
-                };
-            };
-        };
-    };
-    startups_list_pools: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Pools by name */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["PoolList"];
-                };
-            };
-        };
-    };
-    scaling_show_scaling: {
-        parameters: {
-            query?: {
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Its state and latest decisions */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["ScalingView"];
-                };
-            };
-        };
-    };
-    costs_show_costs: {
-        parameters: {
-            query?: {
-                from?: string;
-                to?: string;
-                /** @description grouping */
-                by?: "day" | "key" | "model" | "pool" | "user";
-                /** @description number of rows, highest cost first; `others` is the rest */
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Costs and their total */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CostsList"];
-                };
-            };
-        };
-    };
-    startups_list_ledger: {
-        parameters: {
-            query?: {
-                limit?: number;
-                /** @description `cursor` of the previous page */
-                cursor?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Entries, latest first */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["LedgerList"];
+                    "application/json": components["schemas"]["HookReplayView"];
                 };
             };
         };
@@ -5005,6 +4849,323 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DeadReplayView"];
+                };
+            };
+        };
+    };
+    operators_list_queues: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Queues that are not empty */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QueueList"];
+                };
+            };
+        };
+    };
+    operators_list_workers: {
+        parameters: {
+            query?: {
+                /** @description include workers that have exited */
+                gone?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Workers, oldest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkerList"];
+                };
+            };
+        };
+    };
+    operators_drain_worker: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The worker; it finishes its tasks and exits */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkerView"];
+                };
+            };
+        };
+    };
+    operators_list_keys: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Keys, without their secrets */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyList"];
+                };
+            };
+        };
+    };
+    operators_make_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "name": "shop",
+                 *       "scopes": [
+                 *         "client"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["KeyRequest"];
+            };
+        };
+        responses: {
+            /** @description The key with its secret, shown only now */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewKeyView"];
+                };
+            };
+        };
+    };
+    operators_new_secret: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "overlap_s": 3600
+                 *     }
+                 */
+                "application/json": components["schemas"]["RotateRequest"];
+            };
+        };
+        responses: {
+            /** @description The key with its new secret, shown only now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewKeyView"];
+                };
+            };
+        };
+    };
+    operators_rotate_signing: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "revoke": false
+                 *     }
+                 */
+                "application/json": components["schemas"]["RotateSigningRequest"];
+            };
+        };
+        responses: {
+            /** @description When the new secret takes effect */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SigningView"];
+                };
+            };
+        };
+    };
+    operators_list_audit: {
+        parameters: {
+            query?: {
+                /** @description `cursor` of the previous page */
+                cursor?: string;
+                /** @description entries on a page */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of entries, newest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditList"];
+                };
+            };
+        };
+    };
+    operators_revoke_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The revoked key */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyView"];
+                };
+            };
+        };
+    };
+    startups_list_pools: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Pools by name */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PoolList"];
+                };
+            };
+        };
+    };
+    startups_list_ledger: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description `cursor` of the previous page */
+                cursor?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Entries, latest first */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LedgerList"];
+                };
+            };
+        };
+    };
+    scaling_show_scaling: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Its state and latest decisions */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScalingView"];
+                };
+            };
+        };
+    };
+    costs_show_costs: {
+        parameters: {
+            query?: {
+                from?: string;
+                to?: string;
+                /** @description grouping */
+                by?: "day" | "key" | "model" | "pool" | "user";
+                /** @description number of rows, highest cost first; `others` is the rest */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Costs and their total */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CostsList"];
                 };
             };
         };
@@ -5150,58 +5311,6 @@ export interface operations {
             };
         };
     };
-    operators_list_keys: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Keys, without their secrets */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["KeyList"];
-                };
-            };
-        };
-    };
-    operators_make_key: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "name": "shop",
-                 *       "scopes": [
-                 *         "client"
-                 *       ]
-                 *     }
-                 */
-                "application/json": components["schemas"]["KeyRequest"];
-            };
-        };
-        responses: {
-            /** @description The key with its secret, shown only now */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["NewKeyView"];
-                };
-            };
-        };
-    };
     operators_own_key: {
         parameters: {
             query?: never;
@@ -5218,113 +5327,6 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["KeyView"];
-                };
-            };
-        };
-    };
-    operators_revoke_key: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The revoked key */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["KeyView"];
-                };
-            };
-        };
-    };
-    operators_new_secret: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "overlap_s": 3600
-                 *     }
-                 */
-                "application/json": components["schemas"]["RotateRequest"];
-            };
-        };
-        responses: {
-            /** @description The key with its new secret, shown only now */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["NewKeyView"];
-                };
-            };
-        };
-    };
-    operators_rotate_signing: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                /**
-                 * @example {
-                 *       "revoke": false
-                 *     }
-                 */
-                "application/json": components["schemas"]["RotateSigningRequest"];
-            };
-        };
-        responses: {
-            /** @description When the new secret takes effect */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["SigningView"];
-                };
-            };
-        };
-    };
-    operators_list_audit: {
-        parameters: {
-            query?: {
-                /** @description `cursor` of the previous page */
-                cursor?: string;
-                /** @description entries on a page */
-                limit?: number;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page of entries, newest first */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["AuditList"];
                 };
             };
         };
