@@ -145,8 +145,7 @@ _NEEDS_KEY: Final[dict[str, Any]] = {
 
 
 @libretranslate.route(
-    "POST",
-    "/translate",
+    "POST /translate",
     {200: Response("The translation", TranslationView)},
     body=Body(TranslateRequest, media_types=_FORMS),
     **_NEEDS_KEY,
@@ -180,8 +179,7 @@ async def translate(service: Service, call: Call) -> Reply:
 
 
 @libretranslate.route(
-    "POST",
-    "/detect",
+    "POST /detect",
     {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
     body=Body(DetectRequest, media_types=_FORMS),
     **_NEEDS_KEY,
@@ -201,8 +199,7 @@ async def detect(service: Service, call: Call) -> Reply:
 
 
 @libretranslate.route(
-    "GET",
-    "/languages",
+    "GET /languages",
     {200: Response("Source languages with their targets", Sequence[LanguageView])},
     (NotFound,),
     scope=None,

@@ -34,32 +34,31 @@ class Facade:
 
     def route(
         self,
-        method: str,
-        path: str,
+        operation: str,
         returns: type[Any] | dict[int, Response],
         errors: tuple[type[SwellError], ...] = (),
         *,
         scope: Scope | None = Scope.CLIENT,
         query: type[Any] = NoQuery,
-        operation: str = "",
+        operation_id: str = "",
         **more: Any,
     ) -> Callable[[H], H]:
         """Declare an operation on its handler. The docstring is its summary and description.
 
         Args:
-            method: HTTP method.
-            path: Below the prefix.
+            operation: Method and path below the prefix, such as "GET /models".
             returns: The message of a 200, or the responses by status.
             errors: Further than those of keys, limits and `query`.
             scope: What a key must be allowed; None without a key.
             query: Message of the query, or `dict` for any.
-            operation: Operation id without the façade's name; the handler's name by default.
+            operation_id: Without the façade's name; the handler's name by default.
             more: Other fields of `Route`.
         """
         if query not in (NoQuery, dict):
             errors = tuple(dict.fromkeys((InvalidRequest, InvalidInput, *errors)))
 
         def declare(handler: H) -> H:
+            method, _, path = operation.partition(" ")
             summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
             summary = summary.removesuffix(".")
             responses = returns if isinstance(returns, dict) else {200: Response(summary, returns)}
@@ -78,7 +77,7 @@ class Facade:
                     query=query,
                     facade=self.name,
                     refuse=self.refuse,
-                    operation_id="_".join([self.name, *module, operation or handler.__name__]),
+                    operation_id="_".join([self.name, *module, operation_id or handler.__name__]),
                     **more,
                 )
             )

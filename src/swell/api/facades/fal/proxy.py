@@ -58,7 +58,7 @@ _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | 
 )
 
 
-@fal.route("POST", "/proxy", requests.RESULT, requests.ERRORS, headers=(_TARGET, *requests.HEADERS))
+@fal.route("POST /proxy", requests.RESULT, requests.ERRORS, headers=(_TARGET, *requests.HEADERS))
 async def proxy(service: Service, call: Call) -> Reply | None:
     """Forwarded POST of the JavaScript client.
 
@@ -83,15 +83,14 @@ async def proxy(service: Service, call: Call) -> Reply | None:
     )
 
 
-@fal.route("GET", "/proxy", requests.RESULT, (NotFound,), headers=(_TARGET,))
+@fal.route("GET /proxy", requests.RESULT, (NotFound,), headers=(_TARGET,))
 async def proxy_get(service: Service, call: Call) -> Reply | None:
     """Forwarded GET of the JavaScript client."""
     return await proxy(service, call)
 
 
 @fal.route(
-    "PUT",
-    "/proxy",
+    "PUT /proxy",
     {202: Response("The request will be stopped", dict)},
     (NotFound,),
     headers=(_TARGET,),

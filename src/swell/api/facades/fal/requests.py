@@ -106,7 +106,7 @@ _CREATES: Final[dict[str, Any]] = {"errors": ERRORS, "body": Body(), "headers": 
 _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 
 
-@fal.route("POST", "/run/{owner}/{alias}", RESULT, **_CREATES)
+@fal.route("POST /run/{owner}/{alias}", RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
     """Run an app and wait."""
     service.traces.begin(call)
@@ -119,7 +119,7 @@ async def run(service: Service, call: Call) -> Reply | None:
         return await _result(service, call, task)
 
 
-@fal.route("POST", "/run/{owner}/{alias}/{path:path}", RESULT, **_CREATES)
+@fal.route("POST /run/{owner}/{alias}/{path:path}", RESULT, **_CREATES)
 async def run_path(service: Service, call: Call) -> Reply | None:
     """Run an app, or stream from it.
 
@@ -129,7 +129,7 @@ async def run_path(service: Service, call: Call) -> Reply | None:
     return await run(service, call)
 
 
-@fal.route("POST", "/queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+@fal.route("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
 async def queue(service: Service, call: Call) -> Reply:
     """Queue a request."""
     service.traces.begin(call)
@@ -147,7 +147,7 @@ async def queue(service: Service, call: Call) -> Reply:
         return reply(200, view, task.id)
 
 
-@fal.route("GET", _REQUEST, RESULT, (NotFound,))
+@fal.route(f"GET {_REQUEST}", RESULT, (NotFound,))
 async def result(service: Service, call: Call) -> Reply:
     """Get a result.
 
@@ -161,8 +161,7 @@ async def result(service: Service, call: Call) -> Reply:
 
 
 @fal.route(
-    "GET",
-    _REQUEST + "/status",
+    f"GET {_REQUEST}/status",
     {
         200: Response("The request has ended", FalStatus),
         202: Response("The request has not ended", FalStatus),
@@ -178,8 +177,7 @@ async def status(service: Service, call: Call) -> Reply:
 
 
 @fal.route(
-    "GET",
-    _REQUEST + "/status/stream",
+    f"GET {_REQUEST}/status/stream",
     {200: Response("A status for every change", None, "text/event-stream")},
     (NotFound,),
     query=FalStatusQuery,
@@ -208,8 +206,7 @@ async def status_stream(service: Service, call: Call) -> Reply | None:
 
 
 @fal.route(
-    "PUT",
-    _REQUEST + "/cancel",
+    f"PUT {_REQUEST}/cancel",
     {
         202: Response("The request will be stopped", dict),
         400: Response("The request had already ended", dict),
@@ -227,9 +224,7 @@ async def cancel(service: Service, call: Call) -> Reply:
     return reply(202, {"status": "CANCELLATION_REQUESTED"}, task.id)
 
 
-@fal.route(
-    "POST", "/queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery
-)
+@fal.route("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
 async def queue_path(service: Service, call: Call) -> Reply:
     """Queue a request with a path.
 

@@ -79,12 +79,11 @@ class FalSeal:
 
 
 @fal.route(
-    "GET",
-    "/.well-known/jwks.json",
+    "GET /.well-known/jwks.json",
     {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
     (NotFound,),
     scope=None,
-    operation="fal_webhooks_keys",
+    operation_id="fal_webhooks_keys",
 )
 async def keys(service: Service, call: Call) -> Reply:
     """Read the keys that sign webhooks.

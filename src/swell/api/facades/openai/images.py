@@ -87,8 +87,7 @@ _PICTURES: Final = {200: Response("The pictures", ImagesView)}
 
 
 @openai.route(
-    "POST",
-    "/images/generations",
+    "POST /images/generations",
     _PICTURES,
     TASK_ERRORS,
     body=Body(ImageRequest, example={"model": "swell/icons", "prompt": "a red fox"}),
@@ -106,8 +105,7 @@ async def generate(service: Service, call: Call) -> Reply | None:
 
 
 @openai.route(
-    "POST",
-    "/images/edits",
+    "POST /images/edits",
     _PICTURES,
     (*TASK_ERRORS, UnsupportedType),
     body=Body(EditRequest, media_types=("multipart/form-data", "application/json")),

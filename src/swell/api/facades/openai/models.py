@@ -28,7 +28,7 @@ class OpenAiModels(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "list"
 
 
-@openai.route("GET", "/models", {200: Response("Models and aliases", OpenAiModels)})
+@openai.route("GET /models", {200: Response("Models and aliases", OpenAiModels)})
 async def models(service: Service, call: Call) -> Reply:
     """List models."""
     found = await available(service)
@@ -36,7 +36,7 @@ async def models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(OpenAiModels(data=data)))
 
 
-@openai.route("GET", "/models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
+@openai.route("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
 async def model(service: Service, call: Call) -> Reply:
     """Get a model."""
     name = call.params["model"]

@@ -136,7 +136,7 @@ async def find_deployment(service: Service, name: str) -> Deployment:
         ) from error
 
 
-@replicate.route("GET", "/deployments", ReplicateDeploymentList)
+@replicate.route("GET /deployments", ReplicateDeploymentList)
 async def list_deployments(service: Service, call: Call) -> Reply:
     """Deployments, including one for each model."""
     await service.cards.refresh()
@@ -148,8 +148,7 @@ async def list_deployments(service: Service, call: Call) -> Reply:
 
 
 @replicate.route(
-    "POST",
-    "/deployments",
+    "POST /deployments",
     {201: Response("The deployment", ReplicateDeployment)},
     (InvalidRequest, InvalidInput, NotFound, Conflict),
     scope=Scope.ADMIN,
@@ -179,7 +178,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(await _view(service, made)))
 
 
-@replicate.route("GET", "/deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
+@replicate.route("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A deployment."""
     deployment = await find_deployment(service, full_name(call))
@@ -187,8 +186,7 @@ async def get(service: Service, call: Call) -> Reply:
 
 
 @replicate.route(
-    "PATCH",
-    "/deployments/{owner}/{name}",
+    "PATCH /deployments/{owner}/{name}",
     ReplicateDeployment,
     (InvalidRequest, InvalidInput, NotFound, Conflict),
     scope=Scope.ADMIN,
@@ -215,8 +213,7 @@ async def update(service: Service, call: Call) -> Reply:
 
 
 @replicate.route(
-    "DELETE",
-    "/deployments/{owner}/{name}",
+    "DELETE /deployments/{owner}/{name}",
     {204: Response("The deployment is deleted", media_type="")},
     (NotFound, Conflict),
     scope=Scope.ADMIN,

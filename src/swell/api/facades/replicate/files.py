@@ -68,8 +68,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @replicate.route(
-    "POST",
-    "/files",
+    "POST /files",
     {201: Response("The file", ReplicateFile)},
     (InvalidRequest, TooLarge, UnsupportedType),
     body=Body(media_types=("multipart/form-data",)),
@@ -102,7 +101,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-@replicate.route("GET", "/files", ReplicateFileList, query=ReplicateQuery)
+@replicate.route("GET /files", ReplicateFileList, query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
     """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -120,15 +119,14 @@ async def list_files(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateFileList(results=results, **links)))
 
 
-@replicate.route("GET", "/files/{id}", ReplicateFile, (NotFound,))
+@replicate.route("GET /files/{id}", ReplicateFile, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A file."""
     return Reply(200, encode(await _find(service, call, call.params["id"])))
 
 
 @replicate.route(
-    "DELETE",
-    "/files/{id}",
+    "DELETE /files/{id}",
     {204: Response("The file is deleted", media_type="")},
     (NotFound,),
     audit="files.delete",

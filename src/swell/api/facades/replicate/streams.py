@@ -37,8 +37,7 @@ _LAST_EVENT: Final = Header(
 
 
 @replicate.route(
-    "GET",
-    "/predictions/{id}/stream",
+    "GET /predictions/{id}/stream",
     {200: Response("Server-sent events", media_type="text/event-stream")},
     (InvalidRequest, Unauthenticated, Forbidden, NotFound),
     scope=None,
