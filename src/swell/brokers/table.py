@@ -68,14 +68,14 @@ class Broker:
         self._db.check_room()
         queues = [queue for queue, _, _ in request.queues]
 
-        async def action(session: Any) -> list[Task]:
-            await self._db.count_again(session, queues)
+        async def action(session: Session) -> list[Task]:
+            await session.count_again(queues)
             plan = await _plan(session, request)
             if until is not None and until.done():
                 return []
-            if not plan.taken and self._db.has_peers:
+            if not plan.taken:
                 # Other backends leased the tasks that were counted.
-                await self._db.count_again(session, queues, is_wrong=True)
+                await session.count_again(queues, is_wrong=True)
             return plan.start()
 
         if until is None:

@@ -108,6 +108,12 @@ class Session:
         """Read ready tasks that a plan needs."""
         raise NotImplementedError
 
+    async def count_again(self, queues: Sequence[str], *, is_wrong: bool = False) -> None:
+        """Count the ready tasks of queues that other backends may have changed.
+
+        If the counts were wrong, count all of these queues.
+        """
+
     def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
         """Return the clock between the users of a key."""
         raise NotImplementedError

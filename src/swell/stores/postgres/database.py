@@ -20,7 +20,7 @@ from swell.stores.postgres.company import Peers
 from swell.stores.postgres.migrate import migrate
 from swell.stores.postgres.pool import BY_INDEX, CONNECT_S, LOST, SETTINGS, PostgresPool, translated
 from swell.stores.postgres.session import QUERIES, PostgresSession, Stale
-from swell.stores.postgres.state import PostgresState
+from swell.stores.postgres.state import REFRESH_SHARE, PostgresState
 from swell.stores.writer import CROWD, MAX_TURNS, GroupWriter, Write
 
 #: Groups that are written at once.
@@ -34,14 +34,8 @@ TRIES: Final = 8
 WRITE_S: Final = 10.0
 COUNT_S: Final = 60.0
 
-#: With other backends, counts and clocks are read again this often, in seconds, and at most for
-#: this share of the time.
+#: With other backends, counts and clocks are read again this often, in seconds.
 REFRESH_S: Final = 1.0
-REFRESH_SHARE: Final = 20.0
-
-#: Queues with ready tasks that other backends have changed are counted again this often, in
-#: seconds.
-RECOUNT_S: Final = 0.1
 
 #: Of the connection for notifications. A crash of the server disconnects all listeners anyway, so
 #: no commit of a notification waits for the disk.
@@ -144,7 +138,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         #: Whether counts and clocks must be read before anything else.
         self._must_refresh = True
         self._refresh_at_s = 0.0
-        self._recount_at_s = 0.0
         #: Whether there were other backends since counts were read, or just before.
         self._had_peers = False
         self.peers = Peers(lambda: self._connect(_FOR_PEERS, WRITE_S), self._on_ready, self._poll)
@@ -440,26 +433,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             self.state.unsure.update(queues)
         is_writing = self._writing is not None or bool(self._in_flight)
         return is_writing or any(map(self.state.may_wait, queues))
-
-    async def count_again(
-        self, session: PostgresSession, queues: Sequence[str], *, is_wrong: bool = False
-    ) -> None:
-        """Count queues that other backends may have changed: at once if none has tasks.
-
-        If the counts were wrong, count all of these queues.
-        """
-        has_counted = any(session.ready.count(queue) > 0 for queue in queues)
-        if is_wrong:
-            if has_counted:
-                await session.count_ready(queues)
-            return
-        unsure = [queue for queue in queues if queue in self.state.unsure]
-        began_s = self._loop.time()
-        if not unsure or (began_s < self._recount_at_s and has_counted):
-            return
-        await session.count_ready(unsure)
-        took_s = self._loop.time() - began_s
-        self._recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
     def _on_ready(self, queues: Iterable[str]) -> None:
         """Check queues with ready tasks that other backends left."""

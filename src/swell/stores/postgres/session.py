@@ -10,6 +10,7 @@ backend may have written the edition that the first would have written. So if th
 next is prepared again, and a group that changes the same tasks waits for the first.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,12 +19,16 @@ from swell.db.sql import Row, Statements, to_json
 from swell.fairness import VirtualClock
 from swell.stores.draft_clocks import Draft
 from swell.stores.postgres.rows import WRITE_TASKS, stored_task, write_parameters
-from swell.stores.postgres.state import PostgresState
+from swell.stores.postgres.state import REFRESH_SHARE, PostgresState
 from swell.stores.ready import LinesCut, is_ready
 from swell.stores.session import IDEMPOTENCY_TTL, KnownKeys, Session, StoredTask
 from swell.task import NewTask, Task, TaskState, next_wake_at
 
 STATEMENTS: Final = Statements("postgres")
+
+#: Queues with ready tasks that other backends have changed are counted again this often, in
+#: seconds.
+RECOUNT_S: Final = 0.1
 
 
 def _queries() -> dict[str, str]:
@@ -145,8 +150,23 @@ class PostgresSession(Session):
         """Whether a task may be ready in a queue, as this transaction sees it."""
         return self.ready.count(queue) > 0 or queue in self.state.unsure
 
-    async def count_ready(self, queues: Iterable[str]) -> None:
-        """Count the ready tasks of some queues again."""
+    async def count_again(self, queues: Sequence[str], *, is_wrong: bool = False) -> None:
+        has_counted = any(self.ready.count(queue) > 0 for queue in queues)
+        if is_wrong:
+            if has_counted and self.has_peers:
+                await self._count_ready(queues)
+            return
+        unsure = [queue for queue in queues if queue in self.state.unsure]
+        clock_s = asyncio.get_running_loop().time
+        began_s = clock_s()
+        # At once if none has tasks.
+        if not unsure or (began_s < self.state.recount_at_s and has_counted):
+            return
+        await self._count_ready(unsure)
+        took_s = clock_s() - began_s
+        self.state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
+
+    async def _count_ready(self, queues: Iterable[str]) -> None:
         await self._wait_for_writes()
         self.state.unsure.difference_update(queues)
         rows = await self._connection.fetch(QUERIES["ready_lines_of"], list(queues))

@@ -5,11 +5,14 @@ shows when it is written, and so may the counts, which are read again.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from swell.fairness import band
 from swell.stores.session import MAX_LIVE_INPUT_BYTES, MAX_LIVE_TASKS, State, StoredTask
 from swell.task import TaskState, size_bytes
+
+#: Counts are read again after this many times the duration of the last read.
+REFRESH_SHARE: Final = 20.0
 
 
 class PostgresState(State):
@@ -19,6 +22,8 @@ class PostgresState(State):
         super().__init__()
         #: Queues that other backends may have changed since their tasks were counted.
         self.unsure: set[str] = set()
+        #: When queues with ready tasks may be counted again, by the clock of the event loop.
+        self.recount_at_s = 0.0
         #: How many groups were remembered as written and failed.
         self.mistakes = 0
 

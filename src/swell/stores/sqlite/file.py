@@ -210,11 +210,6 @@ class SqliteDatabase(GroupWriter):
 
     _may_serve = may_have_ready
 
-    async def count_again(
-        self, session: SqliteSession, queues: Sequence[str], *, is_wrong: bool = False
-    ) -> None:
-        """Do nothing: no other process changes the counts."""
-
     def _write_soon(self) -> None:
         self._loop = asyncio.get_running_loop()
         if not self._is_committing:
