@@ -65,7 +65,7 @@ def test_every_word_of_a_stage_is_explained() -> None:
     told = set(
         re.findall(r"`(\w+)`", "\n".join(row.split("|")[0] for row in table.split("\n|")[2:]))
     )
-    assert told == set(Stage.__dataclass_fields__)
+    assert told == set(Stage.__struct_fields__)
 
 
 @pytest.mark.timeout(180)
