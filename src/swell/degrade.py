@@ -1,4 +1,4 @@
-"""Cheaper variants of a task: fewer steps, then a smaller picture. Pure.
+"""Cheaper inputs for a task: fewer steps, then a smaller picture. Pure.
 
 The time of a picture grows with its steps and its area; a tenth of it is fixed:
 

@@ -1,4 +1,4 @@
-"""Admission of new tasks: workers, deadlines, and cheaper variants that `degrade` allows.
+"""Admission of new tasks: workers, deadlines, and cheaper fallbacks that `degrade` allows.
 
 `POST /v1/estimate` asks the same questions as `POST /v1/tasks` and creates nothing.
 """
@@ -55,7 +55,7 @@ async def admit(
     *,
     rank_of: RankOf | None = None,
 ) -> NewTask:
-    """Return a new task, or the best variant that its caller allows if it would be refused.
+    """Return a new task, or the best fallback that its caller allows if it would be refused.
 
     Models are tried in the order of the request. The first that meets the deadline is taken, with
     as few changes as possible.
@@ -83,19 +83,19 @@ async def admit(
         for model in dict.fromkeys([request.model, *request.degrade.models]):
             # Let other requests run.
             await asyncio.sleep(0)
-            found = await _variant(service, call, _replace(request, model=model), new, rank_of)
+            found = await _fallback(service, call, _replace(request, model=model), new, rank_of)
             if found is not None:
-                variant, changes = found
+                fallback, changes = found
                 if model != request.model:
                     changes = [Change("/model", request.model, model), *changes]
                 own = None if new.metadata is None else split_metadata(new.metadata)[0]
-                return _replace(variant, metadata=with_changes(own, changes))
+                return _replace(fallback, metadata=with_changes(own, changes))
         refusal.detail += "; nothing that `degrade` allows would be in time either"
         raise
     return new
 
 
-async def _variant(
+async def _fallback(
     service: Service, call: Call, request: TaskRequest, asked: NewTask, rank_of: RankOf
 ) -> tuple[NewTask, list[Change]] | None:
     """Return a request's task and its changes if it can be in time.
@@ -103,7 +103,7 @@ async def _variant(
     Args:
         service: The backend.
         call: The call.
-        request: The request, for the model of the variant.
+        request: The request, for the model of the fallback.
         asked: The task of the original request.
         rank_of: Counts the tasks before a new one.
     """
