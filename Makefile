@@ -95,7 +95,7 @@ docs: ## Write the reference from the code.
 	$(BIN)/python -m swell.api.reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
 	$(BIN)/python docs/licences.py
-	$(BIN)/python -m swell.api.typescript > web/src/lib/api/schema.ts
+	$(BIN)/python -m swell.api.openapi | node web/schema.js > web/src/lib/api/schema.ts
 
 wheels: ## Build wheels into dist/, and constraints by which pip takes them; needs Node.js 20.19 or newer.
 	@.ci/venv embedded

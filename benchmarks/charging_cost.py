@@ -1,7 +1,7 @@
-"""What does charging add to a task: in sums, as where a pool has no price, and with a row each?
+"""The cost of charging a task: in sums, as in pools without a price, and with a row each.
 
-CPU time, the least of many repeats, since a busy machine only ever adds to it. Compare it with what
-a task costs in all (`cpu_per_task.py`).
+CPU time, the minimum of many repeats, since a busy machine only adds to it. Compare it with the
+whole cost of a task (`cpu_per_task.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from swell.api import workers
 from swell.api.charges import Charges
 from swell.api.metrics import Metrics
 from swell.clock import SystemClock
+from swell.db.registry import Registry
 from swell.dispatch import Report
 from swell.registry import WorkerInfo
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.store import Ended
+from swell.stores.sqlite import SqliteDatabase
 from swell.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
 
 CLOCK = SystemClock()
@@ -30,7 +32,7 @@ WRITTEN = 4_000
 
 
 def some_tasks(n: int) -> tuple[list[Task], Report]:
-    """Return tasks that have run, and how their worker tells of it."""
+    """Return tasks that have run, and the report of their worker."""
     now = CLOCK.now()
     new = NewTask(model="demo/noop", queue="demo/noop", input=msgspec.Raw(b"{}"), key_id="k" * 16)
     tasks = [accept(new, task_id=new_id(now), now=now) for _ in range(n)]
@@ -40,9 +42,9 @@ def some_tasks(n: int) -> tuple[list[Task], Report]:
 
 
 def charged(service: Any, info: WorkerInfo, tasks: list[Task], told: Report) -> None:
-    """What a report adds to."""
+    """Charge the attempts of a report."""
     told = workers._with_costs(service, info, told)
-    workers._charge(service, info, told.settlements, tasks)
+    service.charges.settled(info, told.settlements, Ended(tasks))
 
 
 def noting_us(service: Any, info: WorkerInfo) -> float:
@@ -74,9 +76,9 @@ async def writing_us(service: Any, info: WorkerInfo) -> float:
 async def measure() -> dict[str, float]:
     with folder("charging") as path:
         database = SqliteDatabase.open(path / "swell.db", CLOCK)
-        charges = Charges(SqliteRegistry(database), CLOCK, Metrics())
-        fleet = SimpleNamespace(held_attempt=lambda task_id: 1)
-        service = SimpleNamespace(clock=CLOCK, charges=charges, fleet=fleet)
+        charges = Charges(Registry(database), CLOCK, Metrics())
+        tariffs = SimpleNamespace(hour_micros=lambda info: info.hour_micros)
+        service = SimpleNamespace(clock=CLOCK, charges=charges, tariffs=tariffs)
         now = CLOCK.now()
         free = WorkerInfo(
             id="w" * 32, name="w", pool="p", models={}, registered_at=now, seen_at=now

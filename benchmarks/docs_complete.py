@@ -24,10 +24,10 @@ from swell import errors
 from swell.api.metrics import METRICS, PROCESS_METRICS
 from swell.api.routes import ROUTES
 from swell.cli import app
-from swell.config import describe
 from swell.events import EventKind
 from swell.providers.factory import KINDS, options_of
 from swell.providers.process import ProcessOptions
+from swell.settings.describe import describe
 from swell.webhook import EVENTS
 
 sys.path.insert(0, str(ROOT / "docs"))

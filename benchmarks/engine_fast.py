@@ -19,7 +19,7 @@ import numpy as np
 from engine_rig import drawn, load, requests, some_icons
 from machine import report, say
 from swell.clock import SystemClock
-from swell.model import StepModel, whole
+from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser
 
 EQUAL_DB = 99.0

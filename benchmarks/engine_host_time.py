@@ -22,7 +22,7 @@ import numpy as np
 from engine_rig import PROMPTS, Timed, load, requests
 from machine import quiet, report, say
 from swell.clock import SystemClock
-from swell.model import StepModel
+from swell.sdk.step_model import StepModel
 from swell.worker.denoise import Denoiser
 
 SAMPLES = 8

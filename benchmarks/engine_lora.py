@@ -35,7 +35,7 @@ from machine import folder, quiet, report, say
 from swell.addresses.urls import UrlPolicy
 from swell.brokers.remote import RemoteDispatch
 from swell.clock import SystemClock
-from swell.media import LoRA
+from swell.sdk.media import LoRA
 from swell.weights.adapted import AdaptedWeights, LoraMemory
 from swell.weights.cache import WeightCache
 from swell.weights.lora import read_lora

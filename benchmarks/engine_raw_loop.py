@@ -35,7 +35,8 @@ import worker_model
 from encoders import grain
 from engine_rig import PROMPTS, drawn, paired, summary
 from machine import folder, quiet, report, say
-from swell.model import Item, StepModel
+from swell.sdk.context import Item
+from swell.sdk.step_model import StepModel
 from worker_rig import noting, serve_backlog, spent_ms, steady_rate
 
 PROMISED = {"demo/curve": 0.98, "swell/icons": 0.90}

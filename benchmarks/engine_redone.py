@@ -36,11 +36,12 @@ import engine_redone_model
 from engine_redone_model import SAMPLES
 from machine import folder, quiet, report, say
 from swell.clock import SystemClock
-from swell.model import Item, Plan, Sampler
+from swell.sdk.context import Item
+from swell.sdk.step_model import Plan, Sampler
+from swell.settings.worker import WorkerSettings
 from swell.task import Succeeded, Task, TaskState
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 from swell.worker.slate import Slate, new_slate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from swell.model import Image, Item, Plan, Sampler, StepModel
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan, Sampler, StepModel
 
 #: Samples are named by 100 times their task's number, and their index.
 SAMPLES = 100

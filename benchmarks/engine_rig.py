@@ -10,7 +10,8 @@ from typing import Any
 
 from machine import say
 from swell.clock import SystemClock
-from swell.model import Item, StepModel, whole
+from swell.sdk.context import Item
+from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser, Request
 from swell.zoo.curve import CurveModel
 from swell.zoo.icons import STYLES, Icons

@@ -42,9 +42,9 @@ from fleet import (
 from machine import quiet, report, say
 from replay import quantile
 from swell.clock import SystemClock
+from swell.settings.worker import WorkerSettings
 from swell.task import TaskState
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from machine import ROOT, report, say
-from swell.api.calibration import Situation
+from swell.api.eta import Situation
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.simulator.crowds import Mix, crowd_of

@@ -112,8 +112,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "tests/unit/test_api_files.py::test_an_upload_that_was_cut_since_is_not_served",
     ),
     "backends-without-prices": (
-        "tests/unit/test_api_costs.py::test_backends_without_pools_charge_by_what_the_autoscaler_tells",
-        "tests/unit/test_api_costs.py::test_a_worker_that_registered_without_a_price_has_that_of_its_pool_once_it_is_told",
+        "tests/unit/test_api_costs.py::test_backends_without_pools_charge_by_the_autoscalers_prices",
+        "tests/unit/test_api_costs.py::test_a_worker_without_a_price_gets_that_of_its_pool_later",
     ),
     "worker-without-backend": (
         "tests/integration/test_worker_without_backend.py",

@@ -42,7 +42,7 @@ def swapped(cases: Any, loop: Any, tiny: Any, place: Path) -> dict[str, bool]:
         file = tiny.lora(place / f"{name}.safetensors", weights, network=network)
         added = cases.add(weights, place / "data", f"test/{name.replace(' ', '')}")
         definition, model = cases.loaded(added)
-        lora = importlib.import_module("swell.media").LoRA(file)
+        lora = importlib.import_module("swell.sdk.media").LoRA(file)
         plain, inked, again = (
             cases.draw(definition, model, steps=3, loras=loras) for loras in ([], [lora], [])
         )

@@ -14,8 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from machine import report
-from swell.model import Item
 from swell.results import TaskWarning
+from swell.sdk.context import Item
 from swell.zoo.icons import Icons
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
@@ -24,7 +24,7 @@ LEAST_WARNED, LEAST_QUIET = 0.90, 0.95
 
 
 class Heard:
-    """Keeps the warnings of one prompt; see `swell.model.Listener`."""
+    """Keeps the warnings of one prompt; see `swell.sdk.context.Listener`."""
 
     def __init__(self) -> None:
         self.warnings: list[TaskWarning] = []

@@ -39,7 +39,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from machine import quiet, report, say
-from swell.model import Item
+from swell.sdk.context import Item
 from swell.zoo.icons import STYLES, Icons
 from swell.zoo.translate import Translator
 

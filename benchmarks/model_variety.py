@@ -25,8 +25,9 @@ import PIL.Image
 
 from machine import report
 from model_quality import PX, Judge
-from swell.model import Image, Item
-from swell.pipeline import load_pipelines
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.pipeline import load_pipelines
 from swell.zoo.icons import Icons
 from swell.zoo.paint import Paint
 

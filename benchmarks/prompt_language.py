@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from machine import report
-from swell.model import Item, Reject
+from swell.sdk.context import Item, Reject
 from swell.zoo.artwork import Artwork
 from swell.zoo.translate import Translate
 

@@ -16,7 +16,8 @@ import processes
 import services
 import swell_system
 from machine import folder
-from swell_system import MODEL, READY_S, Swell
+from swell.simulator.pools import MODEL
+from swell_system import READY_S, Swell
 
 
 @dataclass(frozen=True)

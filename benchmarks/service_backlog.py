@@ -28,11 +28,11 @@ import msgspec
 import services
 from machine import folder, quiet, report, say
 from swell.broker import LeaseRequest
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import SystemClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.task import NewTask, Settlement, Succeeded
 
 MODEL = "demo/echo"
@@ -126,11 +126,9 @@ async def arms(place: Path, backlog: int) -> AsyncIterator[dict[tuple[str, str, 
             await first.close()
             url = server.url.removesuffix("/postgres") + f"/{name}"
             postgres = await PostgresDatabase.open(url, SystemClock())
-            found["postgresql", kind, n] = Arm(
-                PostgresStore(postgres), PostgresBroker(postgres), kind
-            )
+            found["postgresql", kind, n] = Arm(Store(postgres), Broker(postgres), kind)
             sqlite = SqliteDatabase.open(place / f"{name}.db", SystemClock())
-            found["sqlite", kind, n] = Arm(SqliteStore(sqlite), SqliteBroker(sqlite), kind)
+            found["sqlite", kind, n] = Arm(Store(sqlite), Broker(sqlite), kind)
         for (database, kind, n), arm in found.items():
             say(f"{database}: {n} tasks of {SOURCES} {kind}")
             await arm.fill(n)

@@ -29,7 +29,8 @@ from typing import Any
 
 from machine import folder, quiet, report, say
 from open_load import percentile
-from swell_system import MODEL, Swell, started, task
+from swell.simulator.pools import MODEL
+from swell_system import Swell, started, task
 
 CONNECTIONS = 10
 BODY_BYTES = 10 * 1024 * 1024 - 1000

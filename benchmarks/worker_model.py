@@ -17,7 +17,9 @@ import numpy as np
 import PIL.Image
 
 import swell
-from swell.model import Image, Item, Plan
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan
 from swell.zoo.curve import CurveModel
 from swell.zoo.icons import Icons
 

@@ -34,11 +34,11 @@ from swell.dispatch import (
 )
 from swell.errors import NotFound
 from swell.phases import Startup
+from swell.settings.worker import WorkerSettings
 from swell.store import Hold
 from swell.task import Outcome, Succeeded
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 from swell.zoo.curve import SECONDS
 
 #: So many times faster than the machine whose cost curves are taken.

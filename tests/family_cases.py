@@ -22,8 +22,11 @@ from typer.testing import CliRunner
 import tiny_pipelines as tiny
 from swell.cli import app
 from swell.families.portraits import FaceFinder, read_scenarios
-from swell.media import Image
-from swell.model import Definition, Item, Model, load_models
+from swell.sdk.context import Item
+from swell.sdk.define import Definition
+from swell.sdk.load import load_models
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.zoo.pictures import sample
 
 Pixels = NDArray[np.uint8]

@@ -35,7 +35,7 @@ from family_cases import (
     masked,
     pictured,
 )
-from swell.media import Image
+from swell.sdk.media import Image
 
 __all__ = ["CASES"]
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
+from swell.db.registry import Registry
 from swell.retry import RetryPolicy
-from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteRegistry, SqliteStore
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 
 R = TypeVar("R")
 
@@ -67,10 +70,10 @@ class SqliteRig:
         self.database = _Database.open(Path(self._folder.name) / "swell.db", clock)
         # The disk is quick, so commits run in the event loop from the first one on.
         self.database._sync_s = 0.0
-        self.store = SqliteStore(self.database, retry_policy, rng)
-        self.broker = SqliteBroker(self.database)
-        self.registry = SqliteRegistry(self.database)
-        self.outbox = SqliteOutbox(self.database)
+        self.store = Store(self.database, retry_policy, rng)
+        self.broker = Broker(self.database)
+        self.registry = Registry(self.database)
+        self.outbox = Outbox(self.database)
         _open.add(self)
         self._open_until_the_end = asyncio.create_task(self._stay_open())
 

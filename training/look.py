@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from swell.model import Item
+from swell.sdk.context import Item
 from swell.zoo.icons import STYLES, Icons
 
 PROMPTS = (

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 import swell
 from sample import PACKAGE, VERSION
 from swell.clock import SystemClock
-from swell.model import load_models
+from swell.sdk.load import load_models
 from swell.worker.alone import LocalResult, check_input, load_model, run_together
 from wheel import fetch
 

@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from swell.model import Item
+from swell.sdk.context import Item
 from swell.worker.compress import PNG_LEVEL
 from swell.zoo.icons import LATENTS, STYLES, Icons
 

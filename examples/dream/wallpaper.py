@@ -65,7 +65,7 @@ def clouds(height: int, width: int) -> NDArray[np.float32]:
 
 @swell.model("dream/canvas", licence="Apache-2.0", memory_bytes=60_000_000)
 def canvas(
-    image: Annotated[swell.Image, swell.media.Within(most_px=2048)],
+    image: Annotated[swell.Image, swell.Within(most_px=2048)],
     width: Side = 1170,
     height: Side = 2532,
 ) -> swell.Image:
@@ -83,7 +83,7 @@ def canvas(
 
 @swell.model("dream/fit", licence="Apache-2.0", memory_bytes=120_000_000)
 def fit(
-    image: Annotated[swell.Image, swell.media.Within(most_px=4096)],
+    image: Annotated[swell.Image, swell.Within(most_px=4096)],
     width: Side = 1170,
     height: Side = 2532,
 ) -> swell.Image:

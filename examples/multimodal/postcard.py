@@ -24,7 +24,7 @@ audio{{width:100%}}</style>
 """
 
 
-Picture = Annotated[swell.Image, swell.media.Within(40_000_000), ui.image()]
+Picture = Annotated[swell.Image, swell.Within(40_000_000), ui.image()]
 
 
 @swell.model("multimodal/either", licence="Apache-2.0", memory_bytes=60_000_000)
@@ -59,7 +59,7 @@ def written(text: str, picture: bytes, voice: bytes) -> str:
 @swell.model("multimodal/postcard", licence="Apache-2.0", memory_bytes=60_000_000)
 def postcard(
     text: Annotated[str, Field(min_length=1, max_length=5000)],
-    picture: Annotated[swell.Image, swell.media.Within(most_px=2048)],
+    picture: Annotated[swell.Image, swell.Within(most_px=2048)],
     voice: swell.Audio,
 ) -> Postcard:
     """Put words, a picture and a voice on one page, which needs nothing beside itself."""

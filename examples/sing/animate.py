@@ -39,7 +39,7 @@ class Face(BaseModel):
     memory_bytes=250_000_000,
 )
 def animate(
-    image: Annotated[swell.Image, swell.media.Within(40_000_000), ui.image()],
+    image: Annotated[swell.Image, swell.Within(40_000_000), ui.image()],
     faces: Annotated[list[Face], Field(max_length=1000)],
     sound: swell.Audio | None = None,
     format: Format = "webm",  # noqa: A002 - the field's name

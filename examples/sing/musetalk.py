@@ -197,9 +197,7 @@ class MuseTalk(swell.Model):
         """A face, and what it is to say."""
 
         model_config = ConfigDict(extra="forbid")
-        image: Annotated[
-            swell.Image, swell.media.Within(40_000_000), Field(title="Picture"), ui.image()
-        ]
+        image: Annotated[swell.Image, swell.Within(40_000_000), Field(title="Picture"), ui.image()]
         faces: Annotated[list[Face], Field(max_length=1000)]
         sound: swell.Audio | None = None
         format: Annotated[str, Field(pattern="^(webm|mp4)$", title="File")] = "webm"

@@ -1,39 +1,33 @@
-"""Swell: serve open generative models to a crowd that may come overnight.
+"""Swell serves open generative models: HTTP API, durable queue, GPU workers and a web app.
 
-These names are what the author of a model needs, and the clients of a server. They are imported
-when they are asked for: most processes of Swell hold no model, and pydantic and numpy take longer
-to import than many a command takes to run.
+These names are for authors of models and for clients of a server. Each is imported when it is first
+used: most processes of Swell hold no model, and importing pydantic and numpy takes long.
 """
 
-import sys
-import types
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swell import ui
     from swell.client import AsyncClient, Client
+    from swell.registry import Speed
+    from swell.sdk import form_hints as ui
+    from swell.sdk.context import Cancelled, Context, Item, Reject
+    from swell.sdk.define import model
+    from swell.sdk.media import Audio, File, Image, LoRA, Video, Within
+    from swell.sdk.model import Batch, Model
+    from swell.sdk.pipeline import Stage, pipeline
+    from swell.sdk.step_model import Plan, Sampler, StepModel
 
-    # `swell.model` is the decorator: import the module's other names as `from swell.model import …`
-    from swell.model import (
-        Audio,
-        Batch,
-        Cancelled,
-        Context,
-        File,
-        Image,
-        Item,
-        LoRA,
-        Model,
-        Plan,
-        Reject,
-        Sampler,
-        Speed,
-        StepModel,
-        Video,
-        model,
-    )
-    from swell.pipeline import Stage, pipeline
+_MODULES = {
+    "swell.client": ("AsyncClient", "Client"),
+    "swell.registry": ("Speed",),
+    "swell.sdk.context": ("Cancelled", "Context", "Item", "Reject"),
+    "swell.sdk.define": ("model",),
+    "swell.sdk.media": ("Audio", "File", "Image", "LoRA", "Video", "Within"),
+    "swell.sdk.model": ("Batch", "Model"),
+    "swell.sdk.pipeline": ("Stage", "pipeline"),
+    "swell.sdk.step_model": ("Plan", "Sampler", "StepModel"),
+}
 
 __all__ = [
     "AsyncClient",
@@ -54,50 +48,21 @@ __all__ = [
     "Stage",
     "StepModel",
     "Video",
+    "Within",
     "model",
     "pipeline",
     "ui",
 ]
 
 
-class _Package(types.ModuleType):
-    """This package, with names that are imported when they are asked for."""
-
-    @property
-    def model(self) -> Any:
-        """The decorator."""
-        return import_module("swell.model").model
-
-    @model.setter
-    def model(self, module: types.ModuleType) -> None:
-        # Whoever imports a module sets it as an attribute of its package: here it stays the
-        # decorator.
-        pass
-
-    @property
-    def pipeline(self) -> Any:
-        """The decorator."""
-        return import_module("swell.pipeline").pipeline
-
-    @pipeline.setter
-    def pipeline(self, module: types.ModuleType) -> None:
-        # As above.
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        found = import_module("swell.ui") if name == "ui" else _found(name)
-        setattr(self, name, found)
-        return found
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    if name == "ui":
+        return import_module("swell.sdk.form_hints")
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _found(name: str) -> Any:
-    places = {"AsyncClient": "swell.client", "Client": "swell.client", "Stage": "swell.pipeline"}
-    return getattr(import_module(places.get(name, "swell.model")), name)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,10 @@
-"""Contract of the broker: the order of ready tasks, and who holds a lease.
+"""What brokers take and return.
 
-A broker lives in the store's database: accepting, starting and ending a task changes its order in
-the same write. With an external queue service, a `Publisher` also sends the IDs of ready tasks
-there (docs/decisions/0087).
+The broker (`swell.brokers.table`) lives in the store's database: accepting, starting and ending a
+task changes the order of ready tasks in the same write. With an external queue service, a
+`Publisher` also sends the IDs of ready tasks there (docs/decisions/0087).
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from swell.task import NewTask, Task
+from swell.task import Task
 
 #: Queue → all queues of its model that the workers which serve it serve, of the models that were
 #: staged. Of others: the model's own is served with those of all its versions, and that of a
@@ -55,7 +54,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies in one queue."""
+    """Depth of one queue."""
 
     queue: str
     #: Could run now.
@@ -71,17 +70,16 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
 class Rank(msgspec.Struct, frozen=True, kw_only=True):
     """How many ready tasks of its model come before one, for the workers that serve its queue.
 
-    Exact up to the broker's bound, as long as nothing else arrives; else an estimate.
+    Exact in short queues as long as nothing else arrives; else an estimate.
     """
 
     ahead: int
-    is_exact: bool
     #: Samples (pictures) in these tasks.
     samples: int
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits of one model, as a task of another with the same workers sees it."""
+    """Ready tasks of one model, seen from a task of another model with the same workers."""
 
     #: Ready tasks in more urgent bands, and their samples.
     urgent: int = 0
@@ -99,69 +97,6 @@ class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str
     user: str | None
     priority: int
-
-
-class Broker(Protocol):
-    """Hands ready tasks to workers.
-
-    Guarantees:
-        At least once: a ready task is leased again until it ends. Never to two holders whose
-        leases are both current.
-        Order, where the broker can, among the tasks of one model (`fairness.py`): the more urgent
-        band first; within a band the keys take turns; of each key the more urgent priority first,
-        then its users in turn, then age.
-        Of several models in one band, each lease serves the next. A worker that names residents is
-        given those first; no model is passed in its turn for that by more than
-        `fairness.MOST_PASSED` leases in a row, and none by less urgent tasks.
-        A lease that is not extended ends by itself and its attempt counts.
-    """
-
-    async def lease(
-        self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
-    ) -> list[Task]:
-        """Start up to `n` ready tasks and return them.
-
-        Without `until` the answer is what is ready now, and may be empty. With it the call waits
-        for the first task, and ends empty when that future is done: from that moment on nothing
-        is started for it, not even by a call that is under way. It may return while the start is
-        still being written: a backend that dies in between has the task queued, or not at all if
-        its acceptance was not told yet, and refuses what the holder of that lease says.
-        """
-        ...
-
-    async def depths(self) -> list[Depth]:
-        """Return what lies in every queue that is not empty."""
-        ...
-
-    async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
-        """Return the n ready tasks of one queue that were accepted first."""
-        ...
-
-    async def ranks(
-        self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
-    ) -> list[Rank | None]:
-        """Return how many ready tasks come before each; None for one that is not waiting."""
-        ...
-
-    async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
-        """Return how many ready tasks would come before one that were offered now."""
-        ...
-
-    async def backlogs(
-        self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
-    ) -> list[Backlog]:
-        """Return what waits of some models, for a task of this priority.
-
-        Args:
-            models: Which ones.
-            priority: Of the task.
-            served_with: Of the models' own queues; all of a model where it is not named.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Let go of everything; waiting calls return empty. Idempotent."""
-        ...
 
 
 class Publisher(Protocol):
@@ -190,5 +125,5 @@ class Publisher(Protocol):
         ...
 
     async def close(self) -> None:
-        """Send what waits, for a moment, and close the connection."""
+        """Send the last messages, if that is quick, and close the connection."""
         ...

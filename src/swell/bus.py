@@ -1,7 +1,6 @@
-"""Contract of the bus: what happened, to whoever waits.
+"""Contract of the event bus: task events for listeners, and messages between backends.
 
-The bus is fast and forgetful. The store is the truth: a reader that missed something reads it
-there.
+Delivery is best effort. The store has the truth, so a reader that missed events reads the task.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,45 +9,42 @@ from typing import Protocol
 
 import msgspec
 
-from swell.events import Event, Lives
+from swell.events import Event
 
 
-class NewsKind(StrEnum):
-    """What backends tell each other, beside what they tell whoever listens to a task."""
+class MessageKind(StrEnum):
+    """Why one backend sends a message to the others."""
 
-    #: Told by the bus itself: something may have got lost on the way here, so what listeners wait
-    #: for is to be read in the store, as is all else that was learnt from news.
+    #: The bus itself sends it: messages may have been lost, so the receiver reads the store again.
     MISSED = "missed"
-    #: Tasks have changed their state: `events` says how, and `lives` of those that began and ended
-    #: since the last time.
+    #: Tasks changed their state; see `PeerMessage.events`.
     TASKS = "tasks"
-    #: The running tasks in `ids` are to be stopped.
+    #: Workers must stop the running tasks in `ids`.
     STOP = "stop"
-    #: Workers have registered, or are to drain.
+    #: Workers have registered or must drain.
     WORKERS = "workers"
-    #: A key has changed.
+    #: An API key has changed.
     KEYS = "keys"
-    #: Duties were given back, and whoever asks first has them.
-    VACANT = "vacant"
-    #: Files of running tasks may have been missed: workers are to tell once more which are there.
+    #: A backend gave up its leader leases, so another one can acquire them now.
+    LEADERSHIP_RELEASED = "leadership_released"
+    #: File events of running tasks may be lost: workers must report these files again.
     FILES = "files"
 
 
-class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that another backend tells."""
+class PeerMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message from another backend."""
 
-    kind: NewsKind
+    kind: MessageKind
     ids: tuple[str, ...] = ()
-    #: With their `brief`, and without their tasks.
+    #: With a `summary`, without the task.
     events: tuple[Event, ...] = ()
-    lives: tuple[Lives, ...] = ()
 
 
 class Subscription(Protocol):
     """Events of one task, in order of their ids.
 
     Guarantees:
-        Ids only grow. A reader that is too slow loses the oldest progress and previews first, and
+        IDs only grow. A reader that is too slow loses the oldest progress and previews first, and
         neither artifacts nor the terminal event.
     """
 
@@ -62,65 +58,69 @@ class Subscription(Protocol):
 
 
 class Bus(Protocol):
-    """Carries events from where they happen to where somebody waits.
+    """Carries events to listeners in this process and in all others.
 
     Guarantees:
-        What is published here reaches the listeners of this process at once, whatever becomes of a
-        server. What is published at one process reaches those of all others that are connected, in
-        the order in which it was published; where something may have got lost, `news` says so.
-        Progress and previews go to other processes only while somebody listens there.
-        A file that is told again is remembered once, in the place of its id, and listeners that are
-        past it do not hear of it again.
+        Listeners of this process get an event at once, even while the server is down. Other
+        connected processes get it in the order of publishing; after a possible loss they receive
+        `MessageKind.MISSED`. Other processes get progress and previews only while they have a
+        listener for the task. The bus keeps a repeated file event once, ordered by its id, and
+        does not deliver it to listeners that are past that id.
     """
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Tell everybody who listens. Never waits for a reader."""
+        """Send events to all listeners. Never waits for a reader."""
+        ...
+
+    def publish_local(self, events: Sequence[Event]) -> None:
+        """Send events to the listeners of this process only, such as states read from the store."""
         ...
 
     def subscribe(self, task_id: str, *, after: int = -1) -> Subscription:
-        """Listen to a task, from the first event remembered whose id is larger than `after`."""
+        """Listen to a task, from the first event in the history with an id above `after`."""
         ...
 
-    def remembered(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
-        """Return what of a task's events whose id is larger than `after` is remembered here.
+    def history(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
+        """Return the recent events of a task with ids above `after`.
 
-        Of its artifacts all are, but for those that came before this process did.
+        The history has all artifacts, except those from before this process started.
         """
         ...
 
     def watched(self, task_ids: Iterable[str]) -> list[str]:
-        """Return the tasks whose progress somebody listens to, so that it is worth telling.
+        """Return the tasks with a listener for progress, here or elsewhere.
 
-        Whoever listens for the terminal event alone (`after=TERMINAL_ID - 1`) does not count. A bus
-        that cannot know names all of them.
+        Listeners for the terminal event alone (`after=TERMINAL_ID - 1`) do not count. A bus that
+        cannot know returns all of them.
         """
         ...
 
-    def listened(self) -> list[str]:
-        """Return the tasks that somebody listens to in this process."""
+    def subscribed(self) -> list[str]:
+        """Return the tasks with a listener in this process."""
         ...
 
-    def correct(self, events: Sequence[Event]) -> None:
-        """Tell listeners of this process alone what the store says, after something was missed."""
+    async def broadcast(self, messages: Sequence[PeerMessage]) -> None:
+        """Send messages to the other processes. Messages that cannot be sent are lost."""
         ...
 
-    async def tell(self, news: Sequence[News]) -> None:
-        """Tell the other processes, if there are any. What cannot be sent is lost."""
-        ...
+    async def receive(self) -> list[PeerMessage]:
+        """Wait for messages of other processes; empty once the bus has ended. For one caller.
 
-    async def news(self) -> list[News]:
-        """Wait for what other processes tell; empty once the bus is closed. For one caller.
-
-        Changes of tasks are told here too, so that each process knows what all workers hold.
+        State changes of tasks arrive here too, so that each process knows all leases.
         """
+        ...
+
+    async def ended(self) -> None:
+        """Wait until `end` is called."""
         ...
 
     def end(self) -> None:
-        """End all subscriptions, those to come as well, and `news`. What is published still goes
-        to other processes. Idempotent.
+        """End all subscriptions, including later ones, and `receive`. Idempotent.
+
+        `publish` still sends events to other processes.
         """
         ...
 
     async def close(self) -> None:
-        """Send what is left, and end everything. Idempotent."""
+        """Send queued messages and disconnect. Idempotent."""
         ...

@@ -1,9 +1,7 @@
-"""Limits of a model card: its size, and how much its input schema may take to check."""
+"""Limits of a model card: its size, and the time that its input schema takes to check an input."""
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import unquote
 
@@ -19,41 +17,37 @@ MAX_MARKDOWN_BYTES: Final = 64 * 1024
 #: Largest card, as JSON, without the content of its samples.
 MAX_CARD_BYTES: Final = 256 * 1024
 
-#: Most rules and most patterns of an input schema. Each counts once for each way that leads to it.
+#: Most rules and patterns of an input schema. A rule counts once for each reference to it.
 MAX_RULES: Final = 2000
 MAX_PATTERNS: Final = 100
 
-#: Most characters of all patterns of an input schema, each as often as it is repeated.
+#: Most characters of all patterns of an input schema, with repetitions written out.
 MAX_PATTERN_CHARS: Final = 20_000
 
-#: Characters of a pattern are not counted further.
+#: Upper limit of counting such characters.
 _MANY_CHARS: Final = 10**9
 
-#: Largest compiled pattern, in bytes. Of 20,000 ASCII characters one fits.
+#: Largest compiled pattern, in bytes. 20,000 ASCII characters fit.
 _MAX_PATTERN_BYTES: Final = 2 * 1024 * 1024
 
-#: A pattern with so few characters after its first repetition takes 2 to 5 ns a byte, in rare
-#: alphabets 20. Others may take 16 times as long for each character, and for at least 20.
+#: A pattern with at most this many characters after its first repetition takes 2 to 5 ns a byte, in
+#: rare alphabets 20. Others may take 16 times as long for each character, and for at least 20.
 _SMALL: Final = 8
 _LARGE: Final = 20
 _LARGE_WEIGHT: Final = 16
 
-#: A character in UTF-8 has at most so many bytes, in JSON 6 for each two of UTF-16.
+#: Most bytes of a character in UTF-8; in JSON it is 6 for each two of UTF-16.
 _CHAR_BYTES: Final = 4
 
-#: So many rules a `multipleOf` counts as: it takes long, above all with a fraction.
-_MULTIPLE_RULES: Final = 10
-_FRACTION_RULES: Final = 50
-_MIN_MULTIPLE: Final = 1e-9
+#: Bytes that a small pattern matches in the time of one rule.
+_BYTES_PER_CHECK: Final = 256
 
-#: So many rules a choice of `enum` or `const` counts as that is a fraction, a list or an object.
+#: Slow rules count as several: `multipleOf`, and choices that are fractions, lists or objects.
+_MULTIPLE_RULES: Final = 50
+_MIN_MULTIPLE: Final = 1e-9
 _CHOICE_RULES: Final = 8
 
-#: So many rules a limit of numbers counts as that is a fraction.
-_LIMIT_RULES: Final = 3
-_LIMITS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-
-#: What needs backtracking.
+#: Parts of a pattern that need backtracking.
 _BACKTRACKING: Final = re.compile(r"\(\?<?[=!]|\\[1-9k]")
 
 #: Parts of a pattern: a class, an escape, a repetition, a group's start, or one character.
@@ -67,30 +61,36 @@ _PATTERN_PARTS: Final = re.compile(
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
-class Pattern(NamedTuple):
-    """How long it takes to match a pattern."""
-
-    #: Characters, each as often as it is repeated.
-    chars: int
-    #: Time for each byte of a text; 1 for a small pattern.
-    weight: int
-    #: So much of a text is read at most.
-    longest_bytes: int
-
-
 class Rules(NamedTuple):
-    """How much there is to check in a schema."""
+    """The time that a schema takes. Sums of rules are field by field."""
 
-    schemas: int
-    patterns: tuple[Pattern, ...] = ()
-    #: Whether a reference leads back to itself.
-    is_recursive: bool = False
+    schemas: int = 0
+    patterns: int = 0
+    pattern_chars: int = 0
+    #: Weight of patterns that may read a whole text.
+    open_weight: int = 0
+    #: Weight of patterns that read the start of a text, and weight times length of that.
+    start_weight: int = 0
+    start_bytes: int = 0
+    #: References that lead back to themselves.
+    loops: int = 0
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether the schema refers to itself."""
+        return self.loops > 0
+
+    def checks(self, n_bytes: int, n_values: int) -> int:
+        """Return how many checks an input of this size takes."""
+        matched = self.open_weight * n_bytes
+        matched += min(self.start_weight * n_bytes, self.start_bytes * n_values)
+        return self.schemas * n_values + matched // _BYTES_PER_CHECK
 
 
 def compile_schema(schema: dict[str, Any]) -> Any:
-    """Return a validator of a JSON Schema. It never fetches what the schema refers to.
+    """Return a validator of a JSON Schema. It does not fetch references.
 
-    Patterns are matched without backtracking, in time in proportion to the text. Messages say `it`
+    Patterns are matched without backtracking, in time proportional to the text. Messages say `it`
     instead of a value, which may have megabytes.
     """
     return jsonschema_rs.validator_for(
@@ -106,7 +106,7 @@ def check_card(card: ModelCard) -> None:
 
     Raises:
         InvalidInput: A field is too large, or the schema is not valid JSON Schema, refers to
-            documents elsewhere, or takes too long to check.
+            other documents, or takes too long to check.
     """
     for name in ("description", "credits"):
         n_bytes = len(getattr(card, name).encode(errors="replace"))
@@ -115,36 +115,9 @@ def check_card(card: ModelCard) -> None:
                 f"the {name} of {card.name} has {n_bytes:,} bytes, and a card has room "
                 f"for {MAX_MARKDOWN_BYTES:,}: move the rest to a web page and link to it"
             )
-    schema = card.input_schema
     try:
-        n_bytes = len(msgspec.json.encode(msgspec.structs.replace(card, samples=[])))
-        if n_bytes > MAX_CARD_BYTES:
-            sizes = {
-                name: len(msgspec.json.encode(getattr(card, name)))
-                for name in ("input_schema", "output_schema", "examples", "speed")
-            }
-            largest = max(sizes, key=sizes.__getitem__)
-            raise InvalidInput(
-                f"the card of {card.name} has {n_bytes:,} bytes of JSON ({largest}: "
-                f"{sizes[largest]:,}), and the limit is {MAX_CARD_BYTES:,}"
-            )
-        rules = rules_of(schema)
-        if rules.schemas > MAX_RULES or len(rules.patterns) > MAX_PATTERNS:
-            n = len(rules.patterns)
-            n_patterns = n if n <= MAX_PATTERNS else f"more than {MAX_PATTERNS}"
-            raise InvalidInput(
-                f"the input_schema of {card.name} has {rules.schemas:,} rules and "
-                f"{n_patterns} patterns, each counted for each way that leads to it: at "
-                f"most {MAX_RULES:,} and {MAX_PATTERNS:,} are checked"
-            )
-        chars = sum(each.chars for each in rules.patterns)
-        if chars > MAX_PATTERN_CHARS:
-            raise InvalidInput(
-                f"the input_schema of {card.name} has patterns of {chars:,} characters, each "
-                f"counted as often as it is repeated: at most {MAX_PATTERN_CHARS:,} are checked; "
-                "use maxLength instead of large repetitions"
-            )
-        compile_schema(schema)
+        _check_size(card)
+        _check_schema(card)
     except InvalidInput:
         raise
     except jsonschema_rs.ValidationError as error:
@@ -154,91 +127,109 @@ def check_card(card: ModelCard) -> None:
         raise InvalidInput(f"the input_schema of {card.name} is not usable: {error}") from error
 
 
+def _check_size(card: ModelCard) -> None:
+    n_bytes = len(msgspec.json.encode(msgspec.structs.replace(card, samples=[])))
+    if n_bytes > MAX_CARD_BYTES:
+        names = ("input_schema", "output_schema", "examples", "speed")
+        size, largest = max((len(msgspec.json.encode(getattr(card, name))), name) for name in names)
+        raise InvalidInput(
+            f"the card of {card.name} has {n_bytes:,} bytes of JSON ({largest}: {size:,}), and "
+            f"the limit is {MAX_CARD_BYTES:,}"
+        )
+
+
+def _check_schema(card: ModelCard) -> None:
+    rules = rules_of(card.input_schema)
+    if rules.schemas > MAX_RULES or rules.patterns > MAX_PATTERNS:
+        raise InvalidInput(
+            f"the input_schema of {card.name} has {rules.schemas:,} rules and {rules.patterns:,} "
+            f"patterns, each counted for each reference to it: the limits are {MAX_RULES:,} and "
+            f"{MAX_PATTERNS:,}"
+        )
+    if rules.pattern_chars > MAX_PATTERN_CHARS:
+        raise InvalidInput(
+            f"the input_schema of {card.name} has patterns of {rules.pattern_chars:,} characters, "
+            f"with repetitions written out: the limit is {MAX_PATTERN_CHARS:,}; use maxLength "
+            "instead of large repetitions"
+        )
+    compile_schema(card.input_schema)
+
+
 def rules_of(schema: Mapping[str, Any]) -> Rules:
-    """Return how many rules and patterns a value may meet, references followed.
+    """Return the rules and patterns that a value may meet, references followed.
 
     Raises:
         ValueError: A reference leads nowhere, or to another document.
     """
-    return _count(schema, schema, {})
+    return _rules(schema, schema, {})
 
 
-def _count(node: Any, schema: Mapping[str, Any], known: dict[str, Rules]) -> Rules:
+def _rules(node: Any, schema: Mapping[str, Any], known: dict[str, Rules]) -> Rules:
     if isinstance(node, list):
-        return _sum(_count(each, schema, known) for each in node)
+        return _sum(_rules(each, schema, known) for each in node)
     if not isinstance(node, dict):
-        return Rules(0)
+        return Rules()
     if node is not schema and isinstance(node.get("$id"), str):
         raise ValueError("only the whole schema may have an $id")
-    found = [_count(each, schema, known) for each in node.values()]
-    found.append(Rules(1 + _further_rules(node)))
+    found = [_rules(each, schema, known) for each in node.values()]
+    found.append(Rules(schemas=1 + _slow_rules(node)))
     if isinstance(pattern := node.get("pattern"), str):
-        found.append(Rules(0, (pattern_of(pattern),)))
+        found.append(pattern_rules(pattern))
     if isinstance(named := node.get("patternProperties"), dict):
-        found.append(Rules(0, tuple(map(pattern_of, named))))
+        found += map(pattern_rules, named)
     for name in _REFERENCES:
         if isinstance(ref := node.get(name), str):
             if ref not in known:
-                # One that leads back to itself counts once.
-                known[ref] = Rules(0, is_recursive=True)
-                known[ref] = _count(_target(ref, schema), schema, known)
+                # A reference back to itself counts once.
+                known[ref] = Rules(loops=1)
+                known[ref] = _rules(_target(ref, schema), schema, known)
             found.append(known[ref])
     return _sum(found)
 
 
 def _sum(found: Iterable[Rules]) -> Rules:
-    each = list(found)
-    return Rules(
-        sum(one.schemas for one in each),
-        # A short schema may lead to a pattern in more ways than memory has room for.
-        tuple(islice((pattern for one in each for pattern in one.patterns), MAX_PATTERNS + 1)),
-        any(one.is_recursive for one in each),
-    )
+    return Rules(*map(sum, zip(Rules(), *found, strict=True)))
 
 
-def _further_rules(node: Mapping[str, Any]) -> int:
-    """Return how many rules a schema counts as beside itself.
+def _slow_rules(node: Mapping[str, Any]) -> int:
+    """Return how many more rules a schema counts as.
 
     Raises:
         ValueError: Its `multipleOf` is too small.
     """
     choices = node.get("enum")
-    choices = list(choices) if isinstance(choices, list) else []
-    # The validator compares the value with each choice, unless all are strings, or all integers.
-    if set(map(type, choices)) in ({str}, {int}):
-        choices = []
-    rules = len(choices)
-    for each in (*choices, node.get("const")):
-        rules += _CHOICE_RULES if isinstance(each, float | list | dict) else 0
-    limits = (node.get(name) for name in _LIMITS)
-    rules += sum(_LIMIT_RULES for each in limits if isinstance(each, float) and each % 1)
+    choices = choices if isinstance(choices, list) else []
+    # The validator looks strings up, or integers, and compares mixed choices one by one.
+    rules = 0 if {*map(type, choices)} in ({str}, {int}) else len(choices)
+    slow = [each for each in (*choices, node.get("const")) if isinstance(each, float | list | dict)]
+    rules += _CHOICE_RULES * len(slow)
     multiple = node.get("multipleOf")
     if isinstance(multiple, int | float):
         if 0 < multiple < _MIN_MULTIPLE:
             raise ValueError(f"multipleOf is {multiple}: it must be at least {_MIN_MULTIPLE}")
-        rules += _MULTIPLE_RULES if multiple == int(multiple) else _FRACTION_RULES
+        rules += _MULTIPLE_RULES
     return rules
 
 
-def pattern_of(pattern: str) -> Pattern:
-    """Return how long it takes to match a pattern. Pure.
+def pattern_rules(pattern: str) -> Rules:
+    """Return the time that a pattern takes. Pure.
 
-    The matcher reads a text once and follows all ways through the pattern at the same time. Where
-    `^` stands first, there is one way up to the first repetition, and through one of a character.
+    The matcher reads a text once and follows all paths through the pattern at the same time. After
+    a leading `^` there is one path up to the first repetition, and through one of a character.
     """
-    is_anchored, is_bounded, is_open = pattern.startswith("^"), True, False
-    # Characters of each group that is open, of the last part, and on the only way.
-    chars, last, single, branches = [0], 0, 0, 0
+    is_anchored, is_endless = pattern.startswith("^"), False
+    # Characters of each open group, of the last part, and on the only path.
+    chars, last, single, branches = [0], 0, None, 0
     for part in _PATTERN_PARTS.finditer(pattern):
         text = part[0]
         if part["times"]:
-            least, most, is_endless = _times(part)
-            is_bounded &= not is_endless
-            chars[-1] = min(chars[-1] + last * (most - 1), _MANY_CHARS)
-            if not is_open and (least != most or len(chars) > 1):
-                is_open = True
-                own = 0 if len(chars) > 1 else 1 if last == 1 else last * most
-                single = chars[0] - own
+            least, most = _times(part)
+            is_endless |= most is None
+            # Without a limit, the last repetition is a loop.
+            n = most or max(1, least)
+            chars[-1] = min(chars[-1] + last * (n - 1), _MANY_CHARS)
+            if single is None and (least != most or len(chars) > 1):
+                single = chars[0] - (0 if len(chars) > 1 else 1 if last == 1 else last * n)
         elif part["one"] or not (text in ")|^$" or text[0] == "("):
             chars[-1] += 1
             last = 1
@@ -251,23 +242,24 @@ def pattern_of(pattern: str) -> Pattern:
             last = 0
             if text[0] == "(":
                 chars.append(0)
-    total = sum(chars)
-    ways = total
+    total = paths = sum(chars)
     if is_anchored:
-        ways = min(total, 1 + branches + (total - single if is_open else 0))
-    weight = 1 if ways <= _SMALL else _LARGE_WEIGHT * max(ways, _LARGE)
-    is_bounded &= is_anchored
-    return Pattern(total, weight, _CHAR_BYTES * (total + 1) if is_bounded else sys.maxsize)
+        paths = min(total, 1 + branches + (0 if single is None else total - single))
+    weight = 1 if paths <= _SMALL else _LARGE_WEIGHT * max(paths, _LARGE)
+    if is_anchored and not is_endless:
+        longest = _CHAR_BYTES * (total + 1)
+        return Rules(0, 1, total, start_weight=weight, start_bytes=weight * longest)
+    return Rules(0, 1, total, open_weight=weight)
 
 
-def _times(part: re.Match[str]) -> tuple[int, int, bool]:
-    """Return how often a part is repeated at least and at most, and whether there is no most."""
+def _times(part: re.Match[str]) -> tuple[int, int | None]:
+    """Return the least and most repetitions of a part; None for no limit."""
     if part["least"] is None:
-        return 0, 1, part[0] != "?"
+        return 0, 1 if part[0] == "?" else None
     least, most = int(part["least"]), part["most"]
-    if most == ",":
-        return 0, least or 1, True
-    return least, max(1, least if most is None else int(most[1:])), False
+    if most is None:
+        return least, max(1, least)
+    return least, max(1, int(most[1:])) if most != "," else None
 
 
 def _target(ref: str, schema: Mapping[str, Any]) -> Any:

@@ -1,27 +1,28 @@
-"""How a task is made cheaper: fewer steps, then a smaller picture. Pure.
+"""Cheaper inputs for a task: fewer steps, then a smaller picture. Pure.
 
-What a picture takes on its device grows with its steps and its area, beside what it takes anyway:
+The time of a picture grows with its steps and its area; a tenth of it is fixed:
 
-    time(share) = own · (FIXED + (1 - FIXED) · share)      share = steps · area, over what was asked
+    time(share) = time(1) · (FIXED + (1 - FIXED) · share)      share of steps · area
 
-What was changed travels in front of the task's metadata (`with_changes`), so that a task of which
-nothing was changed carries nothing.
+The changes are stored in front of the task's metadata (`with_changes`), so an unchanged task stores
+nothing.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-#: So much of its time a task takes whatever is asked for: words, decoding, delivery.
+#: The part of a task's time that does not depend on steps and area: text, decoding, delivery.
 FIXED: Final = 0.1
 
-#: Fields that say how many steps are drawn, and how large a picture is.
+#: Fields with the number of steps, and with the size of a picture.
 _STEPS: Final = ("steps", "num_inference_steps")
 _SIDES: Final = ("width", "height")
 
-#: Sides are multiples of this where the schema names no other.
+#: Sides are multiples of this if the schema has no other rule.
 _MULTIPLE: Final = 8
 
 _MARK: Final = b'{"$degraded":'
@@ -33,8 +34,8 @@ class Change(msgspec.Struct, frozen=True):
 
     Args:
         field: JSON pointer into the request.
-        before: What was asked for.
-        after: What is done instead.
+        before: The requested value.
+        after: The value that is used.
     """
 
     field: str
@@ -47,18 +48,8 @@ class _Marked(msgspec.Struct):
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def time_share(share: float, fixed: float = FIXED) -> float:
-    """Return which part of its time a task takes that draws a share of what was asked for.
-
-    Args:
-        share: Of steps times area; above 1 where it draws more.
-        fixed: Which part of its time it takes whatever is asked for.
-    """
-    return fixed + (1.0 - fixed) * share
-
-
 class Drawn(msgspec.Struct):
-    """What of an input says how much is drawn; to read that alone, beside files of any size."""
+    """The fields of an input with steps and size; decodes them without the rest of the input."""
 
     steps: Any = None
     num_inference_steps: Any = None
@@ -66,29 +57,29 @@ class Drawn(msgspec.Struct):
     height: Any = None
 
 
+def time_share(share: float) -> float:
+    """Return the part of its time that a task takes with a share of its steps times area."""
+    return FIXED + (1.0 - FIXED) * share
+
+
 def is_drawing(schema: Mapping[str, Any]) -> bool:
-    """Whether inputs of a schema say how many steps are drawn, or how large a picture is."""
+    """Whether inputs of a schema have steps or a size."""
     known = schema.get("properties", {})
     return any(name in known for name in _STEPS) or all(name in known for name in _SIDES)
 
 
 def drawn(asked: Drawn, schema: Mapping[str, Any]) -> float:
-    """Return steps times area of what is asked for, each 1 where the schema has none of it."""
+    """Return steps times area of an input; each is 1 if the schema lacks it."""
     known = schema.get("properties", {})
     value = {
-        name: given
-        for name in (*_STEPS, *_SIDES)
-        if name in known and (given := getattr(asked, name)) is not None
+        name: given for name, given in msgspec.structs.asdict(asked).items() if given is not None
     }
     steps = next((_number(value, known, name) for name in _STEPS if name in known), None)
-    sides = [_number(value, known, name) for name in _SIDES if name in known]
-    area = 1.0
-    if len(sides) == len(_SIDES):
-        area = math.prod(each or 1 for each in sides)
-    return (steps or 1) * area
+    sides = [_number(value, known, name) or 1 for name in _SIDES if name in known]
+    return (steps or 1) * (math.prod(sides) if len(sides) == len(_SIDES) else 1.0)
 
 
-def milder(
+def reduce_input(
     value: Mapping[str, Any],
     schema: Mapping[str, Any],
     *,
@@ -96,71 +87,56 @@ def milder(
     steps: int | None,
     size_px: int | None,
 ) -> tuple[dict[str, Any], list[Change], float]:
-    """Return an input that asks for less.
+    """Return an input with fewer steps, and a smaller picture if that is not enough.
 
     Args:
         value: The input.
-        schema: Of inputs, as JSON Schema.
-        share: How much is to be left of steps times area, from 0 to 1.
-        steps: No fewer than these; None to leave them.
-        size_px: No side becomes smaller than this; None to leave them.
+        schema: JSON Schema of inputs.
+        share: The share of steps times area to reach, from 0 to 1.
+        steps: The least number of steps; None keeps them.
+        size_px: The least side of the picture; None keeps its size.
 
     Returns:
-        The input, what is changed in it, and how much is left: more than `share` where that cannot
-        be reached.
+        The input, its changes, and the share that is left. It exceeds `share` if the limits do not
+        allow less.
     """
     known = schema.get("properties", {})
-    changed: dict[str, Any] = dict(value)
-    changes: list[Change] = []
+    asked: dict[str, int] = {}
+    for name in (*_STEPS, *_SIDES):
+        if name in known and (number := _number(value, known, name)) is not None:
+            asked[name] = number
+    wanted: dict[str, int] = {}
     left = 1.0
-    name = next((name for name in _STEPS if name in known), None)
-    if steps is not None and name is not None:
-        asked = _number(value, known, name)
+    name = next((name for name in _STEPS if name in known), "")
+    if steps is not None and name in asked:
         least = max(steps, int(known[name].get("minimum", 1)), 1)
-        if asked is not None and asked > least:
-            fewer = max(least, math.floor(asked * share + 1e-9))
-            _change(changed, changes, name, asked, fewer)
-            left *= fewer / asked
-    if size_px is not None and left > share:
-        left *= _smaller(changed, changes, known, math.sqrt(share / left), size_px)
-    return changed, changes, left
+        wanted[name] = max(least, math.floor(asked[name] * share + 1e-9))
+        left = min(1.0, wanted[name] / asked[name])
+    shortest = min(asked.get(name, 0) for name in _SIDES)
+    if size_px is not None and left > share and shortest > size_px:
+        factor = max(math.sqrt(share / left), size_px / shortest)
+        for name in _SIDES:
+            wanted[name] = _allowed(known[name], asked[name] * factor, size_px)
+    changes = [
+        Change(f"/input/{name}", asked[name], number)
+        for name, number in wanted.items()
+        if number < asked[name]
+    ]
+    left = math.prod(change.after / change.before for change in changes)
+    after = {change.field.removeprefix("/input/"): change.after for change in changes}
+    return {**value, **after}, changes, left
 
 
-def _smaller(
-    changed: dict[str, Any],
-    changes: list[Change],
-    known: Mapping[str, Any],
-    factor: float,
-    size_px: int,
-) -> float:
-    """Make a picture smaller, in its proportions; return how much of its area is left."""
-    sides = {name: _number(changed, known, name) for name in _SIDES if name in known}
-    lengths = [side for side in sides.values() if side is not None]
-    if len(lengths) < len(_SIDES) or min(lengths) <= size_px:
-        return 1.0
-    factor = max(factor, size_px / min(lengths))
-    left = 1.0
-    for name, asked in sides.items():
-        assert asked is not None, "sides without a number were left out"
-        side = _allowed(known[name], asked * factor, size_px)
-        if side is not None and side < asked:
-            _change(changed, changes, name, asked, side)
-            left *= side / asked
-    return left
-
-
-def _allowed(schema: Mapping[str, Any], wanted: float, least: int) -> int | None:
-    """Return the largest value that a schema allows up to one, but not less than `least`."""
+def _allowed(schema: Mapping[str, Any], wanted: float, least: int) -> int:
+    """Return the largest value up to `wanted` that a schema allows, but at least `least`."""
     if "enum" in schema:
         fits = [each for each in schema["enum"] if isinstance(each, int) and least <= each]
-        return max(
-            (each for each in fits if each <= wanted + 1e-6), default=min(fits, default=None)
-        )
+        # Without a value that fits, none is smaller than the present one.
+        smallest = min(fits, default=sys.maxsize)
+        return max((each for each in fits if each <= wanted + 1e-6), default=smallest)
     multiple = int(schema.get("multipleOf", _MULTIPLE))
     least = max(least, int(schema.get("minimum", 1)))
-    return max(
-        multiple * math.floor((wanted + 1e-6) / multiple), multiple * math.ceil(least / multiple)
-    )
+    return multiple * max(math.floor((wanted + 1e-6) / multiple), math.ceil(least / multiple))
 
 
 def _number(value: Mapping[str, Any], known: Mapping[str, Any], name: str) -> int | None:
@@ -169,19 +145,10 @@ def _number(value: Mapping[str, Any], known: Mapping[str, Any], name: str) -> in
     return found if is_number and found > 0 else None
 
 
-def _change(
-    changed: dict[str, Any], changes: list[Change], name: str, before: int, after: int
-) -> None:
-    if after < before:
-        changed[name] = after
-        changes.append(Change(f"/input/{name}", before, after))
-
-
 def with_changes(metadata: msgspec.Raw | None, changes: Sequence[Change]) -> msgspec.Raw | None:
-    """Return metadata with what was changed; `split_metadata` takes it apart.
+    """Return metadata with changes in front; `split_metadata` separates them again.
 
-    Metadata of a caller that begins as if it held changes is wrapped too, and so comes back as it
-    was.
+    Metadata that look like changes are wrapped too, so that their caller gets them back unchanged.
     """
     if not changes and (metadata is None or not bytes(metadata).startswith(_MARK)):
         return metadata
@@ -190,7 +157,7 @@ def with_changes(metadata: msgspec.Raw | None, changes: Sequence[Change]) -> msg
 
 
 def split_metadata(metadata: msgspec.Raw) -> tuple[msgspec.Raw | None, list[Change]]:
-    """Return a task's metadata as its caller gave them, and what was changed in the request."""
+    """Return a task's metadata as its caller sent them, and the changes of the request."""
     raw = bytes(metadata)
     if not raw.startswith(_MARK):
         return metadata, []

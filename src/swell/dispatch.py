@@ -1,7 +1,7 @@
-"""Contract of dispatch: how a worker gets work and tells what became of it.
+"""Messages between worker and backend, and the protocol through which a worker's engine sends them.
 
-These are the messages of `/worker/v1/…`, and the protocol that a worker's engine sees. Over HTTP it
-is implemented by `brokers/remote.py`; the backend answers it in `api/workers.py`.
+`brokers/remote.py` implements the protocol over HTTP (`/worker/v1/…`); the backend answers in
+`api/workers.py`.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -20,11 +20,11 @@ from swell.task import Settlement
 
 
 class BackendUnavailable(Unavailable):
-    """The backend answered a worker, and cannot do what was asked now."""
+    """The backend answered a worker, but cannot serve the request now."""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker introduces itself. Registering again under the same `worker_id` is a restart."""
+    """Registers a worker. A second registration under the same name is a restart."""
 
     name: str
     pool: str = "default"
@@ -33,26 +33,25 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     host: str = ""
     pid: int = 0
-    #: What its machine, container or process is called by whoever launched it; empty where nobody
-    #: of ours did.
+    #: The provider's name of its machine, container or process; empty for a worker started by hand.
     instance: str = ""
     #: Version of Swell.
     release: str = ""
-    #: What the worker's clock said when it sent this.
+    #: Time of sending, by the worker's clock.
     sent_at: datetime | None = None
-    #: Its cold start, ready now or further; None of a worker that does not tell it.
+    #: Its cold start, as far as it is known; None if the worker does not report it.
     startup: Startup | None = None
 
 
 class StartingAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a worker that is not ready yet."""
 
-    #: Tell again at least this often, in seconds, or be taken for dead.
+    #: The worker must report again within this time, in seconds, or it counts as dead.
     tell_every_s: float
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker must keep to."""
+    """The answer to `Registration`: times and limits for the worker."""
 
     worker_id: str
     #: Leases last this long unless extended, in seconds.
@@ -61,22 +60,21 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     #: The longest wait that a lease call may ask for, in seconds.
     max_wait_s: float
-    #: Files up to this size travel inside the report of their outcome, which spares two requests;
-    #: 0 where files go elsewhere than to the backend itself.
+    #: Files up to this size travel inside the report of their outcome, which saves two requests; 0
+    #: if files go to another service.
     enclose_bytes: int = 0
     #: As of `Grant`.
     staged: dict[str, tuple[str, ...]] = {}
 
 
 class Switches(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How often a worker has brought or changed one of its models, since it started."""
+    """How often a worker has loaded or changed one of its models, since it started."""
 
     model: str
-    #: Loaded anew, and brought back from the host's memory. What is loaded before the worker takes
-    #: work does not count.
+    #: Loads from disk, and from host memory. Loads before the worker takes work do not count.
     disk: int = 0
     host: int = 0
-    #: Other LoRAs put on its weights.
+    #: Changes of the LoRAs on its weights.
     loras: int = 0
 
 
@@ -90,13 +88,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: At most this many tasks; 0 only listens for cancellations and drain.
     n: int
     wait_s: float = 0.0
-    #: Models that are on the worker's device now, the most useful first; None where all always are.
+    #: Models on the worker's device now, the most useful first; None if all stay there.
     residents: list[str] | None = None
-    #: Ids that the worker took from the queues itself: these are started as far as they may run
-    #: here, nothing else is leased, and the answer comes at once.
+    #: Ids of tasks that the worker polled from an external queue: the backend leases those that may
+    #: run here and nothing else, and answers at once.
     offered: list[str] = []
-    #: After an answer that may have brought tasks got lost: all that the worker has. What it was
-    #: granted besides is taken back unharmed, before anything is granted.
+    #: After a lost answer that may have contained tasks: all leases that the worker has. The
+    #: backend first returns its other leases to the queue, without counting an attempt.
     known: list[Hold] | None = None
 
 
@@ -111,24 +109,21 @@ class LeasedTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input: msgspec.Raw
     count: int = 1
     seed: int | None = None
-    #: Seconds until the task is worthless; None for no deadline.
+    #: Seconds until the task's deadline; None for no deadline.
     finish_within_s: float | None = None
-    #: URLs in `input` that name files of the backend itself → where to read them, for as long as an
-    #: attempt takes. Those in the input may have expired, and may name a host that only the client
-    #: can reach.
+    #: URLs in `input` of files of the backend itself → URLs to read them during the attempt. Those
+    #: in the input may have expired, and may use a host that only the client can reach.
     own_files: dict[str, str] = {}
-    #: Where to read what an attempt that was handed back had drawn (`Released.checkpoint`), for as
-    #: long; a worker that cannot use it starts anew.
+    #: URL of the checkpoint of an earlier attempt (`Released.checkpoint`); a worker that cannot use
+    #: it starts from the beginning.
     checkpoint: str | None = None
-    #: Where the task's trace goes on in the worker; None where it is not traced.
+    #: Parent of the worker's spans; None if the task is not traced.
     traceparent: str | None = None
-    #: Of a pipeline: how many attempts other stages have had. Only what comes after them is a sign
-    #: that the task was tried before.
+    #: In a pipeline: attempts of other stages. Only further attempts are retries of this stage.
     earlier: int = 0
-    #: Of a pipeline: whether a later stage may run on the same worker, which says with
-    #: `Report.onward` whether it goes on.
+    #: In a pipeline: whether a later stage may run on the same worker; see `Report.onward`.
     may_go_on: bool = False
-    #: Whether it is a stage of a pipeline: its files are told when it is over, and not before.
+    #: Whether it is a stage of a pipeline: it reports its files only when it has ended.
     is_stage: bool = False
 
     @property
@@ -141,116 +136,116 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to `Ask`."""
 
     tasks: list[LeasedTask] = []
-    #: Held tasks that are to be stopped: canceled, expired, or no longer this worker's.
+    #: Held tasks to stop: canceled, expired, or leased by another worker.
     cancels: list[str] = []
-    #: Finish what you hold, take nothing new, go.
+    #: Finish the held tasks, take no new ones, and exit.
     drain: bool = False
-    #: As of `swell.broker.LeaseRequest`: for whoever takes ids from the queues itself.
+    #: As in `swell.broker.LeaseRequest`, for workers that poll external queues.
     staged: dict[str, tuple[str, ...]] = {}
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that happened within an attempt. `place` grows by one within the attempt."""
+    """An event within an attempt. `place` counts up by one within the attempt."""
 
     task_id: str
     attempt: int
     token: str
     #: 1 to 999,998.
     place: int
-    #: `progress`, `preview` or `artifact`. The last tells of a file of the result that is there
-    #: before the result is: an artifact with `index`, its place among them, and the `seed` of its
-    #: sample. Its `key` is one of the attempt's. They come in the order of `index`, each once.
+    #: `progress`, `preview` or `artifact`. The last is a file that is complete before the result:
+    #: an artifact with its `index` in the result, the `seed` of its sample, and a `key` of the
+    #: attempt. Artifacts come in the order of `index`, each once.
     kind: str
     data: dict[str, Any] = {}
-    #: How many files of the attempt were told before.
+    #: Number of files of the attempt that were reported before.
     files: int = 0
-    #: Whether it was told before: a file, to a backend that may have forgotten it or never heard.
+    #: Whether this is a repetition, for a backend that may not know the file.
     again: bool = False
 
 
 class Enclosure(msgspec.Struct, frozen=True, kw_only=True):
-    """A small file inside the report that tells of it."""
+    """A small file inside a report."""
 
-    #: That of an artifact of an outcome in the same report, or of one that progress in it tells of;
-    #: then the report of the outcome has it again, in case that it could not be stored.
+    #: Key of an artifact in an outcome or in progress of the same report. After progress, the
+    #: report of the outcome contains it again, in case that it could not be stored.
     key: str
     #: In JSON as base64.
     data: bytes
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything a worker has to tell at once: `POST /worker/v1/report`.
+    """Progress, outcomes and heartbeat of a worker: `POST /worker/v1/report`.
 
-    Every report is a heartbeat: the leases in `holds` are extended. `ask`, if given, leases more in
-    the same commit, so that a busy worker needs one call per batch; it never waits.
+    Every report extends the leases in `holds`. `ask` leases more tasks in the same commit, so that
+    a busy worker needs one call per batch; it never waits.
     """
 
     worker_id: str
     progress: list[Progress] = []
     settlements: list[Settlement] = []
-    #: Stored before the outcomes that name them are written, and before they are told of.
+    #: Stored before the outcomes that name them are written, and before clients learn of them.
     enclosures: list[Enclosure] = []
     holds: list[Hold] = []
     ask: int = 0
-    #: So many of the pipelines whose stages are settled here may go on here at once, in the places
-    #: that they leave.
+    #: Number of pipelines, of those with a stage settled here, that may start their next stage on
+    #: this worker at once, in the slots that become free.
     onward: int = 0
     #: As in `Ask`.
     residents: list[str] | None = None
     known: list[Hold] | None = None
-    #: Of models that were brought at least once, where they take turns on the device.
+    #: For models that were loaded at least once, if models take turns on the device.
     switches: list[Switches] = []
-    #: Its cold start once it is done, restarts and switches; each is told until it is answered.
+    #: Finished cold starts, restarts and switches; each is repeated until it is acknowledged.
     startups: list[Startup] = []
-    #: This is the last report of a worker that goes.
+    #: Whether this is the last report of a worker that exits.
     goodbye: bool = False
 
 
 class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to `Report`, written before it is sent."""
+    """The answer to `Report`, sent once the outcomes are durable."""
 
-    #: Ids of settled tasks whose outcome was not taken, since the lease was no longer held.
+    #: Ids of settled tasks with a refused outcome, because the lease was no longer held.
     stale: list[str] = []
-    #: Held tasks that are to be stopped: canceled, expired, or no longer this worker's.
+    #: Held tasks to stop: canceled, expired, or leased by another worker.
     cancels: list[str] = []
     drain: bool = False
-    #: What `ask` brought.
+    #: Tasks leased by `ask`.
     tasks: list[LeasedTask] = []
-    #: Of the tasks whose progress was told, those that somebody follows: previews are worth making.
+    #: Tasks in `progress` that clients follow, so that previews are useful.
     watched: list[str] = []
-    #: A backend may have missed files of running tasks: tell once more which are there.
+    #: Whether to report the files of running tasks again: the backend may have missed them.
     tell_files: bool = False
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where to put one file: `PUT` the bytes to `url`, then name `key` in the outcome."""
+    """Permission to store one file: `PUT` the bytes to `url`, then name `key` in the outcome."""
 
     key: str
     url: str
-    #: Headers that must go along.
+    #: Headers to send.
     headers: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """An input file that is being read."""
+    """An input file while it is read."""
 
-    #: Its size, as far as the other side tells.
+    #: Its size; None if the server does not say it.
     size_bytes: int | None
     parts: AsyncIterator[bytes]
 
 
 class Dispatch(Protocol):
-    """What a worker's engine knows of the rest of the world.
+    """A worker's connection to the backend.
 
     Guarantees:
-        `report` returns only when the settlements are durable. A call that failed on the way may be
+        `report` returns only when the settlements are durable. A call that failed in transit may be
         repeated. Raises `Unavailable` while the backend cannot be reached, `Unauthenticated` or
         `NotFound` when the worker must register again.
     """
 
     async def starting(self, startup: Startup) -> StartingAnswer:
-        """Tell how far a cold start is, before the worker can register; or that it died.
+        """Report the progress or the failure of a cold start, before the worker registers.
 
         Raises:
             NotFound: The backend is older than this message.
@@ -258,25 +253,25 @@ class Dispatch(Protocol):
         ...
 
     async def register(self, registration: Registration) -> Welcome:
-        """Introduce the worker."""
+        """Register the worker."""
         ...
 
     async def lease(self, ask: Ask) -> Grant:
-        """Ask for work, and wait for it."""
+        """Lease tasks; wait until there are some."""
         ...
 
     async def report(self, report: Report) -> ReportAnswer:
-        """Tell what happened."""
+        """Report progress and outcomes, and extend leases."""
         ...
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
-        """Return where to put files of an attempt.
+        """Return permissions to store files of an attempt.
 
-        The keys of its outputs are `outputs/TASK/ATTEMPT/NAME`, that of what it leaves to the next
-        attempt is `checkpoint_key(TASK, ATTEMPT)`.
+        The keys of its outputs are `outputs/TASK/ATTEMPT/NAME`, the key of its checkpoint is
+        `checkpoint_key(TASK, ATTEMPT)`.
 
         Raises:
-            Conflict: The lease of this attempt is not held (any more).
+            Conflict: The worker does not hold the lease of this attempt.
         """
         ...
 
@@ -284,24 +279,24 @@ class Dispatch(Protocol):
         """Store one file. The same bytes may be stored again.
 
         Raises:
-            Conflict: Other bytes lie there already.
+            Conflict: The key already has other bytes.
         """
         ...
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
-        """Return the bytes and the media type of an input file, or of what an attempt has left.
+        """Return the bytes and the media type of an input file, or of a checkpoint.
 
-        A relative URL is one of the backend's.
+        A relative URL is one of the backend.
         """
         ...
 
     def open(self, url: str) -> AbstractAsyncContextManager[Incoming]:
-        """Read an input file part by part, whatever its size: for one that goes to the disk.
+        """Read an input file of any size part by part, such as to the disk.
 
-        The same URLs are read as by `fetch`, with the same errors.
+        Takes the same URLs as `fetch`, with the same errors.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...

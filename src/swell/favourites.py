@@ -1,14 +1,14 @@
-"""What people like best of what was made for them."""
+"""Likes of output files."""
 
 import msgspec
 
 
 class Viewer(msgspec.Struct, frozen=True):
-    """Who likes something.
+    """A user who likes files.
 
     Args:
-        key_id: The key by which they ask.
-        user: On whose behalf the key says it; empty for the key itself.
+        key_id: The API key of the request.
+        user: The user of that key; empty for the key itself.
     """
 
     key_id: str
@@ -16,12 +16,12 @@ class Viewer(msgspec.Struct, frozen=True):
 
 
 class Favourite(msgspec.Struct, frozen=True):
-    """One file of a task that somebody likes.
+    """One file of a task that a user likes.
 
     Args:
-        viewer: Who.
-        task_id: Of the task.
-        artifact: The place of the file among its artifacts, from 0 on.
+        viewer: The user.
+        task_id: The task.
+        artifact: Index of the file among its artifacts, from 0 on.
     """
 
     viewer: Viewer

@@ -19,10 +19,10 @@ import msgspec
 from swell.task import Task, TaskState, new_id
 from swell.webhook import ENDS, PASSING, STARTED
 
-#: Of what a receiver answers so much is kept, in characters.
+#: Characters that are kept of an answer.
 SNIPPET_CHARS: Final = 500
 
-#: So many attempts are kept, those before a replay included.
+#: Attempts that are kept, those before a replay included.
 MOST_TRIES_KEPT: Final = 50
 
 #: Why a delivery is skipped.
@@ -30,15 +30,15 @@ OVERTAKEN: Final = "an attempt failed, and there is something newer to tell of t
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is."""
+    """State of a delivery."""
 
-    #: For its first attempt, or for the next.
+    #: Waits for its first attempt, or for the next.
     WAITING = "waiting"
-    #: The receiver has answered with 2xx.
+    #: The receiver answered with 2xx.
     DELIVERED = "delivered"
     #: No attempt is left, or none makes sense; it may be replayed.
     FAILED = "failed"
-    #: An attempt failed, and by then there was something newer to tell of the same task.
+    #: An attempt failed, and a newer event of the task supersedes this one.
     SKIPPED = "skipped"
 
 
@@ -47,11 +47,11 @@ class Try(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     at: datetime
     took_s: float
-    #: HTTP status; None where there was no answer.
+    #: HTTP status; None without an answer.
     status: int | None = None
-    #: Stable word: `timeout`, `refused_url`, `connection`, `status`, …; empty where it succeeded.
+    #: `timeout`, `refused_url`, `connection`, `status`, …; empty if it succeeded.
     error: str = ""
-    #: What went wrong, in words.
+    #: Description for people.
     detail: str = ""
 
 
@@ -63,46 +63,46 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     #: Of a standing endpoint; empty for the task's own URL.
     endpoint: str = ""
-    #: Who asked to be told, and sees what became of it.
+    #: The key that may see the delivery.
     key_id: str = ""
     #: As in `swell.webhook.EVENTS`.
     event: str
-    #: Receivers at one place share the limits of that place.
+    #: Receivers at one place share its limits.
     place: str = ""
-    #: Which attempt of the task it tells of.
+    #: The attempt of the task.
     attempt: int = 0
     #: When it happened.
     at: datetime
-    #: What passing events tell, and who started the task.
+    #: Data of progress, previews and artifacts, and the worker of a start.
     data: msgspec.Raw | None = None
     state: DeliveryState = DeliveryState.WAITING
-    #: Attempts that were made since it was posted or replayed.
+    #: Attempts since it was written or replayed.
     tries: int = 0
-    #: When the next attempt is to be made; None unless it waits.
+    #: Time of the next attempt; None unless it waits.
     due_at: datetime | None = None
     ended_at: datetime | None = None
-    #: Why it has failed or was skipped, in words.
+    #: Why it failed or was skipped, for people.
     reason: str = ""
     log: tuple[Try, ...] = ()
-    #: The beginning of each answer, as `log`; empty where the task's data was removed.
+    #: The beginning of each answer, as `log`; empty if the data of the task was removed.
     answers: tuple[str, ...] = ()
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a standing endpoint is to be told."""
+    """The events that a standing endpoint gets."""
 
     endpoint: str
-    #: Of which key's tasks; None for all.
+    #: Only of tasks of this key; None for all.
     key_id: str | None
-    #: The key that made it; empty for the task's.
+    #: The key that made it; empty for that of the task.
     owner: str = ""
     events: tuple[str, ...]
-    #: Of which models (`owner/name`, or `owner/*`); empty for all.
+    #: Only of these models (`owner/name`, or `owner/*`); empty for all.
     models: tuple[str, ...] = ()
     place: str = ""
 
     def wants(self, event: str, task: Task) -> bool:
-        """Whether an event of a task is to be told."""
+        """Whether the endpoint gets an event of a task."""
         if event not in self.events or self.key_id not in (None, task.key_id):
             return False
         owner = task.model.partition("/")[0] + "/*"
@@ -110,7 +110,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """A passing event, as its worker told it."""
+    """Progress, a preview or an artifact, as reported by a worker."""
 
     task_id: str
     attempt: int
@@ -119,17 +119,17 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an attempt to deliver."""
+    """Result of an attempt to deliver."""
 
     id: str
-    #: How many had been made before: who finds another number was overtaken, and writes nothing.
+    #: Attempts before this one. If the delivery has another number, the result is ignored.
     tries: int
     attempt: Try
     answer: str = ""
-    #: What was gone of the task when it was told of: the answer may quote whatever was not.
+    #: Data of the task that was removed before the attempt: the answer cannot quote it.
     inputs_removed: bool = False
     outputs_removed: bool = False
-    #: What it is now; `due_at` only where it waits on.
+    #: The new state; `due_at` only if it still waits.
     state: DeliveryState
     due_at: datetime | None = None
     reason: str = ""
@@ -154,14 +154,14 @@ class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What waits: how many deliveries, and when the event of the oldest happened."""
+    """How many deliveries wait, and the time of the oldest event."""
 
     waiting: int = 0
     oldest_at: datetime | None = None
 
 
 def place_of(key_id: str, url: str) -> str:
-    """Return where a key's URL leads: what its receivers there share."""
+    """Return the place of a URL: the key, and the origin of the URL."""
     parts = urlsplit(url)
     return f"{key_id} {parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
@@ -169,23 +169,23 @@ def place_of(key_id: str, url: str) -> str:
 def deliveries_of(
     before: Task, after: Task, watches: Sequence[Watch], now: datetime
 ) -> list[Delivery]:
-    """Return what is to be delivered because a task has changed. Pure but for random ids."""
-    # A pipeline that goes on with its next stage at once has started that attempt.
+    """Return the deliveries that a change of a task causes. Pure but for random IDs."""
+    # A pipeline that starts its next stage at once has a new attempt.
     is_same = after.state is before.state and after.attempt == before.attempt
     if is_same or after.state is TaskState.QUEUED:
         return []
     event = STARTED if after.state is TaskState.RUNNING else after.state._value_
-    told = {"worker": after.worker_id}
+    values = {"worker": after.worker_id}
     if after.run is not None:
-        told["stage"] = after.run.stage.name
-    data = msgspec.Raw(msgspec.json.encode(told))
+        values["stage"] = after.run.stage.name
+    data = msgspec.Raw(msgspec.json.encode(values))
     return posted(after, event, data if event == STARTED else None, watches, now)
 
 
 def posted(
     task: Task, event: str, data: msgspec.Raw | None, watches: Sequence[Watch], now: datetime
 ) -> list[Delivery]:
-    """Return the deliveries of one event to all that want it. Pure but for random ids."""
+    """Return the deliveries of one event to all receivers. Pure but for random IDs."""
     receivers = [
         (each.endpoint, each.place, each.owner or task.key_id)
         for each in watches
@@ -212,39 +212,39 @@ def posted(
 
 
 def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
-    """Whether somebody wants to be told what passes by while a task runs. Pure."""
+    """Whether any receiver gets progress, previews or artifacts of a task. Pure."""
     wanted = [] if task.webhook is None else [task.webhook.events]
     wanted += [each.events for each in watches if each.key_id in (None, task.key_id)]
     return any(event in PASSING for events in wanted for event in events)
 
 
 def may_quote_removed(
-    told: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
+    result: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
 ) -> bool:
-    """Whether an answer may quote what was removed of its task since it was told of. Pure."""
-    inputs_went = inputs_removed and not told.inputs_removed
-    return inputs_went or (outputs_removed and not told.outputs_removed)
+    """Whether an answer may quote data that was removed since the attempt. Pure."""
+    inputs_went = inputs_removed and not result.inputs_removed
+    return inputs_went or (outputs_removed and not result.outputs_removed)
 
 
 def after_try(
-    delivery: Delivery, told: Told, *, has_later: bool, quotes_removed: bool = False
+    delivery: Delivery, result: Told, *, has_later: bool, quotes_removed: bool = False
 ) -> Delivery:
     """Return a delivery after an attempt. Pure.
 
     Args:
-        delivery: As it was. What was overtaken or given up while the attempt was under way stays
-            so, unless that has succeeded.
-        told: What became of the attempt.
-        has_later: Whether a later one waits in its line.
-        quotes_removed: Whether the answer may quote what is no longer kept.
+        delivery: Before the attempt. If it was superseded or failed during the attempt, only a
+            success changes that.
+        result: Result of the attempt.
+        has_later: Whether a later delivery waits in its line.
+        quotes_removed: Whether the answer may quote removed data.
     """
-    answer = "" if quotes_removed else told.answer[:SNIPPET_CHARS]
-    state, due_at, reason = told.state, told.due_at, told.reason
+    answer = "" if quotes_removed else result.answer[:SNIPPET_CHARS]
+    state, due_at, reason = result.state, result.due_at, result.reason
     if delivery.state is not DeliveryState.WAITING and state is not DeliveryState.DELIVERED:
         state, due_at, reason = delivery.state, None, delivery.reason
     elif state is DeliveryState.WAITING and has_later and delivery.event not in ENDS:
         state, due_at, reason = DeliveryState.SKIPPED, None, OVERTAKEN
-    # Those of before may have been removed.
+    # Earlier answers may have been removed.
     missing = len(delivery.log) - len(delivery.answers)
     return msgspec.structs.replace(
         delivery,
@@ -252,7 +252,7 @@ def after_try(
         reason=reason,
         tries=delivery.tries + 1,
         due_at=due_at,
-        ended_at=None if state is DeliveryState.WAITING else told.attempt.at,
-        log=(*delivery.log, told.attempt)[-MOST_TRIES_KEPT:],
+        ended_at=None if state is DeliveryState.WAITING else result.attempt.at,
+        log=(*delivery.log, result.attempt)[-MOST_TRIES_KEPT:],
         answers=(*delivery.answers, *[""] * missing, answer)[-MOST_TRIES_KEPT:],
     )

@@ -1,4 +1,4 @@
-"""Contract of a provider: whoever can start and stop workers."""
+"""Contract of providers, which start and stop workers."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,25 +11,25 @@ import msgspec
 from swell.errors import Unavailable
 from swell.money.pricing import LivePrice
 
-#: The variable by which a worker is told when it was asked for: `Instance.launched_at` in ISO 8601.
+#: The variable with the time of a worker's launch request: `Instance.launched_at` in ISO 8601.
 ASKED_AT: Final = "SWELL_WORKER__ASKED_AT"
 
-#: The variable by which a worker is told which instance it is: `Instance.id`.
+#: The variable with the id of a worker's instance: `Instance.id`.
 INSTANCE_ID: Final = "SWELL_INSTANCE_ID"
 
-#: The variable by which a worker is told how long after a signal it is killed, in seconds.
+#: The variable with the time from SIGTERM until the platform kills the worker, in seconds.
 KILLED_AFTER_S: Final = "SWELL_WORKER__KILLED_AFTER_S"
 
 
 class InstanceState(StrEnum):
-    """Where an instance is in its life."""
+    """The state of an instance."""
 
-    #: Asked for, not yet running.
+    #: Requested, not yet running.
     STARTING = "starting"
     RUNNING = "running"
-    #: Told to end, not yet gone.
+    #: Asked to end, not yet ended.
     STOPPING = "stopping"
-    #: Gone; kept in the list for a while so that its end can be seen.
+    #: Ended; listed for some time so that the controller sees the end.
     ENDED = "ended"
 
 
@@ -38,17 +38,17 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     pool: str
     n: int = 1
-    #: Repeated with the same token, a request gives the instances that it gave before. Empty for
-    #: one that is never repeated. At most 100 characters. One that was refused is asked for again
-    #: with another: some providers give the same answer to the same token.
+    #: Idempotency token, at most 100 characters: a repeated request returns the same instances.
+    #: Empty for a request that is never repeated. After a refusal use another token: some providers
+    #: repeat the answer.
     token: str = ""
     #: Command line of the worker, for providers that run commands.
     command: tuple[str, ...] = ()
-    #: What the worker must know (URL, token), as environment variables.
+    #: Environment variables of the worker, such as URL and token.
     environment: Mapping[str, str] = {}
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Tell what may stand in a log: of the environment names only, since it has a key."""
+        """Return fields for the log: of the environment only names, because it contains a key."""
         return [
             ("pool", self.pool),
             ("n", self.n),
@@ -59,8 +59,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Return the same in one line."""
-        told = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({told})"
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,34 +73,33 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     #: Exit code of a process that ended; negative for a signal.
     exit_code: int | None = None
-    #: Of the request that it was launched by.
+    #: Token of the launch request.
     token: str = ""
-    #: Where it stands, such as `us-east-1a`; empty where that means nothing.
+    #: Its location, such as `us-east-1a`; empty if the provider has none.
     location: str = ""
-    #: Its kind of machine, such as `g6.xlarge`; empty where that means nothing.
+    #: Its machine type, such as `g6.xlarge`; empty if the provider has none.
     kind: str = ""
-    #: Whether the provider may take it back.
+    #: Whether the provider may reclaim it.
     is_spot: bool = False
-    #: Why it has ended, or is about to, in the provider's own words.
+    #: Why it has ended or will end, in the provider's words.
     why: str = ""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """The provider is about to take an instance back."""
+    """The provider is about to reclaim an instance."""
 
     instance_id: str
-    #: When it is taken; None where only a risk is told.
+    #: Time of the reclaim; None for a warning without a time.
     at: datetime | None = None
 
 
 class Refused(Unavailable):
-    """The provider has none to give now, as it said.
+    """The provider refused a request: no capacity or no quota.
 
     Args:
-        detail: In its own words.
-        is_quota: Whether no more are allowed, rather than none to be had: asking again does not
-            help before somebody raises the limit.
-        retry_after_s: Not to be asked again before, in seconds; None for whatever the caller does.
+        detail: The provider's words.
+        is_quota: Whether a quota is exhausted, so that a retry fails until the quota is raised.
+        retry_after_s: Earliest time for a retry, in seconds; None if the caller may choose.
     """
 
     def __init__(
@@ -115,26 +114,26 @@ class Provider(Protocol):
     """Starts and stops workers.
 
     Guarantees:
-        `launch` returns the instances that it has asked for, each listed from then on until some
-        time after it has ended, and tells each worker in `ASKED_AT` when that was. They may be
-        fewer than were wanted. `terminate` is idempotent and asks the worker to drain first.
-        Each worker knows its instance's id: it registers with it as `instance`.
-        Instances survive the controller: `instances` finds them by their tags (deployment, pool,
-        token) where the provider outlives the process, and finds nobody else's. `terminate` ends
-        nobody else's either. One that was lost is told as ended.
+        `launch` returns the requested instances, perhaps fewer than `n`. `instances` lists each of
+        them until some time after its end. Each worker gets the launch time in `ASKED_AT`.
+        `terminate` is idempotent and asks the worker to drain first.
+        Each worker gets its instance's id, and registers with it as `instance`.
+        Instances outlive the controller if the provider outlives the process: `instances` finds
+        them by their tags (deployment, pool, token). `instances` and `terminate` never touch
+        instances of another deployment. A lost instance is listed as ended.
     """
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for instances.
+        """Request instances.
 
         Raises:
-            Unavailable: The provider has none to give now; `Refused` where it said so itself.
-            InvalidInput: The pool is not set up so that it can be launched.
+            Unavailable: The provider cannot be reached; `Refused` if it refused the request.
+            InvalidInput: The settings of the pool are not sufficient.
         """
         ...
 
     async def notices(self) -> list[Notice]:
-        """Return which instances are about to be taken back, as long as they are there."""
+        """Return the instances that the provider is about to reclaim, until they end."""
         ...
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
@@ -146,40 +145,38 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """End what would not outlive this process, and let go of everything."""
+        """End instances that cannot outlive this process, and close all connections."""
         ...
 
 
 @runtime_checkable
 class Tidying(Protocol):
-    """A provider that tidies up while it looks.
+    """A provider that cleans up while it lists instances.
 
-    It deletes what has stopped and costs on, or takes what it was told out of a queue.
+    It deletes stopped machines that still cost money, or takes notices out of a queue.
     """
 
-    #: Whether it does so; false while it only looks, and may then see less.
+    #: Whether it cleans up; if false it only lists, and may see less.
     tidies: bool
 
 
 @runtime_checkable
 class TellsPrices(Protocol):
-    """A provider whose cloud tells what machines cost now."""
+    """A provider of a cloud that publishes current prices."""
 
     async def prices(self) -> list[LivePrice]:
-        """Return what the kinds of machines of its options cost where they may stand.
-
-        What the cloud does not tell is left out.
+        """Return the prices of its machine types in its locations, as far as the cloud has them.
 
         Raises:
-            Unavailable: It cannot be asked now.
-            InvalidInput: It does not let us ask.
+            Unavailable: The cloud cannot be reached.
+            InvalidInput: The cloud refuses the request.
         """
         ...
 
 
 @contextlib.contextmanager
 def looking_only(providers: Iterable[Provider]) -> Iterator[None]:
-    """Have providers change nothing while the block runs, as long as only looks are asked for."""
+    """Turn off the cleaning of providers while the block runs."""
     tidying = [each for each in providers if isinstance(each, Tidying)]
     before = [each.tidies for each in tidying]
     for each in tidying:

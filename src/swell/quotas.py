@@ -1,17 +1,16 @@
-"""What keys and their users may use in a day and a month, and what they have paid for. Pure.
+"""Quotas by day and month, and prepaid credits, of keys and their users. Pure.
 
-An account is a key, or one user of it. It may have a quota (`Quota`), and credits: money that was
-paid before. A task is entered when it is accepted (`enter`): it counts as a task, its samples and
-what it will cost most probably are held. When it has ended (`close`) what was held goes, and what
-it made and cost in truth is spent, of the day and the month in which it was accepted. A task that
-did not succeed costs nothing and its samples are given back; that it was a task stays counted,
-since it took work. One that was entered and never came to be leaves nothing.
+An account is a key, or one user of it. `enter` reserves quota when a task is accepted: it counts
+the task, and holds its samples and its expected cost. `close` settles the reservation when the task
+has ended: the samples made and the actual cost count instead, in the day and month of acceptance. A
+task that did not succeed costs nothing and returns its samples, but counts as a task. The
+reservation of a task that was never accepted is undone.
 
-Stores load the rows that are needed (`Sheet`), have them changed here, and write them back in one
-transaction: so nobody gets more than there is, however many ask at once and wherever.
+Stores load the rows of accounts (`Sheet`), call `enter` or `close`, and write them back in one
+transaction, so concurrent backends never grant more than there is.
 
     left of a limit   = limit - spent - held
-    left of credits   = granted - spent - held     (below 0 where tasks cost more than was held)
+    left of credits   = granted - spent - held     (below 0 if tasks cost more than was held)
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,23 +18,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict
 
-#: Stands for each user of a key that has no quota of its own.
+#: Each user of a key without a quota for that user.
 ANY_USER: Final = "*"
 
-#: What is limited → what it is called.
-UNITS: Final = {"tasks": "tasks", "samples": "samples", "micros": "millionths of a dollar"}
+#: Units of limits; `micros` are millionths of a dollar.
+UNITS: Final = ("tasks", "samples", "micros")
 
-#: Key id, and "" for the key itself, `ANY_USER`, or `=` and the name of a user.
+#: An account: key id, and "" for the key itself, `ANY_USER`, or `=` and the name of a user.
 Place = tuple[str, str]
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How much a key, or a user of it, may use; None for any amount.
-
-    Days and months are those of UTC.
-    """
+    """The limits of a key, or of a user of it; None for no limit. Days and months are UTC."""
 
     key_id: str
     #: None for the key itself, `ANY_USER` for each of its users.
@@ -47,7 +43,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Millionths of a dollar.
     micros_per_day: int | None = None
     micros_per_month: int | None = None
-    #: Nothing is accepted that credits do not cover.
+    #: Whether credits must cover every task.
     is_prepaid: bool = False
 
     def limits(self, at: datetime) -> list[tuple[str, str, int]]:
@@ -61,29 +57,23 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return found
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that is to be accepted."""
+class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task to be accepted."""
 
-    #: Of the task.
+    #: Id of the task.
     id: str
     key_id: str
     user: str | None = None
     samples: int = 1
-    #: What it will cost most probably, in millionths of a dollar.
+    #: Its expected cost, in millionths of a dollar.
     micros: int = 0
     at: datetime
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """What is held for a task that has not ended."""
+class Hold(Ask, frozen=True, kw_only=True, omit_defaults=True):
+    """The reservation of a task that has not ended."""
 
-    id: str
-    key_id: str
-    samples: int
-    micros: int
-    at: datetime
-    #: User → whether its credits are held, of each account that the task was entered in; as in
-    #: `Place`.
+    #: User part of the `Place` of each account with a quota → whether credits are held.
     users: dict[str, bool]
 
 
@@ -91,11 +81,10 @@ class Settled(msgspec.Struct, frozen=True):
     """A task that has ended.
 
     Args:
-        id: Of the task.
-        micros: What it cost; None where it did not succeed, and costs nothing.
-        samples: How many it made; None for as many as were held.
-        was_task: Whether it ever was a task; else it was refused after it was entered, or there
-            already.
+        id: Id of the task.
+        micros: Its cost; None if it did not succeed, and costs nothing.
+        samples: The samples it made; None for the number that was held.
+        was_task: Whether it was accepted.
     """
 
     id: str
@@ -105,14 +94,14 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Credit(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that was paid before, or taken back."""
+    """A grant of credits, or their removal."""
 
-    #: Given by whoever tops up: the same is granted once.
+    #: Chosen by the operator; the same id is granted once.
     id: str
     key_id: str
     #: None for the key itself.
     user: str | None = None
-    #: Millionths of a dollar; less than 0 to take back.
+    #: Millionths of a dollar; negative to remove.
     micros: int
     at: datetime
     note: str = ""
@@ -127,32 +116,35 @@ class Account(msgspec.Struct):
 
     @property
     def left(self) -> int:
-        """What can still be used."""
+        """The credits that remain."""
         return self.granted - self.spent - self.held
 
 
 class Use(msgspec.Struct):
-    """What an account has used in a day or a month."""
+    """The use of an account in a day or a month."""
 
     tasks: int = 0
     samples: int = 0
     micros: int = 0
-    #: Of tasks that have not ended, in millionths of a dollar.
+    #: The expected cost of tasks that have not ended, in millionths of a dollar.
     held: int = 0
 
+    def add(self, other: "Use") -> None:
+        """Add another use."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def of(self, unit: str) -> int:
-        """Return how much of a unit is used or held."""
-        if unit == "micros":
-            return self.micros + self.held
-        return self.tasks if unit == "tasks" else self.samples
+        """Return the use of a unit, with reservations."""
+        return {"tasks": self.tasks, "samples": self.samples}.get(unit, self.micros + self.held)
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of one limit, or of credits."""
+    """The remainder of one limit, or of credits."""
 
     #: None for the key itself.
     user: str | None
-    #: `tasks`, `samples` or `micros`; `credits` where these are what is left.
+    #: `tasks`, `samples`, `micros` or `credits`.
     unit: str
     #: Day or month, as in `2026-11-26` or `2026-11`; empty for credits.
     period: str = ""
@@ -160,90 +152,94 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     left: int
 
     @property
+    def period_name(self) -> str:
+        """`day` or `month`."""
+        return "month" if len(self.period) == 7 else "day"
+
+    @property
     def name(self) -> str:
-        """Such as `tasks-day`, as headers have it."""
+        """The name in headers, such as `tasks-day`."""
         whose = "" if self.user is None else "user-"
-        if not self.period:
-            return whose + "credits"
-        return f"{whose}{self.unit}-{'month' if len(self.period) == 7 else 'day'}"
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """What is used up, and how much more was asked for."""
-
-    standing: Standing
-    asked: int
+        return f"{whose}{self.unit}-{self.period_name}" if self.period else f"{whose}{self.unit}"
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of tasks that were to be entered: all of them, or none where there is a refusal.
+    """Whether quota was reserved for tasks: for all of them or for none.
 
     Args:
-        refusal: The first limit that is in the way.
-        standings: What is left, after these tasks.
+        standings: The remainder of each limit after these tasks, or the limit that refused them.
+        refused_by: The first limit that was too low.
+        asked: The amount of it that the tasks need.
     """
 
-    refusal: Refusal | None = None
     standings: tuple[Standing, ...] = ()
+    refused_by: Standing | None = None
+    asked: int = 0
 
 
 class Sheet:
-    """The rows of some accounts, and which of them were changed."""
+    """The rows of some accounts."""
 
     def __init__(self) -> None:
         self.quotas: dict[Place, Quota] = {}
         self.accounts: dict[Place, Account] = {}
-        #: Place and period.
+        #: By place and period.
         self.uses: dict[tuple[str, str, str], Use] = {}
-        self.changed_accounts: set[Place] = set()
-        self.changed_uses: set[tuple[str, str, str]] = set()
 
-    def copy(self) -> "Sheet":
-        """Return a sheet with the same rows, to try something."""
-        other = Sheet()
-        other.quotas = dict(self.quotas)
-        other.accounts = {place: replace(each) for place, each in self.accounts.items()}
-        other.uses = {period: replace(each) for period, each in self.uses.items()}
-        return other
-
-    def quota(self, key_id: str, user: str) -> Quota | None:
+    def quota(self, place: Place) -> Quota | None:
         """Return the quota of an account: its own, or that of each user."""
-        own = self.quotas.get((key_id, user))
+        key_id, user = place
+        own = self.quotas.get(place)
         return self.quotas.get((key_id, ANY_USER)) if own is None and user else own
 
     def account(self, place: Place) -> Account:
         """Return the credits of an account."""
-        return self.accounts.setdefault(place, Account())
+        return self.accounts.get(place, Account())
 
     def use(self, place: Place, period: str) -> Use:
-        """Return what an account has used in a period."""
-        return self.uses.setdefault((*place, period), Use())
+        """Return the use of an account in a period."""
+        return self.uses.get((*place, period), Use())
 
-    def note(self, place: Place, at: datetime, **more: int) -> None:
-        """Count more, or less, of `tasks`, `samples`, `micros` or `held` in the day and month."""
+    def add(self, place: Place, at: datetime, use: Use, *, is_prepaid: bool) -> None:
+        """Add to the use of an account in the day and the month of a moment, and to its credits."""
         for period in (day_of(at), month_of(at)):
-            use = self.use(place, period)
-            for name, amount in more.items():
-                setattr(use, name, getattr(use, name) + amount)
-            self.changed_uses.add((*place, period))
+            self.uses.setdefault((*place, period), Use()).add(use)
+        if is_prepaid:
+            account = self.accounts.setdefault(place, Account())
+            account.spent += use.micros
+            account.held += use.held
 
-    def credit(self, place: Place, **more: int) -> None:
-        """Count more, or less, of `granted`, `spent` or `held` of an account's credits."""
-        account = self.account(place)
-        for name, amount in more.items():
-            setattr(account, name, getattr(account, name) + amount)
-        self.changed_accounts.add(place)
+    def standings(self, place: Place, at: datetime) -> list[Standing]:
+        """Return the remainder of each limit of an account, and of its credits."""
+        quota, user = self.quota(place), user_at(place)
+        if quota is None:
+            return []
+        found = []
+        for period, unit, limit in quota.limits(at):
+            left = limit - self.use(place, period).of(unit)
+            found.append(Standing(user=user, unit=unit, period=period, limit=limit, left=left))
+        if quota.is_prepaid:
+            account = self.account(place)
+            found.append(
+                Standing(user=user, unit="credits", limit=account.granted, left=account.left)
+            )
+        return found
 
 
 def place_of(key_id: str, user: str | None) -> Place:
-    """Return where the rows of an account lie."""
-    if user is None or user == "":
+    """Return the account of a key, or of a user of it."""
+    if not user:
         return key_id, ""
     return key_id, user if user == ANY_USER else f"={user}"
 
 
+def places_of(key_id: str, user: str | None) -> list[Place]:
+    """Return the accounts that a task counts for: its key's, and its user's."""
+    return [(key_id, ""), (key_id, f"={user}")] if user else [(key_id, "")]
+
+
 def user_at(place: Place) -> str | None:
-    """Return whose account lies there; None for the key's own."""
+    """Return the user of an account; None for a key's own."""
     return place[1].removeprefix("=") or None
 
 
@@ -258,123 +254,67 @@ def month_of(at: datetime) -> str:
 
 
 def resets_at(period: str) -> datetime:
-    """Return when a day or a month is over."""
+    """Return the end of a day or a month."""
     if len(period) > 7:
         return datetime.fromisoformat(period).replace(tzinfo=UTC) + timedelta(days=1)
     year, month = map(int, period.split("-"))
     return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
 
-def needed(asks: Iterable[Ask | Hold]) -> tuple[set[Place], set[tuple[str, str, str]]]:
-    """Return which accounts, and which of their periods, tasks may be entered in."""
-    places: set[Place] = set()
-    periods: set[tuple[str, str, str]] = set()
-    for each in asks:
-        users = each.users if isinstance(each, Hold) else _users(each)
-        for user in users:
-            places.add((each.key_id, user))
-            for period in (day_of(each.at), month_of(each.at)):
-                periods.add((each.key_id, user, period))
-    return places, periods
-
-
-def _users(ask: Ask) -> list[str]:
-    return ["", f"={ask.user}"] if ask.user else [""]
-
-
 def enter(sheet: Sheet, asks: Sequence[Ask]) -> tuple[Verdict, list[Hold]]:
-    """Enter tasks, all or none; return what is left and what is held for them.
+    """Reserve quota for tasks, all or none; return the remainder and the reservations.
 
     Args:
-        sheet: With the quotas, accounts and uses of `needed`; changed.
+        sheet: The rows of the tasks' accounts; changed.
         asks: The tasks.
     """
-    refusal = _refusal(sheet, asks)
-    if refusal is not None:
-        return Verdict(refusal, (refusal.standing,)), []
+    wanted, at = _wanted(asks), asks[0].at
+    for place, use in wanted.items():
+        for each in sheet.standings(place, at):
+            asked = use.of(each.unit)
+            # Even a task of unknown cost needs some money.
+            is_spent = each.unit in ("credits", "micros") and each.left <= 0
+            if asked > each.left or is_spent:
+                return Verdict((each,), each, asked), []
     holds = []
     for ask in asks:
         users = {}
-        for user in _users(ask):
-            quota = sheet.quota(ask.key_id, user)
-            if quota is None:
-                continue
-            place = ask.key_id, user
-            users[user] = quota.is_prepaid
-            sheet.note(place, ask.at, tasks=1, samples=ask.samples, held=ask.micros)
-            if quota.is_prepaid:
-                sheet.credit(place, held=ask.micros)
+        for place in places_of(ask.key_id, ask.user):
+            quota = sheet.quota(place)
+            if quota is not None:
+                users[place[1]] = quota.is_prepaid
+                sheet.add(place, ask.at, _use_of(ask), is_prepaid=quota.is_prepaid)
         if users:
-            holds.append(
-                Hold(
-                    id=ask.id,
-                    key_id=ask.key_id,
-                    samples=ask.samples,
-                    micros=ask.micros,
-                    at=ask.at,
-                    users=users,
-                )
-            )
-    places = dict.fromkeys((ask.key_id, user) for ask in asks for user in _users(ask))
-    left = [each for place in places for each in standing_of(sheet, place, asks[0].at)]
-    return Verdict(None, tuple(left)), holds
+            holds.append(Hold(**asdict(ask), users=users))
+    left = [each for place in wanted for each in sheet.standings(place, at)]
+    return Verdict(tuple(left)), holds
 
 
 def close(sheet: Sheet, hold: Hold, settled: Settled) -> None:
-    """Enter that a task has ended.
+    """Settle the reservation of a task that has ended.
 
     Args:
-        sheet: With the accounts and uses of `needed`; changed.
-        hold: What was held for it.
-        settled: What it made, and what that cost.
+        sheet: The rows of the task's accounts; changed.
+        hold: The reservation.
+        settled: The result and its cost.
     """
-    spent, made = settled.micros or 0, 0
+    use = Use(samples=-hold.samples, held=-hold.micros)
     if settled.micros is not None:
-        made = hold.samples if settled.samples is None else settled.samples
+        use.micros = settled.micros
+        use.samples += hold.samples if settled.samples is None else settled.samples
+    if not settled.was_task:
+        use.tasks = -1
     for user, is_prepaid in hold.users.items():
-        place = hold.key_id, user
-        more, fewer = made - hold.samples, 0 if settled.was_task else -1
-        sheet.note(place, hold.at, tasks=fewer, samples=more, micros=spent, held=-hold.micros)
-        if is_prepaid:
-            sheet.credit(place, spent=spent, held=-hold.micros)
+        sheet.add((hold.key_id, user), hold.at, use, is_prepaid=is_prepaid)
 
 
-def standing_of(sheet: Sheet, place: Place, at: datetime) -> list[Standing]:
-    """Return what is left of each limit of an account, and of its credits."""
-    quota = sheet.quota(*place)
-    if quota is None:
-        return []
-    user = user_at(place)
-    found = [
-        Standing(
-            user=user,
-            unit=unit,
-            period=period,
-            limit=limit,
-            left=limit - sheet.use(place, period).of(unit),
-        )
-        for period, unit, limit in quota.limits(at)
-    ]
-    if quota.is_prepaid:
-        account = sheet.account(place)
-        found.append(Standing(user=user, unit="credits", limit=account.granted, left=account.left))
-    return found
+def _use_of(ask: Ask) -> Use:
+    return Use(tasks=1, samples=ask.samples, held=ask.micros)
 
 
-def _refusal(sheet: Sheet, asks: Sequence[Ask]) -> Refusal | None:
-    """Return the first limit that is in the way of tasks together."""
-    asked: dict[Place, dict[str, int]] = {}
+def _wanted(asks: Iterable[Ask]) -> dict[Place, Use]:
+    found: dict[Place, Use] = {}
     for ask in asks:
-        for user in _users(ask):
-            sums = asked.setdefault((ask.key_id, user), {"tasks": 0, "samples": 0, "micros": 0})
-            sums["tasks"] += 1
-            sums["samples"] += ask.samples
-            sums["micros"] += ask.micros
-    for place, sums in asked.items():
-        for standing in standing_of(sheet, place, asks[0].at):
-            is_money = standing.unit in ("credits", "micros")
-            more = sums["micros"] if is_money else sums[standing.unit]
-            # Where nothing is known of what tasks cost, one that is to be paid for needs something.
-            if more > standing.left or (is_money and standing.left <= 0):
-                return Refusal(standing, more)
-    return None
+        for place in places_of(ask.key_id, ask.user):
+            found.setdefault(place, Use()).add(_use_of(ask))
+    return found

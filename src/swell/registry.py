@@ -26,7 +26,7 @@ class Scope(StrEnum):
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a key may ask; None leaves it to the settings, 0 means no limit."""
+    """Limits of a key; None means the limit of the settings, 0 means no limit."""
 
     #: Requests per second on average, and how many may come at once.
     rate_per_s: float | None = None
@@ -39,7 +39,7 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is kept: the secret itself is shown once and never stored."""
+    """An API key. Its secret is shown once and never stored."""
 
     id: str
     name: str
@@ -48,38 +48,38 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[Scope]
     created_at: datetime
     revoked_at: datetime | None = None
-    #: It no longer works from then on.
+    #: The key does not work from then on.
     expires_at: datetime | None = None
-    #: SHA-256 of the secret before the last rotation, which works until then.
+    #: SHA-256 of the secret before the last rotation, which works until `old_until`.
     old_digest: bytes | None = None
     old_until: datetime | None = None
-    #: Of a key for workers: the only pools, and the only models (`owner/name` or `owner/*`), that
-    #: they may register; any where it is empty.
+    #: Pools, and models (`owner/name` or `owner/*`), that workers with this key may register; empty
+    #: for any.
     pools: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     limits: KeyLimits = KeyLimits()
-    #: All priority classes that it may use, the usual one first; any where it is empty.
+    #: Priority classes that it may use, the default one first; empty for any.
     classes: tuple[str, ...] = ()
-    #: Kept by `Registry.touch_keys` alone; None if it was never used.
+    #: Set by `Registry.touch_keys` only; None if it was never used.
     used_at: datetime | None = None
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that an operator did, or tried to do."""
+    """One action of an operator, or an attempt."""
 
     #: Grows with time.
     id: str
     at: datetime
-    #: Who: the key by id and name, and the address it was used from.
-    key_id: str
-    key_name: str
-    address: str
-    #: What, such as `keys.create`, and to what.
+    #: The key of the operator, and the address of the request.
+    key_id: str = ""
+    key_name: str = ""
+    address: str = ""
+    #: Such as `keys.create`, and its target.
     action: str
     target: str = ""
     #: HTTP status of the answer.
     status: int
-    #: More in words, without secrets.
+    #: More for people, without secrets.
     detail: str = ""
     request_id: str = ""
 
@@ -92,21 +92,21 @@ class LedgerPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
-    """What was taken from an allowance since it was last told."""
+    """Use of a rate limit since the last report."""
 
     name: str
-    #: How long the allowance takes to give as much, in seconds; >= 0.
+    #: Time after which the limit allows this use again, in seconds; >= 0.
     cost_s: float
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """How long a model took, as its author measured it.
+    """Run time of a model, as its author measured it.
 
     Args:
         device: Such as `one core of an Apple M2` or `NVIDIA L4`.
         what: Such as `512 x 512, 12 steps`.
         took_s: Seconds.
-        measured_on: Day, such as `2026-11-25`; empty where it is not known.
+        measured_on: Day, such as `2026-11-25`; empty if unknown.
     """
 
     device: str
@@ -118,22 +118,22 @@ class Speed(msgspec.Struct, frozen=True):
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """A picture, a sound or a text on a card."""
 
-    #: What it shows, or what was asked for.
+    #: Description, or the prompt.
     caption: str
     content_type: str
     #: SHA-256 of its content, in hex.
     digest: str
-    #: Of a picture, in px; 0 of anything else.
+    #: Of a picture, in px; otherwise 0.
     width: int = 0
     height: int = 0
-    #: A text itself; empty of anything else.
+    #: Of a text: the text; otherwise empty.
     text: str = ""
-    #: Its content on the way to the backend, which keeps it apart from the card.
+    #: Content of the file, on the way to the backend, which stores it separately.
     data: bytes = b""
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What the world may know of one version of a model."""
+    """Public description of one version of a model."""
 
     #: `owner/name`.
     name: str
@@ -147,85 +147,77 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     examples: list[dict[str, Any]] = []
     #: `trial`, `canary`, `live` or `retired`.
     stage: str = "live"
-    #: Names of input fields whose equal values let inputs share a batch.
+    #: Input fields that must have equal values in a batch.
     batch_by: tuple[str, ...] = ()
     max_batch: int = 1
-    #: Rows that each step has, and may have, where the model draws in steps; 0 where it does not.
+    #: Of a model that draws in steps: rows of each step, and the most rows; otherwise 0.
     step_bucket: int = 0
     step_rows: int = 0
-    #: Of the code and of the weights: an SPDX expression, or words. Empty where it was not said.
+    #: Of code and weights: an SPDX expression, or a text. Empty if unknown.
     licence: str = ""
-    #: Markdown: who made what it stands on, and what to name.
+    #: Markdown: authors and attributions.
     credits: str = ""
-    #: What it takes of its device, as declared, or as measured where it was loaded first; 0 where
-    #: nothing is known.
+    #: Memory on the device, as declared, or as measured by the first worker; 0 if unknown.
     memory_bytes: int = 0
-    #: What a sample costs beside the device's time, in millionths of a dollar, such as with an API.
+    #: Price of a sample without device time, such as of an API, in millionths of a dollar.
     price_micros: int = 0
     speed: list[Speed] = []
     samples: list[Sample] = []
-    #: What it is made of, where it is a pipeline: no worker has it, but the models of its stages.
+    #: Stages of a pipeline. No worker has the pipeline itself; workers have the models of stages.
     pipeline: Pipeline | None = None
     registered_at: datetime | None = None
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker as the backend knows it."""
+    """A registered worker."""
 
     id: str
     name: str
     pool: str
     #: Model name → version.
     models: dict[str, str]
-    #: How many tasks it may hold at once.
+    #: Most tasks that it may hold at once.
     slots: int = 1
     device: str = "cpu"
     host: str = ""
     pid: int = 0
-    #: Its `swell.provider.Instance` by id; empty for a worker that somebody has started.
+    #: ID of its `swell.provider.Instance`; empty for a worker that was started by hand.
     instance: str = ""
     registered_at: datetime
     seen_at: datetime
-    #: Version of Swell; empty where it did not say.
+    #: Version of Swell; empty if unknown.
     release: str = ""
     #: How far its clock was ahead of the backend's when it registered, in seconds, less the time on
     #: the way.
     clock_ahead_s: float = 0.0
-    #: Told to finish and go.
+    #: Whether it must finish its tasks and stop.
     draining: bool = False
     gone_at: datetime | None = None
-    #: Of the key that registered it; empty where that is not known.
+    #: The key that registered it; empty if unknown.
     key_id: str = ""
-    #: To what its time is charged: the id of its cold start, or its instance; empty for its own id.
+    #: Account of its time: the ID of its cold start or instance; empty for its own ID.
     account: str = ""
-    #: When its machine or process was asked for, and when that ended; None where nobody told.
+    #: When its machine or process was requested, and when that ended; None if unknown.
     launched_at: datetime | None = None
     ended_at: datetime | None = None
-    #: Whether it took its leave.
+    #: Whether it announced its end.
     said_goodbye: bool = False
-    #: Its price when it registered first, in millionths of a dollar an hour and for the launch, and
-    #: for how long it is paid at least, in seconds.
+    #: Its price at its first registration, in millionths of a dollar per hour and for the launch,
+    #: and the least time that is billed, in seconds.
     hour_micros: int | None = None
     launch_micros: int = 0
     least_billed_s: float = 0.0
-    #: What a sample of one of its models costs with others at most, by the cards that it registered
-    #: with, in millionths of a dollar.
+    #: Highest `price_micros` of the models that it registered, in millionths of a dollar.
     dearest_micros: int = 0
 
 
 class KeptStartup(msgspec.Struct, frozen=True):
-    """What `Registry.put_startup` has done.
+    """The result of `Registry.put_startup`.
 
     Args:
-        before: What was known of the startup; None if nothing, or it was forgotten.
-        is_charged: Whether an entry of the ledger is new.
+        before: The stored startup; None if there was none, or it was deleted.
+        charged: The new entry of the ledger.
     """
 
     before: Startup | None
-    is_charged: bool = False
-
-
-def free_of_charge(before: Startup | None) -> LedgerEntry | None:
-    """Charge nothing for a startup."""
-    del before
-    return None
+    charged: LedgerEntry | None = None

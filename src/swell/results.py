@@ -1,18 +1,18 @@
-"""What one attempt gives: files, warnings, what went wrong, and where the time went."""
+"""Results of an attempt: files, warnings, errors and timings."""
 
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-#: Codes of errors that are told of what was asked, and not of what ran it.
+#: Codes of errors that the input caused.
 _INPUTS_FAULTS: Final = frozenset({"invalid_input", "rejected", "input_unavailable"})
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file that a task brought forth."""
+    """A file that a task produced."""
 
-    #: Where it lies in the object store.
+    #: In the object store.
     key: str
     #: Media type, such as `image/png`.
     content_type: str
@@ -24,7 +24,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model says about a task that succeeds, such as a word that it does not know."""
+    """A warning of a model about a task that succeeds, such as an unknown word."""
 
     code: Annotated[
         str,
@@ -51,16 +51,15 @@ class TaskError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the time went, in seconds. `queue_s` covers everything before the last attempt.
+    """Time of an attempt by phase, in seconds. `queue_s` covers everything before the last attempt.
 
-    `device_s` is the attempt's share of the device: with others beside it less than `run_s`. None
-    where it is `run_s`, and of a worker that does not tell it. `paid_micros` is what the attempt
-    has paid to others, such as an API, in millionths of a dollar. `cost_micros` is that and what
-    its share of the device costs, where the pool has a price; the backend sets it, and shows it
-    beside the timings.
+    `device_s` is the attempt's share of the device: less than `run_s` if it shared a batch. None if
+    it equals `run_s`, or if the worker does not report it. `paid_micros` is the amount that the
+    attempt has paid to others, such as an API, in millionths of a dollar. `cost_micros` adds the
+    price of its share of the device, if the pool has a price; the backend sets it.
 
-    Of a pipeline's run they are the sums over the attempts by which its stages ended, and `queue_s`
-    is what it waited in the queues of its stages.
+    For a pipeline they are sums over the last attempts of its stages, and `queue_s` is the time in
+    the queues of its stages.
     """
 
     queue_s: float = 0.0
@@ -74,5 +73,5 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def is_inputs_fault(error: TaskError) -> bool:
-    """Whether an attempt failed for what it was asked, and would with any worker and version."""
+    """Whether the input caused an error, which any worker and version would repeat."""
     return error.code in _INPUTS_FAULTS

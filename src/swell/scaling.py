@@ -1,8 +1,8 @@
-"""What backends and the autoscaler tell each other, as notes in the registry: values only.
+"""Messages between backends and the autoscaler, stored as notes in the registry.
 
-A backend tells what the registry does not know: which worker holds how much, and how fast each is.
-The autoscaler tells how things stand, for `GET /v1/pools`, metrics and estimates, and what it has
-decided and why, for `GET /v1/scaling`.
+A backend writes what the registry does not have: the load and the speed of each worker. The
+autoscaler writes its status, for `GET /v1/pools`, metrics and estimates, and its decisions with
+reasons, for `GET /v1/scaling`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ WORKLOAD: Final = "autoscaler.workload"
 STATUS: Final = "autoscaler.status"
 DECISIONS: Final = "autoscaler.decisions"
 
-#: What is done with workers of a pool, or befalls them.
+#: Actions on workers of a pool, and events of workers.
 CHANGES: Final = ("launch", "cancel", "drain", "end", "hurry", "refused", "failed", "lost")
 
-#: How machines of a pool end, each once: its worker finished and went; it was told to end before
-#: one had registered; its provider took it back; its worker had not finished when its time was
-#: over; no worker came of it; or it went, or its worker fell silent, without a goodbye.
+#: How machines of a pool end, each once: the worker drained; it was ended before its worker had
+#: registered; the provider reclaimed it; the worker had not finished in its drain time; no worker
+#: registered; or it disappeared, or its worker fell silent, without a goodbye.
 DRAINED: Final = "drained"
 CANCELLED: Final = "cancelled"
 TAKEN_BACK: Final = "taken_back"
@@ -30,32 +30,32 @@ FAILED: Final = "failed"
 LOST: Final = "lost"
 ENDS: Final = (DRAINED, CANCELLED, TAKEN_BACK, CUT_SHORT, FAILED, LOST)
 
-#: So many decisions are kept.
+#: Number of stored decisions.
 DECISIONS_KEPT: Final = 200
 
-#: A status that is older says that no autoscaler runs, in seconds.
+#: If the status is older, no autoscaler runs, in seconds.
 FRESH_S: Final = 60.0
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend knows of workers, beside the registry."""
+    """Load and speed of workers, as a backend sees them."""
 
     at: datetime
-    #: Worker → how many tasks it holds; those that hold none are left out.
+    #: Worker → number of held tasks; workers without tasks are left out.
     held: Mapping[str, int] = {}
-    #: Pool → model → samples per second of one worker that has enough to do.
+    #: Pool → model → samples per second of one busy worker.
     rates: Mapping[str, Mapping[str, float]] = {}
-    #: Model → samples of a task, on average.
+    #: Model → average number of samples of a task.
     counts: Mapping[str, float] = {}
 
 
 class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
-    """How one pool stands."""
+    """Status of one pool."""
 
     pool: str
     provider: str
     models: Sequence[str]
-    #: How many workers are wanted.
+    #: Target number of workers.
     desired: int = 0
     ready: int = 0
     busy: int = 0
@@ -63,43 +63,43 @@ class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
     draining: int = 0
     least: int = 0
     most: int = 0
-    #: Millionths of a dollar for an hour of one; None where that is not known.
+    #: Price of one worker per hour, in millionths of a dollar; None if it is unknown.
     hour_micros: int | None = None
-    #: What a launch costs besides, and for how long a machine is paid at least, in seconds.
+    #: Price of each launch in addition, and shortest billed time of a machine, in seconds.
     launch_micros: int = 0
     least_billed_s: float = 0.0
-    #: Who says the price, for people; of which day that is, where it is of a list or a cloud; when
-    #: its cloud told it, and what else is to be known of it.
+    #: Source of the price, for people; its date, if it is from a list or a cloud; the time when the
+    #: cloud was asked; and a remark.
     price_source: str = ""
     price_read_on: date | None = None
     price_told_at: datetime | None = None
     price_note: str = ""
     is_spot: bool = False
     location: str = ""
-    #: For how long nothing is asked of the provider, in seconds, and why.
+    #: Time until the provider is asked again, in seconds, and the reason for the pause.
     closed_s: float = 0.0
     why_closed: str = ""
-    #: From asking for one until it takes tasks, in seconds.
+    #: Time from a launch request until the worker takes tasks, in seconds.
     start_p50_s: float = 0.0
     start_p95_s: float = 0.0
-    #: Since the pool was first scaled: what was done → how often.
+    #: Since the pool was first scaled: action or event → count.
     counts: Mapping[str, int] = {}
-    #: Since then: how machines have ended, of `ENDS` → how many.
+    #: Since then: end of a machine, one of `ENDS` → count.
     ends: Mapping[str, int] = {}
-    #: The newest reasons of the policy about it.
+    #: The latest reasons of the policy.
     reasons: Sequence[str] = ()
 
 
 class ModelScaling(msgspec.Struct, frozen=True, kw_only=True):
-    """What new tasks of a model can expect."""
+    """Outlook for new tasks of a model."""
 
     model: str
-    #: After how long a worker can take the first, in seconds: 0 where one is there, None where none
-    #: can be launched.
+    #: Time until a worker can take the first task, in seconds: 0 if there is one, None if none can
+    #: be launched.
     ready_in_s: float | None = None
-    #: By when it is so in 19 of 20 cases, in seconds.
+    #: The 95th percentile of that time, in seconds.
     ready_by_s: float = 0.0
-    #: After how many seconds how many more workers most probably take tasks, the first first.
+    #: Pairs of a time in seconds and the number of additional workers expected by then, in order.
     coming: Sequence[tuple[float, int]] = ()
     #: See `swell.autoscaler.outlook.Relief`.
     admitted: float = 1.0
@@ -108,28 +108,28 @@ class ModelScaling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalingStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything stands."""
+    """Status of all pools."""
 
     at: datetime
-    #: The process that decides.
+    #: The process that leads.
     leader: str
-    #: How old what it knows is, in seconds.
+    #: Age of its data, in seconds.
     age_s: float = 0.0
     pools: Sequence[PoolScaling] = ()
     models: Sequence[ModelScaling] = ()
-    #: What was spent today (UTC), in millionths of a dollar.
+    #: Spending of today (UTC), in millionths of a dollar.
     spent_micros: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that was decided, or befell a pool."""
+    """A decision about a pool, or an event of it."""
 
     at: datetime
     #: A pool or a model.
     about: str
     #: One of `CHANGES`, or `relief`.
     what: str
-    #: Of how many workers.
+    #: Number of workers.
     n: int = 0
     #: One sentence with its numbers, each.
     why: Sequence[str] = ()
@@ -139,7 +139,7 @@ T = TypeVar("T")
 
 
 def read(note: bytes | None, kind: type[T]) -> T | None:
-    """Return what a note says; None where there is none, or it cannot be read."""
+    """Return the content of a note; None if there is none, or it cannot be read."""
     if note is None:
         return None
     try:

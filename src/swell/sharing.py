@@ -1,4 +1,4 @@
-"""A link to what came of a task, which needs no key: whoever has it may look, until it ends."""
+"""Public links to the outputs of tasks."""
 
 import secrets
 from datetime import datetime
@@ -10,18 +10,18 @@ class ShareLink(msgspec.Struct, frozen=True, kw_only=True):
     """A task's link; a task has at most one."""
 
     task_id: str
-    #: Of the key that the task belongs to.
+    #: The API key of the task.
     key_id: str
-    #: What the link holds, and nobody guesses.
+    #: The secret part of the link.
     token: str
     created_at: datetime
     #: Whether the prompt is shown too.
     has_prompt: bool = True
-    #: It leads nowhere from then on; None for never.
+    #: None for never.
     expires_at: datetime | None = None
 
     def is_good(self, now: datetime) -> bool:
-        """Whether it still leads somewhere."""
+        """Whether it has not expired."""
         return self.expires_at is None or now < self.expires_at
 
 

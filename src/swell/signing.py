@@ -1,7 +1,7 @@
-"""The secrets that sign URLs of files: a new one may come any time, while earlier URLs stay good.
+"""The secrets that sign URLs of files, and their rotation, which keeps earlier URLs valid.
 
-They lie in the registry, so that all backends have the same. A new secret is known to all of them
-before the first URL is signed with it.
+The registry stores them for all backends. All backends know a new secret before the first URL is
+signed with it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,35 +13,35 @@ import msgspec
 from swell.clock import Clock
 from swell.db.registry import Registry
 
-#: Under which names the registry keeps the first secret, and all of them once there are more.
+#: Names in the registry of the first secret, and of all secrets after a rotation.
 _FIRST: Final = "objects"
 _NOTE: Final = "signing-secrets"
 
-#: A backend looks for new secrets so often, in seconds; a new one signs after two looks.
+#: Interval at which backends read the secrets, in seconds; a new one signs after two reads.
 REFRESH_S: Final = 5.0
 
-#: A secret that signs no more is kept so long, for tasks that wait and name files by such URLs.
+#: How long an old secret is kept, for queued tasks that contain URLs signed with it.
 _KEEP: Final = timedelta(days=30)
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SigningSecret(msgspec.Struct, frozen=True, kw_only=True):
-    """One secret and its time."""
+    """One secret and its validity."""
 
     #: 32 random bytes.
     secret: bytes
-    #: It signs from then on, as long as it is the newest.
+    #: It signs from this time, while it is the newest.
     from_at: datetime = _LONG_AGO
-    #: No URL that is good for longer was signed with it; None while it is the newest.
+    #: The latest expiry of URLs that it has signed; None while it is the newest.
     until: datetime | None = None
 
 
 class SigningSecrets:
-    """What signs URLs now, and what may have signed those that come back.
+    """The secret that signs URLs now, and those that may have signed earlier URLs.
 
     Args:
-        clock: Says which secret is the current one.
+        clock: Selects the current secret.
         secrets: At least one.
     """
 
@@ -62,7 +62,7 @@ class SigningSecrets:
         return (begun or self._newest_first)[0].secret
 
     def candidates(self, expires: int) -> Iterator[bytes]:
-        """Yield the secrets that may have signed a URL that is good until then, newest first.
+        """Yield the secrets that may have signed a URL with this expiry, newest first.
 
         Args:
             expires: Unix seconds.
@@ -73,7 +73,7 @@ class SigningSecrets:
 
 
 async def read_secrets(registry: Registry) -> list[SigningSecret]:
-    """Return the secrets that the registry has; the first is made where there is none."""
+    """Return the secrets in the registry; make the first if there is none."""
     return await _read(registry, await registry.note(_NOTE))
 
 
@@ -86,22 +86,22 @@ async def _read(registry: Registry, note: bytes | None) -> list[SigningSecret]:
 async def rotate_secrets(
     registry: Registry, clock: Clock, secret: bytes, *, lasting_s: float, revoke: bool = False
 ) -> list[SigningSecret]:
-    """Make a secret the one that signs; return all that there are now.
+    """Add a new signing secret; return all secrets.
 
-    Of two at the same moment one comes after the other: what one has made void stays void.
+    Concurrent rotations are serialized: secrets that one of them revokes stay revoked.
 
     Args:
-        registry: Keeps them.
+        registry: Stores them.
         clock: The time.
         secret: The new one, 32 random bytes.
-        lasting_s: URLs are good for at most so long, in seconds.
-        revoke: Whether what earlier ones have signed is void at once. Otherwise it stays good until
-            it expires, and a new secret signs once all backends know it.
+        lasting_s: Longest validity of a URL, in seconds.
+        revoke: Whether URLs of earlier secrets become invalid at once. Otherwise they stay valid
+            until they expire, and the new secret signs once all backends know it.
     """
     now = clock.now()
     from_at = now if revoke else now + timedelta(seconds=2 * REFRESH_S)
     new = SigningSecret(secret=secret, from_at=from_at)
-    # Rounded up, as the moments of expiry in URLs are.
+    # Rounded up, as the expiry in URLs is.
     until = from_at + timedelta(seconds=lasting_s + 1)
     while True:
         before = await registry.note(_NOTE)

@@ -1,4 +1,4 @@
-"""Quantiles of durations of which some are not over yet. Pure.
+"""Kaplan-Meier quantiles of durations, including unfinished ones. Pure.
 
 Source:
     E. L. Kaplan, P. Meier: Nonparametric estimation from incomplete observations. Journal of the
@@ -7,26 +7,26 @@ Source:
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import NormalDist
 from typing import Final
 
 import msgspec
 
-#: A prior counts as so many equal parts.
+#: A prior is represented by this number of equal parts.
 _PARTS: Final = 40
 
-#: Sums of weights differ from what they should be by less.
+#: Tolerance for sums of weights.
 _ROUNDING: Final = 1e-9
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """How long something took, or has taken so far.
+    """A duration, or a lower bound of one (right-censored).
 
     Args:
         seconds: >= 0.
-        is_over: Whether it has ended; if not, it takes at least so long (right-censored).
-        weight: As how many it counts; > 0.
+        is_over: Whether it has ended; if not, it lasts at least that long.
+        weight: Number of observations that it represents; > 0.
     """
 
     seconds: float
@@ -35,12 +35,12 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 class Prior(msgspec.Struct, frozen=True):
-    """What is believed before anything was seen: a log-normal distribution.
+    """The belief before any observation: a log-normal distribution.
 
     Args:
         p50_s: Its median, in seconds; > 0.
         p90_s: Its 90th percentile, in seconds; >= `p50_s`.
-        strength: As how many observations it counts; each that is over takes one away.
+        strength: Number of observations that it represents, less one for each ended one.
     """
 
     p50_s: float
@@ -49,11 +49,11 @@ class Prior(msgspec.Struct, frozen=True):
 
 
 class Quantile(msgspec.Struct, frozen=True):
-    """A quantile, or where too much is not over yet, a bound below it.
+    """A quantile, or a lower bound of it if too many durations have not ended.
 
     Args:
-        seconds: None where nothing was observed.
-        is_bound: Whether it is only known to be at least so long.
+        seconds: None without observations.
+        is_bound: Whether it is a lower bound.
     """
 
     seconds: float | None
@@ -63,54 +63,45 @@ class Quantile(msgspec.Struct, frozen=True):
 def quantiles(
     observed: Iterable[Observation], at: Sequence[float], prior: Prior | None = None
 ) -> list[Quantile]:
-    """Return the shortest durations within which these shares of all are over.
+    """Return the quantiles of durations.
 
     Args:
         observed: In any order.
         at: Shares, each above 0 and at most 1.
-        prior: What is believed as long as few are over.
+        prior: The belief while few have ended.
     """
     everything = list(observed)
     if prior is not None:
-        everything += _imagined(prior, sum(1 for each in everything if each.is_over))
+        everything += _imagined(prior, sum(each.is_over for each in everything))
     if not everything:
         return [Quantile(None) for _ in at]
-    steps = _steps(everything)
-    longest_s = max(each.seconds for each in everything)
-    return [_quantile(steps, share, longest_s) for share in at]
+    everything.sort(key=lambda each: each.seconds)
+    steps, bound = list(_steps(everything)), Quantile(everything[-1].seconds, is_bound=True)
+    limits = [1.0 - share + _ROUNDING for share in at]
+    return [
+        next((Quantile(seconds) for seconds, survival in steps if survival <= limit), bound)
+        for limit in limits
+    ]
 
 
-def _quantile(steps: Sequence[tuple[float, float]], share: float, longest_s: float) -> Quantile:
-    for seconds, survival in steps:
-        if survival <= 1.0 - share + _ROUNDING:
-            return Quantile(seconds)
-    return Quantile(longest_s, is_bound=True)
-
-
-def _steps(observed: list[Observation]) -> list[tuple[float, float]]:
-    """Return (duration, share that takes longer) wherever something has ended, shortest first."""
-    ordered = sorted(observed, key=lambda each: each.seconds)
-    at_risk = math.fsum(each.weight for each in ordered)
-    survival, found = 1.0, []
+def _steps(ordered: Sequence[Observation]) -> Iterator[tuple[float, float]]:
+    """Yield (duration, share that lasts longer) for each duration at which something ended."""
+    at_risk, survival = math.fsum(each.weight for each in ordered), 1.0
     for seconds, group in itertools.groupby(ordered, key=lambda each: each.seconds):
-        # What has lasted as long and goes on was at risk of ending now.
+        # A duration that has lasted this long without ending was at risk, too.
         together = list(group)
         ended = math.fsum(each.weight for each in together if each.is_over)
         if ended:
             survival *= max(0.0, 1.0 - ended / max(at_risk, ended))
-            found.append((seconds, survival))
+            yield seconds, survival
         at_risk -= math.fsum(each.weight for each in together)
-    return found
 
 
-def _imagined(prior: Prior, seen: int) -> list[Observation]:
-    """Return what stands for the observations that are missing yet."""
-    missing = prior.strength - seen
-    if missing <= 0:
-        return []
-    spread = math.log(prior.p90_s / prior.p50_s) / NormalDist().inv_cdf(0.9)
-    points = [NormalDist().inv_cdf((part + 0.5) / _PARTS) for part in range(_PARTS)]
-    return [
-        Observation(prior.p50_s * math.exp(spread * point), weight=missing / _PARTS)
-        for point in points
-    ]
+def _imagined(prior: Prior, ended: int) -> Iterator[Observation]:
+    """Yield observations for the part of a prior that real ones have not replaced."""
+    weight = (prior.strength - ended) / _PARTS
+    if weight > 0:
+        spread = math.log(prior.p90_s / prior.p50_s) / NormalDist().inv_cdf(0.9)
+        for part in range(_PARTS):
+            point = NormalDist().inv_cdf((part + 0.5) / _PARTS)
+            yield Observation(prior.p50_s * math.exp(spread * point), weight=weight)

@@ -1,11 +1,10 @@
-"""The task: what a user asked, and every way in which its state may change.
+"""The task, and every change of its state.
 
-`transition()` is the only function that changes a state; the verbs below it (`start`, `settle`,
-`cancel`, …) decide what else changes with it. They are pure, so that every store does the same.
+`transition()` is the only function that changes a state; the functions below it (`start`, `settle`,
+`cancel`, …) decide what else changes with it. All are pure.
 docs/guarantees.md draws this file as one diagram.
 """
 
-import functools
 import secrets
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from swell.errors import Conflict
-from swell.results import MOST_WARNINGS, Artifact, TaskError, TaskWarning, Timings
+from swell.results import MOST_WARNINGS, TaskWarning
+from swell.results import Artifact as Artifact
+from swell.results import TaskError as TaskError
+from swell.results import Timings as Timings
 from swell.retry import RetryPolicy
 from swell.stages import (
     Done,
@@ -31,66 +33,15 @@ from swell.stages import (
 )
 from swell.webhook import Webhook
 
-__all__ = [
-    "SHOWN_LARGE_PX",
-    "THUMBNAIL_WIDTHS",
-    "TRANSITIONS",
-    "Artifact",
-    "Canceled",
-    "Failed",
-    "NewTask",
-    "Outcome",
-    "Released",
-    "Settlement",
-    "Succeeded",
-    "Task",
-    "TaskError",
-    "TaskState",
-    "Timings",
-    "accept",
-    "again",
-    "cancel",
-    "cap_wait",
-    "check_repeat",
-    "checkpoint_key",
-    "created_at_of",
-    "discarded",
-    "expire",
-    "files_of",
-    "has_gone_on",
-    "id_before",
-    "is_expired",
-    "is_id",
-    "lose",
-    "new_id",
-    "new_token",
-    "next_wake_at",
-    "objects_of",
-    "promote",
-    "remains_of",
-    "retry_delay_s",
-    "seed_of",
-    "settle",
-    "size_bytes",
-    "span_of_ids",
-    "start",
-    "sweep",
-    "thumbnail_key",
-    "transition",
-    "warnings_of",
-    "was_settled_by",
-    "without",
-]
-
-#: Widths in which pictures are shown small, in px.
+#: Widths of thumbnails, in px.
 THUMBNAIL_WIDTHS: Final = (128, 256, 512, 2048)
 
-#: The widest: as large as those see it who only have a link to it.
+#: The widest thumbnail, which share links show.
 SHOWN_LARGE_PX: Final = THUMBNAIL_WIDTHS[-1]
 
 
 class TaskState(StrEnum):
-    """Where a task is in its life."""
+    """State of a task."""
 
     #: Waits for a worker, or for its next attempt.
     QUEUED = "queued"
@@ -100,20 +51,21 @@ class TaskState(StrEnum):
     SUCCEEDED = "succeeded"
     #: Ended with an error.
     FAILED = "failed"
-    #: Ended because somebody asked for it.
+    #: Ended by a request to cancel it.
     CANCELED = "canceled"
     #: Ended because its deadline passed.
     EXPIRED = "expired"
 
-    #: Whether the task has ended; nothing leaves a terminal state.
-    is_terminal: bool
+    # Equal to its value, and quicker than the hash of an enumeration.
+    __hash__ = str.__hash__
 
-    def __init__(self, name: str) -> None:
-        # Asked at every step of every task: as an attribute it costs a look into a dictionary.
-        self.is_terminal = name not in ("queued", "running")
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended; nothing leaves a terminal state."""
+        return self is not TaskState.QUEUED and self is not TaskState.RUNNING
 
 
-#: Which states may follow which.
+#: State → the states that may follow.
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     TaskState.QUEUED: frozenset({TaskState.RUNNING, TaskState.CANCELED, TaskState.EXPIRED}),
     TaskState.RUNNING: frozenset(
@@ -134,53 +86,47 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: The same as plain strings, since this is looked up at every step of every task.
-_FOLLOWERS: Final = {
-    before.value: frozenset(after.value for after in followers)
-    for before, followers in TRANSITIONS.items()
-}
-
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """One task, whole.
+    """One task.
 
-    JSON that belongs to the user or the model (`input`, `output`, `metadata`) stays as the bytes
-    that came, and is never parsed on the way.
+    JSON of the user or the model (`input`, `output`, `metadata`) is kept as the bytes received, and
+    is not parsed.
     """
 
     id: str
     #: `owner/name`.
     model: str
-    #: `owner/name`, or `owner/name:version` where the caller insisted on a version.
+    #: `owner/name`, or `owner/name:version` if the caller asked for a version.
     queue: str
-    #: The version that runs or ran it; empty while it waits for any version.
+    #: The version that runs or ran it; empty until a worker starts it.
     version: str = ""
     state: TaskState = TaskState.QUEUED
     input: msgspec.Raw = msgspec.Raw(b"{}")
-    #: How many samples (pictures) are asked.
+    #: How many samples (pictures) to make.
     count: int = 1
-    #: The input's own, or the one that was asked for; else drawn when the task was accepted, so
-    #: that all attempts draw the same.
+    #: From the input or the request; otherwise derived from the ID, so that all attempts use the
+    #: same one.
     seed: int
-    #: 0 comes first.
+    #: 0 is first.
     priority: int = 1
-    #: Which API key asked.
+    #: The API key of the request.
     key_id: str = ""
-    #: On behalf of whom; the users of a key take turns.
+    #: The user of that key; the users of a key take turns.
     user: str | None = None
     metadata: msgspec.Raw | None = None
     created_at: datetime
-    #: Not to be started after this moment.
+    #: It expires unless it starts by then.
     start_by_at: datetime | None = None
-    #: Worthless after this moment.
+    #: It expires unless it ends by then.
     finish_by_at: datetime | None = None
-    #: Not to be started before this moment (backoff); None means at once.
+    #: It must not start before then (backoff); None means at once.
     available_at: datetime | None = None
-    #: Start tag of fair queueing, given by the broker.
+    #: Start tag of fair queueing.
     tag: float = 0.0
-    #: How many times a worker has taken it; also the fence of its lease.
+    #: How many attempts were started; also the fencing token of its lease.
     attempt: int = 0
-    #: How many of these attempts were handed back unharmed and do not count.
+    #: How many of these attempts were released unharmed and do not count.
     handed_back: int = 0
     max_attempts: int = 3
     worker_id: str | None = None
@@ -191,42 +137,42 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     output: msgspec.Raw | None = None
     artifacts: tuple[Artifact, ...] = ()
-    #: Of the attempt that succeeded; a pipeline keeps those of its stages in `run`.
+    #: Of the attempt that succeeded; those of a pipeline's stages are in `run`.
     warnings: tuple[TaskWarning, ...] = ()
     error: TaskError | None = None
     timings: Timings | None = None
-    #: Failed after its last attempt, and waits among the dead letters.
+    #: Failed after its last attempt, and is in the dead-letter queue.
     dead: bool = False
     #: The task that this one repeats.
     retry_of: str | None = None
-    #: Where in the object store lies what an attempt that was handed back had drawn. Once the task
-    #: has ended, where it lay.
+    #: Key of the checkpoint that a released attempt left in the object store. It stays after the
+    #: task has ended and the object is deleted.
     checkpoint: str | None = None
-    #: Where its trace goes on (W3C Trace Context); None where nobody asked for traces.
+    #: W3C Trace Context of its trace; None without tracing.
     traceparent: str | None = None
-    #: Where its events are sent; None where nobody asked for that.
+    #: Receiver of its events, if any.
     webhook: Webhook | None = None
-    #: Whether the input was removed, and `metadata` and the words of the error with it.
+    #: Whether the input, `metadata` and the detail of the error were removed.
     inputs_removed: bool = False
     #: Whether output and artifacts were removed.
     outputs_removed: bool = False
-    #: Where it is in its pipeline; None where `model` is one that a worker runs. `queue`, `tag`,
-    #: `version` and the attempts that are left are those of the stage that it is at.
+    #: Progress of a pipeline; None for a model that a worker runs. `queue`, `tag`, `version` and
+    #: the attempts that are left are those of the current stage.
     run: Run | None = None
 
     @property
     def stage_model(self) -> str:
-        """The model that runs it now: its own, or that of the stage that its pipeline is at."""
+        """The model that runs it now: its own, or that of the current stage."""
         return self.model if self.run is None else self.queue.partition(":")[0]
 
     @property
     def model_version(self) -> str:
-        """The version of `model` that runs or ran it; of a pipeline, its own, which is fixed."""
+        """The version of `model` that runs or ran it; the version of a pipeline is fixed."""
         return self.version if self.run is None else self.run.version
 
     @property
     def tries(self) -> int:
-        """How many attempts count; of a pipeline, those of the stage that it is at."""
+        """How many attempts count; of a pipeline, those of the current stage."""
         before = 0 if self.run is None else self.run.spent
         return self.attempt - self.handed_back - before
 
@@ -236,7 +182,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return self.max_attempts - self.tries
 
     def is_held_by(self, attempt: int, token: str) -> bool:
-        """Whether (attempt, token) is the lease that may write this task's outcome."""
+        """Whether (attempt, token) is the current lease."""
         return (
             self.state is TaskState.RUNNING
             and self.attempt == attempt
@@ -245,7 +191,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, checked against the model's schema."""
+    """A request, checked against the model's schema."""
 
     model: str
     queue: str
@@ -260,15 +206,15 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     finish_by_s: float | None = None
     max_attempts: int = 3
     idempotency_key: str | None = None
-    #: Hash of the request, to tell a repeat from a clash.
+    #: Hash of the request: distinguishes a repeated request from another one with the same key.
     fingerprint: bytes = b""
     retry_of: str | None = None
     #: As of `Task`.
     traceparent: str | None = None
     webhook: Webhook | None = None
-    #: Objects that the input names by URLs of ours, or that stages of a repeated run have left.
+    #: Keys of files that the input names by URLs of this service, or of stages of a repeated run.
     files: tuple[str, ...] = ()
-    #: The task's, from `new_id`, where something is kept under it before; None for a new one.
+    #: The ID of the task, from `new_id`, if it is already in use; None for a new one.
     id: str | None = None
     #: As of `Task`.
     run: Run | None = None
@@ -280,7 +226,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
-    """The model gave a result."""
+    """The model returned a result."""
 
     output: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     artifacts: tuple[Artifact, ...] = ()
@@ -295,21 +241,21 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     error: TaskError
     retryable: bool = True
     timings: Timings = Timings()
-    #: As of `Released`, where the attempt had come further than the one before.
+    #: As in `Released`, if the attempt got further than the one before.
     checkpoint: str | None = None
 
 
 class Canceled(msgspec.Struct, frozen=True, kw_only=True, tag="canceled"):
-    """The worker stopped because it was told to."""
+    """The worker stopped on request."""
 
     timings: Timings = Timings()
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True, tag="released"):
-    """The worker hands the lease back unharmed; the attempt does not count."""
+    """The worker gives the lease back; the attempt does not count."""
 
     reason: str = "drain"
-    #: `checkpoint_key` of this attempt, where something was stored from which another goes on.
+    #: `checkpoint_key` of this attempt, if it stored a checkpoint.
     checkpoint: str | None = None
     timings: Timings = Timings()
 
@@ -318,7 +264,7 @@ Outcome = Succeeded | Failed | Canceled | Released
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """How one attempt ended, told by whoever holds its lease."""
+    """How one attempt ended, from the holder of its lease."""
 
     task_id: str
     attempt: int
@@ -334,14 +280,13 @@ def new_id(now: datetime) -> str:
     return id_before(now) + secrets.token_hex(10)
 
 
-@functools.lru_cache(maxsize=64)
 def id_before(moment: datetime) -> str:
-    """Return what is smaller than the id of every task that is created from this moment on."""
+    """Return a lower bound of the IDs of all tasks created from this moment on."""
     return f"{int(moment.timestamp() * 1000):012x}"
 
 
 def span_of_ids(since: datetime | None, until: datetime | None) -> tuple[str, str]:
-    """Return between what the ids lie of all tasks that are created within a time.
+    """Return the bounds of the IDs of all tasks created in an interval.
 
     Args:
         since: From this moment on, to the millisecond; None for any.
@@ -363,26 +308,23 @@ def is_id(text: str) -> bool:
 
 
 def created_at_of(task_id: str) -> datetime:
-    """Return the time that a task id carries, to the millisecond."""
-    # In whole numbers: floats of seconds are off by a microsecond some centuries from now.
+    """Return the time in a task ID, to the millisecond."""
+    # Integers: floats of seconds are off by a microsecond in some centuries.
     return _EPOCH + timedelta(milliseconds=int(task_id[:12], 16))
 
 
 def checkpoint_key(task_id: str, attempt: int) -> str:
-    """Return the only key under which an attempt may leave what it has drawn."""
+    """Return the only key under which an attempt may store a checkpoint."""
     return f"checkpoints/{task_id}-{attempt}.bin"
 
 
 def thumbnail_key(key: str, width: int) -> str:
-    """Return under which key an artifact lies as a picture of this width."""
+    """Return the key of a thumbnail of an artifact."""
     return f"thumbnails/{key}/{width}.webp"
 
 
 def objects_of(task: Task) -> list[str]:
-    """Return the keys of a task's artifacts, and of none that is not its own.
-
-    Those that stages of a pipeline have left are among them.
-    """
+    """Return the keys of artifacts that belong to a task, those of its stages included."""
     home = f"outputs/{task.id}/"
     keys = [each.key for each in task.artifacts if each.key.startswith(home)]
     if task.run is None:
@@ -392,16 +334,16 @@ def objects_of(task: Task) -> list[str]:
 
 
 def remains_of(task: Task) -> list[str]:
-    """Return what else may lie in the object store of an ended task, and goes with its outputs.
+    """Return keys of other objects to delete with the outputs of an ended task.
 
-    Keys of its pictures in small, and folders (with a slash at their end) of attempts that came to
-    nothing: what they had stored is named nowhere.
+    These are thumbnails, and folders (with a slash at their end) of attempts that did not succeed,
+    since their objects are not listed anywhere.
     """
     own = set(objects_of(task))
     attempts = set(range(1, task.attempt + (task.state is not TaskState.SUCCEEDED)))
     files = {each.key: each for each in task.artifacts}
     if task.run is not None:
-        # What stages have left is named one by one: a task that repeats this one may use it.
+        # A task that repeats this one may use objects of stages, so these are listed one by one.
         attempts.difference_update(each.attempt for each in task.run.done)
         files |= {each.key: each for done in task.run.done for each in done.artifacts}
     return [f"outputs/{task.id}/{attempt}/" for attempt in sorted(attempts)] + [
@@ -413,7 +355,7 @@ def remains_of(task: Task) -> list[str]:
 
 
 def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
-    """Return an ended task without what was asked, or without what came of it.
+    """Return an ended task without its inputs, or without its outputs.
 
     Raises:
         Conflict: It has not ended.
@@ -425,7 +367,7 @@ def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
         )
     changes: dict[str, Any] = {}
     if inputs:
-        # The words of an error may quote the input.
+        # The detail of an error may quote the input.
         error = task.error and msgspec.structs.replace(task.error, detail="")
         gone = msgspec.Raw(b"{}")
         changes |= {"inputs_removed": True, "input": gone, "metadata": None, "error": error}
@@ -440,7 +382,7 @@ def without(task: Task, *, inputs: bool = False, outputs: bool = False) -> Task:
 
 
 def _bare(run: Run, *, outputs: bool) -> Run:
-    """Return a run without what its stages gave, which may quote the input; files are outputs."""
+    """Return a run without the outputs of its stages, which may quote the input."""
     gone: dict[str, Any] = {"output": msgspec.Raw(b"null"), "warnings": ()}
     if outputs:
         gone["artifacts"] = ()
@@ -449,7 +391,7 @@ def _bare(run: Run, *, outputs: bool) -> Run:
 
 
 def warnings_of(task: Task) -> tuple[TaskWarning, ...]:
-    """Return a task's warnings; of a pipeline, those of its stages whose output may be shown."""
+    """Return the warnings of a task, or of those stages that may show their output."""
     run = task.run
     if run is None:
         return task.warnings
@@ -459,26 +401,23 @@ def warnings_of(task: Task) -> tuple[TaskWarning, ...]:
 
 
 def transition(task: Task, to: TaskState, **changes: Any) -> Task:
-    """Return the task in another state. Nothing else changes a state.
+    """Return the task in another state.
 
     Raises:
-        Conflict: The lifecycle has no such step.
+        Conflict: There is no such transition.
     """
-    if to._value_ not in _FOLLOWERS[task.state._value_]:
+    if to not in TRANSITIONS[task.state]:
         raise Conflict(f"task {task.id} is {task.state} and cannot become {to}")
     return msgspec.structs.replace(task, state=to, **changes)
 
 
 def seed_of(task_id: str) -> int:
-    """Return the seed of a task that was asked for without one: 0 to 2^31 - 1.
-
-    Signed integers of 32 bits are what every framework takes.
-    """
+    """Return the seed of a request without one: 0 to 2^31 - 1, as all frameworks allow."""
     return zlib.crc32(task_id.encode()) >> 1
 
 
 def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
-    """Return the queued task that a request becomes."""
+    """Return the queued task of a request."""
     return Task(
         id=task_id,
         model=new.model,
@@ -512,26 +451,19 @@ def start(
         attempt=task.attempt + 1,
         worker_id=worker_id,
         lease_token=token,
-        lease_expires_at=_after(now, lease_s),
+        lease_expires_at=now + timedelta(seconds=lease_s),
         available_at=None,
         started_at=now,
         cancel_requested=False,
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _after(moment: datetime, seconds: float) -> datetime:
-    # One for all tasks of a lease.
-    return moment + timedelta(seconds=seconds)
-
-
 def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float) -> Task:
-    """Write how the running attempt ended.
+    """Return the task after its running attempt has ended.
 
-    A failure that may be repeated sends the task back to the queue while attempts are left; an
-    attempt handed back always does. A cancellation that was asked for wins over both, but not over
-    a success that was already reached. A stage of a pipeline that has succeeded sends it on to the
-    queue of the next.
+    A retryable failure sends the task back to the queue while attempts are left; a release always
+    does. A requested cancellation wins over both, but not over a success. When a stage of a
+    pipeline succeeds, the task moves to the queue of the next stage.
     """
     match outcome:
         case Succeeded() if task.run is not None:
@@ -569,7 +501,7 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
 
 
 def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task:
-    """Write what a stage gave, and go on to the next, or end."""
+    """Return a pipeline after a stage succeeded: in the next stage, or ended."""
     stage = run.stage
     done = Done(
         name=stage.name,
@@ -627,9 +559,7 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
 
 
 def size_bytes(task: Task) -> int:
-    """Return how large what is kept of a task is that has not ended: its input, and of a pipeline
-    what its stages gave.
-    """
+    """Return the size of a task that has not ended: its input, and the outputs of its stages."""
     size = memoryview(task.input).nbytes
     if task.run is None:
         return size
@@ -637,7 +567,7 @@ def size_bytes(task: Task) -> int:
 
 
 def has_gone_on(task: Task) -> bool:
-    """Whether what was written last is that a stage is over and the next one's turn has come."""
+    """Whether the last change of a task was that a stage ended and the next one began."""
     run = task.run
     if run is None or not run.last_attempt or task.state.is_terminal:
         return False
@@ -646,9 +576,9 @@ def has_gone_on(task: Task) -> bool:
 
 
 def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
-    """Take a running task back from a worker that was not heard of in time.
+    """Return a running task after its lease has expired.
 
-    The attempt counts, so that a task which kills its workers ends among the dead letters.
+    The attempt counts, so that a task that kills its workers ends in the dead-letter queue.
     """
     lost = Failed(
         error=TaskError(
@@ -658,13 +588,13 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
         )
     )
     taken_back = settle(task, lost, now=now, retry_delay_s=retry_delay_s)
-    # Without its token the lost worker cannot even claim to have settled it. What an earlier one
-    # has left is not to blame.
+    # Without the token the lost worker cannot claim to have settled it. The checkpoint of an
+    # earlier attempt is kept, since it did not cause the loss.
     return msgspec.structs.replace(taken_back, lease_token=None, checkpoint=task.checkpoint)
 
 
 def cancel(task: Task, *, now: datetime) -> Task:
-    """Cancel: at once while queued, by request while running; an ended task stays as it is."""
+    """Cancel a queued task, or mark a running one; an ended task stays as it is."""
     if task.state is TaskState.QUEUED:
         return _end(task, TaskState.CANCELED, now, Timings())
     if task.state is TaskState.RUNNING:
@@ -673,7 +603,7 @@ def cancel(task: Task, *, now: datetime) -> Task:
 
 
 def expire(task: Task, *, now: datetime) -> Task:
-    """End a task whose deadline has passed."""
+    """End a task after its deadline."""
     deadline = "finish_by" if _is_past(task.finish_by_at, now) else "start_by"
     error = TaskError(
         code="expired",
@@ -684,7 +614,7 @@ def expire(task: Task, *, now: datetime) -> Task:
 
 
 def was_settled_by(task: Task, attempt: int, token: str) -> bool:
-    """Whether this attempt's settlement was written before: the answer to it may have got lost."""
+    """Whether this attempt was settled before; the answer may have been lost."""
     if task.run is not None:
         done = task.run.done_by(attempt)
         if done is not None and done.token == token:
@@ -697,7 +627,7 @@ def was_settled_by(task: Task, attempt: int, token: str) -> bool:
 
 
 def discarded(before: Task, after: Task) -> list[str]:
-    """Return the keys of objects that nobody needs any more once a task has changed."""
+    """Return the keys of objects that are not needed after a change of a task."""
     if before.state.is_terminal:
         return []
     keys = {before.checkpoint, after.checkpoint}
@@ -706,12 +636,11 @@ def discarded(before: Task, after: Task) -> list[str]:
 
 
 def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
-    """Refuse to repeat what must not be repeated.
+    """Check that a task may be repeated.
 
     Raises:
-        Conflict: It has not ended, or its input was removed; or, where only dead letters are
-            wanted, it is none. One that was repeated before has left the dead letters and may be
-            asked for again.
+        Conflict: It has not ended, or its input was removed; or `only_dead`, and it is no dead
+            letter. A dead letter that was repeated before may be repeated again.
     """
     if not task.state.is_terminal:
         raise Conflict(f"task {task.id} is {task.state}; only an ended task can be repeated")
@@ -728,8 +657,8 @@ def check_repeat(task: Task, *, only_dead: bool, was_repeated: bool) -> None:
 def again(task: Task) -> NewTask:
     """Return the request that repeats a task, without its deadlines, which have passed.
 
-    A pipeline goes on at the stage where it ended, with what those before it gave; one that has
-    succeeded, or whose outputs were removed, begins anew.
+    A pipeline continues at the stage where it ended. It starts from the beginning if it succeeded
+    or its outputs were removed.
     """
     run, queue = task.run, task.queue
     if run is not None:
@@ -755,14 +684,14 @@ def again(task: Task) -> NewTask:
 
 
 def files_of(run: Run | None) -> tuple[str, ...]:
-    """Return the keys of the files that stages of a run have left."""
+    """Return the keys of the artifacts of a run's stages."""
     if run is None:
         return ()
     return tuple(dict.fromkeys(each.key for done in run.done for each in done.artifacts))
 
 
 def promote(task: Task) -> Task:
-    """Make a task ready whose backoff is over. Its state stays queued."""
+    """Make a task ready after its backoff. Its state stays queued."""
     return msgspec.structs.replace(task, available_at=None)
 
 
@@ -774,7 +703,7 @@ def is_expired(task: Task, now: datetime) -> bool:
 
 
 def next_wake_at(task: Task) -> datetime | None:
-    """Return when the sweeper must look at this task again, or None for never."""
+    """Return when the sweeper must check this task, or None for never."""
     if task.state is TaskState.RUNNING:
         if task.finish_by_at is None:
             return task.lease_expires_at
@@ -785,13 +714,13 @@ def next_wake_at(task: Task) -> datetime | None:
 
 
 def _start_by_of(task: Task) -> datetime | None:
-    """Return when it must have started, unless a stage of it is over."""
+    """Return when it must have started, unless a stage has ended."""
     has_begun = task.run is not None and bool(task.run.done)
     return None if has_begun else task.start_by_at
 
 
 def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
-    """Return what the sweeper makes of a task whose `next_wake_at` has come."""
+    """Return a task after its `next_wake_at`: expired, lost, ready, or as it was."""
     if is_expired(task, now):
         return expire(task, now=now)
     if task.state is TaskState.RUNNING and _is_past(task.lease_expires_at, now):
@@ -802,15 +731,15 @@ def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
 
 
 def cap_wait(task: Task, *, now: datetime, lease_s: float, backoff_s: float) -> Task:
-    """Return a task whose lease or backoff ends no later than one that begins now.
+    """Shorten a lease or backoff that ends later than one that begins now.
 
-    Only a clock that was set back leaves a later one. Up to twice the length stays as it is, since
-    the clocks of backends differ a little.
+    That happens only if a clock was set back. Up to twice the length is allowed, since the clocks
+    of backends differ a little.
     """
     if task.state is TaskState.RUNNING and _is_too_late(task.lease_expires_at, now, lease_s):
-        return msgspec.structs.replace(task, lease_expires_at=_after(now, lease_s))
+        return msgspec.structs.replace(task, lease_expires_at=now + timedelta(seconds=lease_s))
     if task.state is TaskState.QUEUED and _is_too_late(task.available_at, now, backoff_s):
-        return msgspec.structs.replace(task, available_at=_after(now, backoff_s))
+        return msgspec.structs.replace(task, available_at=now + timedelta(seconds=backoff_s))
     return task
 
 
@@ -827,7 +756,7 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
             lease_expires_at=None,
             available_at=now + timedelta(seconds=retry_delay_s),
             error=outcome.error,
-            # What it began with is not taken again: it may have failed because of that.
+            # Its earlier checkpoint is not used again: it may have caused the failure.
             checkpoint=left,
         )
     return _end(
@@ -842,7 +771,7 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
 
 
 def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **changes: Any) -> Task:
-    # The error of an earlier attempt is not how this task ended.
+    # An error of an earlier attempt is not the result.
     ending: dict[str, Any] = {"error": None} | changes
     return transition(
         task,
@@ -856,7 +785,7 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
 
 
 def _left_by(task: Task, outcome: Outcome) -> str | None:
-    """Return where lies what this attempt has left, if it has and named it by its own key."""
+    """Return the key of the checkpoint of this attempt, if it names its own key."""
     own = checkpoint_key(task.id, task.attempt)
     is_own = isinstance(outcome, Released | Failed) and outcome.checkpoint == own
     return own if is_own else None
@@ -873,10 +802,10 @@ def _with_queue_time(task: Task, timings: Timings) -> Timings:
 
 
 def _in_all(task: Task, timings: Timings, run: Run | None) -> Timings:
-    """Return the times of a task that ends: of a pipeline, with those of the stages before."""
+    """Return the times of a task that ends; of a pipeline, those of all stages."""
     if run is None:
         return _with_queue_time(task, timings)
-    # What a task has cost that this one repeats is told there.
+    # Stages of a repeated task are counted there.
     parts = [done.timings for done in run.done if done.attempt]
     if run.done_by(task.attempt) is None:
         parts.append(_with_queue_time(task, timings))
@@ -892,5 +821,5 @@ def _earliest(*moments: datetime | None) -> datetime | None:
 
 
 def retry_delay_s(task: Task, policy: RetryPolicy, rng: Any) -> float:
-    """Return how long this task waits after its current attempt, in seconds."""
+    """Return the backoff after the current attempt, in seconds."""
     return policy.delay_s(max(1, task.tries), rng)

@@ -1,9 +1,9 @@
-"""Contract of telemetry: traces from request to artifact, and whom a line of the log is about.
+"""Contract of telemetry: traces from request to artifact, and context of log lines.
 
-A span is told when it is over, with its times, by whichever process knows both. So nothing is kept
-open anywhere, and a process that dies leaves no span without a parent: what it had not told is
-missing, and that is all. Where a trace goes on travels as a `traceparent`, with the task in the
-store and with the lease to the worker. A task without one is not traced, and costs nothing.
+A process exports a span when it has ended, with both times. So no span is open anywhere, and a
+process that dies leaves no span without a parent: only its last spans are missing. The parent of
+the next span travels as a `traceparent`, with the task in the store and with the lease to the
+worker. A task without one is not traced, and costs nothing.
 
     accept ──┬── queued
              ├── lease ──┬── fetch
@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-#: The request that the current code works for; empty outside of any. Lines of the log tell it.
+#: Id of the current request, for log lines; empty outside of requests.
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 
 #: Version, trace, parent, flags. Later versions may add fields behind these.
@@ -34,37 +34,37 @@ _TRACEPARENT: Final = re.compile(
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """Where a new span stands: its own `traceparent`, and that of its parent, if it has one."""
+    """The `traceparent` of a new span, and that of its parent, if it has one."""
 
     own: str
     parent: str | None = None
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that took time, told when it is over."""
+    """An operation that has ended."""
 
     name: str
     trace: Trace
     start_at: datetime
     end_at: datetime
     attributes: dict[str, str | int | float] = {}
-    #: Why it failed; empty where it did not.
+    #: The reason of a failure; empty for a success.
     error: str = ""
     #: Whether it answers a request from outside.
     is_server: bool = False
 
 
 class Tracer(Protocol):
-    """Takes spans to whoever keeps traces.
+    """Exports spans to a collector.
 
     Guarantees:
-        Nothing here waits, fails or grows without bound: what cannot be sent in time is dropped.
+        No method waits, fails or grows without bound: unsent spans are dropped after a time.
     """
 
     def begin(self, client: str | None) -> Trace | None:
-        """Return where a request's trace begins or, below the client's own, goes on.
+        """Return the first span of a request's trace, or its next span in the client's trace.
 
-        None where it is not sampled: a client's decision is kept, and for the others it is a share.
+        None if it is not sampled: the client decides, or else the share of sampled requests.
 
         Args:
             client: `client_trace` of the request.
@@ -72,20 +72,20 @@ class Tracer(Protocol):
         ...
 
     def below(self, parent: str) -> Trace:
-        """Return a new place below this one."""
+        """Return a new child span."""
         ...
 
     def tell(self, span: Span) -> None:
-        """Take a span that is over."""
+        """Export a span."""
         ...
 
     async def close(self) -> None:
-        """Send what waits, for some seconds at most. Idempotent."""
+        """Send queued spans, for some seconds at most. Idempotent."""
         ...
 
 
 def client_trace(header: bytes | None) -> str | None:
-    """Return a client's `traceparent` as we go on with it; None where it says nothing usable."""
+    """Return a client's `traceparent` in normal form; None if it is invalid."""
     found = None if header is None else _TRACEPARENT.fullmatch(header.strip())
     if found is None:
         return None
@@ -97,12 +97,12 @@ def client_trace(header: bytes | None) -> str | None:
 
 
 def trace_id_of(traceparent: str) -> str:
-    """Return the trace that a `traceparent` belongs to: 32 hexadecimal digits."""
+    """Return the trace id of a `traceparent`: 32 hexadecimal digits."""
     return traceparent[3:35]
 
 
 def about(task_id: str, attempt: int, traceparent: str | None = None) -> dict[str, str | int]:
-    """Return the fields of a line of the log that is about a task."""
+    """Return the fields of a log line about a task."""
     fields: dict[str, str | int] = {"task_id": task_id, "attempt": attempt}
     if traceparent is not None:
         fields["trace_id"] = trace_id_of(traceparent)
@@ -110,9 +110,9 @@ def about(task_id: str, attempt: int, traceparent: str | None = None) -> dict[st
 
 
 def printable(text: str) -> str:
-    """Return a text of others in one line of what can be seen: anything else as its escape.
+    """Return an untrusted text with all characters escaped that are not printable.
 
-    Neither a terminal nor a reader of a log takes it for more than a text then.
+    So it cannot break a log line or control a terminal.
     """
     if text.isprintable():
         return text

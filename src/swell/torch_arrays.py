@@ -15,7 +15,7 @@ OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
 
 
 class TorchArrays:
-    """Arrays on a device of torch. See `swell.model.Arrays`.
+    """Arrays on a device of torch. See `swell.sdk.step_model.Arrays`.
 
     A GPU is told the next step while it runs one: numbers go there without waiting for it, and
     nothing is read back between steps.
@@ -63,7 +63,7 @@ class TorchArrays:
 
 
 class _Event:
-    """A place in the device's current stream. See `swell.model.Mark`."""
+    """A place in the device's current stream. See `swell.sdk.step_model.Mark`."""
 
     def __init__(self, device: torch.device) -> None:
         # Sleeps while it waits: the processor belongs to whoever encodes.
@@ -75,7 +75,7 @@ class _Event:
 
 
 class TorchNoise:
-    """One sample's noise as torch draws it on the CPU. See `swell.model.NoiseStream`.
+    """One sample's noise as torch draws it on the CPU. See `swell.sdk.step_model.NoiseStream`.
 
     For pictures that a pipeline of diffusers draws too, with
     `torch.Generator("cpu").manual_seed(seed)`: what it draws for other purposes is drawn here and

@@ -1,4 +1,4 @@
-"""Words by which tasks are found: what was asked for, in pieces that can be looked up."""
+"""Words of task inputs, for full-text search."""
 
 import re
 import unicodedata
@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import msgspec
 
-#: Of one input so many characters are looked at, and of one word so many are kept.
+#: Indexed characters of one input, and of one word.
 _MOST_CHARS: Final = 2000
 _MOST_WORD_CHARS: Final = 40
 
-#: Words that are sought at once, at most.
+#: Most words in one search.
 MOST_SOUGHT: Final = 8
 
 _ASCII: Final = re.compile(r"[a-z0-9]+")
 
-#: Scripts that put no space between words: each sign is a word.
+#: Scripts without spaces between words: each character is a word.
 _UNSPACED: Final = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -36,7 +36,7 @@ def words_of(text: str) -> tuple[str, ...]:
         return tuple(
             dict.fromkeys(word[:_MOST_WORD_CHARS] for word in _ASCII.findall(text.lower()))
         )
-    # Small letters of some signs come apart themselves.
+    # Some characters decompose only after they are lower case.
     small = unicodedata.normalize("NFKD", text).casefold()
     plain = unicodedata.normalize("NFKD", small).casefold()
     found: dict[str, None] = {}
@@ -56,7 +56,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
-    """Return the words of an input: of its texts, but for those that name or are files."""
+    """Return the words of the texts of an input, without URLs and data URLs."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -65,12 +65,12 @@ def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
 
 
 def is_whole(sought: str) -> bool:
-    """Whether a word that is sought is none that is still being typed."""
+    """Whether a search must match this whole word, and not only a prefix."""
     return len(sought) == 1
 
 
 def key_word(key_id: str) -> str:
-    """Return what stands for a key among the words of its tasks, and is no word of a text."""
+    """Return the word under which all tasks of a key are indexed; no text has it."""
     return f"=={key_id.encode().hex()}"
 
 

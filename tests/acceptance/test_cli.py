@@ -394,7 +394,7 @@ def test_a_card_tells_licence_memory_speed_and_pictures(swell: Swell) -> None:
             assert words in shown
         assert f"{url}/v1/models/me/poster/samples/" in shown
         assert "hello → HELLO" in shown
-        assert f"{url}/models/me/poster" in shown
+        assert f"{url}/#/models/me/poster" in shown
         assert "1 | 2 | 3 | 4 | 5 | 6 | … (8)" in shown
         listed = swell.ok("models", "ls")
         assert "LICENCE" in listed

@@ -18,8 +18,9 @@ import pytest
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from conformance.startups import an_entry
 from swell.clock import SystemClock
+from swell.db.registry import Registry
 from swell.phases import Span, covered_s
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.stores.sqlite import SqliteDatabase
 
 #: Notes by the machine's monotonic clock when each of its methods begins and ends.
 MODEL = '''
@@ -259,7 +260,7 @@ def check_what_operators_see(swell: Swell, told: dict[str, Any]) -> None:
 def test_the_ledger_is_told_beyond_one_page(swell: Swell) -> None:
     async def fill(n: int) -> None:
         database = SqliteDatabase.open(swell.folder / ".swell" / "swell.db", SystemClock())
-        await SqliteRegistry(database).charge([an_entry(f"entry-{each}") for each in range(n)])
+        await Registry(database).charge([an_entry(f"entry-{each}") for each in range(n)])
         await database.close()
 
     (swell.folder / ".swell").mkdir()

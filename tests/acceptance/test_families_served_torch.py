@@ -24,7 +24,7 @@ import torch
 import tiny_pipelines as tiny
 from hub_server import HubServer, Repository
 from swell.families.portraits import FaceFinder, read_scenarios
-from swell.media import Image
+from swell.sdk.media import Image
 from swell.zoo.pictures import sample
 
 #: Each process imports torch, on a machine that may be busy.

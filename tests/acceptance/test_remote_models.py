@@ -15,7 +15,7 @@ from pages import block
 from swell import Client
 from swell.client.access import read_access
 from swell.client.errors import TaskEnded
-from swell.model import Item, Listener, Reject
+from swell.sdk.context import Item, Listener, Reject
 from swell.zoo import remote
 
 

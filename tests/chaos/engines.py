@@ -147,14 +147,12 @@ class PostgresEngine(Engine):
 
     async def finals(self, data: Path) -> list[FinalTask]:
         """Return what the database holds, read by a store of our own."""
-        from swell.stores.postgres import (  # noqa: PLC0415 - an extra
-            PostgresDatabase,
-            PostgresStore,
-        )
+        from swell.stores.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
+        from swell.stores.tasks import Store  # noqa: PLC0415 - an extra
 
         del data
         database = await PostgresDatabase.open(self.database.url, SystemClock())
-        store = PostgresStore(database, RetryPolicy())
+        store = Store(database, RetryPolicy())
         try:
             return await read_pages(store)
         finally:

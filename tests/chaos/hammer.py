@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from swell.broker import LeaseRequest
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import SystemClock
 from swell.retry import RetryPolicy
 from swell.store import Accepted
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.task import Failed, NewTask, Released, Settlement, Succeeded, Task, TaskError
 
 MODEL = "chaos/hammer"
@@ -48,7 +49,7 @@ def a_new_task(name: str) -> NewTask:
     )
 
 
-async def ask(store: SqliteStore, round_: int, asker: int, rng: random.Random) -> None:
+async def ask(store: Store, round_: int, asker: int, rng: random.Random) -> None:
     """Ask for new tasks, and now and then for those of the round before again."""
     number = 0
     while True:
@@ -67,7 +68,7 @@ async def ask(store: SqliteStore, round_: int, asker: int, rng: random.Random) -
 
 
 async def work(
-    store: SqliteStore, broker: SqliteBroker, worker_id: str, rng: random.Random, *, is_last: bool
+    store: Store, broker: Broker, worker_id: str, rng: random.Random, *, is_last: bool
 ) -> None:
     """Lease and settle; in the last round until nothing is left."""
     while True:
@@ -111,8 +112,8 @@ async def main(database: Path, round_: int) -> None:
     """Hammer until killed; a negative round asks for nothing and ends when all have ended."""
     rng = random.Random(round_)
     opened = SqliteDatabase.open(database, SystemClock())
-    store = SqliteStore(opened, RetryPolicy(base_s=0.02, cap_s=0.1, floor_s=0.01))
-    broker = SqliteBroker(opened)
+    store = Store(opened, RetryPolicy(base_s=0.02, cap_s=0.1, floor_s=0.01))
+    broker = Broker(opened)
     is_last = round_ < 0
     async with asyncio.TaskGroup() as group:
         for worker in range(WORKERS):

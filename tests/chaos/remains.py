@@ -11,7 +11,8 @@ import msgspec
 
 from chaos.recorder import Told, outcome_of
 from conformance.history import FileRead, Final, Outcome
-from swell.store import Store, TaskFilter
+from swell.store import TaskFilter
+from swell.stores.tasks import Store
 from swell.task import Artifact, TaskError, TaskState
 
 __all__ = ["is_sound", "read_api", "read_files", "read_pages", "read_store"]

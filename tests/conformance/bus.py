@@ -2,13 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 
-from swell.bus import Bus, News, NewsKind, Subscription
+from swell.bus import Bus, MessageKind, PeerMessage, Subscription
 from swell.errors import Unavailable
-from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Brief, Event, EventKind
+from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
 
 #: Longest wait for something that must come, in seconds.
 PATIENCE_S = 5.0
@@ -140,17 +139,17 @@ class BusConformance:
         bus.end()
         bus.end()
         assert await asyncio.wait_for(bus.subscribe("t1").next(), PATIENCE_S) is None
-        assert await asyncio.wait_for(bus.news(), PATIENCE_S) == []
+        assert await asyncio.wait_for(bus.receive(), PATIENCE_S) == []
 
     async def test_what_is_listened_to_is_known_and_can_be_corrected(self, bus: Bus) -> None:
         listener, waiting = bus.subscribe("t1"), bus.subscribe("t2", after=TERMINAL_ID - 1)
-        assert sorted(bus.listened()) == ["t1", "t2"]
-        bus.correct([progress(1), terminal(task_id="t2")])
+        assert sorted(bus.subscribed()) == ["t1", "t2"]
+        bus.publish_local([progress(1), terminal(task_id="t2")])
         assert await listener.next(PATIENCE_S) == progress(1)
         assert await waiting.next(PATIENCE_S) == terminal(task_id="t2")
         listener.close()
         waiting.close()
-        assert bus.listened() == []
+        assert bus.subscribed() == []
 
 
 class BusPairConformance:
@@ -209,9 +208,9 @@ class BusPairConformance:
         await here.publish([*told, progress(101)])
         for bus in pair:
             await until(partial(_has_all, bus))
-            found = [each for each in bus.remembered("t1") if each.kind is EventKind.ARTIFACT]
+            found = [each for each in bus.history("t1") if each.kind is EventKind.ARTIFACT]
             assert [plain(each) for each in found] == told
-        late = list(there.remembered("t1", after=ATTEMPT_STRIDE + 98))
+        late = list(there.history("t1", after=ATTEMPT_STRIDE + 98))
         assert [each.id - ATTEMPT_STRIDE for each in late if each.kind is EventKind.ARTIFACT] == [
             *(99, 100)
         ]
@@ -225,21 +224,21 @@ class BusPairConformance:
             Event(task_id="t1", id=ATTEMPT_STRIDE + n, kind=EventKind.ARTIFACT, data={"index": n})
             for n in range(4)
         ]
-        here.correct(files[:2])
+        here.publish_local(files[:2])
         await here.publish([files[3]])
         listener = there.subscribe("t1", after=files[0].id)
         await until(lambda: here.watched(["t1"]) == ["t1"])
         await here.publish([*files, progress(101)])
         for bus in pair:
             await until(partial(_has_more, bus, files[-1].id))
-            found = [each for each in bus.remembered("t1") if each.kind is EventKind.ARTIFACT]
+            found = [each for each in bus.history("t1") if each.kind is EventKind.ARTIFACT]
             assert [plain(each) for each in found] == files
         heard = [await listener.next(PATIENCE_S) for _ in range(2)]
         assert [each and each.id for each in heard] == [files[3].id, ATTEMPT_STRIDE + 101]
         await here.publish([terminal()])
-        await until(lambda: there.remembered("t1")[-1].is_terminal)
-        there.correct([files[2], *files])
-        assert there.remembered("t1")[-1].is_terminal
+        await until(lambda: there.history("t1")[-1].is_terminal)
+        there.publish_local([files[2], *files])
+        assert there.history("t1")[-1].is_terminal
 
     async def test_progress_is_wanted_only_while_somebody_listens_anywhere(
         self, pair: tuple[Bus, Bus]
@@ -264,13 +263,13 @@ class BusPairConformance:
     ) -> None:
         here, there = pair
         await meet(here, there)
-        brief = Brief("demo/upper", 2, "w1", 3, 0.5, 0.75)
-        event = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, brief=brief)
-        stop = News(kind=NewsKind.STOP, ids=("t2",))
+        brief = TaskSummary("demo/upper", 2, "w1", 3, 0.5, 0.75)
+        event = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, summary=brief)
+        stop = PeerMessage(kind=MessageKind.STOP, ids=("t2",))
         await here.publish([event])
-        await here.tell([stop])
+        await here.broadcast([stop])
         got = await news_until(there, lambda news: stop in news)
-        assert News(kind=NewsKind.TASKS, events=(event,)) in got
+        assert PeerMessage(kind=MessageKind.TASKS, events=(event,)) in got
         assert stop in got
 
     async def test_after_a_lost_connection_both_are_told_and_go_on(
@@ -283,7 +282,7 @@ class BusPairConformance:
         await here.publish([progress(1)])
         assert await local.next(PATIENCE_S) == progress(1), "local delivery needs no server"
         for bus in pair:
-            await news_until(bus, lambda news: News(kind=NewsKind.MISSED) in news)
+            await news_until(bus, lambda news: PeerMessage(kind=MessageKind.MISSED) in news)
         await meet(here, there)
         await here.publish([terminal(task_id="t2")])
         assert [plain(e) for e in await read_to_end(remote)] == [terminal(task_id="t2")]
@@ -323,11 +322,11 @@ async def read_to_end(listener: Subscription) -> list[Event]:
 
 
 def _has_all(bus: Bus) -> bool:
-    return len(bus.remembered("t1", after=ATTEMPT_STRIDE)) >= 100
+    return len(bus.history("t1", after=ATTEMPT_STRIDE)) >= 100
 
 
 def _has_more(bus: Bus, after: int) -> bool:
-    return bool(bus.remembered("t1", after=after))
+    return bool(bus.history("t1", after=after))
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -348,12 +347,12 @@ async def meet(*buses: Bus) -> None:
         probe.close()
 
 
-async def news_until(bus: Bus, holds: Callable[[list[News]], bool]) -> list[News]:
+async def news_until(bus: Bus, holds: Callable[[list[PeerMessage]], bool]) -> list[PeerMessage]:
     """Return all news up to those that were waited for."""
-    got: list[News] = []
+    got: list[PeerMessage] = []
     async with asyncio.timeout(2 * PATIENCE_S):
         while not holds(got):
-            got += await bus.news()
+            got += await bus.receive()
     return got
 
 
@@ -369,16 +368,16 @@ class Bench:
         return BenchWire(self)
 
     def join(self, wire: "BenchWire") -> None:
-        """Take a wire."""
+        """Connect a wire."""
         self._wires.append(wire)
 
     def leave(self, wire: "BenchWire") -> None:
-        """Let go of a wire."""
+        """Disconnect a wire."""
         if wire in self._wires:
             self._wires.remove(wire)
 
-    def carry(self, sender: "BenchWire", messages: Sequence[bytes]) -> None:
-        """Bring messages to all other wires.
+    def carry(self, sender: "BenchWire", data: bytes) -> None:
+        """Bring a message to all other wires.
 
         Raises:
             Unavailable: It is down, or the sender has left.
@@ -387,36 +386,32 @@ class Bench:
             raise Unavailable("there is no connection to the bench")
         for wire in self._wires:
             if wire is not sender:
-                for message in messages:
-                    wire.take(message)
+                wire.receive(data)
 
     def come_back(self) -> None:
-        """Be up again, and let everybody know."""
+        """Be up again, and inform all wires."""
         self.is_up = True
         for wire in self._wires:
-            wire.linked()
+            wire.reconnected()
 
 
 class BenchWire:
     """A wire to a bench."""
 
-    #: Small, so that messages go in parts.
-    limit_bytes: Final = 512
-
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self.take: Callable[[bytes], None] = lambda data: None
-        self.linked: Callable[[], None] = lambda: None
+        self.receive: Callable[[bytes], None] = lambda data: None
+        self.reconnected: Callable[[], None] = lambda: None
 
-    async def open(self, take: Callable[[bytes], None], linked: Callable[[], None]) -> None:
+    async def open(self, receive: Callable[[bytes], None], reconnected: Callable[[], None]) -> None:
         """Connect."""
-        self.take, self.linked = take, linked
+        self.receive, self.reconnected = receive, reconnected
         self._bench.join(self)
 
-    async def send(self, messages: Sequence[bytes]) -> None:
+    async def send(self, data: bytes) -> None:
         """Send, one turn of the loop later, as a server would."""
         await asyncio.sleep(0)
-        self._bench.carry(self, messages)
+        self._bench.carry(self, data)
 
     async def close(self) -> None:
         """Disconnect."""

@@ -89,7 +89,7 @@ class ComparisonsConformance:
             created_at=NOW,
             key_id="key-1",
             is_shared=True,
-            models=2,
+            columns=2,
             rows=1,
             votes=2,
             closed_at=None,
@@ -107,15 +107,13 @@ class ComparisonsConformance:
         assert kept == [True, True, False]
         assert await registry.comparison("c3") is None
         assert await registry.put_comparison(a_comparison("c4", key_id="key-2"), most=2)
-        assert await registry.count_comparisons("key-1") == 2
         await registry.drop_comparison("c1")
-        assert await registry.count_comparisons("key-1") == 1
         assert await registry.put_comparison(a_comparison("c3"), most=2)
 
     async def test_comparisons_that_come_together_are_all_counted(self, registry: Registry) -> None:
         coming = [registry.put_comparison(a_comparison(f"c{n}"), most=3) for n in range(8)]
         assert sum(await asyncio.gather(*coming)) == 3
-        assert await registry.count_comparisons("key-1") == 3
+        assert len(await registry.outlines()) == 3
 
     async def test_closed_comparisons_come_by_when_their_voting_ended(
         self, registry: Registry

@@ -48,14 +48,14 @@ class LedgerConformance:
         assert await registry.charge([entry]) == [True]
         assert (await registry.ledger()).entries == [entry]
 
-    async def test_it_is_told_which_entries_are_new(self, registry: Registry) -> None:
+    async def test_charge_says_which_entries_are_new(self, registry: Registry) -> None:
         assert await registry.charge([]) == []
         first = [an_entry("a"), an_entry("b"), an_entry("a", seconds=9.0)]
         assert await registry.charge(first) == [True, True, False]
         assert await registry.charge([an_entry("b"), an_entry("c")]) == [False, True]
         assert [each.id for each in (await registry.ledger()).entries] == ["c", "b", "a"]
 
-    async def test_what_was_charged_to_an_account_is_added_up(self, registry: Registry) -> None:
+    async def test_charges_of_an_account_are_added_up(self, registry: Registry) -> None:
         await registry.charge(
             [
                 an_entry("a", account="x", seconds=2.0, micros=7),
@@ -106,7 +106,7 @@ class LedgerConformance:
             _row(kind=EntryKind.IDLE, seconds=-1.0),
         }
 
-    async def test_users_are_told_apart_where_that_is_wanted(self, registry: Registry) -> None:
+    async def test_users_have_separate_rows_on_request(self, registry: Registry) -> None:
         attempt = {"kind": EntryKind.ATTEMPT, "models": "demo/a", "key_id": "k", "micros": 1}
         for n, user in enumerate(["anna", "berta", "anna", ""]):
             await registry.charge([an_entry(str(n), **attempt, user=user, seconds=1.0)])

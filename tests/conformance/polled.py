@@ -16,7 +16,8 @@ from swell.brokers.publisher import QueuePublisher
 from swell.brokers.remote import RemoteDispatch
 from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
 from swell.registry import ModelCard
-from swell.store import Start, Store
+from swell.store import Start
+from swell.stores.tasks import Store
 from swell.task import Task
 
 

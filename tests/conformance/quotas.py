@@ -25,7 +25,7 @@ ANNA: Place = place_of("key-1", "anna")
 
 
 def an_ask(task_id: str = "t1", **fields: Any) -> Ask:
-    """Return a task of key-1 that is to be accepted now."""
+    """Return a task of key-1 to be accepted now."""
     values: dict[str, Any] = {"id": task_id, "key_id": "key-1", "at": NOW}
     return Ask(**(values | fields))
 
@@ -37,7 +37,7 @@ def _a_credit(credit_id: str = "c1", micros: int = 1_000, **fields: Any) -> Cred
 
 
 async def _use_of(registry: Registry, place: Place, at: datetime = NOW) -> Use:
-    """Return what was used on a day; the month has the same."""
+    """Return the use of a day; the month has the same."""
     sheet = await registry.sheet([place], at)
     day, month = sheet.use(place, day_of(at)), sheet.use(place, month_of(at))
     assert day == month
@@ -50,7 +50,7 @@ async def _account_of(registry: Registry, place: Place) -> Account:
 
 
 class QuotasConformance:
-    """The guarantees of `swell.registry` about quotas, credits and what is held of them."""
+    """The guarantees of `swell.registry` about quotas, credits and reservations."""
 
     async def test_quotas_are_kept_replaced_and_dropped(self, registry: Registry) -> None:
         own = Quota(key_id="key-1", tasks_per_day=5, is_prepaid=True)
@@ -75,18 +75,16 @@ class QuotasConformance:
         for user in ("*", "=", "=*", "anna"):
             asked = [an_ask(f"a{user}", user=user)], [an_ask(f"b{user}", user=user)]
             first, second = await registry.reserve(asked)
-            assert (first.refusal is None, second.refusal is None) == (True, False)
+            assert (first.refused_by is None, second.refused_by is None) == (True, False)
 
     async def test_nothing_is_counted_where_there_is_no_quota(self, registry: Registry) -> None:
         [verdict] = await registry.reserve([[an_ask(user="anna")]])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
         assert verdict.standings == ()
         assert await registry.holds(after="", before=NOW + timedelta(1), limit=9) == []
         assert await _use_of(registry, KEY) == Use()
 
-    async def test_what_is_reserved_counts_for_the_key_and_its_user(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_reservation_counts_for_the_key_and_its_user(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.put_quota(Quota(key_id="key-1", user="anna", samples_per_month=9))
         await registry.reserve([[an_ask("t1", user="anna", samples=4, micros=70)]])
@@ -95,19 +93,17 @@ class QuotasConformance:
         assert await _use_of(registry, ANNA) == Use(tasks=1, samples=4, held=70)
         assert await _use_of(registry, place_of("key-1", "otto")) == Use()
 
-    async def test_what_a_limit_does_not_have_is_refused_and_all_of_its_group(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_group_beyond_a_limit_is_refused_whole(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", samples_per_day=10))
         first = [an_ask("t1", samples=6)]
         second = [an_ask("t2", samples=1), an_ask("t3", samples=4)]
         third = [an_ask("t4", samples=4)]
         told = await registry.reserve([first, second, third])
-        assert [each.refusal is None for each in told] == [True, False, True]
-        refusal = told[1].refusal
-        assert refusal is not None
-        assert (refusal.asked, refusal.standing.left, refusal.standing.limit) == (5, 4, 10)
-        assert refusal.standing.name == "samples-day"
+        assert [each.refused_by is None for each in told] == [True, False, True]
+        refused_by = told[1].refused_by
+        assert refused_by is not None
+        assert (told[1].asked, refused_by.left, refused_by.limit) == (5, 4, 10)
+        assert refused_by.name == "samples-day"
         assert await _use_of(registry, KEY) == Use(tasks=2, samples=10)
         held = await registry.holds(after="", before=NOW + timedelta(1), limit=9)
         assert [each.id for each in held] == ["t1", "t4"]
@@ -119,20 +115,20 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", user="anna", tasks_per_day=2))
         asked = [[an_ask(f"{user}{n}", user=user)] for user in ("anna", "otto") for n in range(3)]
         told = await registry.reserve(asked)
-        assert [each.refusal is None for each in told] == [True, True, False, True, False, False]
+        assert [each.refused_by is None for each in told] == [True, True, False, True, False, False]
         [verdict] = await registry.reserve([[an_ask("nobody")]])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
 
-    async def test_days_and_months_begin_anew(self, registry: Registry) -> None:
+    async def test_days_and_months_reset(self, registry: Registry) -> None:
         quota = Quota(key_id="key-1", tasks_per_day=1, tasks_per_month=2)
         await registry.put_quota(quota)
         yesterday, tomorrow = NOW - timedelta(days=1), NOW + timedelta(days=1)
         asked = [[an_ask("a", at=yesterday)], [an_ask("b", at=yesterday)], [an_ask("c", at=NOW)]]
         told = await registry.reserve(asked)
-        assert [each.refusal is None for each in told] == [True, False, True]
+        assert [each.refused_by is None for each in told] == [True, False, True]
         # The month is used up, and over tomorrow.
         told = await registry.reserve([[an_ask("d", at=tomorrow)]])
-        assert told[0].refusal is None
+        assert told[0].refused_by is None
 
     async def test_the_true_cost_is_spent_in_the_period_in_which_it_was_accepted(
         self, registry: Registry
@@ -140,19 +136,17 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", micros_per_day=100))
         await registry.reserve([[an_ask("t1", micros=60)], [an_ask("t2", micros=40)]])
         [verdict] = await registry.reserve([[an_ask("t3", micros=1)]])
-        assert verdict.refusal is not None
+        assert verdict.refused_by is not None
         assert await registry.release([Settled("t1", 25), Settled("t2")]) == 2
         assert await _use_of(registry, KEY) == Use(tasks=2, samples=1, micros=25)
         [verdict] = await registry.reserve([[an_ask("t3", micros=75)]])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
         assert verdict.standings[0].left == 0
 
-    async def test_what_a_task_has_made_counts_in_place_of_what_was_held(
-        self, registry: Registry
-    ) -> None:
+    async def test_samples_made_count_instead_of_samples_held(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", samples_per_day=10))
         asked = [[an_ask(f"t{n}", samples=3)] for n in range(3)]
-        assert [each.refusal for each in await registry.reserve(asked)] == [None] * 3
+        assert [each.refused_by for each in await registry.reserve(asked)] == [None] * 3
         ends = [Settled("t0", 0, 5), Settled("t1", 0, 1), Settled("t2", None, 3)]
         assert await registry.release(ends) == 3
         assert await _use_of(registry, KEY) == Use(tasks=3, samples=6)
@@ -177,36 +171,34 @@ class QuotasConformance:
         await registry.put_quota(Quota(key_id="key-1", user="anna", is_prepaid=True))
         asked = [an_ask("t1", user="anna", micros=600)]
         [verdict] = await registry.reserve([asked])
-        assert verdict.refusal is not None
-        assert verdict.refusal.standing.name == "user-credits"
+        assert verdict.refused_by is not None
+        assert verdict.refused_by.name == "user-credits"
         assert await registry.grant(_a_credit(user="anna"))
         [verdict] = await registry.reserve([asked])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
         [verdict] = await registry.reserve([[an_ask("t2", user="anna", micros=600)]])
-        assert verdict.refusal is not None
-        assert (verdict.refusal.asked, verdict.refusal.standing.left) == (600, 400)
+        assert verdict.refused_by is not None
+        assert (verdict.asked, verdict.refused_by.left) == (600, 400)
         await registry.release([Settled("t1")])
         [verdict] = await registry.reserve([[an_ask("t2", user="anna", micros=600)]])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
         # It has cost more than was held: then credits are below 0, and nothing more is accepted.
         await registry.release([Settled("t2", 1_001)])
         assert (await _account_of(registry, ANNA)).left == -1
         [verdict] = await registry.reserve([[an_ask("t3", user="anna", micros=0)]])
-        assert verdict.refusal is not None
+        assert verdict.refused_by is not None
 
     async def test_where_nothing_is_known_of_the_cost_some_credits_are_needed(
         self, registry: Registry
     ) -> None:
         await registry.put_quota(Quota(key_id="key-1", is_prepaid=True))
         [verdict] = await registry.reserve([[an_ask("t1", micros=0)]])
-        assert verdict.refusal is not None
+        assert verdict.refused_by is not None
         await registry.grant(_a_credit(micros=1))
         [verdict] = await registry.reserve([[an_ask("t1", micros=0)]])
-        assert verdict.refusal is None
+        assert verdict.refused_by is None
 
-    async def test_a_quota_that_comes_later_says_nothing_of_what_is_held(
-        self, registry: Registry
-    ) -> None:
+    async def test_a_later_quota_does_not_change_reservations(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         await registry.reserve([[an_ask("t1", micros=50)]])
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9, is_prepaid=True))
@@ -228,7 +220,7 @@ class QuotasConformance:
         assert await registry.credit_places() == [KEY, ANNA, place_of("key-2", None)]
         assert (await _account_of(registry, ANNA)).left == -200
 
-    async def test_of_a_limit_no_more_is_given_than_there_is(self, registry: Registry) -> None:
+    async def test_concurrent_reservations_never_exceed_a_limit(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=100, is_prepaid=True))
         await registry.put_quota(Quota(key_id="key-1", user=ANY_USER, samples_per_day=12))
         await registry.grant(_a_credit(micros=2_000))
@@ -236,10 +228,10 @@ class QuotasConformance:
         async def ask(number: int) -> bool:
             asked = an_ask(f"t{number:03}", user=f"u{number % 3}", micros=100)
             [verdict] = await registry.reserve([[asked]])
-            if verdict.refusal is None and number % 2:
-                # Some end meanwhile, and cost less.
+            if verdict.refused_by is None and number % 2:
+                # Some end early, and cost less.
                 await registry.release([Settled(asked.id, 40)])
-            return verdict.refusal is None
+            return verdict.refused_by is None
 
         accepted = sum(await asyncio.gather(*(ask(number) for number in range(90))))
         account, use = await _account_of(registry, KEY), await _use_of(registry, KEY)
@@ -255,7 +247,7 @@ class QuotasConformance:
         account = await _account_of(registry, KEY)
         assert (account.held, account.spent) == (0, (await _use_of(registry, KEY)).micros)
 
-    async def test_what_is_held_is_listed_by_ids_in_parts(self, registry: Registry) -> None:
+    async def test_reservations_are_listed_by_ids_in_pages(self, registry: Registry) -> None:
         await registry.put_quota(Quota(key_id="key-1", tasks_per_day=9))
         for number in range(3):
             at = NOW + timedelta(seconds=number)

@@ -7,8 +7,9 @@ import pytest
 
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.db.registry import Registry
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
 
 __all__ = ["OnPostgres", "OnSqlite"]
 
@@ -23,9 +24,9 @@ class OnSqlite(_Clocked):
     """Provides `registry` in a SQLite file."""
 
     @pytest.fixture
-    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[SqliteRegistry]:
+    async def registry(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Registry]:
         database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield SqliteRegistry(database)
+        yield Registry(database)
         await database.close()
 
 
@@ -35,7 +36,7 @@ class OnPostgres(_Clocked):
     @pytest.fixture
     async def registry(
         self, postgres_databases: PostgresDatabases, clock: ManualClock
-    ) -> AsyncIterator[PostgresRegistry]:
+    ) -> AsyncIterator[Registry]:
         database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        yield PostgresRegistry(database)
+        yield Registry(database)
         await database.close()

@@ -17,11 +17,11 @@ from conformance.searching import SearchingConformance
 from conformance.shared import Pair, SharedConformance
 from conformance.sharing import SharingConformance
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 
 
 class TestSqlite(
@@ -36,8 +36,8 @@ class TestSqlite(
     async def delivery(self, tmp_path: Path) -> AsyncIterator[Delivery]:
         clock = ManualClock()
         database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        store = SqliteStore(database, rng=random.Random(1))
-        yield Delivery(clock, store, SqliteBroker(database))
+        store = Store(database, rng=random.Random(1))
+        yield Delivery(clock, store, Broker(database))
         await store.close()
 
 
@@ -53,8 +53,8 @@ class TestPostgres(
     async def delivery(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Delivery]:
         clock = ManualClock()
         database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        store = PostgresStore(database, rng=random.Random(1))
-        yield Delivery(clock, store, PostgresBroker(database))
+        store = Store(database, rng=random.Random(1))
+        yield Delivery(clock, store, Broker(database))
         await store.close()
 
 
@@ -63,10 +63,10 @@ class TestTwoBackendsOnPostgres(SharedConformance, SharedPipelineConformance):
     async def pair(self, postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
         clock, url = ManualClock(), await postgres_databases.new()
         one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
-        stores = [PostgresStore(each, rng=random.Random(1)) for each in (one, two)]
+        stores = [Store(each, rng=random.Random(1)) for each in (one, two)]
         yield (
-            Delivery(clock, stores[0], PostgresBroker(one)),
-            Delivery(clock, stores[1], PostgresBroker(two)),
+            Delivery(clock, stores[0], Broker(one)),
+            Delivery(clock, stores[1], Broker(two)),
         )
         for store in stores:
             await store.close()

@@ -23,14 +23,14 @@ from servers import MotoServer, NatsServer, Server
 from swell.brokers import external, nats, sqs
 from swell.brokers.external import ExternalQueues, QueueId
 from swell.brokers.nats import NatsQueues
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
 from swell.brokers.sqs import SqsQueues
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, Unavailable
 from swell.fairness import MOST_URGENT
-from swell.stores.postgres import PostgresDatabase, PostgresStore
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.task import Released, Task, TaskState
 
 PATIENCE_S = 45.0
@@ -64,8 +64,8 @@ async def polled(tmp_path: Path, url: str) -> AsyncIterator[PolledDelivery]:
     """A SQLite store whose tasks are leased through a queue service."""
     clock = ManualClock()
     database = SqliteDatabase.open(tmp_path / "swell.db", clock)
-    store = SqliteStore(database, rng=random.Random(1))
-    own = Delivery(clock, store, SqliteBroker(database))
+    store = Store(database, rng=random.Random(1))
+    own = Delivery(clock, store, Broker(database))
     delivery = PolledDelivery.over(own, opened(url), opened(url))
     yield delivery
     await delivery.close()
@@ -192,8 +192,8 @@ class TestNatsPolledOverPostgres(PolledConformance):
     ) -> AsyncIterator[PolledDelivery]:
         clock, url = ManualClock(), nats_url(nats_server)
         database = await PostgresDatabase.open(await postgres_databases.new(), clock)
-        store = PostgresStore(database, rng=random.Random(1))
-        own = Delivery(clock, store, PostgresBroker(database))
+        store = Store(database, rng=random.Random(1))
+        own = Delivery(clock, store, Broker(database))
         delivery = PolledDelivery.over(own, opened(url), opened(url))
         yield delivery
         await delivery.close()

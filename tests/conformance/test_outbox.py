@@ -9,11 +9,12 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.outbox import OutboxConformance, PostOffice, a_hooked_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresOutbox, PostgresStore
-from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteStore
+from swell.db.deliveries import Outbox
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 
 
 class TestSqlite(OutboxConformance):
@@ -34,14 +35,14 @@ class TestPostgres(OutboxConformance):
 
 def _sqlite(path: Path, clock: ManualClock) -> PostOffice:
     database = SqliteDatabase.open(path, clock)
-    store = SqliteStore(database, rng=random.Random(1))
-    return PostOffice(Delivery(clock, store, SqliteBroker(database)), SqliteOutbox(database))
+    store = Store(database, rng=random.Random(1))
+    return PostOffice(Delivery(clock, store, Broker(database)), Outbox(database))
 
 
 async def _postgres(url: str, clock: ManualClock) -> PostOffice:
     database = await PostgresDatabase.open(url, clock)
-    store = PostgresStore(database, rng=random.Random(1))
-    return PostOffice(Delivery(clock, store, PostgresBroker(database)), PostgresOutbox(database))
+    store = Store(database, rng=random.Random(1))
+    return PostOffice(Delivery(clock, store, Broker(database)), Outbox(database))
 
 
 async def test_what_is_due_outlives_the_process(tmp_path: Path) -> None:

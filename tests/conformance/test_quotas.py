@@ -6,8 +6,9 @@ from conformance.quotas import QuotasConformance, an_ask
 from conformance.registries import OnPostgres, OnSqlite
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.quotas import Account, Credit, Quota, Settled
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
+from swell.stores.postgres import PostgresDatabase
 
 
 class TestSqliteQuotas(OnSqlite, QuotasConformance):
@@ -20,7 +21,7 @@ class TestPostgresQuotas(OnPostgres, QuotasConformance):
     ) -> None:
         url = await postgres_databases.new()
         databases = [await PostgresDatabase.open(url, clock) for _ in range(3)]
-        registries = [PostgresRegistry(database) for database in databases]
+        registries = [Registry(database) for database in databases]
         await registries[0].put_quota(Quota(key_id="key-1", tasks_per_day=20, is_prepaid=True))
         granted = Credit(id="c", key_id="key-1", micros=1_550, at=clock.now())
         assert sorted(await asyncio.gather(*(each.grant(granted) for each in registries))) == [
@@ -32,7 +33,7 @@ class TestPostgresQuotas(OnPostgres, QuotasConformance):
         ]
         told = [verdict for verdicts in await asyncio.gather(*asked) for verdict in verdicts]
         # Credits allow 15, the daily quota 20.
-        taken = [n for n, verdict in enumerate(told) if verdict.refusal is None]
+        taken = [n for n, verdict in enumerate(told) if verdict.refused_by is None]
         assert len(taken) == 15
         released = await asyncio.gather(
             *(each.release([Settled(f"t{n}", 40) for n in taken]) for each in registries)

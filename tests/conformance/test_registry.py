@@ -5,15 +5,16 @@ from pathlib import Path
 from conformance.registries import OnPostgres, OnSqlite
 from conformance.registry import RegistryConformance, a_key, a_worker
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.registry import ModelCard
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.stores.sqlite import SqliteDatabase
 
 
 class TestSqliteRegistry(OnSqlite, RegistryConformance):
     async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
         path = tmp_path / "again.db"
         database = SqliteDatabase.open(path, ManualClock())
-        registry = SqliteRegistry(database)
+        registry = Registry(database)
         await registry.put_models([ModelCard(name="demo/a", version="v1")])
         await registry.put_worker(a_worker())
         await registry.put_key(a_key())
@@ -22,7 +23,7 @@ class TestSqliteRegistry(OnSqlite, RegistryConformance):
         await database.close()
 
         database = SqliteDatabase.open(path, ManualClock())
-        registry = SqliteRegistry(database)
+        registry = Registry(database)
         assert await registry.models() == [ModelCard(name="demo/a", version="v1")]
         assert await registry.workers() == [a_worker()]
         assert await registry.keys() == [a_key()]

@@ -11,20 +11,21 @@ from conformance.registries import OnPostgres, OnSqlite
 from conformance.startups import StartupsConformance, a_startup, an_entry
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.db.registry import Registry
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.sqlite import SqliteDatabase
 
 
 class TestSqliteStartups(OnSqlite, StartupsConformance):
     async def test_everything_survives_reopening(self, tmp_path: Path) -> None:
         path = tmp_path / "again.db"
         database = SqliteDatabase.open(path, ManualClock())
-        await SqliteRegistry(database).put_startup(a_startup())
-        await SqliteRegistry(database).charge([an_entry()])
+        await Registry(database).put_startup(a_startup())
+        await Registry(database).charge([an_entry()])
         await database.close()
         database = SqliteDatabase.open(path, ManualClock())
-        assert await SqliteRegistry(database).startups() == [a_startup()]
-        assert (await SqliteRegistry(database).ledger()).entries == [an_entry()]
+        assert await Registry(database).startups() == [a_startup()]
+        assert (await Registry(database).ledger()).entries == [an_entry()]
         await database.close()
 
     @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ class TestSqliteStartups(OnSqlite, StartupsConformance):
     async def test_the_ledger_is_only_added_to(self, tmp_path: Path, statement: str) -> None:
         path = tmp_path / "swell.db"
         database = SqliteDatabase.open(path, ManualClock())
-        await SqliteRegistry(database).charge([an_entry()])
+        await Registry(database).charge([an_entry()])
         await database.close()
         with (
             contextlib.closing(sqlite3.connect(path)) as connection,
@@ -58,7 +59,7 @@ class TestPostgresStartups(OnPostgres, StartupsConformance):
     ) -> None:
         url = await postgres_databases.new()
         database = await PostgresDatabase.open(url, clock)
-        await PostgresRegistry(database).charge([an_entry()])
+        await Registry(database).charge([an_entry()])
         await database.close()
         connection = await asyncpg.connect(url)
         try:

@@ -11,12 +11,12 @@ from conformance.delivery import Delivery
 from conformance.factories import a_lease_request, a_new_task, a_settlement, hold_of
 from conformance.pipelines import A, B, a_new_run
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
-from swell.stores.postgres.company import Company
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.postgres.company import Peers
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.task import Task
 
 #: Waiting workers of each kind.
@@ -32,13 +32,13 @@ class CountedSqlite(SqliteDatabase):
 
     async def write_when(
         self,
-        action: Callable[[Any], Any],
+        action: Callable[[Any], Awaitable[Any]],
         until: "asyncio.Future[None]",
         **fields: Any,
     ) -> Any:
-        def counted(session: Any) -> Any:
+        async def counted(session: Any) -> Any:
             self.ran += 1
-            return action(session)
+            return await action(session)
 
         return await super().write_when(counted, until, **fields)
 
@@ -100,15 +100,15 @@ async def site(
     if request.param == "sqlite":
         sqlite = CountedSqlite.open(tmp_path / "swell.db", clock)
         assert isinstance(sqlite, CountedSqlite)
-        delivery = Delivery(clock, SqliteStore(sqlite), SqliteBroker(sqlite))
-        site = Site(sqlite, delivery, lambda session: None)
+        delivery = Delivery(clock, Store(sqlite), Broker(sqlite))
+        site = Site(sqlite, delivery, _nothing)
     else:
         # It checks once a second for tasks that other backends left.
-        monkeypatch.setattr(Company, "_keep_polling", lambda self: asyncio.sleep(0))
+        monkeypatch.setattr(Peers, "_keep_polling", lambda self: asyncio.sleep(0))
         databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
         postgres = await CountedPostgres.open(await databases.new(), clock)
         assert isinstance(postgres, CountedPostgres)
-        delivery = Delivery(clock, PostgresStore(postgres), PostgresBroker(postgres))
+        delivery = Delivery(clock, Store(postgres), Broker(postgres))
         site = Site(postgres, delivery, _nothing)
     yield site
     site.until.set_result(None)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from container_rig import BASE, limits, podman, until
 
-from swell.model import Item, define
+from swell.sdk.context import Item
+from swell.sdk.define import define
 from swell.zoo import cog
 
 #: Where `.ci/services` installs cog.

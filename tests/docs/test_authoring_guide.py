@@ -8,7 +8,7 @@ import pytest
 import swell
 from pages import blocks
 from swell import ui
-from swell.model import load_models
+from swell.sdk.load import load_models
 from swell.worker import lacks, probe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"

@@ -32,10 +32,10 @@ from typer.core import TyperGroup
 from pages import ROOT, Block, every_block
 from swell.api.routes import ROUTES
 from swell.cli import app
-from swell.config import load
 from swell.families.portraits import read_scenarios
-from swell.pipeline import load_pipelines
-from swell.styles import load_styles
+from swell.sdk.pipeline import load_pipelines
+from swell.sdk.style_presets import load_styles
+from swell.settings.load import load
 from swell.weights.listing import read_listing
 
 

@@ -7,11 +7,12 @@ import pytest
 
 from commandline import Swell, ready_line, stop
 from pages import blocks, commands
-from swell.config import ServerSettings, WorkerSettings
-from swell.model import load_models
-from swell.pipeline import Stage, load_pipelines
-from swell.pipeline_cards import Declared, card_of
 from swell.registry import ModelCard
+from swell.sdk.load import load_models
+from swell.sdk.pipeline import Stage, load_pipelines
+from swell.sdk.pipeline_cards import Declared, card_of
+from swell.settings.backend import ServerSettings
+from swell.settings.worker import WorkerSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
 [PYTHON] = blocks("docs/pipelines.md")
@@ -64,7 +65,7 @@ def test_every_word_of_a_stage_is_explained() -> None:
     told = set(
         re.findall(r"`(\w+)`", "\n".join(row.split("|")[0] for row in table.split("\n|")[2:]))
     )
-    assert told == set(Stage.__dataclass_fields__)
+    assert told == set(Stage.__struct_fields__)
 
 
 @pytest.mark.timeout(180)

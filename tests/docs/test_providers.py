@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from swell.config import load
 from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
 from swell.providers.reference import providers_markdown
+from swell.settings.load import load
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -9,11 +9,11 @@ import pytest
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, blocks
 from ports import free_port
-from swell.autoscaling import advice
-from swell.config import load
+from swell.bootstrap.autoscaler import advice
 from swell.money.pool_prices import pool_prices
 from swell.providers.factory import options_of
 from swell.providers.options import checked
+from swell.settings.load import load
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

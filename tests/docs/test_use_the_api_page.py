@@ -10,10 +10,10 @@ pytest.importorskip("swell_models")
 
 from pages import blocks
 from swell.clock import SystemClock
-from swell.model import load_models
-from swell.pipeline import load_pipelines
-from swell.pipeline_cards import card_of
 from swell.registry import ModelCard
+from swell.sdk.load import load_models
+from swell.sdk.pipeline import load_pipelines
+from swell.sdk.pipeline_cards import card_of
 from swell.worker.alone import check_input, load_model, run_together
 
 PYTHON = blocks("docs/use-the-api.md")

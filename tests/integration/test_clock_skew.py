@@ -20,10 +20,10 @@ from swell.api.workers import lease_tasks, register_worker, take_report
 from swell.cli.parts import examine
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
-from swell.config import Settings, load
 from swell.dispatch import Ask, Registration, Report
 from swell.errors import Unavailable
 from swell.registry import ModelCard, Scope
+from swell.settings.load import Settings, load
 from swell.task import Task, TaskState
 
 PATIENCE_S = 30.0

@@ -19,7 +19,8 @@ from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
 from swell.cli import app
 from swell.cli.deployment import Deployment
-from swell.config import describe, load
+from swell.settings.describe import describe
+from swell.settings.load import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "compose"
 FILES = sorted(FOLDER.glob("*.yml"))

@@ -26,6 +26,7 @@ from swell.server.guard import (
     GuardedProtocol,
     guarded_protocol,
 )
+from swell.settings.backend import LogSettings, ServerSettings
 from swell.store import TaskFilter
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -117,7 +118,10 @@ async def ask(wire: Wire, path: str, method: str = "GET") -> bytes:
     [("POST", "/v1/tasks"), ("POST", "/worker/v1/lease"), ("GET", "/v1/tasks")],
 )
 async def test_the_line_of_a_request_tells_who_asked(method: str, path: str) -> None:
-    async with a_server(GuardedProtocol, ApiSettings(log_requests="info")) as (_, port):
+    async with a_server(GuardedProtocol, ApiSettings(log=LogSettings(requests="info"))) as (
+        _,
+        port,
+    ):
         wire = await asyncio.open_connection("127.0.0.1", port)
         with capture_logs() as lines:
             await ask(wire, path, method)
@@ -402,7 +406,9 @@ async def test_an_idempotency_key_in_a_trailer_is_none() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
 async def test_a_host_in_a_trailer_is_none(path: str) -> None:
-    async with a_server(GuardedProtocol, ApiSettings(hosts=("swell.test",))) as (_, port):
+    async with a_server(
+        GuardedProtocol, ApiSettings(server=ServerSettings(hosts=("swell.test",)))
+    ) as (_, port):
         wire = _chunked(path, ["Host: swell.test"])
         await refusal(port, wire, status=400, code="invalid_request")
 

@@ -27,12 +27,13 @@ from swell.api.messages import PoolList, PoolScalingView, PoolView
 from swell.cli import app
 from swell.cli.deployment import Deployment
 from swell.clock import SystemClock
-from swell.config import Settings, describe, load
 from swell.provider import LaunchRequest
 from swell.providers.factory import options_of
 from swell.providers.kubeconfig import Access
 from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
 from swell.providers.options import checked
+from swell.settings.describe import describe
+from swell.settings.load import Settings, load
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT / ".venv" / "crds"

@@ -12,8 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from api_harness import a_world
 
 from swell.api.json_limits import MAX_VALUES
-from swell.api.markdown import to_html
-from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES
+from swell.card_limits import MAX_CARD_BYTES
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -89,26 +88,16 @@ async def test_no_large_body_of_a_worker_holds_the_loop(path: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 60_000, "[a](/" * 12_000, "**a " * 15_000, "`" * 60_000])
-async def test_the_page_of_a_hostile_card_is_made_soon(text: str) -> None:
+async def test_a_hostile_card_is_shown_soon(text: str) -> None:
     names = {f"field_{number}": {"description": text[:20]} for number in range(1900)}
     card = {**ANYTHING, "description": text, "input_schema": {"properties": names}}
     async with a_world() as world:
         await world.register(card)
-        for path in ("/models/demo/any", "/v1/models/demo/any", "/v1/models"):
+        for path in ("/llms.txt", "/v1/models/demo/any", "/v1/models"):
             began_s = time.process_time()
             answer = await world.anna("GET", path)
             assert time.process_time() - began_s < MOST_CPU_S, path
             assert answer.status == 200
-
-
-@pytest.mark.parametrize(
-    "part", ["[", "[a](/", "**", "**a", "`", "[a]", "<", "# ", "- ", "| ", "\n", "- a\n", "|a|\n"]
-)
-def test_markdown_takes_time_in_proportion_to_its_length(part: str) -> None:
-    text = (part * MAX_MARKDOWN_BYTES)[:MAX_MARKDOWN_BYTES]
-    began_s = time.process_time()
-    to_html(text)
-    assert time.process_time() - began_s < MOST_CPU_S
 
 
 async def test_a_card_with_as_many_patterns_as_fit_is_refused_soon() -> None:

@@ -9,12 +9,12 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres import PostgresDatabase
 from swell.stores.ready import ReadyTasks
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 
 KEYS = [f"key-{n:02}" for n in range(40)]
 
@@ -24,12 +24,12 @@ async def delivery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     clock = ManualClock()
     if request.param == "sqlite":
         sqlite = SqliteDatabase.open(tmp_path / "swell.db", clock)
-        yield Delivery(clock, SqliteStore(sqlite), SqliteBroker(sqlite))
+        yield Delivery(clock, Store(sqlite), Broker(sqlite))
         await sqlite.close()
     else:
         databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
         postgres = await PostgresDatabase.open(await databases.new(), clock)
-        yield Delivery(clock, PostgresStore(postgres), PostgresBroker(postgres))
+        yield Delivery(clock, Store(postgres), Broker(postgres))
         await postgres.close()
 
 

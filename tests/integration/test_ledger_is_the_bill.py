@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ import pytest
 from postgres_databases import PostgresDatabases
 from swell.api.auth import create_key
 from swell.api.costs import instance_ended, settle, spent
+from swell.bootstrap.local_workers import Fleet, build_fleet
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
-from swell.config import load
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.provider import Instance, InstanceState
 from swell.registry import Scope
-from swell.wiring import Fleet, build_fleet
+from swell.settings.load import load
 
 MODEL = '''
 import os, time
@@ -74,7 +73,7 @@ def the_collector() -> Iterator[None]:
 
 
 class System:
-    """A backend in this process, and workers as processes of their own."""
+    """A backend in this process, and workers in other processes."""
 
     def __init__(self, service: Service, fleet: Fleet, session: aiohttp.ClientSession) -> None:
         self.service = service
@@ -116,15 +115,14 @@ class System:
 
     async def take_ends(self) -> list[Instance]:
         """Tell the backend of the instances that have ended, and return them."""
-        provider, host = self.fleet.provider, socket.gethostname()
+        provider = self.fleet.provider
         ends = [
             each
             for each in await provider.instances()
             if each.state is InstanceState.ENDED and each.ended_at is not None
         ]
         for each in ends:
-            pid = provider.last_pid(each.id)
-            await instance_ended(self.service.app.service, each, host=host, pid=pid)
+            await instance_ended(self.service.app.service, each)
         return ends
 
     async def ledger(self) -> list[LedgerEntry]:
@@ -175,7 +173,7 @@ async def live(system: System) -> list[Any]:
     ids += await system.submit(1, pays=True, how="badly")
     ids += await system.submit(1, pays=True, how="never")
     told = await system.ended(ids)
-    # One worker dies with what it holds, and is replaced.
+    # One worker dies with its task, and is replaced.
     long = await system.submit(1, took_s=1.0)
     async with asyncio.timeout(PATIENCE_S):
         while (found := await system.get(long[0]))["started_at"] is None:
@@ -187,7 +185,7 @@ async def live(system: System) -> list[Any]:
     told += await system.ended(long)
     await system.take_ends()
     await system.registered(2)
-    # What was charged is still less than what was spent, since both workers live.
+    # Less is charged than spent, since both workers live.
     service = system.service.app.service
     await settle(service)
     whole = sum(each.micros or 0 for each in await system.ledger())
@@ -231,7 +229,7 @@ def check(
     assert set(kinds) == set(EntryKind)
     assert all(seconds > 0 for seconds in kinds.values()), kinds
     assert kinds[EntryKind.COLD_START] > 0.1
-    # Batches of four share what they take: 13 tasks that succeeded ran for 0.05 s or 1 s together.
+    # Batches of four share their time: 13 tasks that succeeded ran for 0.05 s or 1 s together.
     assert kinds[EntryKind.ATTEMPT] >= 0.05 * 3
     paid = {each.id: each.micros or 0 for each in entries}
     for task in tasks:
@@ -263,6 +261,6 @@ async def check_all(system: System, folder: Path) -> None:
     async with system.session.get("/v1/costs?by=pool") as answer:
         told = (await answer.json())["total"]
     assert (told["micros"]["total"], told["images"]) == (bill, 16)
-    # Nothing is left: whoever looks again finds nothing to charge.
+    # Repeating it charges nothing more.
     await system.take_ends()
     assert await settle(service, others_s=0.0) == 0

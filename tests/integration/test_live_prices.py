@@ -12,12 +12,12 @@ import pytest
 from ec2_front import Ec2Front
 from servers import MotoServer
 from swell.api.settings import Backend
-from swell.autoscaling import Access, Autoscaler, build_autoscaler
+from swell.bootstrap.autoscaler import Access, Autoscaler, build_autoscaler
+from swell.bootstrap.backend import build_backend, close_backend
 from swell.clock import SystemClock
-from swell.config import load
 from swell.money.tariffs import TARIFFS, PoolTariff
 from swell.scaling import STATUS, PoolScaling, ScalingStatus
-from swell.wiring import build_backend, close_backend
+from swell.settings.load import load
 
 PATIENCE_S = 60.0
 

@@ -9,7 +9,7 @@ from swell.cli.keyring import OUTLIVES_S, open_keyring
 from swell.cli.parts import examine
 from swell.cli.service import open_service
 from swell.clock import ManualClock
-from swell.config import load
+from swell.settings.load import load
 
 PATIENCE_S = 30.0
 

@@ -21,7 +21,7 @@ from sqlite_rig import SqliteRig
 from swell.api.app import create_app
 from swell.api.auth import create_key
 from swell.api.duties import discard, retire
-from swell.api.settings import ApiSettings, Backend, Retention
+from swell.api.settings import ApiSettings, Backend
 from swell.brokers.remote import RemoteDispatch
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
@@ -29,6 +29,8 @@ from swell.dispatch import Ask, LeasedTask, Registration, Report
 from swell.errors import NotFound
 from swell.registry import ModelCard, Scope
 from swell.retry import RetryPolicy
+from swell.settings.backend import RetentionSettings
+from swell.settings.storage import ObjectsSettings
 from swell.task import Artifact, Settlement, Succeeded, Task
 from swell.worker.deliver import Courier
 from swell.worker.encode import Encoded
@@ -115,7 +117,8 @@ async def serve(bucket: Bucket, serve_files: Literal["through", "redirect"]) -> 
         registry=registry,
         clock=clock,
         settings=ApiSettings(
-            serve_files=serve_files, retention=(Retention(None, 0.0, 0.0),), uploads_s=0.0
+            objects=ObjectsSettings(serve=serve_files),
+            retention=RetentionSettings(inputs_s=0.0, outputs_s=0.0, uploads_s=0.0),
         ),
     )
     worker_key = (await create_key(registry, clock, "w", frozenset({Scope.WORKER}))).secret
@@ -181,7 +184,11 @@ async def test_nothing_is_left_in_the_bucket_of_a_task_that_was_removed(
     assert (await site.read(first["url"]))[0] == 410
 
 
-async def test_nothing_is_left_after_its_time(site: Site, bucket: Bucket) -> None:
+async def test_nothing_is_left_after_its_time(
+    site: Site, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the upload's URL had expired.
+    monkeypatch.setattr(ApiSettings, "uploads_s", 0.0)
     await site.call("POST", "/v1/uploads", data=b"used by nobody")
     lease = await site.lease()
     task = await site.report(lease, await site.deliver(lease, picture()))

@@ -22,10 +22,11 @@ from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
 from swell.brokers.external import ExternalQueues
 from swell.brokers.nats import NatsQueues
-from swell.brokers.postgres import PostgresBroker
 from swell.brokers.sqs import SqsQueues
+from swell.brokers.table import Broker
 from swell.clock import SystemClock
-from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.tasks import Store
 from swell.task import TaskState
 
 pytestmark = pytest.mark.timeout(240)
@@ -47,9 +48,9 @@ class Place:
         """Yield a store, a broker and a publisher, as one backend has them, and a worker."""
         clock = SystemClock()
         database = await PostgresDatabase.open(self.store_url, clock)
-        store = PostgresStore(database)
+        store = Store(database)
         # The clock of deliveries is for tests that move it.
-        own = Delivery(clock, store, PostgresBroker(database))  # type: ignore[arg-type]
+        own = Delivery(clock, store, Broker(database))  # type: ignore[arg-type]
         delivery = PolledDelivery.over(own, self.queues(), self.queues())
         try:
             yield delivery

@@ -11,13 +11,14 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, NotFound, Unavailable
 from swell.store import Accepted, HoldState
-from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.postgres import PostgresDatabase
 from swell.stores.postgres.database import TRIES
-from swell.stores.postgres.session import Session
+from swell.stores.postgres.session import PostgresSession
+from swell.stores.tasks import Store
 from swell.task import Released, Task, TaskState
 
 R = TypeVar("R")
@@ -67,8 +68,8 @@ class World:
     ) -> None:
         self.url = url
         self.database = database
-        self.store = PostgresStore(database)
-        self.broker = PostgresBroker(database)
+        self.store = Store(database)
+        self.broker = Broker(database)
         self.delivery = Delivery(clock, self.store, self.broker)
         self.other = other
 
@@ -106,11 +107,11 @@ async def world(postgres_databases: PostgresDatabases) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def later(world: World) -> AsyncIterator[PostgresStore]:
+async def later(world: World) -> AsyncIterator[Store]:
     """Another backend of the same database, for which every lease has run out."""
     clock = ManualClock()
     clock.advance(3600)
-    store = PostgresStore(await PostgresDatabase.open(world.url, clock))
+    store = Store(await PostgresDatabase.open(world.url, clock))
     yield store
     await store.close()
 
@@ -314,7 +315,7 @@ async def test_a_server_that_comes_back_without_its_last_commit_is_not_taken_for
 
 
 async def test_a_task_that_two_backends_would_end_at_once_ends_once(
-    world: World, later: PostgresStore
+    world: World, later: Store
 ) -> None:
     store, broker, rng = world.store, world.broker, random.Random(3)
 
@@ -405,8 +406,8 @@ async def test_a_worker_whose_row_the_database_refuses_takes_nobody_along(world:
 async def test_who_waits_and_cannot_be_served_takes_nobody_along(world: World) -> None:
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def refuse(session: Session) -> bool:
-        if session.may_wait("demo/upper"):
+    async def refuse(session: PostgresSession) -> bool:
+        if session.may_have_ready("demo/upper"):
             raise NotFound("there is nothing of that name")
         return False
 

@@ -14,15 +14,17 @@ import swell
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
+from swell.brokers.table import Broker
 from swell.cli import app
 from swell.clock import ManualClock, SystemClock
+from swell.db.sql import Statements
 from swell.errors import Conflict, Internal, InvalidRequest
-from swell.stores.postgres import PostgresDatabase, PostgresStore
+from swell.stores.migrations import load_migrations
+from swell.stores.postgres import PostgresDatabase
 from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
 from swell.stores.postgres.session import QUERIES
 from swell.stores.postgres.upgrade import upgrade
-from swell.stores.queries import load_migrations, load_queries
+from swell.stores.tasks import Store
 
 CLOCK = SystemClock()
 MIGRATIONS = load_migrations("postgres")
@@ -61,7 +63,7 @@ async def test_a_backend_waits_for_the_migrations_of_another_as_long_as_they_tak
     postgres_databases: PostgresDatabases, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swell.stores.postgres.database.WRITE_S", 0.3)
-    monkeypatch.setattr("swell.stores.postgres.database.READ_S", 0.3)
+    monkeypatch.setattr("swell.stores.postgres.pool.READ_S", 0.3)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute("SELECT pg_advisory_lock($1)", 0x7377656C6C)
     opening = asyncio.create_task(
@@ -119,10 +121,10 @@ def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(
         path.read_text(encoding="utf-8")
-        for folder in ("db", "stores/postgres", "brokers")
+        for folder in ("db", "stores", "brokers")
         for path in (package / folder).rglob("*.py")
     )
-    assert [name for name in load_queries("postgres") if f'"{name}"' not in source] == []
+    assert [name for name in Statements("postgres").all() if f'"{name}"' not in source] == []
 
 
 @pytest.mark.parametrize(
@@ -200,8 +202,8 @@ async def test_a_backend_of_the_schema_before_serves_while_the_next_one_is_appli
 ) -> None:
     url, clock = await postgres_databases.new(), ManualClock()
     old = await PostgresDatabase.open(url, clock)
-    store = PostgresStore(old)
-    delivery = Delivery(clock, store, PostgresBroker(old))
+    store = Store(old)
+    delivery = Delivery(clock, store, Broker(old))
     is_over = False
     ended = 0
 

@@ -16,12 +16,14 @@ from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
 from servers import PostgresServer
-from swell.brokers.postgres import PostgresBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import InvalidRequest, Unavailable
 from swell.store import Accepted
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry, PostgresStore
-from swell.stores.postgres.database import Watched
+from swell.stores.postgres import PostgresDatabase
+from swell.stores.postgres.pool import Watched
+from swell.stores.tasks import Store
 from swell.task import TaskState
 
 R = TypeVar("R")
@@ -53,7 +55,7 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_ag
 ) -> None:
     clock = ManualClock()
     database = await PostgresDatabase.open(own_server.url, clock)
-    store, broker = PostgresStore(database), PostgresBroker(database)
+    store, broker = Store(database), Broker(database)
     delivery = Delivery(clock, store, broker)
     tasks = await delivery.submit(*(a_new_task(seed=seed) for seed in range(50)))
     (held,) = await delivery.lease()
@@ -67,7 +69,7 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_ag
         lambda: store.get([held.id]),
         lambda: store.settle([a_settlement(held)]),
         lambda: broker.lease(a_lease_request()),
-        lambda: PostgresRegistry(database).workers(),
+        lambda: Registry(database).workers(),
         store.check_writable,
     ):
         with pytest.raises(Unavailable) as refused:
@@ -91,10 +93,10 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_ag
 async def test_a_server_that_falls_silent_is_told_and_found_again(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CONNECT_S", "WRITE_S", "READ_S"):
-        monkeypatch.setattr(f"swell.stores.postgres.database.{name}", 0.5)
+    for name in ("pool.CONNECT_S", "database.WRITE_S", "pool.READ_S"):
+        monkeypatch.setattr(f"swell.stores.postgres.{name}", 0.5)
     database = await PostgresDatabase.open(own_server.url, ManualClock())
-    store = PostgresStore(database)
+    store = Store(database)
     await store.accept([a_new_task()])
     assert own_server.process is not None
     server = psutil.Process(own_server.process.pid)
@@ -105,7 +107,7 @@ async def test_a_server_that_falls_silent_is_told_and_found_again(
         async with asyncio.timeout(20):
             for call in (
                 lambda: store.accept([a_new_task()]),
-                lambda: PostgresRegistry(database).workers(),
+                lambda: Registry(database).workers(),
             ):
                 with pytest.raises(Unavailable):
                     await call()
@@ -129,7 +131,7 @@ async def test_connections_notice_a_host_that_has_vanished(own_server: PostgresS
 async def test_a_worker_is_served_while_no_word_from_other_backends_comes_through(
     postgres_databases: PostgresDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.stores.postgres.company._SAY_S", 0.5)
+    monkeypatch.setattr("swell.stores.postgres.company._NOTIFY_S", 0.5)
     url, clock = await postgres_databases.new(), ManualClock()
     here = await PostgresDatabase.open(url, clock)
     looking = await asyncpg.connect(url)
@@ -144,16 +146,14 @@ async def test_a_worker_is_served_while_no_word_from_other_backends_comes_throug
     try:
         for _ in range(3):
             until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            leasing = asyncio.create_task(
-                PostgresBroker(here).lease(a_lease_request(), until=until)
-            )
-            (accepted,) = await PostgresStore(there).accept([a_new_task()])
+            leasing = asyncio.create_task(Broker(here).lease(a_lease_request(), until=until))
+            (accepted,) = await Store(there).accept([a_new_task()])
             assert isinstance(accepted, Accepted)
             async with asyncio.timeout(10):
                 (leased,) = await leasing
             assert leased.id == accepted.task.id
         async with asyncio.timeout(10):
-            while not here.company.is_there:
+            while not here.peers.exist:
                 await asyncio.sleep(0.02)
     finally:
         mute.resume()
@@ -229,9 +229,9 @@ async def behind_proxy(
     """A backend whose every statement was prepared, so that each write has one answer to lose."""
     proxy, clock = Proxy(await postgres_databases.new()), ManualClock()
     database = await PostgresDatabase.open(await proxy.start(), clock)
-    await database.company.stop()
-    store = PostgresStore(database)
-    delivery = Delivery(clock, store, PostgresBroker(database))
+    await database.peers.stop()
+    store = Store(database)
+    delivery = Delivery(clock, store, Broker(database))
     await delivery.submit(a_new_task())
     await delivery.settle(*await delivery.lease())
     yield proxy, database, delivery
@@ -288,7 +288,7 @@ async def test_a_text_that_the_database_cannot_keep_is_refused_alone(
     postgres_databases: PostgresDatabases,
 ) -> None:
     database = await PostgresDatabase.open(await postgres_databases.new(), ManualClock())
-    store = PostgresStore(database)
+    store = Store(database)
     users = ["ann", "b\0b", "c\ud800c", "dan"]
     results = await asyncio.gather(
         *(store.accept([a_new_task(user=user)]) for user in users), return_exceptions=True
@@ -305,12 +305,12 @@ async def test_what_others_accept_is_found_without_any_word_of_it(
     url, clock = await postgres_databases.new(), ManualClock()
     one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
     # This one tells nobody.
-    await one.company.stop()
+    await one.peers.stop()
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.ensure_future(PostgresBroker(two).lease(a_lease_request(), until=until))
+    waiting = asyncio.ensure_future(Broker(two).lease(a_lease_request(), until=until))
     for _ in range(5):
         await asyncio.sleep(0)
-    (accepted,) = await PostgresStore(one).accept([a_new_task()])
+    (accepted,) = await Store(one).accept([a_new_task()])
     assert isinstance(accepted, Accepted)
     (held,) = await asyncio.wait_for(waiting, PATIENCE_S)
     assert held.id == accepted.task.id
@@ -323,7 +323,7 @@ async def test_tasks_are_found_by_their_index_though_the_table_was_empty_when_th
 ) -> None:
     url = await postgres_databases.new()
     database = await PostgresDatabase.open(url, ManualClock(), connections=1)
-    store = PostgresStore(database)
+    store = Store(database)
     # So often that the server keeps one plan for all.
     for _ in range(10):
         assert await store.get(["nobody"]) == [None]
@@ -347,11 +347,11 @@ async def test_what_another_backend_has_started_is_settled_without_being_told_of
 ) -> None:
     url, clock = await postgres_databases.new(), ManualClock()
     one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
-    (accepted,) = await PostgresStore(one).accept([a_new_task()])
+    (accepted,) = await Store(one).accept([a_new_task()])
     assert isinstance(accepted, Accepted)
-    (held,) = await PostgresBroker(two).lease(a_lease_request())
+    (held,) = await Broker(two).lease(a_lease_request())
     # This one remembers that the task waits.
-    (settled,) = await PostgresStore(one).settle([a_settlement(held)])
+    (settled,) = await Store(one).settle([a_settlement(held)])
     assert settled is not None
     assert settled.state is TaskState.SUCCEEDED
     await one.close()

@@ -11,9 +11,10 @@ import pytest
 from conformance.startups import a_startup
 from postgres_databases import PostgresDatabases
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.phases import STARTUPS_TTL, StartupState
 from swell.registry import KeptStartup
-from swell.stores.postgres import PostgresDatabase, PostgresRegistry
+from swell.stores.postgres import PostgresDatabase
 
 R = TypeVar("R")
 
@@ -26,7 +27,7 @@ _HOLD = "SELECT 1 FROM startups WHERE id = $1 FOR UPDATE"
 class World:
     """A registry, and somebody else who may hold rows of its database."""
 
-    def __init__(self, registry: PostgresRegistry, other: Any) -> None:
+    def __init__(self, registry: Registry, other: Any) -> None:
         self.registry = registry
         self.other = other
 
@@ -41,7 +42,7 @@ async def world(postgres_databases: PostgresDatabases) -> AsyncIterator[World]:
     url = await postgres_databases.new()
     database = await PostgresDatabase.open(url, ManualClock())
     other = await asyncpg.connect(url)
-    yield World(PostgresRegistry(database), other)
+    yield World(Registry(database), other)
     await other.close()
     await database.close()
 

@@ -10,12 +10,13 @@ import pytest
 
 from conformance.factories import a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
-from swell.brokers.postgres import PostgresBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
 from swell.store import Accepted
-from swell.stores.postgres import PostgresDatabase, PostgresStore, company, database
-from swell.stores.postgres.company import Company
+from swell.stores.postgres import PostgresDatabase, company, database
+from swell.stores.postgres.company import Peers
 from swell.stores.ready import is_ready
+from swell.stores.tasks import Store
 from swell.task import Task
 
 PATIENT_S = 30.0
@@ -28,8 +29,8 @@ class Backend:
     database: PostgresDatabase
 
     def __post_init__(self) -> None:
-        self.store = PostgresStore(self.database)
-        self.broker = PostgresBroker(self.database)
+        self.store = Store(self.database)
+        self.broker = Broker(self.database)
 
     async def accepts(self, n: int, key_id: str) -> None:
         """Accept so many tasks of a key."""
@@ -63,7 +64,7 @@ async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
 async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterator[Pair]:
     both = [Backend(await PostgresDatabase.open(url, clock)) for clock in (here, there)]
     async with asyncio.timeout(PATIENT_S):
-        while not all(each.database.company.is_there for each in both):
+        while not all(each.database.peers.exist for each in both):
             await asyncio.sleep(0.01)
     try:
         yield Pair(url, here, *both)
@@ -109,11 +110,11 @@ async def _is_busy(backend: Backend) -> None:
 
 @pytest.fixture
 def nobody_looks_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Company, "_keep_polling", _never)
+    monkeypatch.setattr(Peers, "_keep_polling", _never)
     monkeypatch.setattr(database, "REFRESH_S", 3600.0)
 
 
-async def _never(company: Company) -> None:
+async def _never(company: Peers) -> None:
     await asyncio.get_running_loop().create_future()
 
 
@@ -138,7 +139,7 @@ async def test_who_has_had_something_just_now_asks_for_others_work_when_that_is_
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     # A word of it was lost.
-    monkeypatch.setattr(pair.there.database.company, "tell", lambda queues: None)
+    monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
     await pair.there.accepts(1, "there")
     assert [task.key_id for task in await pair.here.leases()] == ["there"]
 
@@ -190,7 +191,7 @@ async def _a_lease_that_is_given_up_and_not_written(pair: Pair) -> AsyncIterator
 
     The body runs while it is on its way.
     """
-    assert pair.here.database.company.is_there
+    assert pair.here.database.peers.exist
     (held,) = await pair.here.leases()
     await pair.here.accepts(1, "own")
     other = await asyncpg.connect(pair.url)
@@ -224,7 +225,7 @@ async def test_what_a_lease_has_taken_that_was_not_written_is_found_at_once(pair
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_however_many_queues_there_are_each_is_told_of(pair: Pair) -> None:
     queues = {f"demo/one-of-many-models-{n}" for n in range(900)}
-    pair.there.database.company.tell(queues)
+    pair.there.database.peers.notify(queues)
     async with asyncio.timeout(PATIENT_S):
         while not queues <= pair.here.database.state.unsure:
             await asyncio.sleep(0.01)
@@ -244,13 +245,13 @@ async def test_what_another_left_that_has_gone_without_a_word_is_found_by_whoeve
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(company, "_FORGET_S", 0.1)
-    monkeypatch.setattr(pair.there.database.company, "tell", lambda queues: None)
+    monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     await pair.there.accepts(1, "there")
     await pair.there.database.close()
     async with asyncio.timeout(PATIENT_S):
-        while pair.here.database.company.is_there:
+        while pair.here.database.peers.exist:
             await asyncio.sleep(0.01)
         served: list[Task] = []
         while not served:

@@ -15,8 +15,8 @@ from swell.api.app import App
 from swell.api.auth import create_key
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
-from swell.config import load
 from swell.registry import Scope
+from swell.settings.load import load
 
 CARD = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
 

@@ -17,7 +17,8 @@ from typer.main import get_command
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from pages import Reader, block
 from swell.cli import app
-from swell.config import describe, load
+from swell.settings.describe import describe
+from swell.settings.load import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))

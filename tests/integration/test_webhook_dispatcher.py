@@ -13,10 +13,12 @@ from conformance.factories import a_lease_request, a_new_task, a_settlement
 from loopback import listening
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import UrlPolicy
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import SystemClock
+from swell.db.deliveries import Outbox
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
-from swell.stores.sqlite import SqliteDatabase, SqliteOutbox, SqliteStore
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings
 from swell.webhooks.send import HttpSender, Letter
@@ -33,9 +35,9 @@ class Shop:
     def __init__(self, folder: Path) -> None:
         clock = SystemClock()
         self.database = SqliteDatabase.open(folder / "swell.db", clock)
-        self.store = SqliteStore(self.database)
-        self.broker = SqliteBroker(self.database)
-        self.outbox = SqliteOutbox(self.database)
+        self.store = Store(self.database)
+        self.broker = Broker(self.database)
+        self.outbox = Outbox(self.database)
         outbound = Outbound(
             UrlPolicy.of(["127.0.0.1"], ["any"], "webhooks"), TIMEOUT_S, connections=0
         )

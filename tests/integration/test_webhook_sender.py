@@ -11,13 +11,14 @@ import pytest
 
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import UrlPolicy
+from swell.bootstrap.data_folder import self_signed_cert
 from swell.cli.tls import open_cert, open_tls
 from swell.clock import SystemClock
-from swell.config import ServerSettings, Settings
+from swell.settings.backend import ServerSettings
+from swell.settings.load import Settings
 from swell.webhooks.schedule import Answer
 from swell.webhooks.send import HttpSender, Letter
 from swell.webhooks.signing import new_secret
-from swell.wiring import self_signed_cert
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -22,7 +22,8 @@ import licences  # noqa: E402 - it lies among the pages
 #: Finds every built-in model in the new environment, and runs two of them.
 TRY = """
 import json, pathlib, swell, swell_models
-from swell.model import Item, load_models
+from swell.sdk.context import Item
+from swell.sdk.load import load_models
 found = []
 for path in sorted(pathlib.Path(swell.__file__).parent.joinpath("zoo").glob("[a-z]*.py")):
     text = path.read_text()

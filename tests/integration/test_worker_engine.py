@@ -26,12 +26,11 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import InvalidRequest, NotFound, TooLarge, Unauthenticated
-from swell.model import InvalidModel
+from swell.errors import InvalidModel, InvalidRequest, NotFound, TooLarge, Unauthenticated
 from swell.retry import RetryPolicy
+from swell.settings.worker import WorkerSettings
 from swell.task import Succeeded, TaskState
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 
 __all__ = ["dispatch"]
 

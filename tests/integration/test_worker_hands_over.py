@@ -19,10 +19,10 @@ from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
 from swell.dispatch import Upload
 from swell.errors import Unavailable
+from swell.settings.worker import WorkerSettings
 from swell.store import Hold
 from swell.task import Task, TaskState, checkpoint_key
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 
 #: Writes down each step that it begins: which sample, and where it is. Once there are so many as a
 #: file says, it stands still, in that step, for as long as the file is there.

@@ -190,13 +190,13 @@ async def test_a_model_that_was_left_out_and_loads_now_is_left_to_the_next_worke
 
 
 async def test_a_model_that_does_not_load_at_once_is_tried_again(
-    dispatch: MemoryDispatch, models: Path, tmp_path: Path
+    dispatch: MemoryDispatch, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "MAX_BOOT_DEATHS", 50)
     optional = tmp_path / "optional.py"
     optional.write_text(OPTIONAL)
     refs = ref(models, "Other"), str(optional)
-    settings = {"optional": [str(optional)], "max_boot_deaths": 50}
-    async with working(dispatch, *refs, **settings) as (worker, running):
+    async with working(dispatch, *refs, optional=[str(optional)]) as (worker, running):
         (tmp_path / "busy").touch()
         os.kill(worker.model_pid, signal.SIGKILL)
         await asyncio.sleep(1.0)

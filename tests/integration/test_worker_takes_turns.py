@@ -10,8 +10,11 @@ from worker_harness import dispatch, output_of, picture_of, working
 
 from conformance.dispatch import MemoryDispatch
 from swell.dispatch import Switches
-from swell.model import Definition, Item, Model, load_models
 from swell.phases import Phase, StartupKind, StartupState
+from swell.sdk.context import Item
+from swell.sdk.define import Definition
+from swell.sdk.load import load_models
+from swell.sdk.model import Model
 from swell.task import Task, TaskState
 
 __all__ = ["dispatch"]

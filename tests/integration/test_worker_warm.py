@@ -18,13 +18,13 @@ from worker_harness import over, restarted
 
 from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
-from swell.config import process_environment
+from swell.environment import process_environment
+from swell.settings.worker import WorkerSettings
 from swell.task import TaskState
 from swell.worker import warm
 from swell.worker.engine import Worker
 from swell.worker.forkserver import is_possible
 from swell.worker.run import Origin
-from swell.worker.settings import WorkerSettings
 from swell.worker.warm import Forks, ForksSettings
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="forking needs Linux")
@@ -203,7 +203,7 @@ SCRIPT = """
 import asyncio, socket, structlog, sys
 from pathlib import Path
 from swell.clock import SystemClock
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.worker.slate import new_slate
 from swell.worker.warm import Forks, ForksSettings
 

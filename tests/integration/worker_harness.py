@@ -17,10 +17,10 @@ import pytest
 
 from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
+from swell.settings.worker import WorkerSettings
 from swell.task import Task, TaskState
 from swell.weights.cache import WeightCache
 from swell.worker.engine import Worker
-from swell.worker.settings import WorkerSettings
 
 __all__ = ["dispatch", "output_of", "over", "picture_of", "restarted", "working"]
 

@@ -47,9 +47,9 @@ from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Report
 from swell.errors import SwellError
-from swell.media import File, Image
 from swell.object_stores.memory import MemoryObjects
 from swell.objects import check_key
+from swell.sdk.media import File, Image
 from swell.weights.formats import parse_header
 from swell.weights.lora import check_lora
 from swell.weights.onnx import _Walk

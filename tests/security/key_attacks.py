@@ -287,7 +287,6 @@ def worker_attacks() -> dict[str, Any]:
         "a checkpoint with a key of another": _foreign_checkpoint,
         "names that lead out of the folder": _odd_names,
         "a schema that never ends": _schema,
-        "a page in a model's card": _card,
         "100,000 tasks asked for": _greedy,
         "a wait without end": _patient,
     }
@@ -508,21 +507,6 @@ def _schema(target: Target) -> str:
     worker = held.json()["worker_id"]
     target.call("POST", "/worker/v1/report", {"worker_id": worker, "goodbye": True}, key="worker-2")
     return "" if answer.status == 422 else f"{answer.status} {answer.body[:200]!r}"
-
-
-def _card(target: Target) -> str:
-    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>[a](javascript:alert(1))"
-    card = {"description": evil, "licence": evil, "credits": [evil]}
-    made = register(target, "worker-2", "hostile/page", card=card)
-    if not made.is_taken:
-        return ""
-    page = target.call("GET", "/models/hostile/page").body
-    worker = made.json()["worker_id"]
-    target.call("POST", "/worker/v1/report", {"worker_id": worker, "goodbye": True}, key="worker-2")
-    for word in (b"<script>alert", b"<img src=x", b'href="javascript:'):
-        if word in page:
-            return f"{word!r} stands in the page"
-    return ""
 
 
 def _greedy(target: Target) -> str:

@@ -27,7 +27,7 @@ from replay import (
     quantile,
     request_latencies_s,
 )
-from swell.model import define
+from swell.sdk.define import define
 from swell.worker.batch import room_of
 from swell.worker.decide import Policy
 from swell.zoo.curve import CurveModel

@@ -5,7 +5,7 @@ from typing import Any
 
 from api_harness import World, succeeded
 
-from swell.pipeline_cards import Declared
+from swell.sdk.pipeline_cards import Declared
 from swell.stages import Pipeline, Stage
 
 __all__ = ["PAINT", "POSTER", "QUICK", "drawn", "measured"]

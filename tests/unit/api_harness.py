@@ -10,12 +10,13 @@ from typing import Any
 from sqlite_rig import SqliteRig
 from swell.api.app import App, create_app
 from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend, WebhookSettings
+from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
 from swell.object_stores.folder import FolderObjects
 from swell.object_stores.memory import MemoryObjects
 from swell.registry import Scope
+from swell.settings.backend import WebhooksSettings
 from swell.signing import SigningSecrets, read_secrets
 from swell.weights.store import WeightStore
 
@@ -215,6 +216,19 @@ class World:
         return answer.json
 
 
+def settings_of(**given: Any) -> ApiSettings:
+    """Return settings, where those of some groups need no name of their group."""
+    settings = ApiSettings()
+    given = {"upload_types": ("*/*",), "uploads_s": None, **given}
+    for group in ("server", "delivery", "limits", "admission", "retention", "costs"):
+        values = getattr(settings, group)
+        names = type(values).model_fields.keys() - ApiSettings.model_fields.keys()
+        own = {name: given.pop(name) for name in names & given.keys()}
+        if own:
+            given[group] = given.get(group, values).model_copy(update=own)
+    return settings.model_copy(update=given)
+
+
 @asynccontextmanager
 async def a_world(
     launchable: tuple[str, ...] = (),
@@ -224,7 +238,7 @@ async def a_world(
 ) -> AsyncIterator[World]:
     clock = ManualClock()
     # Tests that name webhooks on the way to something else send nothing anywhere.
-    settings.setdefault("webhooks", WebhookSettings(at_once=0))
+    settings.setdefault("webhooks", WebhooksSettings().model_copy(update={"at_once": 0}))
     rig = SqliteRig(clock)
     registry = rig.registry
     signing = SigningSecrets(clock, await read_secrets(registry))
@@ -239,7 +253,7 @@ async def a_world(
         ),
         registry=registry,
         clock=clock,
-        settings=ApiSettings(**settings),
+        settings=settings_of(**settings),
         launchable=lambda: launchable,
         signing=signing,
         outbox=rig.outbox,

@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, Item, Plan, Reject, Sampler, StepModel
 from swell.results import TaskWarning
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.step_model import Plan, Sampler, StepModel
 from swell.worker.denoise import Denoiser, Request
 
 __all__ = [

@@ -20,7 +20,7 @@ from added_harness import NEW, add, dreams, hub_of_dreams, models, remove, safet
 from hub_server import HubServer
 from swell.cli import app
 from swell.cli.added import names_of, with_added
-from swell.config import load
+from swell.errors import InvalidModel
 from swell.families import vqgan_clip
 from swell.families.description import contents
 from swell.families.entries import (
@@ -34,8 +34,10 @@ from swell.families.entries import (
     write,
 )
 from swell.families.measured import Taken, keep
-from swell.model import Definition, InvalidModel, load_models
 from swell.registry import Speed
+from swell.sdk.define import Definition
+from swell.sdk.load import load_models
+from swell.settings.load import load
 from swell.weights.files import MOST_SETTINGS_BYTES
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"

@@ -1,5 +1,6 @@
-"""Adopting versions, decided without a service: lives, traffic, evidence, verdicts."""
+"""Rollouts without a service: stages, traffic, evidence, verdicts, and how they are stored."""
 
+import asyncio
 import itertools
 import math
 import random
@@ -15,18 +16,19 @@ from swell.adoption import kept
 from swell.adoption.evidence import (
     BLOCK,
     ODDS,
-    Bets,
     Evidence,
     Observation,
-    log_bet,
+    SequentialTest,
+    judge,
+    likelihood_ratio,
     observe,
-    quantile,
+    p95,
 )
 from swell.adoption.life import (
     Canary,
     Life,
+    RollbackRules,
     Stage,
-    Watch,
     begin,
     promote,
     retire,
@@ -40,10 +42,9 @@ from swell.adoption.traffic import (
     is_of_canary,
     queues_of,
 )
-from swell.adoption.verdict import Word, judge
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Conflict
-from swell.stores.sqlite import SqliteRegistry
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 MODEL = "demo/upper"
@@ -146,7 +147,7 @@ def test_another_share_keeps_what_was_found_out_and_another_split_does_not() -> 
     assert larger.canary is not None
     assert (larger.canary.id, larger.canary.share, larger.canary.since) == ("c1", 0.25, NOW)
     assert [(each.at, each.share) for each in larger.history] == [(later, 0.25), (NOW, 0.05)]
-    by_key = msgspec.structs.replace(a_canary(canary_id="c3"), is_by_key=True)
+    by_key = msgspec.structs.replace(a_canary(canary_id="c3"), sticky="key")
     assert start_canary(life, by_key, who="anna").canary == by_key
 
 
@@ -190,58 +191,69 @@ def test_whatever_is_done_one_version_is_live_and_no_stage_contradicts_another(
 
 
 @given(st.integers(1, 25), st.integers(1, 60), st.integers(0, 85), st.sampled_from(ODDS))
-def test_a_bet_pays_one_on_average_where_the_versions_are_equal(
-    canary: int, live: int, hits: int, odds: float
+def test_the_ratio_is_one_on_average_where_the_versions_are_equal(
+    canary: int, live: int, hits: int, odds: int
 ) -> None:
     hits = min(hits, canary + live)
     mean = 0.0
     for of_canary in range(max(0, hits - live), min(canary, hits) + 1):
         ways = math.comb(canary, of_canary) * math.comb(live, hits - of_canary)
         chance = ways / math.comb(canary + live, hits)
-        mean += chance * math.exp(log_bet(odds, canary, of_canary, live, hits - of_canary))
+        mean += chance * likelihood_ratio(odds, canary, of_canary, live, hits - of_canary)
     assert mean == pytest.approx(1.0)
 
 
 @given(st.sampled_from(ODDS), st.floats(0.01, 1.0))
-def test_a_bet_pays_no_more_where_the_canary_is_better(odds: float, better: float) -> None:
+def test_the_ratio_is_no_larger_where_the_canary_is_better(odds: int, better: float) -> None:
     canary, live, hits = 10, 30, 9
     places = range(min(canary, hits) + 1)
     weights = [math.comb(canary, k) * math.comb(live, hits - k) * better**k for k in places]
     mean = sum(
-        weight / sum(weights) * math.exp(log_bet(odds, canary, k, live, hits - k))
+        weight / sum(weights) * likelihood_ratio(odds, canary, k, live, hits - k)
         for k, weight in zip(places, weights, strict=True)
     )
     assert mean <= 1.0 + 1e-9
 
 
+@pytest.mark.parametrize("hits", [0, 1, 5000, 10_009, 10_010])
+def test_the_ratio_of_a_block_with_a_tiny_share_is_finite(hits: int) -> None:
+    for canary, live in ((10, 10_000), (10_000, 10)):
+        of_canary = min(canary, hits)
+        ratio = likelihood_ratio(64, canary, of_canary, live, hits - of_canary)
+        assert 0.0 <= ratio < math.inf
+
+
 def test_a_block_is_full_by_the_number_of_attempts_alone() -> None:
     for of_canary, of_live in itertools.product((True, False), repeat=2):
-        bets = Bets()
-        ends = [bets.add(is_canary=True, is_hit=of_canary) for _ in range(BLOCK)]
-        ends += [bets.add(is_canary=False, is_hit=of_live) for _ in range(BLOCK)]
+        test = SequentialTest()
+        ends = [test.add(is_canary=True, is_hit=of_canary) for _ in range(BLOCK)]
+        ends += [test.add(is_canary=False, is_hit=of_live) for _ in range(BLOCK)]
         assert ends == [False] * (2 * BLOCK - 1) + [True]
-        assert bets.block == [0, 0, 0, 0]
+        assert test.block == [0, 0, 0, 0]
 
 
-@given(st.lists(st.floats(0.0, 1e6), min_size=1), st.floats(0.0, 1.0))
-def test_a_quantile_is_a_value_that_so_many_do_not_exceed(values: list[float], part: float) -> None:
-    found = quantile(values, part)
+@given(st.lists(st.floats(0.0, 1e6), min_size=1))
+def test_the_95th_percentile_is_the_smallest_that_so_many_do_not_exceed(
+    values: list[float],
+) -> None:
+    found = p95(values)
     assert found in values
-    assert sum(each <= found for each in values) >= part * len(values)
+    assert sum(each <= found for each in values) >= 0.95 * len(values)
+    assert sum(each < found for each in values) < 0.95 * len(values)
 
 
 def crowd(
     seed: int, n: int, *, share: float = 0.2, fails: tuple[float, float], slower: float = 1.0
 ) -> tuple[Evidence, int | None, int]:
     """Return the evidence, after how many attempts it was worse, and how many were the canary's."""
-    draw, evidence, of_canary = random.Random(seed), Evidence(canary_id="c"), 0
+    draw, evidence, of_canary = random.Random(seed), Evidence(), 0
     for number in range(1, n + 1):
         is_canary = draw.random() < share
         of_canary += is_canary
         has_failed = draw.random() < fails[0 if is_canary else 1]
         took_s = draw.lognormvariate(0.0, 0.25) * (slower if is_canary else 1.0)
         seen = Observation(is_canary, has_failed, 0.0 if has_failed else took_s)
-        if observe(evidence, seen) and judge(evidence, Watch()).word is Word.WORSE:
+        if observe(evidence, seen) and judge(evidence, RollbackRules()).verdict == "worse":
             return evidence, number, of_canary
     return evidence, None, of_canary
 
@@ -251,7 +263,7 @@ def test_a_canary_that_is_no_worse_is_kept(fails: float) -> None:
     for seed in range(6):
         evidence, worse_at, _ = crowd(seed, 2000, fails=(fails, fails))
         assert worse_at is None
-        assert judge(evidence, Watch()).word is Word.FINE
+        assert judge(evidence, RollbackRules()).verdict == "fine"
 
 
 @pytest.mark.parametrize(("fails", "slower"), [((0.2, 0.01), 1.0), ((0.01, 0.01), 2.0)])
@@ -265,53 +277,66 @@ def test_a_worse_canary_is_found_within_200_of_its_attempts(
 
 
 def test_an_outage_of_both_versions_is_not_the_canarys_fault() -> None:
-    draw, evidence = random.Random(7), Evidence(canary_id="c")
+    draw, evidence = random.Random(7), Evidence()
     for number in range(4000):
         seen = Observation(draw.random() < 0.2, draw.random() < (0.9 if 900 < number < 1400 else 0))
         observe(evidence, seen)
-        assert judge(evidence, Watch()).word is not Word.WORSE
+        assert judge(evidence, RollbackRules()).verdict != "worse"
 
 
 def test_a_difference_that_does_not_matter_rolls_nothing_back() -> None:
     evidence, _, _ = crowd(3, 6000, share=0.5, fails=(0.0, 0.0), slower=1.5)
-    assert judge(evidence, Watch(p95_by=50.0)).word is Word.FINE
-    assert judge(evidence, Watch()).word is Word.WORSE
+    assert judge(evidence, RollbackRules(p95_by=50.0)).verdict == "fine"
+    assert judge(evidence, RollbackRules()).verdict == "worse"
 
 
 def test_the_false_alarm_says_how_much_evidence_is_needed() -> None:
-    verdict = judge(Evidence(canary_id="c"), Watch(false_alarm=0.01))
-    assert (verdict.word, verdict.needed_evidence) == (Word.EARLY, 200.0)
+    verdict = judge(Evidence(), RollbackRules(false_alarm=0.01))
+    assert (verdict.verdict, verdict.needed_evidence) == ("early", 200.0)
 
 
 # ---- what is kept
 
 
-def a_registry() -> SqliteRegistry:
+def a_registry() -> Registry:
     return SqliteRig(ManualClock()).registry
 
 
-async def test_evidence_outlives_a_restart_and_belongs_to_one_canary() -> None:
-    registry = a_registry()
-    evidence, _, _ = crowd(1, 300, fails=(0.1, 0.1))
-    await kept.keep_evidence(registry, MODEL, evidence)
-    assert await kept.read_evidence(registry, MODEL, "c") == evidence
-    assert await kept.read_evidence(registry, MODEL, "d") == Evidence(canary_id="d")
+async def test_evidence_is_stored_for_one_canary_until_it_ends() -> None:
+    registry, canary, seen = a_registry(), a_canary(), [Observation(True, False, 1.5)]
+    await kept.change_life(registry, MODEL, lambda _: with_canary())
+    evidence = await kept.add_evidence(registry, MODEL, canary, seen)
+    assert evidence.canary.attempts == 1
+    assert await kept.read_evidence(registry, MODEL, canary) == evidence
+    assert await kept.read_evidence(registry, MODEL, a_canary(canary_id="c2")) == Evidence()
+    assert await kept.read_evidence(registry, "demo/upper2", canary) == Evidence()
+
+    def end(life: Life | None) -> Life:
+        assert life is not None
+        return roll_back(life, who="", at=NOW)
+
+    await kept.change_life(registry, MODEL, end)
+    assert await kept.read_evidence(registry, MODEL, canary) == Evidence()
 
 
-async def test_what_a_backend_has_told_counts_once() -> None:
-    registry, evidence = a_registry(), Evidence(canary_id="c")
-    seen = [Observation(True, False, 1.5)]
-    await kept.tell(registry, MODEL, "c", "b1", 7, seen)
-    await kept.tell(registry, MODEL, "c", "b1", 8, seen)
-    await kept.tell(registry, MODEL, "c", "b2", 3, seen)
-    await kept.tell(registry, MODEL, "an earlier one", "b2", 4, seen)
-    await kept.tell(registry, "demo/upper2", "c", "b1", 9, seen)
-    told, names = await kept.read_told(registry, MODEL, evidence)
-    assert (told, len(names)) == (seen * 3, 4)
-    # The process ended before the notes were dropped.
-    assert (await kept.read_told(registry, MODEL, evidence))[0] == []
-    await kept.forget_evidence(registry, MODEL)
-    assert (await kept.read_told(registry, MODEL, evidence))[1] == []
+async def test_what_backends_add_at_the_same_time_counts_once_each() -> None:
+    registry, canary = a_registry(), a_canary()
+    seen = [Observation(True, False, 1.5)] * 7
+    adding = [kept.add_evidence(registry, MODEL, canary, seen) for _ in range(5)]
+    await asyncio.gather(*adding)
+    assert (await kept.read_evidence(registry, MODEL, canary)).canary.attempts == 35
+
+
+async def test_observations_count_up_to_the_rollback() -> None:
+    seen = [Observation(n % 2 == 0, n % 2 == 0) for n in range(400)]
+    rules = (RollbackRules(), RollbackRules(automatic=False))
+    attempts = []
+    for each in rules:
+        canary = msgspec.structs.replace(a_canary(), rollback=each)
+        evidence = await kept.add_evidence(a_registry(), MODEL, canary, seen)
+        assert judge(evidence, each).verdict == "worse"
+        attempts.append(evidence.canary.attempts)
+    assert attempts[0] < attempts[1] == 200
 
 
 async def test_of_two_that_change_a_life_neither_is_lost() -> None:

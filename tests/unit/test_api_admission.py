@@ -8,6 +8,7 @@ from admission_harness import PAINT, POSTER, QUICK, measured
 from api_harness import UPPER, Client, World, a_world, succeeded
 
 from swell.api.auth import create_key
+from swell.degrade import time_share
 from swell.registry import Scope
 
 
@@ -54,6 +55,12 @@ async def test_an_estimate_says_how_it_would_be_refused(world: World) -> None:
     assert str(refusal["retry_after_s"]) == refused.headers["retry-after"] == "6"
 
 
+async def test_a_refused_task_may_come_again_within_an_hour(world: World) -> None:
+    await measured(world, 50_000)
+    refused = await world.anna("POST", "/v1/tasks", asking(finish_by_s=1))
+    assert refused.headers["retry-after"] == "3600"
+
+
 @pytest.mark.parametrize(
     ("asked", "took_s"),
     [({}, 10), ({"steps": 80}, 19), ({"steps": 20}, 5.5), ({"steps": 20, "width": 2048}, 10)],
@@ -98,7 +105,7 @@ async def test_a_stage_takes_as_long_as_what_it_draws() -> None:
         # Its second stage draws as much as the task that was measured.
         assert await median_s() == pytest.approx(11)
         for _ in range(200):
-            world.service.times.observe_drawn("demo/paint", 2 * 40 * 1024 * 768)
+            world.service.times.observe_size("demo/paint", time_share(2.0))
         # Others draw twice as much in that time: a tenth of it is needed anyway.
         assert await median_s() == pytest.approx(1 + 10 * 0.55, rel=0.05)
 

@@ -312,7 +312,7 @@ async def test_a_canary_that_is_rolled_back_meanwhile_is_not_promoted(
     looked = await edition(world)
     await _meanwhile(world, monkeypatch)
     late = await act(world, "promote", edition=looked)
-    assert (late.status, "2 was rolled back by itself" in late.json["detail"]) == (409, True)
+    assert (late.status, "2 was rolled back automatically" in late.json["detail"]) == (409, True)
     assert await stages(world) == {"2": "trial", "1": "live"}
 
 
@@ -327,7 +327,7 @@ async def test_a_promotion_from_a_stale_page_is_refused_after_an_automatic_rollb
     body = {"version": "2", "edition": saw}
     late = await act(world, "promote", **(body if how == "both" else {how: body[how]}))
     assert (late.status, late.json["code"]) == (409, "conflict")
-    assert "2 was rolled back by itself" in late.json["detail"]
+    assert "2 was rolled back automatically" in late.json["detail"]
     assert await stages(world) == {"2": "trial", "1": "live"}
     # Who has seen that may.
     again = await act(world, "promote", version="2", edition=await edition(world))

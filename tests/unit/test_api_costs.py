@@ -1,4 +1,4 @@
-"""What attempts cost, how the rest is charged, budgets, and what operators are told of it."""
+"""Costs of attempts, the remainder of bills, budgets, and reports of costs."""
 
 import asyncio
 import dataclasses
@@ -12,35 +12,38 @@ from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from fleet_cases import Yard, a_pool
 
 from sqlite_rig import SqliteRig, turns
-from swell.accounts import Spent, keep_spent, spent_micros, tell_end
+from swell.accounts import Spent, keep_spent, last_spent, tell_end
 from swell.api.app import create_app
 from swell.api.charges import Charges
 from swell.api.costs import instance_ended, settle, spent, watch_budget
-from swell.api.duties import Duties, sweep
+from swell.api.duties import Duties, Duty, sweep
 from swell.api.leadership import Leadership
 from swell.api.metrics import Metrics
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Unavailable
 from swell.money.ledger import EntryKind, LedgerEntry
 from swell.money.tariffs import TARIFFS, PoolTariff, changed
 from swell.provider import Instance, InstanceState
-from swell.stores.sqlite import SqliteRegistry
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.
 PRICE = 3_600_000
+#: Shorter than a lease, so that no sweep ends a running task.
+HEARTBEAT_S = 20.0
 
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test looks at workers, charges and settles; no duty does so in between."""
+    table = Duties.table
+    by_hand = ("workers", "charges", "costs")
 
-    async def rest(duties: Duties) -> None:
-        await asyncio.Event().wait()
+    def without(duties: Duties) -> list[Duty]:
+        return [each for each in table(duties) if each.name not in by_hand]
 
-    for loop in ("_watch_workers", "_keep_charges", "_settle"):
-        monkeypatch.setattr(Duties, loop, rest)
+    monkeypatch.setattr(Duties, "table", without)
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def cold(age_s: float = 30.0, **fields: Any) -> dict[str, Any]:
 
 
 async def ledger(world: World) -> list[Any]:
-    await world.service.charges.keep_all()
+    await world.service.charges.keep()
     found = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
     return list(reversed(found))
 
@@ -87,10 +90,15 @@ async def totals(world: World) -> dict[str, tuple[float, int | None]]:
 async def run(
     world: World, worker: str, seconds: float = 2.0, *, device_s: float | None = None, **more: Any
 ) -> tuple[str, dict[str, Any]]:
-    """Have a task run for some seconds; return its id and what its worker told of it."""
+    """Run a task for some seconds; return its id and its worker's settlement."""
     task = await world.create(**more)
     [lease] = (await world.lease(worker))["tasks"]
-    world.clock.advance(seconds)
+    left_s = seconds
+    while left_s > HEARTBEAT_S:
+        world.clock.advance(HEARTBEAT_S)
+        await world.report(worker, holds=[hold(lease)])
+        left_s -= HEARTBEAT_S
+    world.clock.advance(left_s)
     timings = {"run_s": seconds} | ({} if device_s is None else {"device_s": device_s})
     told = succeeded(lease, "A", timings=timings)
     await world.report(worker, settlements=[told])
@@ -126,7 +134,7 @@ def ended(world: World, instance_id: str, launched_s: float) -> Instance:
 # ---- attempts
 
 
-async def test_a_task_tells_what_its_share_of_the_device_cost(world: World) -> None:
+async def test_a_task_shows_the_cost_of_its_share_of_the_device(world: World) -> None:
     worker = await register(world)
     task_id, _ = await run(world, worker, 2.0, device_s=0.5)
     shown = await show(world, task_id)
@@ -135,7 +143,7 @@ async def test_a_task_tells_what_its_share_of_the_device_cost(world: World) -> N
     assert "cost_micros" not in shown["timings"]
 
 
-async def test_a_task_of_a_pool_without_a_price_tells_no_cost(free: World) -> None:
+async def test_a_task_of_a_pool_without_a_price_has_no_cost(free: World) -> None:
     worker = await register(free)
     task_id, _ = await run(free, worker, device_s=0.5)
     shown = await show(free, task_id)
@@ -172,7 +180,7 @@ async def test_an_attempt_that_failed_is_kept_apart(world: World) -> None:
     assert (entry["kind"], entry["seconds"], entry["images"]) == ("failed", 1.5, 0)
 
 
-async def test_what_a_worker_tells_of_costs_is_not_taken(world: World, free: World) -> None:
+async def test_costs_in_a_report_are_ignored(world: World, free: World) -> None:
     for each in (world, free):
         worker = await register(each)
         task = await each.create()
@@ -189,7 +197,7 @@ DEAR = UPPER | {"price_micros": 40_000}
 
 
 async def pay(world: World, worker: str, *micros: int, **more: Any) -> list[dict[str, Any]]:
-    """Have tasks run for a second each, which pay others as much; return what was told of them."""
+    """Run tasks for a second each, with payments to a remote service; return their settlements."""
     told = []
     for each in micros:
         await world.create(**more)
@@ -201,7 +209,7 @@ async def pay(world: World, worker: str, *micros: int, **more: Any) -> list[dict
 
 
 @pytest.mark.parametrize("is_priced", [True, False])
-async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
+async def test_payments_to_remote_services_are_charged_to_the_task_and_to_no_machine(
     world: World, free: World, is_priced: bool
 ) -> None:
     here = world if is_priced else free
@@ -221,7 +229,7 @@ async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
     if is_priced:
         assert cost["image_micros"] == (40_000 + 2 * machine) / 2
     else:
-        # What has no price is in no cost of an image.
+        # Attempts without a price do not count in the cost of an image.
         assert cost["image_micros"] == 40_000
     # The machine is charged its time and no more.
     [life] = await here.service.registry.charged([worker])
@@ -229,9 +237,7 @@ async def test_what_is_paid_to_others_is_charged_to_the_task_and_to_no_machine(
     assert life.micros == 2 * machine
 
 
-async def test_no_more_is_taken_as_paid_than_the_models_card_allows(
-    world: World, free: World
-) -> None:
+async def test_payments_are_limited_by_the_models_card(world: World, free: World) -> None:
     plain = await register(world)
     [told] = await pay(world, plain, 40_000)
     assert (await show(world, told["task_id"]))["cost_micros"] == 1_000
@@ -253,13 +259,13 @@ async def test_an_attempt_that_failed_has_paid_all_the_same(free: World) -> None
 
 
 async def written(world: World) -> list[Any]:
-    """Return what was paid to others, by the ledger as it is now."""
+    """Return the entries of payments to remote services, as they are in the ledger now."""
     entries = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
     return [each for each in entries if each["outcome"] == "paid"]
 
 
 @pytest.mark.parametrize("is_priced", [True, False])
-async def test_what_was_paid_is_in_the_ledger_before_its_worker_is_answered(
+async def test_payments_are_in_the_ledger_before_the_worker_gets_its_answer(
     world: World, free: World, is_priced: bool
 ) -> None:
     here = world if is_priced else free
@@ -271,7 +277,7 @@ async def test_what_was_paid_is_in_the_ledger_before_its_worker_is_answered(
     assert len(await written(here)) == 1
 
 
-async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
+async def test_payments_wait_while_the_registry_is_unavailable(
     free: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -289,7 +295,7 @@ async def test_what_was_paid_waits_while_the_registry_cannot_be_written(
 
 
 @pytest.mark.slow
-async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_again(
+async def test_a_payment_that_was_not_written_is_charged_by_the_repeated_report(
     free: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -309,7 +315,7 @@ async def test_a_process_that_had_not_written_it_charges_it_when_it_is_told_agai
     assert [each["cost_micros"] for each in await written(free)] == [40_000]
 
 
-async def test_what_was_paid_for_a_task_that_expired_meanwhile_is_charged(free: World) -> None:
+async def test_a_payment_for_an_expired_task_is_charged(free: World) -> None:
     worker = await register(free, models=[DEAR])
     task = await free.create(finish_by_s=5)
     [lease] = (await free.lease(worker))["tasks"]
@@ -324,7 +330,7 @@ async def test_what_was_paid_for_a_task_that_expired_meanwhile_is_charged(free: 
     assert entry["cost_micros"] == 40_000
 
 
-async def test_what_was_paid_by_a_worker_that_lost_its_lease_is_charged_beside_the_others(
+async def test_a_payment_by_a_worker_that_lost_its_lease_is_charged_too(
     free: World,
 ) -> None:
     first, second = await register(free, models=[DEAR]), await register(free, models=[DEAR])
@@ -376,7 +382,7 @@ async def test_a_version_that_was_known_without_a_price_is_charged_with_that_of_
     assert not (await free.anna("POST", "/v1/estimate", asked)).json.get("cost_micros")
 
 
-async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged(
+async def test_a_payment_for_a_retired_version_is_charged(
     free: World,
 ) -> None:
     worker = await register(free, models=[DEAR])
@@ -393,13 +399,13 @@ async def test_what_was_paid_for_a_version_that_was_retired_meanwhile_is_charged
 
 
 @pytest.mark.parametrize("micros", [-1, 10**18])
-async def test_a_price_that_nobody_asks_is_refused(free: World, micros: int) -> None:
+async def test_an_impossible_price_is_refused(free: World, micros: int) -> None:
     body = {"name": "w", "models": [UPPER | {"price_micros": micros}], "slots": 1}
     answer = await free.worker("POST", "/worker/v1/register", body)
     assert (answer.status, answer.json["code"]) == (422, "invalid_input")
 
 
-class Slow(SqliteRegistry):
+class Slow(Registry):
     """Lets others have a turn before it writes."""
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> list[bool]:
@@ -419,8 +425,8 @@ async def test_entries_that_come_while_two_write_are_all_written() -> None:
             )
             await asyncio.sleep(0)
 
-    await asyncio.gather(come(), charges.keep_all(), charges.keep_all())
-    await charges.keep_all()
+    await asyncio.gather(come(), charges.keep(), charges.keep())
+    await charges.keep()
     assert len((await registry.ledger(limit=200)).entries) == 100
 
 
@@ -435,23 +441,23 @@ async def test_a_share_is_no_longer_than_its_worker_has_lived(
         assert (await totals(each))["attempt"][0] == counts_s
 
 
-async def test_a_worker_that_tells_no_share_is_charged_what_it_ran(world: World) -> None:
+async def test_an_attempt_without_a_share_is_charged_its_running_time(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0)
     assert (await totals(world))["attempt"] == (2.0, 2_000)
 
 
-async def test_a_report_that_is_told_twice_is_charged_once(world: World, free: World) -> None:
+async def test_a_repeated_report_is_charged_once(world: World, free: World) -> None:
     for each in (world, free):
         worker = await register(each)
         _, told = await run(each, worker, device_s=1.0)
         assert "stale" not in await each.report(worker, settlements=[told])
-        await each.service.charges.keep_all()
+        await each.service.charges.keep()
         await each.report(worker, settlements=[told])
         assert (await totals(each))["attempt"][0] == 1.0
 
 
-async def test_what_was_not_taken_is_not_charged(world: World) -> None:
+async def test_a_refused_outcome_is_not_charged(world: World) -> None:
     worker = await register(world)
     await world.create()
     [lease] = (await world.lease(worker))["tasks"]
@@ -464,10 +470,6 @@ async def test_attempts_without_a_price_are_added_up(free: World) -> None:
     worker = await register(free)
     for _ in range(3):
         await run(free, worker, 2.0, device_s=0.25)
-    await free.service.charges.keep()
-    found = (await free.admin("GET", "/v1/ledger")).json["entries"]
-    assert found == [], "written once a minute"
-    free.clock.advance(60.0)
     await free.service.charges.keep()
     [entry] = (await free.admin("GET", "/v1/ledger")).json["entries"]
     assert (entry["kind"], entry["seconds"], entry["cost_micros"]) == ("attempt", 0.75, None)
@@ -491,7 +493,7 @@ async def test_entries_wait_while_the_registry_cannot_be_written(
     assert (await totals(world))["attempt"] == (1.0, 1_000)
 
 
-# ---- what nobody was charged for
+# ---- the remainder of bills
 
 
 async def test_the_time_that_a_worker_had_nothing_to_do_is_idle(world: World) -> None:
@@ -529,7 +531,7 @@ async def test_a_worker_that_is_at_something_is_idle_until_that_began(world: Wor
     assert await totals(world) == {"idle": (10.0, 10_000)}
 
 
-async def test_a_worker_that_is_not_heard_of_costs_until_it_was(world: World) -> None:
+async def test_a_silent_worker_costs_until_its_last_message(world: World) -> None:
     worker = await register(world)
     world.clock.advance(10.0)
     await world.lease(worker)
@@ -549,13 +551,13 @@ async def test_the_whole_life_of_an_instance_is_charged(world: World) -> None:
     found = await totals(world)
     assert found == {"cold_start": (30.0, 30_000), "attempt": (1.5, 1_500), "idle": (8.5, 8_500)}
     assert sum(seconds for seconds, _ in found.values()) == 40.0
-    # Nothing is left, however often it is looked for.
+    # Repeating it charges nothing more.
     await instance_ended(world.service, ended(world, "i-1", 40.0))
     await settle(world.service)
     assert await totals(world) == found
 
 
-async def test_ends_may_be_told_by_another_process(world: World) -> None:
+async def test_another_process_may_report_ends(world: World) -> None:
     worker = await register(world, None, instance="i-1")
     world.clock.advance(5.0)
     await world.report(worker, goodbye=True)
@@ -575,7 +577,7 @@ async def test_ends_may_be_told_by_another_process(world: World) -> None:
     assert await totals(world) == {"idle": (5.0, 5_000), "wasted": (7.0, 7_000)}
 
 
-async def test_workers_are_read_no_more_often_where_many_machines_end(
+async def test_the_number_of_ends_does_not_change_how_often_workers_are_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = world.service.registry
@@ -601,9 +603,9 @@ async def test_workers_are_read_no_more_often_where_many_machines_end(
 
 
 async def test_one_that_died_has_wasted_its_silence(world: World) -> None:
-    await register(world, None, host="here", pid=7)
+    await register(world, None, instance="i-7")
     world.clock.advance(5.0)
-    await instance_ended(world.service, ended(world, "p-7", 5.0), host="here", pid=7)
+    await instance_ended(world.service, ended(world, "i-7", 5.0))
     await settle(world.service)
     assert await totals(world) == {"wasted": (5.0, 5_000)}
 
@@ -625,14 +627,14 @@ async def test_an_instance_whose_worker_never_registered_is_charged(world: World
     world.clock.advance(10.0)
     await instance_ended(world.service, ended(world, "i-9", 20.0))
     assert await totals(world) == {"cold_start": (20.0, 20_000)}
-    # Of another nothing was ever heard.
-    await instance_ended(world.service, ended(world, "i-8", 15.0))
-    assert await totals(world) == {"cold_start": (20.0, 20_000), "wasted": (15.0, 15_000)}
-    await instance_ended(world.service, ended(world, "i-8", 15.0))
-    assert (await totals(world))["wasted"] == (15.0, 15_000)
+    # Another has never reported anything.
+    for _ in range(2):
+        await instance_ended(world.service, ended(world, "i-8", 15.0))
+        await settle(world.service)
+        assert await totals(world) == {"cold_start": (20.0, 20_000), "wasted": (15.0, 15_000)}
 
 
-async def test_where_nobody_tells_the_end_the_goodbye_counts(world: World) -> None:
+async def test_without_a_reported_end_the_deregistration_counts(world: World) -> None:
     worker = await register(world)
     world.clock.advance(5.0)
     await world.report(worker, goodbye=True)
@@ -675,7 +677,7 @@ async def test_a_machine_keeps_the_price_that_it_had_first(
     }
 
 
-async def test_a_worker_that_tells_of_no_start_is_its_machine_where_it_registers_again(
+async def test_a_worker_without_a_startup_is_the_same_machine_if_it_registers_again(
     world: World,
 ) -> None:
     for _ in range(2):
@@ -704,7 +706,7 @@ async def test_an_end_by_a_clock_that_is_behind_is_that_of_its_worker(world: Wor
     assert await totals(world) == {"idle": (20.0, 20_000)}
 
 
-async def test_what_a_crash_has_lost_is_idle_time(world: World) -> None:
+async def test_entries_lost_in_a_crash_become_idle_time(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0, device_s=2.0)
     service = world.service
@@ -728,7 +730,7 @@ async def test_attempts_that_were_lost_with_their_worker_have_failed(world: Worl
     assert await sweep(world.service) == 2
     found = [each for each in await ledger(world) if each["kind"] == "failed"]
     assert [(each["outcome"], each["seconds"]) for each in found] == [("worker_lost", 3.0)] * 2
-    # A worker that comes back late and tells of one that was lost is not charged again.
+    # The late report of a lost attempt is not charged again.
     late = succeeded(leases[0], "A", timings={"device_s": 5.0})
     await world.report(worker, settlements=[late])
     assert (await totals(world))["failed"] == (6.0, 6_000)
@@ -767,7 +769,7 @@ async def test_restarts_and_switches_are_wasted(world: World) -> None:
 # ---- budgets
 
 
-async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) -> None:
+async def test_the_money_spent_includes_time_that_is_not_charged_yet(world: World) -> None:
     worker = await register(world, cold(30.0))
     await run(world, worker, 2.0, device_s=1.5)
     starting = {"id": "s2", "age_s": 10.0}
@@ -777,17 +779,16 @@ async def test_what_was_spent_counts_time_that_is_not_charged_yet(world: World) 
     await world.lease(worker)
     await settle(world.service)
     assert (await spent(world.service)).day_micros == 30_000 + 13_000 + 21_000
-    assert await spent_micros(world.service.registry, world.clock.now()) is None
+    assert await last_spent(world.service.registry) is None
     await watch_budget(world.service)
-    assert await spent_micros(world.service.registry, world.clock.now()) == 64_000
-    tomorrow = world.clock.now() + timedelta(days=1)
-    assert await spent_micros(world.service.registry, tomorrow) is None
+    told = await last_spent(world.service.registry)
+    assert told is not None
+    assert told.today_micros(world.clock.now()) == 64_000
+    assert told.today_micros(world.clock.now() + timedelta(days=1)) is None
     assert (await metrics(world))['swell_spent_micros{period="day"}'] == 64_000
 
 
-async def test_what_another_backend_has_told_of_spending_is_counted_and_nothing_of_yesterday() -> (
-    None
-):
+async def test_metrics_show_the_money_spent_as_another_backend_computed_it_today() -> None:
     async with a_world(budget_day_micros=100) as world:
         await pause()
         service, today = world.service, world.clock.now().date()
@@ -861,7 +862,7 @@ async def test_each_alarm_of_a_budget_is_given_once_a_day(by_hand: None) -> None
         ]
 
 
-# ---- what operators are told
+# ---- reports
 
 
 async def costs(world: World, query: str = "") -> Any:
@@ -870,7 +871,7 @@ async def costs(world: World, query: str = "") -> Any:
     return answer.json
 
 
-async def test_costs_of_a_model_are_told_alone_and_with_all_else(world: World) -> None:
+async def test_costs_of_a_model_are_shown_with_and_without_shared_costs(world: World) -> None:
     worker = await register(world, cold(30.0))
     for user in ("ute", "ute", "vera"):
         await run(world, worker, 2.0, device_s=2.0, user=user)
@@ -911,16 +912,16 @@ async def test_costs_of_a_model_are_told_alone_and_with_all_else(world: World) -
 async def test_costs_without_a_price_are_seconds(free: World) -> None:
     worker = await register(free)
     await run(free, worker, 2.0, device_s=2.0)
-    await free.service.charges.keep_all()
+    await free.service.charges.keep()
     [model] = (await costs(free))["costs"]
     assert model["seconds"]["attempts"] == 2.0
     assert [model[name] for name in ("micros", "image_micros", "api_micros")] == [None] * 3
 
 
-async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> None:
+async def test_costs_are_shown_for_the_requested_days(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0, device_s=2.0)
-    await world.service.charges.keep_all()
+    await world.service.charges.keep()
     today = world.clock.now().date()
     tomorrow = today + timedelta(days=1)
     assert (await costs(world, f"?from={today}&to={today}"))["total"]["attempts"] == 1
@@ -940,7 +941,7 @@ async def test_costs_are_told_of_the_days_that_are_asked_for(world: World) -> No
         ("?by=mood", "/by"),
     ],
 )
-async def test_costs_that_cannot_be_told_are_refused(world: World, query: str, says: str) -> None:
+async def test_invalid_queries_of_costs_are_refused(world: World, query: str, says: str) -> None:
     answer = await world.admin("GET", f"/v1/costs{query}")
     assert answer.status == 422
     assert says in answer.json["detail"]
@@ -950,7 +951,7 @@ async def test_costs_are_for_operators(world: World) -> None:
     assert (await world.anna("GET", "/v1/costs")).status == 403
 
 
-async def test_what_was_charged_is_among_the_numbers(world: World) -> None:
+async def test_charges_are_in_the_metrics(world: World) -> None:
     worker = await register(world, cold(30.0))
     await run(world, worker, 2.0, device_s=1.5)
     world.clock.advance(8.0)
@@ -974,7 +975,7 @@ async def spot() -> AsyncIterator[World]:
 
 
 async def tell_price(world: World, hour_micros: int) -> None:
-    """Tell as an autoscaler does what an hour of a worker costs from now on."""
+    """Publish the price of an hour of a worker, as an autoscaler does."""
     registry, now = world.service.registry, world.clock.now()
     note = await registry.note(TARIFFS)
     before = msgspec.json.decode(note or b"{}", type=dict[str, PoolTariff])
@@ -984,7 +985,7 @@ async def tell_price(world: World, hour_micros: int) -> None:
     await world.service.tariffs.refresh()
 
 
-async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spot: World) -> None:
+async def test_a_machine_is_charged_the_price_in_force(spot: World) -> None:
     worker = await register(spot, cold(30.0, instance="i-1"), instance="i-1")
     spot.clock.advance(10.0)
     await tell_price(spot, 2 * PRICE)
@@ -1004,13 +1005,13 @@ async def test_a_machine_whose_price_changes_is_charged_by_what_was_in_force(spo
     # 40 s at a thousandth of a dollar, 10 s at two of them, 4 s at half of one.
     assert sum(micros or 0 for _, micros in found.values()) == 40_000 + 20_000 + 2_000
     assert sum(seconds for seconds, _ in found.values()) == 54.0
-    # What it costs now changes nothing of one that has ended.
+    # A later price does not change the bill of an ended machine.
     await tell_price(spot, 9 * PRICE)
     await settle(spot.service)
     assert await totals(spot) == found
 
 
-async def test_what_is_spent_and_what_tasks_will_cost_follow_the_price_of_now(spot: World) -> None:
+async def test_money_spent_and_expected_costs_follow_the_current_price(spot: World) -> None:
     worker = await register(spot)
     spot.clock.advance(10.0)
     await tell_price(spot, 3 * PRICE)
@@ -1022,14 +1023,14 @@ async def test_what_is_spent_and_what_tasks_will_cost_follow_the_price_of_now(sp
     await settle(spot.service)
     [known] = await spot.service.store.get([task["id"]])
     assert known is not None
-    assert spot.service.expected_micros(known) == 6_000
+    assert spot.service.estimates.cost_micros(known) == 6_000
 
 
 async def spent_of(world: World) -> Any:
     return await spent(world.service)
 
 
-async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_once_it_is_told(
+async def test_a_worker_without_a_price_gets_that_of_its_pool_later(
     free: World,
 ) -> None:
     worker = await register(free)
@@ -1041,24 +1042,24 @@ async def test_a_worker_that_registered_without_a_price_has_that_of_its_pool_onc
     await tell_price(free, 2 * PRICE)
     free.clock.advance(3.0)
     await free.report(worker, goodbye=True)
-    # When nobody has told of its end for a while, its goodbye counts.
+    # Without a report of its end, its deregistration counts after a while.
     free.clock.advance(700.0)
     await settle(free.service)
     found = await totals(free)
     # 4 s at a thousandth of a dollar, 3 s at two of them.
     assert sum(micros or 0 for _, micros in found.values()) == 4_000 + 6_000
-    # What it costs now changes nothing of one that has gone.
+    # A later price does not change the bill of a machine that has gone.
     await tell_price(free, 9 * PRICE)
     await settle(free.service)
     assert await totals(free) == found
 
 
-# ---- prices that the autoscaler tells
+# ---- prices from the autoscaler
 
 
 @pytest.fixture
 async def two(by_hand: None) -> AsyncIterator[tuple[World, World]]:
-    """Two backends whose settings have no pools."""
+    """Two backends without pools in their settings."""
     async with a_world(budget_day_micros=20_000) as here:
         backend = dataclasses.replace(here.app.backend, bus=MemoryBus(here.clock))
         app = create_app(backend)
@@ -1076,7 +1077,7 @@ async def report_of_autoscaler(world: World, **pool: Any) -> None:
     await controller.step()
 
 
-async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
+async def test_backends_without_pools_charge_by_the_autoscalers_prices(
     two: tuple[World, World],
 ) -> None:
     here, there = two
@@ -1090,7 +1091,7 @@ async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
         for each in await here.service.registry.workers()
     }
     assert prices == {early: (None, 0, 0.0), late: (PRICE, 5_000, 60.0)}
-    # What each does every two seconds.
+    # Each backend does this every two seconds.
     await here.service.scaling.listen()
     for world, worker in ((here, early), (there, early), (there, late)):
         task_id, _ = await run(world, worker, 2.0)
@@ -1103,7 +1104,7 @@ async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
     assert ("budget.day", "100 %") in [(each["action"], each["target"]) for each in actions]
     for world, worker in ((here, early), (there, late)):
         await world.report(worker, goodbye=True)
-        await world.service.charges.keep_all()
+        await world.service.charges.keep()
     here.clock.advance(700.0)
     await settle(here.service)
     told = (await here.admin("GET", "/v1/costs")).json["total"]["micros"]
@@ -1114,7 +1115,7 @@ async def test_backends_without_pools_charge_by_what_the_autoscaler_tells(
     assert [each[name] for each in counted] == [2_000, 4_000]
 
 
-async def test_a_price_of_the_settings_comes_before_what_an_autoscaler_tells(world: World) -> None:
+async def test_a_price_of_the_settings_comes_before_the_autoscalers(world: World) -> None:
     await report_of_autoscaler(world, hour_micros=5 * PRICE)
     await world.service.scaling.listen()
     worker = await register(world)

@@ -12,8 +12,8 @@ from api_harness import World, failed, hold, succeeded
 from facade_harness import Asking, Painter, a_studio, picture
 
 from swell.api.app import create_app
-from swell.api.news import take_news
-from swell.bus import News, NewsKind
+from swell.api.news import handle_messages
+from swell.bus import MessageKind, PeerMessage
 from swell.buses.memory import MemoryBus
 from swell.errors import NotFound, Unavailable
 
@@ -262,8 +262,8 @@ async def test_what_another_backend_may_have_missed_is_asked_of_workers(studio: 
     world, painter = studio
     await create(world)
     lease = await painter.lease()
-    for kind in (NewsKind.FILES, NewsKind.MISSED):
-        await take_news(world.service, [News(kind=kind)])
+    for kind in (MessageKind.FILES, MessageKind.MISSED):
+        await handle_messages(world.service, [PeerMessage(kind=kind)])
         answer = await world.report(painter.worker_id, holds=[hold(lease)])
         assert answer["tell_files"] is True
     answer = await world.report(painter.worker_id, holds=[hold(lease)])

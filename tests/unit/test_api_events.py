@@ -126,7 +126,7 @@ async def test_a_client_that_hangs_up_is_found_and_forgotten(world: World) -> No
             world.clock.advance(1)
             await asyncio.sleep(0)
         assert len(world.service.streams) == 0
-        assert world.service.bus.listener_count() == 1
+        assert world.service.bus.listener_count() == 0
 
 
 async def test_a_waiting_reader_is_told_its_new_position(world: World) -> None:

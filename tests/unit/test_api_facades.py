@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from swell.api.call import Call
 from swell.api.facades.inputs import data_uri, is_data_uri, with_uploads
 from swell.api.facades.paths import path_meant
-from swell.api.facades.repeats import earlier, is_retry
+from swell.api.facades.retry_detection import find_first_attempt, is_retry
 from swell.api.forms import read_parts
 from swell.api.messages import TaskRequest
 from swell.api.submit import accept, check, follow
@@ -176,16 +176,19 @@ async def test_a_counted_retry_finds_the_task_of_its_first_try_and_no_other(worl
     call = await a_call(world, world.anna, {"X-Stainless-Retry-Count": "1"})
     assert is_retry(call)
     request = TaskRequest(model="demo/upper", input=_raw("hello"))
-    found = await earlier(world.service, call, await check(world.service, call, request))
+    found = await find_first_attempt(world.service, call, await check(world.service, call, request))
     assert found is not None
     assert found.id == task.id
     # Not for another key, nor once it is too long ago, nor where it went wrong.
     berta = await a_call(world, world.berta)
     assert not is_retry(berta)
     new = await check(world.service, berta, request)
-    assert await earlier(world.service, berta, new) is None
+    assert await find_first_attempt(world.service, berta, new) is None
     await world.anna("POST", f"/v1/tasks/{task.id}/cancel")
-    assert await earlier(world.service, call, await check(world.service, call, request)) is None
+    assert (
+        await find_first_attempt(world.service, call, await check(world.service, call, request))
+        is None
+    )
 
 
 async def test_a_retry_after_a_quarter_of_an_hour_is_a_new_request(world: World) -> None:
@@ -193,7 +196,7 @@ async def test_a_retry_after_a_quarter_of_an_hour_is_a_new_request(world: World)
     call = await a_call(world, world.anna, {"X-Stainless-Retry-Count": "2"})
     new = await check(world.service, call, TaskRequest(model="demo/upper", input=_raw("hello")))
     world.clock.advance(901)
-    assert await earlier(world.service, call, new) is None
+    assert await find_first_attempt(world.service, call, new) is None
 
 
 async def test_a_facade_that_is_off_is_not_there() -> None:

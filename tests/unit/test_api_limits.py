@@ -19,11 +19,11 @@ from swell.api.route import Route
 from swell.api.routes import ROUTES
 from swell.cli.keys import rate_per_s
 from swell.clock import ManualClock
-from swell.config import LimitsSettings
+from swell.db.registry import Registry
 from swell.errors import SwellError, Unavailable
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
+from swell.settings.backend import LimitsSettings
 from swell.store import Accepted
-from swell.stores.sqlite import SqliteRegistry
 from swell.task import NewTask
 
 
@@ -380,7 +380,7 @@ async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
     assert not _is_let_through(limits, made.key)
 
 
-class _Flaky(SqliteRegistry):
+class _Flaky(Registry):
     """A registry that is away."""
 
     is_there = False

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.api.news import take_events
-from swell.api.pace import Meter, Pace, Window, learn
-from swell.events import Brief, Event, EventKind
+from swell.api.pace import Meter, Pace, Window, first_pace, learn
+from swell.events import Event, EventKind, TaskSummary
 
 RUN_S = 0.2
 
@@ -116,7 +116,7 @@ def test_what_ends_while_nothing_is_known_to_be_held_says_nothing() -> None:
 
 
 def test_tasks_that_take_no_time_at_all_take_turns() -> None:
-    assert Pace(task_s=0.0, run_s=0.0).at_once == 1
+    assert first_pace(0.0, 1.0).at_once == 1
 
 
 class _Machine:
@@ -241,16 +241,16 @@ async def test_a_task_does_not_wait_for_itself_where_a_worker_has_taken_it_at_on
 
     # As with a broker that looked before the worker came.
     world.service.broker.ranks = as_before  # type: ignore[method-assign,assignment]
-    ends = [expected for _, expected in await world.service.places(tasks)]
+    ends = [expected for _, expected in await world.service.estimates.positions(tasks)]
     found = [None if each is None else each.finish.median for each in ends]
     assert found == pytest.approx([RUN_S, 2 * RUN_S, 3 * RUN_S], abs=0.002)
 
 
 async def test_what_another_backend_tells_twice_is_learnt_once(world: World) -> None:
     worker = await world.register(slots=1)
-    brief = Brief("demo/upper", 1, worker, 1, RUN_S, RUN_S)
-    started = Event(task_id="t", id=1, kind=EventKind.STARTED, brief=brief)
-    ended = Event(task_id="t", id=2, kind=EventKind.SUCCEEDED, brief=brief)
+    summary = TaskSummary("demo/upper", 1, worker, 1, RUN_S, RUN_S)
+    started = Event(task_id="t", id=1, kind=EventKind.STARTED, summary=summary)
+    ended = Event(task_id="t", id=2, kind=EventKind.SUCCEEDED, summary=summary)
     take_events(world.service, [started, ended])
     take_events(world.service, [ended])
     stats = world.service.times.stats("demo/upper")

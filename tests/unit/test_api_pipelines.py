@@ -10,7 +10,7 @@ from api_harness import World, a_world, failed, succeeded
 from structlog.testing import capture_logs
 
 from swell.api.charges import charged
-from swell.pipeline_cards import Declared
+from swell.sdk.pipeline_cards import Declared
 from swell.stages import Pipeline, Stage
 from swell.task import TaskState
 
@@ -428,7 +428,7 @@ async def test_each_attempt_is_charged_to_the_model_of_its_stage() -> None:
         ended = await seen(world, task)
         assert ended["cost_micros"] == 6_000
         assert [each["cost_micros"] for each in ended["stages"][:2]] == [1_000, 5_000]
-        await world.service.charges.keep_all()
+        await world.service.charges.keep()
         entries = (await world.service.registry.ledger()).entries
         found = {each.models: each.micros for each in entries if each.ref == task["id"]}
         assert found == {"demo/translate": 1_000, "demo/draw": 5_000}

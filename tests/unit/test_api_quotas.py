@@ -1,4 +1,4 @@
-"""Quotas and credits at the door: what is accepted, told, refused, and given back."""
+"""Quotas and credits: acceptance, headers, refusals, and returned amounts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,10 +10,11 @@ from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
 from swell.errors import Unavailable
 from swell.money.amounts import dollars
-from swell.pipeline_cards import Declared
 from swell.quotas import Account, Use, place_of, resets_at
+from swell.sdk.pipeline_cards import Declared
 from swell.stages import Pipeline, Stage
-from swell.store import Accepted, Store
+from swell.store import Accepted
+from swell.stores.tasks import Store
 from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000
@@ -94,7 +95,7 @@ async def run(world: World, worker: str, took_s: float, **fields: Any) -> None:
 # ---- quotas
 
 
-async def test_a_day_has_so_many_tasks(world: World) -> None:
+async def test_a_day_has_a_limit_of_tasks(world: World) -> None:
     await world.register()
     await limit(world, tasks_per_day=2)
     first, second, third = [await submit(world) for _ in range(3)]
@@ -176,7 +177,7 @@ async def test_what_does_not_become_a_task_is_not_counted_as_one(world: World) -
     await limit(world, tasks_per_day=3)
     task = (await submit(world)).json
     for _ in range(2):
-        # It runs still, so there is nothing to repeat.
+        # It still runs, so it cannot be repeated.
         assert (await world.anna("POST", f"/v1/tasks/{task['id']}/retry")).status == 409
     assert await left_of(world) == 2
     await run(world, worker, 1)
@@ -225,7 +226,7 @@ async def test_dead_letters_whose_owner_has_nothing_left_stay(world: World) -> N
     assert f"key {key_id} may use 3 tasks per day" in second["error"]
     one = await world.admin("POST", f"/v1/dead/{ids[1]}/replay")
     assert (one.status, one.json["code"]) == (429, "quota_exceeded")
-    # What was replayed is known, whatever is left.
+    # A replayed task is known, even without quota left.
     await limit(world, tasks_per_day=9)
     assert (await world.admin("POST", f"/v1/dead/{ids[1]}/replay")).status == 202
     assert await left_of(world) == 5
@@ -298,7 +299,7 @@ async def test_credits_are_held_by_the_estimate_and_settled_by_the_true_cost(
     assert [each["id"] for each in told["entries"]] == ["inv-1"]
 
 
-async def test_what_is_paid_to_others_is_held_and_settled_with_credits() -> None:
+async def test_payments_to_remote_services_are_held_and_settled_with_credits() -> None:
     async with a_world() as world:
         worker = await world.register(UPPER | {"price_micros": 40_000}, slots=1)
         await limit(world, is_prepaid=True)
@@ -348,7 +349,7 @@ async def test_where_pools_have_no_price_samples_have_one() -> None:
         assert await account(world) == Account(granted=1_200, spent=1_000)
 
 
-async def test_no_more_is_accepted_than_was_paid_however_many_ask_at_once() -> None:
+async def test_concurrent_requests_never_exceed_the_credits() -> None:
     async with a_world(sample_micros=100) as world:
         await world.register()
         await limit(world, is_prepaid=True)
@@ -368,7 +369,7 @@ async def used(world: World) -> Use:
 
 
 async def made(world: World, worker: str, pictures: int, took_s: float = 1.0) -> None:
-    """Have the next task, or stage, succeed with so many pictures."""
+    """Have the next task, or stage, succeed with this number of pictures."""
     [lease] = (await world.lease(worker, n=1))["tasks"]
     world.clock.advance(took_s)
     home = f"outputs/{lease['task_id']}/{lease['attempt']}"
@@ -400,13 +401,13 @@ async def test_a_pack_counts_as_many_samples_as_it_makes(world: World) -> None:
     assert (await used(world)).samples == 12
 
 
-async def test_what_was_made_counts_at_the_end(world: World) -> None:
+async def test_the_samples_made_count_at_the_end(world: World) -> None:
     worker = await world.register(SCENES, UPPER)
     await limit(world, samples_per_day=100)
     await submit(world, model="demo/scenes", input={"scenes": ["a", "b", "c"]})
     await made(world, worker, 3)
     assert (await used(world)).samples == 3
-    # A model that makes a list itself, of which nobody knows before how long it is.
+    # A model that makes a list of unknown length.
     await submit(world)
     assert (await used(world)).samples == 4
     await made(world, worker, 5)
@@ -426,7 +427,7 @@ async def test_a_pipeline_counts_the_samples_of_the_stage_that_makes_most(world:
     await made(world, worker, 0)
     await made(world, worker, 4)
     assert (await used(world)).samples == 4
-    # The first is over; what is left of it is no less.
+    # The first stage has ended; its samples still count.
     await submit(world, **body)
     await made(world, worker, 0)
     assert (await used(world)).samples == 10
@@ -479,7 +480,7 @@ async def test_where_pools_have_no_price_the_samples_of_a_pack_have_one() -> Non
 
 
 class _Lost:
-    """A store whose answer to `accept` is lost: whether it was written is not known."""
+    """A store that loses the answer to `accept`, so that its result is unknown."""
 
     def __init__(self, store: Store, *, writes: bool) -> None:
         self._store = store
@@ -495,7 +496,7 @@ class _Lost:
 
 
 @pytest.mark.parametrize("writes", [True, False])
-async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
+async def test_reservations_left_by_a_crash_are_repaired(writes: bool) -> None:
     async with a_world(sample_micros=100) as world:
         worker = await world.register()
         await limit(world, is_prepaid=True)
@@ -506,14 +507,14 @@ async def test_what_a_crash_leaves_behind_is_found(writes: bool) -> None:
         limits._store = store
         assert (await account(world)).held == 100
         # Not before it can be sure.
-        await world.service.quotas.look_after()
+        await world.service.quotas.repair()
         assert (await account(world)).held == 100
         if writes:
             await run(world, worker, 1)
             # The process that saw its end has died before it could enter it.
             world.service.quotas._ended.clear()
         world.clock.advance(130)
-        await world.service.quotas.look_after()
+        await world.service.quotas.repair()
         assert await account(world) == Account(granted=1_000, spent=100 if writes else 0)
 
 
@@ -522,7 +523,7 @@ async def test_a_task_that_waits_keeps_its_hold(world: World) -> None:
     await limit(world, tasks_per_day=5)
     await submit(world)
     world.clock.advance(500)
-    await world.service.quotas.look_after()
+    await world.service.quotas.repair()
     place = place_of(await key_of(world), None)
     sheet = await world.service.registry.sheet([place], world.clock.now())
     assert sheet.use(place, world.clock.now().strftime("%Y-%m-%d")) == Use(tasks=1, samples=1)

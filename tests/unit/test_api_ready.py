@@ -12,13 +12,14 @@ from api_harness import Answer, Client
 from conformance.factories import a_new_task
 from swell.api.app import create_app
 from swell.api.auth import create_key
+from swell.bootstrap.backend import build_backend, close_backend
 from swell.clock import ManualClock
-from swell.config import load
 from swell.errors import Unavailable
 from swell.object_stores.folder import FolderObjects
 from swell.registry import Scope
-from swell.stores.sqlite import SqliteDatabase, SqliteStore
-from swell.wiring import build_backend, close_backend
+from swell.settings.load import load
+from swell.stores.sqlite import SqliteDatabase
+from swell.stores.tasks import Store
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ async def test_a_write_that_works_again_makes_it_ready(admin: Client) -> None:
 
 async def test_a_row_that_is_refused_for_itself_says_nothing_of_the_disk(tmp_path: Path) -> None:
     database = SqliteDatabase.open(tmp_path / "swell.db", ManualClock())
-    store = SqliteStore(database)
+    store = Store(database)
     with pytest.raises(OverflowError):
         await store.accept([a_new_task(seed=2**70)])
     with a_full_disk():

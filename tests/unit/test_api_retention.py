@@ -11,9 +11,9 @@ from conformance.factories import a_new_task
 from sqlite_rig import turns
 from swell import task as life
 from swell.api.duties import discard, retire
-from swell.api.settings import Retention
 from swell.clock import ManualClock
 from swell.errors import NotFound
+from swell.settings.backend import RetentionClass, RetentionSettings
 from swell.task import Artifact
 
 PICTURE = b"picture"
@@ -22,7 +22,12 @@ DAY_S = 86_400.0
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    kept = (Retention(("demo/kept",)), Retention(None, 50.0, 10.0, 3 * DAY_S))
+    kept = RetentionSettings(
+        inputs_s=50.0,
+        outputs_s=10.0,
+        tasks_s=3 * DAY_S,
+        classes={"kept": RetentionClass(models=("demo/kept",))},
+    )
     async with a_world(retention=kept, uploads_s=DAY_S) as made:
         await made.register(CARD | {"name": "demo/upper"}, CARD | {"name": "demo/kept"})
         yield made
@@ -188,7 +193,7 @@ def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
 
 @pytest.mark.slow
 async def test_looks_that_take_long_are_taken_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with a_world(retention=(Retention(None, 0.0),)) as world:
+    async with a_world(inputs_s=0.0) as world:
         store, clock = world.service.store, world.clock
         looked_s: list[float] = []
         retired = store.retire

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
-from swell.config import Settings
+from swell.settings.load import Settings
 
 DEFAULT = Settings().server.upload_types
 

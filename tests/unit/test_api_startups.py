@@ -1,4 +1,4 @@
-"""Cold starts as the backend hears of them: kept, counted, charged and told to operators."""
+"""Reports of cold starts: stored, counted, charged and shown to operators."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
 from swell.api import starts
-from swell.api.startups import end_startups, look_after_startups
+from swell.api.startups import end_startups, expire_startups
 from swell.clock import ManualClock
 from swell.errors import Internal
 from swell.money.ledger import LedgerEntry
@@ -85,7 +85,7 @@ async def metrics(world: World) -> dict[str, float]:
 
 
 async def test_a_worker_that_starts_is_told_how_often_to_tell(world: World) -> None:
-    assert await starting(world) == {"tell_every_s": world.service.settings.heartbeat_s}
+    assert await starting(world) == {"tell_every_s": world.service.settings.delivery.heartbeat_s}
     assert (await pool(world))["starting"] == 1
     assert (await metrics(world))['swell_workers_starting{pool="default"}'] == 1.0
     [listed] = (await world.admin("GET", "/v1/workers")).json["starting"]
@@ -109,7 +109,7 @@ async def test_the_phases_of_a_worker_are_shown_with_it(world: World) -> None:
     ]
 
 
-async def test_a_worker_that_tells_no_startup_works_as_ever(world: World) -> None:
+async def test_a_worker_without_a_startup_works(world: World) -> None:
     await register(world, None)
     [shown] = (await world.admin("GET", "/v1/workers")).json["workers"]
     assert shown["startup"] is None
@@ -134,7 +134,7 @@ async def test_quantiles_count_what_has_ended_and_what_goes_on(world: World) -> 
     for n in range(4):
         await starting(world, startup_id=f"late{n}", models=[MODEL], spans=[span("boot", 0.0, 0.0)])
     world.clock.advance(20.0)
-    await look_after_startups(world.service)
+    await expire_startups(world.service)
     found = await times(world)
     assert found["ready"]["not_over"] == 4
     assert found["ready"]["p50_s"] == 35.0
@@ -178,22 +178,21 @@ async def test_one_that_dies_while_it_loads_never_counts_as_a_short_success(worl
 async def test_one_that_falls_silent_is_taken_for_dead_as_far_as_it_came(world: World) -> None:
     await starting(world, age_s=4.0, models=[MODEL])
     world.clock.advance(world.service.settings.lost_s - 1)
-    assert await look_after_startups(world.service) == 0
+    assert await expire_startups(world.service) == 0
     world.clock.advance(2)
-    assert await look_after_startups(world.service) == 1
-    assert await look_after_startups(world.service) == 0
+    assert await expire_startups(world.service) == 1
+    assert await expire_startups(world.service) == 0
     found = await times(world)
     assert (found["ready"]["observed"], found["ready"]["not_over"]) == (0, 1)
     assert (found["ready"]["p50_s"], found["ready"]["at_least"]) == (4.0, ["p50", "p90", "p99"])
     assert (await pool(world))["starting"] == 0
 
 
-async def test_one_whose_process_is_known_to_have_ended_has_died(world: World) -> None:
-    await starting(world, age_s=4.0, models=[MODEL], host="here", pid=7)
-    await starting(world, startup_id="other", age_s=4.0, models=[MODEL], host="here", pid=8)
+async def test_one_whose_instance_is_known_to_have_ended_has_died(world: World) -> None:
+    await starting(world, age_s=4.0, models=[MODEL], instance="i-7")
+    await starting(world, startup_id="other", age_s=4.0, models=[MODEL], instance="i-8")
     world.clock.advance(2)
-    await end_startups(world.service, "here", 7)
-    await end_startups(world.service, "there", 8)
+    await end_startups(world.service, ["i-7", "i-9"])
     [dead] = await ledger(world)
     assert (dead["outcome"], dead["seconds"]) == ("died", 6.0)
     assert (await pool(world))["starting"] == 1
@@ -202,7 +201,7 @@ async def test_one_whose_process_is_known_to_have_ended_has_died(world: World) -
 async def test_one_that_was_taken_for_dead_and_is_ready_pays_the_rest(world: World) -> None:
     await starting(world, age_s=4.0, models=[MODEL])
     world.clock.advance(world.service.settings.lost_s + 1)
-    await look_after_startups(world.service)
+    await expire_startups(world.service)
     await register(world, cold())
     assert [each["seconds"] for each in await ledger(world)] == [41.0, 4.0]
     assert (await times(world))["ready"]["observed"] == 1
@@ -263,7 +262,7 @@ async def test_switches_and_restarts_are_kept_apart(world: World) -> None:
     assert (wasted["kind"], wasted["outcome"], wasted["models"]) == ("wasted", "switch", [MODEL])
 
 
-async def test_a_worker_tells_of_itself_alone(world: World) -> None:
+async def test_a_worker_reports_only_its_own_startups(world: World) -> None:
     worker = await register(world, cold())
     foreign = told("f", kind="switch", state="done", pool="other", models=["a/b"], age_s=1.0)
     await world.report(worker, startups=[foreign])
@@ -294,7 +293,7 @@ async def test_what_cannot_be_is_left_out_or_refused(world: World) -> None:
     assert set(await times(world)) == {"ready"}
 
 
-async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
+async def test_a_key_of_a_pool_cannot_report_for_another(world: World) -> None:
     made = await world.admin(
         "POST", "/v1/keys", {"name": "k", "scopes": ["worker"], "pools": ["spot"]}
     )
@@ -304,7 +303,7 @@ async def test_a_key_of_a_pool_tells_of_no_other(world: World) -> None:
     assert await starting(world, pool="spot")
 
 
-async def test_workers_tell_and_operators_are_told(world: World) -> None:
+async def test_only_workers_report_and_only_operators_read(world: World) -> None:
     assert (await world.anna("POST", "/worker/v1/starting", told())).status == 403
     assert (await world.stranger("POST", "/worker/v1/starting", told())).status == 401
     for path in ("/v1/pools", "/v1/ledger"):
@@ -312,7 +311,7 @@ async def test_workers_tell_and_operators_are_told(world: World) -> None:
         assert (await world.worker("GET", path)).status == 403
 
 
-async def test_whoever_is_ready_says_so_by_registering(world: World) -> None:
+async def test_a_worker_is_ready_only_once_it_has_registered(world: World) -> None:
     await starting(world, state="done", ready_s=1.0, age_s=2.0, models=[MODEL])
     assert (await pool(world))["starting"] == 1
     assert (await times(world))["ready"]["observed"] == 0
@@ -329,7 +328,7 @@ async def test_the_ledger_comes_in_pages(world: World) -> None:
 
 
 async def cold_starts(world: World) -> dict[str, float]:
-    """Return what is counted of them."""
+    """Return the metrics of cold starts."""
     found = await metrics(world)
     return {name: n for name, n in found.items() if name.startswith("swell_cold_start")}
 
@@ -352,14 +351,14 @@ async def test_a_worker_that_was_forgotten_is_not_counted_again(world: World) ->
     assert (await cold_starts(world), await charges(world)) == (counted, charged)
 
 
-async def test_all_of_many_that_start_at_once_are_known(world: World) -> None:
+async def test_many_workers_may_start_at_once(world: World) -> None:
     for n in range(STARTUPS_KEPT + 50):
         await starting(world, startup_id=f"s{n:04}", age_s=1000.0 - n)
     assert (await pool(world))["starting"] == STARTUPS_KEPT + 50
 
 
 class Broken:
-    """Fails as a registry whose database does."""
+    """Fails like a registry without its database."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -381,19 +380,19 @@ async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
         [lease] = (await world.lease(worker))["tasks"]
         done = cold() | {"state": "done", "age_s": 100.0, "whole_s": 47.5}
         await world.report(worker, settlements=[succeeded(lease)], startups=[done])
-        await end_startups(world.service, "here", 7)
+        await end_startups(world.service, ["i-7"])
     [stored] = await world.service.store.get([task["id"]])
     assert stored is not None
     assert stored.state is TaskState.SUCCEEDED
     assert world.service.metrics.duty_failures["startups"] == 2
-    # What comes next makes up for it.
+    # The next report makes up for it.
     await world.report(worker, startups=[done])
     assert [each["seconds"] for each in await ledger(world)] == [45.0]
     key = 'swell_cold_starts_total{outcome="ready",pool="default"}'
     assert (await metrics(world))[key] == 1.0
 
 
-async def test_outcomes_are_written_before_startups_are_heard(
+async def test_outcomes_are_written_before_startups(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await register(world, cold())
@@ -426,7 +425,7 @@ async def test_cold_starts_are_counted_from_zero(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["no-slash", "a/b/c", "/x", "x/", "a/b c", "a/" + "x" * 101])
-async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) -> None:
+async def test_an_invalid_name_of_a_model_is_refused(world: World, name: str) -> None:
     answer = await world.worker("POST", "/worker/v1/starting", told(models=[MODEL, name]))
     assert answer.status == 422
     assert "owner/name" in answer.json["detail"]
@@ -435,15 +434,14 @@ async def test_what_is_no_name_of_a_model_is_refused(world: World, name: str) ->
 @pytest.mark.parametrize(
     ("what", "fields"),
     [
-        ("MAX_POOLS", [{"pool": "one"}, {"pool": "two"}]),
-        ("MAX_FAMILIES", [{}, {"models": [MODEL]}]),
-        ("MAX_UNDER_WAY", [{}, {"id": "s2"}]),
+        ("pools", [{"pool": "one"}, {"pool": "two"}]),
+        ("sets of models", [{}, {"models": [MODEL]}]),
     ],
 )
-async def test_only_so_many_may_be_new_within_an_hour(
+async def test_new_pools_and_sets_of_models_are_limited(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str, fields: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(starts, what, 1)
+    monkeypatch.setitem(starts.LIMITS, what, 1)
     first, second = (told() | each for each in fields)
     path = "/worker/v1/starting"
     for _ in range(2):
@@ -452,15 +450,6 @@ async def test_only_so_many_may_be_new_within_an_hour(
     assert (refused.status, refused.json["code"]) == (429, "too_many_requests")
     world.clock.advance(3600.0)
     assert (await world.worker("POST", path, second)).status == 200
-
-
-async def test_whoever_has_ended_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "MAX_UNDER_WAY", 1)
-    await starting(world)
-    await register(world, cold())
-    await starting(world, startup_id="s2")
-    await starting(world, startup_id="s2", state="died")
-    await starting(world, startup_id="s3")
 
 
 async def test_what_takes_long_to_work_out_is_worked_out_seldom() -> None:

@@ -200,25 +200,22 @@ async def test_a_stopped_service_is_not_ready() -> None:
         assert answer.status == 503
 
 
-async def test_pages_name_the_models_and_escape_what_workers_say(world: World) -> None:
-    evil = {
-        "name": "demo/evil",
-        "version": "1",
-        "description": "<script>alert(1)</script> [x](javascript:alert(1))",
-        "input_schema": {"properties": {"<b>": {"description": "<i>"}}},
-    }
-    await world.register(evil)
-    for path in ("/", "/models/demo/evil", "/docs", "/llms.txt"):
+async def test_pages_have_no_scripts_and_llms_txt_names_the_models(world: World) -> None:
+    await world.register({"name": "demo/evil", "version": "1", "description": "<script>"})
+    for path in ("/", "/docs", "/docs/errors"):
         answer = await world.stranger("GET", path)
         assert answer.status == 200
-        if path != "/llms.txt":
-            text = answer.body.decode()
-            assert "<script" not in text
-            assert 'href="javascript' not in text
-            assert "//cdn" not in text
-    assert "demo/evil" in (await world.stranger("GET", "/")).body.decode()
+        text = answer.body.decode()
+        assert "<script" not in text
+        assert "//cdn" not in text
     assert "demo/evil" in (await world.stranger("GET", "/llms.txt")).body.decode()
-    assert (await world.stranger("GET", "/models/demo/none")).status == 404
+
+
+async def test_the_reference_is_a_page_with_tables(world: World) -> None:
+    text = (await world.stranger("GET", "/docs")).body.decode()
+    assert "<h1>HTTP reference</h1>" in text
+    assert "<code>POST /v1/tasks</code></h3>" in text
+    assert "<td><code>model</code></td>" in text
 
 
 async def test_models_are_listed_with_their_schemas(world: World) -> None:

@@ -10,7 +10,6 @@ from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from sqlite_rig import turns
 from swell.api.app import create_app
 from swell.api.duties import sweep
-from swell.api.fleet import Rival
 from swell.task import Task
 
 
@@ -293,16 +292,16 @@ async def test_old_idempotency_keys_are_forgotten_though_no_task_needs_the_sweep
     first = await world.anna("POST", "/v1/tasks", body, headers={"Idempotency-Key": "k"})
     await world.anna("POST", f"/v1/tasks/{first.json['id']}/cancel")
     anna = next(key for key in await world.service.registry.keys() if key.name == "anna")
-    database = world.app.backend.store._database
+    database = world.app.backend.store._db
 
-    def kept() -> int:
-        return len(database.read("idempotent", (anna.id, "k")))
+    async def kept() -> int:
+        return len(await database.fetch("idempotent", rows=[{"key_id": anna.id, "key": "k"}]))
 
-    assert kept() == 1
+    assert await kept() == 1
     for _ in range(2):
         world.clock.advance(86_401)
         await turns(20)
-    assert kept() == 0
+    assert await kept() == 0
 
 
 async def test_a_clock_set_back_by_an_hour_holds_up_the_task_of_a_dead_worker_for_two_leases(
@@ -766,14 +765,6 @@ async def test_dead_letters_are_listed_and_replayed(world: World) -> None:
     assert len((await world.lease(worker))["tasks"]) == 3
     mine = await world.anna("GET", "/v1/tasks?state=running")
     assert len(mine.json["tasks"]) == 3
-
-
-async def test_what_waits_of_other_models_is_remembered_for_a_moment_only(world: World) -> None:
-    service = world.service
-    for number in range(5):
-        await service._backlogs_of({f"demo/{number}": Rival(1.0, frozenset())}, 5)
-        world.clock.advance(1)
-    assert len(service._backlogs) == 1
 
 
 async def test_many_dead_letters_are_read_by_one_call_and_replayed(

@@ -18,9 +18,8 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from loopback import listening
-from swell.addresses.urls import UrlPolicy
 from swell.api.hook_bodies import MAX_BODY_BYTES
-from swell.api.settings import WebhookSettings
+from swell.settings.backend import WebhooksSettings
 
 
 class Receiver:
@@ -62,7 +61,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    trusting = WebhookSettings(urls=UrlPolicy.of(["127.0.0.1"], ["80", "443"], "webhooks"))
+    trusting = WebhooksSettings(allow_private_urls=("127.0.0.1",))
     async with a_world(webhooks=trusting) as world:
         yield world
 
@@ -610,7 +609,7 @@ async def test_what_is_read_while_an_endpoint_is_made_does_not_hide_it(
 
 
 async def test_a_key_may_have_so_many_endpoints(receiver: Receiver) -> None:
-    few = WebhookSettings(urls=UrlPolicy.of(["127.0.0.1"], [], "webhooks"), endpoints=1)
+    few = WebhooksSettings(allow_private_urls=("127.0.0.1",), url_ports=(), endpoints=1)
     async with a_world(webhooks=few) as world:
         await _endpoint(world, receiver.url)
         assert (await world.anna("POST", "/v1/webhooks", {"url": receiver.url})).status == 409

@@ -250,7 +250,7 @@ async def test_a_restarted_backend_knows_its_workers_again(world: World) -> None
     [lease] = (await world.lease(worker))["tasks"]
     fleet = world.service.fleet
     fleet._workers.clear()
-    fleet._holds.clear()
+    fleet._leases.clear()
     progress = {**hold(lease), "place": 1, "kind": "progress", "data": {"step": 1}}
     async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
         assert (await stream.event())["event"] == "started"
@@ -320,7 +320,7 @@ async def test_a_restarted_backend_asks_the_store_who_may_deliver(
     if not is_held:
         await world.report(worker, settlements=[succeeded(lease, "A")])
     world.service.fleet._workers.clear()
-    world.service.fleet._holds.clear()
+    world.service.fleet._leases.clear()
     answer = await _places(world, worker, lease, f"outputs/{task['id']}/1/a.png")
     assert answer.status == (200 if is_held else 409)
 
@@ -457,7 +457,7 @@ async def test_a_restarted_backend_stores_what_a_report_encloses(world: World) -
     await world.create()
     [lease] = (await world.lease(worker))["tasks"]
     world.service.fleet._workers.clear()
-    world.service.fleet._holds.clear()
+    world.service.fleet._leases.clear()
     key, outcome = _naming(lease, b"right")
     await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")])
     assert await _stored(world, key) == b"right"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.model import HostArrays, Item, Plan, Sampler
+from swell.sdk.context import Item
+from swell.sdk.step_model import HostArrays, Plan, Sampler
 from swell.worker import solver
 from swell.worker.arena import Arena, BatchKey, InvalidCheckpoint, SampleState, table_of
 

@@ -16,7 +16,7 @@ def count(arrivals: Arrivals, model: str, n: int) -> None:
     arrivals.fresh[model] = arrivals.fresh.get(model, 0) + n
 
 
-def test_what_arrives_is_told_in_the_bin_in_which_it_came() -> None:
+def test_arrivals_are_in_the_bin_of_their_time() -> None:
     arrivals = Arrivals(START)
     count(arrivals, "a/b", 3)
     assert arrivals.close(at(8))
@@ -26,7 +26,7 @@ def test_what_arrives_is_told_in_the_bin_in_which_it_came() -> None:
     assert found["a/b"].tens == (0.0, 3.0, 5.0)
 
 
-def test_nothing_new_is_not_told_again() -> None:
+def test_nothing_new_is_not_written_again() -> None:
     arrivals = Arrivals(START)
     assert not arrivals.close(at(8))
     count(arrivals, "a/b", 1)
@@ -34,7 +34,7 @@ def test_nothing_new_is_not_told_again() -> None:
     assert not arrivals.close(at(28))
 
 
-def test_the_open_bin_is_not_told_before_everybody_had_the_time() -> None:
+def test_the_open_bin_is_not_read_before_all_have_written_it() -> None:
     arrivals = Arrivals(START)
     count(arrivals, "a/b", 4)
     arrivals.close(at(7.1))
@@ -67,7 +67,7 @@ def test_minutes_do_not_overlap_and_end_with_the_last_whole_bin() -> None:
     assert found.tens == (last - 2, last - 1, last)
 
 
-def test_minutes_before_anybody_counted_are_not_told() -> None:
+def test_minutes_before_the_first_count_are_left_out() -> None:
     arrivals = Arrivals(START)
     count(arrivals, "a/b", 7)
     arrivals.close(at(8))
@@ -76,7 +76,7 @@ def test_minutes_before_anybody_counted_are_not_told() -> None:
     assert len(arrived([arrivals.dump()], at(5 * 60))["a/b"].minutes) == 4
 
 
-def test_models_that_nobody_asks_for_any_more_are_forgotten() -> None:
+def test_models_without_arrivals_are_forgotten() -> None:
     arrivals = Arrivals(START)
     count(arrivals, "a/b", 1)
     arrivals.close(at(8))

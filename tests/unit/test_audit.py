@@ -13,9 +13,10 @@ from swell.api.routes import ROUTES
 from swell.cli.models import _printable_lines
 from swell.cli.output import table
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Unavailable
 from swell.registry import AuditEntry, Scope
-from swell.stores.sqlite import SqliteDatabase, SqliteRegistry
+from swell.stores.sqlite import SqliteDatabase
 
 
 @pytest.fixture
@@ -262,10 +263,10 @@ async def test_entries_come_page_by_page(world: World) -> None:
 async def test_what_cannot_be_written_down_is_not_said_to_be_done(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(self: SqliteRegistry, entries: list[AuditEntry]) -> None:
+    async def full(self: Registry, entries: list[AuditEntry]) -> None:
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(SqliteRegistry, "record", full)
+    monkeypatch.setattr(Registry, "record", full)
     answer = await world.admin("POST", "/v1/keys", {"name": "shop"})
     assert answer.status == 503
     assert "the disk is full" in answer.json["detail"]
@@ -285,7 +286,7 @@ async def test_what_was_written_down_in_sqlite_cannot_be_changed(tmp_path: Path)
         action="keys.create",
         status=201,
     )
-    await SqliteRegistry(database).record([entry])
+    await Registry(database).record([entry])
     await database.close()
     connection = sqlite3.connect(path)
     for statement in (
@@ -301,6 +302,6 @@ async def test_what_was_written_down_in_sqlite_cannot_be_changed(tmp_path: Path)
     connection.close()
     database = SqliteDatabase.open(path, clock)
     another = msgspec.structs.replace(entry, id="b")
-    await SqliteRegistry(database).record([another])
-    assert await SqliteRegistry(database).audit() == [another, entry]
+    await Registry(database).record([another])
+    assert await Registry(database).audit() == [another, entry]
     await database.close()

@@ -16,8 +16,8 @@ from swell.autoscaler.history import EVERY_S, Past, remember, usual
 from swell.autoscaler.outlook import Demand, Observation, Plan, PoolView, State
 from swell.autoscaler.policy import PolicySettings, plan
 from swell.clock import ManualClock
+from swell.db.registry import Registry
 from swell.errors import Unavailable
-from swell.stores.sqlite import SqliteRegistry
 
 DAY = 86_400 // SPAN_S
 WEEK = 7 * DAY
@@ -199,7 +199,7 @@ def test_it_sleeps_again_when_nobody_comes_this_time() -> None:
 # ---- across restarts
 
 
-class Broken(SqliteRegistry):
+class Broken(Registry):
     """Does not tell what was kept, as long as it is down."""
 
     is_down = False
@@ -210,7 +210,7 @@ class Broken(SqliteRegistry):
         return dict(await super().notes(prefix))
 
 
-async def kept(registry: SqliteRegistry) -> Past | None:
+async def kept(registry: Registry) -> Past | None:
     note = await registry.note(KEPT + MODEL)
     return None if note is None else msgspec.json.decode(note, type=Past)
 

@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from swell.autoscaling import (
+from swell.bootstrap.autoscaler import (
     Access,
     build_autoscaler,
     check_token,
     needs_token,
     policy_of,
     pool_models,
+    provider_of,
 )
+from swell.bootstrap.backend import build_backend, close_backend
 from swell.clock import ManualClock
-from swell.config import Settings, load
 from swell.errors import InvalidRequest, UnknownSetting
-from swell.wiring import build_backend, close_backend, provider_of
+from swell.settings.load import Settings, load
 
 GPU = """
 [pools.gpu]

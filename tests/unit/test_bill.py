@@ -1,4 +1,4 @@
-"""All of a machine's time is charged once: whatever is told, lost, told twice or told late."""
+"""All of a machine's time is charged once, if reports are lost, repeated or late."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.money.bill import Life, entries_of, paid_micros, paid_s, rest, shared
+from swell.money.bill import Life, paid_micros, paid_s, remainder
+from swell.money.costs import shared
 from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
 from swell.money.tariffs import Step, price_at
 
@@ -60,8 +61,12 @@ def attempt(n: int, seconds: float, price: int | None) -> LedgerEntry:
     )
 
 
+def rest(life: Life, charged: Charged, until: datetime) -> list[LedgerEntry]:
+    return remainder(life, charged, until, name="end", at=until)
+
+
 def settle(ledger: Ledger, life: Life, until: datetime, name: str) -> None:
-    ledger.charge(*entries_of(life, rest(life, ledger.charged, until), name, until))
+    ledger.charge(*remainder(life, ledger.charged, until, name=name, at=until))
 
 
 @pytest.mark.slow
@@ -142,13 +147,13 @@ def test_the_ledger_adds_up_to_the_bill_of_any_life(
     assert kinds[EntryKind.COLD_START] == pytest.approx(cold_s, abs=1e-5)
     own = kinds.get(EntryKind.ATTEMPT, 0.0) + kinds.get(EntryKind.FAILED, 0.0)
     assert own == pytest.approx(worked_s, abs=1e-4)
-    # What was done for nobody that is known is idle or wasted, and never less than nothing.
+    # Time without an owner is idle or wasted, and never negative.
     left = kinds.get(EntryKind.IDLE, 0.0) + kinds.get(EntryKind.WASTED, 0.0)
     assert left >= -1e-4
     assert all(each.seconds >= -1e-4 for each in ledger.entries.values())
 
 
-def test_idle_time_is_what_is_left() -> None:
+def test_idle_time_is_the_remainder() -> None:
     life = a_life(hour_micros=3_600_000)
     [idle] = rest(life, Charged(seconds=60.0, micros=60_000), after(100))
     assert (idle.kind, idle.seconds, idle.micros) == (EntryKind.IDLE, 40.0, 40_000)
@@ -162,7 +167,7 @@ def test_a_machine_costs_the_price_in_force_at_each_moment_of_its_life() -> None
     # An attempt of 10 s was charged before the price was known to have risen.
     [idle] = rest(life, Charged(seconds=10.0, micros=10_000), after(60))
     assert (idle.seconds, idle.micros) == (50.0, 70_007)
-    # What minimum billing adds has the price of the end, whatever it is later.
+    # Minimum billing has the price at the end, even if it changes later.
     ended = msgspec.structs.replace(
         life, ended_at=after(80), heard_at=after(80), least_billed_s=120.0
     )
@@ -176,7 +181,7 @@ def test_nothing_is_left_where_attempts_were_charged_ahead() -> None:
     assert rest(life, Charged(seconds=101.0, micros=101_000), after(100)) == []
 
 
-def test_what_was_charged_too_much_is_set_right_at_the_end() -> None:
+def test_overcharges_are_corrected_at_the_end() -> None:
     life = a_life(hour_micros=3_600_000, ended_at=after(100))
     [back] = rest(life, Charged(seconds=130.0, micros=130_000), after(100))
     assert (back.kind, back.outcome) == (EntryKind.IDLE, "correction")
@@ -205,7 +210,7 @@ def test_silence_is_not_charged_beside_attempts_that_took_all_of_it() -> None:
     assert rest(life, Charged(seconds=100.0), after(100)) == []
 
 
-def test_rounding_errors_of_many_attempts_are_made_up_for() -> None:
+def test_the_remainder_absorbs_rounding_errors() -> None:
     life = a_life(hour_micros=1_000_000, ended_at=after(100))
     ledger = Ledger()
     for n in range(1000):

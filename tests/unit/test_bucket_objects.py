@@ -10,12 +10,13 @@ import pytest
 from aiohttp import web
 
 from loopback import listening
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.extras import Unusable
 from swell.clock import ManualClock
-from swell.config import load
 from swell.errors import InvalidRequest, SwellError, Unavailable
 from swell.object_stores import bucket as bucket_module
 from swell.object_stores.bucket import Access, BucketObjects
-from swell.wiring import Unusable, build_backend, close_backend
+from swell.settings.load import load
 
 DELETED = "<DeleteResult><Deleted><Key>p/writable.txt</Key></Deleted></DeleteResult>"
 

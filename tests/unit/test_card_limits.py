@@ -9,10 +9,9 @@ import pytest
 from api_harness import UPPER, World, a_world
 
 import swell
-from swell.api.markdown import to_html
-from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_of, rules_of
+from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_rules, rules_of
 from swell.errors import InvalidModel
-from swell.model import define
+from swell.sdk.define import define
 
 
 @pytest.fixture
@@ -95,7 +94,8 @@ async def test_a_pattern_with_a_large_repetition_is_refused(world: World, patter
 )
 async def test_an_ordinary_pattern_is_small(world: World, pattern: str) -> None:
     await world.register(UPPER | {"version": "2", "input_schema": schema(pattern=pattern)})
-    assert pattern_of(pattern).weight == 1
+    found = pattern_rules(pattern)
+    assert found.open_weight + found.start_weight == 1
 
 
 @pytest.mark.parametrize(
@@ -111,22 +111,22 @@ async def test_an_ordinary_pattern_is_small(world: World, pattern: str) -> None:
     ],
 )
 def test_a_pattern_that_follows_many_ways_at_once_is_large(pattern: str, chars: int) -> None:
-    found = pattern_of(pattern)
-    assert found.chars == chars
-    assert found.weight >= 16 * (chars - 6)
+    found = pattern_rules(pattern)
+    assert found.pattern_chars == chars
+    assert found.open_weight + found.start_weight >= 16 * (chars - 6)
 
 
 @pytest.mark.parametrize("part", ["[", "(", "\\p{", "[\\", "{9", "(?<a", "a{999999999}"])
 def test_a_long_pattern_is_read_once(part: str) -> None:
     began_s = time.process_time()
-    assert pattern_of(part * (100_000 // len(part))).chars <= 2 * 10**9
+    assert pattern_rules(part * (100_000 // len(part))).pattern_chars <= 2 * 10**9
     assert time.process_time() - began_s < 5
 
 
 def test_only_the_start_of_a_text_is_matched_with_an_anchored_pattern_that_ends() -> None:
-    assert pattern_of("^(data:|https?://)").longest_bytes < 100
-    assert pattern_of("^(data:|https?://)+").longest_bytes > 2**40
-    assert pattern_of("(data:|https?://)").longest_bytes > 2**40
+    assert pattern_rules("^(data:|https?://)").checks(10**9, 1) < 100
+    assert pattern_rules("^(data:|https?://)+").checks(10**9, 1) > 10**6
+    assert pattern_rules("(data:|https?://)").checks(10**9, 1) > 10**6
 
 
 @pytest.mark.parametrize("choice", [[1], {"a": 1}, 1.5])
@@ -141,7 +141,7 @@ def test_choices_that_take_long_to_compare_count_as_rules(choice: Any) -> None:
 async def test_a_tiny_multiple_is_refused(world: World) -> None:
     assert "multipleOf" in await refusal(world, input_schema=schema(multipleOf=1e-300))
     await world.register(UPPER | {"version": "2", "input_schema": schema(multipleOf=0.01)})
-    assert rules_of(schema(multipleOf=0.01)).schemas > rules_of(schema(multipleOf=8)).schemas
+    assert rules_of(schema(multipleOf=0.01)).schemas > rules_of(schema(minimum=8)).schemas
 
 
 async def test_a_short_schema_that_takes_long_is_refused(world: World) -> None:
@@ -149,7 +149,7 @@ async def test_a_short_schema_that_takes_long_is_refused(world: World) -> None:
     assert "rules" in await refusal(world, input_schema=doubled(30))
     matching = doubled(30)
     matching["$defs"]["d30"] = {"pattern": "a"}
-    assert "more than 100 patterns" in await refusal(world, input_schema=matching)
+    assert "3,221,225,471 patterns" in await refusal(world, input_schema=matching)
     many = {"type": "object", "properties": {f"p{n}": {"pattern": "a"} for n in range(101)}}
     assert "patterns" in await refusal(world, input_schema=many)
 
@@ -192,9 +192,3 @@ def test_an_author_is_told_of_a_pattern_before_anything_is_served() -> None:
     definition = define(Shout)
     with pytest.raises(InvalidModel, match=r"demo/shout has a pattern .*look-around"):
         definition.card()
-
-
-def test_links_are_made_where_they_lead_somewhere() -> None:
-    assert to_html("[a](/b) [[c](https://d.e)]") == (
-        '<p><a href="/b">a</a> [<a href="https://d.e">c</a>]</p>'
-    )

@@ -8,7 +8,7 @@ import pytest
 
 from swell.cli.demo import _invite
 from swell.client.access import Access
-from swell.config import load
+from swell.settings.load import load
 
 
 def test_the_request_that_the_demo_prints_is_one_that_the_api_takes(

@@ -15,8 +15,8 @@ from swell.cli.pictures import free_path, save, slug
 from swell.cli.up import served, trial
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
-from swell.model import define
 from swell.registry import ModelCard
+from swell.sdk.define import define
 from swell.stages import Pipeline, Stage
 
 

@@ -13,11 +13,11 @@ import pytest
 from sqlite_rig import SqliteRig, turns
 from swell.api.auth import why_not
 from swell.api.settings import Backend
+from swell.bootstrap.backend import build_backend, close_backend
 from swell.cli.keyring import LOCAL, OUTLIVES_S, keep_local_key, open_keyring
 from swell.clock import ManualClock
-from swell.config import load
 from swell.registry import ApiKey
-from swell.wiring import build_backend, close_backend
+from swell.settings.load import load
 
 WEEK_S = 7 * 86_400.0
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 import swell
 from swell.cli.local import LocalResult, save_files
 from swell.cli.outputs import misfit
-from swell.media import Attachment, flatten
+from swell.sdk.media import Attachment, flatten
 
 
 class Scored(BaseModel):

@@ -1,7 +1,8 @@
 """The backend in this process."""
 
 from swell.cli.service import launchable_models
-from swell.config import PoolSettings, Settings, WorkerSettings
+from swell.settings.load import Settings
+from swell.settings.worker import PoolSettings, WorkerSettings
 
 
 def _settings(workers: int) -> Settings:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.api.metrics import Metrics, Snapshot
+from swell.api.metrics import Metrics
 from swell.cli.tally import Tally, added_up
 from swell.clock import ManualClock, SystemClock
 
@@ -15,7 +15,12 @@ def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:
     metrics = Metrics()
     metrics.accepted["demo/upper"] = accepted
     metrics.task_ended("demo/upper", "succeeded", queue_s=0.1, run_s=run_s, total_s=run_s)
-    text = metrics.text(Snapshot([], {"demo/upper": waiting}, {}, streams, {})).decode()
+    text = metrics.text(
+        {
+            "swell_queue_oldest_age_seconds": {"demo/upper": waiting},
+            "swell_event_streams": {(): streams},
+        }
+    ).decode()
     return "\n".join(line for line in text.splitlines() if "process_" not in line) + "\n"
 
 
@@ -36,7 +41,7 @@ def test_counters_histograms_and_streams_are_added_and_other_gauges_are_not() ->
 
 def test_files_and_starts_are_the_same_whoever_is_asked() -> None:
     def process(started: float, files: float) -> str:
-        metrics = Metrics().text(Snapshot([], {}, {}, 0, {})).decode()
+        metrics = Metrics().text({}).decode()
         lines = [line for line in metrics.splitlines() if not line.startswith("process_")]
         own = [f"process_start_time_seconds {started}", f"process_open_fds {files}"]
         named = [f"# TYPE {each.split()[0]} gauge\n{each}" for each in own]
@@ -59,8 +64,7 @@ def test_numbers_alone_stay_as_they_are() -> None:
 def test_what_only_another_has_counted_is_there_too() -> None:
     own, other = Metrics(), Metrics()
     other.accepted["demo/other"] = 1
-    nothing = Snapshot([], {}, {}, 0, {})
-    text = added_up(own.text(nothing).decode(), [], [other.text(nothing).decode()])
+    text = added_up(own.text({}).decode(), [], [other.text({}).decode()])
     assert _value(text, 'swell_tasks_accepted_total{model="demo/other"}') == 1
 
 

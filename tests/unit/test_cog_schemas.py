@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from swell.media import File
-from swell.model import InvalidModel
+from swell.errors import InvalidModel
+from swell.sdk.media import File
 from swell.zoo.cog_schema import CogSchema, data_of
 from swell.zoo.cog_server import ContainerOptions, container_command
 

@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swell.config import ServerSettings, describe, environment_of, hide_secrets, load
 from swell.errors import InvalidRequest, UnknownSetting
+from swell.redact import hide_secrets
+from swell.settings.backend import ServerSettings
+from swell.settings.describe import describe
+from swell.settings.load import environment_of, load
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import PIL.ImageChops
 import pytest
 from pydantic import ValidationError
 
-from swell.media import Image
-from swell.model import Item, Reject
+from swell.sdk.context import Item, Reject
+from swell.sdk.media import Image
 from swell.zoo.contact_sheet import ContactSheet, sheet
 
 

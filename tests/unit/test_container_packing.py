@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from added_harness import add, dreams, safetensors
-from swell.config import describe as describe_settings
 from swell.containers.building import Wanted, parts_of, tag_of
 from swell.containers.context import Parts, write_context
 from swell.containers.packing import Looked, Packer
@@ -23,10 +22,11 @@ from swell.containers.places import Places
 from swell.containers.secrets_in import line_with_secret, looks_secret
 from swell.containers.sources import Module, _distributions_of, code_of, place_of
 from swell.containers.wheels import wheel, wheel_name
-from swell.errors import InvalidRequest, NotFound
+from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.families.description import describe
 from swell.families.entries import added, check_files, read
-from swell.model import InvalidModel, load_models
+from swell.sdk.load import load_models
+from swell.settings.describe import describe as describe_settings
 from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
 from swell.weights.fetch import note_manifest

@@ -1,4 +1,4 @@
-"""Costs by name add up to the whole, and what is nobody's is shared by use."""
+"""Costs by name add up to the whole, and unassigned costs are shared by use."""
 
 import re
 from datetime import date
@@ -67,7 +67,7 @@ def test_the_least_of_seconds_share_as_any_others_do() -> None:
     assert (found["own/a"].whole_s, found["own/b"].whole_s) == (0.75, 0.75)
 
 
-def test_what_a_pool_cost_in_which_nobody_ran_anything_is_nobodys() -> None:
+def test_costs_of_a_pool_without_attempts_are_unassigned() -> None:
     found = costs_by([row(EntryKind.COLD_START, 60.0, 60_000)], By.USER)
     assert set(found) == {None}
     assert (found[None].whole_micros, found[None].image_micros) == (60_000, None)
@@ -81,7 +81,7 @@ def test_images_of_pools_without_a_price_do_not_make_others_cheaper() -> None:
     assert (free.whole_micros, free.image_micros, free.loaded_image_micros) == (None, None, None)
 
 
-def test_days_and_pools_are_told_as_they_were_charged() -> None:
+def test_days_and_pools_have_the_costs_charged_to_them() -> None:
     rows = [
         attempts(1.0, 1_000),
         row(EntryKind.IDLE, 2.0, 2_000, day=date(2030, 1, 2)),
@@ -119,7 +119,7 @@ _rows = st.lists(
 
 @pytest.mark.slow
 @given(_rows, st.sampled_from(By))
-def test_whatever_is_told_apart_adds_up_to_the_whole(rows: list[CostRow], by: By) -> None:
+def test_every_grouping_adds_up_to_the_whole(rows: list[CostRow], by: By) -> None:
     whole = added(costs_by(rows, by).values())
     assert whole.attempts == sum(each.attempts for each in rows if _counts(each, by))
     assert whole.whole_micros == _sum_micros(rows)

@@ -12,7 +12,7 @@ from swell.degrade import (
     Drawn,
     drawn,
     is_drawing,
-    milder,
+    reduce_input,
     split_metadata,
     time_share,
     with_changes,
@@ -44,7 +44,7 @@ SCHEMA = {
 def test_what_is_changed_is_less_within_bounds_and_enough_where_it_can_be(
     value: dict[str, Any], share: float, steps: int | None, size_px: int | None
 ) -> None:
-    changed, changes, left = milder(value, SCHEMA, share=share, steps=steps, size_px=size_px)
+    changed, changes, left = reduce_input(value, SCHEMA, share=share, steps=steps, size_px=size_px)
     assert 0 < left <= 1
     assert changed == value | {each.field.removeprefix("/input/"): each.after for each in changes}
     for each in changes:
@@ -58,24 +58,24 @@ def test_what_is_changed_is_less_within_bounds_and_enough_where_it_can_be(
 
 
 def test_a_share_of_one_changes_nothing() -> None:
-    assert milder({}, SCHEMA, share=1.0, steps=1, size_px=1) == ({}, [], 1.0)
+    assert reduce_input({}, SCHEMA, share=1.0, steps=1, size_px=1) == ({}, [], 1.0)
 
 
 def test_sizes_of_a_list_are_chosen_from_it() -> None:
     sizes = {"enum": [256, 512, 768, 1024], "default": 1024}
     schema = {"properties": {"width": sizes, "height": sizes}}
-    changed, _, left = milder({}, schema, share=0.3, steps=1, size_px=256)
+    changed, _, left = reduce_input({}, schema, share=0.3, steps=1, size_px=256)
     assert changed == {"width": 512, "height": 512}
     assert left == 0.25
-    changed, _, left = milder({}, schema, share=0.01, steps=1, size_px=600)
+    changed, _, left = reduce_input({}, schema, share=0.01, steps=1, size_px=600)
     assert changed == {"width": 768, "height": 768}
 
 
 def test_what_a_model_does_not_know_is_left_alone() -> None:
     schema = {"properties": {"text": {}, "width": {"default": 512}}}
-    assert milder({"text": "a"}, schema, share=0.1, steps=1, size_px=1)[1] == []
+    assert reduce_input({"text": "a"}, schema, share=0.1, steps=1, size_px=1)[1] == []
     odd = {"properties": {"steps": {"default": True}, "width": {}, "height": {}}}
-    assert milder({"width": "wide"}, odd, share=0.1, steps=1, size_px=1)[1] == []
+    assert reduce_input({"width": "wide"}, odd, share=0.1, steps=1, size_px=1)[1] == []
 
 
 def test_some_time_is_taken_anyway() -> None:

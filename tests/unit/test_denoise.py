@@ -27,16 +27,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from swell.clock import ManualClock
-from swell.model import (
-    Cancelled,
-    HostArrays,
-    Item,
-    NoiseStream,
-    Plan,
-    Reject,
-    Sampler,
-    whole,
-)
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.step_model import HostArrays, NoiseStream, Plan, Sampler, whole
 from swell.worker import denoise
 from swell.worker.arena import Arena, InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request, Runs

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lora_painter import Painter, layers, lora_file, packed, weights
 from swell.clock import ManualClock
-from swell.media import LoRA
-from swell.model import HostArrays, Item, Plan, Reject, whole
+from swell.sdk.context import Item, Reject
+from swell.sdk.media import LoRA
+from swell.sdk.step_model import HostArrays, Plan, whole
 from swell.worker.denoise import Denoiser, Request
 from swell.zoo.curve import CurveModel
 

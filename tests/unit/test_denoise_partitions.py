@@ -18,7 +18,7 @@ from denoise_harness import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.model import Cancelled, Item
+from swell.sdk.context import Cancelled, Item
 from swell.worker import denoise
 from swell.worker.denoise import Request
 

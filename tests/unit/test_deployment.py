@@ -6,7 +6,7 @@ import pytest
 
 from swell.cli.deployment import Deployment, judge, worker_url
 from swell.cli.parts import Finding
-from swell.config import load
+from swell.settings.load import load
 
 #: What a careful operator has; each case below spoils one thing.
 SOUND = {

@@ -11,7 +11,8 @@ from api_harness import Answer, Client, World
 from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, picture
 
 from swell.api.cards import Target
-from swell.api.facades.fal import SIZES, Wishes, app_names, hook_body, task_request
+from swell.api.facades.fal.arguments import SIZES, app_names, task_request
+from swell.api.facades.fal.results import hook_body
 from swell.api.views import UrlMaker
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
@@ -39,7 +40,7 @@ async def studio() -> AsyncIterator[Studio]:
 
 def request_of(told: dict[str, Any], card: dict[str, Any] = PAINTER) -> Any:
     target = Target(card["name"], card["name"], ModelCard(**card))
-    return task_request(told, target, Wishes())
+    return task_request(told, target)
 
 
 def input_of(told: dict[str, Any], card: dict[str, Any] = PAINTER) -> Any:
@@ -386,7 +387,7 @@ async def test_the_status_can_be_followed(studio: Studio) -> None:
     made = (await world.anna("POST", QUEUE, {"prompt": "a"})).json
     home = f"{QUEUE}/requests/{made['request_id']}"
     asking = Asking(world.anna, "GET", home + "/status/stream?logs=1", None)
-    while made["request_id"] not in world.service.bus.listened():
+    while made["request_id"] not in world.service.bus.subscribed():
         await asyncio.sleep(0)
     lease = await painter.lease()
     await painter.tell(lease, "progress", step=1, steps=2, fraction=0.5)

@@ -13,16 +13,15 @@ from api_harness import Answer, World
 from facade_harness import PAINTER, Asking, Painter, a_studio, form, picture
 
 from swell.api.cards import Target
-from swell.api.facades.openai import (
-    Asked,
+from swell.api.facades.openai.images import is_preview_due
+from swell.api.facades.openai.requests import (
     EditRequest,
+    ImageJob,
     ImageRequest,
-    Previews,
     read_fields,
     task_request,
 )
 from swell.errors import InvalidInput
-from swell.events import Event, EventKind
 from swell.registry import ModelCard
 
 GENERATE = "/openai/v1/images/generations"
@@ -41,12 +40,12 @@ def target(card: dict[str, Any]) -> Target:
     return Target(card["name"], card["name"], ModelCard(**card))
 
 
-def asked(**fields: Any) -> Asked:
+def asked(**fields: Any) -> ImageJob:
     request, own = read_fields({"prompt": "a fox", **fields}, ImageRequest)
-    return Asked(request, own)
+    return ImageJob(request, own)
 
 
-def input_of(asked: Asked, card: dict[str, Any] = PAINTER) -> Any:
+def input_of(asked: ImageJob, card: dict[str, Any] = PAINTER) -> Any:
     return json.loads(bytes(task_request(asked, target(card)).input))
 
 
@@ -158,15 +157,12 @@ def test_a_form_has_numbers_as_text() -> None:
 
 
 def test_few_previews_are_spread_over_the_way() -> None:
-    previews = Previews(3)
-    told = []
+    sent: list[int] = []
     for step in range(1, 11):
-        at = Event(task_id="t", id=step * 2, kind=EventKind.PROGRESS, data={"fraction": step / 10})
-        previews.wants(at)
-        if previews.wants(Event(task_id="t", id=step * 2 + 1, kind=EventKind.PREVIEW)):
-            told.append(step)
-    assert told == [1, 4, 7]
-    assert not Previews(0).wants(Event(task_id="t", id=1, kind=EventKind.PREVIEW))
+        if is_preview_due(len(sent), 3, step / 10):
+            sent.append(step)
+    assert sent == [1, 4, 7]
+    assert not is_preview_due(0, 0, 0.5)
 
 
 # --- over HTTP

@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from swell import Image
-from swell.api.facades.files import recoded
-from swell.api.facades.pictures import (
+from swell.api.facades.image_fields import (
     picture_fields,
     placed_files,
     renamed,
@@ -15,6 +14,7 @@ from swell.api.facades.pictures import (
     sized,
     stepped,
 )
+from swell.api.facades.result_files import recoded
 from swell.errors import InvalidInput, InvalidRequest
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from swell.errors import InvalidModel
 from swell.families.adapters import read_adapter
-from swell.model import InvalidModel
 from swell.weights.refusals import RefusedFormat
 
 NETWORK = {"cross_attention_dim": 64}

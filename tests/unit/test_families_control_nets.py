@@ -8,11 +8,11 @@ import pydantic
 import pytest
 from test_families_recognised import VAE, folder, safetensors
 
+from swell.errors import InvalidModel
 from swell.families.asked import input_type
 from swell.families.description import describe
 from swell.families.entries import Entry
 from swell.families.recognise import look
-from swell.model import InvalidModel
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 

@@ -23,8 +23,8 @@ import family_cases as cases  # noqa: E402
 import flow_cases as flow  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.families.placement import CHOICES  # noqa: E402
-from swell.media import Image, LoRA  # noqa: E402
-from swell.model import Item, Reject  # noqa: E402
+from swell.sdk.context import Item, Reject  # noqa: E402
+from swell.sdk.media import Image, LoRA  # noqa: E402
 from swell.worker.denoise import Runs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")

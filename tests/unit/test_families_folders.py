@@ -11,7 +11,7 @@ import pydantic
 import pytest
 from test_families_recognised import EULER, VAE, folder, safetensors
 
-from swell.errors import SwellError
+from swell.errors import InvalidModel, SwellError
 from swell.families.asked import input_type
 from swell.families.description import (
     bucket_of,
@@ -24,7 +24,6 @@ from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import look, weight_files
 from swell.families.schedulers import sampler_of
-from swell.model import InvalidModel
 from swell.weights.refusals import BrokenWeights, RefusedFormat
 
 PNDM = {**EULER, "_class_name": "PNDMScheduler"}

@@ -5,10 +5,10 @@ import asyncio
 from sqlite_rig import SqliteRig
 from swell.api.hook_secrets import HookSecrets
 from swell.clock import ManualClock
-from swell.stores.sqlite import SqliteRegistry
+from swell.db.registry import Registry
 
 
-class Slow(SqliteRegistry):
+class Slow(Registry):
     """Others run between what is read and what is written, as with a server elsewhere."""
 
     async def note(self, name: str) -> bytes | None:

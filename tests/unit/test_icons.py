@@ -13,7 +13,10 @@ from pydantic import ValidationError
 
 import swell
 from swell.clock import ManualClock
-from swell.model import Cancelled, Image, Item, load_models, whole
+from swell.sdk.context import Cancelled, Item
+from swell.sdk.load import load_models
+from swell.sdk.media import Image
+from swell.sdk.step_model import whole
 from swell.worker.arena import table_of
 from swell.worker.denoise import Denoiser, Request
 

@@ -21,9 +21,8 @@ def provider(clock: ManualClock) -> MemoryProvider:
 def make(provider: MemoryProvider, clock: ManualClock, wanted: int = 2) -> Keeper:
     return Keeper(
         provider,
-        pool="p",
         wanted=wanted,
-        request=lambda: LaunchRequest(pool="p"),
+        request=LaunchRequest(pool="p"),
         clock=clock,
         policy=RestartPolicy(healthy_after_s=10, base_s=1, cap_s=8),
     )
@@ -84,9 +83,8 @@ async def test_unasked_ends_are_told_once(provider: MemoryProvider, clock: Manua
     told: list[str] = []
     keeper = Keeper(
         provider,
-        pool="p",
         wanted=1,
-        request=lambda: LaunchRequest(pool="p"),
+        request=LaunchRequest(pool="p"),
         clock=clock,
         on_end=lambda instance: told.append(instance.id),
     )

@@ -10,14 +10,14 @@ from api_harness import World, a_world, failed
 from structlog.testing import capture_logs
 
 from swell.api import duties
-from swell.config import LogSettings, Settings
+from swell.settings.backend import LogSettings
+from swell.settings.load import Settings
 from swell.task import TaskState
-from swell.wiring import _log_requests
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(log_requests="info") as world:
+    async with a_world(log=LogSettings(requests="info")) as world:
         yield world
 
 
@@ -120,9 +120,9 @@ async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
 RENDERS = """
 import asyncio, sys
 import structlog
-from swell.config import LogSettings
+from swell.settings.backend import LogSettings
 from swell.telemetry import request_id
-from swell.wiring import configure_logging
+from swell.bootstrap.logging import configure_logging
 
 configure_logging(LogSettings(json_lines=True), worker=sys.argv[1] or None)
 log = structlog.get_logger("swell.api")
@@ -167,4 +167,4 @@ def test_every_line_names_its_request_and_its_worker(worker: str) -> None:
 )
 def test_lines_that_would_not_be_shown_are_not_made(level: str, requests: str, told: str) -> None:
     settings = Settings(log=LogSettings(level=level, requests=requests))  # type: ignore[arg-type]
-    assert _log_requests(settings.log) == told
+    assert settings.log.level_of_requests == told

@@ -12,12 +12,12 @@ from fleet_cases import Yard, a_pool
 
 from swell.cli.scaling import queues_left_alone
 from swell.clock import ManualClock
-from swell.config import Settings
 from swell.provider import InstanceState, LaunchRequest, Notice, looking_only
 from swell.providers.aws import AwsOptions, AwsProvider
 from swell.providers.detached import DetachedProvider
 from swell.providers.memory import MemoryProvider
 from swell.providers.rehearsal import RehearsalProvider
+from swell.settings.load import Settings
 
 
 class Queue:

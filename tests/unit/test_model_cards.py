@@ -11,14 +11,12 @@ import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
 import swell
-from swell.api.card_page import took_in_words
 from swell.api.eta import ServiceTimes
-from swell.api.fields import described, fields
-from swell.api.markdown import parted, to_html
-from swell.errors import InvalidRequest
-from swell.model import Definition, InvalidModel, define, load_models
+from swell.errors import InvalidModel, InvalidRequest
 from swell.registry import ModelCard, Sample, Speed
 from swell.samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
+from swell.sdk.define import Definition, define
+from swell.sdk.load import load_models
 from swell.zoo.curve import CurveModel
 
 TOLD = """
@@ -215,19 +213,15 @@ async def test_sounds_are_played_and_texts_shown(world: World) -> None:
     text = "<gato> azul → blue cat"
     samples = [sample("audio/wav", SOUNDS["a.wav"][0]), sample("text/plain", text.encode())]
     await world.register(with_facts(samples=samples))
-    page = (await world.stranger("GET", "/models/demo/upper")).body.decode()
-    assert "<blockquote>&lt;gato&gt; azul → blue cat</blockquote>" in page
-    source = page.partition('preload="metadata" src="../../')[2].partition('"')[0]
-    sound = await world.stranger("GET", f"/{source}")
-    assert (sound.body, sound.headers["content-type"]) == (SOUNDS["a.wav"][0], "audio/wav")
     told = (await world.anna("GET", "/v1/models/demo/upper")).json["samples"]
     assert [each["text"] for each in told] == ["", text]
+    sound = await world.stranger("GET", told[0]["url"].partition("swell.test")[2])
+    assert (sound.body, sound.headers["content-type"]) == (SOUNDS["a.wav"][0], "audio/wav")
     shown = await world.stranger("GET", told[1]["url"].partition("swell.test")[2])
     assert (shown.body.decode(), shown.headers["content-type"]) == (
         text,
         "text/plain; charset=utf-8",
     )
-    assert "♪" in (await world.stranger("GET", "/")).body.decode()
 
 
 @pytest.mark.parametrize(
@@ -256,28 +250,13 @@ async def test_a_card_has_room_for_some_samples_only(world: World) -> None:
     assert (answer.status, str(MOST_SAMPLES) in answer.json["detail"]) == (422, True)
 
 
-async def test_the_page_shows_facts_and_pictures_of_a_model(world: World) -> None:
-    await world.register(with_facts())
-    page = (await world.stranger("GET", "/models/demo/upper")).body.decode()
-    assert "Apache-2.0 AND &lt;MIT&gt;" in page
-    assert "By <strong>somebody</strong>." in page
-    assert "5 MiB" in page
-    assert "<td>one core</td><td>8 x 8</td><td>500 ms</td>" in page
-    assert "<h1>demo/upper</h1>\n<p>Upper</p>" in page
-    assert "<p>Makes text large.</p>" in page
-    assert "one input at a time" in page
-    assert 'alt="&lt;a&gt; grey &amp; square"' in page
-    source = page.partition('<img src="../../')[2].partition('"')[0]
-    assert (await world.stranger("GET", f"/{source}")).body == grey()
-
-
 async def test_language_models_are_told_the_licence(world: World) -> None:
     await world.register(with_facts(), {**UPPER, "name": "demo/silent"})
     lines = (await world.stranger("GET", "/llms.txt")).body.decode().splitlines()
     assert "- licence: Apache-2.0 AND <MIT>" in lines
     assert "- licence: not stated" in lines
     assert "- memory: 5 MiB" in lines
-    assert "- takes 500 ms: 8 x 8, one core" in lines
+    assert "- takes 0.5 s: 8 x 8, one core" in lines
 
 
 async def test_what_tasks_took_is_told_by_device(world: World) -> None:
@@ -288,8 +267,6 @@ async def test_what_tasks_took_is_told_by_device(world: World) -> None:
     await world.report(worker, settlements=[succeeded(lease, "A", timings=timings)])
     told = (await world.anna("GET", "/v1/models/demo/upper")).json
     assert told["measured"] == [{"device": "cpu", "tasks": 1, "median_s": 2.0}]
-    page = (await world.stranger("GET", "/models/demo/upper")).body.decode()
-    assert "<td>cpu</td><td>half of the last 1 tasks</td><td>2 s</td><td>here</td>" in page
 
 
 def test_times_by_device_outlive_the_process() -> None:
@@ -310,104 +287,19 @@ def test_a_kept_picture_leaves_the_card() -> None:
     assert msgspec.json.decode(msgspec.json.encode(sample), type=Sample) == sample
 
 
-async def test_the_home_page_shows_each_models_first_picture(world: World) -> None:
-    await world.register(with_facts(), {**UPPER, "name": "me/silent", "licence": "MIT"})
-    page = (await world.stranger("GET", "/")).body.decode()
-    assert page.index('href="models/me/silent"') < page.index('href="models/demo/upper"')
-    source = page.partition('<img class="face" src="')[2].partition('"')[0]
-    assert (await world.stranger("GET", f"/{source}")).body == grey()
-    assert '<span class="face" aria-hidden="true">S</span>' in page
+async def test_long_files_in_examples_are_cut_for_language_models(world: World) -> None:
+    picture = "data:image/svg+xml;base64," + "A" * 400
+    await world.register(with_facts(examples=[{"text": "it's", "list": [picture]}]))
+    text = (await world.stranger("GET", "/llms.txt")).body.decode()
+    assert "svg+xml;base64,AAAA" in text
+    assert "A" * 100 not in text
 
 
-async def test_pictures_of_example_inputs_are_shown_and_other_files_cut(world: World) -> None:
-    picture = f"data:image/webp;base64,{base64.b64encode(grey()).decode()}"
-    evil = "data:image/svg+xml;base64," + "A" * 400
-    examples = [{"text": "it's", "image": picture, "list": [evil]}, {"text": evil}]
-    await world.register(with_facts(examples=examples))
-    page = (await world.stranger("GET", "/models/demo/upper")).body.decode()
-    assert f'<img src="{picture}" alt="image">' in page
-    assert "svg+xml;base64,AAAAAAAAA" in page
-    assert "A" * 100 not in page
-    assert "it&#x27;&quot;&#x27;&quot;&#x27;s" in page, "as a shell takes it"
-    assert "-i image=@FILE" in page
-
-
-async def test_a_model_that_tells_nothing_has_a_page(world: World) -> None:
+async def test_a_model_with_an_empty_card_is_described(world: World) -> None:
     await world.register({"name": "me/bare", "version": "1"})
-    page = (await world.stranger("GET", "/models/me/bare")).body.decode()
-    for words in ("licence not stated", "not known", "Its author gave none", "once tasks have run"):
-        assert words in page
-    assert '<div class="samples">' not in page
-
-
-@pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        ({"type": "string", "x-file": "image"}, "picture"),
-        ({"enum": ["a", 1]}, "one of a, 1"),
-        ({"enum": list(range(99))}, "and 69 more"),
-        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "whole number"),
-        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "whole number or text"),
-        ({"type": "array", "items": {"$ref": "#/$defs/style"}}, "list, each one of a, b"),
-        ({"type": "array", "items": {"type": "number"}}, "list of numbers"),
-        ({"type": "array", "items": {"type": "boolean"}}, "list, each yes or no"),
-        ({"type": ["string", "null"]}, "text or nothing"),
-        ({"$ref": "#/$defs/loop"}, "anything"),
-        ({}, "anything"),
-    ],
-)
-def test_what_a_field_takes_is_said_in_words(schema: dict[str, object], words: str) -> None:
-    defs = {"style": {"enum": ["a", "b"]}, "loop": {"$ref": "#/$defs/loop"}}
-    assert words in described(schema, {"$defs": defs})
-
-
-def test_bounds_and_defaults_of_fields_are_told() -> None:
-    schema = {
-        "required": ["text"],
-        "properties": {
-            "text": {"type": "string", "maxLength": 2000, "description": "It is `said`."},
-            "steps": {"type": "integer", "minimum": 1, "maximum": 50, "default": 20},
-            "seed": {
-                "anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63}, {"type": "null"}]
-            },
-            "keep_it": {"type": "string", "title": "Keep It"},
-            "keep": {"type": "boolean", "default": False},
-        },
-    }
-    shown = fields(schema)
-    assert "text · up to 2,000 characters · required" in shown
-    assert "It is <code>said</code>." in shown
-    assert "whole number · 1 to 50 · default 20" in shown
-    assert "whole number · from 0</small>" in shown
-    assert "Keep It" not in shown, "its name says so"
-    assert "required" not in fields(schema, are_asked=False)
-    assert "yes or no · default no" in shown
-    assert fields({"type": "string", "x-file": "image"}) == "<p>Picture.</p>"
-
-
-@pytest.mark.parametrize(
-    ("took_s", "words"),
-    [(12.34, "12.3 s"), (1, "1 s"), (0.07, "70 ms"), (0.0001, "less than 1 ms")],
-)
-def test_seconds_are_said_in_words(took_s: float, words: str) -> None:
-    assert took_in_words(took_s) == words
-
-
-def test_a_markdown_table_without_a_head_has_none() -> None:
-    assert "<th>" not in to_html("| | |\n|---|---|\n| a | b |")
-    assert "<th>a</th>" in to_html("| a | b |\n|---|---|\n| c | d |")
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("", ("", "")),
-        ("# Upper\nMore.", ("Upper", "More.")),
-        ("\nOne\ntwo.\n\nThree.", ("One\ntwo.", "\nThree.")),
-    ],
-)
-def test_the_first_paragraph_is_told_apart(text: str, parts: tuple[str, str]) -> None:
-    assert parted(text) == parts
+    text = (await world.stranger("GET", "/llms.txt")).body.decode()
+    assert "- [me/bare](http://swell.test/#/models/me/bare)" in text
+    assert "- licence: not stated\n- memory: not known\n" in text
 
 
 def test_what_a_class_takes_over_lies_beside_the_file_that_says_so() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.errors import NotFound
-from swell.model import InvalidModel, load_models
+from swell.errors import InvalidModel, NotFound
+from swell.sdk.load import load_models
 
 TWO = """
 import swell

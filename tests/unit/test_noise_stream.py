@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import swell
-from swell.model import HostArrays, Item, Plan, Sampler
+from swell.sdk.context import Item
+from swell.sdk.step_model import HostArrays, Plan, Sampler
 from swell.worker import solver
 from swell.worker.arena import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
 from swell.worker.denoise import Runs

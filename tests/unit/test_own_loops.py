@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from test_families_recognised import EULER, folder
 
+from swell.errors import InvalidModel
 from swell.families.asked import examples_of, input_type
 from swell.families.description import definition_of, describe, with_loop
 from swell.families.entries import Entry, InvalidEntry, read, write
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.recognise import Facts, look
-from swell.model import InvalidModel
 
 HEUN = {**EULER, "_class_name": "HeunDiscreteScheduler"}
 FLOW_HEUN = {"_class_name": "FlowMatchHeunDiscreteScheduler"}

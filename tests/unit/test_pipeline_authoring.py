@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 
 import swell
 from swell.errors import InvalidModel, NotFound
-from swell.model import load_models
-from swell.pipeline import load_pipelines
-from swell.pipeline_cards import Unknown, card_of
 from swell.registry import ModelCard
+from swell.sdk.load import load_models
+from swell.sdk.pipeline import load_pipelines
+from swell.sdk.pipeline_cards import Unknown, card_of
 
 PYTHON = '''
 import swell

@@ -1,14 +1,15 @@
-"""What a pool costs: what it says itself, then the operator's prices, then the list."""
+"""The price of a pool: its own setting, then the operator's prices, then the list."""
 
 from datetime import date
 from typing import Any
 
 import pytest
 
-from swell.autoscaling import advice
-from swell.config import PoolTable, Settings
+from swell.bootstrap.autoscaler import advice
 from swell.money.pool_prices import live_price, may_change, pool_price, pool_prices
 from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook
+from swell.settings.load import Settings
+from swell.settings.pools import PoolTable
 
 
 def a_table(provider: str = "aws", **fields: Any) -> PoolTable:
@@ -92,7 +93,7 @@ def test_a_machine_with_eight_gpus_costs_all_of_them() -> None:
     assert price.hour_micros == listed.gpus * listed.hour_micros > 8_000_000
 
 
-def test_of_several_kinds_the_dearest_counts_and_unknown_ones_are_told() -> None:
+def test_the_highest_price_of_several_types_counts_and_unknown_types_are_named() -> None:
     kinds = ["g6.xlarge", "g5.xlarge", "x9.huge"]
     price = pool_price("a", a_table(options=L4 | {"types": kinds}), PriceBook(LIST))
     assert price is not None
@@ -123,7 +124,7 @@ def test_prices_of_the_settings_reach_pools_by_name() -> None:
     assert {name: price.hour_micros for name, price in found.items()} == {"cloud": 7, "told": 5}
 
 
-# --- what is probably not meant ---
+# --- probable mistakes ---
 
 
 def told(pools: dict[str, Any], **groups: Any) -> list[str]:
@@ -131,9 +132,7 @@ def told(pools: dict[str, Any], **groups: Any) -> list[str]:
     return advice(chosen, pool_prices(chosen))
 
 
-def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where_money_counts() -> (
-    None
-):
+def test_a_pool_without_a_price_gives_a_warning() -> None:
     unknown = {"provider": "aws", "options": {"types": ["x9.huge"]}}
     ours = {"deployment": "ours"}
     pools = {"away": unknown, "here": {}, "known": {"provider": "aws", "options": L4}}
@@ -144,7 +143,7 @@ def test_a_pool_of_a_cloud_without_a_price_is_told_and_one_of_this_machine_where
     assert [line.split(" has")[0] for line in lines] == ["the pool here"]
 
 
-def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None:
+def test_an_alarm_without_a_limit_and_a_limit_without_an_alarm_give_warnings() -> None:
     pools = {"here": {"hour_micros": 1}}
     limit, alarm = {"day_budget_micros": 5}, {"budget_day_micros": 4}
     [line] = told(pools, costs=alarm)
@@ -153,11 +152,11 @@ def test_a_budget_that_only_alarms_and_a_limit_without_alarms_are_told() -> None
     assert line.startswith("autoscale.day_budget_micros shrinks pools without an earlier alarm")
     assert told(pools, autoscale=limit, costs=alarm) == []
     assert told(pools) == []
-    # Where no pools are scaled here, whoever scales them has the limit.
+    # Without pools in these settings, another process has the limit.
     assert told({}, costs=alarm) == []
 
 
-def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machines() -> None:
+def test_the_default_deployment_name_gives_a_warning_on_clouds() -> None:
     cloud = {"away": {"provider": "aws", "options": L4}}
     [line] = told(cloud)
     assert line.startswith("autoscale.deployment")
@@ -165,7 +164,7 @@ def test_a_name_that_every_service_has_is_told_where_others_could_list_the_machi
     assert told({"here": {"hour_micros": 1}}) == []
 
 
-def test_a_price_that_nothing_is_called_by_is_told() -> None:
+def test_a_price_of_an_unknown_machine_type_gives_a_warning() -> None:
     own = {"aws/g6.xlrage/spot": 7, "aws/g6.xlarge@us-east-1": 7, "aws/mine.large": 7}
     pools = {"away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "mine.large"]}}}
     lines = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
@@ -173,7 +172,7 @@ def test_a_price_that_nothing_is_called_by_is_told() -> None:
     assert "aws/g6.xlrage/spot" in lines[0]
 
 
-def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine() -> None:
+def test_a_price_that_counts_for_a_whole_machine_gives_a_warning() -> None:
     own = {"aws/p9.huge": 7, "aws/g6.xlarge": 7, "gcp/n1": 7}
     tesla = {"region": "r", "types": ["n1"], "accelerator": "nvidia-tesla-t4", "accelerators": 2}
     pools = {
@@ -186,7 +185,7 @@ def test_a_price_of_a_kind_that_is_not_listed_is_told_to_be_of_the_whole_machine
     assert "the whole machine" in line
 
 
-def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
+def test_a_spot_pool_without_a_location_gives_a_warning() -> None:
     pools = {"spot": {"hour_micros": 1, "spot": True}, "owned": {"hour_micros": 2}}
     [line] = told(pools)
     assert line.startswith("autoscale.policy.location_share does not apply to spot")
@@ -196,7 +195,7 @@ def test_a_spot_pool_that_no_share_of_a_location_limits_is_told() -> None:
     assert told({"spot": pools["spot"]}) == [], "there is no other"
 
 
-# ---- prices that clouds tell
+# ---- quotes of clouds
 
 SPOT = {"region": "us-east-1", "types": ["g6.xlarge", "g5.xlarge"], "spot": True}
 TOLD = [
@@ -220,14 +219,14 @@ def live(
 def test_where_nothing_stands_the_dearest_counts_of_all_that_may_be_had() -> None:
     price = live(SPOT, TOLD)
     assert price == MachinePrice(500_000, "aws/g5.xlarge@us-east-1a/spot: EC2's spot price history")
-    # Of the A10G nothing is told, and on-demand price it is listed at more.
+    # The A10G has no quote, and its listed on-demand price is higher.
     price = live(SPOT, TOLD[:2])
     assert price is not None
     assert price.hour_micros == 1_006_000
     assert price.source.endswith("on-demand price")
 
 
-def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:
+def test_running_machines_have_the_mean_of_their_prices() -> None:
     standing = {("g6.xlarge", "us-east-1a"): 3, ("g6.xlarge", "us-east-1b"): 1}
     price = live(SPOT, TOLD, standing)
     assert price is not None
@@ -236,7 +235,7 @@ def test_machines_that_stand_cost_together_what_is_paid_for_them() -> None:
         "aws/g6.xlarge@us-east-1a/spot, aws/g6.xlarge@us-east-1b/spot: EC2's spot price history, "
         "the mean"
     )
-    # One in a zone of which nothing is told has the dearest of its kind; others are not known.
+    # In a zone without a quote the highest price of the machine type counts.
     price = live(SPOT, TOLD, {("g6.xlarge", "us-east-1f"): 1, ("x9.huge", "us-east-1a"): 5})
     assert price is not None
     assert price.hour_micros == 400_000
@@ -255,13 +254,13 @@ def test_an_outlier_is_believed_within_bounds_and_none_costs_nothing() -> None:
     assert price.hour_micros == 7
 
 
-def test_a_price_of_the_operators_own_counts_in_place_of_what_is_told() -> None:
+def test_the_operators_price_counts_instead_of_the_quote() -> None:
     price = live(SPOT, TOLD, {("g5.xlarge", "us-east-1a"): 1}, {"aws/g5.xlarge/spot": 123_000})
     assert price is not None
     assert price.hour_micros == 123_000
 
 
-def test_only_prices_are_asked_for_that_change_and_that_nobody_has_set() -> None:
+def test_clouds_are_asked_only_for_prices_that_change_and_are_not_set() -> None:
     book, own = PriceBook(LIST), PriceBook(LIST, {"aws/g6.xlarge/spot": 1, "aws/g5.xlarge/spot": 2})
     assert may_change(a_table(options=SPOT), book)
     assert not may_change(a_table(options=SPOT), own)

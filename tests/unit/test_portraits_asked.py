@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
+from swell.errors import InvalidModel
 from swell.families.portraits import (
     FILES,
     FaceFinder,
@@ -24,8 +25,8 @@ from swell.families.portraits import (
     sides,
 )
 from swell.families.recognise import FAMILIES, Facts
-from swell.media import Image
-from swell.model import InvalidModel, Reject
+from swell.sdk.context import Reject
+from swell.sdk.media import Image
 from swell.zoo import faces
 from swell.zoo.faces import FaceDetector
 from swell.zoo.portraits import Portraits, Studio

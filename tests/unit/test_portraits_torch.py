@@ -23,7 +23,8 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.clock import SystemClock  # noqa: E402
 from swell.families.entries import read  # noqa: E402
 from swell.families.portraits import SCENARIOS, FaceFinder  # noqa: E402
-from swell.model import Item, Reject, StepModel  # noqa: E402
+from swell.sdk.context import Item, Reject  # noqa: E402
+from swell.sdk.step_model import StepModel  # noqa: E402
 from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
 from swell.zoo.pictures import sample  # noqa: E402
 

@@ -6,8 +6,8 @@ import msgspec
 
 from conformance.factories import a_new_task
 from swell import task as life
-from swell.stores.postgres.rows import Row
-from swell.stores.postgres.state import MAX_LIVE_INPUT_BYTES, State
+from swell.stores.postgres.state import PostgresState
+from swell.stores.session import MAX_LIVE_INPUT_BYTES, StoredTask
 from swell.task import Task
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,30 +20,30 @@ def a_task(*, input_bytes: int = 2) -> Task:
     return life.accept(new, task_id=life.new_id(NOW), now=NOW)
 
 
-def running(task: Task) -> Row:
-    return Row(
+def running(task: Task) -> StoredTask:
+    return StoredTask(
         life.start(task, worker_id="w", version="1", token="t", now=NOW, lease_s=30), 1, None
     )
 
 
 def test_a_running_task_is_remembered_until_it_ends_or_waits_again() -> None:
-    state, task = State(), a_task()
-    state.remember(task.id, Row(task, 0, None))
+    state, task = PostgresState(), a_task()
+    state.remember(StoredTask(task, 0, None))
     assert not state.live
-    state.remember(task.id, running(task))
+    state.remember(running(task))
     assert state.live == {task.id: running(task)}
-    state.remember(task.id, Row(task, 2, None))
+    state.remember(StoredTask(task, 2, None))
     assert not state.live
 
 
 def test_a_task_with_a_large_input_is_not_remembered() -> None:
-    state, large = State(), a_task(input_bytes=MAX_LIVE_INPUT_BYTES + 1)
-    state.remember(large.id, running(large))
+    state, large = PostgresState(), a_task(input_bytes=MAX_LIVE_INPUT_BYTES + 1)
+    state.remember(running(large))
     assert not state.live
 
 
 def test_counting_again_replaces_the_counts_of_these_queues_only() -> None:
-    state = State()
+    state = PostgresState()
     state.count("one", 1, "a", 3, 3)
     state.count("other", 1, "a", 1, 1)
     state.recount(["one"], [("one", 0, "b", 2, 5)])

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from swell.bootstrap.autoscaler import provider_of as wired
 from swell.clock import ManualClock
-from swell.config import Settings
 from swell.errors import InvalidRequest
 from swell.money.pool_prices import pool_price
 from swell.money.pricing import PriceBook
 from swell.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions
-from swell.wiring import provider_of as wired
+from swell.settings.load import Settings
 
 AWS: dict[str, object] = {
     "image": "x",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import swell
-from swell.stores.queries import load_migrations, load_queries
+from swell.db.sql import Statements
+from swell.stores.migrations import load_migrations
 
 DIALECTS = ["sqlite", "postgres"]
 BASELINE = "".join(script for _, _, script in load_migrations("sqlite"))
@@ -22,9 +23,9 @@ def test_migrations_are_numbered_without_gaps(dialect: str) -> None:
 def test_every_query_compiles_against_the_schema() -> None:
     connection = sqlite3.connect(":memory:")
     connection.executescript(BASELINE)
-    for name, statement in load_queries("sqlite").items():
+    for name, statement in Statements("sqlite").all().items():
         named = re.findall(r":(\w+)", re.sub(r"'[^']*'", "", statement))
-        parameters = dict.fromkeys(named, 0) if named else (0,) * statement.count("?")
+        parameters = dict.fromkeys(named, "[]") if named else (0,) * statement.count("?")
         try:
             connection.execute(f"EXPLAIN {statement}", parameters)
         except sqlite3.Error as error:
@@ -37,23 +38,30 @@ def test_every_query_compiles_against_the_schema() -> None:
     [
         ("ready_head", ("q", "k", 1, 0, -1.0, "", 0, 5)),
         ("ready_lines", ()),
-        ("rank", ("q", "k", 0, 1, 1.0, "x", 5)),
-        ("due_ids", (0, 5)),
+        (
+            "ranks",
+            dict.fromkeys(("queue", "key_id", "least", "priority", "tag", "task_id", "bound")),
+        ),
+        ("due_tasks", {"now": 0, "limit": 5}),
         ("next_wake", ()),
         ("open_shares", ()),
         ("ready_depths", ()),
         ("woken_depths", ()),
-        ("task_by_id", ("x",)),
-        ("retry_of", ("x",)),
-        ("discarded", (5,)),
+        ("task_by_id", {"id": "x"}),
+        ("tasks_by_id", {"ids": "[]"}),
+        ("repeat_of", {"task_id": "x"}),
+        ("discarded", {"limit": 5}),
+        ("overlong_waits", {"least": 0, "lease": 0, "backoff": 0, "limit": 5}),
+        ("ended_ids", {"before": 0, "models": "[]", "except_models": "[]", "limit": 5}),
+        ("files_of", {"ids": "[]"}),
         ("key_by_digest", {"digest": b"x"}),
-        ("idempotent", ("a", "b")),
+        ("idempotent", {"key_id": "a", "key": "b"}),
     ],
 )
 def test_what_runs_often_never_reads_a_whole_table(name: str, parameters: object) -> None:
     connection = sqlite3.connect(":memory:")
     connection.executescript(BASELINE)
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {load_queries('sqlite')[name]}", parameters)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {Statements('sqlite').all()[name]}", parameters)
     steps = [step for *_, step in plan]
     connection.close()
     scans = [step for step in steps if re.match(r"SCAN (tasks|workers|api_keys|idempotency)", step)]
@@ -64,5 +72,5 @@ def test_what_runs_often_never_reads_a_whole_table(name: str, parameters: object
 def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
-    unused = [name for name in load_queries("sqlite") if f'"{name}"' not in source]
+    unused = [name for name in Statements("sqlite").all() if f'"{name}"' not in source]
     assert unused == []

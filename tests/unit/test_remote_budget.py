@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import InvalidModel
+from swell.errors import InvalidModel
 from swell.worker.job import fault_of
 from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, TypeAdapter
 
 import swell
 from loopback import listening
-from swell.errors import InvalidRequest
-from swell.model import InvalidModel, Item, Reject
+from swell.errors import InvalidModel, InvalidRequest
+from swell.sdk.context import Item, Reject
 from swell.zoo import remote
 from swell.zoo.remote_outputs import Meant
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loopback import listening
-from swell.model import Cancelled, Item, Listener, Reject
+from swell.sdk.context import Cancelled, Item, Listener, Reject
 from swell.zoo import remote
 
 PRICE = 40

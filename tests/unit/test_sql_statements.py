@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from swell.db.sql import Statements
-from swell.stores.queries import load_migrations
+from swell.stores.migrations import load_migrations
 
 SQLITE, POSTGRES = Statements("sqlite"), Statements("postgres")
 

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,15 +22,17 @@ from conformance.factories import (
     a_settlement,
     a_success,
 )
-from swell.brokers.sqlite import SqliteBroker
+from swell.brokers.table import Broker
 from swell.clock import ManualClock
+from swell.db.sql import Statements
 from swell.errors import Conflict, SwellError, Unavailable
 from swell.fairness import band
 from swell.store import Accepted, TaskFilter
-from swell.stores.queries import load_migrations
-from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
+from swell.stores.migrations import load_migrations
+from swell.stores.sqlite import SqliteDatabase, wal
 from swell.stores.sqlite.reserve import RESERVE_BYTES
-from swell.stores.sqlite.session import Session
+from swell.stores.sqlite.session import SqliteSession
+from swell.stores.tasks import Store
 from swell.task import Released, Task, TaskState
 
 
@@ -55,16 +57,20 @@ def statements(database: SqliteDatabase) -> Iterator[list[str]]:
     database._writer.set_trace_callback(None)
 
 
+async def _nothing(session: SqliteSession) -> None:
+    """Change nothing."""
+
+
 async def settle(database: SqliteDatabase) -> None:
     """Return when whoever started to wait is waiting and nothing is being written."""
     await asyncio.sleep(0)
-    await database.write(lambda session: None)
+    await database.write(_nothing)
 
 
-def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
+def adding(task_id: str, **fields: object) -> Callable[[SqliteSession], Awaitable[str]]:
     """Return an action that inserts a task."""
 
-    def action(session: Session) -> str:
+    async def action(session: SqliteSession) -> str:
         new = a_new_task(**fields)
         now = session.now
         session.add(
@@ -82,7 +88,7 @@ def adding(task_id: str, **fields: object) -> Callable[[Session], str]:
     return action
 
 
-def failing(session: Session) -> None:
+async def failing(session: SqliteSession) -> None:
     raise Conflict("this one cannot be done")
 
 
@@ -93,7 +99,7 @@ def beginning_of_log(path: Path) -> bytes:
 
 
 async def kept(database: SqliteDatabase) -> set[str]:
-    page = await SqliteStore(database).page(TaskFilter(), limit=10_000)
+    page = await Store(database).page(TaskFilter(), limit=10_000)
     return {task.id for task in page.tasks}
 
 
@@ -101,7 +107,7 @@ async def kept(database: SqliteDatabase) -> set[str]:
 
 
 async def test_many_writers_share_few_commits(database: SqliteDatabase) -> None:
-    store = SqliteStore(database)
+    store = Store(database)
     with statements(database) as noted:
         await asyncio.gather(*(store.accept([a_new_task(seed=n)]) for n in range(500)))
     assert noted.count("COMMIT") <= 5
@@ -109,7 +115,7 @@ async def test_many_writers_share_few_commits(database: SqliteDatabase) -> None:
 
 
 async def test_a_write_alone_is_committed_at_once(database: SqliteDatabase) -> None:
-    store = SqliteStore(database)
+    store = Store(database)
     with statements(database) as noted:
         for seed in range(5):
             await store.accept([a_new_task(seed=seed)])
@@ -125,10 +131,13 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
 
 
 async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
+    async def count(session: SqliteSession) -> int:
+        return session.ready.count("demo/upper")
+
     with statements(database) as noted:
         seen, _ = await asyncio.gather(
-            database.write(lambda session: session.ready.count("demo/upper"), is_late=True),
-            SqliteStore(database).accept([a_new_task()]),
+            database.write(count, is_late=True),
+            Store(database).accept([a_new_task()]),
         )
     assert seen == 1
     assert noted.count("COMMIT") == 1
@@ -138,20 +147,20 @@ async def test_a_task_that_comes_while_a_worker_waits_is_accepted_and_started_in
     database: SqliteDatabase,
 ) -> None:
     until = asyncio.get_running_loop().create_future()
-    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    lease = Broker(database).lease(a_lease_request(), until=until)
     waiting = asyncio.ensure_future(lease)
     await settle(database)
     with statements(database) as noted:
-        await SqliteStore(database).accept([a_new_task()])
+        await Store(database).accept([a_new_task()])
         (task,) = await waiting
     assert noted.count("COMMIT") == 1
-    assert (await SqliteStore(database).get([task.id])) == [task]
+    assert (await Store(database).get([task.id])) == [task]
 
 
 async def test_a_worker_that_waits_has_its_task_before_the_commit_and_nobody_else_has(
     database: SqliteDatabase,
 ) -> None:
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     seen: list[object] = []
 
@@ -177,7 +186,7 @@ async def test_a_worker_that_waits_has_its_task_before_the_commit_and_nobody_els
 async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
     database: SqliteDatabase,
 ) -> None:
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(broker.lease(a_lease_request(), until=until))
     await settle(database)
@@ -194,14 +203,16 @@ async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
     assert len(await broker.lease(a_lease_request())) == 1
 
 
-def a_write_that_breaks_its_commit(database: SqliteDatabase) -> Callable[[Session], None]:
+def a_write_that_breaks_its_commit(
+    database: SqliteDatabase,
+) -> Callable[[SqliteSession], Awaitable[None]]:
     """Return an action with a reference to nothing, which only the commit checks."""
     database._writer.executescript(
         "PRAGMA foreign_keys=ON; CREATE TABLE one (id INTEGER PRIMARY KEY);"
         "CREATE TABLE many (id REFERENCES one DEFERRABLE INITIALLY DEFERRED);"
     )
 
-    def breaking(session: Session) -> None:
+    async def breaking(session: SqliteSession) -> None:
         session.state.connection.execute("INSERT INTO many VALUES (1)")
 
     return breaking
@@ -210,7 +221,7 @@ def a_write_that_breaks_its_commit(database: SqliteDatabase) -> Callable[[Sessio
 async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
     database: SqliteDatabase,
 ) -> None:
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     breaking = a_write_that_breaks_its_commit(database)
     (accepted,) = await store.accept([a_new_task()])
     assert isinstance(accepted, Accepted)
@@ -232,23 +243,23 @@ async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
 
 async def test_a_wait_that_ends_in_vain_takes_nothing(database: SqliteDatabase) -> None:
     until = asyncio.get_running_loop().create_future()
-    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    lease = Broker(database).lease(a_lease_request(), until=until)
     waiting = asyncio.ensure_future(lease)
     await settle(database)
     until.set_result(None)
     assert await waiting == []
-    await SqliteStore(database).accept([a_new_task()])
-    assert database.ready_count("demo/upper") == 1
+    await Store(database).accept([a_new_task()])
+    assert database.state.ready == {"demo/upper": 1}
 
 
 async def test_a_row_that_the_database_refuses_does_not_fail_a_worker_that_waits(
     database: SqliteDatabase,
 ) -> None:
     until = asyncio.get_running_loop().create_future()
-    lease = SqliteBroker(database).lease(a_lease_request(), until=until)
+    lease = Broker(database).lease(a_lease_request(), until=until)
     waiting = asyncio.ensure_future(lease)
     await settle(database)
-    store = SqliteStore(database)
+    store = Store(database)
     with pytest.raises(OverflowError):
         await store.accept([a_new_task(seed=2**70)])
     assert not waiting.done()
@@ -286,7 +297,7 @@ async def test_a_row_that_the_database_refuses_fails_its_own_writer_only(
 async def test_values_that_cannot_be_stored_fail_their_own_writer_only(
     database: SqliteDatabase,
 ) -> None:
-    store = SqliteStore(database)
+    store = Store(database)
     bad = [a_new_task(seed=2**70), a_new_task(input=msgspec.Raw(b'"\xff"'))]
     results = await asyncio.gather(
         *(store.accept([new]) for new in [a_new_task(), *bad, a_new_task()]),
@@ -314,7 +325,9 @@ async def test_a_writer_that_was_canceled_does_not_disturb_its_group(
 
 def _lines_in_the_file(database: SqliteDatabase) -> dict[tuple[str, int, str], tuple[int, int]]:
     found: dict[tuple[str, int, str], tuple[int, int]] = {}
-    for queue, priority, key_id, n, samples in database.read("ready_lines"):
+    for queue, priority, key_id, n, samples in database._reader.execute(
+        Statements("sqlite").all()["ready_lines"]
+    ):
         key = (queue, band(priority), key_id)
         before = found.get(key, (0, 0))
         found[key] = (before[0] + n, before[1] + samples)
@@ -325,7 +338,7 @@ def _lines_in_the_file(database: SqliteDatabase) -> dict[tuple[str, int, str], t
 async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed: int) -> None:
     rng, clock = random.Random(seed), ManualClock()
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database, rng=rng), SqliteBroker(database)
+    store, broker = Store(database, rng=rng), Broker(database)
     known: list[str] = []
     held: list[Task] = []
 
@@ -378,7 +391,7 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
             queue: sum(line.n for lines in bands.values() for line in lines.values())
             for queue, bands in database.state.lines.items()
         }
-        for task_id, (_, task) in database._state.live.items():
+        for task_id, (task, *_) in database.state.live.items():
             assert [task] == await store.get([task_id])
     await database.close()
 
@@ -386,14 +399,14 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
 async def test_after_a_restart_keys_and_their_users_go_on_taking_turns(path: Path) -> None:
     clock = ManualClock()
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     crowd = [a_new_task(key_id="crowd", user=f"user-{n % 30}") for n in range(90)]
     await store.accept([*crowd, *(a_new_task(key_id="one") for _ in range(30))])
     await broker.lease(a_lease_request(20))
     await store.close()
 
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     assert database.state.ready == {"demo/upper": 100}
     await store.accept([a_new_task(key_id="crowd", user="new"), a_new_task(key_id="quiet")])
     served = await broker.lease(a_lease_request(30))
@@ -582,7 +595,7 @@ async def test_a_file_of_a_newer_version_is_not_touched(path: Path) -> None:
 async def test_tasks_are_the_same_after_reopening(path: Path) -> None:
     clock = ManualClock()
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     await store.accept([a_new_task(user="ann", seed=n, finish_by_s=60) for n in range(6)])
     ended, failed, _ = await broker.lease(a_lease_request(3))
     await store.settle([a_settlement(ended)])
@@ -591,11 +604,11 @@ async def test_tasks_are_the_same_after_reopening(path: Path) -> None:
     await database.close()
 
     database = SqliteDatabase.open(path, clock)
-    assert (await SqliteStore(database).page(TaskFilter())).tasks == before
+    assert (await Store(database).page(TaskFilter())).tasks == before
     states = sorted(task.state for task in before)
     assert states == [*[TaskState.QUEUED] * 3, *[TaskState.RUNNING] * 2, TaskState.SUCCEEDED]
     # The queue goes on where it was, in the same order.
-    leased = await SqliteBroker(database).lease(a_lease_request(10))
+    leased = await Broker(database).lease(a_lease_request(10))
     assert [task.seed for task in leased] == [3, 4, 5]
     await database.close()
 
@@ -603,14 +616,14 @@ async def test_tasks_are_the_same_after_reopening(path: Path) -> None:
 async def test_fair_order_goes_on_after_reopening(path: Path) -> None:
     clock = ManualClock()
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     await store.accept([a_new_task(user="flood") for _ in range(300)])
     running = await broker.lease(a_lease_request(100))
     await store.settle([a_settlement(task) for task in running[:50]])
     await database.close()
 
     database = SqliteDatabase.open(path, clock)
-    store, broker = SqliteStore(database), SqliteBroker(database)
+    store, broker = Store(database), Broker(database)
     await store.accept([a_new_task(user="ann") for _ in range(50)])
     users = [task.user for task in await broker.lease(a_lease_request(40))]
     assert abs(users.count("ann") - users.count("flood")) <= 2
@@ -622,7 +635,8 @@ import asyncio, sys
 from pathlib import Path
 from swell.clock import SystemClock
 from swell.store import Accepted
-from swell.stores.sqlite import SqliteDatabase, SqliteStore, wal
+from swell.stores.sqlite import SqliteDatabase, wal
+from swell.stores.tasks import Store
 from conformance.factories import a_new_task
 
 async def submit(store):
@@ -632,7 +646,7 @@ async def submit(store):
         print(accepted.task.id, flush=True)
 
 async def main():
-    store = SqliteStore(SqliteDatabase.open(Path(sys.argv[1]), SystemClock()))
+    store = Store(SqliteDatabase.open(Path(sys.argv[1]), SystemClock()))
     await asyncio.gather(*(submit(store) for _ in range(8)))
 
 asyncio.run(main())
@@ -653,7 +667,7 @@ async def test_a_process_killed_right_after_an_answer_has_lost_nothing(
         os.kill(process.pid, signal.SIGKILL)
         answered += [line.strip() for line in process.stdout if line.endswith("\n")]
     database = SqliteDatabase.open(path, ManualClock())
-    found = await SqliteStore(database).get(answered)
+    found = await Store(database).get(answered)
     assert len(answered) >= after
     assert [task.id for task in found if task is not None] == answered
     (check,) = database._reader.execute("PRAGMA integrity_check").fetchone()

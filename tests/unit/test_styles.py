@@ -7,8 +7,8 @@ import pytest
 from api_harness import a_world
 
 from swell.errors import InvalidModel, NotFound
-from swell.pipeline import load_pipelines
-from swell.styles import BUILT_IN, load_styles
+from swell.sdk.pipeline import load_pipelines
+from swell.sdk.style_presets import BUILT_IN, load_styles
 from swell.zoo.icons import Icons
 from swell.zoo.paint import STYLES
 

@@ -6,7 +6,7 @@ from denoise_harness import Ears
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.model import Item
+from swell.sdk.context import Item
 from swell.zoo.icons import Icons
 from swell.zoo.subjects import Reading, Subjects, edit_distance
 

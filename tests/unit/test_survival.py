@@ -1,4 +1,4 @@
-"""Quantiles of what is not all over yet."""
+"""Quantiles with unfinished durations."""
 
 import math
 
@@ -18,7 +18,7 @@ def told(*observed: Observation, at: float = 0.5) -> Quantile:
     return quantiles(observed, [at])[0]
 
 
-def test_nothing_observed_is_told_as_such() -> None:
+def test_without_observations_there_is_no_quantile() -> None:
     assert quantiles([], [0.5, 0.9]) == [Quantile(None), Quantile(None)]
 
 
@@ -52,7 +52,7 @@ def test_a_larger_share_never_takes_less(observed: list[Observation], shares: li
 
 
 @given(st.lists(ANY, min_size=1), SECONDS, SHARES)
-def test_what_is_not_over_never_makes_it_shorter(
+def test_unfinished_durations_never_make_a_quantile_shorter(
     observed: list[Observation], seconds: float, shares: list[float]
 ) -> None:
     before = quantiles(observed, shares)
@@ -73,14 +73,14 @@ def test_their_order_does_not_matter(
 
 
 @given(st.lists(ANY, min_size=1), st.integers(2, 9), SHARES)
-def test_a_weight_counts_as_so_many(
+def test_a_weight_counts_as_that_number_of_observations(
     observed: list[Observation], times: int, shares: list[float]
 ) -> None:
     heavy = [Observation(each.seconds, each.is_over, float(times)) for each in observed]
     assert quantiles(heavy, shares) == quantiles(observed * times, shares)
 
 
-def test_boots_that_have_not_ended_raise_what_is_expected() -> None:
+def test_unfinished_boots_raise_the_quantiles() -> None:
     seen = [Observation(60.0)] * 5
     assert told(*seen, at=0.9) == Quantile(60.0)
     stuck = [Observation(300.0, is_over=False)] * 3
@@ -106,7 +106,7 @@ def test_a_prior_is_forgotten_once_enough_was_seen(
     assert quantiles(observed, shares, PRIOR) == quantiles(observed, shares)
 
 
-def test_what_is_seen_draws_the_prior_to_it() -> None:
+def test_observations_draw_the_prior_to_them() -> None:
     found = [told_with(n) for n in range(6)]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(300.0, rel=0.06)

@@ -1,4 +1,4 @@
-"""Prices that change: what a machine has cost is what was in force at each moment of its life."""
+"""A machine costs the price in force at each moment of its life."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -64,7 +64,7 @@ def test_the_same_price_is_no_change_and_time_never_runs_back() -> None:
 
 
 @pytest.mark.parametrize("prices", [(1_000_000, 3_000_000), (900_000, 700_000)])
-def test_of_too_many_changes_the_oldest_become_one_that_costs_as_much(
+def test_beyond_the_limit_the_oldest_changes_become_one_that_costs_as_much(
     prices: tuple[int, int],
 ) -> None:
     steps: tuple[Step, ...] = ()

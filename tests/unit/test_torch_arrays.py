@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swell.model import Item, Plan, Sampler, StepModel
+from swell.sdk.context import Item
+from swell.sdk.step_model import Plan, Sampler, StepModel
 
 torch = pytest.importorskip("torch")
 

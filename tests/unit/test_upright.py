@@ -7,8 +7,8 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 
-from swell.media import Image
-from swell.upright import in_8_bits, upright
+from swell.sdk.image_orientation import in_8_bits, upright
+from swell.sdk.media import Image
 from swell.worker.frames import Pixels
 from swell.worker.job import _pack
 

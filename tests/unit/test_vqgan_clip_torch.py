@@ -16,9 +16,12 @@ import pydantic
 import pytest
 
 from pages import blocks
-from swell.errors import SwellError
+from swell.errors import InvalidModel, SwellError
 from swell.families.vqgan_clip import Phrase, define, is_complete, phrases, recognises, stride_px
-from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.define import Definition
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

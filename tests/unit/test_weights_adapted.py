@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_painter import SHAPES, layers, lora_file, packed, weights
-from swell.media import LoRA, combined
+from swell.sdk.media import LoRA, combined
 from swell.weights import adapted as module
 from swell.weights.adapted import AdaptedWeights, LoraMemory
 from swell.weights.lora import WrongLora

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lora_painter import Layers, layers, lora_file, weights
-from swell.media import LoRA
+from swell.sdk.media import LoRA
 from swell.weights.adapted import AdaptedWeights
 
 torch = pytest.importorskip("torch")

@@ -5,19 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.data_folder import DataLock
+from swell.bootstrap.extras import Unusable
+from swell.bootstrap.local_workers import worker_environment
+from swell.bootstrap.worker import build_worker
 from swell.client.access import Access, find_access, read_access, write_access
 from swell.client.errors import NoServer
 from swell.clock import SystemClock
-from swell.config import Settings, describe, load
 from swell.errors import Conflict, InvalidRequest
-from swell.wiring import (
-    DataLock,
-    Unusable,
-    build_backend,
-    build_worker,
-    close_backend,
-    worker_environment,
-)
+from swell.settings.describe import describe
+from swell.settings.load import Settings, load
 
 
 def settings(folder: Path, **flags: object) -> Settings:
@@ -31,7 +29,7 @@ async def test_a_backend_is_built_on_the_adapters_that_the_settings_name(
 ) -> None:
     chosen = settings(tmp_path, objects__url=objects_url, delivery__lease_s=27)
     backend = await build_backend(chosen, SystemClock())
-    assert backend.settings.lease_s == 27
+    assert backend.settings.delivery.lease_s == 27
     await backend.objects.put("a", b"1", "text/plain")
     assert await backend.store.get(["nothing"]) == [None]
     await close_backend(backend)
@@ -172,8 +170,8 @@ def test_the_local_key_is_for_the_address_behind_the_public_name_too(tmp_path: P
 LOGS_A_FAILURE = """
 import logging, sys
 import structlog
-from swell.config import LogSettings
-from swell.wiring import configure_logging
+from swell.settings.backend import LogSettings
+from swell.bootstrap.logging import configure_logging
 
 def fail(authorization):
     raise RuntimeError(f"got {authorization!r} for /v1/artifacts/a?signature={key}&x=1")
@@ -216,7 +214,7 @@ def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
     code = (
         "import sys, swell\n"
         "assert not {'numpy', 'pydantic', 'PIL'} & set(sys.modules)\n"
-        "from swell.model import Item\n"
+        "from swell.sdk.context import Item\n"
         "assert swell.Item is Item and callable(swell.model) and swell.ui.slider\n"
         "assert set(swell.__all__) <= set(dir(swell))\n"
         "assert not hasattr(swell, 'nothing')\n"
@@ -238,6 +236,6 @@ def test_a_build_imports_nothing_that_only_models_need() -> None:
     code = (
         "import sys\n"
         "import swell.cli.build, swell.containers.building, swell.containers.context\n"
-        "assert not {'numpy', 'PIL', 'ssl', 'http.client', 'swell.model'} & set(sys.modules)\n"
+        "assert not {'numpy', 'PIL', 'ssl', 'http.client', 'swell.sdk.model'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.model import define
+from swell.sdk.define import define
 from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
 from swell.worker.engine import default_slots
 from swell.zoo.curve import CurveModel

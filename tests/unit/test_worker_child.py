@@ -61,6 +61,7 @@ from swell.worker.job import _may_have_seed
 from swell.worker.slate import Kept, Slate, new_slate, read_slate
 
 MODELS = """
+import PIL.Image
 import swell
 from pydantic import BaseModel
 
@@ -90,7 +91,7 @@ def steps(n: int, ctx: swell.Context | None = None) -> int:
     for step in range(n):
         ctx.check()
         ctx.progress(step + 1, n)
-        ctx.preview(lambda: swell.Image(swell.media.PIL.Image.new("RGB", (900, 300))))
+        ctx.preview(lambda: swell.Image(PIL.Image.new("RGB", (900, 300))))
     return n
 
 @swell.model("test/pictures")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import load_models
+from swell.sdk.load import load_models
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import Load, Order, Studio
@@ -24,7 +24,7 @@ import weakref
 import numpy as np
 import swell
 from pydantic import BaseModel
-from swell.model import HostArrays
+from swell.sdk.step_model import HostArrays
 from swell.weights import HostCopy
 from swell.worker.solver import Noise
 

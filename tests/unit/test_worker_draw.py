@@ -15,7 +15,9 @@ import PIL.Image
 import pytest
 
 from swell.clock import ManualClock
-from swell.model import Cancelled, HostArrays, Item, StepModel, load_models
+from swell.sdk.context import Cancelled, Item
+from swell.sdk.load import load_models
+from swell.sdk.step_model import HostArrays, StepModel
 from swell.worker.arena import SampleState
 from swell.worker.checkpoint import decode_checkpoint
 from swell.worker.device import Device

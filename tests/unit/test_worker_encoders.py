@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from conformance.dispatch import MemoryDispatch
 from swell.clock import SystemClock
+from swell.settings.worker import WorkerSettings
 from swell.worker import compress
 from swell.worker.compress import KINDS, MODES, in_ascii
 from swell.worker.encode import MAX_NOTE, FileNote, encode, note_text
 from swell.worker.encoders import Encoders, EncodingFailed, default_processes
 from swell.worker.engine import Worker
 from swell.worker.frames import Blob, Pixels
-from swell.worker.settings import WorkerSettings
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 

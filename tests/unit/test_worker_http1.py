@@ -10,10 +10,11 @@ import pytest
 
 from conformance.dispatch import MemoryDispatch
 from swell.addresses.urls import UrlPolicy
+from swell.bootstrap.local_workers import worker_environment
+from swell.bootstrap.worker import build_worker
 from swell.brokers.http1 import Answer, ConnectionLost, Http1Client
 from swell.brokers.remote import RemoteDispatch
 from swell.clock import ManualClock
-from swell.config import load
 from swell.dispatch import Ask, Upload
 from swell.errors import (
     Conflict,
@@ -26,7 +27,7 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
-from swell.wiring import build_worker, worker_environment
+from swell.settings.load import load
 from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 import swell
 from swell import ui
-from swell.distributions import distribution_of, how_to_get, imported
-from swell.model import define
+from swell.sdk.define import define
+from swell.sdk.missing_packages import distribution_of, how_to_get, imported
 from swell.worker.lacks import Times, hints_of_card, hints_of_files, hints_of_times
 from swell.worker.made_inputs import NOTHING_ELSE, made_example, made_file, other_value
 from swell.worker.probe import Opened

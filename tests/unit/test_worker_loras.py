@@ -16,7 +16,7 @@ from lora_painter import layers, lora_file, packed
 from swell.clock import ManualClock
 from swell.dispatch import Incoming, LeasedTask
 from swell.errors import InvalidInput, NotFound, TooLarge, Unavailable
-from swell.model import define
+from swell.sdk.define import define
 from swell.task import Canceled
 from swell.weights.cache import CacheFull, NotCached, WeightCache
 from swell.weights.listing import Listing

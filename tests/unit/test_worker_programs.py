@@ -15,9 +15,10 @@ import pytest
 pytest.importorskip("cryptography")
 
 from chunk_server import ChunkServer, answer, chunk_server, cut_off, keep_still
+from swell.bootstrap.worker import _announce_programs
 from swell.clock import Clock, ManualClock, SystemClock
-from swell.config import load
 from swell.errors import NotFound, Unavailable
+from swell.settings.load import load
 from swell.weights import CompiledCache, CompiledKey, gather
 from swell.weights.cache import PullFailed, WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest
@@ -26,7 +27,6 @@ from swell.weights.gather import Place, Terms
 from swell.weights.signed import Program, sign
 from swell.weights.signing import SigningKey, Trusted, make_key
 from swell.weights.wishing import is_wished
-from swell.wiring import _promise_programs
 from swell.worker import programs
 from swell.worker.programs import Here, Machine, Programs
 from swell.worker.provision import Wish
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_made_ends_no_worker(tmp_path: Path, key: Signin
         "SWELL_WORKER__COMPILED_KEYS": key.public,
         "SWELL_WORKER__COMPILED_DIR": str(tmp_path / "file" / "compiled"),
     }
-    assert _promise_programs(load(environment=told, folder=tmp_path).settings) is None
+    assert _announce_programs(load(environment=told, folder=tmp_path).settings) is None
 
 
 async def test_what_nobody_foresaw_ends_nothing(

@@ -6,7 +6,7 @@ import pytest
 from denoise_harness import Ears
 from pydantic import ValidationError
 
-from swell.model import Item, Reject
+from swell.sdk.context import Item, Reject
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")

@@ -24,7 +24,10 @@ from pydantic import BaseModel, ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.model import Image, Item, Model, Reject, load_models
+from swell.sdk.context import Item, Reject
+from swell.sdk.load import load_models
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.zoo.cutout import Cutout, Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import LANDMARKS, FaceDetector, Faces
@@ -398,7 +401,8 @@ def test_of_a_batch_one_picture_is_decoded_at_a_time() -> None:
     code = """
 import io, resource, sys
 import PIL.Image
-from swell.model import Image, Item
+from swell.sdk.context import Item
+from swell.sdk.media import Image
 from swell.zoo.safety import Safety
 
 file = io.BytesIO()

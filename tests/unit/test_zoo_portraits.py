@@ -6,7 +6,8 @@ from pydantic import ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.model import Cancelled, Image, Item, Reject
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.media import Image
 from swell.zoo.embedded import weights
 from swell.zoo.faces import FaceDetector
 from swell.zoo.paint import STYLES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.model import Item
+from swell.sdk.context import Item
 
 pytest.importorskip("swell_models")
 

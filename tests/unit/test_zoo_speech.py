@@ -14,7 +14,7 @@ from pydantic import ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.model import Cancelled, Item, Reject
+from swell.sdk.context import Cancelled, Item, Reject
 from swell.zoo.pronounce import Pronouncer, in_words, sentences, spoken
 from swell.zoo.speech import RATE_HZ, Speech, Voice
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from loopback import listening
 from swell.errors import NotFound
-from swell.model import Item, Reject
+from swell.sdk.context import Item, Reject
 from swell.weights.argos import RefusedPackage, bring
 
 pytest.importorskip("swell_models")

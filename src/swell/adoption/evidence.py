@@ -1,20 +1,19 @@
-"""What speaks against a canary, gathered attempt by attempt. Pure.
+"""Sequential tests of whether a canary is worse than the live version. Pure.
 
-Attempts of canary and live version are laid into blocks in the order in which they ended. A block
-is full once it has enough of both; what became of its attempts has no part in that. Of a full block
-the number of its hits (failures, or runs longer than a limit that was set before the block began)
-is taken as given: were both versions equal, which of the attempts they fell upon would be the draw
-of a lot, and the canary's hits had the hypergeometric distribution. For odds that are w times as
-high at the canary it is Fisher's noncentral one. The ratio of both,
+Attempts are grouped into blocks in the order of their ends. A block is full once it holds enough
+attempts of both versions; their outcomes do not influence when it is full. A hit is a failure, or a
+run longer than a limit that was set before the block began. Given the number of hits in a block,
+the canary's share of them has a hypergeometric distribution if the versions are equal, and Fisher's
+noncentral one if the canary's odds of a hit are w times as high. The ratio of both,
 
-    E(w) = w^k / sum_j h(j) w^j        k: hits of the canary, h: the hypergeometric probabilities
+    E(w) = w^k / sum_j h(j) w^j        k: hits of the canary, h: hypergeometric probabilities
 
-has the mean 1 where the versions are equal, and at most 1 where the canary is better. The product
-over blocks, and its mean over several w, is therefore a nonnegative supermartingale: that it ever
-reaches 1/a, however often somebody looks, has at most the probability a.
+has mean 1 if the versions are equal, and at most 1 if the canary is better. The product over
+blocks, averaged over several w, is a nonnegative supermartingale. It ever reaches 1/a with
+probability a at most, however often the result is checked.
 
-It asks nothing of how much traffic each version gets, which may change at any time, nor whether
-failures become rarer or more frequent for both: each block stands for itself.
+The test holds for any share of the traffic, also one that changes, and when both versions start to
+fail more often or less: only attempts of the same block are compared.
 
 Source:
     Fisher's noncentral hypergeometric distribution: R. A. Fisher, The logic of inductive inference
@@ -25,152 +24,191 @@ Source:
     I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting (2024).
 """
 
-import bisect
-import functools
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Literal
 
 import msgspec
 
-#: A block is full with so many attempts of each version.
+from swell.adoption.life import RollbackRules
+
+#: A block is full with this many attempts of each version.
 BLOCK: Final = 10
 
-#: How many times as high the odds of a hit may be at the canary: one bet on each.
-ODDS: Final = (2.0, 4.0, 8.0, 16.0, 64.0)
+#: Odds ratios of a hit at the canary that the mixture tests.
+ODDS: Final = (2, 4, 8, 16, 64)
 
-#: So many runs of each version stand for how long they take at present.
-RECENT: Final = 200
+#: Run times kept of each version.
+_RECENT: Final = 200
 
-#: The limit of a block comes from at least so many runs of the live version.
-_FEWEST: Final = 20
+#: Runs of the live version that are needed to set a limit for slow runs.
+_LEAST_RUNS: Final = 20
 
-#: Which part of the live version's runs is longer than the limit.
-_TAIL: Final = 0.05
+#: Failures and slowness are two tests; each may cause half of the false alarms.
+_TESTS: Final = 2
+
+#: Likelihood ratios are capped, so that they stay finite. A cap keeps the bound on false alarms.
+_MAX_RATIO: Final = 1e12
 
 
-class Observation(msgspec.Struct, frozen=True, array_like=True):
-    """One attempt that has ended, by the fault of nobody but its version."""
+class Observation(msgspec.Struct, frozen=True):
+    """An ended attempt; its input was not at fault."""
 
     is_canary: bool
     has_failed: bool
-    #: What the model took for one sample, in seconds; 0 where it has failed.
-    took_s: float = 0.0
+    #: Seconds per sample; 0 if it failed.
+    run_s: float = 0.0
 
 
 class Side(msgspec.Struct, kw_only=True):
-    """What is known of one version, from all blocks and beside them."""
+    """Counts of one version since the canary started."""
 
     attempts: int = 0
     failures: int = 0
     #: The newest runs, in seconds, oldest first.
     recent_s: list[float] = []
 
-
-class Bets(msgspec.Struct, kw_only=True):
-    """The bets that one kind of hit is more frequent at the canary."""
-
-    #: Of the block that is not full: attempts and hits of the canary, and of the live version.
-    block: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0])
-    #: Full blocks so far.
-    blocks: int = 0
-    #: Logarithm of what each of `ODDS` has come to.
-    log_wealth: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(ODDS))
+    @property
+    def failure_rate(self) -> float:
+        """Failed attempts, as a fraction of all."""
+        return self.failures / self.attempts if self.attempts else 0.0
 
     @property
-    def log_e(self) -> float:
-        """Logarithm of how many times more likely a worse canary makes what was seen."""
-        top = max(self.log_wealth)
-        total = sum(math.exp(each - top) for each in self.log_wealth)
-        return top + math.log(total / len(ODDS))
+    def p95_s(self) -> float | None:
+        """The 95th percentile of the newest runs."""
+        return p95(self.recent_s) if self.recent_s else None
+
+
+class SequentialTest(msgspec.Struct, kw_only=True):
+    """Test of whether one kind of hit is more frequent at the canary."""
+
+    #: Attempts and hits of the canary, and of the live version, in the block that is not full.
+    block: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0])
+    blocks: int = 0
+    #: Likelihood ratio for each of `ODDS`.
+    ratios: list[float] = msgspec.field(default_factory=lambda: [1.0] * len(ODDS))
+
+    @property
+    def evidence(self) -> float:
+        """How many times more likely the hits are if the canary is worse."""
+        return sum(self.ratios) / len(ODDS)
 
     def add(self, *, is_canary: bool, is_hit: bool) -> bool:
-        """Lay an attempt into the block; return whether that is full and was taken in."""
-        block = self.block
-        at = 0 if is_canary else 2
-        block[at] += 1
-        block[at + 1] += is_hit
+        """Add an attempt; return whether it filled the block and changed the evidence."""
+        block, place = self.block, 0 if is_canary else 2
+        block[place] += 1
+        block[place + 1] += is_hit
         if block[0] < BLOCK or block[2] < BLOCK:
             return False
-        canary, canary_hits, live, live_hits = block
-        bets = (log_bet(odds, canary, canary_hits, live, live_hits) for odds in ODDS)
-        self.log_wealth = [wealth + bet for wealth, bet in zip(self.log_wealth, bets, strict=True)]
+        self.ratios = [
+            min(_MAX_RATIO, ratio * likelihood_ratio(odds, *block))
+            for ratio, odds in zip(self.ratios, ODDS, strict=True)
+        ]
         self.blocks += 1
         self.block = [0, 0, 0, 0]
         return True
 
 
 class Evidence(msgspec.Struct, kw_only=True):
-    """All that is known of one canary, and of the live version beside it."""
+    """Everything observed about one canary, and about the live version since it started."""
 
-    #: `Canary.id`.
-    canary_id: str
     canary: Side = msgspec.field(default_factory=Side)
     live: Side = msgspec.field(default_factory=Side)
-    failures: Bets = msgspec.field(default_factory=Bets)
-    slowness: Bets = msgspec.field(default_factory=Bets)
-    #: A run of the block that is not full is a hit above this; None until one can be told.
+    failures: SequentialTest = msgspec.field(default_factory=SequentialTest)
+    slowness: SequentialTest = msgspec.field(default_factory=SequentialTest)
+    #: Longer runs are hits in the current block; None until the live version has enough runs.
     limit_s: float | None = None
-    #: Backend → up to which of its notes it was heard.
-    told: dict[str, int] = {}
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a canary is worse, and why."""
+
+    verdict: Literal["early", "fine", "worse"]
+    reason: str
+    failures_evidence: float
+    slowness_evidence: float
+    #: Evidence at which a difference counts as certain.
+    needed_evidence: float
 
 
 def observe(evidence: Evidence, seen: Observation) -> bool:
-    """Add an attempt to what is known, in place; return whether that says more than before."""
+    """Add an attempt in place; return whether the evidence changed."""
     side = evidence.canary if seen.is_canary else evidence.live
     side.attempts += 1
     side.failures += seen.has_failed
-    has_more = evidence.failures.add(is_canary=seen.is_canary, is_hit=seen.has_failed)
+    has_changed = evidence.failures.add(is_canary=seen.is_canary, is_hit=seen.has_failed)
     if seen.has_failed:
-        return has_more
+        return has_changed
+    side.recent_s = [*side.recent_s[1 - _RECENT :], seen.run_s]
     limit_s = evidence.limit_s
     is_full = limit_s is not None and evidence.slowness.add(
-        is_canary=seen.is_canary, is_hit=seen.took_s > limit_s
+        is_canary=seen.is_canary, is_hit=seen.run_s > limit_s
     )
-    side.recent_s.append(seen.took_s)
-    if len(side.recent_s) > RECENT:
-        del side.recent_s[0]
-    if (limit_s is None or is_full) and len(evidence.live.recent_s) >= _FEWEST:
-        evidence.limit_s = quantile(evidence.live.recent_s, 1 - _TAIL)
-    return has_more or is_full
+    if (limit_s is None or is_full) and len(evidence.live.recent_s) >= _LEAST_RUNS:
+        evidence.limit_s = evidence.live.p95_s
+    return has_changed or is_full
 
 
-def quantile(values: list[float], part: float) -> float:
-    """Return the smallest value that at least this part of all does not exceed; 0 for none."""
-    ordered: list[float] = []
-    for each in values:
-        bisect.insort(ordered, each)
-    return ordered[max(0, math.ceil(part * len(ordered)) - 1)] if ordered else 0.0
+def observe_all(evidence: Evidence, seen: Sequence[Observation], rules: RollbackRules) -> None:
+    """Add attempts in place, up to the one with which the canary is rolled back."""
+    for each in seen:
+        if observe(evidence, each) and must_roll_back(judge(evidence, rules), rules):
+            return
 
 
-def log_bet(odds: float, canary: int, canary_hits: int, live: int, live_hits: int) -> float:
-    """Return the logarithm of what a bet on `odds` pays for one block.
+def must_roll_back(verdict: Verdict, rules: RollbackRules) -> bool:
+    """Whether a canary with this verdict is rolled back automatically."""
+    return rules.automatic and verdict.verdict == "worse"
+
+
+def judge(evidence: Evidence, rules: RollbackRules) -> Verdict:
+    """Compare the versions: a difference must be both certain and large enough."""
+    needed = _TESTS / rules.false_alarm
+    canary, live = evidence.canary, evidence.live
+    failures, slowness = evidence.failures.evidence, evidence.slowness.evidence
+    by = canary.failure_rate - live.failure_rate
+    verdict: Literal["early", "fine", "worse"] = "fine"
+    reason = "nothing speaks against it"
+    if failures >= needed and by >= rules.failures_by:
+        verdict, reason = "worse", "it fails more often"
+    elif slowness >= needed and (canary.p95_s or 0.0) >= rules.p95_by * (live.p95_s or 0.0):
+        verdict, reason = "worse", "it takes longer"
+    elif not evidence.failures.blocks:
+        verdict, reason = "early", f"fewer than {BLOCK} attempts of one version have ended"
+    return Verdict(
+        verdict=verdict,
+        reason=f"{reason}: {_in_words(canary)} against {_in_words(live)}",
+        failures_evidence=failures,
+        slowness_evidence=slowness,
+        needed_evidence=needed,
+    )
+
+
+def _in_words(side: Side) -> str:
+    failed = f"{side.failures:,} of {side.attempts:,} failed"
+    return failed if side.p95_s is None else f"{failed}, p95 {side.p95_s:.3g} s"
+
+
+def p95(values: Sequence[float]) -> float:
+    """Return the smallest value that at least 95 % of all values do not exceed."""
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+def likelihood_ratio(odds: int, canary: int, canary_hits: int, live: int, live_hits: int) -> float:
+    """Return E(odds) of one block.
 
     Args:
-        odds: Of a hit at the canary, in times of those at the live version; > 0.
-        canary: Attempts of the canary in the block.
-        canary_hits: Of these, hits.
+        odds: Odds of a hit at the canary, relative to those at the live version.
+        canary: Attempts of the canary.
+        canary_hits: Its hits.
         live: Attempts of the live version.
-        live_hits: Of these, hits.
+        live_hits: Its hits.
     """
     hits = canary_hits + live_hits
-    ways = _log_ways(canary, live, hits)
-    least = max(0, hits - live)
-    terms = [way + (least + place) * math.log(odds) for place, way in enumerate(ways)]
-    top = max(terms)
-    log_mean = top + math.log(sum(math.exp(each - top) for each in terms))
-    return canary_hits * math.log(odds) - log_mean
-
-
-@functools.lru_cache(maxsize=256)
-def _log_ways(canary: int, live: int, hits: int) -> tuple[float, ...]:
-    """Return the logarithms of the hypergeometric probabilities of the canary's hits."""
-    least, most = max(0, hits - live), min(canary, hits)
-    whole = _log_choose(canary + live, hits)
-    return tuple(
-        _log_choose(canary, each) + _log_choose(live, hits - each) - whole
-        for each in range(least, most + 1)
-    )
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    # Integers stay exact where factorials of large blocks would overflow.
+    ways = {
+        each: math.comb(canary, each) * math.comb(live, hits - each)
+        for each in range(max(0, hits - live), min(canary, hits) + 1)
+    }
+    weighted = sum(count * odds**each for each, count in ways.items())
+    return float(odds**canary_hits * sum(ways.values()) / weighted)

@@ -1,126 +1,88 @@
-"""Where lives of models and evidence are kept: as notes of the registry, shared by all backends."""
+"""Storage of stages and evidence: values in the registry that all backends change by compare and
+set.
+"""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
-from swell.adoption.evidence import Evidence, Observation
-from swell.adoption.life import Life
+from swell.adoption.evidence import Evidence, Observation, observe_all
+from swell.adoption.life import Canary, Life
 from swell.db.registry import Registry
 from swell.errors import Conflict
 
+T = TypeVar("T", Life, Evidence)
+
 _LIFE: Final = "adoption/life/"
+#: Followed by the model and the canary's id.
 _EVIDENCE: Final = "adoption/evidence/"
-#: Followed by model, backend and a number that grows.
-_TOLD: Final = "adoption/told/"
 
-#: So many times a life is read again that another has changed meanwhile.
+#: Attempts to change a value that others change at the same time.
 _TRIES: Final = 20
-
-_encode = msgspec.json.Encoder().encode
-_life = msgspec.json.Decoder(Life).decode
-_evidence = msgspec.json.Decoder(Evidence).decode
-
-
-class _Told(msgspec.Struct, frozen=True):
-    canary_id: str
-    seen: list[Observation]
-
-
-_told = msgspec.json.Decoder(_Told).decode
 
 
 async def read_lives(registry: Registry) -> dict[str, Life]:
-    """Return model → its life, of those that were staged."""
-    lives = map(_life, (await registry.notes(_LIFE)).values())
-    return {life.model: life for life in lives}
-
-
-async def read_life(registry: Registry, model: str) -> Life | None:
-    """Return the life of a model; None where it was not staged."""
-    note = await registry.note(_LIFE + model)
-    return None if note is None else _life(note)
+    """Return model → stages of its versions, for all models with stages."""
+    notes = (await registry.notes(_LIFE)).values()
+    return {life.model: life for life in (msgspec.json.decode(each, type=Life) for each in notes)}
 
 
 async def change_life(
     registry: Registry, model: str, change: Callable[[Life | None], Life | None]
 ) -> Life | None:
-    """Keep what `change` makes of a life; return it, or None where it makes nothing of it.
+    """Store what `change` returns for the stages of a model; return it. None changes nothing.
 
     Args:
-        registry: Where it is kept.
-        model: Whose.
-        change: Pure; called again where another has changed the life meanwhile.
+        registry: Stores it.
+        model: `owner/name`.
+        change: Pure; called again if another caller changed the stages at the same time.
 
     Raises:
-        Conflict: Others change it all the time; or whatever `change` raises.
+        Conflict: Others keep changing them. `change` may raise other errors.
     """
+    life = await _change(registry, _LIFE + model, Life, change)
+    if life is not None and life.canary is None:
+        await registry.drop_notes(list(await registry.notes(f"{_EVIDENCE}{model}/")))
+    return life
+
+
+async def read_evidence(registry: Registry, model: str, canary: Canary) -> Evidence:
+    """Return the evidence about a canary."""
+    note = await registry.note(_evidence_name(model, canary))
+    return Evidence() if note is None else msgspec.json.decode(note, type=Evidence)
+
+
+async def add_evidence(
+    registry: Registry, model: str, canary: Canary, seen: Sequence[Observation]
+) -> Evidence:
+    """Add observations of this backend to the evidence about a canary; return all of it."""
+    if not seen:
+        return await read_evidence(registry, model, canary)
+
+    def change(known: Evidence | None) -> Evidence:
+        evidence = known or Evidence()
+        observe_all(evidence, seen, canary.rollback)
+        return evidence
+
+    evidence = await _change(registry, _evidence_name(model, canary), Evidence, change)
+    assert evidence is not None, "`change` always returns evidence"
+    return evidence
+
+
+def _evidence_name(model: str, canary: Canary) -> str:
+    return f"{_EVIDENCE}{model}/{canary.id}"
+
+
+async def _change(
+    registry: Registry, name: str, kind: type[T], change: Callable[[T | None], T | None]
+) -> T | None:
     for _ in range(_TRIES):
-        note = await registry.note(_LIFE + model)
-        changed = change(None if note is None else _life(note))
+        note = await registry.note(name)
+        changed = change(None if note is None else msgspec.json.decode(note, type=kind))
         if changed is None:
             return None
-        if await registry.swap_note(_LIFE + model, note, _encode(changed)):
+        if await registry.swap_note(name, note, msgspec.json.encode(changed)):
             return changed
-    raise Conflict(f"the stages of {model} are changed by others right now: try again")
-
-
-async def read_evidence(registry: Registry, model: str, canary_id: str) -> Evidence:
-    """Return what is known of a canary: nothing, where what is kept is of an earlier one."""
-    note = await registry.note(_EVIDENCE + model)
-    kept = None if note is None else _evidence(note)
-    if kept is None or kept.canary_id != canary_id:
-        return Evidence(canary_id=canary_id)
-    return kept
-
-
-async def keep_evidence(registry: Registry, model: str, evidence: Evidence) -> None:
-    """Keep what is known of a canary."""
-    await registry.put_note(_EVIDENCE + model, _encode(evidence))
-
-
-async def tell(
-    registry: Registry,
-    model: str,
-    canary_id: str,
-    backend: str,
-    number: int,
-    seen: list[Observation],
-) -> None:
-    """Leave what a backend has seen for whoever weighs it.
-
-    Args:
-        registry: Where it is left.
-        model: Whose canary it is about.
-        canary_id: Which.
-        backend: Who tells; without a slash.
-        number: Larger than all that it has told before.
-        seen: What has ended since.
-    """
-    name = f"{_TOLD}{model}/{backend}/{number:012d}"
-    await registry.put_note(name, _encode(_Told(canary_id, seen)))
-
-
-async def read_told(
-    registry: Registry, model: str, evidence: Evidence
-) -> tuple[list[Observation], list[str]]:
-    """Return what backends have left that is new, and the names of all notes that were read.
-
-    What is new counts as known from now on: `evidence.told` says up to where each backend was
-    heard, so that nothing counts twice where a note outlives a crash.
-    """
-    seen: list[Observation] = []
-    notes = await registry.notes(f"{_TOLD}{model}/")
-    for name in sorted(notes):
-        *_, backend, number = name.split("/")
-        told, place = _told(notes[name]), int(number)
-        if told.canary_id == evidence.canary_id and place > evidence.told.get(backend, 0):
-            evidence.told[backend] = place
-            seen += told.seen
-    return seen, list(notes)
-
-
-async def forget_evidence(registry: Registry, model: str) -> None:
-    """Forget what was left of a model that has no canary any more."""
-    await registry.drop_notes(list(await registry.notes(f"{_TOLD}{model}/")))
+    model = name.removeprefix(_LIFE).removeprefix(_EVIDENCE)
+    raise Conflict(f"others are changing the stages of {model} right now: try again")

@@ -1,71 +1,80 @@
-"""A model's life: trial → canary → live → retired. Pure: from how it stands to how it stands next.
+"""Stages of a model's versions: trial → canary → live → retired. Pure.
 
-A model that nobody has staged has no `Life`: its newest version gets what names none.
+A model has no `Life` until its first promotion or canary; then its newest version gets all traffic.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from swell.errors import Conflict
 
-#: So many changes of a model are remembered; the audit log keeps all.
+#: Changes kept with a model; the audit log keeps all.
 _HISTORY: Final = 50
 
-#: So many versions that were live are remembered, to go back to.
+#: Former live versions kept, to return to.
 _FORMER: Final = 10
 
 _replace = msgspec.structs.replace
 
 
 class Stage(StrEnum):
-    """How far a version is adopted."""
+    """How far a version is rolled out."""
 
-    #: Gets what names it.
+    #: Gets tasks that name it.
     TRIAL = "trial"
-    #: Gets a part of what names no version.
+    #: Gets a share of the tasks that name no version.
     CANARY = "canary"
     #: Gets the rest.
     LIVE = "live"
-    #: Gets nothing.
+    #: Gets no tasks.
     RETIRED = "retired"
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """When a canary is rolled back without being asked."""
+class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rules for automatic rollback."""
 
-    is_automatic: bool = True
-    #: How likely a canary that is no worse is ever rolled back, at most.
-    false_alarm: float = 0.001
-    #: What is worse by less is left to people: in parts of all attempts that fail,
-    failures_by: float = 0.01
-    #: and in times of the live version's 95th percentile.
-    p95_by: float = 1.1
+    automatic: bool = True
+    false_alarm: Annotated[
+        float,
+        Meta(
+            ge=1e-9,
+            le=0.1,
+            description="highest probability of rolling back a canary that is no worse",
+        ),
+    ] = 0.001
+    failures_by: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="tolerated increase of the failure rate")
+    ] = 0.01
+    p95_by: Annotated[
+        float, Meta(ge=1.0, le=100.0, description="tolerated ratio of the 95th percentiles")
+    ] = 1.1
 
 
 class Canary(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that gets a part of the traffic."""
+    """A version that gets a share of the traffic."""
 
-    #: Tells this canary from another of the same version.
+    #: Differs between two canaries of the same version.
     id: str
     version: str
     #: 0 to 1.
     share: float
     since: datetime
-    #: Whether all tasks of a key stay together, else those of a user.
-    is_by_key: bool = False
-    watch: Watch = Watch()
+    #: Whether all tasks of a user get the same version, or all of a key.
+    sticky: Literal["user", "key"] = "user"
+    rollback: RollbackRules = RollbackRules()
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a model's life."""
+    """A change of a model's stages."""
 
     at: datetime
-    #: Name of the key; empty where nobody asked for it.
+    #: Name of the key; empty if automatic.
     who: str
     #: `canary`, `promote`, `rollback` or `retire`.
     action: str
@@ -75,20 +84,20 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
-    """How the versions of one model are adopted."""
+    """Stages of all versions of one model."""
 
     #: `owner/name`.
     model: str
     live: str
     canary: Canary | None = None
-    #: Versions that were live, the last one first.
+    #: Earlier live versions, latest first.
     former: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     #: Newest first.
     history: tuple[Change, ...] = ()
 
     def stage(self, version: str) -> Stage:
-        """Return how far a version is adopted."""
+        """Return the stage of a version."""
         if version == self.live:
             return Stage.LIVE
         if self.canary is not None and version == self.canary.version:
@@ -97,46 +106,39 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def begin(model: str, live: str) -> Life:
-    """Return the life of a model that was not staged before."""
+    """Return the first stages of a model."""
     return Life(model=model, live=live)
 
 
 def edition_of(life: Life | None) -> str:
-    """Return what tells how a model's versions stand from how they stood before any change.
-
-    Args:
-        life: None of a model that was not staged.
-    """
-    told = b"" if life is None else msgspec.json.encode(life)
-    return hashlib.sha256(told).hexdigest()[:12]
+    """Return an entity tag of stages; None for a model without."""
+    return hashlib.sha256(b"" if life is None else msgspec.json.encode(life)).hexdigest()[:12]
 
 
 def check_edition(life: Life | None, model: str, edition: str | None) -> None:
-    """Check that versions stand as whoever wants to change that has seen them.
+    """Check that stages are still those that a caller has seen; None skips the check.
 
     Raises:
         Conflict: They have changed since.
     """
     if edition is None or edition == edition_of(life):
         return
-    stands = f"no version of {model} is staged"
-    if life is not None:
-        stands = _stands(life)
-        if life.history:
-            stands += f", since {_in_words(life.history[0])}"
+    now = f"no version of {model} is staged" if life is None else _in_words(life)
+    if life is not None and life.history:
+        now += f", since {_change_in_words(life.history[0])}"
     raise Conflict(
-        f"the stages of {model} have changed since edition {edition}: {stands}; look at how its "
-        "versions stand, and decide again"
+        f"the stages of {model} have changed since edition {edition}: {now}; look at them again, "
+        "and decide again"
     )
 
 
 def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
-    """Give a version a part of the traffic; of the one that has some, change how much.
+    """Give a version a share of the traffic, or change the share or rules of the canary.
 
-    What was found out about a canary is kept where only its share or its watch changes.
+    The canary keeps its evidence unless its traffic is now split in another way.
 
     Raises:
-        Conflict: It is live, or another version is the canary.
+        Conflict: The version is live, or another version is the canary.
     """
     version, before = canary.version, life.canary
     if version == life.live:
@@ -147,144 +149,118 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
             "promote it or roll it back first"
         )
     change = Change(at=canary.since, who=who, action="canary", version=version, share=canary.share)
-    if before is not None and before.is_by_key == canary.is_by_key:
+    if before is not None and before.sticky == canary.sticky:
         canary = _replace(canary, id=before.id, since=before.since)
-    changed = _replace(life, canary=canary, retired=_without(life.retired, version))
-    return _noted(changed, change)
+    return _changed(life, change, canary=canary, retired=_without(life.retired, version))
 
 
 def promote(
     life: Life, version: str | None, *, who: str, at: datetime, has_looked: bool = False
 ) -> Life:
-    """Make a version live: the canary, where none is named.
+    """Make a version live; None for the canary.
 
     Args:
-        life: As it stands.
-        version: Which one.
+        life: The stages now.
+        version: The version.
         who: Name of the key.
         at: When.
-        has_looked: Whether it is known that `life` is what the caller has seen.
+        has_looked: Whether the caller has seen these stages.
 
     Raises:
-        Conflict: There is no canary; or it is live already; or it was rolled back by itself, and
-            the caller may not know.
+        Conflict: There is no canary; or the version is live already; or it was rolled back
+            automatically and the caller may not know.
     """
-    if version is None and life.canary is None:
+    canary = life.canary
+    if version is None and canary is None:
         raise Conflict(f"{life.model} has no canary: name the version to make live")
-    chosen = version or (life.canary.version if life.canary else "")
-    if chosen == life.live and life.history and life.canary is None:
-        raise Conflict(f"{chosen} of {life.model} is live already")
-    if chosen == life.live and life.canary is not None:
+    chosen = version or (canary.version if canary else "")
+    if chosen == life.live and life.history:
+        end = "" if canary is None else f"; to end its canary {canary.version}, roll that back"
+        raise Conflict(f"{chosen} of {life.model} is live already{end}")
+    last = next((each for each in life.history if each.version == chosen), None)
+    if not has_looked and last is not None and last.action == "rollback" and not last.who:
         raise Conflict(
-            f"{chosen} of {life.model} is live, and {life.canary.version} its canary: to end that, "
-            "roll it back"
-        )
-    if not has_looked:
-        _check_not_rolled_back(life, chosen)
-    changed = _made_live(life, chosen)
-    return _noted(changed, Change(at=at, who=who, action="promote", version=chosen))
-
-
-def _check_not_rolled_back(life: Life, version: str) -> None:
-    """Check that the last that became of a version was not that it was rolled back by itself.
-
-    Raises:
-        Conflict: It was.
-    """
-    last = next((each for each in life.history if each.version == version), None)
-    if last is not None and last.action == "rollback" and not last.who:
-        raise Conflict(
-            f"{version} is no longer the canary of {life.model}: {_in_words(last)}. To make it "
-            f"live all the same, say that you have seen it: send the edition {edition_of(life)} "
+            f"{chosen} is no longer the canary of {life.model}: {_change_in_words(last)}. To make "
+            f"it live all the same, confirm that you know: send the edition {edition_of(life)} "
             "(`swell models rollout MODEL:VERSION --promote --anyway`)"
         )
-
-
-def _stands(life: Life) -> str:
-    canary = "" if life.canary is None else f", {life.canary.version} its canary"
-    return f"{life.live} is live{canary}"
-
-
-def _in_words(change: Change) -> str:
-    done = {"canary": "made the canary", "promote": "promoted", "rollback": "rolled back"}
-    who = f"by {change.who!r}" if change.who else "by itself"
-    why = f" ({change.reason})" if change.reason else ""
-    what = done.get(change.action, "retired")
-    return f"{change.version} was {what} {who} at {change.at:%Y-%m-%d %H:%M:%S}{why}"
+    return _made_live(life, chosen, Change(at=at, who=who, action="promote", version=chosen))
 
 
 def roll_back(
     life: Life, *, who: str, at: datetime, reason: str = "", version: str | None = None
 ) -> Life:
-    """Take the traffic from the canary; where there is none, make the version before live again.
+    """End the canary; without one, make the previous live version live again.
 
     Args:
-        life: As it stands.
-        who: Name of the key; empty where nobody asked for it.
+        life: The stages now.
+        who: Name of the key; empty if automatic.
         at: When.
         reason: Why.
-        version: What is to be left: the canary, or the live version where there is none. Whatever
-            it is, where it is None.
+        version: The version that loses its traffic; None for whichever it is now.
 
     Raises:
-        Conflict: There is neither, or another version would be left.
+        Conflict: Nothing can be rolled back, or another version would lose its traffic.
     """
     left = life.live if life.canary is None else life.canary.version
     if version is not None and version != left:
         raise Conflict(
             f"a rollback of {life.model} would leave {left} now, and not {version}: "
-            f"{_stands(life)}; look at how its versions stand, and decide again"
+            f"{_in_words(life)}; look at the stages again, and decide again"
         )
+    change = Change(at=at, who=who, action="rollback", version=left, reason=reason)
     if life.canary is not None:
-        change = Change(
-            at=at, who=who, action="rollback", version=life.canary.version, reason=reason
-        )
-        return _noted(_replace(life, canary=None), change)
+        return _changed(life, change, canary=None)
     if not life.former:
         raise Conflict(
             f"{life.model} has no canary and no version that was live before {life.live}: promote "
             "the version that you want"
         )
-    change = Change(at=at, who=who, action="rollback", version=life.live, reason=reason)
-    changed = _made_live(life, life.former[0])
-    # Whoever goes back once more goes further back, and not to what was just left.
-    return _noted(_replace(changed, former=life.former[1:]), change)
+    changed = _made_live(life, life.former[0], change)
+    # The next rollback goes further back, not to the version that was just left.
+    return _replace(changed, former=life.former[1:])
 
 
 def retire(life: Life, version: str, *, who: str, at: datetime) -> Life:
-    """Give a version nothing more, not even what names it.
+    """Give a version no more tasks, not even those that name it.
 
     Raises:
         Conflict: It is live, the canary, or retired already.
     """
-    if version == life.live:
+    stage = life.stage(version)
+    if stage is Stage.LIVE:
         raise Conflict(f"{version} of {life.model} is live: promote another version first")
-    if life.canary is not None and version == life.canary.version:
+    if stage is Stage.CANARY:
         raise Conflict(f"{version} is the canary of {life.model}: roll it back first")
-    if version in life.retired:
+    if stage is Stage.RETIRED:
         raise Conflict(f"{version} of {life.model} is retired already")
-    changed = _replace(
-        life, retired=(*life.retired, version), former=_without(life.former, version)
-    )
-    return _noted(changed, Change(at=at, who=who, action="retire", version=version))
+    change = Change(at=at, who=who, action="retire", version=version)
+    retired, former = (*life.retired, version), _without(life.former, version)
+    return _changed(life, change, retired=retired, former=former)
 
 
-def _made_live(life: Life, version: str) -> Life:
-    former = life.former
-    if version != life.live:
-        former = (life.live, *_without(life.former, version))[:_FORMER]
-    return _replace(
-        life,
-        live=version,
-        canary=None,
-        former=_without(former, version),
-        retired=_without(life.retired, version),
-    )
+def _made_live(life: Life, version: str, change: Change) -> Life:
+    former = _without((life.live, *life.former), version)[:_FORMER]
+    retired = _without(life.retired, version)
+    return _changed(life, change, live=version, canary=None, former=former, retired=retired)
 
 
-def _noted(life: Life, change: Change) -> Life:
-    return _replace(life, history=(change, *life.history)[:_HISTORY])
+def _changed(life: Life, change: Change, **fields: object) -> Life:
+    return _replace(life, history=(change, *life.history)[:_HISTORY], **fields)
 
 
-def _without(versions: Collection[str], version: str) -> tuple[str, ...]:
+def _without(versions: Iterable[str], version: str) -> tuple[str, ...]:
     return tuple(each for each in versions if each != version)
+
+
+def _in_words(life: Life) -> str:
+    canary = "" if life.canary is None else f", {life.canary.version} its canary"
+    return f"{life.live} is live{canary}"
+
+
+def _change_in_words(change: Change) -> str:
+    done = {"canary": "made the canary", "promote": "promoted", "rollback": "rolled back"}
+    who = f"by {change.who!r}" if change.who else "automatically"
+    why = f" ({change.reason})" if change.reason else ""
+    what = done.get(change.action, "retired")
+    return f"{change.version} was {what} {who} at {change.at:%Y-%m-%d %H:%M:%S}{why}"

@@ -1,183 +1,124 @@
-"""From votes to ratings, with how sure they are. Pure.
+"""Ratings of models from votes. Pure.
 
-A vote says that one of the models in a row is better than the others, or that all are as good.
-Each model is taken to have a strength of which only a belief is known: a normal distribution with
-the mean `mu` and the standard deviation `sigma`. Each vote moves the beliefs about the models that
-took part, and makes them narrower. Votes are replayed in the order of time; the same votes in the
-same order give the same ratings, on any machine. In another order the numbers differ a little,
-since each vote is judged by what was believed before it: that is the price of a method that takes
-votes as they come.
+A vote says that one model in a row is better than the others, or that all are equally good. The
+strength of each model is a normal distribution with mean `mu` and deviation `sigma`. Each vote
+moves the distributions of the models in its row and makes them narrower. Votes are replayed in
+order of time: the same votes in the same order give the same ratings on any machine, and another
+order gives slightly different ones.
 
 Source:
     R. C. Weng, C.-J. Lin, "A Bayesian Approximation Method for Online Ranking", Journal of Machine
     Learning Research 12 (2011), algorithm 4 (Plackett-Luce), with ties, as `openskill` does it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from swell.comparisons import Comparison, Vote
 
-#: What is believed of a model before any vote, as `openskill` does.
+#: Strength of a model before any vote, as in `openskill`.
 FIRST_MU: Final = 25.0
 FIRST_SIGMA: Final = 25.0 / 3.0
 
-#: 95 % of a normal distribution lie within so many standard deviations of its mean.
+#: 95 % of a normal distribution are within this many deviations of its mean.
 WITHIN_95: Final = 1.959963984540054
-
-#: The ordinal is so many standard deviations below the mean: the strength that is nearly certain.
-_BELOW: Final = 3.0
 
 
 class Ballot(msgspec.Struct, frozen=True):
-    """One vote, by the names of the models.
+    """A vote with names of models."""
 
-    Args:
-        models: That could be seen in its row; at least two, all different.
-        winner: One of them; None where all are as good.
-    """
-
+    #: At least two different models: those with a result in the row.
     models: tuple[str, ...]
+    #: One of them; None for a tie.
     winner: str | None
 
 
 class Rating(msgspec.Struct, frozen=True, kw_only=True):
-    """What is believed of a model's strength.
+    """Strength of a model, and its votes."""
 
-    Args:
-        model: `owner/name:version`.
-        mu: Mean.
-        sigma: Standard deviation; > 0.
-        votes: In how many it could be seen.
-        wins: In how many it was the better one.
-        ties: In how many all were as good.
-    """
-
+    #: `owner/name:version`.
     model: str
-    mu: float
-    sigma: float
-    votes: int
-    wins: int
-    ties: int
-
-    @property
-    def ordinal(self) -> float:
-        """The strength that it has nearly certainly, by which models are ordered."""
-        return self.mu - _BELOW * self.sigma
-
-    @property
-    def low(self) -> float:
-        """The lower end of the interval in which its strength lies with 95 %."""
-        return self.mu - WITHIN_95 * self.sigma
-
-    @property
-    def high(self) -> float:
-        """The upper end of the same."""
-        return self.mu + WITHIN_95 * self.sigma
-
-
-def ballots_of(comparison: Comparison, votes: Iterable[Vote]) -> list[Ballot]:
-    """Return the votes of a comparison by the names of the models, in their order.
-
-    A vote of a row that is not there, or for a model that could not be seen in it, is left out.
-    """
-    refs = [model.ref for model in comparison.models]
-    shown = [tuple(sorted(cell.model for cell in row.shown)) for row in comparison.rows]
-    found = []
-    for vote in votes:
-        seen = shown[vote.row] if 0 <= vote.row < len(shown) else ()
-        if len(seen) > 1 and (vote.winner is None or vote.winner in seen):
-            winner = None if vote.winner is None else refs[vote.winner]
-            found.append(Ballot(tuple(refs[each] for each in seen), winner))
-    return found
-
-
-class Strength(msgspec.Struct, frozen=True):
-    """What is believed of one model, and by how many votes; as in `Rating`."""
-
     mu: float = FIRST_MU
     sigma: float = FIRST_SIGMA
+    #: Votes on rows with a result of the model.
     votes: int = 0
     wins: int = 0
     ties: int = 0
 
+    @property
+    def ordinal(self) -> float:
+        """The strength that the model almost certainly exceeds; lists are ordered by it."""
+        return self.mu - 3.0 * self.sigma
 
-class League(msgspec.Struct, frozen=True):
-    """All that votes have said so far: enough to go on from, however many there were.
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.mu - WITHIN_95 * self.sigma
 
-    Args:
-        models: By their names.
-        votes: How many were counted.
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.mu + WITHIN_95 * self.sigma
+
+
+def ballots_of(comparison: Comparison, votes: Iterable[Vote]) -> list[Ballot]:
+    """Return the votes on a comparison with names of models, in the same order.
+
+    Votes on unknown rows, or for models without a result in the row, are left out.
     """
+    refs = [model.ref for model in comparison.models]
+    shown = [sorted(cell.model for cell in row.shown) for row in comparison.rows]
+    ballots = []
+    for vote in votes:
+        seen = shown[vote.row] if 0 <= vote.row < len(shown) else []
+        if len(seen) > 1 and (vote.winner is None or vote.winner in seen):
+            winner = None if vote.winner is None else refs[vote.winner]
+            ballots.append(Ballot(tuple(refs[each] for each in seen), winner))
+    return ballots
 
-    models: dict[str, Strength] = {}
-    votes: int = 0
 
-    def ratings(self) -> list[Rating]:
-        """Return the ratings, the strongest first."""
-        found = [
-            Rating(model=name, **msgspec.structs.asdict(each)) for name, each in self.models.items()
-        ]
-        return sorted(found, key=lambda each: (-each.ordinal, each.model))
-
-
-def counted(league: League, ballots: Sequence[Ballot]) -> League:
-    """Return what is known after votes that came in this order.
+def counted(ratings: Mapping[str, Rating], ballots: Sequence[Ballot]) -> dict[str, Rating]:
+    """Return the ratings of models after more votes, in this order.
 
     Raises:
         ImportError: `openskill` is not installed.
     """
-    # Only whoever asks for ratings needs it.
+    # An extra that only ratings need.
     from openskill.models import PlackettLuce  # noqa: PLC0415
 
-    judge, models = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA), dict(league.models)
+    rater, after = PlackettLuce(mu=FIRST_MU, sigma=FIRST_SIGMA), dict(ratings)
     for ballot in ballots:
-        known = [models.get(model, Strength()) for model in ballot.models]
-        teams = [[judge.rating(mu=each.mu, sigma=each.sigma)] for each in known]
-        after = judge.rate(teams, ranks=[_rank(ballot, model) for model in ballot.models])
-        for model, before, (belief,) in zip(ballot.models, known, after, strict=True):
-            models[model] = Strength(
-                mu=belief.mu,
-                sigma=belief.sigma,
-                votes=before.votes + 1,
-                wins=before.wins + (ballot.winner == model),
-                ties=before.ties + (ballot.winner is None),
+        before = [after.get(model) or Rating(model=model) for model in ballot.models]
+        teams = [[rater.rating(mu=each.mu, sigma=each.sigma)] for each in before]
+        ranks = [1.0 if ballot.winner in (None, each.model) else 2.0 for each in before]
+        for rating, (new,) in zip(before, rater.rate(teams, ranks=ranks), strict=True):
+            after[rating.model] = Rating(
+                model=rating.model,
+                mu=new.mu,
+                sigma=new.sigma,
+                votes=rating.votes + 1,
+                wins=rating.wins + (ballot.winner == rating.model),
+                ties=rating.ties + (ballot.winner is None),
             )
-    return League(models, league.votes + len(ballots))
+    return after
 
 
-def rate(ballots: Sequence[Ballot]) -> list[Rating]:
-    """Return the ratings after votes that came in this order, the strongest first.
-
-    Raises:
-        ImportError: `openskill` is not installed.
-    """
-    return counted(League(), ballots).ratings()
+def ordered(ratings: Mapping[str, Rating]) -> list[Rating]:
+    """Return ratings, best first."""
+    return sorted(ratings.values(), key=lambda each: (-each.ordinal, each.model))
 
 
-def standings(ballots: Sequence[Ballot], models: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return how many votes each model won, shared and lost."""
-    return [
-        (
-            sum(ballot.winner == model for ballot in ballots),
-            sum(model in ballot.models and ballot.winner is None for ballot in ballots),
-            sum(
-                model in ballot.models and ballot.winner not in (None, model) for ballot in ballots
-            ),
-        )
-        for model in models
-    ]
+def standing(ballots: Iterable[Ballot], model: str) -> tuple[int, int, int]:
+    """Return how many votes a model won, tied and lost."""
+    winners = [ballot.winner for ballot in ballots if model in ballot.models]
+    wins, ties = winners.count(model), winners.count(None)
+    return wins, ties, len(winners) - wins - ties
 
 
 def in_words(rating: Rating, best: Rating) -> str:
-    """Return what a rating says, and how sure that is.
-
-    Args:
-        rating: Of one model.
-        best: Of the first in the order.
-    """
+    """Return a rating as a sentence, compared with the best one."""
     span = f"95 % sure between {rating.low:.1f} and {rating.high:.1f}"
     votes = f"after {rating.votes} vote{'' if rating.votes == 1 else 's'}"
     if rating.model == best.model:
@@ -185,7 +126,3 @@ def in_words(rating: Rating, best: Rating) -> str:
     if rating.high < best.low:
         return f"{span}, {votes}: clearly behind {best.model}"
     return f"{span}, {votes}: no clear difference from {best.model} yet"
-
-
-def _rank(ballot: Ballot, model: str) -> float:
-    return 1.0 if ballot.winner in (None, model) else 2.0

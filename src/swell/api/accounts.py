@@ -1,7 +1,6 @@
-"""What keys and users may use and have paid for, as operators set it and callers see it."""
+"""HTTP endpoints of quotas and credits."""
 
 import secrets
-from collections.abc import Sequence
 
 import msgspec
 
@@ -22,23 +21,14 @@ from swell.api.messages import (
     QuotaView,
     StandingView,
 )
+from swell.api.projection import project
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import InvalidInput, InvalidRequest, NotFound
-from swell.quotas import (
-    ANY_USER,
-    Account,
-    Credit,
-    Place,
-    Quota,
-    Sheet,
-    place_of,
-    standing_of,
-    user_at,
-)
+from swell.quotas import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
 from swell.registry import Scope
 
 _quota = Reader(QuotaRequest)
@@ -77,7 +67,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     Replaces the quota of a key or user. Usage since the start of the day or month counts, if
     there was a quota by then. Other backends apply it within two seconds.
     """
-    asked: QuotaRequest = await _quota.read_call(call, service.settings.max_body_bytes)
+    asked: QuotaRequest = await _quota.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
@@ -116,26 +106,13 @@ async def drop_quota(service: Service, call: Call) -> Reply:
 async def list_credits(service: Service, call: Call) -> Reply:
     """List credits."""
     query = read_query(call, CreditsQuery)
-    places = [
-        place
-        for place in await service.registry.credit_places()
-        if query.key_id in (None, place[0])
-    ]
+    places = await service.registry.credit_places()
+    places = [place for place in places if query.key_id in (None, place[0])]
     sheet = await service.registry.sheet(places, service.clock.now())
     entries = await service.registry.credits(query.key_id, limit=query.limit)
     view = CreditsList(
-        accounts=[_account_view(place, sheet.account(place)) for place in places],
-        entries=[
-            CreditEntryView(
-                id=each.id,
-                key_id=each.key_id,
-                user=each.user,
-                micros=each.micros,
-                at=each.at,
-                note=each.note,
-            )
-            for each in entries
-        ],
+        accounts=[_account_view(place, sheet) for place in places],
+        entries=[project(each, CreditEntryView) for each in entries],
     )
     return Reply(200, encode(view))
 
@@ -157,23 +134,15 @@ async def add_credits(service: Service, call: Call) -> Reply:
 
     Needed for quotas with `is_prepaid`.
     """
-    asked: CreditRequest = await _credit.read_call(call, service.settings.max_body_bytes)
+    asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
-    credit = Credit(
-        id=asked.id or secrets.token_hex(16),
-        key_id=asked.key_id,
-        user=asked.user,
-        micros=asked.micros,
-        at=service.clock.now(),
-        note=asked.note,
-    )
+    now = service.clock.now()
+    credit = project(asked, Credit, id=asked.id or secrets.token_hex(16), at=now)
     call.target, call.about = credit.key_id, f"{credit.micros} micros, {credit.id}"
     is_new = await service.registry.grant(credit)
     place = place_of(credit.key_id, credit.user)
-    sheet = await service.registry.sheet([place], service.clock.now())
-    view = GrantView(
-        id=credit.id, is_new=is_new, account=_account_view(place, sheet.account(place))
-    )
+    sheet = await service.registry.sheet([place], now)
+    view = GrantView(id=credit.id, is_new=is_new, account=_account_view(place, sheet))
     return Reply(201 if is_new else 200, encode(view))
 
 
@@ -189,37 +158,28 @@ async def show_allowance(service: Service, call: Call) -> Reply:
     For the caller's key, and for one of its users if `user` is given.
     """
     query = read_query(call, OwnQuery)
-    key_id = call.caller.id
-    places = [place_of(key_id, None)]
-    if query.user:
-        places.append((key_id, f"={query.user}"))
+    places = places_of(call.caller.id, query.user)
     sheet = await service.registry.sheet(places, service.clock.now())
-    standings = [view for place in places for view in _standings(service, place, sheet)]
-    return Reply(200, encode(AllowanceView(limits=standings)))
+    limits = [view for place in places for view in _standing_views(service, place, sheet)]
+    return Reply(200, encode(AllowanceView(limits=limits)))
 
 
-def _standings(service: Service, place: Place, sheet: Sheet) -> Sequence[StandingView]:
+def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
+    standings = sheet.standings(place, service.clock.now())
     return [
-        StandingView(
-            name=each.name,
-            user=each.user,
-            unit=each.unit,
-            period=each.period or None,
-            limit=each.limit,
-            left=each.left,
-        )
-        for each in standing_of(sheet, place, service.clock.now())
+        project(each, StandingView, name=each.name, period=each.period or None)
+        for each in standings
     ]
 
 
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:
     place = place_of(quota.key_id, quota.user)
-    own = [] if quota.user == ANY_USER else _standings(service, place, sheet)
-    fields = msgspec.structs.asdict(quota)
-    return QuotaView(**fields, left=list(own))
+    left = [] if quota.user == ANY_USER else _standing_views(service, place, sheet)
+    return project(quota, QuotaView, left=left)
 
 
-def _account_view(place: Place, account: Account) -> AccountView:
+def _account_view(place: Place, sheet: Sheet) -> AccountView:
+    account = sheet.account(place)
     return AccountView(
         key_id=place[0],
         user=user_at(place),
@@ -236,6 +196,6 @@ async def _check_key(service: Service, key_id: str) -> None:
 
 
 async def _changed(service: Service) -> None:
-    """Have all backends look up which keys have quotas."""
+    """Have all backends read again which keys have quotas."""
     service.quotas.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])

@@ -1,21 +1,20 @@
-"""What is decided before a task is accepted: whether it would be in time, what it would cost, and
-how it is made cheaper where its caller allows that rather than be refused.
+"""Admission of new tasks: workers, deadlines, and cheaper fallbacks that `degrade` allows.
 
-`POST /v1/estimate` asks the same questions as `POST /v1/tasks` and makes nothing.
+`POST /v1/estimate` asks the same questions as `POST /v1/tasks` and creates nothing.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from swell.adoption.traffic import is_of_canary
+from swell.adoption.traffic import drawn_as, is_of_canary
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
-from swell.api.drafts import Repeat, new_task, prepared
+from swell.api.drafts import draft
 from swell.api.eta import Estimate
-from swell.api.feasible import check_can_run, check_deadline, late_of
 from swell.api.messages import (
     ChangeView,
     DegradeRequest,
@@ -26,151 +25,238 @@ from swell.api.messages import (
 from swell.api.reading import Reader, check_json
 from swell.api.route import TASK_EXAMPLE, Body, Response, route
 from swell.api.service import Service
-from swell.api.traffic import split, suits_its_part
+from swell.api.traffic import suits_its_part
 from swell.api.views import encode
 from swell.broker import Rank
-from swell.degrade import FIXED, Change, milder, split_metadata, time_share, with_changes
+from swell.degrade import Change, reduce_input, split_metadata, with_changes
 from swell.errors import Forbidden, InvalidInput, NotFound, NoWorker, SwellError, WouldExpire
-from swell.stages import begin
-from swell.task import NewTask
+from swell.stages import begin, stages_ahead
+from swell.task import NewTask, Task, again
+
+#: `Retry-After` of a model without workers.
+_NO_WORKER_RETRY_S: Final = "10"
+
+#: Estimates are rounded to milliseconds.
+_ROUNDING_S: Final = 0.001
 
 _request = Reader(TaskRequest)
 _replace = msgspec.structs.replace
 
-#: How what comes before a task is counted.
+#: Counts the tasks that come before a new one.
 RankOf = Callable[[NewTask], Awaitable[Rank]]
 
 
-async def degraded(
+async def admit(
     service: Service,
     call: Call,
     request: TaskRequest,
-    repeat: Repeat | None,
-    refusal: SwellError,
+    target: Target,
+    new: NewTask,
     *,
-    place: tuple[str, int] = ("", 0),
     rank_of: RankOf | None = None,
 ) -> NewTask:
-    """Return the best task that its caller accepts instead of one that is refused.
+    """Return a new task, or the best fallback that its caller allows if it would be refused.
 
-    Of each model in the order of the request the first that can be in time is taken, changed as
-    little as is needed.
+    Models are tried in the order of the request. The first that meets the deadline is taken, with
+    as few changes as possible.
 
     Args:
-        service: Who takes it.
-        call: Who asks.
-        request: What is asked.
-        repeat: What its idempotency key says; None without one.
-        refusal: Why it is refused as it is.
-        place: As of `drafts.new_task`.
-        rank_of: Counts what comes before a task; the broker where it is None.
+        service: The backend.
+        call: The call.
+        request: The request.
+        target: Its model.
+        new: Its task.
+        rank_of: Counts the tasks before a new one; None asks the broker.
 
     Raises:
-        NoWorker: As `refusal`: nothing that is allowed helps.
-        WouldExpire: As `refusal`.
+        NoWorker: No worker can run it.
+        WouldExpire: It would miss its deadline.
     """
-    allowed = request.degrade
-    if allowed is None:
-        raise refusal
-    own = request.model
-    count = rank_of or service.rank_of_new
-    for model in dict.fromkeys([own, *allowed.models]):
-        # Let other tasks run between two checks.
-        await asyncio.sleep(0)
-        try:
-            target = await service.cards.target(model)
-            service.cards.check_input(call, target, request.input, place[0] + "/input")
-            new = new_task(call, request, target.queue, repeat, place)
-            new = split(service, call, prepared(service, new, target, place[0]))
-            await check_can_run(service, target, new)
-        except (NotFound, InvalidInput, NoWorker):
-            continue
-        changes = [] if model == own else [Change("/model", own, model)]
-        found = await _fitting(service, call, new, target, allowed, changes, count)
-        if found is not None:
-            return found
-    raise _sharpened(refusal)
+    rank_of = rank_of or service.estimates.rank_of_new
+    try:
+        await check_can_run(service, target, new)
+        if new.start_by_s is not None or new.finish_by_s is not None:
+            await check_deadline(service, new, await rank_of(new))
+    except (NoWorker, WouldExpire) as refusal:
+        if request.degrade is None:
+            raise
+        for model in dict.fromkeys([request.model, *request.degrade.models]):
+            # Let other requests run.
+            await asyncio.sleep(0)
+            found = await _fallback(service, call, _replace(request, model=model), new, rank_of)
+            if found is not None:
+                fallback, changes = found
+                if model != request.model:
+                    changes = [Change("/model", request.model, model), *changes]
+                own = None if new.metadata is None else split_metadata(new.metadata)[0]
+                return _replace(fallback, metadata=with_changes(own, changes))
+        refusal.detail += "; nothing that `degrade` allows would be in time either"
+        raise
+    return new
 
 
-async def _fitting(
-    service: Service,
-    call: Call,
-    new: NewTask,
-    target: Target,
-    allowed: DegradeRequest,
-    changes: list[Change],
-    rank_of: RankOf,
-) -> NewTask | None:
-    """Return a task of one model that is in time, changed as little as is needed; or None."""
-    expected = await service.expected(new, await rank_of(new))
-    if expected is None or late_of(new, expected) is None:
-        return _with(new, None, changes)
-    fixed = service.fixed_share(new)
-    share = _needed_share(new, expected, fixed)
-    if share is None:
+async def _fallback(
+    service: Service, call: Call, request: TaskRequest, asked: NewTask, rank_of: RankOf
+) -> tuple[NewTask, list[Change]] | None:
+    """Return a request's task and its changes if it can be in time.
+
+    Args:
+        service: The backend.
+        call: The call.
+        request: The request, for the model of the fallback.
+        asked: The task of the original request.
+        rank_of: Counts the tasks before a new one.
+    """
+    try:
+        target, new = await draft(service, call, request, None)
+        await check_can_run(service, target, new)
+    except (NotFound, InvalidInput, NoWorker):
         return None
+    new = _replace(new, idempotency_key=asked.idempotency_key, fingerprint=asked.fingerprint)
+    rank, allowed = await rank_of(new), request.degrade
+    expected = await service.estimates.expected(new, rank)
+    if expected is None or late_of(new, expected) is None:
+        return new, []
+    if allowed is None or new.finish_by_s is None:
+        return None
+    least, changes, left = _reduced(new, target, allowed, 0.0)
+    quickest = await service.estimates.expected(least, rank)
+    if not changes or quickest is None or late_of(new, quickest) is not None:
+        return None
+    # The time is linear in the part that is left.
+    saved_s = expected.finish.median - quickest.finish.median
+    spare_s = new.finish_by_s - quickest.finish.median + _ROUNDING_S
+    share = min(1.0, left + (1.0 - left) * spare_s / max(_ROUNDING_S, saved_s))
+    reduced, changes, _ = _reduced(new, target, allowed, share)
+    try:
+        service.cards.check_input(call, target, reduced.input)
+    except InvalidInput:
+        return None
+    return (reduced, changes) if suits_its_part(service, call, new, reduced.input) else None
+
+
+def _reduced(
+    new: NewTask, target: Target, allowed: DegradeRequest, share: float
+) -> tuple[NewTask, list[Change], float]:
+    """Return a task that is reduced to a share of its steps and area, as far as allowed.
+
+    Returns:
+        The task, the changes, and the share that is left.
+    """
     value: dict[str, Any] = msgspec.json.decode(new.input)
-    mild, more, left = milder(
+    value, changes, left = reduce_input(
         value,
         target.card.input_schema,
         share=share,
         steps=allowed.steps,
         size_px=allowed.size_px,
     )
-    if not more or late_of(new, _quicker(expected, left, fixed)) is not None:
-        return None
-    try:
-        raw = msgspec.Raw(encode(mild))
-        service.cards.check_input(call, target, raw)
-    except InvalidInput:
-        return None
-    if not suits_its_part(service, call, new, raw):
-        return None
-    return _with(new, raw, [*changes, *more])
+    raw, run = msgspec.Raw(encode(value)), new.run
+    if run is not None:
+        # The input may decide which stage comes first.
+        run = begin(run.pipeline, run.version, raw) or run
+    queue = new.queue if run is None else run.stage.queue
+    return _replace(new, input=raw, run=run, queue=queue), changes, left
 
 
-def _needed_share(new: NewTask, expected: Estimate, fixed: float) -> float | None:
-    """Return how much of what is asked for can be drawn in time; None where nothing can."""
-    start_s, own_s = expected.start.median, expected.finish.median - expected.start.median
-    if new.start_by_s is not None and start_s > new.start_by_s:
-        return None
-    if new.finish_by_s is None or own_s <= 0:
-        return None
-    share = ((new.finish_by_s - start_s) / own_s - fixed) / (1.0 - fixed)
-    return min(1.0, share) if share > 0 else None
+async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
+    """Check that a worker has the model, or that one can be launched.
+
+    A pipeline needs this for all stages that may run. The canary's part of a model needs it for the
+    live version if no worker has the canary.
+
+    Raises:
+        NoWorker: There is no worker, and none can be launched.
+    """
+    if new.run is not None:
+        for stage in stages_ahead(new.run, new.input):
+            await _check_has_workers(service, await service.cards.target(stage.queue))
+        return
+    canary = service.cards.canaries.get(target.model) if is_of_canary(new.queue) else None
+    if canary is None or not service.fleet.is_served(target.model, canary.version):
+        await _check_has_workers(service, target)
 
 
-def _quicker(expected: Estimate, share: float, fixed: float = FIXED) -> Estimate:
-    """Return the estimate of a task that draws a share of what was asked for."""
-    saved = 1.0 - time_share(share, fixed)
-    start, finish = expected.start, expected.finish
-    return Estimate(
-        start=start,
-        finish=_replace(
-            finish,
-            low=round(finish.low - saved * (finish.low - start.low), 3),
-            median=round(finish.median - saved * (finish.median - start.median), 3),
-            high=round(finish.high - saved * max(0.0, finish.high - start.high), 3),
-        ),
+async def check_can_run_again(service: Service, task: Task) -> None:
+    """Check that a task can run again, unless the store refuses to repeat it anyway.
+
+    Raises:
+        NotFound: Its model or version no longer exists.
+        NoWorker: There is no worker, and none can be launched.
+    """
+    if task.state.is_terminal and not task.inputs_removed:
+        has_own_version = task.run is None and not is_of_canary(task.queue)
+        target = await service.cards.target(task.queue if has_own_version else task.model)
+        await check_can_run(service, target, again(task))
+
+
+async def check_deadline(service: Service, new: NewTask, rank: Rank) -> None:
+    """Check that a task starts and ends in time.
+
+    Raises:
+        WouldExpire: It would be late.
+        Unavailable: The clock of this backend is wrong.
+    """
+    service.skew.check()
+    expected = await service.estimates.expected(new, rank)
+    late = None if expected is None else late_of(new, expected)
+    if late is not None:
+        name, allowed_s, expected_s = late
+        verb = "start" if name == "start_by_s" else "end"
+        retry_s = min(3600, max(1, math.ceil(expected_s - allowed_s)))
+        raise WouldExpire(
+            f"it would {verb} in about {expected_s:.1f} s, later than {name} = {allowed_s:g}: "
+            "try again later, or allow more time",
+            headers={"Retry-After": str(retry_s)},
+        )
+
+
+def late_of(new: NewTask, expected: Estimate) -> tuple[str, float, float] | None:
+    """Return (deadline, its seconds, expected seconds) if a task would miss one, else None."""
+    for name, allowed_s, expected_s in (
+        ("start_by_s", new.start_by_s, expected.start.median),
+        ("finish_by_s", new.finish_by_s, expected.finish.median),
+    ):
+        if allowed_s is not None and expected_s > allowed_s:
+            return name, allowed_s, expected_s
+    return None
+
+
+async def _check_has_workers(service: Service, target: Target) -> None:
+    model, version = target.model, target.needed_version
+    if service.fleet.is_served(model, version):
+        return
+    # A worker may just have registered at another backend.
+    await service.fleet.look_again()
+    if service.fleet.is_served(model, version) or await _can_launch(service, model, version):
+        return
+    named = model if version is None else f"{model}:{version}"
+    advice = "start one with `swell worker`, or try again"
+    if model in service.cards.lives:
+        advice = (
+            "have a pool launch this version or start one with `swell worker`, or make the version "
+            f"live that there is (`swell models rollout {model}:VERSION --promote`; "
+            f"`swell models rollout {model}` shows them)"
+        )
+    raise NoWorker(
+        f"no live worker has {named} and none can be started: {advice}",
+        headers={"Retry-After": _NO_WORKER_RETRY_S},
     )
 
 
-def _with(new: NewTask, raw: msgspec.Raw | None, changes: list[Change]) -> NewTask:
-    if not changes:
-        return new
-    own = None if new.metadata is None else split_metadata(new.metadata)[0]
-    changed = _replace(new, metadata=with_changes(own, changes))
-    if raw is None:
-        return changed
-    run = new.run
-    # Which stage is the first may hang on what has changed.
-    run = None if run is None else begin(run.pipeline, run.version, raw) or run
-    return _replace(changed, input=raw, run=run, queue=run.stage.queue if run else new.queue)
-
-
-def _sharpened(refusal: SwellError) -> SwellError:
-    refusal.detail += "; nothing that `degrade` allows would be in time either"
-    return refusal
+async def _can_launch(service: Service, model: str, version: str | None) -> bool:
+    """Whether this backend or the autoscaler can launch a worker; None is any version."""
+    scaling, life = service.scaling, service.cards.lives.get(model)
+    is_launchable = model in service.backend.launchable()
+    if life is not None and version is not None:
+        if await scaling.can_launch(drawn_as(life, version)):
+            return True
+        # Without an autoscaler's status, pools are expected to launch the live version.
+        return scaling.status is None and version == life.live and is_launchable
+    if not is_launchable and not await scaling.can_launch(model):
+        return False
+    # A new worker has the version that requests without a version get.
+    return version is None or (await service.cards.target(model)).card.version == version
 
 
 @route(
@@ -187,7 +273,7 @@ async def show_estimate(service: Service, call: Call) -> Reply:
     start, end and cost, the changes that `degrade` would make, and whether and why the task
     would be refused.
     """
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     header = call.header(b"content-type")
     if header is not None and header != b"application/json":
         check_json(call)
@@ -196,38 +282,20 @@ async def show_estimate(service: Service, call: Call) -> Reply:
 
 
 async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> EstimateView:
-    """Return what would become of a request.
-
-    Raises:
-        NotFound: No such model or version.
-        InvalidInput: The input does not fit the model.
-    """
     request = service.classes.apply(call.caller, request)
-    target = await service.cards.target(request.model)
-    service.cards.check_input(call, target, request.input)
-    new = new_task(call, request, target.queue, None)
-    new = split(service, call, prepared(service, new, target))
-    rank = await service.rank_of_new(new)
+    target, new = await draft(service, call, request, None)
     refusal: SwellError | None = None
     try:
-        await check_can_run(service, target, new)
-        await check_deadline(service, new, rank)
+        new = await admit(service, call, request, target, new)
     except (NoWorker, WouldExpire) as error:
-        try:
-            new = await degraded(service, call, request, None, error)
-            rank = await service.rank_of_new(new)
-        except (NoWorker, WouldExpire) as still:
-            refusal = still
-    target = await service.cards.target(_ref_of(service, new))
-    changes = [] if new.metadata is None else split_metadata(new.metadata)[1]
-    expected = await service.expected(new, rank)
-    # What was changed is known already where it is known how much tasks of the model draw.
-    share = 1.0 if service.weighs_drawn(new) else _drawn_share(changes)
-    if expected is not None and share < 1.0:
-        expected = _quicker(expected, share)
-    cost = service.expected_micros(new, time_share(share))
+        refusal = error
+    rank = await service.estimates.rank_of_new(new)
+    expected = await service.estimates.expected(new, rank)
+    cost = service.estimates.cost_micros(new)
     if refusal is None:
         refusal = await service.quotas.would_refuse(new, cost or 0)
+    target = await service.cards.target(_ref_of(service, new))
+    changes = [] if new.metadata is None else split_metadata(new.metadata)[1]
     return EstimateView(
         is_accepted=refusal is None,
         refusal=None if refusal is None else _refusal_view(refusal),
@@ -247,20 +315,11 @@ async def _estimate_view(service: Service, call: Call, request: TaskRequest) -> 
 
 
 def _ref_of(service: Service, new: NewTask) -> str:
-    """Return what names the version that a new task gets, or its pipeline."""
+    """Return the version that a new task gets, or its pipeline."""
+    if not is_of_canary(new.queue):
+        return new.queue if new.run is None else new.model
     canary = service.cards.canaries.get(new.model)
-    if canary is not None and is_of_canary(new.queue):
-        return f"{new.model}:{canary.version}"
-    return new.queue if new.run is None and not is_of_canary(new.queue) else new.model
-
-
-def _drawn_share(changes: list[Change]) -> float:
-    """Return how much of what was asked for is drawn after some changes."""
-    share = 1.0
-    for each in changes:
-        if each.field.startswith("/input/"):
-            share *= each.after / each.before
-    return share
+    return new.model if canary is None else f"{new.model}:{canary.version}"
 
 
 def _refusal_view(error: SwellError) -> RefusalView:

@@ -171,7 +171,7 @@ class App:
         self.backend = backend
         self.service = Service(backend, FORMATS, SEALS)
         self._duties = Duties(self.service)
-        served = served_routes(backend.settings.facades)
+        served = served_routes(backend.settings.server.facades)
         by_path: dict[str, dict[str, Endpoint]] = {}
         for route in served:
             methods = by_path.setdefault(route.path, {})
@@ -215,7 +215,7 @@ class App:
         await self.service.skew.compare()
         await self.service.cards.refresh()
         await self.service.fleet.refresh()
-        await self.service.recall_times()
+        await self.service.estimates.load_times()
         await register_pipelines(self.service)
         if self.service.hooks is not None:
             await self.service.hooks.endpoints.refresh()

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.api.questions import Questions
+from swell.api.questions import SingleFlight
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import Conflict, Forbidden, Unauthenticated
@@ -173,7 +173,7 @@ class Keys:
         self._by_id: dict[str, tuple[float, ApiKey]] = {}
         #: Number of cache flushes: an answer read before a flush is not cached after it.
         self._forgotten = 0
-        self._questions: Questions[bytes, ApiKey] = Questions()
+        self._flights: SingleFlight[bytes, ApiKey] = SingleFlight()
         #: Set whenever a key has changed.
         self.changed = asyncio.Event()
         #: Id → when it was last used, until that is written down.
@@ -205,13 +205,13 @@ class Keys:
         if known is not None:
             return known
         mark, digest = hashlib.sha256(authorization or b"").digest(), bearer_digest(authorization)
-        return await self._questions.ask(mark, lambda: self._look_up(mark, digest))
+        return await self._flights.run(mark, lambda: self._look_up(mark, digest))
 
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
         self._by_id.clear()
-        self._questions.forget()
+        self._flights.forget()
         self._forgotten += 1
         self.changed.set()
 

@@ -1,14 +1,10 @@
-"""Copies of pictures that tell nothing of the model that drew them.
-
-What a picture's file says of itself is left behind: it is decoded and written anew, all in the same
-format, under a name that is drawn by lot.
-"""
+"""Copies of pictures that do not reveal the model: decoded, and encoded again without metadata."""
 
 import asyncio
 import io
 import secrets
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from PIL import Image, ImageOps
 
@@ -21,73 +17,52 @@ from swell.task import Artifact
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
-#: Larger ones are refused; decoded, a pixel takes up to 16 bytes.
+#: Limits of one picture; decoded, a pixel takes up to 16 bytes.
 _MOST_PIXELS: Final = 20_000_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
-#: Nobody sees what this loses.
+#: No visible loss.
 _QUALITY: Final = 95
-
-#: One comparison has so many of them on their way at once.
-_AT_ONCE: Final = 2
 
 
 def can_be_blind(artifact: Artifact) -> bool:
-    """Whether a file is a picture that can be written anew."""
+    """Whether a file is a picture that can be copied."""
     return artifact.content_type in _TYPES
-
-
-def folder_of(comparison_id: str) -> str:
-    """Return where the copies of a comparison lie."""
-    return f"comparisons/{comparison_id}"
 
 
 async def copy_blind(
     objects: Objects,
     lanes: asyncio.Semaphore,
     comparison_id: str,
-    artifacts: Sequence[Artifact | None],
-) -> list[Picture | None]:
-    """Store copies of pictures, one after the other, and return where they lie; None for None.
+    artifacts: Mapping[str, Artifact],
+) -> dict[str, Picture]:
+    """Store copies of pictures under random keys; store none if one fails.
 
     Args:
-        objects: Where both lie.
-        lanes: One is held by each picture from when it is read until it is written anew.
-        comparison_id: Whose they are.
-        artifacts: In the order in which they are shown: when a copy was written tells no more.
+        objects: Stores originals and copies.
+        lanes: Limits how many pictures the backend decodes at a time.
+        comparison_id: Of the comparison.
+        artifacts: By task, in the order that voters see: the times of the copies then
+            reveal nothing.
 
     Raises:
-        InvalidRequest: One cannot be read, or has too many pixels.
-        NotFound: One is not there (any more).
+        InvalidRequest: A picture cannot be read, or is too large.
+        NotFound: A picture was deleted.
     """
-    keys = [f"{folder_of(comparison_id)}/{secrets.token_hex(16)}.webp" for _ in artifacts]
-    made: list[Picture | None] = []
+    keys = {each: f"comparisons/{comparison_id}/{secrets.token_hex(16)}.webp" for each in artifacts}
     try:
-        for some in _parts(list(zip(keys, artifacts, strict=True))):
-            # Both end before anything is deleted.
-            ended = await asyncio.gather(
-                *(_copy(objects, lanes, key, each) for key, each in some), return_exceptions=True
-            )
-            for each in ended:
-                if isinstance(each, BaseException):
-                    raise each
-                made.append(each)
+        return {
+            task_id: await _copy(objects, lanes, keys[task_id], artifact)
+            for task_id, artifact in artifacts.items()
+        }
     except BaseException:
-        await objects.delete(keys)
+        await objects.delete(list(keys.values()))
         raise
-    return made
-
-
-def _parts(work: Sequence[tuple[str, Artifact | None]]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(work), _AT_ONCE):
-        yield work[start : start + _AT_ONCE]
 
 
 async def _copy(
-    objects: Objects, lanes: asyncio.Semaphore, key: str, artifact: Artifact | None
-) -> Picture | None:
-    if artifact is None:
-        return None
+    objects: Objects, lanes: asyncio.Semaphore, key: str, artifact: Artifact
+) -> Picture:
     if artifact.bytes > _MOST_BYTES:
         raise InvalidRequest(
             f"a picture has {artifact.bytes:,} bytes, and only up to {_MOST_BYTES:,} are compared"
@@ -100,11 +75,7 @@ async def _copy(
 
 
 def _bare(data: bytes) -> tuple[bytes, int, int]:
-    """Return a picture as WebP without anything beside its pixels, and its sides in px.
-
-    Raises:
-        InvalidRequest: It cannot be read, or has too many pixels.
-    """
+    """Return a picture as WebP without metadata, its width and its height."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
@@ -112,15 +83,15 @@ def _bare(data: bytes) -> tuple[bytes, int, int]:
                     f"a picture has {picture.width:,} x {picture.height:,} pixels, and only up to "
                     f"{_MOST_PIXELS:,} are compared"
                 )
-            has_holes = "A" in picture.getbands() or "transparency" in picture.info
-            upright = ImageOps.exif_transpose(picture).convert("RGBA" if has_holes else "RGB")
-            # From its pixels alone: what came with the file would be written again.
+            has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+            upright = ImageOps.exif_transpose(picture).convert("RGBA" if has_alpha else "RGB")
+            # Pillow would write the metadata of the picture itself again.
             bare = Image.frombytes(upright.mode, upright.size, upright.tobytes())
-            made = io.BytesIO()
-            bare.save(made, "WEBP", quality=_QUALITY)
+            encoded = io.BytesIO()
+            bare.save(encoded, "WEBP", quality=_QUALITY)
     except InvalidRequest:
         raise
     except Exception as error:
-        # A decoder may raise anything on bytes that somebody has made up.
+        # Decoders raise errors of any type on broken files.
         raise InvalidRequest(f"a picture cannot be read ({str(error)[:100]})") from error
-    return made.getvalue(), bare.width, bare.height
+    return encoded.getvalue(), bare.width, bare.height

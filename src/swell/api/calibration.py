@@ -1,17 +1,15 @@
-"""Estimates that keep what they promise: corrected by how the last ones turned out. Pure.
+"""Calibration: estimates are corrected by how past ones turned out. Pure.
 
-What a queue and a fleet will do cannot be known: workers start, leave, slow down, and a crowd comes
-overnight. Tasks that wait together are early or late together. So nothing is assumed of how errors
-are spread: of the last tasks that ended it is known how many times as long as the raw estimate they
-took, and the next one is multiplied by a quantile of these ratios. Which quantile, is itself
-steered: with each task that ends later than was told it goes up, with each that does not it goes
-down, so that over time the promised share of tasks ends in time, whatever happens:
+Waits cannot be modelled exactly: workers start, leave and slow down, and tasks that wait together
+are late together. So no distribution of errors is assumed. Each estimate is multiplied by a
+quantile of the last ratios of actual to estimated time. A level chooses the quantile. Each task
+that ends later than estimated raises the level, each other task lowers it, so over time the
+promised share of tasks ends in time:
 
     level ← level + step · (share - (1 if it ended in time else 0))
 
-A level above 1 stands for more than the largest ratio known, below 0 for less than the smallest.
-Tasks that need not wait, that wait, and that wait for the first worker are corrected apart: what
-goes wrong with one says nothing of the others.
+A level above 1 means more than the largest ratio, below 0 less than the smallest. Each model has
+separate corrections for tasks that start at once, that wait, and that wait for the first worker.
 
 Source:
     I. Gibbs, E. Candès, "Adaptive Conformal Inference Under Distribution Shift", NeurIPS 2021,
@@ -19,117 +17,72 @@ Source:
     (1 + step) / (step · T), for the levels that are not cut off.
 """
 
-import bisect
 import math
-from collections import deque
-from enum import StrEnum
+from collections import Counter, deque
 from typing import Final
 
 import msgspec
 
-from swell.api.eta import Estimate, EtaSeconds
+from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
 from swell.clock import Clock
 
-#: Ratios are remembered of so many tasks of each model and situation, and say something from so
-#: many on.
+#: Ratios that are remembered per model and situation, and how many are needed for a correction.
 WINDOW: Final = 128
 _FIRST: Final = 8
 
-#: Before that, who waits is told at least so many times the median as the bound.
-_UNKNOWN: Final = 2.0
-
-#: By how much a task that turns out otherwise moves a level.
+#: How far one task moves a level.
 STEP: Final = 0.01
 
-#: Levels stay within these.
+#: The range of levels.
 _LEAST, _MOST = -1.0, 2.0
 
-#: What is promised: half of the tasks end by `median`, nine in ten by `high`; `low` is the tenth
-#: that ends first.
+#: The shares of tasks that end by `low`, `median` and `high`.
 _SHARES: Final = (0.1, 0.5, 0.9)
 
-#: So many promises are remembered at a time: of a crowd some stand for all.
-_MOST_OPEN: Final = 1024
+#: Open estimates per model. Of a crowd, these represent all.
+MOST_OPEN: Final = 256
 
-#: A promise that is older than this makes room for a new one of its model, in seconds.
+#: An open estimate that is older is dropped, in seconds.
 _STALE_S: Final = 86_400.0
 
 
-class Situation(StrEnum):
-    """What a task that is estimated has before it."""
-
-    #: A worker is free.
-    IDLE = "idle"
-    #: Others come first.
-    QUEUE = "queue"
-    #: There is no worker yet.
-    COLD = "cold"
-
-    @staticmethod
-    def of(workers: int, raw: Estimate) -> "Situation":
-        """Return the situation of a task.
-
-        Args:
-            workers: How many live ones there are for it.
-            raw: Its estimate before it is corrected.
-        """
-        if not workers:
-            return Situation.COLD
-        return Situation.QUEUE if raw.start.median > 0 else Situation.IDLE
-
-
-class Promise(msgspec.Struct, frozen=True):
-    """What was told of a task, in seconds from when it was told.
+class IssuedEstimate(msgspec.Struct, frozen=True):
+    """An estimate that a client has seen.
 
     Args:
-        model: Of the task.
-        situation: In which it was.
-        raw_s: The median before it was corrected; > 0.
-        told: What was told of its end.
-        at_s: When, in seconds of any clock that only goes forward.
+        model: The model of the task.
+        forecast: The estimate before calibration.
+        estimate: The estimate after it.
+        at_s: The monotonic time of the estimate, in seconds.
     """
 
     model: str
-    situation: Situation
-    raw_s: float
-    told: EtaSeconds
+    forecast: Forecast
+    estimate: Estimate
     at_s: float = 0.0
 
 
 class _Tracker:
-    """How tasks of one model turned out in one situation."""
-
-    __slots__ = ("_last", "_levels", "_sorted")
+    """How the estimates of one model turned out in one situation."""
 
     def __init__(self) -> None:
-        self._last: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._ratios: deque[float] = deque(maxlen=WINDOW)
         self._levels = list(_SHARES)
 
     def factors(self) -> tuple[float, ...] | None:
-        """Return by what low, median and high are multiplied; None as long as nobody knows."""
-        if len(self._sorted) < _FIRST:
+        """Return the factors of low, median and high; None before enough tasks have ended."""
+        if len(self._ratios) < _FIRST:
             return None
-        return tuple(self._at(level) for level in self._levels)
+        ratios = sorted(self._ratios)
+        return tuple(_quantile(ratios, level) for level in self._levels)
 
-    def learn(self, ratio: float, ends_s: tuple[float, float, float], took_s: float) -> None:
-        """Note a task that took `took_s`, `ratio` times its raw estimate."""
-        self._last.append(ratio)
-        bisect.insort(self._sorted, ratio)
-        if len(self._last) > WINDOW:
-            del self._sorted[bisect.bisect_left(self._sorted, self._last.popleft())]
-        for place, (share, told_s) in enumerate(zip(_SHARES, ends_s, strict=True)):
-            moved = self._levels[place] + STEP * (share - (took_s <= told_s))
-            self._levels[place] = min(_MOST, max(_LEAST, moved))
-
-    def _at(self, level: float) -> float:
-        ratios = self._sorted
-        place = min(max(level, 0.0), 1.0) * (len(ratios) - 1)
-        below = int(place)
-        above = min(below + 1, len(ratios) - 1)
-        ratio = ratios[below] + (place - below) * (ratios[above] - ratios[below])
-        beyond = level - min(max(level, 0.0), 1.0)
-        return ratio * math.exp(beyond)
+    def learn(self, ratio: float, finish: EtaSeconds, took_s: float) -> None:
+        """Record a task that took `ratio` times its forecast."""
+        self._ratios.append(ratio)
+        ends_s = (finish.low, finish.median, finish.high)
+        for number, (share, end_s) in enumerate(zip(_SHARES, ends_s, strict=True)):
+            level = self._levels[number] + STEP * (share - (took_s <= end_s))
+            self._levels[number] = min(_MOST, max(_LEAST, level))
 
 
 class Calibration:
@@ -137,91 +90,75 @@ class Calibration:
 
     def __init__(self) -> None:
         self._trackers: dict[tuple[str, Situation], _Tracker] = {}
-        #: Model → task id → what it was promised, oldest first.
-        self._open: dict[str, dict[str, Promise]] = {}
-        #: Task id → its model, of all open promises.
-        self._models: dict[str, str] = {}
+        #: Task ID → its estimate, oldest first.
+        self._open: dict[str, IssuedEstimate] = {}
+        #: Model → the number of its open estimates.
+        self._n_open: Counter[str] = Counter()
 
-    def corrected(self, model: str, situation: Situation, raw: Estimate) -> Estimate:
-        """Return an estimate by how the last ones of a model turned out."""
-        tracker = self._trackers.get((model, situation))
+    def corrected(self, model: str, forecast: Forecast) -> Estimate:
+        """Return an estimate, corrected if enough tasks of the model have ended."""
+        tracker = self._trackers.get((model, forecast.situation))
         factors = None if tracker is None else tracker.factors()
-        median_s = raw.finish.median
-        if factors is None or median_s <= 0:
-            return raw if situation is Situation.IDLE else _widened(raw)
-        low, half, high = factors
-        half_s = median_s * half
-        finish = _ordered(median_s * low, half_s, median_s * high)
-        # What it takes once it runs is known better than for how long it waits.
-        own_s = min(half_s, median_s - raw.start.median)
+        finish, half_s = forecast.finish, forecast.finish.median
+        if factors is None or half_s <= 0:
+            low_s, median_s, high_s = finish.low, half_s, finish.high
+        else:
+            low_s, median_s, high_s = (half_s * factor for factor in factors)
+        # The duration is known better than the wait.
+        own_s = min(median_s, half_s - forecast.start_s)
         return Estimate(
-            start=_ordered(finish.low - own_s, half_s - own_s, finish.high - own_s), finish=finish
+            start=_ordered(low_s - own_s, median_s - own_s, high_s - own_s),
+            finish=_ordered(low_s, median_s, high_s),
         )
 
-    def promised(self, task_id: str, promise: Promise) -> None:
-        """Remember the estimate of a task.
+    def issued(self, task_id: str, issued: IssuedEstimate) -> None:
+        """Remember the estimate of a task until it ends.
 
-        Where too many are remembered, the model with the most loses its newest, so that a model
-        whose tasks never end leaves room for the others.
+        A model with too many open estimates keeps the oldest: these tasks end next. A task that
+        does not end within a day is forgotten.
         """
-        if promise.raw_s <= 0:
-            return
         self._close(task_id)
-        if len(self._models) >= _MOST_OPEN and not self._make_room(promise):
-            return
-        self._open.setdefault(promise.model, {})[task_id] = promise
-        self._models[task_id] = promise.model
+        while self._open:
+            oldest = next(iter(self._open))
+            if issued.at_s - self._open[oldest].at_s <= _STALE_S:
+                break
+            self._close(oldest)
+        if issued.forecast.finish.median > 0 and self._n_open[issued.model] < MOST_OPEN:
+            self._open[task_id] = issued
+            self._n_open[issued.model] += 1
 
     def open_tasks(self) -> list[str]:
-        """Return the ids of the tasks whose end is awaited."""
-        return list(self._models)
+        """Return the tasks that are expected to end."""
+        return list(self._open)
 
     def ended(self, task_id: str, clock: Clock, *, has_succeeded: bool = True) -> None:
-        """Learn from a task that has ended now; one that did not succeed says nothing."""
-        promise = self._close(task_id)
-        if promise is not None and has_succeeded:
-            self.learn(promise, clock.monotonic_s() - promise.at_s)
+        """Learn from a task that has ended now; others than succeeded ones are ignored."""
+        issued = self._close(task_id)
+        if issued is not None and has_succeeded:
+            self.learn(issued, clock.monotonic_s() - issued.at_s)
 
-    def _make_room(self, promise: Promise) -> bool:
-        own = self._open.get(promise.model, {})
-        most = max(self._open.values(), key=len)
-        if len(most) > len(own):
-            # The oldest of a crowd are the next to end.
-            self._close(next(reversed(most)))
-            return True
-        oldest = next(iter(own))
-        if promise.at_s - own[oldest].at_s <= _STALE_S:
-            return False
-        self._close(oldest)
-        return True
+    def learn(self, issued: IssuedEstimate, took_s: float) -> None:
+        """Learn from a task that ended `took_s` seconds after its estimate."""
+        key = issued.model, issued.forecast.situation
+        ratio = took_s / issued.forecast.finish.median
+        tracker = self._trackers.setdefault(key, _Tracker())
+        tracker.learn(ratio, issued.estimate.finish, took_s)
 
-    def _close(self, task_id: str) -> Promise | None:
-        model = self._models.pop(task_id, None)
-        if model is None:
-            return None
-        promise = self._open[model].pop(task_id)
-        if not self._open[model]:
-            del self._open[model]
-        return promise
-
-    def learn(self, promise: Promise, took_s: float) -> None:
-        """Learn from a task that took `took_s` seconds since what was promised."""
-        key = promise.model, promise.situation
-        tracker = self._trackers.get(key)
-        if tracker is None:
-            tracker = self._trackers[key] = _Tracker()
-        told = promise.told
-        tracker.learn(took_s / promise.raw_s, (told.low, told.median, told.high), took_s)
+    def _close(self, task_id: str) -> IssuedEstimate | None:
+        issued = self._open.pop(task_id, None)
+        if issued is not None:
+            self._n_open[issued.model] -= 1
+        return issued
 
 
-def _widened(raw: Estimate) -> Estimate:
-    """Return an estimate of a wait of which nobody knows how such estimates turn out."""
-    start, finish = raw.start, raw.finish
-    late_s = max(0.0, _UNKNOWN * finish.median - finish.high)
-    return Estimate(
-        start=_ordered(start.low, start.median, start.high + late_s),
-        finish=_ordered(finish.low, finish.median, finish.high + late_s),
-    )
+def _quantile(ratios: list[float], level: float) -> float:
+    """Return the interpolated quantile of sorted ratios, continued beyond 0 and 1."""
+    within = min(max(level, 0.0), 1.0)
+    place = within * (len(ratios) - 1)
+    below = int(place)
+    above = min(below + 1, len(ratios) - 1)
+    ratio = ratios[below] + (place - below) * (ratios[above] - ratios[below])
+    return ratio * math.exp(level - within)
 
 
 def _ordered(low: float, median: float, high: float) -> EtaSeconds:

@@ -1,14 +1,14 @@
-"""Which models there are, and whether an input fits one.
+"""The models that can be used, and checks of inputs against their schemas.
 
-Cards are kept at hand and read again when a name is not found or when they have grown old, so that
-every backend soon knows what was registered through another.
+The backend keeps all cards in memory. It reads the registry again if a name is unknown or the
+cards are old, so that each backend soon knows what another one has registered.
 """
 
 import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import jsonschema_rs
 import msgspec
@@ -24,83 +24,70 @@ from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.degrade import is_drawing
 from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
-from swell.packs import packs_in, size_of
 from swell.registry import ModelCard
+from swell.sdk.multi_sample_inputs import packs_in, size_of
 
-#: How long cards are taken as current, in seconds.
-_FRESH_S = 5.0
+#: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
+_FRESH_S: Final = 5.0
+_RETRY_S: Final = 1.0
 
-#: Larger ones cannot be recorded.
-_MOST_SEED = 2**63 - 1
+#: Largest seed that can be stored.
+_MAX_SEED: Final = 2**63 - 1
 
-#: How many broken fields one answer lists.
-_MAX_ERRORS = 50
+#: Most broken fields in one answer.
+_MAX_ERRORS: Final = 50
 
-#: Most checks of one input, and of all inputs of one request: values times rules of the schema, and
-#: what its patterns take. One takes 0.2 µs or less, with rare numbers 0.6 µs.
-_MAX_CHECKS = 400_000
-_MAX_REQUEST_CHECKS = 5_000_000
+#: Most checks (`Rules.checks`) of an input, and of all inputs of a request. A check takes 0.2 µs or
+#: less, with rare numbers 0.6 µs.
+_MAX_CHECKS: Final = 400_000
+_MAX_REQUEST_CHECKS: Final = 5_000_000
 
-#: So much of a text matched against a small pattern takes as long as one check, in bytes.
-_BYTES_PER_CHECK = 256
+#: Most digits of an integer. The time to check one grows with their square.
+_MAX_DIGITS: Final = 100
+_DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_INTEGER: Final = re.compile(rb"[:,\[]\s*-?[0-9]{%d}" % (_MAX_DIGITS + 1))
 
-#: Most digits of an integer: to check one takes time in proportion to their square.
-_MAX_DIGITS = 100
-_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdecimal() else byte for byte in range(128))
-_DIGITS_AS_ZEROS += bytes(range(128, 256))
-_LONG_INTEGER = re.compile(rb"[:,\[]\s*-?[0-9]{%d}" % (_MAX_DIGITS + 1))
+#: Below this estimate the values of an input are not counted.
+_FEW_CHECKS: Final = 5000
 
-#: Fewer checks than these are not counted exactly.
-_FEW_CHECKS = 5000
+#: Most values times rules of an input for which the answer lists each broken field.
+_MAX_EXPLAINED: Final = 20_000
 
-#: Most values of an input times rules for which the answer lists every broken field.
-_MAX_EXPLAINED = 20_000
-
-#: An unknown field is compared with so many of the known ones.
-_MAX_ALIKE = 200
+#: Most known fields that an unknown one is compared with.
+_MAX_ALIKE: Final = 200
 
 #: Longest name in a JSON pointer, in characters.
-_MAX_NAME = 200
+_MAX_NAME: Final = 200
 
 _decode = msgspec.json.Decoder().decode
 
-
-class _Seeded(msgspec.Struct):
-    """The seed of an input, to read it alone."""
-
-    seed: Any = msgspec.UNSET
-
-
-_decode_seed = msgspec.json.Decoder(_Seeded).decode
 
 #: Whether the canary of a model has workers.
 HasWorkers = Callable[[str, Canary], bool]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a request's `model` means."""
+    """The model version that a request names."""
 
     #: `owner/name`.
     model: str
-    #: `owner/name`, or `owner/name:version` where the caller insists on one.
+    #: `owner/name`, or `owner/name:version` if the caller requires that version.
     queue: str
     card: ModelCard
-    #: The version that has to be served: the one that is insisted on, or the live one of a model
-    #: that was staged; None for any.
+    #: The version that workers must have: the required one, or the live one of a staged model; None
+    #: for any.
     needed_version: str | None = None
-    #: Whether inputs may have a seed of their own.
+    #: Whether inputs may have a seed field.
     may_have_seed: bool = False
 
     @property
     def pinned_version(self) -> str | None:
-        """The version that the caller insists on."""
+        """The version that the caller requires."""
         return None if self.queue == self.model else self.card.version
 
 
-class _Check:
-    """A compiled schema."""
-
-    __slots__ = ("packs", "rules", "takes_anything", "validator")
+class _Schema:
+    """A compiled input schema."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self.validator = compile_schema(schema)
@@ -109,17 +96,17 @@ class _Check:
         self.packs = packs_in(schema)
 
     def can_explain(self, raw: msgspec.Raw) -> bool:
-        """Whether every broken field of an input can be listed soon."""
-        # In a schema that refers to itself, it may take exponential time.
+        """Whether listing each broken field of an input is fast."""
+        # With a recursive schema it may take exponential time.
         checks = count_values(bytes(raw)) * self.rules.schemas
         return not self.rules.is_recursive and checks <= _MAX_EXPLAINED
 
     def enter(self, raw: msgspec.Raw, call: Call | None) -> bool:
         """Count the checks of an input for its request; return whether they are few enough."""
         # A value takes at least two bytes, and no body has more values than these.
-        checks = self._checks(len(raw), min(MAX_VALUES, 1 + len(raw) // 2))
+        checks = self.rules.checks(len(raw), min(MAX_VALUES, 1 + len(raw) // 2))
         if checks > _FEW_CHECKS:
-            checks = self._checks(len(raw), 1 + count_values(bytes(raw)))
+            checks = self.rules.checks(len(raw), 1 + count_values(bytes(raw)))
         if checks > _MAX_CHECKS:
             return False
         if call is None:
@@ -127,36 +114,28 @@ class _Check:
         call.checked += checks
         return call.checked <= _MAX_REQUEST_CHECKS
 
-    def _checks(self, n_bytes: int, n_values: int) -> int:
-        matched = sum(
-            each.weight * min(n_bytes, each.longest_bytes * n_values)
-            for each in self.rules.patterns
-        )
-        return self.rules.schemas * n_values + matched // _BYTES_PER_CHECK
-
 
 class Cards:
-    """An index of the registry's cards."""
+    """All registered models, in memory."""
 
     def __init__(self, registry: Registry, clock: Clock) -> None:
         self._registry = registry
         self._clock = clock
         self._versions: dict[str, list[ModelCard]] = {}
-        self._targets: dict[str, Target] = {}
-        self._checks: dict[tuple[str, str], _Check] = {}
-        #: Model → how its versions are adopted, of those that were staged.
+        self._schemas: dict[tuple[str, str], _Schema] = {}
+        #: Model → rollout, of staged models.
         self.lives: dict[str, Life] = {}
-        #: Model → its live version, of those that were staged. The same dictionary for ever.
+        #: Model → live version, of staged models. Always the same dictionary.
         self.live_versions: dict[str, str] = {}
-        #: Model → its canary, of those that have one.
+        #: Model → canary, of models that have one.
         self.canaries: dict[str, Canary] = {}
-        #: Models of which an input may ask for several samples (`swell.packs`).
+        #: Models with inputs that may ask for several samples (`swell.packs`).
         self.packed: frozenset[str] = frozenset()
-        #: Models of which an input may say how much is drawn (`swell.degrade`).
+        #: Models with steps or a size in the input (`swell.degrade`).
         self.drawing: frozenset[str] = frozenset()
-        #: Whether workers of this process are starting, so that models may be missing still.
+        #: Whether workers of this process are starting, so models may be missing.
         self.is_starting = False
-        #: Pipeline that is declared and has no card → why.
+        #: Declared pipeline without a card → reason.
         self.lacks: dict[str, str] = {}
         self._read_at_s = float("-inf")
         self._reading = asyncio.Lock()
@@ -173,32 +152,34 @@ class Cards:
         """Return the versions of a model, newest first.
 
         Raises:
-            NotFound: No such model.
+            NotFound: There is no such model.
         """
-        await self._refresh(_FRESH_S)
-        if model not in self._versions:
-            await self._refresh(1.0)
-        if model not in self._versions:
-            self._refuse(model)
-        return self._versions[model]
+        for older_than_s in (_FRESH_S, _RETRY_S):
+            await self._refresh(older_than_s)
+            if model in self._versions:
+                return self._versions[model]
+        raise self._missing(model)
 
     def known(self, ref: str) -> Target | None:
-        """Return what a reference means, if that was looked up a moment ago."""
-        if self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
-            return self._targets.get(ref)
-        return None
+        """Return what a reference means if the cards are fresh."""
+        is_fresh = self._clock.monotonic_s() - self._read_at_s < _FRESH_S
+        return self._target(ref) if is_fresh else None
 
     async def target(self, ref: str) -> Target:
         """Return what `owner/name` or `owner/name:version` means.
 
         Raises:
-            NotFound: No such model or version.
+            NotFound: There is no such model or version.
         """
-        return self.known(ref) or await self._find(ref)
+        for older_than_s in (_FRESH_S, _RETRY_S):
+            await self._refresh(older_than_s)
+            if (target := self._target(ref)) is not None:
+                return target
+        raise self._missing(ref)
 
     def find(self, ref: str) -> ModelCard | None:
-        """Return the card that a reference means, among those that were read last."""
-        target = self._make_target(ref)
+        """Return the card that a reference means, without reading the registry."""
+        target = self._target(ref)
         return None if target is None else target.card
 
     async def refresh(self) -> None:
@@ -206,13 +187,13 @@ class Cards:
         await self._refresh(0.0)
 
     async def registered(self, model: str, version: str) -> ModelCard | None:
-        """Return a version, whatever its stage; None if it was never registered."""
+        """Return a version in any stage; None if it was never registered."""
         await self._refresh(_FRESH_S)
         cards = self._versions.get(model, ())
         return next((card for card in cards if card.version == version), None)
 
     async def hear_lives(self) -> None:
-        """Read how versions are adopted; where that has changed, read the registry."""
+        """Read the registry if a rollout has changed."""
         if await read_lives(self._registry) != self.lives:
             await self.refresh()
 
@@ -220,12 +201,11 @@ class Cards:
         """Check an input against its model's schema.
 
         Raises:
-            InvalidInput: It breaks the schema, or it or all inputs of the request take too long to
-                check. Every broken field is listed, unless that takes too long.
-            InvalidRequest: It is not JSON.
+            InvalidInput: The input breaks the schema, or it or all inputs of the request take too
+                long to check. The error lists each broken field, unless that takes too long.
+            InvalidRequest: The input is not JSON.
         """
-        card = target.card
-        check = self._check(card)
+        schema = self._schema(target.card)
         try:
             value = _decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -233,55 +213,53 @@ class Cards:
         if type(value) is not dict:
             detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
-        if check.takes_anything:
+        if schema.takes_anything:
             return
         if _has_long_integer(raw):
-            why = f"the input has an integer of more than {_MAX_DIGITS} digits"
-            raise _refused_whole(target, at, why, "too_large")
-        if not check.enter(raw, call):
+            reason = f"the input has an integer of more than {_MAX_DIGITS} digits"
+            raise _refused_whole(target, at, reason, "too_large")
+        if not schema.enter(raw, call):
             what = "the input is" if call.checked <= _MAX_REQUEST_CHECKS else "these inputs are"
-            why = f"{what} too large to check against the schema: send less at once"
-            raise _refused_whole(target, at, why, "too_large")
+            reason = f"{what} too large to check against the schema: send less at once"
+            raise _refused_whole(target, at, reason, "too_large")
         try:
-            if not check.validator.is_valid(value):
-                if not check.can_explain(raw):
-                    why = "the input breaks the schema; it is too large to list the broken fields"
-                    if check.rules.is_recursive:
-                        why = (
-                            "the input breaks the schema, which refers to itself: the broken "
-                            "fields of such a schema are not listed"
-                        )
-                    raise _refused_whole(target, at, why, "schema")
-                self._explain(target, check, value, at)
+            if schema.validator.is_valid(value):
+                return
+            if schema.can_explain(raw):
+                self._explain(target, schema, value, at)
         except ValueError as error:
-            # The validator looks only some hundred levels deep.
+            # The validator has a limit of some hundred levels.
             detail = "it is nested too deeply to be checked: send it with fewer levels"
             where = FieldError(pointer=at, detail=detail, code="depth")
             raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
+        reason = "the input breaks the schema; it is too large to list the broken fields"
+        if schema.rules.is_recursive:
+            reason = (
+                "the input breaks the schema, which refers to itself: the broken fields of such a "
+                "schema are not listed"
+            )
+        raise _refused_whole(target, at, reason, "schema")
 
     def takes(self, ref: str, raw: msgspec.Raw, call: Call | None = None) -> bool:
-        """Whether an input, which fits another version, fits the one that a reference means.
-
-        An input that cannot be checked does not. Its checks count for the request of `call`.
-        """
+        """Whether an input for one model fits another one; its checks count for the request."""
         card = self.find(ref)
         if card is None:
             return False
-        check = self._check(card)
+        schema = self._schema(card)
         try:
-            return check.takes_anything or (
+            return schema.takes_anything or (
                 not _has_long_integer(raw)
-                and check.enter(raw, call)
-                and check.validator.is_valid(_decode(raw))
+                and schema.enter(raw, call)
+                and schema.validator.is_valid(_decode(raw))
             )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 
     def served_version(self, queue: str, has_workers: HasWorkers) -> str | None:
-        """Return the version whose workers serve a queue; None for any.
+        """Return the version that serves a queue; None for any.
 
         Args:
-            queue: Which.
+            queue: Name of the queue.
             has_workers: Whether a model's canary has workers.
         """
         model, _, version = queue.partition(":")
@@ -296,36 +274,35 @@ class Cards:
     def queues_served(
         self, model: str, versions: Iterable[str], has_workers: HasWorkers
     ) -> tuple[str, ...]:
-        """Return the queues that workers with one of some versions serve of a staged model."""
+        """Return the queues of a staged model that workers with these versions serve."""
         life = self.lives[model]
         is_served = life.canary is not None and has_workers(model, life.canary)
         found = (queues_of(life, each, is_canary_served=is_served) for each in versions)
         return tuple(dict.fromkeys(queue for queues in found for queue in queues))
 
     def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
-        """Return how many samples an input asks for, by the version that a queue's tasks get."""
+        """Return the number of samples that an input asks for."""
         card = self.of_queue(queue)
-        return 1 if card is None else size_of(self._check(card).packs, value)
+        return 1 if card is None else size_of(self._schema(card).packs, value)
 
     def of_queue(self, queue: str) -> ModelCard | None:
-        """Return the card of the version that a queue's tasks get."""
+        """Return the card of the version that serves a queue."""
         model, _, version = queue.partition(":")
         if is_of_canary(queue):
             canary = self.canaries.get(model)
             version = "" if canary is None else canary.version
         return self.find(f"{model}:{version}" if version else model)
 
-    def _check(self, card: ModelCard) -> "_Check":
+    def _schema(self, card: ModelCard) -> _Schema:
         key = (card.name, card.version)
-        check = self._checks.get(key)
-        if check is None:
-            check = self._checks[key] = _Check(card.input_schema)
-        return check
+        if key not in self._schemas:
+            self._schemas[key] = _Schema(card.input_schema)
+        return self._schemas[key]
 
-    def _explain(self, target: Target, check: _Check, value: Any, at: str) -> NoReturn:
+    def _explain(self, target: Target, schema: _Schema, value: Any, at: str) -> NoReturn:
         known = list(target.card.input_schema.get("properties", {}))
         errors: list[FieldError] = []
-        for broken in check.validator.iter_errors(value):
+        for broken in schema.validator.iter_errors(value):
             errors.extend(_field_errors(broken, at, known))
             if len(errors) >= _MAX_ERRORS:
                 break
@@ -336,116 +313,85 @@ class Cards:
             errors=errors[:_MAX_ERRORS],
         )
 
-    async def _find(self, ref: str) -> Target:
-        await self._refresh(_FRESH_S)
-        target = self._targets.get(ref) or self._make_target(ref)
-        if target is None:
-            # It may have been registered through another backend a moment ago.
-            await self._refresh(1.0)
-            target = self._make_target(ref)
-        if target is None:
-            self._refuse(ref)
-        self._targets[ref] = target
-        return target
-
-    def _make_target(self, ref: str) -> Target | None:
+    def _target(self, ref: str) -> Target | None:
         model, _, version = ref.partition(":")
         cards = self._versions.get(model, [])
-        if not version:
-            card = _default(cards)
-            life = self.lives.get(model)
-            needed = None if life is None else life.live
-            if card is None or ":" in ref:
-                return None
-            return Target(model, model, card, needed, _may_have_seed(card))
-        for card in cards:
-            if card.version == version and card.stage != "retired":
-                return Target(model, ref, card, version, _may_have_seed(card))
-        return None
+        needed: str | None = None
+        card = _default(cards)
+        if ":" in ref:
+            named = (each for each in cards if each.version == version and each.stage != "retired")
+            card, needed = next(named, None), version
+        elif model in self.lives:
+            needed = self.lives[model].live
+        if card is None:
+            return None
+        seed = (card.input_schema.get("properties") or {}).get("seed")
+        return Target(model, ref, card, needed, isinstance(seed, dict))
 
-    def _refuse(self, ref: str) -> NoReturn:
+    def _missing(self, ref: str) -> NotFound | NoWorker:
         model, _, version = ref.partition(":")
-        known = sorted(self._versions)
         if version and model in self._versions:
-            running = (card for card in self._versions[model] if card.stage != "retired")
-            there = ", ".join(card.version for card in running)[:200] or "none"
-            raise NotFound(
-                f"{model} has no version {version[:60]!r} that runs; there are: {there}. Leave the "
-                f"version out for the newest"
+            running = [each.version for each in self._versions[model] if each.stage != "retired"]
+            return NotFound(
+                f"{model} has no version {version[:60]!r} that runs; there are: "
+                f"{', '.join(running)[:200] or 'none'}. Leave the version out for the newest"
             )
         if model in self.lacks:
-            raise NotFound(f"the pipeline {model} cannot be used yet: {self.lacks[model]}")
+            return NotFound(f"the pipeline {model} cannot be used yet: {self.lacks[model]}")
         if self.is_starting:
-            raise NoWorker(
+            return NoWorker(
                 f"Swell is starting: no worker has registered {model[:120]!r} yet. Try again in a "
                 "few seconds"
             )
+        known = sorted(self._versions)
         near = closest(model, known)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = f"this server knows {', '.join(known[:10])}" if known else "none is served yet"
-        raise NotFound(
+        return NotFound(
             f"there is no model {ref[:120]!r}: {hint}{there}. To serve it, start a worker with "
             "`swell worker --models FILE.py` or `swell up --models FILE.py`"
         )
-
-    def _take_lives(self, lives: dict[str, Life]) -> None:
-        self.lives = lives
-        self.live_versions.clear()
-        self.live_versions.update((model, life.live) for model, life in lives.items())
-        self.canaries = {
-            model: life.canary for model, life in lives.items() if life.canary is not None
-        }
-        self._targets = {}
 
     async def _refresh(self, older_than_s: float) -> None:
         asked_at_s = self._clock.monotonic_s()
         if asked_at_s - self._read_at_s < older_than_s:
             return
         async with self._reading:
-            # Whoever held the lock may just have read what we were about to read.
+            # Another call may have read the registry while this one waited.
             if older_than_s > 0 and asked_at_s - self._read_at_s < older_than_s:
                 return
             versions: dict[str, list[ModelCard]] = {}
             lives = await read_lives(self._registry)
-            for card in await self._registry.models():
-                life = lives.get(card.name)
-                if life is not None:
-                    card = msgspec.structs.replace(card, stage=life.stage(card.version).value)
+            cards = await self._registry.models()
+            for card in cards:
+                if card.name in lives:
+                    stage = lives[card.name].stage(card.version).value
+                    card = msgspec.structs.replace(card, stage=stage)
                 versions.setdefault(card.name, []).append(card)
             self._versions = versions
-            self.packed = frozenset(
-                name
-                for name, cards in versions.items()
-                if any(packs_in(card.input_schema) for card in cards)
-            )
-            self.drawing = frozenset(
-                name
-                for name, cards in versions.items()
-                if any(is_drawing(card.input_schema) for card in cards)
-            )
-            self._take_lives(lives)
+            self.packed = frozenset(each.name for each in cards if packs_in(each.input_schema))
+            self.drawing = frozenset(each.name for each in cards if is_drawing(each.input_schema))
+            self.lives = lives
+            self.live_versions.clear()
+            self.live_versions.update({model: life.live for model, life in lives.items()})
+            self.canaries = {model: life.canary for model, life in lives.items() if life.canary}
             self._read_at_s = asked_at_s
 
 
 def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
-    """Return the seed that an input has itself, or that its model takes for it; None for none.
+    """Return the seed in an input, or the default of its model; None for none.
 
-    What is below 0 counts as none, as it does in a worker.
+    Seeds below 0 count as none, as in a worker.
 
     Args:
-        card: Of the model, which takes seeds.
-        raw: The input, which was checked.
+        card: Card of a model with a seed field.
+        raw: A checked input.
     """
     found = card.input_schema["properties"]["seed"].get("default")
     if b'"seed"' in bytes(raw):
-        given = _decode_seed(raw).seed
-        found = found if given is msgspec.UNSET else given
+        found = _decode(raw).get("seed", found)
     is_seed = isinstance(found, int) and not isinstance(found, bool)
-    return found if is_seed and 0 <= found <= _MOST_SEED else None
-
-
-def _may_have_seed(card: ModelCard) -> bool:
-    return isinstance((card.input_schema.get("properties") or {}).get("seed"), dict)
+    return found if is_seed and 0 <= found <= _MAX_SEED else None
 
 
 def is_plain_word(word: str) -> bool:
@@ -471,29 +417,29 @@ def _field_errors(
 ) -> list[FieldError]:
     base = at + pointer_of(broken.instance_path)
     kind = broken.kind
-    code = kind.name
     kinds = jsonschema_rs.ValidationErrorKind
     if isinstance(kind, kinds.AdditionalProperties | kinds.UnevaluatedProperties):
+        fields = known if base == at else ()
         return [
             FieldError(
                 pointer=base + pointer_of([name]),
-                detail=_unknown(name, known if base == at else ()),
+                detail=_unknown(name, fields),
                 code="unknown_field",
             )
             for name in kind.unexpected[:_MAX_ERRORS]
         ]
     if isinstance(kind, kinds.Required):
-        name = str(kind.property)
-        detail = f"{name!r} is required"
-        return [FieldError(pointer=base + pointer_of([name]), detail=detail, code="required")]
-    if isinstance(kind, kinds.Enum):
+        base += pointer_of([str(kind.property)])
+        detail = f"{str(kind.property)!r} is required"
+    elif isinstance(kind, kinds.Enum):
         listed = ", ".join(json.dumps(each, ensure_ascii=False) for each in kind.options)
-        detail = f"{_short_value(broken.instance)} is not one of {listed}"
-        return [FieldError(pointer=base, detail=detail, code=code)]
-    if isinstance(kind, kinds.Pattern) and kind.pattern == r"\S":
+        value = _cut(json.dumps(broken.instance, ensure_ascii=False), _MAX_NAME)
+        detail = f"{value} is not one of {listed}"
+    elif isinstance(kind, kinds.Pattern) and kind.pattern == r"\S":
         detail = "it is blank; write at least one word"
-        return [FieldError(pointer=base, detail=detail, code=code)]
-    return [FieldError(pointer=base, detail=_short(broken.message), code=code)]
+    else:
+        detail = _cut(broken.message, 300)
+    return [FieldError(pointer=base, detail=detail, code=kind.name)]
 
 
 def _has_long_integer(raw: msgspec.Raw) -> bool:
@@ -502,8 +448,8 @@ def _has_long_integer(raw: msgspec.Raw) -> bool:
     return zeros in data.translate(_DIGITS_AS_ZEROS) and bool(_LONG_INTEGER.search(data))
 
 
-def _refused_whole(target: Target, at: str, why: str, code: str) -> InvalidInput:
-    detail = f"{why}: GET /v1/models/{target.model} shows its input_schema and an example"
+def _refused_whole(target: Target, at: str, reason: str, code: str) -> InvalidInput:
+    detail = f"{reason}: GET /v1/models/{target.model} shows its input_schema and an example"
     where = FieldError(pointer=at, detail=detail, code=code)
     return InvalidInput(f"{at}: {detail}", errors=[where])
 
@@ -511,24 +457,17 @@ def _refused_whole(target: Target, at: str, why: str, code: str) -> InvalidInput
 def _unknown(name: str, known: Sequence[str]) -> str:
     near = closest(name, known[:_MAX_ALIKE], n=1)
     if near:
-        return f"there is no field {name[:60]!r}; did you mean {near[0]!r}?"
-    if known:
-        return f"there is no field {name[:60]!r}; there are {', '.join(known[:20])}"
-    return f"there is no field {name[:60]!r}"
+        hint = f"; did you mean {near[0]!r}?"
+    else:
+        hint = f"; there are {', '.join(known[:20])}" if known else ""
+    return f"there is no field {name[:60]!r}{hint}"
 
 
-def _short_value(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= 300 else message[:297] + "…"
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _default(cards: Sequence[ModelCard]) -> ModelCard | None:
-    """Return the newest live card, else the newest that is not retired."""
-    for card in cards:
-        if card.stage == "live":
-            return card
-    return next((card for card in cards if card.stage != "retired"), None)
+    """Return the newest live card, or else the newest that is not retired."""
+    live = (card for card in cards if card.stage == "live")
+    return next(live, None) or next((card for card in cards if card.stage != "retired"), None)

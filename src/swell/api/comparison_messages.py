@@ -7,18 +7,8 @@ from msgspec import Meta
 
 from swell.api.messages import PLAIN, Moment
 
-#: So many rows have one comparison, at most.
+#: Rows of one comparison.
 MOST_ROWS = 100
-
-_Voter = Annotated[
-    str,
-    Meta(max_length=200, pattern=PLAIN, description="name of the voter; empty for the key itself"),
-]
-_Row = Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="index of the row, from 0")]
-_Winner = Annotated[
-    int, Meta(ge=1, le=4, description="number of the better cell in the row, from 1")
-]
-_Tie = Annotated[bool, Meta(description="all cells are equally good; then there is no `winner`")]
 
 
 class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,8 +23,7 @@ class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ]
     label: Annotated[
-        str,
-        Meta(max_length=2000, description="text of the row; taken from the input if empty"),
+        str, Meta(max_length=2000, description="text of the row; taken from the input if empty")
     ] = ""
 
 
@@ -42,10 +31,7 @@ class ComparisonRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """A request for a comparison."""
 
     rows: Annotated[list[ComparisonRow], Meta(min_length=1, max_length=MOST_ROWS)]
-    name: Annotated[
-        str,
-        Meta(max_length=200, pattern=PLAIN, description="shown to voters"),
-    ] = ""
+    name: Annotated[str, Meta(max_length=200, pattern=PLAIN, description="shown to voters")] = ""
     is_shared: Annotated[bool, Meta(description="whether other keys may view and vote")] = False
 
 
@@ -112,8 +98,8 @@ class ComparedView(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
-class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
-    """A comparison of models. Their names are hidden until voting ends."""
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of a comparison with and without its rows."""
 
     id: str
     name: str
@@ -123,6 +109,11 @@ class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     is_own: Annotated[bool, Meta(description="whether the caller may end voting")]
     columns: Annotated[int, Meta(description="number of models")]
     votes: int
+
+
+class ComparisonView(_Head, frozen=True, kw_only=True):
+    """A comparison of models. Their names are hidden until voting ends."""
+
     rows: list[RowView]
     models: Annotated[list[ComparedView] | None, Meta(description="null until voting ends")]
 
@@ -131,24 +122,13 @@ class NewComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     """A new comparison."""
 
     comparison: ComparisonView
-    permit: Annotated[
-        str,
-        Meta(description="allows voting without a key; shown only once"),
-    ]
+    permit: Annotated[str, Meta(description="allows voting without a key; shown only once")]
 
 
-class ComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
+class ComparisonSummary(_Head, frozen=True, kw_only=True):
     """A comparison in a list."""
 
-    id: str
-    name: str
-    created_at: Moment
-    closed_at: Moment | None
-    is_shared: bool
-    is_own: bool
-    columns: int
     rows: int
-    votes: int
 
 
 class ComparisonList(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,42 +154,47 @@ class ComparisonQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         str, Meta(max_length=200, description="voter to show votes of; the key itself by default")
     ] = ""
     names: Annotated[
-        bool,
-        Meta(description="show the names during voting; needs an `admin` key"),
+        bool, Meta(description="show the names during voting; needs an `admin` key")
     ] = False
 
 
 class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vote on a row."""
 
-    row: _Row
-    winner: _Winner | None = None
-    tie: _Tie = False
-    voter: _Voter = ""
+    row: Annotated[int, Meta(ge=0, lt=MOST_ROWS, description="index of the row, from 0")]
+    winner: (
+        Annotated[int, Meta(ge=1, le=4, description="number of the better cell in the row, from 1")]
+        | None
+    ) = None
+    tie: Annotated[
+        bool, Meta(description="all cells are equally good; then there is no `winner`")
+    ] = False
+    voter: Annotated[
+        str,
+        Meta(
+            max_length=200, pattern=PLAIN, description="name of the voter; empty for the key itself"
+        ),
+    ] = ""
 
 
-class BallotRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_VoterId = Annotated[
+    str,
+    Meta(
+        min_length=16,
+        max_length=64,
+        pattern="^[A-Za-z0-9_-]*$",
+        description="random id kept by the voting page: it and the same name are needed to change "
+        "the vote. Without it, all ballots of one name are one voter",
+    ),
+]
+
+
+class BallotRequest(VoteRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vote with a permit instead of a key."""
 
     permit: Annotated[str, Meta(min_length=1, max_length=200, description="of the comparison")]
-    row: _Row
     voter: Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
-    voter_id: (
-        Annotated[
-            str,
-            Meta(
-                min_length=16,
-                max_length=64,
-                pattern="^[A-Za-z0-9_-]*$",
-                description="random id kept by the voting page: it and the same name are needed "
-                "to change the vote. Without it, all ballots of one name are one "
-                "voter",
-            ),
-        ]
-        | None
-    ) = None
-    winner: _Winner | None = None
-    tie: _Tie = False
+    voter_id: _VoterId | None = None
 
 
 class VoteView(msgspec.Struct, frozen=True, kw_only=True):

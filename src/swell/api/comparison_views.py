@@ -1,22 +1,21 @@
-"""What is seen of a comparison: no names, times or costs until the voting has ended."""
+"""Comparisons as clients see them: no names, times or costs until voting has ended."""
 
+import statistics
 from collections.abc import Sequence
 
-from swell.adoption.compare import Summary, summaries
-from swell.adoption.votes import ballots_of, standings
+from swell.adoption.votes import Ballot, ballots_of, standing
 from swell.api.comparison_messages import (
     CellView,
     ComparedView,
-    ComparisonSummary,
     ComparisonView,
     PictureView,
     RowView,
 )
-from swell.api.views import UrlMaker
-from swell.comparisons import Cell, Comparison, Outline, Picture, Vote
+from swell.api.views import UrlMaker, project
+from swell.comparisons import Cell, Comparison, Vote
 
-#: Nobody.
-_NOBODY = ("", "")
+#: Fields of a cell that stay null until voting has ended.
+_HIDDEN = {"task_id": None, "queue_s": None, "run_s": None, "cost_micros": None}
 
 
 def comparison_view(
@@ -26,121 +25,100 @@ def comparison_view(
     *,
     is_own: bool,
     has_names: bool = False,
-    voter: tuple[str, str] = _NOBODY,
+    voter: tuple[str, str] = ("", ""),
 ) -> ComparisonView:
-    """Return a comparison as it is seen.
+    """Return a view of a comparison.
 
     Args:
-        comparison: Which one.
-        votes: All of it.
-        urls: Makes URLs of its pictures.
-        is_own: Whether who looks may end the voting.
-        has_names: Whether to tell all although the voting goes on.
-        voter: Key and name of who looks.
+        comparison: The comparison.
+        votes: All votes on it.
+        urls: Signs URLs of its pictures.
+        is_own: Whether the caller may end the voting.
+        has_names: Whether to show names before voting has ended.
+        voter: Key and name of a voter, to show the votes of.
     """
-    is_told = has_names or comparison.closed_at is not None
-    own = {vote.row: vote for vote in votes if (vote.key_id, vote.voter) == voter}
-    return ComparisonView(
-        id=comparison.id,
-        name=comparison.name,
-        created_at=comparison.created_at,
-        closed_at=comparison.closed_at,
-        is_shared=comparison.is_shared,
+    is_open = not has_names and comparison.closed_at is None
+    voted = {vote.row: vote for vote in votes if (vote.key_id, vote.voter) == voter}
+    return project(
+        ComparisonView,
+        comparison,
         is_own=is_own,
         columns=len(comparison.models),
         votes=len(votes),
         rows=[
-            _row_view(comparison, number, own.get(number), urls, is_told=is_told)
+            _row_view(comparison, number, voted.get(number), urls, is_open=is_open)
             for number in range(len(comparison.rows))
         ],
-        models=_compared(comparison, votes) if is_told else None,
-    )
-
-
-def summary_view(outline: Outline, *, is_own: bool) -> ComparisonSummary:
-    """Return a comparison as it stands in a list."""
-    return ComparisonSummary(
-        id=outline.id,
-        name=outline.name,
-        created_at=outline.created_at,
-        closed_at=outline.closed_at,
-        is_shared=outline.is_shared,
-        is_own=is_own,
-        columns=outline.models,
-        rows=outline.rows,
-        votes=outline.votes,
+        models=None if is_open else _compared(comparison, votes),
     )
 
 
 def _row_view(
-    comparison: Comparison, number: int, vote: Vote | None, urls: UrlMaker, *, is_told: bool
+    comparison: Comparison, number: int, vote: Vote | None, urls: UrlMaker, *, is_open: bool
 ) -> RowView:
     row = comparison.rows[number]
     models = [cell.model for cell in row.shown]
     voted = None
     if vote is not None and vote.winner in models:
         voted = models.index(vote.winner) + 1
-    return RowView(
+    return project(
+        RowView,
+        row,
         row=number,
-        label=row.label,
-        can_be_voted=row.can_be_voted,
         voted=voted,
         is_tie=vote is not None and vote.winner is None,
-        seed=row.seed if is_told else None,
+        seed=None if is_open else row.seed,
         cells=[
-            _cell_view(comparison, cell, number, urls, is_told=is_told)
-            for number, cell in enumerate(row.shown, 1)
+            _cell_view(comparison, cell, place, urls, is_open=is_open)
+            for place, cell in enumerate(row.shown, 1)
         ],
     )
 
 
 def _cell_view(
-    comparison: Comparison, cell: Cell, number: int, urls: UrlMaker, *, is_told: bool
+    comparison: Comparison, cell: Cell, number: int, urls: UrlMaker, *, is_open: bool
 ) -> CellView:
-    return CellView(
+    picture = cell.picture
+    return project(
+        CellView,
+        cell,
         number=number,
-        picture=None if cell.picture is None else _picture_view(cell.picture, urls),
-        text=cell.text,
-        model=comparison.models[cell.model].ref if is_told else None,
-        task_id=cell.task_id if is_told else None,
-        queue_s=cell.queue_s if is_told else None,
-        run_s=cell.run_s if is_told else None,
-        cost_micros=cell.cost_micros if is_told else None,
-    )
-
-
-def _picture_view(picture: Picture, urls: UrlMaker) -> PictureView:
-    return PictureView(
-        url=urls.file(picture.key),
-        content_type=picture.content_type,
-        width=picture.width,
-        height=picture.height,
+        picture=picture and project(PictureView, picture, url=urls.file(picture.key)),
+        model=None if is_open else comparison.models[cell.model].ref,
+        **(_HIDDEN if is_open else {}),
     )
 
 
 def _compared(comparison: Comparison, votes: Sequence[Vote]) -> list[ComparedView]:
-    refs = [model.ref for model in comparison.models]
-    counts = standings(ballots_of(comparison, votes), refs)
+    ballots = ballots_of(comparison, votes)
+    cells = [cell for row in comparison.rows for cell in row.cells]
     return [
-        _compared_view(summary, count)
-        for summary, count in zip(summaries(comparison), counts, strict=True)
+        _compared_view(comparison, index, [cell for cell in cells if cell.model == index], ballots)
+        for index in range(len(comparison.models))
     ]
 
 
-def _compared_view(summary: Summary, count: tuple[int, int, int]) -> ComparedView:
-    wins, ties, losses = count
+def _compared_view(
+    comparison: Comparison, index: int, cells: Sequence[Cell], ballots: Sequence[Ballot]
+) -> ComparedView:
+    model = comparison.models[index]
+    shown = [cell for cell in cells if not cell.failed]
+    wins, ties, losses = standing(ballots, model.ref)
+    images = sum(cell.images for cell in shown)
+    costs = [cell.cost_micros for cell in shown if cell.cost_micros is not None]
+    cost = sum(costs) if costs and len(costs) == len(shown) else None
     return ComparedView(
-        model=summary.model.ref,
+        model=model.ref,
         wins=wins,
         ties=ties,
         losses=losses,
-        rows=summary.rows,
-        failures=summary.failures,
-        queue_s=summary.queue_s,
-        load_s=summary.load_s,
-        run_s=summary.run_s,
-        memory_bytes=summary.model.memory_bytes or None,
-        images=summary.images,
-        cost_micros=summary.cost_micros,
-        image_micros=summary.image_micros,
+        rows=len(shown),
+        failures=len(cells) - len(shown),
+        queue_s=statistics.median(cell.queue_s for cell in shown) if shown else None,
+        load_s=sum(cell.load_s for cell in cells),
+        run_s=statistics.median(cell.run_s for cell in shown) if shown else None,
+        memory_bytes=model.memory_bytes or None,
+        images=images,
+        cost_micros=cost,
+        image_micros=cost / images if cost is not None and images else None,
     )

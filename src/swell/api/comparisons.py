@@ -1,8 +1,8 @@
-"""Comparisons of models, blind until the voting ends; votes; and the ratings that they give.
+"""Endpoints of comparisons, votes and ratings.
 
-Who votes must not know which model made what, and might look for it. So the pictures are copies
-(`blind.py`), each row has an order of its own, times and costs are not told, and ratings count a
-comparison only once its voting has ended: else a vote could be watched on its way to a name.
+Voters must not learn which model made a result, and may try to. So pictures are copies
+(`blind.py`), each row has its own random order, times and costs are hidden, and ratings count a
+comparison only after its voting has ended: a single vote cannot be traced to a name.
 """
 
 import hmac
@@ -18,23 +18,24 @@ from swell.api.comparison_messages import (
     ComparisonList,
     ComparisonQuery,
     ComparisonsQuery,
+    ComparisonSummary,
     ComparisonView,
     RatingList,
     VoteRequest,
     VoteView,
 )
-from swell.api.comparison_views import comparison_view, summary_view
+from swell.api.comparison_views import comparison_view
 from swell.api.messages import NoQuery
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.comparisons import MOST_VOTES, Comparison, Outline, Vote
 from swell.errors import Conflict, Forbidden, InvalidInput, InvalidRequest, NotFound, Unavailable
 from swell.registry import Scope
 from swell.task import is_id
 
-#: Longest ballot: it comes without a key.
+#: Longest ballot: it needs no key.
 _MAX_BALLOT_BYTES: Final = 16 * 1024
 
 _vote = Reader(VoteRequest)
@@ -55,14 +56,12 @@ async def list_comparisons(service: Service, call: Call) -> Reply:
     query = read_query(call, ComparisonsQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-    sees_all = Scope.ADMIN in call.caller.scopes
+    key_id = None if Scope.ADMIN in call.caller.scopes else call.caller.id
     found = await service.registry.outlines(
-        limit=query.limit + 1,
-        before=query.cursor,
-        key_id=None if sees_all else call.caller.id,
+        limit=query.limit + 1, before=query.cursor, key_id=key_id
     )
     shown = found[: query.limit]
-    views = [summary_view(each, is_own=_is_own(call, each)) for each in shown]
+    views = [project(ComparisonSummary, each, is_own=_is_own(call, each)) for each in shown]
     after = shown[-1].id if len(found) > query.limit else None
     return Reply(200, encode(ComparisonList(comparisons=views, cursor=after)))
 
@@ -86,7 +85,7 @@ async def get_comparison(service: Service, call: Call) -> Reply:
             "only a key with the scope `admin` may see them"
         )
     comparison = await _find(service, call)
-    return await _shown(service, call, comparison, query.voter, has_names=query.names)
+    return await _show(service, call, comparison, query.voter, has_names=query.names)
 
 
 @route(
@@ -102,11 +101,11 @@ async def close_comparison(service: Service, call: Call) -> Reply:
     This is final: the votes count for the ratings from now on. A second request changes
     nothing.
     """
-    known = await _find_own(service, call)
-    closed = await service.registry.close_comparison(known.id, service.clock.now())
+    comparison = await _find_own(service, call)
+    closed = await service.registry.close_comparison(comparison.id, service.clock.now())
     if closed is None:
-        raise _unknown(known.id)
-    return await _shown(service, call, closed, "")
+        raise _unknown(comparison.id)
+    return await _show(service, call, closed)
 
 
 @route(
@@ -121,10 +120,10 @@ async def drop_comparison(service: Service, call: Call) -> Reply:
 
     Deletes its pictures and votes, and removes them from the ratings.
     """
-    known = await _find_own(service, call)
-    await service.registry.drop_comparison(known.id)
-    await service.objects.delete(known.object_keys)
-    view = comparison_view(known, [], service.urls(call), is_own=True)
+    comparison = await _find_own(service, call)
+    await service.registry.drop_comparison(comparison.id)
+    await service.objects.delete(comparison.object_keys)
+    view = comparison_view(comparison, [], service.urls(call), is_own=True)
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 
 
@@ -141,9 +140,8 @@ async def cast_vote(service: Service, call: Call) -> Reply:
 
     Each voter of a key has one vote for each row; a later vote replaces it.
     """
-    asked: VoteRequest = await _vote.read_call(call, service.settings.max_body_bytes)
+    asked: VoteRequest = await _vote.read_call(call, service.settings.server.max_body_bytes)
     comparison = await _find(service, call)
-    # One that is not shared is another's only to an operator.
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)
 
@@ -166,18 +164,16 @@ async def cast_ballot(service: Service, call: Call) -> Reply:
     JSON, and requests from any origin.
     """
     if not any(name == b"access-control-allow-origin" for name, _ in call.told):
-        # A page that is a file may ask anybody; what it may do here its permit says.
+        # A sheet is a file without an origin; its permit limits its rights.
         call.tell(b"access-control-allow-origin", b"*")
-    # As text it may be sent without asking first whether it may.
+    # Not `read_call`: sheets send text/plain, which needs no CORS preflight.
     asked: BallotRequest = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
     comparison = await _known(service, call.params["id"])
-    known = "" if comparison is None else comparison.permit
-    if comparison is None or not hmac.compare_digest(known, digest_of(asked.permit)):
+    permit = digest_of(asked.permit)
+    if comparison is None or not hmac.compare_digest(comparison.permit, permit):
         raise Forbidden("this permit is not one of this comparison: use the sheet that was made")
-    vote = VoteRequest(row=asked.row, winner=asked.winner, tie=asked.tie, voter=asked.voter)
-    # What only this sheet knows stands in the place of a key.
-    by = "" if asked.voter_id is None else f"sheet-{digest_of(asked.voter_id)}"
-    return await _cast(service, comparison, vote, by)
+    key_id = "" if asked.voter_id is None else f"sheet-{digest_of(asked.voter_id)}"
+    return await _cast(service, comparison, asked, key_id)
 
 
 @route(
@@ -200,13 +196,17 @@ async def list_ratings(service: Service, call: Call) -> Reply:
     return Reply(200, encode(await service.ratings.find()))
 
 
-async def _shown(
-    service: Service, call: Call, comparison: Comparison, voter: str, *, has_names: bool = False
+async def _show(
+    service: Service,
+    call: Call,
+    comparison: Comparison,
+    voter: str = "",
+    *,
+    has_names: bool = False,
 ) -> Reply:
-    votes = await service.registry.votes(comparison.id)
     view = comparison_view(
         comparison,
-        votes,
+        await service.registry.votes(comparison.id),
         service.urls(call),
         is_own=_is_own(call, comparison),
         has_names=has_names,
@@ -216,19 +216,18 @@ async def _shown(
 
 
 async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, key_id: str) -> Reply:
-    """Keep a vote.
+    """Store a vote.
 
     Raises:
-        InvalidInput: There is no such row or number, or it says both or neither.
-        Conflict: The voting has ended, or there are too many votes.
+        InvalidInput: There is no such row or number, or the vote names both or neither.
+        Conflict: Voting has ended, or there are too many votes.
     """
-    winner = _winner(comparison, asked)
     vote = Vote(
         comparison_id=comparison.id,
         row=asked.row,
         key_id=key_id,
         voter=asked.voter,
-        winner=winner,
+        winner=_winner(comparison, asked),
         at=service.clock.now(),
     )
     if not await service.registry.vote(vote, MOST_VOTES):
@@ -239,12 +238,11 @@ async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, ke
                 "was given, or close it"
             )
         raise Conflict("voting has ended: GET /v1/comparisons/{id} returns the result")
-    view = VoteView(row=vote.row, winner=asked.winner, tie=asked.tie, voter=vote.voter, at=vote.at)
-    return Reply(200, encode(view))
+    return Reply(200, encode(project(VoteView, asked, at=vote.at)))
 
 
 def _winner(comparison: Comparison, asked: VoteRequest) -> int | None:
-    """Return which model a vote is for, by the number that it names."""
+    """Return the model that a vote names by its number in the row; None for a tie."""
     if asked.row >= len(comparison.rows):
         raise wrong("/row", f"there are rows 0 to {len(comparison.rows) - 1}")
     row = comparison.rows[asked.row]
@@ -260,26 +258,28 @@ def _winner(comparison: Comparison, asked: VoteRequest) -> int | None:
 
 
 async def _find(service: Service, call: Call) -> Comparison:
-    """Return the comparison that a path names, if the caller may know of it."""
-    comparison_id = call.params["id"]
-    found = await _known(service, comparison_id)
-    if found is None or not (found.is_shared or _is_own(call, found)):
-        raise _unknown(comparison_id)
-    return found
+    """Return the comparison in the path.
+
+    Raises:
+        NotFound: It does not exist, or the caller may not see it.
+    """
+    comparison = await _known(service, call.params["id"])
+    if comparison is None or not (comparison.is_shared or _is_own(call, comparison)):
+        raise _unknown(call.params["id"])
+    return comparison
 
 
 async def _known(service: Service, comparison_id: str) -> Comparison | None:
-    # What is no id is known to no store.
+    # Stores accept only well-formed ids.
     return await service.registry.comparison(comparison_id) if is_id(comparison_id) else None
 
 
 async def _find_own(service: Service, call: Call) -> Comparison:
-    """Return the comparison that a path names, if the caller may change it."""
-    found = await _find(service, call)
-    if not _is_own(call, found):
+    comparison = await _find(service, call)
+    if not _is_own(call, comparison):
         raise Forbidden("only the key that made a comparison, or an admin's, may do this")
-    call.of_others = found.key_id != call.caller.id
-    return found
+    call.of_others = comparison.key_id != call.caller.id
+    return comparison
 
 
 def _is_own(call: Call, comparison: Comparison | Outline) -> bool:

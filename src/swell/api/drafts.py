@@ -1,4 +1,4 @@
-"""From what is asked to a new task, before it is known whether it may be accepted."""
+"""Build a new task from a request, before admission."""
 
 import hashlib
 
@@ -10,27 +10,56 @@ from swell.api.files import check_files, may_name_files
 from swell.api.messages import MAX_METADATA_BYTES, TaskRequest, WebhookRequest
 from swell.api.service import Service
 from swell.api.stages import at_first_stage
+from swell.api.traffic import split
 from swell.degrade import with_changes
 from swell.errors import FieldError, InvalidInput, InvalidRequest
 from swell.task import NewTask
 
 
 class Repeat(msgspec.Struct, frozen=True):
-    """What a request's idempotency key says."""
+    """The idempotency key of a request."""
 
     key: str
     #: Of the path and the whole body.
     fingerprint: bytes
-    #: Whether the key was used in the last day, so that this is a repeat or a mistake.
+    #: Whether the key was used in the last day.
     is_known: bool
 
     def key_at(self, place: int) -> str:
-        """Return under which key to keep the task at a place of the request.
+        """Return the key of the task at a place of a batch.
 
-        The first lies under the key itself, so that single requests and batches share one scope.
-        The further ones have a line feed in theirs, which no client can send.
+        The first task has the plain key, so that single requests and batches share one scope. The
+        keys of the others contain a line feed, which no client can send.
         """
         return self.key if place == 0 else f"{self.key}\n{place}"
+
+
+async def draft(
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    repeat: Repeat | None,
+    place: tuple[str, int] = ("", 0),
+) -> tuple[Target, NewTask]:
+    """Return the model of a request and its task, with a valid input; arguments as `new_task`.
+
+    Raises:
+        NotFound: No such model or version.
+        InvalidInput: The input does not fit the model, a file may not be read, the metadata are
+            wrong, or no stage of a pipeline has anything to do.
+    """
+    at, _ = place
+    target = await service.cards.target(request.model)
+    service.cards.check_input(call, target, request.input, at + "/input")
+    new = new_task(call, request, target.queue, repeat, place)
+    if target.card.pipeline is not None:
+        new = at_first_stage(new, target, at)
+    if target.may_have_seed and (seed := own_seed(target.card, new.input)) is not None:
+        new = msgspec.structs.replace(new, seed=seed)
+    if may_name_files(new.input):
+        files = check_files(service.objects, new.input, at + "/input")
+        new = msgspec.structs.replace(new, files=files)
+    return target, split(service, call, new)
 
 
 def new_task(
@@ -40,17 +69,17 @@ def new_task(
     repeat: Repeat | None,
     place: tuple[str, int] = ("", 0),
 ) -> NewTask:
-    """Return the task that a checked request asks for.
+    """Return the task of a request.
 
     Args:
-        call: Who asks.
-        request: What is asked.
-        queue: `owner/name` of its model, with `:version` where the caller insists on one.
-        repeat: What its idempotency key says; None without one.
-        place: JSON pointer to the request within a batch, and how many come before it.
+        call: The call.
+        request: The request, or one of its batch.
+        queue: `owner/name` of its model; `owner/name:version` if the caller insists on a version.
+        repeat: Its idempotency key; None without one.
+        place: JSON pointer to the request in its batch, and the number of tasks before it.
 
     Raises:
-        InvalidInput: Metadata too large or broken.
+        InvalidInput: The metadata are too large or not JSON.
     """
     at, before = place
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
@@ -75,45 +104,21 @@ def new_task(
     )
 
 
-def prepared(service: Service, new: NewTask, target: Target, at: str = "") -> NewTask:
-    """Return a new task with its input's own seed, and the files of this backend that it names.
-
-    One of a pipeline stands at its first stage.
-
-    Args:
-        service: Whose files they are.
-        new: The task.
-        target: Its model.
-        at: JSON pointer to the request within a batch.
-
-    Raises:
-        InvalidInput: One of the files may not be read now, or no stage has anything to do.
-    """
-    if target.card.pipeline is not None:
-        new = at_first_stage(new, target, at)
-    if target.may_have_seed and (own := own_seed(target.card, new.input)) is not None:
-        new = msgspec.structs.replace(new, seed=own)
-    if not may_name_files(new.input):
-        return new
-    files = check_files(service.objects, new.input, at + "/input")
-    return msgspec.structs.replace(new, files=files)
-
-
-async def telling(
+async def with_webhook(
     service: Service, call: Call, new: NewTask, asked: str | WebhookRequest, at: str = ""
 ) -> NewTask:
-    """Return a new task with what its caller wants to be told of it.
+    """Return a new task with its webhook.
 
     Args:
-        service: Who tells it.
-        call: Who asks.
-        new: The task without it.
-        asked: A URL, or more.
-        at: JSON pointer to the request within a batch.
+        service: The backend.
+        call: The call.
+        new: The task.
+        asked: The URL or the whole webhook of the request.
+        at: JSON pointer to the request in its batch.
 
     Raises:
-        InvalidInput: Nothing is sent there, or the key has no such secret.
-        Unavailable: This service sends no webhooks.
+        InvalidInput: The URL is not allowed, or the key has no such secret.
+        Unavailable: This backend sends no webhooks.
     """
     hooks, place = service.need_hooks(), at + "/webhook"
     hook = hooks.checked(asked, service.base_url(call), place)
@@ -122,15 +127,15 @@ async def telling(
 
 
 async def repeat_of(service: Service, call: Call, body: bytes) -> Repeat | None:
-    """Return what a request's idempotency key says; None without one.
+    """Return the idempotency key of a request; None without one.
 
     Args:
-        service: Whose tasks they are.
-        call: The request.
-        body: Its body, or other bytes that say all that it asks for.
+        service: The backend.
+        call: The call.
+        body: Its body, or other bytes with everything that it asks for.
 
     Raises:
-        InvalidRequest: The key cannot be used.
+        InvalidRequest: The key is not valid.
     """
     header = call.header(b"idempotency-key")
     if header is None:
@@ -140,7 +145,7 @@ async def repeat_of(service: Service, call: Call, body: bytes) -> Repeat | None:
 
 
 def idempotency_key(header: bytes) -> str:
-    """Return the key in an `Idempotency-Key` header, which may stand in quotes or bare.
+    """Return the key in an `Idempotency-Key` header, with or without quotes.
 
     Raises:
         InvalidRequest: It is empty, longer than 255 characters, or not printable ASCII.
@@ -156,21 +161,20 @@ def idempotency_key(header: bytes) -> str:
 
 
 def fingerprint(path: str, body: bytes) -> bytes:
-    """Return a digest of a request that ignores the order of fields and spaces.
+    """Return a digest of a request that ignores spaces and the order of fields.
 
-    The path counts too: in many APIs it names the model.
+    The path is included: in many APIs it names the model.
     """
     try:
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # Broken inside an input or metadata, which is told where these are checked.
+        # The checks of the input and the metadata report the error.
         canonical = body
     return hashlib.sha256(path.encode() + b"\n" + canonical).digest()
 
 
 def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
-    raw = bytes(metadata)
-    pointer = at + "/metadata"
+    raw, pointer = bytes(metadata), at + "/metadata"
     if len(raw) > MAX_METADATA_BYTES:
         detail = f"metadata is {len(raw):,} bytes; at most {MAX_METADATA_BYTES:,} are kept"
         error = FieldError(pointer=pointer, detail=detail, code="too_large")

@@ -1,7 +1,7 @@
-"""Artifacts of a running task, as far as this backend has received them.
+"""Files of a task that exist before it ends.
 
-They come as events, which the bus remembers; the store gets them with the outcome. After a restart
-workers send them again. A new attempt makes its own.
+They arrive as events, and the bus keeps them; the store gets them with the outcome. Workers report
+them again after a restart. Files of an earlier attempt do not count: each attempt makes its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,14 +16,14 @@ from swell.task import Task, TaskState
 
 
 def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
-    """Return the artifacts so far of a running task, in order; else nothing."""
+    """Return the files so far of a running task, in order; otherwise nothing."""
     if task.state is not TaskState.RUNNING:
         return []
-    return files_told(bus.remembered(task.id, after=task.attempt * ATTEMPT_STRIDE))
+    return files_told(bus.history(task.id, after=task.attempt * ATTEMPT_STRIDE))
 
 
 def files_told(events: Iterable[Event]) -> list[Artifact]:
-    """Return the files that events of one attempt tell of, as far as none is missing before."""
+    """Return the files in the events of one attempt, up to the first gap."""
     found: list[Artifact] = []
     for event in events:
         if event.kind is EventKind.ARTIFACT and is_next(event.data, len(found)):
@@ -33,14 +33,14 @@ def files_told(events: Iterable[Event]) -> list[Artifact]:
     return found
 
 
-def is_next(told: Mapping[str, Any], n: int) -> bool:
-    """Whether an event is about artifact number `n`: files out of order are not shown."""
-    return told.get("index") == n
+def is_next(data: Mapping[str, Any], n: int) -> bool:
+    """Whether the data of an event is artifact number `n`; later ones wait for it."""
+    return data.get("index") == n
 
 
-def read_artifact(told: Mapping[str, Any]) -> Artifact | None:
-    """Return the file of an event; None if its data is incomplete."""
+def read_artifact(data: Mapping[str, Any]) -> Artifact | None:
+    """Return the file in the data of an event; None if it is incomplete."""
     try:
-        return msgspec.convert(told, Artifact)
+        return msgspec.convert(data, Artifact)
     except msgspec.ValidationError:
         return None

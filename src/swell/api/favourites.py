@@ -1,4 +1,4 @@
-"""What people like best: a file of a task, kept for a key and one of its users."""
+"""Favourites: files of tasks that a key, or a user of it, marks as liked."""
 
 from typing import Final
 
@@ -29,13 +29,14 @@ async def favour(service: Service, call: Call) -> Reply:
     For the key, or one of its users (`viewer`). `GET /v1/tasks` shows favourites, and lists
     only them with `favourite=true`.
     """
-    favourite, n = await _asked(service, call)
-    # What has no file, such as a text, counts as one.
-    if favourite.artifact >= max(1, n):
-        raise InvalidInput(f"artifact: the task has files 0 to {max(1, n) - 1}")
+    favourite, n_files = await _read(service, call)
+    # A task without files, such as a text, counts as one file.
+    last = max(1, n_files) - 1
+    if favourite.artifact > last:
+        raise InvalidInput(f"artifact: the task has files 0 to {last}")
     if not await service.store.favour(favourite):
         raise Conflict("the outputs of this task were deleted, so it cannot become a favourite")
-    return await _told(service, favourite)
+    return await _reply(service, favourite)
 
 
 @route(
@@ -48,20 +49,20 @@ async def favour(service: Service, call: Call) -> Reply:
 )
 async def disfavour(service: Service, call: Call) -> Reply:
     """Remove a favourite."""
-    favourite, _ = await _asked(service, call)
+    favourite, _ = await _read(service, call)
     await service.store.disfavour(favourite)
-    return await _told(service, favourite)
+    return await _reply(service, favourite)
 
 
-async def _asked(service: Service, call: Call) -> tuple[Favourite, int]:
-    """Return what is meant, and how many files its task has."""
+async def _read(service: Service, call: Call) -> tuple[Favourite, int]:
+    """Return the favourite that a request names, and the number of files of its task."""
     query = read_query(call, FavouriteQuery)
     task = await find_task(service, call)
     viewer = Viewer(call.caller.id, query.viewer or "")
     return Favourite(viewer, task.id, query.artifact), len(task.artifacts)
 
 
-async def _told(service: Service, favourite: Favourite) -> Reply:
+async def _reply(service: Service, favourite: Favourite) -> Reply:
     (liked,) = await service.store.favourites(favourite.viewer, [favourite.task_id])
     view = FavouritesView(task_id=favourite.task_id, favourites=list(liked))
     return Reply(200, encode(view))

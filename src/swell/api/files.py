@@ -97,7 +97,7 @@ async def upload(service: Service, call: Call) -> Reply:
     Send the file as the body, with its content type, or as a form with one file.
     """
     query = read_query(call, UploadQuery)
-    limit = service.settings.max_upload_bytes
+    limit = service.settings.server.max_upload_bytes
     data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
@@ -107,7 +107,7 @@ async def upload(service: Service, call: Call) -> Reply:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     now = service.clock.now()
     info = await keep_upload(service, call, data, content_type, filename)
-    expires_s = service.settings.signed_url_s
+    expires_s = service.settings.server.signed_url_s
     view = UploadView(
         key=info.key,
         url=service.urls(call).file(info.key, info.bytes),
@@ -137,7 +137,7 @@ async def keep_upload(
     key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
     # Recorded first, so that a crash leaves no file that is never removed.
     await service.store.note_upload(key)
-    checked = _checked(data, service.settings.upload_types)
+    checked = _checked(data, service.settings.server.upload_types)
     info = await service.objects.put(key, checked, content_type)
     if info.bytes == 0:
         await service.objects.delete([info.key])
@@ -195,11 +195,12 @@ async def put_artifact(service: Service, call: Call) -> Reply:
     key = call.params["key"]
     service.objects.verify("PUT", key, call.query())
     await _check_delivers(service, key)
-    data = call.chunks(service.settings.max_artifact_bytes)
+    data = call.chunks(service.settings.server.max_artifact_bytes)
     if key.startswith(_UPLOADS):
         # Of a client that asked where to put a file, by a façade of it.
         data = _checked(
-            call.chunks(service.settings.max_upload_bytes), service.settings.upload_types
+            call.chunks(service.settings.server.max_upload_bytes),
+            service.settings.server.upload_types,
         )
     try:
         info = await service.objects.put_new(key, data, _content_type(call))
@@ -280,7 +281,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
-    if service.settings.serve_files == "redirect" and query.get("redirect") != "no":
+    if service.settings.objects.serve == "redirect" and query.get("redirect") != "no":
         elsewhere = await _elsewhere(service, objects, call, info.key, query)
         if elsewhere is not None:
             return elsewhere

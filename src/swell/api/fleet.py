@@ -1,12 +1,11 @@
-"""Which workers live, what they hold, and what they still have to be told.
+"""Workers and their leases.
 
-Kept in memory and rebuilt from the registry, so that a restarted backend goes on with the workers
-that were there. Nothing here is the truth about a task: that is the store's.
+In memory only, and rebuilt from the registry after a restart. The store has the truth about tasks.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -17,15 +16,15 @@ from swell.api.pace import Meter, Pace, Window, learn
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.dispatch import Switches
-from swell.events import Brief, Lives
+from swell.events import TaskSummary
 from swell.registry import WorkerInfo
 from swell.store import Hold
 from swell.task import Task
 
-#: Whether there is a worker after all is looked up so often at most, in seconds.
+#: `look_again` reads the registry at most this often, in seconds.
 _LOOK_AGAIN_S: Final = 0.25
 
-#: Of so many tasks it is remembered which attempts are over.
+#: The fleet remembers the last ended attempt of this many tasks.
 _MOST_OVER: Final = 8192
 
 #: What `Switches` counts.
@@ -33,45 +32,30 @@ KINDS = ("disk", "host", "loras")
 
 
 def never_dead(worker: WorkerInfo) -> bool:
-    """Return False: whether a worker has ended is not known."""
+    """Return False: nothing shows whether a worker's process has ended."""
     return False
 
 
 class Worker:
     """A worker as this process knows it."""
 
-    __slots__ = (
-        *(
-            "cancels",
-            "files_due",
-            "has_called",
-            "info",
-            "is_drain_told",
-            "meter",
-            "polls",
-            "residents",
-            "seen_s",
-        ),
-        *("switches", "was_heard"),
-    )
-
     def __init__(self, info: WorkerInfo, seen_s: float) -> None:
         self.info = info
-        #: When it was heard of, in monotonic seconds.
+        #: The last sign of life, in monotonic seconds.
         self.seen_s = seen_s
-        #: Whether it ever called this process, and whether since the registry was last told.
+        #: Whether it ever called this process, and whether it did since the last `refresh`.
         self.has_called = False
         self.was_heard = False
-        #: Ids of held tasks that it has to stop.
+        #: Ids of held tasks that it must stop.
         self.cancels: list[str] = []
-        #: Whether it is to tell once more which files of what it holds are there.
+        #: Whether it must report the files of its running tasks again.
         self.files_due = False
-        #: How many tasks it holds, and how fast it gets through them.
+        #: Counts its tasks and measures its speed.
         self.meter = Meter(info.slots)
         self.is_drain_told = False
-        #: Models on its device, the most useful first; None where all always are, or it is unknown.
+        #: Models on its device, the most useful first; None if that is unknown or never changes.
         self.residents: list[str] | None = None
-        #: Model → how often it was brought to its device; None where it has not told yet.
+        #: Model → how often it was loaded; None before the first report.
         self.switches: dict[str, Switches] | None = None
         #: Its lease calls that wait now.
         self.polls: set[asyncio.Future[None]] = set()
@@ -82,60 +66,190 @@ class Worker:
         return self.meter.held
 
     def hear(self, now_s: float) -> None:
-        """Note that it called."""
+        """Note a call of the worker."""
         self.seen_s = now_s
         self.was_heard = self.has_called = True
 
-    def count_switches(self, told: Sequence[Switches]) -> list[Switches]:
-        """Note how often it has changed models by now; return what is new since it last told.
+    def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
+        """Take the worker's counts of loaded models; return the increase since its last report.
 
-        Of a worker that an earlier backend knew, the first word only says from where to count.
+        The first report of a worker that another backend knew is only a start value.
         """
-        before, self.switches = self.switches, {each.model: each for each in told}
+        before, self.switches = self.switches, {each.model: each for each in reported}
         if before is None:
             return []
-        fresh = []
-        for each in told:
+        new = []
+        for each in reported:
             known = before.get(each.model, Switches(model=each.model))
             if each != known:
-                new = {kind: max(0, getattr(each, kind) - getattr(known, kind)) for kind in KINDS}
-                fresh.append(Switches(model=each.model, **new))
-        return fresh
+                counts = {kind: getattr(each, kind) - getattr(known, kind) for kind in KINDS}
+                counts = {kind: max(0, n) for kind, n in counts.items()}
+                new.append(Switches(model=each.model, **counts))
+        return new
 
     def take_cancels(self) -> list[str]:
-        """Return what it has to stop, once."""
+        """Return the tasks that it must stop, once."""
         cancels, self.cancels = self.cancels, []
         return cancels
 
     def take_files_due(self) -> bool:
-        """Return whether it is to tell its files again, once."""
+        """Return whether it must report its files again, once."""
         due, self.files_due = self.files_due, False
         return due
 
     def wake(self) -> None:
-        """End the waits of its lease calls, since there is something to tell."""
+        """End the waits of its lease calls."""
         for poll in self.polls:
             if not poll.done():
                 poll.set_result(None)
         self.polls.clear()
 
     def leave(self) -> None:
-        """Grant it nothing more: it goes."""
+        """Grant it no more tasks: it is about to end."""
         self.info = msgspec.structs.replace(self.info, draining=True)
         self.wake()
 
 
 class Rival(NamedTuple):
-    """Another model of the workers that run one."""
+    """Another model on the workers of a model."""
 
-    #: What part of the slots where it may run is on these workers.
+    #: The share of its slots that is on these workers.
     part: float
-    #: Those that they have of it.
+    #: Its versions on these workers.
     versions: frozenset[str]
 
 
-class Fleet:
-    """All workers of this backend, and which of them holds which task."""
+class _Lease(NamedTuple):
+    attempt: int
+    #: Empty if another backend granted the lease.
+    token: str
+    worker_id: str
+    #: Empty if unknown.
+    model: str
+
+
+class LeaseTracker:
+    """The leases of all workers, as far as this process knows.
+
+    Args:
+        clock: The time.
+        times: Learns how fast models run.
+    """
+
+    def __init__(self, clock: Clock, times: ServiceTimes) -> None:
+        self._clock = clock
+        self._times = times
+        self._workers: dict[str, Worker] = {}
+        self._leases: dict[str, _Lease] = {}
+        #: Task id → its last attempt that has ended.
+        self._over: OrderedDict[str, int] = OrderedDict()
+
+    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
+        """Note the leases that this backend has granted to a worker."""
+        for task in tasks:
+            token = task.lease_token or ""
+            lease = _Lease(task.attempt, token, worker.info.id, task.stage_model)
+            self._add_lease(task.id, lease)
+
+    def note_lease(self, task_id: str, summary: TaskSummary) -> None:
+        """Note a lease that another backend has granted.
+
+        The task may have ended before this message, here or at a third backend.
+        """
+        known = self._leases.get(task_id)
+        is_newer = known is None or known.attempt < summary.attempt
+        if summary.worker_id and is_newer and not self.is_over(task_id, summary.attempt):
+            lease = _Lease(summary.attempt, "", summary.worker_id, summary.model)
+            self._add_lease(task_id, lease)
+
+    def learn_hold(self, worker: Worker, hold: Hold) -> None:
+        """Note a lease that the store has confirmed."""
+        if not self.is_held(hold.task_id, hold.attempt, hold.token):
+            known = self._leases.get(hold.task_id)
+            model = "" if known is None else known.model
+            self._add_lease(hold.task_id, _Lease(hold.attempt, hold.token, worker.info.id, model))
+
+    def end(self, summary: TaskSummary) -> None:
+        """Learn from a task that has succeeded. Call this before `release`."""
+        worker = self._workers.get(summary.worker_id or "")
+        if worker is not None:
+            now_s = self._clock.monotonic_s()
+            window = worker.meter.end(summary.model, summary.run_s, summary.count, now_s)
+            if window is not None:
+                self._learn_pace(worker, summary.model, window)
+
+    def release(self, attempts: Iterable[tuple[str, int]]) -> None:
+        """Note the end of attempts, each as (task id, attempt).
+
+        A later attempt of the same task, maybe of another worker, keeps its lease.
+        """
+        over = self._over
+        for task_id, attempt in attempts:
+            if over.get(task_id, 0) < attempt:
+                over[task_id] = attempt
+                if len(over) > _MOST_OVER:
+                    over.popitem(last=False)
+            self._drop_lease(task_id, attempt)
+
+    def held_tasks(self) -> list[str]:
+        """Return all tasks with a known lease."""
+        return list(self._leases)
+
+    def held_by(self, worker_id: str) -> list[str]:
+        """Return the tasks that a worker holds."""
+        return [each for each, lease in self._leases.items() if lease.worker_id == worker_id]
+
+    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
+        """Whether this is the last known lease of a task."""
+        lease = self._leases.get(task_id)
+        return lease is not None and lease.attempt == attempt and lease.token == token
+
+    def held_attempt(self, task_id: str) -> int | None:
+        """Return the attempt of the last known lease of a task."""
+        lease = self._leases.get(task_id)
+        return None if lease is None else lease.attempt
+
+    def is_over(self, task_id: str, attempt: int) -> bool:
+        """Whether this attempt or a later one is known to have ended."""
+        return self._over.get(task_id, 0) >= attempt
+
+    def _add_lease(self, task_id: str, lease: _Lease) -> None:
+        self._drop_lease(task_id, lease.attempt)
+        self._leases[task_id] = lease
+        worker = self._workers.get(lease.worker_id)
+        if worker is not None:
+            worker.meter.take(1, self._clock.monotonic_s())
+
+    def _drop_lease(self, task_id: str, attempt: int) -> None:
+        lease = self._leases.get(task_id)
+        if lease is not None and lease.attempt <= attempt:
+            del self._leases[task_id]
+            worker = self._workers.get(lease.worker_id)
+            if worker is not None:
+                windows = worker.meter.let_go(self._clock.monotonic_s())
+                for model, window in windows.items():
+                    self._learn_pace(worker, model, window)
+
+    def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
+        paces, slots = worker.meter.paces, worker.info.slots
+        version = worker.info.models.get(model, "")
+        pace = learn(paces.get(model) or self._times.pace(model, version), window, slots)
+        if pace is not None:
+            paces[model] = pace
+        self._times.observe_pace(model, window, slots, version)
+
+
+class Fleet(LeaseTracker):
+    """All workers, and their leases.
+
+    Args:
+        registry: Shares workers with other backends.
+        clock: The time.
+        times: Learns how fast models run.
+        alive_s: A worker counts as alive for this long after a sign of life.
+        lost_s: A worker counts as lost after this silence.
+        is_dead: Whether the process of a worker has ended.
+    """
 
     def __init__(
         self,
@@ -147,36 +261,25 @@ class Fleet:
         lost_s: float,
         is_dead: Callable[[WorkerInfo], bool] = never_dead,
     ) -> None:
+        super().__init__(clock, times)
         self._registry = registry
-        self._clock = clock
-        self._times = times
         self._alive_s = alive_s
         self._lost_s = lost_s
-        #: Whether a worker is known to have ended without a word.
         self._is_dead = is_dead
-        #: What was told to any backend before this, this one has not heard.
+        #: Reports to other backends before this moment are unknown here.
         self._since_at = clock.now()
-        self._workers: dict[str, Worker] = {}
         self._by_model: dict[str, list[Worker]] = {}
         self._refreshed_s = float("-inf")
-        #: Task id → (attempt, token, worker id, model or nothing where it is not known).
-        self._holds: dict[str, tuple[int, str, str, str]] = {}
-        #: Task id → the last attempt that is over, of the last of them.
-        self._over: OrderedDict[str, int] = OrderedDict()
-
-    # who lives
 
     def get(self, worker_id: str) -> Worker | None:
-        """Return a worker that has not gone."""
+        """Return a worker that has not left."""
         return self._workers.get(worker_id)
 
     async def find(self, worker_id: str) -> Worker | None:
-        """Return a worker that has not gone, also one that another backend registered."""
-        worker = self._workers.get(worker_id)
-        if worker is None:
+        """Return a worker that has not left, also one that registered at another backend."""
+        if worker_id not in self._workers:
             await self.refresh()
-            worker = self._workers.get(worker_id)
-        return worker
+        return self._workers.get(worker_id)
 
     async def add(self, info: WorkerInfo) -> Worker:
         """Register a worker."""
@@ -188,21 +291,18 @@ class Fleet:
         return worker
 
     async def part(self, worker_id: str) -> None:
-        """Forget a worker that says goodbye.
-
-        What it holds stays leased until it ends or runs out.
-        """
+        """Remove a worker that has said goodbye. Its leases stay until they end or expire."""
         now = self._clock.now()
         worker = self._workers.pop(worker_id, None)
         if worker is not None:
-            parting = msgspec.structs.replace(worker.info, said_goodbye=True, seen_at=now)
-            await self._registry.put_worker(parting)
+            info = msgspec.structs.replace(worker.info, said_goodbye=True, seen_at=now)
+            await self._registry.put_worker(info)
             worker.wake()
         await self._registry.remove_worker(worker_id, now)
         self._index()
 
     async def drain(self, worker_id: str) -> WorkerInfo | None:
-        """Tell a worker to finish and go; None if it is not known."""
+        """Have a worker finish its tasks and leave; None if it is unknown."""
         info = await self._registry.drain_worker(worker_id)
         worker = self._workers.get(worker_id)
         if info is not None and worker is not None:
@@ -211,17 +311,17 @@ class Fleet:
         return info
 
     def ask_for_files(self) -> None:
-        """Have workers tell once more which files of what they hold are there."""
+        """Have all workers report the files of their running tasks again."""
         for worker in self._workers.values():
             worker.files_due = True
 
     def wake_all(self) -> None:
-        """End all waits of lease calls, since the service ends or hands out nothing for a while."""
+        """End all waits of lease calls."""
         for worker in self._workers.values():
             worker.wake()
 
     async def refresh(self) -> None:
-        """Tell the registry who was heard of, and learn what other backends know."""
+        """Write the workers' signs of life to the registry, and read all workers from it."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()
         self._refreshed_s = now_s
         heard = [each for each in self._workers.values() if each.was_heard or each.polls]
@@ -233,82 +333,72 @@ class Fleet:
             silent_s = now_s - max(each.seen_s for each in heard)
             seen_at = now - timedelta(seconds=silent_s)
             await self._registry.touch_workers([each.info.id for each in heard], seen_at)
-        listed = await self._registry.workers()
-        for info in listed:
+        for info in await self._registry.workers():
             if info.gone_at is None and self._has_died(info):
                 await self._registry.remove_worker(info.id, now)
-                self._learn(msgspec.structs.replace(info, gone_at=now), now, now_s)
-            else:
-                self._learn(info, now, now_s)
+                info = msgspec.structs.replace(info, gone_at=now)
+            self._update(info, now, now_s)
         self._forget_silent(now_s)
         self._index()
 
     async def look_again(self) -> None:
-        """Learn what other backends know, if the last look was not a moment ago."""
+        """Refresh, unless that happened a moment ago."""
         if self._clock.monotonic_s() - self._refreshed_s >= _LOOK_AGAIN_S:
             await self.refresh()
 
     def live(
         self, model: str, version: str | None = None, *, within_s: float | None = None
     ) -> list[Worker]:
-        """Return the workers that can be counted on to run a model; arguments as `is_served`."""
-        now_s = self._clock.monotonic_s()
-        within_s = self._alive_s if within_s is None else within_s
-        return [
-            worker
-            for worker in self._by_model.get(model, ())
-            if (worker.polls or now_s - worker.seen_s <= within_s)
-            and not worker.info.draining
-            and (version is None or worker.info.models[model] == version)
-        ]
+        """Return the live workers of a model that are not draining.
+
+        Args:
+            model: Its name.
+            version: Its version; None for any.
+            within_s: How long ago the last sign of life may be; None for the default.
+        """
+        return list(self._live(model, version, within_s))
 
     def is_served(
         self, model: str, version: str | None = None, *, within_s: float | None = None
     ) -> bool:
-        """Whether a live worker can run a model.
+        """Whether a model has a live worker; arguments as of `live`."""
+        return next(self._live(model, version, within_s), None) is not None
 
-        Args:
-            model: Which one.
-            version: Of it; any, if it is None.
-            within_s: It was heard of so recently; as always, if it is None.
-        """
-        now_s = self._clock.monotonic_s()
-        within_s = self._alive_s if within_s is None else within_s
+    def _live(self, model: str, version: str | None, within_s: float | None) -> Iterator[Worker]:
+        oldest_s = self._clock.monotonic_s() - (self._alive_s if within_s is None else within_s)
         for worker in self._by_model.get(model, ()):
-            if worker.polls or now_s - worker.seen_s <= within_s:
-                info = worker.info
-                if not info.draining and (version is None or info.models[model] == version):
-                    return True
-        return False
+            is_alive = worker.polls or worker.seen_s >= oldest_s
+            info = worker.info
+            if is_alive and not info.draining and version in (None, info.models.get(model)):
+                yield worker
 
     def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, int, float, Pace]:
-        """Return how fast live workers get through a model's tasks.
+        """Return how fast the live workers of a model process its tasks.
 
         Args:
-            model: Which one.
-            version: Of it; any, if it is None.
-            default: The pace of workers where nothing was measured.
+            model: Its name.
+            version: Its version; None for any.
+            default: The pace of workers without measurements.
 
         Returns:
-            How many workers there are, how many tasks they hold, how many they run at once
-            together, and what a task costs each on average.
+            The number of workers, the tasks they hold, the tasks they run at the same time, and
+            the mean pace of one worker.
         """
         live = self.live(model, version)
         if not live:
             return 0, 0, 1.0, default
-        held, at_once, per_s = 0, 0.0, 0.0
-        for worker in live:
-            pace = worker.meter.paces.get(model, default)
-            held += worker.meter.held
-            at_once += min(worker.info.slots, pace.at_once)
-            per_s += 1 / pace.task_s if pace.task_s > 0 else 1e6
-        mean = msgspec.structs.replace(default, task_s=len(live) / per_s)
-        if len(live) == 1:
-            mean = pace
+        paces = [worker.meter.paces.get(model, default) for worker in live]
+        held = sum(worker.held for worker in live)
+        slots = [worker.info.slots for worker in live]
+        at_once = sum(min(n, pace.at_once) for n, pace in zip(slots, paces, strict=True))
+        per_s = sum(1 / pace.task_s if pace.task_s > 0 else 1e6 for pace in paces)
+        mean = paces[0]
+        if len(live) > 1:
+            mean = msgspec.structs.replace(default, task_s=len(live) / per_s)
         return len(live), held, max(1.0, at_once), mean
 
     def rates(self) -> dict[str, dict[str, float]]:
-        """Return pool → model → samples per second of one live worker, where that was measured."""
+        """Return pool → model → samples per second of one live worker, if measured."""
         seen: dict[str, dict[str, list[float]]] = {}
         for worker in self._workers.values():
             for model, pace in worker.meter.paces.items():
@@ -321,56 +411,50 @@ class Fleet:
         }
 
     def held(self) -> dict[str, int]:
-        """Return worker → how many tasks it holds, of those that hold any."""
-        found = {worker.info.id: worker.held for worker in self._workers.values()}
-        return {each: n for each, n in found.items() if n}
+        """Return worker → number of held tasks, without workers that hold none."""
+        return {each.info.id: each.held for each in self._workers.values() if each.held}
 
     def rivals(
         self, model: str, version: str | None = None, *, staged: Container[str] = ()
     ) -> dict[str, Rival]:
-        """Return the other models of the workers that run a model.
+        """Return the other models on the workers of a model.
 
         Args:
-            model: Which one.
-            version: Of it; any, if it is None.
-            staged: Models of which what waits goes by version.
+            model: Its name.
+            version: Its version; None for any.
+            staged: Models with a queue per version.
         """
         slots: dict[str, int] = {}
         versions: dict[str, set[str]] = {}
         for worker in self.live(model, version):
-            for other, its in worker.info.models.items():
+            for other, other_version in worker.info.models.items():
                 if other != model:
                     slots[other] = slots.get(other, 0) + worker.info.slots
-                    versions.setdefault(other, set()).add(its)
-        return {
-            other: Rival(
-                n / max(n, self._slots_of(other, versions[other] if other in staged else None)),
-                frozenset(versions[other]),
+                    versions.setdefault(other, set()).add(other_version)
+        rivals = {}
+        for other, n in slots.items():
+            all_slots = sum(
+                worker.info.slots
+                for worker in self.live(other)
+                if other not in staged or worker.info.models[other] in versions[other]
             )
-            for other, n in slots.items()
-        }
-
-    def _slots_of(self, model: str, versions: Container[str] | None) -> int:
-        return sum(
-            worker.info.slots
-            for worker in self.live(model)
-            if versions is None or worker.info.models[model] in versions
-        )
+            rivals[other] = Rival(n / max(n, all_slots), frozenset(versions[other]))
+        return rivals
 
     def running(self, model: str, version: str | None = None) -> dict[str, int]:
-        """Return what the workers that run a model hold now: model → how many tasks.
+        """Return model → number of tasks that the workers of a model hold.
 
-        The model of a task that was leased before a restart is "".
+        The name is empty for tasks that were leased before a restart.
         """
         ids = {worker.info.id for worker in self.live(model, version)}
         found: dict[str, int] = {}
-        for _, _, worker_id, held in self._holds.values():
-            if worker_id in ids:
-                found[held] = found.get(held, 0) + 1
+        for lease in self._leases.values():
+            if lease.worker_id in ids:
+                found[lease.model] = found.get(lease.model, 0) + 1
         return found
 
     async def all(self) -> list[tuple[WorkerInfo, str, int]]:
-        """Return (worker, state, tasks held) of every worker, those of the last day included."""
+        """Return (worker, state, held tasks) of all workers, including those of the last day."""
         await self.refresh()
         now = self._clock.now()
         found = []
@@ -380,119 +464,12 @@ class Fleet:
             found.append((info, worker_state(info, held, now, self._lost_s), held))
         return found
 
-    # who holds what
-
-    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
-        """Note that a worker took tasks."""
-        holds, worker_id, n = self._holds, worker.info.id, 0
-        for task in tasks:
-            holds[task.id] = (task.attempt, task.lease_token or "", worker_id, task.stage_model)
-            n += 1
-        worker.meter.take(n, self._clock.monotonic_s())
-
-    def end(self, brief: Brief) -> None:
-        """Learn from a task that has succeeded, and was not let go of yet if it was held."""
-        worker = self._workers.get(brief.worker_id or "")
-        if worker is not None:
-            now_s = self._clock.monotonic_s()
-            window = worker.meter.end(brief.model, brief.run_s, brief.count, now_s)
-            if window is not None:
-                self._learn_pace(worker, brief.model, window)
-
-    def note_hold(self, task_id: str, brief: Brief) -> None:
-        """Note that a worker took a task at another backend; its token is not known here.
-
-        It may have ended at a third one, or here, before that was told.
-        """
-        held = self._holds.get(task_id)
-        if brief.worker_id is None or (held is not None and held[0] >= brief.attempt):
-            return
-        if self.is_over(task_id, brief.attempt):
-            return
-        self._let_go(task_id, brief.attempt)
-        self._holds[task_id] = (brief.attempt, "", brief.worker_id, brief.model)
-        worker = self._workers.get(brief.worker_id)
-        if worker is not None:
-            worker.meter.take(1, self._clock.monotonic_s())
-
-    def note_lives(self, lives: Lives) -> None:
-        """Note what a worker has had and ended at another backend since that was told last.
-
-        They say how fast it is only beside what it held meanwhile. Of one that has told its
-        progress here it is known here that it was held.
-        """
-        worker = self._workers.get(lives.worker_id or "")
-        if worker is not None and worker.meter.held:
-            now_s = self._clock.monotonic_s()
-            for run_s in lives.run_s:
-                window = worker.meter.end(lives.model, run_s, lives.count, now_s)
-                if window is not None:
-                    self._learn_pace(worker, lives.model, window)
-        for task_id in lives.ids:
-            held = self._holds.get(task_id)
-            if held is not None:
-                self._let_go(task_id, held[0])
-
-    def held_tasks(self) -> list[str]:
-        """Return the tasks of which a lease was heard of."""
-        return list(self._holds)
-
-    def held_by(self, worker_id: str) -> list[str]:
-        """Return the tasks of which a lease of this worker was heard of."""
-        return [task_id for task_id, hold in self._holds.items() if hold[2] == worker_id]
-
-    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
-        """Whether (attempt, token) is the lease that was last heard of for a task."""
-        held = self._holds.get(task_id)
-        return held is not None and held[0] == attempt and held[1] == token
-
-    def held_attempt(self, task_id: str) -> int | None:
-        """Return the attempt whose lease was last heard of for a task."""
-        held = self._holds.get(task_id)
-        return None if held is None else held[0]
-
-    def is_over(self, task_id: str, attempt: int) -> bool:
-        """Whether it was heard a moment ago that this attempt, or a later one, is over."""
-        return self._over.get(task_id, 0) >= attempt
-
-    def learn_hold(self, worker: Worker, hold: Hold) -> None:
-        """Note a lease that the store says is held."""
-        if not self.is_held(hold.task_id, hold.attempt, hold.token):
-            known = self._holds.get(hold.task_id)
-            model = known[3] if known is not None else ""
-            self._let_go(hold.task_id, hold.attempt)
-            self._holds[hold.task_id] = (hold.attempt, hold.token, worker.info.id, model)
-            worker.meter.take(1, self._clock.monotonic_s())
-
-    def release(self, attempts: Iterable[tuple[str, int]]) -> None:
-        """Note that these attempts, as (task id, attempt), are over.
-
-        A later attempt of the same task, which another worker may hold by now, is left alone.
-        """
-        over = self._over
-        for task_id, attempt in attempts:
-            if over.get(task_id, 0) < attempt:
-                over[task_id] = attempt
-                if len(over) > _MOST_OVER:
-                    over.popitem(last=False)
-            self._let_go(task_id, attempt)
-
-    def _let_go(self, task_id: str, attempt: int) -> None:
-        held = self._holds.get(task_id)
-        if held is not None and held[0] <= attempt:
-            del self._holds[task_id]
-            worker = self._workers.get(held[2])
-            if worker is not None:
-                windows = worker.meter.let_go(self._clock.monotonic_s())
-                for model, window in windows.items():
-                    self._learn_pace(worker, model, window)
-
     def stop(self, tasks: Sequence[Task], *, only_callers: bool = False) -> None:
-        """Have the workers that hold these tasks told to stop them.
+        """Have the workers that hold these tasks stop them.
 
         Args:
-            tasks: Which ones.
-            only_callers: Not those that have never called this process: another one tells them.
+            tasks: Tasks to stop.
+            only_callers: Skip workers that never called this backend.
         """
         for task in tasks:
             worker = self._workers.get(task.worker_id or "")
@@ -500,23 +477,14 @@ class Fleet:
                 worker.cancels.append(task.id)
                 worker.wake()
 
-    def _has_died(self, info: WorkerInfo) -> bool:
-        """Whether a worker that an earlier backend knew is dead, as after that was killed.
+    # ---- registry
 
-        One that has called this process is left to its silence.
-        """
+    def _has_died(self, info: WorkerInfo) -> bool:
+        """Whether the process of a worker has ended; only for workers that never called here."""
         worker = self._workers.get(info.id)
         return (worker is None or not worker.has_called) and self._is_dead(info)
 
-    def _learn_pace(self, worker: Worker, model: str, window: Window) -> None:
-        paces, slots = worker.meter.paces, worker.info.slots
-        version = worker.info.models.get(model, "")
-        pace = learn(paces.get(model) or self._times.pace(model, version), window, slots)
-        if pace is not None:
-            paces[model] = pace
-        self._times.observe_pace(model, window, slots, version)
-
-    def _learn(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
+    def _update(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
         worker = self._workers.get(info.id)
         if info.gone_at is not None:
             if worker is not None:
@@ -528,9 +496,7 @@ class Fleet:
             if now_s - seen_s <= self._alive_s:
                 worker = self._workers[info.id] = Worker(info, seen_s)
                 worker.files_due = info.registered_at <= self._since_at
-                # Of these another backend has told already.
-                held = sum(1 for hold in self._holds.values() if hold[2] == info.id)
-                worker.meter.take(held, now_s)
+                worker.meter.take(len(self.held_by(info.id)), now_s)
             return
         worker.seen_s = max(worker.seen_s, seen_s)
         if info.draining and not worker.info.draining:
@@ -538,17 +504,16 @@ class Fleet:
         worker.info = msgspec.structs.replace(info, draining=info.draining or worker.info.draining)
 
     def _forget_silent(self, now_s: float) -> None:
-        # Far beyond `alive_s`, so that a worker that comes back soon is still known.
+        # Much later than `alive_s`, so that a worker that comes back soon is still known.
         for worker in list(self._workers.values()):
             if not worker.polls and now_s - worker.seen_s > 10 * self._alive_s:
                 del self._workers[worker.info.id]
 
     def _index(self) -> None:
-        by_model: dict[str, list[Worker]] = {}
+        self._by_model = {}
         for worker in self._workers.values():
             for model in worker.info.models:
-                by_model.setdefault(model, []).append(worker)
-        self._by_model = by_model
+                self._by_model.setdefault(model, []).append(worker)
 
 
 def worker_state(info: WorkerInfo, held: int, now: datetime, lost_s: float) -> str:

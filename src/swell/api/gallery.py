@@ -1,4 +1,4 @@
-"""Samples on models' cards: taken from workers, kept as files, shown to everybody."""
+"""Samples on model cards: taken from workers, stored as files, served without a key."""
 
 import hashlib
 
@@ -8,35 +8,35 @@ from swell.api.call import Call, Reply
 from swell.api.messages import SampleView
 from swell.api.route import Response, route
 from swell.api.service import Service
+from swell.api.views import project
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
 from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
 
-#: A sample's address holds its digest, so what lies there never changes.
-_FOREVER = b"public, max-age=31536000, immutable"
+#: The URL contains the digest, so its content never changes.
+_CACHE_CONTROL = b"public, max-age=31536000, immutable"
 
 
 async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
-    """Store the samples that a card brings; return the card without their content.
+    """Store the samples of a card; return the card without their content.
 
     Raises:
-        InvalidInput: One is too large, or nothing that browsers show.
+        InvalidInput: There are too many, or one is too large or not of a kind that browsers show.
     """
-    if not card.samples:
-        return card
     if len(card.samples) > MOST_SAMPLES:
         raise InvalidInput(f"{card.name} has {len(card.samples)} samples: send {MOST_SAMPLES}")
-    return msgspec.structs.replace(
-        card, samples=[await _kept(service, card.name, sample) for sample in card.samples]
-    )
+    if not card.samples:
+        return card
+    samples = [await _store(service, card.name, sample) for sample in card.samples]
+    return msgspec.structs.replace(card, samples=samples)
 
 
-async def _kept(service: Service, model: str, sample: Sample) -> Sample:
+async def _store(service: Service, model: str, sample: Sample) -> Sample:
     try:
         check_sample(sample)
     except InvalidRequest as error:
         raise InvalidInput(f"{model}: {error.detail}") from None
-    # Whatever a worker says of it, it lies where its content says.
+    # The worker's own digest is not trusted.
     digest = hashlib.sha256(sample.data).hexdigest()
     await service.objects.put_new(_key(digest), sample.data, sample.content_type)
     return msgspec.structs.replace(sample, digest=digest, text=text_of(sample), data=b"")
@@ -63,19 +63,21 @@ async def show_sample(service: Service, call: Call) -> Reply:
     found = next((each for each in samples if each.digest == digest), None)
     if found is None:
         raise NotFound(f"{model} has no sample {digest[:70]!r}: GET /v1/models/{model} lists them")
-    info = await service.objects.head(_key(digest))
+    etag = f'"{digest}"'.encode()
     headers = [
-        (b"cache-control", _FOREVER),
-        (b"etag", f'"{digest}"'.encode()),
+        (b"cache-control", _CACHE_CONTROL),
+        (b"etag", etag),
         (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
         (b"access-control-allow-origin", b"*"),
         (b"cross-origin-resource-policy", b"cross-origin"),
     ]
-    if call.header(b"if-none-match") == f'"{digest}"'.encode():
+    if call.header(b"if-none-match") == etag:
         return Reply(304, headers=headers)
+    info = await service.objects.head(_key(digest))
+    charset = "; charset=utf-8" if found.content_type == TEXT else ""
     return Reply(
         200,
-        content_type=f"{found.content_type}{_charset(found)}".encode(),
+        content_type=f"{found.content_type}{charset}".encode(),
         headers=headers,
         stream=service.objects.read(_key(digest)),
         length=info.bytes,
@@ -83,23 +85,9 @@ async def show_sample(service: Service, call: Call) -> Reply:
 
 
 def sample_views(card: ModelCard, base: str) -> list[SampleView]:
-    """Return a card's samples as clients see them."""
+    """Return the samples of a card as clients see them."""
     home = f"{base}/v1/models/{card.name}/samples"
-    return [
-        SampleView(
-            url=f"{home}/{each.digest}",
-            caption=each.caption,
-            content_type=each.content_type,
-            width=each.width,
-            height=each.height,
-            text=each.text,
-        )
-        for each in card.samples
-    ]
-
-
-def _charset(sample: Sample) -> str:
-    return "; charset=utf-8" if sample.content_type == TEXT else ""
+    return [project(SampleView, each, url=f"{home}/{each.digest}") for each in card.samples]
 
 
 def _key(digest: str) -> str:

@@ -1,7 +1,7 @@
-"""How webhooks' bodies are written: in Swell's own form here, and by façades in theirs.
+"""Bodies of webhooks in Swell's native format. Compatible APIs have other formats.
 
-A form writes a delivery, with the task as it was when the event happened and what makes URLs, as a
-value that can be written as JSON. `hook_formats.py` lists them all.
+A format turns a delivery and the task at the time of the event into a JSON value.
+`hook_formats.py` lists all formats.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,63 +19,63 @@ from swell.results import Artifact
 from swell.task import Task, TaskState
 from swell.webhook import ENDS, EVENTS, STARTED
 
-#: Bodies are kept below this where leaving out what was asked and what came of it is enough.
+#: Longer bodies leave out parts of the task.
 MAX_BODY_BYTES: Final = 20_000
 
-#: Under this name what a file's event tells has all files of the attempt that were there then.
+#: Data of an `artifact` event: all files of the attempt up to this one.
 SO_FAR: Final = "so_far"
 
 
 class Form(msgspec.Struct, frozen=True):
-    """How bodies are written, and of which events: some have words for ends only."""
+    """A format: writes bodies, for all events or some of them."""
 
     write: Callable[[Delivery, Task, UrlMaker], Any]
     events: tuple[str, ...] = EVENTS
 
 
 class Seal(Protocol):
-    """Signs what is sent in one form besides the signature that all have."""
+    """A signature of one format, in addition to the common one."""
 
     async def headers(
         self, delivery: Delivery, task: Task, body: bytes, now: datetime
     ) -> Mapping[str, str]:
-        """Return the headers that an attempt has for it.
+        """Return the headers of one attempt.
 
         Args:
-            delivery: What is told.
-            task: Of which.
-            body: What is sent.
-            now: When.
+            delivery: The delivery.
+            task: Its task.
+            body: The body of the request.
+            now: Time of the attempt.
         """
         ...
 
 
-#: Makes a seal from where its keys are kept.
+#: Makes a signature; the registry holds its keys.
 SealOf = Callable[[Registry], Seal]
 
 
 class HookBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a webhook says, in Swell's own form (Standard Webhooks)."""
+    """A body in the native format (Standard Webhooks)."""
 
     #: `task.` and the name of the event.
     type: str
-    #: When it happened.
+    #: Time of the event.
     timestamp: datetime
-    #: The task as it was then.
+    #: The task at that time.
     data: TaskView
-    #: What progress, a preview or an artifact tells; as the events of a task.
+    #: Data of `progress`, `preview` and `artifact`, as in the events of a task.
     detail: dict[str, Any] | None = None
-    #: What of the task is not in `data`, since it is long: GET the task for it.
+    #: Long fields that are missing in `data`; GET the task for them.
     left_out: tuple[str, ...] = ()
 
 
 def native(delivery: Delivery, task: Task, urls: UrlMaker) -> HookBody:
-    """Return the body of a delivery in Swell's own form."""
+    """Return the body of a delivery in the native format."""
     detail = None
     if delivery.event not in (STARTED, *ENDS) and delivery.data is not None:
-        told = msgspec.json.decode(delivery.data)
-        told.pop(SO_FAR, None)
-        detail = with_url(told, urls)
+        data = msgspec.json.decode(delivery.data)
+        data.pop(SO_FAR, None)
+        detail = with_url(data, urls)
     body = HookBody(
         type=f"task.{delivery.event}",
         timestamp=delivery.at,
@@ -85,12 +85,12 @@ def native(delivery: Delivery, task: Task, urls: UrlMaker) -> HookBody:
     for part, shorter in _SHORTER:
         if len(encode(body)) <= MAX_BODY_BYTES:
             break
-        data = msgspec.structs.replace(body.data, **shorter)
-        body = msgspec.structs.replace(body, data=data, left_out=(*body.left_out, part))
+        view = msgspec.structs.replace(body.data, **shorter)
+        body = msgspec.structs.replace(body, data=view, left_out=(*body.left_out, part))
     return body
 
 
-#: What is left out of a body that is too long, one after the other, and what stands there instead.
+#: Parts that long bodies leave out, in this order, with their replacements.
 _SHORTER: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("input", {"input": msgspec.Raw(b"{}")}),
     ("output", {"output": None}),
@@ -100,7 +100,7 @@ _SHORTER: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 
 
 def as_it_was(delivery: Delivery, task: Task) -> Task:
-    """Return the task as it was when an event happened: it may have gone on since."""
+    """Return the task at the time of an event."""
     if delivery.event in ENDS:
         return task
     is_same = task.attempt == delivery.attempt and task.started_at is not None
@@ -119,12 +119,11 @@ def as_it_was(delivery: Delivery, task: Task) -> Task:
 
 
 def _files_then(delivery: Delivery, task: Task) -> tuple[Artifact, ...]:
-    """Return the files of a running task that were there when one of them was told."""
     if delivery.event != EventKind.ARTIFACT or delivery.data is None or task.outputs_removed:
         return ()
     return msgspec.convert(msgspec.json.decode(delivery.data).get(SO_FAR, ()), tuple[Artifact, ...])
 
 
 def written(form: Form, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:
-    """Return the body of a delivery, in the form that its receiver asked for."""
+    """Return the body of a delivery in the receiver's format."""
     return encode(form.write(delivery, as_it_was(delivery, task), urls))

@@ -1,21 +1,22 @@
-"""All forms of webhooks' bodies, by their names. A façade adds its own here."""
+"""All formats of webhook bodies. A compatible API adds its format here."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from swell.api.facades import fal
-from swell.api.facades.fal_webhooks import FalSeal
-from swell.api.facades.replicate.webhooks import FORMAT as REPLICATE
-from swell.api.facades.replicate.webhooks import hook_body as replicate_body
+from swell.api.facades.fal.results import FORMAT as FAL
+from swell.api.facades.fal.results import hook_body as fal_body
+from swell.api.facades.fal.webhooks import FalSeal
+from swell.api.facades.replicate.views import FORMAT as REPLICATE
+from swell.api.facades.replicate.views import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native
 from swell.webhook import ENDS, NATIVE
 
-#: Name of a format → what writes it.
+#: Formats by name.
 FORMATS: Final[Mapping[str, Form]] = {
     NATIVE: Form(native),
     REPLICATE: Form(replicate_body),
-    fal.FORMAT: Form(fal.hook_body, events=ENDS),
+    FAL: Form(fal_body, events=ENDS),
 }
 
-#: Name of a format → what signs it besides, as its receivers expect.
-SEALS: Final[Mapping[str, SealOf]] = {fal.FORMAT: FalSeal}
+#: Additional signatures by name of the format.
+SEALS: Final[Mapping[str, SealOf]] = {FAL: FalSeal}

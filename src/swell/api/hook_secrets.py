@@ -1,7 +1,6 @@
-"""What signs webhooks: secrets of each key, made when first asked for, replaced with an overlap.
+"""Signing secrets of webhooks. A key's default secret is made on first use.
 
-Receivers must be able to read a secret again, since that is what they check signatures with, so it
-is kept as it is, in the registry.
+Receivers read their secret to check signatures, so the registry holds it unhashed.
 """
 
 import re
@@ -15,18 +14,18 @@ from swell.db.registry import Registry
 from swell.errors import InvalidRequest, Unavailable
 from swell.webhooks.signing import new_secret
 
-#: Of this name each key has one, without asking.
+#: Every key has a secret of this name.
 DEFAULT_SECRET: Final = "default"
 
 _TRIES: Final = 20
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-#: Secrets that one key may have.
-_MOST_NAMES: Final = 20
+#: Most secrets of one key.
+_MAX_NAMES: Final = 20
 
 
 class SigningPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A secret, and for a while the one before it, which signs too."""
+    """A secret, and during the overlap its predecessor, which signs too."""
 
     secret: str
     created_at: datetime
@@ -34,13 +33,18 @@ class SigningPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     old_until: datetime | None = None
 
     def signing(self, now: datetime) -> list[str]:
-        """Return the secrets that sign now."""
-        is_old_good = self.old is not None and self.old_until is not None and self.old_until > now
-        return [self.secret, *([self.old] if is_old_good and self.old else [])]
+        """Return the secrets that sign now, newest first."""
+        if self.old is not None and self.overlap_until(now) is not None:
+            return [self.secret, self.old]
+        return [self.secret]
+
+    def overlap_until(self, now: datetime) -> datetime | None:
+        """Return the end of the overlap; None if it has ended."""
+        return self.old_until if self.old_until is not None and self.old_until > now else None
 
 
 def rotated(pair: SigningPair, now: datetime, overlap_s: float) -> SigningPair:
-    """Return a new secret with the one before, which signs for a while longer."""
+    """Return a new secret. Its predecessor signs during the overlap."""
     return SigningPair(
         secret=new_secret(),
         created_at=now,
@@ -57,14 +61,14 @@ class HookSecrets:
         self._clock = clock
 
     async def of(self, key_id: str, name: str = DEFAULT_SECRET) -> SigningPair | None:
-        """Return a key's secret of this name; the default one is made if need be."""
+        """Return a key's secret of this name, and make the default one if it is missing."""
         for _ in range(_TRIES):
             kept = await self._registry.note(_note(key_id, name))
             if kept is not None:
                 return _decode(kept)
             if name != DEFAULT_SECRET:
                 return None
-            # Of several who ask first, all are told what one of them has made.
+            # Of concurrent first calls, the others read what one has made.
             pair = SigningPair(secret=new_secret(), created_at=self._clock.now())
             if await self._registry.swap_note(_note(key_id, name), None, _encode(pair)):
                 return pair
@@ -74,32 +78,31 @@ class HookSecrets:
         """Check that a key may have a secret of this name.
 
         Raises:
-            InvalidRequest: It is no name, or the key has many others.
+            InvalidRequest: The name is not valid, or the key has too many secrets.
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{name[:64]!r} is no name of a secret: use up to 64 letters, digits, `_`, `.`, `-`"
             )
         kept = await self._registry.notes(_note(key_id, ""))
-        if len(kept) >= _MOST_NAMES and _note(key_id, name) not in kept:
+        if len(kept) >= _MAX_NAMES and _note(key_id, name) not in kept:
             raise InvalidRequest(
-                f"this key has {_MOST_NAMES} signing secrets: rotate one of them instead"
+                f"this key has {_MAX_NAMES} signing secrets: rotate one of them instead"
             )
 
     async def rotate(self, key_id: str, name: str, overlap_s: float) -> SigningPair:
-        """Return a new secret; where there was none, the first.
+        """Replace a secret, or make the first one; return it.
 
         Args:
-            key_id: Whose.
-            name: Which of its secrets.
-            overlap_s: For so long the one before signs too, in seconds.
+            key_id: Id of the key.
+            name: Name of the secret.
+            overlap_s: Seconds during which the predecessor signs too.
         """
         for _ in range(_TRIES):
             kept = await self._registry.note(_note(key_id, name))
             now = self._clock.now()
-            if kept is None:
-                pair = SigningPair(secret=new_secret(), created_at=now)
-            else:
+            pair = SigningPair(secret=new_secret(), created_at=now)
+            if kept is not None:
                 pair = rotated(_decode(kept), now, overlap_s)
             if await self._registry.swap_note(_note(key_id, name), kept, _encode(pair)):
                 return pair

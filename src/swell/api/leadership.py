@@ -1,36 +1,35 @@
-"""Which of several backends does what one must do for all.
+"""Leader election: which of several backends does what only one may do.
 
-A duty is leased from the registry, and renewed long before its lease ends; a backend that dies is
-replaced when that is over, one that stops gives its duties back and tells the others so. Two may
-have a duty for a moment, where a process hung for longer than its lease: whatever is done under one
-must bear that, and does, since the store judges every write.
+A backend leases a role from the registry and renews the lease long before it ends. The leases of a
+backend that dies expire; a backend that stops releases its leases and informs the others. After a
+process hung for longer than a lease, two may have the same role for a moment. The work of a role
+must tolerate that: the store checks every write.
 """
 
-import asyncio
 import contextlib
 from typing import Final
 
 from swell.api.skew import Skew
-from swell.bus import Bus, News, NewsKind
+from swell.bus import Bus, MessageKind, PeerMessage
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import SwellError
 
-#: A backend that dies is replaced after so long, in seconds.
+#: Another backend replaces a leader that died after this time, in seconds.
 DUTY_LEASE_S: Final = 6.0
-#: A duty is renewed, or asked for, so often, in seconds.
+#: A backend asks the registry for a role at most this often, in seconds.
 _ASK_EVERY_S: Final = 1.5
 
 
 class Leadership:
-    """The duties of one process.
+    """The roles of one process.
 
     Args:
-        registry: Where duties are leased.
-        bus: By which the others hear of a duty that was given back.
+        registry: Keeps the leases.
+        bus: Informs other backends of released leases.
         clock: The time.
-        holder: Names this process.
-        is_shared: Whether there may be others; a process that is alone has every duty.
+        holder: The unique name of this process.
+        is_shared: Whether there may be other backends; a single one has every role.
         skew: The clock's skew. While the clock is wrong, this process leads nothing.
     """
 
@@ -50,15 +49,14 @@ class Leadership:
         self._clock = clock
         self._holder = holder
         self._is_shared = is_shared
-        #: Duty → whether it is held, and until when that is not asked again, in monotonic seconds.
+        #: Role → (whether this process has it, until when that answer is used).
         self._known: dict[str, tuple[bool, float]] = {}
-        self._vacant = asyncio.Event()
 
-    async def leads(self, duty: str) -> bool:
-        """Whether this process has a duty now; takes it where nobody has.
+    async def leads(self, role: str) -> bool:
+        """Whether this process has a role now; acquires a free one.
 
         Raises:
-            SwellError: The registry cannot be asked. The duty counts as another's.
+            SwellError: The registry does not answer, so another process may have the role.
         """
         if not self._is_shared:
             return True
@@ -66,38 +64,26 @@ class Leadership:
             await self.leave()
             return False
         now_s = self._clock.monotonic_s()
-        known = self._known.get(duty)
-        if known is not None and now_s < known[1]:
-            return known[0]
-        self._known.pop(duty, None)
-        is_held = await self._registry.take_duty(duty, self._holder, lease_s=DUTY_LEASE_S)
-        # From before the call, so that the answer's way counts against the lease.
-        self._known[duty] = (is_held, now_s + _ASK_EVERY_S)
+        is_held, until_s = self._known.get(role, (False, now_s))
+        if now_s < until_s:
+            return is_held
+        self._known.pop(role, None)
+        is_held = await self._registry.take_duty(role, self._holder, lease_s=DUTY_LEASE_S)
+        # From before the call, so that its duration counts against the lease.
+        self._known[role] = (is_held, now_s + _ASK_EVERY_S)
         return is_held
 
-    async def wait(self) -> None:
-        """Wait until it is worth asking again for a duty that another has."""
-        vacant = asyncio.ensure_future(self._vacant.wait())
-        passing = asyncio.ensure_future(self._clock.sleep(_ASK_EVERY_S))
-        try:
-            await asyncio.wait({vacant, passing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            vacant.cancel()
-            passing.cancel()
-
-    def hear_of_vacancies(self) -> None:
-        """Ask again now, since another has given its duties back."""
-        self._known = {duty: known for duty, known in self._known.items() if known[0]}
-        vacant, self._vacant = self._vacant, asyncio.Event()
-        vacant.set()
+    def on_released(self) -> None:
+        """Ask the registry again, since another backend has released its leases."""
+        self._known = {role: known for role, known in self._known.items() if known[0]}
 
     async def leave(self) -> None:
-        """Give all duties back."""
-        held = [duty for duty, known in self._known.items() if known[0]]
+        """Release all roles."""
+        held = [role for role, known in self._known.items() if known[0]]
         self._known.clear()
-        # Where that fails, the leases end by themselves.
+        # If that fails, the leases expire.
         with contextlib.suppress(SwellError):
-            for duty in held:
-                await self._registry.leave_duty(duty, self._holder)
+            for role in held:
+                await self._registry.leave_duty(role, self._holder)
         if held:
-            await self._bus.tell([News(kind=NewsKind.VACANT)])
+            await self._bus.broadcast([PeerMessage(kind=MessageKind.LEADERSHIP_RELEASED)])

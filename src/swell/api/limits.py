@@ -1,15 +1,14 @@
-"""How much a key may ask: requests per second, tasks in flight, tasks per day, event streams.
+"""Limits of API keys: requests per second, tasks in flight, tasks per day, event streams.
 
-Each process decides at once by what it knows, and tells all others once a second what it has let
-through (`Registry.spend`). So with N processes a key gets at most N - 1 bursts, and what its rate
-gives in a second, more than its due at any time; what it had too much of is missing later, and over
-any longer time it gets its rate. Tasks in flight are counted in the store once a second, and at
-once before anything is refused; in between each process adds what it accepts and takes off what it
-sees end. Of event streams each process counts its own.
+Each process decides at once with its own counts, and shares its use with the others once a second
+(`Registry.spend`). So N processes allow a key at most N - 1 bursts and one second of its rate too
+much at any time. The excess is missing later, so over a longer time the key gets its rate. Tasks in
+flight are counted in the store once a second, and again before a refusal; in between, each process
+adds accepted tasks and subtracts ended ones. Each process limits its own event streams.
 
 Source:
-    The generic cell rate algorithm (ITU-T I.371, annex A) as a bucket of tokens; the fields are
-    those of draft-ietf-httpapi-ratelimit-headers-10.
+    The generic cell rate algorithm (ITU-T I.371, annex A) as a token bucket; the fields are those
+    of draft-ietf-httpapi-ratelimit-headers-10.
 """
 
 import asyncio
@@ -19,129 +18,121 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-import structlog
-
 from swell import task as life
 from swell.api.call import Call
 from swell.api.messages import LEAST_RATE
+from swell.api.questions import SingleFlight
 from swell.api.quotas import Quotas
 from swell.api.streams import Stream
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
-from swell.store import Accepted, Store
+from swell.store import Accepted
+from swell.stores.tasks import Store
 from swell.task import NewTask, Task
-
-_log = structlog.get_logger("swell.api")
 
 T = TypeVar("T")
 
-#: How often processes tell each other what they let through, in seconds.
+#: Processes share their use this often, in seconds.
 SHARE_EVERY_S: Final = 1.0
 
-#: A count of tasks in flight is good for so long, and for so long before one refuses, in seconds.
+#: A count of tasks in flight is valid for this long, and for a refusal for this long, in seconds.
 _COUNT_S: Final = 1.0
 _RECOUNT_S: Final = 0.05
 
-#: Who may ask again for a place in flight does so after so many seconds.
+#: `Retry-After` of a refusal because of tasks in flight or streams, in seconds.
 _FULL_RETRY_S: Final = 1
 
-#: So much more than was due at once may all have let through together, in seconds of the rate.
+#: The largest excess of all processes together, in seconds of the rate.
 _MOST_DEBT_S: Final = 60.0
 
-#: An allowance fills up in at most so many seconds (31 years): later moments no calendar has.
+#: The longest window (31 years), so that its end is a valid date.
 _MOST_WINDOW_S: Final = 1e9
 
-#: Keys whose use is remembered: those that asked last, and those whose tasks are being accepted.
+#: The most keys in memory; the least recently used one without pending tasks is removed.
 _MAX_METERS: Final = 10_000
 
 _DAY_S: Final = 86_400.0
 
-#: An address gets a guest key so often, in seconds.
+#: The window for guest keys: one per address, and `_GUESTS` in total.
 _GUEST_S: Final = 3600.0
+_GUESTS: Final = 60
 
 
 class Allowance:
-    """So much in a while: a bucket that holds `quota` and fills up within `window_s`.
+    """A token bucket that holds `quota` tokens and fills up within `window_s`.
 
     Args:
-        name: Of it, for all processes.
-        quota: What it holds; > 0.
-        window_s: Seconds in which it fills up; > 0.
+        name: Of the bucket, for all processes.
+        quota: Its size; > 0.
+        window_s: The time until it is full again, in seconds; > 0.
     """
-
-    __slots__ = ("_each_s", "_until_s", "is_asked", "name", "quota", "unshared_s", "window_s")
 
     def __init__(self, name: str, quota: int, window_s: float) -> None:
         self.name = name
         self.quota = quota
         self.window_s = window_s
-        self._each_s = window_s / quota
+        self._token_s = window_s / quota
         #: When it is full again, in monotonic seconds.
-        self._until_s = -math.inf
-        #: Taken since others were told, and whether anything was asked for.
+        self._full_at_s = -math.inf
+        #: Taken since the last sharing, and whether anybody asked.
         self.unshared_s = 0.0
         self.is_asked = False
 
     def take(self, now_s: float, n: int = 1) -> float:
-        """Take `n`; return 0, or the seconds after which there is so much, with nothing taken."""
+        """Take n tokens and return 0; if there are fewer, return the seconds to wait."""
         self.is_asked = True
-        cost_s = n * self._each_s
-        until_s = max(now_s, self._until_s) + cost_s
-        missing_s = until_s - now_s - self.window_s
+        cost_s = n * self._token_s
+        full_at_s = max(now_s, self._full_at_s) + cost_s
+        missing_s = full_at_s - now_s - self.window_s
         if missing_s > 1e-6:
             return missing_s
-        self._until_s = until_s
+        self._full_at_s = full_at_s
         self.unshared_s += cost_s
         return 0.0
 
     def give_back(self, n: int) -> None:
-        """Put back what was taken for nothing."""
-        cost_s = n * self._each_s
-        self._until_s -= cost_s
-        self.unshared_s -= cost_s
+        """Return unused tokens."""
+        self._full_at_s -= n * self._token_s
+        self.unshared_s -= n * self._token_s
 
     def left(self, now_s: float) -> int:
-        """Return how much may be taken now."""
-        return max(0, math.floor((self.window_s - self.full_in_s(now_s)) / self._each_s + 1e-6))
+        """Return how many tokens are left."""
+        return max(0, math.floor((self.window_s - self.full_in_s(now_s)) / self._token_s + 1e-6))
 
     def full_in_s(self, now_s: float) -> float:
         """Return after how many seconds it is full again."""
-        return max(0.0, self._until_s - now_s)
+        return max(0.0, self._full_at_s - now_s)
 
-    def adopt(self, until_s: float, now_s: float) -> None:
-        """Take over when it is full again from what all have told.
+    def adopt(self, full_at_s: float, now_s: float) -> None:
+        """Set when it is full again by the use of all processes.
 
-        A machine's clock that has jumped keeps nobody waiting for much longer than a minute more.
+        If a machine's clock has jumped, keys wait about a minute at most.
         """
-        self._until_s = min(until_s, now_s + self.window_s + _MOST_DEBT_S) + self.unshared_s
+        self._full_at_s = min(full_at_s, now_s + self.window_s + _MOST_DEBT_S) + self.unshared_s
 
-    def policy(self, name: str) -> str:
-        """Return it as an item of `RateLimit-Policy`, whose windows are whole seconds."""
+    def add_headers(self, call: Call, name: str, now_s: float) -> None:
+        """Add the response headers with the limit, in whole seconds, and the remainder."""
         quota = self.quota if self.window_s >= 1 else math.floor(self.quota / self.window_s)
-        return f'"{name}";q={quota};w={max(1, math.ceil(self.window_s))}'
-
-    def state(self, name: str, now_s: float) -> str:
-        """Return it as an item of `RateLimit`."""
-        return f'"{name}";r={self.left(now_s)};t={math.ceil(self.full_in_s(now_s))}'
+        window = max(1, math.ceil(self.window_s))
+        rest = f'"{name}";r={self.left(now_s)};t={math.ceil(self.full_in_s(now_s))}'
+        call.tell(b"ratelimit-policy", f'"{name}";q={quota};w={window}'.encode())
+        call.tell(b"ratelimit", rest.encode())
 
 
 class _InFlight:
     """How many tasks of a key have not ended, as far as this process knows."""
 
-    __slots__ = ("at_s", "counting", "limit", "n", "pending", "since")
-
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.n = 0
-        #: When the store was asked, in monotonic seconds.
+        #: When the store counted them, in monotonic seconds.
         self.at_s = -math.inf
-        #: Let through, while the store has not answered yet.
+        #: Allowed tasks that the store has not accepted yet.
         self.pending = 0
-        #: What came and went here since the store was last asked.
+        #: The change since the store began to count.
         self.since = 0
-        self.counting: asyncio.Task[int] | None = None
 
     def add(self, n: int) -> None:
         self.n += n
@@ -149,9 +140,7 @@ class _InFlight:
 
 
 class _Meter:
-    """What one key has used."""
-
-    __slots__ = ("flight", "key", "limits", "requests", "tasks")
+    """The use of one key."""
 
     def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
         self.key = key
@@ -163,19 +152,18 @@ class _Meter:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the store is accepting tasks that were counted here."""
         return self.flight is not None and self.flight.pending > 0
 
 
 class Limits:
-    """What keys have used, and what they may.
+    """The use of all keys.
 
     Args:
         registry: Shares it with other processes.
         store: Counts tasks.
         clock: The time.
-        defaults: For keys that have none of their own and are no operator's.
-        quotas: Of keys and users, by day and month; None for some that know of no prices.
+        defaults: Limits of keys that set none, except operators'.
+        quotas: Of keys and users, by day and month; None for a service without prices.
     """
 
     def __init__(
@@ -193,28 +181,27 @@ class Limits:
         self.quotas = quotas or Quotas(
             registry, store, clock, lambda _: None, lambda task: task.count
         )
-        #: By key id; the key that asked last comes last.
+        #: By key id, the most recently used last.
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
-        #: Key id → its open streams, where it is limited in these.
+        self._counts: SingleFlight[str, None] = SingleFlight()
+        #: Key id → its open streams, if it has a limit for them.
         self._streams: dict[str, set[Stream]] = {}
-        #: Keys that visitors of shared pages get from this process, and when an address got one.
-        self._guests = Allowance("guests", 60, _GUEST_S)
+        #: Guest keys of this process, and when each address got one.
+        self._guests = Allowance("guests", _GUESTS, _GUEST_S)
         self._guest_at_s: dict[str, float] = {}
 
     def check(self, call: Call) -> None:
-        """Count a request, and have its answer tell what is left.
+        """Count a request, and add the remainder to its response.
 
         Raises:
             TooManyRequests: There have been too many.
         """
-        meter = self._meter(call.caller)
-        requests = meter.requests
+        requests = self._meter(call.caller).requests
         if requests is None:
             return
         now_s = self._clock.monotonic_s()
         wait_s = requests.take(now_s)
-        call.tell(b"ratelimit-policy", requests.policy("requests").encode())
-        call.tell(b"ratelimit", requests.state("requests", now_s).encode())
+        requests.add_headers(call, "requests", now_s)
         if wait_s > 0:
             raise too_many(
                 f"key {call.caller.name!r} has used up its {requests.quota} requests in "
@@ -226,7 +213,7 @@ class Limits:
         """Count a guest key.
 
         Raises:
-            TooManyRequests: The address got one within the hour, or all of them got 60.
+            TooManyRequests: The address got one within the hour, or all addresses got 60.
         """
         now_s = self._clock.monotonic_s()
         recent = {each: at for each, at in self._guest_at_s.items() if now_s - at < _GUEST_S}
@@ -239,20 +226,18 @@ class Limits:
         recent[address] = now_s
 
     def accept(self, call: Call, news: Sequence[NewTask]) -> Awaitable[list[Accepted | SwellError]]:
-        """Have the store accept tasks, if the key may have so many more.
+        """Have the store accept tasks if the caller's key may create them.
 
         Raises:
-            TooManyRequests: It may not now; nothing was accepted.
-            InvalidInput: It may never have so many at once.
-            CreditsUsedUp: What was paid before does not cover them.
+            TooManyRequests: Not now; the store accepted none.
+            InvalidInput: It may never have this many at once.
+            CreditsUsedUp: Its prepaid credit does not cover them.
         """
         meter = self._meter(call.caller)
         if self.quotas.may_limit(meter.key.id):
             return self._within(
                 call, len(news), lambda: self.quotas.accept(call, news, self._store.accept)
             )
-        if meter.flight is None and meter.tasks is None:
-            return self._store.accept(news)
         return self._within(call, len(news), lambda: self._store.accept(news))
 
     def most_at_once(self, call: Call, n: int) -> int:
@@ -262,31 +247,24 @@ class Limits:
         return n if meter.flight is None or may_never else min(n, meter.flight.limit)
 
     async def retry(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a task, if its caller's key may have one more; raises as `accept`.
+        """Have the store repeat a task if the caller's key may create one; raises as `accept`.
 
         Raises:
             Conflict: The task has not ended.
         """
-
-        def make() -> Awaitable[list[Accepted | SwellError]]:
-            return self._again(call, task, only_dead=False)
-
-        (accepted,) = await self._within(call, 1, make)
-        assert isinstance(accepted, Accepted), "errors of one task are raised"
-        return accepted
+        found = await self._within(call, 1, lambda: self._again(call, task, only_dead=False))
+        return _only(found)
 
     async def replay(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a dead letter, if its owner's accounts allow one more.
+        """Have the store repeat a dead letter if the quotas of its owner allow it.
 
-        It is the owner's task: what its caller, an operator, may do in a time does not count.
+        The limits of the caller, an operator, do not apply.
 
         Raises:
-            Conflict: The task is no dead letter.
-            QuotaExceeded, CreditsUsedUp: The owner has used up what there was.
+            Conflict: The task is not a dead letter.
+            QuotaExceeded, CreditsUsedUp: The owner has used up its quota or credit.
         """
-        (accepted,) = await self._again(call, task, only_dead=True)
-        assert isinstance(accepted, Accepted), "errors of one task are raised"
-        return accepted
+        return _only(await self._again(call, task, only_dead=True))
 
     def _again(
         self, call: Call, task: Task, *, only_dead: bool
@@ -302,16 +280,25 @@ class Limits:
         self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
     ) -> list[Accepted | SwellError]:
         meter = self._meter(call.caller)
-        if meter.flight is None and meter.tasks is None:
+        flight, tasks = meter.flight, meter.tasks
+        if flight is None and tasks is None:
             return await make()
         _check_possible(call, meter, n)
-        await self._enter(call, meter, n)
-        fresh = 0
+        if flight is not None:
+            await self._add_in_flight(call, flight, n)
+        taken = fresh = 0
         try:
+            if tasks is not None:
+                self._take_of_day(call, tasks, n)
+                taken = n
             accepted = await make()
             fresh = sum(isinstance(each, Accepted) and each.is_new for each in accepted)
         finally:
-            self._leave(meter, n, fresh)
+            if flight is not None:
+                flight.pending -= n
+                flight.add(fresh - n)
+            if tasks is not None:
+                tasks.give_back(taken - fresh)
         return accepted
 
     @contextlib.asynccontextmanager
@@ -319,20 +306,18 @@ class Limits:
         """Count an event stream while the block runs.
 
         Raises:
-            TooManyRequests: The key has too many open.
+            TooManyRequests: The key has too many open streams.
         """
         key = call.caller
         limit = self._meter(key).limits.streams
         if not limit:
             yield
             return
-        streams = self._streams.setdefault(key.id, set())
-        if len(streams) >= limit:
-            # Who comes again at once may have hung up on one of these.
-            for each in streams:
+        if len(self._streams.get(key.id, ())) >= limit:
+            # A client that comes back at once may have closed the connection of an earlier one.
+            for each in self._streams[key.id]:
                 each.check()
             await asyncio.sleep(0)
-        # Another may have come or gone meanwhile.
         streams = self._streams.setdefault(key.id, set())
         call.tell(b"ratelimit-policy", b'"streams";q=%d' % limit)
         call.tell(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
@@ -351,67 +336,57 @@ class Limits:
                 del self._streams[key.id]
 
     def ended(self, key_id: str) -> None:
-        """Note that a task of a key has ended."""
+        """Note the end of a task of a key."""
         meter = self._meters.get(key_id)
         if meter is not None and meter.flight is not None:
             meter.flight.add(-1)
 
     async def share(self) -> None:
-        """Tell the other processes what was let through here, and learn what was there."""
-        told = [
+        """Write this process's use to the registry, and read that of all processes."""
+        asked = [
             each
             for meter in self._meters.values()
             for each in (meter.requests, meter.tasks)
             if each is not None and each.is_asked
         ]
-        if not told:
+        if not asked:
             return
-        spends = [Spend(name=each.name, cost_s=each.unshared_s) for each in told]
-        for each in told:
+        spends = [Spend(name=each.name, cost_s=each.unshared_s) for each in asked]
+        for each in asked:
             each.unshared_s, each.is_asked = 0.0, False
         try:
-            untils = await self._registry.spend(spends)
+            full_at = await self._registry.spend(spends)
         except BaseException:
-            for each, spend in zip(told, spends, strict=True):
+            for each, spend in zip(asked, spends, strict=True):
                 each.unshared_s, each.is_asked = each.unshared_s + spend.cost_s, True
             raise
         now, now_s = self._clock.now(), self._clock.monotonic_s()
-        for each, until in zip(told, untils, strict=True):
-            each.adopt(now_s + (until - now).total_seconds(), now_s)
+        for each, at in zip(asked, full_at, strict=True):
+            each.adopt(now_s + (at - now).total_seconds(), now_s)
 
-    async def _enter(self, call: Call, meter: _Meter, n: int) -> None:
-        tasks, now_s = meter.tasks, self._clock.monotonic_s()
-        if meter.flight is not None:
-            await self._find_room(call, meter.flight, n)
-        if tasks is None:
-            return
+    def _take_of_day(self, call: Call, tasks: Allowance, n: int) -> None:
+        now_s = self._clock.monotonic_s()
         wait_s = tasks.take(now_s, n)
-        call.tell(b"ratelimit-policy", tasks.policy("tasks").encode())
-        call.tell(b"ratelimit", tasks.state("tasks", now_s).encode())
+        tasks.add_headers(call, "tasks", now_s)
         if wait_s > 0:
-            if meter.flight is not None:
-                meter.flight.add(-n)
-                meter.flight.pending -= n
             raise too_many(
                 f"key {call.caller.name!r} may create {tasks.quota:,} tasks a day; "
                 f"{tasks.left(now_s):,} are left, and this request needs {n:,}",
                 wait_s,
             )
 
-    async def _find_room(self, call: Call, flight: _InFlight, n: int) -> None:
-        for good_s in (_COUNT_S, _RECOUNT_S):
-            if self._clock.monotonic_s() - flight.at_s > good_s:
-                await self._count(call.caller.id, flight)
-            if flight.n + n <= flight.limit:
+    async def _add_in_flight(self, call: Call, flight: _InFlight, n: int) -> None:
+        for valid_s in (_COUNT_S, _RECOUNT_S):
+            if self._clock.monotonic_s() - flight.at_s > valid_s:
+                await self._counts.run(call.caller.id, lambda: self._count(call.caller.id, flight))
+            has_room = flight.n + n <= flight.limit
+            if has_room:
                 flight.add(n)
                 flight.pending += n
                 break
-        else:
-            n = 0
-        left = max(0, flight.limit - flight.n)
         call.tell(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
-        call.tell(b"ratelimit", b'"in-flight";r=%d' % left)
-        if n == 0:
+        call.tell(b"ratelimit", b'"in-flight";r=%d' % max(0, flight.limit - flight.n))
+        if not has_room:
             raise too_many(
                 f"key {call.caller.name!r} may have {flight.limit:,} tasks that have not ended, "
                 f"and has {flight.n:,}: wait for some to end",
@@ -419,54 +394,36 @@ class Limits:
             )
 
     async def _count(self, key_id: str, flight: _InFlight) -> None:
-        if flight.counting is None:
-            # What is under way may be counted twice for a moment, and is never missed.
-            flight.since = flight.pending
-            counting = asyncio.ensure_future(self._ask(key_id))
-            flight.counting = counting
-            counting.add_done_callback(lambda done: self._counted(flight, done))
-        await asyncio.shield(flight.counting)
-
-    async def _ask(self, key_id: str) -> int:
-        return (await self._store.count_open([key_id]))[0]
-
-    def _counted(self, flight: _InFlight, counting: "asyncio.Task[int]") -> None:
-        flight.counting = None
-        if not counting.cancelled() and counting.exception() is None:
-            flight.n = max(0, counting.result() + flight.since)
-            flight.at_s = self._clock.monotonic_s()
-
-    def _leave(self, meter: _Meter, n: int, fresh: int) -> None:
-        if meter.flight is not None:
-            meter.flight.pending -= n
-            meter.flight.add(fresh - n)
-        if meter.tasks is not None and fresh < n:
-            meter.tasks.give_back(n - fresh)
+        # A pending task may be counted twice for a moment, and is never missed.
+        flight.since = flight.pending
+        (n,) = await self._store.count_open([key_id])
+        flight.n = max(0, n + flight.since)
+        flight.at_s = self._clock.monotonic_s()
 
     def _meter(self, key: ApiKey) -> _Meter:
         meter = self._meters.get(key.id)
         if meter is None or meter.key is not key:
-            meter = self._learn(key, meter)
+            limits = effective_limits(key, self._defaults)
+            if meter is not None and meter.limits == limits:
+                meter.key = key
+            else:
+                if meter is None and len(self._meters) >= _MAX_METERS:
+                    self._remove_idle()
+                meter = self._meters[key.id] = _Meter(key, limits)
         self._meters.move_to_end(key.id)
         return meter
 
-    def _learn(self, key: ApiKey, known: _Meter | None) -> _Meter:
-        limits = effective_limits(key, self._defaults)
-        if known is not None and known.limits == limits:
-            known.key = key
-            return known
-        if known is None and len(self._meters) >= _MAX_METERS:
-            idle = next((id_ for id_, each in self._meters.items() if not each.is_pending), None)
-            if idle is not None:
-                del self._meters[idle]
-        meter = self._meters[key.id] = _Meter(key, limits)
-        return meter
+    def _remove_idle(self) -> None:
+        for key_id, meter in self._meters.items():
+            if not meter.is_pending:
+                del self._meters[key_id]
+                return
 
 
 def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
-    """Return the limits of a key: its own, else the settings', and none where both say 0. Pure.
+    """Return the limits of a key: its own, else the defaults; 0 means no limit. Pure.
 
-    Operators are held to their own limits only.
+    The defaults do not apply to operators.
     """
     if Scope.ADMIN in key.scopes:
         defaults = KeyLimits()
@@ -484,21 +441,27 @@ def _first(own: T | None, default: T | None) -> T | None:
     return (default if own is None else own) or None
 
 
+def _only(accepted: Sequence[Accepted | SwellError]) -> Accepted:
+    (found,) = accepted
+    assert isinstance(found, Accepted), "errors of one task are raised"
+    return found
+
+
 def _requests(key_id: str, limits: KeyLimits) -> Allowance | None:
     rate_per_s = limits.rate_per_s
     if not rate_per_s:
         return None
-    # Unless said otherwise, what two seconds give may come at once.
+    # By default, a burst is as much as the rate gives in two seconds.
     burst = limits.burst or max(1, math.ceil(2 * rate_per_s))
     window_s = burst / max(rate_per_s, LEAST_RATE)
     return Allowance(f"{key_id}:requests", burst, min(window_s, _MOST_WINDOW_S))
 
 
 def _check_possible(call: Call, meter: _Meter, n: int) -> None:
-    """Check that so many tasks at once would pass if the key had used nothing.
+    """Check that the key could create n tasks at once if it had used nothing.
 
     Raises:
-        InvalidInput: They never will.
+        InvalidInput: It never can.
     """
     quota = math.inf if meter.tasks is None else meter.tasks.quota
     limit = math.inf if meter.flight is None else meter.flight.limit
@@ -515,7 +478,7 @@ def _check_possible(call: Call, meter: _Meter, n: int) -> None:
 
 
 def too_many(what: str, wait_s: float) -> TooManyRequests:
-    """Return the error that asks to wait `wait_s` seconds."""
+    """Return an error that asks the client to wait `wait_s` seconds."""
     wait = max(1, math.ceil(wait_s))
     return TooManyRequests(
         f"{what}: try again in {wait} s, or ask the operator for more",

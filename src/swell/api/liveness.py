@@ -1,4 +1,4 @@
-"""Whether a worker's process on this machine still runs."""
+"""Whether the process of a worker on this machine still runs."""
 
 import socket
 
@@ -6,14 +6,14 @@ import psutil
 
 from swell.registry import WorkerInfo
 
-#: A process that started so much later than its worker registered, in seconds, is another one.
+#: A process that started this much after its worker registered is another one, in seconds.
 _SLACK_S = 5.0
 
 
 def is_dead(worker: WorkerInfo) -> bool:
     """Whether a worker registered from this machine and its process has ended.
 
-    Of a worker on another machine nothing is known here, so it counts as alive.
+    Workers on other machines count as alive.
     """
     if worker.pid <= 0 or worker.host != socket.gethostname():
         return False

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from swell.adoption.life import RollbackRules
 from swell.api.eta import EtaSeconds
 from swell.outbox import DeliveryState
 from swell.registry import Scope, Speed
@@ -37,6 +38,9 @@ MAX_METADATA_BYTES = 16 * 1024
 Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 #: One that is given, with its zone.
 Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})]
+
+#: The place in a listing.
+Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
 
 
 def _null() -> msgspec.Raw:
@@ -572,9 +576,7 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     favourite: Annotated[bool, Meta(description="only tasks with a favourite of the viewer")] = (
         False
     )
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
@@ -602,9 +604,7 @@ class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which dead letters to list."""
 
     model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
 
 
@@ -1424,9 +1424,7 @@ class GrantView(msgspec.Struct, frozen=True, kw_only=True):
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which entries to list."""
 
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="entries on a page")] = 50
 
 
@@ -1457,32 +1455,6 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str
     checks: dict[str, str] = {}
-
-
-class RollbackRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rules for automatic rollback."""
-
-    automatic: bool = True
-    false_alarm: Annotated[
-        float,
-        Meta(
-            ge=1e-9,
-            le=0.1,
-            description="highest probability of rolling back a canary that is no worse",
-        ),
-    ] = 0.001
-    failures_by: Annotated[
-        float,
-        Meta(ge=0.0, le=1.0, description="tolerated increase of the failure rate"),
-    ] = 0.01
-    p95_by: Annotated[
-        float,
-        Meta(
-            ge=1.0,
-            le=100.0,
-            description="tolerated ratio of the 95th percentiles",
-        ),
-    ] = 1.1
 
 
 Edition = Annotated[

@@ -1,117 +1,75 @@
-"""Contracts that count what they do: how long calls take, and which fail by their own fault."""
+"""Counts how long the calls of the backend's parts take, and which fail by a fault of the part."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from swell.api.metrics import Histogram, Metrics
+from swell.api.metrics import Metrics
 from swell.api.settings import Backend
-from swell.broker import Broker
-from swell.bus import Bus, News, NewsKind
+from swell.bus import MessageKind
 from swell.clock import Clock
-from swell.db.deliveries import Outbox
-from swell.db.registry import Registry
 from swell.errors import Internal, SwellError
-from swell.objects import Objects
-from swell.store import Store
 
 #: Calls that wait for something to happen: only their errors are counted.
-_WAITING: Final = frozenset({"lease", "news"})
+_WAITING: Final = frozenset({"lease", "receive", "ended"})
 
-Call = Callable[..., Awaitable[Any]]
+#: Parts of the backend with counted calls.
+_PARTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
 
 
 def metered(backend: Backend, metrics: Metrics) -> Backend:
-    """Return the backend with contracts that add to these numbers, and else are the same."""
-
-    def counting(contract: str, adapter: object) -> Any:
-        return _Metered(contract, adapter, metrics, backend.clock)
-
-    return dataclasses.replace(
-        backend,
-        store=cast("Store", counting("store", backend.store)),
-        broker=cast("Broker", counting("broker", backend.broker)),
-        objects=cast("Objects", counting("objects", backend.objects)),
-        registry=cast("Registry", counting("registry", backend.registry)),
-        outbox=backend.outbox and cast("Outbox", counting("outbox", backend.outbox)),
-        bus=cast("Bus", _MeteredBus(backend.bus, metrics, backend.clock)),
-    )
+    """Return the backend with parts that add their calls to these metrics."""
+    parts = {name: getattr(backend, name) for name in _PARTS}
+    counted: dict[str, Any] = {
+        name: _Metered(name, part, metrics, backend.clock)
+        for name, part in parts.items()
+        if part is not None
+    }
+    return dataclasses.replace(backend, **counted)
 
 
 class _Metered:
-    """Stands for an adapter; what is no call of its contract is the adapter's own."""
+    """Delegates to a part, and counts the calls of its coroutines."""
 
-    def __init__(self, contract: str, adapter: object, metrics: Metrics, clock: Clock) -> None:
-        self._adapter = adapter
-        for name in _calls(type(adapter)):  # type: ignore[arg-type]
-            if not name.startswith("_"):
-                times = None if name in _WAITING else metrics.call(contract, name)
-                faults = _Faults(metrics, contract, name)
-                setattr(self, name, _counted(adapter, name, times, faults, clock))
+    def __init__(self, name: str, part: object, metrics: Metrics, clock: Clock) -> None:
+        self._name = name
+        self._part = part
+        self._metrics = metrics
+        self._clock = clock
+        for call, _ in inspect.getmembers(type(part), inspect.iscoroutinefunction):
+            if not call.startswith("_"):
+                setattr(self, call, self._counted(call))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
+        return getattr(self._part, name)
 
+    def _counted(self, name: str) -> Callable[..., Awaitable[Any]]:
+        metrics, clock = self._metrics, self._clock
+        times = None if name in _WAITING else metrics.call(self._name, name)
 
-@functools.cache
-def _calls(kind: type) -> tuple[str, ...]:
-    """Return the names of what can be awaited of an adapter of a class."""
-    return tuple(name for name, _ in inspect.getmembers(kind, inspect.iscoroutinefunction))
+        async def counted(*arguments: Any, **named: Any) -> Any:
+            started_s = clock.monotonic_s()
+            try:
+                result = await getattr(self._part, name)(*arguments, **named)
+            except Exception as error:
+                self._count_error(name, error)
+                raise
+            finally:
+                if times is not None:
+                    times.observe(clock.monotonic_s() - started_s)
+            if name == "receive":
+                metrics.bus_gaps += sum(each.kind is MessageKind.MISSED for each in result)
+            return result
 
+        return counted
 
-class _MeteredBus(_Metered):
-    """A bus; what it may have missed is counted as well."""
-
-    def __init__(self, bus: Bus, metrics: Metrics, clock: Clock) -> None:
-        super().__init__("bus", bus, metrics, clock)
-        # Each task that is waited for needs it: without a look through `__getattr__`.
-        self.subscribe = bus.subscribe
-        hear: Callable[[], Awaitable[list[News]]] = self.__dict__["news"]
-
-        async def news() -> list[News]:
-            found = await hear()
-            metrics.bus_gaps += sum(each.kind is NewsKind.MISSED for each in found)
-            return found
-
-        self.news = news
-
-
-class _Faults:
-    """Counts the errors of one call that are the adapter's."""
-
-    __slots__ = ("_contract", "_counts", "_name")
-
-    def __init__(self, metrics: Metrics, contract: str, name: str) -> None:
-        self._counts = metrics.call_errors
-        self._contract, self._name = contract, name
-
-    def add(self, error: Exception) -> None:
+    def _count_error(self, name: str, error: Exception) -> None:
+        """Count an error, unless the caller caused it."""
+        code = Internal.code
         if isinstance(error, SwellError):
             if error.status < Internal.status:
                 return
             code = error.code
-        else:
-            code = Internal.code
-        key = (self._contract, self._name, code)
-        self._counts[key] = self._counts.get(key, 0) + 1
-
-
-def _counted(
-    adapter: object, name: str, times: Histogram | None, faults: _Faults, clock: Clock
-) -> Call:
-    monotonic_s = clock.monotonic_s
-
-    async def counted(*arguments: Any, **named: Any) -> Any:
-        started_s = monotonic_s()
-        try:
-            return await getattr(adapter, name)(*arguments, **named)
-        except Exception as error:
-            faults.add(error)
-            raise
-        finally:
-            if times is not None:
-                times.observe(monotonic_s() - started_s)
-
-    return counted
+        key = (self._name, name, code)
+        self._metrics.call_errors[key] = self._metrics.call_errors.get(key, 0) + 1

@@ -1,14 +1,15 @@
-"""Numbers for Prometheus.
+"""Prometheus metrics of one backend process.
 
-The hot paths add to plain Python lists; the text is made when somebody asks for it. (A labelled
-histogram of prometheus-client costs ten times as much per observation as a task may.)
+Plain counters are cheaper than prometheus-client's: its labelled histogram costs ten times as much
+per observation. The text format is made on request.
 """
 
 import bisect
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,7 +21,6 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from swell.broker import Depth
 from swell.dispatch import Switches
 from swell.scaling import CHANGES, ENDS, ScalingStatus
 
@@ -35,94 +35,98 @@ START_BOUNDS_S = (
     *(0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 240.0),
     *(300.0, 420.0, 600.0, 900.0, 1200.0, 1800.0),
 )
-#: Bounds of calls, and of lateness, in seconds.
+#: Bounds of calls and of event loop lag, in seconds.
 CALL_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 #: Bounds of HTTP times, in seconds.
 HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0)
 
-#: Every metric and what it tells; the reference is made from it.
-METRICS: dict[str, str] = {
-    "swell_tasks_total": "Ended tasks, by model and outcome.",
-    "swell_tasks_accepted_total": "Accepted tasks, by model.",
-    "swell_tasks_degraded_total": "Tasks that `degrade` changed to meet a deadline or to get a "
-    "worker, by the requested model.",
-    "swell_requests_refused_total": "Requests answered with an error, by its code: "
-    "`quota_exceeded`, `credits_used_up`, `too_many_requests`, "
-    "`would_expire`, `no_worker`, …",
-    "swell_tasks_dead_total": "Tasks that became dead letters, by model.",
-    "swell_tasks_swept_total": "Tasks changed by the sweeper, by cause: `lost` (the lease "
-    "expired), `expired` (a deadline passed), `ready` (a backoff "
-    "ended).",
-    "swell_attempts_requeued_total": "Attempts after which the task was queued again, by model.",
-    "swell_task_queue_seconds": "Time from acceptance to the start of the last attempt, by model.",
-    "swell_task_run_seconds": "Run time of the model, by model.",
-    "swell_task_total_seconds": "Time from acceptance to the end, by model.",
-    "swell_tasks_waiting": "Tasks ready to run, by queue.",
-    "swell_tasks_delayed": "Tasks in backoff, by queue.",
-    "swell_tasks_running": "Tasks under lease, by queue.",
-    "swell_class_ready": "Tasks ready to run, by model and priority class.",
-    "swell_queue_oldest_age_seconds": "Age of the oldest task ready to run, by queue.",
+#: Every metric with its labels, and its description. The reference is made from this table.
+_METRICS: Final = {
+    "swell_tasks_total{model,outcome}": "Ended tasks, by model and outcome.",
+    "swell_tasks_accepted_total{model}": "Accepted tasks, by model.",
+    "swell_tasks_degraded_total{model}": "Tasks that `degrade` changed to meet a deadline or to "
+    "get a worker, by the requested model.",
+    "swell_requests_refused_total{code}": "Requests answered with an error, by its code: "
+    "`quota_exceeded`, `credits_used_up`, `too_many_requests`, `would_expire`, `no_worker`, …",
+    "swell_tasks_dead_total{model}": "Tasks that became dead letters, by model.",
+    "swell_tasks_swept_total{what}": "Tasks changed by the sweeper, by cause: `lost` (the lease "
+    "expired), `expired` (a deadline passed), `ready` (a backoff ended).",
+    "swell_attempts_requeued_total{model}": "Attempts after which the task was queued again, by "
+    "model.",
+    "swell_task_queue_seconds{model}": "Time from acceptance to the start of the last attempt, by "
+    "model.",
+    "swell_task_run_seconds{model}": "Run time of the model, by model.",
+    "swell_task_total_seconds{model}": "Time from acceptance to the end, by model.",
+    "swell_tasks_waiting{queue}": "Tasks ready to run, by queue.",
+    "swell_tasks_delayed{queue}": "Tasks in backoff, by queue.",
+    "swell_tasks_running{queue}": "Tasks under lease, by queue.",
+    "swell_class_ready{model,class}": "Tasks ready to run, by model and priority class.",
+    "swell_queue_oldest_age_seconds{queue}": "Age of the oldest task ready to run, by queue.",
     "swell_lease_tasks": "Tasks in each granted lease.",
-    "swell_workers": "Workers, by pool and state; lost ones for an hour.",
-    "swell_worker_slots": "Capacity of live workers in tasks, by pool.",
-    "swell_worker_slots_held": "Tasks held by live workers, by pool.",
-    "swell_model_switches_total": "Models loaded onto a worker's device, by model and source: "
-    "`disk`, `host` (host memory), or `lora` (only the LoRAs "
-    "changed).",
-    "swell_cold_start_seconds": "Cold starts of workers, by pool, model and phase; `ready` lasts "
-    "until the worker takes tasks, `whole` includes the first task.",
-    "swell_cold_starts_total": "Ended cold starts, by pool and outcome: `ready` or `died`.",
-    "swell_workers_starting": "Workers that are not ready yet, by pool.",
-    "swell_pool_desired": "Wanted workers, by scaled pool.",
-    "swell_pool_ready": "Workers that take tasks, by scaled pool.",
-    "swell_pool_busy": "Workers that hold tasks, by scaled pool.",
-    "swell_pool_booting": "Launched workers that are not ready yet, by scaled pool.",
-    "swell_pool_draining": "Workers that finish their tasks and exit, by scaled pool.",
-    "swell_pool_closed_seconds": "Time until the pool's provider is asked again, after refusals, "
-    "timeouts or failed boots.",
-    "swell_pool_changes_total": "Workers by scaled pool and change: `launch`, `cancel` (of "
-    "boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
-    "swell_pool_ends_total": "Ended machines by scaled pool and cause: `drained`, `cancelled` "
-    "(before a worker registered), `taken_back` (by the provider), "
-    "`cut_short` (time ran out before its worker finished), `failed` "
-    "(no worker registered), `lost` (without notice).",
+    "swell_workers{pool,state}": "Workers, by pool and state; lost ones for an hour.",
+    "swell_worker_slots{pool}": "Capacity of live workers in tasks, by pool.",
+    "swell_worker_slots_held{pool}": "Tasks held by live workers, by pool.",
+    "swell_model_switches_total{model,source}": "Models loaded onto a worker's device, by model "
+    "and source: `disk`, `host` (host memory), or `lora` (only the LoRAs changed).",
+    "swell_cold_start_seconds{pool,model,phase}": "Cold starts of workers, by pool, model and "
+    "phase; `ready` lasts until the worker takes tasks, `whole` includes the first task.",
+    "swell_cold_starts_total{pool,outcome}": "Ended cold starts, by pool and outcome: `ready` or "
+    "`died`.",
+    "swell_workers_starting{pool}": "Workers that are not ready yet, by pool.",
+    "swell_pool_desired{pool}": "Wanted workers, by scaled pool.",
+    "swell_pool_ready{pool}": "Workers that take tasks, by scaled pool.",
+    "swell_pool_busy{pool}": "Workers that hold tasks, by scaled pool.",
+    "swell_pool_booting{pool}": "Launched workers that are not ready yet, by scaled pool.",
+    "swell_pool_draining{pool}": "Workers that finish their tasks and exit, by scaled pool.",
+    "swell_pool_closed_seconds{pool}": "Time until the pool's provider is asked again, after "
+    "refusals, timeouts or failed boots.",
+    "swell_pool_changes_total{pool,what}": "Workers by scaled pool and change: `launch`, `cancel` "
+    "(of boots), `drain`, `end`, `hurry`, `refused`, `failed`, `lost`.",
+    "swell_pool_ends_total{pool,how}": "Ended machines by scaled pool and cause: `drained`, "
+    "`cancelled` (before a worker registered), `taken_back` (by the provider), `cut_short` (time "
+    "ran out before its worker finished), `failed` (no worker registered), `lost` (without "
+    "notice).",
     "swell_autoscaler_age_seconds": "Age of the autoscaler's data; absent if none runs.",
-    "swell_cost_micros_total": "Cost of pools with a price, in millionths of a dollar, by pool "
-    "and kind: `cold_start`, `attempt`, `failed`, `idle` or `wasted`.",
-    "swell_cost_seconds_total": "Charged worker seconds, by pool and kind.",
-    "swell_cost_images_total": "Charged pictures, by pool with a price.",
-    "swell_spent_micros": "Money spent in this period, in millionths of a dollar, by period: "
-    "`day` or `month` (UTC).",
-    "swell_budget_micros": "Budget, by period; absent if none is set.",
-    "swell_canary_share": "Share of the traffic of a canary, 0 to 1, by model.",
-    "swell_canary_evidence": "Likelihood ratio for a worse canary, by model and kind: `failures` "
-    "or `slowness`.",
-    "swell_canary_rollbacks_total": "Automatic rollbacks of canaries, by model.",
-    "swell_webhook_deliveries_total": "Webhook attempts, by outcome: `delivered`, `retried`, "
-    "`failed` (the last attempt), `skipped` (a newer event "
-    "exists).",
+    "swell_cost_micros_total{pool,kind}": "Cost of pools with a price, in millionths of a dollar, "
+    "by pool and kind: `cold_start`, `attempt`, `failed`, `idle` or `wasted`.",
+    "swell_cost_seconds_total{pool,kind}": "Charged worker seconds, by pool and kind.",
+    "swell_cost_images_total{pool}": "Charged pictures, by pool with a price.",
+    "swell_spent_micros{period}": "Money spent in this period, in millionths of a dollar, by "
+    "period: `day` or `month` (UTC).",
+    "swell_budget_micros{period}": "Budget, by period; absent if none is set.",
+    "swell_canary_share{model}": "Share of the traffic of a canary, 0 to 1, by model.",
+    "swell_canary_evidence{model,what}": "Likelihood ratio for a worse canary, by model and kind: "
+    "`failures` or `slowness`.",
+    "swell_canary_rollbacks_total{model}": "Automatic rollbacks of canaries, by model.",
+    "swell_webhook_deliveries_total{outcome}": "Webhook attempts, by outcome: `delivered`, "
+    "`retried`, `failed` (the last attempt), `skipped` (a newer event exists).",
     "swell_webhooks_waiting": "Deliveries waiting for an attempt.",
     "swell_webhooks_oldest_age_seconds": "Age of the oldest event in a waiting delivery.",
     "swell_event_streams": "Open event streams.",
-    "swell_http_request_seconds": "HTTP requests, by method, route and status.",
-    "swell_call_seconds": "Calls of store, broker, objects, registry and bus, by contract and "
-    "call; without calls that wait for work or events, or have nothing to "
-    "do.",
-    "swell_call_errors_total": "Calls that failed because of a database, server or disk, by "
-    "contract, call and code.",
-    "swell_bus_gaps_total": "Times that events of other backends may have been missed, so that "
-    "the backend read the store.",
+    "swell_http_request_seconds{method,route,status}": "HTTP requests, by method, route and "
+    "status.",
+    "swell_call_seconds{contract,call}": "Calls of store, broker, objects, registry and bus, by "
+    "contract and call; without calls that wait for work or events, or have nothing to do.",
+    "swell_call_errors_total{contract,call,code}": "Calls that failed because of a database, "
+    "server or disk, by contract, call and code.",
+    "swell_bus_gaps_total": "Times that events of other backends may have been missed, so that the "
+    "backend read the store.",
     "swell_queue_republished_total": "Task IDs sent to Amazon SQS or NATS again, because ready "
     "tasks had no message.",
-    "swell_duty_failures_total": "Failures of background work, by duty.",
+    "swell_duty_failures_total{duty}": "Failures of background work, by duty.",
     "swell_event_loop_lag_seconds": "Delay of the event loop.",
-    "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the "
-    "database's; it grants no leases if they differ by more than 3.",
+    "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the database's; "
+    "it grants no leases if they differ by more than 3.",
     "swell_process_starts_total": "Backend processes started since the service started.",
-    "swell_build_info": "1, with the version.",
+    "swell_build_info{version}": "1, with the version.",
 }
 
-#: What the library for Prometheus tells of the process.
+METRICS: Final = {key.partition("{")[0]: description for key, description in _METRICS.items()}
+_LABELS: Final = {
+    key.partition("{")[0]: re.findall(r"\w+", key.partition("{")[2]) for key in _METRICS
+}
+
+#: Metrics that prometheus-client adds.
 PROCESS_METRICS: dict[str, str] = {
     "process_cpu_seconds_total": "CPU time of the backend process.",
     "process_resident_memory_bytes": "Resident memory.",
@@ -136,7 +140,7 @@ PROCESS_METRICS: dict[str, str] = {
 
 
 class Histogram:
-    """Counts in buckets, with one label set."""
+    """A histogram with one set of label values."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -160,355 +164,230 @@ class Histogram:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What is looked up only when somebody asks for the numbers."""
+Key = TypeVar("Key")
 
-    depths: Sequence[Depth]
-    ages_s: Mapping[str, float]
-    workers: Mapping[tuple[str, str], int]
-    streams: int
-    #: Pool → how many tasks its live workers may hold, and hold.
-    slots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    #: Pool → how many of its workers are not ready yet.
-    starting: Mapping[str, int] = field(default_factory=dict)
-    #: How the autoscaler stands; None where none runs.
-    scaling: ScalingStatus | None = None
-    #: Model and class → how many tasks could run.
-    classes: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    #: Deliveries of webhooks that wait, and the age of the oldest's event, in seconds.
-    webhooks: tuple[int, float] = (0, 0.0)
-    #: As of `Skew`.
-    clock_ahead_s: float = 0.0
+#: Values of a metric by label values: a string for one label, a tuple for none or several.
+Samples = Mapping[Any, float]
 
 
 class Metrics:
-    """All counters of one backend process."""
+    """All metrics of one backend process."""
 
     def __init__(self) -> None:
-        self.accepted: dict[str, int] = {}
-        self.ended: dict[tuple[str, str], int] = {}
-        self.requeued: dict[str, int] = {}
-        self.dead: dict[str, int] = {}
-        self.degraded: dict[str, int] = {}
-        #: Code of an error → how often it was answered.
-        self.refused: dict[str, int] = {}
-        self.swept: dict[str, int] = {}
-        self.duty_failures: dict[str, int] = {}
+        self.accepted: dict[str, int] = defaultdict(int)
+        self.ended: dict[tuple[str, str], int] = defaultdict(int)
+        self.requeued: dict[str, int] = defaultdict(int)
+        self.dead: dict[str, int] = defaultdict(int)
+        self.degraded: dict[str, int] = defaultdict(int)
+        self.refused: dict[str, int] = defaultdict(int)
+        self.swept: dict[str, int] = defaultdict(int)
+        self.duty_failures: dict[str, int] = defaultdict(int)
         self.bus_gaps = 0
-        #: What came of attempts to deliver webhooks → how often.
         self.webhooks = dict.fromkeys(("delivered", "retried", "failed", "skipped"), 0)
-        #: Messages that went to the dead letters of queues elsewhere.
+        #: IDs that were sent to an external queue again.
         self.republished = 0
-        #: (contract, call) → its times; (contract, call, code) → how often it failed so.
         self.call_s: dict[tuple[str, str], Histogram] = {}
-        self.call_errors: dict[tuple[str, str, str], int] = {}
+        self.call_errors: dict[tuple[str, str, str], int] = defaultdict(int)
         self.loop_lag_s = Histogram(CALL_BOUNDS_S)
-        #: (model, source) → how often it was brought to a device.
-        self.switches: dict[tuple[str, str], int] = {}
-        #: Model → its waiting, running and whole times.
+        self.switches: dict[tuple[str, str], int] = defaultdict(int)
+        #: Model → times in the queue, of the run and in total.
         self.task_s: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
-        #: (pool, model, phase) → how long it took; (pool, outcome) → how many cold starts.
         self.start_s: dict[tuple[str, str, str], Histogram] = {}
-        self.starts: dict[tuple[str, str], int] = {}
-        #: (pool, kind) → what was charged.
-        self.cost_micros: dict[tuple[str, str], int] = {}
-        self.cost_s: dict[tuple[str, str], float] = {}
-        #: Pool → pictures that have a price.
-        self.cost_images: dict[str, int] = {}
-        #: Period → what was spent, and what may be; of one backend that looks after that.
+        self.starts: dict[tuple[str, str], int] = defaultdict(int)
+        self.cost_micros: dict[tuple[str, str], int] = defaultdict(int)
+        self.cost_s: dict[tuple[str, str], float] = defaultdict(float)
+        self.cost_images: dict[str, int] = defaultdict(int)
+        #: Set by the one backend that checks budgets.
         self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
         self.budget_micros: dict[str, int] = {}
-        #: Model → share of its canary, and what speaks against it; of one backend that weighs that.
+        #: Model → share of its canary, evidence for more failures, and for slowness; set by the one
+        #: backend that compares canaries.
         self.canaries: dict[str, tuple[float, float, float]] = {}
-        #: Model → how often a canary was rolled back without being asked.
-        self.rollbacks: dict[str, int] = {}
+        self.rollbacks: dict[str, int] = defaultdict(int)
         self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
         self.http_s: dict[tuple[str, str, int], Histogram] = {}
 
     def http(self, method: str, route: str, status: int) -> Histogram:
-        """Return the times of such requests, to add one."""
-        histogram = self.http_s.get((method, route, status))
-        if histogram is None:
-            histogram = self.http_s[method, route, status] = Histogram(HTTP_BOUNDS_S)
-        return histogram
+        """Return the times of requests."""
+        return _histogram(self.http_s, (method, route, status), HTTP_BOUNDS_S)
 
     def call(self, contract: str, name: str) -> Histogram:
-        """Return the times of a call of a contract, to add one."""
-        return self.call_s.setdefault((contract, name), Histogram(CALL_BOUNDS_S))
+        """Return the times of a call of a contract."""
+        return _histogram(self.call_s, (contract, name), CALL_BOUNDS_S)
 
     def cold_start(self, pool: str, model: str, phase: str) -> Histogram:
-        """Return the times of a phase of cold starts, to add one."""
-        return self.start_s.setdefault((pool, model, phase), Histogram(START_BOUNDS_S))
+        """Return the times of a phase of cold starts."""
+        return _histogram(self.start_s, (pool, model, phase), START_BOUNDS_S)
 
     def cold_start_ended(self, pool: str, outcome: str) -> None:
-        """Note that a cold start is over."""
-        self.starts[pool, outcome] = self.starts.get((pool, outcome), 0) + 1
+        """Count the end of a cold start."""
+        self.starts[pool, outcome] += 1
 
     def know_pool(self, pool: str) -> None:
-        """Begin to count a pool's cold starts at 0, so that the first is seen as an increase."""
+        """Start a pool's cold starts at 0, so that the first counts as an increase."""
         for outcome in ("ready", "died"):
             self.starts.setdefault((pool, outcome), 0)
 
     def charged(
         self, pool: str, kind: str, seconds: float, micros: int | None, images: int = 0
     ) -> None:
-        """Note an entry of the ledger. Corrections, which are negative, are not counted."""
-        key = pool, kind
-        self.cost_s[key] = self.cost_s.get(key, 0.0) + max(0.0, seconds)
+        """Count an entry of the ledger. Negative corrections are not counted."""
+        self.cost_s[pool, kind] += max(0.0, seconds)
         if micros is not None:
-            self.cost_micros[key] = self.cost_micros.get(key, 0) + max(0, micros)
-            self.cost_images[pool] = self.cost_images.get(pool, 0) + max(0, images)
+            self.cost_micros[pool, kind] += max(0, micros)
+            self.cost_images[pool] += max(0, images)
 
     def task_degraded(self, model: str) -> None:
-        """Note that a task of this model is given less than was asked."""
-        self.degraded[model] = self.degraded.get(model, 0) + 1
+        """Count a task that `degrade` changed."""
+        self.degraded[model] += 1
 
     def request_refused(self, code: str) -> None:
-        """Note that a request was answered with this error."""
-        self.refused[code] = self.refused.get(code, 0) + 1
+        """Count a request that was answered with an error."""
+        self.refused[code] += 1
 
     def duty_failed(self, name: str) -> None:
-        """Note that something the backend does by itself has failed."""
-        self.duty_failures[name] = self.duty_failures.get(name, 0) + 1
+        """Count a failure of background work."""
+        self.duty_failures[name] += 1
 
     def task_ended(
         self, model: str, outcome: str, *, queue_s: float, run_s: float, total_s: float
     ) -> None:
-        """Note the end of a task."""
-        key = (model, outcome)
-        self.ended[key] = self.ended.get(key, 0) + 1
+        """Count the end of a task."""
+        self.ended[model, outcome] += 1
         times = self.task_s.get(model)
         if times is None:
             bounds = TASK_BOUNDS_S
             times = self.task_s[model] = (Histogram(bounds), Histogram(bounds), Histogram(bounds))
-        times[0].observe(queue_s)
-        times[1].observe(run_s)
-        times[2].observe(total_s)
+        for histogram, seconds in zip(times, (queue_s, run_s, total_s), strict=True):
+            histogram.observe(seconds)
 
     def models_switched(self, switches: Iterable[Switches]) -> None:
-        """Note models that were brought to a device or changed there."""
+        """Count loads of models onto a device, and changes of LoRAs."""
         for each in switches:
             for source, n in (("disk", each.disk), ("host", each.host), ("lora", each.loras)):
                 if n:
-                    key = (each.model, source)
-                    self.switches[key] = self.switches.get(key, 0) + n
+                    self.switches[each.model, source] += n
 
-    def text(self, snapshot: Snapshot) -> bytes:
-        """Return the exposition format."""
+    def text(self, gauges: Mapping[str, Samples]) -> bytes:
+        """Return the metrics in Prometheus' text format.
+
+        Args:
+            gauges: Samples that are read on request, by name of the metric.
+        """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Source(self, snapshot))
+        registry.register(_Source({**self._samples(), **gauges}, self._histograms()))
         ProcessCollector(registry=registry)
         return generate_latest(registry)
 
+    def _samples(self) -> dict[str, Samples]:
+        evidence = {
+            (model, what): value
+            for model, (_, failures, slowness) in self.canaries.items()
+            for what, value in (("failures", failures), ("slowness", slowness))
+        }
+        return {
+            "swell_tasks_total": self.ended,
+            "swell_tasks_accepted_total": self.accepted,
+            "swell_attempts_requeued_total": self.requeued,
+            "swell_tasks_dead_total": self.dead,
+            "swell_tasks_degraded_total": self.degraded,
+            "swell_tasks_swept_total": self.swept,
+            "swell_requests_refused_total": self.refused,
+            "swell_webhook_deliveries_total": self.webhooks,
+            "swell_duty_failures_total": self.duty_failures,
+            "swell_bus_gaps_total": {(): self.bus_gaps},
+            "swell_queue_republished_total": {(): self.republished},
+            "swell_call_errors_total": self.call_errors,
+            "swell_model_switches_total": self.switches,
+            "swell_cold_starts_total": self.starts,
+            "swell_cost_micros_total": self.cost_micros,
+            "swell_cost_seconds_total": self.cost_s,
+            "swell_cost_images_total": self.cost_images,
+            "swell_spent_micros": self.spent_micros,
+            "swell_budget_micros": self.budget_micros,
+            "swell_canary_share": {model: each[0] for model, each in self.canaries.items()},
+            "swell_canary_evidence": evidence,
+            "swell_canary_rollbacks_total": self.rollbacks,
+            "swell_process_starts_total": {(): 1},
+            "swell_build_info": {_RELEASE: 1},
+        }
+
+    def _histograms(self) -> dict[str, Mapping[Any, Histogram]]:
+        queue_s, run_s, total_s = (
+            {model: times[index] for model, times in self.task_s.items()} for index in range(3)
+        )
+        return {
+            "swell_task_queue_seconds": queue_s,
+            "swell_task_run_seconds": run_s,
+            "swell_task_total_seconds": total_s,
+            "swell_lease_tasks": {(): self.lease_tasks},
+            "swell_http_request_seconds": self.http_s,
+            "swell_call_seconds": {
+                key: each for key, each in self.call_s.items() if any(each.counts)
+            },
+            "swell_cold_start_seconds": self.start_s,
+            "swell_event_loop_lag_seconds": {(): self.loop_lag_s},
+        }
+
+
+def scaling_gauges(status: ScalingStatus | None) -> dict[str, Samples]:
+    """Return the metrics of the autoscaler; empty if none runs."""
+    if status is None:
+        return {}
+    pools = status.pools
+    fields = ("desired", "ready", "busy", "booting", "draining")
+    return {
+        **{
+            f"swell_pool_{name}": {each.pool: getattr(each, name) for each in pools}
+            for name in fields
+        },
+        "swell_pool_closed_seconds": {each.pool: each.closed_s for each in pools},
+        "swell_pool_changes_total": {
+            (each.pool, what): each.counts.get(what, 0) for each in pools for what in CHANGES
+        },
+        "swell_pool_ends_total": {
+            (each.pool, how): each.ends.get(how, 0) for each in pools for how in ENDS
+        },
+        "swell_autoscaler_age_seconds": {(): status.age_s},
+    }
+
 
 class _Source(Collector):
-    """Translates the lists into what prometheus-client writes."""
+    """Converts samples and histograms to what prometheus-client writes."""
 
-    def __init__(self, metrics: Metrics, snapshot: Snapshot) -> None:
-        self._metrics = metrics
-        self._snapshot = snapshot
+    def __init__(
+        self, samples: Mapping[str, Samples], histograms: Mapping[str, Mapping[Any, Histogram]]
+    ) -> None:
+        self._samples = samples
+        self._histograms = histograms
 
-    def collect(self) -> Iterable[Metric]:
-        yield from self._counters()
-        yield from self._histograms()
-        yield from self._gauges()
-        yield from self._canaries()
-
-    def _counters(self) -> Iterator[Metric]:
-        metrics = self._metrics
-        ended = _counter("swell_tasks_total", ["model", "outcome"])
-        for (model, outcome), n in metrics.ended.items():
-            ended.add_metric([model, outcome], n)
-        yield ended
-        for name, counts in (
-            ("swell_tasks_accepted_total", metrics.accepted),
-            ("swell_attempts_requeued_total", metrics.requeued),
-            ("swell_tasks_dead_total", metrics.dead),
-            ("swell_tasks_degraded_total", metrics.degraded),
-        ):
-            yield _counted(name, "model", counts)
-        yield _counted("swell_tasks_swept_total", "what", metrics.swept)
-        yield _counted("swell_canary_rollbacks_total", "model", metrics.rollbacks)
-        yield _counted("swell_requests_refused_total", "code", metrics.refused)
-        yield _counted("swell_webhook_deliveries_total", "outcome", metrics.webhooks)
-        yield _counted("swell_duty_failures_total", "duty", metrics.duty_failures)
-        gaps = _counter("swell_bus_gaps_total", [])
-        gaps.add_metric([], metrics.bus_gaps)
-        yield gaps
-        republished = _counter("swell_queue_republished_total", [])
-        republished.add_metric([], metrics.republished)
-        yield republished
-        errors = _counter("swell_call_errors_total", ["contract", "call", "code"])
-        for each, n in metrics.call_errors.items():
-            errors.add_metric(list(each), n)
-        yield errors
-        switches = _counter("swell_model_switches_total", ["model", "source"])
-        for labels, n in metrics.switches.items():
-            switches.add_metric(list(labels), n)
-        yield switches
-        starts = _counter("swell_cold_starts_total", ["pool", "outcome"])
-        for labels, n in metrics.starts.items():
-            starts.add_metric(list(labels), n)
-        yield starts
-        costs = _counter("swell_cost_micros_total", ["pool", "kind"])
-        for labels, n in metrics.cost_micros.items():
-            costs.add_metric(list(labels), n)
-        yield costs
-        paid = _counter("swell_cost_seconds_total", ["pool", "kind"])
-        for labels, seconds in metrics.cost_s.items():
-            paid.add_metric(list(labels), seconds)
-        yield paid
-        images = _counter("swell_cost_images_total", ["pool"])
-        for pool, n in metrics.cost_images.items():
-            images.add_metric([pool], n)
-        yield images
-
-    def _histograms(self) -> Iterator[Metric]:
-        metrics = self._metrics
-        names = ("swell_task_queue_seconds", "swell_task_run_seconds", "swell_task_total_seconds")
-        for place, name in enumerate(names):
-            family = HistogramMetricFamily(name, METRICS[name], labels=["model"])
-            for model, times in metrics.task_s.items():
-                family.add_metric([model], times[place].buckets(), times[place].total)
+    def collect(self) -> Iterator[Metric]:
+        for name, description in METRICS.items():
+            labels = _LABELS[name]
+            if name in self._histograms:
+                histogram = HistogramMetricFamily(name, description, labels=labels)
+                for key, each in self._histograms[name].items():
+                    histogram.add_metric(_values(key), each.buckets(), each.total)
+                yield histogram
+                continue
+            family: CounterMetricFamily | GaugeMetricFamily
+            if name.endswith("_total"):
+                family = CounterMetricFamily(
+                    name.removesuffix("_total"), description, labels=labels
+                )
+            else:
+                family = GaugeMetricFamily(name, description, labels=labels)
+            for key, value in self._samples.get(name, {}).items():
+                family.add_metric(_values(key), value)
             yield family
-        lease = HistogramMetricFamily("swell_lease_tasks", METRICS["swell_lease_tasks"])
-        lease.add_metric([], metrics.lease_tasks.buckets(), metrics.lease_tasks.total)
-        yield lease
-        name = "swell_http_request_seconds"
-        http = HistogramMetricFamily(name, METRICS[name], labels=["method", "route", "status"])
-        for (method, route, status), each in metrics.http_s.items():
-            http.add_metric([method, route, str(status)], each.buckets(), each.total)
-        yield http
-        name = "swell_call_seconds"
-        calls = HistogramMetricFamily(name, METRICS[name], labels=["contract", "call"])
-        for (contract, call), each in metrics.call_s.items():
-            if each.total or any(each.counts):
-                calls.add_metric([contract, call], each.buckets(), each.total)
-        yield calls
-        name = "swell_cold_start_seconds"
-        cold = HistogramMetricFamily(name, METRICS[name], labels=["pool", "model", "phase"])
-        for labels, each in metrics.start_s.items():
-            cold.add_metric(list(labels), each.buckets(), each.total)
-        yield cold
-        name = "swell_event_loop_lag_seconds"
-        lag = HistogramMetricFamily(name, METRICS[name])
-        lag.add_metric([], metrics.loop_lag_s.buckets(), metrics.loop_lag_s.total)
-        yield lag
-
-    def _gauges(self) -> Iterator[Metric]:
-        snapshot = self._snapshot
-        waiting = _gauge("swell_tasks_waiting", ["queue"])
-        delayed = _gauge("swell_tasks_delayed", ["queue"])
-        running = _gauge("swell_tasks_running", ["queue"])
-        ages = _gauge("swell_queue_oldest_age_seconds", ["queue"])
-        for depth in snapshot.depths:
-            waiting.add_metric([depth.queue], depth.ready)
-            delayed.add_metric([depth.queue], depth.delayed)
-            running.add_metric([depth.queue], depth.running)
-        for queue, age_s in snapshot.ages_s.items():
-            ages.add_metric([queue], age_s)
-        yield from (waiting, delayed, running, ages)
-        classes = _gauge("swell_class_ready", ["model", "class"])
-        for labels, n in snapshot.classes.items():
-            classes.add_metric(list(labels), n)
-        yield classes
-        workers = _gauge("swell_workers", ["pool", "state"])
-        for labels, n in snapshot.workers.items():
-            workers.add_metric(list(labels), n)
-        yield workers
-        slots, held = (
-            _gauge("swell_worker_slots", ["pool"]),
-            _gauge("swell_worker_slots_held", ["pool"]),
-        )
-        for pool, (may_hold, holds) in snapshot.slots.items():
-            slots.add_metric([pool], may_hold)
-            held.add_metric([pool], holds)
-        yield from (slots, held)
-        starting = _gauge("swell_workers_starting", ["pool"])
-        for pool, n in snapshot.starting.items():
-            starting.add_metric([pool], n)
-        yield starting
-        yield from _scaled(snapshot.scaling)
-        for name, amounts in (
-            ("swell_spent_micros", self._metrics.spent_micros),
-            ("swell_budget_micros", self._metrics.budget_micros),
-        ):
-            money = _gauge(name, ["period"])
-            for period, micros in amounts.items():
-                money.add_metric([period], micros)
-            yield money
-        build = _gauge("swell_build_info", ["version"])
-        build.add_metric([_RELEASE], 1)
-        yield build
-        starts = _counter("swell_process_starts_total", [])
-        starts.add_metric([], 1)
-        yield starts
-        streams, ahead, hooks, hooks_age = (
-            _gauge("swell_event_streams", []),
-            _gauge("swell_clock_ahead_seconds", []),
-            _gauge("swell_webhooks_waiting", []),
-            _gauge("swell_webhooks_oldest_age_seconds", []),
-        )
-        streams.add_metric([], snapshot.streams)
-        ahead.add_metric([], snapshot.clock_ahead_s)
-        hooks.add_metric([], snapshot.webhooks[0])
-        hooks_age.add_metric([], snapshot.webhooks[1])
-        yield from (streams, ahead, hooks, hooks_age)
-
-    def _canaries(self) -> Iterator[Metric]:
-        shares, speaks = (
-            _gauge("swell_canary_share", ["model"]),
-            _gauge("swell_canary_evidence", ["model", "what"]),
-        )
-        for model, (share, failures, slowness) in self._metrics.canaries.items():
-            shares.add_metric([model], share)
-            speaks.add_metric([model, "failures"], failures)
-            speaks.add_metric([model, "slowness"], slowness)
-        yield from (shares, speaks)
 
 
-def _scaled(status: ScalingStatus | None) -> Iterator[Metric]:
-    """Yield how pools stand that are scaled."""
-    pools = () if status is None else status.pools
-    for name, told in (
-        ("swell_pool_desired", "desired"),
-        ("swell_pool_ready", "ready"),
-        ("swell_pool_busy", "busy"),
-        ("swell_pool_booting", "booting"),
-        ("swell_pool_draining", "draining"),
-        ("swell_pool_closed_seconds", "closed_s"),
-    ):
-        family = _gauge(name, ["pool"])
-        for pool in pools:
-            family.add_metric([pool.pool], getattr(pool, told))
-        yield family
-    changes = _counter("swell_pool_changes_total", ["pool", "what"])
-    for pool in pools:
-        for what in CHANGES:
-            changes.add_metric([pool.pool, what], pool.counts.get(what, 0))
-    yield changes
-    ends = _counter("swell_pool_ends_total", ["pool", "how"])
-    for pool in pools:
-        for how in ENDS:
-            ends.add_metric([pool.pool, how], pool.ends.get(how, 0))
-    yield ends
-    age = _gauge("swell_autoscaler_age_seconds", [])
-    if status is not None:
-        age.add_metric([], status.age_s)
-    yield age
+def _values(key: str | tuple[object, ...]) -> list[str]:
+    return [key] if isinstance(key, str) else [str(value) for value in key]
 
 
-def _counted(name: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:
-    family = _counter(name, [label])
-    for value, n in counts.items():
-        family.add_metric([value], n)
-    return family
-
-
-def _counter(name: str, labels: Sequence[str]) -> CounterMetricFamily:
-    return CounterMetricFamily(name.removesuffix("_total"), METRICS[name], labels=labels)
-
-
-def _gauge(name: str, labels: Sequence[str]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, METRICS[name], labels=labels)
+def _histogram(found: dict[Key, Histogram], key: Key, bounds: Sequence[float]) -> Histogram:
+    histogram = found.get(key)
+    if histogram is None:
+        histogram = found[key] = Histogram(bounds)
+    return histogram

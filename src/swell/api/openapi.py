@@ -1,6 +1,9 @@
-"""OpenAPI 3.1 from the route table."""
+"""OpenAPI 3.1 from the route table.
 
-import http
+`python -m swell.api.openapi` prints the document of the native API, without the worker protocol.
+"""
+
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +14,7 @@ from swell.api.route import Body, Response, Route
 from swell.errors import Forbidden, Internal, SwellError, TooManyRequests, Unauthenticated
 from swell.registry import Scope
 
-#: Of others, such as QUERY, OpenAPI 3.1 knows nothing.
+#: OpenAPI 3.1 has no other methods, such as QUERY.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _REF: Final = "#/components/schemas/{name}"
@@ -21,13 +24,13 @@ _PROBLEM: Final = "application/problem+json"
 def describe(
     routes: Sequence[Route], groups: dict[str, str], *, version: str, base_url: str = ""
 ) -> dict[str, Any]:
-    """Return the description of a surface.
+    """Return the OpenAPI document of some routes.
 
     Args:
-        routes: Its operations.
-        groups: Tags, with what they hold.
-        version: Of the service.
-        base_url: Where it is served; empty for relative.
+        routes: The operations.
+        groups: Tag → description.
+        version: Version of the service.
+        base_url: Address of the server; empty for a relative one.
     """
     listed = [route for route in routes if not route.is_page and route.method in _METHODS]
     refs, schemas = _schemas(listed)
@@ -59,21 +62,19 @@ def describe(
             },
         },
     }
-    # Through JSON and back, so that defaults of our messages are JSON values too.
+    # Encoding turns default values of messages into JSON values.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))
     return plain
 
 
 def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
-    """Return references by type, and all schemas."""
-    kinds: dict[Any, None] = {Problem: None}
+    """Return references by message type, and all schemas."""
+    found: list[Any] = [Problem]
     for route in routes:
-        if route.body is not None and route.body.message is not None:
-            kinds[route.body.message] = None
-        for response in route.responses.values():
-            if response.message is not None and response.message is not dict:
-                kinds[response.message] = None
-    refs, schemas = msgspec.json.schema_components(list(kinds), ref_template=_REF)
+        found += [] if route.body is None else [route.body.message]
+        found += [response.message for response in route.responses.values()]
+    kinds = [kind for kind in dict.fromkeys(found) if kind not in (None, dict)]
+    refs, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
     return dict(zip(kinds, refs, strict=True)), schemas
 
 
@@ -96,15 +97,10 @@ def _operation(route: Route, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _request_body(body: Body, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for media_type in body.media_types:
-        if body.message is not None:
-            content[media_type] = {"schema": refs[body.message]}
-            if body.example is not None:
-                content[media_type]["example"] = body.example
-        else:
-            content[media_type] = {}
-    return {"required": True, "content": content}
+    content: dict[str, Any] = {} if body.message is None else {"schema": refs[body.message]}
+    if body.message is not None and body.example is not None:
+        content["example"] = body.example
+    return {"required": True, "content": dict.fromkeys(body.media_types, content)}
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -128,21 +124,20 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             "example": header.example,
         }
         for header in route.headers
-        # OpenAPI ignores a parameter of this name: the media types of responses stand for it.
+        # OpenAPI ignores a parameter of this name. The media types of responses replace it.
         if header.name != "Accept"
     )
     return found
 
 
 def _query_schemas(route: Route) -> list[tuple[str, dict[str, Any]]]:
-    """Return (name, schema) of each query parameter; null has no form in a query."""
+    """Return (name, schema) of each query parameter, without null, which a query cannot express."""
     if route.query is dict:
         return []
     _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
     found = []
     for name, schema in components[route.query.__name__].get("properties", {}).items():
-        options = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
-        plain = dict(options[0]) if options else dict(schema)
+        plain = dict(without_null(schema))
         if schema.get("default") is not None:
             plain["default"] = schema["default"]
         if plain.get("$ref", "").startswith("#/components/schemas/"):
@@ -151,24 +146,27 @@ def _query_schemas(route: Route) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the first option of a schema that is not null; the schema itself if it has none."""
+    options = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
+    return options[0] if options else schema
+
+
 def _responses(route: Route, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for status, response in route.responses.items():
-        found[str(status)] = _response(response, refs)
-    by_status: dict[int, list[type[SwellError]]] = {}
+    found = {str(status): _response(response, refs) for status, response in route.responses.items()}
+    by_status: dict[int, list[str]] = {}
     for kind in all_errors(route):
-        by_status.setdefault(kind.status, []).append(kind)
+        by_status.setdefault(kind.status, []).append(f"`{kind.code}`: {kind.title}")
     for status in sorted(by_status):
-        text = "; ".join(f"`{kind.code}`: {kind.title}" for kind in by_status[status])
         found[str(status)] = {
-            "description": text or http.HTTPStatus(status).phrase,
+            "description": "; ".join(by_status[status]),
             "content": {_PROBLEM: {"schema": refs[Problem]}},
         }
     return found
 
 
 def all_errors(route: Route) -> list[type[SwellError]]:
-    """Return every error of an operation, those of keys and of our own faults included."""
+    """Return every error of an operation, including those of keys and internal errors."""
     kinds: list[type[SwellError]] = list(route.errors)
     if route.scope is not None:
         kinds += [kind for kind in (Unauthenticated, Forbidden) if kind not in kinds]
@@ -179,18 +177,29 @@ def all_errors(route: Route) -> list[type[SwellError]]:
 
 def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     headers = (("x-request-id", "Quote it when you report an error"), *response.headers)
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {}
+    if response.message is not None:
+        schema = {"type": "object"} if response.message is dict else refs[response.message]
+        content[response.media_type] = {"schema": schema}
+    elif response.media_type:
+        content[response.media_type] = {}
+    content.update({each: {} for each in response.files})
+    described = {
         "description": response.description,
         "headers": {
             name: {"description": text, "schema": {"type": "string"}} for name, text in headers
         },
     }
-    if response.message is dict:
-        told["content"] = {response.media_type: {"schema": {"type": "object"}}}
-    elif response.message is not None:
-        told["content"] = {response.media_type: {"schema": refs[response.message]}}
-    elif response.media_type:
-        told["content"] = {response.media_type: {}}
-    if response.files:
-        told.setdefault("content", {}).update({each: {} for each in response.files})
-    return told
+    return {**described, "content": content} if content else described
+
+
+def _native() -> dict[str, Any]:
+    # The route table imports the page that serves the document.
+    from swell.api.routes import GROUPS, ROUTES  # noqa: PLC0415
+
+    routes = [each for each in ROUTES if not each.facade and each.scope is not Scope.WORKER]
+    return describe(routes, GROUPS, version="")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.encode(_native()).decode())

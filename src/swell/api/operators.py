@@ -1,7 +1,7 @@
-"""What operators ask: models, queues, workers, keys, health and numbers."""
+"""Operators' endpoints: models, queues, workers, keys, health and metrics."""
 
 import secrets
-from collections.abc import Iterable
+from collections import Counter
 from datetime import timedelta
 from typing import Final
 
@@ -12,7 +12,6 @@ from swell.api.auth import NewKey, create_key, rotate_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
 from swell.api.files import READ_URL_S
-from swell.api.fleet import Worker
 from swell.api.gallery import sample_views
 from swell.api.messages import (
     AuditList,
@@ -44,21 +43,21 @@ from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.startups import startup_view
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.broker import Depth
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
 from swell.registry import ApiKey, KeyLimits, ModelCard, Scope, WorkerInfo
 from swell.signing import rotate_secrets
 
-#: A worker that was lost longer ago is not among the numbers: nobody would wait for it any more.
-_LOST_TOLD_S: Final = 3600.0
+#: Metrics leave out workers that were lost longer ago, in seconds.
+_LOST_S: Final = 3600.0
 
-_key = Reader(KeyRequest)
-_rotation = Reader(RotateRequest)
-_signing_rotation = Reader(RotateSigningRequest)
+_read_key = Reader(KeyRequest)
+_read_rotation = Reader(RotateRequest)
+_read_signing_rotation = Reader(RotateSigningRequest)
 
 
 @route("GET /v1/models", "Models", {200: Response("The current version of every model", ModelList)})
@@ -83,12 +82,14 @@ async def get_model(service: Service, call: Call) -> Reply:
     """
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
-    served = service.served_with([target.queue]).get(target.queue)
+    served = service.estimates.served_with([target.queue]).get(target.queue)
     served_with = {} if served is None else {target.model: served}
     [waiting] = await service.broker.backlogs(
         [target.model], USUAL_PRIORITY, served_with=served_with
     )
-    expected = await service.expected_last(target.queue, waiting.equal, waiting.equal_samples)
+    expected = await service.estimates.expected_last(
+        target.queue, waiting.equal, waiting.equal_samples
+    )
     if expected is not None:
         view = msgspec.structs.replace(view, start_s=expected.start, eta_s=expected.finish)
     return Reply(200, encode(view))
@@ -134,8 +135,7 @@ async def list_workers(service: Service, call: Call) -> Reply:
     ids = [info.id for info, _, _ in listed]
     own = {s.worker_id: startup_view(s) for s in await service.registry.startups_of(ids)}
     views = [
-        _worker_view(info, state, held, service.fleet.get(info.id), own.get(info.id))
-        for info, state, held in listed
+        _worker_view(service, info, state, held, own.get(info.id)) for info, state, held in listed
     ]
     startups = await service.registry.startups(under_way=True)
     under_way = [startup_view(each) for each in startups if each.kind is StartupKind.COLD]
@@ -154,13 +154,13 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     """Drain a worker."""
     worker_id = call.params["id"]
     info = await service.fleet.drain(worker_id)
-    await service.bus.tell([News(kind=NewsKind.WORKERS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     if info is None:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.get(worker_id)
     held = 0 if worker is None else worker.held
     state = "gone" if info.gone_at else "draining"
-    return Reply(200, encode(_worker_view(info, state, held, worker)))
+    return Reply(200, encode(_worker_view(service, info, state, held)))
 
 
 @route(
@@ -173,28 +173,22 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 )
 async def make_key(service: Service, call: Call) -> Reply:
     """Create a key."""
-    asked: KeyRequest = await _key.read_call(call, service.settings.max_body_bytes)
-    service.classes.check_known(asked.classes)
-    lasts_s, now = asked.expires_in_s, service.clock.now()
+    request: KeyRequest = await _read_key.read_call(call, service.settings.server.max_body_bytes)
+    service.classes.check_known(request.classes)
+    lasts_s, now = request.expires_in_s, service.clock.now()
     made = await create_key(
         service.registry,
         service.clock,
-        asked.name,
-        frozenset(asked.scopes),
+        request.name,
+        frozenset(request.scopes),
         expires_at=None if lasts_s is None else now + timedelta(seconds=lasts_s),
-        pools=tuple(asked.pools),
-        models=tuple(asked.models),
-        limits=KeyLimits(
-            rate_per_s=asked.rate_per_s,
-            burst=asked.burst,
-            tasks_in_flight=asked.tasks_in_flight,
-            tasks_per_day=asked.tasks_per_day,
-            streams=asked.streams,
-        ),
-        classes=tuple(asked.classes),
+        pools=tuple(request.pools),
+        models=tuple(request.models),
+        limits=project(KeyLimits, request),
+        classes=tuple(request.classes),
     )
     call.target = made.key.id
-    call.about = f"{asked.name!r}: {', '.join(sorted(asked.scopes))}"
+    call.about = f"{request.name!r}: {', '.join(sorted(request.scopes))}"
     return shown_once(201, made)
 
 
@@ -213,27 +207,19 @@ async def new_secret(service: Service, call: Call) -> Reply:
     Gives the key a new secret and keeps its id, scopes, limits and tasks. The previous secret
     works during the overlap; older ones stop at once.
     """
-    body = await call.body(service.settings.max_body_bytes)
-    asked: RotateRequest = _rotation.read(body or b"{}")
+    body = await call.body(service.settings.server.max_body_bytes)
+    request: RotateRequest = _read_rotation.read(body or b"{}")
     key = await _find_key(service, call)
-    made = await rotate_key(service.registry, service.clock, key, asked.overlap_s)
-    call.about = f"the secret before works for {asked.overlap_s:g} s"
+    made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
+    call.about = f"the previous secret works for {request.overlap_s:g} s"
     service.keys.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
     return shown_once(200, made)
 
 
 def shown_once(status: int, made: NewKey) -> Reply:
-    """Return the answer with a new key and its secret."""
-    view = NewKeyView(
-        id=made.key.id,
-        name=made.key.name,
-        scopes=sorted(made.key.scopes),
-        created_at=made.key.created_at,
-        expires_at=made.key.expires_at,
-        old_until=made.key.old_until,
-        key=made.secret,
-    )
+    """Return the only reply that contains the secret of a key."""
+    view = project(NewKeyView, made.key, scopes=sorted(made.key.scopes), key=made.secret)
     return Reply(status, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
@@ -253,8 +239,8 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
     queued tasks with such URLs in their input fail, and other backends may refuse new URLs for
     some seconds.
     """
-    body = await call.body(service.settings.max_body_bytes)
-    asked: RotateSigningRequest = _signing_rotation.read(body or b"{}")
+    body = await call.body(service.settings.server.max_body_bytes)
+    request: RotateSigningRequest = _read_signing_rotation.read(body or b"{}")
     signing = service.backend.signing
     if signing is None:
         raise Conflict("URLs of this service are signed with a secret that does not change")
@@ -262,11 +248,11 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
         service.registry,
         service.clock,
         secrets.token_bytes(32),
-        lasting_s=max(service.settings.signed_url_s, READ_URL_S),
-        revoke=asked.revoke,
+        lasting_s=max(service.settings.server.signed_url_s, READ_URL_S),
+        revoke=request.revoke,
     )
     signing.replace(made)
-    call.about = "URLs signed before are void" if asked.revoke else "URLs signed before stay good"
+    call.about = f"URLs signed before are {'invalid' if request.revoke else 'still valid'}"
     others = [each.until for each in made if each.until is not None]
     view = SigningView(signs_from=made[0].from_at, others_until=max(others, default=None))
     return Reply(200, encode(view))
@@ -286,21 +272,7 @@ async def list_audit(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, AuditQuery)
     entries = await service.registry.audit(limit=query.limit, before=query.cursor)
-    views = [
-        AuditView(
-            id=each.id,
-            at=each.at,
-            key_id=each.key_id,
-            key_name=each.key_name,
-            address=each.address,
-            action=each.action,
-            target=each.target,
-            status=each.status,
-            detail=each.detail,
-            request_id=each.request_id,
-        )
-        for each in entries
-    ]
+    views = [project(AuditView, each) for each in entries]
     cursor = entries[-1].id if len(entries) == query.limit else None
     return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
 
@@ -339,7 +311,7 @@ async def revoke_key(service: Service, call: Call) -> Reply:
         await service.registry.put_key(key)
     call.about = repr(key.name)
     service.keys.forget()
-    await service.bus.tell([News(kind=NewsKind.KEYS)])
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
     return Reply(200, encode(_key_view(key)))
 
 
@@ -393,125 +365,120 @@ async def health_ready(service: Service, call: Call) -> Reply:
 )
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""
-    now = service.clock.now()
-    depths = await service.broker.depths()
-    ages_s = {
-        depth.queue: (now - depth.oldest_ready_at).total_seconds()
-        for depth in depths
-        if depth.oldest_ready_at is not None
-    }
-    workers: dict[tuple[str, str], int] = {}
-    slots: dict[str, tuple[int, int]] = {}
-    for pool in service.settings.hour_micros:
-        service.metrics.know_pool(pool)
-    for info, state, held in await service.fleet.all():
-        service.metrics.know_pool(info.pool)
-        if state == "gone" or (now - info.seen_at).total_seconds() > _LOST_TOLD_S:
-            continue
-        workers[info.pool, state] = workers.get((info.pool, state), 0) + 1
-        if state != "lost":
-            may_hold, holds = slots.get(info.pool, (0, 0))
-            slots[info.pool] = (may_hold + info.slots, holds + held)
-    starting: dict[str, int] = {}
-    for each in await service.registry.startups(under_way=True):
-        starting[each.pool] = starting.get(each.pool, 0) + 1
-    models = {depth.queue.partition(":")[0] for depth in depths}
-    snapshot = metrics.Snapshot(
-        depths,
-        ages_s,
-        workers,
-        len(service.streams),
-        slots,
-        starting,
-        service.scaling.status,
-        await _classes(service, models),
-        (0, 0.0) if service.hooks is None else await service.hooks.waiting(),
-        service.skew.ahead_s,
+    waiting, oldest_s = (0, 0.0) if service.hooks is None else await service.hooks.waiting()
+    text = service.metrics.text(
+        {
+            **await _queue_gauges(service),
+            **await _worker_gauges(service),
+            **metrics.scaling_gauges(service.scaling.status),
+            "swell_event_streams": {(): len(service.streams)},
+            "swell_clock_ahead_seconds": {(): service.skew.ahead_s},
+            "swell_webhooks_waiting": {(): waiting},
+            "swell_webhooks_oldest_age_seconds": {(): oldest_s},
+        }
     )
-    text = service.metrics.text(snapshot)
     if service.backend.together is not None:
         text = service.backend.together(text)
     return Reply(200, text, metrics.CONTENT_TYPE.encode())
 
 
+async def _queue_gauges(service: Service) -> dict[str, metrics.Samples]:
+    now = service.clock.now()
+    depths = await service.broker.depths()
+    models = sorted({each.queue.partition(":")[0] for each in depths})
+    return {
+        "swell_tasks_waiting": {each.queue: each.ready for each in depths},
+        "swell_tasks_delayed": {each.queue: each.delayed for each in depths},
+        "swell_tasks_running": {each.queue: each.running for each in depths},
+        "swell_queue_oldest_age_seconds": {
+            each.queue: (now - each.oldest_ready_at).total_seconds()
+            for each in depths
+            if each.oldest_ready_at is not None
+        },
+        "swell_class_ready": {
+            (model, view.name): view.ready
+            for model in models
+            for view in await _class_views(service, model)
+        },
+    }
+
+
+async def _worker_gauges(service: Service) -> dict[str, metrics.Samples]:
+    now = service.clock.now()
+    states: Counter[tuple[str, str]] = Counter()
+    slots: Counter[str] = Counter()
+    slots_held: Counter[str] = Counter()
+    for pool in service.settings.hour_micros:
+        service.metrics.know_pool(pool)
+    for info, state, held in await service.fleet.all():
+        service.metrics.know_pool(info.pool)
+        if state == "gone" or (now - info.seen_at).total_seconds() > _LOST_S:
+            continue
+        states[info.pool, state] += 1
+        if state != "lost":
+            slots[info.pool] += info.slots
+            slots_held[info.pool] += held
+    startups = await service.registry.startups(under_way=True)
+    return {
+        "swell_workers": states,
+        "swell_worker_slots": slots,
+        "swell_worker_slots_held": slots_held,
+        "swell_workers_starting": Counter(each.pool for each in startups),
+    }
+
+
 def model_name(call: Call) -> str:
-    """Return `owner/name` as the path says."""
+    """Return `owner/name` from the path."""
     return f"{call.params['owner']}/{call.params['name']}"
 
 
-def _workers_of(service: Service, card: ModelCard) -> int:
-    """Return how many live workers have a model; of a pipeline, its scarcest stage."""
+def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
+    """Return a card as clients see it."""
+    stats = service.times.stats(card.name, card.version)
+    times = None
+    if stats is not None:
+        times = EtaSeconds(
+            low=round(stats.p10_s, 3), median=round(stats.median_s, 3), high=round(stats.p90_s, 3)
+        )
+    home = f"{base}/v1/models/{card.name}"
+    page = f"{base}/#/models/{card.name}"
+    return project(
+        ModelView,
+        card,
+        workers=_count_workers(service, card),
+        service_s=times,
+        measured=[
+            MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
+            for device, n, median_s in service.times.by_device(card.name, card.version)
+        ],
+        memory_bytes=card.memory_bytes or None,
+        price_micros=card.price_micros or None,
+        samples=sample_views(card, base),
+        urls={"get": home, "versions": home + "/versions", "page": page},
+    )
+
+
+def _count_workers(service: Service, card: ModelCard) -> int:
+    """Return the number of live workers with a model; of a pipeline, of its scarcest stage."""
     if card.pipeline is None:
         return len(service.fleet.live(card.name, card.version))
     stages = card.pipeline.stages
     return min(len(service.fleet.live(each.model, each.pinned_version)) for each in stages)
 
 
-def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
-    """Return a card as clients see it."""
-    stats = service.times.stats(card.name, card.version)
-    took = None
-    if stats is not None:
-        took = EtaSeconds(
-            low=round(stats.p10_s, 3), median=round(stats.median_s, 3), high=round(stats.p90_s, 3)
-        )
-    home = f"{base}/v1/models/{card.name}"
-    return ModelView(
-        name=card.name,
-        version=card.version,
-        description=card.description,
-        stage=card.stage,
-        input_schema=card.input_schema,
-        output_schema=card.output_schema,
-        examples=card.examples,
-        registered_at=card.registered_at,
-        workers=_workers_of(service, card),
-        service_s=took,
-        measured=[
-            MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
-            for device, n, median_s in service.times.by_device(card.name, card.version)
-        ],
-        licence=card.licence,
-        credits=card.credits,
-        memory_bytes=card.memory_bytes or None,
-        price_micros=card.price_micros or None,
-        speed=card.speed,
-        samples=sample_views(card, base),
-        pipeline=card.pipeline,
-        urls={
-            "get": home,
-            "versions": home + "/versions",
-            "page": f"{base}/models/{card.name}",
-        },
-    )
-
-
 async def _queue_view(service: Service, depth: Depth) -> QueueView:
-    expected = await service.expected_last(depth.queue, depth.ready, depth.ready_samples)
-    return QueueView(
-        queue=depth.queue,
-        ready=depth.ready,
-        delayed=depth.delayed,
-        running=depth.running,
-        ready_samples=depth.ready_samples,
-        oldest_ready_at=depth.oldest_ready_at,
+    expected = await service.estimates.expected_last(depth.queue, depth.ready, depth.ready_samples)
+    return project(
+        QueueView,
+        depth,
         eta_s=None if expected is None else expected.finish,
         start_s=None if expected is None else expected.start,
         classes=await _class_views(service, depth.queue.partition(":")[0]),
     )
 
 
-async def _classes(service: Service, models: Iterable[str]) -> dict[tuple[str, str], int]:
-    """Return how many tasks of models could run, by class."""
-    return {
-        (model, view.name): view.ready
-        for model in sorted(models)
-        for view in await _class_views(service, model)
-    }
-
-
 async def _class_views(service: Service, model: str) -> list[ClassView]:
-    """Return what waits of a model in each class."""
+    """Return the ready tasks of a model in each priority class."""
     views = []
     for name, priority in service.classes.all.items():
         [backlog] = await service.broker.backlogs([model], priority)
@@ -527,58 +494,23 @@ async def _class_views(service: Service, model: str) -> list[ClassView]:
 
 
 def _worker_view(
-    info: WorkerInfo,
-    state: str,
-    held: int,
-    worker: Worker | None,
-    startup: StartupView | None = None,
+    service: Service, info: WorkerInfo, state: str, held: int, startup: StartupView | None = None
 ) -> WorkerView:
+    worker = service.fleet.get(info.id)
     switches = {} if worker is None else worker.switches or {}
-    return WorkerView(
-        id=info.id,
-        name=info.name,
-        pool=info.pool,
+    return project(
+        WorkerView,
+        info,
         state=state,
-        models=info.models,
-        slots=info.slots,
         held=held,
         residents=None if worker is None else worker.residents,
-        switches={
-            each.model: SwitchesView(disk=each.disk, host=each.host, loras=each.loras)
-            for each in switches.values()
-        },
-        device=info.device,
-        host=info.host,
-        pid=info.pid,
+        switches={each.model: project(SwitchesView, each) for each in switches.values()},
         instance=info.instance or None,
-        release=info.release,
         clock_ahead_s=round(info.clock_ahead_s, 3),
-        registered_at=info.registered_at,
-        seen_at=info.seen_at,
-        gone_at=info.gone_at,
         startup=startup,
     )
 
 
 def _key_view(key: ApiKey) -> KeyView:
-    limits = key.limits
-    return KeyView(
-        id=key.id,
-        name=key.name,
-        scopes=sorted(key.scopes),
-        created_at=key.created_at,
-        revoked_at=key.revoked_at,
-        expires_at=key.expires_at,
-        used_at=key.used_at,
-        old_until=key.old_until,
-        pools=list(key.pools),
-        models=list(key.models),
-        limits=KeyLimitsView(
-            rate_per_s=limits.rate_per_s,
-            burst=limits.burst,
-            tasks_in_flight=limits.tasks_in_flight,
-            tasks_per_day=limits.tasks_per_day,
-            streams=limits.streams,
-        ),
-        classes=list(key.classes),
-    )
+    limits = project(KeyLimitsView, key.limits)
+    return project(KeyView, key, scopes=sorted(key.scopes), limits=limits)

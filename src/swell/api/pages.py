@@ -1,14 +1,13 @@
-"""Pages for people and for language models."""
+"""Pages for people and for language models: home, API reference, error codes, llms.txt."""
 
 import html
 import json
 from typing import Any, Final
 
 import msgspec
+from markdown_it import MarkdownIt
 
-from swell.api import markdown
 from swell.api.call import Call, Reply
-from swell.api.card_page import listed, memory_in_words, model_card, shortened, took_in_words
 from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
 from swell.api.route import Response, page_route, route
@@ -17,32 +16,56 @@ from swell.errors import NotFound
 from swell.money.amounts import dollars
 from swell.registry import ModelCard
 
-__all__ = [
-    "app_file",
-    "docs",
-    "error_docs",
-    "home",
-    "llms_txt",
-    "model_card",
-    "models",
-    "openapi_json",
-]
-
 _TEXT: Final = b"text/plain; charset=utf-8"
 
+#: Longer data URIs in examples are cut, in characters.
+_MAX_DATA_URI: Final = 40
 
-#: Where a checkout has no app yet.
-_UNBUILT: Final = """<p>The web app is not part of this installation, and the API works without it.
-In a checkout, <code>make web</code> builds the app, with Node.js 20.19 or newer; then start the
-server again.</p>
+_HOME: Final = """<h1>Swell</h1>
+<p>This server runs open generative models.</p>
+<p>The web app is not part of this installation, and the API works without it. In a checkout,
+<code>make web</code> builds the app, with Node.js 20.19 or newer; then start the server again.</p>
+<pre><code>curl {base}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
+  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
+  -d '{{"model": "OWNER/NAME", "input": {{}}}}'</code></pre>
+<ul><li><a href="docs">API reference</a></li><li><a href="openapi.json">OpenAPI 3.1</a></li>
+<li><a href="llms.txt">Models, as llms.txt</a></li>
+<li><a href="docs/errors">Error codes</a></li>
+<li><a href="metrics">Prometheus metrics</a></li><li><a href="health/ready">Health</a></li></ul>"""
+
+_ERRORS: Final = """<h1>Errors</h1>
+<p>Every error is a problem document (RFC 9457). Compare its <code>code</code>; its
+<code>detail</code> says what to do; <code>errors</code> lists each wrong value with a JSON pointer.
+Report a 5xx with its <code>request_id</code>.</p>
+<table><tr><th>code</th><th>status</th><th>meaning</th><th>retryable</th></tr>{rows}</table>
+<p><a href="../docs">API reference</a></p>"""
+
+_LLMS: Final = """# Swell
+
+> This server runs open generative models. POST a task with a model and its input; the answer \
+carries the output and its files.
+
+## How to ask
+
+- POST {base}/v1/tasks with `Authorization: Bearer KEY`, `Prefer: wait=60` and a JSON body \
+`{{"model": "OWNER/NAME", "input": {{…}}}}`
+- 201: `output` and `artifacts[].url` are the result. 202: GET `urls.get` until `state` is \
+succeeded, failed, canceled or expired, or read `urls.events` (server-sent events)
+- With `Accept: image/png`, or another type of files, 201 is the file itself
+- Errors: `detail` says what to do, `errors[]` names the broken fields
+- [OpenAPI 3.1]({base}/openapi.json): the whole surface
+- [Reference]({base}/docs): the same for people
+
+## Models
+
 """
 
 
 @page_route("/")
 async def home(service: Service, call: Call) -> Reply:
-    """The web app, or `/models` if it was not built."""
+    """The web app, or a page that says how to build it."""
     app = service.web_app.file(call, "index.html")
-    return await _listing(service, call, _UNBUILT) if app is None else app
+    return app or page("Swell", _HOME.format(base=html.escape(service.base_url(call))))
 
 
 @page_route("/assets/{name}", errors=(NotFound,))
@@ -54,35 +77,15 @@ async def app_file(service: Service, call: Call) -> Reply:
     return found
 
 
-@page_route("/models")
-async def models(service: Service, call: Call) -> Reply:
-    """Links to the API, its reference and the model cards."""
-    return await _listing(service, call)
-
-
-async def _listing(service: Service, call: Call, note: str = "") -> Reply:
-    await service.cards.refresh()
-    base = html.escape(service.base_url(call))
-    body = f"""<h1>Swell</h1>
-<p>This server runs open generative models.</p>
-{note}<h2>Models</h2>{listed(service.cards.newest())}
-<h2>Ask</h2><p>With JSON over HTTP, and a key:</p>
-<pre><code>curl {base}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
-  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
-  -d '{{"model": "OWNER/NAME", "input": {{}}}}'</code></pre>
-<ul><li><a href="docs">Reference of the API</a></li><li><a href="openapi.json">OpenAPI 3.1</a></li>
-<li><a href="llms.txt">llms.txt</a>, for language models</li>
-<li><a href="docs/errors">What each error means</a></li>
-<li><a href="metrics">Numbers for Prometheus</a> · <a href="health/ready">health</a></li></ul>
-"""
-    return page("Swell", body)
-
-
 @page_route("/docs")
 async def docs(service: Service, call: Call) -> Reply:
     """The API reference."""
-    text = service.backend.settings.version
-    return page("Swell: HTTP reference", markdown.to_html(_reference(text)))
+    # The route table imports this module.
+    from swell.api import reference  # noqa: PLC0415
+
+    text = reference.write(service.backend.settings.version)
+    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return page("Swell: HTTP reference", rendered)
 
 
 @page_route("/docs/errors")
@@ -93,23 +96,17 @@ async def error_docs(service: Service, call: Call) -> Reply:
         f"<td>{html.escape(kind.title)}</td><td>{'yes' if kind.retryable else 'no'}</td></tr>"
         for code, kind in sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
     )
-    body = f"""<h1>Errors</h1><p>Every error is a problem document (RFC 9457). Compare its
-<code>code</code>; its <code>detail</code> says what to do; <code>errors</code> lists the broken
-values by JSON pointer. A 5xx carries a <code>request_id</code> to report.</p>
-<div class="wide"><table>
-<tr><th>code</th><th>status</th><th>meaning</th><th>worth retrying</th></tr>{rows}</table></div>
-<p><a href="../docs">Reference</a></p>"""
-    return page("Swell: errors", body)
+    return page("Swell: errors", _ERRORS.format(rows=rows))
 
 
 @route("GET /openapi.json", "Service", {200: Response("OpenAPI 3.1", dict)}, scope=None)
 async def openapi_json(service: Service, call: Call) -> Reply:
     """This API as OpenAPI 3.1."""
-    # The table names this handler, so it can only be read when everything is loaded.
+    # The route table imports this module.
     from swell.api import openapi, routes  # noqa: PLC0415
 
     described = openapi.describe(
-        routes.served_routes(service.settings.facades),
+        routes.served_routes(service.settings.server.facades),
         routes.GROUPS,
         version=service.settings.version,
         base_url=service.base_url(call),
@@ -128,61 +125,45 @@ async def llms_txt(service: Service, call: Call) -> Reply:
     """A description of this server for language models."""
     await service.cards.refresh()
     base = service.base_url(call)
-    lines = [
-        "# Swell",
-        "",
-        "> This server runs open generative models. POST a task with a model and its input; the "
-        "answer carries the output and its files.",
-        "",
-        "## How to ask",
-        "",
-        f"- POST {base}/v1/tasks with `Authorization: Bearer KEY`, `Prefer: wait=60` and a JSON "
-        'body `{"model": "OWNER/NAME", "input": {…}}`',
-        "- 201: `output` and `artifacts[].url` are the result. 202: GET `urls.get` until `state` "
-        "is succeeded, failed, canceled or expired, or read `urls.events` (server-sent events)",
-        "- With `Accept: image/png`, or another type of files, 201 is the file itself",
-        "- Errors: `detail` says what to do, `errors[]` names the broken fields",
-        f"- [OpenAPI 3.1]({base}/openapi.json): the whole surface",
-        f"- [Reference]({base}/docs): the same for people",
-        "",
-        "## Models",
-        "",
-    ]
-    for card in service.cards.newest():
-        lines += _llms_model(card, base)
-    return Reply(200, "\n".join(lines).encode(), _TEXT)
+    models = "\n".join(_llms_model(card, base) for card in service.cards.newest())
+    return Reply(200, (_LLMS.format(base=base) + models).encode(), _TEXT)
 
 
-def _llms_model(card: ModelCard, base: str) -> list[str]:
+def first_line(markdown: str) -> str:
+    """Return the first line with text, without the signs of a heading."""
+    lines = (line.strip().lstrip("# ") for line in markdown.splitlines())
+    return next((line for line in lines if line), "")
+
+
+def _llms_model(card: ModelCard, base: str) -> str:
     licence = " ".join(card.licence.split()) or "not stated"
-    schema = json.dumps(card.input_schema, ensure_ascii=False)
-    return [
-        f"### {card.name}",
-        "",
-        f"- [{card.name}]({base}/models/{card.name}): {markdown.first_line(card.description)}",
+    example = _shortened(card.examples[0]) if card.examples else {}
+    lines = [
+        f"### {card.name}\n",
+        f"- [{card.name}]({base}/#/models/{card.name}): {first_line(card.description)}",
         f"- licence: {licence}",
-        f"- memory: {memory_in_words(card.memory_bytes)}",
-        *(
-            [f"- paid to others: {dollars(card.price_micros)} a sample"]
-            if card.price_micros
-            else []
-        ),
-        *(
-            f"- takes {took_in_words(each.took_s)}: {each.what}, {each.device}"
-            for each in card.speed
-        ),
-        f"- input schema: `{schema}`",
-        f"- example input: `{json.dumps(_example(card), ensure_ascii=False)}`",
-        "",
+        f"- memory: {_memory(card.memory_bytes)}",
     ]
+    if card.price_micros:
+        lines.append(f"- paid to others: {dollars(card.price_micros)} a sample")
+    lines += [f"- takes {each.took_s:.3g} s: {each.what}, {each.device}" for each in card.speed]
+    lines += [
+        f"- input schema: `{json.dumps(card.input_schema, ensure_ascii=False)}`",
+        f"- example input: `{json.dumps(example, ensure_ascii=False)}`\n",
+    ]
+    return "\n".join(lines)
 
 
-def _reference(version: str) -> str:
-    # As in `openapi_json`: the table names these pages.
-    from swell.api import reference  # noqa: PLC0415
-
-    return reference.write(version)
+def _memory(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else "not known"
 
 
-def _example(card: ModelCard) -> Any:
-    return shortened(card.examples[0]) if card.examples else {}
+def _shortened(value: Any) -> Any:
+    """Return an input with long data URIs cut."""
+    if isinstance(value, dict):
+        return {name: _shortened(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shortened(each) for each in value]
+    if isinstance(value, str) and len(value) > _MAX_DATA_URI and value.startswith("data:"):
+        return f"{value[:_MAX_DATA_URI]}…"
+    return value

@@ -6,8 +6,8 @@ import structlog
 from swell.api.service import Service
 from swell.card_limits import check_card
 from swell.errors import InvalidInput, InvalidModel
-from swell.pipeline_cards import Declared, Unknown, card_of
 from swell.registry import ModelCard
+from swell.sdk.pipeline_cards import Declared, Unknown, card_of
 
 _log = structlog.get_logger("swell.api")
 

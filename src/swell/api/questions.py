@@ -1,4 +1,4 @@
-"""Questions that a crowd asks at the same moment, answered once."""
+"""Concurrent calls for the same thing share one execution (single flight)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,58 +7,45 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K")
 R = TypeVar("R")
 
-#: What was asked longer ago is asked anew, in seconds: the way that it went may be broken.
-_FRESH_S: Final = 1.0
+#: A call that takes longer than this is not shared with later callers, in seconds: its connection
+#: may be broken.
+_SHARED_S: Final = 1.0
 
 
-class _GaveUp(Exception):
-    """Whoever was looking for the answer does not want it any more."""
-
-
-class Questions(Generic[K, R]):
-    """Who asks what is being asked already gets that answer, if it comes soon."""
+class SingleFlight(Generic[K, R]):
+    """Shares running calls by key."""
 
     def __init__(self) -> None:
-        #: Question → when it was asked last, by the clock of the loop, and the answer.
-        self._asked: dict[K, tuple[float, asyncio.Future[R]]] = {}
+        #: Key → (start in the loop's time, outcome).
+        self._running: dict[K, tuple[float, asyncio.Future[R]]] = {}
 
-    async def ask(self, what: K, answer: Callable[[], Awaitable[R]]) -> R:
-        """Return the answer, or raise what it raised.
-
-        Args:
-            what: Names the question.
-            answer: Finds the answer. Whoever asks first runs it; if he gives up, another does.
-        """
+    async def run(self, key: K, call: Callable[[], Awaitable[R]]) -> R:
+        """Return or raise the outcome of the running call with this key, or make the call."""
         loop = asyncio.get_running_loop()
-        while (known := self._asked.get(what)) is not None:
-            asked_s, asked = known
-            left_s = asked_s + _FRESH_S - loop.time()
-            if left_s <= 0:
+        while key in self._running:
+            started_s, running = self._running[key]
+            if loop.time() - started_s >= _SHARED_S:
                 break
-            try:
-                async with asyncio.timeout(left_s):
-                    return await asyncio.shield(asked)
-            except _GaveUp:
-                continue
-            except TimeoutError:
-                if asked.done():
-                    raise
-        asked = loop.create_future()
-        own = self._asked[what] = (loop.time(), asked)
+            await asyncio.wait([running])
+            if not running.cancelled():
+                return running.result()
+        running = loop.create_future()
+        own = self._running[key] = loop.time(), running
         try:
-            found = await answer()
-        except BaseException as error:
-            asked.set_exception(error if isinstance(error, Exception) else _GaveUp())
-            # Nobody else may have asked.
-            asked.exception()
+            result = await call()
+            running.set_result(result)
+            return result
+        except Exception as error:
+            running.set_exception(error)
+            # There may be no other caller.
+            running.exception()
             raise
-        else:
-            asked.set_result(found)
-            return found
         finally:
-            if self._asked.get(what) is own:
-                del self._asked[what]
+            # If this caller was cancelled, another one makes the call.
+            running.cancel()
+            if self._running.get(key) is own:
+                del self._running[key]
 
     def forget(self) -> None:
-        """Have whoever asks from now on get an answer that is found from now on."""
-        self._asked.clear()
+        """Share no running call with later callers."""
+        self._running.clear()

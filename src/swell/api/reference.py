@@ -1,7 +1,7 @@
-"""The reference of the HTTP surface as Markdown, from the route table.
+"""The HTTP reference and the list of metrics as Markdown.
 
-`python -m swell.api.reference > docs/reference/http.md` writes it, and with `metrics` behind it the
-page of metrics; tests hold them current.
+`python -m swell.api.reference > docs/reference/http.md` writes the reference from the route table;
+the argument `metrics` writes the list of metrics. Tests compare both with the files.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from swell.api.metrics import METRICS, PROCESS_METRICS
-from swell.api.openapi import all_errors
+from swell.api.openapi import all_errors, without_null
 from swell.api.problems import ERROR_TYPES
 from swell.api.route import Route
 from swell.api.routes import GROUPS, ROUTES
@@ -98,12 +98,13 @@ def write(version: str = "") -> str:
     text += _EVENTS + _ERRORS
     ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
     for code, kind in ordered:
-        text += f"| `{code}` | {kind.status} | {kind.title} | {_yes(kind.retryable)} |\n"
+        retryable = "yes" if kind.retryable else "no"
+        text += f"| `{code}` | {kind.status} | {kind.title} | {retryable} |\n"
     return text + "\n## Metrics\n\n`GET /metrics` has [these](metrics.md).\n"
 
 
 def metrics_markdown() -> str:
-    """Return the page of metrics."""
+    """Return the list of metrics."""
     rows = (f"| `{name}` | {about} |\n" for name, about in {**METRICS, **PROCESS_METRICS}.items())
     return _METRICS + "".join(rows)
 
@@ -150,17 +151,12 @@ def _message_rows(kind: type[Any]) -> list[str]:
     return rows
 
 
-def _plain(field: dict[str, Any]) -> dict[str, Any]:
-    options = [each for each in field.get("anyOf", []) if each != {"type": "null"}]
-    return options[0] if options else field
-
-
 def _description(field: dict[str, Any]) -> str:
-    return str(field.get("description") or _plain(field).get("description", ""))
+    return str(field.get("description") or without_null(field).get("description", ""))
 
 
 def _bounds(field: dict[str, Any]) -> str:
-    plain = _plain(field)
+    plain = without_null(field)
     parts = []
     for words, low, high in (
         ("{} to {}", "minimum", "maximum"),
@@ -171,10 +167,6 @@ def _bounds(field: dict[str, Any]) -> str:
             start = plain.get(low, plain.get("exclusiveMinimum", 0))
             parts.append(words.format(start, plain[high]))
     return ", ".join(parts)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 if __name__ == "__main__":

@@ -87,10 +87,14 @@ class Route:
     facade: str = ""
     #: How its errors are told; None for as problem documents, which most clients can read.
     refuse: Refusal | None = None
+    #: The operation's id in OpenAPI; empty for one made of the handler's module and name.
+    operation_id: str = ""
 
     @property
     def name(self) -> str:
         """The operation's id."""
+        if self.operation_id:
+            return self.operation_id
         module = self.handler.__module__.rpartition(".")[2]
         facade = self.facade if self.facade and self.facade != module else ""
         return "_".join(part for part in (facade, module, self.handler.__name__) if part)

@@ -1,27 +1,26 @@
-"""What the HTTP service needs: contracts to talk to, and numbers to keep to."""
+"""What the HTTP service uses: adapters and settings."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Literal
 
-from swell.addresses.urls import UrlPolicy
-from swell.api.facades.paths import FACADE_NAMES
-from swell.broker import Broker, Publisher
+from pydantic import ConfigDict, Field
+
+from swell.broker import Publisher
+from swell.brokers.table import Broker
 from swell.bus import Bus
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
 from swell.objects import Objects
-from swell.pipeline_cards import Declared
-from swell.registry import KeyLimits
+from swell.sdk.pipeline_cards import Declared
+from swell.sdk.style_presets import Style
+from swell.settings.load import Settings
 from swell.signing import SigningSecrets
-from swell.store import Store
-from swell.styles import Style
+from swell.stores.tasks import Store
 from swell.telemetry import Tracer
-from swell.webhooks.schedule import SCHEDULE_S
 from swell.weights.store import WeightStore
 
 #: A hook of start-up or shut-down.
@@ -32,131 +31,57 @@ def _nothing_launchable() -> Collection[str]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """For how long tasks of some models are kept after their end, in seconds; None for ever."""
+class ApiSettings(Settings):
+    """Settings of the HTTP service, and what files that they name contain.
 
-    #: None for all that no other names.
-    models: tuple[str, ...] | None = None
-    inputs_s: float | None = None
-    outputs_s: float | None = None
-    tasks_s: float | None = None
+    Attributes:
+        version: Version in the description of the API.
+        pipelines: Pipelines of `server.pipelines`.
+        styles: Styles of `server.styles`.
+        web_app: Folder of the built web app; None for none.
+        hour_micros: Pool → price of one worker per hour, in millionths of a dollar.
+        launch_micros: Pool → price of each launch, in addition, in millionths of a dollar.
+        least_billed_s: Pool → shortest billed time of a worker, in seconds.
+        alive_s: A worker without heartbeats for this time does not count for estimates, in seconds.
+        position_every_s: How often waiting streams get their position, in seconds.
+        position_streams: How many waiting streams get it at most each time.
+        key_cache_s: How long a key is cached, in seconds: a revoked key may work for this time.
+        settle_every_s: How often idle time is written, in seconds.
+    """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-@dataclass(frozen=True, slots=True)
-class WebhookSettings:
-    """What is sent to URLs that callers name, when, and how much at once."""
-
-    #: Which URLs callers may name.
-    urls: UrlPolicy = field(default_factory=lambda: UrlPolicy(group="webhooks"))
-    #: Waits before all attempts but the first, in seconds.
-    schedule_s: Sequence[float] = SCHEDULE_S
-    #: An attempt that takes longer has failed, in seconds.
-    timeout_s: float = 20.0
-    #: Attempts under way at once (see `swell.webhooks.room`), and for one receiver.
-    at_once: int = 1536
-    per_receiver: int = 8
-    #: For how long it is known what became of deliveries, in seconds; None for ever.
-    log_s: float | None = 30 * 86400.0
-    #: Standing endpoints that one key may have.
-    endpoints: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class ApiSettings:
-    """Limits and periods of the HTTP service."""
-
-    #: Version told by the API's description.
-    version: str = field(default_factory=partial(version_of, "swell"))
-    #: Where clients reach the service, such as `https://swell.example`; None takes the request's.
-    public_url: str | None = None
-    #: Largest JSON body.
-    max_body_bytes: int = 10 * 1024 * 1024
-    #: Largest file that a client may upload.
-    max_upload_bytes: int = 100 * 1024 * 1024
-    #: Largest file that a worker may deliver.
-    max_artifact_bytes: int = 2 * 1024 * 1024 * 1024
-    #: How long a lease lasts unless extended.
-    lease_s: float = 30.0
-    #: How often a worker that holds something must report.
-    heartbeat_s: float = 10.0
-    #: The longest wait of a worker's lease call.
-    max_wait_s: float = 20.0
-    #: The longest `Prefer: wait`.
-    max_prefer_s: float = 60.0
-    #: A worker not heard of for longer cannot be counted on.
-    alive_s: float = 60.0
-    #: How long a signed URL of an output or an upload is good.
-    signed_url_s: float = 3600.0
-    #: How often an idle event stream gets a comment, so that proxies keep it open.
-    keepalive_s: float = 15.0
-    #: How often waiting streams are told their position anew.
-    position_every_s: float = 3.0
-    #: How many waiting streams are told at most each time.
-    position_streams: int = 200
-    #: Names that requests may call the service by, with that of `public_url`; none for any.
-    hosts: tuple[str, ...] = ()
-    #: Origins of pages that may use the service from a browser; `*` for all.
-    cors_origins: tuple[str, ...] = ()
-    #: APIs of others that are spoken too (see `swell.api.facades`).
-    facades: tuple[str, ...] = FACADE_NAMES
-    #: What their clients call models → which ones are meant; `*` for any other name.
-    model_aliases: Mapping[str, str] = field(default_factory=dict)
-    #: What may be uploaded, by content.
-    upload_types: tuple[str, ...] = ("*/*",)
-    #: Of keys that have none of their own; operators' have none.
-    limits: KeyLimits = field(default_factory=KeyLimits)
-    #: Tasks that a visitor of a shared page may run without a key; 0 for none.
-    guest_tasks: int = 0
-    #: Name of a priority class → its priority.
-    classes: Mapping[str, int] = field(default_factory=lambda: {"paid": 1, "free": 5})
-    #: What a sample costs its key where its worker's pool has no price, in millionths of a dollar.
-    sample_micros: int = 0
-    #: How long a key is remembered without asking the registry: a revoked one may work so long.
-    key_cache_s: float = 5.0
-    #: How important the log's line about each request is; `off` for none.
-    log_requests: Literal["off", "debug", "info"] = "off"
-    #: Whether a task's JSON tells its trace.
-    shows_trace: bool = False
-    #: Whether files that lie in a bucket come through the backend, or a redirect leads to them.
-    serve_files: Literal["through", "redirect"] = "through"
-    #: Of each model at most one.
-    retention: tuple[Retention, ...] = ()
-    #: What people may choose by a picture.
-    styles: tuple[Style, ...] = ()
-    #: Folder of the web app as it was built; None for none.
-    web_app: Path | None = None
-    #: An upload that no task uses goes after so long; None for never.
-    uploads_s: float | None = None
-    #: Pool → what an hour of one of its workers costs, in millionths of a dollar.
-    hour_micros: Mapping[str, int] = field(default_factory=dict)
-    #: Pool → what each launch costs besides, and for how long one is paid at least, in seconds.
-    launch_micros: Mapping[str, int] = field(default_factory=dict)
-    least_billed_s: Mapping[str, float] = field(default_factory=dict)
-    #: What one picture costs elsewhere, to compare with; None where that is not known.
-    api_image_micros: int | None = None
-    #: What all pools may cost in a day and in a month (UTC), in millionths of a dollar.
-    budget_day_micros: int | None = None
-    budget_month_micros: int | None = None
-    #: Models combined: what the settings declare.
+    version: str = Field(default_factory=partial(version_of, "swell"))
     pipelines: tuple[Declared, ...] = ()
-    #: Idle time is written so often, in seconds.
+    styles: tuple[Style, ...] = ()
+    web_app: Path | None = None
+    hour_micros: Mapping[str, int] = {}
+    launch_micros: Mapping[str, int] = {}
+    least_billed_s: Mapping[str, float] = {}
+    alive_s: float = 60.0
+    position_every_s: float = 3.0
+    position_streams: int = 200
+    key_cache_s: float = 5.0
     settle_every_s: float = 300.0
-    #: An external queue service is compared with the database this often, in seconds.
-    repair_every_s: float = 10.0
-    #: The longest pause between two looks of the sweeper.
-    sweep_every_s: float = 0.25
-    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     @property
     def lost_s(self) -> float:
-        """A worker that was silent for longer is shown as lost, in seconds."""
-        return 3 * self.heartbeat_s
+        """Time without heartbeats after which a worker is shown as lost, in seconds."""
+        return 3 * self.delivery.heartbeat_s
+
+    @property
+    def uploads_s(self) -> float | None:
+        """Age at which unused uploads are deleted, in seconds; None for never.
+
+        A task can use an upload until its URL expires.
+        """
+        uploads_s = self.retention.uploads_s
+        return None if uploads_s is None else max(uploads_s, self.server.signed_url_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Everything that the HTTP service stands on; wiring fills it."""
+    """Everything that the HTTP service uses; see `swell.bootstrap.backend`."""
 
     store: Store
     broker: Broker
@@ -165,24 +90,24 @@ class Backend:
     registry: Registry
     clock: Clock
     settings: ApiSettings = field(default_factory=ApiSettings)
-    #: Names of models for which a worker could be started.
+    #: Returns the names of models for which a worker can be started.
     launchable: Callable[[], Collection[str]] = _nothing_launchable
-    #: Sign URLs of files; None where they cannot be changed while it runs.
+    #: Secrets that sign URLs of files; None if they cannot be rotated.
     signing: SigningSecrets | None = None
-    #: Where weights lie that were pushed; None for below `weights` in the objects.
+    #: Store of pushed weights; None for `weights` in the object store.
     weights: WeightStore | None = None
-    #: Where spans go; None where nobody wants traces.
+    #: Exports spans; None without traces.
     tracer: Tracer | None = None
     #: Sends task IDs to an external queue service; None without one.
     publisher: Publisher | None = None
-    #: What is to be told of tasks to URLs; None where nothing is, and webhooks are refused.
+    #: Queue of webhook deliveries; None refuses webhooks.
     outbox: Outbox | None = None
-    #: Whether other backends may work on the same store.
+    #: Whether other backends may use the same store.
     is_shared: bool = False
     #: Adds the numbers of other processes on the same port to those of this one, in the text
     #: format of Prometheus.
     together: Callable[[bytes], bytes] | None = None
     #: Awaited before the first request, in order.
     on_start: tuple[Hook, ...] = ()
-    #: Awaited after the last request, in order; the contracts are closed by whoever made them.
+    #: Awaited after the last request, in order; `close_backend` closes the adapters.
     on_stop: tuple[Hook, ...] = ()

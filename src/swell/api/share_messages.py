@@ -1,11 +1,11 @@
-"""Messages about links to what came of tasks."""
+"""Messages about share links."""
 
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from swell.api.messages import Moment, Zoned
+from swell.api.messages import Cursor, Moment, Zoned
 from swell.task import SHOWN_LARGE_PX
 
 
@@ -42,9 +42,7 @@ class SharesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     task_id: (
         Annotated[str, Meta(max_length=200, description="only the link of this task")] | None
     ) = None
-    cursor: (
-        Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Cursor = None
     limit: Annotated[int, Meta(ge=1, le=200, description="links on a page")] = 50
 
 

@@ -1,7 +1,7 @@
-"""What of a task whoever has a link to it may know: pure."""
+"""The public part of a shared task. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -10,25 +10,25 @@ from swell.api.thumbnails import has_thumbnail
 from swell.sharing import ShareLink
 from swell.task import SHOWN_LARGE_PX, Artifact, Task
 
-#: A field of a model whose text is what a picture was asked for by.
-_PROMPT = "prompt"
+#: The input field with the text of a picture.
+_PROMPT: Final = "prompt"
 
 
 def pictures_of(task: Task) -> list[Artifact]:
-    """Return the files of a task that can be shown to everybody."""
+    """Return the files of a task that a share link shows."""
     return [each for each in task.artifacts if has_thumbnail(each.key, each.content_type)]
 
 
 def shared_view(
     link: ShareLink, task: Task, input_schema: Mapping[str, Any], base: str, guest_tasks: int
 ) -> SharedView:
-    """Return what may be known.
+    """Return what visitors of a share link may know.
 
     Args:
-        link: How it is shared.
-        task: What is shared.
-        input_schema: Of its model; tells choices from texts.
-        base: Before the path of URLs, without a slash at its end.
+        link: The share link.
+        task: The shared task.
+        input_schema: Input schema of its model; distinguishes choices from free text.
+        base: Start of URLs, without a slash at its end.
         guest_tasks: Tasks that a visitor may run without a key.
     """
     given = _object(task.input)
@@ -49,51 +49,44 @@ def shared_view(
 
 
 def settings_of(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an input says nothing but which of its model's ways was taken.
+    """Return the public settings of an input: numbers, switches and choices.
 
-    A text may be anything, a URL among it; so only those stay that the model lets one choose from.
+    Free text may contain anything, such as a URL, so it is left out.
     """
-    properties = schema.get("properties")
-    known = properties if isinstance(properties, Mapping) else {}
+    properties = schema.get("properties") or {}
     return {
         name: value
         for name, value in given.items()
-        if name != _PROMPT and _is_plain(value, known.get(name), schema)
+        if name != _PROMPT and _is_public(value, _choices(properties.get(name), schema))
     }
 
 
-def _is_plain(value: Any, prop: Any, schema: Mapping[str, Any]) -> bool:
-    if isinstance(value, (bool, int, float)):
-        return True
-    choices = _choices(prop, schema)
+def _is_public(value: Any, choices: list[Any]) -> bool:
     if isinstance(value, list):
-        return all(isinstance(each, (bool, int, float)) or each in choices for each in value)
-    return isinstance(value, str) and value in choices
+        return all(not isinstance(each, list) and _is_public(each, choices) for each in value)
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and value in choices)
 
 
 def _choices(prop: Any, schema: Mapping[str, Any], depth: int = 0) -> list[Any]:
-    """Return what a field, or each element of a list, may be chosen from."""
+    """Return the values that a schema lists for a field, or for each element of a list."""
     if not isinstance(prop, Mapping) or depth > 4:
         return []
-    found = list(prop.get("enum", ()))
-    if "const" in prop:
-        found.append(prop["const"])
-    within = [*prop.get("anyOf", ()), *prop.get("oneOf", ()), *prop.get("allOf", ())]
-    within.append(prop.get("items"))
-    told = prop.get("$ref")
-    if isinstance(told, str):
+    found = [*prop.get("enum", ()), *([prop["const"]] if "const" in prop else [])]
+    parts = [each for name in ("anyOf", "oneOf", "allOf") for each in prop.get(name, ())]
+    parts.append(prop.get("items"))
+    if isinstance(reference := prop.get("$ref"), str):
         definitions = schema.get("$defs")
-        name = told.rpartition("/")[2]
-        within.append(definitions.get(name) if isinstance(definitions, Mapping) else None)
-    for each in within:
-        found += _choices(each, schema, depth + 1)
+        name = reference.rpartition("/")[2]
+        parts.append(definitions.get(name) if isinstance(definitions, Mapping) else None)
+    for part in parts:
+        found += _choices(part, schema, depth + 1)
     return found
 
 
 def _picture(artifact: Artifact, url: str) -> SharedPictureView:
     width, height = artifact.width, artifact.height
     if width and height:
-        # As thumbnails are made: no wider, and at most four times as high as that.
+        # The limits of thumbnails.
         scale = min(1.0, SHOWN_LARGE_PX / width, 4 * SHOWN_LARGE_PX / height)
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
     return SharedPictureView(url=url, thumbnail_url=f"{url}?w=512", width=width, height=height)

@@ -1,7 +1,6 @@
-"""Links to what came of tasks: made, taken back and listed by whoever may; followed by everybody.
+"""Share links to the pictures of a task. People with the link need no key.
 
-Whoever follows one is shown pictures that were written anew, without what their files say of
-themselves, and through the backend: when the link ends, so does all that it led to.
+A visitor gets newly encoded pictures without metadata, through the backend. They end with the link.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from swell.api.share_messages import (
 from swell.api.shared_task import pictures_of, shared_view
 from swell.api.tasks import find_task, only_own
 from swell.api.thumbnails import width_of
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.errors import (
     Conflict,
     FieldError,
@@ -41,10 +40,10 @@ from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
 from swell.task import Task, TaskState, is_id
 
-_request = Reader(ShareRequest)
+_read_request = Reader(ShareRequest)
 
-#: No search engine is to list what was shared with some.
-UNLISTED = (b"x-robots-tag", b"noindex")
+#: Keeps shared pictures out of search engines.
+NO_INDEX_HEADER = (b"x-robots-tag", b"noindex")
 
 
 _SHARE: Final = Response("The link", ShareView)
@@ -65,11 +64,11 @@ async def share(service: Service, call: Call) -> Reply:
     key. It ends when it is revoked, expires, or the task's outputs are removed. A second
     request changes what the link shows and keeps the link.
     """
-    body = await call.body(service.settings.max_body_bytes)
-    asked: ShareRequest = _request.read(body or b"{}")
+    body = await call.body(service.settings.server.max_body_bytes)
+    request: ShareRequest = _read_request.read(body or b"{}")
     task = await find_task(service, call)
     now = service.clock.now()
-    if asked.expires_at is not None and asked.expires_at <= now:
+    if request.expires_at is not None and request.expires_at <= now:
         detail = (
             "this time is in the past: give a later one, or null for a link that does not expire"
         )
@@ -77,8 +76,7 @@ async def share(service: Service, call: Call) -> Reply:
         raise InvalidInput(f"/expires_at: {detail}", errors=[where])
     if task.state is not TaskState.SUCCEEDED or not pictures_of(task):
         raise Conflict(
-            f"task {task.id} has no picture that could be shown: share a task that has succeeded "
-            "and made one"
+            f"task {task.id} has no picture to share: share a task that has succeeded and made one"
         )
     link = await service.store.share(
         ShareLink(
@@ -86,8 +84,8 @@ async def share(service: Service, call: Call) -> Reply:
             key_id=task.key_id,
             token=new_share_token(),
             created_at=now,
-            has_prompt=asked.with_prompt,
-            expires_at=asked.expires_at,
+            has_prompt=request.with_prompt,
+            expires_at=request.expires_at,
         )
     )
     if link is None:
@@ -105,10 +103,7 @@ async def get_share(service: Service, call: Call) -> Reply:
     """Get a task's link."""
     read_query(call, NoQuery)
     task = await find_task(service, call)
-    link = await service.store.share_link_of(task.id)
-    if link is None:
-        raise _not_shared(task)
-    return Reply(200, encode(_view(service, call, link)))
+    return _link_reply(service, call, task, await service.store.share_link_of(task.id))
 
 
 @route(
@@ -124,10 +119,7 @@ async def unshare(service: Service, call: Call) -> Reply:
     The link stops working; sharing the task again creates another one.
     """
     task = await find_task(service, call)
-    link = await service.store.unshare(task.id)
-    if link is None:
-        raise _not_shared(task)
-    return Reply(200, encode(_view(service, call, link)))
+    return _link_reply(service, call, task, await service.store.unshare(task.id))
 
 
 @route(
@@ -145,18 +137,18 @@ async def list_shares(service: Service, call: Call) -> Reply:
     query = read_query(call, SharesQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
+    key_id = only_own(call)
     if query.task_id is not None:
         link = await service.store.share_link_of(query.task_id)
-        is_seen = link is not None and only_own(call) in (None, link.key_id)
-        views = [_view(service, call, link)] if link is not None and is_seen else []
-        return Reply(200, encode(ShareList(shares=views, cursor=None)))
-    found = await service.store.share_links(
-        key_id=only_own(call), limit=query.limit + 1, before=query.cursor
-    )
-    shown = found[: query.limit]
-    views = [_view(service, call, each) for each in shown]
-    after = shown[-1].task_id if len(found) > query.limit else None
-    return Reply(200, encode(ShareList(shares=views, cursor=after)))
+        found = [link] if link is not None and key_id in (None, link.key_id) else []
+    else:
+        found = await service.store.share_links(
+            key_id=key_id, limit=query.limit + 1, before=query.cursor
+        )
+    page = found[: query.limit]
+    cursor = page[-1].task_id if len(found) > query.limit else None
+    views = [_view(service, call, each) for each in page]
+    return Reply(200, encode(ShareList(shares=views, cursor=cursor)))
 
 
 @route(
@@ -173,7 +165,7 @@ async def look(service: Service, call: Call) -> Reply:
     """
     read_query(call, NoQuery)
     _, view = await find_shared(service, call)
-    return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), UNLISTED])
+    return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), NO_INDEX_HEADER])
 
 
 @route(
@@ -194,10 +186,10 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
         TooManyRequests: Within the hour this process made one for this address, or 60 in all.
     """
     await find_shared(service, call)
-    if not (tasks := service.settings.guest_tasks):
+    if not (tasks := service.settings.limits.guest_tasks):
         raise Forbidden("guests may run no tasks here: sign in with a key")
     client = call.scope.get("client")
-    # Behind a proxy all have its address; a forged header gets around the limit per address alone.
+    # Behind a proxy all clients have its address. A forged header evades only this limit.
     forwarded = call.header(b"x-forwarded-for") or b""
     service.limits.let_in_guest(forwarded.decode("latin-1") or (client[0] if client else ""))
     now = service.clock.now()
@@ -206,7 +198,7 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
         service.clock,
         "guest",
         frozenset({Scope.CLIENT}),
-        # Not into the next month, in which its quota would be full again.
+        # In the next month the quota would be full again.
         expires_at=min(now + timedelta(days=1), resets_at(month_of(now))),
         limits=KeyLimits(streams=10),
     )
@@ -230,20 +222,18 @@ async def show_picture(service: Service, call: Call) -> Reply:
     """Get a shared picture."""
     query = read_query(call, SharedPictureQuery)
     task, _ = await find_shared(service, call)
-    pictures = pictures_of(task)
-    picture = dict(zip(map(str, range(len(pictures))), pictures, strict=True)).get(
-        call.params["number"]
-    )
+    pictures = {str(index): each for index, each in enumerate(pictures_of(task))}
+    picture = pictures.get(call.params["number"])
     if picture is None:
         raise NotFound(f"there are pictures 0 to {len(pictures) - 1} behind this link")
     info = await service.thumbnails.find(picture.key, width_of(str(query.w)))
     tag = f'"{hashlib.sha256(info.etag.encode()).hexdigest()[:32]}"'.encode()
     headers = [
         (b"etag", tag),
-        # Whoever keeps it asks each time whether the link is still good.
+        # Caches must ask each time whether the link still exists.
         (b"cache-control", b"private, no-cache"),
         (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
-        UNLISTED,
+        NO_INDEX_HEADER,
     ]
     if tag in (call.header(b"if-none-match") or b""):
         return Reply(304, headers=headers)
@@ -252,37 +242,33 @@ async def show_picture(service: Service, call: Call) -> Reply:
 
 
 async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
-    """Return the task that a link leads to, and what may be known of it.
+    """Return the task of a share link and its public view.
 
     Raises:
-        NotFound: It leads nowhere; whether it ever did is not told.
+        NotFound: The link does not exist, or no longer; the error does not say which.
     """
     link = await service.store.share_link(call.params["token"])
     if link is None or not link.is_good(service.clock.now()):
-        raise _nowhere()
+        raise _missing()
     (task,) = await service.store.get([link.task_id])
     if task is None or not pictures_of(task):
-        raise _nowhere()
+        raise _missing()
     card = await service.cards.registered(task.model, task.model_version)
     schema = {} if card is None else card.input_schema
-    base, guest_tasks = service.base_url(call), service.settings.guest_tasks
+    base, guest_tasks = service.base_url(call), service.settings.limits.guest_tasks
     return task, shared_view(link, task, schema, base, guest_tasks)
 
 
+def _link_reply(service: Service, call: Call, task: Task, link: ShareLink | None) -> Reply:
+    if link is None:
+        raise NotFound(f"task {task.id} is not shared: POST /v1/tasks/{task.id}/share makes a link")
+    return Reply(200, encode(_view(service, call, link)))
+
+
 def _view(service: Service, call: Call, link: ShareLink) -> ShareView:
-    return ShareView(
-        task_id=link.task_id,
-        url=f"{service.base_url(call)}/s/{link.token}",
-        token=link.token,
-        with_prompt=link.has_prompt,
-        created_at=link.created_at,
-        expires_at=link.expires_at,
-    )
+    url = f"{service.base_url(call)}/s/{link.token}"
+    return project(ShareView, link, url=url, with_prompt=link.has_prompt)
 
 
-def _not_shared(task: Task) -> NotFound:
-    return NotFound(f"task {task.id} is not shared: POST /v1/tasks/{task.id}/share makes a link")
-
-
-def _nowhere() -> NotFound:
+def _missing() -> NotFound:
     return NotFound("this link was revoked, has expired, or never existed")

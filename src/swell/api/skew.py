@@ -7,11 +7,11 @@ import structlog
 
 from swell.clock import Clock
 from swell.errors import Unavailable
-from swell.store import Store
+from swell.stores.tasks import Store
 
 _log = structlog.get_logger("swell.api")
 
-#: A backend whose clock differs by more hands out no leases and sweeps nothing, in seconds.
+#: With a larger difference, a backend grants no leases and sweeps nothing, in seconds.
 MOST_SKEW_S: Final = 3.0
 
 #: How often the clocks are compared, in seconds.
@@ -19,25 +19,25 @@ COMPARE_EVERY_S: Final = 2.0
 
 
 class Skew:
-    """This clock minus the database's. A step of the local clock shows at once.
+    """The difference between this clock and the database's. It shows a local clock step at once.
 
     Args:
-        store: The database. One without a clock of its own never differs.
-        clock: The backend's.
-        changed: Called when the clock begins to be wrong, and when it is right again.
+        store: The database. SQLite uses this clock, so it never differs.
+        clock: The backend's clock.
+        changed: Called when the clock becomes wrong, and when it is right again.
     """
 
     def __init__(self, store: Store, clock: Clock, changed: Callable[[], None]) -> None:
         self._store = store
         self._clock = clock
         self._changed = changed
-        #: Wall time less monotonic time, as it would be by the database's clock.
+        #: Wall time by the database's clock minus monotonic time.
         self._right_s: float | None = None
         self._was_wrong = False
 
     @property
     def ahead_s(self) -> float:
-        """By how much this clock is ahead of the database's, in seconds; 0 where that has none."""
+        """How far this clock is ahead of the database's, in seconds; 0 if unknown."""
         return 0.0 if self._right_s is None else self._offset_s() - self._right_s
 
     @property
@@ -57,10 +57,10 @@ class Skew:
         )
 
     def check(self) -> None:
-        """Raise where the clock is wrong.
+        """Raise if the clock is wrong.
 
         Raises:
-            Unavailable: With the difference, and what to do.
+            Unavailable: The clock is wrong; the text says what to do.
         """
         if self.refusal:
             raise Unavailable(self.refusal)
@@ -69,7 +69,7 @@ class Skew:
         """Ask the database for its time.
 
         Raises:
-            Unavailable: It does not answer. What was known stays.
+            Unavailable: It does not answer. The known difference stays.
         """
         ahead_s = await self._store.clock_ahead_s()
         if ahead_s is None:
@@ -78,12 +78,10 @@ class Skew:
         if self.is_wrong is not self._was_wrong:
             self._was_wrong = self.is_wrong
             if self.is_wrong:
-                _log.error(
-                    "the clock differs from the database's: no leases are handed out",
-                    ahead_s=round(ahead_s, 3),
-                )
+                text = "clock skew: the clock differs from the database's, no leases are granted"
+                _log.error(text, ahead_s=round(ahead_s, 3))
             else:
-                _log.info("the clock agrees with the database's again", ahead_s=round(ahead_s, 3))
+                _log.info("clock skew: the clock is right again", ahead_s=round(ahead_s, 3))
             self._changed()
 
     def _offset_s(self) -> float:

@@ -1,8 +1,8 @@
-"""Open event streams, looked after by one loop.
+"""Open event streams.
 
 An idle stream costs one small object here, its request's coroutine and the server's connection: no
-task, no timer and no queue of its own. Comments that keep it open, the discovery that a client has
-hung up and fresh positions all come from the loop in `duties.py`.
+extra asyncio task, no timer and no queue. Background jobs (`duties.py`) send keep-alive
+comments and new positions, and find closed connections.
 """
 
 import asyncio
@@ -30,46 +30,47 @@ class Stream:
     )
 
     def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
-        #: The server's task that runs the request.
+        #: The server's asyncio task that handles the request.
         self.owner = owner
         self.receive = call.receive
         self.send = call.send
-        #: The header that names its key.
+        #: The header with its key.
         self.authorization = call.header(b"authorization")
-        #: Whether it came by a signed URL instead, which is good until the stream ends.
+        #: Whether it has a signed URL instead, which is valid until the stream ends.
         self.is_signed = call.key is None
-        #: The task, as long as it is queued.
+        #: The task while it is queued.
         self.waiting = waiting
         self.last_position: int | None = None
-        #: Whether it was found that the client hung up, or may listen no more.
+        #: Whether the client hung up or its key was revoked.
         self.is_gone = False
 
     def check(self) -> None:
         """End the stream if its client has hung up."""
         message = poll(self.receive())
         if message is not None and message["type"] == "http.disconnect":
-            self._leave()
+            self._cancel()
 
     def end(self) -> None:
-        """End the stream; its client finds out why when it comes back."""
+        """End the stream. The client gets the reason when it reconnects."""
         if not self.is_gone:
             self.push({"type": "http.response.body", "body": b"", "more_body": False})
-            self._leave()
+            self._cancel()
 
-    def _leave(self) -> None:
+    def push(self, message: dict[str, Any]) -> None:
+        """Write without waiting. A client that reads too slowly does not get the message."""
+        poll(self.send(message))
+
+    def _cancel(self) -> None:
         self.is_gone = True
         if self.owner is not None:
             self.owner.cancel()
-
-    def push(self, message: dict[str, Any]) -> None:
-        """Write without waiting: a client that does not read misses it."""
-        poll(self.send(message))
 
 
 class Streams:
     """All open streams of this process."""
 
     def __init__(self) -> None:
+        # A dictionary as an ordered set.
         self._streams: dict[Stream, None] = {}
 
     def __len__(self) -> int:
@@ -79,23 +80,17 @@ class Streams:
         return iter(list(self._streams))
 
     def add(self, stream: Stream) -> None:
-        """Look after a stream."""
+        """Add an open stream."""
         self._streams[stream] = None
 
     def remove(self, stream: Stream) -> None:
-        """Stop looking after it."""
+        """Remove a stream."""
         self._streams.pop(stream, None)
 
     def waiting(self, limit: int) -> list[Stream]:
-        """Return up to `limit` streams whose task is queued; others come first the next time."""
-        found = []
-        for stream in self._streams:
-            if stream.waiting is not None:
-                found.append(stream)
-                if len(found) >= limit:
-                    break
+        """Return up to `limit` streams of queued tasks; the next call returns others first."""
+        found = [stream for stream in self._streams if stream.waiting is not None][:limit]
         for stream in found:
-            # To the end, so that everybody has a turn.
             del self._streams[stream]
             self._streams[stream] = None
         return found

@@ -6,7 +6,7 @@ from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import NotFound
-from swell.styles import Style
+from swell.sdk.style_presets import Style
 
 #: A picture's address holds its digest, so what lies there never changes.
 _FOREVER = b"public, max-age=31536000, immutable"

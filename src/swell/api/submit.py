@@ -8,14 +8,12 @@ import functools
 import re
 from typing import Final
 
-from swell.api.admission import degraded
+from swell.api.admission import RankOf, admit
 from swell.api.call import Call
-from swell.api.drafts import Repeat, new_task, prepared, telling
-from swell.api.feasible import check_can_run, check_deadline
+from swell.api.drafts import Repeat, draft, new_task, with_webhook
 from swell.api.messages import TaskRequest
 from swell.api.service import Service
-from swell.api.traffic import split
-from swell.errors import NoWorker, SwellError, WouldExpire
+from swell.errors import SwellError
 from swell.events import TERMINAL_ID
 from swell.store import Accepted
 from swell.task import NewTask, Task
@@ -24,15 +22,23 @@ _WAIT: Final = re.compile(rb"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,9})\"?)?(?=$|[,;
 
 
 async def check(
-    service: Service, call: Call, request: TaskRequest, repeat: Repeat | None = None
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    repeat: Repeat | None = None,
+    *,
+    place: tuple[str, int] = ("", 0),
+    rank_of: RankOf | None = None,
 ) -> NewTask:
-    """Return the task that a request asks for, once it is sure that it may be accepted.
+    """Return the task of a request after all checks except quotas.
 
     Args:
-        service: Who takes it.
-        call: The request, with its key.
-        request: The body; a caller that builds one keeps to the bounds of its fields.
-        repeat: What its idempotency key says; None without one.
+        service: The backend.
+        call: The call.
+        request: The request, or one of its batch. Its fields must be within their bounds.
+        repeat: Its idempotency key; None without one.
+        place: See `drafts.new_task`.
+        rank_of: See `admission.admit`.
 
     Raises:
         NotFound: No such model or version.
@@ -41,28 +47,16 @@ async def check(
         WouldExpire: It would miss its deadline.
     """
     if repeat is not None and repeat.is_known:
-        # A repeat gets its task, even when a new one would be refused.
-        return new_task(call, request, request.model, repeat)
-    if request.class_name is not None or call.caller.classes:
-        request = service.classes.apply(call.caller, request)
-    cards = service.cards
-    target = cards.known(request.model) or await cards.target(request.model)
-    cards.check_input(call, target, request.input)
-    new = new_task(call, request, target.queue, repeat)
-    new = split(service, call, prepared(service, new, target))
-    try:
-        if new.run is not None or not service.fleet.is_served(target.model, target.needed_version):
-            await check_can_run(service, target, new)
-        if new.start_by_s is not None or new.finish_by_s is not None:
-            await check_deadline(service, new, await service.rank_of_new(new))
-    except (NoWorker, WouldExpire) as refusal:
-        if request.degrade is None:
-            raise
-        new = await degraded(service, call, request, repeat, refusal)
+        # A repeat returns its task, even if a new one would be refused.
+        return new_task(call, request, request.model, repeat, place)
+    request = service.classes.apply(call.caller, request)
+    target, new = await draft(service, call, request, repeat, place)
+    admitted = await admit(service, call, request, target, new, rank_of=rank_of)
+    if admitted is not new:
         service.metrics.task_degraded(target.model)
     if request.webhook is not None:
-        new = await telling(service, call, new, request.webhook)
-    return new
+        return await with_webhook(service, call, admitted, request.webhook, place[0])
+    return admitted
 
 
 async def accept(service: Service, call: Call, new: NewTask) -> Accepted:

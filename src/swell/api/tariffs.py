@@ -1,8 +1,7 @@
-"""What workers cost, from the settings or from the report of the autoscaler.
+"""Prices of workers, from the settings or from the autoscaler's report.
 
-A backend may know nothing of pools. A worker that registered before the price of its pool was known
-has that price from when it is; every other one the price with which it registered first. Where the
-price of a pool changes while its workers live, they are charged by the price in force.
+A worker keeps the price with which it registered; if its pool had none yet, the price counts from
+when it is known. If the price of a pool changes, its workers cost the price in force.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,12 @@ from swell.scaling import read
 
 
 class Tariffs:
-    """What was heard last.
+    """Caches the prices of pools.
 
     Args:
-        registry: Where changes of prices are told.
-        scaling: Has what the autoscaler tells of pools.
-        settings: What they say of a pool comes before that.
+        registry: Has the changes of prices.
+        scaling: Has the autoscaler's report of pools.
+        settings: Have precedence over the report.
     """
 
     def __init__(self, registry: Registry, scaling: Scaling, settings: ApiSettings) -> None:
@@ -33,38 +32,38 @@ class Tariffs:
         self._steps: Mapping[str, Sequence[Step]] = {}
 
     async def refresh(self) -> None:
-        """Read what is told now."""
-        told = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
-        if told is not None:
-            self._steps = {pool: each.steps for pool, each in told.items() if each.steps}
+        """Read the changes of prices."""
+        tariffs = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
+        if tariffs is not None:
+            self._steps = {pool: each.steps for pool, each in tariffs.items() if each.steps}
 
     def steps(self, pool: str) -> Sequence[Step]:
-        """Return how the price of a pool has changed; nothing where it does not."""
+        """Return the changes of a pool's price; empty if it is constant."""
         return self._steps.get(pool, ())
 
     def now_micros(self, pool: str) -> int | None:
-        """Return what an hour of a new worker costs, in millionths of a dollar."""
-        if steps := self._steps.get(pool):
+        """Return the price of an hour of a new worker, in millionths of a dollar."""
+        if steps := self.steps(pool):
             return steps[-1].hour_micros
-        told = self._scaling.pool(pool)
-        return self._settings.hour_micros.get(pool, None if told is None else told.hour_micros)
+        scaled = self._scaling.pool(pool)
+        return self._settings.hour_micros.get(pool, scaled.hour_micros if scaled else None)
 
     def launch_micros(self, pool: str) -> int:
-        """Return what a launch of a worker costs besides, in millionths of a dollar."""
-        told = self._scaling.pool(pool)
-        return self._settings.launch_micros.get(pool, 0 if told is None else told.launch_micros)
+        """Return the extra cost of the launch of a worker, in millionths of a dollar."""
+        scaled = self._scaling.pool(pool)
+        return self._settings.launch_micros.get(pool, scaled.launch_micros if scaled else 0)
 
     def least_billed_s(self, pool: str) -> float:
-        """Return for how long a worker is paid at least, in seconds."""
-        told = self._scaling.pool(pool)
-        return self._settings.least_billed_s.get(pool, 0 if told is None else told.least_billed_s)
+        """Return the minimum billing of a worker, in seconds."""
+        scaled = self._scaling.pool(pool)
+        return self._settings.least_billed_s.get(pool, scaled.least_billed_s if scaled else 0)
 
     def priced(self, info: WorkerInfo) -> WorkerInfo:
-        """Return a worker that registered without a price with that of its pool, where known."""
+        """Return a worker with the price of its pool, if it registered without a price."""
         micros = self.now_micros(info.pool) if info.hour_micros is None else None
         if micros is None:
             return info
-        if steps := self._steps.get(info.pool):
+        if steps := self.steps(info.pool):
             micros = price_at(steps, info.registered_at, steps[0].hour_micros)
         return msgspec.structs.replace(
             info,
@@ -74,7 +73,7 @@ class Tariffs:
         )
 
     def hour_micros(self, info: WorkerInfo) -> int | None:
-        """Return what an hour of a worker costs now, in millionths of a dollar."""
-        if steps := self._steps.get(info.pool):
+        """Return the current price of an hour of a worker, in millionths of a dollar."""
+        if steps := self.steps(info.pool):
             return steps[-1].hour_micros
         return self.priced(info).hour_micros

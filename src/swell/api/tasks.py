@@ -6,17 +6,15 @@ that ends the task, without asking the store again; with a file of the task wher
 """
 
 import asyncio
-import bisect
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from swell.api.admission import degraded
+from swell.api.admission import check_can_run_again
 from swell.api.call import Call, Reply
-from swell.api.drafts import Repeat, new_task, prepared, repeat_of, telling
+from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
-from swell.api.feasible import check_can_run, check_can_run_again, check_deadline
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
 from swell.api.messages import (
     BatchRequest,
@@ -34,10 +32,9 @@ from swell.api.reading import Reader, check_json, read_query
 from swell.api.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
-from swell.api.traffic import split
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.errors import (
     Conflict,
     CreditsUsedUp,
@@ -124,14 +121,14 @@ async def create(service: Service, call: Call) -> Reply:
     of that type the answer is JSON.
     """
     service.traces.begin(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     request = _read(call, body)
     is_repeatable = call.header(b"idempotency-key") is not None
     repeat = await repeat_of(service, call, body) if is_repeatable else None
     new = await check(service, call, request, repeat)
     accepted = await accept(service, call, new)
     prefer = call.header(b"prefer")
-    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.max_prefer_s)
+    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.server.max_wait_s)
     task = await follow(service, call, accepted, wait_s)
     reply = await _file_reply(service, call, task, wait_s) if task.artifacts else None
     return reply or await _task_reply(service, call, task, wait_s)
@@ -154,7 +151,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     The server accepts all tasks or none. An idempotency key covers the whole batch.
     """
     service.traces.begin(call)
-    body = await call.body(service.settings.max_body_bytes)
+    body = await call.body(service.settings.server.max_body_bytes)
     _check_type(call)
     batch: BatchRequest = _batch.read(body)
     repeat = await repeat_of(service, call, body)
@@ -166,10 +163,10 @@ async def create_batch(service: Service, call: Call) -> Reply:
         # Let other requests run between two tasks.
         await asyncio.sleep(0)
         try:
-            if repeat is not None and repeat.is_known:
-                news.append(new_task(call, request, request.model, repeat, (at, number)))
-                continue
-            news.append(await _checked(service, call, request, repeat, (at, number), outlook))
+            place = (at, number)
+            new = await check(service, call, request, repeat, place=place, rank_of=outlook.rank_of)
+            outlook.add(new)
+            news.append(new)
         except SwellError as error:
             if error.status >= 500:
                 raise
@@ -186,7 +183,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     await note_new(service, accepted)
     tasks = [each.task for each in accepted]
     urls = service.urls(call)
-    places = await service.places(tasks, are_new=True)
+    places = await service.estimates.positions(tasks, are_new=True)
     views = [
         task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
         for task, (position, eta) in zip(tasks, places, strict=True)
@@ -229,7 +226,7 @@ async def list_tasks(service: Service, call: Call) -> Reply:
 async def get(service: Service, call: Call) -> Reply:
     """Get a task."""
     task = await find_task(service, call)
-    position, expected = await service.place(task)
+    position, expected = await service.estimates.position(task)
     eta = None if expected is None else expected.finish
     early = early_artifacts(service.bus, task)
     urls = service.urls(call)
@@ -264,7 +261,7 @@ async def cancel_task(service: Service, before: Task) -> Task:
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.
-        await service.bus.tell([News(kind=NewsKind.STOP, ids=(task.id,))])
+        await service.bus.broadcast([PeerMessage(kind=MessageKind.STOP, ids=(task.id,))])
     return task
 
 
@@ -323,7 +320,7 @@ async def replay(service: Service, call: Call) -> Reply:
 )
 async def replay_many(service: Service, call: Call) -> Reply:
     """Replay many dead letters."""
-    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.max_body_bytes)
+    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.server.max_body_bytes)
     if asked.ids is None:
         where = TaskFilter(dead=True, model=asked.model)
         page = await service.store.page(where, limit=1000)
@@ -399,7 +396,7 @@ async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -
     headers = [_location(urls, task), *_applied(wait_s)]
     if task.state.is_terminal:
         return Reply(201, encode_task(task, urls), headers=headers)
-    position, expected = await service.place(task, is_new=wait_s == 0)
+    position, expected = await service.estimates.position(task, is_new=wait_s == 0)
     eta = None if expected is None else expected.finish
     body = encode_task(task, urls, position=position, eta_s=eta)
     return Reply(202, body, headers=headers)
@@ -413,109 +410,45 @@ def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
     return [(b"preference-applied", b"wait=%d" % wait_s)] if wait_s > 0 else []
 
 
-async def _checked(
-    service: Service,
-    call: Call,
-    request: TaskRequest,
-    repeat: Repeat | None,
-    place: tuple[str, int],
-    outlook: "_Outlook",
-) -> NewTask:
-    """Return a task of a batch, once it is sure that it may be accepted."""
-    at, _ = place
-    if request.class_name is not None or call.caller.classes:
-        request = service.classes.apply(call.caller, request)
-    target = await service.cards.target(request.model)
-    service.cards.check_input(call, target, request.input, at + "/input")
-    new = new_task(call, request, target.queue, repeat, place)
-    new = split(service, call, prepared(service, new, target, at))
-    try:
-        await check_can_run(service, target, new)
-        await outlook.check(new)
-    except (NoWorker, WouldExpire) as refusal:
-        if request.degrade is None:
-            raise
-        new = await degraded(
-            service, call, request, repeat, refusal, place=place, rank_of=outlook.rank_of
-        )
-        service.metrics.task_degraded(target.model)
-    outlook.add(new)
-    if request.webhook is not None:
-        new = await telling(service, call, new, request.webhook, at)
-    return new
-
-
 class _Outlook:
-    """The queue before each task of a batch: waiting tasks, and earlier ones of the batch."""
+    """Counts what comes before the tasks of a batch, which wait for one another."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        #: (queue, priority, user) → the rank of one that came alone.
+        self._estimates = service.estimates
+        #: (queue, priority, user) → rank of a task without its batch.
         self._ranks: dict[tuple[str, int, str | None], Rank] = {}
-        #: Queues that the same workers serve → priority → the batch so far.
-        self._lines: dict[tuple[str, ...], dict[int, _Line]] = {}
-
-    async def check(self, new: NewTask) -> None:
-        """Check the deadlines of the batch's next task.
-
-        Raises:
-            WouldExpire: It would start or end too late.
-        """
-        if new.start_by_s is not None or new.finish_by_s is not None:
-            await check_deadline(self._service, new, await self.rank_of(new))
+        #: Queues of the same workers → (priority, start tag, samples) of the tasks so far.
+        self._tasks: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
+        #: (these queues, priority, user) → start tag of the next task, as of `swell.fairness`.
+        self._tags: dict[tuple[tuple[str, ...], int, str | None], int] = {}
 
     async def rank_of(self, new: NewTask) -> Rank:
-        """Return what would come before the batch's next task."""
-        lines = self._lines.setdefault(self._served_with(new), {})
-        line = lines.setdefault(new.priority, _Line())
+        """Return what comes before the next task of the batch."""
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
         if rank is None:
-            rank = self._ranks[flow] = await self._service.rank_of_new(new)
-        own, samples = line.before(new, rank.samples)
-        for priority, other in lines.items():
-            if priority < new.priority:
-                own, samples = own + len(other.costs), samples + sum(other.costs)
-        return Rank(ahead=rank.ahead + own, is_exact=False, samples=rank.samples + samples)
+            rank = self._ranks[flow] = await self._estimates.rank_of_new(new)
+        queues = self._queues(new)
+        # The tasks before it count as its user's own: other users get their turns among them.
+        tag = self._tags.get((queues, new.priority, new.user), 0) + rank.samples
+        earlier = [
+            samples
+            for priority, start, samples in self._tasks.get(queues, ())
+            if (priority, start) <= (new.priority, tag)
+        ]
+        return Rank(ahead=rank.ahead + len(earlier), samples=rank.samples + sum(earlier))
 
     def add(self, new: NewTask) -> None:
-        """Count a task that the batch holds."""
-        lines = self._lines.setdefault(self._served_with(new), {})
-        lines.setdefault(new.priority, _Line()).add(new)
+        """Count a task of the batch."""
+        queues = self._queues(new)
+        flow = (queues, new.priority, new.user)
+        tag = self._tags.get(flow, 0)
+        self._tags[flow] = tag + new.count
+        self._tasks.setdefault(queues, []).append((new.priority, tag, new.count))
 
-    def _served_with(self, new: NewTask) -> tuple[str, ...]:
-        """Return what the tasks of a batch have in common that wait for the same workers."""
-        queues = self._service.served_with([new.queue]).get(new.queue)
-        return queues or (new.stage_model,)
-
-
-class _Line:
-    """A batch's tasks of one model and priority, in fair order of their users."""
-
-    def __init__(self) -> None:
-        #: Start tags (see `swell.fairness`), in samples; those of users who have nothing waiting.
-        self.tags: list[int] = []
-        #: Samples of each.
-        self.costs: list[int] = []
-        self._ends: dict[str | None, int] = {}
-
-    def add(self, new: NewTask) -> None:
-        tag = self._ends.get(new.user, 0)
-        self._ends[new.user] = tag + new.count
-        at = bisect.bisect_right(self.tags, tag)
-        self.tags.insert(at, tag)
-        self.costs.insert(at, new.count)
-
-    def before(self, new: NewTask, waiting: int) -> tuple[int, int]:
-        """Return how many of these tasks come before a new one, and their samples.
-
-        Args:
-            new: It is the next of its user.
-            waiting: Samples that would come before it if it came alone. They all count as its
-                user's own, behind which other users get their turns: more than these they cannot.
-        """
-        n = bisect.bisect_right(self.tags, self._ends.get(new.user, 0) + waiting)
-        return n, sum(self.costs[:n])
+    def _queues(self, new: NewTask) -> tuple[str, ...]:
+        served = self._estimates.served_with([new.queue]).get(new.queue)
+        return served or (new.stage_model,)
 
 
 def _read(call: Call, body: bytes) -> TaskRequest:
@@ -550,7 +483,7 @@ async def _page(
     page = await service.store.page(where, limit=limit, cursor=cursor)
     tasks = list(page.tasks)
     urls = service.urls(call)
-    places = await service.places(tasks)
+    places = await service.estimates.positions(tasks)
     views = [
         task_view(task, urls, position=position, eta_s=None if eta is None else eta.finish)
         for task, (position, eta) in zip(tasks, places, strict=True)

@@ -1,4 +1,4 @@
-"""Who gets which version while versions share a model's traffic: at the door, and at the leases."""
+"""Routing between the versions of a model: of new tasks into queues, and of workers to queues."""
 
 import random
 from typing import Final
@@ -13,46 +13,21 @@ from swell.api.service import Service
 from swell.registry import WorkerInfo
 from swell.task import NewTask
 
-#: Whoever cannot be told from others is another one each time.
 _draw: Final = random.SystemRandom().random
 
 
 def split(service: Service, call: Call, new: NewTask) -> NewTask:
-    """Return a new task, in the canary's queue if it is the canary's.
+    """Return a new task, in the canary's queue if the canary gets it.
 
-    A task goes to the canary if its caller's place is within the share, a live worker has the
-    canary, and the canary takes its input too: it was checked against the live version's schema.
-    To be asked once of each task, and before anything is made of the queue that it waits in.
+    The canary gets a task if the place of its user or key is within the share, a live worker has
+    the canary, and the canary's schema accepts the input. Called once for each task, before its
+    queue is used.
     """
-    canary = service.cards.canaries.get(new.model)
-    return new if canary is None else _sent(service, call, new, canary)
-
-
-def suits_its_part(service: Service, call: Call, new: NewTask, raw: msgspec.Raw) -> bool:
-    """Whether a new task may have another input, which fits the live version, where it waits."""
-    canary = service.cards.canaries.get(new.model)
-    if canary is None or not is_of_canary(new.queue):
-        return True
-    return service.cards.takes(f"{new.model}:{canary.version}", raw, call)
-
-
-def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:
-    """Return model → the queues of it that a worker serves, of the models that were staged."""
-    lives = service.cards.lives
-    found = {}
-    for model, version in info.models.items():
-        life = lives.get(model)
-        if life is not None:
-            canary = life.canary
-            is_served = canary is not None and is_canary_served(service, model, canary)
-            found[model] = queues_of(life, version, is_canary_served=is_served)
-    return found
-
-
-def _sent(service: Service, call: Call, new: NewTask, canary: Canary) -> NewTask:
     model = new.model
+    canary = service.cards.canaries.get(model)
     if (
-        new.queue != model
+        canary is None
+        or new.queue != model
         or not _is_in(new, canary)
         or not is_canary_served(service, model, canary)
         or not service.cards.takes(f"{model}:{canary.version}", new.input, call)
@@ -61,8 +36,28 @@ def _sent(service: Service, call: Call, new: NewTask, canary: Canary) -> NewTask
     return msgspec.structs.replace(new, queue=canary_queue(model))
 
 
+def suits_its_part(service: Service, call: Call, new: NewTask, raw: msgspec.Raw) -> bool:
+    """Whether a new task may get another input, valid for the live version, in its queue."""
+    canary = service.cards.canaries.get(new.model)
+    if canary is None or not is_of_canary(new.queue):
+        return True
+    return service.cards.takes(f"{new.model}:{canary.version}", raw, call)
+
+
+def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:
+    """Return model → queues that a worker serves, for its models with stages."""
+    found = {}
+    for model, version in info.models.items():
+        life = service.cards.lives.get(model)
+        if life is not None:
+            canary = life.canary
+            is_served = canary is not None and is_canary_served(service, model, canary)
+            found[model] = queues_of(life, version, is_canary_served=is_served)
+    return found
+
+
 def _is_in(new: NewTask, canary: Canary) -> bool:
-    if canary.is_by_key:
+    if canary.sticky == "key":
         return is_in_canary(new.model, new.key_id, canary.share)
     if new.user is None:
         return _draw() < canary.share

@@ -1,7 +1,7 @@
-"""From stored values to what a client sees: URLs signed, positions told, secrets left out."""
+"""Stored records as clients see them: signed URLs for files, and no secrets."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,21 +14,32 @@ from swell.api.messages import (
     TaskView,
     WebhookView,
 )
-from swell.api.stage_views import stage_views
 from swell.api.thumbnails import has_thumbnail
-from swell.degrade import Change, split_metadata
+from swell.degrade import split_metadata
 from swell.objects import Objects
-from swell.stages import Done, Run
-from swell.task import Artifact, Task, warnings_of
+from swell.results import Timings
+from swell.stages import Done, Run, Stage
+from swell.task import Artifact, Task, TaskState, warnings_of
 from swell.telemetry import trace_id_of
-from swell.webhook import Webhook
+
+View = TypeVar("View", bound=msgspec.Struct)
 
 encode = msgspec.json.Encoder().encode
 
 #: Width of the thumbnails that tasks name, in px.
-_SHOWN_WIDTH = 256
+_THUMBNAIL_WIDTH: Final = 256
 
-_MARK = b'"$artifact"'
+_ARTIFACT_MARK: Final = b'"$artifact"'
+
+
+def project(view: type[View], record: object, **fields: Any) -> View:
+    """Return a view of a record: the given fields, and those that both have."""
+    shared = {
+        name: getattr(record, name)
+        for name in view.__struct_fields__
+        if name not in fields and hasattr(record, name)
+    }
+    return view(**shared, **fields)
 
 
 class UrlMaker:
@@ -43,7 +54,7 @@ class UrlMaker:
         self.base = base
         self.objects = objects
         self.expires_s = expires_s
-        #: Whether what is seen of a task tells its trace.
+        #: Whether views of tasks contain the trace id.
         self.shows_trace = shows_trace
 
     def file(self, key: str, size_bytes: int | None = None) -> str:
@@ -63,144 +74,152 @@ def task_view(
     """Return a task as clients see it.
 
     Args:
-        task: How it stands.
-        urls: Makes URLs for whoever reads it.
-        position: As `TaskView`.
-        eta_s: As `TaskView`.
-        early: Files that are there of a task that runs.
+        task: The stored task.
+        urls: Makes the URLs.
+        position: As in `TaskView`.
+        eta_s: As in `TaskView`.
+        early: Files of a running task that are ready.
     """
     home = f"{urls.base}/v1/tasks/{task.id}"
-    there = task.artifacts or early
-    artifacts = [artifact_view(each, urls) for each in there] if there else []
-    output, timings = task.output, task.timings
-    cost = None
-    if timings is not None and timings.cost_micros is not None:
-        cost, timings = (
-            timings.cost_micros,
-            msgspec.structs.replace(timings, cost_micros=None, paid_micros=0),
-        )
-    metadata, changes = task.metadata, None
+    artifacts = [artifact_view(each, urls) for each in task.artifacts or early]
+    output, metadata = task.output, task.metadata
+    if output is not None and _ARTIFACT_MARK in bytes(output):
+        output = resolve_files(output, [each.url for each in artifacts])
+    optional: dict[str, Any] = {}
     if metadata is not None:
         metadata, changes = split_metadata(metadata)
-    if output is not None and _MARK in bytes(output):
-        output = resolve_files(output, [each.url for each in artifacts])
-    run = task.run
-    return TaskView(
-        id=task.id,
-        model=task.model,
+        if changes:
+            optional["degraded"] = [project(ChangeView, each) for each in changes]
+    if urls.shows_trace and task.traceparent is not None:
+        optional["trace_id"] = trace_id_of(task.traceparent)
+    if task.run is not None:
+        optional["stages"] = _stage_views(task, task.run, urls)
+    hook = task.webhook
+    removed = {"inputs": task.inputs_removed, "outputs": task.outputs_removed}
+    return project(
+        TaskView,
+        task,
         version=task.model_version,
-        state=task.state,
-        input=task.input,
         output=output,
         artifacts=artifacts,
-        warnings=list(warnings_of(task)),
-        error=task.error,
-        attempt=task.attempt,
-        max_attempts=task.max_attempts,
+        warnings=warnings_of(task),
         position=position,
         eta_s=eta_s,
-        created_at=task.created_at,
-        started_at=task.started_at,
-        finished_at=task.finished_at,
-        timings=timings,
-        cost_micros=cost,
-        seed=task.seed,
-        user=task.user,
+        timings=_without_cost(task.timings),
+        cost_micros=task.timings and task.timings.cost_micros,
         metadata=metadata,
-        data_removed=_removed_parts(task),
+        data_removed=[name for name, is_removed in removed.items() if is_removed],
         urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
-        degraded=[_change_view(each) for each in changes] if changes else msgspec.UNSET,
-        trace_id=(
-            trace_id_of(task.traceparent)
-            if urls.shows_trace and task.traceparent is not None
-            else msgspec.UNSET
-        ),
-        stages=msgspec.UNSET if run is None else _stages(task, run, urls),
-        webhook=msgspec.UNSET if task.webhook is None else _webhook_view(task.webhook),
+        webhook=msgspec.UNSET if hook is None else project(WebhookView, hook),
+        **optional,
     )
 
 
-def _change_view(change: Change) -> ChangeView:
-    return ChangeView(field=change.field, before=change.before, after=change.after)
-
-
-def _stages(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:
-    def show(done: Done) -> tuple[msgspec.Raw, list[ArtifactView]]:
-        artifacts = [artifact_view(each, urls) for each in done.artifacts]
-        return resolve_files(done.output, [each.url for each in artifacts]), artifacts
-
-    return stage_views(task, run, show)
-
-
-def _webhook_view(hook: Webhook) -> WebhookView:
-    return WebhookView(url=hook.url, events=list(hook.events), format=hook.format)
-
-
-def _removed_parts(task: Task) -> list[str]:
-    if not (task.inputs_removed or task.outputs_removed):
-        return []
-    parts = (("inputs", task.inputs_removed), ("outputs", task.outputs_removed))
-    return [name for name, is_removed in parts if is_removed]
-
-
-def encode_task(
-    task: Task,
-    urls: UrlMaker,
-    *,
-    position: int | None = None,
-    eta_s: EtaSeconds | None = None,
-    early: Sequence[Artifact] = (),
-) -> bytes:
+def encode_task(task: Task, urls: UrlMaker, **more: Any) -> bytes:
     """Return a task's JSON. Args: as `task_view`."""
-    return encode(task_view(task, urls, position=position, eta_s=eta_s, early=early))
+    return encode(task_view(task, urls, **more))
 
 
 def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
     """Return an output file as clients see it."""
     url = urls.file(artifact.key, artifact.bytes)
-    is_shown_small = has_thumbnail(artifact.key, artifact.content_type)
-    return ArtifactView(
-        url=url,
-        thumbnail_url=f"{url}&w={_SHOWN_WIDTH}" if is_shown_small else None,
-        content_type=artifact.content_type,
-        bytes=artifact.bytes,
-        width=artifact.width,
-        height=artifact.height,
-    )
+    is_picture = has_thumbnail(artifact.key, artifact.content_type)
+    thumbnail_url = f"{url}&w={_THUMBNAIL_WIDTH}" if is_picture else None
+    return project(ArtifactView, artifact, url=url, thumbnail_url=thumbnail_url)
 
 
 def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
-    """Return what an event tells of an artifact with its URLs in place of its key."""
+    """Return the data of an event with the URLs of its file instead of the storage key."""
     key = data.get("key")
     if not isinstance(key, str):
         return data
-    told = {name: value for name, value in data.items() if name != "key"}
-    size = told.get("bytes")
-    told["url"] = url = urls.file(key, size if type(size) is int else None)
+    shown = {name: value for name, value in data.items() if name != "key"}
+    size = shown.get("bytes")
+    shown["url"] = url = urls.file(key, size if type(size) is int else None)
     if has_thumbnail(key, str(data.get("content_type", ""))):
-        told["thumbnail_url"] = f"{url}&w={_SHOWN_WIDTH}"
-    return told
+        shown["thumbnail_url"] = f"{url}&w={_THUMBNAIL_WIDTH}"
+    return shown
 
 
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:
     """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`.
 
-    What does not name an artifact of the task stays as it is.
+    Other objects stay, and so do those with an index out of range.
     """
     try:
         value = msgspec.json.decode(output)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return output
-    return msgspec.Raw(encode(_replaced(value, urls)))
+    return msgspec.Raw(encode(_with_files(value, urls)))
 
 
-def _replaced(value: Any, urls: Sequence[str]) -> Any:
+def _with_files(value: Any, urls: Sequence[str]) -> Any:
     if isinstance(value, list):
-        return [_replaced(each, urls) for each in value]
+        return [_with_files(each, urls) for each in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         index = value.get("$artifact")
         if type(index) is int and 0 <= index < len(urls):
             return urls[index]
-    return {name: _replaced(each, urls) for name, each in value.items()}
+    return {name: _with_files(each, urls) for name, each in value.items()}
+
+
+def _without_cost(timings: Timings | None) -> Timings | None:
+    if timings is None or timings.cost_micros is None:
+        return timings
+    return msgspec.structs.replace(timings, cost_micros=None, paid_micros=0)
+
+
+def _stage_views(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:
+    done = {each.name: each for each in run.done}
+    return [
+        _finished_stage(task, run, done[stage.name], urls)
+        if stage.name in done
+        else _unfinished_stage(task, run, index, stage)
+        for index, stage in enumerate(run.pipeline.stages)
+    ]
+
+
+def _finished_stage(task: Task, run: Run, done: Done, urls: UrlMaker) -> StageView:
+    output, artifacts = None, []
+    # A later stage may still refuse the result. Until then the client must not get it.
+    if task.state is TaskState.SUCCEEDED or not run.is_withheld(done):
+        artifacts = [artifact_view(each, urls) for each in done.artifacts]
+        output = resolve_files(done.output, [each.url for each in artifacts])
+    return project(
+        StageView,
+        done,
+        state="succeeded",
+        output=output,
+        artifacts=artifacts,
+        attempts=done.tries,
+        worker=done.worker_id,
+        timings=msgspec.structs.replace(done.timings, cost_micros=None, paid_micros=0),
+        cost_micros=done.timings.cost_micros,
+    )
+
+
+def _unfinished_stage(task: Task, run: Run, index: int, stage: Stage) -> StageView:
+    is_current = index == run.at
+    if is_current:
+        state = task.state.value
+    elif index < run.at or task.state is TaskState.SUCCEEDED:
+        state = "skipped"
+    else:
+        state = "not_reached" if task.state.is_terminal else "waiting"
+    return StageView(
+        name=stage.name,
+        model=stage.model,
+        version=task.version if is_current else "",
+        state=state,
+        output=None,
+        artifacts=[],
+        attempts=task.tries if is_current else 0,
+        worker=task.worker_id if is_current and task.state is TaskState.RUNNING else None,
+        started_at=task.started_at if is_current and task.tries else None,
+        finished_at=None,
+        timings=None,
+        cost_micros=None,
+        seed=None,
+    )

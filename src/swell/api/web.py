@@ -1,7 +1,6 @@
-"""The web app, as it was built: read once, kept in memory, compressed when it is first asked for.
+"""The built web app: read once, kept in memory, compressed on the first request.
 
-In an installed package it lies in `swell/web`, where the build hook put it; in a checkout in
-`web/dist`, where `make web` does. Nothing is written, so a disk that is read-only will do.
+A package has it in `swell/web`, a checkout in `web/dist`. The server writes no files.
 """
 
 import gzip
@@ -28,31 +27,35 @@ _TYPES: Final = {
     ".webmanifest": b"application/manifest+json",
 }
 
-#: Types that gzip does not make smaller.
-_DENSE: Final = frozenset({".webp", ".png", ".woff2"})
+#: Types that are compressed already.
+_COMPRESSED: Final = frozenset({".webp", ".png", ".woff2"})
 
-#: Names of files under `assets/` hold a hash of what is in them.
-_FOR_EVER: Final = b"public, max-age=31536000, immutable"
-_ASK_AGAIN: Final = b"no-cache"
+#: The names of files in `assets/` contain a hash of their content.
+_IMMUTABLE: Final = b"public, max-age=31536000, immutable"
+_REVALIDATE: Final = b"no-cache"
 
 
 def built_app() -> Path | None:
-    """Return the folder of the built app; None where it was not built."""
-    beside = _PACKAGE.parents[1] / "web" / "dist"
-    found = (each for each in (_PACKAGE / "web", beside) if (each / "index.html").is_file())
-    return next(found, None)
+    """Return the folder of the built app; None if it was not built."""
+    folders = (_PACKAGE / "web", _PACKAGE.parents[1] / "web" / "dist")
+    return next((each for each in folders if (each / "index.html").is_file()), None)
 
 
 class WebApp:
     """The files of the app.
 
     Args:
-        settings: Where the app lies, and from where its pictures come.
+        settings: Folder of the app, and hosts of pictures.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
         folder = settings.web_app
-        self._files = {} if folder is None else _read(folder)
+        self._files: dict[str, _File] = {}
+        if folder is not None:
+            for path in folder.rglob("*"):
+                if path.is_file() and path.suffix in _TYPES:
+                    name = path.relative_to(folder).as_posix()
+                    self._files[name] = _File(path, name)
         self._policy = (POLICY, _policy(settings))
 
     @property
@@ -61,7 +64,7 @@ class WebApp:
         return "index.html" in self._files
 
     def file(self, call: Call, name: str) -> Reply | None:
-        """Return a file of the app; None where there is none of this name."""
+        """Return a file of the app; None if it does not exist."""
         found = self._files.get(name)
         return None if found is None else found.reply(call, self._policy)
 
@@ -72,65 +75,52 @@ class _File:
     def __init__(self, path: Path, name: str) -> None:
         self._body = path.read_bytes()
         self._type = _TYPES[path.suffix]
-        self._is_dense = path.suffix in _DENSE
-        self._is_page = path.suffix == ".html"
-        self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'.encode()
-        self._cache = _FOR_EVER if name.startswith("assets/") else _ASK_AGAIN
-        self._packed: bytes | None = None
+        self._is_compressed = path.suffix in _COMPRESSED
+        self._reply = _Page if path.suffix == ".html" else Reply
+        self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'.encode()
+        self._cache_control = _IMMUTABLE if name.startswith("assets/") else _REVALIDATE
+        self._gzip: bytes | None = None
 
     def reply(self, call: Call, policy: tuple[bytes, bytes]) -> Reply:
-        """Return it, or that the browser's copy is still good."""
-        headers = [(b"etag", self._tag), (b"cache-control", self._cache), policy]
-        if not self._is_dense:
+        """Return the file, or 304 if the browser has it."""
+        headers = [(b"etag", self._etag), (b"cache-control", self._cache_control), policy]
+        if not self._is_compressed:
             headers.append((b"vary", b"Accept-Encoding"))
-        if self._tag in (call.header(b"if-none-match") or b""):
-            return _page_or_file(self._is_page, 304, b"", self._type, headers)
+        if self._etag in (call.header(b"if-none-match") or b""):
+            return self._reply(304, b"", self._type, headers)
         body = self._body
-        if not self._is_dense and b"gzip" in (call.header(b"accept-encoding") or b""):
-            if self._packed is None:
-                self._packed = gzip.compress(self._body, 9, mtime=0)
-            body = self._packed
+        if not self._is_compressed and b"gzip" in (call.header(b"accept-encoding") or b""):
+            if self._gzip is None:
+                self._gzip = gzip.compress(self._body, 9, mtime=0)
+            body = self._gzip
             headers.append((b"content-encoding", b"gzip"))
-        return _page_or_file(self._is_page, 200, body, self._type, headers)
+        return self._reply(200, body, self._type, headers)
 
 
 class _Page(Reply):
-    """The app itself, which may ask for the camera: for a portrait, and when told to."""
+    """The page of the app. It may use the camera, for portraits."""
 
     def all_headers(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """Return the headers, in which the guard of devices is another one."""
-        found = super().all_headers(call)
-        guard = (b"permissions-policy", GUARDS[-1][1].replace(b"camera=()", b"camera=(self)"))
-        return [guard if name == b"permissions-policy" else (name, value) for name, value in found]
-
-
-def _page_or_file(
-    is_page: bool, status: int, body: bytes, kind: bytes, headers: list[tuple[bytes, bytes]]
-) -> Reply:
-    return (_Page if is_page else Reply)(status, body, kind, headers)
-
-
-def _read(folder: Path) -> dict[str, _File]:
-    """Return what is in the folder by its path; other kinds of files are no part of the app."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in _TYPES:
-            name = path.relative_to(folder).as_posix()
-            found[name] = _File(path, name)
-    return found
+        """Return the headers, with access to the camera."""
+        camera = (b"permissions-policy", GUARDS[-1][1].replace(b"camera=()", b"camera=(self)"))
+        headers = super().all_headers(call)
+        return [
+            camera if name == b"permissions-policy" else (name, value) for name, value in headers
+        ]
 
 
 def _policy(settings: ApiSettings) -> bytes:
-    """Return what the app may load: its own files, and pictures from where the service has them."""
-    elsewhere = []
-    if settings.public_url is not None:
-        parts = urlsplit(settings.public_url)
-        elsewhere.append(f"{parts.scheme}://{parts.netloc}")
-    # A redirect leads to a bucket, whose name depends on the provider.
-    media = [*elsewhere, "https:"] if settings.serve_files == "redirect" else elsewhere
-    files = " ".join(["'self'", "data:", "blob:", *media])
-    own = " ".join(["'self'", *media])
+    """Return what the app may load: its own files, and pictures from the hosts of the service."""
+    hosts = []
+    if settings.server.public_url is not None:
+        parts = urlsplit(settings.server.public_url)
+        hosts.append(f"{parts.scheme}://{parts.netloc}")
+    if settings.objects.serve == "redirect":
+        # The host of the bucket depends on the provider.
+        hosts.append("https:")
+    media = " ".join(["'self'", "data:", "blob:", *hosts])
+    connect = " ".join(["'self'", *hosts])
     return (
-        f"default-src 'self'; img-src {files}; media-src {files}; connect-src {own}; "
+        f"default-src 'self'; img-src {media}; media-src {media}; connect-src {connect}; "
         "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ).encode()

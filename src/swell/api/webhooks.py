@@ -1,6 +1,7 @@
-"""Webhooks: standing endpoints, what signs, and what became of deliveries."""
+"""Webhook endpoints: standing webhooks, signing secrets and deliveries."""
 
 import secrets
+from itertools import zip_longest
 from typing import Final
 
 import msgspec
@@ -25,19 +26,19 @@ from swell.api.messages import (
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope
 from swell.webhooks.signing import new_secret
 
-_endpoint = Reader(EndpointRequest)
-_rotation = Reader(HookRotateRequest)
-_since = Reader(HookReplayRequest)
+_read_endpoint = Reader(EndpointRequest)
+_read_rotation = Reader(HookRotateRequest)
+_read_replay = Reader(HookReplayRequest)
 
-#: Failed deliveries that one call sends again are read in pages of so many, up to so many.
+#: Page size and limit of a replay of failed deliveries.
 _PAGE: Final = 200
-_MOST_REPLAYED: Final = 100_000
+_MAX_REPLAYED: Final = 100_000
 
 
 @route(
@@ -58,30 +59,32 @@ async def create(service: Service, call: Call) -> Reply:
     seconds.
     """
     hooks = service.need_hooks()
-    asked: EndpointRequest = await _endpoint.read_call(call, service.settings.max_body_bytes)
+    request: EndpointRequest = await _read_endpoint.read_call(
+        call, service.settings.server.max_body_bytes
+    )
     key = call.caller
-    if asked.all_keys and Scope.ADMIN not in key.scopes:
+    if request.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden(
             "only an admin key may subscribe to the tasks of all keys: leave out `all_keys`"
         )
-    call.of_others = asked.all_keys
-    hooks.check_format(asked.format, asked.events, "")
+    call.of_others = request.all_keys
+    hooks.check_format(request.format, request.events, "")
     await hooks.endpoints.refresh()
     if sum(each.key_id == key.id for each in hooks.endpoints.all()) >= hooks.settings.endpoints:
         raise Conflict(
-            f"this key has {hooks.settings.endpoints} webhooks, which is as many as it may: delete "
-            "one first"
+            f"this key has {hooks.settings.endpoints} webhooks, which is the limit: delete one "
+            "first"
         )
     now = service.clock.now()
     endpoint = Endpoint(
         id="we_" + secrets.token_hex(8),
         key_id=key.id,
-        url=checked_url(hooks.settings.urls, asked.url, "/url"),
-        is_for_all=asked.all_keys,
-        events=tuple(dict.fromkeys(asked.events)),
-        models=tuple(dict.fromkeys(asked.models)),
-        format=asked.format,
-        description=asked.description,
+        url=checked_url(hooks.policy, request.url, "/url"),
+        is_for_all=request.all_keys,
+        events=tuple(dict.fromkeys(request.events)),
+        models=tuple(dict.fromkeys(request.models)),
+        format=request.format,
+        description=request.description,
         base=service.base_url(call),
         changed_at=now,
         created_at=now,
@@ -257,11 +260,10 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     A client key sees those of its own tasks; an admin key sees all.
     """
     query = read_query(call, DeliveryQuery)
-    key = call.caller
     where = DeliveryFilter(
         task_id=query.task,
         endpoint=query.endpoint,
-        key_id=None if Scope.ADMIN in key.scopes else key.id,
+        key_id=None if _is_admin(call) else call.caller.id,
         state=query.state,
     )
     page = await service.need_hooks().outbox.page(where, limit=query.limit, cursor=query.cursor)
@@ -314,21 +316,20 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 
     Sends all failed deliveries of events since that time again, with a new series of attempts.
     """
-    asked: HookReplayRequest = await _since.read_call(call, service.settings.max_body_bytes)
-    if asked.since.tzinfo is None:
+    request: HookReplayRequest = await _read_replay.read_call(
+        call, service.settings.server.max_body_bytes
+    )
+    if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
     outbox = service.need_hooks().outbox
-    where = DeliveryFilter(endpoint=endpoint.id, state=DeliveryState.FAILED, since=asked.since)
-    ids: list[str] = []
-    cursor: str | None = None
-    while len(ids) < _MOST_REPLAYED:
-        page = await outbox.page(where, limit=_PAGE, cursor=cursor)
+    where = DeliveryFilter(endpoint=endpoint.id, state=DeliveryState.FAILED, since=request.since)
+    page = await outbox.page(where, limit=_PAGE, cursor=None)
+    ids = [each.id for each in page.deliveries]
+    while page.cursor is not None and len(ids) < _MAX_REPLAYED:
+        page = await outbox.page(where, limit=_PAGE, cursor=page.cursor)
         ids += [each.id for each in page.deliveries]
-        cursor = page.cursor
-        if cursor is None:
-            break
-    # Oldest first, though whoever waits with them is due at the same moment.
+    # Oldest first.
     n = await outbox.replay(ids[::-1]) if ids else 0
     call.about = f"{n} deliveries"
     return Reply(200, encode(HookReplayView(replayed=n)))
@@ -344,10 +345,10 @@ async def _set_state(
 
 
 async def _overlap_s(service: Service, call: Call) -> float:
-    body = await call.body(service.settings.max_body_bytes)
-    asked: HookRotateRequest = _rotation.read(body or b"{}")
-    call.about = f"the secret before signs too for {asked.overlap_s:g} s"
-    return asked.overlap_s
+    body = await call.body(service.settings.server.max_body_bytes)
+    request: HookRotateRequest = _read_rotation.read(body or b"{}")
+    call.about = f"the previous secret signs too for {request.overlap_s:g} s"
+    return request.overlap_s
 
 
 async def _find(service: Service, call: Call) -> Endpoint:
@@ -368,77 +369,48 @@ async def _find(service: Service, call: Call) -> Endpoint:
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
     (delivery,) = await service.need_hooks().outbox.get([delivery_id])
-    key = call.caller
-    is_own = delivery is not None and delivery.key_id == key.id
-    if delivery is None or not (is_own or Scope.ADMIN in key.scopes):
+    if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "
             "those that it has"
         )
-    call.of_others = not is_own
+    call.of_others = delivery.key_id != call.caller.id
     return delivery
 
 
+def _is_admin(call: Call) -> bool:
+    return Scope.ADMIN in call.caller.scopes
+
+
 def _may_see(call: Call, endpoint: Endpoint) -> bool:
-    """Whether the caller may know of an endpoint: its own, or any for an admin."""
-    if endpoint.key_id == call.caller.id:
-        return True
-    is_admin = Scope.ADMIN in call.caller.scopes
-    call.of_others = call.of_others or is_admin
-    return is_admin
+    """Whether the caller may see an endpoint: its own, or any for an admin."""
+    is_own = endpoint.key_id == call.caller.id
+    if not is_own and _is_admin(call):
+        call.of_others = True
+    return is_own or _is_admin(call)
 
 
 def _secret_reply(service: Service, pair: SigningPair) -> Reply:
-    is_old_good = pair.old_until is not None and pair.old_until > service.clock.now()
     view = HookSecretView(
         key=pair.secret,
         created_at=pair.created_at,
-        old_until=pair.old_until if is_old_good else None,
+        old_until=pair.overlap_until(service.clock.now()),
     )
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
 def _view(endpoint: Endpoint, *, shows_secret: bool = False) -> EndpointView:
-    return EndpointView(
-        id=endpoint.id,
-        key_id=endpoint.key_id,
-        url=endpoint.url,
-        events=list(endpoint.events),
-        models=list(endpoint.models),
-        description=endpoint.description,
-        all_keys=endpoint.is_for_all,
-        format=endpoint.format,
-        state=endpoint.state.value,
-        reason=endpoint.reason,
-        changed_at=endpoint.changed_at,
-        created_at=endpoint.created_at,
-        secret=endpoint.signing.secret if shows_secret else msgspec.UNSET,
-    )
+    secret = endpoint.signing.secret if shows_secret else msgspec.UNSET
+    return project(EndpointView, endpoint, all_keys=endpoint.is_for_all, secret=secret)
 
 
 def _delivery_view(delivery: Delivery) -> DeliveryView:
-    missing = len(delivery.log) - len(delivery.answers)
-    answers = (*delivery.answers, *[""] * missing)
-    return DeliveryView(
-        id=delivery.id,
+    # Answers are removed with the data of the task.
+    tries = zip_longest(delivery.log, delivery.answers, fillvalue="")
+    return project(
+        DeliveryView,
+        delivery,
         task=delivery.task_id,
         endpoint=delivery.endpoint or None,
-        event=delivery.event,
-        at=delivery.at,
-        state=delivery.state.value,
-        reason=delivery.reason,
-        tries=delivery.tries,
-        due_at=delivery.due_at,
-        ended_at=delivery.ended_at,
-        attempts=[
-            TryView(
-                at=each.at,
-                took_s=each.took_s,
-                status=each.status,
-                error=each.error,
-                detail=each.detail,
-                answer=answer,
-            )
-            for each, answer in zip(delivery.log, answers, strict=True)
-        ],
+        attempts=[project(TryView, each, answer=answer) for each, answer in tries],
     )

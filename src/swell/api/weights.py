@@ -37,7 +37,7 @@ async def show_weights(service: Service, call: Call) -> Reply:
     signed URL for each, valid for an hour, of the bucket if it signs, or else of the backend.
     See `swell models push`.
     """
-    asked = await _request.read_call(call, service.settings.max_body_bytes)
+    asked = await _request.read_call(call, service.settings.server.max_body_bytes)
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")

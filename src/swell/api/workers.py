@@ -22,16 +22,16 @@ from swell.api.early import read_artifact
 from swell.api.files import READ_URL_S, may_name_files, name_files, plain_type
 from swell.api.fleet import Worker
 from swell.api.gallery import keep_samples
-from swell.api.news import is_to_stop
+from swell.api.news import must_stop
 from swell.api.pipelines import register_pipelines
 from swell.api.reading import Reader
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.stages import going_on, leased_stage
-from swell.api.startups import account_told, hear_of_startups, register_startup
+from swell.api.startups import account_told, keep_startups
 from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
-from swell.bus import News, NewsKind
+from swell.bus import MessageKind, PeerMessage
 from swell.card_limits import check_card
 from swell.dispatch import (
     Ask,
@@ -125,7 +125,7 @@ _NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
 )
 async def register(service: Service, call: Call) -> Reply:
     """Register a worker."""
-    registration = await _registration.read_call(call, service.settings.max_body_bytes)
+    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
     names = [card.name for card in registration.models]
     check_worker(call.caller, registration.pool, names)
     call.of_others = Scope.ADMIN in call.caller.scopes
@@ -146,7 +146,7 @@ async def register(service: Service, call: Call) -> Reply:
 )
 async def lease(service: Service, call: Call) -> Reply:
     """Lease tasks."""
-    ask = await _ask.read_call(call, service.settings.max_body_bytes)
+    ask = await _ask.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, ask.worker_id)
     grant = await lease_tasks(service, ask, call.is_gone, lambda: service.check_again(call))
     return _answer(service, grant)
@@ -163,7 +163,7 @@ async def lease(service: Service, call: Call) -> Reply:
 )
 async def report(service: Service, call: Call) -> Reply:
     """Report progress and outcomes."""
-    told = await _report.read_call(call, service.settings.max_upload_bytes)
+    told = await _report.read_call(call, service.settings.server.max_upload_bytes)
     await _check_own(service, call, told.worker_id)
     return _answer(service, await take_report(service, told))
 
@@ -183,7 +183,7 @@ async def uploads(service: Service, call: Call) -> Reply:
     Only for the holder of the attempt's lease. A stored file never changes: the same bytes are
     accepted again, others are refused.
     """
-    asked = await _uploads.read_call(call, service.settings.max_body_bytes)
+    asked = await _uploads.read_call(call, service.settings.server.max_body_bytes)
     await _check_own(service, call, asked.worker_id)
     worker, hold = await _known(service, asked.worker_id), asked.hold
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
@@ -275,13 +275,14 @@ async def register_worker(
         dearest_micros=max(card.price_micros for card in cards),
     )
     await service.fleet.add(info)
-    await service.bus.tell([News(kind=NewsKind.WORKERS)])
-    await register_startup(service, registration, info)
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
+    if registration.startup is not None:
+        await keep_startups(service, [registration.startup], info, is_ready=True)
     return Welcome(
         worker_id=info.id,
-        lease_s=settings.lease_s,
-        heartbeat_s=settings.heartbeat_s,
-        max_wait_s=settings.max_wait_s,
+        lease_s=settings.delivery.lease_s,
+        heartbeat_s=settings.delivery.heartbeat_s,
+        max_wait_s=settings.delivery.worker_wait_s,
         enclose_bytes=_ENCLOSE_BYTES if service.objects.is_here else 0,
         staged=staged_queues(service, info),
     )
@@ -330,7 +331,7 @@ async def lease_tasks(
     worker.residents = ask.residents
     if ask.known is not None:
         await _take_back(service, worker, ask.known)
-    wait_s = min(max(0.0, ask.wait_s), service.settings.max_wait_s)
+    wait_s = min(max(0.0, ask.wait_s), service.settings.delivery.worker_wait_s)
     wants = ask.n > 0 and _may_take(service, worker) and not is_gone()
     has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
     tasks: list[Task] = []
@@ -435,12 +436,12 @@ async def _told(
             tasks = [*tasks, *onward]
             service.fleet.hold(worker, onward)
     if told.startups:
-        await hear_of_startups(service, told, worker.info)
+        await keep_startups(service, told.startups, worker.info)
     cancels = _to_stop([*await _cancels(service, worker), *lost], tasks)
     drain = worker.info.draining
     if told.goodbye:
         await service.fleet.part(told.worker_id)
-        await service.bus.tell([News(kind=NewsKind.WORKERS)])
+        await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     return ReportAnswer(
         stale=stale,
         cancels=cancels,
@@ -492,21 +493,7 @@ def _count(
             service.stage_passed(task)
         else:
             requeued[task.model] = requeued.get(task.model, 0) + 1
-    _charge(service, info, settlements, ended)
-
-
-def _charge(
-    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
-) -> None:
-    """Have attempts charged, those of a pool without a price added up."""
-    charges = service.charges
-    if info.hour_micros is not None:
-        charges.settled(info, settlements, ended)
-        return
-    most_s = (service.clock.now() - info.registered_at).total_seconds()
-    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
-        if task is not None and place not in ended.again:
-            charges.count(info, each, task, most_s)
+    service.charges.settled(info, settlements, ended)
 
 
 def _over(
@@ -737,7 +724,7 @@ async def _cancels(service: Service, worker: Worker) -> list[str]:
     return [
         task.id
         for task in tasks
-        if task is not None and (is_to_stop(task) or task.worker_id != worker.info.id)
+        if task is not None and (must_stop(task) or task.worker_id != worker.info.id)
     ]
 
 
@@ -814,15 +801,13 @@ async def _pay(
         return
     asked = [each.task_id for each, task in paying if task is None]
     known = {task.id: task for task in (await service.store.get(asked) if asked else ()) if task}
-    told: list[tuple[Settlement, Task]] = []
-    lost: set[int] = set()
+    told: list[tuple[Settlement, Task, bool]] = []
     for each, task in paying:
         if task is not None:
-            told.append((each, task))
+            told.append((each, task, False))
         elif (left := known.get(each.task_id)) and _may_have_run(info, left, each.attempt):
-            lost.add(len(told))
-            told.append((each, left))
-    await service.charges.pay(info, told, lost)
+            told.append((each, left, True))
+    await service.charges.pay(info, told)
 
 
 def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:
@@ -840,7 +825,7 @@ async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[s
         # After a suspend the machine's clock only seems to be wrong.
         await service.skew.compare()
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
-    lease_s = service.settings.lease_s - service.skew.ahead_s
+    lease_s = service.settings.delivery.lease_s - service.skew.ahead_s
     states = await service.store.extend(holds, lease_s=lease_s)
     stopped = []
     for hold, state in zip(holds, states, strict=True):
@@ -886,7 +871,7 @@ def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
         worker_id=worker.info.id,
         models=worker.info.models,
         n=min(n, MAX_LEASE),
-        lease_s=service.settings.lease_s,
+        lease_s=service.settings.delivery.lease_s,
         residents=worker.residents or (),
         staged=staged_queues(service, worker.info) if service.cards.lives else {},
     )
@@ -904,7 +889,7 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
             worker_id=worker.info.id,
             version=versions[task.queue],
             token=new_token(),
-            lease_s=service.settings.lease_s,
+            lease_s=service.settings.delivery.lease_s,
         )
         for task in await service.store.get(task_ids)
         if task is not None and task.queue in versions
@@ -1029,7 +1014,7 @@ async def _there(service: Service, news: Sequence[Progress]) -> list[Progress]:
 def _is_remembered(service: Service, told: Progress) -> bool:
     """Whether this was told of since this process began."""
     number = told.attempt * ATTEMPT_STRIDE + told.place
-    remembered = service.bus.remembered(told.task_id, after=number - 1)
+    remembered = service.bus.history(told.task_id, after=number - 1)
     return bool(remembered) and remembered[0].id == number
 
 

@@ -69,9 +69,8 @@ class Keeper:
 
     Args:
         provider: Who starts them.
-        pool: Whose workers they are.
         wanted: How many.
-        request: Makes the request for one worker.
+        request: For one worker; it names the pool.
         clock: For the waits.
         policy: How patiently failed ones are started again.
         on_end: Told of each worker that ended without having been asked to.
@@ -81,15 +80,14 @@ class Keeper:
         self,
         provider: Provider,
         *,
-        pool: str,
         wanted: int,
-        request: Callable[[], LaunchRequest],
+        request: LaunchRequest,
         clock: Clock,
         policy: RestartPolicy = RestartPolicy(),
         on_end: Callable[[Instance], None] = lambda _: None,
     ) -> None:
         self._provider = provider
-        self.pool = pool
+        self.pool = request.pool
         self._wanted = wanted
         self._request = request
         self._clock = clock
@@ -111,7 +109,7 @@ class Keeper:
         n = missing(instances, self._wanted, self._clock.now(), self._policy)
         for _ in range(0 if self._is_stopping else n):
             try:
-                await self._provider.launch(self._request())
+                await self._provider.launch(self._request)
             except Unavailable as error:
                 _log.warning("no worker could be started: %s", error.detail)
                 return

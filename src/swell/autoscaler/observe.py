@@ -35,7 +35,8 @@ from swell.autoscaler.versions import (
     model_of,
     overdue,
 )
-from swell.broker import Broker, Depth
+from swell.broker import Depth
+from swell.brokers.table import Broker
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import SwellError

@@ -63,7 +63,7 @@ class PollingDispatch:
         self._models: dict[str, str] = {}
         #: As of `Grant.staged`.
         self._staged: dict[str, tuple[str, ...]] = {}
-        #: Leases with tasks so far: whose turn it is.
+        #: Leases with tasks so far; it decides which queues come first.
         self._turn = 0
         #: Received, not started.
         self._received: dict[QueueId, list[Message]] = {}
@@ -74,7 +74,7 @@ class PollingDispatch:
         self._releasing: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
         #: The open call to the backend that returns cancellations and drain.
-        self._news: asyncio.Task[Grant] | None = None
+        self._news: asyncio.Future[Grant] | None = None
 
     async def register(self, registration: Registration) -> Welcome:
         welcome = await self._remote.register(registration)
@@ -88,48 +88,39 @@ class PollingDispatch:
 
     async def lease(self, ask: Ask) -> Grant:
         """See `Dispatch.lease`. Waits for messages and for news from the backend."""
-        if ask.n <= 0:
-            return await self._hear(ask)
-        self._leasing += 1
-        if self._releasing is not None:
+        if ask.n <= 0 and ask.wait_s <= 0:
+            return self._learn(await self._remote.lease(ask))
+        wants_tasks = ask.n > 0
+        self._leasing += wants_tasks
+        if wants_tasks and self._releasing is not None:
             self._releasing.cancel()
             self._releasing = None
         try:
             while True:
-                grant = await self._start(ask, await self._take(ask))
+                grant = Grant()
+                if wants_tasks:
+                    grant = await self._start(ask, await self._take(ask))
                 if grant.tasks or grant.cancels or grant.drain or ask.wait_s <= 0:
                     return grant
                 news = self._listen(ask)
-                await asyncio.wait({news, *self._poll_all(ask)}, return_when="FIRST_COMPLETED")
+                waits: list[asyncio.Future[Any]] = [news]
+                if wants_tasks:
+                    waits += self._poll_all(ask)
+                await asyncio.wait(waits, return_when="FIRST_COMPLETED")
                 if news.done():
-                    return self._heard(news)
+                    if self._news is news:
+                        self._news = None
+                    return Grant() if news.cancelled() else self._learn(news.result())
         finally:
-            self._leasing -= 1
+            self._leasing -= wants_tasks
             self._release_soon()
 
-    # ---- news from the backend
-
-    async def _hear(self, ask: Ask) -> Grant:
-        """Wait for news only. All callers share one open call, since each item is told once."""
-        if ask.wait_s <= 0:
-            return self._learn(await self._remote.lease(ask))
-        news = self._listen(ask)
-        await asyncio.wait([news])
-        return self._heard(news)
-
-    def _listen(self, ask: Ask) -> "asyncio.Task[Grant]":
+    def _listen(self, ask: Ask) -> "asyncio.Future[Grant]":
+        """Return the open call for news. All callers share it: the backend sends an item once."""
         if self._news is None:
             # `known` may be out of date when the call ends.
-            self._news = asyncio.create_task(self._ask(replace(ask, n=0, known=None)))
+            self._news = asyncio.ensure_future(self._remote.lease(replace(ask, n=0, known=None)))
         return self._news
-
-    async def _ask(self, ask: Ask) -> Grant:
-        return await self._remote.lease(ask)
-
-    def _heard(self, news: "asyncio.Task[Grant]") -> Grant:
-        if self._news is news:
-            self._news = None
-        return Grant() if news.cancelled() else self._learn(news.result())
 
     def _learn(self, grant: Grant) -> Grant:
         self._staged = grant.staged
@@ -227,7 +218,7 @@ class PollingDispatch:
             return Grant()
         ids = list(dict.fromkeys(message.task_id for message in messages))
         try:
-            grant = await self._ask(replace(ask, n=len(ids), offered=ids, wait_s=0.0))
+            grant = await self._remote.lease(replace(ask, n=len(ids), offered=ids, wait_s=0.0))
         except BaseException:
             self._keep(messages)
             raise
@@ -249,7 +240,7 @@ class PollingDispatch:
         return self._learn(grant)
 
     def _end(self, task_id: str) -> None:
-        """Delete the message of an attempt that is over."""
+        """Delete the message of an attempt that has ended."""
         _, message = self._running.pop(task_id, (0, None))
         if message is not None:
             self._do(self._queues.delete([message]))
@@ -276,7 +267,7 @@ class PollingDispatch:
                 self._end(settlement.task_id)
         return answer
 
-    # ---- the backend's alone
+    # ---- calls for the backend only
 
     async def starting(self, startup: Startup) -> StartingAnswer:
         return await self._remote.starting(startup)
@@ -296,7 +287,7 @@ class PollingDispatch:
     async def close(self) -> None:
         if self._releasing is not None:
             self._releasing.cancel()
-        waits: list[asyncio.Task[Any]] = list(self._polls.values())
+        waits: list[asyncio.Future[Any]] = list(self._polls.values())
         if self._news is not None:
             waits.append(self._news)
         for wait in waits:

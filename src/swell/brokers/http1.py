@@ -1,9 +1,8 @@
-"""A small HTTP/1.1 client for the few calls that a worker repeats all the time.
+"""A small HTTP/1.1 client for the calls that a worker repeats all the time.
 
 It posts to one origin over kept connections, one call per connection at a time, and reads answers
-whose length is told. That is all that `/worker/v1/…` needs, for a fraction of what a general client
-costs (docs/decisions/0002 has the figures). Everything else, such as files of
-strangers, goes through aiohttp.
+with a known length. It costs a fraction of a general client; docs/decisions/0002 has the figures.
+Other requests, such as those for users' files, go through aiohttp.
 """
 
 import asyncio
@@ -32,26 +31,26 @@ class Http1Client:
     """Posts to one origin.
 
     Args:
-        origin: `http://HOST[:PORT]` or `https://…`, with a path to put before every path.
+        origin: `http://HOST[:PORT]` or `https://…`, with a prefix for all paths.
         headers: Sent with every call.
-        tls: What `https` is spoken with; None trusts what the system does.
+        tls: For `https`; None trusts the system's certificates.
     """
 
     def __init__(
         self, origin: str, headers: Mapping[str, str], tls: ssl.SSLContext | None = None
     ) -> None:
         parts = urlsplit(origin)
-        self._is_tls = parts.scheme == "https"
+        is_tls = parts.scheme == "https"
         self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._is_tls else 80)
+        self._port = parts.port or (443 if is_tls else 80)
         self._prefix = parts.path.rstrip("/")
-        told = {"host": parts.netloc.rpartition("@")[2], **headers}
-        for name, value in told.items():
+        sent = {"host": parts.netloc.rpartition("@")[2], **headers}
+        for name, value in sent.items():
             if any(mark in f"{name}{value}" for mark in "\r\n\0"):
                 raise ValueError(f"the header {name!r} holds a line break")
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         self._idle: list[_Connection] = []
-        self._tls = (tls or ssl.create_default_context()) if self._is_tls else None
+        self._tls = (tls or ssl.create_default_context()) if is_tls else None
         self._is_closed = False
 
     async def post(
@@ -59,13 +58,13 @@ class Http1Client:
     ) -> Answer:
         """Send `body` and return the answer.
 
-        A call goes over the connection that was used last, and a poll over the one that was not
-        used for longest. Where several processes listen, what a poll has brought is so told back
-        to the process that has it in memory.
+        A call uses the connection that was used last, and a poll the one that was idle for longest.
+        So if several processes listen, the result of a poll is reported to the process that
+        granted it.
 
         Raises:
-            OSError: The connection could not be made or was lost. Whether the call was heard is not
-                known then.
+            OSError: The connection could not be made or was lost. The backend may have received the
+                call.
             TimeoutError: No answer within `timeout_s` seconds.
         """
         head = (
@@ -77,7 +76,7 @@ class Http1Client:
         try:
             answer = await connection.call(head + body)
         except BaseException:
-            # Also when the caller was cancelled: what comes later answers nobody.
+            # Also after a cancellation: a late answer has no reader.
             connection.abort()
             raise
         finally:
@@ -88,9 +87,9 @@ class Http1Client:
             connection.abort()
         return answer
 
-    async def _take(self, timeout_s: float, place: int) -> "_Connection":
+    async def _take(self, timeout_s: float, index: int) -> "_Connection":
         while self._idle:
-            connection = self._idle.pop(place)
+            connection = self._idle.pop(index)
             if connection.is_reusable:
                 return connection
         async with asyncio.timeout(timeout_s):
@@ -100,7 +99,7 @@ class Http1Client:
         return connection
 
     def close(self) -> None:
-        """Let go of all idle connections."""
+        """Close all idle connections."""
         self._is_closed = True
         for connection in self._idle:
             connection.abort()
@@ -108,7 +107,7 @@ class Http1Client:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; `httptools` (llhttp) reads what comes."""
+    """One connection; `httptools` (llhttp) parses the answers."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -128,27 +127,23 @@ class _Connection(asyncio.Protocol):
         return await self._answer
 
     def expire(self) -> None:
-        """Give the call up."""
         self._fail(TimeoutError("no answer in time"))
 
     def abort(self) -> None:
-        """Close at once."""
         self.is_reusable = False
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio
+    # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
         # uvloop's transports do not derive from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self.is_reusable = True
 
     def data_received(self, data: bytes) -> None:
-        """Part of an answer came."""
         if self._answer is None or self._answer.done():
-            # Nobody asked: whatever it is, the next answer could not be told from it.
+            # Without a call, it would be mistaken for the next answer.
             self.abort()
             return
         try:
@@ -157,7 +152,6 @@ class _Connection(asyncio.Protocol):
             self._fail(ConnectionLost(f"the answer is not HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The other side has closed, or the network has."""
         self.is_reusable = False
         self._fail(ConnectionLost(str(error) if error else "the connection was closed"))
 
@@ -165,16 +159,14 @@ class _Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
-    # httptools
+    # ---- callbacks of httptools
 
     def on_body(self, body: bytes) -> None:
-        """Part of the body came."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
         status = self._parser.get_status_code()
-        if status < 200:  # `100 Continue` and its like come before the answer
+        if status < 200:  # informational, such as `100 Continue`
             self._body = []
             return
         self.is_reusable = self._parser.should_keep_alive()

@@ -1,15 +1,13 @@
-"""The order in which tasks are leased, the same over every database.
+"""The order of leases.
 
-A plan is made from counts and from the lines that were read. Where it needs more, it raises
-`LinesCut` with the lines whose turn comes next; the broker reads these and plans once more.
+A plan is made from counts and from the lines that were read. If it needs more, it raises `LinesCut`
+with the lines that are next; the broker reads these and plans again.
 """
 
 import heapq
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
 from operator import itemgetter
-from typing import Protocol
 
 from swell import task as life
 from swell.broker import LeaseRequest
@@ -26,39 +24,13 @@ from swell.fairness import (
     take_turns,
 )
 from swell.stores.draft_clocks import Draft
-from swell.stores.ready import LineId, LinesCut, ReadyTasks, place_of
+from swell.stores.ready import LineId, LinesCut, place_of
+from swell.stores.session import Session
 from swell.task import Task
 
 
-class Session(Protocol):
-    """The tasks as one transaction sees them."""
-
-    ready: ReadyTasks
-    #: The model that the last lease took from.
-    last_model: str | None
-    #: As of `fairness.take_bands`.
-    passed: dict[str, int]
-
-    @property
-    def now(self) -> datetime:
-        """The time of the transaction."""
-        ...
-
-    def put(self, task: Task) -> None:
-        """Write a task that has changed."""
-        ...
-
-    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock between the users of a key."""
-        ...
-
-    def turns(self, model: str, urgency: int) -> VirtualClock:
-        """Return the clock between the keys of a model and band."""
-        ...
-
-
 class Plan:
-    """What a lease takes. Nothing changes until `start`."""
+    """The tasks of a lease. Nothing changes until `start`."""
 
     def __init__(self, session: Session, request: LeaseRequest) -> None:
         self._session = session
@@ -103,7 +75,7 @@ class Plan:
         return take_bands(model, bands, of_band, self._passed)
 
     def start(self) -> list[Task]:
-        """Start what was taken."""
+        """Start the tasks of the plan."""
         session, request = self._session, self._request
         started = []
         for task in self.taken:
@@ -135,7 +107,7 @@ class _Lines:
     """The lines of a model and band, over the queues that a worker serves.
 
     Args:
-        keys: Of which tasks are ready.
+        keys: Keys with ready tasks.
         turns: The clock between the keys.
         n: How many tasks are wanted.
     """

@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from swell.background import log_failure
-from swell.broker import Broker, ReadyTask
+from swell.broker import ReadyTask
 from swell.brokers.external import ExternalQueues, QueueId, queue_of
+from swell.brokers.table import Broker
 from swell.errors import SwellError
 from swell.task import Task, TaskState
 

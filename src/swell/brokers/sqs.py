@@ -146,7 +146,7 @@ class SqsQueues(ExternalQueues):
             for failed in answer.get("Failed", []):
                 raise Unavailable(f"SQS did not take a message: {failed.get('Message')}")
 
-        await self._in_batches("did not take messages", send, tasks)
+        await self._all("did not take messages", send, _batches(tasks))
 
     async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
         """See `ExternalQueues.receive`. A call that waits returns at most ten messages."""
@@ -169,7 +169,7 @@ class SqsQueues(ExternalQueues):
         while len(found) < n:
             wanted = min(n - len(found), _BATCH_N * _CALLS)
             sizes = [min(_BATCH_N, wanted - at) for at in range(0, wanted, _BATCH_N)]
-            parts = await self._all("cannot be read", (partial(receive, size) for size in sizes))
+            parts = await self._all("cannot be read", receive, sizes)
             messages = [message for part in parts for message in part]
             found += messages
             if len(messages) < wanted:
@@ -185,16 +185,16 @@ class SqsQueues(ExternalQueues):
     async def _change(
         self, messages: Sequence[Message], method: str, fields: dict[str, int]
     ) -> None:
-        def change(queue: QueueId, batch: Sequence[Message]) -> None:
+        def change(batch: Sequence[Message]) -> None:
             entries = [
                 {"Id": str(at), "ReceiptHandle": message.handle} | fields
                 for at, message in enumerate(batch)
             ]
-            getattr(self._sqs(), method)(QueueUrl=self._url(queue), Entries=entries)
+            getattr(self._sqs(), method)(QueueUrl=self._url(batch[0].queue), Entries=entries)
 
         for queue in {message.queue for message in messages}:
             own = [message for message in messages if message.queue == queue]
-            await self._in_batches("did not change messages", partial(change, queue), own)
+            await self._all("did not change messages", change, _batches(own))
 
     async def pending(self, queue: QueueId) -> int:
         def count() -> int:
@@ -206,24 +206,24 @@ class SqsQueues(ExternalQueues):
 
         return await self._call("cannot be read", count)
 
-    async def _in_batches(
-        self, what: str, work: Callable[[Sequence[Any]], None], items: Sequence[Any]
-    ) -> None:
-        batches = (items[at : at + _BATCH_N] for at in range(0, len(items), _BATCH_N))
-        await self._all(what, (partial(work, batch) for batch in batches))
+    async def _all(self, what: str, work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+        """Run a call for each item, several at a time."""
 
-    async def _all(self, what: str, calls: Iterable[Callable[[], T]]) -> list[T]:
-        async def one(call: Callable[[], T]) -> T:
+        async def one(item: Any) -> T:
             async with self._calls:
-                return await self._call(what, call)
+                return await self._call(what, partial(work, item))
 
-        return await asyncio.gather(*map(one, calls))
+        return await asyncio.gather(*map(one, items))
 
     async def close(self) -> None:
         """See `ExternalQueues.close`. Open long polls end by themselves."""
         self._is_closed = True
         if self._client is not None:
             self._client.close()
+
+
+def _batches(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[at : at + _BATCH_N] for at in range(0, len(items), _BATCH_N)]
 
 
 def _group(task: ReadyTask) -> str:

@@ -1,1 +1,1 @@
-"""Swell's buses."""
+"""Adapters of the event bus."""

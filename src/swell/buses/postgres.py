@@ -1,22 +1,22 @@
-"""Backends tell each other by PostgreSQL's notifications, on a connection of their own.
+"""PostgreSQL as the wire of the event bus: LISTEN and NOTIFY on a separate connection.
 
-A notification has less than 8,000 bytes, so longer messages go in parts, all in one transaction.
-Each transaction that notifies gets an id and so a record in the write-ahead log; nothing is lost
-with it, so nobody waits for the disk (`synchronous_commit = off`).
+A payload has less than 8,000 bytes, so longer messages go in parts, all in one transaction. The
+server delivers the notifications of a transaction together and in order. Each transaction that
+notifies writes to the write-ahead log; the messages need no durability, so it does not wait for
+the disk (`synchronous_commit = off`).
 
 Source:
     https://www.postgresql.org/docs/current/sql-notify.html
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
 import structlog
 
 from swell.addresses.database_urls import database_place, unreadable_url
-from swell.buses.wired import WiredBus
 from swell.clock import Clock
 from swell.errors import Unavailable
 
@@ -24,13 +24,13 @@ _log = structlog.get_logger("swell.buses")
 
 _CHANNEL: Final = "swell_bus"
 
-#: PostgreSQL takes less than 8,000.
-_MOST_BYTES: Final = 7900
+#: The largest part of a message, in bytes. PostgreSQL accepts less than 8,000 with the part's mark.
+_PART_BYTES: Final = 7900
 
 _CONNECT_S: Final = 5.0
 #: A notification that takes longer has lost its server, in seconds.
 _SEND_S: Final = 5.0
-#: Pauses between two attempts to connect again, in seconds; the last is repeated.
+#: Pauses between attempts to reconnect, in seconds; the last one repeats.
 _PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5)
 
 _NOTIFY: Final = "SELECT pg_notify($1, part) FROM unnest($2::text[]) AS part"
@@ -41,7 +41,7 @@ _Connection = Any  # asyncpg is not typed
 
 
 class PostgresWire:
-    """One channel of a database.
+    """See `Wire`.
 
     Args:
         url: `postgresql://USER@HOST:PORT/DATABASE`. A pooler that shares sessions cannot listen.
@@ -56,23 +56,20 @@ class PostgresWire:
         self._clock = clock
         self._place = database_place(url, "bus.url")
         self._connection: _Connection | None = None
-        self._take: Callable[[bytes], None] = lambda data: None
-        self._linked: Callable[[], None] = lambda: None
-        self._seeking: asyncio.Task[None] | None = None
+        self._receive: Callable[[bytes], None] = lambda data: None
+        self._reconnected: Callable[[], None] = lambda: None
+        self._reconnecting: asyncio.Task[None] | None = None
+        #: The parts so far of a message.
+        self._parts: list[str] = []
         self._is_closed = False
 
-    @property
-    def limit_bytes(self) -> int:
-        """The largest message."""
-        return _MOST_BYTES
-
-    async def open(self, take: Callable[[bytes], None], linked: Callable[[], None]) -> None:
+    async def open(self, receive: Callable[[bytes], None], reconnected: Callable[[], None]) -> None:
         """Connect and listen.
 
         Raises:
             Unavailable: No server answers.
         """
-        self._take, self._linked = take, linked
+        self._receive, self._reconnected = receive, reconnected
         try:
             await self._connect()
         except _FAILURES as error:
@@ -81,10 +78,10 @@ class PostgresWire:
                 f"PostgreSQL at {self._place} does not answer ({why}): start it, or correct bus.url"
             ) from error
         except ValueError:
-            # The library's own words would tell a part of the address.
+            # The library's text would show a part of the URL.
             raise unreadable_url("bus.url") from None
 
-    async def send(self, messages: Sequence[bytes]) -> None:
+    async def send(self, data: bytes) -> None:
         """Notify.
 
         Raises:
@@ -93,20 +90,19 @@ class PostgresWire:
         connection = self._connection
         if connection is None:
             raise Unavailable("there is no connection to PostgreSQL now")
-        parts = [each.decode() for each in messages]
         try:
-            await connection.execute(_NOTIFY, _CHANNEL, parts, timeout=_SEND_S)
+            await connection.execute(_NOTIFY, _CHANNEL, _parts_of(data), timeout=_SEND_S)
         except _FAILURES as error:
             connection.terminate()
             why = str(error) or type(error).__name__
-            raise Unavailable(f"PostgreSQL takes no notification: {why}") from error
+            raise Unavailable(f"PostgreSQL did not take a notification: {why}") from error
 
     async def close(self) -> None:
-        """Let go of the connection. Idempotent."""
+        """Disconnect. Idempotent."""
         self._is_closed = True
-        if self._seeking is not None:
-            self._seeking.cancel()
-            await asyncio.gather(self._seeking, return_exceptions=True)
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
@@ -121,27 +117,35 @@ class PostgresWire:
             server_settings={"application_name": "swell bus", "synchronous_commit": "off"},
         )
         try:
-            await connection.add_listener(_CHANNEL, self._arrive)
+            await connection.add_listener(_CHANNEL, self._on_notification)
         except BaseException:
             connection.terminate()
             raise
+        self._parts.clear()
         self._connection = connection
-        connection.add_termination_listener(self._lose)
+        connection.add_termination_listener(self._on_lost)
 
-    def _arrive(self, connection: _Connection, sender: int, channel: str, payload: str) -> None:
-        if sender != connection.get_server_pid():
-            self._take(payload.encode())
+    def _on_notification(
+        self, connection: _Connection, sender: int, channel: str, payload: str
+    ) -> None:
+        mark, _, part = payload.partition("\n")
+        self._parts.append(part)
+        if mark == "last":
+            data = "".join(self._parts).encode()
+            self._parts.clear()
+            if sender != connection.get_server_pid():
+                self._receive(data)
 
-    def _lose(self, connection: _Connection) -> None:
+    def _on_lost(self, connection: _Connection) -> None:
         if self._is_closed or connection is not self._connection:
             return
         self._connection = None
-        _log.warning("the bus has lost PostgreSQL, and seeks it", server=self._place)
-        self._seeking = asyncio.create_task(self._seek(), name="bus-seek")
+        _log.warning("event bus: PostgreSQL connection lost, reconnecting", server=self._place)
+        self._reconnecting = asyncio.create_task(self._reconnect(), name="bus-reconnect")
 
-    async def _seek(self) -> None:
+    async def _reconnect(self) -> None:
         attempt = 0
-        while True:
+        while self._connection is None:
             await self._clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
             try:
@@ -149,23 +153,22 @@ class PostgresWire:
             except _FAILURES:
                 continue
             except Exception:
-                _log.exception("the bus cannot connect to PostgreSQL", server=self._place)
-                continue
-            _log.info("the bus has found PostgreSQL again", server=self._place)
-            self._linked()
-            return
+                _log.exception("event bus: cannot connect to PostgreSQL", server=self._place)
+        _log.info("event bus: PostgreSQL reconnected", server=self._place)
+        self._reconnected()
 
 
-class PostgresBus(WiredBus):
-    """A bus whose wire is PostgreSQL."""
+def _parts_of(data: bytes) -> list[str]:
+    r"""Return a message in parts, each as `NUMBER\n…`; the last one as `last\n…`.
 
-    @classmethod
-    async def start(cls, url: str, clock: Clock) -> "PostgresBus":
-        """Return a bus that is connected.
-
-        Raises:
-            Unavailable: No server answers.
-        """
-        bus = cls(PostgresWire(url, clock), clock)
-        await bus.open()
-        return bus
+    PostgreSQL drops a notification that is equal to an earlier one of the transaction, so each part
+    needs its own mark.
+    """
+    text = data.decode()
+    # A character has up to four bytes.
+    step = _PART_BYTES if text.isascii() else _PART_BYTES // 4
+    starts = range(0, len(text), step)
+    return [
+        f"{'last' if start + step >= len(text) else start}\n{text[start : start + step]}"
+        for start in starts
+    ]

@@ -10,10 +10,10 @@ import msgspec
 
 from swell.cli.inputs import InputFile, as_data_uri
 from swell.clock import Clock
-from swell.config import WorkerSettings
 from swell.errors import InvalidInput, InvalidRequest
-from swell.media import File
 from swell.registry import ModelCard
+from swell.sdk.media import File
+from swell.settings.worker import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed
 from swell.worker.child import SEED_BITS
 from swell.worker.encode import FileNote, encode, wanted_format

@@ -19,10 +19,10 @@ from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, table, talk
-from swell.config import process_environment, quieten_libraries
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
 from swell.containers.kept import Kept
 from swell.containers.look import looking
+from swell.environment import process_environment, quieten_libraries
 from swell.errors import InvalidRequest
 from swell.worker.needs import needs_of
 
@@ -128,10 +128,10 @@ def build(
         from swell.containers.wheels import wheel  # noqa: PLC0415
 
         swell = beside.submit(wheel).result
+        from swell.bootstrap.environments import model_home  # noqa: PLC0415
         from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
         from swell.containers.context import write_context  # noqa: PLC0415
         from swell.containers.indexes import index_of  # noqa: PLC0415
-        from swell.wiring import model_home  # noqa: PLC0415
 
         wanted = Wanted(
             refs,

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Final
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from swell.adoption.compare import MOST_LABEL
-from swell.adoption.sheet import SheetCell, SheetRow, sheet
+from swell.adoption.sheet import sheet
 from swell.cli.inputs import parse_inputs
 from swell.cli.options import Inputs
 from swell.cli.output import Refused, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.remote import Remote, Server, asks_server
+from swell.comparisons import MOST_LABEL
 from swell.errors import InvalidRequest
 
 #: So many rows has a comparison, at most.
@@ -184,40 +184,16 @@ def _label(values: Mapping[str, Any]) -> str:
 
 
 async def _write(remote: Remote, made: Mapping[str, Any], out: Path) -> Path:
-    """Write the sheet, and return where it is."""
+    """Write the sheet; return its path."""
     comparison = made["comparison"]
-    rows = [
-        SheetRow(
-            row=row["row"],
-            label=row["label"],
-            cells=[await _cell(remote, cell) for cell in row["cells"]],
-        )
-        for row in comparison["rows"]
-        if row["can_be_voted"]
-    ]
-    text = sheet(
-        comparison["id"],
-        comparison["name"],
-        rows,
-        ballots_url=f"{remote.access.url}/v1/comparisons/{comparison['id']}/ballots",
-        permit=made["permit"],
-    )
+    cells = [cell for row in comparison["rows"] if row["can_be_voted"] for cell in row["cells"]]
+    urls = [cell["picture"]["url"] for cell in cells if cell["picture"]]
+    pictures = {url: await remote.download(url) for url in urls}
+    ballots_url = f"{remote.access.url}/v1/comparisons/{comparison['id']}/ballots"
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{comparison['id']}.html"
-    path.write_text(text)
+    path.write_text(sheet(made, pictures, ballots_url), encoding="utf-8")
     return path
-
-
-async def _cell(remote: Remote, cell: Mapping[str, Any]) -> SheetCell:
-    picture = cell["picture"]
-    if picture is None:
-        return SheetCell(number=cell["number"], text=cell["text"] or "")
-    return SheetCell(
-        number=cell["number"],
-        picture=await remote.download(picture["url"]),
-        width=picture["width"],
-        height=picture["height"],
-    )
 
 
 def _ref(card: Mapping[str, Any]) -> str:

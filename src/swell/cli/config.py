@@ -6,7 +6,7 @@ import typer
 
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table
-from swell.config import Settings
+from swell.settings.load import Settings
 
 
 def show_config(

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from swell.bootstrap.storage import back_up, migration_status, upgrade_store
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
 from swell.clock import SystemClock
-from swell.config import Settings
 from swell.errors import InvalidRequest
-from swell.wiring import back_up, schema_of_store, upgrade_store
+from swell.settings.load import Settings
 
 
 def database(
@@ -49,7 +49,7 @@ def database(
 
 
 def _show_status(settings: Settings, as_json: bool) -> None:
-    status = asyncio.run(schema_of_store(settings))
+    status = asyncio.run(migration_status(settings))
     if as_json:
         print_json(status)
         return

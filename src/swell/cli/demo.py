@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 import uvloop
 
+from swell.bootstrap.logging import configure_logging
 from swell.cli.follow import follow, save_artifacts, send, show_end, time_line
 from swell.cli.keyring import Keyring
 from swell.cli.options import Browser, Config, Data, places, settings_from
@@ -18,8 +19,9 @@ from swell.cli.sign_in import show_link
 from swell.cli.up import Port, run_up
 from swell.client.access import Access
 from swell.clock import SystemClock
-from swell.config import ServerSettings, Settings, WorkerSettings
-from swell.wiring import configure_logging
+from swell.settings.backend import ServerSettings
+from swell.settings.load import Settings
+from swell.settings.worker import WorkerSettings
 
 #: The default of `swell up`.
 _PIPELINE: Final = "swell/picture"

@@ -17,19 +17,23 @@ import uvloop
 
 from swell.api.messages import HealthView
 from swell.api.views import encode
+from swell.bootstrap.logging import configure_logging
+from swell.bootstrap.objects import open_objects
 from swell.cli.deployment import Deployment, judge, why_none_joins, worker_url
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.parts import Finding, examine, file_limit, tell, tls
 from swell.clock import Clock, SystemClock
-from swell.config import PoolTable, Settings, hide_secrets, load, process_environment
+from swell.environment import process_environment
 from swell.errors import InvalidRequest, SwellError
 from swell.providers.cloud_init import Cloud, render
 from swell.providers.factory import provider_of
 from swell.providers.options import MachineOptions, checked
+from swell.redact import hide_secrets
+from swell.settings.load import Settings, load
+from swell.settings.pools import PoolTable
 from swell.signing import SigningSecret, SigningSecrets
-from swell.wiring import configure_logging, open_objects
 
 #: How long anybody may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0

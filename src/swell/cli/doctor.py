@@ -16,6 +16,7 @@ from typing import Any
 
 import uvloop
 
+from swell.bootstrap.logging import configure_logging
 from swell.cli.follow import follow, send
 from swell.cli.keyring import Keyring
 from swell.cli.options import Config, Data, Json, settings_from
@@ -25,10 +26,11 @@ from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
 from swell.clock import Clock, SystemClock
-from swell.config import Settings, hide_secrets, load
 from swell.errors import SwellError
-from swell.model import load_models
-from swell.wiring import configure_logging, sqlite_version
+from swell.redact import hide_secrets
+from swell.sdk.load import load_models
+from swell.settings.load import Settings, load
+from swell.stores.sqlite.file import library_version
 from swell.worker.needs import needs_of
 
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.
@@ -126,7 +128,7 @@ def _disk(folder: Path, clock: Clock) -> Finding:
 
 
 def _sqlite() -> Finding:
-    return Finding("", "ok", sqlite_version())
+    return Finding("", "ok", library_version())
 
 
 def _onnxruntime() -> Finding:

@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from swell.config import Settings
 from swell.errors import SwellError
 from swell.families.entries import Entry, added, path_of, read
 from swell.families.parts import used_parts
 from swell.families.read_me import README
 from swell.families.recognise import read_json
+from swell.settings.load import Settings
 from swell.weights import Listing, WeightCache
 from swell.weights.pull import HUB, Hub, pull
 

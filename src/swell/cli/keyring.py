@@ -25,10 +25,10 @@ import msgspec
 
 from swell.api.auth import NewKey, create_key
 from swell.api.settings import Backend
+from swell.bootstrap.extras import Unusable
 from swell.client.access import Access, read_access, write_access
 from swell.errors import SwellError
 from swell.registry import Scope
-from swell.wiring import Unusable
 
 LOCAL: Final = "this machine"
 WORKERS: Final = "workers of swell up"

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from swell.bootstrap.environments import model_home
 from swell.cli.added import ref_of
 from swell.cli.adding import add_model, remove_model
 from swell.cli.adoption import roll_out
@@ -27,11 +28,10 @@ from swell.cli.translations import bring_translations
 from swell.cli.trying import try_model
 from swell.cli.voting import votes
 from swell.clock import SystemClock
-from swell.config import quieten_libraries
+from swell.environment import quieten_libraries
 from swell.families.measured import Taken, keep
 from swell.telemetry import printable
 from swell.weights.pull import Progress, pull
-from swell.wiring import model_home
 
 #: So many choices of an input are named; the page of a model names them all.
 _MOST_CHOICES = 6

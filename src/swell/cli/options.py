@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from swell.cli.output import talk
-from swell.config import Loaded, load
+from swell.settings.load import Loaded, load
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from swell.client.errors import Refused
-from swell.config import hide_secrets
 from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.redact import hide_secrets
 from swell.telemetry import printable
 
 __all__ = [

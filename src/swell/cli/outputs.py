@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from swell.media import Attachment, Audio, File, Image, Video
+from swell.sdk.media import Attachment, Audio, File, Image, Video
 
 #: What `x-file` in a schema asks for.
 _KINDS: Final[dict[str, type[Attachment]]] = {

@@ -24,6 +24,17 @@ from swell.addresses.origins import host_as_compared
 from swell.addresses.urls import bare_url
 from swell.api.settings import Backend
 from swell.api.skew import MOST_SKEW_S
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.data_folder import self_signed_cert
+from swell.bootstrap.objects import open_objects
+from swell.bootstrap.storage import (
+    external_queues,
+    is_shared,
+    migration_status,
+    open_bus,
+    store_file,
+)
+from swell.bootstrap.tracing import collector_problem
 from swell.broker import ReadyTask
 from swell.brokers.external import ExternalQueues, queue_of
 from swell.bus import Bus
@@ -34,25 +45,13 @@ from swell.cli.remote import Remote
 from swell.cli.tls import open_cert
 from swell.client.access import Access, read_access
 from swell.clock import Clock
-from swell.config import Settings
 from swell.errors import Conflict, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind
 from swell.objects import Direct, Objects
 from swell.registry import Scope
+from swell.settings.load import Settings
 from swell.signing import SigningSecret, SigningSecrets
 from swell.task import new_id
-from swell.wiring import (
-    build_backend,
-    close_backend,
-    external_queues,
-    is_shared,
-    open_bus,
-    open_objects,
-    schema_of_store,
-    self_signed_cert,
-    store_file,
-    why_spans_are_refused,
-)
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -141,7 +140,7 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
 
 async def _lacks(settings: Settings) -> Finding | None:
     """Return what a shared database lacks: to open it would change it under others."""
-    status = await schema_of_store(settings)
+    status = await migration_status(settings)
     if status["applied"] and status["missing"]:
         return Finding(
             "store",
@@ -224,9 +223,9 @@ async def _broker(backend: Backend, settings: Settings) -> Finding:
     depths = await backend.broker.depths()
     ready, running = sum(each.ready for each in depths), sum(each.running for each in depths)
     detail = f"answers; {ready} tasks wait, {running} run"
-    queues = external_queues(settings)
-    if queues is None:
+    if not settings.broker.url:
         return _ok(detail)
+    queues = external_queues(settings.broker.url)
     try:
         return _ok(f"{detail}; {await _carried(queues, backend.clock)}")
     finally:
@@ -466,9 +465,9 @@ async def _of_others(settings: Settings, clock: Clock) -> list[Finding]:
     ]
     if settings.bus.url or is_shared(settings):
         checks.insert(0, ("bus", lambda: _wire(settings, clock)))
-    queues = external_queues(settings)
-    if queues is None:
+    if not settings.broker.url:
         return [await _named(name, check) for name, check in checks]
+    queues = external_queues(settings.broker.url)
 
     async def through(queues: ExternalQueues) -> Finding:
         return _ok(await _carried(queues, clock))
@@ -514,7 +513,7 @@ async def _telemetry(settings: Settings) -> Finding:
     endpoint = bare_url(settings.telemetry.endpoint)
     if not endpoint:
         return _ok("no traces are wanted")
-    if reason := await why_spans_are_refused(settings):
+    if reason := await collector_problem(settings):
         return _warn(
             f"{endpoint} takes no spans ({reason}): does it take OTLP over HTTP, and what do "
             "OTEL_EXPORTER_OTLP_HEADERS and the like say?"

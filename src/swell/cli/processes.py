@@ -24,8 +24,10 @@ from typing import Final
 
 import structlog
 
-from swell.api.metrics import Snapshot
-from swell.autoscaling import check_token
+from swell.bootstrap.autoscaler import check_token
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.extras import Unusable
+from swell.bootstrap.storage import is_shared
 from swell.cli.keyring import Keyring, open_keyring
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
@@ -41,8 +43,7 @@ from swell.cli.service import (
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
 from swell.clock import Clock
-from swell.config import Settings
-from swell.wiring import Unusable, build_backend, close_backend, is_shared
+from swell.settings.load import Settings
 
 _log = structlog.get_logger("swell.processes")
 
@@ -369,7 +370,7 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
         api = service.app.service
 
         def numbers() -> bytes:
-            return api.metrics.text(Snapshot([], {}, {}, len(api.streams), {}))
+            return api.metrics.text({"swell_event_streams": {(): len(api.streams)}})
 
         stdout.print(json.dumps({"ready": True}), markup=False)
         stdout.file.flush()

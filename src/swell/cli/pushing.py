@@ -12,21 +12,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
+from swell.bootstrap.environments import model_home
+from swell.bootstrap.objects import open_compiled, open_weights, weights_url
 from swell.cli.added import ref_of
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
 from swell.cli.signing_keys import make_signing_key, signing
 from swell.clock import Clock, SystemClock
-from swell.config import Settings, quieten_libraries
+from swell.environment import quieten_libraries
 from swell.errors import InvalidRequest
+from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.noted import note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
 from swell.weights.push_compiled import Signer, push_compiled
-from swell.wiring import model_home, open_compiled, open_weights, weights_url
 
 if TYPE_CHECKING:
     from swell.weights.compiled import CompiledCache

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from swell.cli.output import data as stdout
-from swell.config import describe
+from swell.settings.describe import describe
 
 
 class Part(StrEnum):

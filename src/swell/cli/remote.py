@@ -10,7 +10,7 @@ from swell.cli.options import Config, Data, Json, Key, Url, in_place_of, setting
 from swell.client.access import find_access
 from swell.client.connection import Connection as Remote
 from swell.client.messages import Event as ServerEvent
-from swell.config import Settings
+from swell.settings.load import Settings
 
 __all__ = ["Remote", "Server", "ServerEvent", "asks_server", "call", "talks_to_server"]
 

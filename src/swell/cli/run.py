@@ -11,6 +11,7 @@ from msgspec import to_builtins
 from rich.markup import escape
 from rich.progress import Progress
 
+from swell.bootstrap.environments import model_home
 from swell.cli.added import ref_of
 from swell.cli.beside import run_beside
 from swell.cli.inputs import parse_inputs
@@ -22,10 +23,11 @@ from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
 from swell.cli.telling import warning_text
 from swell.clock import Clock, SystemClock
-from swell.config import WorkerSettings, quieten_libraries
+from swell.environment import quieten_libraries
 from swell.errors import InvalidRequest, NotFound, SwellError
-from swell.model import Definition, load_models
-from swell.wiring import model_home
+from swell.sdk.define import Definition
+from swell.sdk.load import load_models
+from swell.settings.worker import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
 

@@ -9,17 +9,19 @@ import msgspec
 import typer
 import uvloop
 
-from swell.autoscaling import Access, Autoscaler, build_autoscaler, needs_token
-from swell.bus import News, NewsKind
+from swell.bootstrap.autoscaler import Access, Autoscaler, build_autoscaler, needs_token
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.logging import configure_logging
+from swell.bootstrap.storage import is_shared
+from swell.bus import MessageKind, PeerMessage
 from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, table, talk
 from swell.cli.service import Interrupts, Service
 from swell.clock import Clock, SystemClock
-from swell.config import Settings
 from swell.errors import InvalidRequest
 from swell.provider import InstanceState
-from swell.wiring import build_backend, close_backend, configure_logging, is_shared
+from swell.settings.load import Settings
 
 #: A worker that hands its leases back may take so long, beside what handing over takes.
 _RELEASE_S = 2.0
@@ -84,7 +86,7 @@ async def scaled(
 
     async def wake() -> None:
         await fleet.refresh()
-        await service.backend.bus.tell([News(kind=NewsKind.WORKERS)])
+        await service.backend.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
 
     access = Access(service.url, "" if needs_token(settings) else token)
     autoscaler = build_autoscaler(
@@ -155,7 +157,7 @@ async def _run(settings: Settings, clock: Clock) -> None:
     try:
 
         async def wake() -> None:
-            await backend.bus.tell([News(kind=NewsKind.WORKERS)])
+            await backend.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
 
         url = settings.autoscale.url or settings.server.public_url
         if not url:

@@ -17,8 +17,10 @@ import uvicorn
 
 from swell.api.app import App, create_app
 from swell.api.settings import Backend
-from swell.autoscaling import pool_models
 from swell.background import keep_running
+from swell.bootstrap.autoscaler import pool_models
+from swell.bootstrap.backend import build_backend, close_backend
+from swell.bootstrap.data_folder import DataLock
 from swell.cli.added import names_of
 from swell.cli.keyring import keep_local_key
 from swell.cli.options import is_loopback
@@ -27,10 +29,9 @@ from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
 from swell.client.access import forget_server
 from swell.clock import Clock
-from swell.config import Settings
 from swell.server.guard import GuardedProtocol, guarded_protocol
 from swell.server.paced_accept import PacedServer
-from swell.wiring import DataLock, build_backend, close_backend
+from swell.settings.load import Settings
 
 #: Connections that may wait to be accepted: a crowd connects at once.
 _BACKLOG = 4096

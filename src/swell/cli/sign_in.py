@@ -17,7 +17,8 @@ from swell.cli.output import print_json, talk
 from swell.cli.remote import Server, asks_server
 from swell.client.access import Access, find_access, read_access
 from swell.client.connection import Connection
-from swell.config import Settings, has_desktop
+from swell.environment import has_desktop
+from swell.settings.load import Settings
 
 
 def sign_in_link(access: Access) -> str:

@@ -11,14 +11,15 @@ import numpy as np
 import typer
 
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.autoscaling import policy_of
+from swell.bootstrap.autoscaler import policy_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, table, talk
-from swell.config import PoolTable, Settings
 from swell.errors import InvalidInput, InvalidRequest
 from swell.money.pool_prices import pool_prices
 from swell.money.pricing import LIST
+from swell.settings.load import Settings
+from swell.settings.pools import PoolTable
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd, parts

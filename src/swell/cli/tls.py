@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from swell.api.headers import host_name
+from swell.bootstrap.data_folder import self_signed_cert
 from swell.cli.output import talk
 from swell.clock import Clock
-from swell.config import ServerSettings, Settings
 from swell.errors import InvalidRequest
-from swell.wiring import self_signed_cert
+from swell.settings.backend import ServerSettings
+from swell.settings.load import Settings
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -11,6 +11,7 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
+from swell.bootstrap.logging import configure_logging
 from swell.cli.added import ref_of
 from swell.cli.adding import write_trial
 from swell.cli.options import Config, Data, Key, settings_from
@@ -19,10 +20,9 @@ from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, call
 from swell.client.access import find_access
 from swell.clock import SystemClock
-from swell.config import Settings
 from swell.errors import Conflict, InvalidRequest
-from swell.model import load_models
-from swell.wiring import configure_logging
+from swell.sdk.load import load_models
+from swell.settings.load import Settings
 
 if TYPE_CHECKING:
     from swell.cli.keyring import Keyring

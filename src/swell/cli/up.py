@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shlex
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import uvloop
 from rich.markup import escape
 
 from swell.api.costs import instance_ended
-from swell.autoscaling import needs_token
+from swell.bootstrap.autoscaler import needs_token
+from swell.bootstrap.local_workers import Fleet, build_fleet
+from swell.bootstrap.logging import configure_logging
 from swell.cli.added import optional_names, with_added
 from swell.cli.inputs import as_flags, parse_inputs
 from swell.cli.keyring import Keyring, open_keyring
@@ -31,11 +32,10 @@ from swell.cli.sign_in import show_link
 from swell.cli.tls import read_again_at_hangup, tell_fingerprint
 from swell.client.access import Access
 from swell.clock import Clock, SystemClock
-from swell.config import Settings
 from swell.errors import InvalidRequest, NotFound
 from swell.provider import Instance
 from swell.registry import ModelCard
-from swell.wiring import Fleet, build_fleet, configure_logging
+from swell.settings.load import Settings
 
 #: Called once with what opens the server; returns whether it is to be stopped.
 OnReady = Callable[[Keyring], Awaitable[bool]]
@@ -389,8 +389,7 @@ async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
         if end.is_told:
             continue
         end.is_told = True
-        pid, host = fleet.provider.last_pid(end.instance.id), socket.gethostname()
-        await instance_ended(service.app.service, end.instance, host=host, pid=pid)
+        await instance_ended(service.app.service, end.instance)
         path = fleet.provider.log_path(end.instance.id)
         how = f"exit code {end.instance.exit_code}"
         talk.print(f"[yellow]a worker ended[/] ({how}); last lines of {escape(str(path))}:")

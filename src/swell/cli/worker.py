@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
+from swell.bootstrap.environments import model_home
+from swell.bootstrap.logging import configure_logging
+from swell.bootstrap.worker import begin_worker, build_worker, worker_name
 from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.clock import Clock, SystemClock
-from swell.config import Settings, quieten_libraries
-from swell.wiring import (
-    begin_worker,
-    build_worker,
-    configure_logging,
-    model_home,
-    worker_name,
-)
+from swell.environment import quieten_libraries
+from swell.settings.load import Settings
 from swell.worker.pulse import keep_pulse
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from swell.client.errors import NoServer
-from swell.config import Settings
+from swell.settings.load import Settings
 
 _NAME = "access.json"
 

@@ -15,7 +15,7 @@ from swell.client.connection import Connection
 from swell.client.errors import Refused, TaskEnded
 from swell.client.files import name_of, with_urls
 from swell.client.messages import Artifact, Estimate, Event, Model, Task
-from swell.config import load
+from swell.settings.load import load
 
 #: A server keeps a request open for at most so long, in seconds.
 _LONGEST_WAIT_S: Final = 60.0

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from swell.config import hide_secrets
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
 from swell.containers.look import Fork, looking
@@ -20,6 +19,7 @@ from swell.containers.places import HOME, MODELS
 from swell.containers.secrets_in import line_with_secret
 from swell.containers.wheels import wheel_name
 from swell.errors import InvalidModel, InvalidRequest, NotFound
+from swell.redact import hide_secrets
 
 if TYPE_CHECKING:
     from swell.weights.chunks import Manifest

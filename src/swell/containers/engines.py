@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.config import hide_secrets
 from swell.containers.dockerfile import SECRETS, base_of, parted
 from swell.containers.indexes import Index
 from swell.containers.kept import Kept, digest_of
 from swell.errors import InvalidRequest, SwellError
+from swell.redact import hide_secrets
 
 #: In the order in which they are looked for.
 ENGINES: Final = ("docker", "podman", "buildah")

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.errors import SwellError
 from swell.worker.environments import Environments
 from swell.worker.needs import Needs

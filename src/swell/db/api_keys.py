@@ -43,7 +43,7 @@ class ApiKeyRepository:
         return [_key(row) for row in await self._db.fetch("keys")]
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
-        """Return the key whose current or previous secret has this SHA-256, even if revoked."""
+        """Return the key with this SHA-256 of its current or previous secret, even if revoked."""
         rows = await self._db.fetch("key_by_digest", digest=digest)
         return _key(rows[0]) if rows else None
 

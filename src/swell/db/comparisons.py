@@ -37,11 +37,6 @@ class ComparisonRepository:
 
         return await self._db.transaction(action)
 
-    async def count_comparisons(self, key_id: str) -> int:
-        """Return how many comparisons a key has."""
-        [row] = await self._db.fetch("count_comparisons", key_id=key_id)
-        return int(row["n"])
-
     async def comparison(self, comparison_id: str) -> Comparison | None:
         """Return a comparison, or None."""
         return _first(await self._db.fetch("comparison", id=comparison_id))

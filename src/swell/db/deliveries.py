@@ -7,7 +7,6 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import asdict
 
-from swell.db.posting import Posting
 from swell.db.sql import Database, Row, Transaction, to_json
 from swell.errors import InvalidRequest
 from swell.outbox import (
@@ -25,6 +24,7 @@ from swell.outbox import (
     may_quote_removed,
     posted,
 )
+from swell.task import TaskState
 
 #: Larger than any number of a row.
 _LAST_NUMBER: Final = 2**62
@@ -44,17 +44,16 @@ class Outbox:
         Erased: no stored answer can quote task data that has been removed.
     """
 
-    def __init__(self, database: Database, posting: Posting) -> None:
+    def __init__(self, database: Database) -> None:
         self._db = database
-        self._posting = posting
 
     def watch(self, watches: Sequence[Watch]) -> None:
         """Set the standing endpoints for which this process writes deliveries."""
-        self._posting.watch(watches)
+        self._db.posting.watches = tuple(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever this process has written deliveries that are due at once."""
-        self._posting.on_post(wake)
+        self._db.posting.wake = wake
 
     async def post(self, posts: Sequence[Post]) -> None:
         """Write progress, previews and artifacts of tasks that are still running.
@@ -63,12 +62,14 @@ class Outbox:
         """
 
         async def action(tx: Transaction) -> bool:
-            tasks = await tx.running_tasks({each.task_id for each in posts})
-            now, watches = self._db.clock.now(), self._posting.watches
+            tasks = {task.id: task for task in await tx.tasks({each.task_id for each in posts})}
+            now, watches = self._db.clock.now(), self._db.posting.watches
             new: dict[object, Delivery] = {}
             for post in posts:
                 task = tasks.get(post.task_id)
-                if task is None or task.attempt != post.attempt:
+                if task is None or task.state is not TaskState.RUNNING:
+                    continue
+                if task.attempt != post.attempt:
                     continue
                 data = msgspec.Raw(msgspec.json.encode(post.data))
                 for each in posted(task, post.event, data, watches, now):
@@ -85,7 +86,7 @@ class Outbox:
             return bool(rows)
 
         if await self._db.transaction(action):
-            self._posting.wake()
+            self._db.posting.wake()
 
     async def due(
         self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
@@ -108,7 +109,7 @@ class Outbox:
         return due_at
 
     async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
-        """Write results of attempts, and return the deliveries; None for what was not written.
+        """Write results of attempts, and return the deliveries; None for results not written.
 
         A delivery that would be retried is skipped if a later one waits in its line, unless it is
         about the end of the task.
@@ -170,7 +171,7 @@ class Outbox:
         now = self._db.clock.now()
         rows = await self._db.execute("replay_deliveries", ids=list(ids), now=now)
         if rows:
-            self._posting.wake()
+            self._db.posting.wake()
         return len(rows)
 
     async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:

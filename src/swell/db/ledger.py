@@ -17,7 +17,7 @@ from swell.phases import (
     family,
     is_further,
 )
-from swell.registry import KeptStartup, LedgerPage, free_of_charge
+from swell.registry import KeptStartup, LedgerPage
 
 #: Larger than any number of an entry.
 _LAST_NUMBER = 2**63 - 1
@@ -41,7 +41,7 @@ class LedgerRepository:
         return is_new
 
     async def charged(self, accounts: Sequence[str]) -> list[Charged]:
-        """Return what was charged to each account; nothing for unknown ones."""
+        """Return the sum of the entries of each account; 0 for unknown ones."""
         rows = await self._db.fetch("charged", accounts=list(accounts))
         found = {row["id"]: Charged(seconds=row["seconds"], micros=row["micros"]) for row in rows}
         return [found.get(account, Charged()) for account in accounts]
@@ -58,6 +58,12 @@ class LedgerRepository:
         rows = await self._db.scan("costs_of_users" if users else "costs", **days)
         return msgspec.convert(rows, list[CostRow])
 
+    async def spent(self, since: date, until: date) -> int:
+        """Return the cost of all entries of these days, in millionths of a dollar."""
+        days = {"since": since.isoformat(), "until": until.isoformat()}
+        [row] = await self._db.scan("spent", **days)
+        return int(row["micros"])
+
     async def ledger(self, *, limit: int = 50, before: int | None = None) -> LedgerPage:
         """Return a page of entries, newest first. `before` is the cursor of the last page."""
         before = _LAST_NUMBER if before is None else before
@@ -68,16 +74,16 @@ class LedgerRepository:
     async def put_startup(
         self,
         startup: Startup,
-        charged: Callable[[Startup | None], LedgerEntry | None] = free_of_charge,
+        charge: Callable[[Startup | None], LedgerEntry | None] = lambda before: None,
     ) -> KeptStartup:
-        """Store what is known of a startup and charge it, both or neither.
+        """Store a startup and charge it, both or neither.
 
         Nothing is done if the stored state is further (`swell.phases.is_further`). Of those that
         have ended, the newest `STARTUPS_KEPT` of each family are kept, for `STARTUPS_TTL`.
 
         Args:
             startup: With its `begun_at` and `seen_at`.
-            charged: Returns the ledger entry to add, given what was known before. Pure. An entry
+            charge: Returns the entry to add to the ledger, given the stored startup. Pure. An entry
                 with a known id is ignored.
         """
         values = _startup_values(startup)
@@ -91,9 +97,10 @@ class LedgerRepository:
                 await tx.fetch("replace_startup", **values)
             limits = {"before": oldest, "kept": STARTUPS_KEPT}
             await tx.fetch("forget_startups", family=values["family"], **limits)
-            entry = charged(before)
-            is_new = entry is not None and bool(await tx.fetch("charge", rows=_rows([entry])))
-            return KeptStartup(before, is_charged=is_new)
+            entry = charge(before)
+            if entry is not None and not await tx.fetch("charge", rows=_rows([entry])):
+                entry = None
+            return KeptStartup(before, entry)
 
         return await self._db.transaction(action)
 

@@ -134,6 +134,10 @@ SELECT
     CASE WHEN is_priced THEN micros END AS micros
 FROM costs WHERE day BETWEEN :since AND :until ORDER BY day;
 
+-- name: spent
+SELECT CAST(coalesce(sum(micros), 0) AS bigint) AS micros FROM costs
+WHERE day BETWEEN :since AND :until;
+
 -- name: spend
 -- Microseconds since 1970 UTC up to which an allowance is used up.
 INSERT INTO allowances (name, spent_until_us)
@@ -181,11 +185,11 @@ RETURNING name;
 DELETE FROM duties WHERE name = :name AND holder = :holder;
 
 -- name: put_quota
-INSERT INTO quotas (key_id, user_name, body) VALUES (:key_id, :user, :body)
+INSERT INTO quotas (key_id, user_name, body) VALUES (:key_id, :user_name, :body)
 ON CONFLICT (key_id, user_name) DO UPDATE SET body = excluded.body;
 
 -- name: drop_quota
-DELETE FROM quotas WHERE key_id = :key_id AND user_name = :user RETURNING key_id;
+DELETE FROM quotas WHERE key_id = :key_id AND user_name = :user_name RETURNING key_id;
 
 -- name: quotas
 SELECT body FROM quotas ORDER BY key_id, user_name;
@@ -210,7 +214,7 @@ ON CONFLICT (key_id, user_name) DO UPDATE SET
 
 -- name: add_credit
 INSERT INTO credit_accounts (key_id, user_name, granted, spent, held)
-VALUES (:key_id, :user, :micros, 0, 0)
+VALUES (:key_id, :user_name, :micros, 0, 0)
 ON CONFLICT (key_id, user_name) DO UPDATE SET
     granted = credit_accounts.granted + excluded.granted;
 
@@ -218,7 +222,7 @@ ON CONFLICT (key_id, user_name) DO UPDATE SET
 SELECT key_id, user_name FROM credit_accounts ORDER BY key_id, user_name;
 
 -- name: put_credit
-INSERT INTO credits (id, key_id, user_name, body) VALUES (:id, :key_id, :user, :body)
+INSERT INTO credits (id, key_id, user_name, body) VALUES (:id, :key_id, :user_name, :body)
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: credits
@@ -267,7 +271,7 @@ SELECT closed_at, body FROM comparisons WHERE id = :id;
 
 -- name: outlines
 SELECT
-    id, name, created_at, key_id, is_shared, models, lines AS "rows", votes, closed_at
+    id, name, created_at, key_id, is_shared, models AS "columns", lines AS "rows", votes, closed_at
 FROM comparisons WHERE id < :before {if key_id: AND (is_shared OR key_id = :key_id)}
 ORDER BY id DESC LIMIT :limit;
 
@@ -312,7 +316,7 @@ FROM ({rows id text, task_id text, endpoint text, key_id text, event text, place
     attempt int, at time, data text}) AS n;
 
 -- name: overtake
--- What failed before and waits for its next attempt, where there is something newer to tell.
+-- Deliveries that wait for a retry while there is a newer event for the receiver.
 UPDATE deliveries SET state = 'skipped', due_at = NULL, ended_at = :now, reason = :reason
 WHERE seq IN (
     SELECT d.seq FROM ({rows task_id text, endpoint text}) AS n
@@ -414,7 +418,7 @@ RETURNING id;
 SELECT count(*) AS waiting, min(at) AS oldest_at FROM deliveries WHERE due_at IS NOT NULL;
 
 -- name: forget_answers
--- What receivers answered may quote what was removed.
+-- Answers of receivers may quote data that was removed.
 UPDATE deliveries SET answers = NULL, data = NULL WHERE seq IN (
     SELECT seq FROM deliveries WHERE task_id IN ({each ids}) ORDER BY seq {lock FOR UPDATE}
 );
@@ -473,3 +477,117 @@ SELECT t.id FROM tasks AS t WHERE t.id < :before AND t.id > :after
             AND f.task_id < :before AND f.task_id > :after
     )}
 ORDER BY t.id DESC LIMIT :limit;
+
+-- name: tasks_by_id
+SELECT {task} FROM tasks AS t WHERE t.id IN ({each ids});
+
+-- name: tasks_locked
+-- Always in the order of ids, so that two transactions never wait for each other.
+SELECT {task} FROM tasks AS t WHERE t.id IN ({each ids}) ORDER BY t.id {lock FOR UPDATE};
+
+-- name: due_tasks
+-- Another backend that sweeps at the same time takes others.
+SELECT {task} FROM tasks AS t WHERE t.wake_at <= :now ORDER BY t.wake_at LIMIT :limit
+{lock FOR UPDATE SKIP LOCKED};
+
+-- name: next_wake
+SELECT min(wake_at) AS wake_at FROM tasks WHERE wake_at IS NOT NULL;
+
+-- name: overlong_waits
+-- After a clock was set back: leases and backoffs that end later than any that begins now.
+SELECT id FROM tasks
+WHERE wake_at > :least AND (lease_expires_at > :lease OR available_at > :backoff) LIMIT :limit;
+
+-- name: ready_lines
+-- In the order of the oldest task.
+SELECT queue, priority, key_id, count(*) AS n, CAST(sum(count) AS bigint) AS samples FROM tasks
+WHERE state = 'queued' AND available_at IS NULL
+GROUP BY queue, key_id, priority ORDER BY min(id);
+
+-- name: ready_depths
+SELECT queue, count(*) AS n, CAST(sum(count) AS bigint) AS samples, min(id) AS oldest FROM tasks
+WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+
+-- name: woken_depths
+-- Every running or delayed task has a time to wake.
+SELECT
+    queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL) AS n_delayed,
+    count(*) FILTER (WHERE state = 'running') AS n_running
+FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
+
+-- name: oldest_ready
+SELECT id, key_id, user_id AS "user", priority FROM tasks
+WHERE queue = :queue AND state = 'queued' AND available_at IS NULL ORDER BY id LIMIT :limit;
+
+-- name: repeat_of
+SELECT again_id FROM repeats WHERE task_id = :task_id;
+
+-- name: keep_repeat
+INSERT INTO repeats (task_id, again_id) VALUES (:task_id, :again_id)
+ON CONFLICT (task_id) DO UPDATE SET again_id = excluded.again_id;
+
+-- name: idempotent
+SELECT key_id, key, task_id, fingerprint, created_at FROM idempotency
+WHERE (key_id, key) IN ({rows key_id text, key text});
+
+-- name: forget_idempotent
+DELETE FROM idempotency WHERE created_at <= :before;
+
+-- name: use_files
+INSERT INTO file_uses (key, task_id) SELECT key, task_id
+FROM ({rows key text, task_id text}) AS u WHERE true ON CONFLICT DO NOTHING;
+
+-- name: files_of
+SELECT key FROM file_uses WHERE task_id IN ({each ids});
+
+-- name: used_files
+SELECT DISTINCT key FROM file_uses WHERE key IN ({each keys});
+
+-- name: forget_uses
+DELETE FROM file_uses WHERE task_id IN ({each ids});
+
+-- name: keep_uploads
+INSERT INTO uploads (key, created_at) SELECT value, :at FROM ({each keys}) AS k WHERE true
+ON CONFLICT DO NOTHING;
+
+-- name: unused_uploads
+SELECT key FROM uploads AS u WHERE created_at <= :before
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = u.key)
+ORDER BY created_at LIMIT :limit;
+
+-- name: forget_unused_uploads
+DELETE FROM uploads WHERE key IN ({each keys})
+    AND NOT EXISTS (SELECT 1 FROM file_uses WHERE file_uses.key = uploads.key)
+RETURNING key;
+
+-- name: discard
+INSERT INTO discarded (key) SELECT value FROM ({each keys}) AS k WHERE true
+ON CONFLICT DO NOTHING;
+
+-- name: discarded
+SELECT key FROM discarded ORDER BY seq LIMIT :limit;
+
+-- name: forget_discarded
+DELETE FROM discarded WHERE key IN ({each keys});
+
+-- name: ended_ids
+-- Ended tasks that still have a part; `removed` adds up the parts that they do not have.
+SELECT id FROM tasks
+WHERE finished_at <= :before {if inputs: AND removed IN (0, 2)} {if outputs: AND removed IN (0, 1)}
+    {if task: AND removed IN (0, 1, 2, 3)}
+    {if models: AND model IN ({each models})} AND model NOT IN ({each except_models})
+LIMIT :limit;
+
+-- name: remove_parts
+UPDATE tasks SET {lock edition = tasks.edition + 1,}
+    removed = r.removed, input = r.input, metadata = r.metadata, output = r.output,
+    artifacts = r.artifacts, warnings = r.warnings, error = r.error, run = r.run
+FROM ({rows id text, removed int, input text, metadata text, output text, artifacts text,
+    warnings text, error text, run text}) AS r
+WHERE tasks.id = r.id;
+
+-- name: delete_tasks
+DELETE FROM tasks WHERE id IN ({each ids});
+
+-- name: forget_repeats
+DELETE FROM repeats WHERE task_id IN ({each ids});

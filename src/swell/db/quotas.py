@@ -1,4 +1,4 @@
-"""Quotas, credits, and what running tasks have reserved of them."""
+"""Quotas, credits, and the reservations of running tasks."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -20,9 +20,11 @@ from swell.quotas import (
     Use,
     Verdict,
     close,
+    day_of,
     enter,
-    needed,
+    month_of,
     place_of,
+    places_of,
 )
 
 
@@ -33,19 +35,19 @@ class QuotaRepository:
 
     async def put_quota(self, quota: Quota) -> None:
         """Add or replace the quota of a key and user."""
-        place = _place(quota.key_id, quota.user)
-        await self._db.execute("put_quota", body=to_json(quota), **place)
+        place = place_of(quota.key_id, quota.user)
+        await self._db.execute("put_quota", **_row(place, body=to_json(quota)))
 
     async def drop_quota(self, key_id: str, user: str | None) -> bool:
         """Delete a quota; return whether there was one."""
-        return bool(await self._db.execute("drop_quota", **_place(key_id, user)))
+        return bool(await self._db.execute("drop_quota", **_row(place_of(key_id, user))))
 
     async def quotas(self) -> list[Quota]:
         """Return every quota, by key and user."""
         return bodies(await self._db.fetch("quotas"), Quota)
 
     async def quota_keys(self) -> frozenset[str]:
-        """Return the ids of keys that have a quota, or whose users have one."""
+        """Return the ids of keys with a quota for the key or its users."""
         return frozenset(row["key_id"] for row in await self._db.fetch("quota_keys"))
 
     async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
@@ -60,22 +62,19 @@ class QuotaRepository:
 
         async def action(tx: Transaction) -> list[Verdict]:
             await tx.lock("quotas", (ask.key_id for ask in asks))
-            sheet = await _load(tx, asks)
-            verdicts, holds = [], []
-            for group in groups:
-                verdict, new = enter(sheet, group)
-                verdicts.append(verdict)
-                holds += new
+            sheet = await _load(tx, _accounts(asks))
+            entered = [enter(sheet, group) for group in groups]
+            holds = [hold for _, new in entered for hold in new]
             if holds:
                 rows = [{"id": each.id, "at": each.at, "body": to_json(each)} for each in holds]
                 await tx.fetch("put_holds", rows=rows)
-            await _save(tx, sheet)
-            return verdicts
+                await _save(tx, sheet)
+            return [verdict for verdict, _ in entered]
 
         return await self._db.transaction(action)
 
     async def release(self, settled: Sequence[Settled]) -> int:
-        """Settle reservations of ended tasks (`swell.quotas.close`); return how many there were."""
+        """Settle reservations of ended tasks (`swell.quotas.close`); return their number."""
         ends = {each.id: each for each in reversed(settled)}
         ids = sorted(ends)
 
@@ -86,7 +85,7 @@ class QuotaRepository:
             await tx.lock("quotas", (hold.key_id for hold in holds))
             # Another backend may have released some of them before this one had the lock.
             holds = bodies(await tx.fetch("drop_holds", ids=ids), Hold)
-            sheet = await _load(tx, holds)
+            sheet = await _load(tx, _accounts(holds))
             for hold in holds:
                 close(sheet, hold, ends[hold.id])
             await _save(tx, sheet)
@@ -101,13 +100,14 @@ class QuotaRepository:
 
     async def grant(self, credit: Credit) -> bool:
         """Grant credits; return False if this id was granted before."""
-        place = _place(credit.key_id, credit.user)
+        place = place_of(credit.key_id, credit.user)
 
         async def action(tx: Transaction) -> bool:
             await tx.lock("quotas", [credit.key_id])
-            if not await tx.fetch("put_credit", id=credit.id, body=to_json(credit), **place):
+            row = _row(place, id=credit.id, body=to_json(credit))
+            if not await tx.fetch("put_credit", **row):
                 return False
-            await tx.fetch("add_credit", micros=credit.micros, **place)
+            await tx.fetch("add_credit", **_row(place, micros=credit.micros))
             return True
 
         return await self._db.transaction(action)
@@ -118,54 +118,45 @@ class QuotaRepository:
 
     async def sheet(self, places: Iterable[Place], at: datetime) -> Sheet:
         """Return the rows of accounts in the day and the month of a moment."""
-        asks = [
-            Ask(id="", key_id=key_id, user=user.removeprefix("=") or None, at=at)
-            for key_id, user in places
-        ]
-        return await self._db.transaction(lambda tx: _load(tx, asks))
+        accounts = [(place, at) for place in places]
+        return await self._db.transaction(lambda tx: _load(tx, accounts))
 
     async def credit_places(self) -> list[Place]:
         """Return the accounts that were ever granted credits, by key and user."""
         return [_key(row) for row in await self._db.fetch("credit_places")]
 
     async def forget_uses(self, before: date) -> None:
-        """Delete what was used on days before this one. Months are kept."""
+        """Delete the use of days before this one. Months are kept."""
         await self._db.execute("forget_quota_uses", before=before.isoformat())
 
 
-async def _load(tx: Transaction, asks: Sequence[Ask | Hold]) -> Sheet:
-    """Return every row that reserving or settling these tasks may change."""
+def _accounts(asks: Iterable[Ask]) -> list[tuple[Place, datetime]]:
+    return [(place, ask.at) for ask in asks for place in places_of(ask.key_id, ask.user)]
+
+
+async def _load(tx: Transaction, accounts: Iterable[tuple[Place, datetime]]) -> Sheet:
     sheet = Sheet()
-    places, periods = needed(asks)
-    rows = [_row(place) for place in sorted(places)]
-    any_user = [_row((key_id, ANY_USER)) for key_id in sorted({key_id for key_id, _ in places})]
-    for row in await tx.fetch("quotas_at", rows=rows + any_user):
+    periods = {(*place, period) for place, at in accounts for period in (day_of(at), month_of(at))}
+    places = {(key_id, user) for key_id, user, _ in periods}
+    any_user = {(key_id, ANY_USER) for key_id, _ in places}
+    for row in await tx.fetch("quotas_at", rows=[_row(each) for each in sorted(places | any_user)]):
         sheet.quotas[_key(row)] = msgspec.json.decode(row["body"], type=Quota)
-    for row in await tx.fetch("credit_accounts_at", rows=rows):
-        sheet.accounts[_key(row)] = Account(row["granted"], row["spent"], row["held"])
-    rows = [_row(place, period=period) for *place, period in sorted(periods)]
+    for row in await tx.fetch("credit_accounts_at", rows=[_row(each) for each in sorted(places)]):
+        sheet.accounts[_key(row)] = msgspec.convert(row, Account)
+    rows = [_row(each, period=each[2]) for each in sorted(periods)]
     for row in await tx.fetch("quota_uses_at", rows=rows):
-        use = Use(row["tasks"], row["samples"], row["micros"], row["held"])
-        sheet.uses[(*_key(row), row["period"])] = use
+        sheet.uses[(*_key(row), row["period"])] = msgspec.convert(row, Use)
     return sheet
 
 
 async def _save(tx: Transaction, sheet: Sheet) -> None:
-    if sheet.changed_accounts:
-        changed = sorted(sheet.changed_accounts)
-        rows = [_row(place, **asdict(sheet.accounts[place])) for place in changed]
-        await tx.fetch("put_credit_accounts", rows=rows)
-    if sheet.changed_uses:
-        rows = [
-            _row(use[:2], period=use[2], **asdict(sheet.uses[use]))
-            for use in sorted(sheet.changed_uses)
-        ]
-        await tx.fetch("put_quota_uses", rows=rows)
-
-
-def _place(key_id: str, user: str | None) -> dict[str, str]:
-    key_id, user = place_of(key_id, user)
-    return {"key_id": key_id, "user": user}
+    accounts = [_row(place, **asdict(each)) for place, each in sorted(sheet.accounts.items())]
+    uses = [
+        _row(place, period=place[2], **asdict(each)) for place, each in sorted(sheet.uses.items())
+    ]
+    for query, rows in (("put_credit_accounts", accounts), ("put_quota_uses", uses)):
+        if rows:
+            await tx.fetch(query, rows=rows)
 
 
 def _row(place: Sequence[str], **columns: object) -> dict[str, object]:

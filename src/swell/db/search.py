@@ -41,15 +41,16 @@ class Syntax(NamedTuple):
         return self.conjunction.join(parts)
 
 
-FTS5: Final = Syntax('"{}"', '"{}" *', " AND ")
-TSQUERY: Final = Syntax("'{}'", "'{}':*", " & ")
+_SYNTAX: Final = {
+    "sqlite": Syntax('"{}"', '"{}" *', " AND "),
+    "postgres": Syntax("'{}'", "'{}':*", " & "),
+}
 
 
 class SearchRepository:
     """Lists of tasks, and an index of their words. A task loses its words with its inputs."""
 
     _db: Database
-    _syntax: Syntax
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
@@ -68,7 +69,7 @@ class SearchRepository:
             "page_ids_found" if where.words else "page_ids",
             before=before if cursor is None else min(cursor, before),
             after=after,
-            search=self._syntax.search(where.words, where.key_id),
+            search=_SYNTAX[self._db.dialect].search(where.words, where.key_id),
             liked_by_key=where.liked_by and where.liked_by.key_id,
             liked_by_user=where.liked_by and where.liked_by.user,
             state=where.state,
@@ -102,7 +103,7 @@ class SearchRepository:
         return indexed
 
     async def _index(self, limit: int, settled: str) -> int:
-        # Read first, without a transaction: usually there is nothing to do.
+        # Read first, without a transaction: usually all tasks are indexed.
         if not await self._db.fetch("without_words", limit=1):
             if await self._db.fetch("late_words_mark", settled=settled):
                 await self._db.execute("move_words_mark", place=None, settled=settled)

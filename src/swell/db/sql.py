@@ -1,13 +1,15 @@
 """Named statements that run on SQLite and PostgreSQL.
 
 `queries.sql` holds those that both databases share, `stores/sql/queries` those of one. They have
-`:name` parameters and four macros:
+`:name` parameters and these macros:
 
-    {each ids}                   a subquery over the texts of the parameter `ids`
+    {each ids}                   a subquery over the texts of the parameter `ids`, as `value`
     {rows id text, at time}      a subquery over the dictionaries of the parameter `rows`; SQLite
                                  runs the statement once for each of them instead
     {if key_id: AND ...}         nothing if the parameter `key_id` is None
     {lock FOR SHARE}             nothing on SQLite, which has one writer
+    {task}                       the number of a row of `tasks AS t` (`seq` on SQLite, `edition` on
+                                 PostgreSQL), `wake_at`, and the columns of `swell.db.columns`
 
 Rows come back as dictionaries. On SQLite the name of a column says how it is stored: `at`, `_at`
 and `_until` are times, `is_` and `has_` are booleans.
@@ -22,6 +24,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from swell.clock import Clock
+from swell.db.columns import SELECTED
+from swell.db.posting import Posting
 from swell.task import Task
 
 R = TypeVar("R")
@@ -31,6 +35,7 @@ Row = dict[str, Any]
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _EACH = re.compile(r"\{each ([a-z_]+)\}")
+_IN_EACH = re.compile(r"(?<!NOT )IN \(\{each ([a-z_]+)\}\)")
 _ROWS = re.compile(r"\{rows ([^{}]+)\}")
 _IF = re.compile(r"\{if ([a-z_]+): ([^{}]+)\}")
 _LOCK = re.compile(r"\{lock ([^{}]+)\}")
@@ -51,19 +56,32 @@ class Transaction(Protocol):
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         """Run a statement and return its rows, or those it names in `RETURNING`."""
 
-    async def lock(self, scope: str, keys: Iterable[str]) -> None:
-        """Serialize with other transactions that lock one of these keys, until commit."""
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        """Serialize with other transactions that lock one of these keys, until commit.
 
-    async def running_tasks(self, task_ids: Iterable[str]) -> dict[str, Task]:
-        """Return those of these tasks that are running, and keep them running until commit."""
+        Shared locks only wait for locks that are not shared.
+        """
+
+    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        """Return those of these tasks that exist; no other transaction changes them until commit.
+
+        If the caller changes their rows, the task store reads them again.
+        """
 
 
 class Database(Protocol):
     """A database, as repositories see it."""
 
+    #: `sqlite` or `postgres`.
+    dialect: str
+
     @property
     def clock(self) -> Clock:
         """The time that is written."""
+
+    @property
+    def posting(self) -> Posting:
+        """The endpoints for which this process writes webhook deliveries."""
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         """Read the last committed state."""
@@ -74,8 +92,20 @@ class Database(Protocol):
     async def execute(self, query: str, **values: Any) -> list[Row]:
         """Run one statement that writes; return the rows it names in `RETURNING`."""
 
-    async def transaction(self, action: Callable[[Transaction], Awaitable[R]]) -> R:
-        """Run `action` and commit. It may run twice, and must await nothing but its argument."""
+    async def transaction(
+        self, action: Callable[[Transaction], Awaitable[R]], *, frees_space: bool = False
+    ) -> R:
+        """Run `action` and commit. It may run twice, and must await nothing but its argument.
+
+        An action that frees space also succeeds on a full disk.
+        """
+
+    def check_room(self) -> None:
+        """Raise if the disk has room for a start and for erasing only.
+
+        Raises:
+            Unavailable: With what to do.
+        """
 
 
 class Statement(NamedTuple):
@@ -92,7 +122,8 @@ class Statements:
         self._dialect = dialect
         shared = files("swell.db") / "queries.sql"
         own = files("swell.stores") / "sql" / "queries" / f"{dialect}.sql"
-        self._texts = _parse(shared.read_text("utf-8") + own.read_text("utf-8"))
+        texts = _parse(shared.read_text("utf-8") + own.read_text("utf-8"))
+        self._texts = {name: _with_lists(text, dialect) for name, text in texts.items()}
         self._optional = {
             name: tuple(found[0] for found in _IF.findall(text))
             for name, text in self._texts.items()
@@ -111,14 +142,22 @@ class Statements:
     def _render(self, name: str, absent: tuple[str, ...]) -> Statement:
         text = _IF.sub(lambda found: "" if found[1] in absent else found[2], self._texts[name])
         if self._dialect == "sqlite":
-            text = _EACH.sub(r"SELECT value FROM json_each(:\1)", text)
             text = _LOCK.sub("", _ROWS.sub(_sqlite_rows, text))
             return Statement(text, tuple(_PARAMETER.findall(text)))
-        text = _EACH.sub(r"SELECT unnest(:\1::text[])", text)
         text = _LOCK.sub(r"\1", _ROWS.sub(_postgres_rows, text))
         order = list(dict.fromkeys(_PARAMETER.findall(text)))
         text = _PARAMETER.sub(lambda found: f"${order.index(found[1]) + 1}", text)
         return Statement(text, tuple(order))
+
+
+def _with_lists(text: str, dialect: str) -> str:
+    """Replace the macros `each` and `task`, which may stand inside of `if`."""
+    number = "seq" if dialect == "sqlite" else "edition"
+    text = text.replace("{task}", f"t.{number}, t.wake_at, {SELECTED}")
+    if dialect == "sqlite":
+        return _EACH.sub(r"SELECT value FROM json_each(:\1)", text)
+    text = _IN_EACH.sub(r"= ANY(:\1::text[])", text)
+    return _EACH.sub(r"SELECT unnest(:\1::text[]) AS value", text)
 
 
 def _parse(text: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS
 from swell.families.recognise import Facts
-from swell.media import Image, LoRA
+from swell.sdk.media import Image, LoRA
 
 __all__ = [
     "MOST_STEPS",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from swell.errors import InvalidModel
 from swell.families.settings import class_in, count_of, read_json
-from swell.model import InvalidModel
 
 #: Settings in which a net of each kind and the network that it steers are the same.
 _SHARED: Final[Mapping[str, Sequence[str]]] = {

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import pydantic
 
+from swell.errors import InvalidModel
 from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
@@ -22,9 +23,10 @@ from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import class_in, read_json
-from swell.media import Image, LoRA
-from swell.model import Batch, Definition, InvalidModel, Model, content_of_link
-from swell.weights.files import open_file
+from swell.sdk.define import Definition
+from swell.sdk.media import Image, LoRA
+from swell.sdk.model import Batch, Model
+from swell.weights.files import content_of_link, open_file
 
 #: What has to be installed, and is not with Swell alone.
 INSTALL: Final = "install it with: pip install 'swell[diffusers]'"

@@ -35,10 +35,11 @@ from swell.families.layer_names import encoder_layer
 from swell.families.networks_torch import Parts, frozen, read_parts
 from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
-from swell.media import Image, LoRA
-from swell.model import NOT_FINITE, Item, NoiseStream, Plan, Reject, Sampler, StepModel
+from swell.sdk.context import Item, Reject
+from swell.sdk.image_orientation import upright
+from swell.sdk.media import Image, LoRA
+from swell.sdk.step_model import NOT_FINITE, NoiseStream, Plan, Sampler, StepModel
 from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
-from swell.upright import upright
 from swell.weights.torch_lora import TorchAdaptedWeights
 
 ValueT = TypeVar("ValueT")

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from swell.families import description
-from swell.model import Definition
 from swell.registry import Speed
+from swell.sdk.define import Definition
 
 #: What differs by no more is what was measured before: a check by itself makes no new version.
 _ALIKE: Final = 0.2

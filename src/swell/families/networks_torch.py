@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from swell.errors import InvalidModel
 from swell.families.adapters import Adapter
 from swell.families.description import INSTALL, Described
 from swell.families.parts import LIBRARIES, used_parts
@@ -29,7 +30,6 @@ from swell.families.placement import (
     working,
 )
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
-from swell.model import InvalidModel
 from swell.phases import found_compiled
 from swell.torch_arrays import OUT_OF_MEMORY
 from swell.weights.compiled import workers_cache

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from swell.errors import InvalidModel
 from swell.families.settings import check_text, is_class, read_json
-from swell.model import InvalidModel
 from swell.weights.formats import PICKLE_SUFFIXES, check_content
 
 #: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.

@@ -17,15 +17,18 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from swell.errors import InvalidModel
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
 from swell.families.networks_torch import DAMAGED, class_of, frozen, precision
 from swell.families.parts import UNUSED, missing_parts, used_parts
 from swell.families.schedulers import few_step, with_sampler
-from swell.media import Image, LoRA
-from swell.model import NOT_FINITE, Cancelled, InvalidModel, Item, Model, Reject
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.image_orientation import upright
+from swell.sdk.media import Image, LoRA
+from swell.sdk.model import Model
+from swell.sdk.step_model import NOT_FINITE
 from swell.torch_arrays import OUT_OF_MEMORY
-from swell.upright import upright
 from swell.weights.lora import WrongLora
 from swell.weights.torch_lora import TorchAdaptedWeights
 

@@ -24,10 +24,11 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
+from swell.errors import InvalidModel
 from swell.families.asked import course, loras, reference_scale, seed, side, unwanted
 from swell.families.recognise import Facts
-from swell.media import Image
-from swell.model import InvalidModel, Reject
+from swell.sdk.context import Reject
+from swell.sdk.media import Image
 from swell.zoo import embedded, faces, pictures, scenes
 
 #: The scenarios that ship with Swell.

@@ -19,8 +19,9 @@ from torch import Tensor
 from swell.families import portraits
 from swell.families.description import Described
 from swell.families.latent_torch import Latent, Picture, Words
-from swell.media import Image
-from swell.model import Item, Plan, whole
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan, whole
 
 
 @dataclass(frozen=True, slots=True)

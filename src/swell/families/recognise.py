@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.errors import InvalidModel
 from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
@@ -24,7 +25,6 @@ from swell.families.schedulers import (
     with_sampler,
 )
 from swell.families.settings import check_text, class_in, count_of, counts_of, number_of, read_json
-from swell.model import InvalidModel
 from swell.weights.formats import is_allowed
 
 __all__ = [

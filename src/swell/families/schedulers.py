@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
+from swell.errors import InvalidModel
 from swell.families.settings import choice_of, count_of, number_of
-from swell.model import InvalidModel, Sampler
+from swell.sdk.step_model import Sampler
 
 Config = Mapping[str, Any]
 

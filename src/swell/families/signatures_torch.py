@@ -17,10 +17,10 @@ import diffusers
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 
+from swell.errors import InvalidModel
 from swell.families.networks_torch import class_of, is_part
 from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS, GuidedBy, Loop, Use
 from swell.families.parts import UNUSED, used_parts
-from swell.model import InvalidModel
 
 #: Pipelines that fail whatever they are given: this one reads `guidance_embeds` in the settings of
 #: its transformer, which have none (diffusers 0.42.1).

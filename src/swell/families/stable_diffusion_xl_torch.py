@@ -17,7 +17,7 @@ from torch import Tensor
 from swell.families.latent_torch import Latent, Words
 from swell.families.layer_names import sgm_layer
 from swell.families.stable_diffusion_torch import unet
-from swell.model import Sampler
+from swell.sdk.step_model import Sampler
 
 
 class StableDiffusionXl(Latent):

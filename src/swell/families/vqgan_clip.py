@@ -19,9 +19,13 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
+from swell.errors import InvalidModel
 from swell.families.taming import diffusers_config, is_taming
-from swell.model import Cancelled, Definition, Image, InvalidModel, Item, Model, Reject
-from swell.model import define as define_model
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.define import Definition
+from swell.sdk.define import define as define_model
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.weights.files import read_settings
 
 #: `_class_name` in `model_index.json`.

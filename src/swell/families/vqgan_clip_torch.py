@@ -34,10 +34,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from swell.errors import InvalidModel
 from swell.families.taming import diffusers_config, diffusers_name, is_taming
 from swell.families.vqgan_clip import Phrase
-from swell.model import NOT_FINITE, InvalidModel, Reject
-from swell.upright import upright
+from swell.sdk.context import Reject
+from swell.sdk.image_orientation import upright
+from swell.sdk.step_model import NOT_FINITE
 from swell.weights.formats import read_header
 from swell.weights.torch_tensors import load_torch
 

@@ -1,1 +1,1 @@
-"""What time of machines costs, and who has caused it."""
+"""Prices of machines, the ledger of their time, and reports of costs."""

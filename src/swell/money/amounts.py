@@ -1,6 +1,6 @@
-"""Amounts of money in words. Pure."""
+"""Formats amounts of money. Pure."""
 
 
 def dollars(micros: float) -> str:
-    """Return millionths of a dollar for people, such as `$0.04`."""
+    """Format millionths of a dollar for people, such as `$0.04`."""
     return f"${micros / 1e6:,.6f}".rstrip("0").rstrip(".")

@@ -1,19 +1,16 @@
-"""What is left to charge of a machine's time, so that the ledger adds up to its bill. Pure.
+"""Computes the remainder of a machine's bill, so that the ledger adds up to the bill. Pure.
 
-A machine, or process, is paid from when it was asked for until it ends, and for `least_billed_s` at
-least. Of that time its cold start, the attempts that it ran and whatever else it told of are
-charged as they are heard of, each once. `rest` is what nobody has been charged for:
+A machine, or process, is billed from the request for it until it ends, and for `least_billed_s` at
+least. Cold starts and attempts are charged when they are reported. The remainder is idle time:
 
-    idle = paid - (cold start + attempts + failed + wasted)
+    idle = billed - (cold start + attempts + failed + wasted)
 
-Whatever gets lost on the way, such as entries that a backend had not written when it died, is
-within this rest, and is told as idle: nothing is charged twice, and nothing is left out. The same
-holds for millionths of a dollar, of which each entry rounds its own. Where a pool's price changes,
-the whole is what was in force at each moment, and entries were charged by what was known then.
+Lost entries, such as those that a backend had not written before it crashed, become idle time:
+nothing is charged twice, and nothing is left out. The same holds for rounding errors, and for
+attempts that were charged before a change of the price was known.
 """
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -26,142 +23,108 @@ _ROUNDING_S: Final = 0.001
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine or process as somebody pays for it."""
+    """A machine or process as it is billed."""
 
     account: str
     pool: str
     worker_id: str = ""
     models: str = ""
-    #: When it was asked for.
+    #: The time of the request for it.
     launched_at: datetime
-    #: When its worker was heard of last, or said goodbye.
+    #: The last message of its worker.
     heard_at: datetime
-    #: When it ended; None as long as it lives.
+    #: None while it runs.
     ended_at: datetime | None = None
-    #: Whether its worker took its leave.
+    #: Whether its worker deregistered.
     said_goodbye: bool = True
-    #: What an hour costs, in millionths of a dollar; None where that is not known.
+    #: The price of an hour in millionths of a dollar; None if unknown.
     hour_micros: int | None = None
-    #: What that has changed to since, where it changes; the oldest first.
+    #: Changes of the price since then, the oldest first.
     steps: Sequence[Step] = ()
-    #: What its launch cost besides.
+    #: The extra cost of its launch.
     launch_micros: int = 0
-    #: It is paid for at least so long, in seconds.
+    #: Minimum billing, in seconds.
     least_billed_s: float = 0.0
 
 
-class Rest(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of what is left."""
-
-    kind: EntryKind
-    outcome: str
-    seconds: float
-    micros: int | None
+def _lived_s(life: Life, until: datetime) -> float:
+    return max(0.0, ((life.ended_at or until) - life.launched_at).total_seconds())
 
 
 def paid_s(life: Life, until: datetime) -> float:
-    """Return for how long a machine is paid: until a moment, or until its end, in seconds."""
-    if life.ended_at is None:
-        return max(0.0, (until - life.launched_at).total_seconds())
-    lived_s = max(0.0, (life.ended_at - life.launched_at).total_seconds())
-    return max(lived_s, life.least_billed_s)
+    """Return the billed seconds of a machine until a moment, or until its end."""
+    lived_s = _lived_s(life, until)
+    return lived_s if life.ended_at is None else max(lived_s, life.least_billed_s)
 
 
 def paid_micros(life: Life, until: datetime) -> int | None:
-    """Return what a machine has cost for so long, its launch included; None without a price."""
+    """Return the bill of a machine, including its launch; None without a price."""
     if life.hour_micros is None:
         return None
     paid_until = life.launched_at + timedelta(seconds=paid_s(life, until))
-    # What minimum billing adds has the price of the end, whatever becomes of it later.
+    # Minimum billing has the price at the end, even if the price changes later.
     ended_at = life.ended_at or paid_until
     steps = [each for each in life.steps if each.at <= ended_at]
     cost = life_micros(steps, life.launched_at, paid_until, life.hour_micros)
     return cost + life.launch_micros
 
 
-def rest(life: Life, charged: Charged, until: datetime) -> list[Rest]:
-    """Return what is left to charge, so that with it all is charged.
+def remainder(
+    life: Life, charged: Charged, until: datetime, *, name: str, at: datetime
+) -> list[LedgerEntry]:
+    """Return the entries that complete the bill of a machine.
 
-    Of a machine that lives nothing is left where attempts that go on may have been charged ahead.
-    Of one that has ended the rest may be negative: what was charged too much is set right.
-
-    Args:
-        life: Of the machine.
-        charged: What was charged to its account so far.
-        until: How far its time is to be charged; its end counts where it has ended.
-    """
-    whole_s = paid_s(life, until)
-    left_s = round(whole_s - charged.seconds, 6)
-    price, whole_micros = life.hour_micros, paid_micros(life, until)
-    left_micros = None
-    if price is not None and whole_micros is not None:
-        left_micros = whole_micros - charged.micros
-        price = price_at(life.steps, life.ended_at or until, price)
-    if life.ended_at is None and left_s <= 0:
-        return []
-    if not left_s and not left_micros:
-        return []
-    parts: list[Rest] = []
-    for kind, outcome, seconds in _wasted(life, whole_s):
-        part_s = round(min(seconds, left_s), 6)
-        if part_s <= 0:
-            continue
-        micros = cost_micros(part_s, price)
-        parts.append(Rest(kind=kind, outcome=outcome, seconds=part_s, micros=micros))
-        left_s = round(left_s - part_s, 6)
-        left_micros = None if left_micros is None else left_micros - (micros or 0)
-    if left_s or left_micros:
-        # Less than a millisecond is what many roundings come to.
-        outcome = "correction" if left_s <= -_ROUNDING_S else ""
-        idle = Rest(kind=EntryKind.IDLE, outcome=outcome, seconds=left_s, micros=left_micros)
-        parts.append(idle)
-    return parts
-
-
-def _wasted(life: Life, whole_s: float) -> Iterable[tuple[EntryKind, str, float]]:
-    """Return what is known to have served nobody of the end of a life."""
-    if life.ended_at is None:
-        return
-    lived_s = max(0.0, (life.ended_at - life.launched_at).total_seconds())
-    yield EntryKind.WASTED, "minimum", whole_s - lived_s
-    if not life.said_goodbye:
-        yield EntryKind.WASTED, "silent", (life.ended_at - life.heard_at).total_seconds()
-
-
-def entries_of(life: Life, parts: Sequence[Rest], name: str, at: datetime) -> list[LedgerEntry]:
-    """Return the entries of what is left.
+    Running attempts may have been charged ahead, so a live machine can have no remainder. The
+    remainder of an ended machine can be negative.
 
     Args:
-        life: Whose time it is.
-        parts: From `rest`.
-        name: Tells this time from others of the same account: the same is charged once.
+        life: The machine.
+        charged: The sum of its entries so far.
+        until: The end of the billed time of a live machine.
+        name: Part of the entries' ids, unique for this time.
         at: The time of the entries.
     """
-    return [
-        LedgerEntry(
-            id=f"{life.account}-{name}-{each.kind.value}{each.outcome and '-'}{each.outcome}",
+
+    def entry(kind: EntryKind, outcome: str, seconds: float, micros: int | None) -> LedgerEntry:
+        return LedgerEntry(
+            id="-".join(part for part in (life.account, name, kind.value, outcome) if part),
             at=at,
-            kind=each.kind,
+            kind=kind,
             pool=life.pool,
             models=life.models,
             worker_id=life.worker_id,
             ref=life.account,
-            outcome=each.outcome,
-            seconds=each.seconds,
-            micros=each.micros,
+            outcome=outcome,
+            seconds=seconds,
+            micros=micros,
             account=life.account,
         )
-        for each in parts
-    ]
+
+    left_s = round(paid_s(life, until) - charged.seconds, 6)
+    whole_micros, price = paid_micros(life, until), life.hour_micros
+    left_micros = None if whole_micros is None else whole_micros - charged.micros
+    if price is not None:
+        price = price_at(life.steps, life.ended_at or until, price)
+    if life.ended_at is None and left_s <= 0:
+        return []
+    entries = []
+    for outcome, wasted_s in _wasted(life):
+        seconds = round(min(wasted_s, left_s), 6)
+        if seconds > 0:
+            micros = cost_micros(seconds, price)
+            entries.append(entry(EntryKind.WASTED, outcome, seconds, micros))
+            left_s = round(left_s - seconds, 6)
+            left_micros = None if left_micros is None else left_micros - (micros or 0)
+    if left_s or left_micros:
+        # Less than a millisecond is the sum of rounding errors.
+        outcome = "correction" if left_s <= -_ROUNDING_S else ""
+        entries.append(entry(EntryKind.IDLE, outcome, left_s, left_micros))
+    return entries
 
 
-def shared(whole: int, weights: Sequence[float]) -> list[int]:
-    """Return a whole in parts by weight, which add up to it exactly; of no weight nothing.
-
-    Args:
-        whole: What is shared.
-        weights: >= 0 each, not all 0.
-    """
-    sums = list(itertools.accumulate(weights))
-    upto = [round(whole * each / sums[-1]) for each in sums]
-    return [each - before for before, each in itertools.pairwise([0, *upto])]
+def _wasted(life: Life) -> Iterator[tuple[str, float]]:
+    ended_at = life.ended_at
+    if ended_at is not None:
+        yield "minimum", paid_s(life, ended_at) - _lived_s(life, ended_at)
+        if not life.said_goodbye:
+            yield "silent", (ended_at - life.heard_at).total_seconds()

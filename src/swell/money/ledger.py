@@ -1,7 +1,7 @@
-"""The ledger: what machine time went into, and what it cost. Entries are added, never changed.
+"""The ledger: the use and the cost of machine time. Entries are added, never changed.
 
-Seconds are always known; money is where the pool has a price. What was charged too much or too
-little is set right by another entry, which may be negative.
+Every entry has seconds; it has a cost if the pool has a price. A later entry, which may be
+negative, corrects earlier ones.
 """
 
 from datetime import UTC, date, datetime
@@ -14,91 +14,84 @@ _HOUR_S: Final = 3600
 
 
 class EntryKind(StrEnum):
-    """What a worker's time went into."""
+    """A use of a worker's time."""
 
-    #: From asking for a worker until it takes tasks, or until it died before that.
+    #: From the request for a worker until it takes tasks or dies.
     COLD_START = "cold_start"
-    #: An attempt, its share of the device.
+    #: A successful attempt: its share of the device.
     ATTEMPT = "attempt"
-    #: Attempts that came to nothing.
+    #: An attempt without a result.
     FAILED = "failed"
-    #: Nothing to do.
     IDLE = "idle"
-    #: Anything else that served nobody, such as a model process that died with what it had drawn.
+    #: Restarts of the model process, model switches, minimum billing, lost contact.
     WASTED = "wasted"
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry."""
+    """One entry. Entries with the same id are charged once."""
 
-    #: Says what it is for, so that the same is charged once.
     id: str
     at: datetime
     kind: EntryKind
     pool: str
-    #: Names of models, with commas between; empty for none in particular.
+    #: Names of models, separated by commas; empty for none in particular.
     models: str = ""
     worker_id: str = ""
-    #: What it belongs to: a startup, or an attempt.
+    #: The startup or the task.
     ref: str = ""
-    #: How that ended, such as `ready` or `died`. What an attempt has paid to others is `paid`: no
-    #: time of its worker's, and no part of a machine's bill.
+    #: How it ended, such as `ready` or `died`. `paid` marks payments to remote services, which are
+    #: not part of a machine's bill.
     outcome: str = ""
     seconds: float
-    #: Millionths of a dollar; None where the pool has no price.
+    #: Millionths of a dollar; None if the pool has no price.
     micros: int | None = None
-    #: Of the machine or process whose time it is: the id of its cold start, or of its worker where
-    #: that told of none. Of what was paid to others, `paid:` and the model.
+    #: The machine or process: the id of its cold start, of its instance or of its worker; for
+    #: payments to remote services `paid:` and the model.
     account: str = ""
-    #: Whose attempts: the key and, where the pool has a price, the user.
+    #: The key of the attempts and, if the pool has a price, their user.
     key_id: str = ""
     user: str = ""
-    #: How many attempts it is for, and how many pictures they gave. What was paid to others counts
-    #: pictures where the attempt's other entry has no price.
+    #: Number of attempts, and of the images they made. The images of a paid attempt count in the
+    #: entry that has a price.
     attempts: int = 0
     images: int = 0
 
 
 class Charged(msgspec.Struct, frozen=True, kw_only=True):
-    """What was charged to an account so far."""
+    """The sum of all entries of an account."""
 
     seconds: float = 0.0
     micros: int = 0
 
 
 class CostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries of one day that have all of these in common, added up."""
+    """The sum of all entries of a day that have the other fields in common."""
 
     #: In UTC.
     day: date
     kind: EntryKind
     pool: str
-    #: Whose attempts; empty of anything else.
+    #: Of attempts only.
     model: str = ""
     key_id: str = ""
     user: str = ""
     attempts: int = 0
     images: int = 0
     seconds: float = 0.0
-    #: None where the pool had no price.
+    #: None if the pool had no price.
     micros: int | None = None
 
 
 def day_of(at: datetime) -> date:
-    """Return the day that an entry counts to."""
+    """Return the day (UTC) on which an entry counts."""
     return at.astimezone(UTC).date()
 
 
-def model_of(entry: LedgerEntry) -> str:
-    """Return the model that an entry counts to: that of its attempts."""
-    return entry.models if entry.kind in (EntryKind.ATTEMPT, EntryKind.FAILED) else ""
-
-
 def cost_micros(seconds: float, hour_micros: int | None) -> int | None:
-    """Return what a worker's time costs, in millionths of a dollar, rounded half to even.
+    """Return the cost of a worker's time in millionths of a dollar, rounded half to even.
 
     Args:
-        seconds: How long; negative to set something right.
-        hour_micros: What an hour costs; None where that is not known.
+        seconds: The time; negative for a correction.
+        hour_micros: The price of an hour; None if unknown.
     """
     return None if hour_micros is None else round(seconds * hour_micros / _HOUR_S)

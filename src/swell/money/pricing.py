@@ -1,52 +1,52 @@
-"""The price book: what an hour of one GPU costs, by provider, kind of machine and region. Pure.
+"""The price book: the price of an hour of one GPU, by provider, machine type and region. Pure.
 
-Three sources, the first that has a price: what the operator has set, what a cloud tells now, and a
-small list that comes with Swell (`prices.toml`), each row with the day it was read and its source.
-What a cloud tells is believed within bounds: none of zero, and no outlier, may win.
+The first of three sources with a price counts: the operator's settings, the cloud's current quote,
+and Swell's list (`prices.toml`), where each row has its source and date. A quote counts within
+bounds of the list, so neither an outlier nor a price of zero is used.
 """
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-#: A live price counts from and up to so many times the listed one.
+#: Bounds of a quote, as multiples of the listed price.
 LEAST: Final = 0.2
 MOST: Final = 3.0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an hour of one GPU costs."""
+    """The price of an hour of one GPU."""
 
     #: Such as `aws`, `gcp`, `azure`.
     provider: str
-    #: As the provider calls it, such as `g6.xlarge`.
+    #: The provider's name of the machine type, such as `g6.xlarge`.
     kind: str
     gpu: str
-    #: How many GPUs such a machine has; the price is that of one.
+    #: GPUs of such a machine; the price is that of one.
     gpus: int = 1
     #: Region or zone; empty for any.
     region: str = ""
-    #: Whether the provider may take it back.
+    #: Whether the provider may reclaim it.
     spot: bool = False
-    #: Millionths of a dollar; >= 1.
-    hour_micros: int
-    #: When it was read, and where.
+    #: Millionths of a dollar.
+    hour_micros: Annotated[int, msgspec.Meta(ge=1)]
+    #: Date and source of the price.
     read_on: date
     source: str
     note: str = ""
 
 
 class MachinePrice(NamedTuple):
-    """What an hour of a whole machine costs, and who says so.
+    """The price of an hour of a whole machine.
 
     Args:
         hour_micros: Millionths of a dollar.
         source: For people: a setting, or a row of the list.
-        read_on: When the list's source was read; None for a setting.
+        read_on: The date of the list's source; None for a setting.
     """
 
     hour_micros: int
@@ -54,11 +54,29 @@ class MachinePrice(NamedTuple):
     read_on: date | None = None
 
 
-class LivePrice(NamedTuple):
-    """What an hour of a whole machine costs now, as its cloud tells.
+class Machine(NamedTuple):
+    """A machine that a provider may launch.
 
     Args:
-        kind: Of machine, as the cloud calls it.
+        provider: Such as `aws`.
+        kind: The machine type.
+        places: Where it may run, the most exact first, such as a zone and its region.
+        spot: Whether the provider may reclaim it.
+        gpus: Its GPUs, if the list does not have them.
+    """
+
+    provider: str
+    kind: str
+    places: Sequence[str] = ()
+    spot: bool = False
+    gpus: int = 1
+
+
+class LivePrice(NamedTuple):
+    """A cloud's current quote for an hour of a whole machine.
+
+    Args:
+        kind: The cloud's name of the machine type.
         place: Zone or region.
         hour_micros: Millionths of a dollar.
     """
@@ -72,39 +90,22 @@ def prices_of(text: str) -> list[Price]:
     """Return the rows of a price list in TOML.
 
     Raises:
-        ValueError: It is none, a row lacks something, or a price is below 1.
+        ValueError: The list is invalid, a row lacks a field, or a price is below 1.
     """
-    rows = msgspec.convert(tomllib.loads(text).get("price", []), list[Price])
-    for each in rows:
-        if each.hour_micros < 1:
-            raise ValueError(f"the price of {each.provider} {each.kind} must be at least 1")
-    return rows
+    return msgspec.convert(tomllib.loads(text).get("price", []), list[Price])
 
 
 def price_name(provider: str, kind: str, *, region: str = "", spot: bool = False) -> str:
-    """Return how settings name a price, such as `aws/g6.xlarge@us-east-1/spot`."""
+    """Return the name of a price in the settings, such as `aws/g6.xlarge@us-east-1/spot`."""
     return f"{provider}/{kind}" + (f"@{region}" if region else "") + ("/spot" if spot else "")
 
 
-def bounded(live_micros: int, listed_micros: int) -> int:
-    """Return a live price within bounds of the listed one; that itself where it cannot be one.
-
-    Args:
-        live_micros: What a cloud tells.
-        listed_micros: What is listed; >= 1.
-    """
-    if live_micros <= 0:
-        return listed_micros
-    least, most = round(LEAST * listed_micros), round(MOST * listed_micros)
-    return max(1, least, min(most, live_micros))
-
-
 class PriceBook:
-    """All prices that are known.
+    """All known prices.
 
     Args:
-        listed: Of a list.
-        own: The operator's, by `price_name`, in millionths of a dollar an hour.
+        listed: The rows of a list.
+        own: The operator's prices by `price_name`, in millionths of a dollar an hour.
     """
 
     def __init__(self, listed: Sequence[Price], own: Mapping[str, int] | None = None) -> None:
@@ -114,120 +115,61 @@ class PriceBook:
             key = (each.provider, each.kind, each.spot)
             self._listed.setdefault(key, []).append(each)
 
-    def listed(
-        self, provider: str, kind: str, *, region: str = "", spot: bool = False
-    ) -> Price | None:
-        """Return the row of a region, or else of any, or else the dearest; None for no row."""
-        return self._row(provider, kind, (region,), spot)
+    def price(self, machine: Machine) -> MachinePrice | None:
+        """Return the price of an hour of a whole machine; None if unknown.
 
-    def machine(
-        self,
-        provider: str,
-        kind: str,
-        *,
-        places: Sequence[str] = (),
-        spot: bool = False,
-        gpus: int = 1,
-    ) -> MachinePrice | None:
-        """Return what an hour of a whole machine costs; None where nobody knows it.
-
-        Where no price of spot machines is known, it is that of others: they never cost more. An
-        operator's price counts for each GPU of a machine that is listed, else for all of it.
-
-        Args:
-            provider: Such as `aws`.
-            kind: Of machine.
-            places: Where it may stand, the most exact first, such as a zone and its region.
-            spot: Whether the provider may take it back.
-            gpus: How many GPUs it has, where the list does not say it.
+        A spot machine without a price has the on-demand price, which is never lower. An operator's
+        price counts for each GPU of a listed machine, else for the whole machine.
         """
-        row = self._row(provider, kind, places, spot)
-        like = row or self._row(provider, kind, places, not spot)
-        many = gpus if like is None else like.gpus
-        name = self.own_name(provider, kind, places, spot=spot)
+        row, usual = self._row(machine), machine._replace(spot=False)
+        like = row or self._row(machine._replace(spot=not machine.spot))
+        gpus = machine.gpus if like is None else like.gpus
+        name = self.own_name(machine)
         if name is not None:
-            return MachinePrice(many * self._own[name], f"prices.hour_micros, {name}")
+            return MachinePrice(gpus * self._own[name], f"prices.hour_micros, {name}")
         if row is not None:
-            name = price_name(provider, kind, region=row.region, spot=spot)
-            return MachinePrice(many * row.hour_micros, f"{name}: {row.source}", row.read_on)
-        if not spot:
-            return None
-        usual = self.machine(provider, kind, places=places, gpus=gpus)
-        if usual is None:
-            return None
-        return usual._replace(source=f"{usual.source}; on-demand price")
+            name = price_name(row.provider, row.kind, region=row.region, spot=row.spot)
+            return MachinePrice(gpus * row.hour_micros, f"{name}: {row.source}", row.read_on)
+        price = self.price(usual) if machine.spot else None
+        return price and price._replace(source=f"{price.source}; on-demand price")
 
-    def own_name(
-        self, provider: str, kind: str, places: Sequence[str], *, spot: bool
-    ) -> str | None:
-        """Return by which name the operator has set a price; None where that is not so."""
-        for place in (*places, ""):
-            name = price_name(provider, kind, region=place, spot=spot)
-            if name in self._own:
-                return name
-        return None
+    def own_name(self, machine: Machine) -> str | None:
+        """Return the name of the operator's price; None if there is none."""
+        provider, kind, places, spot, _ = machine
+        names = (price_name(provider, kind, region=each, spot=spot) for each in (*places, ""))
+        return next((name for name in names if name in self._own), None)
 
-    def knows(self, provider: str, kind: str) -> bool:
-        """Return whether a kind of machine is listed, and so how many GPUs it has."""
-        return any((provider, kind, spot) in self._listed for spot in (False, True))
+    def knows(self, machine: Machine) -> bool:
+        """Return whether the list has a machine type, and so the number of its GPUs."""
+        names = ((machine.provider, machine.kind, spot) for spot in (False, True))
+        return any(name in self._listed for name in names)
 
-    def believed(
-        self, provider: str, told: LivePrice, *, places: Sequence[str], spot: bool
-    ) -> int | None:
-        """Return what an hour of a machine costs by what a cloud tells, within bounds.
+    def live_micros(self, machine: Machine, quote_micros: int) -> int | None:
+        """Return the price of an hour of a machine by its cloud's quote.
 
-        None where that cannot be a price, and nothing is listed.
-
-        Args:
-            provider: Such as `aws`.
-            told: What it tells.
-            places: Where the machine may stand, the most exact first.
-            spot: Whether that is the price of spot machines.
+        The operator's price counts instead of the quote. None if the quote cannot be a price and
+        the machine is not listed.
         """
-        row = self._row(provider, told.kind, places, spot)
-        if row is not None:
-            return bounded(told.hour_micros, row.gpus * row.hour_micros)
-        return told.hour_micros if told.hour_micros > 0 else None
+        if self.own_name(machine) is not None:
+            own = self.price(machine)
+            return own and own.hour_micros
+        row = self._row(machine)
+        if row is None:
+            return quote_micros if quote_micros > 0 else None
+        listed = row.gpus * row.hour_micros
+        if quote_micros <= 0:
+            return listed
+        return max(1, round(LEAST * listed), min(round(MOST * listed), quote_micros))
 
-    def _row(self, provider: str, kind: str, places: Sequence[str], spot: bool) -> Price | None:
-        rows = self._listed.get((provider, kind, spot), [])
-        for wanted in (*places, ""):
-            for each in rows:
-                if each.region == wanted:
-                    return each
-        return max(rows, key=lambda each: each.hour_micros, default=None)
-
-    def hour_micros(
-        self,
-        provider: str,
-        kind: str,
-        *,
-        region: str = "",
-        spot: bool = False,
-        live_micros: int | None = None,
-    ) -> int | None:
-        """Return what an hour of one GPU costs, in millionths of a dollar; None if nobody knows.
-
-        Args:
-            provider: Such as `aws`.
-            kind: Of machine.
-            region: Region or zone; empty where that is not known.
-            spot: Whether the provider may take it back.
-            live_micros: What the provider tells now; None where it was not asked.
-        """
-        for wanted in (region, ""):
-            own = self._own.get(price_name(provider, kind, region=wanted, spot=spot))
-            if own is not None:
-                return own
-        listed = self.listed(provider, kind, region=region, spot=spot)
-        if listed is None:
-            return live_micros if live_micros is not None and live_micros > 0 else None
-        if live_micros is None:
-            return listed.hour_micros
-        return bounded(live_micros, listed.hour_micros)
+    def _row(self, machine: Machine) -> Price | None:
+        """Return the row of the most exact place, or of any place, or the most expensive row."""
+        rows = self._listed.get((machine.provider, machine.kind, machine.spot), [])
+        by_region = {each.region: each for each in reversed(rows)}
+        exact = (by_region[each] for each in (*machine.places, "") if each in by_region)
+        return next(exact, max(rows, key=lambda each: each.hour_micros, default=None))
 
 
-#: What comes with Swell.
+#: The list that comes with Swell.
 LIST: Final[Sequence[Price]] = tuple(
     prices_of((files("swell.money") / "prices.toml").read_text(encoding="utf-8"))
 )

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.errors import Unavailable
 
 #: What was killed is gone within so long, in seconds, or is left to the kernel.

@@ -20,7 +20,6 @@ import msgspec
 from pydantic import Field
 
 from swell.clock import Clock
-from swell.config import hide_secrets
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import (
     ASKED_AT,
@@ -34,6 +33,7 @@ from swell.provider import (
 from swell.providers.command import Ran, environment_or_ours, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
+from swell.redact import hide_secrets
 
 #: What a container's state means here; what is not named runs.
 _STATES: Final = {

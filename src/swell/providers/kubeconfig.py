@@ -22,10 +22,10 @@ import msgspec
 import yaml
 
 from swell.clock import Clock
-from swell.config import hide_secrets
 from swell.errors import InvalidRequest, Unavailable
 from swell.providers.command import run
 from swell.providers.marks import moment
+from swell.redact import hide_secrets
 
 #: What a pod is given by its cluster.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")

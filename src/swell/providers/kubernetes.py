@@ -28,7 +28,7 @@ import msgspec
 from pydantic import Field
 
 from swell.clock import Clock
-from swell.config import process_environment
+from swell.environment import process_environment
 from swell.errors import InvalidInput, SwellError, Unavailable
 from swell.provider import (
     ASKED_AT,

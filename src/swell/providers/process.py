@@ -87,7 +87,6 @@ class ProcessProvider:
         self._name = f"{os.getpid()}-{secrets.token_hex(3)}"
         self._instances: dict[str, Instance] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._last_pids: dict[str, int] = {}
         self._kill_at_s: dict[str, float] = {}
         self._starters: dict[str, asyncio.Task[None]] = {}
         #: Those whose process is being made this moment: it is there soon, whatever is asked for.
@@ -163,10 +162,6 @@ class ProcessProvider:
         process = self._processes.get(instance_id)
         return None if process is None else process.pid
 
-    def last_pid(self, instance_id: str) -> int | None:
-        """Return the process id that an instance has or had; None if it never ran."""
-        return self._last_pids.get(instance_id)
-
     def pids(self) -> set[int]:
         """Return the process ids of all instances that live."""
         return {process.pid for process in self._processes.values()}
@@ -223,7 +218,6 @@ class ProcessProvider:
             raise Unavailable(f"cannot run {request.command[:1]}: {error.strerror}") from error
         finally:
             self._making.discard(each)
-        self._last_pids[each] = self._processes[each].pid
         if self._instances[each].state is InstanceState.STARTING:
             running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
             self._instances[each] = running
@@ -281,7 +275,6 @@ class ProcessProvider:
             self._starters.pop(each, None)
             self._watchers.pop(each, None)
             self._kill_at_s.pop(each, None)
-            self._last_pids.pop(each, None)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -33,7 +33,6 @@ import msgspec
 from pydantic import Field
 
 from swell.clock import Clock
-from swell.config import hide_secrets
 from swell.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.provider import (
     ASKED_AT,
@@ -47,6 +46,7 @@ from swell.providers.command import environment_or_ours, run
 from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
+from swell.redact import hide_secrets
 
 #: SkyPilot lists a cluster once its server has begun with it, which may have others before.
 _LATE_S: Final = 900.0

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from swell.clock import Clock
-from swell.config import hide_secrets
 from swell.errors import InvalidInput, Unavailable
 from swell.providers.rest import Answer, Rest
+from swell.redact import hide_secrets
 
 
 class CloudTokens:

@@ -17,16 +17,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.api.calibration import Calibration, Promise, Situation
+from swell.api.calibration import Calibration, IssuedEstimate
 from swell.api.eta import (
     Estimate,
     EtaSeconds,
-    Load,
     ServiceTimes,
-    after_first,
-    estimate,
-    load_of,
+    Situation,
+    forecast,
 )
+from swell.api.eta import Workers as ServingWorkers
 from swell.arrivals import BIN_S, LAG_S, Arrivals, Arrived, arrived
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.observe import demands
@@ -232,7 +231,7 @@ class _Run:
         self._times = ServiceTimes()
         self._calibration = Calibration()
         #: Number of the task → what it was promised.
-        self._promises: dict[int, Promise] = {}
+        self._promises: dict[int, IssuedEstimate] = {}
         self._told_tasks: list[Told] = []
         #: Model → what was told of workers that are on their way, and when.
         self._coming: dict[str, list[tuple[float, int]]] = {}
@@ -344,30 +343,25 @@ class _Run:
         model, line = task.model, self._lines[task.model]
         stats = self._times.stats(model)
         serving = [pool for pool in self._pools if model in pool.like.speeds]
-        workers = sum(len(pool.ready) for pool in serving)
-        first_s = (0.0, 0.0) if workers else min(pool.start_s for pool in serving)
+        live = sum(len(pool.ready) for pool in serving)
         if stats is None:
             return None
-        load = Load() + load_of(stats, *line.before(task))
-        load += load_of(stats, self._running[model])
+        waiting, samples = line.before(task)
+        running = self._running[model]
+        work_s = stats.service_s(samples + running * stats.mean_count)
         at_once = sum(len(pool.ready) * pool.like.slots for pool in serving)
         passed_s = now_s - self._coming_at_s
         coming = [(max(0.0, in_s - passed_s), n) for in_s, n in self._coming.get(model, ())]
-        raw = estimate(
-            stats,
-            load,
-            workers=max(1, workers),
-            at_once=max(1, at_once),
-            count=task.samples,
-            ready_in_s=first_s,
-            coming=coming if workers else after_first(coming),
+        first_s, first_by_s = min(pool.start_s for pool in serving)
+        if not live:
+            coming = coming or [(first_s, 1)]
+        workers = ServingWorkers(
+            live=live, at_once=max(1, at_once), coming=coming, first_by_s=first_by_s
         )
-        situation = Situation.of(workers, raw)
-        told = self._calibration.corrected(model, situation, raw)
-        if raw.finish.median > 0:
-            self._promises[task.number] = Promise(
-                model, situation, raw.finish.median, told.finish, now_s
-            )
+        expected = forecast(stats, waiting + running, work_s, workers, task.samples)
+        told = self._calibration.corrected(model, expected)
+        if expected.finish.median > 0:
+            self._promises[task.number] = IssuedEstimate(model, expected, told, now_s)
         return told
 
     def _keep_promise(self, task: Task, now_s: float) -> None:
@@ -377,7 +371,9 @@ class _Run:
             took_s = now_s - promise.at_s
             self._calibration.learn(promise, took_s)
             if self._terms.are_told:
-                self._told_tasks.append(Told(promise.situation, promise.told, took_s))
+                self._told_tasks.append(
+                    Told(promise.forecast.situation, promise.estimate.finish, took_s)
+                )
 
     def _give(self, model: str, now_s: float) -> None:
         """Give what waits to whoever is free."""

@@ -12,7 +12,7 @@ import numpy as np
 from swell.autoscaler.cold_starts import UNKNOWN
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import PoolView
-from swell.money.bill import Life, rest
+from swell.money.bill import Life, remainder
 from swell.money.ledger import Charged, CostRow, EntryKind, cost_micros
 from swell.phases import STARTUPS_KEPT
 from swell.simulator.line import Task
@@ -133,7 +133,7 @@ class Books:
         self.add(pool.name, EntryKind.COLD_START, "", machine.cold_s, cold_micros)
         seconds = machine.cold_s + machine.attempts_s + machine.failed_s
         charged = Charged(seconds=seconds, micros=machine.attempts_micros + cold_micros)
-        for part in rest(life, charged, ended_at):
+        for part in remainder(life, charged, ended_at, name="end", at=ended_at):
             self.add(pool.name, part.kind, "", part.seconds, part.micros or 0)
             seconds += part.seconds
         return seconds

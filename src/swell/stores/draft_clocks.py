@@ -1,4 +1,4 @@
-"""Virtual clocks that a transaction advances, and that others see once it is written."""
+"""Virtual clocks with uncommitted changes of a transaction."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -36,12 +36,12 @@ class Draft(VirtualClock):
         return self._tag(flow, cost / weight)
 
     def serve(self, start: float) -> None:
-        """Note that a task with this start tag was handed to a worker."""
+        """Advance the virtual time: a task with this start tag was leased."""
         self._steps.append(("serve", start))
         super().serve(start)
 
     def take(self, flow: str, cost: float) -> float:
-        """Hand out a task that gets its tag only now; return the flow's next start tag."""
+        """Lease a task that gets its tag only now; return the flow's next start tag."""
         self._steps.append(("take", flow, cost))
         super().serve(self._tag(flow, cost))
         return self._finish[flow]
@@ -57,7 +57,7 @@ class Draft(VirtualClock):
                 self._base.tag(values[0], cost=values[1], weight=values[2])
 
     def take_back(self) -> None:
-        """After `keep`: remove the turns of tasks that were not written from the base."""
+        """After `keep`: refund the base for tasks that were not written."""
         for step, *values in self._steps:
             if step == "take":
                 self._base.give_back(*values)

@@ -1,4 +1,4 @@
-"""What waits of whom in a store's queues, and the clocks of fair queueing over it."""
+"""Counts of the ready tasks, and the virtual clocks of fair queueing, in memory."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -6,15 +6,15 @@ from typing import Any, Final
 
 from swell.fairness import VirtualClock, band
 
-#: Virtual clocks of keys' users that are kept, before those of keys without waiting tasks go.
+#: Clocks between the users of a key. Beyond these, clocks of keys without ready tasks are dropped.
 MAX_CLOCKS: Final = 10_000
 
-#: (flow, start tag, cost) of the tasks of one flow.
+#: (flow, start tag, cost) of a task.
 _Share = tuple[str, float, float]
 
 
 class Line:
-    """The ready tasks of one key in one queue and band."""
+    """Counts ready tasks and their samples, such as those of one key in one queue and band."""
 
     __slots__ = ("n", "samples")
 
@@ -23,53 +23,52 @@ class Line:
         self.samples = samples
 
     def add(self, n: int, samples: int) -> None:
-        """Count so many more, or less."""
+        """Add to both counts; negative numbers subtract."""
         self.n += n
         self.samples += samples
 
 
 class Waiting:
-    """How much of whom is ready, and whose turn it is: what a process keeps of it in memory."""
+    """The ready tasks of each key, and the clocks that decide the order."""
 
     def __init__(self) -> None:
-        #: (model, band) → whose flows are keys: they get their tags when a worker asks.
+        #: (model, band) → clock between keys. A task gets this tag when it is leased.
         self.turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
-        #: (model, key, priority) → whose flows are users: they get their tags on arrival.
+        #: (model, key, priority) → clock between users. A task gets this tag when it is ready.
         self.clocks: dict[tuple[str, str, int], VirtualClock] = {}
         self._max_clocks = MAX_CLOCKS
-        #: Queue → how many of its tasks are ready.
+        #: Queue → number of ready tasks; none is 0.
         self.ready: dict[str, int] = {}
-        #: Queue → band → key → its ready tasks; none is empty, and who came first stands first.
+        #: Queue → band → key → its ready tasks, in order of arrival; none is empty.
         self.lines: dict[str, dict[int, dict[str, Line]]] = {}
-        #: The model that the last lease took from.
+        #: The model of the last lease.
         self.last_model: str | None = None
-        #: Model → how many leases in a row were given others in its turn.
+        #: See `swell.fairness.take_bands`.
         self.passed: dict[str, int] = {}
 
     def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock of a key's users."""
+        """Return the clock between the users of a key."""
         clock = self.clocks.get((model, key_id, priority))
         if clock is None:
             if len(self.clocks) >= self._max_clocks:
-                self._forget_clocks()
+                self._drop_idle_clocks()
             clock = self.clocks[model, key_id, priority] = VirtualClock()
         return clock
 
-    def _forget_clocks(self) -> None:
-        # Where nothing of a key waits, its users start anew. As in `VirtualClock`, the next look
-        # waits until there are twice as many.
+    def _drop_idle_clocks(self) -> None:
         bands = [lines for of_queue in self.lines.values() for lines in of_queue.values()]
         waiting = {key_id for lines in bands for key_id in lines}
         self.clocks = {key: clock for key, clock in self.clocks.items() if key[1] in waiting}
+        # As in `VirtualClock`, so that a call is cheap on average.
         self._max_clocks = max(MAX_CLOCKS, 2 * len(self.clocks))
 
     def queues_of(self, model: str) -> list[str]:
-        """Return the queues of a model, those of its versions included, in which tasks wait."""
+        """Return the queues of a model and its versions that have ready tasks."""
         versions = f"{model}:"
         return [queue for queue in self.ready if queue == model or queue.startswith(versions)]
 
     def restore(self, lines: Iterable[Any], shares: Iterable[Any]) -> None:
-        """Take over what the rows of `ready_lines` and `open_shares` say; clocks never go back."""
+        """Replace the counts by rows of `ready_lines`; advance the clocks by `open_shares`."""
         self.ready, self.lines = {}, {}
         for queue, priority, key_id, n, samples in lines:
             self.count(queue, band(priority), key_id, n, samples)
@@ -81,7 +80,7 @@ class Waiting:
             self.clock(*key).restore(waiting, served)
 
     def count(self, queue: str, band_: int, key_id: str, n: int, samples: int) -> None:
-        """Count so many ready tasks and their samples more, or less."""
+        """Add ready tasks and their samples; negative numbers subtract."""
         ready = self.ready.get(queue, 0) + n
         if ready > 0:
             self.ready[queue] = ready

@@ -1,7 +1,7 @@
-"""The ready tasks as one transaction sees them, the same over every database.
+"""The ready tasks as one transaction sees them.
 
 How many tasks are ready per queue, band and key is known in memory (`Waiting`). The tasks are read
-from the database line by line: a lease reads only the lines whose turn it is (`LinesCut`).
+from the database line by line: a lease reads only the lines that are next (`LinesCut`).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ LineId = tuple[str, int, str]
 #: (priority, tag, id)
 Place = tuple[int, float, str]
 
-#: (queue, key, highest priority, *place after which it begins, limit): parameters of one read.
+#: (queue, key, highest priority, *place to read after, limit): parameters of one read.
 Read = tuple[str, str, int, int, float, str, int]
 
 
@@ -43,7 +43,7 @@ class LinesCut(Exception):
 
 
 class _Head(msgspec.Struct):
-    """What was read of a line: its first tasks."""
+    """The first tasks of a line, as far as read."""
 
     task_ids: list[str]
     last: Place
@@ -153,7 +153,7 @@ class ReadyTasks:
         return len(self._heads)
 
     def reads(self, cut: LinesCut) -> list[Read]:
-        """Return what to read for a plan."""
+        """Return the reads that a plan needs."""
         share, found = -(-cut.n // len(cut.lines)), []
         for queue, urgency, key_id in cut.lines:
             head = self._heads.get((queue, urgency, key_id))
@@ -165,7 +165,7 @@ class ReadyTasks:
         return found
 
     def note(self, line: LineId, places: Sequence[Place], limit: int) -> None:
-        """Note what a read found, after what was read before."""
+        """Add the result of a read to the tasks read before."""
         head = self._heads.setdefault(line, _Head([], (0, -1.0, ""), False))
         head.task_ids += [task_id for _, _, task_id in places]
         head.last = places[-1] if places else head.last

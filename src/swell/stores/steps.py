@@ -1,124 +1,30 @@
-"""What one task goes through in a transaction, the same over every database.
-
-A store's session reads and writes tasks; the steps below say which. What a database has of its own
-(how tasks are found, locked and written) stays with its session.
-"""
+"""What happens to tasks in a transaction, the same over both databases."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from swell import task as life
-from swell.errors import Conflict, IdempotencyMismatch, SwellError
-from swell.fairness import VirtualClock, band
+from swell.fairness import band
 from swell.retry import RetryPolicy
 from swell.stages import Sight, may_run
-from swell.store import Accepted, Ended, Hold, HoldState, Onward, Start
-from swell.task import Failed, NewTask, Settlement, Task, TaskState
+from swell.store import Ended, Hold, HoldState, Onward, Start
+from swell.stores.ready import is_ready
+from swell.task import Failed, Settlement, Task, TaskState
+
+if TYPE_CHECKING:
+    from swell.stores.session import Session
 
 
-class Session(Protocol):
-    """The tasks as one transaction sees them."""
-
-    @property
-    def now(self) -> datetime:
-        """The time of the transaction."""
-        ...
-
-    def get(self, task_id: str) -> Task | None:
-        """Return a task."""
-        ...
-
-    def put(self, task: Task) -> None:
-        """Write a task that `get` returned and that has changed."""
-        ...
-
-    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock between the users of a key."""
-        ...
-
-    def turns(self, model: str, urgency: int) -> VirtualClock:
-        """Return the clock between the keys of a model and band."""
-        ...
-
-
-def accept(
-    tasks: Sequence[NewTask],
-    find: Callable[[NewTask], Accepted | SwellError | None],
-    add: Callable[[NewTask], Task],
-    *,
-    all_or_none: bool,
-) -> list[Accepted | SwellError]:
-    """Add those that are new. See `Store.accept`.
-
-    Args:
-        tasks: As they were asked for.
-        find: Looks an idempotency key up, also among those that were added here.
-        add: Makes a task, and keeps its idempotency key.
-        all_or_none: Whether one that is refused keeps all others out.
-    """
-    if all(new.idempotency_key is None for new in tasks):
-        return [Accepted(add(new), True) for new in tasks]
-    earlier = _earlier_of_all(tasks, find)
-    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
-    if errors and all_or_none:
-        return [
-            result
-            if isinstance(result, SwellError)
-            else Conflict(f"not accepted, because task {errors[0]} of the same call was not")
-            for result in earlier
-        ]
-    results: list[Accepted | SwellError] = []
-    for new, known in zip(tasks, earlier, strict=True):
-        # A key may come twice in one call: the second time it is known by now.
-        result = known or (find(new) if new.idempotency_key else None)
-        results.append(result or Accepted(add(new), True))
-    return results
-
-
-def _earlier_of_all(
-    tasks: Sequence[NewTask], find: Callable[[NewTask], Accepted | SwellError | None]
-) -> list[Accepted | SwellError | None]:
-    """Look every key up before anything is written, and compare those that come twice."""
-    first: dict[tuple[str, str], bytes] = {}
-    found: list[Accepted | SwellError | None] = []
-    for new in tasks:
-        known = find(new) if new.idempotency_key else None
-        if known is None and new.idempotency_key is not None:
-            scope = (new.key_id, new.idempotency_key)
-            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
-                known = IdempotencyMismatch(
-                    "two tasks in this call have the same idempotency key and different "
-                    "bodies; use a different key for each request"
-                )
-        found.append(known)
-    return found
-
-
-def repeated(
-    new: NewTask, task_id: str, fingerprint: bytes, get: Callable[[str], Task | None]
-) -> Accepted | SwellError | None:
-    """Return what becomes of a request whose idempotency key stands for an earlier task."""
-    if fingerprint != new.fingerprint:
-        return IdempotencyMismatch(
-            f"the idempotency key was used for task {task_id} with another body; "
-            "use a new key for a new request"
-        )
-    task = get(task_id)
-    return Accepted(task, False) if task else None
-
-
-def start(session: Session, wish: Start) -> Task | None:
+def start(session: "Session", wish: Start) -> Task | None:
     """Start a task that is ready. See `Store.start`."""
     task = session.get(wish.task_id)
-    if task is None or task.state is not TaskState.QUEUED or task.available_at is not None:
-        return None
-    if task.queue != wish.queue:
-        return None
     now = session.now
+    if task is None or not is_ready(task) or task.queue != wish.queue:
+        return None
     if life.is_expired(task, now):
         return None
     running = life.start(
@@ -134,18 +40,18 @@ def start(session: Session, wish: Start) -> Task | None:
     return running
 
 
-def _serve(session: Session, task: Task) -> None:
-    """Note that a task is handed out: whoever does it, its key and user have had their turns."""
+def _serve(session: "Session", task: Task) -> None:
+    """Note in the clocks that the key and user of a task had their turns."""
     model = task.stage_model
     session.clock(model, task.key_id, task.priority).serve(task.tag)
     session.turns(model, band(task.priority)).take(task.key_id, task.count)
 
 
-def tagged(session: Session, task: Task) -> Task:
-    """Return a new task with its place in the order among those of its key.
+def tagged(session: "Session", task: Task) -> Task:
+    """Return a new task with its start tag among the tasks of its key.
 
-    A pipeline gets one in the queue of each of its stages at once. So it does not wait there behind
-    what comes after it, and its user's turns are counted there as here.
+    A pipeline gets a tag for each of its stages at once. So it does not wait there behind tasks
+    that arrive later, and the turns of its user count in all of these queues.
     """
     flow, cost, run = task.user or "", task.count, task.run
     if run is None:
@@ -163,12 +69,12 @@ def tagged(session: Session, task: Task) -> Task:
 
 
 def going_on(task: Task, onward: Onward | None, n: int, now: datetime) -> Task:
-    """Return a task that was just settled, started with its next stage where somebody goes on.
+    """Return a settled task, with its next stage started if the worker can run it.
 
     Args:
-        task: As it was settled.
-        onward: Who would.
-        n: So many of this call go on already.
+        task: After the settlement.
+        onward: The worker, if any.
+        n: How many tasks of this call it has started already.
         now: The time.
     """
     if onward is None or n >= onward.n or task.state is not TaskState.QUEUED:
@@ -188,7 +94,7 @@ def going_on(task: Task, onward: Onward | None, n: int, now: datetime) -> Task:
 
 
 def settle(
-    session: Session,
+    session: "Session",
     settlements: Sequence[Settlement],
     onward: Onward | None,
     policy: RetryPolicy,
@@ -214,7 +120,7 @@ def settle(
 
 
 def _settle(
-    session: Session,
+    session: "Session",
     task: Task,
     settlement: Settlement,
     policy: RetryPolicy,
@@ -235,12 +141,10 @@ def _settle(
     return ended
 
 
-def cap_waits(
-    session: Session, tasks: Sequence[Task | None], lease_s: float, backoff_s: float
-) -> int:
+def cap_waits(session: "Session", task_ids: Sequence[str], lease_s: float, backoff_s: float) -> int:
     """Shorten waits, and return how many. See `Store.cap_waits`."""
     n = 0
-    for task in tasks:
+    for task in map(session.get, task_ids):
         if task is None:
             continue
         capped = life.cap_wait(task, now=session.now, lease_s=lease_s, backoff_s=backoff_s)
@@ -250,8 +154,8 @@ def cap_waits(
     return n
 
 
-def extend(session: Session, hold: Hold, until: datetime) -> HoldState:
-    """Let a lease run on. See `Store.extend`."""
+def extend(session: "Session", hold: Hold, until: datetime) -> HoldState:
+    """Extend a lease. See `Store.extend`."""
     task = session.get(hold.task_id)
     if task is None or not task.is_held_by(hold.attempt, hold.token):
         return HoldState(is_held=False)
@@ -259,7 +163,7 @@ def extend(session: Session, hold: Hold, until: datetime) -> HoldState:
     return HoldState(is_held=True, cancel_requested=task.cancel_requested)
 
 
-def cancel(session: Session, task_ids: Sequence[str]) -> Ended:
+def cancel(session: "Session", task_ids: Sequence[str]) -> Ended:
     """Cancel tasks. See `Store.cancel`."""
     tasks: list[Task | None] = []
     again = []

@@ -1,7 +1,7 @@
-"""Spans by OTLP over HTTP, in the forms of OpenTelemetry's SDK and with its exporter.
+"""Exports spans by OTLP over HTTP, with the exporter of OpenTelemetry's SDK.
 
-The SDK's tracers are not used: they time what runs inside them, and here a span is told when it is
-over. Spans wait in a list, and are sent in groups from a thread, so that nobody waits for them.
+The SDK's tracers are not used: they time the code inside a span, and here spans are created when
+they have ended. Spans wait in a queue, and a thread sends them in groups.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace
 
-#: Where the exporter says what came of a request.
-_TOLD: Final = logging.getLogger("opentelemetry.exporter.otlp")
+#: Logger on which the exporter reports failed requests.
+_EXPORTER_LOG: Final = logging.getLogger("opentelemetry.exporter.otlp")
 
-#: Spans that wait to be sent; beyond that, the oldest are dropped.
+#: Length of the queue; beyond it the oldest spans are dropped.
 MAX_WAITING: Final = 16_384
 
-#: So many go with one request, and after the first so long is waited for others, in seconds.
+#: Spans per request, and the wait for further spans after the first, in seconds.
 GROUP: Final = 512
 GROUP_WITHIN_S: Final = 0.5
 
-#: How long one request may take, its repetitions included, and all of them at the end, in seconds.
+#: Timeout of one request with its retries, and of all requests at the end, in seconds.
 SEND_WITHIN_S: Final = 5.0
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,12 +46,12 @@ class OtlpTracer:
     Args:
         endpoint: Such as `http://collector:4318`; the path is `/v1/traces` unless it has one.
         clock: For the waits between groups.
-        sample: Share of the traces that begin here and are kept, 0 to 1.
-        service: What this process is, such as `swell-backend`.
-        instance: Which of them.
+        sample: Share of sampled traces, 0 to 1.
+        service: Name of this kind of process, such as `swell-backend`.
+        instance: Name of this process.
 
     Raises:
-        InvalidRequest: The endpoint is no URL of HTTP.
+        InvalidRequest: The endpoint is not an HTTP URL.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class OtlpTracer:
     ) -> None:
         self._clock = clock
         self._sample = sample
-        # Seeded by the system; ids of spans must differ, and need not be secret.
+        # Seeded by the system; ids of spans must be unique, not secret.
         self._rng = random.Random()
         self._resource = Resource.create({"service.name": service, "service.instance.id": instance})
         self._scope = InstrumentationScope("swell")
         self._exporter = OTLPSpanExporter(endpoint=_url(endpoint), timeout=SEND_WITHIN_S)
         self._waiting: deque[ReadableSpan] = deque(maxlen=MAX_WAITING)
         self._sending: asyncio.Task[None] | None = None
-        # A collector that is away is told once a group; how it was tried again is not worth a line.
-        _TOLD.setLevel(logging.ERROR)
+        # Report an unreachable collector once per group, without the retries.
+        _EXPORTER_LOG.setLevel(logging.ERROR)
 
     def begin(self, client: str | None) -> Trace | None:
         if client is not None:
@@ -91,7 +91,7 @@ class OtlpTracer:
                 kind=SpanKind.SERVER if span.is_server else SpanKind.INTERNAL,
                 status=Status(StatusCode.ERROR, span.error) if span.error else Status(),
                 start_time=start_ns,
-                # Two machines' clocks may differ, and one's may have been set back.
+                # Clocks of two machines may differ, and a clock may be set back.
                 end_time=max(start_ns, _nanoseconds(span.end_at)),
                 instrumentation_scope=self._scope,
             )
@@ -106,7 +106,7 @@ class OtlpTracer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SEND_WITHIN_S):
                 await self._send()
-        # Wakes the thread if it waits for a collector that is away.
+        # Wakes the thread if it waits for an unreachable collector.
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     async def _send_soon(self) -> None:
@@ -127,30 +127,28 @@ class OtlpTracer:
 
 
 async def why_refused(endpoint: str) -> str:
-    """Send a collector no spans, as a tracer would send some; return why it takes none, or nothing.
+    """Send a collector an empty request; return why it refuses it, or an empty text.
 
     Raises:
-        InvalidRequest: The endpoint is no URL of HTTP.
+        InvalidRequest: The endpoint is not an HTTP URL.
     """
     exporter = OTLPSpanExporter(endpoint=_url(endpoint), timeout=SEND_WITHIN_S)
-    heard = _Heard(logging.ERROR)
-    is_passed_on = _TOLD.propagate
-    _TOLD.addHandler(heard)
-    _TOLD.propagate = False
+    last = _LastLine(logging.ERROR)
+    propagates = _EXPORTER_LOG.propagate
+    _EXPORTER_LOG.addHandler(last)
+    _EXPORTER_LOG.propagate = False
     try:
         result = await asyncio.to_thread(exporter.export, [])
     finally:
-        _TOLD.removeHandler(heard)
-        _TOLD.propagate = is_passed_on
+        _EXPORTER_LOG.removeHandler(last)
+        _EXPORTER_LOG.propagate = propagates
         exporter.shutdown()  # type: ignore[no-untyped-call]
     if result is SpanExportResult.SUCCESS:
         return ""
-    return heard.line or "it does not answer"
+    return last.line or "it does not answer"
 
 
-class _Heard(logging.Handler):
-    """Keeps the last line."""
-
+class _LastLine(logging.Handler):
     line = ""
 
     def emit(self, record: logging.LogRecord) -> None:

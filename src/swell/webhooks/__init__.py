@@ -1,1 +1,1 @@
-"""Engine: sends what the outbox holds to whom it is for."""
+"""Sends the webhooks in the outbox to their receivers."""

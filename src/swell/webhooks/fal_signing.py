@@ -1,8 +1,8 @@
-"""Signatures of webhooks as fal makes them: Ed25519 over who asked, when, and the body's SHA-256.
+"""Webhook signatures in fal's form: Ed25519 over request, user, time and the body's SHA-256.
 
-Receivers read the public keys as a set of JSON Web Keys, and take a request whose time is within
-five minutes of theirs. The library is an extra, `swell[fal]`, so that this module is imported only
-where something is signed so.
+Receivers read the public keys as a JSON Web Key Set, and accept a request if its time is within
+five minutes of theirs. The library is an extra, `swell[fal]`, so this module is imported only when
+it is needed.
 
 Source:
     fal's documentation, "Webhooks", "Verifying your webhook", November 2026; RFC 8032, Ed25519;
@@ -15,15 +15,15 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: Tells this use of a secret from others.
+#: Separates this use of a secret from others.
 _PURPOSE: Final = b"swell webhooks in fal's form"
 
 
 class FalKey:
-    """A private key. What it is appears in no text of it.
+    """A private key. Its `repr` does not show it.
 
     Args:
-        secret: Random bytes, 32 or more, from which it is derived.
+        secret: 32 or more random bytes; the key is derived from them.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -31,17 +31,17 @@ class FalKey:
         self._private = Ed25519PrivateKey.from_private_bytes(seed)
         #: The public key, 32 bytes in base64url without padding.
         self.x: Final = _base64url(self._private.public_key().public_bytes_raw())
-        #: What tells it from others.
+        #: The key id.
         self.id: Final = hashlib.sha256(self.x.encode()).hexdigest()[:16]
 
     def headers(self, request_id: str, user_id: str, at_s: int, body: bytes) -> dict[str, str]:
         """Return the headers of one request.
 
         Args:
-            request_id: The request's at the façade.
-            user_id: Who asked.
+            request_id: The id of the request in fal's API.
+            user_id: The user who sent it.
             at_s: Unix seconds of the attempt.
-            body: What is sent.
+            body: The body of the webhook.
         """
         digest = hashlib.sha256(body).hexdigest()
         message = "\n".join((request_id, user_id, str(at_s), digest)).encode()

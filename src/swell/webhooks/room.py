@@ -1,4 +1,4 @@
-"""Which webhook attempts may start now, so that no key and no host takes all slots. Pure.
+"""Concurrency limits of webhook attempts: no key and no host takes all slots. Pure.
 
 The slots are in two parts. The first request to a host of a key takes one of three quarters.
 Further requests to the same host share the last quarter, and only a host that answers gets any. So
@@ -14,16 +14,16 @@ from swell.outbox import Delivery
 #: The part of all slots for further requests to one host.
 _FURTHER_PART: Final = 4
 
-#: A key gets another slot only while it holds fewer than so many times the free ones. Alone it gets
-#: two thirds of the first slots for hosts that do not answer, and four fifths with those that do,
-#: so that hosts that hang leave slots for hosts that answer. Of the further slots, and of all for
-#: one host, it is a quarter.
+#: A key gets another slot only while it holds fewer than this many times the free ones. One key
+#: alone gets two thirds of the first slots for hosts that do not answer, and four fifths with those
+#: that do, so hosts that hang leave slots for others. The share of the further slots, and of all
+#: slots for one host, is a quarter.
 _SHARE: Final = 2.0
 _SHARE_ANSWERING: Final = 4.0
 _SHARE_FURTHER: Final = 1 / 3
 _SHARE_OF_HOST: Final = 1 / 3
 
-#: Receivers that are remembered because they answer.
+#: The most receivers that count as answering.
 _MOST_ANSWERING: Final = 10_000
 
 
@@ -31,7 +31,7 @@ class Answering:
     """The receivers that answer: those that left fewer than `most` requests in a row unanswered.
 
     Args:
-        most: After so many unanswered requests a receiver counts as one that hangs.
+        most: Unanswered requests after which a receiver counts as hanging.
     """
 
     def __init__(self, most: int) -> None:
@@ -88,11 +88,11 @@ class Room:
         return self._free_first + self._free_further
 
     def full_places(self) -> list[str]:
-        """Return the places where nothing more may start."""
+        """Return the places without a free slot."""
         return [place for place, held in self._places.items() if held >= self._most_at(place)]
 
     def take(self, delivery: Delivery) -> bool:
-        """Hold a slot for an attempt, if it may start now; return whether it may."""
+        """Take a slot for an attempt if it may start now; return whether it may."""
         has_room = not self.why_not(delivery)
         if has_room:
             self._hold(delivery)
@@ -133,5 +133,5 @@ def _is_fair(held: int, free: int, share: float) -> bool:
 
 
 def _host_of(delivery: Delivery) -> str:
-    """Return the host of a place, for all keys; a standing endpoint is a host of its own."""
+    """Return the host of a place, for all keys; a standing endpoint counts as a host."""
     return delivery.place.rpartition(" ")[2]

@@ -1,4 +1,4 @@
-"""What follows from a receiver's answer: delivered, another attempt later, or none. Pure.
+"""What follows from a receiver's answer: delivered, failed, or another attempt later. Pure.
 
 Source:
     Standard Webhooks 1.0.0, "Best practices for delivery" (schedule, 410, no redirects); RFC 9110,
@@ -15,32 +15,32 @@ import msgspec
 
 from swell.outbox import Delivery, DeliveryState, Told, Try
 
-#: How long after each failure the next attempt is made, in seconds: ten attempts in three days.
+#: Waits before the second to the tenth attempt, in seconds: about three days in total.
 SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 
-#: By as much a wait is made longer or shorter, so that failures spread out.
+#: A random part of a wait, so that retries spread out.
 _JITTER: Final = 0.1
 
-#: No receiver can put an attempt off for longer, in seconds.
+#: The longest delay that a receiver can ask for, in seconds.
 _MOST_S: Final = 86400.0
 
-#: With these a receiver may say when it wants to be asked again.
+#: Statuses with which a receiver may ask for a delay (`Retry-After`).
 _PUTS_OFF: Final = frozenset({429, 502, 503, 504})
 
 _GONE: Final = 410
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attempt met."""
+    """The answer to an attempt, or why there was none."""
 
     at: datetime
     took_s: float
-    #: None where there was no answer.
+    #: None if there was no answer.
     status: int | None = None
     retry_after: str | None = None
-    #: The beginning of what was answered.
+    #: The beginning of the body.
     text: str = ""
-    #: Why there was no answer: a word, and in words.
+    #: Why there was no answer: a code and a text.
     error: str = ""
     detail: str = ""
     #: Whether no other attempt can help.
@@ -48,18 +48,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_gone(answer: Answer) -> bool:
-    """Whether the receiver wants nothing any more."""
+    """Whether the receiver refuses all later deliveries."""
     return answer.status == _GONE
 
 
 def what_follows(
     delivery: Delivery, answer: Answer, schedule_s: Sequence[float], rng: random.Random
 ) -> Told:
-    """Return what becomes of a delivery after an attempt.
+    """Return the state of a delivery after an attempt.
 
     Args:
-        delivery: As it was before.
-        answer: What the attempt met.
+        delivery: Its state before.
+        answer: The answer to the attempt.
         schedule_s: Waits before all attempts but the first.
         rng: Spreads the waits.
     """
@@ -90,7 +90,7 @@ def what_follows(
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Return for how long a `Retry-After` asks to wait, in seconds; None where that is unclear."""
+    """Return the delay in a `Retry-After` header, in seconds; None if it cannot be read."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return min(_MOST_S, float(text[:9]))
@@ -106,7 +106,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
 def _wait_s(
     before: int, answer: Answer, schedule_s: Sequence[float], rng: random.Random
 ) -> float | None:
-    """Return how long to wait after an attempt that so many came before; None after the last."""
+    """Return the wait after an attempt; None after the last one."""
     if before >= len(schedule_s):
         return None
     wait_s = schedule_s[before] * (1 + _JITTER * (2 * rng.random() - 1))
@@ -116,7 +116,7 @@ def _wait_s(
 
 
 def _error_of(answer: Answer) -> tuple[str, str]:
-    """Return what was wrong with an answer, as a word and in words; nothing where it is 2xx."""
+    """Return a code and a text for a failure; empty for 2xx."""
     status = answer.status
     if status is None:
         return answer.error, answer.detail

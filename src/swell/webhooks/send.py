@@ -1,4 +1,4 @@
-"""One attempt to deliver, over HTTP: nothing is followed, little is read, and only so long."""
+"""One attempt to deliver over HTTP: without redirects, and with a limit on time and bytes."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from swell.outbox import SNIPPET_CHARS
 from swell.webhooks.schedule import Answer
 from swell.webhooks.signing import signature_headers
 
-#: What is read of an answer, in bytes, and for how long, in seconds: it only tells people more.
+#: How much of an answer is read, in bytes and seconds: it is for humans only.
 _READ_BYTES: Final = 2 * SNIPPET_CHARS
 _READ_S: Final = 1.0
 
-#: Longest text of an error that is kept.
+#: The longest error text.
 _MAX_DETAIL: Final = 300
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent, and to where."""
+    """A request to send."""
 
     url: str
     body: bytes
-    #: Secrets that sign it.
+    #: Secrets for the signature.
     signing: Sequence[str]
-    #: Besides those that every attempt has.
+    #: Additional headers.
     headers: Mapping[str, str] = {}
-    #: What it cannot quote, since it was gone by then.
+    #: Whether data of the task had been removed, so that the request cannot have it.
     inputs_removed: bool = False
     outputs_removed: bool = False
 
@@ -41,21 +41,21 @@ class Sender(Protocol):
     """Makes one attempt."""
 
     async def send(self, letter: Letter, message_id: str) -> Answer:
-        """Return what came of it. Raises nothing that the receiver could cause."""
+        """Return the answer, or why there was none. Raises nothing that a receiver can cause."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         ...
 
 
 class HttpSender:
-    """Sends to whatever `Outbound` may connect to.
+    """Sends through `Outbound`.
 
     Args:
-        outbound: Whose limit of time is that of one attempt.
+        outbound: Limits the time and the addresses of an attempt.
         clock: The time.
-        release: Of Swell, told to the receiver.
+        release: Of Swell, for the user agent.
     """
 
     def __init__(self, outbound: Outbound, clock: Clock, release: str) -> None:
@@ -81,7 +81,7 @@ class HttpSender:
         except SwellError as refused:
             error, detail = refused.code, refused.detail
         except aiohttp.ClientResponseError:
-            # Its words quote the answer, and they outlive the data that an answer may quote.
+            # Its text quotes the answer, which may have data of the task.
             error, detail = "connection", "the response is not HTTP"
         except (aiohttp.ClientError, OSError, ValueError) as broken:
             error, detail = "connection", _plain(f"{type(broken).__name__}: {broken}")
@@ -102,7 +102,7 @@ class HttpSender:
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:
-    """Return the beginning of an answer's body, as far as it comes soon."""
+    """Return the beginning of an answer's body, as far as it arrives soon."""
     found = b""
     try:
         async with asyncio.timeout(_READ_S):

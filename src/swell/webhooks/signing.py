@@ -20,7 +20,7 @@ _SECRET_BYTES: Final = 32
 
 
 def new_secret() -> str:
-    """Return a new secret: `whsec_` and standard base64, in which no underscore occurs.
+    """Return a new secret: `whsec_` and standard base64, which has no underscore.
 
     Replicate's clients split it at the underscore and want exactly two parts.
     """
@@ -33,13 +33,13 @@ def signature_headers(
     """Return the three headers of one attempt.
 
     Args:
-        signing: Secrets; each signs, so that receivers may know any one of them.
+        signing: Secrets; each makes a signature, so a receiver needs only one of them.
         message_id: The same in every attempt.
-        sent_at_s: Of this attempt, in Unix seconds.
-        body: As it is sent.
+        sent_at_s: The time of this attempt, in Unix seconds.
+        body: The request's body.
 
     Raises:
-        InvalidRequest: A secret is none.
+        InvalidRequest: A secret is malformed.
     """
     content = f"{message_id}.{sent_at_s}.".encode() + body
     signatures = [

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from swell.media import LoRA, combined
+from swell.sdk.media import LoRA, combined
 from swell.weights.lora import Change, LayerNames, add, read_lora
 from swell.weights.residency import COPY_ALONE_BYTES, COPY_THREADS
 

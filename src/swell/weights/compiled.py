@@ -32,7 +32,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from swell.clock import Clock, SystemClock
-from swell.config import process_environment, replace_environment
+from swell.environment import process_environment, replace_environment
 from swell.errors import SwellError
 from swell.phases import fetching
 from swell.weights.cache import CacheFull, CacheUnusable, WeightCache

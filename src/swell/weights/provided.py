@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from swell.clock import Clock, SystemClock
-from swell.config import process_environment, replace_environment
+from swell.environment import process_environment, replace_environment
 from swell.phases import fetching
 from swell.weights import descriptors
 from swell.weights.cache import NotCached, WeightCache

@@ -10,8 +10,9 @@ from typing import Final
 import msgspec
 
 from swell.clock import Clock
-from swell.media import LoRA, combined
-from swell.model import Reject, StepModel
+from swell.sdk.context import Reject
+from swell.sdk.media import LoRA, combined
+from swell.sdk.step_model import StepModel
 from swell.weights.lora import WrongLora
 
 #: Content and scale of each LoRA of a set, in its one order; empty for none.

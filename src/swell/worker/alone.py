@@ -11,9 +11,12 @@ from pydantic import ValidationError
 
 from swell.clock import Clock
 from swell.errors import FieldError, InvalidInput, SwellError
-from swell.model import Definition, File, Image, Item, Model, Reject, flatten
-from swell.packs import inputs_of, pack_fields
 from swell.results import TaskWarning
+from swell.sdk.context import Item, Listener, Reject
+from swell.sdk.define import Definition
+from swell.sdk.media import File, Image, flatten
+from swell.sdk.model import Model
+from swell.sdk.multi_sample_inputs import inputs_of, pack_fields
 
 #: Code of Swell that calls models.
 _CALLERS: Final = tuple(
@@ -55,8 +58,8 @@ class LocalResult:
     warnings: Sequence[TaskWarning] = ()
 
 
-class _Teller:
-    """Hands a model's progress on."""
+class _Teller(Listener):
+    """Passes a model's progress on, and collects its warnings."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
@@ -65,18 +68,6 @@ class _Teller:
 
     def progress(self, done: int, total: int) -> None:
         self._tell(done, total)
-
-    def preview(self, make: Callable[[], Any]) -> None:
-        """Nobody looks at previews on a terminal, so none is made."""
-
-    def is_cancelled(self) -> bool:
-        return False
-
-    def ready(self, index: int, file: Image | File) -> None:
-        """A terminal shows what is whole."""
-
-    def paid(self, micros: int) -> None:
-        """Nobody is charged for what one runs by hand."""
 
     def warn(self, warning: TaskWarning) -> None:
         self.warnings[warning] = None

@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.model import Array, Arrays, HostArrays, NoiseStream, Plan, Sampler
+from swell.sdk.step_model import Array, Arrays, HostArrays, NoiseStream, Plan, Sampler
 from swell.worker import solver as solvers
 from swell.worker.checkpoint import FORMAT, decode_checkpoint, encode_checkpoint
 from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table, blend

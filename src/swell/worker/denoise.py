@@ -71,12 +71,11 @@ import msgspec
 import numpy as np
 
 from swell.clock import Clock, SystemClock
-from swell.model import (
+from swell.sdk.context import Cancelled, Item
+from swell.sdk.step_model import (
     NOT_FINITE,
     Array,
     Arrays,
-    Cancelled,
-    Item,
     Mark,
     NoiseStream,
     Plan,

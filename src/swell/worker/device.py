@@ -16,8 +16,10 @@ import psutil
 
 from swell.clock import Clock
 from swell.errors import InvalidModel, SwellError
-from swell.model import Definition, HostArrays, Model, StepModel, can_offload
 from swell.phases import Phase, PhaseLog
+from swell.sdk.define import Definition
+from swell.sdk.model import Model, can_offload
+from swell.sdk.step_model import HostArrays, StepModel
 from swell.weights.compiled import all_tried_out
 from swell.worker.frames import Load, Moved, Moving
 from swell.worker.pipe import Pipe

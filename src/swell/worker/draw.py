@@ -23,9 +23,10 @@ import PIL.Image
 import pydantic
 
 from swell.clock import Clock
-from swell.model import Item, StepModel
 from swell.registry import ModelCard
 from swell.results import TaskWarning
+from swell.sdk.context import Item, Listener
+from swell.sdk.step_model import StepModel
 from swell.worker.arena import InvalidCheckpoint, SampleState
 from swell.worker.curve_files import curves_path, read_curves, write_curves
 from swell.worker.denoise import Denoiser, Drawn, Request
@@ -147,8 +148,8 @@ class _Drawing(Job):
         self.told_s = self.previewed_s = clock.monotonic_s()
 
 
-class _Listener:
-    """Hears one sample. See `swell.model.Listener`."""
+class _Listener(Listener):
+    """Hears one sample. See `swell.sdk.context.Listener`."""
 
     __slots__ = ("_drawer", "_index", "_job")
 
@@ -166,9 +167,6 @@ class _Listener:
 
     def is_cancelled(self) -> bool:
         return self._drawer.is_cancelled(self._job)
-
-    def ready(self, index: int, file: Any) -> None:
-        """Do nothing: what a sample of such a model gives is one file, sent when it is whole."""
 
     def paid(self, micros: int) -> None:
         self._job.paid(micros)

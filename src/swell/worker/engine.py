@@ -17,6 +17,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 from collections import OrderedDict
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
 from swell.errors import SwellError
 from swell.registry import ModelCard
 from swell.retry import RetryPolicy
+from swell.settings.worker import WorkerSettings
 from swell.task import Released, Timings
 from swell.weights.cache import WeightCache
 from swell.worker.at_work import AtWork
@@ -70,7 +72,6 @@ from swell.worker.loras import Loras
 from swell.worker.outcomes import Delivery, failed, faulty, stopped, success
 from swell.worker.parts import Brought, Parts
 from swell.worker.run import ModelProcess, ModelRefused, Origin, ProcessDied, describe_exit
-from swell.worker.settings import WorkerSettings
 from swell.worker.startups import Startups
 from swell.worker.supply import Supply
 from swell.worker.traces import TaskTraces
@@ -105,6 +106,9 @@ GOODBYE_WITHIN_S: Final = 1.5
 
 #: Exit code of a worker whose backend was away for `give_up_s`.
 NO_BACKEND: Final = 5
+
+#: The worker gives up after this many failed starts of the model process in a row.
+MAX_BOOT_DEATHS: Final = 5
 
 #: What is left for goodbyes, beside `handover_s`, before somebody kills the worker, in seconds.
 LAST_WORDS_S: Final = 2.0
@@ -186,14 +190,12 @@ class Worker:
         origin: Origin | None = None,
     ) -> None:
         self._settings = settings
+        self._is_exact = settings.batching == "exact"
+        self._origin: Origin = origin or Origin(None)
         #: Give it a tracer before `run` where traces are wanted.
         self.traces = TaskTraces(clock, settings.name)
-        self._forks = None if origin is None else origin.forks
-        self._begun = None if origin is None else origin.process
-        self._provision = None if origin is None else origin.provision
-        self._startups = (origin and origin.startups) or Startups(
-            clock, settings.pool, settings.device
-        )
+        self._begun = self._origin.process
+        self._startups = self._origin.startups or Startups(clock, settings.pool, settings.device)
         #: When the model process began to bring a model, in monotonic seconds.
         self._moving_since_s = 0.0
         self._dispatch = dispatch
@@ -227,7 +229,7 @@ class Worker:
         self._delivery = Delivery(
             self._encoders, self._courier, settings.picture_format, self._feed, self.traces
         )
-        self._loras = Loras(dispatch, weights, clock, settings.lora_limit_bytes)
+        self._loras = Loras(dispatch, weights, clock, settings.max_lora_bytes)
         self._supply = Supply(settings, dispatch, self._loras, self._courier)
         #: How often the LoRAs of each model were changed by its process, since that began.
         self.lora_swaps: dict[str, int] = {}
@@ -237,7 +239,9 @@ class Worker:
         self._deliveries: dict[int, asyncio.Task[None]] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._is_draining = self._was_signalled = self._is_releasing = False
-        self._watchdog = BackendWatchdog(clock, settings.give_up_s, self._end_without_backend)
+        self._watchdog = BackendWatchdog(
+            clock, settings.give_up_s or None, self._end_without_backend
+        )
         #: Set when the model process has told all that it drew, or can tell nothing any more.
         self._handed_over = asyncio.Event()
         #: Whether somebody starts the model process, and sees for himself if it dies.
@@ -276,14 +280,14 @@ class Worker:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if handle_signals:
             self._handle_signals()
-        if self._forks is not None:
-            self._forks.begin()
+        if self._origin.forks is not None:
+            self._origin.forks.begin()
         if self._begun is not None:
             self._begun.report_to(self._on_frame, self._on_exit)
         self._process = self._begun or self._new_process()
         self._start = asyncio.get_running_loop().create_task(self._boot_and_join())
-        if self._provision is not None:
-            self._provision.add_done_callback(self._on_provision)
+        if self._origin.provision is not None:
+            self._origin.provision.add_done_callback(self._on_provision)
         try:
             ends: set[asyncio.Future[Any]] = {self._start, self._ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -319,7 +323,7 @@ class Worker:
             models=cards,
             slots=slots,
             device=self._settings.device,
-            host=self._settings.host,
+            host=socket.gethostname(),
             pid=os.getpid(),
             instance=self._settings.instance,
             release=version_of("swell"),
@@ -342,7 +346,7 @@ class Worker:
             self._served[card.name] = _Served(
                 batching_of(card), file_fields(card.input_schema), card.step_bucket > 0
             )
-        if self._settings.exact:
+        if self._is_exact:
             # One that was never loaded may turn out to be free of it.
             self._pinned = set(ready.residents) - set(ready.invariant)
         self._line.rooms = {
@@ -377,18 +381,18 @@ class Worker:
             device_memory_bytes=settings.device_memory_bytes,
             host_memory_bytes=settings.host_memory_bytes,
             optional=settings.optional,
-            shelf=settings.shelf,
+            shelf=self._origin.shelf,
         )
         if any(card.step_bucket for card in cards):
             curves = None if self._curves is None else str(self._curves)
-            self._process.draw_like(Studio(settings.exact, curves))
+            self._process.draw_like(Studio(self._is_exact, curves))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
         self._residents, self._expected_s = ready.residents, ready.expected_s
-        if self._forks is not None:
+        if self._origin.forks is not None:
             versions = {card.name: card.version for card in cards}
-            self._forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
+            self._origin.forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
         for name, reason in ready.left_out.items():
             _log.error("left out: the model cannot be loaded", model=name, reason=reason)
         return [card for card in cards if card.name not in ready.left_out], ready
@@ -437,14 +441,14 @@ class Worker:
         if not self._startups.is_ready:
             await self._startups.tell_end(self._dispatch)
         tasks: list[asyncio.Task[Any]] = [self._start, *self._loops, *self._errands]
-        tasks += [] if self._provision is None else [self._provision]
+        tasks += [] if self._origin.provision is None else [self._origin.provision]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loras.close()
         await self._process.kill()
-        if self._forks is not None:
-            await self._forks.close()
+        if self._origin.forks is not None:
+            await self._origin.forks.close()
         await self._encoders.close()
         await self._dispatch.close()
         await self.traces.close()
@@ -781,9 +785,13 @@ class Worker:
     # --- what the model process says -------------------------------------------------------------
 
     def _new_process(self) -> ModelProcess:
-        settings = self._settings
+        origin = self._origin
         return ModelProcess(
-            settings.python, self._on_frame, self._on_exit, self._forks, settings.variables
+            origin.home.python,
+            self._on_frame,
+            self._on_exit,
+            self._origin.forks,
+            origin.home.variables,
         )
 
     def _on_frame(self, process: ModelProcess, frame: Frame) -> None:
@@ -1100,7 +1108,7 @@ class Worker:
                 break
             except (SwellError, OSError) as error:
                 failures += 1
-                if failures >= self._settings.max_boot_deaths:
+                if failures >= MAX_BOOT_DEATHS:
                     self._give_up(f"the model process does not start any more: {error}")
                     return
                 _log.warning("the model process does not start", detail=str(error))

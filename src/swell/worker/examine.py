@@ -24,9 +24,11 @@ import msgspec
 
 from swell.clock import SystemClock
 from swell.errors import SwellError
-from swell.media import Image
-from swell.model import Definition, Reject, is_function_model, load_models, remedy
 from swell.samples import MOST_BYTES
+from swell.sdk.context import Reject
+from swell.sdk.define import Definition, is_function_model
+from swell.sdk.load import load_models, remedy
+from swell.sdk.media import Image
 from swell.worker.alone import (
     Loaded,
     LocalResult,

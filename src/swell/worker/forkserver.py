@@ -44,7 +44,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from swell.clock import Clock, SystemClock
-from swell.config import replace_environment
+from swell.environment import replace_environment
 from swell.errors import SwellError
 
 #: Longest message; an entry point, its arguments and its environment.

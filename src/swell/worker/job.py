@@ -17,20 +17,13 @@ import pydantic
 from pydantic import BaseModel
 
 from swell.clock import Clock
-from swell.model import (
-    NOT_FINITE,
-    Attachment,
-    Cancelled,
-    Definition,
-    File,
-    Image,
-    Reject,
-    flatten,
-    whole,
-)
-from swell.packs import inputs_of, pack_fields
 from swell.results import MOST_WARNINGS, TaskWarning
-from swell.upright import in_8_bits, upright
+from swell.sdk.context import Cancelled, Listener, Reject
+from swell.sdk.define import Definition
+from swell.sdk.image_orientation import in_8_bits, upright
+from swell.sdk.media import Attachment, File, Image, flatten
+from swell.sdk.multi_sample_inputs import inputs_of, pack_fields
+from swell.sdk.step_model import NOT_FINITE, whole
 from swell.weights.lora import WrongLora
 from swell.worker.device import CannotLoad
 from swell.worker.frames import (
@@ -161,7 +154,7 @@ def _defaults(checked: Any) -> dict[str, Any]:
     }
 
 
-class Job:
+class Job(Listener):
     """A task while it runs: its samples, what they gave, and who hears them."""
 
     __slots__ = (

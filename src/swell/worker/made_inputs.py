@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import PIL.Image
 
-from swell.model import example_of
+from swell.sdk.schema_examples import example_of
 
 #: What `other_value` returns where it knows no other.
 NOTHING_ELSE: Final = object()

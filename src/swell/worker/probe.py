@@ -20,7 +20,7 @@ import msgspec
 import psutil
 
 from swell.clock import Clock
-from swell.media import Attachment, Image
+from swell.sdk.media import Attachment, Image
 from swell.worker.alone import Loaded, LocalResult, check_input, run_together
 from swell.worker.lacks import Hint, Times, hints_of_times
 from swell.worker.made_inputs import NOTHING_ELSE, other_value

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib
 import os
 import signal
 import socket
@@ -11,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from swell.config import process_environment
-from swell.errors import NotFound, SwellError
+from swell.environment import process_environment
+from swell.errors import InvalidModel, NotFound, SwellError
 from swell.phases import Span
 from swell.registry import ModelCard
 from swell.worker.forkserver import Forked
@@ -336,6 +335,8 @@ class Origin:
     startups: Startups | None = None
     #: Brings weights meanwhile; the worker ends where it fails.
     provision: asyncio.Task[None] | None = None
+    #: Where its models' weights are.
+    shelf: Shelf | None = None
 
 
 def _kill(process: asyncio.subprocess.Process | Forked) -> None:
@@ -348,9 +349,7 @@ def _kill(process: asyncio.subprocess.Process | Forked) -> None:
 
 
 def _refusal(code: str) -> type[SwellError]:
-    # Imported when it is needed, since all that models need comes with it.
-    invalid: type[SwellError] = importlib.import_module("swell.model").InvalidModel
-    return {kind.code: kind for kind in (invalid, NotFound)}.get(code, ModelRefused)
+    return {kind.code: kind for kind in (InvalidModel, NotFound)}.get(code, ModelRefused)
 
 
 def describe_exit(code: int) -> str:

@@ -4,6 +4,7 @@ import structlog
 
 from swell.dispatch import Dispatch
 from swell.errors import InvalidInput, SwellError
+from swell.settings.worker import WorkerSettings
 from swell.task import Failed
 from swell.weights.cache import CacheFull
 from swell.weights.lora import WrongLora
@@ -14,7 +15,6 @@ from swell.worker.frames import MAX_INPUT_FILES_BYTES
 from swell.worker.handover import CONTENT_TYPE, packed, unpacked
 from swell.worker.loras import Loras
 from swell.worker.outcomes import failed
-from swell.worker.settings import WorkerSettings
 from swell.worker.text import describe_error
 
 _log = structlog.get_logger("swell.worker")
@@ -36,6 +36,7 @@ class Supply:
         self, settings: WorkerSettings, dispatch: Dispatch, loras: Loras, courier: Courier
     ) -> None:
         self._settings = settings
+        self._is_exact = settings.batching == "exact"
         self._dispatch = dispatch
         self._loras = loras
         self._courier = courier
@@ -45,7 +46,7 @@ class Supply:
         own_files = held.task.own_files
         try:
             held.files = await fetch_files(
-                self._dispatch, urls, self._settings.fetch_limit_bytes, own_files
+                self._dispatch, urls, self._settings.max_file_bytes, own_files
             )
             if held.files_bytes > MAX_INPUT_FILES_BYTES:
                 raise InvalidInput(
@@ -73,7 +74,7 @@ class Supply:
         """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
         try:
             raw = await self._courier.recall(url)
-            left = unpacked(raw, held.task, self._settings.device, self._settings.exact)
+            left = unpacked(raw, held.task, self._settings.device, self._is_exact)
         except Exception as error:
             _log.warning(
                 ("checkpoints: an earlier attempt's checkpoint cannot be used, drawing again"),
@@ -92,7 +93,7 @@ class Supply:
             data = packed(
                 held.task,
                 self._settings.device,
-                self._settings.exact,
+                self._is_exact,
                 held.seed,
                 held.checkpoints,
             )

@@ -66,7 +66,7 @@ _FLEETING: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ForksSettings:
-    """Filled by `wiring.py`."""
+    """Where the fork server keeps its files, what it imports, and how long it waits."""
 
     #: Only this user may look into it. Holds sockets, locks, and what was imported last time.
     folder: Path

@@ -15,8 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.clock import SystemClock
-from swell.config import argos_folders
-from swell.model import Image, Item, Plan, Reject, Speed, StepModel
+from swell.environment import argos_folders
+from swell.registry import Speed
+from swell.sdk.context import Item, Reject
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan, StepModel
 from swell.zoo import paint
 from swell.zoo.embedded import weights
 from swell.zoo.icons import Floats, Icons, Prompt

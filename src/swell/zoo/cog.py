@@ -22,7 +22,9 @@ from typing import Any, ClassVar, Final
 
 import aiohttp
 
-from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject
+from swell.errors import InvalidModel
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.model import Batch, Model
 from swell.zoo.cog_schema import CogSchema
 from swell.zoo.cog_server import (
     AT_ONCE,

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from swell import ui
-from swell.media import File
-from swell.model import InvalidModel
+from swell.errors import InvalidModel
+from swell.sdk.media import File
 
 _PLAIN: Final[Mapping[str, Any]] = {
     "string": str,

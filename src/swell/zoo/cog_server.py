@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from swell.clock import Clock, SystemClock
-from swell.config import process_environment
-from swell.model import InvalidModel
+from swell.environment import process_environment
+from swell.errors import InvalidModel
 
 #: In the order in which they are looked for.
 _ENGINES: Final = ("docker", "podman")

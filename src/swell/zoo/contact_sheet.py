@@ -10,8 +10,11 @@ import PIL.ImageFont
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Cancelled, Image, Item, Model, Reject, Speed
-from swell.upright import upright
+from swell.registry import Speed
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.image_orientation import upright
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.zoo.pictures import LIMITS, sample
 
 #: Pixels of a sheet at most.

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from swell import ui
-from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
+from swell.registry import Speed
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan, Sampler, StepModel
 
 Floats = NDArray[np.float32]
 

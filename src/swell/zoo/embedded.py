@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from swell.model import InvalidModel
+from swell.errors import InvalidModel
 
 try:
     import onnxruntime

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Image, Item, Model, Speed
+from swell.registry import Speed
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
 

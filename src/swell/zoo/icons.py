@@ -34,7 +34,10 @@ from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
-from swell.model import Image, Item, Plan, Sampler, Speed, StepModel
+from swell.registry import Speed
+from swell.sdk.context import Item
+from swell.sdk.media import Image
+from swell.sdk.step_model import Plan, Sampler, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed
 from swell.zoo.subjects import Subjects

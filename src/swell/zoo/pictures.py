@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from swell.media import Image, Within
-from swell.upright import upright
+from swell.sdk.image_orientation import upright
+from swell.sdk.media import Image, Within
 from swell.zoo.embedded import weights
 
 Pixels = NDArray[np.uint8]

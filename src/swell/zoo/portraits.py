@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Cancelled, Image, Item, Model, Reject, Speed
+from swell.registry import Speed
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.media import Image
+from swell.sdk.model import Model
 from swell.zoo.cutout import Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import NO_FACE, Face, FaceDetector

@@ -23,7 +23,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.model import Item, Model, Speed
+from swell.registry import Speed
+from swell.sdk.context import Item
+from swell.sdk.model import Model
 from swell.zoo.embedded import weights
 
 #: What can be refused. `minors` is a child together with anything sexual, never a child alone.

@@ -39,10 +39,12 @@ from swell import ui
 from swell.addresses.outbound import Outbound
 from swell.addresses.urls import CheckedUrl, UrlPolicy, bare_url
 from swell.clock import Clock, SystemClock
-from swell.config import state_folder
-from swell.errors import InvalidRequest
-from swell.media import Audio, File, Image, Video, Within
-from swell.model import Batch, Cancelled, InvalidModel, Item, Model, Reject, define
+from swell.environment import state_folder
+from swell.errors import InvalidModel, InvalidRequest
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.define import define
+from swell.sdk.media import Audio, File, Image, Video, Within
+from swell.sdk.model import Batch, Model
 from swell.zoo.cog_schema import data_of
 from swell.zoo.remote_outputs import Meant
 

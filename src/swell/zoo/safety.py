@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Batch, Image, Item, Model, Speed
-from swell.upright import upright
+from swell.registry import Speed
+from swell.sdk.context import Item
+from swell.sdk.image_orientation import upright
+from swell.sdk.media import Image
+from swell.sdk.model import Batch, Model
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import LIMITS, Pixels, closed, sample
 

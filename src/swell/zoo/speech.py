@@ -25,7 +25,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.model import Audio, Cancelled, Item, Model, Reject, Speed
+from swell.registry import Speed
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.media import Audio
+from swell.sdk.model import Model
 from swell.zoo.embedded import session, weights
 from swell.zoo.pronounce import Pronouncer, sentences, spoken
 

@@ -32,8 +32,10 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.config import argos_folders
-from swell.model import Item, Model, Reject, Speed
+from swell.environment import argos_folders
+from swell.registry import Speed
+from swell.sdk.context import Item, Reject
+from swell.sdk.model import Model
 from swell.zoo.embedded import weights
 
 #: What languages are called, by ISO 639-1 code.

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.media import Within
-from swell.model import Cancelled, Image, Item, Model, Speed
+from swell.registry import Speed
+from swell.sdk.context import Cancelled, Item
+from swell.sdk.media import Image, Within
+from swell.sdk.model import Model
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed, opened, sample
 

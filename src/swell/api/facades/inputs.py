@@ -1,12 +1,12 @@
-"""Files in inputs, as clients of other APIs name them.
+"""Request bodies of other APIs: JSON objects, files of forms, and data URIs in inputs.
 
-A file may be named by a URL, which its worker fetches behind the same guard as any URL of a user
-(`swell.addresses.outbound`), or stand in the input itself as a data URI. Those become uploads of
-ours, so that megabytes of base64 lie neither in the store nor in what is listed.
+Files of forms and long data URIs become uploads, so that neither the database nor lists hold
+megabytes of base64. URLs stay as they are: the worker fetches them.
 """
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -15,31 +15,40 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.cards import pointer_of
+from swell.api.facades.errors import field_error
 from swell.api.files import keep_upload, plain_type
+from swell.api.forms import Part, read_parts
 from swell.api.reading import check_json
 from swell.api.service import Service
-from swell.errors import FieldError, InvalidInput, InvalidRequest, TooLarge
+from swell.errors import InvalidRequest, TooLarge
+from swell.objects import ObjectInfo
 
 #: Most fields of a body, without those inside their values.
 _MAX_FIELDS: Final = 1000
 
-#: Shorter ones stay where they are: an upload would take more room.
+#: Shorter data URIs stay: an upload would take more room.
 _LEAST_CHARS: Final = 4096
 
-#: How far inputs are looked into, in levels.
+#: Most levels of an input that are searched for files.
 _DEEPEST: Final = 50
 
-#: Names and numbers that lead to a value.
-_Path = tuple[str | int, ...]
-#: A list or an object, where in it a string stands, and the whole way to it.
-_Place = tuple[Any, Any, _Path]
+#: Largest seed of a task; larger ones are taken modulo the next number.
+_MOST_SEED: Final = 2**53 - 1
+
+#: Most samples of a task.
+_MOST_SAMPLES: Final = 100
 
 _DATA_URI: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 
 
 def is_data_uri(text: str) -> bool:
-    """Whether a string is a data URI with base64 in it."""
+    """Whether a string is a data URI with base64."""
     return text.startswith("data:") and _DATA_URI.match(text) is not None
+
+
+def is_long_data_uri(text: str) -> bool:
+    """Whether a string is a data URI that becomes an upload."""
+    return len(text) >= _LEAST_CHARS and is_data_uri(text)
 
 
 def data_uri(data: bytes, content_type: str) -> str:
@@ -51,109 +60,152 @@ async def json_object(service: Service, call: Call) -> dict[str, Any]:
     """Return the fields of a body; none where it is empty.
 
     Raises:
-        InvalidRequest: It is no JSON object.
+        InvalidRequest: The body is not a JSON object.
         TooLarge: It is too long, or has too many fields.
     """
     check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
-    try:
-        told = msgspec.json.decode(body or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON in UTF-8: {error}; send an object") from error
-    if not isinstance(told, dict):
+    body = await call.body(service.settings.server.max_body_bytes)
+    value = decode_json(body or b"{}", "the body")
+    if not isinstance(value, dict):
         raise InvalidRequest('the body is no JSON object: send one such as {"prompt": "a fox"}')
-    if len(told) > _MAX_FIELDS:
-        raise TooLarge(f"the body has {len(told):,} fields: send at most {_MAX_FIELDS:,}")
-    return told
+    if len(value) > _MAX_FIELDS:
+        raise TooLarge(f"the body has {len(value):,} fields: send at most {_MAX_FIELDS:,}")
+    return value
+
+
+def decode_json(data: bytes | msgspec.Raw | str, what: str) -> Any:
+    """Return decoded JSON.
+
+    Raises:
+        InvalidRequest: It is not JSON in UTF-8.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{what} is not JSON in UTF-8: {error}") from error
+
+
+def form_parts(call: Call, limit_bytes: int) -> AsyncIterator[Part]:
+    """Return the parts of a form as they arrive.
+
+    Raises:
+        InvalidRequest: The form cannot be read.
+        TooLarge: It is longer than `limit_bytes`.
+    """
+    return read_parts(call.header(b"content-type") or b"", call.chunks(limit_bytes))
+
+
+async def upload_part(
+    service: Service, call: Call, part: Part, media_type: str = "", name: str = ""
+) -> tuple[ObjectInfo, str]:
+    """Store a file of a form as an upload; return it with the SHA-256 of its bytes.
+
+    Raises:
+        UnsupportedType, InvalidRequest: The file cannot be an upload.
+    """
+    sha256 = hashlib.sha256()
+
+    async def hashed() -> AsyncIterator[bytes]:
+        async for piece in part.data:
+            sha256.update(piece)
+            yield piece
+
+    kind = plain_type(media_type or part.media_type)
+    info = await keep_upload(service, call, hashed(), kind, name or part.filename or "")
+    return info, sha256.hexdigest()
+
+
+def take_seed(fields: dict[str, Any], known: Any, at: str = "") -> int | None:
+    """Take the task's seed out of an input, unless the model has an input of this name.
+
+    Empty and negative seeds mean any seed.
+
+    Raises:
+        InvalidInput: The seed is no whole number.
+    """
+    if "seed" in known:
+        return None
+    seed = fields.pop("seed", None)
+    if seed is None or seed == "":
+        return None
+    if type(seed) is not int:
+        raise field_error(f"{at}seed", "a seed is a whole number, 0 or more", "type")
+    return None if seed < 0 else seed % (_MOST_SEED + 1)
+
+
+def take_count(fields: dict[str, Any], known: Any, name: str, at: str = "") -> int:
+    """Take the task's number of samples out of an input, unless the model has such an input.
+
+    Raises:
+        InvalidInput: It is no whole number from 1 to 100.
+    """
+    count = None if name in known else fields.pop(name, None)
+    return 1 if count is None else whole_number(count, at + name, 1, _MOST_SAMPLES)
+
+
+def whole_number(value: Any, field: str, least: int, most: int) -> int:
+    """Return an integer within bounds.
+
+    Raises:
+        InvalidInput: It is something else.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise field_error(field, f"it is a whole number from {least} to {most}", "type")
+    return value
 
 
 async def with_uploads(service: Service, call: Call, value: Any, at: str = "/input") -> Any:
-    """Return an input, decoded, with URLs of uploads in the place of its long data URIs.
+    """Upload the long data URIs of an input, and return it with their URLs.
 
     Args:
-        service: Who keeps them.
-        call: Whose they are.
-        value: The input, or a part of it.
+        service: The backend.
+        call: The request; the uploads belong to its key.
+        value: The input, decoded, or a part of it. It is changed in place.
         at: JSON pointer to it, for errors.
 
     Raises:
-        InvalidInput: One of them is not base64.
-        UnsupportedType: One is of a kind that may not be uploaded.
+        InvalidInput: A data URI is not valid base64.
+        UnsupportedType: A file is of a kind that may not be uploaded.
     """
 
-    async def kept(text: str, pointer: str) -> str:
+    async def upload(text: str, pointer: str) -> str:
         head, _, body = text.partition(",")
         try:
             data = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError) as error:
-            detail = "the data URI is not valid base64"
-            where = FieldError(pointer=pointer, detail=detail, code="data_uri")
-            raise InvalidInput(f"{pointer}: {detail}", errors=[where]) from error
-        content_type = plain_type(head.removeprefix("data:"))
-        info = await keep_upload(service, call, _once(data), content_type)
+            raise field_error(pointer, "the data URI is not valid base64", "data_uri") from error
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield data
+
+        info = await keep_upload(service, call, chunks(), plain_type(head.removeprefix("data:")))
         return service.urls(call).file(info.key, info.bytes)
 
-    return await replaced_strings(value, _is_long_data_uri, kept, at)
+    return await replace_strings(value, is_long_data_uri, upload, at)
 
 
-async def replaced_strings(
+async def replace_strings(
     value: Any,
     is_wanted: Callable[[str], bool],
     replace: Callable[[str, str], Awaitable[str]],
     at: str = "",
 ) -> Any:
-    """Return a JSON value with some of the strings in it replaced.
+    """Replace strings inside a JSON value, in place, and return the value.
 
     Args:
-        value: The value. It is not changed.
-        is_wanted: Whether a string is replaced. Asked of each, of which there may be millions.
-        replace: From a string and the JSON pointer to it to what stands for it.
-        at: JSON pointer to the value. More than 50 levels below it nothing is looked at.
+        value: The value.
+        is_wanted: Whether to replace a string.
+        replace: Returns the replacement from the string and its JSON pointer.
+        at: JSON pointer to the value. Strings more than 50 levels below it stay.
     """
-    found: list[_Place] = []
-    whole = [value]
-    if not _has_wanted(whole, is_wanted):
-        # Nearly always: millions of lists are not made anew for nothing.
-        return value
-    copy = _copied(whole, is_wanted, (), found, -1)
-    for holder, key, path in found:
-        holder[key] = await replace(holder[key], at + pointer_of(path[1:]))
-    return copy[0]
-
-
-def _has_wanted(whole: list[Any], is_wanted: Callable[[str], bool]) -> bool:
-    left: list[Any] = whole.copy()
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            if is_wanted(each):
-                return True
-        elif isinstance(each, list):
-            left.extend(each)
-        elif isinstance(each, dict):
-            left.extend(each.values())
-    return False
-
-
-def _copied(
-    value: Any, is_wanted: Callable[[str], bool], path: _Path, found: list[_Place], level: int
-) -> Any:
-    """Return a list or an object anew, and note where in it strings are wanted."""
-    copy: Any = value.copy()
-    if level >= _DEEPEST:
-        return copy
-    for key, each in enumerate(value) if isinstance(value, list) else value.items():
-        if isinstance(each, str):
-            if is_wanted(each):
-                found.append((copy, key, (*path, key)))
-        elif isinstance(each, list | dict):
-            copy[key] = _copied(each, is_wanted, (*path, key), found, level + 1)
-    return copy
-
-
-def _is_long_data_uri(text: str) -> bool:
-    return len(text) >= _LEAST_CHARS and is_data_uri(text)
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
+    root = [value]
+    left: list[tuple[Any, tuple[str | int, ...]]] = [(root, ())]
+    for holder, path in left:
+        items = enumerate(holder) if isinstance(holder, list) else list(holder.items())
+        for key, each in items:
+            if isinstance(each, str):
+                if is_wanted(each):
+                    holder[key] = await replace(each, at + pointer_of((*path, key)[1:]))
+            elif isinstance(each, list | dict) and len(path) < _DEEPEST:
+                left.append((each, (*path, key)))
+    return root[0]

@@ -1,26 +1,21 @@
-"""Which façades there are, and which path a client means whose base URL is a little off. Pure."""
+"""Names and path prefixes of the compatible APIs, and the repair of base URLs. Pure."""
 
+import re
 from typing import Final
 
-#: Every façade, by the first part of its paths.
+#: Every compatible API, by the first part of its paths.
 FACADE_NAMES: Final = ("replicate", "openai", "fal", "libretranslate")
 
-#: What their paths begin with.
+#: Their path prefixes.
 FACADES: Final = tuple(f"/{name}/" for name in FACADE_NAMES)
 
-#: Some clients put `/v1` behind their base URL, others want it there: both spellings get through.
-_VERSIONED: Final = ("/replicate/", "/openai/")
+#: Some clients append `/v1` to their base URL, others expect it there: both work.
+_VERSION: Final = re.compile(r"^(/replicate/|/openai/)(?:v1/)*")
 
 
 def path_meant(path: str) -> str:
-    """Return the path that is served for one that a client asked below a façade.
+    """Return the path to serve for a request to a compatible API.
 
-    `/replicate/v1/v1/models` and `/replicate/models` mean `/replicate/v1/models`.
+    `/replicate/v1/v1/models` and `/replicate/models` both mean `/replicate/v1/models`.
     """
-    for home in _VERSIONED:
-        if path.startswith(home):
-            rest = path[len(home) :]
-            while rest.startswith("v1/"):
-                rest = rest[3:]
-            return f"{home}v1/{rest}"
-    return path
+    return _VERSION.sub(r"\1v1/", path)

@@ -1,6 +1,6 @@
-"""Notifications between the backends of one database: queues with ready tasks that were left.
+"""Notifications between the backends of one database: queues that have ready tasks.
 
-They have a connection of their own, since a commit with a notification waits for all other such
+They have a separate connection, since a commit with a notification waits for all other such
 commits of the database. So a notification may be lost; backends also poll every second.
 """
 
@@ -19,97 +19,95 @@ _log = structlog.get_logger("swell.postgres")
 
 _CHANNEL: Final = "swell_tasks"
 
-#: Everybody says that he is there so often, and looks at queues where somebody waits, in seconds.
+#: How often a backend sends a sign of life, and polls the queues that workers wait for, in seconds.
 POLL_S: Final = 1.0
 
-#: Who was not heard of for so long has gone, in seconds.
+#: A backend that was silent for this long has gone, in seconds.
 _FORGET_S: Final = 10.0
 
-#: Notifications of one backend lie at least so far apart, in seconds.
+#: Least pause between notifications of one backend, in seconds.
 _PAUSE_S: Final = 0.02
 
-#: A word that takes longer has lost its server, in seconds.
-_SAY_S: Final = 5.0
+#: A notification that takes longer has lost its server, in seconds.
+_NOTIFY_S: Final = 5.0
 
-#: How long who stops tries to say what there is to say, in seconds.
+#: How long a backend that stops tries to send its last notifications, in seconds.
 _LAST_S: Final = 0.5
 
-#: How long it takes to try again to reach the server, in seconds.
+#: Pause before connecting to the server again, in seconds.
 _RETRY_S: Final = 0.5
 
-#: Bytes of a notification; PostgreSQL takes less than 8,000. What is longer is said in several.
+#: Bytes of a notification; PostgreSQL takes less than 8,000.
 _MAX_BYTES: Final = 7_000
 
 
-class _Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One notification: who says it, and in which queues something is ready."""
+class _Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One notification: the sender, and queues with ready tasks."""
 
     who: str
     queues: list[str] = []
 
 
-class Company:
-    """The other backends.
+class Peers:
+    """The other backends of the database.
 
     Args:
         connect: Opens a connection.
-        told: Called with the queues in which other backends have left ready tasks.
-        poll: Called every second, whatever becomes of the connection.
+        on_ready: Called with queues that have ready tasks of other backends.
+        poll: Called every second, with or without a connection.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[Any]],
-        told: Callable[[list[str]], None],
+        on_ready: Callable[[list[str]], None],
         poll: Callable[[], None],
     ) -> None:
         self._connect = connect
-        self._told = told
+        self._on_ready = on_ready
         self._poll = poll
         self._name = new_token()
         self._loop = asyncio.get_running_loop()
-        #: Backend → when it was last heard of.
-        self._others: dict[str, float] = {}
-        self._to_tell: set[str] = set()
-        self._has_to_tell = asyncio.Event()
-        #: Whether all that there was to tell was told.
-        self._has_told = asyncio.Event()
-        #: Whether it was tried to say something.
-        self._has_spoken = asyncio.Event()
+        #: Backend → time of its last notification.
+        self._seen: dict[str, float] = {}
+        self._unsent: set[str] = set()
+        self._has_unsent = asyncio.Event()
+        self._has_sent_all = asyncio.Event()
+        self._has_tried = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
 
     @property
-    def is_there(self) -> bool:
-        """Whether another backend was heard of lately, or could not have been."""
-        if self._others:
+    def exist(self) -> bool:
+        """Whether another backend sent something lately, or could not have."""
+        if self._seen:
             oldest = self._loop.time() - _FORGET_S
-            self._others = {who: at for who, at in self._others.items() if at > oldest}
-        return bool(self._others)
+            self._seen = {who: at for who, at in self._seen.items() if at > oldest}
+        return bool(self._seen)
 
-    def tell(self, queues: Iterable[str]) -> None:
-        """Tell the others, soon, that something is ready."""
-        self._to_tell.update(queues)
-        if self._to_tell:
-            self._has_told.clear()
-            self._has_to_tell.set()
+    def assume(self) -> None:
+        """Assume for a while that there is another backend."""
+        self._seen[""] = self._loop.time()
 
-    def suppose(self) -> None:
-        """Take it that there is somebody, until it is known."""
-        self._others[""] = self._loop.time()
+    def notify(self, queues: Iterable[str]) -> None:
+        """Notify the others soon that tasks are ready in these queues."""
+        self._unsent.update(queues)
+        if self._unsent:
+            self._has_sent_all.clear()
+            self._has_unsent.set()
 
     async def start(self) -> None:
-        """Begin to listen, and say so to the others."""
+        """Begin to listen, and send the first sign of life."""
         self._running = [
-            self._loop.create_task(self._listen(), name="swell-postgres-company"),
+            self._loop.create_task(self._listen(), name="swell-postgres-peers"),
             self._loop.create_task(self._keep_polling(), name="swell-postgres-poll"),
         ]
-        await self._has_spoken.wait()
+        await self._has_tried.wait()
 
     async def stop(self) -> None:
-        """Tell what there is to tell, if that is soon done, and stop listening. Idempotent."""
-        if self._running and self._to_tell:
+        """Send the last notifications, if that is quick, and stop listening. Idempotent."""
+        if self._running and self._unsent:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_told.wait(), _LAST_S)
+                await asyncio.wait_for(self._has_sent_all.wait(), _LAST_S)
         running, self._running = self._running, []
         for each in running:
             each.cancel()
@@ -120,7 +118,7 @@ class Company:
             try:
                 self._poll()
             except Exception:
-                _log.exception("tasks that became ready elsewhere are not looked for now")
+                _log.exception("postgres: polling for ready tasks failed, retrying")
             await asyncio.sleep(POLL_S)
 
     async def _listen(self) -> None:
@@ -128,61 +126,60 @@ class Company:
             connection = None
             try:
                 connection = await self._connect()
-                await connection.add_listener(_CHANNEL, self._heard)
-                await self._talk(connection)
+                await connection.add_listener(_CHANNEL, self._on_message)
+                await self._keep_sending(connection)
             except Exception as error:
-                _log.info("no word from other backends", reason=str(error) or repr(error))
-                self.suppose()
+                _log.info("postgres: notifications interrupted", reason=str(error) or repr(error))
+                self.assume()
             finally:
-                self._has_spoken.set()
+                self._has_tried.set()
                 if connection is not None:
                     connection.terminate()
             await asyncio.sleep(_RETRY_S)
 
-    async def _talk(self, connection: Any) -> None:
-        """Say what there is to say, until the connection is lost."""
+    async def _keep_sending(self, connection: Any) -> None:
         while True:
-            await self._say(connection, _Word(self._name))
+            await self._send(connection, _Message(self._name))
             ends_s = self._loop.time() + POLL_S
             while (left_s := ends_s - self._loop.time()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_to_tell.wait(), left_s)
-                    await self._say_queues(connection)
+                    await asyncio.wait_for(self._has_unsent.wait(), left_s)
+                    await self._send_queues(connection)
                     await asyncio.sleep(_PAUSE_S)
 
-    async def _say_queues(self, connection: Any) -> None:
-        self._has_to_tell.clear()
-        queues, self._to_tell = sorted(self._to_tell), set()
+    async def _send_queues(self, connection: Any) -> None:
+        self._has_unsent.clear()
+        queues, self._unsent = sorted(self._unsent), set()
         try:
-            for word in _words(self._name, queues):
-                await self._say(connection, word)
+            for message in _messages(self._name, queues):
+                await self._send(connection, message)
         except BaseException:
-            self.tell(queues)
+            self.notify(queues)
             raise
-        if not self._to_tell:
-            self._has_told.set()
+        if not self._unsent:
+            self._has_sent_all.set()
 
-    async def _say(self, connection: Any, word: _Word) -> None:
-        told = msgspec.json.encode(word).decode()
-        await connection.execute(QUERIES["tell"], told, timeout=_SAY_S)
-        self._has_spoken.set()
+    async def _send(self, connection: Any, message: _Message) -> None:
+        text = msgspec.json.encode(message).decode()
+        await connection.execute(QUERIES["notify"], text, timeout=_NOTIFY_S)
+        self._has_tried.set()
 
-    def _heard(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+    def _on_message(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         try:
-            word = msgspec.json.decode(payload, type=_Word)
+            message = msgspec.json.decode(payload, type=_Message)
         except msgspec.DecodeError:
             return
-        if word.who == self._name:
+        if message.who == self._name:
             return
-        if word.who not in self._others:
-            # It may not have heard of this one.
-            self._has_to_tell.set()
-        self._others[word.who] = self._loop.time()
-        if word.queues:
-            self._told(word.queues)
+        if message.who not in self._seen:
+            # It may not know of this one yet.
+            self._has_unsent.set()
+        self._seen[message.who] = self._loop.time()
+        if message.queues:
+            self._on_ready(message.queues)
 
 
-def _words(who: str, queues: list[str]) -> list[_Word]:
+def _messages(who: str, queues: list[str]) -> list[_Message]:
     """Return notifications that name these queues; at least one."""
     parts: list[list[str]] = [[]]
     left = _MAX_BYTES
@@ -192,4 +189,4 @@ def _words(who: str, queues: list[str]) -> list[_Word]:
             parts.append([])
             left = _MAX_BYTES - len(queue) - 16
         parts[-1].append(queue)
-    return [_Word(who, part) for part in parts]
+    return [_Message(who, part) for part in parts]

@@ -1,12 +1,11 @@
-"""The schema, brought up to date.
+"""Migrations of the schema.
 
-Migrations only add, so that a backend of an earlier version goes on while the next one is applied.
-Each is one transaction with the row that says it was applied: one that is interrupted has done
-nothing. An advisory lock lets processes that start together apply them once.
+Migrations only add, so a backend of an earlier version keeps running while one is applied. Each is
+one transaction with the row that records it: an interrupted one has done nothing. An advisory lock
+makes processes that start together apply them once.
 
-A migration names the oldest schema whose backends can still run once it is applied
-(`-- compatible_from: N`); a backend that finds a newer schema than its own runs as long as that
-allows.
+A migration names the oldest schema with which backends can still run after it
+(`-- compatible_from: N`). A backend that finds a newer schema than its own checks that number.
 """
 
 import re
@@ -17,13 +16,13 @@ import msgspec
 
 from swell.clock import Clock
 from swell.errors import Conflict, Internal, InvalidRequest
-from swell.stores.queries import load_migrations
+from swell.stores.migrations import load_migrations
 
 #: "swell" in ASCII: of all advisory locks of the database, the one of its migrations.
 _LOCK: Final = 0x7377656C6C
 
-#: A change of the schema that waits so long for a table lets the others that wait go first, in
-#: milliseconds, and tries again so often.
+#: A migration that waits this long for a table lets other waiting statements go first, in
+#: milliseconds, and tries again this often.
 _LOCK_TIMEOUT_MS: Final = 2_000
 _TRIES: Final = 30
 
@@ -42,20 +41,20 @@ Migration = tuple[int, str, str]
 
 
 class SchemaStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Which migrations a database has had, and which this Swell has for it."""
+    """Which migrations a database has had, and which this Swell knows."""
 
     #: Number of the newest that was applied; 0 for none.
     applied: int
     #: Number of the newest that this Swell knows.
     known: int
-    #: The oldest schema whose backends can run on this database.
+    #: Backends of this schema and later can run on the database.
     compatible_from: int
-    #: `0003_name` of those that were not applied yet.
+    #: Names, such as `0003_name`, of those that were not applied yet.
     missing: list[str]
 
 
 def compatible_from(migration: Migration) -> int:
-    """Return the oldest schema whose backends can run once this is applied.
+    """Return the oldest schema with which backends can run after this migration.
 
     Raises:
         ValueError: The migration does not say.
@@ -70,7 +69,7 @@ def compatible_from(migration: Migration) -> int:
 async def schema_status(
     connection: Any, migrations: Sequence[Migration] | None = None
 ) -> SchemaStatus:
-    """Return what was applied and what was not. Changes nothing."""
+    """Return which migrations were applied. Changes nothing."""
     known = load_migrations("postgres") if migrations is None else migrations
     rows = []
     if await connection.fetchval("SELECT to_regclass('swell_migrations') IS NOT NULL"):
@@ -101,7 +100,7 @@ def check_schema(status: SchemaStatus) -> None:
 async def migrate(
     connection: Any, clock: Clock, migrations: Sequence[Migration] | None = None
 ) -> list[str]:
-    """Apply what is missing, in order, and return its names.
+    """Apply missing migrations in order, and return their names.
 
     Raises:
         InvalidRequest: The database keeps texts in another encoding than UTF-8.
@@ -146,7 +145,7 @@ async def _apply(connection: Any, clock: Clock, migration: Migration) -> None:
     for left in reversed(range(_TRIES)):
         try:
             async with connection.transaction():
-                # A table that is in use is not waited for long: whoever comes after would wait too.
+                # A migration that waits for a table blocks all later statements on it.
                 await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
                 await connection.execute(script)
                 await connection.execute(

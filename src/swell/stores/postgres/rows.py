@@ -1,230 +1,100 @@
-"""Tasks as rows of the `tasks` table, and back.
+"""The statement that writes a group of tasks, and its parameters.
 
-The order of columns is that of the statements in sql/queries/postgres.sql. Whole groups of rows go
-to the server as one array for each column, or as one value where all rows have the same: most of
-what a group writes is alike, and each element of an array costs the library some checks.
+Each column goes to the server as one array, or as one value where all rows have the same: most of
+what a group writes is alike, and the client library checks each element of an array.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-import msgspec
+from swell.db.columns import CHANGED, COLUMNS, NEW, POSTGRES_TYPES, Rows
+from swell.stores.session import StoredTask
 
-from swell.results import TaskWarning
-from swell.stages import Run
-from swell.task import Artifact, Task, TaskError, TaskState, Timings, next_wake_at
-from swell.webhook import Webhook
+#: The ID is always sent as an array.
+_OTHER: Final = tuple(column for column in NEW if column.name != "id")
 
-#: What `removed` adds up.
-INPUTS = 1
-OUTPUTS = 2
+_STORED, _NEW, _CHANGED = (Rows(columns, {}) for columns in (COLUMNS, _OTHER, CHANGED))
 
-_STATES = {state.value: state for state in TaskState}
-_encode = msgspec.json.Encoder().encode
-_artifacts = msgspec.json.Decoder(tuple[Artifact, ...]).decode
-_error = msgspec.json.Decoder(TaskError).decode
-_run = msgspec.json.Decoder(Run).decode
-_timings = msgspec.json.Decoder(Timings).decode
-_warnings = msgspec.json.Decoder(tuple[TaskWarning, ...]).decode
-_webhook = msgspec.json.Decoder(Webhook).decode
-
-_N_CHANGED = 21
-_N_NEW = 26
+#: Name → type of each column that is sent.
+_TYPES: Final = {
+    column.name: POSTGRES_TYPES.get(column.kind, "text") for column in (*NEW, *CHANGED)
+} | {"edition": "bigint", "wake_at": "timestamptz"}
+_CHANGED_NAMES: Final = ("id", "edition", "wake_at", *(column.name for column in CHANGED))
+_NEW_NAMES: Final = ("id", "wake_at", *(column.name for column in _OTHER))
+_KEY_TYPES: Final = ("text", "text", "text", "bytea", "timestamptz")
 
 
-class Row(NamedTuple):
-    """A task as it lies in the table."""
-
-    task: Task
-    #: How often it was written; a write takes effect only where this is still so.
-    edition: int
-    wake_at: datetime | None
-
-
-def row_of(record: Sequence[Any]) -> Row:
-    """Return what a record of `tasks_by_id` holds."""
-    task = Task(
-        id=record[0],
-        model=record[2],
-        queue=record[3],
-        version=record[4],
-        state=_STATES[record[5]],
-        input=msgspec.Raw(record[6]),
-        count=record[7],
-        seed=record[8],
-        priority=record[9],
-        key_id=record[10],
-        user=record[11],
-        metadata=_raw(record[12]),
-        created_at=record[13],
-        start_by_at=record[14],
-        finish_by_at=record[15],
-        available_at=record[16],
-        tag=record[17],
-        attempt=record[18],
-        handed_back=record[19],
-        max_attempts=record[20],
-        worker_id=record[21],
-        lease_token=record[22],
-        lease_expires_at=record[23],
-        cancel_requested=record[24],
-        started_at=record[25],
-        finished_at=record[26],
-        output=_raw(record[27]),
-        artifacts=() if record[28] is None else _artifacts(record[28]),
-        error=None if record[29] is None else _error(record[29]),
-        timings=None if record[30] is None else _timings(record[30]),
-        dead=record[31],
-        retry_of=record[32],
-        checkpoint=record[34],
-        traceparent=record[35],
-        inputs_removed=bool(record[36] & INPUTS),
-        outputs_removed=bool(record[36] & OUTPUTS),
-        webhook=None if record[37] is None else _webhook(record[37]),
-        run=None if record[38] is None else _run(record[38]),
-        warnings=() if record[39] is None else _warnings(record[39]),
-    )
-    return Row(task, record[1], record[33])
+def _select(names: Sequence[str], first: int) -> str:
+    """Return a query over arrays and single values; $first is the first of the arrays."""
+    arrays = [f"${first + n}::{_TYPES[name]}[]" for n, name in enumerate(names)]
+    values = [
+        f"coalesce(a.{name}, ${first + len(names) + n}::{_TYPES[name]}) AS {name}"
+        for n, name in enumerate(names)
+    ]
+    return f"SELECT {', '.join(values)} FROM unnest({', '.join(arrays)}) AS a ({', '.join(names)})"
 
 
-def wake_of(before: Row | None, task: Task) -> datetime | None:
-    """Return when the sweeper next looks at a task that is about to be written.
+_FIRST_NEW: Final = 2 * len(_CHANGED_NAMES) + 1
+_FIRST_KEY: Final = _FIRST_NEW + 2 * len(_NEW_NAMES)
 
-    Extending a lease leaves the time as it is, so that no index changes. The sweeper then finds the
-    lease still held, and writes the same task with the right time.
+#: Writes all changes of a transaction, or nothing if another one has changed one of these tasks
+#: since it was read. Rows are locked in the order of their ids, so that two never wait in a circle.
+WRITE_TASKS: Final = f"""
+WITH changed AS ({_select(_CHANGED_NAMES, 1)}), locked AS (
+    SELECT t.id FROM changed AS c JOIN tasks AS t ON t.id = c.id AND t.edition = c.edition
+    ORDER BY t.id FOR UPDATE OF t
+), verdict AS (
+    SELECT (SELECT count(*) FROM locked) = (SELECT count(*) FROM changed) AS is_current
+), saved AS (
+    UPDATE tasks AS t SET edition = t.edition + 1,
+        {", ".join(f"{name} = c.{name}" for name in _CHANGED_NAMES[2:])}
+    FROM changed AS c WHERE t.id = c.id AND (SELECT is_current FROM verdict)
+), inserted AS (
+    INSERT INTO tasks (edition, {", ".join(_NEW_NAMES)})
+    SELECT 0, n.* FROM ({_select(_NEW_NAMES, _FIRST_NEW)}) AS n
+    WHERE (SELECT is_current FROM verdict)
+), kept AS (
+    INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
+    SELECT k.* FROM unnest(
+        {", ".join(f"${_FIRST_KEY + n}::{kind}[]" for n, kind in enumerate(_KEY_TYPES))}
+    ) AS k WHERE (SELECT is_current FROM verdict)
+)
+SELECT is_current FROM verdict
+"""
+
+
+def stored_task(record: Sequence[Any]) -> StoredTask:
+    """Return what a record of `{task}` has."""
+    return StoredTask(_STORED.task(record[2:]), record[0], record[1])
+
+
+def write_parameters(
+    changed: Iterable[StoredTask], new: Iterable[StoredTask], keys: Iterable[tuple[Any, ...]]
+) -> list[Any]:
+    """Return the parameters of `WRITE_TASKS`.
+
+    Args:
+        changed: Tasks to update, with the editions that were read.
+        new: Tasks to insert.
+        keys: Rows of `idempotency`.
     """
-    wake_at = next_wake_at(task)
-    if before is None or before.wake_at is None or wake_at is None or before.task is task:
-        return wake_at
-    was = before.task
-    is_same_attempt = was.state is TaskState.RUNNING and was.attempt == task.attempt
-    if is_same_attempt and task.state is TaskState.RUNNING:
-        return min(before.wake_at, wake_at)
-    return wake_at
-
-
-def changed_columns(rows: Iterable[Row]) -> list[Any]:
-    """Return the columns of rows that are there, each row with the edition that is there.
-
-    As arrays, then as values of all rows; of ids as an array alone.
-    """
-    found = [
-        (
-            task.id,
-            edition,
-            task.version,
-            task.state._value_,
-            task.seed,
-            task.available_at,
-            task.attempt,
-            task.handed_back,
-            task.worker_id,
-            task.lease_token,
-            task.lease_expires_at,
-            task.cancel_requested,
-            task.started_at,
-            task.finished_at,
-            None if task.output is None else str(task.output, "utf-8"),
-            _json(task.artifacts) if task.artifacts else None,
-            _json(task.error) if task.error else None,
-            _json(task.timings) if task.timings else None,
-            task.dead,
-            wake_at,
-            task.checkpoint,
-        )
-        for task, edition, wake_at in rows
+    changes = [_CHANGED.of(task, task.id, edition, wake_at) for task, edition, wake_at in changed]
+    inserts = [_NEW.of(task, task.id, wake_at) for task, _, wake_at in new]
+    columns = list(zip(*keys, strict=True)) or [()] * len(_KEY_TYPES)
+    return [
+        *_columns(changes, len(_CHANGED_NAMES)),
+        *_columns(inserts, len(_NEW_NAMES)),
+        *columns,
     ]
-    return _columns(found, _N_CHANGED)
-
-
-def new_columns(rows: Iterable[Row]) -> list[Any]:
-    """Return the columns of rows that are new, queued or started already, in the same form."""
-    found = [
-        (
-            task.id,
-            task.model,
-            task.queue,
-            task.version,
-            task.state._value_,
-            str(task.input, "utf-8"),
-            task.count,
-            task.seed,
-            task.priority,
-            task.key_id,
-            task.user,
-            None if task.metadata is None else str(task.metadata, "utf-8"),
-            task.created_at,
-            task.start_by_at,
-            task.finish_by_at,
-            task.tag,
-            task.attempt,
-            task.max_attempts,
-            task.worker_id,
-            task.lease_token,
-            task.lease_expires_at,
-            task.started_at,
-            task.retry_of,
-            wake_at,
-            task.traceparent,
-            None if task.webhook is None else _json(task.webhook),
-        )
-        for task, _, wake_at in rows
-    ]
-    return _columns(found, _N_NEW)
-
-
-def run_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
-    """Return the arrays of `save_runs`, of at least one pipeline."""
-    found = [(task.id, task.queue, task.tag, _json(task.run)) for task in tasks]
-    return list(zip(*found, strict=True))
-
-
-def warnings_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
-    """Return the arrays of `save_warnings`, of at least one task."""
-    found = [(task.id, _json(task.warnings) if task.warnings else None) for task in tasks]
-    return list(zip(*found, strict=True))
-
-
-def bare_columns(tasks: Iterable[Task]) -> list[Sequence[Any]]:
-    """Return the arrays of `remove_parts`, of at least one task."""
-    found = [
-        (
-            task.id,
-            INPUTS * task.inputs_removed | OUTPUTS * task.outputs_removed,
-            str(task.input, "utf-8"),
-            None if task.metadata is None else str(task.metadata, "utf-8"),
-            _json(task.error) if task.error else None,
-            None if task.output is None else str(task.output, "utf-8"),
-            _json(task.artifacts) if task.artifacts else None,
-        )
-        for task in tasks
-    ]
-    return list(zip(*found, strict=True))
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[Any]:
-    """Return n columns: those in which rows differ as arrays, the others as one value each.
-
-    Where there is the one, None stands for the other.
-    """
+    """Return n arrays, then n single values; a column with the one has None for the other."""
     if not rows:
-        return [None] * (2 * n - 1)
+        return [None] * (2 * n)
     ids, *others = zip(*rows, strict=True)
-    arrays: list[Any] = [ids]
-    values: list[Any] = []
-    size = len(rows)
-    for column in others:
-        value = column[0]
-        is_one = column.count(value) == size
-        arrays.append(None if is_one else column)
-        values.append(value if is_one else None)
-    return arrays + values
-
-
-def _raw(text: str | None) -> msgspec.Raw | None:
-    return None if text is None else msgspec.Raw(text)
-
-
-def _json(value: Any) -> str:
-    return _encode(value).decode()
+    is_single = [column.count(column[0]) == len(rows) for column in others]
+    both = list(zip(others, is_single, strict=True))
+    arrays = [None if single else column for column, single in both]
+    values = [column[0] if single else None for column, single in both]
+    return [ids, *arrays, None, *values]

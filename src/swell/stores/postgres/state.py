@@ -1,33 +1,29 @@
-"""What a backend remembers between its transactions. A write never relies on it unchecked.
+"""What a backend keeps in memory between its transactions. A write never relies on it unchecked.
 
-With a single backend it is exact. With several, a remembered row may be outdated, which its edition
+With a single backend it is exact. With several, a row in memory may be outdated, which its edition
 shows when it is written, and so may the counts, which are read again.
 """
 
 from collections.abc import Iterable
 from typing import Any, Final
 
-from swell.db.posting import Posting
 from swell.fairness import band
-from swell.stores.lines import Waiting
-from swell.stores.postgres.rows import Row
+from swell.stores.session import MAX_LIVE_INPUT_BYTES, MAX_LIVE_TASKS, State, StoredTask
 from swell.task import TaskState, size_bytes
 
-#: Rows kept in memory between transactions, and the largest input that is kept.
-MAX_LIVE_TASKS: Final = 50_000
-MAX_LIVE_INPUT_BYTES: Final = 4_096
+#: Counts are read again after this many times the duration of the last read.
+REFRESH_SHARE: Final = 20.0
 
 
-class State(Waiting):
+class PostgresState(State):
     """Running tasks, counts of ready ones, and the clocks of fair queueing."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: Running tasks as this backend wrote them; the oldest are forgotten first.
-        self.live: dict[str, Row] = {}
-        self.posting = Posting()
         #: Queues that other backends may have changed since their tasks were counted.
         self.unsure: set[str] = set()
+        #: When queues with ready tasks may be counted again, by the clock of the event loop.
+        self.recount_at_s = 0.0
         #: How many groups were remembered as written and failed.
         self.mistakes = 0
 
@@ -43,11 +39,11 @@ class State(Waiting):
         for queue, priority, key_id, n, samples in lines:
             self.count(queue, band(priority), key_id, n, samples)
 
-    def remember(self, task_id: str, row: Row) -> None:
-        """Keep the row of a running task; forget others."""
-        self.live.pop(task_id, None)
+    def remember(self, row: StoredTask) -> None:
+        """Keep the row of a running task; forget others, and the oldest if there are too many."""
         task = row.task
+        self.live.pop(task.id, None)
         if task.state is TaskState.RUNNING and size_bytes(task) <= MAX_LIVE_INPUT_BYTES:
-            self.live[task_id] = row
+            self.live[task.id] = row
             if len(self.live) > MAX_LIVE_TASKS:
                 del self.live[next(iter(self.live))]

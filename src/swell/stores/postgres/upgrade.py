@@ -1,4 +1,4 @@
-"""The schema of a database, looked at or brought up to date without a backend."""
+"""Inspects and migrates the schema of a database without a backend."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ _CONNECT_S = 5.0
 
 
 async def status_of(url: str) -> SchemaStatus:
-    """Return what a database has had. Changes nothing.
+    """Return which migrations a database has had. Changes nothing.
 
     Raises:
         Unavailable: The server cannot be reached, or refuses.
@@ -25,7 +25,7 @@ async def status_of(url: str) -> SchemaStatus:
 
 
 async def upgrade(url: str, clock: Clock) -> list[str]:
-    """Apply what is missing, and return its names; backends may run meanwhile.
+    """Apply missing migrations, and return their names. Backends may run at the same time.
 
     Raises:
         Unavailable: The server cannot be reached, or refuses.
@@ -56,5 +56,5 @@ async def _connect(url: str) -> Any:
     except asyncpg.InterfaceError:
         raise
     except ValueError:
-        # The library's own words would tell a part of the address.
+        # The library's own words would show a part of the address.
         raise unreadable_url("store.url") from None

@@ -1,4 +1,4 @@
-"""A copy of the database file, taken while a backend goes on writing to it."""
+"""A copy of the database file, taken while a backend writes to it."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ from swell.errors import Conflict, NotFound, Unavailable
 
 
 def back_up(source: Path, target: Path) -> int:
-    """Copy a database as it is at one moment: every commit before it, and nothing of those after.
+    """Copy a database as of one commit, and return the size of the copy.
 
-    It is read as any reader reads, so whoever writes is not held up; the write-ahead log is not
-    emptied meanwhile, and grows. The copy is checked, is on the disk when this returns, and only
-    then has its name. It is for its user alone, since inputs and secrets lie in it. Blocks.
+    The copy does not block writers; until it is done, the write-ahead log grows. The copy gets its
+    name only after it was checked and synced to the disk. Only this user may read it, since it
+    holds inputs and secrets. Blocks.
 
     Returns:
         Its size, in bytes.

@@ -1,15 +1,10 @@
 """The database file, and the one transaction at a time that writes to it.
 
-Whoever wants to write hands in an action and waits. Everything that arrived while the last commit
-was in flight is run in one transaction, made durable with one fsync, and only then is everybody
-told. So a commit costs the same for one caller and for a thousand, and nobody waits for stragglers:
-there is no linger.
+Statements run in the thread of the event loop, since they are short and hold Python's lock half of
+the time. Only the commit, which waits for the disk, runs in a thread, and only if the disk is
+slower than switching threads (docs/decisions/0004 and 0011).
 
-The statements run in the event loop's own thread, since they are short and hold Python's lock half
-of the time; only the commit, which waits for the disk, goes to a thread, and not even that where
-the disk is quicker than the thread (docs/decisions/0004 and 0011).
-
-If an action raises, the transaction is rolled back, its caller is told, and the others are run
+If an action raises, the transaction is rolled back, its caller gets the error, and the others run
 again without it.
 """
 
@@ -18,68 +13,44 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from swell.clock import Clock
+from swell.db.sql import Row
+from swell.db.sql import Transaction as SqlTransaction
 from swell.errors import Conflict, Internal, SwellError, Unavailable
-from swell.stores.queries import load_migrations, load_queries
+from swell.stores.migrations import load_migrations
 from swell.stores.sqlite.reserve import Reserve
-from swell.stores.sqlite.session import Session, SessionState
+from swell.stores.sqlite.session import (
+    QUERIES,
+    SqliteSession,
+    SqliteState,
+    fetch_rows,
+    run_to_end,
+    stored_task,
+)
 from swell.stores.sqlite.wal import WriteAheadLog
+from swell.stores.writer import CROWD, MAX_TURNS, GroupWriter, Write
+from swell.task import Task
 
 R = TypeVar("R")
-Action = Callable[[Session], Any]
 
-#: Pages of write-ahead log after which a commit moves them into the database itself, should the log
-#: not have been moved beside it in time (`WriteAheadLog`): 128 MiB.
-CHECKPOINT_PAGES = 32_768
-
-#: With more than this many actions waiting, a commit waits for turns of the loop that bring more;
-#: at most for so many.
-CROWD = 2
-MAX_TURNS = 8
+#: Pages of write-ahead log (128 MiB) after which a commit moves them into the database itself, if
+#: `WriteAheadLog` has not moved them in time.
+CHECKPOINT_PAGES: Final = 32_768
 
 #: Slow reads that run at once; more wait.
-READERS = 4
+READERS: Final = 4
 
-#: A disk that syncs within this is waited for in the event loop, in seconds.
-QUICK_SYNC_S = 0.001
-
-QUERIES = load_queries("sqlite")
+#: The event loop waits for a disk that syncs within this time, in seconds.
+QUICK_SYNC_S: Final = 0.001
 
 
-class _Write:
-    """One action that waits for its commit."""
-
-    __slots__ = ("action", "done", "is_late", "queues", "result", "until")
-
-    def __init__(
-        self,
-        action: Action,
-        is_late: bool,
-        done: "asyncio.Future[Any]",
-        until: "asyncio.Future[None] | None" = None,
-        queues: Sequence[str] = (),
-    ) -> None:
-        self.action = action
-        self.is_late = is_late
-        self.done = done
-        self.queues = queues
-        #: When this is done, an action of `write_when` is not wanted any more.
-        self.until = until
-        self.result: Any = None
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self.done.done() or (self.until is not None and self.until.done())
-
-
-class SqliteDatabase:
+class SqliteDatabase(GroupWriter):
     """One SQLite file: many readers, one writer.
 
     Guarantees:
@@ -87,18 +58,16 @@ class SqliteDatabase:
         (`synchronous=FULL`). Only one process has the file open for writing.
     """
 
+    dialect = "sqlite"
+    has_peers = False
+
     def __init__(self, path: Path, clock: Clock) -> None:
+        super().__init__(clock)
         self.path = path
-        self.clock = clock
-        self._pending: list[_Write] = []
-        #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
-        self._waiting: dict[str, dict[_Write, None]] = {}
-        self._is_waiting_new = False
         self._is_committing = False
         self._committed_changes = -1
-        #: How long commits took lately, in seconds; unknown is as good as slow.
+        #: How long commits took lately, in seconds; at first it is taken for slow.
         self._sync_s = 2 * QUICK_SYNC_S
-        self._is_closing = False
         #: Whether the disk refused the last transaction that wrote something.
         self._was_refused = False
         #: How many actions the last turn of the loop had gathered, and how many turns it took.
@@ -111,7 +80,7 @@ class SqliteDatabase:
     def open(cls, path: Path, clock: Clock) -> Self:
         """Open the file, create or migrate it, and start the writer.
 
-        What it creates is for its user alone, since inputs and secrets lie in it.
+        Only the user may read the files that it creates, since they hold inputs and secrets.
 
         Raises:
             Conflict: Another process has it open, or a newer Swell has written it.
@@ -131,96 +100,79 @@ class SqliteDatabase:
             raise
         database._reader = _connect(path)
         database._reader.execute("PRAGMA query_only=1")
-        database._state = SessionState(database._writer, QUERIES)
+        database.state = SqliteState(database._writer)
         database._reserve.keep()
         return database
 
-    async def write(self, action: Callable[[Session], R], *, is_late: bool = False) -> R:
-        """Run `action` in the next transaction and return its result once that is durable.
-
-        Args:
-            action: Runs in the event loop's thread; may be run twice, so it must change nothing
-                but the session.
-            is_late: Run after the others of its group, so that it sees what they wrote.
-
-        Raises:
-            SwellError: Whatever the action raised, or `Unavailable` where the disk refused.
-        """
-        self._check_open()
-        self._loop = asyncio.get_running_loop()
-        done: asyncio.Future[R] = self._loop.create_future()
-        self._pending.append(_Write(action, is_late, done))
-        self._commit_soon()
-        return await done
-
-    def _check_open(self) -> None:
+    async def close(self) -> None:
+        """Finish all writes and slow reads, then close the file. Idempotent."""
         if self._is_closing:
-            raise Unavailable("the store is closing; try again when the backend is back")
+            return
+        self._is_closing = True
+        while self._is_committing:
+            await asyncio.wrap_future(self._syncer.submit(lambda: None))
+            await asyncio.sleep(0)
+        self._syncer.shutdown()
+        self._readers.shutdown(cancel_futures=True)
+        self._log.close()
+        self._reader.close()
+        self._writer.close()
+        self._reserve.keep(spare_bytes=0)
+        os.close(self._lock)
 
-    def _commit_soon(self) -> None:
-        if not self._is_committing:
-            self._is_committing = True
-            # Whatever else this turn of the loop brings shares the first commit.
-            self._loop.call_soon(self._commit_next)
+    # ---- reading
 
-    async def write_when(
-        self,
-        action: Callable[[Session], R],
-        until: "asyncio.Future[None]",
-        *,
-        queues: Sequence[str],
-    ) -> R | None:
-        """Run `action` when a task is ready in one of its queues, until it returns something true.
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Return tasks, None for unknown ids."""
+        if len(task_ids) == 1:
+            rows = self._reader.execute(QUERIES["task_by_id"], {"id": task_ids[0]})
+        else:
+            rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
+        found = {task.id: task for task, *_ in map(stored_task, rows)}
+        return [found.get(task_id) for task_id in task_ids]
 
-        Returns that, or None if `until` is done first. What others write and this action does with
-        it is one commit: a task that comes while a worker waits is accepted and started at once.
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        return fetch_rows(self._reader, query, values)
 
-        It returns when the statements have run, while the commit is still on its way, so that the
-        worker's work and the disk's overlap (docs/decisions/0013). Should the commit fail, what the
-        caller has was never written: nobody else was told of it, and the store knows no such lease.
+    async def scan(self, query: str, **values: Any) -> list[Row]:
+        return await self.read_in_thread(lambda connection: fetch_rows(connection, query, values))
 
-        Args:
-            action: As in `write`.
-            until: Ends the wait. From then on the action is not run.
-            queues: A transaction that ends without a ready task in any of these does not run it.
-        """
+    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        """Run `read` in a thread, with a read-only connection that nothing else uses."""
         self._check_open()
-        self._loop = asyncio.get_running_loop()
-        waiting = _Write(action, True, self._loop.create_future(), until, queues)
 
-        def give_up(_: object) -> None:
-            if not waiting.done.done():
-                waiting.done.set_result(None)
+        def run() -> R:
+            with contextlib.closing(_connect(self.path)) as connection:
+                connection.execute("PRAGMA query_only=1")
+                return read(connection)
 
-        for queue in queues:
-            self._waiting.setdefault(queue, {})[waiting] = None
-        until.add_done_callback(give_up)
-        if self._is_committing or any(map(self.ready_count, queues)):
-            self._is_waiting_new = True
-            self._commit_soon()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    async def clock_ahead_s(self) -> None:
+        """Return None: the database has no clock."""
+
+    # ---- writing
+
+    async def execute(self, query: str, **values: Any) -> list[Row]:
+        return await self.transaction(lambda tx: tx.fetch(query, **values))
+
+    async def transaction(
+        self,
+        action: Callable[[SqlTransaction], Awaitable[R]],
+        *,
+        frees_space: bool = False,
+    ) -> R:
+        def run(session: SqliteSession) -> Awaitable[R]:
+            return action(_Transaction(session))
+
+        if not frees_space:
+            return await self.write(run)
         try:
-            result: R | None = await waiting.done
-        finally:
-            until.remove_done_callback(give_up)
-            self._stop_waiting([waiting])
-        return result
-
-    def _stop_waiting(self, writes: Iterable[_Write]) -> None:
-        for write in writes:
-            for queue in write.queues:
-                waiting = self._waiting.get(queue, {})
-                waiting.pop(write, None)
-                if not waiting:
-                    self._waiting.pop(queue, None)
-
-    async def write_to_free(self, action: Callable[[Session], R]) -> R:
-        """Run an action that frees space. If the disk is full, delete the reserve and try again."""
-        try:
-            return await self.write(action)
+            return await self.write(run)
         except Unavailable:
             if not self._reserve.give_up():
                 raise
-            return await self.write(action)
+            return await self.write(run)
         finally:
             # The next erasure needs the room, and so does a start.
             self._reserve.keep(spare_bytes=0)
@@ -245,81 +197,39 @@ class SqliteDatabase:
         """
         self.check_room()
         if self._was_refused:
-            await self.write(lambda session: session.run("prove_writable"))
-
-    def read(self, query: str, parameters: Any = ()) -> list[Any]:
-        """Run a short query at once, in the caller's thread: it sees every finished commit."""
-        return self._reader.execute(QUERIES[query], parameters).fetchall()
-
-    @property
-    def reader(self) -> sqlite3.Connection:
-        """A read-only connection that sees every finished commit."""
-        return self._reader
+            await self.execute("prove_writable")
 
     @property
     def is_busy(self) -> bool:
         """Whether writes are under way or wait."""
         return self._is_committing
 
-    @property
-    def state(self) -> SessionState:
-        """What the writer keeps in memory; its counts are those after the last finished commit."""
-        return self._state
+    def may_have_ready(self, queues: Sequence[str]) -> bool:
+        """Whether a task is ready in one of these queues, or may be once writes have ended."""
+        return self._is_committing or any(queue in self.state.ready for queue in queues)
 
-    def ready_count(self, queue: str) -> int:
-        """Return how many tasks of a queue are ready, after the last finished commit."""
-        return self._state.ready.get(queue, 0)
+    _may_serve = may_have_ready
 
-    async def read_slowly(self, *reads: tuple[str, Any]) -> list[list[Any]]:
-        """Run queries that may take long in a thread with a connection of their own."""
-        return await self.read_in_thread(
-            lambda connection: [
-                connection.execute(QUERIES[name], args).fetchall() for name, args in reads
-            ]
-        )
-
-    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `read` in a thread, with a connection of its own."""
-        self._check_open()
-
-        def run() -> R:
-            with contextlib.closing(_connect(self.path)) as connection:
-                connection.execute("PRAGMA query_only=1")
-                return read(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
-
-    async def close(self) -> None:
-        """Commit what is waiting, wait for slow reads, then close the file. Idempotent."""
-        if self._is_closing:
-            return
-        self._is_closing = True
-        while self._is_committing:
-            await asyncio.wrap_future(self._syncer.submit(lambda: None))
-            await asyncio.sleep(0)
-        self._syncer.shutdown()
-        self._readers.shutdown(cancel_futures=True)
-        self._log.close()
-        self._reader.close()
-        self._writer.close()
-        self._reserve.keep(spare_bytes=0)
-        os.close(self._lock)
+    def _write_soon(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self._is_committing:
+            self._is_committing = True
+            # All other actions of this turn of the loop share the first commit.
+            self._loop.call_soon(self._commit_next)
 
     def _commit_next(self) -> None:
-        """Run what is waiting in one transaction, and go on to its commit."""
+        """Run all waiting actions in one transaction, and start its commit."""
         if self._gathered < len(self._pending) and self._turns < MAX_TURNS:
-            # A crowd is arriving: take what else the sockets hold before paying for a commit.
+            # A crowd is arriving: read more requests from the sockets before paying for a commit.
             self._gathered = max(CROWD, len(self._pending))
             self._turns += 1
             self._loop.call_soon(self._commit_next)
             return
         self._gathered, self._turns = CROWD, 0
-        group, self._pending = self._pending, []
-        if not group and not self._is_waiting_new:
+        if not self._pending and not self._must_serve:
             self._is_committing = False
             return
-        self._is_waiting_new = False
-        group.sort(key=_is_late)
+        group = self._take_group()
         session = self._run(group)
         if session is None:
             self._loop.call_soon(self._commit_next)
@@ -329,13 +239,12 @@ class SqliteDatabase:
             self._make_durable(group, session)
             return
         for write in early:
-            if not write.done.done():
-                write.done.set_result(write.result)
+            write.resolve(write.result)
         # They run before this does.
         self._loop.call_soon(self._make_durable, group, session)
 
-    def _make_durable(self, group: list[_Write], session: Session) -> None:
-        """Commit, here or in the thread that syncs, and tell everybody."""
+    def _make_durable(self, group: list[Write], session: SqliteSession) -> None:
+        """Commit, here or in the thread that syncs, and resolve the group."""
         if self._writer.total_changes == self._committed_changes:
             # Nothing was written (a lease that found nothing): no disk to wait for.
             self._writer.execute("COMMIT")
@@ -355,7 +264,7 @@ class SqliteDatabase:
         )
 
     def _commit(self, is_usual: bool) -> Exception | None:
-        """Commit, in whichever thread, and learn how long the disk usually takes."""
+        """Commit, and measure how long the disk takes."""
         started_s = self.clock.monotonic_s()
         try:
             self._writer.execute("COMMIT")
@@ -368,7 +277,7 @@ class SqliteDatabase:
         self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
         return None
 
-    def _finish(self, group: list[_Write], session: Session, error: Exception | None) -> None:
+    def _finish(self, group: list[Write], session: SqliteSession, error: Exception | None) -> None:
         if error is None:
             self._committed_changes = self._writer.total_changes
             self._was_refused = False
@@ -383,34 +292,33 @@ class SqliteDatabase:
             self._was_refused = True
             self._roll_back()
             _fail(group, error)
-            # What they were given is ready again, for others that wait.
-            self._is_waiting_new = True
+            # The tasks that they got are ready again, for others that wait.
+            self._must_serve = True
         self._loop.call_soon(self._commit_next)
 
-    def _resolve(self, group: list[_Write], session: Session) -> None:
+    def _resolve(self, group: list[Write], session: SqliteSession) -> None:
         session.remember()
         for write in group:
-            if not write.done.done():
-                write.done.set_result(write.result)
+            write.resolve(write.result)
 
-    def _run(self, group: list[_Write]) -> Session | None:
-        """Run a group in one transaction; without those that raise, who are told at once.
+    def _run(self, group: list[Write]) -> SqliteSession | None:
+        """Run a group in one transaction, and add the waiting actions that found something to do.
 
-        Adds to the group those of the waiting actions that found something to do.
+        An action that raises is removed from the group, and its caller gets the error at once.
         """
         is_searching = False
         while group or self._waiting:
-            session = Session(self._state, self.clock)
-            doing: _Write | None = None
-            served: dict[_Write, None] = {}
+            session = SqliteSession(self.state, self.clock)
+            doing: Write | None = None
+            served: dict[Write, None] = {}
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 for doing in group:
-                    doing.result = doing.action(session)
+                    doing.result = _run_action(doing, session)
                     if is_searching:
                         session.flush()
                 for doing in self._woken(session, served):
-                    doing.result = doing.action(session)
+                    doing.result = _run_action(doing, session)
                     if doing.result:
                         served[doing] = None
                     if is_searching:
@@ -420,8 +328,8 @@ class SqliteDatabase:
             except Exception as error:
                 self._roll_back()
                 if not is_searching and not isinstance(error, SwellError):
-                    # The database refused somebody's row, perhaps when another action read what was
-                    # written before it; writing after each action tells whose it was.
+                    # The database refused a row, perhaps when a later action flushed it. Flushing
+                    # after each action shows which row it was.
                     is_searching = True
                     continue
                 self._was_refused = self._was_refused or _is_refusal(error)
@@ -435,13 +343,13 @@ class SqliteDatabase:
                 return session
         return None
 
-    def _woken(self, session: Session, served: Container[_Write]) -> Iterator[_Write]:
+    def _woken(self, session: SqliteSession, served: Container[Write]) -> Iterator[Write]:
         """Yield the actions that wait for a queue, for as long as a task is ready in it."""
         for queue in [each for each in self._waiting if session.ready.count(each) > 0]:
             for write in self._waiting[queue]:
                 if session.ready.count(queue) <= 0:
                     break
-                # Those that were told to stop in this turn are not awake yet.
+                # A wait that ended in this turn of the loop is not awake yet.
                 if write not in served and not write.is_given_up:
                     yield write
 
@@ -454,21 +362,44 @@ class SqliteDatabase:
     _reserve: Reserve
     _writer: sqlite3.Connection
     _reader: sqlite3.Connection
-    _state: SessionState
+    #: What the writer keeps in memory; its counts are those after the last finished commit.
+    state: SqliteState
 
 
-def _is_late(write: _Write) -> bool:
-    return write.is_late
+class _Transaction:
+    """Statements of `swell.db` in the transaction of a group."""
+
+    def __init__(self, session: SqliteSession) -> None:
+        self._session = session
+        session.flush()  # changed tasks must be in the file before SQL reads them
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        return await self._session.fetch(query, **values)
+
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        """Do nothing: there is one writer."""
+
+    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        ids = list(task_ids)
+        await self._session.load(ids)
+        found = [task for task in map(self._session.get, ids) if task is not None]
+        self._session.forget(task for task in found if task.state.is_terminal)
+        return found
 
 
-def _fail(group: list[_Write], error: BaseException) -> None:
+def _run_action(write: Write, session: SqliteSession) -> Any:
+    if write.wants:
+        run_to_end(session.load(write.wants))
+    return run_to_end(write.action(session))
+
+
+def _fail(group: list[Write], error: BaseException) -> None:
     for write in group:
-        if not write.done.done():
-            write.done.set_exception(_translated(error))
+        write.fail(_translated(error))
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether the database could not write at all, rather than not this."""
+    """Whether the database cannot write at all."""
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
@@ -513,7 +444,7 @@ def _lock(path: Path) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file that nobody else can read; one that is there is left as it is.
+    """Make an empty file that only this user can read, unless there is one.
 
     SQLite gives the write-ahead log the same permissions.
     """

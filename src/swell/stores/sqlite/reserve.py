@@ -1,7 +1,7 @@
 """A file next to the database that is removed when the disk is full.
 
 A full disk then has room for a start, which writes a little before it can read, and for erasing.
-Until there is room to make the file again, the store takes nothing new.
+Until there is room for the file again, the store accepts no tasks.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Final
 #: A start writes less, and so does erasing some hundred tasks.
 RESERVE_BYTES: Final = 4 * 1024 * 1024
 
-#: So much must be left beside it: what a start needs.
+#: A start needs this much more.
 SPARE_BYTES: Final = 1024 * 1024
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -52,7 +52,7 @@ class Reserve:
             self.is_there = True
         except (OSError, AttributeError) as error:
             self.give_up()
-            # A system that cannot keep room for a file keeps no task from being accepted.
+            # A system without `fallocate` still accepts tasks.
             self.is_there = getattr(error, "errno", None) not in _FULL
         return self.is_there
 

@@ -1,210 +1,235 @@
-"""One transaction over the tasks.
+"""One transaction over the tasks of a SQLite file.
 
-A session is an identity map with deferred writes: every task is read at most once, and what
-changed is written at the end in one go. Tasks that have not ended stay in memory between
-transactions, since this process is the only one that writes; a task then costs no read on its way
-through the queue.
+Tasks that have not ended stay in memory between transactions, since this process is the only one
+that writes. A task is then never read on its way through the queue.
 """
 
+import functools
 import itertools
 import sqlite3
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any
-
-import msgspec
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
 
 from swell.clock import Clock
-from swell.db.deliveries import lines, new_rows
-from swell.db.posting import Posting
+from swell.db.columns import CHANGED, COLUMNS, NEW, Rows
+from swell.db.sql import Row, Statements, to_json
 from swell.fairness import VirtualClock
-from swell.outbox import OVERTAKEN, Delivery
-from swell.stores import steps
-from swell.stores.lines import Waiting
-from swell.stores.ready import LinesCut, ReadyTasks, is_ready
-from swell.stores.sqlite.rows import insert_row, micros, run_row, save_row, task_of, warnings_row
-from swell.task import Task, discarded, size_bytes
+from swell.stores.ready import LinesCut
+from swell.stores.session import (
+    IDEMPOTENCY_TTL,
+    MAX_LIVE_INPUT_BYTES,
+    MAX_LIVE_TASKS,
+    KnownKeys,
+    Session,
+    State,
+    StoredTask,
+)
+from swell.task import NewTask, Task, next_wake_at, size_bytes
 
-#: Tasks kept in memory between transactions, and the largest input that is worth it.
-MAX_LIVE_TASKS = 50_000
-MAX_LIVE_INPUT_BYTES = 4_096
+R = TypeVar("R")
+
+STATEMENTS: Final = Statements("sqlite")
+QUERIES: Final = STATEMENTS.all()
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class SessionState(Waiting):
-    """What one writer keeps between its transactions."""
+def micros(at: datetime) -> int:
+    """Return a time as it is stored: microseconds since 1970 UTC."""
+    return (at - _EPOCH) // _MICROSECOND
 
-    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
+
+def moment(value: int | None) -> datetime | None:
+    """Return the time that `micros` wrote."""
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+sqlite3.register_adapter(datetime, micros)
+sqlite3.register_adapter(list, to_json)
+
+#: `int`, since the sqlite3 module is slow to adapt a bool.
+NATIVE: Final[Mapping[Any, Any]] = {datetime: (micros, moment), bool: (int, bool)}
+_STORED, _NEW, _CHANGED = (Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED))
+
+_INSERT: Final = (
+    f"INSERT INTO tasks (seq, wake_at, {', '.join(column.name for column in NEW)})"
+    f" VALUES (?, ?{', ?' * len(NEW)})"
+)
+_UPDATE: Final = (
+    "UPDATE tasks SET wake_at = ?2, "
+    + ", ".join(f"{column.name} = ?{n}" for n, column in enumerate(CHANGED, 3))
+    + " WHERE seq = ?1"
+)
+
+
+def stored_task(row: Sequence[Any]) -> StoredTask:
+    """Return what a row of `{task}` has."""
+    return StoredTask(_STORED.task(row[2:]), row[0], None)
+
+
+class SqliteState(State):
+    """What the writer keeps between its transactions: every task that has not ended, if small."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__()
         self.connection = connection
-        self.queries = queries
-        #: Tasks that have not ended, as they are in the file.
-        self.live: dict[str, tuple[int, Task]] = {}
-        self.posting = Posting()
-        (last,) = connection.execute(queries["last_seq"]).fetchone()
-        self.seqs = itertools.count(last + 1)
-        self.restore(
-            connection.execute(queries["ready_lines"]), connection.execute(queries["open_shares"])
+        [last] = fetch_rows(connection, "last_seq", {})
+        self.seqs = itertools.count(last["seq"] + 1)
+        lines, shares = (
+            connection.execute(QUERIES[name]) for name in ("ready_lines", "open_shares")
         )
+        self.restore(lines, shares)
 
 
-class Session:
-    """The tasks as one transaction sees them."""
+class SqliteSession(Session):
+    """The tasks as one transaction sees them; its coroutines never suspend."""
 
-    def __init__(self, state: SessionState, clock: Clock) -> None:
-        self._state = state
-        self._clock = clock
-        self._now: datetime | None = None
-        self._seen: dict[str, tuple[int, Task]] = {}
-        self._added: dict[str, int] = {}
-        self._changed: set[str] = set()
-        #: Those of both that are pipelines.
-        self._runs: set[str] = set()
-        #: Those whose warnings changed.
-        self._warned: set[str] = set()
-        self.ready = ReadyTasks(state, self.get)
-        #: As in `Waiting`.
-        self.last_model, self.passed = state.last_model, state.passed
-        self._posts: list[Delivery] = []
-        #: Whether deliveries were written that are due at once.
-        self.posted = False
+    state: SqliteState
 
-    @property
-    def now(self) -> datetime:
-        """The time of this transaction, from its first use on."""
-        if self._now is None:
-            self._now = self._clock.now()
-        return self._now
-
-    @property
-    def state(self) -> SessionState:
-        """What the writer keeps between transactions."""
-        return self._state
+    def __init__(self, state: SqliteState, clock: Clock) -> None:
+        super().__init__(state, clock)
+        self._seqs: dict[str, int] = {}
 
     def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        """Return the clock of a key's users."""
-        return self._state.clock(model, key_id, priority)
+        return self.state.clock(model, key_id, priority)
 
     def turns(self, model: str, urgency: int) -> VirtualClock:
-        """Return the clock between the keys of a model and band."""
-        return self._state.turns[model, urgency]
+        return self.state.turns[model, urgency]
 
-    def rows(self, query: str, parameters: Any = ()) -> list[Any]:
-        """Run a named query over what was flushed so far."""
-        return self._state.connection.execute(self._state.queries[query], parameters).fetchall()
+    def _recall(self, task_id: str) -> StoredTask | None:
+        return self.state.live.get(task_id)
 
-    def run(self, query: str, parameters: Any = ()) -> int:
-        """Run a named statement at once and return the number of rows changed."""
-        return self._state.connection.execute(self._state.queries[query], parameters).rowcount
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        self.flush()
+        return fetch_rows(self.state.connection, query, values)
 
-    def get(self, task_id: str) -> Task | None:
-        """Return a task as this transaction sees it."""
-        found = self._seen.get(task_id) or self._state.live.get(task_id)
-        if found is None:
-            rows = self.rows("task_by_id", (task_id,))
-            if not rows:
-                return None
-            found = task_of(rows[0])
-        self._seen[task_id] = found
-        return found[1]
+    async def known_keys(self, tasks: Sequence[NewTask]) -> KnownKeys:
+        rows = [{"key_id": new.key_id, "key": new.idempotency_key} for new in tasks]
+        oldest = self.now - IDEMPOTENCY_TTL
+        return {
+            (row["key_id"], row["key"]): (row["task_id"], row["fingerprint"])
+            for row in await self.fetch("idempotent", rows=rows)
+            if row["created_at"] > oldest
+        }
 
-    def load(self, task_ids: Iterable[str]) -> None:
-        """Read many tasks at once, so that `get` finds them."""
-        missing = [
-            task_id
-            for task_id in task_ids
-            if task_id not in self._seen and task_id not in self._state.live
-        ]
-        if len(missing) > 1:
-            for row in self.rows("tasks_by_id", (msgspec.json.encode(missing).decode(),)):
-                found = task_of(row)
-                self._seen[found[1].id] = found
+    async def load(self, task_ids: Iterable[str]) -> None:
+        missing = [task_id for task_id in task_ids if self.get(task_id) is None]
+        if missing:
+            for row in self._execute("tasks_by_id", {"ids": missing}):
+                self._note(stored_task(row))
 
-    def add(self, task: Task) -> Task:
-        """Insert a new task, which is ready, and return it with its tag."""
-        tagged = steps.tagged(self, task)
-        seq = next(self._state.seqs)
-        self._added[task.id] = seq
-        if task.run is not None:
-            self._runs.add(task.id)
-        self._seen[task.id] = (seq, tagged)
-        self.ready.add(tagged)
-        return tagged
+    async def due(self, limit: int) -> list[Task]:
+        self.flush()
+        rows = self._execute("due_tasks", {"now": self.now, "limit": limit})
+        return [self._note(stored_task(row)) for row in rows]
 
-    def put(self, task: Task) -> None:
-        """Write a task that `get` or `add` returned and that has changed."""
-        task_id = task.id
-        seq, before = self._seen[task_id]
-        self._seen[task_id] = (seq, task)
-        if task_id not in self._added:
-            self._changed.add(task_id)
-        if task.run is not None:
-            self._runs.add(task_id)
-        if before.warnings != task.warnings:
-            self._warned.add(task_id)
-        if before.checkpoint is not None or task.checkpoint is not None:
-            for key in discarded(before, task):
-                self.run("discard", (key,))
-        if task.webhook is not None or self._state.posting.watches:
-            self._tell(before, task)
-        was_ready = is_ready(before)
-        if was_ready is not is_ready(task):
-            (self.ready.remove if was_ready else self.ready.add)(task)
-
-    def _tell(self, before: Task, task: Task) -> None:
-        """Write what is to be delivered because a task has changed."""
-        posting = self._state.posting
-        posts = posting.deliveries(before, task, self.now)
-        if posts and posting.overtakes(task):
-            if self._posts:
-                self.flush()
-            for line in lines(posts):
-                self.run("overtake", {**line, "now": self.now, "reason": OVERTAKEN})
-                if posting.drops_passing(task):
-                    self.run("drop_passing", line)
-        self._posts += posts
-
-    def read_ready(self, cut: LinesCut) -> None:
-        """Read tasks of the lines that a plan needs."""
+    async def read_ready(self, cut: LinesCut) -> None:
         for read in self.ready.reads(cut):
             queue, key_id, urgency, *_, limit = read
-            places = self.rows("ready_head", (*read[:-1], micros(self.now), limit))
+            places = self._execute("ready_head", (*read[:-1], micros(self.now), limit))
             self.ready.note((queue, urgency, key_id), places, limit)
-            self.load([task_id for _, _, task_id in places])
+            await self.load([task_id for _, _, task_id in places])
+
+    def _execute(self, query: str, parameters: Any) -> list[Any]:
+        return self.state.connection.execute(QUERIES[query], parameters).fetchall()
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """Read these tasks again, here and in later transactions: their rows will change."""
+        for task in tasks:
+            self._tasks.pop(task.id, None)
+            self.state.live.pop(task.id, None)
 
     def flush(self) -> None:
-        """Send what is waiting to the database, for queries that must see it."""
-        execute_many = self._state.connection.executemany
+        """Send changes to the database, for statements that must see them."""
+        tasks, seqs = self._tasks, self._seqs
         if self._added:
-            rows = [insert_row(seq, self._seen[task_id][1]) for task_id, seq in self._added.items()]
-            execute_many(self._state.queries["insert_task"], rows)
+            for task_id in self._added:
+                seqs[task_id] = next(self.state.seqs)
+            rows = [_NEW.of(tasks[each], seqs[each], _wake(tasks[each])) for each in self._added]
+            self.state.connection.executemany(_INSERT, rows)
         if self._changed:
-            rows = [save_row(*self._seen[task_id]) for task_id in self._changed]
-            execute_many(self._state.queries["save_task"], rows)
-        if self._runs:
-            rows = [run_row(*self._seen[task_id]) for task_id in self._runs]
-            execute_many(self._state.queries["save_run"], rows)
-        if self._warned:
-            rows = [warnings_row(*self._seen[task_id]) for task_id in self._warned]
-            execute_many(self._state.queries["save_warnings"], rows)
-        self._added, self._changed, self._runs, self._warned = {}, set(), set(), set()
-        if self._posts:
-            execute_many(self._state.queries["post_deliveries"], new_rows(self._posts))
-            self._posts, self.posted = [], True
+            rows = [
+                _CHANGED.of(tasks[each], self._seq(each), _wake(tasks[each]))
+                for each in self._changed
+            ]
+            self.state.connection.executemany(_UPDATE, rows)
+        self._added, self._changed = {}, set()
+        for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
+            values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
+            self.afterwards("keep_idempotent", **values, created_at=self.now)
+        self.new_keys = {}
+        if self._file_uses:
+            self.afterwards("use_files", rows=self._file_uses)
+            self._file_uses = []
+        self._close_posts()
+        after, self._after = self._after, []
+        for query, parameters in after:
+            fetch_rows(self.state.connection, query, parameters)
+
+    def _seq(self, task_id: str) -> int:
+        seq = self._seqs.get(task_id)
+        return self._before[task_id].number if seq is None else seq
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
-        if self.posted:
-            self._state.posting.wake()
+        state, live = self.state, self.state.live
+        if self.has_posted:
+            state.posting.wake()
         self.ready.keep()
-        self._state.last_model, self._state.passed = self.last_model, self.passed
-        live = self._state.live
-        for task_id, (seq, task) in self._seen.items():
-            if task.state.is_terminal:
+        state.last_model, state.passed = self.last_model, self.passed
+        for task_id, task in self._tasks.items():
+            is_small = size_bytes(task) <= MAX_LIVE_INPUT_BYTES
+            if task.state.is_terminal or not is_small:
                 live.pop(task_id, None)
-            elif task.run is not None and size_bytes(task) > MAX_LIVE_INPUT_BYTES:
-                # What its stages gave has grown.
-                live.pop(task_id, None)
-            elif task_id in live or (
-                len(live) < MAX_LIVE_TASKS and len(memoryview(task.input)) <= MAX_LIVE_INPUT_BYTES
-            ):
-                live[task_id] = (seq, task)
+            elif task_id in live or len(live) < MAX_LIVE_TASKS:
+                live[task_id] = StoredTask(task, self._seq(task_id), None)
+
+
+def _wake(task: Task) -> int | None:
+    wake_at = next_wake_at(task)
+    return None if wake_at is None else micros(wake_at)
+
+
+def run_to_end(action: Awaitable[R]) -> R:
+    """Run a coroutine that never suspends, so that one `async def` serves both databases."""
+    assert isinstance(action, Coroutine)
+    try:
+        action.send(None)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    action.close()
+    raise RuntimeError("a transaction awaited something other than its statements")
+
+
+def fetch_rows(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
+    """Run a statement, once for each of its `rows` if it has any, and return its results."""
+    sql, _ = STATEMENTS.find(query, values)
+    if "rows" not in values:
+        return _decoded(connection.execute(sql, values))
+    others = {name: value for name, value in values.items() if name != "rows"}
+    cursors = (connection.execute(sql, {**row, **others}) for row in values["rows"])
+    return [found for cursor in cursors for found in _decoded(cursor)]
+
+
+def _decoded(cursor: sqlite3.Cursor) -> list[Row]:
+    rows = cursor.fetchall()
+    if not rows:
+        return []
+    columns = [(name, _decoder(name)) for name, *_ in cursor.description]
+    return [
+        {
+            name: decode(value) if decode else value
+            for (name, decode), value in zip(columns, row, strict=True)
+        }
+        for row in rows
+    ]
+
+
+@functools.cache
+def _decoder(name: str) -> Callable[[Any], Any] | None:
+    if name == "at" or name.endswith(("_at", "_until")):
+        return moment
+    return bool if name.startswith(("is_", "has_")) else None

@@ -1,12 +1,11 @@
-"""Moving the write-ahead log into the database, beside whoever writes.
+"""Checkpoints of the write-ahead log in a thread, while the writer commits.
 
-SQLite would do so within every thousandth commit or so, which then takes a hundred times as long as
-the others: everybody waits. Here a thread with a connection of its own moves what is committed
-while commits go on. What came meanwhile is moved when nobody writes, which takes as long as a few
-commits; then the log begins anew, and does not grow.
+SQLite would checkpoint in about every thousandth commit, which then takes a hundred times as long.
+Here a thread with another connection copies committed pages into the database. A last checkpoint
+between two commits copies the rest, which takes as long as a few commits, and resets the log.
 
-How long the log is counts for everybody: whoever looks for a page looks for it in the log first,
-4,096 pages at a time, and a log of 100 MiB makes one client wait a third longer.
+A long log slows down every read, which searches the log first, 4,096 pages at a time: with a log
+of 100 MiB, a single client waits a third longer.
 """
 
 import contextlib
@@ -19,20 +18,20 @@ import structlog
 
 _log = structlog.get_logger("swell.sqlite")
 
-#: The log is moved after so many changes of rows: about 1,600 pages of small tasks, or 6 MiB.
+#: Changed rows between checkpoints: about 1,600 pages of small tasks, or 6 MiB.
 CHANGES: Final = 10_000
 
 #: A commit that changes one row writes as many pages, three, as this many rows of a large one.
 COMMIT: Final = 20
 
-#: How often it is moved while commits go on. Each time there is less left.
+#: Checkpoints in the thread. Each leaves less for the next.
 PASSES: Final = 2
 
 _MOVE: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
 class WriteAheadLog:
-    """Moves the log of one file, whenever so much has been written.
+    """Checkpoints the log of one file after every `CHANGES` rows.
 
     Args:
         connect: Opens the file once more.
@@ -44,17 +43,17 @@ class WriteAheadLog:
         self._moving: Future[None] | None = None
         #: How many rows the writer had changed at the last commit.
         self._changes = 0
-        #: What the log has grown by since it was moved last, in rows of large commits.
+        #: Growth of the log since the last checkpoint, in rows of large commits.
         self._grown = 0
         self._has_failed = False
 
     @property
     def is_moving(self) -> bool:
-        """Whether it is being moved, so that the disk has more to do than to sync."""
+        """Whether a checkpoint is running, which slows down commits."""
         return self._moving is not None
 
     def written(self, changes: int) -> bool:
-        """Note a commit; return whether the log is to be moved to its end (`move`) before another.
+        """Note a commit; return whether `move` must run before the next one.
 
         Args:
             changes: How many rows the writer has changed in all.
@@ -72,14 +71,14 @@ class WriteAheadLog:
         return False
 
     def close(self) -> None:
-        """Wait until nothing is moved any more."""
+        """Wait for a running checkpoint."""
         self._thread.shutdown()
 
     def move(self, connection: sqlite3.Connection) -> None:
-        """Move what is committed, as far as no reader needs what it would replace.
+        """Copy committed pages, except those that a reader still needs.
 
-        A failure fails no commit: the log grows, and is moved after the next changes. The first
-        failure of a series is logged.
+        A failure does not fail a commit: the log grows until the next checkpoint. The first failure
+        of a series is logged.
         """
         try:
             connection.execute(_MOVE).fetchone()

@@ -1,13 +1,22 @@
 // Calls of the public API. It lies beside the app, under whatever prefix that is served.
-import type { Paths } from "./schema";
+import type { paths } from "./schema";
 
 export type * from "./schema";
 
-type Operation = keyof Paths;
-type Asked<P, K extends string> = K extends keyof P ? { [key in K]: P[K] } : { [key in K]?: undefined };
-type Ask<O extends Operation> = Asked<Paths[O], "path"> &
-  Asked<Paths[O], "body"> & {
-    query?: Paths[O] extends { query: infer Q } ? Partial<Q> : undefined;
+type Method = "delete" | "get" | "patch" | "post" | "put";
+/** Such as `GET /v1/tasks/{id}`. */
+type Operation = {
+  [P in keyof paths]: { [M in Method]: paths[P][M] extends object ? `${Uppercase<M>} ${P}` : never }[Method];
+}[keyof paths];
+type Details<O extends Operation> = O extends `${infer M} ${infer P extends keyof paths}` ? paths[P][Lowercase<M> & Method] : never;
+type PathOf<D> = D extends { parameters: { path: infer P } } ? { path: P } : { path?: undefined };
+type BodyOf<D> = D extends { requestBody: { content: { "application/json": infer B } } } ? { body: B } : { body?: undefined };
+type QueryOf<D> = D extends { parameters: { query?: infer Q } } ? Q : undefined;
+type JsonOf<R> = { [S in keyof R]: R[S] extends { content: { "application/json": infer T } } ? T : never }[keyof R];
+type Answer<O extends Operation> = Details<O> extends { responses: infer R } ? JsonOf<R> : unknown;
+type Ask<O extends Operation> = PathOf<Details<O>> &
+  BodyOf<Details<O>> & {
+    query?: QueryOf<Details<O>>;
     headers?: Record<string, string>;
     signal?: AbortSignal;
   };
@@ -63,7 +72,7 @@ export function own(url: string): string {
 }
 
 /** Do an operation of the table and return its answer. Throws a `Problem`. */
-export async function call<O extends Operation>(operation: O, ask: Ask<O>): Promise<Paths[O]["answer"]> {
+export async function call<O extends Operation>(operation: O, ask: Ask<O>): Promise<Answer<O>> {
   const [method = "GET", template = ""] = operation.split(" ");
   const given = ask as { path?: object; body?: unknown };
   const places = (given.path ?? {}) as Record<string, string>;
@@ -76,7 +85,7 @@ export async function call<O extends Operation>(operation: O, ask: Ask<O>): Prom
   const body = given.body === undefined ? undefined : JSON.stringify(given.body);
   if (body !== undefined) headers["content-type"] = "application/json";
   const answer = await send(url, { method, headers, body, signal: ask.signal });
-  return (await read(answer)) as Paths[O]["answer"];
+  return (await read(answer)) as Answer<O>;
 }
 
 /** The line may also break while an answer comes, and somebody else may have answered, such as a hotel's Wi-Fi. */

@@ -1,38 +1,85 @@
-"""Deployments: names of an operator's own for a model, or for one version of it.
+"""Deployments: an operator's names for a model, or for one version of it.
 
-Every served model is a deployment of its own name. Further ones are kept in the registry; to point
-one at another version rolls that out to all who ask the deployment. How many workers there are is
-not theirs to say: pools are sized in the settings, and a wish that the pool does not meet is
-refused with what it has.
+Every served model is a deployment of the same name. Others are kept in the registry; moving one to
+another version changes it for all its users. Pools are sized in the settings, so a wish that the
+pool does not meet is refused.
 """
 
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import is_plain_word
-from swell.api.facades.replicate.messages import (
-    HOME,
-    ReplicateAccount,
-    ReplicateConfiguration,
-    ReplicateDeployment,
-    ReplicateDeploymentList,
-    ReplicateDeploymentRequest,
-    ReplicateDeploymentUpdate,
-    ReplicateRelease,
-)
-from swell.api.facades.replicate.views import moment
+from swell.api.facades.errors import field_error
+from swell.api.facades.replicate.api import HOME, ReplicatePage, full_name, replicate
+from swell.api.facades.replicate.models import ReplicateAccount
+from swell.api.facades.replicate.views import HIDDEN_VERSION, moment
 from swell.api.reading import Reader
+from swell.api.route import Body, Response
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
+from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
+from swell.registry import ModelCard, Scope
 
-_request = Reader(ReplicateDeploymentRequest)
-_update = Reader(ReplicateDeploymentUpdate)
 
-#: Under which name the registry keeps them.
+class ReplicateDeploymentUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes of a deployment."""
+
+    version: Annotated[str | None, Meta(description="a version's id")] = None
+    hardware: Annotated[str | None, Meta(description="a pool, as `GET /hardware` lists them")] = (
+        None
+    )
+    min_instances: Annotated[int, Meta(ge=0)] | None = None
+    max_instances: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ReplicateDeploymentRequest(ReplicateDeploymentUpdate, frozen=True, kw_only=True):
+    """A name for a model or a version of it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+    model: Annotated[str, Meta(description="`owner/name`")]
+
+
+class ReplicateConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a deployment runs."""
+
+    hardware: str
+    min_instances: int
+    max_instances: int
+
+
+class ReplicateRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """Current model and version of a deployment."""
+
+    number: int
+    model: str
+    version: str
+    created_at: str
+    created_by: ReplicateAccount
+    configuration: ReplicateConfiguration
+
+
+class ReplicateDeployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment."""
+
+    owner: str
+    name: str
+    current_release: ReplicateRelease
+
+
+class ReplicateDeploymentList(ReplicatePage, frozen=True, kw_only=True):
+    """All deployments."""
+
+    results: list[ReplicateDeployment]
+
+
+_create_reader: Final = Reader(ReplicateDeploymentRequest)
+_update_reader: Final = Reader(ReplicateDeploymentUpdate)
+
+#: Name of the note in the registry that holds them.
 _NOTE: Final = "replicate.deployments"
 
 #: More would make each change slow.
@@ -47,14 +94,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner: str
     name: str
     model: str
-    #: None for whatever version a request without one gets.
+    #: None for the version that a request without one gets.
     version: str | None = None
-    #: The pool that it was made with; None for any.
+    #: Pool of its creation; None for any.
     pool: str | None = None
-    #: Counts its changes, from 1.
+    #: Number of the release, from 1.
     number: int = 1
     changed_at: datetime
-    #: Name of the key that made the last change.
+    #: Name of the key that made the last change; empty for a model itself.
     changed_by: str = ""
 
     @property
@@ -64,64 +111,56 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def ref(self) -> str:
-        """What stands behind it, as requests name a model."""
+        """The model, as requests name it."""
         return self.model if self.version is None else f"{self.model}:{self.version}"
-
-
-class _Pool(msgspec.Struct, frozen=True):
-    """How many workers a pool has at least and at most."""
-
-    name: str
-    least: int
-    most: int
 
 
 _decode = msgspec.json.Decoder(list[Deployment]).decode
 
 
 async def find_deployment(service: Service, name: str) -> Deployment:
-    """Return the deployment of this name, or that which each model is.
+    """Return the deployment, or the model, of a name.
 
     Raises:
         NotFound: There is none.
     """
-    for each in await _kept(service):
+    for each in await _stored(service):
         if each.full_name == name:
             return each
     try:
-        card = (await service.cards.target(name)).card
+        return _of_model(service, (await service.cards.target(name)).card)
     except NotFound as error:
         raise NotFound(
             f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists "
             "them; every served model is a deployment of the same name"
         ) from error
-    return _of_model(service, card.name, card.registered_at)
 
 
+@replicate.route("GET /deployments", ReplicateDeploymentList)
 async def list_deployments(service: Service, call: Call) -> Reply:
-    """`GET /deployments`."""
+    """Deployments, including one for each model."""
     await service.cards.refresh()
-    kept = await _kept(service)
-    taken = {each.full_name for each in kept}
-    served = [
-        _of_model(service, card.name, card.registered_at)
-        for card in service.cards.newest()
-        if card.name not in taken
-    ]
-    found = [await _view(service, each) for each in [*kept, *served]]
+    stored = await _stored(service)
+    names = {each.full_name for each in stored}
+    models = [_of_model(service, card) for card in service.cards.newest() if card.name not in names]
+    found = [await _view(service, each) for each in [*stored, *models]]
     return Reply(200, encode(ReplicateDeploymentList(results=found)))
 
 
-async def get(service: Service, call: Call) -> Reply:
-    """`GET /deployments/{owner}/{name}`."""
-    return Reply(200, encode(await _view(service, await find_deployment(service, _name(call)))))
-
-
+@replicate.route(
+    "POST /deployments",
+    {201: Response("The deployment", ReplicateDeployment)},
+    (InvalidRequest, InvalidInput, NotFound, Conflict),
+    scope=Scope.ADMIN,
+    body=Body(
+        ReplicateDeploymentRequest,
+        example={"name": "large", "model": "demo/upper", "min_instances": 0},
+    ),
+    audit="deployments.create",
+)
 async def create(service: Service, call: Call) -> Reply:
-    """`POST /deployments`."""
-    asked: ReplicateDeploymentRequest = await _request.read_call(
-        call, service.settings.max_body_bytes
-    )
+    """Create a deployment."""
+    asked = await _create_reader.read_call(call, service.settings.server.max_body_bytes)
     ref = asked.model if asked.version is None else f"{asked.model}:{asked.version}"
     card = (await service.cards.target(ref)).card
     await _check_instances(service, card.name, asked)
@@ -135,25 +174,29 @@ async def create(service: Service, call: Call) -> Reply:
         changed_by=call.caller.name,
     )
     call.target = made.full_name
-
-    def added(kept: list[Deployment]) -> list[Deployment]:
-        if any(each.full_name == made.full_name for each in kept):
-            raise Conflict(f"there is a deployment {made.full_name} already: PATCH or DELETE it")
-        if len(kept) >= _MOST:
-            raise Conflict(f"there are {_MOST:,} deployments, and no more can be kept: delete some")
-        return [*kept, made]
-
-    await _change(service, added)
+    await _replace(service, None, made)
     return Reply(201, encode(await _view(service, made)))
 
 
+@replicate.route("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
+async def get(service: Service, call: Call) -> Reply:
+    """A deployment."""
+    deployment = await find_deployment(service, full_name(call))
+    return Reply(200, encode(await _view(service, deployment)))
+
+
+@replicate.route(
+    "PATCH /deployments/{owner}/{name}",
+    ReplicateDeployment,
+    (InvalidRequest, InvalidInput, NotFound, Conflict),
+    scope=Scope.ADMIN,
+    body=Body(ReplicateDeploymentUpdate, example={"version": "1"}),
+    audit="deployments.update",
+)
 async def update(service: Service, call: Call) -> Reply:
-    """`PATCH /deployments/{owner}/{name}`."""
-    asked: ReplicateDeploymentUpdate = await _update.read_call(
-        call, service.settings.max_body_bytes
-    )
-    name = call.target = _name(call)
-    before = await _own(service, name)
+    """Update a deployment."""
+    asked = await _update_reader.read_call(call, service.settings.server.max_body_bytes)
+    before = await _changeable(service, call)
     if asked.version is not None:
         await service.cards.target(f"{before.model}:{asked.version}")
     await _check_instances(service, before.model, asked)
@@ -165,30 +208,25 @@ async def update(service: Service, call: Call) -> Reply:
         changed_at=service.clock.now(),
         changed_by=call.caller.name,
     )
-
-    def changed(kept: list[Deployment]) -> list[Deployment]:
-        if before not in kept:
-            raise Conflict(f"deployment {name} was changed at the same moment: try again")
-        return [after if each == before else each for each in kept]
-
-    await _change(service, changed)
+    await _replace(service, before, after)
     return Reply(200, encode(await _view(service, after)))
 
 
+@replicate.route(
+    "DELETE /deployments/{owner}/{name}",
+    {204: Response("The deployment is deleted", media_type="")},
+    (NotFound, Conflict),
+    scope=Scope.ADMIN,
+    audit="deployments.delete",
+)
 async def delete(service: Service, call: Call) -> Reply:
-    """`DELETE /deployments/{owner}/{name}`."""
-    name = call.target = _name(call)
-    await _own(service, name)
-    await _change(service, lambda kept: [each for each in kept if each.full_name != name])
+    """Delete a deployment."""
+    await _replace(service, await _changeable(service, call), None)
     return Reply(204)
 
 
-async def _own(service: Service, name: str) -> Deployment:
-    """Return one that an operator has made.
-
-    Raises:
-        Conflict: It is the model itself.
-    """
+async def _changeable(service: Service, call: Call) -> Deployment:
+    name = call.target = full_name(call)
     found = await find_deployment(service, name)
     if found.changed_by == "":
         raise Conflict(
@@ -198,45 +236,54 @@ async def _own(service: Service, name: str) -> Deployment:
     return found
 
 
-async def _kept(service: Service) -> list[Deployment]:
+async def _stored(service: Service) -> list[Deployment]:
     note = await service.registry.note(_NOTE)
     return [] if note is None else _decode(note)
 
 
-async def _change(service: Service, change: Any) -> None:
+async def _replace(service: Service, before: Deployment | None, after: Deployment | None) -> None:
+    """Store a deployment in place of another; None for a new or a deleted one."""
     for _ in range(_TRIES):
         note = await service.registry.note(_NOTE)
-        kept = [] if note is None else _decode(note)
-        if await service.registry.swap_note(_NOTE, note, encode(change(kept))):
+        stored = [] if note is None else _decode(note)
+        if before is not None and before not in stored:
+            raise Conflict(f"deployment {before.full_name} was changed just now: try again")
+        if before is None and after is not None:
+            if any(each.full_name == after.full_name for each in stored):
+                raise Conflict(
+                    f"there is a deployment {after.full_name} already: PATCH or DELETE it"
+                )
+            if len(stored) >= _MOST:
+                raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
+        kept = [each for each in stored if each != before]
+        changed = encode(kept if after is None else [*kept, after])
+        if await service.registry.swap_note(_NOTE, note, changed):
             return
-    raise Unavailable("the deployments are being changed by others: try again")
+    raise Unavailable("other requests are changing the deployments: try again")
 
 
-def _name(call: Call) -> str:
-    return f"{call.params['owner']}/{call.params['name']}"
+async def current_version(service: Service, model: str) -> str:
+    """Return the version that a request for a model gets now."""
+    try:
+        return (await service.cards.target(model)).card.version
+    except NotFound:
+        return HIDDEN_VERSION
 
 
 def _owner(call: Call) -> str:
-    """Return whose deployments a key makes: its name, in letters that paths may have."""
+    """Return the owner of a key's deployments: its name, in characters of paths."""
     name = "".join(each if each.isalnum() and each.isascii() else "-" for each in call.caller.name)
     name = name.strip("-").lower()[:100]
     return name if name and is_plain_word(name) else call.caller.id
 
 
-def _of_model(service: Service, model: str, registered_at: datetime | None) -> Deployment:
-    owner, _, name = model.partition("/")
-    changed_at = registered_at or service.clock.now()
-    return Deployment(owner=owner, name=name, model=model, changed_at=changed_at)
+def _of_model(service: Service, card: ModelCard) -> Deployment:
+    owner, _, name = card.name.partition("/")
+    changed_at = card.registered_at or service.clock.now()
+    return Deployment(owner=owner, name=name, model=card.name, changed_at=changed_at)
 
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
-    version = deployment.version
-    if version is None:
-        try:
-            version = (await service.cards.target(deployment.model)).card.version
-        except NotFound:
-            version = "hidden"
-    pool = await _pool(service, deployment.model, deployment.pool)
     by = deployment.changed_by or "swell"
     return ReplicateDeployment(
         owner=deployment.owner,
@@ -244,55 +291,50 @@ async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment
         current_release=ReplicateRelease(
             number=deployment.number,
             model=deployment.model,
-            version=version,
-            created_at=cast("str", moment(deployment.changed_at)),
+            version=deployment.version or await current_version(service, deployment.model),
+            created_at=moment(deployment.changed_at),
             created_by=ReplicateAccount(type="organization", username=by, name=by),
-            configuration=ReplicateConfiguration(
-                hardware=pool.name, min_instances=pool.least, max_instances=pool.most
-            ),
+            configuration=_pool(service, deployment.model, deployment.pool),
         ),
     )
 
 
-async def _pool(service: Service, model: str, name: str | None) -> _Pool:
-    """Return the pool whose workers have a model; of several that of this name, or the largest."""
-    found: dict[str, _Pool] = {}
+def _pool(service: Service, model: str, name: str | None) -> ReplicateConfiguration:
+    """Return a pool with workers for a model: the one of this name, or the largest."""
+    sizes: dict[str, tuple[int, int]] = {}
     for worker in service.fleet.live(model, None):
-        pool = worker.info.pool
-        n = 1 if pool not in found else found[pool].least + 1
-        found[pool] = _Pool(pool, n, n)
+        _, workers = sizes.get(worker.info.pool, (0, 0))
+        sizes[worker.info.pool] = workers + 1, workers + 1
     status = service.scaling.status
     for each in () if status is None else status.pools:
         if not each.models or model in each.models:
-            found[each.pool] = _Pool(each.pool, each.least, each.most)
-    if name is not None:
-        return found.get(name, _Pool(name, 0, 0))
-    return max(found.values(), key=lambda pool: (pool.most, pool.name), default=_Pool("", 0, 0))
+            sizes[each.pool] = each.least, each.most
+    if name is None:
+        name = max(sizes, key=lambda pool: (sizes[pool][1], pool), default="")
+    least, most = sizes.get(name, (0, 0))
+    return ReplicateConfiguration(hardware=name, min_instances=least, max_instances=most)
 
 
-async def _check_instances(
-    service: Service, model: str, asked: ReplicateDeploymentRequest | ReplicateDeploymentUpdate
-) -> None:
-    """Check that the pool has as many workers as are wished for.
+async def _check_instances(service: Service, model: str, asked: ReplicateDeploymentUpdate) -> None:
+    """Check that the pool has the wished number of workers.
 
     Raises:
-        InvalidInput: It has fewer, or may have more; or it does not have the model.
+        InvalidInput: It has fewer, may have more, or has no worker for the model.
     """
-    pool = await _pool(service, model, asked.hardware)
-    if asked.hardware is not None and pool.most == 0:
-        _refuse(
-            "hardware",
+    pool = _pool(service, model, asked.hardware)
+    least, most = pool.min_instances, pool.max_instances
+    if asked.hardware is not None and most == 0:
+        raise field_error(
+            "/hardware",
             f"no worker of the pool {asked.hardware[:60]!r} has {model}: GET "
             f"{HOME}/hardware lists the pools; leave it out for any",
+            "not_possible",
         )
-    sized = f"the pool {pool.name!r} has {pool.least} to {pool.most} workers, as [pools] in the "
-    sized += "settings says, which a deployment cannot change"
-    if asked.min_instances is not None and asked.min_instances > pool.least:
-        _refuse("min_instances", f"{sized}: ask for at most {pool.least}")
-    if asked.max_instances is not None and asked.max_instances < pool.most:
-        _refuse("max_instances", f"{sized}: ask for at least {pool.most}")
-
-
-def _refuse(field: str, detail: str) -> None:
-    where = FieldError(pointer=f"/{field}", detail=detail, code="not_possible")
-    raise InvalidInput(f"/{field}: {detail}", errors=[where])
+    limits = (
+        f"the pool {pool.hardware!r} has {least} to {most} workers, as [pools] in the settings "
+        "says, which a deployment cannot change"
+    )
+    if asked.min_instances is not None and asked.min_instances > least:
+        raise field_error("/min_instances", f"{limits}: ask for at most {least}", "not_possible")
+    if asked.max_instances is not None and asked.max_instances < most:
+        raise field_error("/max_instances", f"{limits}: ask for at least {most}", "not_possible")

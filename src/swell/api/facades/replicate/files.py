@@ -1,191 +1,183 @@
-"""Files: uploads of ours, with a name, a checksum and what their owner noted beside them.
+"""Files: uploads with a name, a checksum and the owner's metadata.
 
-What an upload does not know of itself lies in a second object beside it, `KEY.about`. A file is
-named by the last part of its key, so that no list of them is kept.
+These are a second object, `KEY.about`. A file's id is the last part of its key, so no list of files
+is kept.
 """
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.facades.links import page_url
-from swell.api.facades.replicate.messages import (
+from swell.api.facades.errors import field_error
+from swell.api.facades.inputs import decode_json, form_parts, upload_part
+from swell.api.facades.replicate.api import (
     HOME,
-    ReplicateFile,
-    ReplicateFileList,
+    ReplicatePage,
     ReplicateQuery,
+    page_links,
+    replicate,
 )
 from swell.api.facades.replicate.views import moment
-from swell.api.files import keep_upload, plain_type
-from swell.api.forms import Part, read_parts
 from swell.api.reading import read_query
+from swell.api.route import Body, Response
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, SwellError
+from swell.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.objects import ObjectInfo, check_key
 from swell.task import created_at_of, is_id
 
 _ABOUT: Final = ".about"
 
-#: What may stand in the form beside the file.
+#: Fields of the form except the file.
 _FIELDS: Final = frozenset({"filename", "type", "metadata"})
 
-#: Largest note of an owner on a file.
 _MAX_METADATA_BYTES: Final = 16 * 1024
 
-#: How many files of a key are looked through for a list.
+#: Most files of a key that a list looks at.
 _MOST_LISTED: Final = 1000
 
 
-class _About(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies beside a file."""
+class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload."""
 
+    id: str
+    name: str
+    content_type: str
+    size: int
+    etag: str
+    checksums: dict[str, str]
+    metadata: Any
+    created_at: str
+    expires_at: str | None
+    urls: dict[str, str]
+
+
+class ReplicateFileList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of files, newest first."""
+
+    results: list[ReplicateFile]
+
+
+class _About(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     sha256: str
     metadata: Any = {}
 
 
+@replicate.route(
+    "POST /files",
+    {201: Response("The file", ReplicateFile)},
+    (InvalidRequest, TooLarge, UnsupportedType),
+    body=Body(media_types=("multipart/form-data",)),
+)
 async def create(service: Service, call: Call) -> Reply:
-    """`POST /files`: a form with the file as `content`."""
+    """Upload a file.
+
+    A form with the file as `content`, and optionally `filename` and `metadata` (JSON). Inputs refer
+    to it by its `urls.get`.
+    """
     if call.media_type != "multipart/form-data":
         raise InvalidRequest("send a form (multipart/form-data) with the file as `content`")
-    limit = service.settings.max_upload_bytes
     info: ObjectInfo | None = None
     fields: dict[str, str] = {}
-    name, sha256 = "", hashlib.sha256()
-    async for part in read_parts(call.header(b"content-type") or b"", call.chunks(limit)):
+    name = sha256 = ""
+    async for part in form_parts(call, service.settings.server.max_upload_bytes):
         if part.name in _FIELDS:
             fields[part.name] = await part.text(_MAX_METADATA_BYTES)
-        elif part.name != "content":
-            continue
-        elif info is not None:
-            raise InvalidRequest("the form holds `content` twice: send one file at a time")
-        else:
+        elif part.name == "content":
+            if info is not None:
+                raise InvalidRequest("the form holds `content` twice: send one file at a time")
             name = fields.get("filename") or part.filename or "file"
-            media_type = plain_type(fields.get("type") or part.media_type)
-            info = await keep_upload(service, call, _hashed(part, sha256), media_type, name)
+            info, sha256 = await upload_part(service, call, part, fields.get("type", ""), name)
     if info is None:
         raise InvalidRequest("the form holds no `content`: send the file under this name")
-    about = _About(
-        name=fields.get("filename") or name,
-        sha256=sha256.hexdigest(),
-        metadata=_metadata(fields.get("metadata", "")),
-    )
+    metadata = decode_json(fields.get("metadata") or "{}", "the form's field `metadata`")
+    about = _About(name=fields.get("filename") or name, sha256=sha256, metadata=metadata)
     await service.store.note_upload(info.key + _ABOUT)
     await service.objects.put(info.key + _ABOUT, encode(about), "application/json")
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-async def get(service: Service, call: Call) -> Reply:
-    """`GET /files/{id}`."""
-    return Reply(200, encode(await _found(service, call, call.params["id"])))
-
-
+@replicate.route("GET /files", ReplicateFileList, query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
-    """`GET /files`, newest first."""
+    """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)
     keys = await service.objects.under(f"uploads/{call.caller.id}", limit=2 * _MOST_LISTED)
-    ids = sorted(
-        (key.rpartition("/")[2].removesuffix(_ABOUT) for key in keys if key.endswith(_ABOUT)),
-        reverse=True,
-    )
-    if query.cursor is not None:
-        ids = [each for each in ids if each < query.cursor]
-    shown, rest = ids[: query.limit], ids[query.limit :]
-    limit = str(query.limit)
-    home = f"{HOME}/files"
+    ids = [key.rpartition("/")[2].removesuffix(_ABOUT) for key in keys if key.endswith(_ABOUT)]
+    ids = sorted((each for each in ids if each < (query.cursor or "~")), reverse=True)
     results = []
-    for each in shown:
+    for each in ids[: query.limit]:
         try:
-            results.append(await _found(service, call, each))
+            results.append(await _find(service, call, each))
         except NotFound:
-            # Its time has ended a moment ago.
-            continue
-    page = ReplicateFileList(
-        previous=None if query.cursor is None else page_url(service, call, home, limit=limit),
-        next=page_url(service, call, home, cursor=shown[-1], limit=limit) if rest else None,
-        results=results,
-    )
-    return Reply(200, encode(page))
+            continue  # It expired a moment ago.
+    cursor = ids[query.limit - 1] if len(ids) > query.limit else None
+    links = page_links(service, call, "/files", query, cursor)
+    return Reply(200, encode(ReplicateFileList(results=results, **links)))
 
 
+@replicate.route("GET /files/{id}", ReplicateFile, (NotFound,))
+async def get(service: Service, call: Call) -> Reply:
+    """A file."""
+    return Reply(200, encode(await _find(service, call, call.params["id"])))
+
+
+@replicate.route(
+    "DELETE /files/{id}",
+    {204: Response("The file is deleted", media_type="")},
+    (NotFound,),
+    audit="files.delete",
+)
 async def delete(service: Service, call: Call) -> Reply:
-    """`DELETE /files/{id}`."""
+    """Delete a file."""
     file_id = call.params["id"]
-    await _found(service, call, file_id)
+    await _find(service, call, file_id)
     key = _key(call, file_id)
     await service.objects.delete([key, key + _ABOUT])
     return Reply(204)
 
 
 def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], Awaitable[str]]]:
-    """Return how URLs of these files begin, and what gives workers one in place of each."""
+    """Return the prefix of file URLs, and a function from such a URL to one for workers."""
     home = f"{service.base_url(call)}{HOME}/files/"
 
-    async def signed(text: str, pointer: str) -> str:
-        file_id = text[len(home) :]
+    async def signed(url: str, pointer: str) -> str:
+        file_id = url.removeprefix(home)
         try:
             info = await service.objects.head(_key(call, file_id))
         except SwellError as error:
             detail = f"there is no file {file_id[:80]!r} (any more): upload it again"
-            where = FieldError(pointer=pointer, detail=detail, code="not_found")
-            raise InvalidInput(f"{pointer}: {detail}", errors=[where]) from error
+            raise field_error(pointer, detail, "not_found") from error
         return service.urls(call).file(info.key, info.bytes)
 
     return home, signed
 
 
-async def _hashed(part: Part, sha256: "hashlib._Hash") -> AsyncIterator[bytes]:
-    async for piece in part.data:
-        sha256.update(piece)
-        yield piece
-
-
-def _metadata(text: str) -> Any:
-    if not text:
-        return {}
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidRequest(f"the form's field `metadata` is not JSON: {error}") from error
-
-
 def _key(call: Call, file_id: str) -> str:
-    """Return where a file of this caller lies.
-
-    Raises:
-        NotFound: Nothing can be called so.
-    """
-    plain = file_id.partition(".")[0]
-    if not is_id(plain) or file_id.endswith(_ABOUT) or "/" in file_id:
-        raise NotFound(
-            f"this key has no file {file_id[:80]!r}: GET {HOME}/files lists those it has"
-        )
+    if not is_id(file_id.partition(".")[0]) or file_id.endswith(_ABOUT) or "/" in file_id:
+        raise _not_found(file_id)
     return check_key(f"uploads/{call.caller.id}/{file_id}")
 
 
-async def _found(service: Service, call: Call, file_id: str) -> ReplicateFile:
+def _not_found(file_id: str) -> NotFound:
+    return NotFound(f"this key has no file {file_id[:80]!r} (any more): list them at {HOME}/files")
+
+
+async def _find(service: Service, call: Call, file_id: str) -> ReplicateFile:
     key = _key(call, file_id)
     try:
         info = await service.objects.head(key)
     except NotFound as error:
-        raise NotFound(
-            f"this key has no file {file_id[:80]!r} (any more): GET {HOME}/files lists those it has"
-        ) from error
-    return _view(service, call, info, await _about(service, key))
-
-
-async def _about(service: Service, key: str) -> _About:
-    """Return what lies beside a file; what can be told without, where nothing does."""
+        raise _not_found(file_id) from error
     try:
         data = b"".join([piece async for piece in service.objects.read(key + _ABOUT)])
-        return msgspec.json.decode(data, type=_About)
+        about = msgspec.json.decode(data, type=_About)
     except (NotFound, msgspec.MsgspecError):
-        return _About(name=key.rpartition("/")[2], sha256="")
+        about = _About(name=file_id, sha256="")
+    return _view(service, call, info, about)
 
 
 def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> ReplicateFile:
@@ -201,7 +193,7 @@ def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> Repl
         etag=info.etag,
         checksums={"sha256": about.sha256} if about.sha256 else {},
         metadata=about.metadata,
-        created_at=moment(created_at) or "",
-        expires_at=moment(expires_at),
+        created_at=moment(created_at),
+        expires_at=None if expires_at is None else moment(expires_at),
         urls={"get": f"{service.base_url(call)}{HOME}/files/{file_id}"},
     )

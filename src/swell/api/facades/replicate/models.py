@@ -1,80 +1,159 @@
-"""Model cards as Replicate's models and versions, and what stands around them."""
+"""Model cards as models and versions; accounts, hardware, collections and search."""
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.facades.links import page_url
-from swell.api.facades.replicate.messages import (
+from swell.api.facades.replicate.api import (
     HOME,
-    ReplicateAccount,
-    ReplicateCollection,
-    ReplicateCollectionList,
-    ReplicateHardware,
-    ReplicateModel,
-    ReplicateModelList,
-    ReplicatePrediction,
-    ReplicatePredictionList,
+    ReplicatePage,
     ReplicateQuery,
-    ReplicateSearch,
-    ReplicateSecret,
-    ReplicateUrls,
-    ReplicateVersion,
-    ReplicateVersionList,
+    full_name,
+    page_links,
+    replicate,
 )
 from swell.api.facades.replicate.schemas import openapi_of
-from swell.api.facades.replicate.views import moment
+from swell.api.facades.replicate.views import (
+    ReplicatePrediction,
+    ReplicatePredictionList,
+    ReplicateUrls,
+    moment,
+)
 from swell.api.gallery import sample_views
 from swell.api.hook_secrets import HookSecrets
-from swell.api.markdown import first_line
+from swell.api.pages import first_line
 from swell.api.reading import read_query
+from swell.api.route import Body, Response
 from swell.api.service import Service
 from swell.api.views import encode
-from swell.errors import InvalidInput, NotFound
+from swell.errors import InvalidInput, NotFound, TooLarge
 from swell.registry import ModelCard
 
-#: Clients read from it how an output is described; from 0.3.9 on it says what is an iterator.
+#: Clients read the output schema according to it; from 0.3.9 on it may be an iterator.
 _COG_VERSION: Final = "0.16.0"
 
 _EPOCH: Final = "1970-01-01T00:00:00.000Z"
 
-#: Longest search.
 _MAX_QUERY_BYTES: Final = 1000
 
 _WORD: Final = re.compile(r"[\w.-]+")
 
 
+class ReplicateVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a model."""
+
+    id: str
+    created_at: str
+    cog_version: str
+    openapi_schema: dict[str, Any]
+
+
+class ReplicateVersionList(ReplicatePage, frozen=True, kw_only=True):
+    """A model's versions, newest first."""
+
+    results: list[ReplicateVersion]
+
+
+class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model."""
+
+    url: str
+    owner: str
+    name: str
+    description: str | None
+    visibility: Literal["public", "private"] = "public"
+    is_official: bool = False
+    github_url: str | None = None
+    paper_url: str | None = None
+    license_url: str | None = None
+    run_count: int = 0
+    cover_image_url: str | None = None
+    default_example: ReplicatePrediction | None = None
+    latest_version: ReplicateVersion | None = None
+
+
+class ReplicateModelList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of models."""
+
+    results: list[ReplicateModel]
+
+
+class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """Results of a search."""
+
+    query: str
+    models: list[dict[str, Any]]
+    collections: list[dict[str, Any]]
+    pages: list[dict[str, str]]
+
+
+class ReplicateAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The key, by its name."""
+
+    type: Literal["user", "organization"] = "user"
+    username: str
+    name: str
+    github_url: str | None = None
+    avatar_url: str | None = None
+
+
+class ReplicateHardware(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool of workers."""
+
+    name: str
+    sku: str
+
+
+class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
+    """The models of one owner."""
+
+    name: str
+    slug: str
+    description: str
+    models: list[ReplicateModel] = []
+
+
+class ReplicateCollectionList(ReplicatePage, frozen=True, kw_only=True):
+    """All collections."""
+
+    results: list[ReplicateCollection]
+
+
+class ReplicateSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """What signs the webhooks of this key's predictions."""
+
+    key: str
+
+
+@replicate.route("GET /models", ReplicateModelList, query=ReplicateQuery)
 async def list_models(service: Service, call: Call) -> Reply:
-    """`GET /models`."""
+    """A page of models."""
     query = read_query(call, ReplicateQuery)
     await service.cards.refresh()
     cards = sorted(service.cards.newest(), key=lambda card: card.name)
-    if query.cursor is not None:
-        cards = [card for card in cards if card.name > query.cursor]
-    shown, rest = cards[: query.limit], cards[query.limit :]
-    home, limit = f"{HOME}/models", str(query.limit)
-    page = ReplicateModelList(
-        previous=None if query.cursor is None else page_url(service, call, home, limit=limit),
-        next=page_url(service, call, home, cursor=shown[-1].name, limit=limit) if rest else None,
-        results=[_model(service, call, card) for card in shown],
-    )
-    return Reply(200, encode(page))
+    left = [card for card in cards if card.name > (query.cursor or "")]
+    shown = left[: query.limit]
+    cursor = shown[-1].name if len(left) > len(shown) else None
+    links = page_links(service, call, "/models", query, cursor)
+    return _model_list(service, call, shown, links)
 
 
+@replicate.route(
+    "QUERY /models", ReplicateModelList, (TooLarge,), body=Body(media_types=("text/plain",))
+)
 async def search(service: Service, call: Call) -> Reply:
-    """`QUERY /models`: the words of the search are the body."""
-    found = await _search(service, _plain_query(await call.body(_MAX_QUERY_BYTES)))
-    page = ReplicateModelList(results=[_model(service, call, card) for card in found])
-    return Reply(200, encode(page))
+    """Search models."""
+    # replicate-javascript sends a JSON string: its quotes belong to no word.
+    text = (await call.body(_MAX_QUERY_BYTES)).decode(errors="replace")
+    return _model_list(service, call, await _search(service, text), {})
 
 
+@replicate.route("GET /search", ReplicateSearch, (InvalidInput,), query=dict)
 async def search_all(service: Service, call: Call) -> Reply:
-    """`GET /search`."""
-    query = call.query()
-    words = query.get("query", "").strip()
+    """Search models (newer clients)."""
+    words = call.query().get("query", "").strip()
     if not words:
         raise InvalidInput("'query' is required: the words to search for")
     models = [
@@ -84,138 +163,133 @@ async def search_all(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateSearch(query=words, models=models, collections=[], pages=[])))
 
 
+@replicate.route("GET /models/{owner}/{name}", ReplicateModel, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}`."""
+    """A model."""
     return Reply(200, encode(_model(service, call, await _card(service, call))))
 
 
+@replicate.route("GET /models/{owner}/{name}/versions", ReplicateVersionList, (NotFound,))
 async def list_versions(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}/versions`."""
-    cards = await service.cards.versions(_name(call))
-    versions = [version_of(card) for card in cards if card.stage != "retired"]
+    """A model's versions, newest first."""
+    cards = await service.cards.versions(full_name(call))
+    versions = [_version(card) for card in cards if card.stage != "retired"]
     return Reply(200, encode(ReplicateVersionList(results=versions)))
 
 
+@replicate.route("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
 async def get_version(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}/versions/{version}`."""
-    target = await service.cards.target(f"{_name(call)}:{call.params['version']}")
-    return Reply(200, encode(version_of(target.card)))
+    """A version, with its schemas as OpenAPI."""
+    target = await service.cards.target(f"{full_name(call)}:{call.params['version']}")
+    return Reply(200, encode(_version(target.card)))
 
 
+@replicate.route(
+    "GET /models/{owner}/{name}/readme",
+    {200: Response("Markdown", media_type="text/markdown")},
+    (NotFound,),
+)
 async def readme(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}/readme`."""
+    """A model's description."""
     card = await _card(service, call)
     return Reply(200, card.description.encode(), b"text/markdown; charset=utf-8")
 
 
+@replicate.route("GET /models/{owner}/{name}/examples", ReplicatePredictionList, (NotFound,))
 async def list_examples(service: Service, call: Call) -> Reply:
-    """`GET /models/{owner}/{name}/examples`."""
+    """Example inputs, as predictions."""
     card = await _card(service, call)
-    found = [_example(service, call, card, number) for number in range(len(card.examples))]
-    return Reply(200, encode(ReplicatePredictionList(results=found)))
+    examples = [_example(service, call, card, number) for number in range(len(card.examples))]
+    return Reply(200, encode(ReplicatePredictionList(results=examples)))
 
 
+@replicate.route("GET /account", ReplicateAccount)
 async def get_account(service: Service, call: Call) -> Reply:
-    """`GET /account`."""
-    return Reply(200, encode(account_of(call)))
+    """The key's account."""
+    name = call.caller.name
+    return Reply(200, encode(ReplicateAccount(username=name, name=name)))
 
 
+@replicate.route("GET /hardware", dict)
 async def list_hardware(service: Service, call: Call) -> Reply:
-    """`GET /hardware`: the pools."""
-    return Reply(200, encode(await pools(service)))
-
-
-async def list_collections(service: Service, call: Call) -> Reply:
-    """`GET /collections`: one for each owner of models."""
-    await service.cards.refresh()
-    owners = sorted({card.name.partition("/")[0] for card in service.cards.newest()})
-    found = [_collection(service, call, owner, is_whole=False) for owner in owners]
-    return Reply(200, encode(ReplicateCollectionList(results=found)))
-
-
-async def get_collection(service: Service, call: Call) -> Reply:
-    """`GET /collections/{slug}`."""
-    await service.cards.refresh()
-    found = _collection(service, call, call.params["slug"], is_whole=True)
-    if not found.models:
-        raise NotFound(
-            f"there is no collection {found.slug[:60]!r}: GET {HOME}/collections lists them, one "
-            "for each owner of models"
-        )
-    return Reply(200, encode(found))
-
-
-async def webhook_secret(service: Service, call: Call) -> Reply:
-    """`GET /webhooks/default/secret`."""
-    pair = await HookSecrets(service.registry, service.clock).of(call.caller.id)
-    assert pair is not None, "the default secret is made where there is none"
-    return Reply(200, encode(ReplicateSecret(key=pair.secret)))
-
-
-async def pools(service: Service) -> list[ReplicateHardware]:
-    """Return the pools that have workers or may start some, each with its devices."""
+    """The pools of workers."""
     devices: dict[str, set[str]] = {}
     for info, state, _ in await service.fleet.all():
         if state not in ("gone", "lost"):
             devices.setdefault(info.pool, set()).add(info.device)
     status = service.scaling.status
-    for pool in () if status is None else status.pools:
-        devices.setdefault(pool.pool, set())
-    return [
-        ReplicateHardware(
-            name=f"{pool} ({', '.join(sorted(found))})" if found else pool,
-            sku=pool,
-        )
+    for each in () if status is None else status.pools:
+        devices.setdefault(each.pool, set())
+    pools = [
+        ReplicateHardware(name=f"{pool} ({', '.join(sorted(found))})" if found else pool, sku=pool)
         for pool, found in sorted(devices.items())
     ]
+    return Reply(200, encode(pools))
 
 
-def account_of(call: Call) -> ReplicateAccount:
-    """Return the caller's key as an account."""
-    return ReplicateAccount(username=call.caller.name, name=call.caller.name)
-
-
-def version_of(card: ModelCard) -> ReplicateVersion:
-    """Return a card as a version."""
-    return ReplicateVersion(
-        id=card.version,
-        created_at=moment(card.registered_at) or _EPOCH,
-        cog_version=_COG_VERSION,
-        openapi_schema=openapi_of(card),
-    )
-
-
-def _plain_query(body: bytes) -> str:
-    """Return the words of a search; replicate-javascript sends them as a JSON string."""
-    text = body.decode(errors="replace").strip()
-    if text.startswith('"') and text.endswith('"'):
-        try:
-            text = msgspec.json.decode(text, type=str)
-        except msgspec.MsgspecError:
-            return text
-    return text
-
-
-async def _search(service: Service, words: str) -> Sequence[ModelCard]:
-    """Return the models in whose names or descriptions all words occur, names first."""
+@replicate.route("GET /collections", dict)
+async def list_collections(service: Service, call: Call) -> Reply:
+    """The owners of models, as collections."""
     await service.cards.refresh()
-    wanted = _WORD.findall(words.lower())
-    found = [
-        card
-        for card in service.cards.newest()
-        if all(word in f"{card.name}\n{card.description}".lower() for word in wanted)
-    ]
-    return sorted(
-        found, key=lambda card: (not all(word in card.name.lower() for word in wanted), card.name)
-    )
+    owners = sorted({card.name.partition("/")[0] for card in service.cards.newest()})
+    found = [_collection(owner, _cards_of(service, owner)) for owner in owners]
+    return Reply(200, encode(ReplicateCollectionList(results=found)))
 
 
-def _name(call: Call) -> str:
-    return f"{call.params['owner']}/{call.params['name']}"
+@replicate.route("GET /collections/{slug}", ReplicateCollection, (NotFound,))
+async def get_collection(service: Service, call: Call) -> Reply:
+    """The models of one owner."""
+    await service.cards.refresh()
+    owner = call.params["slug"]
+    cards = _cards_of(service, owner)
+    if not cards:
+        raise NotFound(
+            f"there is no collection {owner[:60]!r}: GET {HOME}/collections lists them, one for "
+            "each owner of models"
+        )
+    models = [_model(service, call, card) for card in cards]
+    collection = msgspec.structs.replace(_collection(owner, cards), models=models)
+    return Reply(200, encode(collection))
+
+
+@replicate.route("GET /webhooks/default/secret", ReplicateSecret)
+async def webhook_secret(service: Service, call: Call) -> Reply:
+    """The secret that signs the key's webhooks."""
+    pair = await HookSecrets(service.registry, service.clock).of(call.caller.id)
+    assert pair is not None, "the default secret is made on demand"
+    return Reply(200, encode(ReplicateSecret(key=pair.secret)))
+
+
+async def _search(service: Service, text: str) -> list[ModelCard]:
+    """Return the models with all words in name or description, matches in names first."""
+    await service.cards.refresh()
+    words = _WORD.findall(text.lower())
+
+    def matches(text: str) -> bool:
+        return all(word in text.lower() for word in words)
+
+    found = [card for card in service.cards.newest() if matches(f"{card.name}\n{card.description}")]
+    return sorted(found, key=lambda card: (not matches(card.name), card.name))
 
 
 async def _card(service: Service, call: Call) -> ModelCard:
-    return (await service.cards.target(_name(call))).card
+    return (await service.cards.target(full_name(call))).card
+
+
+def _cards_of(service: Service, owner: str) -> list[ModelCard]:
+    return [card for card in service.cards.newest() if card.name.startswith(f"{owner}/")]
+
+
+def _collection(owner: str, cards: list[ModelCard]) -> ReplicateCollection:
+    description = f"{len(cards)} models of {owner}"
+    return ReplicateCollection(name=owner, slug=owner, description=description)
+
+
+def _model_list(
+    service: Service, call: Call, cards: list[ModelCard], links: dict[str, str | None]
+) -> Reply:
+    models = [_model(service, call, card) for card in cards]
+    return Reply(200, encode(ReplicateModelList(results=models, **links)))
 
 
 def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
@@ -223,22 +297,35 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
     base = service.base_url(call)
     samples = [each for each in sample_views(card, base) if each.content_type.startswith("image/")]
     return ReplicateModel(
-        url=f"{base}/models/{card.name}",
+        url=f"{base}/#/models/{card.name}",
         owner=owner,
         name=name,
         description=first_line(card.description) or None,
         run_count=service.metrics.accepted.get(card.name, 0),
         cover_image_url=samples[0].url if samples else None,
         default_example=_example(service, call, card, 0) if card.examples else None,
-        latest_version=version_of(card),
+        latest_version=_version(card),
     )
 
 
+def _version(card: ModelCard) -> ReplicateVersion:
+    return ReplicateVersion(
+        id=card.version,
+        created_at=_registered_at(card),
+        cog_version=_COG_VERSION,
+        openapi_schema=openapi_of(card),
+    )
+
+
+def _registered_at(card: ModelCard) -> str:
+    return _EPOCH if card.registered_at is None else moment(card.registered_at)
+
+
 def _example(service: Service, call: Call, card: ModelCard, number: int) -> ReplicatePrediction:
-    """Return an input that works as a prediction; what comes of it nobody has kept."""
+    """Return an example input as a prediction without output."""
     base = service.base_url(call)
     home = f"{base}{HOME}/models/{card.name}/examples"
-    created_at = moment(card.registered_at) or _EPOCH
+    created_at = _registered_at(card)
     return ReplicatePrediction(
         id=f"example-{number}",
         model=card.name,
@@ -256,15 +343,5 @@ def _example(service: Service, call: Call, card: ModelCard, number: int) -> Repl
         completed_at=created_at,
         deadline=None,
         deployment=None,
-        urls=ReplicateUrls(get=home, cancel=home, stream=home, web=f"{base}/models/{card.name}"),
-    )
-
-
-def _collection(service: Service, call: Call, owner: str, *, is_whole: bool) -> ReplicateCollection:
-    cards = [card for card in service.cards.newest() if card.name.startswith(f"{owner}/")]
-    return ReplicateCollection(
-        name=owner,
-        slug=owner,
-        description=f"{len(cards)} models of {owner}",
-        models=[_model(service, call, card) for card in cards] if is_whole else [],
+        urls=ReplicateUrls(get=home, cancel=home, stream=home, web=f"{base}/#/models/{card.name}"),
     )

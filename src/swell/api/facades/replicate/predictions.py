@@ -1,105 +1,154 @@
-"""Predictions: make one, get one, list, cancel."""
+"""Predictions: create, get, list, cancel."""
 
 import re
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from swell.api.call import Call, Reply
+from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
-from swell.api.facades.inputs import replaced_strings, with_uploads
-from swell.api.facades.links import file_links, page_url
-from swell.api.facades.repeats import earlier, is_retry
-from swell.api.facades.replicate.deployments import find_deployment
+from swell.api.facades import inputs
+from swell.api.facades.errors import TASK_ERRORS, field_error
+from swell.api.facades.replicate import views
+from swell.api.facades.replicate.api import HOME, ReplicateQuery, full_name, page_links, replicate
+from swell.api.facades.replicate.deployments import current_version, find_deployment
 from swell.api.facades.replicate.files import file_urls
-from swell.api.facades.replicate.messages import (
-    HOME,
-    ReplicatePrediction,
-    ReplicatePredictionList,
-    ReplicatePredictionRequest,
-    ReplicateQuery,
-)
-from swell.api.facades.replicate.views import HIDDEN_VERSION, logs_of, prediction
-from swell.api.facades.replicate.webhooks import webhook_of
-from swell.api.messages import TaskRequest
-from swell.api.reading import Reader, check_json, read_query
+from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
+from swell.api.facades.result_files import file_links
+from swell.api.facades.retry_detection import accept_once
+from swell.api.messages import HookEvent, TaskRequest, WebhookRequest
+from swell.api.reading import Reader, read_query
+from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.service import Service
-from swell.api.submit import accept, check, follow, prefer_wait_s
+from swell.api.submit import check, follow, prefer_wait_s
 from swell.api.tasks import cancel_task, find_task, only_own
 from swell.api.views import encode
-from swell.errors import FieldError, InvalidInput, InvalidRequest, NotFound, SwellError
-from swell.registry import ModelCard
+from swell.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.store import TaskFilter
 from swell.task import Task
+from swell.webhook import Webhook
 
-_request = Reader(ReplicatePredictionRequest)
-_decode = msgspec.json.Decoder().decode
 
-#: Clients give up after 60.5 s, and the answer needs its time.
+class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction to create. Unknown fields are ignored."""
+
+    input: Annotated[
+        msgspec.Raw,
+        Meta(
+            description="the model's input; every model accepts `seed` and `num_outputs`",
+            extra_json_schema={"type": "object"},
+        ),
+    ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    version: Annotated[
+        str | None, Meta(description="a version's id, `owner/name:version` or `owner/name`")
+    ] = None
+    webhook: Annotated[
+        str | None, Meta(description="a URL that receives the prediction's events")
+    ] = None
+    webhook_events_filter: Annotated[
+        list[Literal["start", "output", "logs", "completed"]] | None,
+        Meta(description="the events to send; `output` and `completed` by default"),
+    ] = None
+    webhook_completed: Annotated[
+        str | None, Meta(description="older name: a URL that receives only the end")
+    ] = None
+    stream: Annotated[
+        bool | None, Meta(description="accepted and ignored: every prediction can be streamed")
+    ] = None
+
+
+_reader: Final = Reader(ReplicatePredictionRequest)
+
+#: Clients give up after 60.5 s, and the answer needs time.
 _LONGEST_WAIT_S: Final = 59.0
 
 #: `15s`, `2m`, `1h30m45s`, or a bare number of seconds.
 _DURATION: Final = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?|(\d{1,8})", re.ASCII)
 
-#: The longest `Cancel-After`, and the shortest, in seconds.
-_DURATIONS_S: Final = (5, 24 * 3600)
+#: Events of a task by the names that clients filter with.
+_EVENTS: Final[Mapping[str, Sequence[HookEvent]]] = {
+    "start": ("started",),
+    "output": ("artifact",),
+    "logs": ("progress",),
+    "completed": ("succeeded", "failed", "canceled", "expired"),
+}
 
-#: How many samples a task may have.
-_MOST_OUTPUTS: Final = 100
+_DEFAULT_EVENTS: Final = ("output", "completed")
 
-#: The largest seed of a task; larger ones are taken modulo the next.
-_MOST_SEED: Final = 2**53 - 1
+#: The shortest and the longest `Cancel-After`, in seconds.
+_LEAST_S, _MOST_S = 5, 24 * 3600
+
+_PREFER: Final = Header(
+    "Prefer",
+    "`wait`, or `wait=N`: hold the request until the prediction ends, for at most N seconds (N < "
+    "60)",
+    {"type": "string", "maxLength": 100},
+    "wait=30",
+)
+_CANCEL_AFTER: Final = Header(
+    "Cancel-After",
+    "deadline of the prediction, `5s` to `24h`; refused if it cannot be met",
+    {"type": "string", "maxLength": 40},
+    "1m30s",
+)
+_CREATES: Final[dict[str, Any]] = {
+    "returns": {
+        201: Response("The ended prediction", ReplicatePrediction),
+        202: Response("The prediction, `starting`", ReplicatePrediction),
+    },
+    "errors": (*TASK_ERRORS, InvalidInput, UnsupportedType, WouldExpire),
+    "headers": (_PREFER, _CANCEL_AFTER, IDEMPOTENCY_KEY),
+}
+_INPUT: Final = {"input": {"text": "hello"}}
+_BODY: Final = Body(ReplicatePredictionRequest, example=_INPUT)
+_VERSION_BODY: Final = Body(ReplicatePredictionRequest, example={"version": "demo/upper", **_INPUT})
 
 
+@replicate.route("POST /predictions", body=_VERSION_BODY, **_CREATES)
 async def create(service: Service, call: Call) -> Reply:
-    """`POST /predictions`."""
-    asked, body = await _read(service, call)
-    return await _create(service, call, asked, body, await _model_of(service, asked.version))
+    """Create a prediction with a version."""
+    return await _create(service, call)
 
 
+@replicate.route("POST /models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_model(service: Service, call: Call) -> Reply:
-    """`POST /models/{owner}/{name}/predictions`."""
-    asked, body = await _read(service, call)
-    return await _create(
-        service, call, asked, body, f"{call.params['owner']}/{call.params['name']}"
-    )
+    """Create a prediction with a model."""
+    return await _create(service, call, full_name(call))
 
 
+@replicate.route("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
-    """`POST /deployments/{owner}/{name}/predictions`."""
-    asked, body = await _read(service, call)
-    name = f"{call.params['owner']}/{call.params['name']}"
-    deployment = await find_deployment(service, name)
-    return await _create(service, call, asked, body, deployment.ref, name)
+    """Create a prediction with a deployment."""
+    deployment = await find_deployment(service, full_name(call))
+    return await _create(service, call, deployment.ref, full_name(call))
 
 
-async def get(service: Service, call: Call) -> Reply:
-    """`GET /predictions/{id}`."""
-    return Reply(200, encode(await view(service, call, await find_task(service, call))))
-
-
+@replicate.route("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
 async def list_predictions(service: Service, call: Call) -> Reply:
-    """`GET /predictions`: absolute URLs lead to the next page, and back to the first."""
+    """A page of predictions, newest first."""
     query = read_query(call, ReplicateQuery)
     where = TaskFilter(key_id=only_own(call))
     page = await service.store.page(where, limit=query.limit, cursor=query.cursor)
-    home = f"{HOME}/predictions"
-    limit = str(query.limit)
-    here = ReplicatePredictionList(
-        previous=None if query.cursor is None else page_url(service, call, home, limit=limit),
-        next=(
-            None
-            if page.cursor is None
-            else page_url(service, call, home, cursor=page.cursor, limit=limit)
-        ),
-        results=[await view(service, call, task, is_listed=True) for task in page.tasks],
-    )
-    return Reply(200, encode(here))
+    results = [await view(service, call, task, is_listed=True) for task in page.tasks]
+    links = page_links(service, call, "/predictions", query, page.cursor)
+    return Reply(200, encode(ReplicatePredictionList(results=results, **links)))
 
 
+@replicate.route("GET /predictions/{id}", ReplicatePrediction, (NotFound,))
+async def get(service: Service, call: Call) -> Reply:
+    """The prediction."""
+    return Reply(200, encode(await view(service, call, await find_task(service, call))))
+
+
+@replicate.route(
+    "POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel"
+)
 async def cancel(service: Service, call: Call) -> Reply:
-    """`POST /predictions/{id}/cancel`."""
+    """Cancel a prediction."""
     task = await cancel_task(service, await find_task(service, call))
     return Reply(200, encode(await view(service, call, task)))
 
@@ -107,94 +156,68 @@ async def cancel(service: Service, call: Call) -> Reply:
 async def view(
     service: Service, call: Call, task: Task, *, is_listed: bool = False
 ) -> ReplicatePrediction:
-    """Return a task as its caller sees it; in a list without its progress, and files as URLs."""
-    heard = [] if is_listed else service.polled.progress(task)
+    """Return a task as a prediction; in a list without its progress, and with files as URLs."""
     version = task.model_version or await current_version(service, task.model)
-    early = [] if is_listed else early_artifacts(service.bus, task)
+    urls = service.urls(call)
+    if is_listed:
+        return views.prediction(task, urls, version=version, logs=views.logs_of(task, []))
+    early = early_artifacts(service.bus, task)
     if early:
         task = msgspec.structs.replace(task, artifacts=tuple(early))
-    return prediction(
-        task,
-        service.urls(call),
-        version=version,
-        logs=logs_of(task, heard),
-        files=None if is_listed else await file_links(service, call, task),
-    )
-
-
-async def current_version(service: Service, model: str) -> str:
-    """Return which version of a model a task gets that insists on none."""
-    try:
-        return (await service.cards.target(model)).card.version
-    except NotFound:
-        return HIDDEN_VERSION
+    logs = views.logs_of(task, service.polled.progress(task))
+    files = await file_links(service, call, task.artifacts)
+    return views.prediction(task, urls, version=version, logs=logs, files=files)
 
 
 def cancel_after_s(header: bytes) -> float:
-    """Return after how many seconds a `Cancel-After` header wants a prediction to end.
+    """Return the seconds of a `Cancel-After` header.
 
     Raises:
-        InvalidRequest: It cannot be read, or lies outside 5 seconds to 24 hours.
+        InvalidRequest: It is no duration from 5 seconds to 24 hours.
 
     Source:
         https://replicate.com/docs/topics/predictions/lifecycle, "Deadlines".
     """
     text = header.strip().decode("latin-1")
     found = _DURATION.fullmatch(text)
-    if found is not None and text:
+    if found is not None:
         hours, minutes, seconds, bare = (int(part or 0) for part in found.groups())
         total_s = 3600 * hours + 60 * minutes + seconds + bare
-        least_s, most_s = _DURATIONS_S
-        if least_s <= total_s <= most_s:
+        if _LEAST_S <= total_s <= _MOST_S:
             return float(total_s)
     raise InvalidRequest(
         f"Cancel-After cannot be {text[:40]!r}: write a duration of 5s to 24h, such as 90s or 1h30m"
     )
 
 
-async def _read(service: Service, call: Call) -> tuple[ReplicatePredictionRequest, bytes]:
-    service.traces.begin(call)
-    check_json(call)
-    body = await call.body(service.settings.max_body_bytes)
-    asked: ReplicatePredictionRequest = _request.read(body)
-    return asked, body
-
-
 async def _create(
-    service: Service,
-    call: Call,
-    asked: ReplicatePredictionRequest,
-    body: bytes,
-    model: str,
-    deployment: str | None = None,
+    service: Service, call: Call, model: str | None = None, deployment: str | None = None
 ) -> Reply:
-    target = await service.cards.target(model)
-    cancel_after = call.header(b"cancel-after")
-    request = await _task_request(service, call, asked, target.card, target.queue)
-    noted = {} if deployment is None else {"replicate_deployment": deployment}
-    request = msgspec.structs.replace(
-        request,
-        finish_by_s=None if cancel_after is None else cancel_after_s(cancel_after),
-        metadata=msgspec.Raw(encode(noted) if noted else b"null"),
+    """Create the prediction that a body asks for; without a model, with the version it names."""
+    service.traces.begin(call)
+    request: ReplicatePredictionRequest = await _reader.read_call(
+        call, service.settings.server.max_body_bytes
     )
-    new = await check(service, call, request, await repeat_of(service, call, body))
-    webhook = webhook_of(service, call, asked)
-    if webhook is not None:
-        new = msgspec.structs.replace(new, webhook=webhook)
-    prefer = call.header(b"prefer")
-    longest_s = min(service.settings.max_prefer_s, _LONGEST_WAIT_S)
-    wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, longest_s)
-    task = await earlier(service, call, new) if is_retry(call) else None
-    if task is None:
-        task = await follow(service, call, await accept(service, call, new), wait_s)
-    return await _created(service, call, task, wait_s)
-
-
-async def _created(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
+    repeat = await repeat_of(service, call, encode(request))
+    target = await service.cards.target(model or await _model_of(service, request.version))
+    cancel_after = call.header(b"cancel-after")
+    metadata = None if deployment is None else {"replicate_deployment": deployment}
+    task_request = msgspec.structs.replace(
+        await _task_request(service, call, request, target),
+        finish_by_s=None if cancel_after is None else cancel_after_s(cancel_after),
+        metadata=msgspec.Raw(encode(metadata)),
+    )
+    new = await check(service, call, task_request, repeat)
+    url = request.webhook or request.webhook_completed
+    if url:
+        names = request.webhook_events_filter if request.webhook else ["completed"]
+        new = msgspec.structs.replace(new, webhook=_webhook(service, call, url, names))
+    longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
+    wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
+    task = await follow(service, call, await accept_once(service, call, new), wait_s)
     made = await view(service, call, task)
     if made.status == "processing":
-        # Clients that waited take any other word for the end, and return an output of null, or
-        # the part of it that is there.
+        # Clients that have waited take any other status for the end, and return its output.
         made = msgspec.structs.replace(made, status="starting", output=None)
     headers = [(b"location", made.urls.get.encode())]
     if wait_s > 0:
@@ -202,61 +225,34 @@ async def _created(service: Service, call: Call, task: Task, wait_s: float) -> R
     return Reply(201 if task.state.is_terminal else 202, encode(made), headers=headers)
 
 
+def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None) -> Webhook:
+    """Return the webhook of a prediction, for the events of these names or the default ones."""
+    events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
+    request = WebhookRequest(url=url, events=list(events), format=views.FORMAT)
+    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
+
+
 async def _task_request(
-    service: Service,
-    call: Call,
-    asked: ReplicatePredictionRequest,
-    card: ModelCard,
-    queue: str,
+    service: Service, call: Call, request: ReplicatePredictionRequest, target: Target
 ) -> TaskRequest:
-    """Return what is asked, with what only Swell knows apart taken out of the input.
-
-    `seed` and `num_outputs` belong to a task; a model that has fields of these names keeps them.
-    """
-    value = _input(asked.input)
-    known = card.input_schema.get("properties", {})
-    seed = None if "seed" in known else _seed(value.pop("seed", None))
-    count = 1 if "num_outputs" in known else _count(value.pop("num_outputs", None))
-    value = await with_uploads(service, call, value)
-    home, signed = file_urls(service, call)
-    value = await replaced_strings(value, lambda text: text.startswith(home), signed, "/input")
-    return TaskRequest(model=queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
-
-
-def _input(raw: msgspec.Raw) -> dict[str, Any]:
-    try:
-        value = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the value at /input is not JSON in UTF-8: {error}") from error
+    """Return the task that a request asks for; `seed` and `num_outputs` belong to the task."""
+    value: Any = inputs.decode_json(request.input, "the value at /input")
     if not isinstance(value, dict):
-        raise _wrong("/input", 'an input is an object of the model\'s fields, such as {"prompt"…}')
-    return value
-
-
-def _seed(value: Any) -> int | None:
-    if value is None or value == "" or (type(value) is int and value < 0):
-        # Less than nothing asks for any seed at many models.
-        return None
-    if type(value) is not int:
-        raise _wrong("/input/seed", "a seed is a whole number, 0 or more")
-    return value % (_MOST_SEED + 1)
-
-
-def _count(value: Any) -> int:
-    if value is None:
-        return 1
-    if type(value) is not int or not 1 <= value <= _MOST_OUTPUTS:
-        raise _wrong("/input/num_outputs", f"it is a whole number from 1 to {_MOST_OUTPUTS}")
-    return value
-
-
-def _wrong(pointer: str, detail: str) -> SwellError:
-    where = FieldError(pointer=pointer, detail=detail, code="type")
-    return InvalidInput(f"{pointer}: {detail}", errors=[where])
+        detail = 'an input is an object of the model\'s fields, such as {"prompt"…}'
+        raise field_error("/input", detail, "type")
+    known = target.card.input_schema.get("properties", {})
+    seed = inputs.take_seed(value, known, "/input/")
+    count = inputs.take_count(value, known, "num_outputs", "/input/")
+    value = await inputs.with_uploads(service, call, value)
+    home, signed = file_urls(service, call)
+    value = await inputs.replace_strings(
+        value, lambda text: text.startswith(home), signed, "/input"
+    )
+    return TaskRequest(model=target.queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
 
 
 async def _model_of(service: Service, version: str | None) -> str:
-    """Return which model a version is of, as `owner/name:version`.
+    """Return `owner/name:version` of a version.
 
     Raises:
         InvalidInput: None is named, or several models have one of this name.
@@ -264,24 +260,25 @@ async def _model_of(service: Service, version: str | None) -> str:
     """
     if not version:
         detail = "'version' is required: a version's id, owner/name:version, or owner/name"
-        where = FieldError(pointer="/version", detail=detail, code="required")
-        raise InvalidInput(detail, errors=[where])
+        raise field_error("/version", detail, "required")
     if "/" in version:
         return version
-    for is_last in (False, True):
-        found = sorted({card.name for card in service.cards.all() if card.version == version})
-        if found or is_last:
-            break
-        # It may have been registered through another backend a moment ago.
+    found = _models_with(service, version)
+    if not found:
+        # Another backend may have registered it a moment ago.
         await service.cards.refresh()
+        found = _models_with(service, version)
     if not found:
         raise NotFound(
             f"no model here has the version {version[:80]!r}: GET {HOME}/models lists those there "
             "are, each with its latest version"
         )
     if len(found) > 1:
-        raise _wrong(
-            "/version",
-            f"{', '.join(found[:5])} all have a version {version[:80]!r}: write owner/name:version",
-        )
+        models = ", ".join(found[:5])
+        detail = f"{models} all have a version {version[:80]!r}: write owner/name:version"
+        raise field_error("/version", detail, "type")
     return f"{found[0]}:{version}"
+
+
+def _models_with(service: Service, version: str) -> list[str]:
+    return sorted({card.name for card in service.cards.all() if card.version == version})

@@ -1,12 +1,14 @@
-"""A card's schemas as the OpenAPI document that Replicate's clients read of a version. Pure."""
+"""The OpenAPI document of a version, from the schemas of its card. Pure."""
 
 from typing import Any, Final
+
+import msgspec
 
 from swell.registry import ModelCard
 
 _COMPONENTS: Final = "#/components/schemas/"
 
-#: What every task has, and a model's input need not.
+#: Inputs of every prediction.
 _OF_TASKS: Final[dict[str, dict[str, Any]]] = {
     "seed": {
         "type": "integer",
@@ -28,8 +30,7 @@ _OF_TASKS: Final[dict[str, dict[str, Any]]] = {
 def openapi_of(card: ModelCard) -> dict[str, Any]:
     """Return a document with `Input` and `Output` among its schemas.
 
-    An output that a model describes as an array keeps its `x-cog-array-type`: `iterator` has
-    clients go through it as it grows. A list of files without it is read as a whole.
+    An array as output keeps its `x-cog-array-type`: with `iterator` clients read it while it grows.
     """
     schemas: dict[str, Any] = {}
     asked = _moved(card.input_schema, schemas)
@@ -46,43 +47,23 @@ def openapi_of(card: ModelCard) -> dict[str, Any]:
         "title": "PredictionRequest",
         "properties": {"input": {"$ref": f"{_COMPONENTS}Input"}},
     }
+    body = {"schema": {"$ref": f"{_COMPONENTS}PredictionRequest"}}
+    predict = {
+        "operationId": "predict",
+        "requestBody": {"content": {"application/json": body}},
+        "responses": {"200": {"description": "The prediction"}},
+    }
     return {
         "openapi": "3.0.2",
         "info": {"title": card.name, "version": card.version},
-        "paths": {
-            "/predictions": {
-                "post": {
-                    "operationId": "predict",
-                    "requestBody": {
-                        "content": {
-                            "application/json": {
-                                "schema": {"$ref": f"{_COMPONENTS}PredictionRequest"}
-                            }
-                        }
-                    },
-                    "responses": {"200": {"description": "The prediction"}},
-                }
-            }
-        },
+        "paths": {"/predictions": {"post": predict}},
         "components": {"schemas": schemas},
     }
 
 
 def _moved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose definitions lie among the document's."""
-    for name, definition in schema.get("$defs", {}).items():
-        schemas[name] = _referring(definition)
-    return {name: _referring(each) for name, each in schema.items() if name != "$defs"}
-
-
-def _referring(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_referring(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: each.replace("#/$defs/", _COMPONENTS)
-        if name == "$ref" and isinstance(each, str)
-        else _referring(each)
-        for name, each in value.items()
-    }
+    """Return a schema after its definitions have moved to the document's schemas."""
+    text = msgspec.json.encode(schema).replace(b'"#/$defs/', f'"{_COMPONENTS}'.encode())
+    moved: dict[str, Any] = msgspec.json.decode(text)
+    schemas.update(moved.pop("$defs", {}))
+    return moved

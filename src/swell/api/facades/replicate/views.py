@@ -1,25 +1,26 @@
-"""How a task looks as a prediction. Pure.
+"""Tasks as predictions. Pure.
 
-    queued, whether a worker still starts or not    starting
-    running                                         processing
-    succeeded, failed, canceled                     the same
-    expired                                         canceled: clients know no word for it
-
-Whoever made a prediction and waited for it in vain is told `starting` even if it runs by then:
-clients take anything else for the end and return an output that is not there.
+queued                         starting
+running                        processing
+succeeded, failed, canceled    the same
+expired                        canceled: clients know no word for it
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from swell.adoption.traffic import asked_version
-from swell.api.facades.links import direct_url
-from swell.api.facades.replicate.messages import HOME, ReplicatePrediction, ReplicateUrls, Status
+from swell.api.facades.replicate.api import HOME, ReplicatePage
+from swell.api.facades.result_files import file_url
 from swell.api.views import UrlMaker, resolve_files
+from swell.outbox import Delivery
 from swell.task import Task, TaskState, seed_of
+
+#: The only words that clients know.
+Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 
 _STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.QUEUED: "starting",
@@ -30,31 +31,71 @@ _STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.EXPIRED: "canceled",
 }
 
-#: Stands for a version that is not known any more.
+#: The name of the format of its webhooks.
+FORMAT: Final = "replicate"
+
+#: Replaces a version that is unknown by now.
 HIDDEN_VERSION: Final = "hidden"
 
-#: Signs of a full bar.
+#: Characters of a full progress bar.
 _BAR: Final = 10
 
 
+class ReplicateUrls(msgspec.Struct, frozen=True, kw_only=True):
+    """URLs of a prediction."""
+
+    get: str
+    cancel: str
+    stream: str
+    web: str
+
+
+class ReplicatePrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as a prediction."""
+
+    id: str
+    model: str
+    version: str
+    status: Status
+    input: Any
+    output: Any
+    logs: str
+    error: str | None
+    metrics: dict[str, float]
+    data_removed: bool
+    source: str
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    deadline: str | None
+    deployment: str | None
+    urls: ReplicateUrls
+
+
+class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
+    """A page of predictions, newest first."""
+
+    results: list[ReplicatePrediction]
+
+
 def status_of(task: Task) -> Status:
-    """Return the one of five words that says how a task stands."""
+    """Return the status of a prediction."""
     return _STATUSES[task.state]
 
 
 def error_of(task: Task) -> str | None:
-    """Return why a task went wrong, in words; None if it did not."""
+    """Return the error of a prediction in words; None without one."""
     return None if task.error is None else task.error.detail or task.error.title
 
 
-def progress_line(told: Mapping[str, Any]) -> str | None:
-    """Return what a worker tells of its progress as a line that clients read a bar from.
+def progress_line(progress: Mapping[str, Any]) -> str | None:
+    """Return progress as a line of a log. Clients read a progress bar from it.
 
     Source:
         The pattern of `Prediction.Progress` in replicate-python and of `parseProgressFromLogs` in
-        replicate-javascript, which is how tqdm writes.
+        replicate-javascript: what tqdm writes.
     """
-    step, steps, fraction = told.get("step"), told.get("steps"), told.get("fraction")
+    step, steps, fraction = (progress.get(name) for name in ("step", "steps", "fraction"))
     if type(step) is not int or type(steps) is not int or steps < 1:
         if not isinstance(fraction, int | float):
             return None
@@ -64,60 +105,35 @@ def progress_line(told: Mapping[str, Any]) -> str | None:
     return f"{100 * step // steps:3d}%|{'#' * full}{' ' * (_BAR - full)}| {step}/{steps}"
 
 
-def logs_of(task: Task, heard: Sequence[Mapping[str, Any]]) -> str:
-    """Return a task's progress as a log.
+def logs_of(task: Task, progress: Sequence[Mapping[str, Any]]) -> str:
+    """Return the progress of a task as a log.
 
     Args:
-        task: How it stands.
-        heard: What its worker told, oldest first; what was not heard here is not in it.
+        task: The task.
+        progress: Reports of its worker that reached this process, oldest first.
     """
-    lines = [line for each in heard if (line := progress_line(each)) is not None]
-    if task.state is TaskState.SUCCEEDED:
+    lines = [line for each in progress if (line := progress_line(each)) is not None]
+    if task.state is TaskState.SUCCEEDED and not (lines and lines[-1].startswith("100%")):
         last = progress_line({"step": task.count, "steps": task.count})
-        if last is not None and not (lines and lines[-1].startswith("100%")):
-            lines.append(last)
+        lines += [] if last is None else [last]
     return "".join(f"{line}\n" for line in lines)
 
 
-def input_of(task: Task) -> Any:
-    """Return what was asked, with what the façade took out of the input.
-
-    A seed that was drawn is told with the result.
-    """
-    asked = msgspec.json.decode(task.input)
-    if not isinstance(asked, dict):
-        return asked
-    if task.state is TaskState.SUCCEEDED or task.seed != seed_of(task.id):
-        asked.setdefault("seed", task.seed)
-    if task.count > 1:
-        asked.setdefault("num_outputs", task.count)
-    return asked
-
-
 def output_of(task: Task, files: Sequence[str]) -> Any:
-    """Return what came of a task; of one that runs, the files that are there; None for nothing.
+    """Return the output of a prediction; while it runs, the files that exist; None for nothing.
 
     Args:
-        task: How it stands.
-        files: What stands for each of its files.
+        task: The task.
+        files: URL of each of its files.
     """
     if task.output is None:
         return list(files) or None
     return msgspec.json.decode(resolve_files(task.output, files))
 
 
-def deployment_of(task: Task) -> str | None:
-    """Return the deployment that a prediction was asked of; None for none."""
-    if task.metadata is None:
-        return None
-    noted = msgspec.json.decode(task.metadata)
-    name = noted.get("replicate_deployment") if isinstance(noted, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def moment(at: datetime | None) -> str | None:
-    """Return a moment as clients read it."""
-    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def moment(at: datetime) -> str:
+    """Return a time as clients read it."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def prediction(
@@ -131,58 +147,82 @@ def prediction(
     """Return a task as a prediction.
 
     Args:
-        task: How it stands.
-        urls: Makes URLs for whoever reads it.
-        version: What will run it, as long as nothing does.
-        logs: As `logs_of`.
-        files: What stands for each of its files; None for their URLs.
+        task: The task.
+        urls: Makes URLs for the reader.
+        version: The version that would run it now.
+        logs: From `logs_of`.
+        files: URL of each of its files; None to make them.
     """
     if files is None:
-        files = [direct_url(urls, each.key, each.bytes) for each in task.artifacts]
+        files = [file_url(urls, each.key, each.bytes) for each in task.artifacts]
     home = f"{urls.base}{HOME}/predictions/{task.id}"
-    created_at = moment(task.created_at)
-    assert created_at is not None, "every task was created"
+    # Signed, since replicate-javascript sends no key along.
+    _, _, signature = urls.objects.sign("GET", stream_key(task.id), urls.expires_s).partition("?")
     return ReplicatePrediction(
         id=task.id,
         model=task.model,
         version=task.model_version or asked_version(task.queue) or version,
         status=status_of(task),
-        input=input_of(task),
+        input=_input(task),
         output=output_of(task, files),
         logs=logs,
         error=error_of(task),
         metrics=_metrics(task),
         data_removed=task.inputs_removed or task.outputs_removed,
         source="api",
-        created_at=created_at,
-        started_at=moment(task.started_at),
-        completed_at=moment(task.finished_at),
-        deadline=moment(task.finish_by_at),
-        deployment=deployment_of(task),
+        created_at=moment(task.created_at),
+        started_at=_moment_of(task.started_at),
+        completed_at=_moment_of(task.finished_at),
+        deadline=_moment_of(task.finish_by_at),
+        deployment=_deployment(task),
         urls=ReplicateUrls(
             get=home,
             cancel=f"{home}/cancel",
-            stream=_stream_url(task, urls),
+            stream=f"{home}/stream?{signature}",
             web=f"{urls.base}/#/tasks/{task.id}",
         ),
     )
 
 
+def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePrediction:
+    """Return the body of a delivery: the prediction as it was then."""
+    progress = []
+    if delivery.event == "progress" and delivery.data is not None:
+        progress = [msgspec.json.decode(delivery.data)]
+    return prediction(task, urls, logs=logs_of(task, progress))
+
+
 def stream_key(task_id: str) -> str:
-    """Return what stands for a prediction's stream where URLs are signed; no file has this key."""
+    """Return the key that the URL of a prediction's stream is signed for; no file has it."""
     return f"streams/{task_id}"
 
 
-def _stream_url(task: Task, urls: UrlMaker) -> str:
-    # Signed, since replicate-javascript sends no key along.
-    query = urls.objects.sign("GET", stream_key(task.id), urls.expires_s).partition("?")[2]
-    return f"{urls.base}{HOME}/predictions/{task.id}/stream?{query}"
+def _moment_of(at: datetime | None) -> str | None:
+    return None if at is None else moment(at)
+
+
+def _input(task: Task) -> Any:
+    """Return the input with the seed and count that were taken out of it, or a drawn seed."""
+    given = msgspec.json.decode(task.input)
+    if not isinstance(given, dict):
+        return given
+    if task.state is TaskState.SUCCEEDED or task.seed != seed_of(task.id):
+        given.setdefault("seed", task.seed)
+    if task.count > 1:
+        given.setdefault("num_outputs", task.count)
+    return given
+
+
+def _deployment(task: Task) -> str | None:
+    metadata = None if task.metadata is None else msgspec.json.decode(task.metadata)
+    name = metadata.get("replicate_deployment") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _metrics(task: Task) -> dict[str, float]:
-    found = {}
-    if task.finished_at is not None:
-        if task.started_at is not None:
-            found["predict_time"] = (task.finished_at - task.started_at).total_seconds()
-        found["total_time"] = (task.finished_at - task.created_at).total_seconds()
+    if task.finished_at is None:
+        return {}
+    found = {"total_time": (task.finished_at - task.created_at).total_seconds()}
+    if task.started_at is not None:
+        found["predict_time"] = (task.finished_at - task.started_at).total_seconds()
     return found

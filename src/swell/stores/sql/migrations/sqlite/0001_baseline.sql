@@ -52,7 +52,11 @@ CREATE INDEX tasks_dead ON tasks (id) WHERE dead;
 
 CREATE INDEX tasks_user ON tasks (user_id, id) WHERE user_id IS NOT NULL;
 
-CREATE UNIQUE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;
+-- Retries of ended tasks.
+CREATE TABLE repeats (
+    task_id TEXT PRIMARY KEY,
+    again_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- One row for each idempotency key of the last day.
 CREATE TABLE idempotency (

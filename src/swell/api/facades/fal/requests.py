@@ -1,0 +1,390 @@
+"""Requests: run and wait, stream, or queue and follow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from swell.api.call import Call, Reply
+from swell.api.drafts import repeat_of
+from swell.api.facades.errors import TASK_ERRORS
+from swell.api.facades.fal.api import failure, failure_body, failure_reply, fal, reply, request_id
+from swell.api.facades.fal.arguments import app_names, task_options, task_request
+from swell.api.facades.fal.results import FORMAT, file_view, result_of
+from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
+from swell.api.facades.inputs import json_object, with_uploads
+from swell.api.facades.model_names import resolve
+from swell.api.facades.result_files import file_url
+from swell.api.facades.unanswered_requests import request_digest
+from swell.api.messages import WebhookRequest
+from swell.api.reading import read_query
+from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
+from swell.api.service import Service
+from swell.api.submit import accept, check, follow
+from swell.api.tasks import cancel_task, find_task
+from swell.api.views import encode
+from swell.errors import InvalidInput, NotFound, SwellError, TooManyRequests, WouldExpire
+from swell.events import Event, EventKind
+from swell.store import Accepted
+from swell.task import Task, TaskState
+from swell.webhook import Webhook
+
+
+class FalSubmitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued request."""
+
+    request_id: str
+    response_url: str
+    status_url: str
+    cancel_url: str
+    #: Requests ahead of it.
+    queue_position: int
+    status: str = "IN_QUEUE"
+
+
+class FalLog(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a log."""
+
+    message: str
+    timestamp: str
+    level: str = "INFO"
+    source: str = "swell"
+
+
+class FalStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Status of a request: `IN_QUEUE`, `IN_PROGRESS`, or `COMPLETED` after any end."""
+
+    status: Annotated[str, Meta(pattern="^(IN_QUEUE|IN_PROGRESS|COMPLETED)$")]
+    request_id: str
+    response_url: str
+    #: In the queue: requests ahead of it.
+    queue_position: int | msgspec.UnsetType = msgspec.UNSET
+    logs: list[FalLog] | msgspec.UnsetType | None = msgspec.UNSET
+    metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    error_type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class FalStatusQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether logs are wanted."""
+
+    logs: Annotated[str, Meta(pattern="^(0|1|true|false|True|False)$")] = "0"
+
+
+class FalSubmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The receiver of a webhook."""
+
+    fal_webhook: Annotated[str, Meta(max_length=8192)] | None = None
+
+
+RESULT: Final = {
+    200: Response(
+        "The result: for pictures `images`, `seed`, `timings`, `has_nsfw_concepts` and `prompt`",
+        dict,
+    )
+}
+_SUBMITTED: Final = {200: Response("The URLs of the request", FalSubmitted)}
+HEADERS: Final = (
+    IDEMPOTENCY_KEY,
+    Header(
+        "X-Fal-Request-Timeout",
+        "seconds until it must start, or 504",
+        {"type": "string", "pattern": "^[0-9]{1,7}(.[0-9]{1,6})?$"},
+        "30",
+    ),
+    Header(
+        "X-Fal-Queue-Priority",
+        "`low` goes after usual tasks",
+        {"type": "string", "enum": ["normal", "low"]},
+        "normal",
+    ),
+    Header("X-Fal-No-Retry", "`1`: one attempt only", {"type": "string", "maxLength": 10}, "1"),
+)
+ERRORS: Final = (*TASK_ERRORS, InvalidInput, TooManyRequests, WouldExpire)
+_CREATES: Final[dict[str, Any]] = {"errors": ERRORS, "body": Body(), "headers": HEADERS}
+_REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
+
+
+@fal.route("POST /run/{owner}/{alias}", RESULT, **_CREATES)
+async def run(service: Service, call: Call) -> Reply | None:
+    """Run an app and wait."""
+    service.traces.begin(call)
+    accepted, digest = await _accept(service, call)
+    if call.params.get("path", "").rstrip("/").rpartition("/")[2] == "stream":
+        await _stream(service, call, accepted)
+        return None
+    with service.unanswered.watch(digest, call, accepted.task.id):
+        task = await wait_for_end(service, call, accepted)
+        return await _result(service, call, task)
+
+
+@fal.route("POST /run/{owner}/{alias}/{path:path}", RESULT, **_CREATES)
+async def run_path(service: Service, call: Call) -> Reply | None:
+    """Run an app, or stream from it.
+
+    The path after the app counts only if an alias has the whole name. A path that ends in `stream`
+    answers with server-sent events: previews, then the result.
+    """
+    return await run(service, call)
+
+
+@fal.route("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+async def queue(service: Service, call: Call) -> Reply:
+    """Queue a request."""
+    service.traces.begin(call)
+    accepted, digest = await _accept(service, call, _webhook(service, call))
+    with service.unanswered.watch(digest, call, accepted.task.id):
+        task = await follow(service, call, accepted, 0.0)
+        home = _home(service, call, task)
+        view = FalSubmitted(
+            request_id=task.id,
+            response_url=home,
+            status_url=home + "/status",
+            cancel_url=home + "/cancel",
+            queue_position=await _ahead(service, task, is_new=accepted.is_new),
+        )
+        return reply(200, view, task.id)
+
+
+@fal.route(f"GET {_REQUEST}", RESULT, (NotFound,))
+async def result(service: Service, call: Call) -> Reply:
+    """Get a result.
+
+    A request without a result answers with its error and the error's status.
+    """
+    task = await find_task(service, call)
+    if not task.state.is_terminal:
+        body = {"detail": "Request is still in progress", "error_type": "in_progress"}
+        return reply(400, body, task.id)
+    return await _result(service, call, task)
+
+
+@fal.route(
+    f"GET {_REQUEST}/status",
+    {
+        200: Response("The request has ended", FalStatus),
+        202: Response("The request has not ended", FalStatus),
+    },
+    (NotFound,),
+    query=FalStatusQuery,
+)
+async def status(service: Service, call: Call) -> Reply:
+    """Get the status of a request."""
+    task = await find_task(service, call)
+    view = await _status_view(service, call, task)
+    return reply(200 if task.state.is_terminal else 202, view, task.id)
+
+
+@fal.route(
+    f"GET {_REQUEST}/status/stream",
+    {200: Response("A status for every change", None, "text/event-stream")},
+    (NotFound,),
+    query=FalStatusQuery,
+)
+async def status_stream(service: Service, call: Call) -> Reply | None:
+    """Follow a request."""
+    await call.body(service.settings.server.max_body_bytes)
+    task = await find_task(service, call)
+    accepted = Accepted(task=task, is_new=False)
+    latest = sse(await _status_view(service, call, task))
+
+    async def tell(task: Task, event: Event) -> bytes:
+        nonlocal latest
+        before = latest
+        if not task.state.is_terminal:
+            latest = sse(await _status_view(service, call, task, _lines(event)))
+        return b"" if latest == before else latest
+
+    async def end(ended: Task) -> bytes:
+        is_new = ended.state.is_terminal and not task.state.is_terminal
+        return sse(await _status_view(service, call, ended)) if is_new else b""
+
+    headers = [request_id(task.id)]
+    await stream_events(service, call, accepted, tell, end, headers=headers, first=latest)
+    return None
+
+
+@fal.route(
+    f"PUT {_REQUEST}/cancel",
+    {
+        202: Response("The request will be stopped", dict),
+        400: Response("The request had already ended", dict),
+    },
+    (NotFound,),
+    audit="tasks.cancel",
+)
+async def cancel(service: Service, call: Call) -> Reply:
+    """Cancel a request."""
+    task = await find_task(service, call)
+    if task.state.is_terminal:
+        body = {"status": "ALREADY_COMPLETED", "detail": f"the request has ended: {task.state}"}
+        return reply(400, body, task.id)
+    await cancel_task(service, task)
+    return reply(202, {"status": "CANCELLATION_REQUESTED"}, task.id)
+
+
+@fal.route("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+async def queue_path(service: Service, call: Call) -> Reply:
+    """Queue a request with a path.
+
+    The path after the app counts only if an alias has the whole name.
+    """
+    return await queue(service, call)
+
+
+# --- create
+
+
+def _webhook(service: Service, call: Call) -> Webhook | None:
+    url = read_query(call, FalSubmitQuery).fal_webhook
+    if url is None:
+        return None
+    request = WebhookRequest(url=url, format=FORMAT)
+    return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
+
+
+async def _accept(
+    service: Service, call: Call, webhook: Webhook | None = None
+) -> tuple[Accepted, bytes]:
+    """Return the task of a request, and the request's digest.
+
+    The task is new, unless the same request came before with the same idempotency key, or without
+    one and its client disconnected before the answer.
+    """
+    params = call.params
+    names = app_names(params["owner"], params["alias"], params.get("path", ""))
+    options = task_options(call, service.classes.priority_of(call.caller))
+    arguments = await json_object(service, call)
+    target = await resolve(service, *names, param="app")
+    asked = [call.path, names, arguments, None if webhook is None else webhook.url]
+    repeat = await repeat_of(service, call, encode(asked))
+    # Requests with and without an idempotency key never match each other.
+    digest = request_digest(call.caller.id, *asked, None if repeat is None else repeat.key)
+    accepted = await _take_unanswered(service, digest)
+    if accepted is None:
+        request = task_request(await with_uploads(service, call, arguments, ""), target)
+        request = msgspec.structs.replace(request, **options)
+        new = await check(service, call, request, repeat)
+        if webhook is not None:
+            new = msgspec.structs.replace(new, webhook=webhook)
+        accepted = await accept(service, call, new)
+    call.task_id = accepted.task.id
+    return accepted, digest
+
+
+async def _take_unanswered(service: Service, digest: bytes) -> Accepted | None:
+    task_id = service.unanswered.take(digest)
+    task = None if task_id is None else (await service.store.get([task_id]))[0]
+    if task is None or task.state in (TaskState.CANCELED, TaskState.EXPIRED):
+        return None
+    return Accepted(task=task, is_new=False)
+
+
+# --- status
+
+
+def _home(service: Service, call: Call, task: Task) -> str:
+    owner, alias = call.params["owner"], call.params["alias"]
+    return f"{service.base_url(call)}/fal/queue/{owner}/{alias}/requests/{task.id}"
+
+
+async def _ahead(service: Service, task: Task, *, is_new: bool = False) -> int:
+    """Return how many tasks are ahead of a queued one."""
+    position, _ = await service.estimates.position(task, is_new=is_new)
+    return max(0, (position or 1) - 1)
+
+
+async def _status_view(
+    service: Service, call: Call, task: Task, new_lines: Sequence[str] | None = None
+) -> FalStatus:
+    """Return the status of a request.
+
+    Args:
+        service: The backend.
+        call: The request.
+        task: Its task.
+        new_lines: None for all that this process has, as polling clients get them.
+    """
+    home = _home(service, call, task)
+    if task.state is TaskState.QUEUED:
+        ahead = await _ahead(service, task)
+        return FalStatus(
+            status="IN_QUEUE", request_id=task.id, response_url=home, queue_position=ahead
+        )
+    logs = None
+    if call.query().get("logs", "0").lower() in ("1", "true"):
+        lines = map(_step, service.polled.progress(task)) if new_lines is None else new_lines
+        now = service.clock.now().isoformat()
+        logs = [FalLog(message=line, timestamp=now) for line in lines]
+    is_over = task.state.is_terminal
+    view = FalStatus(
+        status="COMPLETED" if is_over else "IN_PROGRESS",
+        request_id=task.id,
+        response_url=home,
+        logs=logs,
+    )
+    if not is_over:
+        return view
+    metrics = {} if task.timings is None else {"inference_time": task.timings.run_s}
+    if task.state is TaskState.SUCCEEDED:
+        return msgspec.structs.replace(view, metrics=metrics)
+    _, text, kind = failure(task)
+    return msgspec.structs.replace(view, metrics=metrics, error=text, error_type=kind)
+
+
+def _lines(event: Event) -> list[str]:
+    """Return the lines of an event."""
+    if event.kind is EventKind.STARTED:
+        return [f"attempt {event.data.get('attempt')} began"]
+    return [_step(event.data)] if event.kind is EventKind.PROGRESS else []
+
+
+def _step(data: Mapping[str, Any]) -> str:
+    return f"step {data.get('step')} of {data.get('steps')}"
+
+
+# --- results
+
+
+async def _result(service: Service, call: Call, task: Task) -> Reply:
+    if task.state is TaskState.SUCCEEDED:
+        return reply(200, await result_of(service, call, task), task.id)
+    return failure_reply(task)
+
+
+async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
+    pictures = list[dict[str, Any]]()
+    fraction = 0.0
+
+    async def tell(task: Task, event: Event) -> bytes:
+        nonlocal fraction
+        fraction = progress_of(event, fraction)
+        shown = pictures
+        picture = next_picture(event, len(pictures))
+        if picture is not None:
+            url = file_url(service.urls(call), picture.key, picture.bytes)
+            pictures.append(file_view(picture, url))
+        elif event.kind is EventKind.PREVIEW:
+            url = str(event.data.get("image", ""))
+            shown = [{"url": url, "content_type": url.partition(";")[0].removeprefix("data:")}]
+        else:
+            return b""
+        return sse({"images": shown, "progress": fraction, "partial": True})
+
+    async def end(task: Task) -> bytes:
+        return sse(await _last_event(service, call, task))
+
+    headers = [request_id(accepted.task.id)]
+    await stream_events(service, call, accepted, tell, end, headers=headers)
+
+
+async def _last_event(service: Service, call: Call, task: Task) -> dict[str, Any]:
+    if not task.state.is_terminal:
+        return {"detail": "this backend ends: ask again", "error_type": "unavailable"}
+    if task.state is not TaskState.SUCCEEDED:
+        return failure_body(task)
+    try:
+        return await result_of(service, call, task)
+    except SwellError as error:
+        return {"detail": error.detail, "error_type": error.code}

@@ -1,0 +1,47 @@
+"""Chooses the Python that runs models: Swell's own, or that of an environment they need."""
+
+from collections.abc import Callable, Sequence
+
+from swell.environment import process_environment
+from swell.errors import InvalidRequest
+from swell.settings.load import Settings
+from swell.worker.environments import Environments
+from swell.worker.needs import parted
+from swell.worker.run import Home
+
+
+def environments_of(settings: Settings) -> Environments:
+    """Return the environments of models with their own requirements."""
+    return Environments(
+        settings.worker.environments_dir or settings.data_dir / "environments",
+        process_environment(),
+        settings.worker.wheels_dir,
+    )
+
+
+def model_home(
+    settings: Settings, refs: Sequence[str], tell: Callable[[str], None] = lambda line: None
+) -> Home:
+    """Return the Python that runs these models; make its environment if necessary. Blocks.
+
+    Args:
+        settings: The folder of environments, and the source of packages.
+        refs: Models, as `load_models` takes them.
+        tell: Called with a line for people before a long step.
+
+    Raises:
+        InvalidRequest: The models need different environments.
+        EnvironmentFailed: An environment cannot be made.
+    """
+    parts = parted(refs)
+    if len(parts) > 1:
+        commands = "; ".join(f"--models {','.join(part.refs)}" for part in parts)
+        raise InvalidRequest(
+            "these models need different environments, and a worker has one: start a worker for "
+            f"each ({commands}), or use `swell up`, which does"
+        )
+    if not parts or not parts[0].needs:
+        return Home()
+    environments = environments_of(settings)
+    python = environments.python(parts[0].needs, ", ".join(refs), tell)
+    return Home(python, environments.variables(python))

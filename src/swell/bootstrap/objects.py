@@ -1,0 +1,183 @@
+"""Opens the folders and buckets that hold files, pushed weights and compiled programs."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from swell.bootstrap.extras import Unusable, installed, opening
+from swell.bootstrap.storage import is_shared
+from swell.clock import Clock
+from swell.errors import InvalidRequest, Unavailable
+from swell.redact import hide_secrets
+from swell.settings.load import Settings
+from swell.settings.storage import ObjectsSettings, WeightsSettings
+
+if TYPE_CHECKING:
+    from swell.object_stores.bucket import BucketObjects
+    from swell.object_stores.signing import Secret
+    from swell.objects import Objects
+    from swell.weights.compiled import CompiledCache
+    from swell.weights.store import WeightStore
+
+#: Age at which partial uploads in a shared folder are deleted: other backends may be writing them.
+_INCOMING_S: Final = 24 * 3600.0
+
+_BUCKETS: Final = ("s3", "gs", "az")
+
+
+async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "Objects":
+    """Open the object store of `objects.url`.
+
+    Args:
+        settings: Its URL and credentials.
+        clock: The time.
+        secret: Signs URLs of the backend itself.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter.
+        Unusable: The folder or bucket cannot be used, or its client library is not installed.
+    """
+    url = _objects_url(settings)
+    if url == "memory:":
+        from swell.object_stores.memory import MemoryObjects
+
+        return MemoryObjects(clock, secret)
+    if urlsplit(url).scheme == "file":
+        from swell.object_stores.folder import FolderObjects
+
+        path = _path_of(url)
+        folder = FolderObjects(path, clock, secret)
+        with opening(f"the folder {path}", "objects.url or data_dir"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await folder.clear_incoming(older_s=_INCOMING_S if is_shared(settings) else 0.0)
+        return folder
+    if urlsplit(url).scheme not in _BUCKETS:
+        raise InvalidRequest(
+            f"objects.url {url!r}: use file:PATH, memory:, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
+            "or az://ACCOUNT/CONTAINER/PREFIX"
+        )
+    bucket = _bucket(url, settings.objects, clock, secret, "objects.url")
+    try:
+        await bucket.prove_writable()
+    except Unavailable as error:
+        raise Unusable(
+            f"the bucket {url} cannot be used ({error.detail}): make it, or correct objects.url "
+            "and what opens it"
+        ) from error
+    return bucket
+
+
+def _objects_url(settings: Settings) -> str:
+    return settings.objects.url or f"file:{settings.data_dir / 'objects'}"
+
+
+def _path_of(url: str) -> Path:
+    return Path(url.removeprefix("file:").removeprefix("//"))
+
+
+def _bucket(
+    url: str,
+    settings: ObjectsSettings | WeightsSettings,
+    clock: Clock,
+    secret: "Secret",
+    setting: str,
+) -> "BucketObjects":
+    with installed("buckets", setting):
+        from swell.object_stores.bucket import Access, BucketObjects
+    access = Access(
+        endpoint=settings.endpoint,
+        region=settings.region,
+        key_id=settings.key_id,
+        secret=settings.secret.get_secret_value(),
+    )
+    return BucketObjects(url, access, clock, secret)
+
+
+class _WeightsPlace(NamedTuple):
+    """Where pushed weights are: below `folder` of a URL."""
+
+    url: str
+    #: The setting or option that holds the URL, and the group with its credentials.
+    setting: str
+    settings: ObjectsSettings | WeightsSettings
+    folder: str = ""
+
+    @property
+    def root(self) -> Path | None:
+        """The local folder that the URL names; None for a bucket."""
+        return _path_of(self.url).absolute() if urlsplit(self.url).scheme == "file" else None
+
+
+def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
+    if url or settings.weights.url:
+        setting = "--to" if url else "weights.url"
+        place = _WeightsPlace(url or settings.weights.url, setting, settings.weights)
+    else:
+        home = _objects_url(settings)
+        place = _WeightsPlace(home, "objects.url", settings.objects, "weights")
+    with contextlib.suppress(ValueError):
+        if urlsplit(place.url).scheme in ("file", *_BUCKETS):
+            return place
+    raise InvalidRequest(
+        f"{place.setting} {place.url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        "az://ACCOUNT/CONTAINER/PREFIX"
+    )
+
+
+def open_weights(
+    settings: Settings, clock: Clock, url: str = "", *, secret: "Secret | None" = None
+) -> "WeightStore":
+    """Return the store of pushed weights, without checking that it exists.
+
+    Args:
+        settings: Its URL and credentials.
+        clock: The time.
+        url: Its URL; empty for `weights.url`, or else `weights` in the object store.
+        secret: Signs the URLs of a backend that serves a folder; None to read a folder directly.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter.
+        Unusable: Its client library is not installed.
+    """
+    from swell.weights.store import WeightStore
+
+    place = _weights_place(settings, url)
+    signer = secret or os.urandom(32)
+    if place.root is not None:
+        from swell.object_stores.folder import FolderObjects
+
+        root = None if secret else place.root
+        return WeightStore(FolderObjects(place.root, clock, signer), place.folder, root)
+    bucket = _bucket(place.url, place.settings, clock, signer, place.setting)
+    return WeightStore(bucket, place.folder)
+
+
+def weights_url(settings: Settings, url: str = "") -> str:
+    """Return the full address of pushed weights, for people: without secrets.
+
+    Args:
+        settings: As for `open_weights`.
+        url: As for `open_weights`.
+
+    Raises:
+        InvalidRequest: The URL names no known adapter.
+    """
+    place = _weights_place(settings, url)
+    base = place.url.rstrip("/") if place.root is None else f"file:{place.root}"
+    address = "/".join(filter(None, (base, place.folder)))
+    endpoint = "" if place.root is not None else place.settings.endpoint
+    return hide_secrets(f"{address} at {endpoint}" if endpoint else address)
+
+
+def compiled_folder(settings: Settings) -> Path:
+    """Return the folder of compiled programs."""
+    return settings.worker.compiled_dir or settings.data_dir / "compiled"
+
+
+def open_compiled(settings: Settings) -> "CompiledCache":
+    """Return the cache of compiled programs that the workers of this machine share."""
+    from swell.weights.compiled import CompiledCache
+
+    return CompiledCache(compiled_folder(settings), settings.worker.compiled_bytes)

@@ -1,0 +1,305 @@
+"""Builds a worker. Its model process starts before the imports of the worker itself."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swell.addresses.trust import trusting
+from swell.bootstrap.extras import Unusable
+from swell.bootstrap.objects import compiled_folder, open_compiled, open_weights
+from swell.bootstrap.storage import external_queues
+from swell.bootstrap.tracing import open_tracer
+from swell.clock import Clock, process_age_s, since_boot_s
+from swell.environment import process_environment
+from swell.errors import InvalidRequest, SwellError
+from swell.settings.load import Settings
+from swell.worker.frames import Load, Shelf
+from swell.worker.run import Home, ModelProcess, Origin
+from swell.worker.startups import Beginning, Startups
+from swell.worker.warm import Forks, ForksSettings
+
+if TYPE_CHECKING:
+    from swell.dispatch import Dispatch
+    from swell.weights.cache import WeightCache
+    from swell.weights.compiled_fetch import ProgramSource
+    from swell.weights.gather import Terms
+    from swell.weights.signing import Trusted
+    from swell.weights.wishing import Wishing
+    from swell.worker.engine import Worker
+    from swell.worker.provision import Wish
+
+
+async def begin_worker(settings: Settings, clock: Clock, home: Home | None = None) -> Origin:
+    """Start the model process of a worker, before everything that the worker itself imports.
+
+    Args:
+        settings: Its models, and the limits of its process.
+        clock: The time.
+        home: From `model_home`; None for Swell's own Python.
+
+    Raises:
+        InvalidRequest: The worker has no token.
+    """
+    _token(settings)
+    chosen = settings.worker
+    startups = Startups(
+        clock,
+        chosen.pool,
+        chosen.device,
+        Beginning(
+            age_s=process_age_s(),
+            asked_at=chosen.asked_at,
+            container_age_s=_container_age_s(chosen.began_boot_s),
+            pull_s=chosen.pull_s,
+        ),
+        chosen.instance,
+    )
+    home = home or Home()
+    shelf = _shelf(settings)
+    forks = None if home.is_own else _forks(settings, clock)
+    if forks is not None:
+        forks.begin()
+    process = ModelProcess(home.python, forks=forks, variables=home.variables)
+    # Before the process may look for compiled programs.
+    announced = _announce_programs(settings)
+    process.begin(
+        Load(
+            list(chosen.models),
+            chosen.device,
+            chosen.device_memory_bytes,
+            chosen.host_memory_bytes,
+            list(chosen.optional),
+            shelf,
+        )
+    )
+    await process.is_asked.wait()
+    provision = _begin_provision(settings, clock, startups, home, announced)
+    return Origin(forks, process, home, startups, provision, shelf)
+
+
+def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None) -> "Worker":
+    """Return a worker that talks to the backend over HTTP, not yet started.
+
+    Args:
+        settings: Its name, its models, and the URL of the backend.
+        clock: The time.
+        origin: From `begin_worker`, if its model process was started.
+
+    Raises:
+        InvalidRequest: The worker has no token.
+    """
+    from swell.worker.engine import Worker
+
+    name = worker_name(settings)
+    worker = Worker(
+        settings.worker.model_copy(update={"name": name}),
+        _open_dispatch(settings),
+        settings.worker.models,
+        clock,
+        curves=settings.data_dir / "curves",
+        weights=_weight_cache(settings),
+        origin=origin or Origin(_forks(settings, clock), shelf=_shelf(settings)),
+    )
+    worker.traces.tracer = open_tracer(settings, clock, "swell-worker", name)
+    return worker
+
+
+def worker_name(settings: Settings) -> str:
+    """Return the name of the worker that this process is."""
+    return settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _container_age_s(began_boot_s: float | None) -> float | None:
+    now_s = since_boot_s()
+    return None if began_boot_s is None or now_s is None else now_s - began_boot_s
+
+
+def _token(settings: Settings) -> str:
+    token = settings.worker.token.get_secret_value()
+    if not token:
+        raise InvalidRequest(
+            "a worker needs a key with the scope worker: --token, or SWELL_WORKER__TOKEN_FILE"
+        )
+    return token
+
+
+def _open_dispatch(settings: Settings) -> "Dispatch":
+    """Return the worker's connection to the backend, and to the external queues if it has some."""
+    from swell.addresses.urls import UrlPolicy
+    from swell.brokers.remote import RemoteDispatch
+
+    chosen = settings.worker
+    remote = RemoteDispatch(
+        chosen.url.rstrip("/"),
+        _token(settings),
+        own_limit_bytes=chosen.max_file_bytes,
+        policy=UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports),
+        tls=trusting(chosen.ca_file) if chosen.url.startswith("https:") else None,
+    )
+    if not chosen.broker:
+        return remote
+    from swell.brokers.consumer import PollingDispatch
+
+    return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
+
+
+def _forks(settings: Settings, clock: Clock) -> Forks:
+    chosen = settings.worker
+    return Forks(
+        ForksSettings(settings.data_dir / "warm", chosen.preload, chosen.warm_s),
+        chosen.models,
+        process_environment(),
+        clock,
+    )
+
+
+def _weights_folder(settings: Settings) -> Path:
+    return settings.worker.cache_dir or settings.data_dir / "weights"
+
+
+def _weight_cache(settings: Settings) -> "WeightCache":
+    from swell.weights.cache import WeightCache
+
+    chosen = settings.worker
+    return WeightCache(_weights_folder(settings), chosen.cache_bytes, below=chosen.baked_dir)
+
+
+def _shelf(settings: Settings) -> Shelf:
+    chosen = settings.worker
+    return Shelf(
+        str(_weights_folder(settings).absolute()),
+        None if chosen.baked_dir is None else str(chosen.baked_dir.absolute()),
+        _digests_in(chosen.weights_file),
+        str(compiled_folder(settings).absolute()),
+        chosen.compiled_bytes,
+    )
+
+
+def _digests_in(listings: Path | None) -> list[str]:
+    """Return the digests in a list of weights, without importing the code that reads weights."""
+    if listings is None:
+        return []
+    try:
+        entries = json.loads(listings.read_bytes())
+        return sorted({file["sha256"] for each in entries for file in each["files"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unusable(
+            f"{listings} has no list of weights ({error!r}): see worker.weights_file"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    """The announcement to model processes that compiled programs may arrive."""
+
+    trusted: "Trusted"
+    wishing: "Wishing"
+
+
+def _announce_programs(settings: Settings) -> _Announcement | None:
+    """Announce to model processes that compiled programs may arrive; None if none will.
+
+    Raises:
+        InvalidRequest: One of `worker.compiled_keys` is not a public key.
+    """
+    if not settings.worker.compiled_keys:
+        return None
+    from swell.weights.compiled import ANY
+
+    try:
+        from swell.weights.signing import Trusted
+    except ImportError:
+        why = "signatures need an extra: pip install 'swell[compiled]'"
+        _log_weights("compiled programs cannot be had", why=why)
+        return None
+    try:
+        trusted = Trusted(settings.worker.compiled_keys)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"worker.compiled_keys: {error.detail}") from error
+    try:
+        wishing = open_compiled(settings).wishing()
+        wishing.tell([ANY])
+    except (SwellError, OSError) as error:
+        why = error.detail if isinstance(error, SwellError) else str(error)
+        _log_weights("compiled programs cannot be had", why=why)
+        return None
+    return _Announcement(trusted, wishing)
+
+
+def _begin_provision(
+    settings: Settings,
+    clock: Clock,
+    startups: Startups,
+    home: Home,
+    announced: _Announcement | None,
+) -> "asyncio.Task[None] | None":
+    """Start to download pushed weights and programs; None if everything is here."""
+    from swell.worker.provision import Provision, wishes_of
+
+    chosen = settings.worker
+    wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
+    cache = _weight_cache(settings)
+    if announced is None and all(wish.is_in(cache) for wish in wishes):
+        return None
+    source, terms = _weight_source(settings, clock)
+    provision = Provision(wishes, cache, source, clock, terms=terms, tell=_log_weights)
+
+    async def bring() -> None:
+        programs = None
+        if announced is not None:
+            bringing = _bring_programs(settings, clock, home, announced, wishes)
+            programs = asyncio.create_task(bringing)
+        try:
+            with startups.fetching("bucket", lambda: provision.bytes > 0):
+                await provision.bring()
+            if programs is not None:
+                await programs
+        finally:
+            if programs is not None:
+                programs.cancel()
+                await asyncio.gather(programs, return_exceptions=True)
+
+    return asyncio.get_running_loop().create_task(bring())
+
+
+async def _bring_programs(
+    settings: Settings, clock: Clock, home: Home, announced: _Announcement, wishes: "Sequence[Wish]"
+) -> None:
+    from swell.worker.programs import Here, Programs, this_machine
+
+    source, terms = _weight_source(settings, clock)
+    chosen = settings.worker
+    here = Here(
+        _weight_cache(settings),
+        open_compiled(settings),
+        this_machine(chosen.device, is_own_python=home.is_own),
+        announced.trusted,
+        chosen.compiled_wait_s,
+    )
+    programs = Programs(
+        wishes, here, source, clock, wishing=announced.wishing, terms=terms, tell=_log_weights
+    )
+    await programs.bring()
+
+
+def _weight_source(settings: Settings, clock: Clock) -> "tuple[ProgramSource, Terms]":
+    """Return the source of pushed weights: the store if the settings name it, or the backend."""
+    from swell.weights.gather import Terms
+    from swell.weights.sources import BackendSource, StoreSource
+
+    chosen = settings.worker
+    terms = Terms(trust=trusting(chosen.ca_file))
+    if not settings.weights.url:
+        return BackendSource(chosen.url, _token(settings), terms.trust), terms
+    return StoreSource(open_weights(settings, clock)), terms
+
+
+def _log_weights(event: str, **facts: object) -> None:
+    import structlog
+
+    structlog.get_logger("swell.worker").info(event, **facts)

@@ -1,0 +1,515 @@
+"""Turns typed functions and classes into definitions of models.
+
+    1. a typed function under `@model("owner/name")`
+    2. the same with constraints and `swell.ui` hints in `Annotated`, and a `Context`
+    3. a class derived from `Model`, with `load`, `warmup`, and batches of compatible inputs; one
+       that draws in steps derives from `StepModel`, and samples of many tasks share each step
+
+The decorator wraps the function in a class, so there is one way from a class to its `Definition`.
+The pydantic input type is the one source of validation, schema, form and command line.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar
+
+import PIL.Image
+import pydantic
+from pydantic import BaseModel, ConfigDict
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+
+from swell.errors import InvalidInput, InvalidModel, InvalidRequest
+from swell.registry import MOST_PRICE_MICROS, ModelCard, Speed
+from swell.samples import read_samples
+from swell.sdk.context import Context, Item
+from swell.sdk.media import Image
+from swell.sdk.model import Batch, Model
+from swell.sdk.multi_sample_inputs import wrong_pack
+from swell.sdk.schema_examples import example_of
+from swell.sdk.step_model import StepModel
+from swell.weights.files import content_of_link
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+#: The attribute of a decorated function that holds its definition.
+MARK: Final = "__swell_model__"
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A model as the worker, the command line and the docs use it."""
+
+    name: str
+    #: Markdown.
+    description: str
+    input_type: type[BaseModel]
+    output_schema: dict[str, Any]
+    examples: tuple[dict[str, Any], ...]
+    batch: Batch
+    stage: str
+    #: The file that defines it, and the files that it declares.
+    source: Path | None
+    files: tuple[Path, ...]
+    #: Makes the model, not yet loaded.
+    make: Callable[[], Model]
+    #: `bucket` and `most_rows` of a `StepModel`; 0 for all others.
+    step_bucket: int = 0
+    step_rows: int = 0
+    #: More facts for its card; samples are files by their captions.
+    licence: str = ""
+    credits: str = ""
+    memory_bytes: int = 0
+    price_micros: int = 0
+    speed: tuple[Speed, ...] = ()
+    samples: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema (2020-12) of the input, with `x-ui` hints."""
+        return self.input_type.model_json_schema()
+
+    def version(self) -> str:
+        """Return 12 hex digits that change with the source, the schema or a declared file.
+
+        A sample of the card counts as a declared file.
+
+        Raises:
+            InvalidModel: A declared file cannot be read.
+        """
+        digest = hashlib.sha256(self.name.encode())
+        digest.update(json.dumps([self.input_schema, self.output_schema]).encode())
+        for path in [*([self.source] if self.source else []), *self.files, *self.samples.values()]:
+            digest.update(b"\0" + _file_digest(path, self.name))
+        return digest.hexdigest()[:12]
+
+    def card(self) -> ModelCard:
+        """Return the model card.
+
+        Raises:
+            InvalidModel: A declared file cannot be read, a sample is not a small picture, or
+                backends would refuse the card.
+        """
+        try:
+            samples = read_samples(self.samples)
+        except InvalidRequest as error:
+            raise InvalidModel(f"{self.name}: {error.detail}") from error
+        card = ModelCard(
+            name=self.name,
+            version=self.version(),
+            description=self.description,
+            input_schema=self.input_schema,
+            output_schema=self.output_schema,
+            examples=list(self.examples),
+            stage=self.stage,
+            batch_by=self.batch.by,
+            max_batch=self.batch.max,
+            step_bucket=self.step_bucket,
+            step_rows=self.step_rows,
+            licence=self.licence,
+            credits=self.credits,
+            memory_bytes=self.memory_bytes,
+            price_micros=self.price_micros,
+            speed=list(self.speed),
+            samples=samples,
+        )
+        _check_card(card)
+        return card
+
+
+def _check_card(card: ModelCard) -> None:
+    try:
+        from swell.card_limits import check_card  # noqa: PLC0415 - its library may be missing
+    except ModuleNotFoundError:
+        # The environment of a model has no jsonschema-rs: the backend checks the card.
+        return
+    try:
+        check_card(card)
+    except InvalidInput as error:
+        raise InvalidModel(error.detail) from error
+
+
+def _file_digest(path: Path, name: str) -> bytes:
+    # A link into a cache of weights names its content, even before the content is downloaded.
+    if content := content_of_link(path):
+        return bytes.fromhex(content)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InvalidModel(
+            f"{name}: cannot read {path.name} to hash it: {error.strerror}"
+        ) from error
+
+
+# --- functions -----------------------------------------------------------------------------------
+
+
+class CardFacts(typing.TypedDict, total=False):
+    """Facts for the card of a model; see the attributes of `Model`."""
+
+    licence: str
+    credits: str
+    memory_bytes: int
+    price_micros: int
+    speed: Sequence[Speed]
+    samples: Mapping[str, str | Path]
+
+
+def model(
+    name: str,
+    *,
+    batch: Batch = Model.batch,
+    examples: Sequence[Mapping[str, Any]] = (),
+    files: Sequence[str | Path] = (),
+    stage: str = "live",
+    **facts: typing.Unpack[CardFacts],
+) -> Callable[[FunctionT], FunctionT]:
+    """Make a typed function a model. The function itself stays unchanged and can be called.
+
+    Each parameter becomes an input field with the same default. A parameter of type
+    `Context | None` gets the context instead, and one named `seed` that is left out or None gets
+    the sample's seed.
+
+    Args:
+        name: `owner/name`.
+        batch: How many inputs are handed over at once; they still run one after another.
+        examples: Inputs that work.
+        files: Files that are part of the version, such as weights, relative to the function's file.
+        stage: `trial`, `canary` or `live`.
+        facts: For the card: `licence`, `credits`, `memory_bytes`, `price_micros`, `speed` and
+            `samples`, as the attributes of a `Model`.
+
+    Raises:
+        InvalidModel: The signature cannot become a schema; the text says which parameter and why.
+    """
+    if unknown := facts.keys() - CardFacts.__annotations__.keys():
+        raise TypeError(f"@swell.model({name!r}) has no argument {min(unknown)!r}")
+    attributes = {"batch": batch, "examples": examples, "files": files, "stage": stage, **facts}
+
+    def mark(function: FunctionT) -> FunctionT:
+        cls = _class_of(function, name, attributes)
+        setattr(function, MARK, _define_class(cls))
+        return function
+
+    return mark
+
+
+class FunctionModel(Model):
+    """A function as a model: one call per item."""
+
+    function: ClassVar[Callable[..., Any]]
+    context_name: ClassVar[str | None]
+
+    def run(self, items: list[Item[BaseModel]]) -> list[Any]:
+        """Return the result or exception of one call per item."""
+        return [self._call(item) for item in items]
+
+    def _call(self, item: Item[BaseModel]) -> Any:
+        arguments = dict(item.input.__dict__)
+        if "seed" in arguments:
+            arguments["seed"] = _seed_of(arguments["seed"], item)
+        if self.context_name is not None:
+            arguments[self.context_name] = item
+        try:
+            return self.function(**arguments)
+        except Exception as error:
+            return error
+
+
+def is_function_model(candidate: Model) -> bool:
+    """Whether a model is a function, which runs its items one by one."""
+    return isinstance(candidate, FunctionModel)
+
+
+def _seed_of(own: Any, item: Item[BaseModel]) -> Any:
+    """Return the seed of this sample: the input's own plus the index, or the item's."""
+    if own is None:
+        return item.seed
+    is_number = isinstance(own, int) and not isinstance(own, bool)
+    return own + item.index if is_number else own
+
+
+def _class_of(
+    function: Callable[..., Any], name: str, attributes: Mapping[str, Any]
+) -> type[FunctionModel]:
+    _check_name(name)
+    if not inspect.isfunction(function):
+        raise InvalidModel(f"{name}: @swell.model goes above a function; for a class use Model")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidModel(
+            f"{name}: the function is async; use a plain function, because each "
+            "model has its own process"
+        )
+    if inspect.isgeneratorfunction(function):
+        raise InvalidModel(
+            f"{name}: the function is a generator; return the result and report "
+            "progress through ctx.progress and ctx.preview"
+        )
+    types_of = _hints(function, name)
+    fields, context_name = _fields(function, types_of, name)
+    own = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "name": name,
+        "function": staticmethod(function),
+        "context_name": context_name,
+        "Input": _input_type(name, function, fields),
+        "Output": types_of.get("return"),
+    }
+    return type(function.__name__, (FunctionModel,), {**own, **attributes})
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise InvalidModel(
+            f"{name}: the type {error.name!r} in the signature is not known in the function's "
+            "module; import it there at the top level"
+        ) from error
+
+
+def _fields(
+    function: Callable[..., Any], types_of: dict[str, Any], name: str
+) -> tuple[dict[str, Any], str | None]:
+    """Return pydantic's (type, default) per parameter, and the parameter that takes a context."""
+    fields: dict[str, Any] = {}
+    context_name = None
+    for parameter in inspect.signature(function).parameters.values():
+        if _is_context(types_of.get(parameter.name)):
+            context_name = parameter.name
+            continue
+        _check_parameter(parameter, types_of, name)
+        has_default = parameter.default is not inspect.Parameter.empty
+        default = parameter.default if has_default else ...
+        fields[parameter.name] = (types_of[parameter.name], default)
+    return fields, context_name
+
+
+def _check_parameter(parameter: inspect.Parameter, types_of: dict[str, Any], name: str) -> None:
+    refused = {
+        inspect.Parameter.VAR_POSITIONAL: "name each parameter instead of *",
+        inspect.Parameter.VAR_KEYWORD: "name each parameter instead of **",
+        inspect.Parameter.POSITIONAL_ONLY: "remove the '/' after parameter",
+    }
+    if parameter.kind in refused:
+        raise InvalidModel(f"{name}: {refused[parameter.kind]} {parameter.name}")
+    if parameter.name not in types_of:
+        raise InvalidModel(
+            f"{name}: give parameter {parameter.name!r} a type, such as {parameter.name}: str"
+        )
+    if parameter.name.startswith("_"):
+        raise InvalidModel(f"{name}: parameter {parameter.name!r} may not begin with '_'")
+    if isinstance(parameter.default, FieldInfo):
+        raise InvalidModel(
+            f"{name}: move Field(…) of {parameter.name!r} into its type, "
+            f"{parameter.name}: Annotated[T, Field(…)] = default, so that a direct call works"
+        )
+
+
+def _is_context(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_is_context(part) for part in typing.get_args(annotation))
+    return isinstance(annotation, type) and issubclass(annotation, Context)
+
+
+def _input_type(name: str, function: Callable[..., Any], fields: dict[str, Any]) -> type[BaseModel]:
+    title = "".join(part.capitalize() for part in re.split(r"[^a-z0-9]+", name)) + "Input"
+    # Authors may use names such as `model_size` or `copy`: only `__dict__` is read.
+    config = ConfigDict(extra="forbid", protected_namespaces=())
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+            made: type[BaseModel] = pydantic.create_model(
+                title, __config__=config, __module__=function.__module__, **fields
+            )
+        made.model_json_schema()
+    except (PydanticUserError, TypeError, NameError) as error:
+        culprit = next((name for name, (kind, _) in fields.items() if _schema(kind) is None), None)
+        where = f"parameter {culprit!r}" if culprit else "the signature"
+        reason = str(error).splitlines()[0]
+        raise InvalidModel(
+            f"{name}: the type of {where} cannot become a JSON Schema ({reason}). Use str, int, "
+            "float, bool, Literal, list, dict, a pydantic model, swell.Image or swell.File"
+        ) from error
+    return made
+
+
+def _schema(annotation: Any) -> dict[str, Any] | None:
+    """Return the JSON Schema of values of a type; None if it has none."""
+    try:
+        return pydantic.TypeAdapter(annotation).json_schema(mode="serialization")
+    except (PydanticUserError, TypeError, NameError):
+        return None
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+
+def define(source: Any) -> Definition:
+    """Return the definition of a function under `@model` or of a class derived from `Model`.
+
+    Raises:
+        InvalidModel: It is neither, or the class is not complete.
+    """
+    definition = getattr(source, MARK, None)
+    if isinstance(definition, Definition):
+        return definition
+    if isinstance(source, type) and issubclass(source, Model):
+        return _define_class(source)
+    raise InvalidModel(
+        f"{getattr(source, '__name__', source)!r} is not a model: put @swell.model('owner/name') "
+        "above a typed function, or derive a class from swell.Model"
+    )
+
+
+def _define_class(cls: type[Model]) -> Definition:
+    input_type = _check_class(cls)
+    stepwise = cls if issubclass(cls, StepModel) else None
+    return Definition(
+        name=cls.name,
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        input_type=input_type,
+        output_schema=_output_schema(cls.Output),
+        examples=_examples(input_type, cls.examples, cls.name),
+        batch=cls.batch,
+        stage=cls.stage,
+        source=_file_of(cls),
+        files=_resolve(cls, "files", cls.files),
+        make=cls,
+        step_bucket=stepwise.bucket if stepwise else 0,
+        step_rows=max(stepwise.bucket, stepwise.most_rows) if stepwise else 0,
+        licence=cls.licence,
+        credits=inspect.cleandoc(cls.credits),
+        memory_bytes=cls.memory_bytes,
+        price_micros=cls.price_micros,
+        speed=tuple(cls.speed),
+        samples=dict(
+            zip(cls.samples, _resolve(cls, "samples", [*cls.samples.values()]), strict=True)
+        ),
+    )
+
+
+def _check_class(cls: type[Model]) -> type[BaseModel]:
+    """Check that a class is complete, and return its input type, which forbids unknown fields."""
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    if not cls.name:
+        raise InvalidModel(f"{where}: give it a name, such as name = 'owner/name'")
+    _check_name(cls.name)
+    input_type = getattr(cls, "Input", None)
+    if not (isinstance(input_type, type) and issubclass(input_type, BaseModel)):
+        raise InvalidModel(f"{cls.name}: write `class Input(pydantic.BaseModel): …` inside {where}")
+    if cls.run is Model.run:
+        raise InvalidModel(f"{cls.name}: write `def run(self, items)` in {where}")
+    if issubclass(cls, StepModel):
+        _check_steps(cls, where)
+    if (cls.offload is Model.offload) != (cls.onload is Model.onload):
+        raise InvalidModel(f"{cls.name}: write both `offload` and `onload` in {where}, or neither")
+    if not isinstance(cls.batch, Batch):
+        raise InvalidModel(f"{cls.name}: batch must be a swell.Batch, not {cls.batch!r}")
+    unknown = [name for name in cls.batch.by if name not in input_type.model_fields]
+    if unknown:
+        known = ", ".join(input_type.model_fields)
+        raise InvalidModel(f"{cls.name}: Batch(by=…) names {unknown[0]!r}; Input has {known}")
+    _check_card_facts(cls, input_type)
+    if input_type.model_config.get("extra") is not None:
+        return input_type
+    return type(
+        "Input",
+        (input_type,),
+        {
+            "__module__": input_type.__module__,
+            "__doc__": input_type.__doc__,
+            "model_config": ConfigDict(extra="forbid"),
+        },
+    )
+
+
+def _check_card_facts(cls: type[Model], input_type: type[BaseModel]) -> None:
+    price: object = cls.price_micros
+    if not isinstance(price, int) or not 0 <= price <= MOST_PRICE_MICROS:
+        raise InvalidModel(
+            f"{cls.name}: price_micros = {price!r} must be whole millionths of a dollar, from 0 to "
+            f"{MOST_PRICE_MICROS:_}: 40_000 are $0.04"
+        )
+    if wrong := wrong_pack(input_type):
+        raise InvalidModel(
+            f"{cls.name}: {wrong!r} has ui.pack() and must be a list with bounds: give it "
+            "Field(min_length=1, max_length=…)"
+        )
+
+
+def _check_steps(cls: type[StepModel], where: str) -> None:
+    if cls.run is not StepModel.run:
+        raise InvalidModel(
+            f"{cls.name}: a StepModel must not define `run`; derive from Model instead"
+        )
+    for method in ("prepare", "denoise", "decode"):
+        if getattr(cls, method) is getattr(StepModel, method):
+            raise InvalidModel(f"{cls.name}: write `def {method}(self, …)` in {where}")
+    if cls.bucket < 1 or cls.most_rows < 1:
+        raise InvalidModel(f"{cls.name}: `bucket` and `most_rows` must be 1 or more in {where}")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidModel(
+            f"{name!r} cannot name a model: use owner/name in lower-case letters, digits, "
+            "'-', '_' and '.'"
+        )
+
+
+def _output_schema(output: Any) -> dict[str, Any]:
+    """Return the schema of a result; empty, which allows anything, if its type has none."""
+    if output is None or output is type(None):
+        return {}
+    if isinstance(output, type) and issubclass(output, PIL.Image.Image):
+        output = Image
+    return _schema(output) or {}
+
+
+def _file_of(cls: type) -> Path | None:
+    try:
+        found = inspect.getsourcefile(cls.function if issubclass(cls, FunctionModel) else cls)
+    except TypeError:
+        return None
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def _resolve(cls: type[Model], attribute: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
+    """Return the files of an attribute, relative to the file of the class that sets it."""
+    home = _file_of(next(each for each in cls.__mro__ if attribute in vars(each)))
+    base = home.parent if home else Path()
+    return tuple(base / path for path in files)
+
+
+def _examples(
+    input_type: type[BaseModel], given: Sequence[Mapping[str, Any]], name: str
+) -> tuple[dict[str, Any], ...]:
+    """Return the author's examples, checked, or one made from the schema if possible."""
+    for example in given:
+        try:
+            input_type.model_validate_json(json.dumps(example))
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise InvalidModel(f"{name}: its example breaks at {where}: {problem['msg']}") from None
+    if given:
+        return tuple(dict(example) for example in given)
+    made = example_of(input_type.model_json_schema())
+    try:
+        input_type.model_validate_json(json.dumps(made))
+    except (pydantic.ValidationError, TypeError, ValueError):
+        return ()
+    return (made,)

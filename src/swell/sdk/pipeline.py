@@ -1,0 +1,289 @@
+"""How pipelines are declared: in Python, or in TOML.
+
+    @swell.pipeline("acme/poster")
+    class Poster:
+        \"\"\"The docstring is the card, as with models.\"\"\"
+
+        class Input(pydantic.BaseModel):
+            prompt: str
+
+        translate = swell.Stage("swell/translate", take={"prompt": "input.prompt"})
+        draw = swell.Stage("swell/icons", take={"prompt": "stages.translate.output.text"})
+
+`swell.stages` documents references and conditions; `swell.sdk.pipeline_cards` makes the model card
+of a pipeline.
+"""
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from pydantic import BaseModel
+
+from swell.errors import InvalidModel, InvalidRequest, NotFound
+from swell.sdk.load import import_file
+from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.stages import Path, Pipeline, parse_condition, parse_reference
+from swell.stages import Stage as Planned
+
+ClassT = TypeVar("ClassT", bound=type)
+
+#: Pipelines that come with Swell.
+_BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
+
+#: The attribute of a decorated class that holds the pipeline.
+_MARK: Final = "__swell_pipeline__"
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stage of a pipeline: one model.
+
+    Args:
+        model: `owner/name`, or `owner/name:version` for that version alone.
+        take: Input field of the model → reference, or a list of references that makes a list.
+        fixed: Input field of the model → its value, the same for all tasks.
+        when: Condition: without it the stage is skipped.
+        reject: Condition on the output of the stage: if it holds, the task fails here.
+        reason: The text of that failure for the user: a reference, or words.
+        counts: Whether this stage makes `count` samples of the task.
+    """
+
+    model: str
+    take: Mapping[str, str | Sequence[str]] = {}
+    fixed: Mapping[str, Any] = {}
+    when: str = ""
+    reject: str = ""
+    reason: str = ""
+    counts: bool = False
+
+
+def pipeline(name: str) -> Callable[[ClassT], ClassT]:
+    """Declare a class to be a pipeline.
+
+    Its `Stage`s run in the order of their definition. `class Input(pydantic.BaseModel)` is
+    the input. `output` is the output: a reference, or field → reference; the default is the output
+    of the last stage. `examples` and `stage` are as with models.
+
+    Args:
+        name: `owner/name`, as with models.
+
+    Raises:
+        InvalidModel: It is not complete, or a reference or condition is wrong; the text says which.
+    """
+
+    def mark(cls: ClassT) -> ClassT:
+        setattr(cls, _MARK, _declared(name, cls))
+        return cls
+
+    return mark
+
+
+def load_pipelines(ref: str) -> list[Declared]:
+    """Return the pipelines in a file: Python (`chains.py`), or TOML (`chains.toml`).
+
+    Args:
+        ref: Its path, or a pipeline that comes with Swell, such as `swell/picture`.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidModel: It holds none, or one that is not complete.
+    """
+    owner, _, name = ref.partition("/")
+    built_in = _BUILT_IN / f"{name}.toml"
+    path = (
+        built_in if owner == "swell" and "/" not in name and built_in.is_file() else FilePath(ref)
+    )
+    if path.suffix == ".toml":
+        found = _of_toml(path)
+    elif path.suffix == ".py":
+        module = import_file(path)
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        found = [vars(cls)[_MARK] for cls in classes if _MARK in vars(cls)]
+    else:
+        raise NotFound(f"{ref!r} holds no pipelines: give a file that ends in .toml or .py")
+    if not found:
+        raise InvalidModel(
+            f"{ref} holds no pipeline: put @swell.pipeline('owner/name') above a class, or write "
+            '[pipelines."owner/name"] in a .toml'
+        )
+    names = [each.name for each in found]
+    twice = next((each for each in names if names.count(each) > 1), None)
+    if twice:
+        raise InvalidModel(f"{ref} declares {twice} twice: give each pipeline a different name")
+    return found
+
+
+# --- declaring -----------------------------------------------------------------------------------
+
+
+def _declared(name: str, cls: type) -> Declared:
+    written = [(key, value) for key, value in vars(cls).items() if isinstance(value, Stage)]
+    asked = vars(cls).get("Input")
+    if not (isinstance(asked, type) and issubclass(asked, BaseModel)):
+        raise InvalidModel(f"{name}: write `class Input(pydantic.BaseModel): …` inside it")
+    schema = asked.model_json_schema()
+    schema.setdefault("additionalProperties", False)
+    return _checked(
+        name,
+        written,
+        vars(cls).get("output", ""),
+        description=inspect.cleandoc(cls.__doc__ or ""),
+        input_schema=schema,
+        examples=tuple(vars(cls).get("examples", ())),
+        stage=vars(cls).get("stage", "live"),
+    )
+
+
+class _NamedStage(Stage, frozen=True, forbid_unknown_fields=True):
+    name: str = ""
+
+
+class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    stages: Annotated[list[_NamedStage], msgspec.Meta(min_length=1)]
+    description: str = ""
+    output: str | dict[str, str] = ""
+    input: dict[str, dict[str, Any]] = {}
+    examples: list[dict[str, Any]] = []
+    stage: str = "live"
+
+
+class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pipelines: dict[str, _TomlPipeline]
+
+
+def _of_toml(path: FilePath) -> list[Declared]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    try:
+        written = msgspec.convert(tomllib.loads(text), _Toml)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InvalidModel(f"{path.name} is not as pipelines are written: {error}") from error
+    return [_of_table(name, table) for name, table in written.pipelines.items()]
+
+
+def _of_table(name: str, table: _TomlPipeline) -> Declared:
+    stages = [(each.name or f"stage{number}", each) for number, each in enumerate(table.stages, 1)]
+    required = [
+        key for key, each in table.input.items() if not each.get(OPTIONAL) and "default" not in each
+    ]
+    schema = {
+        "type": "object",
+        "properties": {
+            # Whether a field that is like another is optional is known with that one.
+            key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
+            for key, each in table.input.items()
+        },
+        "required": required,
+        "additionalProperties": False,
+    }
+    return _checked(
+        name,
+        stages,
+        table.output,
+        description=table.description,
+        input_schema=schema,
+        examples=table.examples,
+        stage=table.stage,
+    )
+
+
+def _planned(name: str, key: str, stage: Stage) -> Planned:
+    if not isinstance(stage.model, str) or stage.model.count("/") != 1:
+        raise InvalidModel(
+            f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
+        )
+    return Planned(
+        name=key,
+        queue=stage.model,
+        take={
+            field: each if isinstance(each, str) else list(each)
+            for field, each in stage.take.items()
+        },
+        fixed=dict(stage.fixed),
+        when=stage.when,
+        reject=stage.reject,
+        reason=stage.reason,
+        counts=stage.counts,
+    )
+
+
+def _checked(name: str, stages: Sequence[tuple[str, Stage]], output: Any, **card: Any) -> Declared:
+    """Return a pipeline if its names, references and conditions are valid.
+
+    Raises:
+        InvalidModel: They are not.
+    """
+    if not isinstance(output, str | dict):
+        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
+    plan = Pipeline(stages=tuple(_planned(name, *each) for each in stages), output=output)
+    declared = Declared(name=name, plan=plan, **card)
+    if name.count("/") != 1 or not all(name.split("/")) or name != name.lower():
+        raise InvalidModel(f"{name!r} cannot name a pipeline: use owner/name in lower-case letters")
+    if not plan.stages:
+        raise InvalidModel(f"{name}: it has no stage: write one with swell.Stage(…)")
+    if declared.stage not in ("trial", "canary", "live"):
+        raise InvalidModel(f"{name}: stage is trial, canary or live, not {declared.stage!r}")
+    before: list[str] = []
+    for stage in plan.stages:
+        if stage.name in before:
+            raise InvalidModel(f"{name}: two stages are called {stage.name!r}")
+        _check_stage(declared, stage, before)
+        before.append(stage.name)
+    asked = [plan.output] if isinstance(plan.output, str) else list(plan.output.values())
+    for reference in filter(None, asked):
+        _check_paths(declared, _references(name, "output", reference), before, "output")
+    if sum(stage.counts for stage in plan.stages) > 1:
+        raise InvalidModel(f"{name}: only one stage may have counts = true")
+    return declared
+
+
+def _check_stage(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
+    name, where = declared.name, f"stage {stage.name!r}"
+    if stage.model == name:
+        raise InvalidModel(f"{name}: {where} is the pipeline itself")
+    if both := set(stage.take) & set(stage.fixed):
+        raise InvalidModel(f"{name}: {where} both takes and fixes {min(both)!r}")
+    for key, reference in stage.take.items():
+        for each in [reference] if isinstance(reference, str) else reference:
+            at = f"{where}, take.{key}"
+            _check_paths(declared, _references(name, at, each), before, at)
+    for word, condition in (("when", stage.when), ("reject", stage.reject)):
+        try:
+            paths: Sequence[Path] = [test.path for test in parse_condition(condition)]
+        except InvalidRequest as error:
+            raise InvalidModel(f"{name}: {where}, {word}: {error.detail}") from error
+        known = before if word == "when" else [*before, stage.name]
+        _check_paths(declared, paths, known, f"{where}, {word}")
+    if stage.reason.startswith(("input.", "stages.")):
+        paths = _references(name, f"{where}, reason", stage.reason)
+        _check_paths(declared, paths, [*before, stage.name], f"{where}, reason")
+
+
+def _references(name: str, where: str, text: str) -> Sequence[Path]:
+    try:
+        return parse_reference(text)
+    except InvalidRequest as error:
+        raise InvalidModel(f"{name}: {where}: {error.detail}") from error
+
+
+def _check_paths(
+    declared: Declared, paths: Sequence[Path], before: Sequence[str], where: str
+) -> None:
+    fields = declared.input_schema.get("properties", {})
+    for path in paths:
+        if path.stage and path.stage not in before:
+            known = ", ".join(before) or "none"
+            raise InvalidModel(
+                f"{declared.name}: {where}: no earlier stage is called {path.stage!r}; "
+                f"there are: {known}"
+            )
+        if not path.stage and str(path.steps[0]) not in fields:
+            raise InvalidModel(
+                f"{declared.name}: {where}: the input has no field {str(path.steps[0])!r}; "
+                f"there are: {', '.join(fields) or 'none'}"
+            )

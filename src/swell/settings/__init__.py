@@ -1,0 +1,1 @@
+"""Settings: one module per group, and `load.py`, which reads them."""
