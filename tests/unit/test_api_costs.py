@@ -320,7 +320,7 @@ async def test_a_payment_for_an_expired_task_is_charged(free: World) -> None:
     task = await free.create(finish_by_s=5)
     [lease] = (await free.lease(worker))["tasks"]
     free.clock.advance(6)
-    assert await sweep(free.service) == 1
+    await sweep(free.service)
     assert (await show(free, task["id"]))["state"] == "expired"
     late = succeeded(lease, "A", timings={"run_s": 6.0, "paid_micros": 40_000})
     assert (await free.report(worker, settlements=[late]))["stale"] == [task["id"]]
@@ -337,7 +337,7 @@ async def test_a_payment_by_a_worker_that_lost_its_lease_is_charged_too(
     task = await free.create()
     [lost] = (await free.lease(first))["tasks"]
     free.clock.advance(100)
-    assert await sweep(free.service) == 1
+    await sweep(free.service)
     free.clock.advance(100)
     await sweep(free.service)
     [lease] = (await free.lease(second))["tasks"]
@@ -750,7 +750,7 @@ async def test_what_cannot_be_charged_stops_no_sweep(
 
     monkeypatch.setattr(world.service.registry, "charge", refuse)
     world.clock.advance(100.0)
-    assert await sweep(world.service) == 1
+    await sweep(world.service)
     assert (await show(world, task["id"]))["state"] == "queued"
     assert (await metrics(world))['swell_tasks_swept_total{what="lost"}'] == 1
     assert (await metrics(world))['swell_duty_failures_total{duty="costs"}'] >= 1

@@ -123,8 +123,7 @@ async def create_of_model(service: Service, call: Call) -> Reply:
 @replicate.route("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
     """Create a prediction with a deployment."""
-    deployment = await find_deployment(service, full_name(call))
-    return await _create(service, call, deployment.ref, full_name(call))
+    return await _create(service, call, deployment=full_name(call))
 
 
 @replicate.route("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
@@ -198,6 +197,8 @@ async def _create(
     request: ReplicatePredictionRequest = await _reader.read_call(
         call, service.settings.server.max_body_bytes
     )
+    if deployment is not None:
+        model = (await find_deployment(service, deployment)).ref
     repeat = await repeat_of(service, call, encode(request))
     target = await service.cards.target(model or await _model_of(service, request.version))
     cancel_after = call.header(b"cancel-after")
