@@ -17,7 +17,7 @@ OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
 class TorchArrays:
     """Arrays on a device of torch. See `swell.sdk.step_model.Arrays`.
 
-    A GPU is told the next step while it runs one: numbers go there without waiting for it, and
+    The host enqueues a step while the GPU runs the previous one: copies are asynchronous, and
     nothing is read back between steps.
 
     Args:
@@ -30,7 +30,7 @@ class TorchArrays:
 
     def put(self, values: NDArray[Any]) -> torch.Tensor:
         """Return the same numbers on the device; on the CPU they share their memory."""
-        # A number stays one: numpy makes a list of it where it must lie in one piece.
+        # A scalar stays a scalar: `ascontiguousarray` would make it a list.
         host = torch.from_numpy(np.ascontiguousarray(values)).reshape(np.shape(values))
         if not self._is_cuda:
             return host.to(self.device)
@@ -66,7 +66,7 @@ class _Event:
     """A place in the device's current stream. See `swell.sdk.step_model.Mark`."""
 
     def __init__(self, device: torch.device) -> None:
-        # Sleeps while it waits: the processor belongs to whoever encodes.
+        # Sleeps while it waits: encoders need the processor.
         self._event = torch.cuda.Event(blocking=True)
         self._event.record(torch.cuda.current_stream(device))
 
@@ -78,12 +78,12 @@ class TorchNoise:
     """One sample's noise as torch draws it on the CPU. See `swell.sdk.step_model.NoiseStream`.
 
     For pictures that a pipeline of diffusers draws too, with
-    `torch.Generator("cpu").manual_seed(seed)`: what it draws for other purposes is drawn here and
-    thrown away.
+    `torch.Generator("cpu").manual_seed(seed)`: its draws for other purposes are drawn here too and
+    discarded.
 
     Args:
         seed: The sample's.
-        before: Shapes of what is thrown away before the first draw.
+        before: Shapes of discarded draws before the first one.
         between: The same, between the first draw and the second.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What a caller wants to be told of a task, and where. Pure.
+"""Webhooks of tasks: events and URLs. Pure.
 
-A task may name a URL of its own (`Webhook`); besides, there are standing endpoints (`outbox.py`).
+A task may have its own webhook; standing webhooks for many tasks are in `outbox.py`.
 """
 
 from typing import Final
@@ -9,13 +9,13 @@ import msgspec
 
 __all__ = ["ENDS", "EVENTS", "NATIVE", "PASSING", "STARTED", "Webhook"]
 
-#: A worker took the task: told in the write that starts it.
+#: A worker started the task; written in the transaction that starts it.
 STARTED: Final = "started"
-#: How a task ends: told in the write that ends it.
+#: The task ended; written in the transaction that ends it.
 ENDS: Final = ("succeeded", "failed", "canceled", "expired")
-#: What passes by while it runs. It is told at most so often, and may get lost.
+#: Events during the run. Their rate is limited, and they may get lost.
 PASSING: Final = ("progress", "preview", "artifact")
-#: All that can be told, as the events of a task are called.
+#: All events.
 EVENTS: Final = (STARTED, *PASSING, *ENDS)
 
 #: The format of bodies that is Swell's own; façades have others.
@@ -33,6 +33,6 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     format: str = NATIVE
     #: Which of the key's signing secrets signs.
     secret: str = "default"
-    #: Scheme and host by which the caller knows this service, for URLs in bodies; empty for the
+    #: Scheme and host of this service as the caller uses it, for URLs in bodies; empty for the
     #: one of the settings.
     base: str = ""

@@ -10,7 +10,7 @@ _JSON: Final = "application/json"
 #: Any file is a stream of octets, so whoever asks for these takes any file.
 _OCTETS: Final = "application/octet-stream"
 
-#: No client sends more; what is read is kept, so it must be small.
+#: No client sends more. Parsed values are cached, so they must be small.
 _MOST_BYTES: Final = 1000
 
 #: Values of parameters in quotes. They may hold commas and semicolons, and no weight stands in one.

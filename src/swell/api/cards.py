@@ -129,7 +129,7 @@ class Cards:
         self.live_versions: dict[str, str] = {}
         #: Model → canary, of models that have one.
         self.canaries: dict[str, Canary] = {}
-        #: Models with inputs that may ask for several samples (`swell.packs`).
+        #: Models with inputs that may ask for several samples (`swell.sdk.multi_sample_inputs`).
         self.packed: frozenset[str] = frozenset()
         #: Models with steps or a size in the input (`swell.degrade`).
         self.drawing: frozenset[str] = frozenset()

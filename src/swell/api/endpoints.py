@@ -1,7 +1,7 @@
-"""Standing endpoints: who is told of tasks without being named in each.
+"""Standing webhooks: endpoints that get events of many tasks.
 
-They lie in the registry, and each backend knows them: what changes at another one is known here
-within a moment, and at most `REFRESH_S` seconds.
+They are stored in the registry. A change at another backend is known here after at most
+`REFRESH_S` seconds.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ _TRIES: Final = 20
 
 
 class EndpointState(StrEnum):
-    """Whether an endpoint is told of tasks."""
+    """Whether an endpoint gets events."""
 
     ACTIVE = "active"
-    #: What happens is kept for it, and sent when it goes on.
+    #: Events are stored for it, and sent when it resumes.
     PAUSED = "paused"
-    #: It answered 410, and nothing is kept for it.
+    #: It answered 410, and no events are stored for it.
     DISABLED = "disabled"
 
 
@@ -41,10 +41,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One standing endpoint as it is kept."""
 
     id: str
-    #: Whose it is.
+    #: Id of its key.
     key_id: str
     url: str
-    #: Of tasks of all keys, not of its own alone.
+    #: Whether it gets events of tasks of all keys.
     is_for_all: bool = False
     events: tuple[str, ...] = ENDS
     #: `owner/name` or `owner/*`; empty for any model.
@@ -90,10 +90,10 @@ class Endpoints:
         self._changes = 0
 
     async def refresh(self) -> None:
-        """Read them all, and have the store write for those that are to be told."""
+        """Read all endpoints, and have the store write deliveries for the active ones."""
         changes = -1
         while changes != self._changes:
-            # What was read may be older than what was changed here meanwhile.
+            # An endpoint may have changed here during the read.
             changes = self._changes
             kept = await self._registry.notes(_PREFIX)
         self._take({each.id: each for each in map(_decode, kept.values())})
@@ -123,7 +123,7 @@ class Endpoints:
         self._take({**self._known, endpoint.id: endpoint})
 
     async def remove(self, endpoint_id: str) -> None:
-        """Keep one no longer, and fail what waits for it."""
+        """Delete an endpoint, and fail its waiting deliveries."""
         await self._registry.drop_notes([_PREFIX + endpoint_id])
         self._changes += 1
         known = dict(self._known)
@@ -134,16 +134,16 @@ class Endpoints:
     async def set_state(
         self, endpoint_id: str, state: EndpointState, reason: str = "", *, but: str = ""
     ) -> Endpoint:
-        """Change whether one is told; return it. Disabling fails what waits for it.
+        """Change an endpoint's state; return it. Disabling fails its waiting deliveries.
 
         Args:
-            endpoint_id: Which.
-            state: What it is to be.
-            reason: Why, for people.
-            but: A delivery that waits on, since what came of it is about to be told.
+            endpoint_id: The endpoint.
+            state: Its new state.
+            reason: The reason, for people.
+            but: A delivery that does not fail, since its outcome is about to be stored.
 
         Raises:
-            Conflict: It was deleted meanwhile.
+            Conflict: It was deleted.
         """
         now = self._clock.now()
 
@@ -160,7 +160,7 @@ class Endpoints:
         """Give one a new secret; for a while the one before signs too.
 
         Raises:
-            Conflict: It was deleted meanwhile.
+            Conflict: It was deleted.
         """
         now = self._clock.now()
 

@@ -44,7 +44,7 @@ Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the previo
 
 
 def _null() -> msgspec.Raw:
-    # msgspec reads `Raw | None` as None only, so that null itself stands for nothing given.
+    # msgspec reads `Raw | None` as None only, so null means that the field is missing.
     return _NULL
 
 
@@ -74,7 +74,7 @@ HookUrl = Annotated[
     ),
 ]
 
-#: What can be told of a task; as `swell.webhook.EVENTS`.
+#: Events of a task; as `swell.webhook.EVENTS`.
 HookEvent = Literal[
     "started",
     "progress",

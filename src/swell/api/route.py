@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: None means that the handler has written its answer itself.
 Handler = Callable[["Service", Call], Awaitable[Reply | None]]
 
-#: How an error is told.
+#: Makes the answer for an error.
 Refusal = Callable[[Call, SwellError], Reply]
 
 
@@ -56,7 +56,7 @@ class Response:
     media_type: str = "application/json"
     #: Media types of files that may come instead, where `Accept` prefers them.
     files: tuple[str, ...] = ()
-    #: Headers that not every answer has, and what they tell.
+    #: Headers that not every answer has, with their meaning.
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -85,7 +85,7 @@ class Route:
     audit: str = ""
     #: Which other API's clients it is for, such as `replicate`; empty for our own surface.
     facade: str = ""
-    #: How its errors are told; None for as problem documents, which most clients can read.
+    #: Makes the answers for errors; None for problem documents.
     refuse: Refusal | None = None
     #: The operation's id in OpenAPI; empty for one made of the handler's module and name.
     operation_id: str = ""

@@ -1,7 +1,7 @@
 """The whole HTTP surface: the operations that the handlers declare, in the order of the reference.
 
 The application, OpenAPI (`openapi.py`) and the reference (`reference.py`, docs/reference/http.md)
-are made from it, so that what is served, described and documented is the same.
+are made from it, so they always agree.
 """
 
 from collections.abc import Collection
@@ -34,7 +34,7 @@ from swell.api import (
 from swell.api.facades.table import FACADE_GROUPS, FACADE_ROUTES
 from swell.api.route import Route, declared_in
 
-#: Headings of the reference and tags of OpenAPI, with what they hold.
+#: Headings of the reference and tags of OpenAPI, with their descriptions.
 GROUPS: Final = {
     "Tasks": "Create tasks, follow them, and read their results.",
     "Shares": "Links that show a task's pictures to people without a key.",

@@ -57,17 +57,17 @@ from swell.task import Task, TaskState
 from swell.weights.chunks import is_chunk_key
 from swell.weights.store import Manifests, WeightStore
 
-#: So many pictures are decoded at once, whatever for.
+#: Most pictures that are decoded at once.
 _DECODED_AT_ONCE: Final = 2
 
 
 class Service:
-    """Contracts, and the few things that are kept in memory beside them.
+    """The backend's parts, and the state that its handlers share in memory.
 
     Args:
-        backend: The contracts.
-        forms: How webhooks' bodies are written, by name.
-        seals: What signs such bodies besides, by the same names.
+        backend: The parts.
+        forms: Formats of webhooks' bodies, by name.
+        seals: Additional signatures of these formats, by the same names.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Service:
             # Of processes of another machine nothing is known, and this may look like one.
             is_dead=never_dead if backend.is_shared else is_dead,
         )
-        #: Tells this process from the others on the same store.
+        #: Random name of this process among those on the same store.
         self.name = secrets.token_hex(8)
         self.leadership = Leadership(
             backend.registry,
@@ -132,7 +132,7 @@ class Service:
             is_shared=backend.is_shared,
             skew=self.skew,
         )
-        # What an autoscaler tells.
+        # The autoscaler's reports.
         self.scaling = Scaling(backend.registry, backend.clock, self.name)
         self.hooks = (
             Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
@@ -152,7 +152,7 @@ class Service:
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)
         self.estimates = Estimates(self)
-        #: Between start and end; outside, nobody is kept waiting.
+        #: True between start and stop; otherwise requests do not wait.
         self.is_ready = self.is_ending = False
         self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
 
@@ -167,7 +167,7 @@ class Service:
         return self.limits.quotas
 
     def need_hooks(self) -> Hooks:
-        """Return what looks after webhooks.
+        """Return the webhooks' part.
 
         Raises:
             Unavailable: This service sends none.
@@ -177,23 +177,23 @@ class Service:
         return self.hooks
 
     async def check_again(self, call: Call) -> None:
-        """Check that the key still works of a request that has waited, or goes on.
+        """Check that the key of a request that has waited still works.
 
         Raises:
-            Unauthenticated: It was revoked, or its time is over.
+            Unauthenticated: It was revoked or has expired.
         """
         if call.key is None or not self.keys.remembers(call.key):
             await self.keys.find(call.header(b"authorization"))
 
     def objects_of(self, key: str) -> Objects:
-        """Return where a file lies of which we have signed a URL: weights may lie apart."""
+        """Return the store of a file with a signed URL: weights may have a store of their own."""
         if self._has_weights_apart and is_chunk_key(key):
             return self.weights.objects
         return self.objects
 
     @cached_property
     def lanes(self) -> asyncio.Semaphore:
-        """What is held by whatever decodes a picture."""
+        """Limits how many pictures are decoded at once."""
         return asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @cached_property
@@ -274,7 +274,7 @@ class Service:
         self.fleet.end(summary)
 
     def stage_passed(self, task: Task) -> None:
-        """Learn from a stage of a pipeline that is over, and note that the next is wanted."""
+        """Learn from an ended stage of a pipeline, and count the arrival of the next one."""
         assert task.run is not None, "it has stages"
         self.estimates.observe_size(task)
         self.learn(summary_of_stage(task, task.run.done[-1]))

@@ -81,7 +81,7 @@ def _signed(objects: Objects, value: Any) -> Any:
 def going_on(
     worker_id: str, settlements: Sequence[Settlement], settled: Sequence[Task | None]
 ) -> list[Task]:
-    """Return the tasks whose next stage the same worker starts at once."""
+    """Return tasks whose next stage starts at once on the same worker."""
     return [
         task
         for each, task in zip(settlements, settled, strict=True)

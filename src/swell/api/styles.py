@@ -8,7 +8,7 @@ from swell.api.views import encode
 from swell.errors import NotFound
 from swell.sdk.style_presets import Style
 
-#: A picture's address holds its digest, so what lies there never changes.
+#: A picture's URL has its digest, so its content never changes.
 _FOREVER = b"public, max-age=31536000, immutable"
 
 

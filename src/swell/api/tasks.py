@@ -411,7 +411,7 @@ def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
 
 
 class _Outlook:
-    """Counts what comes before the tasks of a batch, which wait for one another."""
+    """Counts the tasks before each task of a batch, earlier ones of the batch included."""
 
     def __init__(self, service: Service) -> None:
         self._estimates = service.estimates
@@ -423,7 +423,7 @@ class _Outlook:
         self._tags: dict[tuple[tuple[str, ...], int, str | None], int] = {}
 
     async def rank_of(self, new: NewTask) -> Rank:
-        """Return what comes before the next task of the batch."""
+        """Return the rank of the next task of the batch."""
         flow = (new.queue, new.priority, new.user)
         rank = self._ranks.get(flow)
         if rank is None:
@@ -498,7 +498,7 @@ async def _page(
 
 
 def only_own(call: Call) -> str | None:
-    """Return the key whose tasks the caller may list; None for all keys."""
+    """Return the key to which a listing is limited; None for all keys."""
     key = call.caller
     return None if Scope.ADMIN in key.scopes else key.id
 

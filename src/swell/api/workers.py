@@ -1,6 +1,6 @@
-"""What workers ask: `/worker/v1/register`, `lease`, `report`, `uploads`.
+"""The workers' protocol: `/worker/v1/register`, `lease`, `report`, `uploads`.
 
-A report settles, extends and leases at once, so that the three share one commit. What it settles is
+A report settles, extends and leases in one commit. Its settlements are
 durable before the answer is sent.
 """
 
@@ -205,7 +205,7 @@ async def uploads(service: Service, call: Call) -> Reply:
 
 
 def _answer(service: Service, told: Grant | ReportAnswer) -> Reply:
-    """Return an answer whose leases are undone where it does not reach its worker."""
+    """Return an answer; if it does not reach the worker, its leases are undone."""
     reply = Reply(200, _encode(told))
     if told.tasks:
         holds = [task.hold for task in told.tasks]
@@ -291,11 +291,10 @@ async def register_worker(
 async def _price(
     service: Service, registration: Registration, account: str
 ) -> tuple[int | None, int, float]:
-    """Return what an hour of a worker costs, its launch, and for how long it is paid at least.
+    """Return a worker's price per hour, the price of its launch, and its shortest billed time.
 
-    A machine keeps the first price that it had: of one that registers again, what it was charged
-    and what is left would not be its bill with another. Where its pool's price changes, that is
-    told by `Tariffs`.
+    A machine keeps its first price when its worker registers again: with another one, its charges
+    would not add up to its bill. `Tariffs` applies changes of the pool's price.
     """
     startup, pool = registration.startup, registration.pool
     if startup is not None and startup.ready_s is not None and startup.age_s > startup.ready_s:
@@ -371,7 +370,7 @@ async def lease_tasks(
 async def _if_it_still_may(
     service: Service, tasks: Sequence[Task], check_again: Callable[[], Awaitable[None]]
 ) -> None:
-    """Take leases back, and raise, where the worker's key has stopped working meanwhile."""
+    """Undo the leases and raise if the worker's key was revoked during the wait."""
     try:
         await check_again()
     except BaseException:
@@ -380,7 +379,7 @@ async def _if_it_still_may(
 
 
 async def take_report(service: Service, told: Report) -> ReportAnswer:
-    """Write what a worker tells, publish it, and lease more if asked.
+    """Store and publish a worker's report, and lease more tasks if asked.
 
     Raises:
         Forbidden: An outcome or an event names a file that is not one of its attempt's.
@@ -393,7 +392,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     if told.switches:
         service.metrics.models_switched(worker.count_switches(told.switches))
     if told.goodbye:
-        # What it hands back must not go to its own lease call, which may still wait.
+        # Tasks that it returns must not go to its own lease call, which may still wait.
         worker.leave()
     if told.enclosures:
         told = await _keep_enclosures(service, worker, told)
@@ -408,7 +407,7 @@ async def take_report(service: Service, told: Report) -> ReportAnswer:
     try:
         return await _told(service, worker, told, settled, tasks, lost, onward)
     except BaseException:
-        # The worker tells all again, and never hears of these.
+        # The worker repeats its report, and never gets these leases.
         await _hand_back(service, _holds([*tasks, *onward]))
         raise
 
@@ -472,9 +471,9 @@ def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
 def _count(
     service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
 ) -> None:
-    """Count what has ended, and have it charged: each attempt once, to whomever it is told again.
+    """Count and charge ended attempts, each once, also if the report is repeated.
 
-    To be called right after it was written, by whom the store tells that it was new.
+    Call it right after the write, with the store's word on which settlements are new.
     """
     requeued = service.metrics.requeued
     for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
@@ -482,7 +481,7 @@ def _count(
             continue
         if place in ended.again:
             if task.finished_at is not None:
-                # Once is enough, and it may be that whoever wrote it has died before.
+                # The process that wrote it may have died before this; twice does no harm.
                 service.quotas.ended(task)
             continue
         if service.cards.canaries:
@@ -499,9 +498,9 @@ def _count(
 def _over(
     service: Service, settlements: Sequence[Settlement], settled: Sequence[Task | None]
 ) -> list[tuple[str, int]]:
-    """Return the attempts that are over, as (task id, attempt).
+    """Return the ended attempts, as (task id, attempt).
 
-    What the store did not take says nothing of a lease that it was not told for.
+    A settlement that the store did not take says nothing about another lease.
     """
     return [
         (each.task_id, each.attempt)
@@ -525,7 +524,7 @@ async def _check_stored(service: Service, told: Report) -> Report:
 
 
 async def _release_failed_uploads(service: Service, told: Report) -> Report:
-    """Return a report in which uploads that failed count as no attempts while no upload succeeds.
+    """Return a report whose failed uploads count as no attempts while no upload succeeds.
 
     While the object store takes files, the fault is the file's: the attempt counts.
     """
@@ -563,7 +562,7 @@ async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
 
 
 async def _lack(service: Service, artifact: Artifact) -> str:
-    """Return what is wrong with a file that a worker says it has stored; empty if nothing."""
+    """Return the problem of a file that a worker reports as stored; empty if none."""
     try:
         info = await service.objects.head(artifact.key)
     except (NotFound, InvalidRequest):
@@ -582,7 +581,7 @@ def _is_output(key: str, task_id: str, attempt: int) -> bool:
 def _check_artifacts(settlements: Sequence[Settlement]) -> None:
     """Check that outcomes name files of their attempts alone.
 
-    Whoever sees the task gets signed URLs for them, so that a key of another's file would open it.
+    Readers of the task get signed URLs for them, so the key of another file would expose it.
     """
     for each in settlements:
         if not isinstance(each.outcome, Succeeded):
@@ -592,7 +591,7 @@ def _check_artifacts(settlements: Sequence[Settlement]) -> None:
 
 
 def _check_told_artifacts(news: Sequence[Progress]) -> None:
-    """Check the same of files that are told of before the outcome, which are signed as well."""
+    """Check files that are reported before the outcome in the same way."""
     for each in news:
         if _KINDS.get(each.kind) is EventKind.ARTIFACT and "key" in each.data:
             _check_output(each.data["key"], each.task_id, each.attempt)
@@ -637,7 +636,7 @@ def _hold_of(told: Progress) -> Hold:
 
 
 def _is_enclosed(told: Progress, files: Mapping[str, Enclosure]) -> bool:
-    """Whether this tells of a file of its attempt that came with it."""
+    """Whether this is progress about a file that the report encloses."""
     if _KINDS.get(told.kind) is not EventKind.ARTIFACT:
         return False
     key, data = told.data.get("key"), told.data
@@ -656,7 +655,7 @@ async def _kept_early(service: Service, told: Progress, files: Mapping[str, Encl
     The outcome brings it again, and fails where it cannot be stored then either.
     """
     if not service.fleet.is_held(told.task_id, told.attempt, told.token):
-        # Nobody is told of it.
+        # No event is published for it.
         return True
     key = told.data["key"]
     try:
@@ -713,9 +712,9 @@ async def _kept(service: Service, part: _Part, files: Mapping[str, Enclosure]) -
 
 
 async def _cancels(service: Service, worker: Worker) -> list[str]:
-    """Return what a worker was to be told to stop, as far as that still holds.
+    """Return the tasks that a worker must stop, if that is still so.
 
-    With several backends it may have heard of it elsewhere, and have another attempt by now.
+    With several backends another one may have sent the cancellation, and a new attempt may run.
     """
     cancels = worker.take_cancels()
     if not cancels or not service.backend.is_shared:
@@ -731,8 +730,8 @@ async def _cancels(service: Service, worker: Worker) -> list[str]:
 def _to_stop(task_ids: Sequence[str], granted: Sequence[Task]) -> list[str]:
     """Return the tasks that a worker has to stop, each once.
 
-    What it is granted in the same answer was lost to it in an earlier attempt, which it gives up by
-    itself: to be told of that would stop the new one. A cancellation comes with the next heartbeat.
+    A task granted in the same answer is left out: its lost earlier attempt ends by itself, and the
+    worker would stop the new one. A cancellation comes with the next heartbeat.
     """
     new = {task.id for task in granted}
     return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in new]
@@ -762,7 +761,7 @@ async def _write(
         return_exceptions=True,
     )
     if isinstance(tasks, BaseException):
-        # The worker asks again; what it told matters more.
+        # The worker asks again; its report matters more.
         tasks = []
     for result in (settled, lost):
         if isinstance(result, BaseException):
@@ -791,7 +790,7 @@ async def _settle(
 async def _pay(
     service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
 ) -> None:
-    """Charge what attempts have paid to others, also those that were lost or expired meanwhile."""
+    """Charge payments of attempts to other services, also of lost or expired attempts."""
     paying = [
         (each, task)
         for each, task in zip(settlements, ended, strict=True)
@@ -818,7 +817,7 @@ def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:
 
 
 async def _extend(service: Service, worker: Worker, holds: list[Hold]) -> list[str]:
-    """Extend leases; return the ids of tasks that are to be stopped."""
+    """Extend leases; return the ids of tasks that the worker must stop."""
     if not holds:
         return []
     if service.skew.is_wrong:
@@ -878,7 +877,7 @@ def _wish(service: Service, worker: Worker, n: int) -> LeaseRequest:
 
 
 async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> list[Task]:
-    """Start tasks whose ids a worker took from the queues itself, as far as it serves them."""
+    """Start tasks whose ids a worker took from a queue service itself, if it serves them."""
     versions = {
         queue: version for queue, _, version in _wish(service, worker, len(task_ids)).queues
     }
@@ -934,9 +933,9 @@ async def _hand_back(service: Service, holds: Sequence[Hold]) -> None:
 
 
 async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) -> None:
-    """Undo what a worker was granted and, by what it knows, never heard of.
+    """Undo leases that a worker never received, judged by the leases that it reports.
 
-    What was granted elsewhere is known here as far as that was told.
+    Leases granted by other backends are known here from their messages.
     """
     tokens = {hold.token for hold in known}
     held = await service.store.get(service.fleet.held_by(worker.info.id))
@@ -956,9 +955,9 @@ async def _take_back(service: Service, worker: Worker, known: Sequence[Hold]) ->
 
 
 async def _learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) -> None:
-    """Ask the store about leases that this process has not heard of.
+    """Ask the store about leases that this process does not know.
 
-    After a restart of the backend only the store knows who holds what.
+    After a restart of the backend only the store knows the leases.
     """
     is_held = service.fleet.is_held
     unknown = [each for each in holds if not is_held(each.task_id, each.attempt, each.token)]
@@ -973,10 +972,10 @@ async def _publish_progress(
 
     Args:
         service: The backend.
-        worker: Who tells it.
-        news: What it tells.
-        lacks_files: Whether files may have been missed. They are told again with the next report;
-            what would be heard before them, against the order of ids, is left to that.
+        worker: The worker.
+        news: Its progress.
+        lacks_files: Whether files may have been missed. The next report repeats them; events that
+            would overtake them, against the order of ids, wait for that.
     """
     news = await _there(service, news)
     fleet = service.fleet
@@ -1002,7 +1001,7 @@ async def _publish_progress(
 
 
 async def _there(service: Service, news: Sequence[Progress]) -> list[Progress]:
-    """Return news without files that are told again and were never stored."""
+    """Return news without repeated files that were never stored."""
     unsure = [each for each in news if each.again and not _is_remembered(service, each)]
     if not unsure:
         return list(news)
@@ -1012,7 +1011,7 @@ async def _there(service: Service, news: Sequence[Progress]) -> list[Progress]:
 
 
 def _is_remembered(service: Service, told: Progress) -> bool:
-    """Whether this was told of since this process began."""
+    """Whether this process has published this progress before."""
     number = told.attempt * ATTEMPT_STRIDE + told.place
     remembered = service.bus.history(told.task_id, after=number - 1)
     return bool(remembered) and remembered[0].id == number
@@ -1138,7 +1137,7 @@ def _check_price(card: ModelCard) -> None:
 
 
 async def _check_unchanged(service: Service, card: ModelCard) -> None:
-    """Check that a version that is known takes and gives what it always did.
+    """Check that the schemas of a known version have not changed.
 
     A card without a schema says nothing of it.
 
