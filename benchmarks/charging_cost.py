@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from machine import folder, report
-from swell.api import workers
+from swell.api import worker_reports
 from swell.api.charges import Charges
 from swell.api.metrics import Metrics
 from swell.clock import SystemClock
@@ -43,7 +43,7 @@ def some_tasks(n: int) -> tuple[list[Task], Report]:
 
 def charged(service: Any, info: WorkerInfo, tasks: list[Task], told: Report) -> None:
     """Charge the attempts of a report."""
-    told = workers._with_costs(service, info, told)
+    told = worker_reports._with_costs(service, info, told)
     service.charges.settled(info, told.settlements, Ended(tasks))
 
 

@@ -23,7 +23,8 @@ from typer.main import get_command
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
 from pages import block
-from swell.api.messages import PoolList, PoolScalingView, PoolView
+from swell.api.scaling_schemas import PoolScalingView
+from swell.api.workers_schemas import PoolList, PoolView
 from swell.cli import app
 from swell.cli.deployment import Deployment
 from swell.clock import SystemClock

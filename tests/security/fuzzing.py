@@ -25,23 +25,18 @@ from target import Target
 from hostile_urls import ODD, PRIVATE
 from swell.addresses.urls import RefusedUrl, UrlPolicy
 from swell.api.accept import preferred
+from swell.api.admin_schemas import KeyRequest
 from swell.api.auth import bearer_digest
 from swell.api.call import Call
 from swell.api.drafts import idempotency_key
 from swell.api.events import _after
 from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.files import byte_range, plain_type
+from swell.api.files_schemas import UploadQuery
 from swell.api.forms import open_form, read_parts
-from swell.api.messages import (
-    BatchRequest,
-    EventsQuery,
-    KeyRequest,
-    TaskQuery,
-    TaskRequest,
-    UploadQuery,
-)
 from swell.api.reading import Reader, read_query
 from swell.api.submit import prefer_wait_s
+from swell.api.tasks_schemas import BatchRequest, EventsQuery, TaskQuery, TaskRequest
 from swell.api.thumbnails import _shrunk
 from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock

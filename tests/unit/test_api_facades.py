@@ -16,8 +16,8 @@ from swell.api.facades.inputs import data_uri, is_data_uri, with_uploads
 from swell.api.facades.paths import path_meant
 from swell.api.facades.retry_detection import find_first_attempt, is_retry
 from swell.api.forms import read_parts
-from swell.api.messages import TaskRequest
 from swell.api.submit import accept, check, follow
+from swell.api.tasks_schemas import TaskRequest
 from swell.errors import InvalidInput, InvalidRequest
 from swell.task import Task
 

@@ -4,8 +4,7 @@ import secrets
 
 import msgspec
 
-from swell.api.call import Call, Reply
-from swell.api.messages import (
+from swell.api.billing_schemas import (
     AccountView,
     AllowanceView,
     CreditEntryView,
@@ -13,7 +12,6 @@ from swell.api.messages import (
     CreditsList,
     CreditsQuery,
     GrantView,
-    NoQuery,
     OwnQuery,
     QuotaList,
     QuotaQuery,
@@ -21,9 +19,11 @@ from swell.api.messages import (
     QuotaView,
     StandingView,
 )
+from swell.api.call import Call, Reply
 from swell.api.projection import project
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
+from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.bus import MessageKind, PeerMessage

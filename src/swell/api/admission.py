@@ -15,16 +15,16 @@ from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import draft
 from swell.api.eta import Estimate
-from swell.api.messages import (
+from swell.api.reading import Reader, check_json
+from swell.api.route import TASK_EXAMPLE, Body, Response, route
+from swell.api.service import Service
+from swell.api.tasks_schemas import (
     ChangeView,
     DegradeRequest,
     EstimateView,
     RefusalView,
     TaskRequest,
 )
-from swell.api.reading import Reader, check_json
-from swell.api.route import TASK_EXAMPLE, Body, Response, route
-from swell.api.service import Service
 from swell.api.traffic import suits_its_part
 from swell.api.views import encode
 from swell.broker import Rank

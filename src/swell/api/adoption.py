@@ -18,12 +18,13 @@ from swell.adoption.life import (
 )
 from swell.api.call import Call, Reply
 from swell.api.canaries import is_canary_served, lost_after_s, tell_of_stages
-from swell.api.messages import (
+from swell.api.operators import model_name
+from swell.api.reading import Reader, read_query
+from swell.api.rollouts_schemas import (
     AdoptionView,
     CanaryRequest,
     CanaryView,
     LifeChangeView,
-    NoQuery,
     PromoteRequest,
     RetireRequest,
     RollbackRequest,
@@ -31,9 +32,8 @@ from swell.api.messages import (
     VerdictView,
     VersionStageView,
 )
-from swell.api.operators import model_name
-from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
+from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound

@@ -10,7 +10,7 @@ from swell.fairness import USUAL_PRIORITY, band
 from swell.registry import ApiKey
 
 if TYPE_CHECKING:
-    from swell.api.messages import TaskRequest
+    from swell.api.tasks_schemas import TaskRequest
 
 
 class Classes:

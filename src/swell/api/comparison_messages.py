@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swell.api.messages import PLAIN, Moment
+from swell.api.schemas import PLAIN, Moment
 
 #: Rows of one comparison.
 MOST_ROWS = 100

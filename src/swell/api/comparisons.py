@@ -25,9 +25,9 @@ from swell.api.comparison_messages import (
     VoteView,
 )
 from swell.api.comparison_views import comparison_view
-from swell.api.messages import NoQuery
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
+from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.comparisons import MOST_VOTES, Comparison, Outline, Vote

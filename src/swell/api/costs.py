@@ -10,9 +10,9 @@ from msgspec.json import encode as to_json
 from msgspec.structs import replace
 
 from swell.accounts import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
+from swell.api.billing_schemas import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.call import Call, Reply
 from swell.api.charges import KEEP_EVERY_S, account_of, attempt_entry
-from swell.api.messages import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.projection import project, rounded
 from swell.api.reading import read_query
 from swell.api.route import Response, route

@@ -7,9 +7,10 @@ import msgspec
 from swell.api.call import Call
 from swell.api.cards import Target, own_seed
 from swell.api.files import check_files, may_name_files
-from swell.api.messages import MAX_METADATA_BYTES, TaskRequest, WebhookRequest
+from swell.api.schemas import MAX_METADATA_BYTES
 from swell.api.service import Service
 from swell.api.stages import at_first_stage
+from swell.api.tasks_schemas import TaskRequest, WebhookRequest
 from swell.api.traffic import split
 from swell.degrade import with_changes
 from swell.errors import FieldError, InvalidInput, InvalidRequest

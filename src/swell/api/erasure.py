@@ -4,10 +4,10 @@ import asyncio
 
 from swell.api.call import Call, Reply
 from swell.api.duties import delete, discard
-from swell.api.messages import TaskView
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.tasks import find_task
+from swell.api.tasks_schemas import TaskView
 from swell.api.views import encode_task
 from swell.errors import Conflict, NotFound, Unavailable
 

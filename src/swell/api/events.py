@@ -18,12 +18,12 @@ import structlog
 from swell.api.call import Call, Reply
 from swell.api.eta import Estimate
 from swell.api.headers import NO_POLICY
-from swell.api.messages import EventsQuery
 from swell.api.reading import read_query
 from swell.api.route import Header, Response, route
 from swell.api.service import Service
 from swell.api.streams import Stream
 from swell.api.tasks import find_task
+from swell.api.tasks_schemas import EventsQuery
 from swell.api.views import encode, encode_task, with_url
 from swell.bus import Subscription
 from swell.errors import InvalidRequest, NotFound, SwellError

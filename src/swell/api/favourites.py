@@ -3,11 +3,11 @@
 from typing import Final
 
 from swell.api.call import Call, Reply
-from swell.api.messages import FavouriteQuery, FavouritesView
 from swell.api.reading import read_query
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.tasks import find_task
+from swell.api.tasks_schemas import FavouriteQuery, FavouritesView
 from swell.api.views import encode
 from swell.errors import Conflict, InvalidInput, NotFound
 from swell.favourites import Favourite, Viewer

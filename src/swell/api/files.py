@@ -11,9 +11,9 @@ import structlog
 
 from swell.api.accept import preferred
 from swell.api.call import Call, Reply
+from swell.api.files_schemas import StoredView, UploadQuery, UploadView
 from swell.api.forms import open_form
 from swell.api.headers import POLICY
-from swell.api.messages import StoredView, UploadQuery, UploadView
 from swell.api.reading import read_query
 from swell.api.route import Body, Header, Response, route
 from swell.api.service import Service

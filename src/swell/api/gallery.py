@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.messages import SampleView
+from swell.api.models_schemas import SampleView
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.views import project

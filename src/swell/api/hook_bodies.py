@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from swell.api.messages import TaskView
+from swell.api.tasks_schemas import TaskView
 from swell.api.views import UrlMaker, encode, task_view, with_url
 from swell.db.registry import Registry
 from swell.events import EventKind

@@ -18,9 +18,9 @@ from swell.api.early import files_told
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
 from swell.api.hook_bodies import SO_FAR, Form, Seal, SealOf, written
 from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets
-from swell.api.messages import WebhookRequest
 from swell.api.metrics import Metrics
 from swell.api.settings import Backend
+from swell.api.tasks_schemas import WebhookRequest
 from swell.api.views import UrlMaker
 from swell.db.deliveries import Outbox
 from swell.errors import FieldError, InvalidInput, SwellError

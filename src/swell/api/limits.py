@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from swell import task as life
+from swell.api.admin_schemas import LEAST_RATE
 from swell.api.call import Call
-from swell.api.messages import LEAST_RATE
 from swell.api.questions import SingleFlight
 from swell.api.quotas import Quotas
 from swell.api.streams import Stream

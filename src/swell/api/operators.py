@@ -8,42 +8,42 @@ from typing import Final
 import msgspec
 
 from swell.api import metrics
-from swell.api.auth import NewKey, create_key, rotate_key
-from swell.api.call import Call, Reply
-from swell.api.eta import EtaSeconds
-from swell.api.files import READ_URL_S
-from swell.api.gallery import sample_views
-from swell.api.messages import (
+from swell.api.admin_schemas import (
     AuditList,
     AuditQuery,
     AuditView,
-    ClassView,
     HealthView,
     KeyLimitsView,
     KeyList,
     KeyRequest,
     KeyView,
-    MeasuredView,
-    ModelList,
-    ModelView,
     NewKeyView,
-    QueueList,
-    QueueView,
     RotateRequest,
     RotateSigningRequest,
     SigningView,
+)
+from swell.api.auth import NewKey, create_key, rotate_key
+from swell.api.call import Call, Reply
+from swell.api.eta import EtaSeconds
+from swell.api.files import READ_URL_S
+from swell.api.gallery import sample_views
+from swell.api.metrics import CONTENT_TYPE
+from swell.api.models_schemas import MeasuredView, ModelList, ModelView
+from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
+from swell.api.service import Service
+from swell.api.startups import startup_view
+from swell.api.views import encode, project
+from swell.api.workers_schemas import (
+    ClassView,
+    QueueList,
+    QueueView,
     StartupView,
     SwitchesView,
     WorkerList,
     WorkersQuery,
     WorkerView,
 )
-from swell.api.metrics import CONTENT_TYPE
-from swell.api.reading import Reader, read_query
-from swell.api.route import Body, Response, route
-from swell.api.service import Service
-from swell.api.startups import startup_view
-from swell.api.views import encode, project
 from swell.broker import Depth
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable

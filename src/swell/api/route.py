@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from swell.api.call import Call, Reply
-from swell.api.messages import NoQuery
+from swell.api.schemas import NoQuery
 from swell.errors import InvalidInput, InvalidRequest, SwellError, TooLarge
 from swell.registry import Scope
 

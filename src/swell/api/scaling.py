@@ -13,15 +13,15 @@ import msgspec
 from swell.api.call import Call, Reply
 from swell.api.eta import ServiceTimes
 from swell.api.fleet import Fleet
-from swell.api.messages import (
+from swell.api.reading import read_query
+from swell.api.route import Response, route
+from swell.api.scaling_schemas import (
     DecisionView,
     ModelScalingView,
     PoolScalingView,
     ScalingQuery,
     ScalingView,
 )
-from swell.api.reading import read_query
-from swell.api.route import Response, route
 from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
 from swell.db.registry import Registry

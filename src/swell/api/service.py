@@ -81,47 +81,21 @@ class Service:
         backend = metered(backend, self.metrics)
         self.backend = backend
         self.settings = settings
-        self.store = backend.store
-        self.broker = backend.broker
-        self.bus = backend.bus
+        self.store, self.broker, self.bus = backend.store, backend.broker, backend.bus
         self.objects = backend.objects
         self.registry = backend.registry
         self.clock = backend.clock
         self.keys = Keys(backend.registry, backend.clock, settings.key_cache_s)
         self.audit = Audit(backend.registry, backend.clock)
         self.classes = Classes(settings.admission.classes)
-        self.limits = Limits(
-            backend.registry,
-            backend.store,
-            backend.clock,
-            msgspec.convert(settings.limits, KeyLimits, from_attributes=True),
-            Quotas(
-                backend.registry,
-                backend.store,
-                backend.clock,
-                lambda task: self.estimates.cost_micros(task),
-                lambda task: samples_of(self.cards, task),
-                settings.admission.sample_micros,
-            ),
-        )
+        self.limits = self._make_limits(backend)
         self.hosts = _hosts(settings)
-        self.origins = (
-            Origins(settings.server.cors_origins) if settings.server.cors_origins else None
-        )
+        origins = settings.server.cors_origins
+        self.origins = Origins(origins) if origins else None
         self.cards = Cards(backend.registry, backend.clock)
-        self.times, self.calibration = (
-            ServiceTimes(live_versions=self.cards.live_versions),
-            Calibration(),
-        )
-        self.fleet = Fleet(
-            backend.registry,
-            backend.clock,
-            self.times,
-            alive_s=settings.alive_s,
-            lost_s=settings.lost_s,
-            # Of processes of another machine nothing is known, and this may look like one.
-            is_dead=never_dead if backend.is_shared else is_dead,
-        )
+        self.times = ServiceTimes(live_versions=self.cards.live_versions)
+        self.calibration = Calibration()
+        self.fleet = self._make_fleet(backend)
         #: Random name of this process among those on the same store.
         self.name = secrets.token_hex(8)
         self.leadership = Leadership(
@@ -145,16 +119,37 @@ class Service:
         self._has_weights_apart = backend.weights is not None
         self.manifests = Manifests(self.weights)
         self.lookups, self.body_queue = Lookups(backend.store), BodyQueue()
-        self.polled, self.unanswered = (
-            Polled(backend.bus, backend.clock),
-            UnansweredRequests(backend.clock),
-        )
+        self.polled = Polled(backend.bus, backend.clock)
+        self.unanswered = UnansweredRequests(backend.clock)
         self.starts = Starts(backend.clock)
         self.charges = Charges(backend.registry, backend.clock, self.metrics)
         self.estimates = Estimates(self)
         #: True between start and stop; otherwise requests do not wait.
         self.is_ready = self.is_ending = False
         self._makers: dict[tuple[str, bytes, str], UrlMaker] = {}
+
+    def _make_limits(self, backend: Backend) -> Limits:
+        settings = backend.settings
+        parts = backend.registry, backend.store, backend.clock
+        quotas = Quotas(
+            *parts,
+            lambda task: self.estimates.cost_micros(task),
+            lambda task: samples_of(self.cards, task),
+            settings.admission.sample_micros,
+        )
+        limits = msgspec.convert(settings.limits, KeyLimits, from_attributes=True)
+        return Limits(*parts, limits, quotas)
+
+    def _make_fleet(self, backend: Backend) -> Fleet:
+        return Fleet(
+            backend.registry,
+            backend.clock,
+            self.times,
+            alive_s=backend.settings.alive_s,
+            lost_s=backend.settings.lost_s,
+            # A worker on another machine may have the process id of a dead process here.
+            is_dead=never_dead if backend.is_shared else is_dead,
+        )
 
     @property
     def publisher(self) -> Publisher | None:

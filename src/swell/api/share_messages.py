@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from swell.api.messages import Cursor, Moment, Zoned
+from swell.api.schemas import Cursor, Moment
+from swell.api.tasks_schemas import Zoned
 from swell.task import SHOWN_LARGE_PX
 
 

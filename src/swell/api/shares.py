@@ -7,12 +7,13 @@ import hashlib
 from datetime import timedelta
 from typing import Final
 
+from swell.api.admin_schemas import NewKeyView
 from swell.api.auth import create_key
 from swell.api.call import Call, Reply
-from swell.api.messages import NewKeyView, NoQuery
 from swell.api.operators import shown_once
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
+from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.share_messages import (
     SharedPictureQuery,

@@ -14,25 +14,17 @@ import structlog
 from msgspec.structs import replace
 
 from swell.api.auth import check_worker
+from swell.api.billing_schemas import LedgerEntryView, LedgerList, LedgerQuery
 from swell.api.call import Call, Reply
 from swell.api.cards import is_model_name
 from swell.api.charges import account_of
-from swell.api.messages import (
-    LedgerEntryView,
-    LedgerList,
-    LedgerQuery,
-    PhaseTimesView,
-    PoolList,
-    PoolView,
-    SpanView,
-    StartupView,
-)
 from swell.api.projection import project, rounded
 from swell.api.reading import Reader, read_query
 from swell.api.route import Response, route
 from swell.api.scaling import pool_scaling_view
 from swell.api.service import Service
 from swell.api.views import encode
+from swell.api.workers_schemas import PhaseTimesView, PoolList, PoolView, SpanView, StartupView
 from swell.dispatch import Registration, StartingAnswer
 from swell.errors import InvalidInput, SwellError
 from swell.money.ledger import EntryKind, LedgerEntry, cost_micros

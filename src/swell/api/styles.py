@@ -1,7 +1,7 @@
 """Styles that people choose by a picture."""
 
 from swell.api.call import Call, Reply
-from swell.api.messages import StyleList, StyleView
+from swell.api.models_schemas import StyleList, StyleView
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.views import encode

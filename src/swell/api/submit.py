@@ -11,8 +11,8 @@ from typing import Final
 from swell.api.admission import RankOf, admit
 from swell.api.call import Call
 from swell.api.drafts import Repeat, draft, new_task, with_webhook
-from swell.api.messages import TaskRequest
 from swell.api.service import Service
+from swell.api.tasks_schemas import TaskRequest
 from swell.errors import SwellError
 from swell.events import TERMINAL_ID
 from swell.store import Accepted

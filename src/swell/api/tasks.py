@@ -16,7 +16,11 @@ from swell.api.call import Call, Reply
 from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
-from swell.api.messages import (
+from swell.api.reading import Reader, check_json, read_query
+from swell.api.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
+from swell.api.service import Service
+from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
+from swell.api.tasks_schemas import (
     BatchRequest,
     BatchView,
     DeadQuery,
@@ -28,10 +32,6 @@ from swell.api.messages import (
     TaskRequest,
     TaskView,
 )
-from swell.api.reading import Reader, check_json, read_query
-from swell.api.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
-from swell.api.service import Service
-from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
 from swell.api.views import UrlMaker, encode, encode_task, task_view
 from swell.broker import Rank
 from swell.bus import MessageKind, PeerMessage

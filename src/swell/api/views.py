@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from swell.api.eta import EtaSeconds
-from swell.api.messages import (
+from swell.api.tasks_schemas import (
     ArtifactView,
     ChangeView,
     StageView,

@@ -10,7 +10,11 @@ from swell.api.call import Call, Reply
 from swell.api.endpoints import Endpoint, EndpointState
 from swell.api.hook_secrets import SigningPair
 from swell.api.hooks import checked_url
-from swell.api.messages import (
+from swell.api.reading import Reader, read_query
+from swell.api.route import Body, Response, route
+from swell.api.service import Service
+from swell.api.views import encode, project
+from swell.api.webhooks_schemas import (
     DeliveryList,
     DeliveryQuery,
     DeliveryView,
@@ -23,10 +27,6 @@ from swell.api.messages import (
     HookSecretView,
     TryView,
 )
-from swell.api.reading import Reader, read_query
-from swell.api.route import Body, Response, route
-from swell.api.service import Service
-from swell.api.views import encode, project
 from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope

@@ -15,7 +15,7 @@ import aiohttp
 import typer
 import uvloop
 
-from swell.api.messages import HealthView
+from swell.api.admin_schemas import HealthView
 from swell.api.views import encode
 from swell.bootstrap.logging import configure_logging
 from swell.bootstrap.objects import open_objects

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from swell.api.messages import LEAST_RATE
+from swell.api.admin_schemas import LEAST_RATE
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Server, asks_server

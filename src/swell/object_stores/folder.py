@@ -225,7 +225,7 @@ class FolderObjects(SignsUrls):
                 to the same folder.
         """
         before = self._clock.now().timestamp() - older_s if older_s else float("inf")
-        await _in_thread(self._clear_incoming, before)
+        await _in_thread(_clear_incoming, self._root, before)
 
     def _path(self, key: str) -> Path:
         check_key(key)
@@ -351,13 +351,14 @@ class FolderObjects(SignsUrls):
                 return
             folder = folder.parent
 
-    def _clear_incoming(self, before: float) -> None:
-        incoming = self._root / ".incoming"
-        if incoming.is_dir():
-            for path in incoming.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_mtime <= before:
-                        path.unlink()
+
+def _clear_incoming(root: Path, before: float) -> None:
+    incoming = root / ".incoming"
+    if incoming.is_dir():
+        for path in incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime <= before:
+                    path.unlink()
 
 
 def _known_again(written: Path, place: _Place) -> ObjectInfo:

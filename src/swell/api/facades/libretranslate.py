@@ -28,11 +28,11 @@ from swell.api.facades.image_fields import properties_of
 from swell.api.facades.inputs import decode_json, form_parts
 from swell.api.facades.model_names import resolve
 from swell.api.facades.router import Facade
-from swell.api.messages import TaskRequest
 from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
 from swell.api.submit import check
+from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.errors import (
     InvalidRequest,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from swell.api.messages import NoQuery
 from swell.api.route import Handler, Refusal, Response, Route
+from swell.api.schemas import NoQuery
 from swell.errors import InvalidInput, InvalidRequest, SwellError
 from swell.registry import Scope
 

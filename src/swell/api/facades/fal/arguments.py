@@ -11,7 +11,7 @@ from swell.api.cards import Target
 from swell.api.facades import image_fields
 from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import take_count, take_seed, whole_number
-from swell.api.messages import TaskRequest
+from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.fairness import USUAL_PRIORITY
 

@@ -17,12 +17,12 @@ from swell.api.facades.inputs import json_object, with_uploads
 from swell.api.facades.model_names import resolve
 from swell.api.facades.result_files import file_url
 from swell.api.facades.unanswered_requests import request_digest
-from swell.api.messages import WebhookRequest
 from swell.api.reading import read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow
 from swell.api.tasks import cancel_task, find_task
+from swell.api.tasks_schemas import WebhookRequest
 from swell.api.views import encode
 from swell.errors import InvalidInput, NotFound, SwellError, TooManyRequests, WouldExpire
 from swell.events import Event, EventKind

@@ -16,9 +16,10 @@ from swell.api.facades.inputs import form_parts, json_object, upload_part, with_
 from swell.api.facades.result_files import file_url
 from swell.api.forms import Part
 from swell.api.json_limits import check_values
-from swell.api.messages import PLAIN, TaskRequest
 from swell.api.reading import convert_fields
+from swell.api.schemas import PLAIN
 from swell.api.service import Service
+from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 
 #: Factor of each quality on the model's default steps; other qualities change nothing.

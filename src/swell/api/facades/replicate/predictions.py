@@ -20,12 +20,13 @@ from swell.api.facades.replicate.files import file_urls
 from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
 from swell.api.facades.result_files import file_links
 from swell.api.facades.retry_detection import accept_once
-from swell.api.messages import HookEvent, TaskRequest, WebhookRequest
 from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
+from swell.api.schemas import HookEvent
 from swell.api.service import Service
 from swell.api.submit import check, follow, prefer_wait_s
 from swell.api.tasks import cancel_task, find_task, only_own
+from swell.api.tasks_schemas import TaskRequest, WebhookRequest
 from swell.api.views import encode
 from swell.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.store import TaskFilter
