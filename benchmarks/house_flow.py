@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from machine import ROOT, report
+from swell.clock import SystemClock
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 sys.path.insert(0, str(ROOT / "tests"))
@@ -62,7 +63,7 @@ async def one_request(world: World, worker: str) -> None:
 
 
 async def measure() -> Counter[tuple[str, str]]:
-    async with a_world() as world:
+    async with a_world(clock=SystemClock()) as world:
         worker = await world.register()
         for _ in range(3):
             await one_request(world, worker)

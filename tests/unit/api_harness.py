@@ -234,9 +234,10 @@ async def a_world(
     launchable: tuple[str, ...] = (),
     weights_dir: Path | None = None,
     objects_dir: Path | None = None,
+    clock: Any = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
-    clock = ManualClock()
+    clock = clock or ManualClock()
     # Tests that name webhooks on the way to something else send nothing anywhere.
     settings.setdefault("webhooks", WebhooksSettings().model_copy(update={"at_once": 0}))
     rig = SqliteRig(clock)
