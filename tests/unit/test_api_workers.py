@@ -305,6 +305,7 @@ async def test_a_lease_that_ran_out_delivers_nothing(world: World) -> None:
     async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
         assert (await stream.event())["event"] == "started"
         world.clock.advance(31)
+        await sweep(world.service)
         assert (await stream.event())["event"] == "queued"
     key = f"outputs/{task['id']}/1/a.png"
     assert (await _places(world, worker, lease, key)).status == 409
