@@ -117,7 +117,7 @@ class PostgresWire:
             server_settings={"application_name": "swell bus", "synchronous_commit": "off"},
         )
         try:
-            await connection.add_listener(_CHANNEL, self._on_notification)
+            await connection.add_listener(_CHANNEL, self._on_notify)
         except BaseException:
             connection.terminate()
             raise
@@ -125,9 +125,7 @@ class PostgresWire:
         self._connection = connection
         connection.add_termination_listener(self._on_lost)
 
-    def _on_notification(
-        self, connection: _Connection, sender: int, channel: str, payload: str
-    ) -> None:
+    def _on_notify(self, connection: _Connection, sender: int, channel: str, payload: str) -> None:
         mark, _, part = payload.partition("\n")
         self._parts.append(part)
         if mark == "last":
