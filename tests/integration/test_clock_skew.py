@@ -11,14 +11,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from swell.api.worker_leases import lease_tasks
-from swell.api.worker_registration import register_worker
-from swell.api.worker_reports import take_report
 
 from conformance.factories import a_settlement, hold_of
 from postgres_databases import PostgresDatabases
 from swell.api.auth import create_key
 from swell.api.skew import MOST_SKEW_S
+from swell.api.worker_leases import lease_tasks
+from swell.api.worker_registration import register_worker
+from swell.api.worker_reports import take_report
 from swell.cli.parts import examine
 from swell.cli.service import Service, open_service
 from swell.clock import SystemClock
