@@ -20,12 +20,11 @@ from swell.api.billing_schemas import (
     StandingView,
 )
 from swell.api.call import Call, Reply
-from swell.api.projection import project
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.schemas import NoQuery
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.quotas import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
@@ -112,7 +111,7 @@ async def list_credits(service: Service, call: Call) -> Reply:
     entries = await service.registry.credits(query.key_id, limit=query.limit)
     view = CreditsList(
         accounts=[_account_view(place, sheet) for place in places],
-        entries=[project(each, CreditEntryView) for each in entries],
+        entries=[project(CreditEntryView, each) for each in entries],
     )
     return Reply(200, encode(view))
 
@@ -137,7 +136,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
     asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
     await _check_key(service, asked.key_id)
     now = service.clock.now()
-    credit = project(asked, Credit, id=asked.id or secrets.token_hex(16), at=now)
+    credit = project(Credit, asked, id=asked.id or secrets.token_hex(16), at=now)
     call.target, call.about = credit.key_id, f"{credit.micros} micros, {credit.id}"
     is_new = await service.registry.grant(credit)
     place = place_of(credit.key_id, credit.user)
@@ -167,7 +166,7 @@ async def show_allowance(service: Service, call: Call) -> Reply:
 def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
     standings = sheet.standings(place, service.clock.now())
     return [
-        project(each, StandingView, name=each.name, period=each.period or None)
+        project(StandingView, each, name=each.name, period=each.period or None)
         for each in standings
     ]
 
@@ -175,7 +174,7 @@ def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[Standi
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:
     place = place_of(quota.key_id, quota.user)
     left = [] if quota.user == ANY_USER else _standing_views(service, place, sheet)
-    return project(quota, QuotaView, left=left)
+    return project(QuotaView, quota, left=left)
 
 
 def _account_view(place: Place, sheet: Sheet) -> AccountView:

@@ -13,13 +13,12 @@ from swell.accounts import Spent, drop_ends, keep_spent, last_spent, tell_end, t
 from swell.api.billing_schemas import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.call import Call, Reply
 from swell.api.charges import KEEP_EVERY_S, account_of, attempt_entry
-from swell.api.projection import project, rounded
 from swell.api.reading import read_query
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import end_startups
 from swell.api.tariffs import Tariffs
-from swell.api.views import encode
+from swell.api.views import encode, project, rounded
 from swell.errors import InvalidInput
 from swell.money.bill import Life, paid_micros, remainder
 from swell.money.costs import By, Cost, added, costs_by
@@ -86,8 +85,8 @@ def _life(account: str, infos: Sequence[WorkerInfo], tariffs: Tariffs, now: date
     if ended_at is None and gone_at is not None and (now - gone_at).total_seconds() > _END_LATE_S:
         ended_at = gone_at if newest.said_goodbye else heard_at
     return project(
-        newest,
         Life,
+        newest,
         account=account,
         worker_id=newest.id,
         models=",".join(sorted(newest.models)),
@@ -187,8 +186,8 @@ async def _take_ends(service: Service, told: Iterable[Instance]) -> list[WorkerI
 
 def _as_worker(instance: Instance, startup: Startup | None) -> WorkerInfo:
     return project(
-        instance,
         WorkerInfo,
+        instance,
         id="",
         name="",
         models={},

@@ -93,11 +93,8 @@ class Route:
     @property
     def name(self) -> str:
         """The operation's id."""
-        if self.operation_id:
-            return self.operation_id
         module = self.handler.__module__.rpartition(".")[2]
-        facade = self.facade if self.facade and self.facade != module else ""
-        return "_".join(part for part in (facade, module, self.handler.__name__) if part)
+        return self.operation_id or f"{module}_{self.handler.__name__}"
 
     @property
     def public_path(self) -> str:

@@ -18,12 +18,11 @@ from swell.api.billing_schemas import LedgerEntryView, LedgerList, LedgerQuery
 from swell.api.call import Call, Reply
 from swell.api.cards import is_model_name
 from swell.api.charges import account_of
-from swell.api.projection import project, rounded
 from swell.api.reading import Reader, read_query
 from swell.api.route import Response, route
 from swell.api.scaling import pool_scaling_view
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project, rounded
 from swell.api.workers_schemas import PhaseTimesView, PoolList, PoolView, SpanView, StartupView
 from swell.dispatch import Registration, StartingAnswer
 from swell.errors import InvalidInput, SwellError
@@ -328,8 +327,8 @@ def startup_view(startup: Startup) -> StartupView:
     """Return a startup as operators see it."""
     spans = [
         project(
-            each,
             SpanView,
+            each,
             model=each.model or None,
             start_s=round(each.start_s, 3),
             end_s=rounded(each.end_s),
@@ -337,7 +336,7 @@ def startup_view(startup: Startup) -> StartupView:
         for each in startup.spans
     ]
     ready_s, whole_s = rounded(startup.ready_s), rounded(startup.whole_s)
-    return project(startup, StartupView, ready_s=ready_s, whole_s=whole_s, spans=spans)
+    return project(StartupView, startup, ready_s=ready_s, whole_s=whole_s, spans=spans)
 
 
 @route(
@@ -353,8 +352,8 @@ async def list_ledger(service: Service, call: Call) -> Reply:
     page = await service.registry.ledger(limit=query.limit, before=query.cursor)
     views = [
         project(
-            each,
             LedgerEntryView,
+            each,
             models=each.models.split(",") if each.models else [],
             worker_id=each.worker_id or None,
             cost_micros=each.micros,

@@ -42,6 +42,11 @@ def project(view: type[View], record: object, **fields: Any) -> View:
     return view(**shared, **fields)
 
 
+def rounded(number: float | None) -> float | None:
+    """Round a number to three digits, if there is one."""
+    return None if number is None else round(number, 3)
+
+
 class UrlMaker:
     """Makes absolute URLs for one request."""
 
