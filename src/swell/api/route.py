@@ -132,9 +132,9 @@ def route(  # noqa: PLR0913
 ) -> Callable[[Handler], Handler]:
     """Declare an operation on its handler.
 
-    `operation` is a method and a path, such as "GET /v1/tasks". The first line of the
-    handler's docstring is the summary, and the paragraphs up to a section
-    such as "Raises:" are the description. Errors of reading a body or a query are added.
+    `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
+    it: the first line is the summary, and the text up to "Raises:" is the description. The errors
+    of reading a body or a query are added.
     """
     if isinstance(body, type):
         body = Body(body)

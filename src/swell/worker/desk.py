@@ -29,7 +29,7 @@ PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024
 #: What an entry of a report has at most beside an output, an error's text or a preview.
 _ENTRY_BYTES: Final = 1024
 
-#: A worker holds as many quick tasks as run in this time, in seconds.
+#: A worker holds as many quick tasks as run in this time, in seconds, up to `MOST_QUICK`.
 HOLD_S: Final = 0.05
 MOST_QUICK: Final = 64
 
