@@ -25,7 +25,7 @@ def test_a_check_of_an_added_model_by_its_name_fills_its_card(swell: Swell, tmp_
     assert added.returncode == 0, added.stderr
     checked = swell.run("models", "check", "test/dreams", "--probe-s", "0")
     assert checked.returncode == 0, checked.stderr
-    assert "the card of test/dreams tells what was measured" in checked.stderr
+    assert "measurements are on the card of test/dreams" in checked.stderr
     [path] = swell.folder.rglob("test--dreams.toml")
     card = load_models(str(path))[0].card()
     assert card.memory_bytes > 0

@@ -513,7 +513,7 @@ def test_a_pipeline_without_its_parts_is_refused_by_their_names() -> None:
     index = made_of_all("StableDiffusionPipeline")
     for part in ("unet", "vae", "image_encoder", "safety_checker"):
         del index[part]
-    with pytest.raises(InvalidModel, match=r"does not name unet, vae, of which StableDiffusionPip"):
+    with pytest.raises(InvalidModel, match=r"does not name unet, vae, which StableDiffusionPip"):
         new_loop(index)
 
 

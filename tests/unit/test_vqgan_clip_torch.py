@@ -624,7 +624,7 @@ def test_a_vqgan_of_another_kind_is_told_apart(authors: tuple[Path, Any]) -> Non
     with pytest.raises(InvalidModel, match=r"Missing key.*encoder\.mid_block\.attentions\.0\.to_q"):
         define(made, "test/authors").make().load("cpu")
     (made / "vqgan" / "config.json").write_text(json.dumps({"ddconfig": {}, "n_embed": 20}))
-    with pytest.raises(InvalidModel, match="has no 'ch_mult' of a VQGAN"):
+    with pytest.raises(InvalidModel, match="lacks 'ch_mult' of a VQGAN"):
         define(made, "test/authors")
     doubled = {**SETTINGS, "ddconfig": {**SETTINGS["ddconfig"], "double_z": True}}
     (made / "vqgan" / "config.json").write_text(json.dumps(doubled))
