@@ -174,7 +174,12 @@ async def working(
 ) -> AsyncIterator[Worker]:
     """A worker with a model of worker_model.py, by the name of its class."""
     ref = f"{Path(worker_model.__file__)}:{model}"
-    worker = Worker(WorkerSettings(name=model, exact=exact), backend, [ref], SystemClock())
+    worker = Worker(
+        WorkerSettings(name=model, batching="exact" if exact else "fast"),
+        backend,
+        [ref],
+        SystemClock(),
+    )
     if encoders is not None:
         # The worker's own ones are never asked, and so never start a process.
         worker._encoders = encoders
