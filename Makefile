@@ -51,6 +51,7 @@ test: ## Everything the gate asks for: lint, layers, types and every tier of tes
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/pytest -n auto tests/unit tests/conformance
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone" $(SERVICES)
 	$(BIN)/pytest -m alone $(SERVICES)

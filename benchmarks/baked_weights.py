@@ -40,8 +40,7 @@ import numpy as np
 import processes
 from cold_start import RATE, bucket
 from machine import BENCH, ROOT, quiet, report, say
-from swell.zoo.cog import program
-from swell_system import Swell, started, worker_key
+from swell_system import Swell, program, started, worker_key
 
 sys.path.insert(0, str(ROOT / "tests" / "containers"))
 

@@ -47,8 +47,7 @@ from engine_cold import LIBRARIES, pixels
 from engine_load import environment_with_swell
 from machine import BENCH, ROOT, quiet, report, say
 from services import need, version_of
-from swell.zoo.cog import program
-from swell_system import Swell, idle_worker, started, worker_key
+from swell_system import Swell, idle_worker, program, started, worker_key
 from systems import versions
 
 MODEL = "bench/cold"

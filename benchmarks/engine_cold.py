@@ -39,8 +39,7 @@ from typing import Any
 import processes
 from engine_load import inside
 from machine import BENCH, ROOT, quiet, report, say
-from swell.zoo.cog import program
-from swell_system import Swell, idle_worker, started, worker_key
+from swell_system import Swell, idle_worker, program, started, worker_key
 
 MODEL = "bench/pass"
 SCRIPT = Path(__file__).with_name("engine_cold_model.py")
