@@ -257,6 +257,15 @@ def test_signing_in_is_accessible(app_page: Page, app: App, theme: str) -> None:
     assert breaches(app_page) == []
 
 
+def test_each_link_for_those_without_a_key_leads_somewhere(app_page: Page, app: App) -> None:
+    app.open(app_page, key="")
+    expect(app_page.get_by_label("Key")).to_be_visible()
+    links = app_page.locator("a[href]").evaluate_all("all => all.map(each => each.href)")
+    assert links
+    for link in links:
+        assert app_page.request.get(link).ok, link
+
+
 def test_what_a_finger_hits_is_large_enough_and_nothing_sticks_out_of_a_phone(
     app_page: Page, app: App
 ) -> None:

@@ -10,7 +10,7 @@ import jsonschema_rs
 import numpy as np
 import PIL.Image
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import swell
 from lora_painter import layers, lora_file
@@ -86,6 +86,23 @@ def test_hints_travel_as_x_ui_also_beside_a_reference() -> None:
     assert properties["size"]["x-ui"] == {"group": "shape", "advanced": True}
     assert properties["both"]["x-ui"] == {"widget": "slider", "step": 2, "order": 3}
     assert define(poster).input_schema["properties"]["prompt"]["x-ui"]["widget"] == "textarea"
+
+
+def test_an_input_says_that_seeds_change_nothing() -> None:
+    class Plain(Model):
+        name = "test/plain"
+
+        class Input(BaseModel):
+            model_config = ConfigDict(json_schema_extra={"x-ui": {"variety": False}})
+            prompt: str = "a"
+
+        class Output(BaseModel):
+            text: str
+
+        def run(self, items: list[Any]) -> list[Any]:
+            return [self.Output(text=item.input.prompt) for item in items]
+
+    assert define(Plain).input_schema["x-ui"] == {"variety": False}
 
 
 def test_the_docstring_is_the_card() -> None:

@@ -71,8 +71,8 @@ def _open_on_desktop(settings: Settings, access: Access) -> None:
     if not (settings.client.browser and is_own and sys.stdout.isatty() and has_desktop()):
         return
     path = settings.data_dir / "open.html"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
+    path.unlink(missing_ok=True)  # An older file may have other permissions.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(f'<meta http-equiv="refresh" content="0; url={sign_in_link(access)}">\n')
     webbrowser.open(path.absolute().as_uri())
 

@@ -131,7 +131,8 @@ class Icons(StepModel):
     warned about 94 %, of 300 inside about none.
 
     **What the seed chooses.** If the prompt names no background and no colour, the seed chooses a
-    backdrop and whether the picture is mirrored. Turn `vary` off to get the plain picture.
+    backdrop. It also chooses whether the picture is mirrored, unless that would show letters or
+    dials the wrong way round. Turn `vary` off to get the plain picture.
 
     **What it does not draw.** Actions, counts, text, and real people. Two subjects become two small
     pictures side by side, often of the same thing.

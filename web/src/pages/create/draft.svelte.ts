@@ -25,7 +25,7 @@ class Draft {
   prompt = $state(kept("draft", ""));
   /** Name of a style, or of none; where nothing was chosen, `style` is the one that the model has first. */
   private chosen = $state(kept<string | null>("style", null));
-  count = $state(kept("count", 1));
+  pictures = $state(kept("count", 1));
   seed = $state(kept<number | null>("seed", null));
   wanted = $state(kept("model", ""));
   values = $state(kept<Values>("values", {}));
@@ -88,6 +88,10 @@ class Draft {
 
   get isVaried(): boolean {
     return isVaried(this.model);
+  }
+
+  get count(): number {
+    return this.isVaried ? this.pictures : 1;
   }
 
   /** Prompts that the model names as examples. */
@@ -185,7 +189,7 @@ class Draft {
 
   keepSettings(): void {
     keep("style", this.chosen);
-    keep("count", this.count);
+    keep("count", this.pictures);
     keep("seed", this.seed);
     keep("model", this.wanted);
     keep("values", this.values);
