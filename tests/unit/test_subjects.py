@@ -48,6 +48,8 @@ def test_what_was_trained_is_drawn_without_a_warning(subjects: Subjects, prompt:
         ("a fox on a yellow background", "a fox on a yellow background"),
         ("an elephant with big ears", "an elephant"),
         ("cat and dog at night", "cat and dog at night"),
+        ("a hotdog at night", "a hot dog at night"),
+        ("sad emoji", "sad face"),
     ],
 )
 def test_a_prompt_is_brought_into_the_form_that_training_had(

@@ -174,6 +174,12 @@ class Subjects:
         self._stems = {_stemmed(_split(name)) for name in self._names}
         #: Names such as "bow and arrow", which are looked for before a prompt is taken apart.
         whole = (_bare(name) for name in self._names if set(name.split()) & (_ENDS | _JOINS))
+        #: Other spellings of names: "hotdog", "sad emoji".
+        self._spelled = {
+            re.sub(" face$", " emoji", name): name for name in self._names if name.endswith(" face")
+        } | {name.replace(" ", ""): name for name in self._names if name.count(" ") == 1}
+        spelled = "|".join(self._spelled.keys() - set(self._names))
+        self._spelling = re.compile(rf"\b(?:{spelled})\b", re.IGNORECASE)
         self._whole = tuple(f" {name} " for name in whole)
         named = {word for name in self._names for word in _split(name)}
         self._mends = sorted(
@@ -190,6 +196,7 @@ class Subjects:
             prompt: English.
             model: Name for the messages.
         """
+        prompt = self._spelling.sub(lambda match: self._spelled[match.group().lower()], prompt)
         prompt, typos = self._mended(prompt)
         warnings = []
         if typos:
