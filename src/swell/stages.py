@@ -295,10 +295,10 @@ def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
     """Return the input of a stage's model; files in it are `NamedFile`."""
     values = dict(stage.fixed)
     for field, reference in stage.take.items():
-        if isinstance(reference, list):
-            found: Any = [value for each in reference if (value := sight.find(each)) is not None]
-        else:
+        if isinstance(reference, str):
             found = sight.find(reference)
+        else:
+            found = [value for each in reference if (value := sight.find(each)) is not None]
         if found is not None:
             values[field] = found
     return values

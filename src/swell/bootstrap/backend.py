@@ -100,7 +100,7 @@ def _load_all(
     found = [each for ref in refs for each in load(ref)]
     names = [each.name for each in found]
     if twice := next((each for each in names if names.count(each) > 1), None):
-        raise InvalidModel(f"server.{setting}: two files declare {twice}: name each once")
+        raise InvalidModel(f"server.{setting}: {twice} is declared twice: name each once")
     return tuple(found)
 
 
