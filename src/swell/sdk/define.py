@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
+import msgspec
 import PIL.Image
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -50,34 +51,27 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 class Definition:
     """A model as the worker, the command line and the docs use it."""
 
-    name: str
-    #: Markdown.
-    description: str
+    #: The card without version and samples.
+    facts: ModelCard
     input_type: type[BaseModel]
-    output_schema: dict[str, Any]
-    examples: tuple[dict[str, Any], ...]
     batch: Batch
-    stage: str
     #: The file that defines it, and the files that it declares.
     source: Path | None
     files: tuple[Path, ...]
     #: Makes the model, not yet loaded.
     make: Callable[[], Model]
-    #: `bucket` and `most_rows` of a `StepModel`; 0 for all others.
-    step_bucket: int = 0
-    step_rows: int = 0
-    #: More facts for its card; samples are files by their captions.
-    licence: str = ""
-    credits: str = ""
-    memory_bytes: int = 0
-    price_micros: int = 0
-    speed: tuple[Speed, ...] = ()
+    #: Files for the card, by their captions.
     samples: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`owner/name`."""
+        return self.facts.name
 
     @property
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the input, with `x-ui` hints."""
-        return self.input_type.model_json_schema()
+        return self.facts.input_schema
 
     def version(self) -> str:
         """Return 12 hex digits that change with the source, the schema or a declared file.
@@ -88,7 +82,7 @@ class Definition:
             InvalidModel: A declared file cannot be read.
         """
         digest = hashlib.sha256(self.name.encode())
-        digest.update(json.dumps([self.input_schema, self.output_schema]).encode())
+        digest.update(json.dumps([self.input_schema, self.facts.output_schema]).encode())
         for path in [*([self.source] if self.source else []), *self.files, *self.samples.values()]:
             digest.update(b"\0" + _file_digest(path, self.name))
         return digest.hexdigest()[:12]
@@ -104,25 +98,7 @@ class Definition:
             samples = read_samples(self.samples)
         except InvalidRequest as error:
             raise InvalidModel(f"{self.name}: {error.detail}") from error
-        card = ModelCard(
-            name=self.name,
-            version=self.version(),
-            description=self.description,
-            input_schema=self.input_schema,
-            output_schema=self.output_schema,
-            examples=list(self.examples),
-            stage=self.stage,
-            batch_by=self.batch.by,
-            max_batch=self.batch.max,
-            step_bucket=self.step_bucket,
-            step_rows=self.step_rows,
-            licence=self.licence,
-            credits=self.credits,
-            memory_bytes=self.memory_bytes,
-            price_micros=self.price_micros,
-            speed=list(self.speed),
-            samples=samples,
-        )
+        card = msgspec.structs.replace(self.facts, version=self.version(), samples=samples)
         _check_card(card)
         return card
 
@@ -376,28 +352,37 @@ def define(source: Any) -> Definition:
 
 def _define_class(cls: type[Model]) -> Definition:
     input_type = _check_class(cls)
-    stepwise = cls if issubclass(cls, StepModel) else None
-    return Definition(
+    input_schema = input_type.model_json_schema()
+    step_bucket, step_rows = 0, 0
+    if issubclass(cls, StepModel):
+        step_bucket, step_rows = cls.bucket, max(cls.bucket, cls.most_rows)
+    facts = ModelCard(
         name=cls.name,
+        version="",
         description=inspect.cleandoc(cls.__doc__ or ""),
-        input_type=input_type,
+        input_schema=input_schema,
         output_schema=_output_schema(cls.Output),
-        examples=_examples(input_type, cls.examples, cls.name),
-        batch=cls.batch,
+        examples=_examples(input_type, input_schema, cls),
         stage=cls.stage,
-        source=_file_of(cls),
-        files=_resolve(cls, "files", cls.files),
-        make=cls,
-        step_bucket=stepwise.bucket if stepwise else 0,
-        step_rows=max(stepwise.bucket, stepwise.most_rows) if stepwise else 0,
+        batch_by=cls.batch.by,
+        max_batch=cls.batch.max,
+        step_bucket=step_bucket,
+        step_rows=step_rows,
         licence=cls.licence,
         credits=inspect.cleandoc(cls.credits),
         memory_bytes=cls.memory_bytes,
         price_micros=cls.price_micros,
-        speed=tuple(cls.speed),
-        samples=dict(
-            zip(cls.samples, _resolve(cls, "samples", [*cls.samples.values()]), strict=True)
-        ),
+        speed=list(cls.speed),
+    )
+    samples = _resolve(cls, "samples", [*cls.samples.values()])
+    return Definition(
+        facts,
+        input_type,
+        cls.batch,
+        source=_file_of(cls),
+        files=_resolve(cls, "files", cls.files),
+        make=cls,
+        samples=dict(zip(cls.samples, samples, strict=True)),
     )
 
 
@@ -495,21 +480,19 @@ def _resolve(cls: type[Model], attribute: str, files: Sequence[str | Path]) -> t
 
 
 def _examples(
-    input_type: type[BaseModel], given: Sequence[Mapping[str, Any]], name: str
-) -> tuple[dict[str, Any], ...]:
+    input_type: type[BaseModel], schema: dict[str, Any], cls: type[Model]
+) -> list[dict[str, Any]]:
     """Return the author's examples, checked, or one made from the schema if possible."""
-    for example in given:
+    examples = [dict(each) for each in cls.examples] or [example_of(schema)]
+    for example in examples:
         try:
             input_type.model_validate_json(json.dumps(example))
         except pydantic.ValidationError as error:
+            if not cls.examples:
+                return []
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise InvalidModel(f"{name}: its example breaks at {where}: {problem['msg']}") from None
-    if given:
-        return tuple(dict(example) for example in given)
-    made = example_of(input_type.model_json_schema())
-    try:
-        input_type.model_validate_json(json.dumps(made))
-    except (pydantic.ValidationError, TypeError, ValueError):
-        return ()
-    return (made,)
+            raise InvalidModel(
+                f"{cls.name}: its example breaks at {where}: {problem['msg']}"
+            ) from None
+    return examples
