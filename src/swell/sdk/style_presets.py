@@ -101,15 +101,8 @@ def _style(path: Path, name: str, entry: _Entry, models: Sequence[str]) -> Style
             f"{path.name}: the prompt of the style {name} has no {_PLACE}, so the "
             "user's text would be lost"
         )
-    return Style(
-        name,
-        entry.label,
-        entry.labels,
-        entry.prompt,
-        entry.input,
-        tuple(models),
-        _picture(path, name, entry),
-    )
+    picture = _picture(path, name, entry)
+    return Style(name, entry.label, entry.labels, entry.prompt, entry.input, tuple(models), picture)
 
 
 def _picture(path: Path, name: str, entry: _Entry) -> Sample | None:
