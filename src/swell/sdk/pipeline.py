@@ -15,7 +15,6 @@ of a pipeline.
 """
 
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, TypeVar
@@ -26,6 +25,7 @@ from pydantic import BaseModel
 from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.sdk.load import import_file
 from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.sdk.toml_files import read_toml
 from swell.stages import Path, Pipeline, parse_condition, parse_reference
 from swell.stages import Stage as Planned
 
@@ -146,14 +146,7 @@ class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def _of_toml(path: FilePath) -> list[Declared]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFound(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    try:
-        written = msgspec.convert(tomllib.loads(text), _Toml)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InvalidModel(f"{path.name} is not as pipelines are written: {error}") from error
+    written = read_toml(path, _Toml, "pipelines")
     return [_of_table(name, table) for name, table in written.pipelines.items()]
 
 
