@@ -130,7 +130,7 @@ class _Check:
     """Compares the inputs of stages with the schemas of their models."""
 
     def __init__(
-        self, declared: Declared, schema: Mapping[str, Any], cards: Mapping[str, ModelCard]
+        self, declared: Declared, schema: dict[str, Any], cards: Mapping[str, ModelCard]
     ) -> None:
         self._name = declared.name
         self._plan = declared.plan
