@@ -402,9 +402,10 @@ def _class_problem(cls: type[Model], input_type: type[BaseModel], where: str) ->
         return f"write `def run(self, items)` in {where}"
     if (cls.offload is Model.offload) != (cls.onload is Model.onload):
         return f"write both `offload` and `onload` in {where}, or neither"
-    if not isinstance(cls.batch, Batch):
-        return f"batch must be a swell.Batch, not {cls.batch!r}"
-    if unknown := [name for name in cls.batch.by if name not in input_type.model_fields]:
+    batch: object = cls.batch
+    if not isinstance(batch, Batch):
+        return f"batch must be a swell.Batch, not {batch!r}"
+    if unknown := [name for name in batch.by if name not in input_type.model_fields]:
         known = ", ".join(input_type.model_fields)
         return f"Batch(by=…) names {unknown[0]!r}; Input has {known}"
     price: object = cls.price_micros
@@ -413,7 +414,7 @@ def _class_problem(cls: type[Model], input_type: type[BaseModel], where: str) ->
             f"price_micros = {price!r} must be whole millionths of a dollar, from 0 to "
             f"{MOST_PRICE_MICROS:_}: 40_000 are $0.04"
         )
-    if wrong := wrong_pack(input_type):
+    if wrong := wrong_pack(input_type.model_json_schema()):
         return (
             f"{wrong!r} has ui.pack() and must be a list with bounds: give it "
             "Field(min_length=1, max_length=…)"
