@@ -178,7 +178,7 @@ def load(
     flags = {key: value for key, value in (flags or {}).items() if value is not None}
     #: Key → value and origin.
     given = {
-        **_from_file(_config_path(config, variables, folder)),
+        **_from_file(config, variables, folder),
         **from_environment,
         **{key: (value, "flag") for key, value in flags.items()},
     }
@@ -196,20 +196,16 @@ def load(
     return Loaded(settings=settings, origins=origins, warnings=tuple(warnings))
 
 
-def _config_path(config: Path | None, environment: Mapping[str, str], folder: Path) -> Path | None:
+def _from_file(
+    config: Path | None, environment: Mapping[str, str], folder: Path
+) -> dict[str, tuple[Any, str]]:
     if config is None and environment.get(_CONFIG):
         config = Path(environment[_CONFIG])
-    if config is None:
-        path = folder / "swell.toml"
-        return path if path.is_file() else None
-    if not config.is_file():
+    path = config or folder / "swell.toml"
+    if not path.is_file():
+        if config is None:
+            return {}
         raise InvalidRequest(f"there is no file {config}: check --config and {_CONFIG}")
-    return config
-
-
-def _from_file(path: Path | None) -> dict[str, tuple[Any, str]]:
-    if path is None:
-        return {}
     try:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
