@@ -258,7 +258,7 @@ class Still(StepModel):
 
 def test_a_model_that_draws_in_steps_can_be_run_as_any_other() -> None:
     definition = define(Still)
-    assert (definition.batch.max, definition.batch.by) == (1, ())
+    assert (definition.facts.max_batch, definition.facts.batch_by) == (1, ())
     model = definition.make()
     items = [swell.Item(Size(width=width), seed=width) for width in (1, 2, 1)]
     assert model.run(items) == [[1, 1], [2, 1], [1, 1]]

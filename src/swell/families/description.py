@@ -26,7 +26,7 @@ from swell.families.settings import class_in, read_json
 from swell.registry import ModelCard
 from swell.sdk.define import Definition
 from swell.sdk.media import Image, LoRA
-from swell.sdk.model import Batch, Model
+from swell.sdk.model import Model
 from swell.weights.files import content_of_link, open_file
 
 #: What has to be installed, and is not with Swell alone.
@@ -364,7 +364,6 @@ def definition_of(path: Path) -> Definition:
     return Definition(
         facts,
         asked,
-        Batch(),
         source=path,
         files=files,
         make=partial(_make, entry, path.resolve().parent.parent, added_ns),

@@ -53,7 +53,6 @@ class Definition:
     #: The card without version and samples.
     facts: ModelCard
     input_type: type[BaseModel]
-    batch: Batch
     #: The file that defines it, and the files that it declares.
     source: Path | None
     files: tuple[Path, ...]
@@ -371,7 +370,6 @@ def _define_class(cls: type[Model]) -> Definition:
     return Definition(
         facts,
         input_type,
-        cls.batch,
         source=_file_of(cls),
         files=_resolve(cls, "files", cls.files),
         make=cls,

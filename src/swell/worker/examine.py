@@ -278,7 +278,7 @@ def _example(definition: Definition) -> dict[str, Any]:
 
 
 def _batches(loaded: Loaded) -> bool:
-    return loaded.definition.batch.max > 1 and not is_function_model(loaded.model)
+    return loaded.definition.facts.max_batch > 1 and not is_function_model(loaded.model)
 
 
 def _returned(result: LocalResult) -> dict[str, Any]:
