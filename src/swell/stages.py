@@ -24,7 +24,7 @@ There are no other expressions on purpose: what needs more is a model's work.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -55,18 +55,14 @@ _FILE_MARK: Final = "$artifact"
 _MAX_DEPTH: Final = 200
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model's part in a pipeline."""
+class StageOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a stage takes, and when it runs."""
 
-    #: How references call it.
-    name: str
-    #: `owner/name`, or `owner/name:version`.
-    queue: str
     #: Input field of the model → a reference, or several that make a list. Missing values are left
     #: out, so that the model uses its default.
-    take: dict[str, str | list[str]] = {}
+    take: Mapping[str, str | Sequence[str]] = {}
     #: Input field of the model → its value, the same for all tasks.
-    fixed: dict[str, Any] = {}
+    fixed: Mapping[str, Any] = {}
     #: Condition: the stage is skipped unless it holds. Empty for always.
     when: str = ""
     #: Condition on its result: if it holds, the task ends here. Empty for never.
@@ -75,6 +71,15 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     #: Whether the task's `count` is how many samples this stage makes; others make one.
     counts: bool = False
+
+
+class Stage(StageOptions, frozen=True, kw_only=True, omit_defaults=True):
+    """One model's part in a pipeline."""
+
+    #: How references call it.
+    name: str
+    #: `owner/name`, or `owner/name:version`.
+    queue: str
 
     @property
     def model(self) -> str:

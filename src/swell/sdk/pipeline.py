@@ -15,7 +15,7 @@ of a pipeline.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, TypeVar
 
@@ -26,7 +26,7 @@ from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.sdk.load import import_file
 from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
 from swell.sdk.toml_files import read_toml
-from swell.stages import Path, Pipeline, parse_condition, parse_reference
+from swell.stages import Path, Pipeline, StageOptions, parse_condition, parse_reference
 from swell.stages import Stage as Planned
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -38,7 +38,7 @@ _BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
 _MARK: Final = "__swell_pipeline__"
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Stage(StageOptions, frozen=True, forbid_unknown_fields=True):
     """A stage of a pipeline: one model.
 
     Args:
@@ -52,12 +52,6 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     model: str
-    take: Mapping[str, str | Sequence[str]] = {}
-    fixed: Mapping[str, Any] = {}
-    when: str = ""
-    reject: str = ""
-    reason: str = ""
-    counts: bool = False
 
 
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
