@@ -463,9 +463,11 @@ def _examples(
     for example in examples:
         try:
             input_type.model_validate_json(json.dumps(example))
-        except pydantic.ValidationError as error:
+        except (TypeError, ValueError) as error:
             if not cls.examples:
                 return []
+            if not isinstance(error, pydantic.ValidationError):
+                raise
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
             raise InvalidModel(
