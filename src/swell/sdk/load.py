@@ -20,9 +20,6 @@ from swell.sdk.model import Model
 #: Built-in models by owner or full name; everything else under `swell/` is searched in the zoo.
 _ZOO: Final = "swell.zoo"
 
-#: Models of `demo/` in separate files; all others share one file.
-_OWN_FILE: Final = frozenset({"curve"})
-
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
 _ADDED: Final = "swell.families.measured"
 
@@ -57,7 +54,7 @@ def _zoo_models(ref: str) -> list[Definition]:
             f"{ref} is a pipeline, not a model: `swell up --pipelines {ref}` serves it; plain "
             "`swell up` serves it with its models"
         )
-    if owner == "demo" and module_name not in _OWN_FILE:
+    if owner == "demo" and name != "curve":
         module_name = "stub"
     if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:
         raise NotFound(
