@@ -113,7 +113,7 @@ class Case:
             options = [each.format(**made) for each in self.options]
             file = add(model_folder, folder / "data", "test/it", *options)
             definition, model = loaded(file)
-            assert (definition.step_rows > 0) == self.in_steps
+            assert (definition.facts.step_rows > 0) == self.in_steps
             mine = draw(definition, model, **self.asked)
             return mine, self.reference(model_folder, made)
 

@@ -44,9 +44,9 @@ async def told_ends(registry: Registry) -> Mapping[str, Instance]:
     return {name: msgspec.json.decode(note, type=Instance) for name, note in notes.items()}
 
 
-async def drop_ends(registry: Registry, told: Mapping[str, Instance]) -> None:
+async def drop_ends(registry: Registry, ended: Mapping[str, Instance]) -> None:
     """Delete the notes of machines that were charged."""
-    await registry.drop_notes(list(told))
+    await registry.drop_notes(list(ended))
 
 
 async def keep_spent(registry: Registry, spent: Spent) -> None:

@@ -35,36 +35,6 @@ mapped once, at the edge where they enter.
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypedDict
 
-__all__ = [
-    "Conflict",
-    "CreditsUsedUp",
-    "DamagedArtifact",
-    "ExpiredArtifact",
-    "FieldError",
-    "Forbidden",
-    "HeadTooLarge",
-    "IdempotencyMismatch",
-    "Internal",
-    "InvalidInput",
-    "InvalidModel",
-    "InvalidRequest",
-    "MethodNotAllowed",
-    "NoWorker",
-    "NotFound",
-    "QuotaExceeded",
-    "RangeNotSatisfiable",
-    "RequestTimeout",
-    "SwellError",
-    "TooLarge",
-    "TooManyRequests",
-    "Unauthenticated",
-    "Unavailable",
-    "UnknownSetting",
-    "UnsupportedType",
-    "UrlTooLong",
-    "WouldExpire",
-]
-
 
 class FieldError(TypedDict):
     """One invalid value: its JSON pointer, the reason, and a stable code."""

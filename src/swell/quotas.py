@@ -48,13 +48,13 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def limits(self, at: datetime) -> list[tuple[str, str, int]]:
         """Return (period, unit, limit) of each limit, at a moment."""
-        found = []
-        for unit in UNITS:
-            for name, period in (("day", day_of(at)), ("month", month_of(at))):
-                limit: int | None = getattr(self, f"{unit}_per_{name}")
-                if limit is not None:
-                    found.append((period, unit, limit))
-        return found
+        periods = {"day": day_of(at), "month": month_of(at)}
+        limits = [
+            (period, unit, getattr(self, f"{unit}_per_{name}"))
+            for unit in UNITS
+            for name, period in periods.items()
+        ]
+        return [each for each in limits if each[2] is not None]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -159,8 +159,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """The name in headers, such as `tasks-day`."""
-        whose = "" if self.user is None else "user-"
-        return f"{whose}{self.unit}-{self.period_name}" if self.period else f"{whose}{self.unit}"
+        unit = self.unit if self.user is None else f"user-{self.unit}"
+        return f"{unit}-{self.period_name}" if self.period else unit
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -177,14 +177,13 @@ class Verdict(msgspec.Struct, frozen=True):
     asked: int = 0
 
 
-class Sheet:
+class Sheet(msgspec.Struct):
     """The rows of some accounts."""
 
-    def __init__(self) -> None:
-        self.quotas: dict[Place, Quota] = {}
-        self.accounts: dict[Place, Account] = {}
-        #: By place and period.
-        self.uses: dict[tuple[str, str, str], Use] = {}
+    quotas: dict[Place, Quota] = {}
+    accounts: dict[Place, Account] = {}
+    #: By place and period.
+    uses: dict[tuple[str, str, str], Use] = {}
 
     def quota(self, place: Place) -> Quota | None:
         """Return the quota of an account: its own, or that of each user."""
@@ -298,12 +297,11 @@ def close(sheet: Sheet, hold: Hold, settled: Settled) -> None:
         hold: The reservation.
         settled: The result and its cost.
     """
-    use = Use(samples=-hold.samples, held=-hold.micros)
+    tasks = 0 if settled.was_task else -1
+    use = Use(tasks=tasks, samples=-hold.samples, held=-hold.micros)
     if settled.micros is not None:
         use.micros = settled.micros
         use.samples += hold.samples if settled.samples is None else settled.samples
-    if not settled.was_task:
-        use.tasks = -1
     for user, is_prepaid in hold.users.items():
         sheet.add((hold.key_id, user), hold.at, use, is_prepaid=is_prepaid)
 

@@ -24,7 +24,7 @@ There are no other expressions on purpose: what needs more is a model's work.
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -33,31 +33,36 @@ import msgspec
 from swell.errors import InvalidRequest
 from swell.results import Artifact, TaskWarning, Timings
 
-#: Parts of a stage's result that references may name.
-PARTS: Final = ("output", "artifacts")
-
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_TOKEN: Final = re.compile(
-    r"""\s*(?:(?P<text>"(?:[^"\\]|\\.)*"|'[^']*')|(?P<sign>==|!=|[\[\],])|(?P<word>[^\s\[\],=!'"]+))"""
+_NAME: Final = r"(?:[A-Za-z_][A-Za-z0-9_-]*|[0-9]+)"
+_REFERENCE: Final = re.compile(
+    rf"(?:input(?=\.)|stages\.({_NAME})\.(output|artifacts))((?:\.{_NAME})*)"
+)
+_LITERAL: Final = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s\[\],=!'"]+)"""
+_TEST: Final = re.compile(
+    rf"""
+    (?P<negated>not\s+)?(?P<path>[\w.-]+)
+    (?(negated)|(?:
+        \s*(?P<operator>[!=]=(?!\s*\[)|(?<=\s)(?:not\s+)?in(?=\s*\[))
+        \s*(?P<values>{_LITERAL}|\[(?:{_LITERAL}|[\s,])*+\])
+    )?)
+    (?:\s+and\s+|$)
+    """,
+    re.VERBOSE,
 )
 _FILE_MARK: Final = "$artifact"
 
-#: Deeper values are ignored: references into them find nothing.
-_MOST_NESTED: Final = 200
+#: References find nothing in an input or output that is nested deeper.
+_MAX_DEPTH: Final = 200
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model's part in a pipeline."""
+class StageOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a stage takes, and when it runs."""
 
-    #: How references call it.
-    name: str
-    #: `owner/name`, or `owner/name:version`.
-    queue: str
     #: Input field of the model → a reference, or several that make a list. Missing values are left
     #: out, so that the model uses its default.
-    take: dict[str, str | list[str]] = {}
+    take: Mapping[str, str | Sequence[str]] = {}
     #: Input field of the model → its value, the same for all tasks.
-    fixed: dict[str, Any] = {}
+    fixed: Mapping[str, Any] = {}
     #: Condition: the stage is skipped unless it holds. Empty for always.
     when: str = ""
     #: Condition on its result: if it holds, the task ends here. Empty for never.
@@ -66,6 +71,15 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     #: Whether the task's `count` is how many samples this stage makes; others make one.
     counts: bool = False
+
+
+class Stage(StageOptions, frozen=True, kw_only=True, omit_defaults=True):
+    """One model's part in a pipeline."""
+
+    #: How references call it.
+    name: str
+    #: `owner/name`, or `owner/name:version`.
+    queue: str
 
     @property
     def model(self) -> str:
@@ -155,9 +169,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def samples_of(self, name: str, count: int) -> int:
         """Return how many samples a stage makes for a task of `count` samples."""
-        return (
-            count if any(each.counts for each in self.pipeline.stages if each.name == name) else 1
-        )
+        counting = {stage.name for stage in self.pipeline.stages if stage.counts}
+        return count if name in counting else 1
 
     def done_by(self, attempt: int) -> Done | None:
         """Return the stage that ended with an attempt, of this task and no other."""
@@ -165,23 +178,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Path(NamedTuple):
-    """A reference, taken apart."""
+    """A parsed reference."""
 
     #: Name of a stage; empty for the pipeline's input.
     stage: str
-    #: `output` or `artifacts` of the stage.
+    #: `output` or `artifacts` of the stage, or `input`.
     part: str
     steps: tuple[str | int, ...]
 
 
 class Test(NamedTuple):
-    """A condition, taken apart."""
+    """A parsed condition."""
 
     path: Path
-    #: `true`, `==` or `in`.
-    kind: str
-    value: Any
-    #: Whether it holds where `kind` does not.
+    #: The value must be one of these. None: it must be neither missing, false, 0 nor empty.
+    values: list[Any] | None
     is_reversed: bool
 
 
@@ -191,56 +202,41 @@ class NamedFile(msgspec.Struct, frozen=True):
     artifact: Artifact
 
 
-class _Missing:
-    """Marks a missing value."""
-
-
-_MISSING: Final = _Missing()
-
-
 class Sight:
-    """What references see: the pipeline's input, and what stages have given.
+    """The values that references can name: the pipeline's input, and the results of its stages.
 
     Args:
-        pipeline: Knows what fields are that were left out.
+        pipeline: Has the defaults of input fields.
         asked: The input, as JSON.
         done: Stages that have ended.
     """
 
     def __init__(self, pipeline: Pipeline, asked: msgspec.Raw, done: Sequence[Done] = ()) -> None:
         given = _decoded(asked)
-        self._input = pipeline.defaults | given if isinstance(given, dict) else given
-        self._done = {each.name: each for each in done}
-        self._outputs: dict[str, Any] = {}
+        given = pipeline.defaults | given if isinstance(given, dict) else given
+        self._values = {("", "input"): given}
+        self.done = {each.name: each for each in done}
+        for each in done:
+            output = _with_files(_decoded(each.output), each.artifacts)
+            self._values[each.name, "output"] = output
+            self._values[each.name, "artifacts"] = [NamedFile(file) for file in each.artifacts]
 
     def value(self, path: Path) -> Any:
-        """Return the value at a path; files in it are `NamedFile`."""
-        if not path.stage:
-            return _walk(self._input, path.steps)
-        done = self._done.get(path.stage)
-        if done is None:
-            return _MISSING
-        if path.part == "artifacts":
-            return _walk([NamedFile(each) for each in done.artifacts], path.steps)
-        if path.stage not in self._outputs:
-            self._outputs[path.stage] = _with_files(_decoded(done.output), done.artifacts)
-        return _walk(self._outputs[path.stage], path.steps)
+        """Return the value at a path, with files as `NamedFile`; None if it is missing."""
+        value = self._values.get((path.stage, path.part))
+        for step in path.steps:
+            if isinstance(value, dict):
+                value = value.get(str(step))
+            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+                value = value[step]
+            else:
+                return None
+        return value
 
-    def first(self, paths: Iterable[Path]) -> Any:
-        """Return what the first path that leads somewhere leads to."""
-        for path in paths:
-            value = self.value(path)
-            if value is not _MISSING and value is not None:
-                return value
-        return _MISSING
-
-    def whole(self, paths: Iterable[Path]) -> Done | None:
-        """Return the stage if a reference names its whole output; else None."""
-        for path in paths:
-            if path.stage in self._done:
-                is_whole = path.part == "output" and not path.steps
-                return self._done[path.stage] if is_whole else None
-        return None
+    def find(self, reference: str) -> Any:
+        """Return the first value that a reference finds; None if it finds none."""
+        values = map(self.value, parse_reference(reference))
+        return next((value for value in values if value is not None), None)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -248,24 +244,26 @@ def parse_reference(text: str) -> tuple[Path, ...]:
     """Return the paths of a reference, in the order of their lookup.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is not a reference.
     """
-    return tuple(_path(part.strip(), text) for part in re.split(r"\s+or\s+", text.strip()))
+    return tuple(_path(part, text) for part in re.split(r"\s+or\s+", text.strip()))
 
 
 @functools.lru_cache(maxsize=4096)
 def parse_condition(text: str) -> tuple[Test, ...]:
-    """Return the tests of a condition, which all must hold; none where it is empty.
+    """Return the tests of a condition, which must all hold; none if it is empty.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is not a condition.
     """
-    tokens = _tokens(text)
     tests: list[Test] = []
-    while tokens:
-        tests.append(_test(tokens, text))
-        if tokens and (tokens.pop(0) != "and" or not tokens):
+    rest = text.strip()
+    while rest:
+        found = _TEST.match(rest)
+        if found is None:
             raise _no_condition(text)
+        tests.append(_test(found, text))
+        rest = rest[found.end() :]
     return tuple(tests)
 
 
@@ -288,30 +286,27 @@ def stages_ahead(run: Run, asked: msgspec.Raw) -> list[Stage]:
 
 def stages_taken(stage: Stage) -> set[str]:
     """Return the stages that feed a stage."""
-    told = (each if isinstance(each, list) else [each] for each in stage.take.values())
-    return {path.stage for each in told for one in each for path in parse_reference(one)}
+    groups = ([each] if isinstance(each, str) else each for each in stage.take.values())
+    return {path.stage for group in groups for each in group for path in parse_reference(each)}
 
 
 def next_stage(pipeline: Pipeline, start: int, sight: Sight) -> int | None:
-    """Return the place of the first stage from `start` on that is to run; None if none is."""
-    for place in range(start, len(pipeline.stages)):
-        if holds(pipeline.stages[place].when, sight):
-            return place
-    return None
+    """Return the index of the first stage from `start` that must run; None if none must."""
+    indexes = range(start, len(pipeline.stages))
+    return next((each for each in indexes if holds(pipeline.stages[each].when, sight)), None)
 
 
 def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
     """Return the input of a stage's model; files in it are `NamedFile`."""
-    taken: dict[str, Any] = dict(stage.fixed)
+    values = dict(stage.fixed)
     for field, reference in stage.take.items():
         if isinstance(reference, str):
-            value = sight.first(parse_reference(reference))
+            found = sight.find(reference)
         else:
-            parts = [sight.first(parse_reference(each)) for each in reference]
-            value = [each for each in parts if each is not _MISSING]
-        if value is not _MISSING:
-            taken[field] = value
-    return taken
+            found = [value for each in reference if (value := sight.find(each)) is not None]
+        if found is not None:
+            values[field] = found
+    return values
 
 
 def output_of(run: Run, sight: Sight) -> tuple[msgspec.Raw, tuple[Artifact, ...]]:
@@ -321,18 +316,16 @@ def output_of(run: Run, sight: Sight) -> tuple[msgspec.Raw, tuple[Artifact, ...]
     """
     asked = run.pipeline.output
     if not asked:
-        last = run.done[-1]
-        return last.output, last.artifacts
+        return run.done[-1].output, run.done[-1].artifacts
+    value: Any
     if isinstance(asked, str):
-        paths = parse_reference(asked)
-        whole = sight.whole(paths)
-        if whole is not None:
-            return whole.output, whole.artifacts
-        value = sight.first(paths)
-        value = None if value is _MISSING else value
+        path = next((path for path in parse_reference(asked) if path.stage in sight.done), None)
+        if path and path.part == "output" and not path.steps:
+            return sight.done[path.stage].output, sight.done[path.stage].artifacts
+        value = sight.find(asked)
     else:
-        found = {field: sight.first(parse_reference(each)) for field, each in asked.items()}
-        value = {field: each for field, each in found.items() if each is not _MISSING}
+        found = {field: sight.find(each) for field, each in asked.items()}
+        value = {field: each for field, each in found.items() if each is not None}
     artifacts: list[Artifact] = []
     output = msgspec.json.encode(_marked(value, artifacts))
     return msgspec.Raw(output), tuple(artifacts)
@@ -342,7 +335,7 @@ def reason_of(stage: Stage, sight: Sight) -> str:
     """Return why a stage has ended its task, in words."""
     text = stage.reason
     if text.startswith(("input.", "stages.")):
-        value = sight.first(parse_reference(text))
+        value = sight.find(text)
         text = value if isinstance(value, str) else ""
     return text[:2000] or f"the stage {stage.name!r} rejected its input"
 
@@ -374,94 +367,41 @@ def begin_again(run: Run, asked: msgspec.Raw, *, is_whole: bool) -> Run:
 
 def total(parts: Sequence[Timings]) -> Timings:
     """Return sums; a value that no part has stays unknown."""
-    shares = [part.device_s for part in parts if part.device_s is not None]
-    costs = [part.cost_micros for part in parts if part.cost_micros is not None]
-    return Timings(
-        queue_s=sum(part.queue_s for part in parts),
-        load_s=sum(part.load_s for part in parts),
-        run_s=sum(part.run_s for part in parts),
-        encode_s=sum(part.encode_s for part in parts),
-        upload_s=sum(part.upload_s for part in parts),
-        device_s=sum(shares) if shares else None,
-        cost_micros=sum(costs) if costs else None,
-        paid_micros=sum(part.paid_micros for part in parts),
-    )
+    values = [msgspec.structs.asdict(part) for part in parts]
+    known = {
+        name: [each[name] for each in values if each[name] is not None]
+        for name in Timings.__struct_fields__
+    }
+    return Timings(**{name: sum(found) for name, found in known.items() if found})
 
 
-# --- reading -------------------------------------------------------------------------------------
+# --- parsing -------------------------------------------------------------------------------------
 
 
-def _path(text: str, whole: str) -> Path:
-    steps = text.split(".")
-    if not all(_NAME.fullmatch(step) or step.isdecimal() for step in steps):
-        raise _no_reference(whole)
-    rest = tuple(int(step) if step.isdecimal() else step for step in steps)
-    if steps[0] == "input" and len(steps) > 1:
-        return Path("", "input", rest[1:])
-    if steps[0] == "stages" and len(steps) > 2 and steps[2] in PARTS:
-        return Path(steps[1], steps[2], rest[3:])
-    raise _no_reference(whole)
+def _path(part: str, text: str) -> Path:
+    found = _REFERENCE.fullmatch(part)
+    if found is None:
+        raise InvalidRequest(
+            f"{text[:120]!r} is no reference: write input.FIELD, stages.NAME.output.FIELD or "
+            "stages.NAME.artifacts, several joined by ` or ` for the first that is there"
+        )
+    steps = [int(step) if step.isdecimal() else step for step in found[3].split(".")[1:]]
+    return Path(found[1] or "", found[2] or "input", tuple(steps))
 
 
-def _tokens(text: str) -> list[str]:
-    tokens, at = [], 0
-    text = text.rstrip()
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            raise _no_condition(text)
-        tokens.append(found[0].strip())
-        at = found.end()
-    return tokens
-
-
-def _test(tokens: list[str], whole: str) -> Test:
-    is_reversed = tokens[0] == "not"
-    if is_reversed:
-        tokens.pop(0)
-    if not tokens:
-        raise _no_condition(whole)
-    path = _path(tokens.pop(0), whole)
-    if is_reversed or not tokens or tokens[0] == "and":
-        return Test(path, "true", None, is_reversed)
-    sign = tokens.pop(0)
-    if sign == "not" and tokens[:1] == ["in"]:
-        tokens.pop(0)
-        return Test(path, "in", _literals(tokens, whole), True)
-    if sign == "in":
-        return Test(path, "in", _literals(tokens, whole), False)
-    if sign in ("==", "!=") and tokens:
-        return Test(path, "==", _literal(tokens.pop(0), whole), sign == "!=")
-    raise _no_condition(whole)
-
-
-def _literals(tokens: list[str], whole: str) -> list[Any]:
-    if not tokens or tokens.pop(0) != "[":
-        raise _no_condition(whole)
-    found: list[Any] = []
-    while tokens:
-        token = tokens.pop(0)
-        if token == "]":
-            return found
-        if token != ",":
-            found.append(_literal(token, whole))
-    raise _no_condition(whole)
-
-
-def _literal(token: str, whole: str) -> Any:
-    if token.startswith("'"):
-        return token[1:-1]
+def _test(found: re.Match[str], text: str) -> Test:
+    path, operator = _path(found["path"], text), found["operator"]
+    if not operator:
+        return Test(path, None, bool(found["negated"]))
     try:
-        return msgspec.json.decode(token)
+        values = [_literal(each) for each in re.findall(_LITERAL, found["values"])]
     except msgspec.DecodeError:
-        raise _no_condition(whole) from None
+        raise _no_condition(text) from None
+    return Test(path, values, operator.startswith(("!", "not")))
 
 
-def _no_reference(text: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{text[:120]!r} is no reference: write input.FIELD, stages.NAME.output.FIELD or "
-        "stages.NAME.artifacts, several joined by ` or ` for the first that is there"
-    )
+def _literal(text: str) -> Any:
+    return text[1:-1] if text.startswith("'") else msgspec.json.decode(text)
 
 
 def _no_condition(text: str) -> InvalidRequest:
@@ -472,36 +412,18 @@ def _no_condition(text: str) -> InvalidRequest:
     )
 
 
-# --- looking up ----------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
 
 def _holds(test: Test, sight: Sight) -> bool:
     value = sight.value(test.path)
-    if value is _MISSING:
-        value = None
-    if test.kind == "true":
-        is_so = bool(value)
-    elif test.kind == "in":
-        is_so = any(_is_same(value, each) for each in test.value)
-    else:
-        is_so = _is_same(value, test.value)
-    return is_so is not test.is_reversed
-
-
-def _is_same(one: Any, other: Any) -> bool:
+    if test.values is None:
+        return bool(value) is not test.is_reversed
     # In JSON true is not 1.
-    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
-
-
-def _walk(value: Any, steps: Iterable[str | int]) -> Any:
-    for step in steps:
-        if isinstance(value, Mapping):
-            value = value.get(str(step), _MISSING)
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-            value = value[step]
-        else:
-            return _MISSING
-    return value
+    is_among = any(
+        value == each and isinstance(value, bool) is isinstance(each, bool) for each in test.values
+    )
+    return is_among is not test.is_reversed
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
@@ -509,25 +431,15 @@ def _decoded(raw: msgspec.Raw) -> Any:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    text = bytes(raw)
-    may_be_deep = text.count(b"[") + text.count(b"{") > _MOST_NESTED
-    return None if may_be_deep and _is_deep(value) else value
+    return value if _is_shallow(value, _MAX_DEPTH) else None
 
 
-def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than those are that look into it."""
-    level = [value]
-    for _ in range(_MOST_NESTED):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner.extend(each.values())
-            elif isinstance(each, list):
-                inner.extend(each)
-        if not inner:
-            return False
-        level = inner
-    return True
+def _is_shallow(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return True
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in value)
 
 
 def _with_files(value: Any, artifacts: Sequence[Artifact]) -> Any:

@@ -35,5 +35,5 @@ def test_the_table_has_each_built_in_model_once() -> None:
 @pytest.mark.parametrize("name", sorted(built_in()))
 def test_each_can_be_found_by_its_name_and_has_an_example(name: str) -> None:
     (definition,) = load_models(name)
-    assert definition.examples
-    assert definition.description
+    assert definition.facts.examples
+    assert definition.facts.description

@@ -25,7 +25,7 @@ def find(ref: str) -> ModelCard:
         name=model.name,
         version="1",
         input_schema=model.input_schema,
-        output_schema=model.output_schema,
+        output_schema=model.facts.output_schema,
     )
 
 

@@ -42,7 +42,7 @@ def test_models_on_the_page_make_their_pictures(
 
 def _find(ref: str) -> ModelCard:
     [model] = load_models(ref)
-    schemas = {"input_schema": model.input_schema, "output_schema": model.output_schema}
+    schemas = {"input_schema": model.input_schema, "output_schema": model.facts.output_schema}
     return ModelCard(name=model.name, version="1", **schemas)
 
 

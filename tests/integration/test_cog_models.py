@@ -197,7 +197,7 @@ def test_the_schema_of_the_image_is_that_of_the_model(project: Path) -> None:
     assert told["properties"]["steps"]["maximum"] == 50
     assert told["properties"]["style"]["enum"] == ["a", "b"]
     assert told["properties"]["image"]["x-ui"]["widget"] == "image"
-    assert definition.description == "Foxes"
+    assert definition.facts.description == "Foxes"
     assert definition.card().max_batch == 1
 
 

@@ -32,7 +32,7 @@ for each in found:
     if each.name in ("swell/portraits", "swell/speech"):
         model = each.make()
         model.load("cpu")
-        given = each.input_type.model_validate_json(json.dumps(each.examples[0]))
+        given = each.input_type.model_validate_json(json.dumps(each.facts.examples[0]))
         [result] = model.run([Item(given)])
         assert not isinstance(result, Exception), result
 print(json.dumps({

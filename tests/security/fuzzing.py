@@ -44,7 +44,7 @@ from swell.dispatch import Ask, Registration, Report
 from swell.errors import SwellError
 from swell.object_stores.memory import MemoryObjects
 from swell.objects import check_key
-from swell.sdk.media import File, Image
+from swell.sdk.media import File, Image, Within
 from swell.weights.formats import parse_header
 from swell.weights.lora import check_lora
 from swell.weights.onnx import _Walk
@@ -244,7 +244,7 @@ def _url(data: bytes) -> object:
 
 def _picture(data: bytes) -> object:
     # A picture may have many pixels; here it is enough that the head is looked at.
-    return Image._from_bytes(data, "image/png")
+    return Image(data).checked(Within())
 
 
 def _turned(kind: str) -> bytes:

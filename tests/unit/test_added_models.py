@@ -275,7 +275,7 @@ def test_a_read_me_that_is_a_pipe_is_none(tmp_path: Path) -> None:
     source = dreams(tmp_path / "source")
     os.mkfifo(source / "README.md")
     assert add(tmp_path / "data", source, "--name", "x/odd").exit_code == 0
-    assert definition(path_of(tmp_path / "data", "x/odd")).licence == ""
+    assert definition(path_of(tmp_path / "data", "x/odd")).facts.licence == ""
 
 
 def test_files_of_an_added_model_that_became_pipes_are_refused_by_who_serves_it(

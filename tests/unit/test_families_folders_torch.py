@@ -154,7 +154,7 @@ def test_the_example_of_a_painter_into_pictures_is_one_that_it_can_draw(tmp_path
     with contextlib.redirect_stderr(io.StringIO()):
         folder = tiny.stable_diffusion(tmp_path / "weights", channels=9)
     definition, model = cases.loaded(cases.add(folder, tmp_path / "data", "test/it"))
-    [example] = definition.examples
+    [example] = definition.facts.examples
     assert cases.draw(definition, model, **{**example, "steps": 2}).std() > 20
 
 

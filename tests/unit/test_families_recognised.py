@@ -441,9 +441,9 @@ def test_an_added_model_has_a_card_and_a_version_without_torch(tmp_path: Path) -
     assert (told["model"], told["family"]) == ("local/dreams", "stable-diffusion")
     [definition] = load_models(told["file"])
     assert definition.version() == told["version"]
-    assert definition.step_rows > 0
-    assert "StableDiffusion" not in definition.description
-    assert "licence" in definition.description
+    assert definition.facts.step_rows > 0
+    assert "StableDiffusion" not in definition.facts.description
+    assert "licence" in definition.facts.description
 
 
 def test_the_card_of_an_added_model_tells_the_licence_that_its_readme_tells(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_lora_of_another_trainer_finds_its_layers(tmp_path: Path) -> None:
 
 def test_steps_of_exact_mode_have_the_rows_that_were_asked_for(sd: Path, tmp_path: Path) -> None:
     definition, model = cases.loaded(cases.add(sd, tmp_path, "test/sd", "--bucket", "5"))
-    assert definition.step_bucket == 5
+    assert definition.facts.step_bucket == 5
     seen = []
     denoise = model.denoise
     model.denoise = lambda x, *rest: seen.append(len(x)) or denoise(x, *rest)

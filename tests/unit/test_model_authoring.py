@@ -106,8 +106,8 @@ def test_an_input_says_that_seeds_change_nothing() -> None:
 
 
 def test_the_docstring_is_the_card() -> None:
-    assert define(poster).description == "A poster.\n\nThe rest of the card."
-    assert define(Boxes).description == "Counts boxes."
+    assert define(poster).facts.description == "A poster.\n\nThe rest of the card."
+    assert define(Boxes).facts.description == "Counts boxes."
 
 
 def test_a_misspelt_field_is_refused() -> None:
@@ -275,7 +275,7 @@ class Still(StepModel):
 
 def test_a_model_that_draws_in_steps_can_be_run_as_any_other() -> None:
     definition = define(Still)
-    assert (definition.batch.max, definition.batch.by) == (1, ())
+    assert (definition.facts.max_batch, definition.facts.batch_by) == (1, ())
     model = definition.make()
     items = [swell.Item(Size(width=width), seed=width) for width in (1, 2, 1)]
     assert model.run(items) == [[1, 1], [2, 1], [1, 1]]
@@ -342,7 +342,7 @@ def test_a_batch_refuses_what_cannot_be_meant() -> None:
 
 
 def test_an_example_is_made_from_the_schema() -> None:
-    assert define(poster).examples == ({"prompt": "a red fox"},)
+    assert define(poster).facts.examples == [{"prompt": "a red fox"}]
     schema = {
         "required": ["a", "b", "c", "d"],
         "properties": {
@@ -410,7 +410,7 @@ def test_a_file_is_a_string_in_the_schema() -> None:
 
     definition = define(blur)
     assert definition.input_schema["properties"]["image"]["x-file"] == "image"
-    assert definition.output_schema == {"type": "string", "format": "uri", "x-file": "image"}
+    assert definition.facts.output_schema == {"type": "string", "format": "uri", "x-file": "image"}
     with pytest.raises(ValidationError, match="could not be fetched"):
         definition.input_type.model_validate({"image": "https://example.com/a.png"})
     with pytest.raises(ValidationError, match="give a URL"):

@@ -249,7 +249,7 @@ def test_a_painter_into_pictures_wants_both(tmp_path: Path) -> None:
     painter = model_of(tmp_path, cases.sd(loop_cases.heun, channels=9))
     with pytest.raises(Reject, match="give `image` and `mask`"):
         cases.draw(*painter, **FEW, image=PHOTO)
-    [example] = painter[0].examples
+    [example] = painter[0].facts.examples
     assert cases.draw(*painter, **{**example, **FEW}).std() > 20
 
 

@@ -228,7 +228,7 @@ def test_the_pipelines_that_come_with_swell_fit_its_models() -> None:
             name=model.name,
             version="1",
             input_schema=model.input_schema,
-            output_schema=model.output_schema,
+            output_schema=model.facts.output_schema,
         )
 
     card = card_of(declared, find)

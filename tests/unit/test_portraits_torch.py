@@ -177,8 +177,8 @@ def test_scenarios_of_ones_own_stand_in_the_input_and_change_the_version(tmp_pat
 
 def test_the_scenarios_that_ship_are_part_of_the_version(xl: Made) -> None:
     assert SCENARIOS in xl.definition.files
-    assert xl.definition.output_schema["type"] == "array"
-    assert "portrait" in xl.definition.description
+    assert xl.definition.facts.output_schema["type"] == "array"
+    assert "portrait" in xl.definition.facts.description
 
 
 def test_the_image_encoder_beside_the_adapter_is_part_of_the_version(xl: Made) -> None:

@@ -52,7 +52,7 @@ def test_a_file_is_read_in_its_order(file: Path) -> None:
         ("[styles.woodcut]", '[styles."Wood cut"]', "other letters"),
         ("woodcut.webp", "none.webp", "none.webp cannot be read"),
         ("woodcut.webp", "styles.toml", "styles.toml"),
-        ("guidance = 6.0", "guidance =", "no TOML"),
+        ("guidance = 6.0", "guidance =", "not as styles are written"),
         ('labels = { es = "Xilografía" }', "colour = 1", "colour"),
     ],
 )

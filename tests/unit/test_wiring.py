@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.bootstrap.data_folder import DataLock
+from swell.bootstrap.data_folder import lock_data
 from swell.bootstrap.extras import Unusable
 from swell.bootstrap.local_workers import worker_environment
 from swell.bootstrap.worker import build_worker
@@ -109,26 +109,25 @@ def test_a_new_data_folder_is_for_its_user_alone(tmp_path: Path) -> None:
     there.mkdir()
     there.chmod(0o755)
     for folder, mode in ((new, 0o700), (there, 0o755)):
-        lock = DataLock(folder)
-        lock.take()
-        lock.release()
-        assert folder.stat().st_mode & 0o777 == mode
+        with lock_data(folder):
+            assert folder.stat().st_mode & 0o777 == mode
 
 
 def test_only_one_backend_has_a_data_folder(tmp_path: Path) -> None:
-    first, second = DataLock(tmp_path), DataLock(tmp_path)
-    first.take()
-    with pytest.raises(Conflict, match="already running in this folder"):
-        second.take()
-    first.release()
-    second.take()
-    second.release()
+    with (
+        lock_data(tmp_path),
+        pytest.raises(Conflict, match="already running in this folder"),
+        lock_data(tmp_path),
+    ):
+        pass
+    with lock_data(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/below", "/proc/swell"])
 def test_a_folder_that_cannot_be_used_is_refused_with_what_to_do(folder: str) -> None:
-    with pytest.raises(Unusable, match=r"cannot be used .*--data"):
-        DataLock(Path(folder)).take()
+    with pytest.raises(Unusable, match=r"cannot be used .*--data"), lock_data(Path(folder)):
+        pass
 
 
 async def test_a_store_that_cannot_be_opened_is_refused_with_what_to_do(tmp_path: Path) -> None:

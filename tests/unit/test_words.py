@@ -41,7 +41,7 @@ def test_words_are_letters_and_digits_and_are_found_again(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=200))
-def test_the_short_way_for_ascii_gives_the_same(text: str) -> None:
+def test_words_of_ascii_text_stay_the_same_next_to_other_scripts(text: str) -> None:
     assert words_of(text + " 狐") == (*words_of(text), "狐")
 
 

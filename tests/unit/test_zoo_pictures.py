@@ -427,6 +427,6 @@ def test_its_weights_are_part_of_its_version_and_its_example_runs(name: str) -> 
     assert all(path.is_file() for path in definition.files)
     model = definition.make()
     model.load("cpu")
-    given = definition.input_type.model_validate(definition.examples[0])
+    given = definition.input_type.model_validate(definition.facts.examples[0])
     [result] = model.run([Item(given)])
     assert not isinstance(result, Exception)

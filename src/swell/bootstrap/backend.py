@@ -8,13 +8,18 @@ from swell.api.web import built_app
 from swell.bootstrap.objects import open_objects, open_weights
 from swell.bootstrap.storage import external_queues, is_shared, open_bus, open_database
 from swell.bootstrap.tracing import open_tracer
+from swell.brokers.table import Broker
 from swell.clock import Clock
+from swell.db.deliveries import Outbox
+from swell.db.registry import Registry
 from swell.errors import InvalidModel
 from swell.money.pool_prices import pool_prices
+from swell.retry import RetryPolicy
 from swell.sdk.pipeline_cards import Declared
 from swell.sdk.style_presets import Style
 from swell.settings.load import Settings
 from swell.signing import SigningSecrets, read_secrets
+from swell.stores.tasks import Store
 
 
 async def build_backend(
@@ -32,27 +37,30 @@ async def build_backend(
         Unusable: An adapter cannot open what the settings name.
         Conflict: Another process has the database open.
     """
+    delivery = settings.delivery
+    policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
     database = await open_database(settings, clock)
+    store, broker, registry = Store(database, policy), Broker(database), Registry(database)
     publisher = None
     try:
         if settings.broker.url:
             from swell.brokers.publisher import QueuePublisher
 
-            publisher = QueuePublisher(external_queues(settings.broker.url), database.broker)
-        signing = SigningSecrets(clock, await read_secrets(database.registry))
+            publisher = QueuePublisher(external_queues(settings.broker.url), broker)
+        signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await open_objects(settings, clock, signing)
         bus = await open_bus(settings, clock)
     except BaseException:
-        await database.store.close()
+        await store.close()
         raise
     return Backend(
-        store=database.store,
-        broker=database.broker,
+        store=store,
+        broker=broker,
         publisher=publisher,
         bus=bus,
         objects=objects,
-        registry=database.registry,
-        outbox=database.outbox,
+        registry=registry,
+        outbox=Outbox(database),
         clock=clock,
         settings=_api_settings(settings),
         launchable=launchable,
@@ -100,7 +108,7 @@ def _load_all(
     found = [each for ref in refs for each in load(ref)]
     names = [each.name for each in found]
     if twice := next((each for each in names if names.count(each) > 1), None):
-        raise InvalidModel(f"server.{setting}: two files declare {twice}: name each once")
+        raise InvalidModel(f"server.{setting}: {twice} is declared twice: name each once")
     return tuple(found)
 
 

@@ -1,7 +1,9 @@
 """The data folder of a backend: its lock, and the path of its certificate."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from swell.bootstrap.extras import Unusable
@@ -11,64 +13,42 @@ from swell.settings.load import Settings
 
 
 class AlreadyRunning(Conflict):
-    """A backend runs on this data folder.
-
-    Args:
-        pid: Its process, as text.
-        data_dir: The folder.
-    """
+    """Another backend runs on this data folder."""
 
     title = "Swell is already running"
 
-    def __init__(self, pid: str, data_dir: Path) -> None:
-        access = read_access(data_dir)
-        where = f", {access.url}" if access is not None and access.url else ""
-        super().__init__(
-            f"Swell is already running in this folder (pid {pid}{where}). Stop it with Ctrl-C, or "
-            "start a second one: --data other --port 0"
-        )
 
+@contextlib.contextmanager
+def lock_data(data_dir: Path) -> Iterator[None]:
+    """Lock a data folder for one backend; the kernel releases the lock when the process dies.
 
-class DataLock:
-    """Locks a data folder for one backend; the kernel releases the lock when the process dies."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "backend.lock"
-        self._descriptor: int | None = None
-
-    def take(self) -> None:
-        """Take the lock.
-
-        Raises:
-            AlreadyRunning: Another backend holds it.
-            Unusable: The folder cannot be created or written.
-        """
+    Raises:
+        AlreadyRunning: Another backend holds it.
+        Unusable: The folder cannot be created or written.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._hold(descriptor)
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(data_dir / "backend.lock", flags, 0o600)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Write before truncating: a full disk refuses new blocks, not the ones already there.
+            os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            access = read_access(data_dir)
+            where = f", {access.url}" if access is not None and access.url else ""
+            raise AlreadyRunning(
+                f"Swell is already running in this folder (pid {pid}{where}). Stop it with Ctrl-C, "
+                "or start a second one: --data other --port 0"
+            ) from None
         except OSError as error:
             raise Unusable(
-                f"the data folder {self._path.parent} cannot be used ({error.strerror}): choose "
+                f"the data folder {data_dir} cannot be used ({error.strerror}): choose "
                 "one that can be written with --data, or the setting data_dir"
             ) from error
-
-    def _hold(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise AlreadyRunning(holder, self._path.parent) from None
-        self._descriptor = descriptor
-        # Write before truncating: a full disk refuses new blocks, not the ones already there.
-        os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))
-
-    def release(self) -> None:
-        """Release the lock. Idempotent."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        yield
 
 
 def self_signed_cert(settings: Settings) -> Path:

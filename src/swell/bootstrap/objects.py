@@ -1,10 +1,8 @@
 """Opens the folders and buckets that hold files, pushed weights and compiled programs."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from swell.bootstrap.extras import Unusable, installed, opening
 from swell.bootstrap.storage import is_shared
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 #: Age at which partial uploads in a shared folder are deleted: other backends may be writing them.
 _INCOMING_S: Final = 24 * 3600.0
 
-_BUCKETS: Final = ("s3", "gs", "az")
-
 
 async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "Objects":
     """Open the object store of `objects.url`.
@@ -44,20 +40,15 @@ async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "O
         from swell.object_stores.memory import MemoryObjects
 
         return MemoryObjects(clock, secret)
-    if urlsplit(url).scheme == "file":
+    path = _path_of("objects.url", url)
+    if path is not None:
         from swell.object_stores.folder import FolderObjects
 
-        path = _path_of(url)
         folder = FolderObjects(path, clock, secret)
         with opening(f"the folder {path}", "objects.url or data_dir"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             await folder.clear_incoming(older_s=_INCOMING_S if is_shared(settings) else 0.0)
         return folder
-    if urlsplit(url).scheme not in _BUCKETS:
-        raise InvalidRequest(
-            f"objects.url {url!r}: use file:PATH, memory:, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX "
-            "or az://ACCOUNT/CONTAINER/PREFIX"
-        )
     bucket = _bucket(url, settings.objects, clock, secret, "objects.url")
     try:
         await bucket.prove_writable()
@@ -73,8 +64,15 @@ def _objects_url(settings: Settings) -> str:
     return settings.objects.url or f"file:{settings.data_dir / 'objects'}"
 
 
-def _path_of(url: str) -> Path:
-    return Path(url.removeprefix("file:").removeprefix("//"))
+def _path_of(setting: str, url: str) -> Path | None:
+    """Return the folder that a URL names; None for a bucket."""
+    scheme = url.partition(":")[0]
+    if scheme not in ("file", "s3", "gs", "az"):
+        raise InvalidRequest(
+            f"{setting} {url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+            "az://ACCOUNT/CONTAINER/PREFIX"
+        )
+    return Path(url.removeprefix("file:").removeprefix("//")) if scheme == "file" else None
 
 
 def _bucket(
@@ -96,34 +94,26 @@ def _bucket(
 
 
 class _WeightsPlace(NamedTuple):
-    """Where pushed weights are: below `folder` of a URL."""
+    """Where pushed weights are: in `folder` of a URL."""
 
     url: str
+    #: The local folder that the URL names; None for a bucket.
+    root: Path | None
     #: The setting or option that holds the URL, and the group with its credentials.
     setting: str
     settings: ObjectsSettings | WeightsSettings
-    folder: str = ""
-
-    @property
-    def root(self) -> Path | None:
-        """The local folder that the URL names; None for a bucket."""
-        return _path_of(self.url).absolute() if urlsplit(self.url).scheme == "file" else None
+    folder: str
 
 
 def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
-    if url or settings.weights.url:
-        setting = "--to" if url else "weights.url"
-        place = _WeightsPlace(url or settings.weights.url, setting, settings.weights)
-    else:
-        home = _objects_url(settings)
-        place = _WeightsPlace(home, "objects.url", settings.objects, "weights")
-    with contextlib.suppress(ValueError):
-        if urlsplit(place.url).scheme in ("file", *_BUCKETS):
-            return place
-    raise InvalidRequest(
-        f"{place.setting} {place.url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
-        "az://ACCOUNT/CONTAINER/PREFIX"
-    )
+    group: ObjectsSettings | WeightsSettings = settings.weights
+    setting, folder = "--to" if url else "weights.url", ""
+    url = url or settings.weights.url
+    if not url:
+        group, setting, folder = settings.objects, "objects.url", "weights"
+        url = _objects_url(settings)
+    path = _path_of(setting, url)
+    return _WeightsPlace(url, path and path.absolute(), setting, group, folder)
 
 
 def open_weights(

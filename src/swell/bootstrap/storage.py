@@ -3,7 +3,6 @@
 The modules of an adapter are imported when a setting selects it.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -13,28 +12,14 @@ import msgspec
 from swell.bootstrap.extras import installed, opening
 from swell.clock import Clock
 from swell.errors import InvalidRequest
-from swell.retry import RetryPolicy
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:
     from swell.brokers.external import ExternalQueues
-    from swell.brokers.table import Broker
     from swell.bus import Bus
-    from swell.db.deliveries import Outbox
-    from swell.db.registry import Registry
-    from swell.stores.tasks import Store, TaskDatabase
+    from swell.stores.tasks import TaskDatabase
 
 _POSTGRES: Final = ("postgresql:", "postgres:")
-
-
-@dataclass(frozen=True, slots=True)
-class Database:
-    """The contracts that one database implements."""
-
-    store: "Store"
-    broker: "Broker"
-    registry: "Registry"
-    outbox: "Outbox"
 
 
 def is_shared(settings: Settings) -> bool:
@@ -50,41 +35,27 @@ def store_file(settings: Settings) -> Path | None:
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
-async def open_database(settings: Settings, clock: Clock) -> Database:
+async def open_database(settings: Settings, clock: Clock) -> "TaskDatabase":
     """Open the database of `store.url`.
 
     Raises:
         InvalidRequest: The URL names no known adapter.
         Unusable: It cannot be opened.
     """
-    delivery = settings.delivery
-    policy = RetryPolicy(base_s=delivery.backoff_base_s, cap_s=delivery.backoff_cap_s)
     file = store_file(settings)
     if file is not None:
         from swell.stores.sqlite import SqliteDatabase
 
         with opening(f"the database {file}", "store.url or data_dir"):
-            return _on_database(SqliteDatabase.open(file, clock), policy)
+            return SqliteDatabase.open(file, clock)
     url = settings.store.url
     if is_shared(settings):
         with installed("postgres", "store.url"):
             from swell.stores.postgres import PostgresDatabase
-        connections = settings.store.connections
-        return _on_database(
-            await PostgresDatabase.open(url, clock, connections=connections), policy
-        )
+        return await PostgresDatabase.open(url, clock, connections=settings.store.connections)
     raise InvalidRequest(
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
     )
-
-
-def _on_database(database: "TaskDatabase", policy: RetryPolicy) -> Database:
-    from swell.brokers.table import Broker
-    from swell.db.deliveries import Outbox
-    from swell.db.registry import Registry
-    from swell.stores.tasks import Store
-
-    return Database(Store(database, policy), Broker(database), Registry(database), Outbox(database))
 
 
 async def migration_status(settings: Settings) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> Non
         "model": entry.name,
         "version": definition.version(),
         "family": "vqgan-clip" if facts is None else facts.family.name,
-        "in_steps": definition.step_rows > 0,
+        "in_steps": definition.facts.step_rows > 0,
         "file": str(path),
     }
     if as_json:

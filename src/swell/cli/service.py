@@ -20,7 +20,7 @@ from swell.api.settings import Backend
 from swell.background import keep_running
 from swell.bootstrap.autoscaler import pool_models
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.bootstrap.data_folder import DataLock
+from swell.bootstrap.data_folder import lock_data
 from swell.cli.added import names_of
 from swell.cli.keyring import keep_local_key
 from swell.cli.options import is_loopback
@@ -237,14 +237,12 @@ def locked_folder(settings: Settings) -> Iterator[None]:
         AlreadyRunning: Another backend holds it.
         Unusable: The folder cannot be written.
     """
-    lock = DataLock(settings.data_dir)
-    lock.take()
-    try:
-        _forget_server(settings)
-        yield
-    finally:
-        _forget_server(settings)
-        lock.release()
+    with lock_data(settings.data_dir):
+        try:
+            _forget_server(settings)
+            yield
+        finally:
+            _forget_server(settings)
 
 
 def _forget_server(settings: Settings) -> None:

@@ -23,9 +23,10 @@ from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import class_in, read_json
+from swell.registry import ModelCard
 from swell.sdk.define import Definition
 from swell.sdk.media import Image, LoRA
-from swell.sdk.model import Batch, Model
+from swell.sdk.model import Model
 from swell.weights.files import content_of_link, open_file
 
 #: What has to be installed, and is not with Swell alone.
@@ -333,43 +334,40 @@ def definition_of(path: Path) -> Definition:
         return vqgan_clip.define(Path(entry.folder), entry.name, path)
     described = describe(entry)
     in_steps = described.facts.family is not OTHER
-    return Definition(
+    files = _code(described.facts)
+    output: Any = Image
+    if entry.portraits:
+        portraits = importlib.import_module(_PORTRAITS)
+        known = portraits.read_scenarios(described.scenarios)
+        asked, examples = portraits.input_type(described.facts, known), portraits.examples_of(known)
+        output = list[Image]
+        files = (*files, *portraits.FILES, described.scenarios)
+    else:
+        asked = input_type(
+            described.facts,
+            controlled=described.net is not None,
+            modes=0 if described.net is None else described.net.modes,
+            refers=bool(entry.ip_adapter),
+        )
+        examples = examples_of(described.facts)
+    facts = ModelCard(
         name=entry.name,
+        version="",
         description=_card(described),
-        **_asked_of(described),
-        batch=Batch(),
-        stage="live",
-        source=path,
-        make=partial(_make, entry, path.resolve().parent.parent, added_ns),
+        input_schema=asked.model_json_schema(),
+        output_schema=pydantic.TypeAdapter(output).json_schema(mode="serialization"),
+        examples=list(examples),
         step_bucket=(entry.bucket or BUCKET) if in_steps else 0,
         step_rows=MOST_ROWS if in_steps else 0,
         licence=licence_in(Path(entry.folder)),
     )
-
-
-def _asked_of(described: Described) -> dict[str, Any]:
-    """Return what a definition says of input and output, and of what decides on them."""
-    entry, facts = described.entry, described.facts
-    if not entry.portraits:
-        return {
-            "input_type": input_type(
-                facts,
-                controlled=described.net is not None,
-                modes=0 if described.net is None else described.net.modes,
-                refers=bool(entry.ip_adapter),
-            ),
-            "output_schema": pydantic.TypeAdapter(Image).json_schema(mode="serialization"),
-            "examples": examples_of(facts),
-            "files": _code(facts),
-        }
-    portraits = importlib.import_module(_PORTRAITS)
-    known = portraits.read_scenarios(described.scenarios)
-    return {
-        "input_type": portraits.input_type(facts, known),
-        "output_schema": pydantic.TypeAdapter(list[Image]).json_schema(mode="serialization"),
-        "examples": portraits.examples_of(known),
-        "files": (*_code(facts), *portraits.FILES, described.scenarios),
-    }
+    return Definition(
+        facts,
+        asked,
+        source=path,
+        files=files,
+        make=partial(_make, entry, path.resolve().parent.parent, added_ns),
+    )
 
 
 def _make(entry: Entry, home: Path, added_ns: int) -> Model:

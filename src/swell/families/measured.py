@@ -53,8 +53,9 @@ def definition_of(path: Path) -> Definition:
     return replace(
         bare,
         files=(*bare.files, _path(path)),
-        memory_bytes=known.memory_bytes,
-        speed=tuple(known.speed),
+        facts=msgspec.structs.replace(
+            bare.facts, memory_bytes=known.memory_bytes, speed=known.speed
+        ),
         samples={caption: file for caption, file in samples.items() if file.is_file()},
     )
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 from swell.results import TaskWarning
@@ -50,6 +51,7 @@ class Listener:
 _NO_LISTENER: Final = Listener()
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Context:
     """The task as a model sees it, apart from the input.
 
@@ -60,25 +62,20 @@ class Context:
         listener: Receives progress and previews.
     """
 
-    __slots__ = ("_listener", "count", "index", "seed")
-
-    def __init__(
-        self, *, seed: int = 0, index: int = 0, count: int = 1, listener: Listener = _NO_LISTENER
-    ) -> None:
-        self.seed = seed
-        self.index = index
-        self.count = count
-        self._listener = listener
+    seed: int = 0
+    index: int = 0
+    count: int = 1
+    listener: Listener = field(default=_NO_LISTENER, repr=False)
 
     def progress(self, done: int, total: int) -> None:
         """Report that `done` of `total` steps are finished. Cheap: call it at every step."""
-        self._listener.progress(done, total)
+        self.listener.progress(done, total)
 
     def preview(self, make: Callable[[], Any]) -> None:
         """Offer a preview. `make` returns an `Image` or a Pillow picture, and is called only if
         a client may see it: at most a few times a second, never for cancelled tasks.
         """
-        self._listener.preview(make)
+        self.listener.preview(make)
 
     def ready(self, file: Attachment) -> None:
         """Report that a file of this sample's result is complete, so that clients get it at once.
@@ -96,7 +93,7 @@ class Context:
         if not isinstance(given, Image | File):
             kind = type(given).__name__
             raise TypeError(f"ready() was given {kind}: give it a swell.Image or a swell.File")
-        self._listener.ready(self.index, file)
+        self.listener.ready(self.index, file)
 
     def paid(self, micros: int) -> None:
         """Report each payment for this sample to an external service, such as an API.
@@ -113,7 +110,7 @@ class Context:
         given: object = micros
         if not isinstance(given, int) or given < 0:
             raise ValueError(f"paid({micros!r}): give it whole millionths of a dollar, 0 or more")
-        self._listener.paid(micros)
+        self.listener.paid(micros)
 
     def warn(self, code: str, message: str, suggestions: Sequence[str] = ()) -> None:
         """Add a warning to the task: it succeeds, but the user should know something.
@@ -133,12 +130,12 @@ class Context:
         if not _WARNING_CODE.fullmatch(code):
             raise ValueError(f"warn({code!r}): a code is a word such as 'unknown_subject'")
         hints = tuple(each[:100] for each in suggestions[:6])
-        self._listener.warn(TaskWarning(code=code, message=message[:300], suggestions=hints))
+        self.listener.warn(TaskWarning(code=code, message=message[:300], suggestions=hints))
 
     @property
     def cancelled(self) -> bool:
         """Whether the model should stop the task; check it at every step."""
-        return self._listener.is_cancelled()
+        return self.listener.is_cancelled()
 
     def check(self) -> None:
         """Stop here if the task is cancelled.
@@ -146,28 +143,17 @@ class Context:
         Raises:
             Cancelled: It is.
         """
-        if self._listener.is_cancelled():
+        if self.listener.is_cancelled():
             raise Cancelled
 
 
+@dataclass(slots=True, eq=False)
 class Item(Context, Generic[InputT]):
     """One sample of one task, as a class model gets it."""
 
-    __slots__ = ("input", "kept")
-
-    def __init__(
-        self,
-        input: InputT,  # noqa: A002 - the word authors see
-        *,
-        seed: int = 0,
-        index: int = 0,
-        count: int = 1,
-        listener: Listener = _NO_LISTENER,
-    ) -> None:
-        super().__init__(seed=seed, index=index, count=count, listener=listener)
-        self.input = input
-        #: Anything that `StepModel.prepare` leaves for `decode`.
-        self.kept: Any = None
+    input: InputT
+    #: Anything that `StepModel.prepare` leaves for `decode`.
+    kept: Any = field(default=None, init=False, repr=False)
 
     def of_pack(self, number: int, size: int) -> "Item[InputT]":
         """Return the item of one picture of a pack; see `StepModel.pack`.
@@ -177,10 +163,5 @@ class Item(Context, Generic[InputT]):
             size: Number of pictures in the pack.
         """
         index = self.index * size + number
-        return Item(
-            self.input,
-            seed=self.seed - self.index + index,
-            index=index,
-            count=self.count * size,
-            listener=self._listener,
-        )
+        seed = self.seed - self.index + index
+        return replace(self, seed=seed, index=index, count=self.count * size)

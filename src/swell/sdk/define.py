@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import json
 import re
-import types
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
+import msgspec
 import PIL.Image
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -50,34 +50,26 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 class Definition:
     """A model as the worker, the command line and the docs use it."""
 
-    name: str
-    #: Markdown.
-    description: str
+    #: The card without version and samples.
+    facts: ModelCard
     input_type: type[BaseModel]
-    output_schema: dict[str, Any]
-    examples: tuple[dict[str, Any], ...]
-    batch: Batch
-    stage: str
     #: The file that defines it, and the files that it declares.
     source: Path | None
     files: tuple[Path, ...]
     #: Makes the model, not yet loaded.
     make: Callable[[], Model]
-    #: `bucket` and `most_rows` of a `StepModel`; 0 for all others.
-    step_bucket: int = 0
-    step_rows: int = 0
-    #: More facts for its card; samples are files by their captions.
-    licence: str = ""
-    credits: str = ""
-    memory_bytes: int = 0
-    price_micros: int = 0
-    speed: tuple[Speed, ...] = ()
+    #: Files for the card, by their captions.
     samples: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`owner/name`."""
+        return self.facts.name
 
     @property
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the input, with `x-ui` hints."""
-        return self.input_type.model_json_schema()
+        return self.facts.input_schema
 
     def version(self) -> str:
         """Return 12 hex digits that change with the source, the schema or a declared file.
@@ -88,7 +80,7 @@ class Definition:
             InvalidModel: A declared file cannot be read.
         """
         digest = hashlib.sha256(self.name.encode())
-        digest.update(json.dumps([self.input_schema, self.output_schema]).encode())
+        digest.update(json.dumps([self.input_schema, self.facts.output_schema]).encode())
         for path in [*([self.source] if self.source else []), *self.files, *self.samples.values()]:
             digest.update(b"\0" + _file_digest(path, self.name))
         return digest.hexdigest()[:12]
@@ -104,25 +96,7 @@ class Definition:
             samples = read_samples(self.samples)
         except InvalidRequest as error:
             raise InvalidModel(f"{self.name}: {error.detail}") from error
-        card = ModelCard(
-            name=self.name,
-            version=self.version(),
-            description=self.description,
-            input_schema=self.input_schema,
-            output_schema=self.output_schema,
-            examples=list(self.examples),
-            stage=self.stage,
-            batch_by=self.batch.by,
-            max_batch=self.batch.max,
-            step_bucket=self.step_bucket,
-            step_rows=self.step_rows,
-            licence=self.licence,
-            credits=self.credits,
-            memory_bytes=self.memory_bytes,
-            price_micros=self.price_micros,
-            speed=list(self.speed),
-            samples=samples,
-        )
+        card = msgspec.structs.replace(self.facts, version=self.version(), samples=samples)
         _check_card(card)
         return card
 
@@ -217,8 +191,11 @@ class FunctionModel(Model):
 
     def _call(self, item: Item[BaseModel]) -> Any:
         arguments = dict(item.input.__dict__)
-        if "seed" in arguments:
-            arguments["seed"] = _seed_of(arguments["seed"], item)
+        seed = arguments.get("seed", "")
+        if seed is None:
+            arguments["seed"] = item.seed
+        elif type(seed) is int:
+            arguments["seed"] = seed + item.index
         if self.context_name is not None:
             arguments[self.context_name] = item
         try:
@@ -232,32 +209,30 @@ def is_function_model(candidate: Model) -> bool:
     return isinstance(candidate, FunctionModel)
 
 
-def _seed_of(own: Any, item: Item[BaseModel]) -> Any:
-    """Return the seed of this sample: the input's own plus the index, or the item's."""
-    if own is None:
-        return item.seed
-    is_number = isinstance(own, int) and not isinstance(own, bool)
-    return own + item.index if is_number else own
-
-
 def _class_of(
     function: Callable[..., Any], name: str, attributes: Mapping[str, Any]
 ) -> type[FunctionModel]:
-    _check_name(name)
-    if not inspect.isfunction(function):
-        raise InvalidModel(f"{name}: @swell.model goes above a function; for a class use Model")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    _refuse(_name_problem(name))
+    _refuse(_function_problem(function), name)
+    try:
+        types_of = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
         raise InvalidModel(
-            f"{name}: the function is async; use a plain function, because each "
-            "model has its own process"
-        )
-    if inspect.isgeneratorfunction(function):
-        raise InvalidModel(
-            f"{name}: the function is a generator; return the result and report "
-            "progress through ctx.progress and ctx.preview"
-        )
-    types_of = _hints(function, name)
-    fields, context_name = _fields(function, types_of, name)
+            f"{name}: the type {error.name!r} in the signature is not known in the function's "
+            "module; import it there at the top level"
+        ) from error
+    #: pydantic's (type, default) per parameter.
+    fields: dict[str, Any] = {}
+    context_name = None
+    for parameter in inspect.signature(function).parameters.values():
+        annotation = types_of.get(parameter.name)
+        parts = (annotation, *typing.get_args(annotation))
+        if any(isinstance(part, type) and issubclass(part, Context) for part in parts):
+            context_name = parameter.name
+            continue
+        _refuse(_parameter_problem(parameter, annotation), name)
+        has_default = parameter.default is not inspect.Parameter.empty
+        fields[parameter.name] = (annotation, parameter.default if has_default else ...)
     own = {
         "__doc__": function.__doc__,
         "__module__": function.__module__,
@@ -270,58 +245,51 @@ def _class_of(
     return type(function.__name__, (FunctionModel,), {**own, **attributes})
 
 
-def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise InvalidModel(
-            f"{name}: the type {error.name!r} in the signature is not known in the function's "
-            "module; import it there at the top level"
-        ) from error
+def _refuse(problem: str | None, name: str = "") -> None:
+    if problem:
+        raise InvalidModel(f"{name}: {problem}" if name else problem)
 
 
-def _fields(
-    function: Callable[..., Any], types_of: dict[str, Any], name: str
-) -> tuple[dict[str, Any], str | None]:
-    """Return pydantic's (type, default) per parameter, and the parameter that takes a context."""
-    fields: dict[str, Any] = {}
-    context_name = None
-    for parameter in inspect.signature(function).parameters.values():
-        if _is_context(types_of.get(parameter.name)):
-            context_name = parameter.name
-            continue
-        _check_parameter(parameter, types_of, name)
-        has_default = parameter.default is not inspect.Parameter.empty
-        default = parameter.default if has_default else ...
-        fields[parameter.name] = (types_of[parameter.name], default)
-    return fields, context_name
+def _name_problem(name: str) -> str | None:
+    if _NAME.fullmatch(name):
+        return None
+    return (
+        f"{name!r} cannot name a model: use owner/name in lower-case letters, digits, '-', '_' "
+        "and '.'"
+    )
 
 
-def _check_parameter(parameter: inspect.Parameter, types_of: dict[str, Any], name: str) -> None:
-    refused = {
-        inspect.Parameter.VAR_POSITIONAL: "name each parameter instead of *",
-        inspect.Parameter.VAR_KEYWORD: "name each parameter instead of **",
-        inspect.Parameter.POSITIONAL_ONLY: "remove the '/' after parameter",
-    }
-    if parameter.kind in refused:
-        raise InvalidModel(f"{name}: {refused[parameter.kind]} {parameter.name}")
-    if parameter.name not in types_of:
-        raise InvalidModel(
-            f"{name}: give parameter {parameter.name!r} a type, such as {parameter.name}: str"
+def _function_problem(function: Callable[..., Any]) -> str | None:
+    if not inspect.isfunction(function):
+        return "@swell.model goes above a function; for a class use Model"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "the function is async; use a plain function, because each model has its own process"
+    if inspect.isgeneratorfunction(function):
+        return (
+            "the function is a generator; return the result and report progress through "
+            "ctx.progress and ctx.preview"
         )
-    if parameter.name.startswith("_"):
-        raise InvalidModel(f"{name}: parameter {parameter.name!r} may not begin with '_'")
+    return None
+
+
+def _parameter_problem(parameter: inspect.Parameter, annotation: Any) -> str | None:
+    name = parameter.name
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        return f"name each parameter instead of * {name}"
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return f"name each parameter instead of ** {name}"
+    if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        return f"remove the '/' after parameter {name}"
+    if annotation is None:
+        return f"give parameter {name!r} a type, such as {name}: str"
+    if name.startswith("_"):
+        return f"parameter {name!r} may not begin with '_'"
     if isinstance(parameter.default, FieldInfo):
-        raise InvalidModel(
-            f"{name}: move Field(…) of {parameter.name!r} into its type, "
-            f"{parameter.name}: Annotated[T, Field(…)] = default, so that a direct call works"
+        return (
+            f"move Field(…) of {name!r} into its type, {name}: Annotated[T, Field(…)] = default, "
+            "so that a direct call works"
         )
-
-
-def _is_context(annotation: Any) -> bool:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return any(_is_context(part) for part in typing.get_args(annotation))
-    return isinstance(annotation, type) and issubclass(annotation, Context)
+    return None
 
 
 def _input_type(name: str, function: Callable[..., Any], fields: dict[str, Any]) -> type[BaseModel]:
@@ -376,28 +344,36 @@ def define(source: Any) -> Definition:
 
 def _define_class(cls: type[Model]) -> Definition:
     input_type = _check_class(cls)
-    stepwise = cls if issubclass(cls, StepModel) else None
-    return Definition(
+    input_schema = input_type.model_json_schema()
+    step_bucket, step_rows = 0, 0
+    if issubclass(cls, StepModel):
+        step_bucket, step_rows = cls.bucket, max(cls.bucket, cls.most_rows)
+    facts = ModelCard(
         name=cls.name,
+        version="",
         description=inspect.cleandoc(cls.__doc__ or ""),
-        input_type=input_type,
+        input_schema=input_schema,
         output_schema=_output_schema(cls.Output),
-        examples=_examples(input_type, cls.examples, cls.name),
-        batch=cls.batch,
+        examples=_examples(input_type, input_schema, cls),
         stage=cls.stage,
-        source=_file_of(cls),
-        files=_resolve(cls, "files", cls.files),
-        make=cls,
-        step_bucket=stepwise.bucket if stepwise else 0,
-        step_rows=max(stepwise.bucket, stepwise.most_rows) if stepwise else 0,
+        batch_by=cls.batch.by,
+        max_batch=cls.batch.max,
+        step_bucket=step_bucket,
+        step_rows=step_rows,
         licence=cls.licence,
         credits=inspect.cleandoc(cls.credits),
         memory_bytes=cls.memory_bytes,
         price_micros=cls.price_micros,
-        speed=tuple(cls.speed),
-        samples=dict(
-            zip(cls.samples, _resolve(cls, "samples", [*cls.samples.values()]), strict=True)
-        ),
+        speed=list(cls.speed),
+    )
+    samples = _resolve(cls, "samples", [*cls.samples.values()])
+    return Definition(
+        facts,
+        input_type,
+        source=_file_of(cls),
+        files=_resolve(cls, "files", cls.files),
+        make=cls,
+        samples=dict(zip(cls.samples, samples, strict=True)),
     )
 
 
@@ -406,68 +382,53 @@ def _check_class(cls: type[Model]) -> type[BaseModel]:
     where = f"{cls.__module__}.{cls.__qualname__}"
     if not cls.name:
         raise InvalidModel(f"{where}: give it a name, such as name = 'owner/name'")
-    _check_name(cls.name)
+    _refuse(_name_problem(cls.name))
     input_type = getattr(cls, "Input", None)
     if not (isinstance(input_type, type) and issubclass(input_type, BaseModel)):
         raise InvalidModel(f"{cls.name}: write `class Input(pydantic.BaseModel): …` inside {where}")
-    if cls.run is Model.run:
-        raise InvalidModel(f"{cls.name}: write `def run(self, items)` in {where}")
-    if issubclass(cls, StepModel):
-        _check_steps(cls, where)
-    if (cls.offload is Model.offload) != (cls.onload is Model.onload):
-        raise InvalidModel(f"{cls.name}: write both `offload` and `onload` in {where}, or neither")
-    if not isinstance(cls.batch, Batch):
-        raise InvalidModel(f"{cls.name}: batch must be a swell.Batch, not {cls.batch!r}")
-    unknown = [name for name in cls.batch.by if name not in input_type.model_fields]
-    if unknown:
-        known = ", ".join(input_type.model_fields)
-        raise InvalidModel(f"{cls.name}: Batch(by=…) names {unknown[0]!r}; Input has {known}")
-    _check_card_facts(cls, input_type)
+    _refuse(_class_problem(cls, input_type, where), cls.name)
     if input_type.model_config.get("extra") is not None:
         return input_type
-    return type(
-        "Input",
-        (input_type,),
-        {
-            "__module__": input_type.__module__,
-            "__doc__": input_type.__doc__,
-            "model_config": ConfigDict(extra="forbid"),
-        },
-    )
+    named = {"__module__": input_type.__module__, "__doc__": input_type.__doc__}
+    return type("Input", (input_type,), named, extra="forbid")
 
 
-def _check_card_facts(cls: type[Model], input_type: type[BaseModel]) -> None:
+def _class_problem(cls: type[Model], input_type: type[BaseModel], where: str) -> str | None:
+    if issubclass(cls, StepModel) and (problem := _step_problem(cls, where)):
+        return problem
+    if cls.run is Model.run:
+        return f"write `def run(self, items)` in {where}"
+    if (cls.offload is Model.offload) != (cls.onload is Model.onload):
+        return f"write both `offload` and `onload` in {where}, or neither"
+    batch: object = cls.batch
+    if not isinstance(batch, Batch):
+        return f"batch must be a swell.Batch, not {batch!r}"
+    if unknown := [name for name in batch.by if name not in input_type.model_fields]:
+        known = ", ".join(input_type.model_fields)
+        return f"Batch(by=…) names {unknown[0]!r}; Input has {known}"
     price: object = cls.price_micros
     if not isinstance(price, int) or not 0 <= price <= MOST_PRICE_MICROS:
-        raise InvalidModel(
-            f"{cls.name}: price_micros = {price!r} must be whole millionths of a dollar, from 0 to "
+        return (
+            f"price_micros = {price!r} must be whole millionths of a dollar, from 0 to "
             f"{MOST_PRICE_MICROS:_}: 40_000 are $0.04"
         )
-    if wrong := wrong_pack(input_type):
-        raise InvalidModel(
-            f"{cls.name}: {wrong!r} has ui.pack() and must be a list with bounds: give it "
+    if wrong := wrong_pack(input_type.model_json_schema()):
+        return (
+            f"{wrong!r} has ui.pack() and must be a list with bounds: give it "
             "Field(min_length=1, max_length=…)"
         )
+    return None
 
 
-def _check_steps(cls: type[StepModel], where: str) -> None:
+def _step_problem(cls: type[StepModel], where: str) -> str | None:
     if cls.run is not StepModel.run:
-        raise InvalidModel(
-            f"{cls.name}: a StepModel must not define `run`; derive from Model instead"
-        )
+        return "a StepModel must not define `run`; derive from Model instead"
     for method in ("prepare", "denoise", "decode"):
         if getattr(cls, method) is getattr(StepModel, method):
-            raise InvalidModel(f"{cls.name}: write `def {method}(self, …)` in {where}")
+            return f"write `def {method}(self, …)` in {where}"
     if cls.bucket < 1 or cls.most_rows < 1:
-        raise InvalidModel(f"{cls.name}: `bucket` and `most_rows` must be 1 or more in {where}")
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidModel(
-            f"{name!r} cannot name a model: use owner/name in lower-case letters, digits, "
-            "'-', '_' and '.'"
-        )
+        return f"`bucket` and `most_rows` must be 1 or more in {where}"
+    return None
 
 
 def _output_schema(output: Any) -> dict[str, Any]:
@@ -495,21 +456,21 @@ def _resolve(cls: type[Model], attribute: str, files: Sequence[str | Path]) -> t
 
 
 def _examples(
-    input_type: type[BaseModel], given: Sequence[Mapping[str, Any]], name: str
-) -> tuple[dict[str, Any], ...]:
+    input_type: type[BaseModel], schema: dict[str, Any], cls: type[Model]
+) -> list[dict[str, Any]]:
     """Return the author's examples, checked, or one made from the schema if possible."""
-    for example in given:
+    examples = [dict(each) for each in cls.examples] or [example_of(schema)]
+    for example in examples:
         try:
             input_type.model_validate_json(json.dumps(example))
-        except pydantic.ValidationError as error:
+        except (TypeError, ValueError) as error:
+            if not cls.examples:
+                return []
+            if not isinstance(error, pydantic.ValidationError):
+                raise
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise InvalidModel(f"{name}: its example breaks at {where}: {problem['msg']}") from None
-    if given:
-        return tuple(dict(example) for example in given)
-    made = example_of(input_type.model_json_schema())
-    try:
-        input_type.model_validate_json(json.dumps(made))
-    except (pydantic.ValidationError, TypeError, ValueError):
-        return ()
-    return (made,)
+            raise InvalidModel(
+                f"{cls.name}: its example breaks at {where}: {problem['msg']}"
+            ) from None
+    return examples

@@ -12,25 +12,6 @@ from typing import Any
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-__all__ = [
-    "ASPECTS",
-    "Hint",
-    "aspect",
-    "color",
-    "hidden",
-    "hint",
-    "image",
-    "lora",
-    "mask",
-    "pack",
-    "seed",
-    "select",
-    "slider",
-    "styles",
-    "text",
-    "textarea",
-]
-
 #: The default picture shapes of `aspect`.
 ASPECTS = ("1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16")
 
@@ -70,8 +51,8 @@ def textarea(*, rows: int = 3, languages: Sequence[str] | None = None, **values:
             them.
         values: More hints.
     """
-    told = None if languages is None else list(languages)
-    return hint("textarea", rows=rows, languages=told, **values)
+    codes = None if languages is None else list(languages)
+    return hint("textarea", rows=rows, languages=codes, **values)
 
 
 def slider(*, step: float | None = None, **values: Any) -> Hint:

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
+import traceback
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,6 @@ from swell.sdk.model import Model
 
 #: Built-in models by owner or full name; everything else under `swell/` is searched in the zoo.
 _ZOO: Final = "swell.zoo"
-
-#: Models of `demo/` in separate files; all others share one file.
-_OWN_FILE: Final = frozenset({"curve"})
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
 _ADDED: Final = "swell.families.measured"
@@ -56,7 +54,7 @@ def _zoo_models(ref: str) -> list[Definition]:
             f"{ref} is a pipeline, not a model: `swell up --pipelines {ref}` serves it; plain "
             "`swell up` serves it with its models"
         )
-    if owner == "demo" and module_name not in _OWN_FILE:
+    if owner == "demo" and name != "curve":
         module_name = "stub"
     if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:
         raise NotFound(
@@ -98,41 +96,41 @@ def import_file(path: Path) -> types.ModuleType:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
+        with _explaining(path.name, resolved):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        _explain_import(error, path.name, resolved)
         raise
     return module
 
 
 def _import_module(name: str, ref: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+    with _explaining(ref):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not (error.name and f"{name}.".startswith(f"{error.name}.")):
+                raise
             raise NotFound(
                 f"there is no module {error.name!r}, named by {ref!r}: install it, set "
                 "PYTHONPATH, or give a file ending in .py"
             ) from error
-        _explain_import(error, ref)
-        raise
-    except BaseException as error:
-        _explain_import(error, ref)
-        raise
 
 
-def _explain_import(error: BaseException, what: str, source: Path | None = None) -> None:
-    """Raise an error that names the place where the import of a module failed."""
-    if isinstance(error, SwellError) or not isinstance(error, Exception):
-        return
-    place = ""
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    if frames:
-        place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})"
-    raise InvalidModel(
-        f"importing {what} failed: {type(error).__name__}: {error}{place}{remedy(error, source)}"
-    ) from error
+@contextlib.contextmanager
+def _explaining(what: str, source: Path | None = None) -> Iterator[None]:
+    """Turn the failure of an import into an error that names the line."""
+    try:
+        yield
+    except SwellError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" (line {frame.lineno} of {Path(frame.filename).name})"
+        raise InvalidModel(
+            f"importing {what} failed: {type(error).__name__}: {error}{place}"
+            f"{remedy(error, source)}"
+        ) from error
 
 
 def remedy(error: BaseException | None, source: Path | None) -> str:

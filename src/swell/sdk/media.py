@@ -37,14 +37,12 @@ class _Attachment:
     _kind: ClassVar[str] = "file"
 
     @classmethod
-    def _from_bytes(cls, data: bytes, content_type: str) -> Any:
+    def _read(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         raise NotImplementedError
 
     @classmethod
     def _validate(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        if isinstance(value, cls):
-            return value
-        return cls._from_bytes(*_named(value, info))
+        return value if isinstance(value, cls) else cls._read(value, info)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -65,14 +63,17 @@ def _named(value: Any, info: pydantic.ValidationInfo) -> tuple[bytes, str]:
         raise PydanticCustomError(
             "file_type", "give a URL, or a data URI such as data:image/png;base64,…"
         )
-    files: Mapping[str, tuple[bytes, str]] = (info.context or {}).get("files", {})
-    if value in files:
-        return files[value]
-    if value.startswith("data:"):
-        return _read_data_uri(value)
-    raise PydanticCustomError(
-        "file_unavailable", "the file could not be fetched; give a URL that can be read"
-    )
+    return _fetched("files", value, info) or _read_data_uri(value)
+
+
+def _fetched(kind: str, value: str, info: pydantic.ValidationInfo) -> Any:
+    """Return what the worker has fetched for a URL, from the context; None for a data URI."""
+    found = (info.context or {}).get(kind, {}).get(value)
+    if found is None and not value.startswith("data:"):
+        raise PydanticCustomError(
+            "file_unavailable", "the file could not be fetched; give a URL that can be read"
+        )
+    return found
 
 
 def _read_data_uri(uri: str) -> tuple[bytes, str]:
@@ -105,7 +106,8 @@ class File(_Attachment):
         self.name = name
 
     @classmethod
-    def _from_bytes(cls, data: bytes, content_type: str) -> "File":
+    def _read(cls, value: Any, info: pydantic.ValidationInfo) -> "File":
+        data, content_type = _named(value, info)
         return cls(data, content_type=content_type)
 
     def read(self) -> bytes:
@@ -211,8 +213,8 @@ class Image(_Attachment):
         self.metadata = dict(metadata or {})
 
     @classmethod
-    def _from_bytes(cls, data: bytes, content_type: str) -> "Image":
-        return cls(data).checked(Within())
+    def _read(cls, value: Any, info: pydantic.ValidationInfo) -> "Image":
+        return cls(_named(value, info)[0]).checked(Within())
 
     def checked(self, within: Within, *, is_decoded: bool = True) -> "Image":
         """Return it if it can be read and is not too large; the size is checked first.
@@ -259,7 +261,7 @@ class Image(_Attachment):
 Attachment = Image | File
 
 
-class LoRA:
+class LoRA(_Attachment):
     """Low-rank changes to a model's weights, from a safetensors file: an input.
 
     In JSON it is the name of the file, or `{"file": …, "scale": 0.8}`. The worker downloads the
@@ -271,8 +273,6 @@ class LoRA:
         digest: SHA-256 of the content, as 64 hexadecimal digits; computed if left out.
         name: For errors; the file's name if left out.
     """
-
-    __slots__ = ("digest", "name", "scale", "source")
 
     def __init__(
         self, source: bytes | str | Path, *, scale: float = 1.0, digest: str = "", name: str = ""
@@ -298,9 +298,7 @@ class LoRA:
         return f"LoRA({self.digest[:12]}, {self.scale:g})"
 
     @classmethod
-    def _validate(cls, value: Any, info: pydantic.ValidationInfo) -> "LoRA":
-        if isinstance(value, cls):
-            return value
+    def _read(cls, value: Any, info: pydantic.ValidationInfo) -> "LoRA":
         given = value if isinstance(value, Mapping) else {"file": value}
         named, scale = given.get("file"), given.get("scale", 1.0)
         if not isinstance(named, str) or set(given) - {"file", "scale"}:
@@ -311,17 +309,9 @@ class LoRA:
             raise PydanticCustomError("lora_scale", "the scale must be a number, such as 0.8")
         if not (math.isfinite(scale) and abs(scale) <= MAX_SCALE):
             raise PydanticCustomError("lora_scale", "the scale must be between -100 and 100")
-        return cls._found(named, float(scale), (info.context or {}).get("loras", {}))
-
-    @classmethod
-    def _found(cls, named: str, scale: float, brought: Mapping[str, tuple[str, str]]) -> "LoRA":
-        if named in brought:
-            path, digest = brought[named]
+        if found := _fetched("loras", named, info):
+            path, digest = found
             return cls(path, scale=scale, digest=digest, name=_bare(named))
-        if not named.startswith("data:"):
-            raise PydanticCustomError(
-                "file_unavailable", "the file could not be fetched; give a URL that can be read"
-            )
         data, _ = _read_data_uri(named)
         made = cls(data, scale=scale)
         try:
@@ -331,35 +321,18 @@ class LoRA:
         return made
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Accept an instance, a data URI, or the name of a file that the worker has downloaded."""
-        return core_schema.with_info_plain_validator_function(cls._validate)
-
-    @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Describe a string or an object; `x-file` is the kind of file."""
-        return {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "object",
-                    "properties": {
-                        "file": {"type": "string"},
-                        "scale": {
-                            "type": "number",
-                            "minimum": -MAX_SCALE,
-                            "maximum": MAX_SCALE,
-                            "default": 1.0,
-                        },
-                    },
-                    "required": ["file"],
-                    "additionalProperties": False,
-                },
-            ],
-            "x-file": "lora",
+        scale = {"type": "number", "minimum": -MAX_SCALE, "maximum": MAX_SCALE, "default": 1.0}
+        scaled = {
+            "type": "object",
+            "properties": {"file": {"type": "string"}, "scale": scale},
+            "required": ["file"],
+            "additionalProperties": False,
         }
+        return {"anyOf": [{"type": "string"}, scaled], "x-file": "lora"}
 
 
 def combined(loras: Iterable[LoRA]) -> tuple[LoRA, ...]:

@@ -18,20 +18,12 @@ def pack_fields(input_type: type[BaseModel]) -> tuple[str, ...]:
     return tuple(name for name, field in input_type.model_fields.items() if _is_pack(field))
 
 
-def wrong_pack(input_type: type[BaseModel]) -> str | None:
+def wrong_pack(schema: Mapping[str, Any]) -> str | None:
     """Return a field of these that is not a list with bounds; None if all are."""
-    names = pack_fields(input_type)
-    if not names:
-        return None
-    told = input_type.model_json_schema()["properties"]
-    for name in names:
-        schema = told[input_type.model_fields[name].alias or name]
-        if (
-            schema.get("type") != "array"
-            or schema.get("minItems", 0) < 1
-            or "maxItems" not in schema
-        ):
-            return name
+    for name, field in schema.get("properties", {}).items():
+        is_bounded = field.get("minItems", 0) >= 1 and "maxItems" in field
+        if field.get("x-ui", {}).get("pack") is True and not is_bounded:
+            return str(name)
     return None
 
 
@@ -42,10 +34,10 @@ def packs_in(schema: Mapping[str, Any]) -> dict[str, int]:
         schema: JSON Schema of the input. Lists that the model takes whole are included.
     """
     found = {}
-    for name, told in (schema.get("properties") or {}).items():
-        hints = told.get("x-ui") if isinstance(told, dict) else None
+    for name, field in (schema.get("properties") or {}).items():
+        hints = field.get("x-ui") if isinstance(field, dict) else None
         if isinstance(hints, dict) and hints.get("pack") in (True, _WHOLE):
-            usual = told.get("default")
+            usual = field.get("default")
             found[name] = max(1, len(usual)) if isinstance(usual, list) else 1
     return found
 

@@ -15,8 +15,7 @@ of a pipeline.
 """
 
 import inspect
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, TypeVar
 
@@ -26,7 +25,8 @@ from pydantic import BaseModel
 from swell.errors import InvalidModel, InvalidRequest, NotFound
 from swell.sdk.load import import_file
 from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
-from swell.stages import Path, Pipeline, parse_condition, parse_reference
+from swell.sdk.toml_files import read_toml
+from swell.stages import Path, Pipeline, StageOptions, parse_condition, parse_reference
 from swell.stages import Stage as Planned
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -38,7 +38,7 @@ _BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
 _MARK: Final = "__swell_pipeline__"
 
 
-class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Stage(StageOptions, frozen=True, forbid_unknown_fields=True):
     """A stage of a pipeline: one model.
 
     Args:
@@ -52,12 +52,6 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     model: str
-    take: Mapping[str, str | Sequence[str]] = {}
-    fixed: Mapping[str, Any] = {}
-    when: str = ""
-    reject: str = ""
-    reason: str = ""
-    counts: bool = False
 
 
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
@@ -75,7 +69,7 @@ def pipeline(name: str) -> Callable[[ClassT], ClassT]:
     """
 
     def mark(cls: ClassT) -> ClassT:
-        setattr(cls, _MARK, _declared(name, cls))
+        setattr(cls, _MARK, _of_class(name, cls))
         return cls
 
     return mark
@@ -93,14 +87,11 @@ def load_pipelines(ref: str) -> list[Declared]:
     """
     owner, _, name = ref.partition("/")
     built_in = _BUILT_IN / f"{name}.toml"
-    path = (
-        built_in if owner == "swell" and "/" not in name and built_in.is_file() else FilePath(ref)
-    )
+    path = built_in if owner == "swell" and built_in.is_file() else FilePath(ref)
     if path.suffix == ".toml":
         found = _of_toml(path)
     elif path.suffix == ".py":
-        module = import_file(path)
-        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        classes = [value for value in vars(import_file(path)).values() if isinstance(value, type)]
         found = [vars(cls)[_MARK] for cls in classes if _MARK in vars(cls)]
     else:
         raise NotFound(f"{ref!r} holds no pipelines: give a file that ends in .toml or .py")
@@ -109,31 +100,25 @@ def load_pipelines(ref: str) -> list[Declared]:
             f"{ref} holds no pipeline: put @swell.pipeline('owner/name') above a class, or write "
             '[pipelines."owner/name"] in a .toml'
         )
-    names = [each.name for each in found]
-    twice = next((each for each in names if names.count(each) > 1), None)
-    if twice:
-        raise InvalidModel(f"{ref} declares {twice} twice: give each pipeline a different name")
     return found
 
 
 # --- declaring -----------------------------------------------------------------------------------
 
 
-def _declared(name: str, cls: type) -> Declared:
-    written = [(key, value) for key, value in vars(cls).items() if isinstance(value, Stage)]
-    asked = vars(cls).get("Input")
+def _of_class(name: str, cls: type) -> Declared:
+    written = vars(cls)
+    asked = written.get("Input")
     if not (isinstance(asked, type) and issubclass(asked, BaseModel)):
         raise InvalidModel(f"{name}: write `class Input(pydantic.BaseModel): …` inside it")
-    schema = asked.model_json_schema()
-    schema.setdefault("additionalProperties", False)
     return _checked(
         name,
-        written,
-        vars(cls).get("output", ""),
+        [(key, value) for key, value in written.items() if isinstance(value, Stage)],
+        written.get("output", ""),
         description=inspect.cleandoc(cls.__doc__ or ""),
-        input_schema=schema,
-        examples=tuple(vars(cls).get("examples", ())),
-        stage=vars(cls).get("stage", "live"),
+        input_schema={"additionalProperties": False} | asked.model_json_schema(),
+        examples=tuple(written.get("examples", ())),
+        stage=written.get("stage", "live"),
     )
 
 
@@ -155,35 +140,28 @@ class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def _of_toml(path: FilePath) -> list[Declared]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFound(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    try:
-        written = msgspec.convert(tomllib.loads(text), _Toml)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InvalidModel(f"{path.name} is not as pipelines are written: {error}") from error
+    written = read_toml(path, _Toml, "pipelines")
     return [_of_table(name, table) for name, table in written.pipelines.items()]
 
 
 def _of_table(name: str, table: _TomlPipeline) -> Declared:
-    stages = [(each.name or f"stage{number}", each) for number, each in enumerate(table.stages, 1)]
-    required = [
-        key for key, each in table.input.items() if not each.get(OPTIONAL) and "default" not in each
-    ]
     schema = {
         "type": "object",
         "properties": {
-            # Whether a field that is like another is optional is known with that one.
+            # `card_of` needs `optional` of a field that is like another one.
             key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
             for key, each in table.input.items()
         },
-        "required": required,
+        "required": [
+            key
+            for key, each in table.input.items()
+            if not each.get(OPTIONAL) and "default" not in each
+        ],
         "additionalProperties": False,
     }
     return _checked(
         name,
-        stages,
+        [(each.name or f"stage{number}", each) for number, each in enumerate(table.stages, 1)],
         table.output,
         description=table.description,
         input_schema=schema,
@@ -192,98 +170,87 @@ def _of_table(name: str, table: _TomlPipeline) -> Declared:
     )
 
 
-def _planned(name: str, key: str, stage: Stage) -> Planned:
-    if not isinstance(stage.model, str) or stage.model.count("/") != 1:
-        raise InvalidModel(
-            f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
-        )
-    return Planned(
-        name=key,
-        queue=stage.model,
-        take={
-            field: each if isinstance(each, str) else list(each)
-            for field, each in stage.take.items()
-        },
-        fixed=dict(stage.fixed),
-        when=stage.when,
-        reject=stage.reject,
-        reason=stage.reason,
-        counts=stage.counts,
-    )
-
-
-def _checked(name: str, stages: Sequence[tuple[str, Stage]], output: Any, **card: Any) -> Declared:
+def _checked(name: str, written: Sequence[tuple[str, Stage]], output: Any, **card: Any) -> Declared:
     """Return a pipeline if its names, references and conditions are valid.
 
     Raises:
         InvalidModel: They are not.
     """
-    if not isinstance(output, str | dict):
-        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
-    plan = Pipeline(stages=tuple(_planned(name, *each) for each in stages), output=output)
-    declared = Declared(name=name, plan=plan, **card)
     if name.count("/") != 1 or not all(name.split("/")) or name != name.lower():
         raise InvalidModel(f"{name!r} cannot name a pipeline: use owner/name in lower-case letters")
-    if not plan.stages:
+    if not isinstance(output, str | dict):
+        raise InvalidModel(f"{name}: output is a reference, or a table of field = reference")
+    if not written:
         raise InvalidModel(f"{name}: it has no stage: write one with swell.Stage(…)")
-    if declared.stage not in ("trial", "canary", "live"):
-        raise InvalidModel(f"{name}: stage is trial, canary or live, not {declared.stage!r}")
+    if card["stage"] not in ("trial", "canary", "live"):
+        raise InvalidModel(f"{name}: stage is trial, canary or live, not {card['stage']!r}")
+    stages = tuple(_planned(name, *each) for each in written)
+    if sum(stage.counts for stage in stages) > 1:
+        raise InvalidModel(f"{name}: only one stage may have counts = true")
+    declared = Declared(name=name, plan=Pipeline(stages=stages, output=output), **card)
     before: list[str] = []
-    for stage in plan.stages:
+    for stage in stages:
         if stage.name in before:
             raise InvalidModel(f"{name}: two stages are called {stage.name!r}")
         _check_stage(declared, stage, before)
         before.append(stage.name)
-    asked = [plan.output] if isinstance(plan.output, str) else list(plan.output.values())
-    for reference in filter(None, asked):
-        _check_paths(declared, _references(name, "output", reference), before, "output")
-    if sum(stage.counts for stage in plan.stages) > 1:
-        raise InvalidModel(f"{name}: only one stage may have counts = true")
+    for reference in [output] if isinstance(output, str) else output.values():
+        if reference:
+            _check(declared, "output", before, parse_reference, reference)
     return declared
 
 
+def _planned(name: str, key: str, stage: Stage) -> Planned:
+    if not isinstance(stage.model, str) or stage.model.count("/") != 1:
+        raise InvalidModel(
+            f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
+        )
+    fields = msgspec.structs.asdict(stage) | {"name": key, "queue": stage.model}
+    del fields["model"]
+    return Planned(**fields)
+
+
 def _check_stage(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
-    name, where = declared.name, f"stage {stage.name!r}"
-    if stage.model == name:
-        raise InvalidModel(f"{name}: {where} is the pipeline itself")
+    where, known = f"stage {stage.name!r}", [*before, stage.name]
+    if stage.model == declared.name:
+        raise InvalidModel(f"{declared.name}: {where} is the pipeline itself")
     if both := set(stage.take) & set(stage.fixed):
-        raise InvalidModel(f"{name}: {where} both takes and fixes {min(both)!r}")
+        raise InvalidModel(f"{declared.name}: {where} both takes and fixes {min(both)!r}")
     for key, reference in stage.take.items():
         for each in [reference] if isinstance(reference, str) else reference:
-            at = f"{where}, take.{key}"
-            _check_paths(declared, _references(name, at, each), before, at)
-    for word, condition in (("when", stage.when), ("reject", stage.reject)):
-        try:
-            paths: Sequence[Path] = [test.path for test in parse_condition(condition)]
-        except InvalidRequest as error:
-            raise InvalidModel(f"{name}: {where}, {word}: {error.detail}") from error
-        known = before if word == "when" else [*before, stage.name]
-        _check_paths(declared, paths, known, f"{where}, {word}")
+            _check(declared, f"{where}, take.{key}", before, parse_reference, each)
+    _check(declared, f"{where}, when", before, _paths_in, stage.when)
+    _check(declared, f"{where}, reject", known, _paths_in, stage.reject)
     if stage.reason.startswith(("input.", "stages.")):
-        paths = _references(name, f"{where}, reason", stage.reason)
-        _check_paths(declared, paths, [*before, stage.name], f"{where}, reason")
+        _check(declared, f"{where}, reason", known, parse_reference, stage.reason)
 
 
-def _references(name: str, where: str, text: str) -> Sequence[Path]:
-    try:
-        return parse_reference(text)
-    except InvalidRequest as error:
-        raise InvalidModel(f"{name}: {where}: {error.detail}") from error
+def _paths_in(condition: str) -> list[Path]:
+    return [test.path for test in parse_condition(condition)]
 
 
-def _check_paths(
-    declared: Declared, paths: Sequence[Path], before: Sequence[str], where: str
+def _check(
+    declared: Declared,
+    where: str,
+    before: Sequence[str],
+    parse: Callable[[str], Sequence[Path]],
+    text: str,
 ) -> None:
+    """Check that a reference or condition names only input fields and stages that run before."""
+    where = f"{declared.name}: {where}"
+    try:
+        paths = parse(text)
+    except InvalidRequest as error:
+        raise InvalidModel(f"{where}: {error.detail}") from error
     fields = declared.input_schema.get("properties", {})
     for path in paths:
         if path.stage and path.stage not in before:
             known = ", ".join(before) or "none"
             raise InvalidModel(
-                f"{declared.name}: {where}: no earlier stage is called {path.stage!r}; "
-                f"there are: {known}"
+                f"{where}: no earlier stage is called {path.stage!r}; there are: {known}"
             )
         if not path.stage and str(path.steps[0]) not in fields:
+            known = ", ".join(fields) or "none"
             raise InvalidModel(
-                f"{declared.name}: {where}: the input has no field {str(path.steps[0])!r}; "
-                f"there are: {', '.join(fields) or 'none'}"
+                f"{where}: the input has no field {str(path.steps[0])!r}; there are: {known}"
             )

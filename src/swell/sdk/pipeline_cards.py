@@ -21,9 +21,6 @@ from swell.stages import Path, Pipeline, Stage, parse_reference
 LIKE: Final = "like"
 OPTIONAL: Final = "optional"
 
-#: Pairs of JSON types: the first is valid for the second.
-_GOES_AS: Final = {("integer", "number")}
-
 
 class Unknown(NotFound):
     """The model of a stage has no card yet, so the pipeline cannot have one."""
@@ -38,7 +35,6 @@ class Declared:
     plan: Pipeline
     #: JSON Schema of the input; a property may copy the field of a stage with `like`.
     input_schema: Mapping[str, Any]
-    output_schema: Mapping[str, Any] | None = None
     examples: Sequence[Mapping[str, Any]] = ()
     stage: str = "live"
 
@@ -54,40 +50,46 @@ def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> Mode
         Unknown: A stage's model has no card yet.
         InvalidModel: The input of a stage does not fit its model.
     """
-    cards: dict[str, ModelCard] = {}
-    for stage in declared.plan.stages:
-        card = find(stage.queue)
-        if card is None:
-            raise Unknown(
-                f"{declared.name} waits for {stage.queue}, the model of its stage {stage.name!r}: "
-                "start a worker with it"
-            )
-        if card.pipeline is not None:
-            raise InvalidModel(
-                f"{declared.name}: stage {stage.name!r}: {stage.queue} is a pipeline itself: name "
-                "its stages here"
-            )
-        cards[stage.name] = card
+    cards = {stage.name: _model_card(declared, stage, find) for stage in declared.plan.stages}
     schema = _input_schema(declared, cards)
-    plan = msgspec.structs.replace(declared.plan, defaults=_defaults(schema))
+    defaults = {
+        key: each["default"]
+        for key, each in schema["properties"].items()
+        if each.get("default") is not None
+    }
+    plan = msgspec.structs.replace(declared.plan, defaults=defaults)
     check = _Check(declared, schema, cards)
     for stage in plan.stages:
         check.stage(stage)
-    output = declared.output_schema
-    if output is None:
-        output = check.output()
+    output = check.output()
     content = msgspec.json.encode([plan, schema, output], order="deterministic")
-    examples = [dict(each) for each in declared.examples] or [example_of(schema)]
     return ModelCard(
         name=declared.name,
         version=hashlib.sha256(content).hexdigest()[:12],
         description=declared.description,
         input_schema=schema,
-        output_schema=dict(output),
-        examples=examples,
+        output_schema=output,
+        examples=[dict(each) for each in declared.examples] or [example_of(schema)],
         stage=declared.stage,
         pipeline=plan,
     )
+
+
+def _model_card(
+    declared: Declared, stage: Stage, find: Callable[[str], ModelCard | None]
+) -> ModelCard:
+    card = find(stage.queue)
+    if card is None:
+        raise Unknown(
+            f"{declared.name} waits for {stage.queue}, the model of its stage {stage.name!r}: "
+            "start a worker with it"
+        )
+    if card.pipeline is not None:
+        raise InvalidModel(
+            f"{declared.name}: stage {stage.name!r}: {stage.queue} is a pipeline itself: name "
+            "its stages here"
+        )
+    return card
 
 
 def _input_schema(declared: Declared, cards: Mapping[str, ModelCard]) -> dict[str, Any]:
@@ -95,52 +97,46 @@ def _input_schema(declared: Declared, cards: Mapping[str, ModelCard]) -> dict[st
     schema = dict(declared.input_schema)
     properties: dict[str, Any] = {}
     kinds: dict[str, Any] = dict(schema.get("$defs", {}))
-    for key, told in schema.get("properties", {}).items():
-        if LIKE not in told:
-            properties[key] = told
+    for key, written in schema.get("properties", {}).items():
+        if LIKE not in written:
+            properties[key] = written
             continue
-        own = {word: value for word, value in told.items() if word not in (LIKE, OPTIONAL)}
-        name, _, field_name = str(told[LIKE]).partition(".")
-        card = cards.get(name)
-        like = None if card is None else card.input_schema.get("properties", {}).get(field_name)
-        if card is None or like is None:
+        name, _, field = str(written[LIKE]).partition(".")
+        source = cards[name].input_schema if name in cards else {}
+        if field not in source.get("properties", {}):
             raise InvalidModel(
-                f"{declared.name}: input.{key} is like {told[LIKE]!r}: write STAGE.FIELD, a field "
-                "that the stage's model takes"
+                f"{declared.name}: input.{key} is like {written[LIKE]!r}: write STAGE.FIELD, a "
+                "field that the stage's model takes"
             )
-        for kind, meaning in card.input_schema.get("$defs", {}).items():
+        for kind, meaning in source.get("$defs", {}).items():
             if kinds.setdefault(kind, meaning) != meaning:
                 raise InvalidModel(
                     f"{declared.name}: input.{key}: two models mean different things by {kind!r}; "
                     "write the field's schema out instead of like"
                 )
-        if told.get(OPTIONAL):
-            like = {word: value for word, value in like.items() if word != "default"}
-        properties[key] = {**like, **own}
+        merged = source["properties"][field] | written
+        if written.get(OPTIONAL) and "default" not in written:
+            merged.pop("default", None)
+        properties[key] = {
+            word: value for word, value in merged.items() if word not in (LIKE, OPTIONAL)
+        }
     schema["properties"] = properties
     if "required" in schema:
         schema["required"] = [key for key in schema["required"] if "default" not in properties[key]]
     return schema | ({"$defs": kinds} if kinds else {})
 
 
-def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
-    properties = schema.get("properties", {})
-    return {
-        key: each["default"] for key, each in properties.items() if each.get("default") is not None
-    }
-
-
 class _Check:
     """Compares the inputs of stages with the schemas of their models."""
 
     def __init__(
-        self, declared: Declared, schema: Mapping[str, Any], cards: Mapping[str, ModelCard]
+        self, declared: Declared, schema: dict[str, Any], cards: Mapping[str, ModelCard]
     ) -> None:
         self._name = declared.name
         self._plan = declared.plan
         self._schema = schema
         self._cards = cards
-        self._sure = {stage.name for stage in declared.plan.stages if not stage.when}
+        self._always_run = {stage.name for stage in declared.plan.stages if not stage.when}
 
     def stage(self, stage: Stage) -> None:
         """Check one stage.
@@ -149,62 +145,56 @@ class _Check:
             InvalidModel: Its model does not have a field, a required field is missing, or a value
                 has another type.
         """
-        asked = self._cards[stage.name].input_schema
-        fields = asked.get("properties", {})
+        schema = self._cards[stage.name].input_schema
+        fields = schema.get("properties", {})
         given = [*stage.take, *stage.fixed]
         where = f"{self._name}: stage {stage.name!r}"
-        if fields and not asked.get("additionalProperties", True):
-            for key in given:
-                if key not in fields:
-                    raise InvalidModel(
-                        f"{where}: {stage.model} takes no {key!r}; it takes {', '.join(fields)}"
-                    )
-        for key in asked.get("required", []):
+        unknown = [key for key in given if key not in fields]
+        if unknown and fields and not schema.get("additionalProperties", True):
+            raise InvalidModel(
+                f"{where}: {stage.model} takes no {unknown[0]!r}; it takes {', '.join(fields)}"
+            )
+        for key in schema.get("required", []):
             reference = stage.take.get(key)
             if key not in given:
                 raise InvalidModel(f"{where}: {stage.model} needs {key!r}: write take.{key}")
-            if isinstance(reference, str) and not self._is_sure(parse_reference(reference)):
+            if isinstance(reference, str) and not any(
+                map(self._exists, parse_reference(reference))
+            ):
                 raise InvalidModel(
                     f"{where}: take.{key} may not be there, and {stage.model} needs it: add "
                     f"` or ` and what to take then"
                 )
         for key, reference in stage.take.items():
             if isinstance(reference, str):
-                self._check_kind(f"{where}, take.{key}", reference, fields.get(key, {}))
+                kind = fields.get(key, {}).get("type")
+                self._check_reference(f"{where}, take.{key}", reference, kind)
 
     def output(self) -> dict[str, Any]:
         """Return the schema of the pipeline's output, as far as it is known."""
-        asked, stages = self._plan.output, self._plan.stages
-        if not asked:
-            last = stages[-1]
+        output, last = self._plan.output, self._plan.stages[-1]
+        if not output:
             return {} if last.when else self._cards[last.name].output_schema
-        if isinstance(asked, str):
-            return self._schema_of(parse_reference(asked))
+        if isinstance(output, str):
+            return self._schema_of(output)
         kinds: dict[str, Any] = {}
-        properties = {}
-        for key, reference in asked.items():
-            found = self._schema_of(parse_reference(reference))
-            kinds |= found.get("$defs", {})
-            properties[key] = {word: each for word, each in found.items() if word != "$defs"}
+        properties = {key: self._schema_of(reference) for key, reference in output.items()}
+        for found in properties.values():
+            kinds |= found.pop("$defs", {})
         schema: dict[str, Any] = {"type": "object", "properties": properties}
         return schema | ({"$defs": kinds} if kinds else {})
 
-    def _is_sure(self, paths: Sequence[Path]) -> bool:
-        """Whether one of these paths surely exists for every input."""
-        properties = self._schema.get("properties", {})
-        for path in paths:
-            if path.stage and path.stage in self._sure:
-                return True
-            key = str(path.steps[0]) if path.steps else ""
-            if not path.stage and (
-                key in self._schema.get("required", []) or "default" in properties.get(key, {})
-            ):
-                return True
-        return False
+    def _exists(self, path: Path) -> bool:
+        """Whether a path has a value for every input."""
+        if path.stage:
+            return path.stage in self._always_run
+        key = str(path.steps[0])
+        field = self._schema.get("properties", {}).get(key, {})
+        return key in self._schema.get("required", []) or "default" in field
 
-    def _schema_of(self, paths: Sequence[Path]) -> dict[str, Any]:
+    def _schema_of(self, reference: str) -> dict[str, Any]:
         """Return the schema of a reference; empty if it is unknown, or its paths differ."""
-        found = [self._schema_at(path) for path in paths]
+        found = [self._schema_at(path) for path in parse_reference(reference)]
         return found[0] if all(each == found[0] for each in found) else {}
 
     def _schema_at(self, path: Path) -> dict[str, Any]:
@@ -213,47 +203,38 @@ class _Check:
             return text if path.steps else {"type": "array", "items": text}
         schema = self._cards[path.stage].output_schema if path.stage else self._schema
         kinds = schema.get("$defs", {})
-        here: Any = schema
+        here = _resolved(schema, kinds)
         for step in path.steps:
-            here = _resolved(here, kinds)
-            here = (
-                here.get("items", {})
-                if isinstance(step, int)
-                else here.get("properties", {}).get(step, {})
-            )
+            if isinstance(step, int):
+                here = here.get("items", {})
+            else:
+                here = here.get("properties", {}).get(step, {})
             if not isinstance(here, dict):
                 return {}
-        here = _resolved(here, kinds)
+            here = _resolved(here, kinds)
         return {**here, "$defs": kinds} if kinds and here else dict(here)
 
-    def _check_kind(self, where: str, reference: str, wanted: Mapping[str, Any]) -> None:
+    def _check_reference(self, where: str, reference: str, kind: Any) -> None:
+        """Check that the outputs of stages have the named fields, and that types agree."""
         for path in parse_reference(reference):
-            self._check_is_given(where, path)
+            if path.stage and path.part == "output" and path.steps:
+                fields = self._schema_at(Path(path.stage, "output", ())).get("properties")
+                if fields and isinstance(path.steps[0], str) and path.steps[0] not in fields:
+                    raise InvalidModel(
+                        f"{where}: stage {path.stage!r} gives no {path.steps[0]!r}; it gives "
+                        f"{', '.join(fields)}"
+                    )
             given = self._schema_at(path).get("type")
-            kind = _resolved(wanted, {}).get("type")
-            if not (isinstance(given, str) and isinstance(kind, str)):
-                continue
-            if given != kind and (given, kind) not in _GOES_AS:
+            are_known = isinstance(given, str) and isinstance(kind, str)
+            if are_known and given != kind and (given, kind) != ("integer", "number"):
                 raise InvalidModel(
                     f"{where}: {reference!r} gives a value of the type {given}, and the model "
                     f"takes {kind}"
                 )
 
-    def _check_is_given(self, where: str, path: Path) -> None:
-        """Check that a stage's output has the named field, if the model has an output schema."""
-        if path.stage and path.part == "output" and path.steps:
-            schema = self._cards[path.stage].output_schema
-            fields = _resolved(schema, schema.get("$defs", {})).get("properties")
-            if fields and isinstance(path.steps[0], str) and path.steps[0] not in fields:
-                raise InvalidModel(
-                    f"{where}: stage {path.stage!r} gives no {path.steps[0]!r}; it gives "
-                    f"{', '.join(fields)}"
-                )
 
-
-def _resolved(schema: Mapping[str, Any], kinds: Mapping[str, Any]) -> Mapping[str, Any]:
-    ref = schema.get("$ref")
-    if isinstance(ref, str):
-        found = kinds.get(ref.removeprefix("#/$defs/"), {})
-        return found if isinstance(found, dict) else {}
-    return schema
+def _resolved(schema: dict[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    found = kinds.get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
+    return found if isinstance(found, dict) else {}

@@ -20,18 +20,14 @@ _PLAIN_EXAMPLES: Final[dict[str, Any]] = {
     "number": 1.0,
     "boolean": True,
     "array": [],
+    "object": {},
     "null": None,
 }
 
 
 def _example_value(prop: dict[str, Any], defs: dict[str, Any]) -> Any:
     if "$ref" in prop:
-        target = defs.get(prop["$ref"].removeprefix("#/$defs/"), {})
-        return (
-            example_of({**target, "$defs": defs})
-            if "properties" in target
-            else (_example_value(target, defs))
-        )
+        return _example_value(defs.get(prop["$ref"].removeprefix("#/$defs/"), {}), defs)
     for key in ("examples", "enum", "anyOf", "oneOf"):
         if prop.get(key):
             first = prop[key][0]
@@ -39,6 +35,6 @@ def _example_value(prop: dict[str, Any], defs: dict[str, Any]) -> Any:
     for key in ("const", "default", "minimum"):
         if key in prop:
             return prop[key]
-    if prop.get("type") == "object":
+    if "properties" in prop:
         return example_of({**prop, "$defs": defs})
     return _PLAIN_EXAMPLES.get(prop.get("type", ""), "example")

@@ -32,19 +32,15 @@ class Arrays(Protocol):
 
     def put(self, values: NDArray[Any]) -> Array:
         """Return the same numbers as an array of the model; may share memory with `values`."""
-        ...
 
     def get(self, array: Array) -> NDArray[Any]:
         """Return the same numbers in host memory."""
-        ...
 
     def rows(self, like: Array, count: int) -> Array:
         """Return zeros. Shape: (count, *like.shape), of the kind and type of `like`."""
-        ...
 
     def is_finite(self, array: Array) -> Callable[[], bool]:
         """Return a function that waits for the device, and says if no number is NaN or infinite."""
-        ...
 
     def mark(self) -> "Mark | None":
         """Return a mark to wait until the device has finished everything queued so far.
@@ -52,7 +48,6 @@ class Arrays(Protocol):
         None if the device works synchronously. With a mark, the engine queues the next step while
         this one runs.
         """
-        ...
 
 
 class Mark(Protocol):
@@ -64,7 +59,6 @@ class Mark(Protocol):
         Raises:
             Exception: The device is broken; the models on it cannot continue.
         """
-        ...
 
 
 class NoiseStream(Protocol):
@@ -72,11 +66,9 @@ class NoiseStream(Protocol):
 
     def draw(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the next numbers, of mean 0 and deviation 1."""
-        ...
 
     def fill(self, out: NDArray[np.float32]) -> None:
         """Write the next numbers into `out`, which is contiguous: the same as `draw` gives."""
-        ...
 
 
 class HostArrays:

@@ -13,7 +13,6 @@ Operators write them in TOML, with the pictures in the same folder:
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from swell.errors import InvalidModel, InvalidRequest, NotFound
+from swell.errors import InvalidModel, InvalidRequest
 from swell.registry import Sample
 from swell.samples import read_samples
+from swell.sdk.toml_files import read_toml
 
 #: Styles that come with Swell, as settings name them.
 BUILT_IN: Final = "swell/picture"
@@ -78,16 +78,7 @@ def load_styles(ref: str) -> list[Style]:
         InvalidModel: Something in it is wrong; the text says what and where.
     """
     path = _BUILT_IN if ref == BUILT_IN else Path(ref)
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotFound(f"the styles {ref} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidModel(f"the styles {ref} are no TOML: {error}") from error
-    try:
-        file = msgspec.convert(told, _File)
-    except msgspec.ValidationError as error:
-        raise InvalidModel(f"the styles {ref}: {error}") from error
+    file = read_toml(path, _File, "styles")
     return [_style(path, name, entry, file.models) for name, entry in file.styles.items()]
 
 
@@ -101,15 +92,8 @@ def _style(path: Path, name: str, entry: _Entry, models: Sequence[str]) -> Style
             f"{path.name}: the prompt of the style {name} has no {_PLACE}, so the "
             "user's text would be lost"
         )
-    return Style(
-        name,
-        entry.label,
-        entry.labels,
-        entry.prompt,
-        entry.input,
-        tuple(models),
-        _picture(path, name, entry),
-    )
+    picture = _picture(path, name, entry)
+    return Style(name, entry.label, entry.labels, entry.prompt, entry.input, tuple(models), picture)
 
 
 def _picture(path: Path, name: str, entry: _Entry) -> Sample | None:

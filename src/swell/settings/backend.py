@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -16,6 +16,7 @@ from swell.settings.group import Group, Json, Waits, Words, each_word
 
 Hosts = Annotated[Words, each_word(host_as_compared)]
 Origins = Annotated[Words, each_word(origin_as_compared)]
+Facade = Literal["replicate", "openai", "fal", "libretranslate"]
 MediaTypes = Annotated[Words, each_word(media_type_as_compared)]
 
 
@@ -74,12 +75,7 @@ class ServerSettings(Group):
     pipelines: Words = ("swell/picture",)
     styles: Words = ("swell/picture",)
     cors_origins: Origins = ()
-    facades: tuple[Literal["replicate", "openai", "fal", "libretranslate"], ...] = (
-        "replicate",
-        "openai",
-        "fal",
-        "libretranslate",
-    )
+    facades: tuple[Facade, ...] = get_args(Facade)
     model_aliases: Annotated[Mapping[str, str], Json] = {}
     upload_types: MediaTypes = (
         "image/*",

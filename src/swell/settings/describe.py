@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final
 
-from pydantic import SecretStr
-from pydantic.fields import FieldInfo
-
-from swell.settings.group import texts_of
 from swell.settings.load import Settings, fields, variable_of
+
+#: JSON type or format → kind, for people.
+_KINDS: Final[Mapping[str, str]] = {
+    "integer": "integer",
+    "number": "number",
+    "boolean": "true or false",
+    "path": "path",
+    "password": "secret",
+    "array": "list of words",
+    "object": "table",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +25,13 @@ class Setting:
     key: str
     default: Any
     description: str
-    is_secret: bool
     #: The kind of its values, for people, such as `integer`.
     kind: str
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value is never shown."""
+        return self.kind == "secret"
 
     @property
     def variable(self) -> str:
@@ -31,49 +41,24 @@ class Setting:
 
 def describe() -> list[Setting]:
     """Return every setting, in the order of the reference."""
+    schema = Settings.model_json_schema()
     found = []
-    for key, field in fields().items():
+    for key in fields():
         group, _, name = key.rpartition(".")
-        cls: Any = Settings.model_fields[group].annotation if group else Settings
-        is_secret = field.annotation is SecretStr
-        found.append(
-            Setting(
-                key=key,
-                default="" if is_secret else _plain(field.default),
-                description=texts_of(cls)[1].get(name, ""),
-                is_secret=is_secret,
-                kind=_kind(field),
-            )
-        )
+        table = schema
+        if group:
+            table = schema["$defs"][schema["properties"][group]["$ref"].removeprefix("#/$defs/")]
+        field = table["properties"][name]
+        kind = _kind(field)
+        default = "" if kind == "secret" else field["default"]
+        found.append(Setting(key, default, field["description"], kind))
     return found
 
 
-_KINDS: Final[Mapping[Any, str]] = {
-    int: "integer",
-    float: "number",
-    bool: "true or false",
-    Path: "path",
-    int | None: "integer",
-    float | None: "number",
-    SecretStr: "secret",
-}
-
-
-def _kind(field: FieldInfo) -> str:
-    annotation: Any = field.annotation
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(get_args(annotation))
-    if origin is tuple:
-        return "list of words"
-    if origin is Mapping:
-        values = get_args(annotation)[1]
-        is_group = isinstance(values, type) and hasattr(values, "model_fields")
-        return "tables by name" if is_group else "table"
-    return _KINDS.get(annotation, "text")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+def _kind(field: Mapping[str, Any]) -> str:
+    schema = field["anyOf"][0] if "anyOf" in field else field
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if "$ref" in str(schema.get("additionalProperties")):
+        return "tables by name"
+    return _KINDS.get(schema.get("format") or schema["type"], "text")

@@ -8,13 +8,14 @@ environment.
 """
 
 import difflib
+import functools
 import json
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -114,13 +115,6 @@ class Loaded:
         return {key: _without_secrets(value) for key, value in values_of(self.settings).items()}
 
 
-class _Given(NamedTuple):
-    value: Any
-    origin: str
-    #: How the source spells the key, for suggestions.
-    spell: Callable[[str], str] = str
-
-
 def fields() -> dict[str, FieldInfo]:
     """Return the field of each setting by its dotted key, in the order of the reference."""
     found: dict[str, FieldInfo] = {}
@@ -141,11 +135,8 @@ def secret_keys() -> set[str]:
 def values_of(settings: Settings) -> dict[str, Any]:
     """Return every setting by its key, JSON-ready; secrets are masked."""
     tree = settings.model_dump(mode="json")
-    found = {}
-    for key in fields():
-        group, _, name = key.rpartition(".")
-        found[key] = tree[group][name] if group else tree[name]
-    return found
+    paths = {key: key.split(".") for key in fields()}
+    return {key: functools.reduce(dict.__getitem__, path, tree) for key, path in paths.items()}
 
 
 def variable_of(key: str) -> str:
@@ -183,65 +174,60 @@ def load(
     """
     variables = os.environ if environment is None else environment
     known = fields()
+    from_environment, warnings = _from_environment(variables, known)
     flags = {key: value for key, value in (flags or {}).items() if value is not None}
+    #: Key → value and origin.
     given = {
-        **_from_file(_config_path(config, variables, folder)),
-        **_from_environment(variables, secret_keys()),
-        **{key: _Given(value, "flag") for key, value in flags.items()},
+        **_from_file(config, variables, folder),
+        **from_environment,
+        **{key: (value, "flag") for key, value in flags.items()},
     }
-    warnings = []
-    for key, (_, origin, spell) in list(given.items()):
-        if key in known:
-            continue
-        if spell is not variable_of:
-            raise UnknownSetting(f"there is no setting {key!r} ({origin}){_hint(key, known)}")
-        # Other programs may use the prefix.
-        hint = _hint(key, known, variable_of)
-        warnings.append(f"{variable_of(key)} is ignored: no such setting{hint}")
-        del given[key]
     tree: dict[str, Any] = {}
-    for key, each in given.items():
+    for key, (value, origin) in given.items():
+        if key not in known:
+            raise UnknownSetting(f"there is no setting {key!r} ({origin}){_hint(key, known)}")
         group, _, name = key.rpartition(".")
-        (tree.setdefault(group, {}) if group else tree)[name] = each.value
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    origins = {key: given[key][1] if key in given else "default" for key in sorted(known)}
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise _invalid(error, given) from error
-    origins = {key: given[key].origin if key in given else "default" for key in sorted(known)}
+        raise _invalid(error, origins) from error
     return Loaded(settings=settings, origins=origins, warnings=tuple(warnings))
 
 
-def _config_path(config: Path | None, environment: Mapping[str, str], folder: Path) -> Path | None:
+def _from_file(
+    config: Path | None, environment: Mapping[str, str], folder: Path
+) -> dict[str, tuple[Any, str]]:
     if config is None and environment.get(_CONFIG):
         config = Path(environment[_CONFIG])
-    if config is None:
-        path = folder / "swell.toml"
-        return path if path.is_file() else None
-    if not config.is_file():
+    path = config or folder / "swell.toml"
+    if not path.is_file():
+        if config is None:
+            return {}
         raise InvalidRequest(f"there is no file {config}: check --config and {_CONFIG}")
-    return config
-
-
-def _from_file(path: Path | None) -> dict[str, _Given]:
-    if path is None:
-        return {}
     try:
         tree = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    given: dict[str, _Given] = {}
+    values: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict) and name != "pools":
-            given |= {f"{name}.{inner}": _Given(each, str(path)) for inner, each in value.items()}
+            values |= {f"{name}.{inner}": each for inner, each in value.items()}
         else:
-            given[name] = _Given(value, str(path))
-    return given
+            values[name] = value
+    return {key: (value, str(path)) for key, value in values.items()}
 
 
-def _from_environment(environment: Mapping[str, str], secrets: set[str]) -> dict[str, _Given]:
-    given: dict[str, _Given] = {}
+def _from_environment(
+    environment: Mapping[str, str], known: Mapping[str, FieldInfo]
+) -> tuple[dict[str, tuple[Any, str]], list[str]]:
+    """Return the settings in the environment, and warnings about unknown variables."""
+    given: dict[str, tuple[Any, str]] = {}
+    warnings = []
+    secrets = secret_keys()
     # The full name of a setting overrides its alias.
     for name in sorted(environment, key=lambda name: (name not in _ALIASES, name)):
         if name == _CONFIG or not (name.startswith(_PREFIX) or name in _ALIASES):
@@ -250,8 +236,13 @@ def _from_environment(environment: Mapping[str, str], secrets: set[str]) -> dict
         secret = _key_of(name.removesuffix("_FILE"))
         if name.endswith("_FILE") and secret in secrets:
             key, value = secret, _read_secret(Path(value), name)
-        given[key] = _Given(value, f"environment ({name})", variable_of)
-    return given
+        if key in known:
+            given[key] = (value, f"environment ({name})")
+        else:
+            # Other programs may use the prefix.
+            hint = _hint(key, known, variable_of)
+            warnings.append(f"{name} is ignored: no such setting{hint}")
+    return given, warnings
 
 
 def _key_of(variable: str) -> str:
@@ -277,7 +268,7 @@ def _hint(key: str, known: Iterable[str], spell: Callable[[str], str] = str) -> 
     return ": `swell config` lists them all"
 
 
-def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequest:
+def _invalid(error: ValidationError, origins: Mapping[str, str]) -> InvalidRequest:
     lines = []
     for each in error.errors():
         key = ".".join(str(part) for part in each["loc"])
@@ -285,13 +276,13 @@ def _invalid(error: ValidationError, given: Mapping[str, _Given]) -> InvalidRequ
             # A check of the whole group: the text names the settings.
             lines.append(str(each["ctx"]["error"]))
             continue
-        source = given.get(key) or given.get(key.partition(".")[0])
-        origin = f" ({source.origin})" if source is not None else ""
+        origin = origins.get(key) or origins.get(key.partition(".")[0]) or "default"
+        where = "" if origin == "default" else f" ({origin})"
         problem = each["msg"].removeprefix("Value error, ")
         if each["type"] == "extra_forbidden" and key.startswith("pools."):
             hint = _hint(key.rpartition(".")[2], PoolTable.model_fields)
             problem = f"a pool has no such setting{hint}"
-        lines.append(f"{key}{origin}: {problem}")
+        lines.append(f"{key}{where}: {problem}")
     return InvalidRequest("; ".join(lines))
 
 

@@ -161,10 +161,10 @@ class Runner:
     ) -> None:
         self._name = definition.name
         self._device = device
-        self._by = definition.batch.by
+        self._by = definition.facts.batch_by
         is_function = is_function_model(device.model(self._name))
         # A function runs its inputs one after another, so each result can go when it is there.
-        self._max = 1 if is_function else definition.batch.max
+        self._max = 1 if is_function else definition.facts.max_batch
         self._reader = reader
         self._pipe = pipe
         self._clock = clock

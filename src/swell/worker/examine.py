@@ -168,7 +168,7 @@ class _Checked:
             tell(kept=self._kept(loaded, checked.model_dump(), result, grown_bytes))
         at("output")
         returned = {"output": [_returned(result)]}
-        tell(returned=returned, schema=definition.output_schema)
+        tell(returned=returned, schema=definition.facts.output_schema)
         tell(report={"output": result.output, "files": len(result.files)})
         together = self._run_two(loaded, checked, returned) if _batches(loaded) else None
         times = Times(
@@ -272,13 +272,13 @@ def _small(image: Image) -> bytes:
 
 def _example(definition: Definition) -> dict[str, Any]:
     """Return the model's first example; one with made files where it has none of its own."""
-    if definition.examples:
-        return dict(definition.examples[0])
+    if definition.facts.examples:
+        return dict(definition.facts.examples[0])
     return made_example(definition.input_schema)
 
 
 def _batches(loaded: Loaded) -> bool:
-    return loaded.definition.batch.max > 1 and not is_function_model(loaded.model)
+    return loaded.definition.facts.max_batch > 1 and not is_function_model(loaded.model)
 
 
 def _returned(result: LocalResult) -> dict[str, Any]:

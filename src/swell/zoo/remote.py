@@ -467,7 +467,7 @@ class Predictions(RemoteModel):
                 "list[swell.File] or str: only file types are downloaded"
             )
         super().load(device)
-        self._meant = Meant(define(type(self)).output_schema)
+        self._meant = Meant(define(type(self)).facts.output_schema)
 
     async def _ask(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
         base = self.url.rstrip("/")

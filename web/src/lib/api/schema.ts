@@ -1899,8 +1899,6 @@ export interface components {
          * @description One model's part in a pipeline.
          */
         Stage: {
-            name: string;
-            queue: string;
             /** @default {} */
             take: {
                 [key: string]: string | string[];
@@ -1915,6 +1913,8 @@ export interface components {
             reason: string;
             /** @default false */
             counts: boolean;
+            name: string;
+            queue: string;
         };
         /**
          * AdoptionView
