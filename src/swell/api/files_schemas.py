@@ -3,17 +3,14 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
-from swell.api.schemas import Moment
+from swell.api.schemas import Moment, doc
 
 
 class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of an upload."""
 
-    filename: (
-        Annotated[str, Meta(max_length=100, description="Swell keeps its extension")] | None
-    ) = None
+    filename: Annotated[str, doc("Swell keeps its extension", max_length=100)] | None = None
 
 
 class UploadView(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
-from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.facades.fal.api import fal
 from swell.api.route import Response
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.db.registry import Registry
@@ -33,7 +33,7 @@ _CACHED_S: Final = 3600
 class FalJwk(msgspec.Struct, frozen=True, kw_only=True):
     """A public key as a JSON Web Key."""
 
-    x: Annotated[str, Meta(description="The public key, in base64url")]
+    x: Annotated[str, doc("The public key, in base64url")]
     kid: str
     kty: str = "OKP"
     crv: str = "Ed25519"

@@ -17,7 +17,7 @@ from swell.api.facades.result_files import file_url
 from swell.api.forms import Part
 from swell.api.json_limits import check_values
 from swell.api.reading import convert_fields
-from swell.api.schemas import PLAIN
+from swell.api.schemas import PLAIN, doc
 from swell.api.service import Service
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
@@ -32,9 +32,9 @@ _OPENAI_ONLY: Final = (
 )
 
 
-_Model = Annotated[str, Meta(max_length=200, description="a model of this server, or an alias")]
-_Count = Annotated[int, Meta(ge=1, le=10, description="number of pictures; 1 by default")]
-_Size = Annotated[str, Meta(max_length=40, description="`auto`, or `WIDTHxHEIGHT` in px")]
+_Model = Annotated[str, doc("a model of this server, or an alias", max_length=200)]
+_Count = Annotated[int, doc("number of pictures; 1 by default", ge=1, le=10)]
+_Size = Annotated[str, doc("`auto`, or `WIDTHxHEIGHT` in px", max_length=40)]
 _Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
 _User = Annotated[str, Meta(max_length=200, pattern=PLAIN)]
 

@@ -19,6 +19,7 @@ from swell.api.facades.replicate.models import ReplicateAccount
 from swell.api.facades.replicate.views import HIDDEN_VERSION, moment
 from swell.api.reading import Reader
 from swell.api.route import Body, Response
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.views import encode
 from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
@@ -28,10 +29,8 @@ from swell.registry import ModelCard, Scope
 class ReplicateDeploymentUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """Changes of a deployment."""
 
-    version: Annotated[str | None, Meta(description="a version's id")] = None
-    hardware: Annotated[str | None, Meta(description="a pool, as `GET /hardware` lists them")] = (
-        None
-    )
+    version: Annotated[str | None, doc("a version's id")] = None
+    hardware: Annotated[str | None, doc("a pool, as `GET /hardware` lists them")] = None
     min_instances: Annotated[int, Meta(ge=0)] | None = None
     max_instances: Annotated[int, Meta(ge=0)] | None = None
 
@@ -40,7 +39,7 @@ class ReplicateDeploymentRequest(ReplicateDeploymentUpdate, frozen=True, kw_only
     """A name for a model or a version of it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
-    model: Annotated[str, Meta(description="`owner/name`")]
+    model: Annotated[str, doc("`owner/name`")]
 
 
 class ReplicateConfiguration(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
@@ -22,7 +21,7 @@ from swell.api.facades.result_files import file_links
 from swell.api.facades.retry_detection import accept_once
 from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
-from swell.api.schemas import HookEvent
+from swell.api.schemas import HookEvent, doc
 from swell.api.service import Service
 from swell.api.submit import check, follow, prefer_wait_s
 from swell.api.tasks import cancel_task, find_task, only_own
@@ -39,26 +38,24 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     input: Annotated[
         msgspec.Raw,
-        Meta(
-            description="the model's input; every model accepts `seed` and `num_outputs`",
+        doc(
+            "the model's input; every model accepts `seed` and `num_outputs`",
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
-    version: Annotated[
-        str | None, Meta(description="a version's id, `owner/name:version` or `owner/name`")
-    ] = None
-    webhook: Annotated[
-        str | None, Meta(description="a URL that receives the prediction's events")
-    ] = None
+    version: Annotated[str | None, doc("a version's id, `owner/name:version` or `owner/name`")] = (
+        None
+    )
+    webhook: Annotated[str | None, doc("a URL that receives the prediction's events")] = None
     webhook_events_filter: Annotated[
         list[Literal["start", "output", "logs", "completed"]] | None,
-        Meta(description="the events to send; `output` and `completed` by default"),
+        doc("the events to send; `output` and `completed` by default"),
     ] = None
     webhook_completed: Annotated[
-        str | None, Meta(description="older name: a URL that receives only the end")
+        str | None, doc("older name: a URL that receives only the end")
     ] = None
     stream: Annotated[
-        bool | None, Meta(description="accepted and ignored: every prediction can be streamed")
+        bool | None, doc("accepted and ignored: every prediction can be streamed")
     ] = None
 
 
