@@ -170,6 +170,13 @@ def route(  # noqa: PLR0913
     return declare
 
 
+def admin_route(
+    operation: str, responses: dict[int, Response], **more: Any
+) -> Callable[[Handler], Handler]:
+    """Declare an operation of operators, which needs an `admin` key. Args: as `route`."""
+    return route(operation, "Operators", responses, scope=Scope.ADMIN, **more)
+
+
 def page_route(
     path: str, errors: tuple[type[SwellError], ...] = ()
 ) -> Callable[[Handler], Handler]:
