@@ -13,9 +13,6 @@ from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
 from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
 
-#: The URL contains the digest, so its content never changes.
-_CACHE_CONTROL = b"public, max-age=31536000, immutable"
-
 
 async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
     """Store the samples of a card; return the card without their content.
@@ -63,9 +60,19 @@ async def show_sample(service: Service, call: Call) -> Reply:
     found = next((each for each in samples if each.digest == digest), None)
     if found is None:
         raise NotFound(f"{model} has no sample {digest[:70]!r}: GET /v1/models/{model} lists them")
+    charset = "; charset=utf-8" if found.content_type == TEXT else ""
+    reply = constant_reply(call, digest, f"{found.content_type}{charset}")
+    if reply.status == 200:
+        reply.length = (await service.objects.head(_key(digest))).bytes
+        reply.stream = service.objects.read(_key(digest))
+    return reply
+
+
+def constant_reply(call: Call, digest: str, content_type: str, data: bytes = b"") -> Reply:
+    """Return content with its digest in its URL, so that it never changes; 304 if it is cached."""
     etag = f'"{digest}"'.encode()
     headers = [
-        (b"cache-control", _CACHE_CONTROL),
+        (b"cache-control", b"public, max-age=31536000, immutable"),
         (b"etag", etag),
         (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
         (b"access-control-allow-origin", b"*"),
@@ -73,15 +80,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
     ]
     if call.header(b"if-none-match") == etag:
         return Reply(304, headers=headers)
-    info = await service.objects.head(_key(digest))
-    charset = "; charset=utf-8" if found.content_type == TEXT else ""
-    return Reply(
-        200,
-        content_type=f"{found.content_type}{charset}".encode(),
-        headers=headers,
-        stream=service.objects.read(_key(digest)),
-        length=info.bytes,
-    )
+    return Reply(200, data, content_type.encode(), headers)
 
 
 def sample_views(card: ModelCard, base: str) -> list[SampleView]:

@@ -7,8 +7,7 @@ from swell.api.call import Call, Reply
 from swell.api.html_page import page
 from swell.api.route import page_route
 from swell.api.service import Service
-from swell.api.share_messages import SharedPictureView, SharedView
-from swell.api.shares import NO_INDEX_HEADER, find_shared
+from swell.api.shares import NO_INDEX_HEADER, SharedPictureView, SharedView, find_shared
 from swell.errors import NotFound
 
 _TEXTS: Final = {

@@ -9,9 +9,7 @@ from swell.api.call import Call, Reply
 from swell.api.problems import problem_reply
 from swell.api.views import encode
 from swell.errors import (
-    FieldError,
     IdempotencyMismatch,
-    InvalidInput,
     InvalidRequest,
     NotFound,
     NoWorker,
@@ -31,12 +29,6 @@ TASK_ERRORS: Final[tuple[type[SwellError], ...]] = (
     NoWorker,
     Unavailable,
 )
-
-
-def field_error(field: str, detail: str, code: str = "unsupported_value") -> InvalidInput:
-    """Return the error of one field, by its name or its JSON pointer."""
-    where = FieldError(pointer="/" + field.removeprefix("/"), detail=detail, code=code)
-    return InvalidInput(f"{field}: {detail}", errors=[where])
 
 
 def error_reply(

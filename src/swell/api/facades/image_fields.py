@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from swell.api.facades.errors import field_error
+from swell.api.problems import field_error
 
 Schema = Mapping[str, Any]
 

@@ -15,9 +15,9 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.cards import pointer_of
-from swell.api.facades.errors import field_error
 from swell.api.files import keep_upload, plain_type
 from swell.api.forms import Part, read_parts
+from swell.api.problems import field_error
 from swell.api.reading import check_json
 from swell.api.service import Service
 from swell.errors import InvalidRequest, TooLarge

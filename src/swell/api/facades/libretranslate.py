@@ -22,12 +22,13 @@ from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
-from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input, field_error
+from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input
 from swell.api.facades.following import wait_for_end
 from swell.api.facades.image_fields import properties_of
 from swell.api.facades.inputs import decode_json, form_parts
 from swell.api.facades.model_names import resolve
 from swell.api.facades.router import Facade
+from swell.api.problems import field_error
 from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service

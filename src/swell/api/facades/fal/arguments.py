@@ -9,8 +9,8 @@ import msgspec
 from swell.api.call import Call
 from swell.api.cards import Target
 from swell.api.facades import image_fields
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import take_count, take_seed, whole_number
+from swell.api.problems import field_error
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.fairness import USUAL_PRIORITY

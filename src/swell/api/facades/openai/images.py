@@ -8,7 +8,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.drafts import repeat_of
-from swell.api.facades.errors import TASK_ERRORS, field_error
+from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
 from swell.api.facades.model_names import resolve
 from swell.api.facades.openai.api import error_member, failure, openai
@@ -22,7 +22,7 @@ from swell.api.facades.openai.requests import (
 )
 from swell.api.facades.result_files import file_url, picture_bytes, pictures_of
 from swell.api.facades.retry_detection import accept_once
-from swell.api.problems import family_of
+from swell.api.problems import family_of, field_error
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
 from swell.api.submit import check

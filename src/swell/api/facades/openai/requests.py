@@ -11,11 +11,11 @@ from msgspec import Meta
 from swell.api.call import Call, too_large
 from swell.api.cards import Target
 from swell.api.facades import image_fields
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import form_parts, json_object, upload_part, with_uploads
 from swell.api.facades.result_files import file_url
 from swell.api.forms import Part
 from swell.api.json_limits import check_values
+from swell.api.problems import field_error
 from swell.api.reading import convert_fields
 from swell.api.schemas import PLAIN, doc
 from swell.api.service import Service

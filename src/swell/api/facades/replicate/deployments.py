@@ -13,10 +13,10 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import is_plain_word
-from swell.api.facades.errors import field_error
 from swell.api.facades.replicate.api import HOME, ReplicatePage, full_name, replicate
 from swell.api.facades.replicate.models import ReplicateAccount
 from swell.api.facades.replicate.views import HIDDEN_VERSION, moment
+from swell.api.problems import field_error
 from swell.api.reading import Reader
 from swell.api.route import Body, Response
 from swell.api.schemas import doc

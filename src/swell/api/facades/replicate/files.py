@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import decode_json, form_parts, upload_part
 from swell.api.facades.replicate.api import (
     HOME,
@@ -21,6 +20,7 @@ from swell.api.facades.replicate.api import (
     replicate,
 )
 from swell.api.facades.replicate.views import moment
+from swell.api.problems import field_error
 from swell.api.reading import read_query
 from swell.api.route import Body, Response
 from swell.api.service import Service

@@ -11,7 +11,7 @@ from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.facades import inputs
-from swell.api.facades.errors import TASK_ERRORS, field_error
+from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.replicate import views
 from swell.api.facades.replicate.api import HOME, ReplicateQuery, full_name, page_links, replicate
 from swell.api.facades.replicate.deployments import current_version, find_deployment
@@ -19,6 +19,7 @@ from swell.api.facades.replicate.files import file_urls
 from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
 from swell.api.facades.result_files import file_links
 from swell.api.facades.retry_detection import accept_once
+from swell.api.problems import field_error
 from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.schemas import HookEvent, doc
