@@ -101,7 +101,7 @@ async def upload(service: Service, call: Call) -> Reply:
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
-        filename, content_type = part.filename, plain_type(part.media_type)
+        filename, content_type = part.filename or "", plain_type(part.media_type)
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     expires_at = service.clock.now() + timedelta(seconds=service.settings.server.signed_url_s)
