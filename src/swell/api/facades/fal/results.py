@@ -1,7 +1,4 @@
-"""Results and webhooks of requests, and the keys that receivers check webhooks with.
-
-The signing key is derived from a secret of the registry, so that all backends have the same key.
-"""
+"""Results and webhooks of requests, and the signatures of webhooks."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 #: The name of fal's format of webhooks.
 FORMAT: Final = "fal"
-
 
 #: Name of the secret in the registry.
 _SECRET: Final = "fal-webhooks"
@@ -97,7 +93,9 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
 
 
 class FalSeal:
-    """Signs webhooks in fal's format, with the one key of this service.
+    """Signs webhooks in fal's format.
+
+    The key is derived from a secret of the registry, so that all backends have the same key.
 
     Args:
         registry: Holds the key's secret.
