@@ -60,6 +60,7 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+_replace = msgspec.structs.replace
 _reader: Final = Reader(ReplicatePredictionRequest)
 
 #: Clients give up after 60.5 s, and the answer needs time.
@@ -161,7 +162,7 @@ async def view(
         return views.prediction(task, urls, version=version, logs=views.logs_of(task, []))
     early = early_artifacts(service.bus, task)
     if early:
-        task = msgspec.structs.replace(task, artifacts=tuple(early))
+        task = _replace(task, artifacts=tuple(early))
     logs = views.logs_of(task, service.polled.progress(task))
     files = await file_links(service, call, task.artifacts)
     return views.prediction(task, urls, version=version, logs=logs, files=files)
@@ -200,25 +201,24 @@ async def _create(
         model = (await find_deployment(service, deployment)).ref
     repeat = await repeat_of(service, call, encode(request))
     target = await service.cards.target(model or await _model_of(service, request.version))
-    cancel_after = call.header(b"cancel-after")
-    metadata = None if deployment is None else {"replicate_deployment": deployment}
-    task_request = msgspec.structs.replace(
-        await _task_request(service, call, request, target),
-        finish_by_s=None if cancel_after is None else cancel_after_s(cancel_after),
-        metadata=msgspec.Raw(encode(metadata)),
-    )
+    task_request = await _task_request(service, call, request, target)
+    if (cancel_after := call.header(b"cancel-after")) is not None:
+        task_request = _replace(task_request, finish_by_s=cancel_after_s(cancel_after))
+    if deployment is not None:
+        metadata = msgspec.Raw(encode({"replicate_deployment": deployment}))
+        task_request = _replace(task_request, metadata=metadata)
     new = await check(service, call, task_request, repeat)
     url = request.webhook or request.webhook_completed
     if url:
         names = request.webhook_events_filter if request.webhook else ["completed"]
-        new = msgspec.structs.replace(new, webhook=_webhook(service, call, url, names))
+        new = _replace(new, webhook=_webhook(service, call, url, names))
     longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
     made = await view(service, call, task)
     if made.status == "processing":
         # Clients that have waited take any other status for the end, and return its output.
-        made = msgspec.structs.replace(made, status="starting", output=None)
+        made = _replace(made, status="starting", output=None)
     headers = [(b"location", made.urls.get.encode())]
     if wait_s > 0:
         headers.append((b"preference-applied", b"wait=%d" % wait_s))
@@ -263,22 +263,16 @@ async def _model_of(service: Service, version: str | None) -> str:
         raise field_error("/version", detail, "required")
     if "/" in version:
         return version
-    found = _models_with(service, version)
-    if not found:
-        # Another backend may have registered it a moment ago.
-        await service.cards.refresh()
-        found = _models_with(service, version)
+    # Another backend may have registered it a moment ago.
+    await service.cards.refresh()
+    found = sorted({card.name for card in service.cards.all() if card.version == version})
     if not found:
         raise NotFound(
-            f"no model here has the version {version[:80]!r}: GET {HOME}/models lists those there "
-            "are, each with its latest version"
+            f"no model here has the version {version[:80]!r}: GET {HOME}/models lists the models, "
+            "each with its latest version"
         )
     if len(found) > 1:
         models = ", ".join(found[:5])
         detail = f"{models} all have a version {version[:80]!r}: write owner/name:version"
         raise field_error("/version", detail, "type")
     return f"{found[0]}:{version}"
-
-
-def _models_with(service: Service, version: str) -> list[str]:
-    return sorted({card.name for card in service.cards.all() if card.version == version})
