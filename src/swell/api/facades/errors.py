@@ -49,13 +49,13 @@ def error_reply(
         status: Replaces the error's own.
         headers: Further headers.
     """
-    plain = problem_reply(error, path=call.path, request_id=call.request_id)
-    status = status or plain.status
-    body: dict[str, Any] = {**msgspec.json.decode(plain.body), "status": status}
+    reply = problem_reply(error, path=call.path, request_id=call.request_id)
+    status = status or reply.status
+    body: dict[str, Any] = {**msgspec.json.decode(reply.body), "status": status}
     for name, value in members.items():
         if value is not None:
             body[name] = {**body[name], **value} if isinstance(value, dict) else value
-    return Reply(status, encode(body), headers=[*(plain.headers or []), *(headers or [])])
+    return Reply(status, encode(body), headers=[*(reply.headers or []), *(headers or [])])
 
 
 def param_of(error: SwellError) -> str | None:
@@ -74,5 +74,5 @@ def failure_of(task: Task) -> tuple[str, str]:
 
 def failed_on_input(task: Task) -> bool:
     """Whether a task failed because of its input, so that a retry would fail too. Pure."""
-    is_failed = task.state is TaskState.FAILED
-    return is_failed and task.error is not None and is_inputs_fault(task.error)
+    error = task.error if task.state is TaskState.FAILED else None
+    return error is not None and is_inputs_fault(error)

@@ -33,6 +33,7 @@ from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
 from swell.api.submit import check
+from swell.api.tasks import all_accepted
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.errors import (
@@ -44,7 +45,6 @@ from swell.errors import (
     Unavailable,
 )
 from swell.registry import Scope
-from swell.store import Accepted
 from swell.task import NewTask, Task, TaskState
 
 #: The alias of an operator's model, and the built-in model.
@@ -160,9 +160,8 @@ async def translate(service: Service, call: Call) -> Reply:
     service.traces.begin(call)
     asked = await _read(service, call, TranslateRequest)
     if asked.format != "text":
-        raise field_error(
-            "format", f"{asked.format[:20]!r} is not translated here: send plain text"
-        )
+        detail = f"{asked.format[:20]!r} is not translated here: send plain text"
+        raise field_error("format", detail)
     model = await _model(service)
     is_one = isinstance(asked.q, str)
     texts = [asked.q] if is_one else asked.q
@@ -195,7 +194,7 @@ async def detect(service: Service, call: Call) -> Reply:
     model = await _model(service)
     target = targets_of(model.card.input_schema)[0]
     first = next((part for part, _ in pieces(asked.q, _longest(model)) if part.strip()), "")
-    _, language = (await _translate(service, call, model, [first], "auto", target))[0]
+    [(_, language)] = await _translate(service, call, model, [first], "auto", target)
     return Reply(200, encode([language]))
 
 
@@ -373,11 +372,7 @@ def _task_request(text: str, source: str, target: str, model: Target) -> TaskReq
 
 async def _run(service: Service, call: Call, news: Sequence[NewTask]) -> list[Task]:
     """Accept tasks together, and return them once they have ended."""
-    accepted: list[Accepted] = []
-    for each in await service.limits.accept(call, news):
-        if isinstance(each, SwellError):
-            raise each
-        accepted.append(each)
+    accepted = all_accepted(await service.limits.accept(call, news))
     service.traces.accepted(call, accepted)
     try:
         async with asyncio.TaskGroup() as group:
@@ -402,8 +397,5 @@ def _joined(
     """Return a translation from its parts, and the language of the first."""
     text = "".join(str(said.get(part, {}).get("text", part)) + space for part, space in parts)
     first = next((said[part] for part, _ in parts if part in said), {"known": 0.0})
-    language = DetectedLanguage(
-        confidence=round(100.0 * float(first.get("known", 1.0)), 1),
-        language=str(first.get("language", "en")),
-    )
-    return text, language
+    confidence = round(100.0 * float(first.get("known", 1.0)), 1)
+    return text, DetectedLanguage(confidence=confidence, language=str(first.get("language", "en")))
