@@ -249,7 +249,5 @@ def _after(call: Call) -> int:
     if not text:
         return -1
     if not text.isdigit() or len(text) > 16 or int(text) > TERMINAL_ID:
-        raise InvalidRequest(
-            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
-        )
+        raise InvalidRequest("Last-Event-ID: send the last `id:` that you got from this stream")
     return int(text)

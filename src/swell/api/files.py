@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -11,12 +11,12 @@ import structlog
 
 from swell.api.accept import preferred
 from swell.api.call import Call, Reply
-from swell.api.files_schemas import StoredView, UploadQuery, UploadView
 from swell.api.forms import open_form
 from swell.api.headers import POLICY
 from swell.api.problems import field_error
 from swell.api.reading import read_query
 from swell.api.route import Body, Header, Response, route
+from swell.api.schemas import Moment, doc
 from swell.api.service import Service
 from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
 from swell.api.thumbnails import width_of
@@ -75,6 +75,31 @@ _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 
 #: Most signed URLs of one input that are checked, since each check takes time.
 _MAX_FILES: Final = 500
+
+
+class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of an upload."""
+
+    filename: Annotated[str, doc("Swell keeps its extension", max_length=100)] | None = None
+
+
+class UploadView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored input file; the URL is signed and expires."""
+
+    key: str
+    url: str
+    content_type: str
+    bytes: int
+    expires_at: Moment
+
+
+class StoredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored output file."""
+
+    key: str
+    bytes: int
+    content_type: str
+    etag: str
 
 
 _RANGE_HEADER: Final = Header(
@@ -208,17 +233,12 @@ async def _check_attempt(service: Service, key: str) -> None:
     if task is None or task.outputs_removed:
         raise _removed(key)
     if task.state is not TaskState.RUNNING or task.attempt != int(made[2]):
-        raise Conflict(
-            f"attempt {int(made[2])} of task {task.id} has ended, so the server accepts "
-            "nothing for it: discard the result"
-        )
+        raise Conflict(f"attempt {int(made[2])} of task {task.id} has ended: discard the result")
 
 
 def _removed(key: str) -> ExpiredArtifact:
-    return ExpiredArtifact(
-        f"the file {key[:120]!r} was deleted: its retention time ended, or "
-        "someone deleted the task's data"
-    )
+    why = "its retention time ended, or someone deleted the task's data"
+    return ExpiredArtifact(f"the file {key[:120]!r} was deleted: {why}")
 
 
 @route(
@@ -279,10 +299,8 @@ def _check_size(key: str, size_bytes: int, found_bytes: int) -> None:
     """
     if found_bytes != size_bytes:
         _log.error("a stored file is damaged", key=key, expected=size_bytes, has=found_bytes)
-        raise DamagedArtifact(
-            f"the file {key[:120]!r} is damaged: expected {size_bytes:,} bytes, has "
-            f"{found_bytes:,}. Run its task again, or ask the operator for a copy"
-        )
+        sizes = f"expected {size_bytes:,} bytes, has {found_bytes:,}"
+        raise DamagedArtifact(f"the file {key[:120]!r} is damaged ({sizes}): run its task again")
 
 
 async def read_file(objects: Objects, artifact: Artifact) -> bytes:
@@ -468,10 +486,8 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
         if last and int(last) < start:
             return None
     if start >= size or end <= start:
-        raise RangeNotSatisfiable(
-            f"the file has {size:,} bytes: ask for a range within them",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
+        detail = f"the file has {size:,} bytes: ask for a range within them"
+        raise RangeNotSatisfiable(detail, headers={"Content-Range": f"bytes */{size}"})
     return start, end
 
 

@@ -55,9 +55,8 @@ class Part:
         async for piece in self.data:
             value += piece
             if len(value) > limit_bytes:
-                raise InvalidRequest(
-                    f"the form's field {self.name[:60]!r} has more than {limit_bytes:,} bytes"
-                )
+                detail = f"the form's field {self.name[:60]!r} has more than {limit_bytes:,} bytes"
+                raise InvalidRequest(detail)
         try:
             return value.decode()
         except UnicodeDecodeError as error:
@@ -109,9 +108,7 @@ async def _only_file(file: Part, parts: AsyncIterator[Part]) -> AsyncIterator[by
         yield piece
     async for part in parts:
         if part.filename is not None:
-            raise InvalidRequest(
-                "the form holds 2 files or more: send exactly one part with a file name"
-            )
+            raise InvalidRequest("the form holds 2 files or more: send exactly one")
 
 
 class _Head(NamedTuple):

@@ -1,17 +1,29 @@
 """Samples on model cards: taken from workers, stored as files, served without a key."""
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.models_schemas import SampleView
 from swell.api.route import Response, route
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.views import project
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
 from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
+
+
+class SampleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture, sound or text on a model's card; its URL needs no key and never changes."""
+
+    url: str
+    caption: str
+    content_type: str
+    width: Annotated[int, doc("in px, for a picture; else 0")]
+    height: Annotated[int, doc("in px, for a picture; else 0")]
+    text: Annotated[str, doc("the text, for a text; else empty")]
 
 
 async def keep_samples(service: Service, card: ModelCard) -> ModelCard:

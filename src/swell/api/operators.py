@@ -3,7 +3,7 @@
 import secrets
 from collections import Counter
 from datetime import timedelta
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -26,11 +26,11 @@ from swell.api.auth import NewKey, create_key, rotate_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
 from swell.api.files import READ_URL_S
-from swell.api.gallery import sample_views
+from swell.api.gallery import SampleView, sample_views
 from swell.api.metrics import CONTENT_TYPE
-from swell.api.models_schemas import MeasuredView, ModelList, ModelView
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, admin_route, route
+from swell.api.schemas import Moment, doc
 from swell.api.service import Service
 from swell.api.startups import startup_view
 from swell.api.views import encode, project
@@ -49,8 +49,9 @@ from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
-from swell.registry import ApiKey, KeyLimits, ModelCard, WorkerInfo
+from swell.registry import ApiKey, KeyLimits, ModelCard, Speed, WorkerInfo
 from swell.signing import rotate_secrets
+from swell.stages import Pipeline
 
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
@@ -58,6 +59,55 @@ _LOST_S: Final = 3600.0
 _read_key = Reader(KeyRequest)
 _read_rotation = Reader(RotateRequest)
 _read_signing_rotation = Reader(RotateSigningRequest)
+
+
+class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
+    """Recent run times of a model on one kind of device."""
+
+    device: Annotated[str, doc("the workers' name for it, such as `cpu` or `cuda:0`")]
+    tasks: int
+    median_s: Annotated[float, doc("for each task, including delivery")]
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a model."""
+
+    name: str
+    version: str
+    description: str
+    stage: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    examples: list[dict[str, Any]]
+    registered_at: Moment | None
+    workers: Annotated[int, doc("live workers that have it")]
+    service_s: Annotated[EtaSeconds | None, doc("recent task times, in seconds")]
+    measured: Annotated[list[MeasuredView], doc("the same by device")]
+    licence: Annotated[str, doc("of code and weights, as SPDX or text; empty if not stated")]
+    credits: Annotated[str, doc("Markdown")]
+    memory_bytes: Annotated[int | None, doc("device memory; null if unknown")]
+    price_micros: Annotated[
+        int | None,
+        doc(
+            "price of a sample at a remote service, in millionths of a dollar; null if it has none"
+        ),
+    ]
+    speed: Annotated[list[Speed], doc("the author's measurements, in seconds")]
+    samples: list[SampleView]
+    eta_s: Annotated[EtaSeconds | None, doc("seconds until a typical task sent now would end")] = (
+        None
+    )
+    start_s: Annotated[
+        EtaSeconds | None, doc("seconds until a typical task sent now would start")
+    ] = None
+    pipeline: Annotated[Pipeline | None, doc("its stages; null for a model")] = None
+    urls: dict[str, str]
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """Models, by name."""
+
+    models: list[ModelView]
 
 
 @route("GET /v1/models", "Models", {200: Response("The current version of every model", ModelList)})

@@ -136,9 +136,7 @@ async def share(service: Service, call: Call) -> Reply:
         detail = "this time is past: give a later one, or null for a link that does not expire"
         raise field_error("/expires_at", detail, "past")
     if task.state is not TaskState.SUCCEEDED or not pictures_of(task):
-        raise Conflict(
-            f"task {task.id} has no picture to share: share a task that has succeeded and made one"
-        )
+        raise Conflict(f"task {task.id} has no picture to share")
     asked = ShareLink(
         task_id=task.id,
         key_id=task.key_id,

@@ -1,13 +1,35 @@
 """Styles that people choose by a picture."""
 
+from typing import Annotated, Any
+
+import msgspec
+
 from swell.api.call import Call, Reply
 from swell.api.gallery import constant_reply
-from swell.api.models_schemas import StyleList, StyleView
 from swell.api.route import Response, route
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.errors import NotFound
 from swell.sdk.style_presets import Style
+
+
+class StyleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A style of the web app."""
+
+    name: str
+    label: str
+    labels: Annotated[dict[str, str], doc("language → label")]
+    prompt: Annotated[str, doc("template with `{prompt}` for the prompt; empty for no change")]
+    input: Annotated[dict[str, Any], doc("further input for the model")]
+    models: Annotated[list[str], doc("models it is for; empty for any")]
+    picture: Annotated[str | None, doc("URL without a key, with constant content")]
+
+
+class StyleList(msgspec.Struct, frozen=True, kw_only=True):
+    """Styles, in display order."""
+
+    styles: list[StyleView]
 
 
 @route("GET /v1/styles", "Models", {200: Response("Styles, in display order", StyleList)})

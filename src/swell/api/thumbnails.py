@@ -114,15 +114,10 @@ def width_of(text: str) -> int:
 
 def _check(info: ObjectInfo) -> None:
     if not has_thumbnail(info.key, info.content_type):
-        raise InvalidRequest(
-            f"{info.key[:120]!r} is no output that is a picture, so there is none in small: leave "
-            "out w"
-        )
+        raise InvalidRequest(f"{info.key[:120]!r} is not a picture of a task: leave out w")
     if info.bytes > _MOST_BYTES:
-        raise InvalidRequest(
-            f"the picture has {info.bytes:,} bytes, and only up to {_MOST_BYTES:,} are made "
-            "small: leave out w"
-        )
+        size = f"{info.bytes:,} bytes, more than {_MOST_BYTES:,}"
+        raise InvalidRequest(f"the picture has {size}: leave out w")
 
 
 def _shrunk(data: bytes, width: int) -> bytes:
@@ -135,10 +130,8 @@ def _shrunk(data: bytes, width: int) -> bytes:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
             if picture.width * picture.height > most:
-                raise InvalidRequest(
-                    f"the picture has {picture.width:,} x {picture.height:,} pixels, and only up "
-                    f"to {most:,} are made small: leave out w"
-                )
+                size = f"{picture.width:,} x {picture.height:,} pixels, more than {most:,}"
+                raise InvalidRequest(f"the picture has {size}: leave out w")
             orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
             upright = (width, width * _MOST_UPRIGHT)
             sides = upright[::-1] if orientation in _SWAPPED else upright
@@ -153,10 +146,8 @@ def _shrunk(data: bytes, width: int) -> bytes:
         raise
     except Exception as error:
         # A decoder may raise anything on malicious bytes.
-        raise InvalidRequest(
-            f"the picture cannot be read ({str(error)[:100]}), so there is none in small: leave "
-            "out w"
-        ) from error
+        detail = f"the picture cannot be read ({str(error)[:100]}): leave out w"
+        raise InvalidRequest(detail) from error
     return made.getvalue()
 
 

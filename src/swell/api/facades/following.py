@@ -42,10 +42,8 @@ async def wait_for_end(service: Service, call: Call, accepted: Accepted) -> Task
         if call.is_gone():
             raise ClientGone
         if service.is_ending:
-            raise Unavailable(
-                f"this backend ends before task {task.id} does: send the request again",
-                headers={"Retry-After": "1"},
-            )
+            detail = f"this backend ends before task {task.id} does: send the request again"
+            raise Unavailable(detail, headers={"Retry-After": "1"})
         accepted = Accepted(task=task, is_new=False)
 
 

@@ -291,9 +291,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     asked = convert_fields({name: fields[name] for name in names if name in fields}, kind)
     if header is None:
         if not asked.api_key:
-            raise Unauthenticated(
-                "this needs a key: send one of ours as api_key, or in the header Authorization"
-            )
+            raise Unauthenticated("this needs a key: send api_key, or the header Authorization")
         header = b"Bearer " + asked.api_key.encode("utf-8", "replace")
         call.bring_key(header)
         await _enter(service, call, header)

@@ -95,10 +95,8 @@ def recoded(data: bytes, kind: str, quality: int | None = None) -> bytes:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=_READABLE) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
-                raise InvalidRequest(
-                    f"the picture has {picture.width:,} x {picture.height:,} pixels, and only up "
-                    f"to {_MOST_PIXELS:,} can be converted into {kind}: leave the format out"
-                )
+                size = f"{picture.width:,} x {picture.height:,} pixels, more than {_MOST_PIXELS:,}"
+                raise InvalidRequest(f"the picture has {size}: leave the format out")
             options = {"quality": _QUALITY if quality is None else quality}
             if kind == "png":
                 options = {"compress_level": 1}

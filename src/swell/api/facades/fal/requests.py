@@ -439,10 +439,8 @@ async def proxy(service: Service, call: Call) -> Reply | None:
             query = url.query.encode("latin-1", "replace")
             call.scope = {**call.scope, "query_string": query}
             return await operation(service, call)
-    raise NotFound(
-        f"x-fal-target-url names nothing that is answered here ({target[:120]!r}): it is an "
-        "address of fal.run or queue.fal.run, as @fal-ai/client sets it"
-    )
+    detail = f"x-fal-target-url must be an address of fal.run or queue.fal.run: {target[:120]!r}"
+    raise NotFound(detail)
 
 
 @fal.route("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))

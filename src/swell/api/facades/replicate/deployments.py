@@ -127,10 +127,8 @@ async def find_deployment(service: Service, name: str) -> Deployment:
     try:
         return _of_model(service, (await service.cards.target(name)).card)
     except NotFound as error:
-        raise NotFound(
-            f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists "
-            "them; every served model is a deployment of the same name"
-        ) from error
+        detail = f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists them"
+        raise NotFound(detail) from error
 
 
 @replicate.route("GET /deployments", ReplicateDeploymentList)
@@ -226,10 +224,7 @@ async def _changeable(service: Service, call: Call) -> Deployment:
     name = call.target = full_name(call)
     found = await find_deployment(service, name)
     if found.changed_by == "":
-        raise Conflict(
-            f"{name} is the model itself, which is a deployment as long as it is served: make one "
-            "of another name to change it"
-        )
+        raise Conflict(f"{name} is the model itself: create a deployment of another name")
     return found
 
 
@@ -314,12 +309,8 @@ async def _check_instances(service: Service, model: str, asked: ReplicateDeploym
     pool = _pool(service, model, asked.hardware)
     least, most = pool.min_instances, pool.max_instances
     if asked.hardware is not None and most == 0:
-        raise field_error(
-            "/hardware",
-            f"no worker of the pool {asked.hardware[:60]!r} has {model}: GET "
-            f"{HOME}/hardware lists the pools; leave it out for any",
-            "not_possible",
-        )
+        detail = f"no worker of the pool {asked.hardware[:60]!r} has {model}: leave it out for any"
+        raise field_error("/hardware", detail, "not_possible")
     limits = (
         f"the pool {pool.hardware!r} has {least} to {most} workers, as [pools] in the settings "
         "says, which a deployment cannot change"

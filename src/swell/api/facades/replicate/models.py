@@ -241,10 +241,7 @@ async def get_collection(service: Service, call: Call) -> Reply:
     owner = call.params["slug"]
     cards = _cards_of(service, owner)
     if not cards:
-        raise NotFound(
-            f"there is no collection {owner[:60]!r}: GET {HOME}/collections lists them, one for "
-            "each owner of models"
-        )
+        raise NotFound(f"{owner[:60]!r} has no models: GET {HOME}/collections lists all owners")
     models = [_model(service, call, card) for card in cards]
     return Reply(200, encode(_collection(owner, cards, models=models)))
 

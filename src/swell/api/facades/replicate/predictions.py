@@ -184,9 +184,7 @@ def cancel_after_s(header: bytes) -> float:
         total_s = 3600 * hours + 60 * minutes + seconds + bare
         if _LEAST_S <= total_s <= _MOST_S:
             return float(total_s)
-    raise InvalidRequest(
-        f"Cancel-After cannot be {text[:40]!r}: write a duration of 5s to 24h, such as 90s or 1h30m"
-    )
+    raise InvalidRequest(f"Cancel-After is {text[:40]!r}: give 5s to 24h, such as 90s or 1h30m")
 
 
 async def _create(
@@ -267,10 +265,7 @@ async def _model_of(service: Service, version: str | None) -> str:
     await service.cards.refresh()
     found = sorted({card.name for card in service.cards.all() if card.version == version})
     if not found:
-        raise NotFound(
-            f"no model here has the version {version[:80]!r}: GET {HOME}/models lists the models, "
-            "each with its latest version"
-        )
+        raise NotFound(f"no model here has the version {version[:80]!r}: see GET {HOME}/models")
     if len(found) > 1:
         models = ", ".join(found[:5])
         detail = f"{models} all have a version {version[:80]!r}: write owner/name:version"

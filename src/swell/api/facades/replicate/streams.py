@@ -85,9 +85,7 @@ def _last_event(call: Call) -> tuple[int, int]:
         return -1, 0
     found = _EVENT_ID.fullmatch(header)
     if found is None:
-        raise InvalidRequest(
-            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
-        )
+        raise InvalidRequest("Last-Event-ID: send the last `id:` that you got from this stream")
     return int(found[1]), int(found[2])
 
 
