@@ -14,9 +14,7 @@ MAX_KEY_S = 315_360_000
 #: A limit of fewer requests per second would be none that anybody could live with.
 LEAST_RATE = 1e-5
 
-_Rate = Annotated[
-    float, doc("requests per second; 0 for no limit, else at least 0.00001", ge=0, le=1e6)
-]
+_Rate = Annotated[float, doc("requests per second, 0.00001 or more; 0: no limit", ge=0, le=1e6)]
 
 _Burst = Annotated[int, doc("requests allowed at once", ge=1, le=1_000_000)]
 
@@ -38,17 +36,13 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     )
     expires_in_s: Annotated[float, doc("lifetime, in seconds", gt=0, le=MAX_KEY_S)] | None = None
     pools: Annotated[_Names, doc("pools that workers with this key may join; empty for any")] = []
-    models: Annotated[
-        _Names, doc("models that its workers may have, `owner/name` or `owner/*`; empty for any")
-    ] = []
+    models: Annotated[_Names, doc("models its workers may have, or `owner/*`; empty for any")] = []
     rate_per_s: _Rate | None = None
     burst: _Burst | None = None
     tasks_in_flight: _InFlight | None = None
     tasks_per_day: _PerDay | None = None
     streams: _Streams | None = None
-    classes: Annotated[
-        _Names, doc("classes that the key may use, default first; empty for any")
-    ] = []
+    classes: Annotated[_Names, doc("classes it may use, default first; empty for any")] = []
 
     def __post_init__(self) -> None:
         if self.rate_per_s and self.rate_per_s < LEAST_RATE:

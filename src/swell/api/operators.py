@@ -94,12 +94,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     ]
     speed: Annotated[list[Speed], doc("the author's measurements, in seconds")]
     samples: list[SampleView]
-    eta_s: Annotated[EtaSeconds | None, doc("seconds until a typical task sent now would end")] = (
-        None
-    )
-    start_s: Annotated[
-        EtaSeconds | None, doc("seconds until a typical task sent now would start")
-    ] = None
+    eta_s: Annotated[EtaSeconds | None, doc("seconds until a typical new task ends")] = None
+    start_s: Annotated[EtaSeconds | None, doc("seconds until a typical new task starts")] = None
     pipeline: Annotated[Pipeline | None, doc("its stages; null for a model")] = None
     urls: dict[str, str]
 

@@ -92,9 +92,7 @@ class SharedView(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     prompt: Annotated[str | None, doc("null if not shown")]
     seed: int | None
-    settings: Annotated[
-        dict[str, Any], doc("numbers, switches and choices of the input; no texts or files")
-    ]
+    settings: Annotated[dict[str, Any], doc("numbers, switches and choices of the input")]
     made_at: Moment
     expires_at: Moment | None
     pictures: list[SharedPictureView]
@@ -104,9 +102,7 @@ class SharedView(msgspec.Struct, frozen=True, kw_only=True):
 class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The size of a shared picture."""
 
-    w: Annotated[int, doc(f"at most so wide, in px: 128, 256, 512 or {SHOWN_LARGE_PX}")] = (
-        SHOWN_LARGE_PX
-    )
+    w: Annotated[int, doc("largest width, in px: 128, 256, 512 or 2048")] = SHOWN_LARGE_PX
 
 
 _read_request = Reader(ShareRequest)

@@ -27,13 +27,25 @@ Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-tim
 _ModelName = Annotated[str, doc("`owner/name`", max_length=200)]
 _Seed = Annotated[int, doc("the same seed gives the same picture", ge=0, le=2**53 - 1)]
 _Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S)]
+_EndUser = Annotated[
+    str,
+    doc("the end user of the request; users of a key take turns", max_length=200, pattern=PLAIN),
+]
 _FINISH_BY = (
     "deadline for the end, in seconds from now; the task is refused or expires if it cannot finish "
     "in time"
 )
-_EndUser = Annotated[
-    str,
-    doc("the end user of the request; users of a key take turns", max_length=200, pattern=PLAIN),
+_PRIORITY = (
+    "0 goes before the key's other tasks; 2 or more goes after everyone's usual tasks, with at "
+    "least one of twenty turns"
+)
+_Viewer = Annotated[str, doc("user of this key; the key itself by default", max_length=200)]
+_Cost = Annotated[
+    int | None,
+    doc(
+        "cost of the last attempt's share of the device, in millionths of a dollar; null before "
+        "its end, or if the pool has no price"
+    ),
 ]
 _Limit = Annotated[int, doc("tasks on a page", ge=1, le=200)]
 _Object = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
@@ -50,9 +62,7 @@ class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Changes that the client accepts to meet a deadline."""
 
     steps: Annotated[int, doc("lowest number of steps", ge=1, le=1000)] | None = None
-    size_px: Annotated[int, doc("smallest side of the picture, in px", ge=1, le=65_536)] | None = (
-        None
-    )
+    size_px: Annotated[int, doc("smallest side of a picture, px", ge=1, le=65_536)] | None = None
     models: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]],
         doc("other models, best first; the input must fit them", max_length=10),
@@ -86,35 +96,21 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         str,
         doc("`owner/name`, or `owner/name:version` for one version", min_length=1, max_length=200),
     ]
-    input: Annotated[
-        _Object, doc("The model's input; GET /v1/models/{owner}/{name} shows its schema")
-    ]
+    input: Annotated[_Object, doc("the model's input, as its `input_schema` describes it")]
     count: Annotated[int, doc("number of samples (pictures)", ge=1, le=100)] = 1
-    priority: Annotated[
-        int,
-        doc(
-            "0 goes before the key's other tasks; 2 or more goes after everyone's "
-            "usual tasks, with at least one of twenty turns",
-            ge=0,
-            le=9,
-        ),
-    ] = 1
+    priority: Annotated[int, doc(_PRIORITY, ge=0, le=9)] = 1
     class_name: (
         Annotated[str, doc("a priority class, such as `free`", min_length=1, max_length=60)] | None
     ) = msgspec.field(name="class", default=None)
     seed: _Seed | None = None
     user: _EndUser | None = None
-    start_by_s: Annotated[_Deadline, doc("deadline for the start, in seconds from now")] | None = (
-        None
-    )
+    start_by_s: Annotated[_Deadline, doc("deadline for the start, seconds from now")] | None = None
     finish_by_s: Annotated[_Deadline, doc(_FINISH_BY)] | None = None
     degrade: Annotated[
         DegradeRequest | None,
         doc("changes that you accept if the task would miss a deadline or no worker can run it"),
     ] = None
-    max_attempts: Annotated[
-        int, doc("number of attempts, including those of lost workers", ge=1, le=20)
-    ] = 3
+    max_attempts: Annotated[int, doc("attempts, including those of lost workers", ge=1, le=20)] = 3
     metadata: Annotated[_Any, doc("any JSON up to 16 KiB, returned unchanged")] = msgspec.field(
         default_factory=lambda: _NULL
     )
@@ -173,18 +169,10 @@ class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     degraded: Annotated[list[ChangeView], doc("the changes that `degrade` would make")]
     position: Annotated[int, doc("1 is next")]
-    start_s: Annotated[
-        EtaSeconds | None, doc("seconds until the start; null before any measurement")
-    ]
-    finish_s: Annotated[
-        EtaSeconds | None, doc("seconds until the end; null before any measurement")
-    ]
+    start_s: Annotated[EtaSeconds | None, doc("seconds until the start; null if unknown")]
+    finish_s: Annotated[EtaSeconds | None, doc("seconds until the end; null if unknown")]
     cost_micros: Annotated[
-        int | None,
-        doc(
-            "cost that nine in ten such tasks do not exceed, in millionths of a "
-            "dollar; null if unknown"
-        ),
+        int | None, doc("cost in millionths of a dollar that 9 of 10 such tasks do not exceed")
     ]
     workers: Annotated[int, doc("live workers that have the model")]
 
@@ -206,9 +194,8 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[
         str,
         doc(
-            "`succeeded`, `skipped` (its condition was false), `waiting` for an "
-            "earlier stage, `not_reached` if the task ended before, or else the "
-            "task's state"
+            "`succeeded`, `skipped` (its condition was false), `waiting` for an earlier stage, "
+            "`not_reached` if the task ended before, or else the task's state"
         ),
     ]
     #: Files in it stand as signed URLs.
@@ -219,13 +206,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Moment | None
     finished_at: Moment | None
     timings: Timings | None
-    cost_micros: Annotated[
-        int | None,
-        doc(
-            "cost of the attempt's share of the device, in millionths of a dollar; "
-            "null before its end, or if the pool has no price"
-        ),
-    ]
+    cost_micros: _Cost
     seed: int | None
 
 
@@ -240,10 +221,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     #: Files in it stand as signed URLs.
     output: msgspec.Raw | None
     artifacts: list[ArtifactView]
-    warnings: Annotated[
-        list[TaskWarning],
-        doc("what the model says about the result; of a pipeline, all its stages"),
-    ]
+    warnings: Annotated[list[TaskWarning], doc("of the model, or all stages of a pipeline")]
     error: TaskError | None
     attempt: int
     max_attempts: int
@@ -253,29 +231,15 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Moment | None
     finished_at: Moment | None
     timings: Timings | None
-    cost_micros: Annotated[
-        int | None,
-        doc(
-            "cost of the last attempt's share of the device, in millionths of a "
-            "dollar; null before its end, or if the pool has no price"
-        ),
-    ]
+    cost_micros: _Cost
     seed: int | None
     user: str | None
     metadata: msgspec.Raw | None
-    data_removed: Annotated[
-        list[str], doc("removed since the end: `inputs` (with metadata), `outputs`")
-    ]
+    data_removed: Annotated[list[str], doc("removed data: `inputs` (and metadata), `outputs`")]
     urls: TaskUrls
-    degraded: Annotated[
-        list[ChangeView] | UnsetType, doc("changes made to accept the task; absent if none")
-    ] = UNSET
-    trace_id: Annotated[
-        str | UnsetType, doc("id of its trace; present with telemetry.in_tasks")
-    ] = UNSET
-    stages: Annotated[
-        list[StageView] | UnsetType, doc("stages of a pipeline, in order, with their results")
-    ] = UNSET
+    degraded: Annotated[list[ChangeView] | UnsetType, doc("changes by `degrade`, if any")] = UNSET
+    trace_id: Annotated[str | UnsetType, doc("id of its trace, with telemetry.in_tasks")] = UNSET
+    stages: Annotated[list[StageView] | UnsetType, doc("stages of a pipeline, in order")] = UNSET
     webhook: Annotated[WebhookView | UnsetType, doc("the task's webhook, if it has one")] = UNSET
     favourites: Annotated[
         list[int] | UnsetType, doc("in lists: indexes of the viewer's favourite artifacts, if any")
@@ -303,17 +267,10 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = None
     model: _ModelName | None = None
     user: Annotated[str, doc("the end user of the request", max_length=200)] | None = None
-    q: Annotated[
-        str, doc("up to eight words of the input, or their beginnings", max_length=200)
-    ] = ""
+    q: Annotated[str, doc("up to eight words of the input, or their starts", max_length=200)] = ""
     since: Annotated[Zoned | None, doc("created at this time or later")] = None
     until: Annotated[Zoned | None, doc("created before this time")] = None
-    viewer: (
-        Annotated[
-            str, doc("user of this key for `favourites`; the key itself by default", max_length=200)
-        ]
-        | None
-    ) = None
+    viewer: _Viewer | None = None
     favourite: Annotated[bool, doc("only tasks with a favourite of the viewer")] = False
     cursor: Cursor = None
     limit: _Limit = 50
@@ -323,9 +280,7 @@ class FavouriteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A favourite."""
 
     artifact: Annotated[int, doc("index of the file, from 0", ge=0)] = 0
-    viewer: (
-        Annotated[str, doc("user of this key; the key itself by default", max_length=200)] | None
-    ) = None
+    viewer: _Viewer | None = None
 
 
 class FavouritesView(msgspec.Struct, frozen=True, kw_only=True):

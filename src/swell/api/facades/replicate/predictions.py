@@ -44,20 +44,14 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
-    version: Annotated[str | None, doc("a version's id, `owner/name:version` or `owner/name`")] = (
-        None
-    )
+    version: Annotated[str | None, doc("an id, `owner/name:version` or `owner/name`")] = None
     webhook: Annotated[str | None, doc("a URL that receives the prediction's events")] = None
     webhook_events_filter: Annotated[
         list[Literal["start", "output", "logs", "completed"]] | None,
         doc("the events to send; `output` and `completed` by default"),
     ] = None
-    webhook_completed: Annotated[
-        str | None, doc("older name: a URL that receives only the end")
-    ] = None
-    stream: Annotated[
-        bool | None, doc("accepted and ignored: every prediction can be streamed")
-    ] = None
+    webhook_completed: Annotated[str | None, doc("older name: a URL for the end only")] = None
+    stream: Annotated[bool | None, doc("ignored: every prediction can be streamed")] = None
 
 
 _replace = msgspec.structs.replace
