@@ -150,11 +150,8 @@ async def show_allowance(service: Service, call: Call) -> Reply:
 
 
 def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
-    standings = sheet.standings(place, service.clock.now())
-    return [
-        project(StandingView, each, name=each.name, period=each.period or None)
-        for each in standings
-    ]
+    found = sheet.standings(place, service.clock.now())
+    return [project(StandingView, each, period=each.period or None) for each in found]
 
 
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:

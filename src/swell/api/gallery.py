@@ -34,10 +34,8 @@ async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
     """
     if len(card.samples) > MOST_SAMPLES:
         raise InvalidInput(f"{card.name} has {len(card.samples)} samples: send {MOST_SAMPLES}")
-    if not card.samples:
-        return card
     samples = [await _store(service, card.name, sample) for sample in card.samples]
-    return msgspec.structs.replace(card, samples=samples)
+    return msgspec.structs.replace(card, samples=samples) if samples else card
 
 
 async def _store(service: Service, model: str, sample: Sample) -> Sample:

@@ -169,9 +169,7 @@ async def list_workers(service: Service, call: Call) -> Reply:
     listed = [each for each in await service.fleet.all() if query.gone or each[1] != "gone"]
     ids = [info.id for info, _, _ in listed]
     own = {s.worker_id: startup_view(s) for s in await service.registry.startups_of(ids)}
-    views = [
-        _worker_view(service, info, state, held, own.get(info.id)) for info, state, held in listed
-    ]
+    views = [_worker_view(service, *each, own.get(each[0].id)) for each in listed]
     startups = await service.registry.startups(under_way=True)
     under_way = [startup_view(each) for each in startups if each.kind is StartupKind.COLD]
     return Reply(200, encode(WorkerList(workers=views, starting=under_way)))

@@ -208,15 +208,11 @@ async def status_stream(service: Service, call: Call) -> Reply | None:
     return None
 
 
-@fal.route(
-    f"PUT {_REQUEST}/cancel",
-    {
-        202: Response("The request will be stopped", dict),
-        400: Response("The request had already ended", dict),
-    },
-    (NotFound,),
-    audit="tasks.cancel",
-)
+_STOPPED: Final = {202: Response("The request will be stopped", dict)}
+_ENDED: Final = {400: Response("The request had already ended", dict)}
+
+
+@fal.route(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a request."""
     task = await find_task(service, call)
@@ -240,8 +236,7 @@ async def queue_path(service: Service, call: Call) -> Reply:
 
 
 def _webhook(service: Service, call: Call) -> Webhook | None:
-    url = read_query(call, FalSubmitQuery).fal_webhook
-    if url is None:
+    if (url := read_query(call, FalSubmitQuery).fal_webhook) is None:
         return None
     request = WebhookRequest(url=url, format=FORMAT)
     return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
@@ -341,8 +336,7 @@ async def _result(service: Service, call: Call, task: Task) -> Reply:
 
 
 async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
-    pictures = list[dict[str, Any]]()
-    fraction = 0.0
+    pictures, fraction = list[dict[str, Any]](), 0.0
 
     async def tell(task: Task, event: Event) -> bytes:
         nonlocal fraction
@@ -360,21 +354,17 @@ async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
         return sse({"images": shown, "progress": fraction, "partial": True})
 
     async def end(task: Task) -> bytes:
-        return sse(await _last_event(service, call, task))
+        if not task.state.is_terminal:
+            return sse({"detail": "this backend ends: ask again", "error_type": "unavailable"})
+        if task.state is not TaskState.SUCCEEDED:
+            return sse(failure_body(task))
+        try:
+            return sse(await result_of(service, call, task))
+        except SwellError as error:
+            return sse({"detail": error.detail, "error_type": error.code})
 
     headers = [request_id(accepted.task.id)]
     await stream_events(service, call, accepted, tell, end, headers=headers)
-
-
-async def _last_event(service: Service, call: Call, task: Task) -> dict[str, Any]:
-    if not task.state.is_terminal:
-        return {"detail": "this backend ends: ask again", "error_type": "unavailable"}
-    if task.state is not TaskState.SUCCEEDED:
-        return failure_body(task)
-    try:
-        return await result_of(service, call, task)
-    except SwellError as error:
-        return {"detail": error.detail, "error_type": error.code}
 
 
 # --- the endpoint of `proxyUrl` in fal's JavaScript client, which has fal's hosts built in
@@ -398,10 +388,8 @@ async def start_upload(service: Service, call: Call) -> Reply:
     key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{ending[0] if ending else ''}"
     await service.store.note_upload(key)
     put = service.objects.sign("PUT", key, service.settings.server.signed_url_s)
-    body = {
-        "upload_url": f"{service.base_url(call)}{put}" if put.startswith("/") else put,
-        "file_url": file_url(service.urls(call), key),
-    }
+    put = f"{service.base_url(call)}{put}" if put.startswith("/") else put
+    body = {"upload_url": put, "file_url": file_url(service.urls(call), key)}
     return reply(200, body, call.request_id)
 
 
@@ -449,12 +437,7 @@ async def proxy_get(service: Service, call: Call) -> Reply | None:
     return await proxy(service, call)
 
 
-@fal.route(
-    "PUT /proxy",
-    {202: Response("The request will be stopped", dict)},
-    (NotFound,),
-    headers=(_TARGET,),
-)
+@fal.route("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
 async def proxy_put(service: Service, call: Call) -> Reply | None:
     """Forwarded cancellation of the JavaScript client."""
     return await proxy(service, call)
