@@ -31,8 +31,7 @@ from swell.api.call import Call
 from swell.api.drafts import idempotency_key
 from swell.api.events import _after
 from swell.api.facades.replicate.predictions import cancel_after_s
-from swell.api.files import byte_range, plain_type
-from swell.api.files_schemas import UploadQuery
+from swell.api.files import UploadQuery, byte_range, plain_type
 from swell.api.forms import open_form, read_parts
 from swell.api.reading import Reader, read_query
 from swell.api.submit import prefer_wait_s

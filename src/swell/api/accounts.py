@@ -20,25 +20,23 @@ from swell.api.billing_schemas import (
     StandingView,
 )
 from swell.api.call import Call, Reply
+from swell.api.operators import find_key
 from swell.api.reading import Reader, read_query
-from swell.api.route import Body, Response, route
+from swell.api.route import Body, Response, admin_route, route
 from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.quotas import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
-from swell.registry import Scope
 
 _quota = Reader(QuotaRequest)
 _credit = Reader(CreditRequest)
 
 
-@route(
+@admin_route(
     "GET /v1/quotas",
-    "Operators",
     {200: Response("Quotas and their remainder", QuotaList)},
-    scope=Scope.ADMIN,
     errors=(InvalidRequest, InvalidInput),
 )
 async def list_quotas(service: Service, call: Call) -> Reply:
@@ -51,11 +49,9 @@ async def list_quotas(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QuotaList(quotas=views)))
 
 
-@route(
+@admin_route(
     "PUT /v1/quotas",
-    "Operators",
     {200: Response("The quota and its remainder", QuotaView)},
-    scope=Scope.ADMIN,
     body=Body(QuotaRequest, example={"key_id": "k1", "user": "*", "samples_per_day": 50}),
     errors=(NotFound,),
     audit="quotas.put",
@@ -67,7 +63,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     there was a quota by then. Other backends apply it within two seconds.
     """
     asked: QuotaRequest = await _quota.read_call(call, service.settings.server.max_body_bytes)
-    await _check_key(service, asked.key_id)
+    await find_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
     await service.registry.put_quota(quota)
@@ -76,11 +72,9 @@ async def put_quota(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_quota_view(service, quota, sheet)))
 
 
-@route(
+@admin_route(
     "DELETE /v1/quotas",
-    "Operators",
     {200: Response("An empty list", QuotaList)},
-    scope=Scope.ADMIN,
     query=QuotaQuery,
     errors=(NotFound,),
     audit="quotas.drop",
@@ -95,12 +89,8 @@ async def drop_quota(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QuotaList(quotas=[])))
 
 
-@route(
-    "GET /v1/credits",
-    "Operators",
-    {200: Response("Accounts and grants", CreditsList)},
-    scope=Scope.ADMIN,
-    query=CreditsQuery,
+@admin_route(
+    "GET /v1/credits", {200: Response("Accounts and grants", CreditsList)}, query=CreditsQuery
 )
 async def list_credits(service: Service, call: Call) -> Reply:
     """List credits."""
@@ -109,21 +99,17 @@ async def list_credits(service: Service, call: Call) -> Reply:
     places = [place for place in places if query.key_id in (None, place[0])]
     sheet = await service.registry.sheet(places, service.clock.now())
     entries = await service.registry.credits(query.key_id, limit=query.limit)
-    view = CreditsList(
-        accounts=[_account_view(place, sheet) for place in places],
-        entries=[project(CreditEntryView, each) for each in entries],
-    )
-    return Reply(200, encode(view))
+    accounts = [_account_view(place, sheet) for place in places]
+    views = [project(CreditEntryView, each) for each in entries]
+    return Reply(200, encode(CreditsList(accounts=accounts, entries=views)))
 
 
-@route(
+@admin_route(
     "POST /v1/credits",
-    "Operators",
     {
         200: Response("This id was granted before", GrantView),
         201: Response("The new balance", GrantView),
     },
-    scope=Scope.ADMIN,
     body=Body(CreditRequest, example={"key_id": "k1", "micros": 5_000_000, "id": "inv-7"}),
     errors=(NotFound,),
     audit="credits.add",
@@ -134,7 +120,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
     Needed for quotas with `is_prepaid`.
     """
     asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
-    await _check_key(service, asked.key_id)
+    await find_key(service, asked.key_id)
     now = service.clock.now()
     credit = project(Credit, asked, id=asked.id or secrets.token_hex(16), at=now)
     call.target, call.about = credit.key_id, f"{credit.micros} micros, {credit.id}"
@@ -164,11 +150,8 @@ async def show_allowance(service: Service, call: Call) -> Reply:
 
 
 def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
-    standings = sheet.standings(place, service.clock.now())
-    return [
-        project(StandingView, each, name=each.name, period=each.period or None)
-        for each in standings
-    ]
+    found = sheet.standings(place, service.clock.now())
+    return [project(StandingView, each, period=each.period or None) for each in found]
 
 
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:
@@ -187,11 +170,6 @@ def _account_view(place: Place, sheet: Sheet) -> AccountView:
         held_micros=account.held,
         left_micros=account.left,
     )
-
-
-async def _check_key(service: Service, key_id: str) -> None:
-    if all(each.id != key_id for each in await service.registry.keys()):
-        raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
 
 
 async def _changed(service: Service) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swell.api.schemas import MAX_DEADLINE_S, PLAIN, Cursor, Moment
+from swell.api.schemas import MAX_DEADLINE_S, PLAIN, Cursor, Moment, doc
 from swell.registry import Scope
 
 #: Ten years, in seconds: the longest life of a key that ends.
@@ -14,21 +14,15 @@ MAX_KEY_S = 315_360_000
 #: A limit of fewer requests per second would be none that anybody could live with.
 LEAST_RATE = 1e-5
 
-_Rate = Annotated[
-    float,
-    Meta(ge=0, le=1e6, description="requests per second; 0 for no limit, else at least 0.00001"),
-]
+_Rate = Annotated[float, doc("requests per second, 0.00001 or more; 0: no limit", ge=0, le=1e6)]
 
-_Burst = Annotated[int, Meta(ge=1, le=1_000_000, description="requests allowed at once")]
+_Burst = Annotated[int, doc("requests allowed at once", ge=1, le=1_000_000)]
 
-_InFlight = Annotated[int, Meta(ge=0, le=10**9, description="unfinished tasks; 0 for no limit")]
+_InFlight = Annotated[int, doc("unfinished tasks; 0 for no limit", ge=0, le=10**9)]
 
-_PerDay = Annotated[int, Meta(ge=0, le=10**9, description="tasks per day; 0 for no limit")]
+_PerDay = Annotated[int, doc("tasks per day; 0 for no limit", ge=0, le=10**9)]
 
-_Streams = Annotated[
-    int,
-    Meta(ge=0, le=10**9, description="open event streams at each process; 0 for no limit"),
-]
+_Streams = Annotated[int, doc("open event streams at each process; 0 for no limit", ge=0, le=10**9)]
 
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=100)]
 
@@ -36,33 +30,19 @@ _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Met
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for a key. Limits default to the settings."""
 
-    name: Annotated[
-        str, Meta(min_length=1, max_length=100, pattern=PLAIN, description="description for people")
-    ]
-    scopes: Annotated[
-        list[Scope], Meta(min_length=1, max_length=3, description="client, worker or admin")
-    ] = msgspec.field(default_factory=lambda: [Scope.CLIENT])
-    expires_in_s: (
-        Annotated[float, Meta(gt=0, le=MAX_KEY_S, description="lifetime, in seconds")] | None
-    ) = None
-    pools: Annotated[
-        _Names, Meta(description="pools that workers with this key may join; empty for any")
-    ] = []
-    models: Annotated[
-        _Names,
-        Meta(
-            description="models that its workers may have, `owner/name` or `owner/*`; empty for any"
-        ),
-    ] = []
+    name: Annotated[str, doc("description for people", min_length=1, max_length=100, pattern=PLAIN)]
+    scopes: Annotated[list[Scope], doc("client, worker or admin", min_length=1, max_length=3)] = (
+        msgspec.field(default_factory=lambda: [Scope.CLIENT])
+    )
+    expires_in_s: Annotated[float, doc("lifetime, in seconds", gt=0, le=MAX_KEY_S)] | None = None
+    pools: Annotated[_Names, doc("pools that workers with this key may join; empty for any")] = []
+    models: Annotated[_Names, doc("models its workers may have, or `owner/*`; empty for any")] = []
     rate_per_s: _Rate | None = None
     burst: _Burst | None = None
     tasks_in_flight: _InFlight | None = None
     tasks_per_day: _PerDay | None = None
     streams: _Streams | None = None
-    classes: Annotated[
-        _Names,
-        Meta(description="classes that the key may use, default first; empty for any"),
-    ] = []
+    classes: Annotated[_Names, doc("classes it may use, default first; empty for any")] = []
 
     def __post_init__(self) -> None:
         if self.rate_per_s and self.rate_per_s < LEAST_RATE:
@@ -76,24 +56,21 @@ class RotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A request to rotate a secret."""
 
     overlap_s: Annotated[
-        float,
-        Meta(ge=0, le=MAX_DEADLINE_S, description="seconds during which the previous secret works"),
+        float, doc("seconds during which the previous secret works", ge=0, le=MAX_DEADLINE_S)
     ] = 86_400
 
 
 class RotateSigningRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request to rotate the URL signing secret."""
 
-    revoke: Annotated[bool, Meta(description="invalidate all URLs signed before")] = False
+    revoke: Annotated[bool, doc("invalidate all URLs signed before")] = False
 
 
 class SigningView(msgspec.Struct, frozen=True, kw_only=True):
     """The URL signing secrets, without their values."""
 
-    signs_from: Annotated[Moment, Meta(description="when the newest takes effect")]
-    others_until: Annotated[
-        Moment | None, Meta(description="when the last older URL expires; null for at once")
-    ]
+    signs_from: Annotated[Moment, doc("when the newest takes effect")]
+    others_until: Annotated[Moment | None, doc("when the last older URL expires; null for at once")]
 
 
 class KeyLimitsView(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,12 +92,12 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Moment
     revoked_at: Moment | None
     expires_at: Moment | None
-    used_at: Annotated[Moment | None, Meta(description="last use, to the minute; null if never")]
-    old_until: Annotated[Moment | None, Meta(description="end of the overlap of its last rotation")]
+    used_at: Annotated[Moment | None, doc("last use, to the minute; null if never")]
+    old_until: Annotated[Moment | None, doc("end of the overlap of its last rotation")]
     pools: list[str]
     models: list[str]
     limits: KeyLimitsView
-    classes: Annotated[list[str], Meta(description="classes that it may use; empty for any")]
+    classes: Annotated[list[str], doc("classes that it may use; empty for any")]
 
 
 class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +108,7 @@ class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[Scope]
     created_at: Moment
     expires_at: Moment | None
-    old_until: Annotated[Moment | None, Meta(description="end of the overlap of the rotation")]
+    old_until: Annotated[Moment | None, doc("end of the overlap of the rotation")]
     key: str
 
 
@@ -145,7 +122,7 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which entries to list."""
 
     cursor: Cursor = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="entries on a page")] = 50
+    limit: Annotated[int, doc("entries on a page", ge=1, le=200)] = 50
 
 
 class AuditView(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,10 +132,10 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True):
     at: Moment
     key_id: str
     key_name: str
-    address: Annotated[str, Meta(description="address of the caller, or of the proxy")]
-    action: Annotated[str, Meta(description="such as `keys.create`")]
-    target: Annotated[str, Meta(description="id of the affected object; empty for none")]
-    status: Annotated[int, Meta(description="HTTP status of the answer")]
+    address: Annotated[str, doc("address of the caller, or of the proxy")]
+    action: Annotated[str, doc("such as `keys.create`")]
+    target: Annotated[str, doc("id of the affected object; empty for none")]
+    status: Annotated[int, doc("HTTP status of the answer")]
     detail: str
     request_id: str
 

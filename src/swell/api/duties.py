@@ -29,7 +29,7 @@ from swell.background import keep_running
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
-from swell.settings.backend import RetentionClass, RetentionSettings
+from swell.settings.backend import RetentionClass
 from swell.signing import REFRESH_S as KEYS_EVERY_S
 from swell.signing import read_secrets
 from swell.store import Expiry, Part
@@ -39,16 +39,8 @@ from swell.telemetry import about
 _log = structlog.get_logger("swell.api")
 
 #: Intervals in seconds.
-_SCALING_EVERY_S: Final = 2.0
-_COSTS_EVERY_S: Final = 60.0
-_DISCARD_EVERY_S: Final = 2.0
 _LAG_EVERY_S: Final = 0.5
-_RETIRE_EVERY_S: Final = 20.0
 _STREAMS_EVERY_S: Final = 1.0
-_TARIFFS_EVERY_S: Final = 30.0
-#: A crash loses this much of the service times.
-_TIMES_EVERY_S: Final = 2.0
-_WORDS_EVERY_S: Final = 5.0
 
 #: A sweep changes at most this many tasks.
 _SWEEP_LIMIT: Final = 1000
@@ -97,32 +89,33 @@ class Duties:
     def table(self) -> list[Duty]:
         """Return all functions that run now and then."""
         service, settings = self._service, self._service.settings
-        costs_every_s = min(_COSTS_EVERY_S, settings.settle_every_s)
+        costs_every_s = min(60.0, settings.settle_every_s)
+        heartbeat_s = settings.delivery.heartbeat_s
+        index_words = partial(service.store.keep_words, limit=_WORDS_LIMIT)
         duties = [
             Duty("sweep", lambda: self._sweep_pause_s, self._sweep),
-            Duty("workers", settings.delivery.heartbeat_s / 2, service.fleet.refresh),
-            Duty(
-                "startups", settings.delivery.heartbeat_s, partial(expire_startups, service), True
-            ),
+            Duty("workers", heartbeat_s / 2, service.fleet.refresh),
+            Duty("startups", heartbeat_s, partial(expire_startups, service), True),
             Duty("objects", OBJECTS_EVERY_S, service.writable.look),
             Duty("streams", _STREAMS_EVERY_S, self._keep_streams),
             Duty("stream keys", settings.server.keepalive_s, partial(check_streams, service)),
             Duty("positions", settings.position_every_s, partial(tell_positions, service)),
-            Duty("times", _TIMES_EVERY_S, service.estimates.save_times),
-            Duty("discard", _DISCARD_EVERY_S, partial(discard, service), True),
-            Duty("retention", _RETIRE_EVERY_S, self._retire, True),
-            Duty("words", _WORDS_EVERY_S, self._index_words, True),
+            # A crash loses this much of the service times.
+            Duty("times", 2.0, service.estimates.save_times),
+            Duty("discard", 2.0, partial(discard, service), True),
+            Duty("retention", 20.0, self._retire, True),
+            Duty("words", 5.0, index_words, True),
             Duty("loop lag", 0.0, self._measure_lag),
             Duty("clock", COMPARE_EVERY_S, service.skew.compare),
             Duty("limits", SHARE_EVERY_S, service.limits.share),
             Duty("keys", KEYS_EVERY_S, self._keep_keys),
             Duty("arrivals", service.scaling.next_bin_s, service.scaling.tell_arrivals),
-            Duty("scaling", _SCALING_EVERY_S, self._follow_scaling),
+            Duty("scaling", 2.0, self._follow_scaling),
             Duty("charges", CHARGES_EVERY_S, service.charges.keep),
             Duty("quotas", QUOTAS_EVERY_S, service.quotas.settle),
             Duty("quota holds", QUOTA_HOLDS_EVERY_S, service.quotas.repair, True),
             Duty("costs", costs_every_s, self._settle_costs),
-            Duty("tariffs", _TARIFFS_EVERY_S, service.tariffs.refresh),
+            Duty("tariffs", 30.0, service.tariffs.refresh),
             Duty("canaries", CANARIES_EVERY_S, partial(look_after_canaries, service)),
         ]
         if service.hooks is not None and service.backend.is_shared:
@@ -207,7 +200,8 @@ class Duties:
             self._clock_checked_s = now_s
             await cap_waits(service)
         wake_at = await store.next_wake_at()
-        if _is_due(wake_at, service.clock.now()) or now_s - self._swept_s >= _TIDY_EVERY_S:
+        is_due = wake_at is not None and wake_at <= service.clock.now()
+        if is_due or now_s - self._swept_s >= _TIDY_EVERY_S:
             self._swept_s = now_s
             while await sweep(service) >= _SWEEP_LIMIT:
                 pass
@@ -227,9 +221,6 @@ class Duties:
                 stream.check()
             if number % _STREAM_BATCH == _STREAM_BATCH - 1:
                 await asyncio.sleep(0)
-
-    async def _index_words(self) -> None:
-        await self._service.store.keep_words(limit=_WORDS_LIMIT)
 
     async def _keep_keys(self) -> None:
         service = self._service
@@ -283,10 +274,6 @@ def _note_failure(service: Service, duty: str, error: Exception) -> None:
         _log.error("duty failed", duty=duty, exc_info=error)
 
 
-def _is_due(wake_at: datetime | None, now: datetime) -> bool:
-    return wake_at is not None and wake_at <= now
-
-
 async def sweep(service: Service) -> int:
     """Expire tasks and leases, and make tasks ready after backoff; return how many changed."""
     tasks = await service.store.sweep(limit=_SWEEP_LIMIT)
@@ -322,25 +309,20 @@ async def sweep(service: Service) -> int:
             service.count_end(task)
     await service.changed(tasks)
     lost = [task for task in tasks if _change_by_sweep(task) == "lost"]
-    await _charge_lost(service, list({task.id: task for task in taken + lost}.values()))
+    try:
+        await charge_lost(service, list({task.id: task for task in taken + lost}.values()))
+    except Exception as error:
+        _note_failure(service, "costs", error)
     return len(tasks)
 
 
 async def cap_waits(service: Service) -> None:
     """Shorten leases and backoffs that are too long because the clock was set back."""
-    lease_s, n = service.settings.delivery.lease_s, _SWEEP_LIMIT
+    n, lease_s = _SWEEP_LIMIT, service.settings.delivery.lease_s
     while n >= _SWEEP_LIMIT:
         n = await service.store.cap_waits(lease_s=lease_s, limit=_SWEEP_LIMIT)
         if n:
             _log.warning("the clock was set back: leases and backoffs were shortened", tasks=n)
-
-
-async def _charge_lost(service: Service, tasks: Sequence[Task]) -> None:
-    """Charge attempts that workers lost. A failure does not stop the sweep."""
-    try:
-        await charge_lost(service, tasks)
-    except Exception as error:
-        _note_failure(service, "costs", error)
 
 
 def _change_by_sweep(task: Task) -> str:
@@ -376,34 +358,27 @@ async def retire(service: Service) -> int:
 
     `discard` deletes their objects.
     """
-    store, settings, now = service.store, service.settings, service.clock.now()
-    retention = settings.retention
+    store, settings, retention = service.store, service.settings, service.settings.retention
     named = tuple(model for each in retention.classes.values() for model in each.models)
     counts = [0]
-    periods: list[RetentionClass | RetentionSettings] = [*retention.classes.values(), retention]
-    for kept in periods:
+
+    def before(kept_s: float) -> datetime:
+        return service.clock.now() - timedelta(seconds=kept_s)
+
+    for kept in (*retention.classes.values(), retention):
         models = kept.models if isinstance(kept, RetentionClass) else None
-        parts = (
-            (Part.TASK, kept.tasks_s),
-            (Part.OUTPUTS, kept.outputs_s),
-            (Part.INPUTS, kept.inputs_s),
-        )
-        for part, kept_s in parts:
-            if kept_s is None:
-                continue
-            expiry = Expiry(
-                part=part,
-                before=now - timedelta(seconds=kept_s),
-                models=models,
-                except_models=named if models is None else (),
-            )
-            counts.append(await store.retire(expiry, limit=_RETIRE_LIMIT))
+        others = named if models is None else ()
+        parts = {Part.TASK: kept.tasks_s, Part.OUTPUTS: kept.outputs_s, Part.INPUTS: kept.inputs_s}
+        for part, kept_s in parts.items():
+            if kept_s is not None:
+                expiry = Expiry(
+                    part=part, before=before(kept_s), models=models, except_models=others
+                )
+                counts.append(await store.retire(expiry, limit=_RETIRE_LIMIT))
     if settings.uploads_s is not None:
-        before = now - timedelta(seconds=settings.uploads_s)
-        counts.append(await store.retire_uploads(before, limit=_RETIRE_LIMIT))
-    if service.hooks is not None and settings.webhooks.log_s is not None:
-        before = now - timedelta(seconds=settings.webhooks.log_s)
-        counts.append(await service.hooks.outbox.retire(before, limit=_RETIRE_LIMIT))
+        counts.append(await store.retire_uploads(before(settings.uploads_s), limit=_RETIRE_LIMIT))
+    if service.hooks is not None and (log_s := settings.webhooks.log_s) is not None:
+        counts.append(await service.hooks.outbox.retire(before(log_s), limit=_RETIRE_LIMIT))
     return max(counts)
 
 

@@ -59,7 +59,5 @@ async def _prove_gone(service: Service, key: str) -> None:
             return
     except NotFound:
         return
-    raise Unavailable(
-        f"the object {key[:120]!r} is still there after it was deleted: ask again",
-        headers={"Retry-After": "2"},
-    )
+    detail = f"the object {key[:120]!r} is still there after it was deleted: ask again"
+    raise Unavailable(detail, headers={"Retry-After": "2"})

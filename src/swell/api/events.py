@@ -9,9 +9,10 @@ Source:
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -44,8 +45,26 @@ _RETRY = b"retry: 2000\n\n"
 #: The range of that wait when this backend stops and others continue.
 _STOPPING_RETRY_MS: Final = (50, 500)
 
-#: Returns an event in the format of one kind of stream; empty to skip it.
-Writer = Callable[[Service, Call, Stream, str, Event], Awaitable[bytes]]
+#: Returns the current task if the caller may see it.
+Finder = Callable[[Service, Call], Awaitable[Task]]
+
+
+async def _spread_reconnects() -> bytes:
+    """Return what keeps the readers of a service that stops from reconnecting all at once."""
+    return b"retry: %d\n\n" % random.randint(*_STOPPING_RETRY_MS)
+
+
+class StreamFormat(NamedTuple):
+    """How an API writes the events of a task."""
+
+    #: Returns an event; empty to skip it.
+    write: Callable[[Service, Call, Stream, Event], Awaitable[bytes]]
+    #: Further headers of the answer.
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    #: What the stream begins with.
+    first: bytes = _RETRY
+    #: Returns the end of a stream that ends before its task.
+    stopped: Callable[[], Awaitable[bytes]] = _spread_reconnects
 
 
 _LAST_EVENT: Final = Header(
@@ -81,17 +100,14 @@ async def stream_events(service: Service, call: Call) -> Reply | None:
         return Reply(204)
     if call.scope["method"] == "HEAD":
         return Reply(200, content_type=_HEADERS[0][1], headers=_HEADERS[1:])
-    await relay(service, call, task.id, after, find_task, _write)
+    # After the end of the body, the server notices when the client hangs up.
+    await call.body(0)
+    await relay(service, call, task.id, after, find_task, _NATIVE)
     return None
 
 
 async def relay(
-    service: Service,
-    call: Call,
-    task_id: str,
-    after: int,
-    find: Callable[[Service, Call], Awaitable[Task]],
-    write: Writer,
+    service: Service, call: Call, task_id: str, after: int, find: Finder, form: StreamFormat
 ) -> None:
     """Write the events of a task until it has ended or its reader has gone.
 
@@ -101,21 +117,17 @@ async def relay(
         task_id: The task.
         after: The id of the reader's last event.
         find: Returns the current task if the caller may see it.
-        write: Returns events in the stream's format.
+        form: Writes the events.
     """
     # Listen before reading the task, so that no event is lost in between.
     subscription = service.bus.subscribe(task_id, after=after)
     try:
-        # After the end of the body, the server notices when the client hangs up.
-        await call.body(0)
         task = await find(service, call)
-        stream = Stream(asyncio.current_task(), call, _queued(write, task))
-        if call.key is None:
-            # A signed URL replaces the key, and expires.
-            await _relay(service, call, subscription, stream, task, after, write)
-        else:
-            async with service.limits.open(call, stream):
-                await _relay(service, call, subscription, stream, task, after, write)
+        stream = Stream(asyncio.current_task(), call, _queued(form, task))
+        # A signed URL replaces the key, and expires.
+        limit = contextlib.nullcontext() if call.key is None else service.limits.open(call, stream)
+        async with limit:
+            await _relay(service, call, subscription, stream, task, after, form)
     finally:
         subscription.close()
 
@@ -127,14 +139,14 @@ async def _relay(
     stream: Stream,
     task: Task,
     after: int,
-    write: Writer,
+    form: StreamFormat,
 ) -> None:
-    headers = [*_HEADERS, NO_POLICY, *call.own_headers()]
+    headers = [*_HEADERS, *form.headers, NO_POLICY, *call.own_headers()]
     send = call.send
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     state = event_of(task)
-    first = b"" if state.id <= after else await write(service, call, stream, task.id, state)
-    await send({"type": "http.response.body", "body": _RETRY + first, "more_body": True})
+    first = b"" if state.id <= after else await form.write(service, call, stream, state)
+    await send({"type": "http.response.body", "body": form.first + first, "more_body": True})
     seen = max(after, state.id)
     is_over = task.state.is_terminal
     task_id = task.id
@@ -154,8 +166,8 @@ async def _relay(
             if call.key is not None:
                 await service.check_again(call)
             seen, is_over = event.id, event.is_terminal
-            stream.waiting = _queued(write, event.task)
-            body = await write(service, call, stream, task_id, event)
+            stream.waiting = _queued(form, event.task)
+            body = await form.write(service, call, stream, event)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             del event, body
     except asyncio.CancelledError:
@@ -168,15 +180,14 @@ async def _relay(
         _log.warning("event stream: ended early", task=task_id, detail=error.detail)
     finally:
         service.streams.remove(stream)
-    # If the service stops before the task ends, its readers do not reconnect all at once.
-    body = b"" if is_over else b"retry: %d\n\n" % random.randint(*_STOPPING_RETRY_MS)
+    body = b"" if is_over else await form.stopped()
     await send({"type": "http.response.body", "body": body})
 
 
-def _queued(write: Writer, task: Task | None) -> Task | None:
+def _queued(form: StreamFormat, task: Task | None) -> Task | None:
     """Return the task if its reader gets new positions now and then."""
     is_queued = task is not None and task.state is TaskState.QUEUED
-    return task if is_queued and write is _write else None
+    return task if is_queued and form is _NATIVE else None
 
 
 async def _current(service: Service, event: Event) -> Event:
@@ -187,7 +198,7 @@ async def _current(service: Service, event: Event) -> Event:
     return event_of(task)
 
 
-async def _write(service: Service, call: Call, stream: Stream, task_id: str, event: Event) -> bytes:
+async def _write(service: Service, call: Call, stream: Stream, event: Event) -> bytes:
     if event.is_terminal:
         task = event.task
         assert task is not None, "a terminal event comes with its task"
@@ -202,6 +213,9 @@ async def _write(service: Service, call: Call, stream: Stream, task_id: str, eve
     elif event.kind is EventKind.STARTED:
         data = {"state": TaskState.RUNNING.value, **data}
     return frame(event.kind, encode(data), event.id)
+
+
+_NATIVE: Final = StreamFormat(_write)
 
 
 def queued_data(task: Task, position: int | None, expected: Estimate | None) -> dict[str, Any]:
@@ -235,7 +249,5 @@ def _after(call: Call) -> int:
     if not text:
         return -1
     if not text.isdigit() or len(text) > 16 or int(text) > TERMINAL_ID:
-        raise InvalidRequest(
-            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
-        )
+        raise InvalidRequest("Last-Event-ID: send the last `id:` that you got from this stream")
     return int(text)

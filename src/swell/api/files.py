@@ -1,9 +1,9 @@
 """Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -11,22 +11,21 @@ import structlog
 
 from swell.api.accept import preferred
 from swell.api.call import Call, Reply
-from swell.api.files_schemas import StoredView, UploadQuery, UploadView
 from swell.api.forms import open_form
 from swell.api.headers import POLICY
+from swell.api.problems import field_error
 from swell.api.reading import read_query
 from swell.api.route import Body, Header, Response, route
+from swell.api.schemas import Moment, doc
 from swell.api.service import Service
 from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
 from swell.api.thumbnails import width_of
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.errors import (
     Conflict,
     DamagedArtifact,
     ExpiredArtifact,
-    FieldError,
     Forbidden,
-    InvalidInput,
     InvalidRequest,
     NotFound,
     RangeNotSatisfiable,
@@ -78,6 +77,31 @@ _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
 _MAX_FILES: Final = 500
 
 
+class UploadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of an upload."""
+
+    filename: Annotated[str, doc("Swell keeps its extension", max_length=100)] | None = None
+
+
+class UploadView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored input file; the URL is signed and expires."""
+
+    key: str
+    url: str
+    content_type: str
+    bytes: int
+    expires_at: Moment
+
+
+class StoredView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored output file."""
+
+    key: str
+    bytes: int
+    content_type: str
+    etag: str
+
+
 _RANGE_HEADER: Final = Header(
     "Range", "one range of bytes", {"type": "string", "maxLength": 100}, "bytes=0-1023"
 )
@@ -102,20 +126,13 @@ async def upload(service: Service, call: Call) -> Reply:
     if call.media_type == "multipart/form-data":
         header = call.header(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
-        filename, content_type = part.filename, plain_type(part.media_type)
+        filename, content_type = part.filename or "", plain_type(part.media_type)
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
-    now = service.clock.now()
+    expires_at = service.clock.now() + timedelta(seconds=service.settings.server.signed_url_s)
     info = await keep_upload(service, call, data, content_type, filename)
-    expires_s = service.settings.server.signed_url_s
-    view = UploadView(
-        key=info.key,
-        url=service.urls(call).file(info.key, info.bytes),
-        content_type=info.content_type,
-        bytes=info.bytes,
-        expires_at=now + timedelta(seconds=expires_s),
-    )
-    return Reply(201, encode(view))
+    url = service.urls(call).file(info.key, info.bytes)
+    return Reply(201, encode(project(UploadView, info, url=url, expires_at=expires_at)))
 
 
 async def keep_upload(
@@ -146,36 +163,27 @@ async def keep_upload(
 
 
 async def _checked(data: AsyncIterator[bytes], allowed: Sequence[str]) -> AsyncIterator[bytes]:
-    """Yield a file as it comes, once its first bytes have shown that it may be uploaded.
+    """Yield a file in pieces, once its first bytes show that it may be uploaded.
 
     Raises:
         UnsupportedType: It may not.
     """
     head = b""
-    is_known = False
     async for piece in data:
-        if is_known:
-            yield piece
-            continue
         head += piece
         if len(head) >= HEAD_BYTES:
-            _check_type(head, allowed)
-            is_known = True
-            yield head
-    if not is_known and head:
-        _check_type(head, allowed)
-        yield head
-
-
-def _check_type(head: bytes, allowed: Sequence[str]) -> None:
+            break
     found = sniffed_type(head[:HEAD_BYTES])
-    if not is_allowed(found, allowed):
+    if head and not is_allowed(found, allowed):
         raise UnsupportedType(
             f"the file begins like {found}, which this service does not take (the setting "
             f"server.upload_types): send one of {', '.join(allowed)}",
             # The rest of the body is not read.
             headers={"connection": "close"},
         )
+    yield head
+    async for piece in data:
+        yield piece
 
 
 @route(
@@ -192,16 +200,13 @@ async def put_artifact(service: Service, call: Call) -> Reply:
 
     For workers, with a URL from `POST /worker/v1/uploads`.
     """
-    key = call.params["key"]
+    key, settings = call.params["key"], service.settings.server
     service.objects.verify("PUT", key, call.query())
-    await _check_delivers(service, key)
-    data = call.chunks(service.settings.server.max_artifact_bytes)
+    await _check_attempt(service, key)
+    data = call.chunks(settings.max_artifact_bytes)
     if key.startswith(_UPLOADS):
-        # Of a client that asked where to put a file, by a façade of it.
-        data = _checked(
-            call.chunks(service.settings.server.max_upload_bytes),
-            service.settings.server.upload_types,
-        )
+        # An upload through a URL of a compatible API.
+        data = _checked(call.chunks(settings.max_upload_bytes), settings.upload_types)
     try:
         info = await service.objects.put_new(key, data, _content_type(call))
     except Unavailable:
@@ -211,14 +216,11 @@ async def put_artifact(service: Service, call: Call) -> Reply:
         # Its task ended and was erased while the file came.
         await service.objects.delete([key])
         raise _removed(key)
-    view = StoredView(
-        key=info.key, bytes=info.bytes, content_type=info.content_type, etag=info.etag
-    )
-    return Reply(201, encode(view))
+    return Reply(201, encode(project(StoredView, info)))
 
 
-async def _check_delivers(service: Service, key: str) -> None:
-    """Check that the attempt which a file is of still runs: its URL may be good for longer.
+async def _check_attempt(service: Service, key: str) -> None:
+    """Check that the attempt that makes a file still runs: its URL may be valid for longer.
 
     Raises:
         ExpiredArtifact: The data of its task was removed.
@@ -227,22 +229,16 @@ async def _check_delivers(service: Service, key: str) -> None:
     made = _OF_ATTEMPT.match(key)
     if made is None:
         return
-    task_id, attempt = made[1], int(made[2])
-    (task,) = await service.store.get([task_id])
+    (task,) = await service.store.get([made[1]])
     if task is None or task.outputs_removed:
         raise _removed(key)
-    if task.state is not TaskState.RUNNING or task.attempt != attempt:
-        raise Conflict(
-            f"attempt {attempt} of task {task_id} has ended, so the server accepts "
-            "nothing for it: discard the result"
-        )
+    if task.state is not TaskState.RUNNING or task.attempt != int(made[2]):
+        raise Conflict(f"attempt {int(made[2])} of task {task.id} has ended: discard the result")
 
 
 def _removed(key: str) -> ExpiredArtifact:
-    return ExpiredArtifact(
-        f"the file {key[:120]!r} was deleted: its retention time ended, or "
-        "someone deleted the task's data"
-    )
+    why = "its retention time ended, or someone deleted the task's data"
+    return ExpiredArtifact(f"the file {key[:120]!r} was deleted: {why}")
 
 
 @route(
@@ -281,10 +277,17 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     headers = _file_headers(info)
     if _is_known(call.header(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
-    if service.settings.objects.serve == "redirect" and query.get("redirect") != "no":
-        elsewhere = await _elsewhere(service, objects, call, info.key, query)
-        if elsewhere is not None:
-            return elsewhere
+    may_redirect = service.settings.objects.serve == "redirect" and query.get("redirect") != "no"
+    if may_redirect and call.scope["method"] != "HEAD":
+        left_s = max(1.0, int(query["expires"]) - service.clock.now().timestamp())
+        direct = await objects.direct("GET", info.key, left_s)
+        if direct is not None:
+            headers = [
+                (b"location", direct.url.encode()),
+                (b"cache-control", b"private, no-store"),
+                (b"access-control-allow-origin", b"*"),
+            ]
+            return Reply(302, headers=headers)
     return _pieces(objects, call, info, headers)
 
 
@@ -296,10 +299,8 @@ def _check_size(key: str, size_bytes: int, found_bytes: int) -> None:
     """
     if found_bytes != size_bytes:
         _log.error("a stored file is damaged", key=key, expected=size_bytes, has=found_bytes)
-        raise DamagedArtifact(
-            f"the file {key[:120]!r} is damaged: expected {size_bytes:,} bytes, has "
-            f"{found_bytes:,}. Run its task again, or ask the operator for a copy"
-        )
+        sizes = f"expected {size_bytes:,} bytes, has {found_bytes:,}"
+        raise DamagedArtifact(f"the file {key[:120]!r} is damaged ({sizes}): run its task again")
 
 
 async def read_file(objects: Objects, artifact: Artifact) -> bytes:
@@ -335,33 +336,12 @@ async def _find(service: Service, objects: Objects, key: str, width: str | None)
 
 
 async def _was_removed(service: Service, key: str) -> bool:
-    """Whether a missing file with a URL that this service signed was removed by it."""
-    kind = key.partition("/")[0]
-    if kind == "uploads":
-        return True
+    """Whether this service removed a missing file that it signed a URL for."""
     made = _OF_ATTEMPT.match(key)
     if made is None:
-        return False
+        return key.startswith(_UPLOADS)
     (task,) = await service.store.get([made[1]])
     return task is None or task.outputs_removed
-
-
-async def _elsewhere(
-    service: Service, objects: Objects, call: Call, key: str, query: Mapping[str, str]
-) -> Reply | None:
-    """Return where a bucket itself gives a file, while the URL is good; None if nowhere."""
-    if call.scope["method"] == "HEAD":
-        return None
-    left_s = max(1.0, int(query["expires"]) - service.clock.now().timestamp())
-    direct = await objects.direct("GET", key, left_s)
-    if direct is None:
-        return None
-    headers = [
-        (b"location", direct.url.encode()),
-        (b"cache-control", b"private, no-store"),
-        (b"access-control-allow-origin", b"*"),
-    ]
-    return Reply(302, headers=headers)
 
 
 def _pieces(
@@ -372,18 +352,15 @@ def _pieces(
     Raises:
         RangeNotSatisfiable: The range lies outside.
     """
-    asked = call.header(b"range")
+    span = None
     unchanged = call.header(b"if-range")
-    if unchanged is not None and not _is_known(unchanged, info.etag):
-        asked = None
-    span = None if asked is None else byte_range(asked.decode("latin-1"), info.bytes)
-    start, end = (0, info.bytes) if span is None else span
-    status = 200
+    if unchanged is None or _is_known(unchanged, info.etag):
+        span = byte_range((call.header(b"range") or b"").decode("latin-1"), info.bytes)
+    start, end = span or (0, info.bytes)
     if span is not None:
-        status = 206
         headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, info.bytes)))
     return Reply(
-        status,
+        200 if span is None else 206,
         content_type=info.content_type.encode("latin-1", "replace"),
         headers=headers,
         stream=objects.read(info.key, start, end),
@@ -450,8 +427,7 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
         try:
             objects.verify("GET", key, dict(parse_qsl(parts.query)))
         except Forbidden as error:
-            where = FieldError(pointer=at, detail=error.detail, code="expired_url")
-            raise InvalidInput(f"{at}: {error.detail}", errors=[where]) from error
+            raise field_error(at, error.detail, "expired_url") from error
         keys[key] = None
     return tuple(keys)
 
@@ -510,10 +486,8 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
         if last and int(last) < start:
             return None
     if start >= size or end <= start:
-        raise RangeNotSatisfiable(
-            f"the file has {size:,} bytes: ask for a range within them",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
+        detail = f"the file has {size:,} bytes: ask for a range within them"
+        raise RangeNotSatisfiable(detail, headers={"Content-Range": f"bytes */{size}"})
     return start, end
 
 
@@ -547,17 +521,16 @@ def _is_known(header: bytes | None, etag: str) -> bool:
 
 
 def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:
-    headers: Mapping[str, str] = {
-        "accept-ranges": "bytes",
-        "etag": f'"{info.etag}"',
+    return [
+        (b"accept-ranges", b"bytes"),
+        (b"etag", f'"{info.etag}"'.encode("latin-1", "replace")),
         # The URL names one version until it expires, and only its owner knows it.
-        "cache-control": "private, max-age=3600, immutable",
-        "last-modified": info.modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
-        "access-control-allow-origin": "*",
-        "cross-origin-resource-policy": "cross-origin",
-    }
-    found = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    return found + _guards(info.content_type)
+        (b"cache-control", b"private, max-age=3600, immutable"),
+        (b"last-modified", info.modified_at.strftime("%a, %d %b %Y %H:%M:%S GMT").encode()),
+        (b"access-control-allow-origin", b"*"),
+        (b"cross-origin-resource-policy", b"cross-origin"),
+        *_guards(info.content_type),
+    ]
 
 
 def _guards(content_type: str) -> list[tuple[bytes, bytes]]:

@@ -33,13 +33,6 @@ MAX_FIELD_BYTES: Final = 1024 * 1024
 _IDENTITY: Final = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
-class FilePart(NamedTuple):
-    """The headers of the file in a form."""
-
-    filename: str
-    media_type: str
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of a form: a field, or a file."""
@@ -62,9 +55,8 @@ class Part:
         async for piece in self.data:
             value += piece
             if len(value) > limit_bytes:
-                raise InvalidRequest(
-                    f"the form's field {self.name[:60]!r} has more than {limit_bytes:,} bytes"
-                )
+                detail = f"the form's field {self.name[:60]!r} has more than {limit_bytes:,} bytes"
+                raise InvalidRequest(detail)
         try:
             return value.decode()
         except UnicodeDecodeError as error:
@@ -91,8 +83,8 @@ async def read_parts(content_type: bytes, chunks: AsyncIterator[bytes]) -> Async
 
 async def open_form(
     content_type: bytes, chunks: AsyncIterator[bytes]
-) -> tuple[FilePart, AsyncIterator[bytes]]:
-    """Return the headers of the one file in a form, and its bytes.
+) -> tuple[Part, AsyncIterator[bytes]]:
+    """Return the one file in a form, and its bytes.
 
     Fields before and after the file are skipped. The iterator raises at its end if the form is
     incomplete or has a second file.
@@ -107,7 +99,7 @@ async def open_form(
     parts = read_parts(content_type, chunks)
     async for part in parts:
         if part.filename is not None:
-            return FilePart(part.filename, part.media_type), _only_file(part, parts)
+            return part, _only_file(part, parts)
     raise InvalidRequest("the form holds no file: send exactly one part with a file name")
 
 
@@ -116,9 +108,7 @@ async def _only_file(file: Part, parts: AsyncIterator[Part]) -> AsyncIterator[by
         yield piece
     async for part in parts:
         if part.filename is not None:
-            raise InvalidRequest(
-                "the form holds 2 files or more: send exactly one part with a file name"
-            )
+            raise InvalidRequest("the form holds 2 files or more: send exactly one")
 
 
 class _Head(NamedTuple):
@@ -154,24 +144,22 @@ class _Form:
                 max_header_size=_MAX_HEADER_BYTES,
             )
         except FormParserError as error:
-            raise InvalidRequest(f"the form cannot be read: {error}") from error
+            raise _unreadable(error) from error
 
     async def fill(self) -> bool:
         """Read until the queue holds something; return False at the end of the form."""
         while not self.queue:
             chunk = await anext(self._chunks, None)
-            if chunk is None:
-                if not self._is_complete:
-                    raise InvalidRequest(
-                        "the form cannot be read: it ends before its last boundary"
-                    )
+            if self._is_complete and chunk is None:
                 return False
             # Bytes after the last boundary mean nothing.
             if not self._is_complete:
+                if chunk is None:
+                    raise _unreadable("it ends before its last boundary")
                 try:
                     self._parser.write(chunk)
                 except FormParserError as error:
-                    raise InvalidRequest(f"the form cannot be read: {error}") from error
+                    raise _unreadable(error) from error
         return True
 
     async def data(self) -> AsyncIterator[bytes]:
@@ -204,13 +192,9 @@ class _Form:
         if filename is not None and encoding not in _IDENTITY:
             raise InvalidRequest("the form's file is encoded: send its bytes as they are")
         media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
-        self.queue.append(
-            _Head(
-                options.get(b"name", b"").decode(errors="replace"),
-                None if filename is None else filename.decode(errors="replace"),
-                media_type.decode("latin-1"),
-            )
-        )
+        name = options.get(b"name", b"").decode(errors="replace")
+        shown = None if filename is None else filename.decode(errors="replace")
+        self.queue.append(_Head(name, shown, media_type.decode("latin-1")))
 
     def _end(self) -> None:
         self._is_complete = True
@@ -221,4 +205,8 @@ def _boundary(content_type: bytes) -> bytes:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if boundary:
             return boundary
-    raise InvalidRequest("the form cannot be read: its Content-Type names no boundary")
+    raise _unreadable("its Content-Type names no boundary")
+
+
+def _unreadable(why: object) -> InvalidRequest:
+    return InvalidRequest(f"the form cannot be read: {why}")

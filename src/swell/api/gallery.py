@@ -1,20 +1,29 @@
 """Samples on model cards: taken from workers, stored as files, served without a key."""
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.models_schemas import SampleView
 from swell.api.route import Response, route
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.views import project
 from swell.errors import InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Sample
 from swell.samples import MOST_SAMPLES, TEXT, check_sample, text_of
 
-#: The URL contains the digest, so its content never changes.
-_CACHE_CONTROL = b"public, max-age=31536000, immutable"
+
+class SampleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture, sound or text on a model's card; its URL needs no key and never changes."""
+
+    url: str
+    caption: str
+    content_type: str
+    width: Annotated[int, doc("in px, for a picture; else 0")]
+    height: Annotated[int, doc("in px, for a picture; else 0")]
+    text: Annotated[str, doc("the text, for a text; else empty")]
 
 
 async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
@@ -25,10 +34,8 @@ async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
     """
     if len(card.samples) > MOST_SAMPLES:
         raise InvalidInput(f"{card.name} has {len(card.samples)} samples: send {MOST_SAMPLES}")
-    if not card.samples:
-        return card
     samples = [await _store(service, card.name, sample) for sample in card.samples]
-    return msgspec.structs.replace(card, samples=samples)
+    return msgspec.structs.replace(card, samples=samples) if samples else card
 
 
 async def _store(service: Service, model: str, sample: Sample) -> Sample:
@@ -63,9 +70,19 @@ async def show_sample(service: Service, call: Call) -> Reply:
     found = next((each for each in samples if each.digest == digest), None)
     if found is None:
         raise NotFound(f"{model} has no sample {digest[:70]!r}: GET /v1/models/{model} lists them")
+    charset = "; charset=utf-8" if found.content_type == TEXT else ""
+    reply = constant_reply(call, digest, f"{found.content_type}{charset}")
+    if reply.status == 200:
+        reply.length = (await service.objects.head(_key(digest))).bytes
+        reply.stream = service.objects.read(_key(digest))
+    return reply
+
+
+def constant_reply(call: Call, digest: str, content_type: str, data: bytes = b"") -> Reply:
+    """Return content with its digest in its URL, so that it never changes; 304 if it is cached."""
     etag = f'"{digest}"'.encode()
     headers = [
-        (b"cache-control", _CACHE_CONTROL),
+        (b"cache-control", b"public, max-age=31536000, immutable"),
         (b"etag", etag),
         (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
         (b"access-control-allow-origin", b"*"),
@@ -73,15 +90,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
     ]
     if call.header(b"if-none-match") == etag:
         return Reply(304, headers=headers)
-    info = await service.objects.head(_key(digest))
-    charset = "; charset=utf-8" if found.content_type == TEXT else ""
-    return Reply(
-        200,
-        content_type=f"{found.content_type}{charset}".encode(),
-        headers=headers,
-        stream=service.objects.read(_key(digest)),
-        length=info.bytes,
-    )
+    return Reply(200, data, content_type.encode(), headers)
 
 
 def sample_views(card: ModelCard, base: str) -> list[SampleView]:

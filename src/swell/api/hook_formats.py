@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from swell.api.facades.fal.results import FORMAT as FAL
+from swell.api.facades.fal.results import FalSeal
 from swell.api.facades.fal.results import hook_body as fal_body
-from swell.api.facades.fal.webhooks import FalSeal
 from swell.api.facades.replicate.views import FORMAT as REPLICATE
 from swell.api.facades.replicate.views import hook_body as replicate_body
 from swell.api.hook_bodies import Form, SealOf, native

@@ -26,11 +26,9 @@ async def receive_messages(service: Service) -> None:
         try:
             await handle_messages(service, messages)
         except SwellError as error:
-            _log.warning(
-                "bus: a message from another backend was not processed", detail=error.detail
-            )
+            _log.warning("bus: a peer message was not processed", detail=error.detail)
         except Exception:
-            _log.exception("bus: a message from another backend was not processed")
+            _log.exception("bus: a peer message was not processed")
 
 
 async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> None:
@@ -83,15 +81,8 @@ async def catch_up(service: Service) -> int:
     Returns:
         How many tasks were read.
     """
-    ids = [
-        *dict.fromkeys(
-            [
-                *service.bus.subscribed(),
-                *service.fleet.held_tasks(),
-                *service.calibration.open_tasks(),
-            ]
-        )
-    ]
+    listened, held = service.bus.subscribed(), service.fleet.held_tasks()
+    ids = list(dict.fromkeys([*listened, *held, *service.calibration.open_tasks()]))
     for start in range(0, len(ids), _BATCH):
         part = ids[start : start + _BATCH]
         found = await service.store.get(part)

@@ -3,6 +3,8 @@
 `python -m swell.api.openapi` prints the document of the native API, without the worker protocol.
 """
 
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +20,18 @@ from swell.registry import Scope
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _REF: Final = "#/components/schemas/{name}"
+_INFO: Final = {
+    "title": "Swell",
+    "summary": "Serve open generative models",
+    "description": "Create tasks for image, text, audio and video models, follow them, and "
+    "download their results. Errors are problem documents (RFC 9457).",
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key; its scope is client, worker or admin.",
+}
 _PROBLEM: Final = "application/problem+json"
 
 
@@ -40,27 +54,11 @@ def describe(
         paths.setdefault(route.public_path, {})[route.method.lower()] = operation
     described = {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Swell",
-            "version": version,
-            "summary": "Serve open generative models",
-            "description": "Create tasks for image, text, audio and video models, follow them, and "
-            "download their results. Errors are problem documents (RFC 9457).",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
+        "info": {**_INFO, "version": version},
         "servers": [{"url": base_url or "/"}],
         "tags": [{"name": name, "description": text} for name, text in groups.items()],
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An API key; its scope is client, worker or admin.",
-                }
-            },
-        },
+        "components": {"schemas": schemas, "securitySchemes": {"key": _KEY}},
     }
     # Encoding turns default values of messages into JSON values.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))
@@ -105,28 +103,18 @@ def _request_body(body: Body, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for part in route.path.split("/"):
-        if part.startswith("{"):
-            name = part[1:-1].removesuffix(":path")
-            schema = {"type": "string", "minLength": 1}
-            found.append({"name": name, "in": "path", "required": True, "schema": schema})
+    for name in re.findall(r"\{(\w+)", route.path):
+        schema = {"type": "string", "minLength": 1}
+        found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, schema in _query_schemas(route):
         parameter: dict[str, Any] = {"name": name, "in": "query", "schema": schema}
         if "description" in schema:
             parameter["description"] = schema.pop("description")
         found.append(parameter)
-    found.extend(
-        {
-            "name": header.name,
-            "in": "header",
-            "description": header.description,
-            "schema": header.schema,
-            "example": header.example,
-        }
-        for header in route.headers
-        # OpenAPI ignores a parameter of this name. The media types of responses replace it.
-        if header.name != "Accept"
-    )
+    for header in route.headers:
+        # OpenAPI ignores a parameter named Accept. The media types of responses replace it.
+        if header.name != "Accept":
+            found.append({"in": "header", **dataclasses.asdict(header)})
     return found
 
 
@@ -157,11 +145,9 @@ def _responses(route: Route, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for kind in all_errors(route):
         by_status.setdefault(kind.status, []).append(f"`{kind.code}`: {kind.title}")
-    for status in sorted(by_status):
-        found[str(status)] = {
-            "description": "; ".join(by_status[status]),
-            "content": {_PROBLEM: {"schema": refs[Problem]}},
-        }
+    content = {_PROBLEM: {"schema": refs[Problem]}}
+    for status, errors in sorted(by_status.items()):
+        found[str(status)] = {"description": "; ".join(errors), "content": content}
     return found
 
 
@@ -184,12 +170,8 @@ def _response(response: Response, refs: dict[Any, dict[str, Any]]) -> dict[str, 
     elif response.media_type:
         content[response.media_type] = {}
     content.update({each: {} for each in response.files})
-    described = {
-        "description": response.description,
-        "headers": {
-            name: {"description": text, "schema": {"type": "string"}} for name, text in headers
-        },
-    }
+    shown = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers}
+    described = {"description": response.description, "headers": shown}
     return {**described, "content": content} if content else described
 
 

@@ -3,7 +3,7 @@
 import secrets
 from collections import Counter
 from datetime import timedelta
-from typing import Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -26,11 +26,11 @@ from swell.api.auth import NewKey, create_key, rotate_key
 from swell.api.call import Call, Reply
 from swell.api.eta import EtaSeconds
 from swell.api.files import READ_URL_S
-from swell.api.gallery import sample_views
+from swell.api.gallery import SampleView, sample_views
 from swell.api.metrics import CONTENT_TYPE
-from swell.api.models_schemas import MeasuredView, ModelList, ModelView
 from swell.api.reading import Reader, read_query
-from swell.api.route import Body, Response, route
+from swell.api.route import Body, Response, admin_route, route
+from swell.api.schemas import Moment, doc
 from swell.api.service import Service
 from swell.api.startups import startup_view
 from swell.api.views import encode, project
@@ -49,8 +49,9 @@ from swell.bus import MessageKind, PeerMessage
 from swell.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.fairness import USUAL_PRIORITY
 from swell.phases import StartupKind
-from swell.registry import ApiKey, KeyLimits, ModelCard, Scope, WorkerInfo
+from swell.registry import ApiKey, KeyLimits, ModelCard, Speed, WorkerInfo
 from swell.signing import rotate_secrets
+from swell.stages import Pipeline
 
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
@@ -58,6 +59,51 @@ _LOST_S: Final = 3600.0
 _read_key = Reader(KeyRequest)
 _read_rotation = Reader(RotateRequest)
 _read_signing_rotation = Reader(RotateSigningRequest)
+
+
+class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
+    """Recent run times of a model on one kind of device."""
+
+    device: Annotated[str, doc("the workers' name for it, such as `cpu` or `cuda:0`")]
+    tasks: int
+    median_s: Annotated[float, doc("for each task, including delivery")]
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a model."""
+
+    name: str
+    version: str
+    description: str
+    stage: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    examples: list[dict[str, Any]]
+    registered_at: Moment | None
+    workers: Annotated[int, doc("live workers that have it")]
+    service_s: Annotated[EtaSeconds | None, doc("recent task times, in seconds")]
+    measured: Annotated[list[MeasuredView], doc("the same by device")]
+    licence: Annotated[str, doc("of code and weights, as SPDX or text; empty if not stated")]
+    credits: Annotated[str, doc("Markdown")]
+    memory_bytes: Annotated[int | None, doc("device memory; null if unknown")]
+    price_micros: Annotated[
+        int | None,
+        doc(
+            "price of a sample at a remote service, in millionths of a dollar; null if it has none"
+        ),
+    ]
+    speed: Annotated[list[Speed], doc("the author's measurements, in seconds")]
+    samples: list[SampleView]
+    eta_s: Annotated[EtaSeconds | None, doc("seconds until a typical new task ends")] = None
+    start_s: Annotated[EtaSeconds | None, doc("seconds until a typical new task starts")] = None
+    pipeline: Annotated[Pipeline | None, doc("its stages; null for a model")] = None
+    urls: dict[str, str]
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """Models, by name."""
+
+    models: list[ModelView]
 
 
 @route("GET /v1/models", "Models", {200: Response("The current version of every model", ModelList)})
@@ -82,14 +128,12 @@ async def get_model(service: Service, call: Call) -> Reply:
     """
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
-    served = service.estimates.served_with([target.queue]).get(target.queue)
-    served_with = {} if served is None else {target.model: served}
+    queue, estimates = target.queue, service.estimates
+    served = estimates.served_with([queue]).get(queue)
     [waiting] = await service.broker.backlogs(
-        [target.model], USUAL_PRIORITY, served_with=served_with
+        [target.model], USUAL_PRIORITY, served_with={target.model: served} if served else {}
     )
-    expected = await service.estimates.expected_last(
-        target.queue, waiting.equal, waiting.equal_samples
-    )
+    expected = await estimates.expected_last(queue, waiting.equal, waiting.equal_samples)
     if expected is not None:
         view = msgspec.structs.replace(view, start_s=expected.start, eta_s=expected.finish)
     return Reply(200, encode(view))
@@ -108,12 +152,7 @@ async def list_versions(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ModelList(models=[model_view(service, each, base) for each in cards])))
 
 
-@route(
-    "GET /v1/queues",
-    "Operators",
-    {200: Response("Queues that are not empty", QueueList)},
-    scope=Scope.ADMIN,
-)
+@admin_route("GET /v1/queues", {200: Response("Queues that are not empty", QueueList)})
 async def list_queues(service: Service, call: Call) -> Reply:
     """List queues."""
     depths = await service.broker.depths()
@@ -121,12 +160,8 @@ async def list_queues(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QueueList(queues=views)))
 
 
-@route(
-    "GET /v1/workers",
-    "Operators",
-    {200: Response("Workers, oldest first", WorkerList)},
-    scope=Scope.ADMIN,
-    query=WorkersQuery,
+@admin_route(
+    "GET /v1/workers", {200: Response("Workers, oldest first", WorkerList)}, query=WorkersQuery
 )
 async def list_workers(service: Service, call: Call) -> Reply:
     """List workers."""
@@ -134,19 +169,15 @@ async def list_workers(service: Service, call: Call) -> Reply:
     listed = [each for each in await service.fleet.all() if query.gone or each[1] != "gone"]
     ids = [info.id for info, _, _ in listed]
     own = {s.worker_id: startup_view(s) for s in await service.registry.startups_of(ids)}
-    views = [
-        _worker_view(service, info, state, held, own.get(info.id)) for info, state, held in listed
-    ]
+    views = [_worker_view(service, *each, own.get(each[0].id)) for each in listed]
     startups = await service.registry.startups(under_way=True)
     under_way = [startup_view(each) for each in startups if each.kind is StartupKind.COLD]
     return Reply(200, encode(WorkerList(workers=views, starting=under_way)))
 
 
-@route(
+@admin_route(
     "POST /v1/workers/{id}/drain",
-    "Operators",
     {200: Response("The worker; it finishes its tasks and exits", WorkerView)},
-    scope=Scope.ADMIN,
     errors=(NotFound,),
     audit="workers.drain",
 )
@@ -158,16 +189,13 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     if info is None:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.get(worker_id)
-    held = 0 if worker is None else worker.held
     state = "gone" if info.gone_at else "draining"
-    return Reply(200, encode(_worker_view(service, info, state, held)))
+    return Reply(200, encode(_worker_view(service, info, state, worker.held if worker else 0)))
 
 
-@route(
+@admin_route(
     "POST /v1/keys",
-    "Operators",
     {201: Response("The key with its secret, shown only now", NewKeyView)},
-    scope=Scope.ADMIN,
     body=Body(KeyRequest, example={"name": "shop", "scopes": ["client"]}),
     audit="keys.create",
 )
@@ -175,13 +203,15 @@ async def make_key(service: Service, call: Call) -> Reply:
     """Create a key."""
     request: KeyRequest = await _read_key.read_call(call, service.settings.server.max_body_bytes)
     service.classes.check_known(request.classes)
-    lasts_s, now = request.expires_in_s, service.clock.now()
+    expires_at = None
+    if request.expires_in_s is not None:
+        expires_at = service.clock.now() + timedelta(seconds=request.expires_in_s)
     made = await create_key(
         service.registry,
         service.clock,
         request.name,
         frozenset(request.scopes),
-        expires_at=None if lasts_s is None else now + timedelta(seconds=lasts_s),
+        expires_at=expires_at,
         pools=tuple(request.pools),
         models=tuple(request.models),
         limits=project(KeyLimits, request),
@@ -192,11 +222,9 @@ async def make_key(service: Service, call: Call) -> Reply:
     return shown_once(201, made)
 
 
-@route(
+@admin_route(
     "POST /v1/keys/{id}/rotate",
-    "Operators",
     {200: Response("The key with its new secret, shown only now", NewKeyView)},
-    scope=Scope.ADMIN,
     body=Body(RotateRequest, example={"overlap_s": 3600}),
     errors=(NotFound, Conflict),
     audit="keys.rotate",
@@ -209,11 +237,10 @@ async def new_secret(service: Service, call: Call) -> Reply:
     """
     body = await call.body(service.settings.server.max_body_bytes)
     request: RotateRequest = _read_rotation.read(body or b"{}")
-    key = await _find_key(service, call)
+    key = await find_key(service, call.params["id"])
     made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
     call.about = f"the previous secret works for {request.overlap_s:g} s"
-    service.keys.forget()
-    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
+    await _keys_changed(service)
     return shown_once(200, made)
 
 
@@ -223,11 +250,9 @@ def shown_once(status: int, made: NewKey) -> Reply:
     return Reply(status, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
-@route(
+@admin_route(
     "POST /v1/signing/rotate",
-    "Operators",
     {200: Response("When the new secret takes effect", SigningView)},
-    scope=Scope.ADMIN,
     body=Body(RotateSigningRequest, example={"revoke": False}),
     errors=(Conflict,),
     audit="signing.rotate",
@@ -253,17 +278,12 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
     )
     signing.replace(made)
     call.about = f"URLs signed before are {'invalid' if request.revoke else 'still valid'}"
-    others = [each.until for each in made if each.until is not None]
-    view = SigningView(signs_from=made[0].from_at, others_until=max(others, default=None))
-    return Reply(200, encode(view))
+    others_until = max((each.until for each in made if each.until is not None), default=None)
+    return Reply(200, encode(SigningView(signs_from=made[0].from_at, others_until=others_until)))
 
 
-@route(
-    "GET /v1/audit",
-    "Operators",
-    {200: Response("A page of entries, newest first", AuditList)},
-    scope=Scope.ADMIN,
-    query=AuditQuery,
+@admin_route(
+    "GET /v1/audit", {200: Response("A page of entries, newest first", AuditList)}, query=AuditQuery
 )
 async def list_audit(service: Service, call: Call) -> Reply:
     """List the audit log.
@@ -277,12 +297,7 @@ async def list_audit(service: Service, call: Call) -> Reply:
     return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
 
 
-@route(
-    "GET /v1/keys",
-    "Operators",
-    {200: Response("Keys, without their secrets", KeyList)},
-    scope=Scope.ADMIN,
-)
+@admin_route("GET /v1/keys", {200: Response("Keys, without their secrets", KeyList)})
 async def list_keys(service: Service, call: Call) -> Reply:
     """List keys."""
     keys = await service.registry.keys()
@@ -295,28 +310,34 @@ async def own_key(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_key_view(call.caller)))
 
 
-@route(
+@admin_route(
     "DELETE /v1/keys/{id}",
-    "Operators",
     {200: Response("The revoked key", KeyView)},
-    scope=Scope.ADMIN,
     errors=(NotFound,),
     audit="keys.revoke",
 )
 async def revoke_key(service: Service, call: Call) -> Reply:
     """Revoke a key."""
-    key = await _find_key(service, call)
+    key = await find_key(service, call.params["id"])
     if key.revoked_at is None:
         key = msgspec.structs.replace(key, revoked_at=service.clock.now())
         await service.registry.put_key(key)
     call.about = repr(key.name)
-    service.keys.forget()
-    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
+    await _keys_changed(service)
     return Reply(200, encode(_key_view(key)))
 
 
-async def _find_key(service: Service, call: Call) -> ApiKey:
-    key_id = call.params["id"]
+async def _keys_changed(service: Service) -> None:
+    service.keys.forget()
+    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
+
+
+async def find_key(service: Service, key_id: str) -> ApiKey:
+    """Return a key.
+
+    Raises:
+        NotFound: There is none with this id.
+    """
     for key in await service.registry.keys():
         if key.id == key_id:
             return key
@@ -366,20 +387,19 @@ async def health_ready(service: Service, call: Call) -> Reply:
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""
     waiting, oldest_s = (0, 0.0) if service.hooks is None else await service.hooks.waiting()
-    text = service.metrics.text(
-        {
-            **await _queue_gauges(service),
-            **await _worker_gauges(service),
-            **metrics.scaling_gauges(service.scaling.status),
-            "swell_event_streams": {(): len(service.streams)},
-            "swell_clock_ahead_seconds": {(): service.skew.ahead_s},
-            "swell_webhooks_waiting": {(): waiting},
-            "swell_webhooks_oldest_age_seconds": {(): oldest_s},
-        }
-    )
+    gauges: dict[str, metrics.Samples] = {
+        **await _queue_gauges(service),
+        **await _worker_gauges(service),
+        **metrics.scaling_gauges(service.scaling.status),
+        "swell_event_streams": {(): len(service.streams)},
+        "swell_clock_ahead_seconds": {(): service.skew.ahead_s},
+        "swell_webhooks_waiting": {(): waiting},
+        "swell_webhooks_oldest_age_seconds": {(): oldest_s},
+    }
+    text = service.metrics.text(gauges)
     if service.backend.together is not None:
         text = service.backend.together(text)
-    return Reply(200, text, metrics.CONTENT_TYPE.encode())
+    return Reply(200, text, CONTENT_TYPE.encode())
 
 
 async def _queue_gauges(service: Service) -> dict[str, metrics.Samples]:
@@ -405,9 +425,7 @@ async def _queue_gauges(service: Service) -> dict[str, metrics.Samples]:
 
 async def _worker_gauges(service: Service) -> dict[str, metrics.Samples]:
     now = service.clock.now()
-    states: Counter[tuple[str, str]] = Counter()
-    slots: Counter[str] = Counter()
-    slots_held: Counter[str] = Counter()
+    states, slots, slots_held = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
     for pool in service.settings.hour_micros:
         service.metrics.know_pool(pool)
     for info, state, held in await service.fleet.all():
@@ -434,19 +452,15 @@ def model_name(call: Call) -> str:
 
 def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
     """Return a card as clients see it."""
-    stats = service.times.stats(card.name, card.version)
-    times = None
-    if stats is not None:
-        times = EtaSeconds(
-            low=round(stats.p10_s, 3), median=round(stats.median_s, 3), high=round(stats.p90_s, 3)
-        )
+    times = service.times.stats(card.name, card.version)
+    if times is not None:
+        low, median, high = (round(each, 3) for each in (times.p10_s, times.median_s, times.p90_s))
     home = f"{base}/v1/models/{card.name}"
-    page = f"{base}/#/models/{card.name}"
     return project(
         ModelView,
         card,
         workers=_count_workers(service, card),
-        service_s=times,
+        service_s=None if times is None else EtaSeconds(low=low, median=median, high=high),
         measured=[
             MeasuredView(device=device, tasks=n, median_s=round(median_s, 3))
             for device, n, median_s in service.times.by_device(card.name, card.version)
@@ -454,7 +468,7 @@ def model_view(service: Service, card: ModelCard, base: str) -> ModelView:
         memory_bytes=card.memory_bytes or None,
         price_micros=card.price_micros or None,
         samples=sample_views(card, base),
-        urls={"get": home, "versions": home + "/versions", "page": page},
+        urls={"get": home, "versions": home + "/versions", "page": f"{base}/#/models/{card.name}"},
     )
 
 
@@ -482,14 +496,8 @@ async def _class_views(service: Service, model: str) -> list[ClassView]:
     views = []
     for name, priority in service.classes.all.items():
         [backlog] = await service.broker.backlogs([model], priority)
-        views.append(
-            ClassView(
-                name=name,
-                priority=priority,
-                ready=backlog.equal,
-                ready_samples=backlog.equal_samples,
-            )
-        )
+        ready, samples = backlog.equal, backlog.equal_samples
+        views.append(ClassView(name=name, priority=priority, ready=ready, ready_samples=samples))
     return views
 
 

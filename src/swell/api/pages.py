@@ -4,7 +4,6 @@ import html
 import json
 from typing import Any, Final
 
-import msgspec
 from markdown_it import MarkdownIt
 
 from swell.api.call import Call, Reply
@@ -12,6 +11,7 @@ from swell.api.html_page import page
 from swell.api.problems import ERROR_TYPES
 from swell.api.route import Response, page_route, route
 from swell.api.service import Service
+from swell.api.views import encode
 from swell.errors import NotFound
 from swell.money.amounts import dollars
 from swell.registry import ModelCard
@@ -111,8 +111,7 @@ async def openapi_json(service: Service, call: Call) -> Reply:
         version=service.settings.version,
         base_url=service.base_url(call),
     )
-    headers = [(b"access-control-allow-origin", b"*")]
-    return Reply(200, msgspec.json.encode(described), headers=headers)
+    return Reply(200, encode(described), headers=[(b"access-control-allow-origin", b"*")])
 
 
 @route(
@@ -138,11 +137,12 @@ def first_line(markdown: str) -> str:
 def _llms_model(card: ModelCard, base: str) -> str:
     licence = " ".join(card.licence.split()) or "not stated"
     example = _shortened(card.examples[0]) if card.examples else {}
+    memory = f"{card.memory_bytes / 2**20:,.0f} MiB" if card.memory_bytes else "not known"
     lines = [
         f"### {card.name}\n",
         f"- [{card.name}]({base}/#/models/{card.name}): {first_line(card.description)}",
         f"- licence: {licence}",
-        f"- memory: {_memory(card.memory_bytes)}",
+        f"- memory: {memory}",
     ]
     if card.price_micros:
         lines.append(f"- paid to others: {dollars(card.price_micros)} a sample")
@@ -152,10 +152,6 @@ def _llms_model(card: ModelCard, base: str) -> str:
         f"- example input: `{json.dumps(example, ensure_ascii=False)}`\n",
     ]
     return "\n".join(lines)
-
-
-def _memory(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else "not known"
 
 
 def _shortened(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from swell.api.call import Reply
-from swell.errors import Internal, SwellError
+from swell.errors import FieldError, Internal, InvalidInput, SwellError
 
 PROBLEM_TYPE = b"application/problem+json"
 
@@ -100,6 +100,12 @@ def problem_reply(error: SwellError, *, path: str, request_id: str) -> Reply:
     if error.retryable and not any(name == b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", b"5"))
     return Reply(error.status, _encode(body), PROBLEM_TYPE, headers)
+
+
+def field_error(field: str, detail: str, code: str = "unsupported_value") -> InvalidInput:
+    """Return the error of one field, by its name or its JSON pointer."""
+    where = FieldError(pointer="/" + field.removeprefix("/"), detail=detail, code=code)
+    return InvalidInput(f"{field}: {detail}", errors=[where])
 
 
 def closest(word: str, among: Iterable[str], n: int = 3) -> list[str]:

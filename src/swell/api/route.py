@@ -117,57 +117,63 @@ def declared_in(module: str) -> list[Route]:
     return _declared.get(module, [])
 
 
-def route(  # noqa: PLR0913
+def route(
     operation: str,
     group: str,
     responses: dict[int, Response],
     *,
     scope: Scope | None = Scope.CLIENT,
     body: type[Any] | Body | None = None,
-    query: type[Any] = NoQuery,
-    headers: tuple[Header, ...] = (),
     errors: tuple[type[SwellError], ...] = (),
-    audit: str = "",
-    is_page: bool = False,
+    **more: Any,
 ) -> Callable[[Handler], Handler]:
     """Declare an operation on its handler.
 
     `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
     it: the first line is the summary, and the text up to "Raises:" is the description. The errors
-    of reading a body or a query are added.
+    of reading a body or a query are added. `more` are other fields of `Route`.
     """
     if isinstance(body, type):
         body = Body(body)
     if body is not None and body.message is not None:
         errors = (InvalidRequest, InvalidInput, TooLarge, *errors)
-    elif query not in (NoQuery, dict):
+    elif more.get("query", NoQuery) not in (NoQuery, dict):
         errors = (InvalidRequest, InvalidInput, *errors)
 
     def declare(handler: Handler) -> Handler:
-        method, _, path = operation.partition(" ")
-        summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
-        description = rest.partition("Raises:")[0]
-        _declared.setdefault(handler.__module__, []).append(
-            Route(
-                method,
-                path,
-                handler,
-                scope,
-                summary.removesuffix("."),
-                group,
-                responses,
-                errors,
-                " ".join(description.split()),
-                body,
-                query,
-                headers,
-                is_page,
-                audit,
-            )
+        made = make_route(
+            handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
         )
+        _declared.setdefault(handler.__module__, []).append(made)
         return handler
 
     return declare
+
+
+def make_route(
+    handler: Handler, operation: str, group: str, responses: dict[int, Response], **more: Any
+) -> Route:
+    """Return the operation of a handler, whose docstring describes it. Args: as `route`."""
+    method, _, path = operation.partition(" ")
+    summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
+    description = " ".join(rest.partition("Raises:")[0].split())
+    return Route(
+        method=method,
+        path=path,
+        handler=handler,
+        summary=summary.removesuffix("."),
+        description=description,
+        group=group,
+        responses=responses,
+        **more,
+    )
+
+
+def admin_route(
+    operation: str, responses: dict[int, Response], **more: Any
+) -> Callable[[Handler], Handler]:
+    """Declare an operation of operators, which needs an `admin` key. Args: as `route`."""
+    return route(operation, "Operators", responses, scope=Scope.ADMIN, **more)
 
 
 def page_route(

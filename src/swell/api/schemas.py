@@ -1,10 +1,16 @@
 """Request and response bodies of several features. OpenAPI's schemas come from these types."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+
+def doc(text: str, **bounds: Any) -> Meta:
+    """Return the description of a field, and the bounds of its value."""
+    return Meta(description=text, **bounds)
+
 
 #: Thirty days, in seconds: the longest deadline.
 MAX_DEADLINE_S = 2_592_000

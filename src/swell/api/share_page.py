@@ -7,8 +7,7 @@ from swell.api.call import Call, Reply
 from swell.api.html_page import page
 from swell.api.route import page_route
 from swell.api.service import Service
-from swell.api.share_messages import SharedPictureView, SharedView
-from swell.api.shares import NO_INDEX_HEADER, find_shared
+from swell.api.shares import NO_INDEX_HEADER, SharedPictureView, SharedView, find_shared
 from swell.errors import NotFound
 
 _TEXTS: Final = {
@@ -80,10 +79,11 @@ async def shared_page(service: Service, call: Call) -> Reply:
         made = f"{texts['style'].format(style=style)} · {made}"
     address = f"{service.base_url(call)}/s/{token}"
     # The addresses are relative because a proxy may add a path prefix.
-    pictures = "".join(
-        _image(each, f"../v1/shares/{token}/pictures/{number}", title)
-        for number, each in enumerate(view.pictures)
-    )
+    pictures = ""
+    for number, each in enumerate(view.pictures):
+        size = f' width="{each.width}" height="{each.height}"' if each.width else ""
+        source = f"../v1/shares/{token}/pictures/{number}"
+        pictures += f'<img src="{source}" alt="{html.escape(title)}"{size}>'
     link = ""
     if service.web_app.is_built:
         label = texts["own"] if view.prompt is None else texts["try"]
@@ -120,30 +120,19 @@ def _open_graph(title: str, made: str, address: str, picture: SharedPictureView)
         scale = min(1.0, 512 / picture.width)
         tags["og:image:width"] = str(round(picture.width * scale))
         tags["og:image:height"] = str(round(picture.height * scale))
-    properties = "".join(
-        f'<meta property="{name}" content="{html.escape(value)}">' for name, value in tags.items()
-    )
-    return properties + '<meta name="twitter:card" content="summary_large_image">'
-
-
-def _image(picture: SharedPictureView, url: str, alt: str) -> str:
-    size = f' width="{picture.width}" height="{picture.height}"' if picture.width else ""
-    return f'<img src="{url}" alt="{html.escape(alt)}"{size}>'
+    shown = [f'<meta property="{name}" content="{html.escape(tags[name])}">' for name in tags]
+    return "".join(shown) + '<meta name="twitter:card" content="summary_large_image">'
 
 
 def _settings(view: SharedView, label: str) -> str:
     settings = view.settings if view.seed is None else {**view.settings, "seed": view.seed}
     if not settings:
         return ""
-    rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(_text(value))}</dd>"
-        for name, value in settings.items()
-    )
+    rows = ""
+    for name, value in settings.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows += f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
     return f"<details><summary>{label}</summary><dl>{rows}</dl></details>"
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _style(view: SharedView) -> str:

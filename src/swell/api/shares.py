@@ -4,32 +4,27 @@ A visitor gets newly encoded pictures without metadata, through the backend. The
 """
 
 import hashlib
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from swell.api.admin_schemas import NewKeyView
 from swell.api.auth import create_key
 from swell.api.call import Call, Reply
 from swell.api.operators import shown_once
+from swell.api.problems import field_error
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
-from swell.api.schemas import NoQuery
+from swell.api.schemas import Cursor, Moment, NoQuery, doc
 from swell.api.service import Service
-from swell.api.share_messages import (
-    SharedPictureQuery,
-    SharedView,
-    ShareList,
-    ShareRequest,
-    SharesQuery,
-    ShareView,
-)
-from swell.api.shared_task import pictures_of, shared_view
 from swell.api.tasks import find_task, only_own
-from swell.api.thumbnails import width_of
+from swell.api.tasks_schemas import Zoned
+from swell.api.thumbnails import has_thumbnail, width_of
 from swell.api.views import encode, project
 from swell.errors import (
     Conflict,
-    FieldError,
     Forbidden,
     InvalidInput,
     InvalidRequest,
@@ -39,14 +34,78 @@ from swell.errors import (
 from swell.quotas import Quota, month_of, resets_at
 from swell.registry import KeyLimits, Scope
 from swell.sharing import ShareLink, new_share_token
-from swell.task import Task, TaskState, is_id
-
-_read_request = Reader(ShareRequest)
+from swell.task import SHOWN_LARGE_PX, Artifact, Task, TaskState, is_id
 
 #: Keeps shared pictures out of search engines.
 NO_INDEX_HEADER = (b"x-robots-tag", b"noindex")
 
 
+#: The input field with the text of a picture.
+_PROMPT: Final = "prompt"
+
+
+class ShareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a share link."""
+
+    with_prompt: Annotated[bool, doc("whether to show the prompt")] = True
+    expires_at: Annotated[Zoned | None, doc("when the link expires; null for never")] = None
+
+
+class ShareView(msgspec.Struct, frozen=True, kw_only=True):
+    """A share link."""
+
+    task_id: str
+    url: Annotated[str, doc("a page that needs no key and no scripts")]
+    token: Annotated[str, doc("the secret part of the link")]
+    with_prompt: bool
+    created_at: Moment
+    expires_at: Annotated[Moment | None, doc("null for never")]
+
+
+class ShareList(msgspec.Struct, frozen=True, kw_only=True):
+    """Share links; `cursor` gets the next page and is null at the end."""
+
+    shares: list[ShareView]
+    cursor: str | None
+
+
+class SharesQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which links to list."""
+
+    task_id: Annotated[str, doc("only the link of this task", max_length=200)] | None = None
+    cursor: Cursor = None
+    limit: Annotated[int, doc("links on a page", ge=1, le=200)] = 50
+
+
+class SharedPictureView(msgspec.Struct, frozen=True, kw_only=True):
+    """A shared picture: WebP without metadata."""
+
+    url: Annotated[str, doc(f"at most {SHOWN_LARGE_PX} px wide")]
+    thumbnail_url: Annotated[str, doc("the same, at most 512 px wide")]
+    width: Annotated[int | None, doc("of the picture at `url`, in px")]
+    height: int | None
+
+
+class SharedView(msgspec.Struct, frozen=True, kw_only=True):
+    """The shared part of a task."""
+
+    model: str
+    prompt: Annotated[str | None, doc("null if not shown")]
+    seed: int | None
+    settings: Annotated[dict[str, Any], doc("numbers, switches and choices of the input")]
+    made_at: Moment
+    expires_at: Moment | None
+    pictures: list[SharedPictureView]
+    guest_tasks: Annotated[int, doc("tasks that a visitor may run without a key of their own")] = 0
+
+
+class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The size of a shared picture."""
+
+    w: Annotated[int, doc("largest width, in px: 128, 256, 512 or 2048")] = SHOWN_LARGE_PX
+
+
+_read_request = Reader(ShareRequest)
 _SHARE: Final = Response("The link", ShareView)
 
 
@@ -70,25 +129,19 @@ async def share(service: Service, call: Call) -> Reply:
     task = await find_task(service, call)
     now = service.clock.now()
     if request.expires_at is not None and request.expires_at <= now:
-        detail = (
-            "this time is in the past: give a later one, or null for a link that does not expire"
-        )
-        where = FieldError(pointer="/expires_at", detail=detail, code="past")
-        raise InvalidInput(f"/expires_at: {detail}", errors=[where])
+        detail = "this time is past: give a later one, or null for a link that does not expire"
+        raise field_error("/expires_at", detail, "past")
     if task.state is not TaskState.SUCCEEDED or not pictures_of(task):
-        raise Conflict(
-            f"task {task.id} has no picture to share: share a task that has succeeded and made one"
-        )
-    link = await service.store.share(
-        ShareLink(
-            task_id=task.id,
-            key_id=task.key_id,
-            token=new_share_token(),
-            created_at=now,
-            has_prompt=request.with_prompt,
-            expires_at=request.expires_at,
-        )
+        raise Conflict(f"task {task.id} has no picture to share")
+    asked = ShareLink(
+        task_id=task.id,
+        key_id=task.key_id,
+        token=new_share_token(),
+        created_at=now,
+        has_prompt=request.with_prompt,
+        expires_at=request.expires_at,
     )
+    link = await service.store.share(asked)
     if link is None:
         raise Conflict(f"the data of task {task.id} was deleted, so it cannot be shared")
     return Reply(200, encode(_view(service, call, link)))
@@ -249,15 +302,30 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         NotFound: The link does not exist, or no longer; the error does not say which.
     """
     link = await service.store.share_link(call.params["token"])
-    if link is None or not link.is_good(service.clock.now()):
-        raise _missing()
-    (task,) = await service.store.get([link.task_id])
-    if task is None or not pictures_of(task):
-        raise _missing()
+    task = None
+    if link is not None and link.is_good(service.clock.now()):
+        (task,) = await service.store.get([link.task_id])
+    if link is None or task is None or not pictures_of(task):
+        raise NotFound("this link was revoked, has expired, or never existed")
     card = await service.cards.registered(task.model, task.model_version)
-    schema = {} if card is None else card.input_schema
-    base, guest_tasks = service.base_url(call), service.settings.limits.guest_tasks
-    return task, shared_view(link, task, schema, base, guest_tasks)
+    given = msgspec.json.decode(task.input)
+    # Of a task whose input was removed, there is none.
+    given = given if isinstance(given, dict) else {}
+    prompt = given.get(_PROMPT)
+    home = f"{service.base_url(call)}/v1/shares/{link.token}/pictures"
+    view = SharedView(
+        model=task.model,
+        prompt=prompt if link.has_prompt and isinstance(prompt, str) else None,
+        seed=task.seed,
+        settings=settings_of(given, {} if card is None else card.input_schema),
+        made_at=task.created_at,
+        expires_at=link.expires_at,
+        pictures=[
+            _picture(each, f"{home}/{number}") for number, each in enumerate(pictures_of(task))
+        ],
+        guest_tasks=service.settings.limits.guest_tasks,
+    )
+    return task, view
 
 
 def _link_reply(service: Service, call: Call, task: Task, link: ShareLink | None) -> Reply:
@@ -271,5 +339,50 @@ def _view(service: Service, call: Call, link: ShareLink) -> ShareView:
     return project(ShareView, link, url=url, with_prompt=link.has_prompt)
 
 
-def _missing() -> NotFound:
-    return NotFound("this link was revoked, has expired, or never existed")
+def pictures_of(task: Task) -> list[Artifact]:
+    """Return the files of a task that a share link shows."""
+    return [each for each in task.artifacts if has_thumbnail(each.key, each.content_type)]
+
+
+def settings_of(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the public settings of an input: numbers, switches and choices.
+
+    Free text may contain anything, such as a URL, so it is left out.
+    """
+    properties = schema.get("properties") or {}
+    return {
+        name: value
+        for name, value in given.items()
+        if name != _PROMPT and _is_public(value, _choices(properties.get(name), schema))
+    }
+
+
+def _is_public(value: Any, choices: list[Any]) -> bool:
+    if isinstance(value, list):
+        return all(not isinstance(each, list) and _is_public(each, choices) for each in value)
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and value in choices)
+
+
+def _choices(prop: Any, schema: Mapping[str, Any], depth: int = 0) -> list[Any]:
+    """Return the values that a schema lists for a field, or for each element of a list."""
+    if not isinstance(prop, Mapping) or depth > 4:
+        return []
+    found = [*prop.get("enum", ()), *([prop["const"]] if "const" in prop else [])]
+    parts = [each for name in ("anyOf", "oneOf", "allOf") for each in prop.get(name, ())]
+    parts.append(prop.get("items"))
+    if isinstance(reference := prop.get("$ref"), str):
+        definitions = schema.get("$defs")
+        name = reference.rpartition("/")[2]
+        parts.append(definitions.get(name) if isinstance(definitions, Mapping) else None)
+    for part in parts:
+        found += _choices(part, schema, depth + 1)
+    return found
+
+
+def _picture(artifact: Artifact, url: str) -> SharedPictureView:
+    width, height = artifact.width, artifact.height
+    if width and height:
+        # The limits of thumbnails.
+        scale = min(1.0, SHOWN_LARGE_PX / width, 4 * SHOWN_LARGE_PX / height)
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    return SharedPictureView(url=url, thumbnail_url=f"{url}?w=512", width=width, height=height)

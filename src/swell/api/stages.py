@@ -7,8 +7,8 @@ import msgspec
 
 from swell.api.cards import Target
 from swell.api.files import READ_URL_S, may_name_files, name_files
+from swell.api.problems import field_error
 from swell.dispatch import LeasedTask
-from swell.errors import FieldError, InvalidInput
 from swell.objects import Objects
 from swell.stages import NamedFile, Run, Sight, begin, input_of
 from swell.task import NewTask, Settlement, Task, TaskState
@@ -31,13 +31,11 @@ def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
     assert pipeline is not None, "the caller has looked"
     if new.count > 1 and not pipeline.has_count:
         detail = f"no stage of {target.model} makes more than one sample: leave count out"
-        error = FieldError(pointer=at + "/count", detail=detail, code="count")
-        raise InvalidInput(detail, errors=[error])
+        raise field_error(at + "/count", detail, "count")
     run = begin(pipeline, target.card.version, new.input)
     if run is None:
         detail = f"no stage of {target.model} has anything to do for this input"
-        error = FieldError(pointer=at + "/input", detail=detail, code="nothing_to_do")
-        raise InvalidInput(detail, errors=[error])
+        raise field_error(at + "/input", detail, "nothing_to_do")
     return _replace(new, queue=run.stage.queue, run=run)
 
 

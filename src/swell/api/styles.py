@@ -1,15 +1,35 @@
 """Styles that people choose by a picture."""
 
+from typing import Annotated, Any
+
+import msgspec
+
 from swell.api.call import Call, Reply
-from swell.api.models_schemas import StyleList, StyleView
+from swell.api.gallery import constant_reply
 from swell.api.route import Response, route
+from swell.api.schemas import doc
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.errors import NotFound
 from swell.sdk.style_presets import Style
 
-#: A picture's URL has its digest, so its content never changes.
-_FOREVER = b"public, max-age=31536000, immutable"
+
+class StyleView(msgspec.Struct, frozen=True, kw_only=True):
+    """A style of the web app."""
+
+    name: str
+    label: str
+    labels: Annotated[dict[str, str], doc("language → label")]
+    prompt: Annotated[str, doc("template with `{prompt}` for the prompt; empty for no change")]
+    input: Annotated[dict[str, Any], doc("further input for the model")]
+    models: Annotated[list[str], doc("models it is for; empty for any")]
+    picture: Annotated[str | None, doc("URL without a key, with constant content")]
+
+
+class StyleList(msgspec.Struct, frozen=True, kw_only=True):
+    """Styles, in display order."""
+
+    styles: list[StyleView]
 
 
 @route("GET /v1/styles", "Models", {200: Response("Styles, in display order", StyleList)})
@@ -44,26 +64,9 @@ async def show_picture(service: Service, call: Call) -> Reply:
     found = next((each for each in pictures if each is not None and each.digest == digest), None)
     if found is None:
         raise NotFound(f"no style has the picture {digest[:70]!r}: GET /v1/styles lists them")
-    tag = f'"{digest}"'.encode()
-    headers = [
-        (b"cache-control", _FOREVER),
-        (b"etag", tag),
-        (b"content-security-policy", b"default-src 'none'; sandbox; frame-ancestors 'none'"),
-        (b"access-control-allow-origin", b"*"),
-        (b"cross-origin-resource-policy", b"cross-origin"),
-    ]
-    if call.header(b"if-none-match") == tag:
-        return Reply(304, headers=headers)
-    return Reply(200, found.data, found.content_type.encode(), headers)
+    return constant_reply(call, digest, found.content_type, found.data)
 
 
 def _view(style: Style, home: str) -> StyleView:
-    return StyleView(
-        name=style.name,
-        label=style.label,
-        labels=dict(style.labels),
-        prompt=style.prompt,
-        input=dict(style.input),
-        models=list(style.models),
-        picture=None if style.picture is None else f"{home}/{style.picture.digest}",
-    )
+    picture = None if style.picture is None else f"{home}/{style.picture.digest}"
+    return project(StyleView, style, models=list(style.models), picture=picture)

@@ -178,7 +178,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
-    accepted = _all_accepted(await service.limits.accept(call, news))
+    accepted = all_accepted(await service.limits.accept(call, news))
     service.traces.accepted(call, accepted)
     await note_new(service, accepted)
     tasks = [each.task for each in accepted]
@@ -503,7 +503,12 @@ def only_own(call: Call) -> str | None:
     return None if Scope.ADMIN in key.scopes else key.id
 
 
-def _all_accepted(results: list[Accepted | SwellError]) -> list[Accepted]:
+def all_accepted(results: list[Accepted | SwellError]) -> list[Accepted]:
+    """Return accepted tasks.
+
+    Raises:
+        SwellError: The first error among them.
+    """
     accepted = []
     for result in results:
         if isinstance(result, SwellError):

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from swell.api.eta import EtaSeconds
 from swell.api.schemas import (
@@ -16,39 +16,60 @@ from swell.api.schemas import (
     HookUrl,
     Moment,
     _ends,
+    doc,
 )
 from swell.results import TaskWarning
 from swell.task import TaskError, TaskState, Timings
 
-#: One that is given, with its zone.
+#: A time that a client sends, with its zone.
 Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})]
 
+_ModelName = Annotated[str, doc("`owner/name`", max_length=200)]
+_Seed = Annotated[int, doc("the same seed gives the same picture", ge=0, le=2**53 - 1)]
+_Deadline = Annotated[float, Meta(gt=0, le=MAX_DEADLINE_S)]
+_EndUser = Annotated[
+    str,
+    doc("the end user of the request; users of a key take turns", max_length=200, pattern=PLAIN),
+]
+_FINISH_BY = (
+    "deadline for the end, in seconds from now; the task is refused or expires if it cannot finish "
+    "in time"
+)
+_PRIORITY = (
+    "0 goes before the key's other tasks; 2 or more goes after everyone's usual tasks, with at "
+    "least one of twenty turns"
+)
+_Viewer = Annotated[str, doc("user of this key; the key itself by default", max_length=200)]
+_Cost = Annotated[
+    int | None,
+    doc(
+        "cost of the last attempt's share of the device, in millionths of a dollar; null before "
+        "its end, or if the pool has no price"
+    ),
+]
+_Limit = Annotated[int, doc("tasks on a page", ge=1, le=200)]
+_Object = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+_Any = Annotated[
+    msgspec.Raw,
+    Meta(extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]}),
+]
 
-def _null() -> msgspec.Raw:
-    # msgspec reads `Raw | None` as None only, so null means that the field is missing.
-    return _NULL
-
-
+#: msgspec reads `Raw | None` as None only, so null means that the field is missing.
 _NULL = msgspec.Raw(b"null")
 
 
 class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Changes that the client accepts to meet a deadline."""
 
-    steps: Annotated[int, Meta(ge=1, le=1000, description="lowest number of steps")] | None = None
-    size_px: (
-        Annotated[int, Meta(ge=1, le=65_536, description="smallest side of the picture, in px")]
-        | None
-    ) = None
+    steps: Annotated[int, doc("lowest number of steps", ge=1, le=1000)] | None = None
+    size_px: Annotated[int, doc("smallest side of a picture, px", ge=1, le=65_536)] | None = None
     models: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=200)]],
-        Meta(max_length=10, description="other models, best first; the input must fit them"),
+        doc("other models, best first; the input must fit them", max_length=10),
     ] = []
 
 
-SecretName = Annotated[
-    str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="such as `default`")
-]
+SecretName = Annotated[str, doc("such as `default`", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +77,7 @@ class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     url: HookUrl
     events: HookEvents = msgspec.field(default_factory=_ends)
-    secret: Annotated[SecretName, Meta(description="the key's signing secret to use")] = "default"
+    secret: Annotated[SecretName, doc("the key's signing secret to use")] = "default"
     format: HookFormat = "native"
 
 
@@ -73,96 +94,28 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     model: Annotated[
         str,
-        Meta(
-            min_length=1,
-            max_length=200,
-            description="`owner/name`, or `owner/name:version` for one version",
-        ),
+        doc("`owner/name`, or `owner/name:version` for one version", min_length=1, max_length=200),
     ]
-    input: Annotated[
-        msgspec.Raw,
-        Meta(
-            description="The model's input; GET /v1/models/{owner}/{name} shows its schema",
-            extra_json_schema={"type": "object"},
-        ),
-    ]
-    count: Annotated[int, Meta(ge=1, le=100, description="number of samples (pictures)")] = 1
-    priority: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=9,
-            description="0 goes before the key's other tasks; 2 or more goes after everyone's "
-            "usual tasks, with at least one of twenty turns",
-        ),
-    ] = 1
+    input: Annotated[_Object, doc("the model's input, as its `input_schema` describes it")]
+    count: Annotated[int, doc("number of samples (pictures)", ge=1, le=100)] = 1
+    priority: Annotated[int, doc(_PRIORITY, ge=0, le=9)] = 1
     class_name: (
-        Annotated[
-            str,
-            Meta(min_length=1, max_length=60, description="a priority class, such as `free`"),
-        ]
-        | None
+        Annotated[str, doc("a priority class, such as `free`", min_length=1, max_length=60)] | None
     ) = msgspec.field(name="class", default=None)
-    seed: (
-        Annotated[int, Meta(ge=0, le=2**53 - 1, description="the same seed gives the same picture")]
-        | None
-    ) = None
-    user: (
-        Annotated[
-            str,
-            Meta(
-                max_length=200,
-                pattern=PLAIN,
-                description="the end user of the request; users of a key take turns",
-            ),
-        ]
-        | None
-    ) = None
-    start_by_s: (
-        Annotated[
-            float,
-            Meta(
-                gt=0, le=MAX_DEADLINE_S, description="deadline for the start, in seconds from now"
-            ),
-        ]
-        | None
-    ) = None
-    finish_by_s: (
-        Annotated[
-            float,
-            Meta(
-                gt=0,
-                le=MAX_DEADLINE_S,
-                description="deadline for the end, in seconds from "
-                "now; the task is refused or expires if "
-                "it cannot finish in time",
-            ),
-        ]
-        | None
-    ) = None
+    seed: _Seed | None = None
+    user: _EndUser | None = None
+    start_by_s: Annotated[_Deadline, doc("deadline for the start, seconds from now")] | None = None
+    finish_by_s: Annotated[_Deadline, doc(_FINISH_BY)] | None = None
     degrade: Annotated[
         DegradeRequest | None,
-        Meta(
-            description="changes that you accept if the task would miss a deadline or no worker "
-            "can run it"
-        ),
+        doc("changes that you accept if the task would miss a deadline or no worker can run it"),
     ] = None
-    max_attempts: Annotated[
-        int, Meta(ge=1, le=20, description="number of attempts, including those of lost workers")
-    ] = 3
-    metadata: Annotated[
-        msgspec.Raw,
-        Meta(
-            description="any JSON up to 16 KiB, returned unchanged",
-            extra_json_schema={"type": ["object", "array", "string", "number", "boolean", "null"]},
-        ),
-    ] = msgspec.field(default_factory=_null)
+    max_attempts: Annotated[int, doc("attempts, including those of lost workers", ge=1, le=20)] = 3
+    metadata: Annotated[_Any, doc("any JSON up to 16 KiB, returned unchanged")] = msgspec.field(
+        default_factory=lambda: _NULL
+    )
     webhook: (
-        Annotated[
-            str | WebhookRequest,
-            Meta(description="a URL, or a URL with events and secret"),
-        ]
-        | None
+        Annotated[str | WebhookRequest, doc("a URL, or a URL with events and secret")] | None
     ) = None
 
 
@@ -170,8 +123,7 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Many tasks; all are accepted or none."""
 
     tasks: Annotated[
-        list[TaskRequest],
-        Meta(min_length=1, max_length=1000, description="each as in `POST /v1/tasks`"),
+        list[TaskRequest], doc("each as in `POST /v1/tasks`", min_length=1, max_length=1000)
     ]
 
 
@@ -184,17 +136,16 @@ class ArtifactView(msgspec.Struct, frozen=True, kw_only=True):
     width: int | None = None
     height: int | None = None
     thumbnail_url: Annotated[
-        str | None,
-        Meta(description="WebP, at most 256 px wide; `w` may also be 128, 512 or 2048"),
+        str | None, doc("WebP, at most 256 px wide; `w` may also be 128, 512 or 2048")
     ] = None
 
 
 class ChangeView(msgspec.Struct, frozen=True, kw_only=True):
     """A field of a request that was changed so that the task could be accepted."""
 
-    field: Annotated[str, Meta(description="JSON pointer into the request")]
-    before: Annotated[Any, Meta(description="the requested value")] = msgspec.field(name="from")
-    after: Annotated[Any, Meta(description="the value used")] = msgspec.field(name="to")
+    field: Annotated[str, doc("JSON pointer into the request")]
+    before: Annotated[Any, doc("the requested value")] = msgspec.field(name="from")
+    after: Annotated[Any, doc("the value used")] = msgspec.field(name="to")
 
 
 class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,33 +161,20 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
 class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
     """The estimate for a task sent now. No task is created."""
 
-    is_accepted: Annotated[bool, Meta(description="whether the task would be accepted")]
-    refusal: Annotated[
-        RefusalView | None, Meta(description="the error it would get; null if accepted")
-    ]
-    model: Annotated[str, Meta(description="the model that would run it, after `degrade`")]
+    is_accepted: Annotated[bool, doc("whether the task would be accepted")]
+    refusal: Annotated[RefusalView | None, doc("the error it would get; null if accepted")]
+    model: Annotated[str, doc("the model that would run it, after `degrade`")]
     version: str
-    input: Annotated[
-        msgspec.Raw,
-        Meta(description="the input after `degrade`", extra_json_schema={"type": "object"}),
-    ]
+    input: Annotated[_Object, doc("the input after `degrade`")]
     priority: int
-    degraded: Annotated[list[ChangeView], Meta(description="the changes that `degrade` would make")]
-    position: Annotated[int, Meta(description="1 is next")]
-    start_s: Annotated[
-        EtaSeconds | None, Meta(description="seconds until the start; null before any measurement")
-    ]
-    finish_s: Annotated[
-        EtaSeconds | None, Meta(description="seconds until the end; null before any measurement")
-    ]
+    degraded: Annotated[list[ChangeView], doc("the changes that `degrade` would make")]
+    position: Annotated[int, doc("1 is next")]
+    start_s: Annotated[EtaSeconds | None, doc("seconds until the start; null if unknown")]
+    finish_s: Annotated[EtaSeconds | None, doc("seconds until the end; null if unknown")]
     cost_micros: Annotated[
-        int | None,
-        Meta(
-            description="cost that nine in ten such tasks do not exceed, in millionths of a "
-            "dollar; null if unknown"
-        ),
+        int | None, doc("cost in millionths of a dollar that 9 of 10 such tasks do not exceed")
     ]
-    workers: Annotated[int, Meta(description="live workers that have the model")]
+    workers: Annotated[int, doc("live workers that have the model")]
 
 
 class TaskUrls(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,27 +193,20 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     state: Annotated[
         str,
-        Meta(
-            description="`succeeded`, `skipped` (its condition was false), `waiting` for an "
-            "earlier stage, `not_reached` if the task ended before, or else the "
-            "task's state"
+        doc(
+            "`succeeded`, `skipped` (its condition was false), `waiting` for an earlier stage, "
+            "`not_reached` if the task ended before, or else the task's state"
         ),
     ]
     #: Files in it stand as signed URLs.
     output: msgspec.Raw | None
     artifacts: list[ArtifactView]
-    attempts: Annotated[int, Meta(description="attempts of this stage so far")]
+    attempts: Annotated[int, doc("attempts of this stage so far")]
     worker: str | None
     started_at: Moment | None
     finished_at: Moment | None
     timings: Timings | None
-    cost_micros: Annotated[
-        int | None,
-        Meta(
-            description="cost of the attempt's share of the device, in millionths of a dollar; "
-            "null before its end, or if the pool has no price"
-        ),
-    ]
+    cost_micros: _Cost
     seed: int | None
 
 
@@ -286,61 +217,33 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     state: TaskState
-    input: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+    input: _Object
     #: Files in it stand as signed URLs.
     output: msgspec.Raw | None
     artifacts: list[ArtifactView]
-    warnings: Annotated[
-        list[TaskWarning],
-        Meta(description="what the model says about the result; of a pipeline, all its stages"),
-    ]
+    warnings: Annotated[list[TaskWarning], doc("of the model, or all stages of a pipeline")]
     error: TaskError | None
     attempt: int
     max_attempts: int
-    position: Annotated[
-        int | None, Meta(description="place in the queue, 1 is next; null unless queued")
-    ]
-    eta_s: Annotated[
-        EtaSeconds | None, Meta(description="seconds until it ends; null before any measurement")
-    ]
+    position: Annotated[int | None, doc("place in the queue, 1 is next; null unless queued")]
+    eta_s: Annotated[EtaSeconds | None, doc("seconds until it ends; null before any measurement")]
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
     timings: Timings | None
-    cost_micros: Annotated[
-        int | None,
-        Meta(
-            description="cost of the last attempt's share of the device, in millionths of a "
-            "dollar; null before its end, or if the pool has no price"
-        ),
-    ]
+    cost_micros: _Cost
     seed: int | None
     user: str | None
     metadata: msgspec.Raw | None
-    data_removed: Annotated[
-        list[str],
-        Meta(description="removed since the end: `inputs` (with metadata), `outputs`"),
-    ]
+    data_removed: Annotated[list[str], doc("removed data: `inputs` (and metadata), `outputs`")]
     urls: TaskUrls
-    degraded: Annotated[
-        list[ChangeView] | msgspec.UnsetType,
-        Meta(description="changes made to accept the task; absent if none"),
-    ] = msgspec.UNSET
-    trace_id: Annotated[
-        str | msgspec.UnsetType,
-        Meta(description="id of its trace; present with telemetry.in_tasks"),
-    ] = msgspec.UNSET
-    stages: Annotated[
-        list[StageView] | msgspec.UnsetType,
-        Meta(description="stages of a pipeline, in order, with their results"),
-    ] = msgspec.UNSET
-    webhook: Annotated[
-        WebhookView | msgspec.UnsetType, Meta(description="the task's webhook, if it has one")
-    ] = msgspec.UNSET
+    degraded: Annotated[list[ChangeView] | UnsetType, doc("changes by `degrade`, if any")] = UNSET
+    trace_id: Annotated[str | UnsetType, doc("id of its trace, with telemetry.in_tasks")] = UNSET
+    stages: Annotated[list[StageView] | UnsetType, doc("stages of a pipeline, in order")] = UNSET
+    webhook: Annotated[WebhookView | UnsetType, doc("the task's webhook, if it has one")] = UNSET
     favourites: Annotated[
-        list[int] | msgspec.UnsetType,
-        Meta(description="in lists: indexes of the viewer's favourite artifacts, if any"),
-    ] = msgspec.UNSET
+        list[int] | UnsetType, doc("in lists: indexes of the viewer's favourite artifacts, if any")
+    ] = UNSET
 
 
 class TaskList(msgspec.Struct, frozen=True, kw_only=True):
@@ -360,74 +263,46 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which tasks to list."""
 
     state: Annotated[
-        TaskState | None,
-        Meta(description="queued, running, succeeded, failed, canceled or expired"),
+        TaskState | None, doc("queued, running, succeeded, failed, canceled or expired")
     ] = None
-    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
-    user: Annotated[str, Meta(max_length=200, description="the end user of the request")] | None = (
-        None
-    )
-    q: Annotated[
-        str,
-        Meta(
-            max_length=200,
-            description="up to eight words of the input, or their beginnings",
-        ),
-    ] = ""
-    since: Annotated[Zoned | None, Meta(description="created at this time or later")] = None
-    until: Annotated[Zoned | None, Meta(description="created before this time")] = None
-    viewer: (
-        Annotated[
-            str,
-            Meta(
-                max_length=200,
-                description="user of this key for `favourites`; the key itself by default",
-            ),
-        ]
-        | None
-    ) = None
-    favourite: Annotated[bool, Meta(description="only tasks with a favourite of the viewer")] = (
-        False
-    )
+    model: _ModelName | None = None
+    user: Annotated[str, doc("the end user of the request", max_length=200)] | None = None
+    q: Annotated[str, doc("up to eight words of the input, or their starts", max_length=200)] = ""
+    since: Annotated[Zoned | None, doc("created at this time or later")] = None
+    until: Annotated[Zoned | None, doc("created before this time")] = None
+    viewer: _Viewer | None = None
+    favourite: Annotated[bool, doc("only tasks with a favourite of the viewer")] = False
     cursor: Cursor = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
+    limit: _Limit = 50
 
 
 class FavouriteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A favourite."""
 
-    artifact: Annotated[int, Meta(ge=0, description="index of the file, from 0")] = 0
-    viewer: (
-        Annotated[
-            str,
-            Meta(max_length=200, description="user of this key; the key itself by default"),
-        ]
-        | None
-    ) = None
+    artifact: Annotated[int, doc("index of the file, from 0", ge=0)] = 0
+    viewer: _Viewer | None = None
 
 
 class FavouritesView(msgspec.Struct, frozen=True, kw_only=True):
     """The viewer's favourites among a task's files."""
 
     task_id: str
-    favourites: Annotated[list[int], Meta(description="their indexes in `artifacts`")]
+    favourites: Annotated[list[int], doc("their indexes in `artifacts`")]
 
 
 class DeadQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to list."""
 
-    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
+    model: _ModelName | None = None
     cursor: Cursor = None
-    limit: Annotated[int, Meta(ge=1, le=200, description="tasks on a page")] = 50
+    limit: _Limit = 50
 
 
 class DeadReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to replay: those named, or up to 1,000 of a model, or of all."""
 
-    ids: (
-        Annotated[list[str], Meta(min_length=1, max_length=1000, description="task ids")] | None
-    ) = None
-    model: Annotated[str, Meta(max_length=200, description="`owner/name`")] | None = None
+    ids: Annotated[list[str], doc("task ids", min_length=1, max_length=1000)] | None = None
+    model: _ModelName | None = None
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -447,6 +322,4 @@ class DeadReplayView(msgspec.Struct, frozen=True, kw_only=True):
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where to continue."""
 
-    after: (
-        Annotated[int, Meta(ge=-1, le=2**53 - 1, description="id of the last event seen")] | None
-    ) = None
+    after: Annotated[int, doc("id of the last event seen", ge=-1, le=2**53 - 1)] | None = None

@@ -8,7 +8,7 @@ import asyncio
 import io
 from typing import Final
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from swell.errors import InvalidRequest, NotFound
 from swell.objects import ObjectInfo, Objects
@@ -23,19 +23,8 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
 _TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
-#: How a picture is turned, by what its camera says (EXIF's `Orientation`), and where that swaps
-#: its sides.
-_ORIENTATION: Final = 0x0112
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPPED: Final = (5, 6, 7, 8)
+#: Values of EXIF's orientation that swap the sides.
+_SWAPPED: Final = range(5, 9)
 
 #: Pixels of one band.
 _BAND_PIXELS: Final = 1_000_000
@@ -50,8 +39,8 @@ class Thumbnails:
     """Makes thumbnails of artifacts.
 
     Args:
-        objects: Where both lie.
-        lanes: One is held by each picture that is made small.
+        objects: The store of originals and thumbnails.
+        lanes: Limits the pictures that are decoded at once.
     """
 
     def __init__(self, objects: Objects, lanes: asyncio.Semaphore) -> None:
@@ -64,8 +53,8 @@ class Thumbnails:
         """Return the metadata of an artifact's thumbnail, and make it first if necessary.
 
         Args:
-            key: Of the artifact.
-            width: One of `THUMBNAIL_WIDTHS`; a picture that is narrower stays as it is.
+            key: Key of the artifact.
+            width: One of `THUMBNAIL_WIDTHS`; a narrower picture keeps its size.
 
         Raises:
             NotFound: The artifact is not there.
@@ -125,15 +114,10 @@ def width_of(text: str) -> int:
 
 def _check(info: ObjectInfo) -> None:
     if not has_thumbnail(info.key, info.content_type):
-        raise InvalidRequest(
-            f"{info.key[:120]!r} is no output that is a picture, so there is none in small: leave "
-            "out w"
-        )
+        raise InvalidRequest(f"{info.key[:120]!r} is not a picture of a task: leave out w")
     if info.bytes > _MOST_BYTES:
-        raise InvalidRequest(
-            f"the picture has {info.bytes:,} bytes, and only up to {_MOST_BYTES:,} are made "
-            "small: leave out w"
-        )
+        size = f"{info.bytes:,} bytes, more than {_MOST_BYTES:,}"
+        raise InvalidRequest(f"the picture has {size}: leave out w")
 
 
 def _shrunk(data: bytes, width: int) -> bytes:
@@ -146,29 +130,24 @@ def _shrunk(data: bytes, width: int) -> bytes:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
             if picture.width * picture.height > most:
-                raise InvalidRequest(
-                    f"the picture has {picture.width:,} x {picture.height:,} pixels, and only up "
-                    f"to {most:,} are made small: leave out w"
-                )
-            orientation = picture.getexif().get(_ORIENTATION)
+                size = f"{picture.width:,} x {picture.height:,} pixels, more than {most:,}"
+                raise InvalidRequest(f"the picture has {size}: leave out w")
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
             upright = (width, width * _MOST_UPRIGHT)
             sides = upright[::-1] if orientation in _SWAPPED else upright
             # JPEG can be decoded in half, a quarter or an eighth of its size.
             picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
             small = _coarse(picture, sides)
             small.thumbnail(sides, Image.Resampling.LANCZOS)
-            if orientation in _TURNS:
-                small = small.transpose(_TURNS[orientation])
+            small.getexif()[ExifTags.Base.Orientation] = orientation
             made = io.BytesIO()
-            small.save(made, "WEBP", quality=_QUALITY)
+            ImageOps.exif_transpose(small).save(made, "WEBP", quality=_QUALITY)
     except InvalidRequest:
         raise
     except Exception as error:
         # A decoder may raise anything on malicious bytes.
-        raise InvalidRequest(
-            f"the picture cannot be read ({str(error)[:100]}), so there is none in small: leave "
-            "out w"
-        ) from error
+        detail = f"the picture cannot be read ({str(error)[:100]}): leave out w"
+        raise InvalidRequest(detail) from error
     return made.getvalue()
 
 

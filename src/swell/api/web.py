@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from swell.api.call import Call, Reply
-from swell.api.headers import GUARDS, POLICY
+from swell.api.headers import POLICY
 from swell.api.settings import ApiSettings
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -102,11 +102,8 @@ class _Page(Reply):
 
     def all_headers(self, call: Call) -> list[tuple[bytes, bytes]]:
         """Return the headers, with access to the camera."""
-        camera = (b"permissions-policy", GUARDS[-1][1].replace(b"camera=()", b"camera=(self)"))
         headers = super().all_headers(call)
-        return [
-            camera if name == b"permissions-policy" else (name, value) for name, value in headers
-        ]
+        return [(name, value.replace(b"camera=()", b"camera=(self)")) for name, value in headers]
 
 
 def _policy(settings: ApiSettings) -> bytes:

@@ -41,10 +41,8 @@ class Writable:
         async with self._checking:
             if self._begun > begun:
                 return
-            is_refusing = bool(self.refusal)
-            await self._try(
-                self._objects.prove_writable if is_refusing else self._objects.check_writable
-            )
+            objects = self._objects
+            await self._try(objects.prove_writable if self.refusal else objects.check_writable)
 
     async def takes_files(self) -> bool:
         """Store a file as a check after the store has refused one; return whether it worked."""
@@ -63,12 +61,10 @@ class Writable:
             refusal = f"the object store has not stored a file within {_ANSWER_S:.0f} s"
         except SwellError as error:
             refusal = error.detail
-        has_changed = bool(refusal) != bool(self.refusal)
-        self.refusal = refusal
-        if not has_changed:
-            return
-        if refusal:
+        before, self.refusal = self.refusal, refusal
+        if refusal and not before:
             _log.warning("object store refuses files: no tasks are handed out", detail=refusal)
-        else:
+        elif before and not refusal:
             _log.info("object store takes files again: tasks are handed out")
-        self._changed()
+        if bool(refusal) != bool(before):
+            self._changed()

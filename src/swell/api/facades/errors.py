@@ -9,9 +9,7 @@ from swell.api.call import Call, Reply
 from swell.api.problems import problem_reply
 from swell.api.views import encode
 from swell.errors import (
-    FieldError,
     IdempotencyMismatch,
-    InvalidInput,
     InvalidRequest,
     NotFound,
     NoWorker,
@@ -33,12 +31,6 @@ TASK_ERRORS: Final[tuple[type[SwellError], ...]] = (
 )
 
 
-def field_error(field: str, detail: str, code: str = "unsupported_value") -> InvalidInput:
-    """Return the error of one field, by its name or its JSON pointer."""
-    where = FieldError(pointer="/" + field.removeprefix("/"), detail=detail, code=code)
-    return InvalidInput(f"{field}: {detail}", errors=[where])
-
-
 def error_reply(
     call: Call,
     error: SwellError,
@@ -57,13 +49,13 @@ def error_reply(
         status: Replaces the error's own.
         headers: Further headers.
     """
-    plain = problem_reply(error, path=call.path, request_id=call.request_id)
-    status = status or plain.status
-    body: dict[str, Any] = {**msgspec.json.decode(plain.body), "status": status}
+    reply = problem_reply(error, path=call.path, request_id=call.request_id)
+    status = status or reply.status
+    body: dict[str, Any] = {**msgspec.json.decode(reply.body), "status": status}
     for name, value in members.items():
         if value is not None:
             body[name] = {**body[name], **value} if isinstance(value, dict) else value
-    return Reply(status, encode(body), headers=[*(plain.headers or []), *(headers or [])])
+    return Reply(status, encode(body), headers=[*(reply.headers or []), *(headers or [])])
 
 
 def param_of(error: SwellError) -> str | None:
@@ -82,5 +74,5 @@ def failure_of(task: Task) -> tuple[str, str]:
 
 def failed_on_input(task: Task) -> bool:
     """Whether a task failed because of its input, so that a retry would fail too. Pure."""
-    is_failed = task.state is TaskState.FAILED
-    return is_failed and task.error is not None and is_inputs_fault(task.error)
+    error = task.error if task.state is TaskState.FAILED else None
+    return error is not None and is_inputs_fault(error)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from swell.api.facades.errors import field_error
+from swell.api.problems import field_error
 
 Schema = Mapping[str, Any]
 
@@ -36,10 +36,9 @@ _RATIO: Final = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})", re.ASCII)
 _SHAPE_WEIGHT: Final = 2.0
 
 
-def properties_of(schema: Schema) -> Mapping[str, Any]:
+def properties_of(schema: Schema) -> dict[str, Any]:
     """Return the properties of an input schema."""
-    found: Mapping[str, Any] = schema.get("properties", {})
-    return found
+    return dict(schema.get("properties", {}))
 
 
 def takes_any_field(schema: Schema) -> bool:
@@ -99,20 +98,17 @@ def sized(schema: Schema, size: tuple[int, int], param: str = "size") -> dict[st
         if name in known:
             choices = choices_of(schema, name) or ()
             shapes = {choice: shape for choice in choices if (shape := _shape(choice)) is not None}
-            if not shapes:
-                return {}
-            return {name: min(shapes, key=lambda choice: _distance(shapes[choice], size))}
+            best = min(shapes, key=lambda choice: _distance(shapes[choice], size), default=None)
+            return {} if best is None else {name: best}
     return {}
 
 
 def stepped(schema: Schema, factor: float) -> dict[str, Any]:
     """Return the field that multiplies a model's default steps; none without a default."""
     name = property_for(schema, "steps")
-    if name is None or factor == 1:
-        return {}
-    prop = _plain(properties_of(schema)[name], schema)
+    prop = _plain(properties_of(schema).get(name or ""), schema)
     default = prop.get("default")
-    if type(default) is not int:
+    if name is None or factor == 1 or type(default) is not int:
         return {}
     least, most = prop.get("minimum", 1), prop.get("maximum", math.inf)
     return {name: int(min(max(round(default * factor), least), most))}
@@ -162,9 +158,8 @@ def placed_files(
         return {**fields, [*usual, *singles][0]: images[0]}
     several = next((name for name, many in homes.items() if many), None)
     if several is None:
-        raise field_error(
-            "image", f"{model} takes one picture, and here are {len(images)}: send one at a time"
-        )
+        detail = f"{model} takes one picture, and here are {len(images)}: send one at a time"
+        raise field_error("image", detail)
     return {**fields, several: list(images)}
 
 
@@ -193,9 +188,8 @@ def _side(prop: Mapping[str, Any], name: str, px: int, param: str) -> int:
     side = max(step, round(px / step) * step)
     least, most = prop.get("minimum", 1), prop.get("maximum", math.inf)
     if not least <= side <= most:
-        raise field_error(
-            param, f"{name} {px} is not drawn here: give {least:g} to {most:g} px, or auto"
-        )
+        detail = f"{name} {px} is not drawn here: give {least:g} to {most:g} px, or auto"
+        raise field_error(param, detail)
     return side
 
 

@@ -5,7 +5,6 @@ megabytes of base64. URLs stay as they are: the worker fetches them.
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,9 +14,9 @@ import msgspec
 
 from swell.api.call import Call
 from swell.api.cards import pointer_of
-from swell.api.facades.errors import field_error
 from swell.api.files import keep_upload, plain_type
 from swell.api.forms import Part, read_parts
+from swell.api.problems import field_error
 from swell.api.reading import check_json
 from swell.api.service import Service
 from swell.errors import InvalidRequest, TooLarge
@@ -126,7 +125,7 @@ def take_seed(fields: dict[str, Any], known: Any, at: str = "") -> int | None:
     if "seed" in known:
         return None
     seed = fields.pop("seed", None)
-    if seed is None or seed == "":
+    if seed in (None, ""):
         return None
     if type(seed) is not int:
         raise field_error(f"{at}seed", "a seed is a whole number, 0 or more", "type")
@@ -168,17 +167,16 @@ async def with_uploads(service: Service, call: Call, value: Any, at: str = "/inp
         UnsupportedType: A file is of a kind that may not be uploaded.
     """
 
-    async def upload(text: str, pointer: str) -> str:
-        head, _, body = text.partition(",")
+    async def decoded(text: str, pointer: str) -> AsyncIterator[bytes]:
         try:
-            data = base64.b64decode(body, validate=True)
-        except (binascii.Error, ValueError) as error:
+            yield base64.b64decode(text, validate=True)
+        except ValueError as error:
             raise field_error(pointer, "the data URI is not valid base64", "data_uri") from error
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield data
-
-        info = await keep_upload(service, call, chunks(), plain_type(head.removeprefix("data:")))
+    async def upload(text: str, pointer: str) -> str:
+        head, _, body = text.partition(",")
+        kind = plain_type(head.removeprefix("data:"))
+        info = await keep_upload(service, call, decoded(body, pointer), kind)
         return service.urls(call).file(info.key, info.bytes)
 
     return await replace_strings(value, is_long_data_uri, upload, at)

@@ -22,16 +22,18 @@ from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
-from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input, field_error
+from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input
 from swell.api.facades.following import wait_for_end
 from swell.api.facades.image_fields import properties_of
 from swell.api.facades.inputs import decode_json, form_parts
 from swell.api.facades.model_names import resolve
 from swell.api.facades.router import Facade
+from swell.api.problems import field_error
 from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
 from swell.api.submit import check
+from swell.api.tasks import all_accepted
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.errors import (
@@ -43,7 +45,6 @@ from swell.errors import (
     Unavailable,
 )
 from swell.registry import Scope
-from swell.store import Accepted
 from swell.task import NewTask, Task, TaskState
 
 #: The alias of an operator's model, and the built-in model.
@@ -159,9 +160,8 @@ async def translate(service: Service, call: Call) -> Reply:
     service.traces.begin(call)
     asked = await _read(service, call, TranslateRequest)
     if asked.format != "text":
-        raise field_error(
-            "format", f"{asked.format[:20]!r} is not translated here: send plain text"
-        )
+        detail = f"{asked.format[:20]!r} is not translated here: send plain text"
+        raise field_error("format", detail)
     model = await _model(service)
     is_one = isinstance(asked.q, str)
     texts = [asked.q] if is_one else asked.q
@@ -194,7 +194,7 @@ async def detect(service: Service, call: Call) -> Reply:
     model = await _model(service)
     target = targets_of(model.card.input_schema)[0]
     first = next((part for part, _ in pieces(asked.q, _longest(model)) if part.strip()), "")
-    _, language = (await _translate(service, call, model, [first], "auto", target))[0]
+    [(_, language)] = await _translate(service, call, model, [first], "auto", target)
     return Reply(200, encode([language]))
 
 
@@ -291,9 +291,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     asked = convert_fields({name: fields[name] for name in names if name in fields}, kind)
     if header is None:
         if not asked.api_key:
-            raise Unauthenticated(
-                "this needs a key: send one of ours as api_key, or in the header Authorization"
-            )
+            raise Unauthenticated("this needs a key: send api_key, or the header Authorization")
         header = b"Bearer " + asked.api_key.encode("utf-8", "replace")
         call.bring_key(header)
         await _enter(service, call, header)
@@ -372,11 +370,7 @@ def _task_request(text: str, source: str, target: str, model: Target) -> TaskReq
 
 async def _run(service: Service, call: Call, news: Sequence[NewTask]) -> list[Task]:
     """Accept tasks together, and return them once they have ended."""
-    accepted: list[Accepted] = []
-    for each in await service.limits.accept(call, news):
-        if isinstance(each, SwellError):
-            raise each
-        accepted.append(each)
+    accepted = all_accepted(await service.limits.accept(call, news))
     service.traces.accepted(call, accepted)
     try:
         async with asyncio.TaskGroup() as group:
@@ -401,8 +395,5 @@ def _joined(
     """Return a translation from its parts, and the language of the first."""
     text = "".join(str(said.get(part, {}).get("text", part)) + space for part, space in parts)
     first = next((said[part] for part, _ in parts if part in said), {"known": 0.0})
-    language = DetectedLanguage(
-        confidence=round(100.0 * float(first.get("known", 1.0)), 1),
-        language=str(first.get("language", "en")),
-    )
-    return text, language
+    confidence = round(100.0 * float(first.get("known", 1.0)), 1)
+    return text, DetectedLanguage(confidence=confidence, language=str(first.get("language", "en")))

@@ -1,5 +1,6 @@
 """Models by the names that clients of other APIs use, such as `gpt-image-1`."""
 
+import contextlib
 from typing import Final
 
 from swell.api.cards import Target
@@ -26,25 +27,19 @@ async def resolve(service: Service, *names: str, param: str = "model") -> Target
         NotFound: No name matches; the text lists the models.
     """
     aliases = service.settings.server.model_aliases
+    if alias := next((name for name in names if name in aliases), None):
+        return await service.cards.target(aliases[alias])
     for name in names:
-        if name in aliases:
-            return await service.cards.target(aliases[name])
-    for name in names:
-        try:
+        with contextlib.suppress(NotFound):
             return await service.cards.target(name)
-        except NotFound:
-            continue
     if ANY in aliases:
         return await service.cards.target(aliases[ANY])
     known = ", ".join(list(await available(service))[:_MOST_LISTED])
     what = f"there is no model {names[0][:120]!r} here" if names else f"{param} is left out"
-    detail = (
-        f"{what}: {f'there are {known}' if known else 'none is served yet'}. An operator can give "
-        "them other names: server.model_aliases"
-    )
-    raise NotFound(
-        detail, errors=[FieldError(pointer=f"/{param}", detail=detail, code="model_not_found")]
-    )
+    served = f"there are {known}" if known else "none is served yet"
+    detail = f"{what}: {served}. An operator can give them other names: server.model_aliases"
+    where = FieldError(pointer=f"/{param}", detail=detail, code="model_not_found")
+    raise NotFound(detail, errors=[where])
 
 
 async def available(service: Service) -> dict[str, ModelCard]:

@@ -5,6 +5,7 @@ of credentials. So these URLs always lead to the backend, even if `objects.serve
 """
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Sequence
 from typing import Final
@@ -47,19 +48,13 @@ async def file_links(service: Service, call: Call, files: Sequence[Artifact]) ->
         Unavailable: A file cannot be read now.
     """
     urls = service.urls(call)
-    is_inline = (
-        urls.base.startswith(_LOCAL) and sum(each.bytes for each in files) <= _MOST_INLINE_BYTES
-    )
-    links = []
-    for file in files:
-        link = file_url(urls, file.key, file.bytes)
-        if is_inline:
-            try:
+    links = [file_url(urls, each.key, each.bytes) for each in files]
+    size_bytes = sum(each.bytes for each in files)
+    if urls.base.startswith(_LOCAL) and size_bytes <= _MOST_INLINE_BYTES:
+        for index, file in enumerate(files):
+            with contextlib.suppress(NotFound):  # The file is removed: its URL reports it.
                 data = await read_file(service.objects, file)
-                link = data_uri(data, plain_type(file.content_type))
-            except NotFound:
-                pass  # The file is removed or damaged: its URL reports it.
-        links.append(link)
+                links[index] = data_uri(data, plain_type(file.content_type))
     return links
 
 
@@ -100,10 +95,8 @@ def recoded(data: bytes, kind: str, quality: int | None = None) -> bytes:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=_READABLE) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
-                raise InvalidRequest(
-                    f"the picture has {picture.width:,} x {picture.height:,} pixels, and only up "
-                    f"to {_MOST_PIXELS:,} can be converted into {kind}: leave the format out"
-                )
+                size = f"{picture.width:,} x {picture.height:,} pixels, more than {_MOST_PIXELS:,}"
+                raise InvalidRequest(f"the picture has {size}: leave the format out")
             options = {"quality": _QUALITY if quality is None else quality}
             if kind == "png":
                 options = {"compress_level": 1}
@@ -113,10 +106,8 @@ def recoded(data: bytes, kind: str, quality: int | None = None) -> bytes:
         raise
     except Exception as error:
         # A decoder may raise anything on the bytes of a model.
-        raise InvalidRequest(
-            f"the picture cannot be converted into {kind} ({str(error)[:100]}): leave the format "
-            "out"
-        ) from error
+        detail = f"the picture cannot be converted into {kind} ({str(error)[:100]})"
+        raise InvalidRequest(f"{detail}: leave the format out") from error
     return made.getvalue()
 
 

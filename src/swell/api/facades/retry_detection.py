@@ -21,8 +21,8 @@ from swell.task import NewTask, Task, TaskState
 _MAX_AGE: Final = timedelta(minutes=15)
 _MAX_AGE_ENDED: Final = timedelta(minutes=1)
 
-#: Most tasks of a key and a model to search, the newest first.
-_PAGE, _PAGES = 100, 10
+#: Number of the newest tasks of a key and a model to search.
+_SEARCHED: Final = 1000
 
 #: The end of a signed file URL, which differs between two URLs of the same file.
 _SIGNATURE: Final = re.compile(rb"\?method=GET&expires=\d+(?:&bytes=\d+)?&signature=[\w%=-]+")
@@ -55,19 +55,12 @@ async def find_first_attempt(
             time, and the metadata holds their digest.
     """
     now = service.clock.now()
-    where = TaskFilter(key_id=call.caller.id, model=new.model, user=new.user)
-    cursor = None
-    for _ in range(_PAGES):
-        page = await service.store.page(where, limit=_PAGE, cursor=cursor)
-        for task in page.tasks:
-            if task.created_at < now - _MAX_AGE:
-                return None
-            is_recent = task.finished_at is None or task.finished_at >= now - _MAX_AGE_ENDED
-            if is_recent and _is_same(task, new, by_metadata):
-                return task
-        cursor = page.cursor
-        if cursor is None:
-            return None
+    where = TaskFilter(key_id=call.caller.id, model=new.model, user=new.user, since=now - _MAX_AGE)
+    page = await service.store.page(where, limit=_SEARCHED, cursor=None)
+    for task in page.tasks:
+        is_recent = task.finished_at is None or task.finished_at >= now - _MAX_AGE_ENDED
+        if is_recent and _is_same(task, new, by_metadata):
+            return task
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from swell.api.route import Handler, Refusal, Response, Route
+from swell.api.route import Handler, Refusal, Response, Route, make_route
 from swell.api.schemas import NoQuery
 from swell.errors import InvalidInput, InvalidRequest, SwellError
 from swell.registry import Scope
@@ -59,28 +59,25 @@ class Facade:
 
         def declare(handler: H) -> H:
             method, _, path = operation.partition(" ")
-            summary, _, description = (inspect.getdoc(handler) or "").partition("\n\n")
-            summary = summary.removesuffix(".")
-            responses = returns if isinstance(returns, dict) else {200: Response(summary, returns)}
+            returned = returns
+            if not isinstance(returned, dict):
+                summary = (inspect.getdoc(handler) or "").partition("\n\n")[0]
+                returned = {200: Response(summary.removesuffix("."), returned)}
             module = [handler.__module__.rpartition(".")[2]] if self.has_resources else []
-            self.routes.append(
-                Route(
-                    method=method,
-                    path=self.prefix + path,
-                    handler=handler,
-                    scope=scope,
-                    summary=summary,
-                    group=self.group,
-                    responses=responses,
-                    errors=errors,
-                    description=" ".join(description.partition("Raises:")[0].split()),
-                    query=query,
-                    facade=self.name,
-                    refuse=self.refuse,
-                    operation_id="_".join([self.name, *module, operation_id or handler.__name__]),
-                    **more,
-                )
+            made = make_route(
+                handler,
+                f"{method} {self.prefix}{path}",
+                self.group,
+                returned,
+                scope=scope,
+                errors=errors,
+                query=query,
+                facade=self.name,
+                refuse=self.refuse,
+                operation_id="_".join([self.name, *module, operation_id or handler.__name__]),
+                **more,
             )
+            self.routes.append(made)
             return handler
 
         return declare

@@ -1372,7 +1372,7 @@ export interface components {
         TaskRequest: {
             /** @description `owner/name`, or `owner/name:version` for one version */
             model: string;
-            /** @description The model's input; GET /v1/models/{owner}/{name} shows its schema */
+            /** @description the model's input, as its `input_schema` describes it */
             input: Record<string, unknown>;
             /** @description number of samples (pictures) */
             count?: number;
@@ -1385,7 +1385,7 @@ export interface components {
             finish_by_s?: number | null;
             /** @description changes that you accept if the task would miss a deadline or no worker can run it */
             degrade?: components["schemas"]["DegradeRequest"] | null;
-            /** @description number of attempts, including those of lost workers */
+            /** @description attempts, including those of lost workers */
             max_attempts?: number;
             /** @description any JSON up to 16 KiB, returned unchanged */
             metadata?: Record<string, unknown> | unknown[] | string | number | boolean | null;
@@ -1427,7 +1427,7 @@ export interface components {
             input: Record<string, unknown>;
             output: unknown | null;
             artifacts: components["schemas"]["ArtifactView"][];
-            /** @description what the model says about the result; of a pipeline, all its stages */
+            /** @description of the model, or all stages of a pipeline */
             warnings: components["schemas"]["TaskWarning"][];
             error: components["schemas"]["TaskError"] | null;
             attempt: number;
@@ -1446,14 +1446,14 @@ export interface components {
             seed: number | null;
             user: string | null;
             metadata: unknown | null;
-            /** @description removed since the end: `inputs` (with metadata), `outputs` */
+            /** @description removed data: `inputs` (and metadata), `outputs` */
             data_removed: string[];
             urls: components["schemas"]["TaskUrls"];
-            /** @description changes made to accept the task; absent if none */
+            /** @description changes by `degrade`, if any */
             degraded?: components["schemas"]["ChangeView"][];
-            /** @description id of its trace; present with telemetry.in_tasks */
+            /** @description id of its trace, with telemetry.in_tasks */
             trace_id?: string;
-            /** @description stages of a pipeline, in order, with their results */
+            /** @description stages of a pipeline, in order */
             stages?: components["schemas"]["StageView"][];
             /** @description the task's webhook, if it has one */
             webhook?: components["schemas"]["WebhookView"];
@@ -1586,7 +1586,7 @@ export interface components {
             started_at: string | null;
             finished_at: string | null;
             timings: components["schemas"]["Timings"] | null;
-            /** @description cost of the attempt's share of the device, in millionths of a dollar; null before its end, or if the pool has no price */
+            /** @description cost of the last attempt's share of the device, in millionths of a dollar; null before its end, or if the pool has no price */
             cost_micros: number | null;
             seed: number | null;
         };
@@ -1641,11 +1641,11 @@ export interface components {
             degraded: components["schemas"]["ChangeView"][];
             /** @description 1 is next */
             position: number;
-            /** @description seconds until the start; null before any measurement */
+            /** @description seconds until the start; null if unknown */
             start_s: components["schemas"]["EtaSeconds"] | null;
-            /** @description seconds until the end; null before any measurement */
+            /** @description seconds until the end; null if unknown */
             finish_s: components["schemas"]["EtaSeconds"] | null;
-            /** @description cost that nine in ten such tasks do not exceed, in millionths of a dollar; null if unknown */
+            /** @description cost in millionths of a dollar that 9 of 10 such tasks do not exceed */
             cost_micros: number | null;
             /** @description live workers that have the model */
             workers: number;
@@ -1736,7 +1736,7 @@ export interface components {
             /** @description null if not shown */
             prompt: string | null;
             seed: number | null;
-            /** @description numbers, switches and choices of the input; no texts or files */
+            /** @description numbers, switches and choices of the input */
             settings: Record<string, unknown>;
             /** Format: date-time */
             made_at: string;
@@ -1820,12 +1820,12 @@ export interface components {
             speed: components["schemas"]["Speed"][];
             samples: components["schemas"]["SampleView"][];
             /**
-             * @description seconds until a typical task sent now would end
+             * @description seconds until a typical new task ends
              * @default null
              */
             eta_s: components["schemas"]["EtaSeconds"] | null;
             /**
-             * @description seconds until a typical task sent now would start
+             * @description seconds until a typical new task starts
              * @default null
              */
             start_s: components["schemas"]["EtaSeconds"] | null;
@@ -2672,14 +2672,14 @@ export interface components {
             expires_in_s?: number | null;
             /** @description pools that workers with this key may join; empty for any */
             pools?: string[];
-            /** @description models that its workers may have, `owner/name` or `owner/*`; empty for any */
+            /** @description models its workers may have, or `owner/*`; empty for any */
             models?: string[];
             rate_per_s?: number | null;
             burst?: number | null;
             tasks_in_flight?: number | null;
             tasks_per_day?: number | null;
             streams?: number | null;
-            /** @description classes that the key may use, default first; empty for any */
+            /** @description classes it may use, default first; empty for any */
             classes?: string[];
         };
         /**
@@ -3287,11 +3287,11 @@ export interface operations {
                 model?: string;
                 /** @description the end user of the request */
                 user?: string;
-                /** @description up to eight words of the input, or their beginnings */
+                /** @description up to eight words of the input, or their starts */
                 q?: string;
                 since?: string;
                 until?: string;
-                /** @description user of this key for `favourites`; the key itself by default */
+                /** @description user of this key; the key itself by default */
                 viewer?: string;
                 /** @description only tasks with a favourite of the viewer */
                 favourite?: boolean;
@@ -3801,7 +3801,7 @@ export interface operations {
     shares_show_picture: {
         parameters: {
             query?: {
-                /** @description at most so wide, in px: 128, 256, 512 or 2048 */
+                /** @description largest width, in px: 128, 256, 512 or 2048 */
                 w?: number;
             };
             header?: never;

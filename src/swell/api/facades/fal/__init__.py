@@ -7,7 +7,7 @@ Source:
     fal-client 1.0.3, @fal-ai/client 1.10.1, and fal's documentation of its queue, November 2026.
 """
 
-from swell.api.facades.fal import proxy, requests, webhooks
+from swell.api.facades.fal import requests, results
 from swell.api.facades.fal.api import fal
 
-__all__ = ["fal", "proxy", "requests", "webhooks"]
+__all__ = ["fal", "requests", "results"]

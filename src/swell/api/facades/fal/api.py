@@ -39,14 +39,10 @@ def refuse(call: Call, error: SwellError) -> Reply:
     detail = None
     if error.status == 422 and error.errors:
         # A list, as FastAPI has it.
-        detail = [
-            {
-                "loc": ["body", *each["pointer"].removeprefix("/input").strip("/").split("/")],
-                "msg": each["detail"],
-                "type": each["code"],
-            }
-            for each in error.errors
-        ]
+        detail = []
+        for each in error.errors:
+            steps = each["pointer"].removeprefix("/input").strip("/").split("/")
+            detail.append({"loc": ["body", *steps], "msg": each["detail"], "type": each["code"]})
     members = {"detail": detail, "error_type": kind}
     return error_reply(call, error, members, status=status, headers=headers)
 

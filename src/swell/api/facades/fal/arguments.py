@@ -9,8 +9,8 @@ import msgspec
 from swell.api.call import Call
 from swell.api.cards import Target
 from swell.api.facades import image_fields
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import take_count, take_seed, whole_number
+from swell.api.problems import field_error
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.fairness import USUAL_PRIORITY
@@ -59,11 +59,8 @@ def task_request(arguments: Mapping[str, Any], target: Target) -> TaskRequest:
     metadata = {"sync_mode": True} if given.get("sync_mode") is True else None
     kind = given.get("output_format")
     given = {name: value for name, value in given.items() if name in known or name not in _FAL_ONLY}
-    if (
-        isinstance(kind, str)
-        and "output_format" not in given
-        and image_fields.takes_any_field(schema)
-    ):
+    is_free = "output_format" not in given and image_fields.takes_any_field(schema)
+    if isinstance(kind, str) and is_free:
         # Workers encode in this format, even if the model does not know the field.
         fields["output_format"] = kind
     fields |= image_fields.renamed(given, schema)
@@ -106,9 +103,8 @@ def task_options(call: Call, usual_priority: int) -> dict[str, Any]:
 
 def _size(value: Any) -> tuple[int, int]:
     if isinstance(value, Mapping):
-        width, height = (
-            whole_number(value.get(name), "image_size", 1, 65_536) for name in ("width", "height")
-        )
+        sides = (value.get("width"), value.get("height"))
+        width, height = (whole_number(each, "image_size", 1, 65_536) for each in sides)
         return width, height
     if isinstance(value, str):
         size = SIZES.get(value) or image_fields.size_of(value, "image_size")

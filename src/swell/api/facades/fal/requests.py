@@ -1,7 +1,9 @@
 """Requests: run and wait, stream, or queue and follow."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +13,7 @@ from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.fal.api import failure, failure_body, failure_reply, fal, reply, request_id
 from swell.api.facades.fal.arguments import app_names, task_options, task_request
-from swell.api.facades.fal.results import FORMAT, file_view, result_of
+from swell.api.facades.fal.results import FORMAT, FalSeal, file_view, result_of
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
 from swell.api.facades.inputs import json_object, with_uploads
 from swell.api.facades.model_names import resolve
@@ -19,6 +21,7 @@ from swell.api.facades.result_files import file_url
 from swell.api.facades.unanswered_requests import request_digest
 from swell.api.reading import read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
+from swell.api.schemas import doc
 from swell.api.service import Service
 from swell.api.submit import accept, check, follow
 from swell.api.tasks import cancel_task, find_task
@@ -27,7 +30,7 @@ from swell.api.views import encode
 from swell.errors import InvalidInput, NotFound, SwellError, TooManyRequests, WouldExpire
 from swell.events import Event, EventKind
 from swell.store import Accepted
-from swell.task import Task, TaskState
+from swell.task import Task, TaskState, new_id
 from swell.webhook import Webhook
 
 
@@ -78,14 +81,14 @@ class FalSubmitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fal_webhook: Annotated[str, Meta(max_length=8192)] | None = None
 
 
-RESULT: Final = {
+_RESULT: Final = {
     200: Response(
         "The result: for pictures `images`, `seed`, `timings`, `has_nsfw_concepts` and `prompt`",
         dict,
     )
 }
 _SUBMITTED: Final = {200: Response("The URLs of the request", FalSubmitted)}
-HEADERS: Final = (
+_HEADERS: Final = (
     IDEMPOTENCY_KEY,
     Header(
         "X-Fal-Request-Timeout",
@@ -101,12 +104,12 @@ HEADERS: Final = (
     ),
     Header("X-Fal-No-Retry", "`1`: one attempt only", {"type": "string", "maxLength": 10}, "1"),
 )
-ERRORS: Final = (*TASK_ERRORS, InvalidInput, TooManyRequests, WouldExpire)
-_CREATES: Final[dict[str, Any]] = {"errors": ERRORS, "body": Body(), "headers": HEADERS}
+_ERRORS: Final = (*TASK_ERRORS, InvalidInput, TooManyRequests, WouldExpire)
+_CREATES: Final[dict[str, Any]] = {"errors": _ERRORS, "body": Body(), "headers": _HEADERS}
 _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 
 
-@fal.route("POST /run/{owner}/{alias}", RESULT, **_CREATES)
+@fal.route("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
     """Run an app and wait."""
     service.traces.begin(call)
@@ -119,7 +122,7 @@ async def run(service: Service, call: Call) -> Reply | None:
         return await _result(service, call, task)
 
 
-@fal.route("POST /run/{owner}/{alias}/{path:path}", RESULT, **_CREATES)
+@fal.route("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES)
 async def run_path(service: Service, call: Call) -> Reply | None:
     """Run an app, or stream from it.
 
@@ -147,7 +150,7 @@ async def queue(service: Service, call: Call) -> Reply:
         return reply(200, view, task.id)
 
 
-@fal.route(f"GET {_REQUEST}", RESULT, (NotFound,))
+@fal.route(f"GET {_REQUEST}", _RESULT, (NotFound,))
 async def result(service: Service, call: Call) -> Reply:
     """Get a result.
 
@@ -205,15 +208,11 @@ async def status_stream(service: Service, call: Call) -> Reply | None:
     return None
 
 
-@fal.route(
-    f"PUT {_REQUEST}/cancel",
-    {
-        202: Response("The request will be stopped", dict),
-        400: Response("The request had already ended", dict),
-    },
-    (NotFound,),
-    audit="tasks.cancel",
-)
+_STOPPED: Final = {202: Response("The request will be stopped", dict)}
+_ENDED: Final = {400: Response("The request had already ended", dict)}
+
+
+@fal.route(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a request."""
     task = await find_task(service, call)
@@ -237,8 +236,7 @@ async def queue_path(service: Service, call: Call) -> Reply:
 
 
 def _webhook(service: Service, call: Call) -> Webhook | None:
-    url = read_query(call, FalSubmitQuery).fal_webhook
-    if url is None:
+    if (url := read_query(call, FalSubmitQuery).fal_webhook) is None:
         return None
     request = WebhookRequest(url=url, format=FORMAT)
     return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
@@ -261,8 +259,11 @@ async def _accept(
     repeat = await repeat_of(service, call, encode(asked))
     # Requests with and without an idempotency key never match each other.
     digest = request_digest(call.caller.id, *asked, None if repeat is None else repeat.key)
-    accepted = await _take_unanswered(service, digest)
-    if accepted is None:
+    first_id = service.unanswered.take(digest)
+    first = None if first_id is None else (await service.store.get([first_id]))[0]
+    if first is not None and first.state not in (TaskState.CANCELED, TaskState.EXPIRED):
+        accepted = Accepted(task=first, is_new=False)
+    else:
         request = task_request(await with_uploads(service, call, arguments, ""), target)
         request = msgspec.structs.replace(request, **options)
         new = await check(service, call, request, repeat)
@@ -271,14 +272,6 @@ async def _accept(
         accepted = await accept(service, call, new)
     call.task_id = accepted.task.id
     return accepted, digest
-
-
-async def _take_unanswered(service: Service, digest: bytes) -> Accepted | None:
-    task_id = service.unanswered.take(digest)
-    task = None if task_id is None else (await service.store.get([task_id]))[0]
-    if task is None or task.state in (TaskState.CANCELED, TaskState.EXPIRED):
-        return None
-    return Accepted(task=task, is_new=False)
 
 
 # --- status
@@ -306,31 +299,20 @@ async def _status_view(
         task: Its task.
         new_lines: None for all that this process has, as polling clients get them.
     """
-    home = _home(service, call, task)
+    status, more = "IN_PROGRESS", dict[str, Any](logs=None)
     if task.state is TaskState.QUEUED:
-        ahead = await _ahead(service, task)
-        return FalStatus(
-            status="IN_QUEUE", request_id=task.id, response_url=home, queue_position=ahead
-        )
-    logs = None
-    if call.query().get("logs", "0").lower() in ("1", "true"):
+        status, more = "IN_QUEUE", {"queue_position": await _ahead(service, task)}
+    elif call.query().get("logs", "0").lower() in ("1", "true"):
         lines = map(_step, service.polled.progress(task)) if new_lines is None else new_lines
         now = service.clock.now().isoformat()
-        logs = [FalLog(message=line, timestamp=now) for line in lines]
-    is_over = task.state.is_terminal
-    view = FalStatus(
-        status="COMPLETED" if is_over else "IN_PROGRESS",
-        request_id=task.id,
-        response_url=home,
-        logs=logs,
-    )
-    if not is_over:
-        return view
-    metrics = {} if task.timings is None else {"inference_time": task.timings.run_s}
-    if task.state is TaskState.SUCCEEDED:
-        return msgspec.structs.replace(view, metrics=metrics)
-    _, text, kind = failure(task)
-    return msgspec.structs.replace(view, metrics=metrics, error=text, error_type=kind)
+        more["logs"] = [FalLog(message=line, timestamp=now) for line in lines]
+    if task.state.is_terminal:
+        status = "COMPLETED"
+        more["metrics"] = {} if task.timings is None else {"inference_time": task.timings.run_s}
+        if task.state is not TaskState.SUCCEEDED:
+            _, more["error"], more["error_type"] = failure(task)
+    home = _home(service, call, task)
+    return FalStatus(status=status, request_id=task.id, response_url=home, **more)
 
 
 def _lines(event: Event) -> list[str]:
@@ -354,8 +336,7 @@ async def _result(service: Service, call: Call, task: Task) -> Reply:
 
 
 async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
-    pictures = list[dict[str, Any]]()
-    fraction = 0.0
+    pictures, fraction = list[dict[str, Any]](), 0.0
 
     async def tell(task: Task, event: Event) -> bytes:
         nonlocal fraction
@@ -373,18 +354,133 @@ async def _stream(service: Service, call: Call, accepted: Accepted) -> None:
         return sse({"images": shown, "progress": fraction, "partial": True})
 
     async def end(task: Task) -> bytes:
-        return sse(await _last_event(service, call, task))
+        if not task.state.is_terminal:
+            return sse({"detail": "this backend ends: ask again", "error_type": "unavailable"})
+        if task.state is not TaskState.SUCCEEDED:
+            return sse(failure_body(task))
+        try:
+            return sse(await result_of(service, call, task))
+        except SwellError as error:
+            return sse({"detail": error.detail, "error_type": error.code})
 
     headers = [request_id(accepted.task.id)]
     await stream_events(service, call, accepted, tell, end, headers=headers)
 
 
-async def _last_event(service: Service, call: Call, task: Task) -> dict[str, Any]:
-    if not task.state.is_terminal:
-        return {"detail": "this backend ends: ask again", "error_type": "unavailable"}
-    if task.state is not TaskState.SUCCEEDED:
-        return failure_body(task)
+# --- the endpoint of `proxyUrl` in fal's JavaScript client, which has fal's hosts built in
+
+# The client sends everything to this one URL and names its target in a header. The header selects
+# an operation; nothing is ever fetched from it.
+_TARGET: Final = Header(
+    "X-Fal-Target-Url",
+    "the target at fal; Swell answers itself and fetches nothing",
+    {"type": "string", "maxLength": 8192},
+    "https://queue.fal.run/swell/icons",
+)
+
+_ENDING: Final = re.compile(r"\.[A-Za-z0-9]{1,10}$")
+
+
+async def start_upload(service: Service, call: Call) -> Reply:
+    """Return where to PUT a file, and its URL afterwards."""
+    name = str((await json_object(service, call)).get("file_name", ""))
+    ending = _ENDING.search(name)
+    key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{ending[0] if ending else ''}"
+    await service.store.note_upload(key)
+    put = service.objects.sign("PUT", key, service.settings.server.signed_url_s)
+    put = f"{service.base_url(call)}{put}" if put.startswith("/") else put
+    body = {"upload_url": put, "file_url": file_url(service.urls(call), key)}
+    return reply(200, body, call.request_id)
+
+
+_APP: Final = r"/(?P<owner>[^/]+)/(?P<alias>[^/]+)"
+_REQUEST: Final = rf"queue\.fal\.run{_APP}/requests/(?P<id>[^/]+)"
+
+#: Operations by method and target.
+_OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | None]]], ...]] = (
+    (rf"POST fal\.run{_APP}(?:/(?P<path>.*))?", run),
+    (rf"GET {_REQUEST}", result),
+    (rf"GET {_REQUEST}/status", status),
+    (rf"GET {_REQUEST}/status/stream", status_stream),
+    (rf"PUT {_REQUEST}/cancel", cancel),
+    (rf"POST queue\.fal\.run{_APP}(?:/(?P<path>.*))?", queue),
+    (r"POST rest(\.alpha)?\.fal\.ai/storage/upload/initiate", start_upload),
+)
+
+
+@fal.route("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
+async def proxy(service: Service, call: Call) -> Reply | None:
+    """Forwarded POST of the JavaScript client.
+
+    For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
+    """
+    target = (call.header(b"x-fal-target-url") or b"").decode("latin-1")
     try:
-        return await result_of(service, call, task)
-    except SwellError as error:
-        return {"detail": error.detail, "error_type": error.code}
+        url = urlsplit(target)
+        place = (url.hostname or "") + re.sub("/{2,}", "/", url.path).rstrip("/")
+    except ValueError:
+        place = ""
+    for pattern, operation in _OPERATIONS:
+        found = re.fullmatch(pattern, f"{call.scope['method']} {place}")
+        if found is not None:
+            call.params = found.groupdict("")
+            query = url.query.encode("latin-1", "replace")
+            call.scope = {**call.scope, "query_string": query}
+            return await operation(service, call)
+    detail = f"x-fal-target-url must be an address of fal.run or queue.fal.run: {target[:120]!r}"
+    raise NotFound(detail)
+
+
+@fal.route("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))
+async def proxy_get(service: Service, call: Call) -> Reply | None:
+    """Forwarded GET of the JavaScript client."""
+    return await proxy(service, call)
+
+
+@fal.route("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
+async def proxy_put(service: Service, call: Call) -> Reply | None:
+    """Forwarded cancellation of the JavaScript client."""
+    return await proxy(service, call)
+
+
+# --- keys of webhooks
+
+#: Receivers may cache the keys for an hour; fal's documentation says a day at most.
+_CACHE_CONTROL: Final = b"public, max-age=3600"
+
+
+class FalJwk(msgspec.Struct, frozen=True, kw_only=True):
+    """A public key as a JSON Web Key."""
+
+    x: Annotated[str, doc("The public key, in base64url")]
+    kid: str
+    kty: str = "OKP"
+    crv: str = "Ed25519"
+    use: str = "sig"
+    alg: str = "EdDSA"
+
+
+class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
+    """Public keys; one of them has signed."""
+
+    keys: list[FalJwk]
+
+
+@fal.route(
+    "GET /.well-known/jwks.json",
+    {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
+    (NotFound,),
+    scope=None,
+    operation_id="fal_webhooks_keys",
+)
+async def keys(service: Service, call: Call) -> Reply:
+    """Read the keys that sign webhooks.
+
+    What `rest.fal.ai/.well-known/jwks.json` is at fal: receivers check `X-Fal-Webhook-Signature`
+    with it.
+    """
+    key = await FalSeal(service.registry).key()
+    if key is None:
+        raise NotFound("webhooks are not signed as fal signs them here: install `swell[fal]`")
+    known = FalKeySet(keys=[FalJwk(x=key.x, kid=key.id)])
+    return Reply(200, encode(known), headers=[(b"cache-control", _CACHE_CONTROL)])

@@ -1,7 +1,8 @@
-"""Results and webhooks of requests."""
+"""Results and webhooks of requests, and the signatures of webhooks."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -11,15 +12,22 @@ from swell.api.facades.inputs import data_uri
 from swell.api.facades.result_files import file_url, picture_bytes, pictures_of
 from swell.api.service import Service
 from swell.api.views import UrlMaker, resolve_files
+from swell.db.registry import Registry
 from swell.outbox import Delivery
 from swell.task import Artifact, Task, TaskState
+
+if TYPE_CHECKING:
+    from swell.webhooks.fal_signing import FalKey
 
 #: The name of fal's format of webhooks.
 FORMAT: Final = "fal"
 
+#: Name of the secret in the registry.
+_SECRET: Final = "fal-webhooks"
+
 
 async def result_of(service: Service, call: Call, task: Task) -> dict[str, Any]:
-    """Return a result, with `sync_mode` with its pictures as data URIs."""
+    """Return a result; with `sync_mode`, its pictures are data URIs."""
     inline: dict[str, str] = {}
     if task.metadata is not None and b'"sync_mode"' in bytes(task.metadata):
         for each in task.artifacts:
@@ -43,9 +51,8 @@ def result_body(task: Task, urls: UrlMaker, inline: Mapping[str, str]) -> dict[s
     output = None
     if task.output is not None:
         output = msgspec.json.decode(resolve_files(task.output, list(links.values())))
-    body = dict(output) if isinstance(output, dict) else {}
-    pictures = pictures_of(task)
-    if pictures:
+    body = output if isinstance(output, dict) else {}
+    if pictures := pictures_of(task):
         body["images"] = [file_view(each, links[each.key]) for each in pictures]
         body["has_nsfw_concepts"] = [False] * len(pictures)
     elif task.artifacts:
@@ -55,12 +62,10 @@ def result_body(task: Task, urls: UrlMaker, inline: Mapping[str, str]) -> dict[s
     elif not isinstance(output, dict):
         body["output"] = output
     if task.artifacts:
-        timings = task.timings
-        body.setdefault("seed", task.seed)
-        body.setdefault("timings", {} if timings is None else {"inference": timings.run_s})
         given = msgspec.json.decode(task.input)
         prompt = given.get("prompt", "") if isinstance(given, dict) else ""
-        body.setdefault("prompt", str(prompt))
+        timings = {} if task.timings is None else {"inference": task.timings.run_s}
+        body = {"seed": task.seed, "timings": timings, "prompt": str(prompt), **body}
     return body
 
 
@@ -82,3 +87,38 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
         return {**body, "status": "OK", "payload": result_body(task, urls, {})}
     _, text, _ = failure(task)
     return {**body, "status": "ERROR", "error": text, "payload": failure_body(task)}
+
+
+# --- signatures
+
+
+class FalSeal:
+    """Signs webhooks in fal's format.
+
+    The key is derived from a secret of the registry, so that all backends have the same key.
+
+    Args:
+        registry: Holds the key's secret.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._key: FalKey | None = None
+
+    async def headers(
+        self, delivery: Delivery, task: Task, body: bytes, now: datetime
+    ) -> Mapping[str, str]:
+        """Return the headers of one attempt; none without the library."""
+        key = await self.key()
+        at_s = int(now.timestamp())
+        return {} if key is None else key.headers(task.id, delivery.key_id, at_s, body)
+
+    async def key(self) -> "FalKey | None":
+        """Return the signing key; None if the library is not installed."""
+        if self._key is None:
+            try:
+                from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
+            except ImportError:
+                return None
+            self._key = FalKey(await self._registry.secret(_SECRET))
+        return self._key

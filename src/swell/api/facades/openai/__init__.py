@@ -6,7 +6,7 @@ Source:
     The OpenAPI description of OpenAI's API and openai-python 3.57.0, November 2026.
 """
 
-from swell.api.facades.openai import images, models
+from swell.api.facades.openai import images
 from swell.api.facades.openai.api import openai
 
-__all__ = ["images", "models", "openai"]
+__all__ = ["images", "openai"]

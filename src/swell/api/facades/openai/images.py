@@ -8,9 +8,9 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.drafts import repeat_of
-from swell.api.facades.errors import TASK_ERRORS, field_error
+from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
-from swell.api.facades.model_names import resolve
+from swell.api.facades.model_names import available, resolve
 from swell.api.facades.openai.api import error_member, failure, openai
 from swell.api.facades.openai.requests import (
     EditRequest,
@@ -22,16 +22,16 @@ from swell.api.facades.openai.requests import (
 )
 from swell.api.facades.result_files import file_url, picture_bytes, pictures_of
 from swell.api.facades.retry_detection import accept_once
-from swell.api.problems import family_of
+from swell.api.problems import family_of, field_error
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
 from swell.api.submit import check
-from swell.api.views import encode
-from swell.errors import InvalidRequest, SwellError, UnsupportedType
+from swell.api.views import encode, project
+from swell.errors import InvalidRequest, NotFound, SwellError, UnsupportedType
 from swell.events import Event, EventKind
 from swell.registry import ModelCard
 from swell.store import Accepted
-from swell.task import Artifact, Task, TaskState
+from swell.task import Artifact, Task, TaskState, Timings
 
 
 class TokenDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,14 +159,13 @@ async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> Im
     if not pictures:
         raise InvalidRequest(f"{task.model} has drawn no picture: name a model that draws some")
     kind = pictures[0].content_type.removeprefix("image/")
-    data = []
-    for each in pictures:
-        if job.request.response_format == "url":
-            url = file_url(service.urls(call), each.key, each.bytes)
-            data.append(ImageDatum(url=url))
-        else:
-            text, kind = await _base64(service, job, each)
-            data.append(ImageDatum(b64_json=text))
+    if job.request.response_format == "url":
+        urls = service.urls(call)
+        data = [ImageDatum(url=file_url(urls, each.key, each.bytes)) for each in pictures]
+    else:
+        encoded = [await _base64(service, job, each) for each in pictures]
+        data = [ImageDatum(b64_json=text) for text, _ in encoded]
+        kind = encoded[-1][1]
     return ImagesView(
         created=int(task.created_at.timestamp()),
         data=data,
@@ -181,19 +180,16 @@ async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> Im
 async def _base64(service: Service, job: ImageJob, picture: Artifact) -> tuple[str, str]:
     """Return a picture as base64, and its format."""
     quality = job.request.output_compression
-    kind: str | None = job.request.output_format
-    if kind is None and quality is not None:
-        kind = picture.content_type.removeprefix("image/")
-    data, kind = await picture_bytes(service, picture, kind, quality)
+    asked: str | None = job.request.output_format
+    if asked is None and quality is not None:
+        asked = picture.content_type.removeprefix("image/")
+    data, kind = await picture_bytes(service, picture, asked, quality)
     return base64.b64encode(data).decode(), kind
 
 
 def _look(job: ImageJob) -> dict[str, str]:
-    is_transparent = job.request.background == "transparent"
-    return {
-        "background": "transparent" if is_transparent else "opaque",
-        "quality": job.request.quality or "auto",
-    }
+    background = "transparent" if job.request.background == "transparent" else "opaque"
+    return {"background": background, "quality": job.request.quality or "auto"}
 
 
 def _size(picture: Artifact) -> str:
@@ -201,15 +197,9 @@ def _size(picture: Artifact) -> str:
 
 
 def _swell_part(task: Task) -> SwellPart:
-    timings = task.timings
-    return SwellPart(
-        task=task.id,
-        model=task.model,
-        version=task.version,
-        seed=task.seed,
-        cost_micros=None if timings is None else timings.cost_micros,
-        queue_s=0.0 if timings is None else timings.queue_s,
-        run_s=0.0 if timings is None else timings.run_s,
+    timings = task.timings or Timings()
+    return project(
+        SwellPart, timings, task=task.id, model=task.model, version=task.version, seed=task.seed
     )
 
 
@@ -276,32 +266,61 @@ async def _last_events(service: Service, job: ImageJob, task: Task, sent: int) -
 def _partial_event(job: ImageJob, event: Event, index: int, task: Task) -> bytes:
     """Return a preview as an event, in its own format."""
     head, _, body = str(event.data.get("image", "")).partition(";base64,")
-    return _event(
-        job,
-        task,
-        "partial_image",
-        b64_json=body,
-        output_format=head.removeprefix("data:image/"),
-        size=job.request.size or "auto",
-        partial_image_index=index,
-    )
+    kind, size = head.removeprefix("data:image/"), job.request.size or "auto"
+    members = {"b64_json": body, "output_format": kind, "size": size, "partial_image_index": index}
+    return _event(job, task, "partial_image", **members)
 
 
 async def _completed_event(service: Service, job: ImageJob, task: Task, picture: Artifact) -> bytes:
     text, kind = await _base64(service, job, picture)
-    return _event(
-        job,
-        task,
-        "completed",
-        b64_json=text,
-        output_format=kind,
-        size=_size(picture),
-        usage=Usage(),
-        swell=_swell_part(task),
-    )
+    members = {"b64_json": text, "output_format": kind, "size": _size(picture), "usage": Usage()}
+    return _event(job, task, "completed", **members, swell=_swell_part(task))
 
 
 def _event(job: ImageJob, task: Task, name: str, **members: Any) -> bytes:
     kind = f"{job.kind}.{name}"
     created_at = int(task.created_at.timestamp())
     return sse({"type": kind, "created_at": created_at, **_look(job), **members}, kind)
+
+
+# --- models
+
+
+class OpenAiModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model, or an alias."""
+
+    id: str
+    created: int
+    owned_by: str
+    object: str = "model"
+
+
+class OpenAiModels(msgspec.Struct, frozen=True, kw_only=True):
+    """All values that `model` may have."""
+
+    data: list[OpenAiModel]
+    object: str = "list"
+
+
+@openai.route("GET /models", {200: Response("Models and aliases", OpenAiModels)})
+async def models(service: Service, call: Call) -> Reply:
+    """List models."""
+    found = await available(service)
+    data = [_view(name, card) for name, card in found.items()]
+    return Reply(200, encode(OpenAiModels(data=data)))
+
+
+@openai.route("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
+async def model(service: Service, call: Call) -> Reply:
+    """Get a model."""
+    name = call.params["model"]
+    return Reply(200, encode(_view(name, (await resolve(service, name)).card)))
+
+
+def _view(name: str, card: ModelCard) -> OpenAiModel:
+    at = card.registered_at
+    return OpenAiModel(
+        id=name,
+        created=0 if at is None else int(at.timestamp()),
+        owned_by=card.name.partition("/")[0],
+    )

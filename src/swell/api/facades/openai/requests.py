@@ -11,13 +11,13 @@ from msgspec import Meta
 from swell.api.call import Call, too_large
 from swell.api.cards import Target
 from swell.api.facades import image_fields
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import form_parts, json_object, upload_part, with_uploads
 from swell.api.facades.result_files import file_url
 from swell.api.forms import Part
 from swell.api.json_limits import check_values
+from swell.api.problems import field_error
 from swell.api.reading import convert_fields
-from swell.api.schemas import PLAIN
+from swell.api.schemas import PLAIN, doc
 from swell.api.service import Service
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
@@ -32,9 +32,9 @@ _OPENAI_ONLY: Final = (
 )
 
 
-_Model = Annotated[str, Meta(max_length=200, description="a model of this server, or an alias")]
-_Count = Annotated[int, Meta(ge=1, le=10, description="number of pictures; 1 by default")]
-_Size = Annotated[str, Meta(max_length=40, description="`auto`, or `WIDTHxHEIGHT` in px")]
+_Model = Annotated[str, doc("a model of this server, or an alias", max_length=200)]
+_Count = Annotated[int, doc("number of pictures; 1 by default", ge=1, le=10)]
+_Size = Annotated[str, doc("`auto`, or `WIDTHxHEIGHT` in px", max_length=40)]
 _Quality = Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"]
 _User = Annotated[str, Meta(max_length=200, pattern=PLAIN)]
 
@@ -103,10 +103,8 @@ def read_fields(
     Raises:
         InvalidInput: A value is not allowed.
     """
-    names = kind.__struct_fields__
-    given = {name: value for name, value in body.items() if value is not None}
-    known = {name: value for name, value in given.items() if name in names}
-    others = {name: value for name, value in given.items() if name not in names}
+    others = {name: value for name, value in body.items() if value is not None}
+    known = {name: others.pop(name) for name in kind.__struct_fields__ if name in others}
     return convert_fields(known, kind, is_text=is_text), others
 
 
@@ -126,15 +124,13 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
         fields |= image_fields.sized(schema, size)
     seed = None if request.seed == -1 else request.seed
     if seed is not None and "seed" in known:
-        fields["seed"] = seed
+        fields["seed"], seed = seed, None
     fields |= _quality_fields(request, schema)
     fields |= _background_fields(request, target)
     fields |= _format_fields(request, target)
     # The model's own names win over the meaning of OpenAI's.
-    inputs = {
-        **image_fields.renamed(fields, schema),
-        **image_fields.renamed(_own_fields(job, schema), schema),
-    }
+    inputs = image_fields.renamed(fields, schema)
+    inputs |= image_fields.renamed(_own_fields(job, schema), schema)
     metadata = None
     if job.kind == "image_edit":
         # Uploads have other URLs each time: retries are recognized by this digest.
@@ -143,7 +139,7 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
         model=target.queue,
         input=msgspec.Raw(encode(inputs)),
         count=request.n or 1,
-        seed=None if "seed" in known else seed,
+        seed=seed,
         user=request.user or request.safety_identifier,
         metadata=msgspec.Raw(encode(metadata)),
     )
@@ -151,9 +147,10 @@ def task_request(job: ImageJob, target: Target) -> TaskRequest:
 
 def _own_fields(job: ImageJob, schema: Mapping[str, Any]) -> dict[str, Any]:
     known = image_fields.properties_of(schema)
-    own = {
-        name: each for name, each in job.own.items() if name in known or name not in _OPENAI_ONLY
-    }
+    own = dict(job.own)
+    for name in _OPENAI_ONLY:
+        if name not in known:
+            own.pop(name, None)
     styles = image_fields.choices_of(schema, "style")
     if styles is not None and own.get("style") in {"vivid", "natural"}.difference(styles):
         del own["style"]
@@ -179,10 +176,8 @@ def _background_fields(request: ImageRequest, target: Target) -> dict[str, Any]:
     if isinstance(transparent, Mapping) and transparent.get("type") == "boolean":
         return {"transparent": background == "transparent"}
     if background == "transparent":
-        raise field_error(
-            "background",
-            f"{target.model} draws no transparent pictures: leave it out, or say opaque",
-        )
+        detail = f"{target.model} draws no transparent pictures: leave it out, or say opaque"
+        raise field_error("background", detail)
     return {}
 
 
@@ -193,11 +188,9 @@ def _format_fields(request: ImageRequest, target: Target) -> dict[str, Any]:
     if kind == "jpeg" and request.background == "transparent":
         raise field_error("output_format", "jpeg has no transparency: use png or webp")
     fields: dict[str, Any] = {}
-    if (
-        request.output_compression is not None
-        and "output_compression" in image_fields.properties_of(schema)
-    ):
-        fields["output_compression"] = request.output_compression
+    compression = request.output_compression
+    if compression is not None and "output_compression" in image_fields.properties_of(schema):
+        fields["output_compression"] = compression
     if kind is None:
         return fields
     name = image_fields.property_for(schema, "output_format")
@@ -263,9 +256,8 @@ async def _read_form(service: Service, call: Call) -> ImageJob:
                 raise too_large(service.settings.server.max_body_bytes)
     request, own = read_fields(texts, ImageRequest, is_text=True)
     if not files["image"]:
-        raise field_error(
-            "image", "the form has no part `image` or `image[]` with a file", "required"
-        )
+        detail = "the form has no part `image` or `image[]` with a file"
+        raise field_error("image", detail, "required")
     check_values(",".join(own.values()).encode())
     return ImageJob(
         request,

@@ -4,10 +4,10 @@ from typing import Annotated, Final
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Meta
 
 from swell.api.call import Call
 from swell.api.facades.router import Facade
+from swell.api.schemas import doc
 from swell.api.service import Service
 
 #: The prefix of its paths.
@@ -33,8 +33,8 @@ class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):
 class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A page of a list."""
 
-    cursor: Annotated[str | None, Meta(description="from `next` of the previous page")] = None
-    limit: Annotated[int, Meta(ge=1, le=100, description="largest number")] = 100
+    cursor: Annotated[str | None, doc("from `next` of the previous page")] = None
+    limit: Annotated[int, doc("largest number", ge=1, le=100)] = 100
 
 
 def full_name(call: Call) -> str:

@@ -5,6 +5,7 @@ another version changes it for all its users. Pools are sized in the settings, s
 pool does not meet is refused.
 """
 
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -13,14 +14,15 @@ from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import is_plain_word
-from swell.api.facades.errors import field_error
 from swell.api.facades.replicate.api import HOME, ReplicatePage, full_name, replicate
 from swell.api.facades.replicate.models import ReplicateAccount
 from swell.api.facades.replicate.views import HIDDEN_VERSION, moment
+from swell.api.problems import field_error
 from swell.api.reading import Reader
 from swell.api.route import Body, Response
+from swell.api.schemas import doc
 from swell.api.service import Service
-from swell.api.views import encode
+from swell.api.views import encode, project
 from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
 from swell.registry import ModelCard, Scope
 
@@ -28,10 +30,8 @@ from swell.registry import ModelCard, Scope
 class ReplicateDeploymentUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """Changes of a deployment."""
 
-    version: Annotated[str | None, Meta(description="a version's id")] = None
-    hardware: Annotated[str | None, Meta(description="a pool, as `GET /hardware` lists them")] = (
-        None
-    )
+    version: Annotated[str | None, doc("a version's id")] = None
+    hardware: Annotated[str | None, doc("a pool, as `GET /hardware` lists them")] = None
     min_instances: Annotated[int, Meta(ge=0)] | None = None
     max_instances: Annotated[int, Meta(ge=0)] | None = None
 
@@ -40,7 +40,7 @@ class ReplicateDeploymentRequest(ReplicateDeploymentUpdate, frozen=True, kw_only
     """A name for a model or a version of it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
-    model: Annotated[str, Meta(description="`owner/name`")]
+    model: Annotated[str, doc("`owner/name`")]
 
 
 class ReplicateConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,32 +115,27 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.model if self.version is None else f"{self.model}:{self.version}"
 
 
-_decode = msgspec.json.Decoder(list[Deployment]).decode
-
-
 async def find_deployment(service: Service, name: str) -> Deployment:
     """Return the deployment, or the model, of a name.
 
     Raises:
         NotFound: There is none.
     """
-    for each in await _stored(service):
+    for each in _decoded(await service.registry.note(_NOTE)):
         if each.full_name == name:
             return each
     try:
         return _of_model(service, (await service.cards.target(name)).card)
     except NotFound as error:
-        raise NotFound(
-            f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists "
-            "them; every served model is a deployment of the same name"
-        ) from error
+        detail = f"there is no deployment {name[:120]!r}: GET {HOME}/deployments lists them"
+        raise NotFound(detail) from error
 
 
 @replicate.route("GET /deployments", ReplicateDeploymentList)
 async def list_deployments(service: Service, call: Call) -> Reply:
     """Deployments, including one for each model."""
     await service.cards.refresh()
-    stored = await _stored(service)
+    stored = _decoded(await service.registry.note(_NOTE))
     names = {each.full_name for each in stored}
     models = [_of_model(service, card) for card in service.cards.newest() if card.name not in names]
     found = [await _view(service, each) for each in [*stored, *models]]
@@ -229,30 +224,25 @@ async def _changeable(service: Service, call: Call) -> Deployment:
     name = call.target = full_name(call)
     found = await find_deployment(service, name)
     if found.changed_by == "":
-        raise Conflict(
-            f"{name} is the model itself, which is a deployment as long as it is served: make one "
-            "of another name to change it"
-        )
+        raise Conflict(f"{name} is the model itself: create a deployment of another name")
     return found
 
 
-async def _stored(service: Service) -> list[Deployment]:
-    note = await service.registry.note(_NOTE)
-    return [] if note is None else _decode(note)
+def _decoded(note: bytes | None) -> list[Deployment]:
+    return [] if note is None else msgspec.json.decode(note, type=list[Deployment])
 
 
 async def _replace(service: Service, before: Deployment | None, after: Deployment | None) -> None:
     """Store a deployment in place of another; None for a new or a deleted one."""
     for _ in range(_TRIES):
         note = await service.registry.note(_NOTE)
-        stored = [] if note is None else _decode(note)
+        stored = _decoded(note)
         if before is not None and before not in stored:
             raise Conflict(f"deployment {before.full_name} was changed just now: try again")
         if before is None and after is not None:
-            if any(each.full_name == after.full_name for each in stored):
-                raise Conflict(
-                    f"there is a deployment {after.full_name} already: PATCH or DELETE it"
-                )
+            name = after.full_name
+            if any(each.full_name == name for each in stored):
+                raise Conflict(f"there is a deployment {name} already: PATCH or DELETE it")
             if len(stored) >= _MOST:
                 raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
         kept = [each for each in stored if each != before]
@@ -285,26 +275,21 @@ def _of_model(service: Service, card: ModelCard) -> Deployment:
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
     by = deployment.changed_by or "swell"
-    return ReplicateDeployment(
-        owner=deployment.owner,
-        name=deployment.name,
-        current_release=ReplicateRelease(
-            number=deployment.number,
-            model=deployment.model,
-            version=deployment.version or await current_version(service, deployment.model),
-            created_at=moment(deployment.changed_at),
-            created_by=ReplicateAccount(type="organization", username=by, name=by),
-            configuration=_pool(service, deployment.model, deployment.pool),
-        ),
+    release = ReplicateRelease(
+        number=deployment.number,
+        model=deployment.model,
+        version=deployment.version or await current_version(service, deployment.model),
+        created_at=moment(deployment.changed_at),
+        created_by=ReplicateAccount(type="organization", username=by, name=by),
+        configuration=_pool(service, deployment.model, deployment.pool),
     )
+    return project(ReplicateDeployment, deployment, current_release=release)
 
 
 def _pool(service: Service, model: str, name: str | None) -> ReplicateConfiguration:
     """Return a pool with workers for a model: the one of this name, or the largest."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for worker in service.fleet.live(model, None):
-        _, workers = sizes.get(worker.info.pool, (0, 0))
-        sizes[worker.info.pool] = workers + 1, workers + 1
+    workers = Counter(worker.info.pool for worker in service.fleet.live(model, None))
+    sizes = {pool: (count, count) for pool, count in workers.items()}
     status = service.scaling.status
     for each in () if status is None else status.pools:
         if not each.models or model in each.models:
@@ -324,12 +309,8 @@ async def _check_instances(service: Service, model: str, asked: ReplicateDeploym
     pool = _pool(service, model, asked.hardware)
     least, most = pool.min_instances, pool.max_instances
     if asked.hardware is not None and most == 0:
-        raise field_error(
-            "/hardware",
-            f"no worker of the pool {asked.hardware[:60]!r} has {model}: GET "
-            f"{HOME}/hardware lists the pools; leave it out for any",
-            "not_possible",
-        )
+        detail = f"no worker of the pool {asked.hardware[:60]!r} has {model}: leave it out for any"
+        raise field_error("/hardware", detail, "not_possible")
     limits = (
         f"the pool {pool.hardware!r} has {least} to {most} workers, as [pools] in the settings "
         "says, which a deployment cannot change"

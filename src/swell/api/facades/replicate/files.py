@@ -4,6 +4,7 @@ These are a second object, `KEY.about`. A file's id is the last part of its key,
 is kept.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -11,7 +12,6 @@ from typing import Any, Final
 import msgspec
 
 from swell.api.call import Call, Reply
-from swell.api.facades.errors import field_error
 from swell.api.facades.inputs import decode_json, form_parts, upload_part
 from swell.api.facades.replicate.api import (
     HOME,
@@ -21,6 +21,7 @@ from swell.api.facades.replicate.api import (
     replicate,
 )
 from swell.api.facades.replicate.views import moment
+from swell.api.problems import field_error
 from swell.api.reading import read_query
 from swell.api.route import Body, Response
 from swell.api.service import Service
@@ -110,10 +111,8 @@ async def list_files(service: Service, call: Call) -> Reply:
     ids = sorted((each for each in ids if each < (query.cursor or "~")), reverse=True)
     results = []
     for each in ids[: query.limit]:
-        try:
+        with contextlib.suppress(NotFound):  # It may have expired a moment ago.
             results.append(await _find(service, call, each))
-        except NotFound:
-            continue  # It expired a moment ago.
     cursor = ids[query.limit - 1] if len(ids) > query.limit else None
     links = page_links(service, call, "/files", query, cursor)
     return Reply(200, encode(ReplicateFileList(results=results, **links)))
@@ -158,12 +157,8 @@ def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], A
 
 def _key(call: Call, file_id: str) -> str:
     if not is_id(file_id.partition(".")[0]) or file_id.endswith(_ABOUT) or "/" in file_id:
-        raise _not_found(file_id)
+        raise NotFound(f"{file_id[:80]!r} is not the id of a file: list them at {HOME}/files")
     return check_key(f"uploads/{call.caller.id}/{file_id}")
-
-
-def _not_found(file_id: str) -> NotFound:
-    return NotFound(f"this key has no file {file_id[:80]!r} (any more): list them at {HOME}/files")
 
 
 async def _find(service: Service, call: Call, file_id: str) -> ReplicateFile:
@@ -171,7 +166,8 @@ async def _find(service: Service, call: Call, file_id: str) -> ReplicateFile:
     try:
         info = await service.objects.head(key)
     except NotFound as error:
-        raise _not_found(file_id) from error
+        detail = f"this key has no file {file_id[:80]!r} (any more): list them at {HOME}/files"
+        raise NotFound(detail) from error
     try:
         data = b"".join([piece async for piece in service.objects.read(key + _ABOUT)])
         about = msgspec.json.decode(data, type=_About)
@@ -182,9 +178,9 @@ async def _find(service: Service, call: Call, file_id: str) -> ReplicateFile:
 
 def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> ReplicateFile:
     file_id = info.key.rpartition("/")[2]
-    created_at = created_at_of(file_id.partition(".")[0])
-    lasting_s = service.settings.uploads_s
-    expires_at = None if lasting_s is None else created_at + timedelta(seconds=lasting_s)
+    created_at, expires_at = created_at_of(file_id.partition(".")[0]), None
+    if (lasting_s := service.settings.uploads_s) is not None:
+        expires_at = moment(created_at + timedelta(seconds=lasting_s))
     return ReplicateFile(
         id=file_id,
         name=about.name,
@@ -194,6 +190,6 @@ def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> Repl
         checksums={"sha256": about.sha256} if about.sha256 else {},
         metadata=about.metadata,
         created_at=moment(created_at),
-        expires_at=None if expires_at is None else moment(expires_at),
+        expires_at=expires_at,
         urls={"get": f"{service.base_url(call)}{HOME}/files/{file_id}"},
     )

@@ -14,7 +14,6 @@ from swell.api.facades.replicate.api import (
     page_links,
     replicate,
 )
-from swell.api.facades.replicate.schemas import openapi_of
 from swell.api.facades.replicate.views import (
     ReplicatePrediction,
     ReplicatePredictionList,
@@ -156,10 +155,9 @@ async def search_all(service: Service, call: Call) -> Reply:
     words = call.query().get("query", "").strip()
     if not words:
         raise InvalidInput("'query' is required: the words to search for")
-    models = [
-        {"model": _model(service, call, card), "metadata": {"tags": [], "score": 1.0}}
-        for card in await _search(service, words)
-    ]
+    metadata = {"tags": [], "score": 1.0}
+    cards = await _search(service, words)
+    models = [{"model": _model(service, call, card), "metadata": metadata} for card in cards]
     return Reply(200, encode(ReplicateSearch(query=words, models=models, collections=[], pages=[])))
 
 
@@ -220,10 +218,10 @@ async def list_hardware(service: Service, call: Call) -> Reply:
     status = service.scaling.status
     for each in () if status is None else status.pools:
         devices.setdefault(each.pool, set())
-    pools = [
-        ReplicateHardware(name=f"{pool} ({', '.join(sorted(found))})" if found else pool, sku=pool)
-        for pool, found in sorted(devices.items())
-    ]
+    pools = []
+    for pool, found in sorted(devices.items()):
+        name = f"{pool} ({', '.join(sorted(found))})" if found else pool
+        pools.append(ReplicateHardware(name=name, sku=pool))
     return Reply(200, encode(pools))
 
 
@@ -243,13 +241,9 @@ async def get_collection(service: Service, call: Call) -> Reply:
     owner = call.params["slug"]
     cards = _cards_of(service, owner)
     if not cards:
-        raise NotFound(
-            f"there is no collection {owner[:60]!r}: GET {HOME}/collections lists them, one for "
-            "each owner of models"
-        )
+        raise NotFound(f"{owner[:60]!r} has no models: GET {HOME}/collections lists all owners")
     models = [_model(service, call, card) for card in cards]
-    collection = msgspec.structs.replace(_collection(owner, cards), models=models)
-    return Reply(200, encode(collection))
+    return Reply(200, encode(_collection(owner, cards, models=models)))
 
 
 @replicate.route("GET /webhooks/default/secret", ReplicateSecret)
@@ -280,9 +274,9 @@ def _cards_of(service: Service, owner: str) -> list[ModelCard]:
     return [card for card in service.cards.newest() if card.name.startswith(f"{owner}/")]
 
 
-def _collection(owner: str, cards: list[ModelCard]) -> ReplicateCollection:
-    description = f"{len(cards)} models of {owner}"
-    return ReplicateCollection(name=owner, slug=owner, description=description)
+def _collection(owner: str, cards: list[ModelCard], **more: Any) -> ReplicateCollection:
+    about = f"{len(cards)} models of {owner}"
+    return ReplicateCollection(name=owner, slug=owner, description=about, **more)
 
 
 def _model_list(
@@ -309,11 +303,9 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
 
 
 def _version(card: ModelCard) -> ReplicateVersion:
+    schema, created_at = openapi_of(card), _registered_at(card)
     return ReplicateVersion(
-        id=card.version,
-        created_at=_registered_at(card),
-        cog_version=_COG_VERSION,
-        openapi_schema=openapi_of(card),
+        id=card.version, created_at=created_at, cog_version=_COG_VERSION, openapi_schema=schema
     )
 
 
@@ -345,3 +337,65 @@ def _example(service: Service, call: Call, card: ModelCard, number: int) -> Repl
         deployment=None,
         urls=ReplicateUrls(get=home, cancel=home, stream=home, web=f"{base}/#/models/{card.name}"),
     )
+
+
+# --- the OpenAPI document of a version; pure
+
+_COMPONENTS: Final = "#/components/schemas/"
+
+#: Inputs of every prediction.
+_OF_TASKS: Final[dict[str, dict[str, Any]]] = {
+    "seed": {
+        "type": "integer",
+        "title": "Seed",
+        "nullable": True,
+        "description": "The same seed draws the same picture; leave it out for any.",
+    },
+    "num_outputs": {
+        "type": "integer",
+        "title": "Num Outputs",
+        "default": 1,
+        "minimum": 1,
+        "maximum": 100,
+        "description": "How many samples (pictures) to make; the output of several is a list.",
+    },
+}
+
+
+def openapi_of(card: ModelCard) -> dict[str, Any]:
+    """Return a document with `Input` and `Output` among its schemas.
+
+    An array as output keeps its `x-cog-array-type`: with `iterator` clients read it while it grows.
+    """
+    schemas: dict[str, Any] = {}
+    asked = _moved(card.input_schema, schemas)
+    properties = {
+        name: {"x-order": number, **schema} if isinstance(schema, dict) else schema
+        for number, (name, schema) in enumerate(asked.get("properties", {}).items())
+    }
+    for name, schema in _OF_TASKS.items():
+        properties.setdefault(name, {"x-order": len(properties), **schema})
+    schemas["Input"] = {"type": "object", "title": "Input", **asked, "properties": properties}
+    schemas["Output"] = {"title": "Output", **_moved(card.output_schema, schemas)}
+    request = {"type": "object", "properties": {"input": {"$ref": f"{_COMPONENTS}Input"}}}
+    schemas["PredictionRequest"] = {"title": "PredictionRequest", **request}
+    body = {"schema": {"$ref": f"{_COMPONENTS}PredictionRequest"}}
+    predict = {
+        "operationId": "predict",
+        "requestBody": {"content": {"application/json": body}},
+        "responses": {"200": {"description": "The prediction"}},
+    }
+    return {
+        "openapi": "3.0.2",
+        "info": {"title": card.name, "version": card.version},
+        "paths": {"/predictions": {"post": predict}},
+        "components": {"schemas": schemas},
+    }
+
+
+def _moved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema after its definitions have moved to the document's schemas."""
+    text = msgspec.json.encode(schema).replace(b'"#/$defs/', f'"{_COMPONENTS}'.encode())
+    moved: dict[str, Any] = msgspec.json.decode(text)
+    schemas.update(moved.pop("$defs", {}))
+    return moved

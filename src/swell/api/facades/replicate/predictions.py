@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.facades import inputs
-from swell.api.facades.errors import TASK_ERRORS, field_error
+from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.replicate import views
 from swell.api.facades.replicate.api import HOME, ReplicateQuery, full_name, page_links, replicate
 from swell.api.facades.replicate.deployments import current_version, find_deployment
@@ -20,9 +19,10 @@ from swell.api.facades.replicate.files import file_urls
 from swell.api.facades.replicate.views import ReplicatePrediction, ReplicatePredictionList
 from swell.api.facades.result_files import file_links
 from swell.api.facades.retry_detection import accept_once
+from swell.api.problems import field_error
 from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
-from swell.api.schemas import HookEvent
+from swell.api.schemas import HookEvent, doc
 from swell.api.service import Service
 from swell.api.submit import check, follow, prefer_wait_s
 from swell.api.tasks import cancel_task, find_task, only_own
@@ -39,29 +39,22 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     input: Annotated[
         msgspec.Raw,
-        Meta(
-            description="the model's input; every model accepts `seed` and `num_outputs`",
+        doc(
+            "the model's input; every model accepts `seed` and `num_outputs`",
             extra_json_schema={"type": "object"},
         ),
     ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
-    version: Annotated[
-        str | None, Meta(description="a version's id, `owner/name:version` or `owner/name`")
-    ] = None
-    webhook: Annotated[
-        str | None, Meta(description="a URL that receives the prediction's events")
-    ] = None
+    version: Annotated[str | None, doc("an id, `owner/name:version` or `owner/name`")] = None
+    webhook: Annotated[str | None, doc("a URL that receives the prediction's events")] = None
     webhook_events_filter: Annotated[
         list[Literal["start", "output", "logs", "completed"]] | None,
-        Meta(description="the events to send; `output` and `completed` by default"),
+        doc("the events to send; `output` and `completed` by default"),
     ] = None
-    webhook_completed: Annotated[
-        str | None, Meta(description="older name: a URL that receives only the end")
-    ] = None
-    stream: Annotated[
-        bool | None, Meta(description="accepted and ignored: every prediction can be streamed")
-    ] = None
+    webhook_completed: Annotated[str | None, doc("older name: a URL for the end only")] = None
+    stream: Annotated[bool | None, doc("ignored: every prediction can be streamed")] = None
 
 
+_replace = msgspec.structs.replace
 _reader: Final = Reader(ReplicatePredictionRequest)
 
 #: Clients give up after 60.5 s, and the answer needs time.
@@ -163,7 +156,7 @@ async def view(
         return views.prediction(task, urls, version=version, logs=views.logs_of(task, []))
     early = early_artifacts(service.bus, task)
     if early:
-        task = msgspec.structs.replace(task, artifacts=tuple(early))
+        task = _replace(task, artifacts=tuple(early))
     logs = views.logs_of(task, service.polled.progress(task))
     files = await file_links(service, call, task.artifacts)
     return views.prediction(task, urls, version=version, logs=logs, files=files)
@@ -185,9 +178,7 @@ def cancel_after_s(header: bytes) -> float:
         total_s = 3600 * hours + 60 * minutes + seconds + bare
         if _LEAST_S <= total_s <= _MOST_S:
             return float(total_s)
-    raise InvalidRequest(
-        f"Cancel-After cannot be {text[:40]!r}: write a duration of 5s to 24h, such as 90s or 1h30m"
-    )
+    raise InvalidRequest(f"Cancel-After is {text[:40]!r}: give 5s to 24h, such as 90s or 1h30m")
 
 
 async def _create(
@@ -202,25 +193,24 @@ async def _create(
         model = (await find_deployment(service, deployment)).ref
     repeat = await repeat_of(service, call, encode(request))
     target = await service.cards.target(model or await _model_of(service, request.version))
-    cancel_after = call.header(b"cancel-after")
-    metadata = None if deployment is None else {"replicate_deployment": deployment}
-    task_request = msgspec.structs.replace(
-        await _task_request(service, call, request, target),
-        finish_by_s=None if cancel_after is None else cancel_after_s(cancel_after),
-        metadata=msgspec.Raw(encode(metadata)),
-    )
+    task_request = await _task_request(service, call, request, target)
+    if (cancel_after := call.header(b"cancel-after")) is not None:
+        task_request = _replace(task_request, finish_by_s=cancel_after_s(cancel_after))
+    if deployment is not None:
+        metadata = msgspec.Raw(encode({"replicate_deployment": deployment}))
+        task_request = _replace(task_request, metadata=metadata)
     new = await check(service, call, task_request, repeat)
     url = request.webhook or request.webhook_completed
     if url:
         names = request.webhook_events_filter if request.webhook else ["completed"]
-        new = msgspec.structs.replace(new, webhook=_webhook(service, call, url, names))
+        new = _replace(new, webhook=_webhook(service, call, url, names))
     longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
     made = await view(service, call, task)
     if made.status == "processing":
         # Clients that have waited take any other status for the end, and return its output.
-        made = msgspec.structs.replace(made, status="starting", output=None)
+        made = _replace(made, status="starting", output=None)
     headers = [(b"location", made.urls.get.encode())]
     if wait_s > 0:
         headers.append((b"preference-applied", b"wait=%d" % wait_s))
@@ -265,22 +255,13 @@ async def _model_of(service: Service, version: str | None) -> str:
         raise field_error("/version", detail, "required")
     if "/" in version:
         return version
-    found = _models_with(service, version)
+    # Another backend may have registered it a moment ago.
+    await service.cards.refresh()
+    found = sorted({card.name for card in service.cards.all() if card.version == version})
     if not found:
-        # Another backend may have registered it a moment ago.
-        await service.cards.refresh()
-        found = _models_with(service, version)
-    if not found:
-        raise NotFound(
-            f"no model here has the version {version[:80]!r}: GET {HOME}/models lists those there "
-            "are, each with its latest version"
-        )
+        raise NotFound(f"no model here has the version {version[:80]!r}: see GET {HOME}/models")
     if len(found) > 1:
         models = ", ".join(found[:5])
         detail = f"{models} all have a version {version[:80]!r}: write owner/name:version"
         raise field_error("/version", detail, "type")
     return f"{found[0]}:{version}"
-
-
-def _models_with(service: Service, version: str) -> list[str]:
-    return sorted({card.name for card in service.cards.all() if card.version == version})

@@ -12,7 +12,7 @@ from typing import Any, Final
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.early import is_next, read_artifact
-from swell.api.events import Writer, relay
+from swell.api.events import StreamFormat, relay
 from swell.api.facades.replicate.api import replicate
 from swell.api.facades.replicate.views import error_of, output_of, progress_line, stream_key
 from swell.api.facades.result_files import file_links
@@ -56,7 +56,9 @@ async def stream(service: Service, call: Call) -> Reply | None:
         return Reply(200, content_type=b"text/event-stream; charset=utf-8")
     # The end has several parts: the reader may lack the last ones.
     after = min(event_id, TERMINAL_ID - 1)
-    await relay(service, call, task.id, after, _find, _teller(event_id, number))
+    # After the end of the body, the server notices when the client hangs up.
+    await call.body(0)
+    await relay(service, call, task.id, after, _find, _format(event_id, number))
     return None
 
 
@@ -83,20 +85,16 @@ def _last_event(call: Call) -> tuple[int, int]:
         return -1, 0
     found = _EVENT_ID.fullmatch(header)
     if found is None:
-        raise InvalidRequest(
-            "Last-Event-ID is not an id of this stream: send the last `id:` that you got"
-        )
+        raise InvalidRequest("Last-Event-ID: send the last `id:` that you got from this stream")
     return int(found[1]), int(found[2])
 
 
-def _teller(last_event: int, last_number: int) -> Writer:
-    """Return what writes the events of a task for a reader that has these."""
+def _format(last_event: int, last_number: int) -> StreamFormat:
+    """Return the format for a reader that has this event, and this number of its parts."""
     # A file counts once, even if another attempt makes it again.
     files = last_number if last_event < TERMINAL_ID else 0
 
-    async def tell(
-        service: Service, call: Call, listening: Stream, task_id: str, event: Event
-    ) -> bytes:
+    async def write(service: Service, call: Call, stream: Stream, event: Event) -> bytes:
         nonlocal files
         if event.is_terminal:
             task = event.task
@@ -117,7 +115,7 @@ def _teller(last_event: int, last_number: int) -> Writer:
                 return _frame("output", link, f"{event.id}-{files}")
         return b""
 
-    return tell
+    return StreamFormat(write)
 
 
 def _end(task: Task, links: list[str]) -> list[tuple[str, str]]:
