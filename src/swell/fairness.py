@@ -78,54 +78,40 @@ class VirtualClock:
     """
 
     def __init__(self) -> None:
-        self._now = 0.0
+        #: The virtual time: the largest start tag that was handed out.
+        self.now = 0.0
         self._finish: dict[str, float] = {}
         self._max_flows = MAX_IDLE_FLOWS
 
-    @property
-    def now(self) -> float:
-        """The virtual time: the largest start tag that was handed out."""
-        return self._now
-
-    def tag(self, flow: str, *, cost: float = 1.0, weight: float = 1.0) -> float:
+    def tag(self, flow: str, cost: float = 1.0) -> float:
         """Return the start tag of a task that arrives now.
 
         Args:
             flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
-            weight: The flow's share relative to others; > 0.
         """
-        start = self._finish.get(flow, 0.0)
-        if start < self._now:
-            start = self._now
-        self._finish[flow] = start + cost / weight
+        start = max(self.now, self._finish.get(flow, 0.0))
+        self._finish[flow] = start + cost
         if len(self._finish) > self._max_flows:
             self._forget_idle()
         return start
 
     def peek(self, flow: str) -> float:
         """Return the start tag that a task would get now."""
-        return max(self._now, self._finish.get(flow, 0.0))
+        return max(self.now, self._finish.get(flow, 0.0))
 
     def starts(self, flows: Iterable[str]) -> list[tuple[float, int, str]]:
         """Return (start tag that its next task would get, place, flow) of each flow."""
-        now, finish = self._now, self._finish.get
-        return [
-            (end if (end := finish(flow, 0.0)) > now else now, place, flow)
-            for place, flow in enumerate(flows)
-        ]
+        now, finish = self.now, self._finish.get
+        return [(max(now, finish(flow, 0.0)), place, flow) for place, flow in enumerate(flows)]
 
     def serve(self, start: float) -> None:
         """Note that a task with this start tag was handed to a worker."""
-        if start > self._now:
-            self._now = start
+        self.now = max(self.now, start)
 
-    def take(self, flow: str, cost: float) -> float:
-        """Hand out a task that gets its tag only now; return the flow's next start tag."""
-        start = self.tag(flow, cost=cost)
-        if start > self._now:
-            self._now = start
-        return self._finish[flow]
+    def take(self, flow: str, cost: float) -> None:
+        """Hand out a task that gets its tag only now."""
+        self.now = max(self.now, self.tag(flow, cost))
 
     def give_back(self, flow: str, cost: float) -> None:
         """Undo `tag` or `take` for a task that was not accepted or not handed out.
@@ -154,51 +140,40 @@ class VirtualClock:
             self._finish[flow] = max(self._finish.get(flow, 0.0), start + share)
         earliest = min((start for _, start, _ in fresh), default=0.0)
         latest = max((start for _, start, _ in taken), default=0.0)
-        self._now = max(self._now, earliest, latest)
+        self.now = max(self.now, earliest, latest)
 
     def _forget_idle(self) -> None:
         # A finish tag at or before the virtual time no longer changes any start tag. The limit
         # doubles if most flows are busy, so that the amortised cost per tag stays constant.
-        self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self._now}
+        self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self.now}
         self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
 
 def take_turns(
-    clock: VirtualClock,
-    flows: Iterable[str],
-    tasks_of: Callable[[str], Iterator[tuple[float, T]]],
+    nexts: list[tuple[float, int, str]], tasks_of: Callable[[str], Iterator[tuple[float, T]]]
 ) -> Iterator[T]:
     """Yield the tasks of several flows in fair order.
 
-    Each task that is yielded counts as handed out.
+    No clock advances. Call `VirtualClock.take` for each task that is handed out.
 
     Args:
-        clock: The clock of the flows; a flow gets its tag here, when its task is taken.
-        flows: Flows with waiting tasks. If tags are equal, the first flow listed comes first.
+        nexts: `VirtualClock.starts` of the flows with waiting tasks, kept as a heap. If tags are
+            equal, the smaller place comes first.
         tasks_of: Returns the tasks of a flow in order, as (cost, task). Called when the flow's
             turn comes.
     """
-    nexts = clock.starts(flows)
-    if len(nexts) == 1:
-        # The common case: one flow.
-        [(_, _, flow)] = nexts
-        for cost, task in tasks_of(flow):
-            clock.take(flow, cost)
-            yield task
-        return
     heapq.heapify(nexts)
     opened: dict[str, Iterator[tuple[float, T]]] = {}
     while nexts:
-        _, place, flow = nexts[0]
-        tasks = opened.get(flow)
-        if tasks is None:
-            tasks = opened[flow] = tasks_of(flow)
-        found = next(tasks, None)
+        start, place, flow = nexts[0]
+        if flow not in opened:
+            opened[flow] = tasks_of(flow)
+        found = next(opened[flow], None)
         if found is None:
             heapq.heappop(nexts)
             continue
         cost, task = found
-        heapq.heapreplace(nexts, (clock.take(flow, cost), place, flow))
+        heapq.heapreplace(nexts, (start + cost, place, flow))
         yield task
 
 

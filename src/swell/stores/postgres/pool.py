@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from swell.addresses.database_urls import database_place, unreadable_url
 from swell.clock import Clock
 from swell.db.sql import Row, Transaction
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
@@ -80,6 +81,31 @@ def _keep_alive(end: Any) -> None:
     for name, value in options.items():
         if hasattr(socket, name):  # Not on every system.
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@asynccontextmanager
+async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Any]:
+    """Connect, and translate the errors of connecting and of the body.
+
+    Raises:
+        InvalidRequest: The URL cannot be read.
+        Unavailable: The server cannot be reached, or refuses.
+    """
+    database_place(url, "store.url")
+    try:
+        connection = await asyncpg.connect(
+            url, timeout=CONNECT_S, server_settings=settings, connection_class=Watched
+        )
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+    except (*LOST, asyncpg.PostgresError) as error:
+        why = str(error) or type(error).__name__
+        raise Unavailable(f"the database cannot be used: {why}") from error
+    except ValueError:
+        # The library's own words would show a part of the address.
+        raise unreadable_url("store.url") from None
 
 
 class PostgresPool:
