@@ -43,9 +43,12 @@ Source:
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+#: How often others in a row overtook a model, or a (model, band).
+Passed = dict[Any, int]
 
 #: The priority of a request that names none.
 USUAL_PRIORITY: Final = 1
@@ -66,6 +69,11 @@ def band(priority: int) -> int:
     A key cannot overtake others by calling its tasks urgent, but it can let others go first.
     """
     return priority if priority > USUAL_PRIORITY else USUAL_PRIORITY
+
+
+def least_priority(urgency: int) -> int:
+    """Return the least priority of a band."""
+    return 0 if urgency == USUAL_PRIORITY else urgency
 
 
 class VirtualClock:
@@ -181,7 +189,7 @@ def take_bands(
     model: str,
     bands: Iterable[int],
     tasks_of: Callable[[int], Iterator[T]],
-    passed: dict[str, int],
+    passed: Passed,
 ) -> Iterator[T]:
     """Yield the tasks of several bands of one model in fair order.
 
@@ -199,18 +207,18 @@ def take_bands(
         return
     opened: dict[int, Iterator[T]] = {}
     while left:
-        due = (each for each in left[1:] if passed.get(_name(model, each), 0) >= MOST_URGENT)
+        due = (each for each in left[1:] if passed.get((model, each), 0) >= MOST_URGENT)
         chosen = next(due, left[0])
         if chosen not in opened:
             opened[chosen] = tasks_of(chosen)
         task = next(opened[chosen], None)
-        passed.pop(_name(model, chosen), None)
+        passed.pop((model, chosen), None)
         if task is None:
             left.remove(chosen)
             continue
         for each in left:
             if each > chosen:
-                passed[_name(model, each)] = passed.get(_name(model, each), 0) + 1
+                passed[(model, each)] = passed.get((model, each), 0) + 1
         yield task
 
 
@@ -236,16 +244,7 @@ def later_before(n: int, waiting: int, passed: int) -> int:
     return min(waiting, 1 + (n - first) // MOST_URGENT) if n >= first else 0
 
 
-def passed_by(passed: Mapping[str, int], model: str, urgency: int) -> int:
-    """Return how many more urgent tasks in a row overtook a model's band."""
-    return passed.get(_name(model, urgency), 0)
-
-
-def _name(model: str, urgency: int) -> str:
-    return f"{model}\n{urgency}"
-
-
-def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str, int], set[str]]:
+def lift(heads: Mapping[str, int], passed: Passed) -> tuple[dict[str, int], set[str]]:
     """Return the bands of models for comparing them, and the models that must not wait longer.
 
     A model that more urgent tasks of other models overtook `MOST_URGENT` times in a row comes
@@ -259,13 +258,13 @@ def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str,
     due = {
         model
         for model, urgency in heads.items()
-        if urgency > first and passed.get(_name(model, urgency), 0) >= MOST_URGENT
+        if urgency > first and passed.get((model, urgency), 0) >= MOST_URGENT
     }
     return {model: first - 1 if model in due else each for model, each in heads.items()}, due
 
 
 def note_lifted(
-    heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: dict[str, int]
+    heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: Passed
 ) -> None:
     """Count how many more urgent tasks of other models overtook each waiting model.
 
@@ -276,7 +275,7 @@ def note_lifted(
     """
     models = {model for model, _ in served}
     for model, urgency in heads.items():
-        name = _name(model, urgency)
+        name = (model, urgency)
         if model in models:
             passed.pop(name, None)
             continue
@@ -318,7 +317,7 @@ def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
 
 
 def prefer(
-    turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Mapping[str, int]
+    turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Passed
 ) -> list[str]:
     """Return the order of `rotate` with models first that the worker has loaded.
 
@@ -340,7 +339,7 @@ def prefer(
     return sorted(turn, key=rank)
 
 
-def note_passed(turn: Sequence[str], served: Collection[str], passed: dict[str, int]) -> None:
+def note_passed(turn: Sequence[str], served: Collection[str], passed: Passed) -> None:
     """Count how many leases in a row skipped each model.
 
     Args:

@@ -74,6 +74,7 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     TaskState.RUNNING: frozenset(TaskState) - {TaskState.RUNNING},
 }
 
+_NO_TIME: Final = Timings()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -226,10 +227,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Fields that a task has from its request, and a repeated task from the one that it repeats.
-_COPIED: Final = (
-    *("model", "input", "count", "priority", "key_id", "user", "metadata", "max_attempts"),
-    "webhook",
-)
+_COPIED: Final = ("model", "input", "count", "priority", "key_id", "user", "metadata", "webhook")
 _copied: Final = attrgetter(*_COPIED)
 
 
@@ -437,6 +435,7 @@ def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
         traceparent=new.traceparent,
         run=None if new.run is None else msgspec.structs.replace(new.run, queued_at=now),
         queue=new.queue,
+        max_attempts=new.max_attempts,
         **dict(zip(_COPIED, _copied(new), strict=True)),
     )
 
@@ -474,23 +473,22 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
                 task,
                 TaskState.SUCCEEDED,
                 now,
-                outcome.timings,
+                timings=outcome.timings,
                 output=outcome.output,
                 artifacts=outcome.artifacts,
                 warnings=outcome.warnings,
                 seed=task.seed if outcome.seed is None else outcome.seed,
             )
         case Canceled():
-            return _end(task, TaskState.CANCELED, now, outcome.timings)
+            return _end(task, TaskState.CANCELED, now, timings=outcome.timings)
         case _ if task.cancel_requested:
             left = _left_by(task, outcome) or task.checkpoint
-            return _end(task, TaskState.CANCELED, now, Timings(), checkpoint=left)
+            return _end(task, TaskState.CANCELED, now, checkpoint=left)
         case Released():
-            handed_back = task.handed_back + 1
             return transition(
                 task,
                 TaskState.QUEUED,
-                handed_back=handed_back,
+                handed_back=task.handed_back + 1,
                 lease_expires_at=None,
                 available_at=None,
                 checkpoint=_left_by(task, outcome) or task.checkpoint,
@@ -526,21 +524,13 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
             title=f"The stage {stage.name} rejected its input",
             detail=reason_of(stage, sight),
         )
-        return _end(task, TaskState.FAILED, now, Timings(), error=error, run=passed)
+        return _end(task, TaskState.FAILED, now, error=error, run=passed)
     place = next_stage(run.pipeline, run.at + 1, sight)
     if place is None:
         output, artifacts = output_of(passed, sight)
-        return _end(
-            task,
-            TaskState.SUCCEEDED,
-            now,
-            Timings(),
-            run=passed,
-            output=output,
-            artifacts=artifacts,
-        )
+        return _end(task, TaskState.SUCCEEDED, now, run=passed, output=output, artifacts=artifacts)
     if task.cancel_requested:
-        return _end(task, TaskState.CANCELED, now, Timings(), run=passed)
+        return _end(task, TaskState.CANCELED, now, run=passed)
     return transition(
         task,
         TaskState.QUEUED,
@@ -595,7 +585,7 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
 def cancel(task: Task, *, now: datetime) -> Task:
     """Cancel a queued task, or mark a running one; an ended task stays as it is."""
     if task.state is TaskState.QUEUED:
-        return _end(task, TaskState.CANCELED, now, Timings())
+        return _end(task, TaskState.CANCELED, now)
     if task.state is TaskState.RUNNING:
         return msgspec.structs.replace(task, cancel_requested=True)
     return task
@@ -609,7 +599,7 @@ def expire(task: Task, *, now: datetime) -> Task:
         title="The deadline passed",
         detail=f"the task was {task.state} when its {deadline} deadline passed",
     )
-    return _end(task, TaskState.EXPIRED, now, Timings(), error=error, lease_token=None)
+    return _end(task, TaskState.EXPIRED, now, error=error, lease_token=None)
 
 
 def was_settled_by(task: Task, attempt: int, token: str) -> bool:
@@ -669,6 +659,7 @@ def again(task: Task) -> NewTask:
         run=run,
         files=files_of(run),
         seed=task.seed,
+        max_attempts=task.max_attempts,
         retry_of=task.id,
         **dict(zip(_COPIED, _copied(task), strict=True)),
     )
@@ -750,14 +741,16 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
         task,
         TaskState.FAILED,
         now,
-        outcome.timings,
+        timings=outcome.timings,
         error=outcome.error,
         dead=outcome.retryable,
         checkpoint=left or task.checkpoint,
     )
 
 
-def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **changes: Any) -> Task:
+def _end(
+    task: Task, state: TaskState, now: datetime, *, timings: Timings = _NO_TIME, **changes: Any
+) -> Task:
     run = changes.get("run", task.run)
     # An error of an earlier attempt is not the result.
     ending: dict[str, Any] = {"error": None} | changes

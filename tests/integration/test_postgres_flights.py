@@ -468,7 +468,7 @@ async def test_many_tasks_at_once_end_once_each_and_nothing_is_remembered_of_the
     async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*(submit() for _ in range(10)), *(work() for _ in range(4)))
     state = world.database.state
-    assert (state.ready, state.lines, state.live) == ({}, {}, {})
+    assert (state.lines, state.live) == ({}, {})
     states = await world.other.fetch("SELECT count(*) FROM tasks WHERE finished_at IS NOT NULL")
     assert states[0][0] == 200
 

@@ -5,14 +5,12 @@ from the counts and the virtual clocks in memory (`State`).
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from swell.broker import Backlog, Rank, ServedWith
 from swell.fairness import (
-    USUAL_PRIORITY,
     band,
     later_before,
-    passed_by,
     turns_before,
     urgent_before,
 )
@@ -44,7 +42,7 @@ def backlog_of(state: State, model: str, priority: int, served_with: ServedWith)
     )
 
 
-def queues_before(state: State, task: Task | NewTask, served_with: ServedWith) -> list[str]:
+def queues_before(state: State, served_with: ServedWith, task: Task | NewTask) -> list[str]:
     """Return the queues with tasks that may come before a task."""
     queues = sorted({*state.queues_of(task.stage_model), task.queue})
     served = served_with.get(task.queue)
@@ -55,30 +53,24 @@ def queues_before(state: State, task: Task | NewTask, served_with: ServedWith) -
 
 def own_line(state: State, queue: str, task: Task | NewTask) -> Line | None:
     """Return the ready tasks of a task's key and band in a queue; None if there are none."""
-    return state.lines.get(queue, {}).get(band(task.priority), {}).get(task.key_id)
+    return state.line((queue, band(task.priority), task.key_id))
 
 
-def least_of(task: Task | NewTask) -> int:
-    """Return the least priority of a task's band."""
-    urgency = band(task.priority)
-    return 0 if urgency == USUAL_PRIORITY else urgency
-
-
-def rank_of(state: State, task: Task | NewTask, found: Sequence[tuple[str, int, int]]) -> Rank:
+def rank_of(state: State, task: Task | NewTask, found: Mapping[str, tuple[int, int]]) -> Rank:
     """Return the number of tasks that come before one.
 
     Args:
         state: All ready tasks.
         task: The task.
-        found: For each of `queues_before`: (queue, tasks of its key and band that come before it,
-            their samples), counted up to `EXACT_RANKS` + 1.
+        found: Each of `queues_before` → (tasks of its key and band that come before it, their
+            samples), counted up to `EXACT_RANKS` + 1.
     """
     urgency = band(task.priority)
     before = Line()
     # Key → (its ready tasks, the number of keys that it represents).
     keys: dict[str, tuple[Line, int]] = {}
     bands: dict[int, Line] = {}
-    for queue, n, samples in found:
+    for queue, (n, samples) in found.items():
         line = own_line(state, queue, task)
         if n > EXACT_RANKS and line is not None:
             # Far back, nearly all tasks of the key come before it.
@@ -140,10 +132,10 @@ def _add_other_bands(
         if other < urgency:
             urgent.add(line.n, line.samples)
     if urgent.n:
-        n = min(urgent.n, urgent_before(before.n, passed_by(state.passed, model, urgency)))
+        n = min(urgent.n, urgent_before(before.n, state.passed.get((model, urgency), 0)))
         before.add(n, round(urgent.samples * n / urgent.n))
     ahead = before.n
     for other, line in bands.items():
         if other > urgency:
-            n = later_before(ahead, line.n, passed_by(state.passed, model, other))
+            n = later_before(ahead, line.n, state.passed.get((model, other), 0))
             before.add(n, round(line.samples * n / line.n))

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -18,13 +18,14 @@ from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTa
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
-    least_of,
     own_line,
     queues_before,
     rank_of,
 )
 from swell.fairness import (
+    Passed,
     band,
+    least_priority,
     lift,
     note_lifted,
     note_passed,
@@ -120,26 +121,28 @@ class Broker:
     async def _ranks(self, places: Sequence[_Place], served_with: ServedWith) -> list[Rank]:
         """Count earlier tasks of the same key, then add those of other keys."""
         state = self._db.state
+        before = partial(queues_before, state, served_with)
+        asked = [(queue, *place) for place in places for queue in before(place[0])]
         rows = [
-            _line_of(queue, *place)
-            for place in places
-            for queue in queues_before(state, place[0], served_with)
-            if own_line(state, queue, place[0]) is not None
+            {
+                "queue": queue,
+                "key_id": task.key_id,
+                "least": least_priority(band(task.priority)),
+                "priority": task.priority,
+                "tag": tag,
+                "task_id": task_id,
+            }
+            for queue, task, tag, task_id in asked
+            if own_line(state, queue, task) is not None
         ]
         counted = await self._db.fetch("ranks", rows=rows, bound=EXACT_RANKS + 1) if rows else []
-        before = {
-            tuple(row.values()): (found["n"], found["samples"])
-            for row, found in zip(rows, counted, strict=True)
-        }
-        ranks = []
-        for place in places:
-            task = place[0]
-            found = []
-            for queue in queues_before(state, task, served_with):
-                line = tuple(_line_of(queue, *place).values())
-                found.append((queue, *before.get(line, (0, 0))))
-            ranks.append(rank_of(state, task, found))
-        return ranks
+        found = {(row["queue"], row["task_id"]): (row["n"], row["samples"]) for row in counted}
+        return [
+            rank_of(
+                state, task, {each: found.get((each, task_id), (0, 0)) for each in before(task)}
+            )
+            for task, _, task_id in places
+        ]
 
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
@@ -178,8 +181,7 @@ class _Plan(NamedTuple):
     #: The models with ready tasks, in their turns, and the band of the next task of each.
     turn: list[str]
     heads: dict[str, int]
-    #: See `take_bands`.
-    passed: dict[str, int]
+    passed: Passed
 
 
 async def _lease(
@@ -257,7 +259,7 @@ def _plan(session: Session, request: LeaseRequest, served: Sequence[tuple[str, s
 
 
 def _in_order(
-    session: Session, model: str, queues: Sequence[str], n: int, passed: dict[str, int]
+    session: Session, model: str, queues: Sequence[str], n: int, passed: Passed
 ) -> Iterator[Task]:
     """Return the ready tasks of a model in the order of service; about n are wanted."""
     bands: dict[int, dict[str, Line]] = {}
@@ -311,18 +313,3 @@ def _of_key(
             yield task.count, task
         if task.id in last_of:
             raise _Unread([last_of[task.id]], n)
-
-
-# ---- queue positions
-
-
-def _line_of(queue: str, task: Task | NewTask, tag: float, task_id: str) -> dict[str, Any]:
-    """Return a row of `ranks`."""
-    return {
-        "queue": queue,
-        "key_id": task.key_id,
-        "least": least_of(task),
-        "priority": task.priority,
-        "tag": tag,
-        "task_id": task_id,
-    }

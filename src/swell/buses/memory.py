@@ -140,20 +140,18 @@ class MemoryBus:
         if self._ended.is_set():
             subscription.end()
             return subscription
-        if task_id in self._history:
-            self._expire()
-            for event in self._history.get(task_id, ()):
-                subscription.offer(event)
+        self._expire()
+        for event in self._history.get(task_id, ()):
+            subscription.offer(event)
         self._listeners.setdefault(task_id, {})[subscription] = None
         return subscription
 
     def unsubscribe(self, task_id: str, subscription: MemorySubscription) -> None:
         """Remove a listener."""
-        listeners = self._listeners.get(task_id)
-        if listeners is not None:
-            listeners.pop(subscription, None)
-            if not listeners:
-                del self._listeners[task_id]
+        listeners = self._listeners.get(task_id, {})
+        listeners.pop(subscription, None)
+        if not listeners:
+            self._listeners.pop(task_id, None)
 
     def history(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
         """Return the recent events of a task with ids above `after`."""

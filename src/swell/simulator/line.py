@@ -5,7 +5,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 
-from swell.fairness import VirtualClock, band, take_bands, take_turns
+from swell.fairness import Passed, VirtualClock, band, take_bands, take_turns
 
 
 class Task:
@@ -52,7 +52,7 @@ class Line:
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
         #: Key and priority → start tags of those that wait, in order.
         self._tags: dict[tuple[str, int], list[float]] = {}
-        self._passed: dict[str, int] = {}
+        self._passed: Passed = {}
         #: Those that wait, the oldest first, with some that do not any more; and the same of those
         #: that came again, as a heap.
         self._came: deque[Task] = deque()

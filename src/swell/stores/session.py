@@ -16,7 +16,7 @@ from swell import task as life
 from swell.db.deliveries import lines, new_rows
 from swell.db.posting import Posting
 from swell.db.sql import Row
-from swell.fairness import USUAL_PRIORITY, VirtualClock, band
+from swell.fairness import Passed, VirtualClock, band, least_priority
 from swell.outbox import OVERTAKEN, Delivery, deliveries_of, says_passing
 from swell.stages import Sight, may_run
 from swell.store import IDEMPOTENCY_TTL_S
@@ -85,8 +85,7 @@ class State:
         self.clocks = _Clocks(self.lines)
         #: The model of the last lease.
         self.last_model: str | None = None
-        #: See `swell.fairness.take_bands`.
-        self.passed: dict[str, int] = {}
+        self.passed: Passed = {}
         #: Rows as they were written last.
         self.live: dict[str, StoredTask] = {}
         self.posting = Posting()
@@ -95,6 +94,11 @@ class State:
         """Return the queues of a model and its versions that have ready tasks."""
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
+
+    def line(self, line: LineId) -> Line | None:
+        """Return the counts of a line; None if it has no ready tasks."""
+        queue, urgency, key_id = line
+        return self.lines.get(queue, {}).get(urgency, {}).get(key_id)
 
     def count(self, queue: str, priority: int, key_id: str, n: int, samples: int) -> LineId:
         """Add ready tasks and their samples to a line; negative numbers subtract."""
@@ -202,7 +206,12 @@ class Session:
 
     async def known_keys(self, tasks: Sequence[NewTask]) -> KnownKeys:
         """Return which idempotency keys of these requests are in the database."""
-        raise NotImplementedError
+        rows = [{"key_id": new.key_id, "key": new.idempotency_key} for new in tasks]
+        return {
+            (row["key_id"], row["key"]): (row["task_id"], row["fingerprint"])
+            for row in await self.fetch("idempotent", rows=rows)
+            if row["created_at"] > self.now - IDEMPOTENCY_TTL
+        }
 
     async def load(self, task_ids: Iterable[str]) -> None:
         """Add tasks to `tasks`, from memory or the database."""
@@ -278,10 +287,10 @@ class Session:
         self.tasks[task.id] = task
         if task.id not in self._added:
             self._changed.add(task.id)
-        was_ready = before.is_ready
-        if was_ready and not task.is_ready:
+        was_ready, is_ready = before.is_ready, task.is_ready
+        if was_ready and not is_ready:
             self.state.count(task.queue, task.priority, task.key_id, -1, -task.count)
-        elif task.is_ready and not was_ready:
+        elif is_ready and not was_ready:
             self._count_ready(task)
         if (before.checkpoint or task.checkpoint) and (unused := life.discarded(before, task)):
             self.afterwards("discard", keys=unused)
@@ -316,8 +325,7 @@ class Session:
         if len(found) > 1:
             found.sort(key=place_of)
         if head is None:
-            queue, urgency, key_id = line
-            counted = self.state.lines.get(queue, {}).get(urgency, {}).get(key_id)
+            counted = self.state.line(line)
             # A line is read only if it is counted to have more tasks than became ready here.
             has_more = counted is not None and counted.n > len(found)
             return ([], False) if has_more else (found, True)
@@ -334,8 +342,7 @@ class Session:
         share, found = -(-n // len(wanted)), []
         for queue, urgency, key_id in wanted:
             head = self.heads.get((queue, urgency, key_id))
-            least = 0 if urgency == USUAL_PRIORITY else urgency
-            last = (least, -1.0, "") if head is None else head.last
+            last = (least_priority(urgency), -1.0, "") if head is None else head.last
             # Twice as many each time, so that tasks that cannot be leased are soon passed.
             limit = share if head is None else max(share, len(head.task_ids))
             found.append((queue, key_id, urgency, *last, limit))

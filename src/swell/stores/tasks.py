@@ -167,15 +167,13 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
             return 0
 
         async def action(session: Session) -> int:
-            tasks = [task for task in map(session.tasks.get, ids) if task is not None]
-            now = session.now
-            capped = [
-                life.cap_wait(each, now=now, lease_s=lease_s, backoff_s=backoff_s) for each in tasks
-            ]
-            changed = [each for each, task in zip(capped, tasks, strict=True) if each is not task]
-            for each in changed:
-                session.put(each)
-            return len(changed)
+            n, now = 0, session.now
+            for task in filter(None, map(session.tasks.get, ids)):
+                capped = life.cap_wait(task, now=now, lease_s=lease_s, backoff_s=backoff_s)
+                if capped is not task:
+                    session.put(capped)
+                    n += 1
+            return n
 
         return await self._db.write(action, wants=ids)
 
@@ -346,9 +344,7 @@ async def _settle(
     ended, again, n = Ended(), set(), 0
     for place, each in enumerate(settlements):
         before = session.tasks.get(each.task_id)
-        if before is None:
-            ended.append(None)
-        elif before.is_held_by(each.attempt, each.token):
+        if before is not None and before.is_held_by(each.attempt, each.token):
             wait_s = delay_s(before) if isinstance(each.outcome, Failed) else 0.0
             task = life.settle(before, each.outcome, now=session.now, retry_delay_s=wait_s)
             if onward is not None and n < onward.n and can_go_on(task, onward, session.now):
@@ -361,7 +357,7 @@ async def _settle(
                 )
             session.put(task)
             ended.append(task)
-        elif life.was_settled_by(before, each.attempt, each.token):
+        elif before is not None and life.was_settled_by(before, each.attempt, each.token):
             again.add(place)
             ended.append(before)
         else:

@@ -189,17 +189,17 @@ class GroupWriter:
         _log.exception("database: the writer failed, retrying", after_s=PAUSE_S)
         asyncio.get_running_loop().call_later(PAUSE_S, self._write_soon)
 
-    async def _gather(self) -> None:
-        """Read more requests from the sockets while a crowd is arriving."""
+    async def _next_group(self) -> list[Write]:
+        """Return the actions that wait for a transaction, late ones last.
+
+        While a crowd is arriving, it first reads more requests from the sockets.
+        """
         gathered = CROWD
         for _ in range(MAX_TURNS):
             if len(self._pending) <= gathered:
-                return
+                break
             gathered = len(self._pending)
             await asyncio.sleep(0)
-
-    def _take_group(self) -> list[Write]:
-        """Return the actions that wait for a transaction, late ones last."""
         group, self._pending = self._pending, []
         self._must_serve = False
         return sorted(group, key=_IS_LATE)

@@ -23,6 +23,7 @@ from swell.stores.postgres.pool import (
     LOST,
     SETTINGS,
     PostgresPool,
+    connect,
     connected,
     translated,
 )
@@ -150,7 +151,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._refresh_at_s = 0.0
         #: Whether there were other backends since counts were read, or just before.
         self._had_peers = False
-        self.peers = Peers(lambda: self._connect(_FOR_PEERS, WRITE_S), self._on_ready, self._poll)
+        self.peers = Peers(lambda: connect(url, _FOR_PEERS, WRITE_S), self._on_ready, self._poll)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
@@ -189,7 +190,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         while self._writing is not None or self._in_flight:
             if self._writing is not None:
                 await self._writing
-            await self._wait_for_writes()
+            await self.wait_for_writes()
         self.end_waits()
         await self.peers.stop()
         self._terminate()
@@ -208,11 +209,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             Unavailable: It is refused again; the text says why.
         """
         if self._was_refused or _is_gone(self._connections[0]):
-
-            async def prove(session: PostgresSession) -> None:
-                session.afterwards("prove_writable")
-
-            await self.write(prove)
+            await self.write(lambda session: session.fetch("prove_writable"))
 
     # ---- groups
 
@@ -220,22 +217,21 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         try:
             while self._again or self._pending or self._must_serve:
                 if self._again:
-                    await self._wait_for_writes()
+                    await self.wait_for_writes()
                     await self._write_alone(*self._again.pop(0))
                     continue
-                await self._gather()
                 if len(self._in_flight) == MAX_IN_FLIGHT:
                     writes = [each for _, each in self._in_flight.values()]
                     await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
-                    # More may have arrived, and the group may have to be written again.
+                    # The group may have to be written again.
                     continue
-                await self._write_group(self._take_group())
+                await self._write_group(await self._next_group())
         except Exception:
             self._writer_failed()
         finally:
             self._writing = None
 
-    async def _wait_for_writes(self) -> None:
+    async def wait_for_writes(self) -> None:
         """Wait until nothing is being written."""
         while self._in_flight:
             await asyncio.wait([writing for _, writing in self._in_flight.values()])
@@ -285,14 +281,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     ) -> _Batch:
         """Run the actions; wait for groups that are being written if they touch the same tasks."""
         connection = await self._writer(place)
-        session = PostgresSession(
-            self.state,
-            self.clock.now(),
-            connection,
-            is_careful=is_careful,
-            has_peers=self.has_peers,
-            wait_for_writes=self._wait_for_writes,
-        )
+        session = PostgresSession(self, connection, is_careful)
         batch = _Batch(group, session)
         try:
             await batch.run()
@@ -302,7 +291,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             batch.written = session.written
             others = [each.written for each, _ in self._in_flight.values()]
             if not all(map(batch.written.isdisjoint, others)):
-                await self._wait_for_writes()
+                await self.wait_for_writes()
             session.check()
         except BaseException as error:
             await self._undo(batch, place, error)
@@ -369,7 +358,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         connection = self._connections[place]
         if _is_gone(connection):
             self._must_refresh = self._must_refresh or connection is not None
-            connection = await self._connect(_FOR_WRITER, WRITE_S)
+            connection = await connect(self._url, _FOR_WRITER, WRITE_S)
             self._connections[place] = connection
             # Only the first: it would take the following ones for other backends.
             if place == 0 and await connection.fetchval(QUERIES["others"]):
@@ -378,7 +367,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._had_peers |= self.has_peers
         is_old = self._had_peers and self._loop.time() > self._refresh_at_s
         if self._must_refresh or is_old:
-            await self._wait_for_writes()
+            await self.wait_for_writes()
             if self._must_refresh:
                 # A server that was lost may be back without its last commits.
                 self.state.live.clear()

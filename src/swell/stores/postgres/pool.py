@@ -11,7 +11,6 @@ from swell.addresses.database_urls import database_place, unreadable_url
 from swell.clock import Clock
 from swell.db.sql import Row, Transaction
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
-from swell.stores.postgres.migrate import SchemaStatus, schema_status
 from swell.stores.postgres.rows import stored_task
 from swell.stores.postgres.session import QUERIES, fetch_rows, lock_names
 from swell.task import Task
@@ -83,6 +82,18 @@ def _keep_alive(end: Any) -> None:
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+async def connect(url: str, settings: dict[str, str], limit_s: float | None = None) -> Any:
+    """Connect; a statement that takes longer than `limit_s` seconds fails."""
+    return await asyncpg.connect(
+        url,
+        timeout=CONNECT_S,
+        command_timeout=limit_s,
+        statement_cache_size=256,
+        server_settings=settings,
+        connection_class=Watched,
+    )
+
+
 @asynccontextmanager
 async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Any]:
     """Connect, and translate the errors of connecting and of the body.
@@ -93,9 +104,7 @@ async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIt
     """
     database_place(url, "store.url")
     try:
-        connection = await asyncpg.connect(
-            url, timeout=CONNECT_S, server_settings=settings, connection_class=Watched
-        )
+        connection = await connect(url, settings or {})
         try:
             yield connection
         finally:
@@ -115,16 +124,6 @@ class PostgresPool:
     clock: Clock
     _url: str
     _pool: Any = None
-
-    async def _connect(self, settings: dict[str, str], limit_s: float | None) -> Any:
-        return await asyncpg.connect(
-            self._url,
-            timeout=CONNECT_S,
-            command_timeout=limit_s,
-            statement_cache_size=256,
-            server_settings=settings,
-            connection_class=Watched,
-        )
 
     async def _open_pool(self, size: int) -> None:
         self._pool = await asyncpg.create_pool(
@@ -194,11 +193,6 @@ class PostgresPool:
         ahead_s = (asked_at - row["now"]).total_seconds()
         behind_s = (self.clock.now() - row["now"]).total_seconds()
         return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
-
-    async def schema_status(self) -> SchemaStatus:
-        """Return which migrations the database has had."""
-        async with self._connection() as connection:
-            return await schema_status(connection)
 
 
 class _Transaction:

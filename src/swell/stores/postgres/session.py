@@ -11,9 +11,8 @@ next is prepared again, and a group that changes the same tasks waits for the fi
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from swell.db.sql import Row, Statements, to_json
 from swell.stores.postgres.rows import WRITE_TASKS, stored_task, write_parameters
@@ -28,6 +27,9 @@ from swell.stores.session import (
     place_of,
 )
 from swell.task import NewTask, Task, TaskState, next_wake_at
+
+if TYPE_CHECKING:
+    from swell.stores.postgres.database import PostgresDatabase
 
 STATEMENTS: Final = Statements("postgres")
 
@@ -66,35 +68,24 @@ class PostgresSession(Session):
     """The tasks as one transaction sees them.
 
     Args:
-        state: The memory between transactions.
-        now: The time of the transaction.
+        database: Has the memory between transactions, and the time.
         connection: A connection that nothing else uses.
         is_careful: Lock all rows that are read, and use none in memory.
-        has_peers: Whether other backends may lease from the same queues.
-        wait_for_writes: Waits until this process writes nothing.
     """
 
     state: PostgresState
 
-    def __init__(
-        self,
-        state: PostgresState,
-        now: datetime,
-        connection: Any,
-        *,
-        is_careful: bool,
-        has_peers: bool,
-        wait_for_writes: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(state, now)
+    def __init__(self, database: "PostgresDatabase", connection: Any, is_careful: bool) -> None:
+        super().__init__(database.state, database.clock.now())
         self._connection = connection
-        self._wait_for_writes = wait_for_writes
+        self._wait_for_writes = database.wait_for_writes
         self.is_careful = is_careful
-        self.has_peers = has_peers
+        #: Whether other backends may lease from the same queues.
+        self.has_peers = database.has_peers
         #: Whether a transaction of several statements is open on the connection.
         self.has_begun = False
         self._is_remembered = False
-        self._mistakes = state.mistakes
+        self._mistakes = self.state.mistakes
         #: Tasks with rows found in memory.
         self._recalled: set[str] = set()
 
@@ -121,10 +112,7 @@ class PostgresSession(Session):
         names = lock_names("idempotency", (f"{row['key_id']} {row['key']}" for row in rows))
         await self.fetch("advisory_lock", names=names)
         await self.fetch("forget_idempotent_keys", rows=rows, before=self.now - IDEMPOTENCY_TTL)
-        return {
-            (row["key_id"], row["key"]): (row["task_id"], row["fingerprint"])
-            for row in await self.fetch("idempotent", rows=rows)
-        }
+        return await super().known_keys(tasks)
 
     async def load(self, task_ids: Iterable[str]) -> None:
         missing = set()

@@ -24,16 +24,14 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from swell.clock import Clock
-from swell.db.columns import Rows
+from swell.db.columns import EPOCH, MICROSECOND, Rows
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
 from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.migrations import load_migrations
 from swell.stores.session import (
-    IDEMPOTENCY_TTL,
     MAX_LIVE_INPUT_BYTES,
     MAX_LIVE_TASKS,
-    KnownKeys,
     LineId,
     Session,
     State,
@@ -52,7 +50,7 @@ from swell.stores.sqlite.rows import (
     stored_task,
 )
 from swell.stores.writer import CLOSING, GroupWriter, Write
-from swell.task import NewTask, Task, next_wake_at, size_bytes
+from swell.task import Task, next_wake_at, size_bytes
 
 R = TypeVar("R")
 
@@ -89,15 +87,6 @@ class SqliteSession(Session):
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         self.flush()
         return fetch_rows(self.state.connection, query, values)
-
-    async def known_keys(self, tasks: Sequence[NewTask]) -> KnownKeys:
-        rows = [{"key_id": new.key_id, "key": new.idempotency_key} for new in tasks]
-        oldest = self.now - IDEMPOTENCY_TTL
-        return {
-            (row["key_id"], row["key"]): (row["task_id"], row["fingerprint"])
-            for row in await self.fetch("idempotent", rows=rows)
-            if row["created_at"] > oldest
-        }
 
     async def load(self, task_ids: Iterable[str]) -> None:
         self.load_now(task_ids)
@@ -164,7 +153,8 @@ class SqliteSession(Session):
         for task_id in task_ids:
             task = self.tasks[task_id]
             wake_at = next_wake_at(task)
-            parameters.append(rows.of(task, self.numbers[task_id], wake_at and micros(wake_at)))
+            wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
+            parameters.append(rows.of(task, self.numbers[task_id], wake))
         self.state.connection.executemany(statement, parameters)
 
     def remember(self) -> None:
@@ -325,11 +315,6 @@ class SqliteDatabase(GroupWriter):
         if self._was_refused:
             await self.execute("prove_writable")
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether writes are under way or wait."""
-        return self._writing is not None
-
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
         return self._writing is not None or any(map(self.state.lines.__contains__, queues))
@@ -338,8 +323,7 @@ class SqliteDatabase(GroupWriter):
         """Run all waiting actions in one transaction after the other, until none waits."""
         try:
             while self._pending or self._must_serve:
-                await self._gather()
-                group = self._take_group()
+                group = await self._next_group()
                 session = self._run(group)
                 if session is None:
                     continue
