@@ -703,7 +703,7 @@ def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
     if task.state is TaskState.RUNNING and _is_past(task.lease_expires_at, now):
         return lose(task, now=now, retry_delay_s=retry_delay_s)
     if task.state is TaskState.QUEUED and _is_past(task.available_at, now):
-        # Its backoff is over.
+        # Its backoff has ended.
         return msgspec.structs.replace(task, available_at=None)
     return task
 

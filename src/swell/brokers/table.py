@@ -191,7 +191,7 @@ async def _lease(
     served: Sequence[tuple[str, str, str]],
     until: "asyncio.Future[None] | None",
 ) -> list[Task]:
-    """Start the tasks whose turn it is; read only as many as that needs."""
+    """Start the next tasks in fair order; read only as many as that needs."""
     plan = None
     while plan is None:
         try:
@@ -287,7 +287,7 @@ def _of_key(
 
     Args:
         session: Has the tasks.
-        near: Keys whose turn is near → their lines, which are first read together.
+        near: The keys that are next → their lines, which are first read together.
         n: How many tasks are wanted.
         key_id: The key.
 

@@ -117,12 +117,8 @@ class Rows:
 
     def __init__(self, columns: Sequence[Column], native: Mapping[Any, Conversion]) -> None:
         known = {**_SHARED, **native}
-        names: dict[str, Any] = {
-            "Task": Task,
-            "EPOCH": EPOCH,
-            "MICROSECOND": MICROSECOND,
-            "encode": msgspec.json.encode,
-        }
+        # Of the names of this module, `Task`, `msgspec`, `EPOCH` and `MICROSECOND` are used.
+        names: dict[str, Any] = dict(globals())
         values, fields = [], []
         for n, column in enumerate(columns):
             field = column.field or column.name
@@ -135,7 +131,7 @@ class Rows:
                 names[f"read{n}"] = msgspec.json.Decoder(column.kind).decode
                 empty = "()" if field in ("artifacts", "warnings") else "None"
                 # An empty list is NULL.
-                value = f"encode({value}).decode() if {value} else None"
+                value = f"msgspec.json.encode({value}).decode() if {value} else None"
                 read = f"{empty} if {read} is None else read{n}({read})"
             values.append(value)
             fields.append(f"{field}={read}")

@@ -187,10 +187,8 @@ class Session:
         #: Statements to run once the tasks are written.
         self._after: list[tuple[str, dict[str, Any]]] = []
         self._file_uses: list[Row] = []
-        self._posts: list[Delivery] = []
-        #: Deliveries that supersede retries of older ones of their lines, and unsent progress.
-        self._overtaking: list[Delivery] = []
-        self._ending: list[Delivery] = []
+        #: Delivery, whether it supersedes retries of older ones of its line, and unsent progress.
+        self._posts: list[tuple[Delivery, bool, bool]] = []
         #: Whether it has written deliveries, which are due at once.
         self.has_posted = False
         #: Idempotency keys that are new in this transaction.
@@ -367,21 +365,17 @@ class Session:
         self._after.append((query, values))
 
     def _note_posts(self, before: Task, task: Task) -> None:
-        watches = self.state.posting.watches
+        watches, has_ended = self.state.posting.watches, task.state.is_terminal
+        overtakes, ends = task.attempt > 1 or has_ended, has_ended and says_passing(task, watches)
         posts = deliveries_of(before, task, watches, self.now)
-        self._posts += posts
-        if task.attempt > 1 or task.state.is_terminal:
-            self._overtaking += posts
-        if task.state.is_terminal and says_passing(task, watches):
-            self._ending += posts
+        self._posts += [(each, overtakes, ends) for each in posts]
 
     def _close_posts(self) -> None:
-        if self._overtaking:
-            rows = lines(self._overtaking)
-            self.afterwards("overtake", rows=rows, now=self.now, reason=OVERTAKEN)
-        if self._ending:
-            self.afterwards("drop_passing", rows=lines(self._ending))
-        if self._posts:
-            self.afterwards("post_deliveries", rows=new_rows(self._posts))
-            self.has_posted = True
-        self._posts, self._overtaking, self._ending = [], [], []
+        overtaking = lines(each for each, overtakes, _ in self._posts if overtakes)
+        if overtaking:
+            self.afterwards("overtake", rows=overtaking, now=self.now, reason=OVERTAKEN)
+        ending = lines(each for each, _, ends in self._posts if ends)
+        if ending:
+            self.afterwards("drop_passing", rows=ending)
+        self.afterwards("post_deliveries", rows=new_rows(each for each, _, _ in self._posts))
+        self.has_posted, self._posts = True, []

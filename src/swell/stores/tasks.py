@@ -258,7 +258,7 @@ async def _accept(
 
 
 def _mismatches(tasks: Sequence[NewTask], known: KnownKeys) -> dict[int, SwellError]:
-    """Return the place and error of each task whose idempotency key has another fingerprint."""
+    """Return place → error of the tasks with a known idempotency key and another fingerprint."""
     errors: dict[int, SwellError] = {}
     first: dict[tuple[str, str], bytes] = {}
     for place, new in enumerate(tasks):

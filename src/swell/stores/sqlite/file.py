@@ -73,10 +73,8 @@ class SqliteState(State):
         self.connection = connection
         [last] = fetch_rows(connection, "last_seq", {})
         self.seqs = itertools.count(last["seq"] + 1)
-        lines, shares = (
-            connection.execute(QUERIES[name]) for name in ("ready_lines", "open_shares")
-        )
-        self.restore(lines, shares)
+        lines = connection.execute(QUERIES["ready_lines"])
+        self.restore(lines, connection.execute(QUERIES["open_shares"]))
 
 
 class SqliteSession(Session):
@@ -225,8 +223,9 @@ class SqliteDatabase(GroupWriter):
         if self._is_closing:
             return
         self._is_closing = True
-        while self._writing is not None:
+        if self._writing is not None:
             await asyncio.wait([self._writing])
+        self.end_waits()
         self._syncer.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._log.close()
@@ -317,7 +316,7 @@ class SqliteDatabase(GroupWriter):
 
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        return self._writing is not None or any(map(self.state.lines.__contains__, queues))
+        return self._writing is not None or not self.state.lines.keys().isdisjoint(queues)
 
     async def _write_all(self) -> None:
         """Run all waiting actions in one transaction after the other, until none waits."""
@@ -439,7 +438,7 @@ class SqliteDatabase(GroupWriter):
     _reserve: Reserve
     _writer: sqlite3.Connection
     _reader: sqlite3.Connection
-    #: What the writer keeps in memory; its counts are those after the last finished commit.
+    #: What the writer keeps in memory.
     state: SqliteState
 
 
