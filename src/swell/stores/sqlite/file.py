@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from swell.clock import Clock
-from swell.db.columns import EPOCH, MICROSECOND, Rows
+from swell.db.columns import EPOCH, MICROSECOND
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
 from swell.errors import Conflict, Internal, SwellError, Unavailable
@@ -127,11 +127,17 @@ class SqliteSession(Session):
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
-        if self._added:
-            self.numbers.update(zip(self._added, self.state.seqs, strict=False))
-            self._write(INSERT, NEW_ROWS, self._added)
-        if self._changed:
-            self._write(UPDATE, CHANGED_ROWS, self._changed)
+        self.numbers.update(zip(self._added, self.state.seqs, strict=False))
+        written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
+        for statement, rows, task_ids in written:
+            parameters = []
+            for task_id in task_ids:
+                task = self.tasks[task_id]
+                wake_at = next_wake_at(task)
+                wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
+                parameters.append(rows.of(task, self.numbers[task_id], wake))
+            if parameters:
+                self.state.connection.executemany(statement, parameters)
         self._added, self._changed = {}, set()
         for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
             values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
@@ -145,15 +151,6 @@ class SqliteSession(Session):
         after, self._after = self._after, []
         for query, parameters in after:
             fetch_rows(self.state.connection, query, parameters)
-
-    def _write(self, statement: str, rows: Rows, task_ids: Iterable[str]) -> None:
-        parameters = []
-        for task_id in task_ids:
-            task = self.tasks[task_id]
-            wake_at = next_wake_at(task)
-            wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
-            parameters.append(rows.of(task, self.numbers[task_id], wake))
-        self.state.connection.executemany(statement, parameters)
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
