@@ -227,6 +227,20 @@ def a_write_that_breaks_its_commit(
     return breaking
 
 
+async def test_a_task_that_was_not_written_is_neither_counted_nor_charged(
+    database: SqliteDatabase,
+) -> None:
+    breaking = a_write_that_breaks_its_commit(database)
+    results = await asyncio.gather(
+        Store(database).accept([a_new_task(user="ann", count=3)]),
+        database.write(breaking),
+        return_exceptions=True,
+    )
+    assert all(isinstance(result, SwellError) for result in results), results
+    assert database.state.lines == {}
+    assert database.state.clocks["demo/upper", "key-1", 1].peek("ann") == 0
+
+
 async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
     database: SqliteDatabase,
 ) -> None:
