@@ -39,7 +39,7 @@ class _Database(SqliteDatabase):
     @property
     def is_working(self) -> bool:
         """Whether a transaction or a slow read is under way."""
-        return self.is_busy or self._reads > 0
+        return self._writing is not None or self._reads > 0
 
     async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
         self._reads += 1

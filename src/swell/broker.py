@@ -39,17 +39,13 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: worker's version: while versions share the tasks that name none.
     staged: Mapping[str, tuple[str, ...]] = {}
 
-    def queues_of(self, model: str) -> tuple[str, ...]:
-        """Return the queues of one of its models that this worker serves."""
-        return self.staged.get(model) or (model, f"{model}:{self.models[model]}")
-
     @property
     def queues(self) -> list[tuple[str, str, str]]:
         """(queue, model, version) of every queue that this worker serves."""
         return [
             (queue, model, version)
             for model, version in self.models.items()
-            for queue in self.queues_of(model)
+            for queue in self.staged.get(model) or (model, f"{model}:{version}")
         ]
 
 

@@ -10,6 +10,7 @@ import itertools
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -73,10 +74,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    def now(self) -> datetime:
-        """Return the wall time, aware, in UTC."""
-        return datetime.now(UTC)
-
+    #: The wall time, aware, in UTC.
+    now = staticmethod(partial(datetime.now, UTC))
     #: The operating system's monotonic seconds; asked several times for each task.
     monotonic_s = staticmethod(time.monotonic)
     #: What processors have spent on this process, its threads included.

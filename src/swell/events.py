@@ -108,13 +108,7 @@ def for_peers(event: Event) -> Event:
     """Return an event for other backends: with a summary instead of the task."""
     if event.task is None:
         return event
-    return Event(
-        task_id=event.task_id,
-        id=event.id,
-        kind=event.kind,
-        data=event.data,
-        summary=summary_of(event.task),
-    )
+    return msgspec.structs.replace(event, task=None, summary=summary_of(event.task))
 
 
 def summary_of(task: Task) -> TaskSummary:

@@ -43,9 +43,12 @@ Source:
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+#: How often others in a row overtook a model, or a (model, band).
+Passed = dict[Any, int]
 
 #: The priority of a request that names none.
 USUAL_PRIORITY: Final = 1
@@ -68,6 +71,11 @@ def band(priority: int) -> int:
     return priority if priority > USUAL_PRIORITY else USUAL_PRIORITY
 
 
+def least_priority(urgency: int) -> int:
+    """Return the least priority of a band."""
+    return 0 if urgency == USUAL_PRIORITY else urgency
+
+
 class VirtualClock:
     """Start tags for one level of one queue.
 
@@ -78,54 +86,40 @@ class VirtualClock:
     """
 
     def __init__(self) -> None:
-        self._now = 0.0
+        #: The virtual time: the largest start tag that was handed out.
+        self.now = 0.0
         self._finish: dict[str, float] = {}
         self._max_flows = MAX_IDLE_FLOWS
 
-    @property
-    def now(self) -> float:
-        """The virtual time: the largest start tag that was handed out."""
-        return self._now
-
-    def tag(self, flow: str, *, cost: float = 1.0, weight: float = 1.0) -> float:
+    def tag(self, flow: str, cost: float = 1.0) -> float:
         """Return the start tag of a task that arrives now.
 
         Args:
             flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
-            weight: The flow's share relative to others; > 0.
         """
-        start = self._finish.get(flow, 0.0)
-        if start < self._now:
-            start = self._now
-        self._finish[flow] = start + cost / weight
+        start = max(self.now, self._finish.get(flow, 0.0))
+        self._finish[flow] = start + cost
         if len(self._finish) > self._max_flows:
             self._forget_idle()
         return start
 
     def peek(self, flow: str) -> float:
         """Return the start tag that a task would get now."""
-        return max(self._now, self._finish.get(flow, 0.0))
+        return max(self.now, self._finish.get(flow, 0.0))
 
     def starts(self, flows: Iterable[str]) -> list[tuple[float, int, str]]:
         """Return (start tag that its next task would get, place, flow) of each flow."""
-        now, finish = self._now, self._finish.get
-        return [
-            (end if (end := finish(flow, 0.0)) > now else now, place, flow)
-            for place, flow in enumerate(flows)
-        ]
+        now, finish = self.now, self._finish.get
+        return [(max(now, finish(flow, 0.0)), place, flow) for place, flow in enumerate(flows)]
 
     def serve(self, start: float) -> None:
         """Note that a task with this start tag was handed to a worker."""
-        if start > self._now:
-            self._now = start
+        self.now = max(self.now, start)
 
-    def take(self, flow: str, cost: float) -> float:
-        """Hand out a task that gets its tag only now; return the flow's next start tag."""
-        start = self.tag(flow, cost=cost)
-        if start > self._now:
-            self._now = start
-        return self._finish[flow]
+    def take(self, flow: str, cost: float) -> None:
+        """Hand out a task that gets its tag only now."""
+        self.now = max(self.now, self.tag(flow, cost))
 
     def give_back(self, flow: str, cost: float) -> None:
         """Undo `tag` or `take` for a task that was not accepted or not handed out.
@@ -154,51 +148,40 @@ class VirtualClock:
             self._finish[flow] = max(self._finish.get(flow, 0.0), start + share)
         earliest = min((start for _, start, _ in fresh), default=0.0)
         latest = max((start for _, start, _ in taken), default=0.0)
-        self._now = max(self._now, earliest, latest)
+        self.now = max(self.now, earliest, latest)
 
     def _forget_idle(self) -> None:
         # A finish tag at or before the virtual time no longer changes any start tag. The limit
         # doubles if most flows are busy, so that the amortised cost per tag stays constant.
-        self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self._now}
+        self._finish = {flow: tag for flow, tag in self._finish.items() if tag > self.now}
         self._max_flows = max(MAX_IDLE_FLOWS, 2 * len(self._finish))
 
 
 def take_turns(
-    clock: VirtualClock,
-    flows: Iterable[str],
-    tasks_of: Callable[[str], Iterator[tuple[float, T]]],
+    nexts: list[tuple[float, int, str]], tasks_of: Callable[[str], Iterator[tuple[float, T]]]
 ) -> Iterator[T]:
     """Yield the tasks of several flows in fair order.
 
-    Each task that is yielded counts as handed out.
+    No clock advances. Call `VirtualClock.take` for each task that is handed out.
 
     Args:
-        clock: The clock of the flows; a flow gets its tag here, when its task is taken.
-        flows: Flows with waiting tasks. If tags are equal, the first flow listed comes first.
+        nexts: `VirtualClock.starts` of the flows with waiting tasks, kept as a heap. If tags are
+            equal, the smaller place comes first.
         tasks_of: Returns the tasks of a flow in order, as (cost, task). Called when the flow's
             turn comes.
     """
-    nexts = clock.starts(flows)
-    if len(nexts) == 1:
-        # The common case: one flow.
-        [(_, _, flow)] = nexts
-        for cost, task in tasks_of(flow):
-            clock.take(flow, cost)
-            yield task
-        return
     heapq.heapify(nexts)
     opened: dict[str, Iterator[tuple[float, T]]] = {}
     while nexts:
-        _, place, flow = nexts[0]
-        tasks = opened.get(flow)
-        if tasks is None:
-            tasks = opened[flow] = tasks_of(flow)
-        found = next(tasks, None)
+        start, place, flow = nexts[0]
+        if flow not in opened:
+            opened[flow] = tasks_of(flow)
+        found = next(opened[flow], None)
         if found is None:
             heapq.heappop(nexts)
             continue
         cost, task = found
-        heapq.heapreplace(nexts, (clock.take(flow, cost), place, flow))
+        heapq.heapreplace(nexts, (start + cost, place, flow))
         yield task
 
 
@@ -206,7 +189,7 @@ def take_bands(
     model: str,
     bands: Iterable[int],
     tasks_of: Callable[[int], Iterator[T]],
-    passed: dict[str, int],
+    passed: Passed,
 ) -> Iterator[T]:
     """Yield the tasks of several bands of one model in fair order.
 
@@ -224,18 +207,18 @@ def take_bands(
         return
     opened: dict[int, Iterator[T]] = {}
     while left:
-        due = (each for each in left[1:] if passed.get(_name(model, each), 0) >= MOST_URGENT)
+        due = (each for each in left[1:] if passed.get((model, each), 0) >= MOST_URGENT)
         chosen = next(due, left[0])
         if chosen not in opened:
             opened[chosen] = tasks_of(chosen)
         task = next(opened[chosen], None)
-        passed.pop(_name(model, chosen), None)
+        passed.pop((model, chosen), None)
         if task is None:
             left.remove(chosen)
             continue
         for each in left:
             if each > chosen:
-                passed[_name(model, each)] = passed.get(_name(model, each), 0) + 1
+                passed[(model, each)] = passed.get((model, each), 0) + 1
         yield task
 
 
@@ -261,16 +244,7 @@ def later_before(n: int, waiting: int, passed: int) -> int:
     return min(waiting, 1 + (n - first) // MOST_URGENT) if n >= first else 0
 
 
-def passed_by(passed: Mapping[str, int], model: str, urgency: int) -> int:
-    """Return how many more urgent tasks in a row overtook a model's band."""
-    return passed.get(_name(model, urgency), 0)
-
-
-def _name(model: str, urgency: int) -> str:
-    return f"{model}\n{urgency}"
-
-
-def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str, int], set[str]]:
+def lift(heads: Mapping[str, int], passed: Passed) -> tuple[dict[str, int], set[str]]:
     """Return the bands of models for comparing them, and the models that must not wait longer.
 
     A model that more urgent tasks of other models overtook `MOST_URGENT` times in a row comes
@@ -284,13 +258,13 @@ def lift(heads: Mapping[str, int], passed: Mapping[str, int]) -> tuple[dict[str,
     due = {
         model
         for model, urgency in heads.items()
-        if urgency > first and passed.get(_name(model, urgency), 0) >= MOST_URGENT
+        if urgency > first and passed.get((model, urgency), 0) >= MOST_URGENT
     }
     return {model: first - 1 if model in due else each for model, each in heads.items()}, due
 
 
 def note_lifted(
-    heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: dict[str, int]
+    heads: Mapping[str, int], served: Sequence[tuple[str, int]], passed: Passed
 ) -> None:
     """Count how many more urgent tasks of other models overtook each waiting model.
 
@@ -301,7 +275,7 @@ def note_lifted(
     """
     models = {model for model, _ in served}
     for model, urgency in heads.items():
-        name = _name(model, urgency)
+        name = (model, urgency)
         if model in models:
             passed.pop(name, None)
             continue
@@ -343,7 +317,7 @@ def rotate(heads: Mapping[str, int], last: str | None) -> list[str]:
 
 
 def prefer(
-    turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Mapping[str, int]
+    turn: Sequence[str], heads: Mapping[str, int], near: Sequence[str], passed: Passed
 ) -> list[str]:
     """Return the order of `rotate` with models first that the worker has loaded.
 
@@ -365,7 +339,7 @@ def prefer(
     return sorted(turn, key=rank)
 
 
-def note_passed(turn: Sequence[str], served: Collection[str], passed: dict[str, int]) -> None:
+def note_passed(turn: Sequence[str], served: Collection[str], passed: Passed) -> None:
     """Count how many leases in a row skipped each model.
 
     Args:

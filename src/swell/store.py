@@ -1,6 +1,5 @@
 """What the task store (`swell.stores.tasks`) takes and returns."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 
@@ -21,16 +20,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Ended(list[Task | None]):
-    """Results of calls that end tasks; None if the caller may not end that task.
+    """Results of calls that end tasks; None if the caller may not end that task."""
 
-    Args:
-        tasks: In the order of the arguments.
-        again: The places of tasks that had ended before in the same way, and have not changed now.
-    """
-
-    def __init__(self, tasks: Iterable[Task | None] = (), again: Iterable[int] = ()) -> None:
-        super().__init__(tasks)
-        self.again = frozenset(again)
+    #: The places of tasks that had ended before in the same way, and have not changed now.
+    again: frozenset[int] = frozenset()
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):

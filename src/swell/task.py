@@ -9,6 +9,7 @@ import secrets
 import zlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -59,31 +60,21 @@ class TaskState(StrEnum):
     # Equal to its value, and quicker than the hash of an enumeration.
     __hash__ = str.__hash__
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the task has ended; nothing leaves a terminal state."""
-        return self is not TaskState.QUEUED and self is not TaskState.RUNNING
+    #: Whether the task has ended; nothing leaves a terminal state.
+    is_terminal: bool
+
+    def __init__(self, value: str) -> None:
+        self.is_terminal = value not in ("queued", "running")
 
 
 #: State → the states that may follow.
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
+    **dict.fromkeys(TaskState, frozenset()),
     TaskState.QUEUED: frozenset({TaskState.RUNNING, TaskState.CANCELED, TaskState.EXPIRED}),
-    TaskState.RUNNING: frozenset(
-        {
-            TaskState.QUEUED,
-            TaskState.SUCCEEDED,
-            TaskState.FAILED,
-            TaskState.CANCELED,
-            TaskState.EXPIRED,
-        }
-    ),
-    TaskState.SUCCEEDED: frozenset(),
-    TaskState.FAILED: frozenset(),
-    TaskState.CANCELED: frozenset(),
-    TaskState.EXPIRED: frozenset(),
+    TaskState.RUNNING: frozenset(TaskState) - {TaskState.RUNNING},
 }
 
-
+_NO_TIME: Final = Timings()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -181,6 +172,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         """How many more attempts are allowed."""
         return self.max_attempts - self.tries
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker could lease it."""
+        return self.state is TaskState.QUEUED and self.available_at is None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a stage of a pipeline has ended; `start_by_at` does not matter any more."""
+        return self.run is not None and bool(self.run.done)
+
     def is_held_by(self, attempt: int, token: str) -> bool:
         """Whether (attempt, token) is the current lease."""
         return (
@@ -223,6 +224,11 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     def stage_model(self) -> str:
         """The model that would run it first."""
         return self.model if self.run is None else self.queue.partition(":")[0]
+
+
+#: Fields that a task has from its request, and a repeated task from the one that it repeats.
+_COPIED: Final = ("model", "input", "count", "priority", "key_id", "user", "metadata", "webhook")
+_copied: Final = attrgetter(*_COPIED)
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag="succeeded"):
@@ -418,39 +424,33 @@ def seed_of(task_id: str) -> int:
 
 def accept(new: NewTask, *, task_id: str, now: datetime) -> Task:
     """Return the queued task of a request."""
+    start_by_s, finish_by_s = new.start_by_s, new.finish_by_s
     return Task(
         id=task_id,
-        model=new.model,
-        queue=new.queue,
-        input=new.input,
-        count=new.count,
         seed=seed_of(task_id) if new.seed is None else new.seed,
-        priority=new.priority,
-        key_id=new.key_id,
-        user=new.user,
-        metadata=new.metadata,
         created_at=now,
-        start_by_at=None if new.start_by_s is None else now + timedelta(seconds=new.start_by_s),
-        finish_by_at=None if new.finish_by_s is None else now + timedelta(seconds=new.finish_by_s),
-        max_attempts=new.max_attempts,
+        start_by_at=None if start_by_s is None else now + timedelta(seconds=start_by_s),
+        finish_by_at=None if finish_by_s is None else now + timedelta(seconds=finish_by_s),
         retry_of=new.retry_of,
         traceparent=new.traceparent,
-        webhook=new.webhook,
         run=None if new.run is None else msgspec.structs.replace(new.run, queued_at=now),
+        queue=new.queue,
+        max_attempts=new.max_attempts,
+        **dict(zip(_COPIED, _copied(new), strict=True)),
     )
 
 
 def start(
-    task: Task, *, worker_id: str, version: str, token: str, now: datetime, lease_s: float
+    task: Task, *, worker_id: str, version: str, now: datetime, lease_s: float, token: str = ""
 ) -> Task:
-    """Give a queued task to a worker for `lease_s` seconds."""
+    """Give a queued task to a worker for `lease_s` seconds, with a new token if none is given."""
     return transition(
         task,
         TaskState.RUNNING,
         version=version,
         attempt=task.attempt + 1,
         worker_id=worker_id,
-        lease_token=token,
+        lease_token=token or secrets.token_hex(8),
         lease_expires_at=now + timedelta(seconds=lease_s),
         available_at=None,
         started_at=now,
@@ -469,29 +469,26 @@ def settle(task: Task, outcome: Outcome, *, now: datetime, retry_delay_s: float)
         case Succeeded() if task.run is not None:
             return _pass_stage(task, task.run, outcome, now)
         case Succeeded():
-            return transition(
+            return _end(
                 task,
                 TaskState.SUCCEEDED,
-                finished_at=now,
-                lease_expires_at=None,
-                error=None,
+                now,
+                timings=outcome.timings,
                 output=outcome.output,
                 artifacts=outcome.artifacts,
                 warnings=outcome.warnings,
                 seed=task.seed if outcome.seed is None else outcome.seed,
-                timings=_with_queue_time(task, outcome.timings),
             )
         case Canceled():
-            return _end(task, TaskState.CANCELED, now, outcome.timings)
+            return _end(task, TaskState.CANCELED, now, timings=outcome.timings)
         case _ if task.cancel_requested:
             left = _left_by(task, outcome) or task.checkpoint
-            return _end(task, TaskState.CANCELED, now, Timings(), checkpoint=left)
+            return _end(task, TaskState.CANCELED, now, checkpoint=left)
         case Released():
-            handed_back = task.handed_back + 1
             return transition(
                 task,
                 TaskState.QUEUED,
-                handed_back=handed_back,
+                handed_back=task.handed_back + 1,
                 lease_expires_at=None,
                 available_at=None,
                 checkpoint=_left_by(task, outcome) or task.checkpoint,
@@ -527,21 +524,13 @@ def _pass_stage(task: Task, run: Run, outcome: Succeeded, now: datetime) -> Task
             title=f"The stage {stage.name} rejected its input",
             detail=reason_of(stage, sight),
         )
-        return _end(task, TaskState.FAILED, now, Timings(), error=error, run=passed)
+        return _end(task, TaskState.FAILED, now, error=error, run=passed)
     place = next_stage(run.pipeline, run.at + 1, sight)
     if place is None:
         output, artifacts = output_of(passed, sight)
-        return _end(
-            task,
-            TaskState.SUCCEEDED,
-            now,
-            Timings(),
-            run=passed,
-            output=output,
-            artifacts=artifacts,
-        )
+        return _end(task, TaskState.SUCCEEDED, now, run=passed, output=output, artifacts=artifacts)
     if task.cancel_requested:
-        return _end(task, TaskState.CANCELED, now, Timings(), run=passed)
+        return _end(task, TaskState.CANCELED, now, run=passed)
     return transition(
         task,
         TaskState.QUEUED,
@@ -596,7 +585,7 @@ def lose(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
 def cancel(task: Task, *, now: datetime) -> Task:
     """Cancel a queued task, or mark a running one; an ended task stays as it is."""
     if task.state is TaskState.QUEUED:
-        return _end(task, TaskState.CANCELED, now, Timings())
+        return _end(task, TaskState.CANCELED, now)
     if task.state is TaskState.RUNNING:
         return msgspec.structs.replace(task, cancel_requested=True)
     return task
@@ -610,7 +599,7 @@ def expire(task: Task, *, now: datetime) -> Task:
         title="The deadline passed",
         detail=f"the task was {task.state} when its {deadline} deadline passed",
     )
-    return _end(task, TaskState.EXPIRED, now, Timings(), error=error, lease_token=None)
+    return _end(task, TaskState.EXPIRED, now, error=error, lease_token=None)
 
 
 def was_settled_by(task: Task, attempt: int, token: str) -> bool:
@@ -666,20 +655,13 @@ def again(task: Task) -> NewTask:
         run = begin_again(run, task.input, is_whole=is_whole)
         queue = run.stage.queue
     return NewTask(
-        model=task.model,
         queue=queue,
         run=run,
         files=files_of(run),
-        input=task.input,
-        count=task.count,
         seed=task.seed,
-        priority=task.priority,
-        key_id=task.key_id,
-        user=task.user,
-        metadata=task.metadata,
         max_attempts=task.max_attempts,
         retry_of=task.id,
-        webhook=task.webhook,
+        **dict(zip(_COPIED, _copied(task), strict=True)),
     )
 
 
@@ -690,16 +672,16 @@ def files_of(run: Run | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.key for done in run.done for each in done.artifacts))
 
 
-def promote(task: Task) -> Task:
-    """Make a task ready after its backoff. Its state stays queued."""
-    return msgspec.structs.replace(task, available_at=None)
-
-
 def is_expired(task: Task, now: datetime) -> bool:
     """Whether a deadline of a task that has not ended has passed."""
-    if task.state is TaskState.QUEUED and _is_past(_start_by_of(task), now):
-        return True
-    return not task.state.is_terminal and _is_past(task.finish_by_at, now)
+    if task.finish_by_at is not None and task.finish_by_at <= now:
+        return not task.state.is_terminal
+    return (
+        task.start_by_at is not None
+        and task.start_by_at <= now
+        and task.state is TaskState.QUEUED
+        and not task.has_begun
+    )
 
 
 def next_wake_at(task: Task) -> datetime | None:
@@ -709,14 +691,9 @@ def next_wake_at(task: Task) -> datetime | None:
             return task.lease_expires_at
         return _earliest(task.lease_expires_at, task.finish_by_at)
     if task.state is TaskState.QUEUED:
-        return _earliest(task.available_at, _start_by_of(task), task.finish_by_at)
+        start_by_at = None if task.has_begun else task.start_by_at
+        return _earliest(task.available_at, start_by_at, task.finish_by_at)
     return None
-
-
-def _start_by_of(task: Task) -> datetime | None:
-    """Return when it must have started, unless a stage has ended."""
-    has_begun = task.run is not None and bool(task.run.done)
-    return None if has_begun else task.start_by_at
 
 
 def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
@@ -726,7 +703,8 @@ def sweep(task: Task, *, now: datetime, retry_delay_s: float) -> Task:
     if task.state is TaskState.RUNNING and _is_past(task.lease_expires_at, now):
         return lose(task, now=now, retry_delay_s=retry_delay_s)
     if task.state is TaskState.QUEUED and _is_past(task.available_at, now):
-        return promote(task)
+        # Its backoff has ended.
+        return msgspec.structs.replace(task, available_at=None)
     return task
 
 
@@ -763,14 +741,17 @@ def _failed(task: Task, outcome: Failed, now: datetime, retry_delay_s: float) ->
         task,
         TaskState.FAILED,
         now,
-        outcome.timings,
+        timings=outcome.timings,
         error=outcome.error,
         dead=outcome.retryable,
         checkpoint=left or task.checkpoint,
     )
 
 
-def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **changes: Any) -> Task:
+def _end(
+    task: Task, state: TaskState, now: datetime, *, timings: Timings = _NO_TIME, **changes: Any
+) -> Task:
+    run = changes.get("run", task.run)
     # An error of an earlier attempt is not the result.
     ending: dict[str, Any] = {"error": None} | changes
     return transition(
@@ -779,7 +760,7 @@ def _end(task: Task, state: TaskState, now: datetime, timings: Timings, **change
         finished_at=now,
         lease_expires_at=None,
         available_at=None,
-        timings=_in_all(task, timings, changes.get("run", task.run)),
+        timings=_with_queue_time(task, timings) if run is None else _in_all(task, timings, run),
         **ending,
     )
 
@@ -801,10 +782,8 @@ def _with_queue_time(task: Task, timings: Timings) -> Timings:
     return msgspec.structs.replace(timings, queue_s=max(0.0, waited_s))
 
 
-def _in_all(task: Task, timings: Timings, run: Run | None) -> Timings:
-    """Return the times of a task that ends; of a pipeline, those of all stages."""
-    if run is None:
-        return _with_queue_time(task, timings)
+def _in_all(task: Task, timings: Timings, run: Run) -> Timings:
+    """Return the times of a pipeline that ends: those of all stages."""
     # Stages of a repeated task are counted there.
     parts = [done.timings for done in run.done if done.attempt]
     if run.done_by(task.attempt) is None:

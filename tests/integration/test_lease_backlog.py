@@ -12,7 +12,7 @@ from postgres_databases import PostgresDatabases
 from swell.brokers.table import Broker
 from swell.clock import ManualClock
 from swell.stores.postgres import PostgresDatabase
-from swell.stores.ready import ReadyTasks
+from swell.stores.session import Session
 from swell.stores.sqlite import SqliteDatabase
 from swell.stores.tasks import Store
 
@@ -37,14 +37,14 @@ async def delivery(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tasks each read asks for."""
     found: list[int] = []
-    reads = ReadyTasks.reads
+    reads = Session.reads
 
-    def counted(self: ReadyTasks, cut: Any) -> Any:
-        asked = reads(self, cut)
+    def counted(self: Session, wanted: Any, n: int) -> Any:
+        asked = reads(self, wanted, n)
         found.append(sum(each[-1] for each in asked))
         return asked
 
-    monkeypatch.setattr(ReadyTasks, "reads", counted)
+    monkeypatch.setattr(Session, "reads", counted)
     return found
 
 

@@ -92,7 +92,8 @@ class World:
 
     def ready(self) -> int:
         """How many tasks are ready, as far as the backend remembers."""
-        return sum(self.database.state.ready.values())
+        bands = [each for of in self.database.state.lines.values() for each in of.values()]
+        return sum(line.n for lines in bands for line in lines.values())
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ async def test_a_group_that_finds_somebody_was_there_before_is_undone_and_writte
     await world.delivery.submit(a_new_task(user="ann"))
     (held,) = await world.delivery.lease()
     given_back = a_settlement(held, Released())
-    clock = world.database.state.clock("demo/upper", "key-1", 1)
+    clock = world.database.state.clocks["demo/upper", "key-1", 1]
     tag = clock.peek("ann")
     releasing = await world.on_its_way(held, lambda: world.store.settle([given_back]))
     (accepted,) = await patient(world.store.accept([a_new_task(user="ann")]))
@@ -347,7 +348,7 @@ async def test_a_task_that_two_backends_would_end_at_once_ends_once(
 async def test_turns_of_tasks_that_were_not_written_are_given_back(world: World) -> None:
     await world.delivery.submit(a_new_task())
     (held,) = await world.delivery.lease()
-    clock = world.database.state.clock("demo/upper", "key-1", 1)
+    clock = world.database.state.clocks["demo/upper", "key-1", 1]
     before = clock.peek("ann")
     writing = await world.on_its_way(
         held,
@@ -407,7 +408,7 @@ async def test_who_waits_and_cannot_be_served_takes_nobody_along(world: World) -
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def refuse(session: PostgresSession) -> bool:
-        if session.may_have_ready("demo/upper"):
+        if session.state.may_wait("demo/upper"):
             raise NotFound("there is nothing of that name")
         return False
 
@@ -467,7 +468,7 @@ async def test_many_tasks_at_once_end_once_each_and_nothing_is_remembered_of_the
     async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*(submit() for _ in range(10)), *(work() for _ in range(4)))
     state = world.database.state
-    assert (state.ready, state.lines, state.live) == ({}, {}, {})
+    assert (state.lines, state.live) == ({}, {})
     states = await world.other.fetch("SELECT count(*) FROM tasks WHERE finished_at IS NOT NULL")
     assert states[0][0] == 200
 

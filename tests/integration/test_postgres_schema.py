@@ -23,7 +23,7 @@ from swell.stores.migrations import load_migrations
 from swell.stores.postgres import PostgresDatabase
 from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
 from swell.stores.postgres.session import QUERIES
-from swell.stores.postgres.upgrade import upgrade
+from swell.stores.postgres.upgrade import status_of, upgrade
 from swell.stores.tasks import Store
 
 CLOCK = SystemClock()
@@ -157,7 +157,7 @@ async def test_backends_that_start_together_migrate_once(
     url = await postgres_databases.empty()
     databases = await asyncio.gather(*(PostgresDatabase.open(url, CLOCK) for _ in range(5)))
     try:
-        status = await databases[0].schema_status()
+        status = await status_of(url)
         assert (status.applied, status.missing) == (MIGRATIONS[-1][0], [])
     finally:
         for database in databases:
@@ -236,7 +236,7 @@ async def test_a_newer_schema_that_only_adds_is_served_and_any_other_is_refused(
     connection = await asyncpg.connect(url)
     await migrate(connection, CLOCK, [*MIGRATIONS, ADDITION])
     database = await PostgresDatabase.open(url, CLOCK)
-    status = await database.schema_status()
+    status = await status_of(url)
     assert (status.applied, status.known, status.missing) == (NEXT, NEXT - 1, [])
     await database.close()
     breaking = (NEXT + 1, "breaking", f"-- compatible_from: {NEXT + 1}\nDROP TABLE moods")

@@ -15,7 +15,6 @@ from swell.clock import ManualClock
 from swell.store import Accepted
 from swell.stores.postgres import PostgresDatabase, company, database
 from swell.stores.postgres.company import Peers
-from swell.stores.ready import is_ready
 from swell.stores.tasks import Store
 from swell.task import Task
 
@@ -150,7 +149,7 @@ async def test_what_somebody_says_to_hold_who_lost_it_is_found_at_once(pair: Pai
     for _ in range(2):
         pair.clock.advance(3600.0)
         (swept,) = await pair.here.store.sweep()
-    assert is_ready(swept)
+    assert swept.is_ready
     assert await pair.here.store.settle([a_settlement(lost)]) == [None]
     assert [task.id for task in await pair.here.leases()] == [lost.id]
 

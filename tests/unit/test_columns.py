@@ -13,7 +13,7 @@ from swell.db.columns import CHANGED, COLUMNS, NEW, Rows, removed_row
 from swell.results import Artifact, TaskError, TaskWarning, Timings
 from swell.stages import Done, Pipeline, Run, Stage
 from swell.stores.migrations import load_migrations
-from swell.stores.sqlite.session import NATIVE
+from swell.stores.sqlite.rows import NATIVE
 from swell.task import Task, TaskState
 from swell.webhook import Webhook
 

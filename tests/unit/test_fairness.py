@@ -32,7 +32,7 @@ class Queue:
         self._arrivals = 0
 
     def arrive(self, flow: str, cost: float = 1.0) -> None:
-        start = self.clock.tag(flow, cost=cost)
+        start = self.clock.tag(flow, cost)
         heapq.heappush(self.waiting, (start, self._arrivals, flow, cost))
         self._arrivals += 1
 
@@ -89,18 +89,6 @@ def test_two_backlogged_flows_differ_by_at_most_one_largest_task_each(
         left[flow] -= 1
         received[flow] += cost
         assert abs(received["ann"] - received["bob"]) <= bound
-
-
-@given(weights=st.tuples(st.integers(1, 5), st.integers(1, 5)), n=st.integers(1, 100), cost=costs)
-def test_backlogged_flows_share_by_weight(weights: tuple[int, int], n: int, cost: int) -> None:
-    clock = VirtualClock()
-    tagged = []
-    for flow, weight in enumerate(weights):
-        for number in range(5 * n + 10):
-            tagged.append((clock.tag(str(flow), cost=cost, weight=weight), number, flow))
-    served = [flow for _, _, flow in sorted(tagged)[:n]]
-    shares = [served.count(flow) * cost / weights[flow] for flow in (0, 1)]
-    assert abs(shares[0] - shares[1]) <= cost / weights[0] + cost / weights[1]
 
 
 @given(idle_for=st.integers(0, 500), burst=st.integers(1, 50))
@@ -267,16 +255,17 @@ class Levels:
         self._arrivals = 0
 
     def arrive(self, key: str, user: str = "", cost: int = 1) -> None:
-        start = self.clocks[key].tag(user, cost=cost)
+        start = self.clocks[key].tag(user, cost)
         heapq.heappush(self.lines.setdefault(key, []), (start, self._arrivals, user, cost))
         self._arrivals += 1
 
     def serve(self) -> tuple[str, str, int]:
         """Hand out the next task and return its key, user and cost."""
         waiting = [key for key, line in self.lines.items() if line]
-        firsts = take_turns(self.turns, waiting, lambda key: iter([(self.lines[key][0][3], key)]))
-        key = next(firsts)
+        nexts = self.turns.starts(waiting)
+        key = next(take_turns(nexts, lambda key: iter([(self.lines[key][0][3], key)])))
         start, _, user, cost = heapq.heappop(self.lines[key])
+        self.turns.take(key, cost)
         self.clocks[key].serve(start)
         return key, user, cost
 

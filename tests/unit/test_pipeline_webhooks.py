@@ -8,7 +8,7 @@ from conformance.pipelines import STAGES, a_new_run
 from swell import task as life
 from swell.outbox import STARTED, deliveries_of
 from swell.store import Onward
-from swell.stores.steps import going_on
+from swell.stores.tasks import can_go_on
 from swell.task import Succeeded, Task
 from swell.webhook import Webhook
 
@@ -34,7 +34,8 @@ def test_each_stage_that_starts_is_told_whether_by_the_queue_or_at_once() -> Non
     passed = life.settle(running, outcome, now=NOW, retry_delay_s=0)
     assert told(running, passed) == []
     assert told(passed, started(passed)) == [STARTED]
-    onward = going_on(passed, ONWARD, 0, NOW)
+    assert can_go_on(passed, ONWARD, NOW)
+    onward = started(passed)
     assert told(running, onward) == [STARTED]
     # A heartbeat is none.
     assert told(onward, msgspec.structs.replace(onward, lease_expires_at=NOW)) == []

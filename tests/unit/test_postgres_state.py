@@ -7,7 +7,7 @@ import msgspec
 from conformance.factories import a_new_task
 from swell import task as life
 from swell.stores.postgres.state import PostgresState
-from swell.stores.session import MAX_LIVE_INPUT_BYTES, StoredTask
+from swell.stores.session import MAX_LIVE_INPUT_BYTES, Line, StoredTask
 from swell.task import Task
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,7 +47,6 @@ def test_counting_again_replaces_the_counts_of_these_queues_only() -> None:
     state.count("one", 1, "a", 3, 3)
     state.count("other", 1, "a", 1, 1)
     state.recount(["one"], [("one", 0, "b", 2, 5)])
-    assert state.ready == {"one": 2, "other": 1}
-    assert list(state.lines["one"][1]) == ["b"]
+    assert state.lines["one"] == {1: {"b": Line(2, 5)}}
     state.recount(["one"], [])
-    assert state.ready == {"other": 1}
+    assert state.lines == {"other": {1: {"a": Line(1, 1)}}}

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -30,8 +31,8 @@ from swell.fairness import band
 from swell.store import Accepted, TaskFilter
 from swell.stores.migrations import load_migrations
 from swell.stores.sqlite import SqliteDatabase, wal
+from swell.stores.sqlite.file import SqliteSession
 from swell.stores.sqlite.reserve import RESERVE_BYTES
-from swell.stores.sqlite.session import SqliteSession
 from swell.stores.tasks import Store
 from swell.task import Released, Task, TaskState
 
@@ -88,6 +89,14 @@ def adding(task_id: str, **fields: object) -> Callable[[SqliteSession], Awaitabl
     return action
 
 
+def ready(database: SqliteDatabase) -> dict[str, int]:
+    """Return queue → number of ready tasks, as the database counts them in memory."""
+    return {
+        queue: sum(line.n for lines in bands.values() for line in lines.values())
+        for queue, bands in database.state.lines.items()
+    }
+
+
 async def failing(session: SqliteSession) -> None:
     raise Conflict("this one cannot be done")
 
@@ -132,7 +141,7 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
 
 async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
     async def count(session: SqliteSession) -> int:
-        return session.ready.count("demo/upper")
+        return ready(database)["demo/upper"]
 
     with statements(database) as noted:
         seen, _ = await asyncio.gather(
@@ -218,6 +227,20 @@ def a_write_that_breaks_its_commit(
     return breaking
 
 
+async def test_a_task_that_was_not_written_is_neither_counted_nor_charged(
+    database: SqliteDatabase,
+) -> None:
+    breaking = a_write_that_breaks_its_commit(database)
+    results = await asyncio.gather(
+        Store(database).accept([a_new_task(user="ann", count=3)]),
+        database.write(breaking),
+        return_exceptions=True,
+    )
+    assert all(isinstance(result, SwellError) for result in results), results
+    assert database.state.lines == {}
+    assert database.state.clocks["demo/upper", "key-1", 1].peek("ann") == 0
+
+
 async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
     database: SqliteDatabase,
 ) -> None:
@@ -249,7 +272,7 @@ async def test_a_wait_that_ends_in_vain_takes_nothing(database: SqliteDatabase) 
     until.set_result(None)
     assert await waiting == []
     await Store(database).accept([a_new_task()])
-    assert database.state.ready == {"demo/upper": 1}
+    assert ready(database) == {"demo/upper": 1}
 
 
 async def test_a_row_that_the_database_refuses_does_not_fail_a_worker_that_waits(
@@ -387,10 +410,6 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
             for urgency, lines in bands.items()
             for key_id, line in lines.items()
         }
-        assert database.state.ready == {
-            queue: sum(line.n for lines in bands.values() for line in lines.values())
-            for queue, bands in database.state.lines.items()
-        }
         for task_id, (task, *_) in database.state.live.items():
             assert [task] == await store.get([task_id])
     await database.close()
@@ -407,7 +426,7 @@ async def test_after_a_restart_keys_and_their_users_go_on_taking_turns(path: Pat
 
     database = SqliteDatabase.open(path, clock)
     store, broker = Store(database), Broker(database)
-    assert database.state.ready == {"demo/upper": 100}
+    assert ready(database) == {"demo/upper": 100}
     await store.accept([a_new_task(key_id="crowd", user="new"), a_new_task(key_id="quiet")])
     served = await broker.lease(a_lease_request(30))
     keys = [task.key_id for task in served]
@@ -451,7 +470,7 @@ async def test_a_log_of_small_commits_is_moved_as_early_as_one_of_large_ones(
     for n in range(300):
         await database.write(adding(f"{n:032x}"))
         # As soon as on a machine with time to spare.
-        if (moving := database._log._moving) is not None:
+        if (moving := database._log.moving) is not None:
             await asyncio.wrap_future(moving)
     # Of 4 KiB pages; not moved, it would be of 900 or more.
     assert (log.stat().st_size - before) / 4096 < 200
@@ -460,9 +479,12 @@ async def test_a_log_of_small_commits_is_moved_as_early_as_one_of_large_ones(
 async def test_what_the_log_takes_does_not_count_as_a_slow_disk(database: SqliteDatabase) -> None:
     await database.write(adding(f"{0:032x}"))
     before_s = database._sync_s
-    assert database._commit(is_usual=False) is not None, "nothing is open that could be committed"
+    with pytest.raises(sqlite3.OperationalError, match="no transaction"):
+        database._commit()
+    database._log.moving = Future()
     database._writer.execute("BEGIN IMMEDIATE")
-    assert database._commit(is_usual=False) is None
+    database._writer.execute("UPDATE tasks SET version = 'v'")
+    database._commit()
     assert database._sync_s == before_s
 
 
@@ -632,6 +654,7 @@ async def test_fair_order_goes_on_after_reopening(path: Path) -> None:
 
 ACCEPT_UNTIL_KILLED = """
 import asyncio, sys
+from concurrent.futures import Future
 from pathlib import Path
 from swell.clock import SystemClock
 from swell.store import Accepted

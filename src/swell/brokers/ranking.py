@@ -1,25 +1,20 @@
-"""Queue depths and queue positions, for brokers that keep the order in a database.
+"""Queue positions and backlogs, for brokers that keep the order in a database.
 
 The database counts the tasks of the same key that come first. The tasks of other keys follow
-from the counts and the virtual clocks in memory (`Waiting`).
+from the counts and the virtual clocks in memory (`State`).
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
-import msgspec
-
-from swell import task as life
-from swell.broker import Backlog, Depth, Rank, ReadyTask, ServedWith
+from swell.broker import Backlog, Rank, ServedWith
 from swell.fairness import (
-    USUAL_PRIORITY,
     band,
     later_before,
-    passed_by,
     turns_before,
     urgent_before,
 )
-from swell.stores.lines import Line, Waiting
+from swell.stores.session import Line, State
 from swell.task import NewTask, Task
 
 #: The database counts up to this rank; beyond it, ranks are estimates.
@@ -29,45 +24,12 @@ EXACT_RANKS = 200
 MAX_LINES = 100
 
 
-def ready_tasks(queue: str, rows: Iterable[tuple[str, str, str | None, int]]) -> list[ReadyTask]:
-    """Return the rows (ID, key, user, priority) of a queue's ready tasks as tasks."""
-    return [
-        ReadyTask(id=task_id, queue=queue, key_id=key_id, user=user, priority=priority)
-        for task_id, key_id, user, priority in rows
-    ]
-
-
-def depths_of(
-    ready: Iterable[tuple[str, int, int, str]], woken: Iterable[tuple[str, int, int]]
-) -> list[Depth]:
-    """Return the depths of queues that are not empty, by name.
-
-    Args:
-        ready: (queue, tasks, their samples, the oldest ID) of ready tasks.
-        woken: (queue, delayed, running) of tasks with a time to wake.
-    """
-    depths = {
-        queue: Depth(
-            queue=queue,
-            ready=n,
-            ready_samples=samples,
-            oldest_ready_at=life.created_at_of(oldest),
-        )
-        for queue, n, samples, oldest in ready
-    }
-    for queue, delayed, running in woken:
-        depth = depths.get(queue, Depth(queue=queue))
-        depths[queue] = msgspec.structs.replace(depth, delayed=delayed, running=running)
-    busy = [depth for depth in depths.values() if depth.ready + depth.delayed + depth.running]
-    return sorted(busy, key=lambda depth: depth.queue)
-
-
-def backlog_of(waiting: Waiting, model: str, priority: int, served_with: ServedWith) -> Backlog:
+def backlog_of(state: State, model: str, priority: int, served_with: ServedWith) -> Backlog:
     """Return the ready tasks of a model, as a task of this priority sees them."""
     urgency = band(priority)
     urgent, equal = Line(), Line()
-    for queue in served_with.get(model) or waiting.queues_of(model):
-        for other_band, lines in waiting.lines.get(queue, {}).items():
+    for queue in served_with.get(model) or state.queues_of(model):
+        for other_band, lines in state.lines.get(queue, {}).items():
             if other_band <= urgency:
                 counted = urgent if other_band < urgency else equal
                 for line in lines.values():
@@ -80,47 +42,41 @@ def backlog_of(waiting: Waiting, model: str, priority: int, served_with: ServedW
     )
 
 
-def queues_before(waiting: Waiting, task: Task | NewTask, served_with: ServedWith) -> list[str]:
+def queues_before(state: State, served_with: ServedWith, task: Task | NewTask) -> list[str]:
     """Return the queues with tasks that may come before a task."""
-    queues = sorted({*waiting.queues_of(task.stage_model), task.queue})
+    queues = sorted({*state.queues_of(task.stage_model), task.queue})
     served = served_with.get(task.queue)
     if served is None and task.queue != task.stage_model:
         served = (task.stage_model, task.queue)
     return queues if served is None else [queue for queue in queues if queue in served]
 
 
-def own_line(waiting: Waiting, queue: str, task: Task | NewTask) -> Line | None:
+def own_line(state: State, queue: str, task: Task | NewTask) -> Line | None:
     """Return the ready tasks of a task's key and band in a queue; None if there are none."""
-    return waiting.lines.get(queue, {}).get(band(task.priority), {}).get(task.key_id)
+    return state.line((queue, band(task.priority), task.key_id))
 
 
-def least_of(task: Task | NewTask) -> int:
-    """Return the least priority of a task's band."""
-    urgency = band(task.priority)
-    return 0 if urgency == USUAL_PRIORITY else urgency
-
-
-def rank_of(waiting: Waiting, task: Task | NewTask, found: Sequence[tuple[str, int, int]]) -> Rank:
+def rank_of(state: State, task: Task | NewTask, found: Mapping[str, tuple[int, int]]) -> Rank:
     """Return the number of tasks that come before one.
 
     Args:
-        waiting: All ready tasks.
+        state: All ready tasks.
         task: The task.
-        found: For each of `queues_before`: (queue, tasks of its key and band that come before it,
-            their samples), counted up to `EXACT_RANKS` + 1.
+        found: Each of `queues_before` → (tasks of its key and band that come before it, their
+            samples), counted up to `EXACT_RANKS` + 1.
     """
     urgency = band(task.priority)
     before = Line()
     # Key → (its ready tasks, the number of keys that it represents).
     keys: dict[str, tuple[Line, int]] = {}
     bands: dict[int, Line] = {}
-    for queue, n, samples in found:
-        line = own_line(waiting, queue, task)
+    for queue, (n, samples) in found.items():
+        line = own_line(state, queue, task)
         if n > EXACT_RANKS and line is not None:
             # Far back, nearly all tasks of the key come before it.
             n, samples = max(n, line.n), max(samples, line.samples)
         before.add(n, samples)
-        for other_band, lines in waiting.lines.get(queue, {}).items():
+        for other_band, lines in state.lines.get(queue, {}).items():
             step = 1 + len(lines) // MAX_LINES
             for key_id, line in itertools.islice(lines.items(), 0, None, step):
                 if other_band == urgency:
@@ -130,23 +86,23 @@ def rank_of(waiting: Waiting, task: Task | NewTask, found: Sequence[tuple[str, i
                     total.add(step * line.n, step * line.samples)
         if queue == task.queue:
             keys.setdefault(task.key_id, (Line(), 1))
-    _add_other_keys(before, waiting, task, keys)
-    _add_other_bands(before, waiting, task, bands)
+    _add_other_keys(before, state, task, keys)
+    _add_other_bands(before, state, task, bands)
     return Rank(ahead=before.n, samples=before.samples)
 
 
 def _add_other_keys(
-    before: Line, waiting: Waiting, task: Task | NewTask, keys: dict[str, tuple[Line, int]]
+    before: Line, state: State, task: Task | NewTask, keys: dict[str, tuple[Line, int]]
 ) -> None:
     """Add the tasks of other keys of the same band that come first.
 
     Args:
         before: The tasks of the same key.
-        waiting: All ready tasks.
+        state: All ready tasks.
         task: The task.
         keys: As in `rank_of`, in order of arrival.
     """
-    turns = waiting.turns[task.stage_model, band(task.priority)]
+    turns = state.turns[task.stage_model, band(task.priority)]
     start = turns.peek(task.key_id) + before.samples
     # Of keys with equal tags, the one that came first is next.
     wins_tie = True
@@ -160,13 +116,13 @@ def _add_other_keys(
 
 
 def _add_other_bands(
-    before: Line, waiting: Waiting, task: Task | NewTask, bands: dict[int, Line]
+    before: Line, state: State, task: Task | NewTask, bands: dict[int, Line]
 ) -> None:
     """Add the tasks of other bands that come first.
 
     Args:
         before: The tasks of the same band.
-        waiting: All ready tasks.
+        state: All ready tasks.
         task: The task.
         bands: Band → its ready tasks.
     """
@@ -176,10 +132,10 @@ def _add_other_bands(
         if other < urgency:
             urgent.add(line.n, line.samples)
     if urgent.n:
-        n = min(urgent.n, urgent_before(before.n, passed_by(waiting.passed, model, urgency)))
+        n = min(urgent.n, urgent_before(before.n, state.passed.get((model, urgency), 0)))
         before.add(n, round(urgent.samples * n / urgent.n))
     ahead = before.n
     for other, line in bands.items():
         if other > urgency:
-            n = later_before(ahead, line.n, passed_by(waiting.passed, model, other))
+            n = later_before(ahead, line.n, state.passed.get((model, other), 0))
             before.add(n, round(line.samples * n / line.n))

@@ -5,24 +5,37 @@ queueing, so with n backends the bounds of fairness are n times as large (docs/d
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from swell.broker import NOT_STAGED, Backlog, Depth, LeaseRequest, Rank, ReadyTask, ServedWith
-from swell.brokers.leasing import Plan
 from swell.brokers.ranking import (
     EXACT_RANKS,
     backlog_of,
-    depths_of,
-    least_of,
     own_line,
     queues_before,
     rank_of,
-    ready_tasks,
 )
-from swell.stores.ready import LinesCut, is_ready
-from swell.stores.session import Session
-from swell.task import NewTask, Task
+from swell.fairness import (
+    Passed,
+    band,
+    least_priority,
+    lift,
+    note_lifted,
+    note_passed,
+    prefer,
+    rotate,
+    take_bands,
+    take_turns,
+)
+from swell.stores.session import Line, LineId, Session, place_of
+from swell.task import NewTask, Task, created_at_of, is_expired
 
 if TYPE_CHECKING:
     from swell.stores.tasks import TaskDatabase
@@ -51,8 +64,6 @@ class Broker:
 
     def __init__(self, database: "TaskDatabase") -> None:
         self._db = database
-        self._waits: set[asyncio.Future[None]] = set()
-        self._is_closed = False
 
     async def lease(
         self, request: LeaseRequest, *, until: "asyncio.Future[None] | None" = None
@@ -66,47 +77,39 @@ class Broker:
         acceptance was not confirmed yet, and refuses reports of the holder of that lease.
         """
         self._db.check_room()
-        queues = [queue for queue, _, _ in request.queues]
-
-        async def action(session: Session) -> list[Task]:
-            await session.count_again(queues)
-            plan = await _plan(session, request)
-            if until is not None and until.done():
-                return []
-            if not plan.taken:
-                # Other backends leased the tasks that were counted.
-                await session.count_again(queues, is_wrong=True)
-            return plan.start()
-
-        if until is None:
-            if not self._db.may_have_ready(queues):
-                return []
-            return await self._db.write(action, is_late=True)
-        if self._is_closed:
-            return []
-        self._waits.add(until)
-        try:
+        served = request.queues
+        queues = [queue for queue, _, _ in served]
+        action = partial(_lease, request=request, served=served, until=until)
+        if until is not None:
             return await self._db.write_when(action, until, queues=queues) or []
-        finally:
-            self._waits.discard(until)
+        if not self._db.may_have_ready(queues):
+            return []
+        return await self._db.write(action, queues=queues, is_late=True)
 
     async def depths(self) -> list[Depth]:
         """Return the depth of every queue that is not empty."""
-        ready, woken = [await self._db.scan(name) for name in ("ready_depths", "woken_depths")]
-        return depths_of([(*row.values(),) for row in ready], [(*row.values(),) for row in woken])
+        depths: dict[str, Depth] = {}
+        for row in await self._db.scan("ready_depths"):
+            oldest_at = created_at_of(row.pop("oldest"))
+            depths[row["queue"]] = Depth(**row, oldest_ready_at=oldest_at)
+        for row in await self._db.scan("woken_depths"):
+            depth = depths.get(row["queue"], Depth(queue=row["queue"]))
+            depths[row["queue"]] = msgspec.structs.replace(depth, **row)
+        busy = [each for each in depths.values() if each.ready + each.delayed + each.running]
+        return sorted(busy, key=attrgetter("queue"))
 
     async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
         """Return the n ready tasks of one queue that were accepted first."""
         rows = await self._db.scan("oldest_ready", queue=queue, limit=n)
-        return ready_tasks(queue, [(*row.values(),) for row in rows])
+        return [ReadyTask(queue=queue, **row) for row in rows]
 
     async def ranks(
         self, tasks: Sequence[Task], *, served_with: ServedWith = NOT_STAGED
     ) -> list[Rank | None]:
         """Return how many ready tasks come before each; None for one that is not waiting."""
-        places: list[_Place] = [(task, task.tag, task.id) for task in filter(is_ready, tasks)]
+        places: list[_Place] = [(task, task.tag, task.id) for task in tasks if task.is_ready]
         ranks = iter(await self._ranks(places, served_with))
-        return [next(ranks) if is_ready(task) else None for task in tasks]
+        return [next(ranks) if task.is_ready else None for task in tasks]
 
     async def rank_of_new(self, task: NewTask, *, served_with: ServedWith = NOT_STAGED) -> Rank:
         """Return how many ready tasks would come before one that were accepted now."""
@@ -118,26 +121,28 @@ class Broker:
     async def _ranks(self, places: Sequence[_Place], served_with: ServedWith) -> list[Rank]:
         """Count earlier tasks of the same key, then add those of other keys."""
         state = self._db.state
+        before = partial(queues_before, state, served_with)
+        asked = [(queue, *place) for place in places for queue in before(place[0])]
         rows = [
-            _line_of(queue, *place)
-            for place in places
-            for queue in queues_before(state, place[0], served_with)
-            if own_line(state, queue, place[0]) is not None
+            {
+                "queue": queue,
+                "key_id": task.key_id,
+                "least": least_priority(band(task.priority)),
+                "priority": task.priority,
+                "tag": tag,
+                "task_id": task_id,
+            }
+            for queue, task, tag, task_id in asked
+            if own_line(state, queue, task) is not None
         ]
         counted = await self._db.fetch("ranks", rows=rows, bound=EXACT_RANKS + 1) if rows else []
-        before = {
-            tuple(row.values()): (found["n"], found["samples"])
-            for row, found in zip(rows, counted, strict=True)
-        }
-        ranks = []
-        for place in places:
-            task = place[0]
-            found = []
-            for queue in queues_before(state, task, served_with):
-                line = tuple(_line_of(queue, *place).values())
-                found.append((queue, *before.get(line, (0, 0))))
-            ranks.append(rank_of(state, task, found))
-        return ranks
+        found = {(row["queue"], row["task_id"]): (row["n"], row["samples"]) for row in counted}
+        return [
+            rank_of(
+                state, task, {each: found.get((each, task_id), (0, 0)) for each in before(task)}
+            )
+            for task, _, task_id in places
+        ]
 
     async def backlogs(
         self, models: Sequence[str], priority: int, *, served_with: ServedWith = NOT_STAGED
@@ -153,28 +158,158 @@ class Broker:
 
     async def close(self) -> None:
         """End waiting calls, which return nothing. Idempotent."""
-        self._is_closed = True
-        for until in self._waits:
-            if not until.done():
-                until.set_result(None)
+        self._db.end_waits()
 
 
-async def _plan(session: Session, request: LeaseRequest) -> Plan:
-    """Plan a lease, and read the tasks that the plan needs."""
-    while True:
+# ---- leases
+
+
+class _Unread(Exception):
+    """A plan needs more tasks of these lines than were read; about n of all of them together."""
+
+    def __init__(self, lines: list[LineId], n: int) -> None:
+        super().__init__(lines, n)
+        self.lines = lines
+        self.n = n
+
+
+class _Plan(NamedTuple):
+    """What a lease starts, and what that does to the turns of models."""
+
+    #: Model → its tasks, in order of service.
+    taken: dict[str, list[Task]]
+    #: The models with ready tasks, in their turns, and the band of the next task of each.
+    turn: list[str]
+    heads: dict[str, int]
+    passed: Passed
+
+
+async def _lease(
+    session: Session,
+    *,
+    request: LeaseRequest,
+    served: Sequence[tuple[str, str, str]],
+    until: "asyncio.Future[None] | None",
+) -> list[Task]:
+    """Start the next tasks in fair order; read only as many as that needs."""
+    plan = None
+    while plan is None:
         try:
-            return Plan(session, request)
-        except LinesCut as cut:
-            await session.read_ready(cut)
+            plan = _plan(session, request, served)
+        except _Unread as unread:
+            await session.read_lines(unread.lines, unread.n)
+    if not plan.taken or (until is not None and until.done()):
+        return []
+    started = []
+    for model, tasks in plan.taken.items():
+        for task in tasks:
+            running = session.start(
+                task,
+                worker_id=request.worker_id,
+                version=request.models[model],
+                lease_s=request.lease_s,
+            )
+            session.put(running)
+            started.append(running)
+    state = session.state
+    state.passed = plan.passed
+    state.last_model = next(reversed(plan.taken))
+    if len(plan.turn) > 1:
+        note_passed(plan.turn, plan.taken, state.passed)
+        if len(set(plan.heads.values())) > 1:
+            bands = [
+                (model, band(each.priority)) for model in plan.taken for each in plan.taken[model]
+            ]
+            note_lifted(plan.heads, bands, state.passed)
+    return started
 
 
-def _line_of(queue: str, task: Task | NewTask, tag: float, task_id: str) -> dict[str, Any]:
-    """Return a row of `ranks`."""
-    return {
-        "queue": queue,
-        "key_id": task.key_id,
-        "least": least_of(task),
-        "priority": task.priority,
-        "tag": tag,
-        "task_id": task_id,
-    }
+def _plan(session: Session, request: LeaseRequest, served: Sequence[tuple[str, str, str]]) -> _Plan:
+    """Choose the tasks of a lease. Changes nothing.
+
+    Raises:
+        _Unread: More tasks must be read first.
+    """
+    lines, state = session.state.lines, session.state
+    queues: dict[str, list[str]] = {}
+    for queue, model, _ in served:
+        if queue in lines:
+            queues.setdefault(model, []).append(queue)
+    turn = order = list(queues)
+    heads: dict[str, int] = {}
+    due: set[str] = set()
+    if len(order) > 1:
+        heads = {model: min(min(lines[each]) for each in of) for model, of in queues.items()}
+        lifted, due = lift(heads, state.passed)
+        turn = order = rotate(lifted, state.last_model)
+        if request.residents:
+            order = prefer(turn, lifted, request.residents, state.passed)
+    plan = _Plan({}, turn, heads, dict(state.passed))
+    left = request.n
+    for model in order:
+        wanted = 1 if model in due else left
+        in_order = _in_order(session, model, queues[model], wanted, plan.passed)
+        taken = list(itertools.islice(in_order, wanted))
+        if taken:
+            plan.taken[model] = taken
+        left -= len(taken)
+        if left <= 0:
+            break
+    return plan
+
+
+def _in_order(
+    session: Session, model: str, queues: Sequence[str], n: int, passed: Passed
+) -> Iterator[Task]:
+    """Return the ready tasks of a model in the order of service; about n are wanted."""
+    bands: dict[int, dict[str, Line]] = {}
+    for queue in queues:
+        for urgency, keys in session.state.lines[queue].items():
+            bands[urgency] = bands[urgency] | keys if urgency in bands else keys
+
+    def of_band(urgency: int) -> Iterator[Task]:
+        nexts = session.state.turns[model, urgency].starts(bands[urgency])
+        # The next n tasks are of the n keys that are next, not counting keys without a task to
+        # lease; twice, so that these are soon passed.
+        most = n + 2 * len(session.heads)
+        if len(nexts) > most:
+            nexts = heapq.nsmallest(most, nexts)
+        near = {key_id: [(queue, urgency, key_id) for queue in queues] for _, _, key_id in nexts}
+        return take_turns(nexts, partial(_of_key, session, near, n))
+
+    return take_bands(model, bands, of_band, passed)
+
+
+def _of_key(
+    session: Session, near: dict[str, list[LineId]], n: int, key_id: str
+) -> Iterator[tuple[int, Task]]:
+    """Yield (samples, task) of one key in order, without those past a deadline.
+
+    Args:
+        session: Has the tasks.
+        near: The keys that are next → their lines, which are first read together.
+        n: How many tasks are wanted.
+        key_id: The key.
+
+    Raises:
+        _Unread: More must be read to know which is next.
+    """
+    lines = near[key_id]
+    found: list[Task] = []
+    last_of: dict[str, LineId] = {}
+    for line in lines:
+        tasks, is_whole = session.line_tasks(line)
+        if not is_whole and not tasks:
+            unread = [each for of in near.values() for each in of if session.is_unread(each)]
+            raise _Unread(unread if line in unread else [line], n)
+        if not is_whole:
+            last_of[tasks[-1].id] = line
+        found += tasks
+    if len(lines) > 1:
+        found.sort(key=place_of)
+    for task in found:
+        # The sweeper ends and announces expired tasks.
+        if not is_expired(task, session.now):
+            yield task.count, task
+        if task.id in last_of:
+            raise _Unread([last_of[task.id]], n)

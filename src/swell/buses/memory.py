@@ -38,8 +38,7 @@ class MemorySubscription:
         self._task_id = task_id
         #: The largest id so far, read or unread.
         self._last_id = after
-        # No list while it would be empty: most listeners wait most of the time.
-        self._unread: list[Event] | None = None
+        self._unread: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
 
@@ -54,21 +53,18 @@ class MemorySubscription:
         After the terminal event and after `close` it returns None at once. The event loop times
         the wait: a wait per reader on an injected clock would cost an asyncio task each.
         """
-        event = self._pop()
-        if event is not None or self._is_closed or self._last_id == TERMINAL_ID:
-            return event
-        if timeout_s is not None and timeout_s <= 0:
-            return None
-        loop = asyncio.get_running_loop()
-        waiter = self._waiter = loop.create_future()
-        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-        return self._pop()
+        is_over = self._is_closed or self._last_id == TERMINAL_ID
+        if not self._unread and not is_over and (timeout_s is None or timeout_s > 0):
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        return self._unread.pop(0) if self._unread else None
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -79,28 +75,22 @@ class MemorySubscription:
     def end(self) -> None:
         """Drop unread events and wake the reader: no more events follow."""
         self._is_closed = True
-        self._unread = None
-        _wake(self._waiter)
+        self._unread.clear()
+        self._wake()
 
     def offer(self, event: Event) -> None:
         """Keep an event for the reader, unless a newer one was offered before."""
         if event.id <= self._last_id:
             return
         self._last_id = event.id
-        if self._unread is None:
-            self._unread = [event]
-        else:
-            self._unread.append(event)
-            if len(self._unread) > _MOST_UNREAD:
-                _drop_one(self._unread)
-        _wake(self._waiter)
+        self._unread.append(event)
+        if len(self._unread) > _MOST_UNREAD:
+            _drop_one(self._unread)
+        self._wake()
 
-    def _pop(self) -> Event | None:
-        if self._unread is None:
-            return None
-        event = self._unread.pop(0)
-        self._unread = self._unread or None
-        return event
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class MemoryBus:
@@ -129,12 +119,20 @@ class MemoryBus:
 
     def publish_local(self, events: Sequence[Event]) -> None:
         """Send events to the listeners of this process."""
-        now_s = self._clock.monotonic_s()
-        self._expire(now_s)
         for event in events:
-            self._remember(event, now_s)
+            history = self._history.setdefault(event.task_id, [])
+            if not history or event.id > history[-1].id:
+                history.append(event)
+                if len(history) > self._events_per_task:
+                    _drop_one(history)
+                if event.id == TERMINAL_ID:
+                    self._expire(event.task_id)
+            elif event.kind is EventKind.ARTIFACT and history[-1].id < TERMINAL_ID:
+                _insert(history, event)
             for listener in self._listeners.get(event.task_id, ()):
                 listener.offer(event)
+        while len(self._history) > self._most_tasks:
+            self._history.popitem(last=False)
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event in the history with an id above `after`."""
@@ -142,20 +140,18 @@ class MemoryBus:
         if self._ended.is_set():
             subscription.end()
             return subscription
-        if task_id in self._history:
-            self._expire(self._clock.monotonic_s())
-            for event in self._history.get(task_id, ()):
-                subscription.offer(event)
+        self._expire()
+        for event in self._history.get(task_id, ()):
+            subscription.offer(event)
         self._listeners.setdefault(task_id, {})[subscription] = None
         return subscription
 
     def unsubscribe(self, task_id: str, subscription: MemorySubscription) -> None:
         """Remove a listener."""
-        listeners = self._listeners.get(task_id)
-        if listeners is not None:
-            listeners.pop(subscription, None)
-            if not listeners:
-                del self._listeners[task_id]
+        listeners = self._listeners.get(task_id, {})
+        listeners.pop(subscription, None)
+        if not listeners:
+            self._listeners.pop(task_id, None)
 
     def history(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
         """Return the recent events of a task with ids above `after`."""
@@ -201,24 +197,11 @@ class MemoryBus:
         """End all subscriptions."""
         self.end()
 
-    def _remember(self, event: Event, now_s: float) -> None:
-        history = self._history.get(event.task_id)
-        if history is None:
-            self._history[event.task_id] = [event]
-            if len(self._history) > self._most_tasks:
-                self._history.popitem(last=False)
-        elif event.id > history[-1].id:
-            history.append(event)
-            if len(history) > self._events_per_task:
-                _drop_one(history)
-        else:
-            if event.kind is EventKind.ARTIFACT and history[-1].id < TERMINAL_ID:
-                _insert(history, event)
-            return
-        if event.id == TERMINAL_ID:
-            self._expiries.append((now_s + _KEEP_ENDED_S, event.task_id))
-
-    def _expire(self, now_s: float) -> None:
+    def _expire(self, ended: str | None = None) -> None:
+        """Drop the history of tasks that ended a while ago; note a task that has ended now."""
+        now_s = self._clock.monotonic_s()
+        if ended is not None:
+            self._expiries.append((now_s + _KEEP_ENDED_S, ended))
         while self._expiries and self._expiries[0][0] <= now_s:
             self._history.pop(self._expiries.popleft()[1], None)
 
@@ -241,8 +224,3 @@ def _insert(events: list[Event], event: Event) -> None:
     index = bisect.bisect_left(events, event.id, key=lambda each: each.id)
     if events[index].id != event.id and len(events) <= _MOST_FILES:
         events.insert(index, event)
-
-
-def _wake(waiter: "asyncio.Future[None] | None") -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)

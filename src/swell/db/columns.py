@@ -1,7 +1,7 @@
 """The columns of the `tasks` table. SQL and rows of both databases are made from this list."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -93,12 +93,15 @@ POSTGRES_TYPES: Final = {
     datetime: "timestamptz",
 }
 
-#: (how a value is written, how it is read)
-Conversion = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+
+#: (expression that writes the value in place of `{}`, function that reads it)
+Conversion = tuple[str, Callable[[Any], Any]]
 
 _SHARED: Final[Mapping[Any, Conversion]] = {
-    TaskState: (str, {state.value: state for state in TaskState}.__getitem__),
-    msgspec.Raw: (lambda raw: str(raw, "utf-8"), msgspec.Raw),
+    TaskState: ("str({})", {state.value: state for state in TaskState}.__getitem__),
+    msgspec.Raw: ('str({}, "utf-8")', msgspec.Raw),
 }
 
 
@@ -114,21 +117,21 @@ class Rows:
 
     def __init__(self, columns: Sequence[Column], native: Mapping[Any, Conversion]) -> None:
         known = {**_SHARED, **native}
-        names: dict[str, Any] = {"Task": Task}
+        # Of the names of this module, `Task`, `msgspec`, `EPOCH` and `MICROSECOND` are used.
+        names: dict[str, Any] = dict(globals())
         values, fields = [], []
         for n, column in enumerate(columns):
             field = column.field or column.name
             value, read = f"task.{field}", f"row[{n}]"
             if column.kind in known:
-                names[f"write{n}"], names[f"read{n}"] = known[column.kind]
-                value = f"None if {value} is None else write{n}({value})"
+                write, names[f"read{n}"] = known[column.kind]
+                value = f"None if {value} is None else {write.format(value)}"
                 read = f"None if {read} is None else read{n}({read})"
             elif column.kind not in POSTGRES_TYPES:
                 names[f"read{n}"] = msgspec.json.Decoder(column.kind).decode
-                names["as_json"] = _as_json
                 empty = "()" if field in ("artifacts", "warnings") else "None"
                 # An empty list is NULL.
-                value = f"as_json({value}) if {value} else None"
+                value = f"msgspec.json.encode({value}).decode() if {value} else None"
                 read = f"{empty} if {read} is None else read{n}({read})"
             values.append(value)
             fields.append(f"{field}={read}")
@@ -138,10 +141,6 @@ class Rows:
         self.of: Callable[..., tuple[Any, ...]] = of
         #: Row → task, if these are all columns.
         self.task: Callable[[Sequence[Any]], Task] = task
-
-
-def _as_json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def removed_row(task: Task) -> dict[str, Any]:

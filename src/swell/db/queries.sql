@@ -505,14 +505,14 @@ WHERE state = 'queued' AND available_at IS NULL
 GROUP BY queue, key_id, priority ORDER BY min(id);
 
 -- name: ready_depths
-SELECT queue, count(*) AS n, CAST(sum(count) AS bigint) AS samples, min(id) AS oldest FROM tasks
-WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
+SELECT queue, count(*) AS ready, CAST(sum(count) AS bigint) AS ready_samples, min(id) AS oldest
+FROM tasks WHERE state = 'queued' AND available_at IS NULL GROUP BY queue;
 
 -- name: woken_depths
 -- Every running or delayed task has a time to wake.
 SELECT
-    queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL) AS n_delayed,
-    count(*) FILTER (WHERE state = 'running') AS n_running
+    queue, count(*) FILTER (WHERE state = 'queued' AND available_at IS NOT NULL) AS delayed,
+    count(*) FILTER (WHERE state = 'running') AS running
 FROM tasks WHERE wake_at IS NOT NULL GROUP BY queue;
 
 -- name: oldest_ready

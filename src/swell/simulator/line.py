@@ -5,7 +5,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 
-from swell.fairness import VirtualClock, band, take_bands, take_turns
+from swell.fairness import Passed, VirtualClock, band, take_bands, take_turns
 
 
 class Task:
@@ -52,7 +52,7 @@ class Line:
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
         #: Key and priority → start tags of those that wait, in order.
         self._tags: dict[tuple[str, int], list[float]] = {}
-        self._passed: dict[str, int] = {}
+        self._passed: Passed = {}
         #: Those that wait, the oldest first, with some that do not any more; and the same of those
         #: that came again, as a heap.
         self._came: deque[Task] = deque()
@@ -78,7 +78,7 @@ class Line:
             clock = self._clocks.get((task.key, task.priority))
             if clock is None:
                 clock = self._clocks[task.key, task.priority] = VirtualClock()
-            task.tag = clock.tag(task.user, cost=task.samples)
+            task.tag = clock.tag(task.user, task.samples)
         lines = self._bands.setdefault(band(task.priority), {})
         line = lines.get(task.key)
         if line is None:
@@ -99,7 +99,8 @@ class Line:
         def tasks_of(key: str) -> Iterator[tuple[float, Task]]:
             yield lines[key][0][3].samples, lines[key][0][3]
 
-        task = next(take_turns(clock, lines, tasks_of))
+        task = next(take_turns(clock.starts(lines), tasks_of))
+        clock.take(task.key, task.samples)
         line = lines[task.key]
         heapq.heappop(line)
         if not line:

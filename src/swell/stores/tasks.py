@@ -1,8 +1,9 @@
 """The task store: the only judge of what becomes of a task, over SQLite or PostgreSQL."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,9 +16,8 @@ from swell.db.share_links import ShareLinkRepository
 from swell.errors import Conflict, IdempotencyMismatch, NotFound, SwellError
 from swell.retry import RetryPolicy
 from swell.store import Accepted, Ended, Hold, HoldState, Onward, Start
-from swell.stores import steps
 from swell.stores.session import IDEMPOTENCY_TTL, KnownKeys, Session
-from swell.task import NewTask, Settlement, Task
+from swell.task import Failed, NewTask, Settlement, Task, TaskState
 
 if TYPE_CHECKING:
     from swell.stores.postgres import PostgresDatabase
@@ -66,10 +66,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         """
         self._db.check_room()
 
-        async def action(session: Session) -> list[Accepted | SwellError]:
-            return await _accept(session, tasks, all_or_none)
-
-        return await self._db.write(action)
+        return await self._db.write(partial(_accept, tasks=tasks, all_or_none=all_or_none))
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
         """Whether `accept` would find an earlier task under this key.
@@ -90,7 +87,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         self._db.check_room()
 
         async def action(session: Session) -> list[Task | None]:
-            return [steps.start(session, wish) for wish in starts]
+            return [_start(session, wish) for wish in starts]
 
         return await self._db.write(action, wants=[wish.task_id for wish in starts])
 
@@ -106,10 +103,8 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         A pipeline with another stage moves to the queue of that stage. If `onward` serves the
         queue, and has room, the stage starts in the same write, and the task comes back running.
         """
-
-        async def action(session: Session) -> Ended:
-            return steps.settle(session, settlements, onward, self._retry_policy, self._rng)
-
+        delay_s = partial(life.retry_delay_s, policy=self._retry_policy, rng=self._rng)
+        action = partial(_settle, settlements=settlements, onward=onward, delay_s=delay_s)
         return await self._db.write(action, wants=[each.task_id for each in settlements])
 
     async def extend(self, holds: Sequence[Hold], *, lease_s: float) -> list[HoldState]:
@@ -117,7 +112,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
 
         async def action(session: Session) -> list[HoldState]:
             until = session.now + timedelta(seconds=lease_s)
-            return [steps.extend(session, hold, until) for hold in holds]
+            return [_extend(session, hold, until) for hold in holds]
 
         return await self._db.write(action, wants=[hold.task_id for hold in holds])
 
@@ -127,11 +122,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         None for an unknown task. If several callers end the same task, exactly one of them does not
         find it in `Ended.again`.
         """
-
-        async def action(session: Session) -> Ended:
-            return steps.cancel(session, task_ids)
-
-        return await self._db.write(action, wants=task_ids)
+        return await self._db.write(partial(_cancel, task_ids=task_ids), wants=task_ids)
 
     async def sweep(self, *, limit: int = 1000) -> list[Task]:
         """Apply everything that is due to at most `limit` tasks, and return those that changed.
@@ -176,7 +167,13 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
             return 0
 
         async def action(session: Session) -> int:
-            return steps.cap_waits(session, ids, lease_s, backoff_s)
+            n, now = 0, session.now
+            for task in filter(None, map(session.tasks.get, ids)):
+                capped = life.cap_wait(task, now=now, lease_s=lease_s, backoff_s=backoff_s)
+                if capped is not task:
+                    session.put(capped)
+                    n += 1
+            return n
 
         return await self._db.write(action, wants=ids)
 
@@ -194,10 +191,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
             Conflict: The task has not ended, or `only_dead` and it is no dead letter.
         """
         self._db.check_room()
-
-        async def action(session: Session) -> Accepted:
-            return await _retry(session, task_id, only_dead, new_id)
-
+        action = partial(_retry, task_id=task_id, only_dead=only_dead, new_id=new_id)
         return await self._db.write(action, wants=[task_id])
 
     async def count_open(self, key_ids: Sequence[str]) -> list[int]:
@@ -237,58 +231,52 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
 
 
 async def _accept(
-    session: Session, tasks: Sequence[NewTask], all_or_none: bool
+    session: Session, *, tasks: Sequence[NewTask], all_or_none: bool
 ) -> list[Accepted | SwellError]:
     keyed = [new for new in tasks if new.idempotency_key is not None]
     if not keyed:
         return [Accepted(_add(session, new), True) for new in tasks]
-    known = await session.known_keys(keyed)
-    await session.load({task_id for task_id, _ in (*known.values(), *session.new_keys.values())})
-    earlier = _earlier_of_all(session, tasks, known)
-    errors = [index for index, result in enumerate(earlier) if isinstance(result, SwellError)]
+    known = await session.known_keys(keyed) | session.new_keys
+    await session.load({task_id for task_id, _ in known.values()})
+    errors = _mismatches(tasks, known)
     if errors and all_or_none:
-        text = f"not accepted, because task {errors[0]} of the same call was not"
-        return [result if isinstance(result, SwellError) else Conflict(text) for result in earlier]
-    # A key may come twice in one call: the second time it is in `new_keys`.
-    return [
-        result or _earlier(session, new, {}) or Accepted(_add(session, new), True)
-        for new, result in zip(tasks, earlier, strict=True)
-    ]
-
-
-def _earlier_of_all(
-    session: Session, tasks: Sequence[NewTask], known: KnownKeys
-) -> list[Accepted | SwellError | None]:
-    """Look up every key before anything is written, and compare keys that come twice."""
-    first: dict[tuple[str, str], bytes] = {}
-    found: list[Accepted | SwellError | None] = []
-    for new in tasks:
-        result = _earlier(session, new, known)
-        if result is None and new.idempotency_key is not None:
-            scope = (new.key_id, new.idempotency_key)
-            if first.setdefault(scope, new.fingerprint) != new.fingerprint:
-                result = IdempotencyMismatch(
-                    "two tasks in this call have the same idempotency key and different "
-                    "bodies; use a different key for each request"
-                )
-        found.append(result)
-    return found
-
-
-def _earlier(session: Session, new: NewTask, known: KnownKeys) -> Accepted | SwellError | None:
-    """Return the result for a request with the idempotency key of an earlier task."""
-    scope = (new.key_id, new.idempotency_key or "")
-    found = session.new_keys.get(scope) or known.get(scope)
-    if found is None:
-        return None
-    task_id, fingerprint = found
-    if fingerprint != new.fingerprint:
-        return IdempotencyMismatch(
-            f"the idempotency key was used for task {task_id} with another body; "
-            "use a new key for a new request"
+        text = f"not accepted, because task {min(errors)} of the same call was not"
+        return [errors.get(place) or Conflict(text) for place in range(len(tasks))]
+    results: list[Accepted | SwellError] = []
+    for place, new in enumerate(tasks):
+        if place in errors:
+            results.append(errors[place])
+            continue
+        # A key may come twice in one call.
+        scope = (new.key_id, new.idempotency_key or "")
+        task_id, _ = session.new_keys.get(scope) or known.get(scope, ("", b""))
+        task = session.tasks.get(task_id)
+        results.append(
+            Accepted(_add(session, new), True) if task is None else Accepted(task, False)
         )
-    task = session.get(task_id)
-    return Accepted(task, False) if task else None
+    return results
+
+
+def _mismatches(tasks: Sequence[NewTask], known: KnownKeys) -> dict[int, SwellError]:
+    """Return place → error of the tasks with a known idempotency key and another fingerprint."""
+    errors: dict[int, SwellError] = {}
+    first: dict[tuple[str, str], bytes] = {}
+    for place, new in enumerate(tasks):
+        if new.idempotency_key is None:
+            continue
+        scope = (new.key_id, new.idempotency_key)
+        task_id, fingerprint = known.get(scope, ("", new.fingerprint))
+        if fingerprint != new.fingerprint:
+            errors[place] = IdempotencyMismatch(
+                f"the idempotency key was used for task {task_id} with another body; "
+                "use a new key for a new request"
+            )
+        elif first.setdefault(scope, fingerprint) != fingerprint:
+            errors[place] = IdempotencyMismatch(
+                "two tasks in this call have the same idempotency key and different bodies; use a "
+                "different key for each request"
+            )
+    return errors
 
 
 def _add(session: Session, new: NewTask) -> Task:
@@ -296,12 +284,15 @@ def _add(session: Session, new: NewTask) -> Task:
     task = session.add(life.accept(new, task_id=new.id or life.new_id(now), now=now))
     if new.idempotency_key is not None:
         session.new_keys[new.key_id, new.idempotency_key] = (task.id, new.fingerprint)
-    session.use_files(task.id, new.files)
+    if new.files:
+        session.use_files(task.id, new.files)
     return task
 
 
-async def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | None) -> Accepted:
-    task = session.get(task_id)
+async def _retry(
+    session: Session, *, task_id: str, only_dead: bool, new_id: str | None
+) -> Accepted:
+    task = session.tasks.get(task_id)
     if task is None:
         raise NotFound(f"there is no task {task_id}")
     repeat_id = session.repeats.get(task_id)
@@ -311,7 +302,7 @@ async def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | 
     life.check_repeat(task, only_dead=only_dead, was_repeated=repeat_id is not None)
     if repeat_id is not None:
         await session.load([repeat_id])
-        known = session.get(repeat_id)
+        known = session.tasks.get(repeat_id)
         if known is not None:
             return Accepted(known, False)
     files = [row["key"] for row in await session.fetch("files_of", ids=[task_id])]
@@ -322,3 +313,86 @@ async def _retry(session: Session, task_id: str, only_dead: bool, new_id: str | 
     session.afterwards("keep_repeat", task_id=task_id, again_id=again.id)
     session.put(msgspec.structs.replace(task, dead=False))
     return Accepted(again, True)
+
+
+def _start(session: Session, wish: Start) -> Task | None:
+    """Start a task by its ID if it is ready."""
+    task = session.tasks.get(wish.task_id)
+    if task is None or not task.is_ready or task.queue != wish.queue:
+        return None
+    if life.is_expired(task, session.now):
+        return None
+    running = session.start(
+        task,
+        worker_id=wish.worker_id,
+        version=wish.version,
+        token=wish.token,
+        lease_s=wish.lease_s,
+    )
+    session.put(running)
+    return running
+
+
+async def _settle(
+    session: Session,
+    *,
+    settlements: Sequence[Settlement],
+    onward: Onward | None,
+    delay_s: Callable[[Task], float],
+) -> Ended:
+    """End attempts; start the next stages of pipelines that the worker has room for."""
+    ended, again, n = Ended(), set(), 0
+    for place, each in enumerate(settlements):
+        before = session.tasks.get(each.task_id)
+        if before is not None and before.is_held_by(each.attempt, each.token):
+            wait_s = delay_s(before) if isinstance(each.outcome, Failed) else 0.0
+            task = life.settle(before, each.outcome, now=session.now, retry_delay_s=wait_s)
+            if onward is not None and n < onward.n and can_go_on(task, onward, session.now):
+                n += 1
+                task = session.start(
+                    task,
+                    worker_id=onward.worker_id,
+                    version=onward.versions[task.queue],
+                    lease_s=onward.lease_s,
+                )
+            session.put(task)
+            ended.append(task)
+        elif before is not None and life.was_settled_by(before, each.attempt, each.token):
+            again.add(place)
+            ended.append(before)
+        else:
+            ended.append(None)
+    ended.again = frozenset(again)
+    return ended
+
+
+def can_go_on(task: Task, onward: Onward, now: datetime) -> bool:
+    """Whether a settled task has come to a next stage that this worker can start now."""
+    return (
+        task.state is TaskState.QUEUED
+        and task.queue in onward.versions
+        and life.has_gone_on(task)
+        and not life.is_expired(task, now)
+    )
+
+
+def _extend(session: Session, hold: Hold, until: datetime) -> HoldState:
+    task = session.tasks.get(hold.task_id)
+    if task is None or not task.is_held_by(hold.attempt, hold.token):
+        return HoldState(is_held=False)
+    session.put(msgspec.structs.replace(task, lease_expires_at=until))
+    return HoldState(is_held=True, cancel_requested=task.cancel_requested)
+
+
+async def _cancel(session: Session, *, task_ids: Sequence[str]) -> Ended:
+    ended, again = Ended(), set()
+    for place, task_id in enumerate(task_ids):
+        task = session.tasks.get(task_id)
+        if task is not None and task.state.is_terminal:
+            again.add(place)
+        elif task is not None:
+            task = life.cancel(task, now=session.now)
+            session.put(task)
+        ended.append(task)
+    ended.again = frozenset(again)
+    return ended

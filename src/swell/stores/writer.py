@@ -6,13 +6,20 @@ same for one caller and for a thousand, and no caller waits for later ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
+import msgspec
+import structlog
+
+from swell.background import PAUSE_S
 from swell.clock import Clock
 from swell.db.posting import Posting
 from swell.errors import Unavailable
 from swell.stores.session import State
+
+_log = structlog.get_logger("swell.database")
 
 R = TypeVar("R")
 Action = Callable[[Any], Awaitable[R]]
@@ -22,34 +29,33 @@ Action = Callable[[Any], Awaitable[R]]
 CROWD: Final = 2
 MAX_TURNS: Final = 8
 
+CLOSING: Final = "the store is closing; try again when the backend is back"
 
-class Write:
+_IS_LATE: Final = attrgetter("is_late")
+
+
+class Write(msgspec.Struct, eq=False):
     """One action that waits for its commit."""
 
-    def __init__(
-        self,
-        action: Action[Any],
-        *,
-        wants: Sequence[str] = (),
-        is_late: bool = False,
-        until: "asyncio.Future[None] | None" = None,
-        queues: Sequence[str] = (),
-    ) -> None:
-        self.action = action
-        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.wants = wants
-        self.is_late = is_late
-        #: When this is done, an action of `write_when` is not run any more.
-        self.until = until
-        self.queues = queues
-        #: Whether an action of `write_when` has found something, which is being written.
-        self.is_served = False
-        self.result: Any = None
+    action: Action[Any]
+    done: "asyncio.Future[Any]"
+    #: Tasks to load before it runs.
+    wants: Sequence[str] = ()
+    #: Queues that it leases from.
+    queues: Sequence[str] = ()
+    is_late: bool = False
+    #: When this is done, an action of `write_when` is not run any more.
+    until: "asyncio.Future[None] | None" = None
+    #: Whether an action of `write_when` has found something, which is being written.
+    is_served: bool = False
+    result: Any = None
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether its caller does not wait any more."""
-        return self.done.done() or (self.until is not None and self.until.done())
+    def may_run(self) -> bool:
+        """Whether an action of `write_when` still waits, and its caller waits for it."""
+        # A wait that ended in this turn of the loop is not awake yet.
+        has_ended = self.done.done() or (self.until is not None and self.until.done())
+        return not self.is_served and not has_ended
 
     def resolve(self, result: Any) -> None:
         """Return a result to the caller."""
@@ -74,10 +80,18 @@ class GroupWriter:
         self._waiting: dict[str, dict[Write, None]] = {}
         #: Whether actions of `write_when` must run although nothing new was written.
         self._must_serve = False
+        self._has_ended_waits = False
         self._is_closing = False
+        #: Writes groups for as long as there are any.
+        self._writing: asyncio.Task[None] | None = None
 
     async def write(
-        self, action: Action[R], *, wants: Sequence[str] = (), is_late: bool = False
+        self,
+        action: Action[R],
+        *,
+        wants: Sequence[str] = (),
+        queues: Sequence[str] = (),
+        is_late: bool = False,
     ) -> R:
         """Run `action` in the next transaction and return its result once that is durable.
 
@@ -85,18 +99,19 @@ class GroupWriter:
             action: May run several times, so it must change nothing but the session. If it raises,
                 it must have changed nothing in that.
             wants: Tasks that it reads.
+            queues: Queues that it leases from.
             is_late: Run after the others of its group, so that it sees their changes.
 
         Raises:
             SwellError: The error of the action, or `Unavailable` if the database cannot write. On
                 PostgreSQL the action may have been written then.
         """
-        self._check_open()
-        write = Write(action, wants=wants, is_late=is_late)
-        self._pending.append(write)
+        if self._is_closing:
+            raise Unavailable(CLOSING)
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._pending.append(Write(action, done, wants, queues, is_late))
         self._write_soon()
-        result: R = await write.done
-        return result
+        return await done
 
     async def write_when(
         self, action: Action[R], until: "asyncio.Future[None]", *, queues: Sequence[str]
@@ -112,8 +127,12 @@ class GroupWriter:
             until: Ends the wait. From then on the action is not run.
             queues: A transaction that ends without a ready task in any of these does not run it.
         """
-        self._check_open()
-        waiting = Write(action, until=until, queues=queues)
+        if self._is_closing:
+            raise Unavailable(CLOSING)
+        if self._has_ended_waits:
+            return None
+        done: asyncio.Future[R | None] = asyncio.get_running_loop().create_future()
+        waiting = Write(action, done, queues=queues, until=until)
 
         def give_up(_: object) -> None:
             if not waiting.is_served:
@@ -122,43 +141,65 @@ class GroupWriter:
         for queue in queues:
             self._waiting.setdefault(queue, {})[waiting] = None
         until.add_done_callback(give_up)
-        if self._may_serve(queues):
+        if self.may_have_ready(queues):
             self._must_serve = True
             self._write_soon()
         try:
-            result: R | None = await waiting.done
+            return await done
         finally:
             until.remove_done_callback(give_up)
-            self._stop_waiting([waiting])
-        return result
+            for queue in queues:
+                others = self._waiting.get(queue, {})
+                others.pop(waiting, None)
+                if not others:
+                    self._waiting.pop(queue, None)
+
+    def end_waits(self) -> None:
+        """End all calls of `write_when`, including later ones, which return None."""
+        self._has_ended_waits = True
+        for write in {each for waiting in self._waiting.values() for each in waiting}:
+            if not write.is_served:
+                write.resolve(None)
 
     @property
     def posting(self) -> Posting:
         """The endpoints for which this process writes webhook deliveries."""
         return self.state.posting
 
-    def _check_open(self) -> None:
-        if self._is_closing:
-            raise Unavailable("the store is closing; try again when the backend is back")
-
-    def _stop_waiting(self, writes: Iterable[Write]) -> None:
-        for write in writes:
-            for queue in write.queues:
-                waiting = self._waiting.get(queue, {})
-                waiting.pop(write, None)
-                if not waiting:
-                    self._waiting.pop(queue, None)
-
-    def _take_group(self) -> list[Write]:
-        """Return the actions that wait for a transaction, late ones last."""
-        group, self._pending = self._pending, []
-        self._must_serve = False
-        return sorted(group, key=lambda write: write.is_late)
-
-    def _may_serve(self, queues: Sequence[str]) -> bool:
-        """Whether a transaction may find a ready task in one of these queues."""
-        return True
+    def may_have_ready(self, queues: Sequence[str]) -> bool:
+        """Whether a task is ready in one of these queues, or may be once writes have ended."""
+        raise NotImplementedError
 
     def _write_soon(self) -> None:
-        """Start the next transaction unless one is being prepared."""
+        """Start to write, unless that is under way.
+
+        All other actions of this turn of the event loop share the first transaction.
+        """
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write_all(), name="swell-writer"
+            )
+
+    async def _write_all(self) -> None:
+        """Write until no action waits, then set `_writing` to None."""
         raise NotImplementedError
+
+    def _writer_failed(self) -> None:
+        """Log the exception that ended `_write_all`, and start it again after a pause."""
+        _log.exception("database: the writer failed, retrying", after_s=PAUSE_S)
+        asyncio.get_running_loop().call_later(PAUSE_S, self._write_soon)
+
+    async def _next_group(self) -> list[Write]:
+        """Return the actions that wait for a transaction, late ones last.
+
+        While a crowd is arriving, it first reads more requests from the sockets.
+        """
+        gathered = CROWD
+        for _ in range(MAX_TURNS):
+            if len(self._pending) <= gathered:
+                break
+            gathered = len(self._pending)
+            await asyncio.sleep(0)
+        group, self._pending = self._pending, []
+        self._must_serve = False
+        return sorted(group, key=_IS_LATE)

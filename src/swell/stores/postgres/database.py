@@ -12,16 +12,24 @@ from typing import Any, Final
 
 import asyncpg
 
-from swell.addresses.database_urls import database_place, unreadable_url
-from swell.background import PAUSE_S, log_failure
+from swell.background import log_failure
 from swell.clock import Clock
 from swell.errors import SwellError, Unavailable
 from swell.stores.postgres.company import Peers
 from swell.stores.postgres.migrate import migrate
-from swell.stores.postgres.pool import BY_INDEX, CONNECT_S, LOST, SETTINGS, PostgresPool, translated
+from swell.stores.postgres.pool import (
+    BY_INDEX,
+    CONNECT_S,
+    LOST,
+    SETTINGS,
+    PostgresPool,
+    connect,
+    connected,
+    translated,
+)
 from swell.stores.postgres.session import QUERIES, PostgresSession, Stale
 from swell.stores.postgres.state import REFRESH_SHARE, PostgresState
-from swell.stores.writer import CROWD, MAX_TURNS, GroupWriter, Write
+from swell.stores.writer import GroupWriter, Write
 
 #: Groups that are written at once.
 MAX_IN_FLIGHT: Final = 2
@@ -76,13 +84,12 @@ class _Batch:
 
     async def serve(self, waiting: Mapping[str, Mapping[Write, None]]) -> None:
         """Run the actions that wait for a queue, for as long as a task may be ready in it."""
-        may_have_ready = self.session.may_have_ready
-        for queue in list(filter(may_have_ready, waiting)):
+        may_wait = self.session.state.may_wait
+        for queue in list(filter(may_wait, waiting)):
             for write in list(waiting.get(queue, ())):
-                if not may_have_ready(queue):
+                if not may_wait(queue):
                     break
-                # A wait that ended in this turn of the loop is not awake yet.
-                if write.is_given_up or write.is_served:
+                if not write.may_run:
                     continue
                 await self._run(write)
                 if write.result or write in self._failed:
@@ -90,10 +97,15 @@ class _Batch:
                     self.served.append(write)
 
     async def _run(self, write: Write) -> None:
+        if write.queues:
+            await self.session.count_again(write.queues)
         try:
             write.result = await write.action(self.session)
         except SwellError as error:
             self._failed[write] = error
+        if write.queues and not write.result:
+            # Other backends leased the tasks that were counted.
+            await self.session.count_again(write.queues, is_wrong=True)
 
     def resolve(self) -> None:
         """Return the results to the callers."""
@@ -107,7 +119,7 @@ class _Batch:
         """After a failure: its waiting actions wait on, unless their callers have stopped."""
         for write in self.served:
             write.is_served = False
-            if write.is_given_up:
+            if not write.may_run:
                 write.resolve(None)
 
 
@@ -132,7 +144,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._in_flight: dict[int, tuple[_Batch, asyncio.Task[None]]] = {}
         #: Groups to write alone and with care, and whether they serve waiting actions.
         self._again: list[tuple[list[Write], bool]] = []
-        self._writing: asyncio.Task[None] | None = None
         #: Whether the server refused, or did not answer, the last transaction.
         self._was_refused = False
         #: Whether counts and clocks must be read before anything else.
@@ -140,7 +151,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._refresh_at_s = 0.0
         #: Whether there were other backends since counts were read, or just before.
         self._had_peers = False
-        self.peers = Peers(lambda: self._connect(_FOR_PEERS, WRITE_S), self._on_ready, self._poll)
+        self.peers = Peers(lambda: connect(url, _FOR_PEERS, WRITE_S), self._on_ready, self._poll)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
@@ -156,26 +167,15 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             Unavailable: The server cannot be reached, or refuses.
             Conflict: A newer Swell has changed the database in a way that this one does not know.
         """
-        database_place(url, "store.url")
         database = cls(url, clock)
         try:
-            first = await database._connect(SETTINGS, None)
-            try:
+            async with connected(url, SETTINGS) as first:
                 await migrate(first, clock)
-            finally:
                 # Until the server has noticed its end, it would count as another backend.
                 await first.close(timeout=CONNECT_S)
-            for place in range(MAX_IN_FLIGHT):
-                await database._writer(place)
-            await database._open_pool(connections)
-        except (*LOST, asyncpg.PostgresError) as error:
-            database._terminate()
-            why = str(error) or type(error).__name__
-            raise Unavailable(f"the database cannot be used: {why}") from error
-        except ValueError:
-            # The library's own words would show a part of the address.
-            database._terminate()
-            raise unreadable_url("store.url") from None
+                for place in range(MAX_IN_FLIGHT):
+                    await database._writer(place)
+                await database._open_pool(connections)
         except BaseException:
             database._terminate()
             raise
@@ -190,10 +190,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         while self._writing is not None or self._in_flight:
             if self._writing is not None:
                 await self._writing
-            await self._wait_for_writes()
-        for waiting in list(self._waiting.values()):
-            for write in waiting:
-                write.resolve(None)
+            await self.wait_for_writes()
+        self.end_waits()
         await self.peers.stop()
         self._terminate()
 
@@ -211,52 +209,29 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             Unavailable: It is refused again; the text says why.
         """
         if self._was_refused or _is_gone(self._connections[0]):
-
-            async def prove(session: PostgresSession) -> None:
-                session.afterwards("prove_writable")
-
-            await self.write(prove)
+            await self.write(lambda session: session.fetch("prove_writable"))
 
     # ---- groups
-
-    def _write_soon(self) -> None:
-        if self._writing is None:
-            self._writing = self._loop.create_task(self._write_all(), name="swell-postgres-writer")
-            self._writing.add_done_callback(self._writer_ended)
-
-    def _writer_ended(self, writing: asyncio.Task[None]) -> None:
-        """Start again after a failure."""
-        log_failure(writing)
-        if not writing.cancelled() and writing.exception() is not None:
-            self._loop.call_later(PAUSE_S, self._write_soon)
 
     async def _write_all(self) -> None:
         try:
             while self._again or self._pending or self._must_serve:
                 if self._again:
-                    await self._wait_for_writes()
+                    await self.wait_for_writes()
                     await self._write_alone(*self._again.pop(0))
                     continue
-                await self._gather()
                 if len(self._in_flight) == MAX_IN_FLIGHT:
                     writes = [each for _, each in self._in_flight.values()]
                     await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
-                    # More may have arrived, and the group may have to be written again.
+                    # The group may have to be written again.
                     continue
-                await self._write_group(self._take_group())
+                await self._write_group(await self._next_group())
+        except Exception:
+            self._writer_failed()
         finally:
             self._writing = None
 
-    async def _gather(self) -> None:
-        """Read more requests from the sockets while a crowd is arriving."""
-        gathered = CROWD
-        for _ in range(MAX_TURNS):
-            if len(self._pending) <= gathered:
-                return
-            gathered = len(self._pending)
-            await asyncio.sleep(0)
-
-    async def _wait_for_writes(self) -> None:
+    async def wait_for_writes(self) -> None:
         """Wait until nothing is being written."""
         while self._in_flight:
             await asyncio.wait([writing for _, writing in self._in_flight.values()])
@@ -306,14 +281,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     ) -> _Batch:
         """Run the actions; wait for groups that are being written if they touch the same tasks."""
         connection = await self._writer(place)
-        session = PostgresSession(
-            self.state,
-            self.clock,
-            connection,
-            is_careful=is_careful,
-            has_peers=self.has_peers,
-            wait_for_writes=self._wait_for_writes,
-        )
+        session = PostgresSession(self, connection, is_careful)
         batch = _Batch(group, session)
         try:
             await batch.run()
@@ -323,7 +291,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             batch.written = session.written
             others = [each.written for each, _ in self._in_flight.values()]
             if not all(map(batch.written.isdisjoint, others)):
-                await self._wait_for_writes()
+                await self.wait_for_writes()
             session.check()
         except BaseException as error:
             await self._undo(batch, place, error)
@@ -351,11 +319,10 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     def _written(self, batch: _Batch) -> None:
         self._was_refused = False
         batch.resolve()
-        self._stop_waiting(batch.served)
         if batch.session.has_posted:
             self.state.posting.wake()
         if self.has_peers:
-            self.peers.notify(batch.session.ready.left())
+            self.peers.notify(batch.session.left)
 
     def _refuse(
         self, group: list[Write], error: Exception, place: int, *, serves: bool = True
@@ -391,7 +358,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         connection = self._connections[place]
         if _is_gone(connection):
             self._must_refresh = self._must_refresh or connection is not None
-            connection = await self._connect(_FOR_WRITER, WRITE_S)
+            connection = await connect(self._url, _FOR_WRITER, WRITE_S)
             self._connections[place] = connection
             # Only the first: it would take the following ones for other backends.
             if place == 0 and await connection.fetchval(QUERIES["others"]):
@@ -400,7 +367,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._had_peers |= self.has_peers
         is_old = self._had_peers and self._loop.time() > self._refresh_at_s
         if self._must_refresh or is_old:
-            await self._wait_for_writes()
+            await self.wait_for_writes()
             if self._must_refresh:
                 # A server that was lost may be back without its last commits.
                 self.state.live.clear()

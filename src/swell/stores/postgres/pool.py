@@ -7,10 +7,10 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from swell.addresses.database_urls import database_place, unreadable_url
 from swell.clock import Clock
 from swell.db.sql import Row, Transaction
 from swell.errors import Internal, InvalidRequest, SwellError, Unavailable
-from swell.stores.postgres.migrate import SchemaStatus, schema_status
 from swell.stores.postgres.rows import stored_task
 from swell.stores.postgres.session import QUERIES, fetch_rows, lock_names
 from swell.task import Task
@@ -82,6 +82,41 @@ def _keep_alive(end: Any) -> None:
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+async def connect(url: str, settings: dict[str, str], limit_s: float | None = None) -> Any:
+    """Connect; a statement that takes longer than `limit_s` seconds fails."""
+    return await asyncpg.connect(
+        url,
+        timeout=CONNECT_S,
+        command_timeout=limit_s,
+        statement_cache_size=256,
+        server_settings=settings,
+        connection_class=Watched,
+    )
+
+
+@asynccontextmanager
+async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Any]:
+    """Connect, and translate the errors of connecting and of the body.
+
+    Raises:
+        InvalidRequest: The URL cannot be read.
+        Unavailable: The server cannot be reached, or refuses.
+    """
+    database_place(url, "store.url")
+    try:
+        connection = await connect(url, settings or {})
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+    except (*LOST, asyncpg.PostgresError) as error:
+        why = str(error) or type(error).__name__
+        raise Unavailable(f"the database cannot be used: {why}") from error
+    except ValueError:
+        # The library's own words would show a part of the address.
+        raise unreadable_url("store.url") from None
+
+
 class PostgresPool:
     """A pool of connections, and the statements of `swell.db` on them."""
 
@@ -89,16 +124,6 @@ class PostgresPool:
     clock: Clock
     _url: str
     _pool: Any = None
-
-    async def _connect(self, settings: dict[str, str], limit_s: float | None) -> Any:
-        return await asyncpg.connect(
-            self._url,
-            timeout=CONNECT_S,
-            command_timeout=limit_s,
-            statement_cache_size=256,
-            server_settings=settings,
-            connection_class=Watched,
-        )
 
     async def _open_pool(self, size: int) -> None:
         self._pool = await asyncpg.create_pool(
@@ -168,11 +193,6 @@ class PostgresPool:
         ahead_s = (asked_at - row["now"]).total_seconds()
         behind_s = (self.clock.now() - row["now"]).total_seconds()
         return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
-
-    async def schema_status(self) -> SchemaStatus:
-        """Return which migrations the database has had."""
-        async with self._connection() as connection:
-            return await schema_status(connection)
 
 
 class _Transaction:

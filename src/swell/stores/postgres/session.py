@@ -11,18 +11,25 @@ next is prepared again, and a group that changes the same tasks waits for the fi
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from swell.clock import Clock
 from swell.db.sql import Row, Statements, to_json
-from swell.fairness import VirtualClock
-from swell.stores.draft_clocks import Draft
 from swell.stores.postgres.rows import WRITE_TASKS, stored_task, write_parameters
 from swell.stores.postgres.state import REFRESH_SHARE, PostgresState
-from swell.stores.ready import LinesCut, is_ready
-from swell.stores.session import IDEMPOTENCY_TTL, KnownKeys, Session, StoredTask
+from swell.stores.session import (
+    IDEMPOTENCY_TTL,
+    KnownKeys,
+    LineId,
+    Place,
+    Session,
+    StoredTask,
+    place_of,
+)
 from swell.task import NewTask, Task, TaskState, next_wake_at
+
+if TYPE_CHECKING:
+    from swell.stores.postgres.database import PostgresDatabase
 
 STATEMENTS: Final = Statements("postgres")
 
@@ -61,38 +68,26 @@ class PostgresSession(Session):
     """The tasks as one transaction sees them.
 
     Args:
-        state: The memory between transactions.
-        clock: Gives the time of the transaction.
+        database: Has the memory between transactions, and the time.
         connection: A connection that nothing else uses.
         is_careful: Lock all rows that are read, and use none in memory.
-        has_peers: Whether other backends may lease from the same queues.
-        wait_for_writes: Waits until this process writes nothing.
     """
 
     state: PostgresState
 
-    def __init__(
-        self,
-        state: PostgresState,
-        clock: Clock,
-        connection: Any,
-        *,
-        is_careful: bool,
-        has_peers: bool,
-        wait_for_writes: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(state, clock)
+    def __init__(self, database: "PostgresDatabase", connection: Any, is_careful: bool) -> None:
+        super().__init__(database.state, database.clock.now())
         self._connection = connection
-        self._wait_for_writes = wait_for_writes
+        self._wait_for_writes = database.wait_for_writes
         self.is_careful = is_careful
-        self.has_peers = has_peers
+        #: Whether other backends may lease from the same queues.
+        self.has_peers = database.has_peers
         #: Whether a transaction of several statements is open on the connection.
         self.has_begun = False
         self._is_remembered = False
-        self._mistakes = state.mistakes
+        self._mistakes = self.state.mistakes
         #: Tasks with rows found in memory.
         self._recalled: set[str] = set()
-        self._drafts: dict[tuple[Any, ...], Draft] = {}
 
     # ---- reading
 
@@ -117,19 +112,17 @@ class PostgresSession(Session):
         names = lock_names("idempotency", (f"{row['key_id']} {row['key']}" for row in rows))
         await self.fetch("advisory_lock", names=names)
         await self.fetch("forget_idempotent_keys", rows=rows, before=self.now - IDEMPOTENCY_TTL)
-        return {
-            (row["key_id"], row["key"]): (row["task_id"], row["fingerprint"])
-            for row in await self.fetch("idempotent", rows=rows)
-        }
-
-    def _recall(self, task_id: str) -> StoredTask | None:
-        row = None if self.is_careful else self.state.live.get(task_id)
-        if row is not None:
-            self._recalled.add(task_id)
-        return row
+        return await super().known_keys(tasks)
 
     async def load(self, task_ids: Iterable[str]) -> None:
-        missing = {task_id for task_id in task_ids if self.get(task_id) is None}
+        missing = set()
+        for task_id in set(task_ids).difference(self.tasks):
+            row = None if self.is_careful else self.state.live.get(task_id)
+            if row is None:
+                missing.add(task_id)
+            else:
+                self._recalled.add(task_id)
+                self._note(row)
         if not missing:
             return
         await self._wait_for_writes()
@@ -146,15 +139,15 @@ class PostgresSession(Session):
         records = await self._connection.fetch(QUERIES["due_tasks"], self.now, limit)
         return [self._note(stored_task(record)) for record in records]
 
-    def may_have_ready(self, queue: str) -> bool:
-        """Whether a task may be ready in a queue, as this transaction sees it."""
-        return self.ready.count(queue) > 0 or queue in self.state.unsure
-
     async def count_again(self, queues: Sequence[str], *, is_wrong: bool = False) -> None:
-        has_counted = any(self.ready.count(queue) > 0 for queue in queues)
+        """Count the ready tasks of queues that other backends may have changed.
+
+        If the counts were wrong, count all of these queues.
+        """
+        has_counted = any(queue in self.state.lines for queue in queues)
         if is_wrong:
             if has_counted and self.has_peers:
-                await self._count_ready(queues)
+                await self._recount(queues)
             return
         unsure = [queue for queue in queues if queue in self.state.unsure]
         clock_s = asyncio.get_running_loop().time
@@ -162,49 +155,34 @@ class PostgresSession(Session):
         # At once if none has tasks.
         if not unsure or (began_s < self.state.recount_at_s and has_counted):
             return
-        await self._count_ready(unsure)
+        await self._recount(unsure)
         took_s = clock_s() - began_s
         self.state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
-    async def _count_ready(self, queues: Iterable[str]) -> None:
+    async def _recount(self, queues: Sequence[str]) -> None:
         await self._wait_for_writes()
         self.state.unsure.difference_update(queues)
         rows = await self._connection.fetch(QUERIES["ready_lines_of"], list(queues))
         self.state.recount(queues, rows)
+        # The database does not know them yet.
+        self.count_changes(1, queues)
 
-    async def read_ready(self, cut: LinesCut) -> None:
-        """Read and reserve tasks of the lines that a plan needs."""
+    async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
+        """Read and reserve the next ready tasks of some lines."""
         await self._wait_for_writes()
         query = "next_ready"
         if self.is_careful or self.has_peers:
             await self._begin()
             query = "next_ready_locked"
-        reads = self.ready.reads(cut)
+        reads = self.reads(wanted, n)
         columns = map(list, zip(*reads, strict=True))
         records = await self._connection.fetch(QUERIES[query], *columns, self.now)
-        places: dict[int, list[tuple[int, float, str]]] = {}
+        places: dict[int, list[Place]] = {}
         for record in records:
             self._note(row := stored_task(record[1:]))
-            task = row.task
-            places.setdefault(record["n"], []).append((task.priority, task.tag, task.id))
-        for n, (queue, key_id, urgency, *_, limit) in enumerate(reads, 1):
-            self.ready.note((queue, urgency, key_id), places.get(n, []), limit)
-
-    # ---- clocks
-
-    def clock(self, model: str, key_id: str, priority: int) -> VirtualClock:
-        return self._draft(
-            (model, key_id, priority), lambda: self.state.clock(model, key_id, priority)
-        )
-
-    def turns(self, model: str, urgency: int) -> VirtualClock:
-        return self._draft((model, urgency), lambda: self.state.turns[model, urgency])
-
-    def _draft(self, key: tuple[Any, ...], base: Callable[[], VirtualClock]) -> Draft:
-        draft = self._drafts.get(key)
-        if draft is None:
-            draft = self._drafts[key] = Draft(base())
-        return draft
+            places.setdefault(record["n"], []).append(place_of(row.task))
+        for number, read in enumerate(reads, 1):
+            self.note_read(read, places.get(number, []))
 
     # ---- writing
 
@@ -222,7 +200,8 @@ class PostgresSession(Session):
             names = lock_names("files", (row["key"] for row in self._file_uses))
             await self.fetch("advisory_lock_shared", names=names)
             self.afterwards("use_files", rows=self._file_uses)
-        self._close_posts()
+        if self._posts:
+            self._close_posts()
         if self._after:
             await self._begin()
 
@@ -258,43 +237,40 @@ class PostgresSession(Session):
             self.has_begun = False
 
     def _row(self, task_id: str) -> StoredTask:
-        before, task = self._before[task_id], self._tasks[task_id]
+        before, task = self._before[task_id], self.tasks[task_id]
         return StoredTask(task, before.number, _wake_of(before, task))
 
     def _new(self) -> list[StoredTask]:
-        tasks = [self._tasks[task_id] for task_id in self._added]
+        tasks = [self.tasks[task_id] for task_id in self._added]
         return [StoredTask(task, 0, next_wake_at(task)) for task in tasks]
 
     # ---- afterwards
 
     def remember(self) -> None:
-        """Keep what the next transactions can use, as if it was written."""
+        """Keep rows that the next transactions can use, as if they were written."""
         self._is_remembered = True
-        state = self.state
-        for draft in self._drafts.values():
-            draft.keep()
-        state.last_model, state.passed = self.last_model, self.passed
-        self.ready.keep()
         for row in self._new():
-            state.remember(row)
+            self.state.remember(row)
         for row in map(self._row, self._changed):
-            state.remember(row._replace(number=row.number + 1))
+            self.state.remember(row._replace(number=row.number + 1))
 
     @property
     def taken(self) -> set[str]:
         """Queues of the ready tasks that it changed."""
         ready = (self._before[each].task for each in self._changed)
-        return {task.queue for task in ready if is_ready(task)}
+        return {task.queue for task in ready if task.is_ready}
+
+    @property
+    def left(self) -> set[str]:
+        """Queues of the ready tasks that it made ready, or read and did not take."""
+        return {task.queue for task in self.tasks.values() if task.is_ready}
 
     def forget(self) -> None:
-        """After a failure: trust nothing that it touched, and undo `remember`."""
+        """After a failure: trust nothing that it touched, and undo its changes in memory."""
+        self.undo()
         if self._is_remembered:
-            self._is_remembered = False
             self.state.mistakes += 1
-            for draft in self._drafts.values():
-                draft.take_back()
-            self.ready.keep(-1)
-        for task_id in self._tasks:
+        for task_id in self.tasks:
             self.state.live.pop(task_id, None)
 
 

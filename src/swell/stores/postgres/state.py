@@ -7,7 +7,6 @@ shows when it is written, and so may the counts, which are read again.
 from collections.abc import Iterable
 from typing import Any, Final
 
-from swell.fairness import band
 from swell.stores.session import MAX_LIVE_INPUT_BYTES, MAX_LIVE_TASKS, State, StoredTask
 from swell.task import TaskState, size_bytes
 
@@ -29,15 +28,14 @@ class PostgresState(State):
 
     def may_wait(self, queue: str) -> bool:
         """Whether a task may be ready in a queue."""
-        return queue in self.ready or queue in self.unsure
+        return queue in self.lines or queue in self.unsure
 
     def recount(self, queues: Iterable[str], lines: Iterable[Any]) -> None:
         """Replace the counts of some queues by the rows of `ready_lines_of`."""
         for queue in queues:
-            self.ready.pop(queue, None)
             self.lines.pop(queue, None)
-        for queue, priority, key_id, n, samples in lines:
-            self.count(queue, band(priority), key_id, n, samples)
+        for row in lines:
+            self.count(*row)
 
     def remember(self, row: StoredTask) -> None:
         """Keep the row of a running task; forget others, and the oldest if there are too many."""

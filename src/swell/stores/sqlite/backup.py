@@ -25,18 +25,16 @@ def back_up(source: Path, target: Path) -> int:
     """
     if not source.is_file():
         raise NotFound(f"there is no database {source}: check --data, or the setting store.url")
-    is_there = Conflict(f"{target} exists: a backup replaces nothing, choose another name")
+    exists = f"{target} exists: a backup replaces nothing, choose another name"
     if target.exists():
-        raise is_there
+        raise Conflict(exists)
     partial = target.with_name(f"{target.name}.part")
     partial.unlink(missing_ok=True)
     try:
         _copy(source, partial)
         os.link(partial, target)
     except FileExistsError as error:
-        raise Conflict(
-            f"{target} exists: a backup replaces nothing, choose another name"
-        ) from error
+        raise Conflict(exists) from error
     except (OSError, sqlite3.Error) as error:
         raise Unavailable(f"{source} cannot be copied to {target}: {error}") from error
     finally:

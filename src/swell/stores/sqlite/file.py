@@ -1,5 +1,8 @@
 """The database file, and the one transaction at a time that writes to it.
 
+Tasks that have not ended stay in memory between transactions, since this process is the only one
+that writes. A task is then never read on its way through the queue.
+
 Statements run in the thread of the event loop, since they are short and hold Python's lock half of
 the time. Only the commit, which waits for the disk, runs in a thread, and only if the disk is
 slower than switching threads (docs/decisions/0004 and 0011).
@@ -11,31 +14,43 @@ again without it.
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from swell.clock import Clock
+from swell.db.columns import EPOCH, MICROSECOND
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
 from swell.errors import Conflict, Internal, SwellError, Unavailable
 from swell.stores.migrations import load_migrations
+from swell.stores.session import (
+    MAX_LIVE_INPUT_BYTES,
+    MAX_LIVE_TASKS,
+    LineId,
+    Session,
+    State,
+    StoredTask,
+)
+from swell.stores.sqlite import wal
 from swell.stores.sqlite.reserve import Reserve
-from swell.stores.sqlite.session import (
+from swell.stores.sqlite.rows import (
+    CHANGED_ROWS,
+    INSERT,
+    NEW_ROWS,
     QUERIES,
-    SqliteSession,
-    SqliteState,
+    UPDATE,
     fetch_rows,
-    run_to_end,
+    micros,
     stored_task,
 )
-from swell.stores.sqlite.wal import WriteAheadLog
-from swell.stores.writer import CROWD, MAX_TURNS, GroupWriter, Write
-from swell.task import Task
+from swell.stores.writer import CLOSING, GroupWriter, Write
+from swell.task import Task, next_wake_at, size_bytes
 
 R = TypeVar("R")
 
@@ -48,6 +63,105 @@ READERS: Final = 4
 
 #: The event loop waits for a disk that syncs within this time, in seconds.
 QUICK_SYNC_S: Final = 0.001
+
+
+class SqliteState(State):
+    """What the writer keeps between its transactions: every task that has not ended, if small."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self.connection = connection
+        [last] = fetch_rows(connection, "last_seq", {})
+        self.seqs = itertools.count(last["seq"] + 1)
+        lines = connection.execute(QUERIES["ready_lines"])
+        self.restore(lines, connection.execute(QUERIES["open_shares"]))
+
+
+class SqliteSession(Session):
+    """The tasks as one transaction sees them; its coroutines never suspend."""
+
+    state: SqliteState
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        self.flush()
+        return fetch_rows(self.state.connection, query, values)
+
+    async def load(self, task_ids: Iterable[str]) -> None:
+        self.load_now(task_ids)
+
+    def load_now(self, task_ids: Iterable[str]) -> None:
+        """Add tasks to `tasks`, from memory or the database."""
+        missing = []
+        for task_id in task_ids:
+            if task_id in self.tasks:
+                continue
+            row = self.state.live.get(task_id)
+            if row is None:
+                missing.append(task_id)
+            else:
+                self._note(row)
+        if missing:
+            for found in self._execute("tasks_by_id", {"ids": missing}):
+                self._note(stored_task(found))
+
+    async def due(self, limit: int) -> list[Task]:
+        self.flush()
+        rows = self._execute("due_tasks", {"now": self.now, "limit": limit})
+        return [self._note(stored_task(row)) for row in rows]
+
+    async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
+        for read in self.reads(wanted, n):
+            *line, limit = read
+            places = self._execute("ready_head", (*line, micros(self.now), limit))
+            self.note_read(read, places)
+            self.load_now(task_id for _, _, task_id in places)
+
+    def _execute(self, query: str, parameters: Any) -> list[Any]:
+        return self.state.connection.execute(QUERIES[query], parameters).fetchall()
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """Read these tasks again, here and in later transactions: their rows will change."""
+        for task in tasks:
+            self.tasks.pop(task.id, None)
+            self.state.live.pop(task.id, None)
+
+    def flush(self) -> None:
+        """Send changes to the database, for statements that must see them."""
+        self.numbers.update(zip(self._added, self.state.seqs, strict=False))
+        written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
+        for statement, rows, task_ids in written:
+            parameters = []
+            for task_id in task_ids:
+                task = self.tasks[task_id]
+                wake_at = next_wake_at(task)
+                wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
+                parameters.append(rows.of(task, self.numbers[task_id], wake))
+            if parameters:
+                self.state.connection.executemany(statement, parameters)
+        self._added, self._changed = {}, set()
+        for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
+            values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
+            self.afterwards("keep_idempotent", **values, created_at=self.now)
+        self.new_keys = {}
+        if self._file_uses:
+            self.afterwards("use_files", rows=self._file_uses)
+            self._file_uses = []
+        if self._posts:
+            self._close_posts()
+        after, self._after = self._after, []
+        for query, parameters in after:
+            fetch_rows(self.state.connection, query, parameters)
+
+    def remember(self) -> None:
+        """After the commit: keep the tasks that have not ended for the next transactions."""
+        live = self.state.live
+        if self.has_posted:
+            self.state.posting.wake()
+        for task_id, task in self.tasks.items():
+            if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+                live.pop(task_id, None)
+            elif task_id in live or len(live) < MAX_LIVE_TASKS:
+                live[task_id] = StoredTask(task, self.numbers[task_id], None)
 
 
 class SqliteDatabase(GroupWriter):
@@ -64,17 +178,14 @@ class SqliteDatabase(GroupWriter):
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(clock)
         self.path = path
-        self._is_committing = False
         self._committed_changes = -1
         #: How long commits took lately, in seconds; at first it is taken for slow.
         self._sync_s = 2 * QUICK_SYNC_S
         #: Whether the disk refused the last transaction that wrote something.
         self._was_refused = False
-        #: How many actions the last turn of the loop had gathered, and how many turns it took.
-        self._gathered, self._turns = CROWD, 0
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
         self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="swell-read")
-        self._log = WriteAheadLog(partial(_connect, path))
+        self._log = wal.WriteAheadLog(partial(_connect, path))
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> Self:
@@ -109,9 +220,9 @@ class SqliteDatabase(GroupWriter):
         if self._is_closing:
             return
         self._is_closing = True
-        while self._is_committing:
-            await asyncio.wrap_future(self._syncer.submit(lambda: None))
-            await asyncio.sleep(0)
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        self.end_waits()
         self._syncer.shutdown()
         self._readers.shutdown(cancel_futures=True)
         self._log.close()
@@ -139,7 +250,8 @@ class SqliteDatabase(GroupWriter):
 
     async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
         """Run `read` in a thread, with a read-only connection that nothing else uses."""
-        self._check_open()
+        if self._is_closing:
+            raise Unavailable(CLOSING)
 
         def run() -> R:
             with contextlib.closing(_connect(self.path)) as connection:
@@ -183,7 +295,7 @@ class SqliteDatabase(GroupWriter):
         Raises:
             Unavailable: With what to do.
         """
-        if not self._reserve.keep():
+        if not (self._reserve.is_there or self._reserve.keep()):
             raise Unavailable(
                 "the database refused to write (database or disk is full); make room on the disk "
                 f"of {self.path.parent}, such as by erasing tasks, and try again"
@@ -199,107 +311,71 @@ class SqliteDatabase(GroupWriter):
         if self._was_refused:
             await self.execute("prove_writable")
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether writes are under way or wait."""
-        return self._is_committing
-
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        return self._is_committing or any(queue in self.state.ready for queue in queues)
+        return self._writing is not None or not self.state.lines.keys().isdisjoint(queues)
 
-    _may_serve = may_have_ready
-
-    def _write_soon(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        if not self._is_committing:
-            self._is_committing = True
-            # All other actions of this turn of the loop share the first commit.
-            self._loop.call_soon(self._commit_next)
-
-    def _commit_next(self) -> None:
-        """Run all waiting actions in one transaction, and start its commit."""
-        if self._gathered < len(self._pending) and self._turns < MAX_TURNS:
-            # A crowd is arriving: read more requests from the sockets before paying for a commit.
-            self._gathered = max(CROWD, len(self._pending))
-            self._turns += 1
-            self._loop.call_soon(self._commit_next)
-            return
-        self._gathered, self._turns = CROWD, 0
-        if not self._pending and not self._must_serve:
-            self._is_committing = False
-            return
-        group = self._take_group()
-        session = self._run(group)
-        if session is None:
-            self._loop.call_soon(self._commit_next)
-            return
-        early = [write for write in group if write.until is not None]
-        if not early:
-            self._make_durable(group, session)
-            return
-        for write in early:
-            write.resolve(write.result)
-        # They run before this does.
-        self._loop.call_soon(self._make_durable, group, session)
-
-    def _make_durable(self, group: list[Write], session: SqliteSession) -> None:
-        """Commit, here or in the thread that syncs, and resolve the group."""
-        if self._writer.total_changes == self._committed_changes:
-            # Nothing was written (a lease that found nothing): no disk to wait for.
-            self._writer.execute("COMMIT")
-            self._resolve(group, session)
-            self._loop.call_soon(self._commit_next)
-            return
-        is_usual = not self._log.is_moving
-        if self._sync_s < QUICK_SYNC_S and is_usual:
-            # Waking a thread and being woken by it costs more than such a disk takes.
-            self._finish(group, session, self._commit(is_usual))
-            return
-        committed = self._syncer.submit(self._commit, is_usual)
-        committed.add_done_callback(
-            lambda future: self._loop.call_soon_threadsafe(
-                self._finish, group, session, future.result()
-            )
-        )
-
-    def _commit(self, is_usual: bool) -> Exception | None:
-        """Commit, and measure how long the disk takes."""
-        started_s = self.clock.monotonic_s()
+    async def _write_all(self) -> None:
+        """Run all waiting actions in one transaction after the other, until none waits."""
         try:
-            self._writer.execute("COMMIT")
-        except Exception as error:
-            return error
-        if not is_usual:
-            return None
-        took_s = self.clock.monotonic_s() - started_s
-        # A slow commit counts at once, and is forgotten over the next fifty.
-        self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
-        return None
+            while self._pending or self._must_serve:
+                group = await self._next_group()
+                session = self._run(group)
+                if session is None:
+                    continue
+                early = [write for write in group if write.until is not None]
+                for write in early:
+                    write.done.set_result(write.result)
+                if early:
+                    # They run before the commit does.
+                    await asyncio.sleep(0)
+                await self._finish(group, session)
+        except Exception:
+            self._writer_failed()
+        finally:
+            self._writing = None
 
-    def _finish(self, group: list[Write], session: SqliteSession, error: Exception | None) -> None:
-        if error is None:
-            self._committed_changes = self._writer.total_changes
-            self._was_refused = False
-            self._resolve(group, session)
-            if self._log.written(self._committed_changes):
-                moved = self._syncer.submit(self._log.move, self._writer)
-                moved.add_done_callback(
-                    lambda _: self._loop.call_soon_threadsafe(self._commit_next)
-                )
-                return
-        else:
+    async def _finish(self, group: list[Write], session: SqliteSession) -> None:
+        """Commit, here or in the thread that syncs, and return the results to the callers."""
+        changes = self._writer.total_changes - self._committed_changes
+        try:
+            if not changes:
+                # A lease that found nothing: there is no disk to wait for.
+                self._writer.execute("COMMIT")
+            elif self._sync_s < QUICK_SYNC_S and self._log.moving is None:
+                # Waking a thread and being woken by it costs more than such a disk takes.
+                self._commit()
+            else:
+                await self._in_syncer(self._commit)
+        except Exception as error:
             self._was_refused = True
-            self._roll_back()
+            self._roll_back(session)
             _fail(group, error)
             # The tasks that they got are ready again, for others that wait.
             self._must_serve = True
-        self._loop.call_soon(self._commit_next)
-
-    def _resolve(self, group: list[Write], session: SqliteSession) -> None:
+            return
         session.remember()
         for write in group:
-            write.resolve(write.result)
+            if not write.done.done():
+                write.done.set_result(write.result)
+        if changes:
+            self._committed_changes += changes
+            self._was_refused = False
+            self._log.grown += wal.COMMIT + changes
+            if (self._log.moving or self._log.grown >= wal.CHANGES) and self._log.must_move():
+                await self._in_syncer(self._log.move, self._writer)
+
+    def _commit(self) -> None:
+        """Commit, and measure how long the disk takes."""
+        started_s = self.clock.monotonic_s()
+        self._writer.execute("COMMIT")
+        if self._log.moving is None:
+            took_s = self.clock.monotonic_s() - started_s
+            # A slow commit counts at once, and is forgotten over the next fifty.
+            self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
+
+    async def _in_syncer(self, work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._syncer, work, *arguments)
 
     def _run(self, group: list[Write]) -> SqliteSession | None:
         """Run a group in one transaction, and add the waiting actions that found something to do.
@@ -308,25 +384,19 @@ class SqliteDatabase(GroupWriter):
         """
         is_searching = False
         while group or self._waiting:
-            session = SqliteSession(self.state, self.clock)
-            doing: Write | None = None
+            session = SqliteSession(self.state, self.clock.now())
             served: dict[Write, None] = {}
+            doing: Write | None = None
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
-                for doing in group:
-                    doing.result = _run_action(doing, session)
-                    if is_searching:
-                        session.flush()
-                for doing in self._woken(session, served):
-                    doing.result = _run_action(doing, session)
-                    if doing.result:
-                        served[doing] = None
+                for doing in itertools.chain(group, self._woken(served)):
+                    _run_action(doing, session)
                     if is_searching:
                         session.flush()
                 doing = None
                 session.flush()
             except Exception as error:
-                self._roll_back()
+                self._roll_back(session)
                 if not is_searching and not isinstance(error, SwellError):
                     # The database refused a row, perhaps when a later action flushed it. Flushing
                     # after each action shows which row it was.
@@ -336,33 +406,36 @@ class SqliteDatabase(GroupWriter):
                 blamed = [*group, *served] if doing is None else [doing]
                 _fail(blamed, error)
                 group[:] = [write for write in group if write not in blamed]
-                self._stop_waiting(blamed)
             else:
-                self._stop_waiting(served)
                 group += served
                 return session
         return None
 
-    def _woken(self, session: SqliteSession, served: Container[Write]) -> Iterator[Write]:
-        """Yield the actions that wait for a queue, for as long as a task is ready in it."""
-        for queue in [each for each in self._waiting if session.ready.count(each) > 0]:
-            for write in self._waiting[queue]:
-                if session.ready.count(queue) <= 0:
-                    break
-                # A wait that ended in this turn of the loop is not awake yet.
-                if write not in served and not write.is_given_up:
-                    yield write
+    def _woken(self, served: dict[Write, None]) -> Iterator[Write]:
+        """Yield the actions that wait for a queue, for as long as a task is ready in it.
 
-    def _roll_back(self) -> None:
+        Those that have found something are added to `served`.
+        """
+        lines = self.state.lines
+        for queue in [each for each in self._waiting if each in lines]:
+            for write in self._waiting[queue]:
+                if queue not in lines:
+                    break
+                if write.may_run and write not in served:
+                    yield write
+                    if write.result:
+                        served[write] = None
+
+    def _roll_back(self, session: SqliteSession) -> None:
+        session.undo()
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
 
-    _loop: asyncio.AbstractEventLoop
     _lock: int
     _reserve: Reserve
     _writer: sqlite3.Connection
     _reader: sqlite3.Connection
-    #: What the writer keeps in memory; its counts are those after the last finished commit.
+    #: What the writer keeps in memory.
     state: SqliteState
 
 
@@ -382,15 +455,23 @@ class _Transaction:
     async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
         ids = list(task_ids)
         await self._session.load(ids)
-        found = [task for task in map(self._session.get, ids) if task is not None]
+        found = [self._session.tasks[each] for each in ids if each in self._session.tasks]
         self._session.forget(task for task in found if task.state.is_terminal)
         return found
 
 
-def _run_action(write: Write, session: SqliteSession) -> Any:
+def _run_action(write: Write, session: SqliteSession) -> None:
+    """Run a coroutine that never suspends, so that one `async def` serves both databases."""
     if write.wants:
-        run_to_end(session.load(write.wants))
-    return run_to_end(write.action(session))
+        session.load_now(write.wants)
+    running: Any = write.action(session)
+    try:
+        running.send(None)
+    except StopIteration as stop:
+        write.result = stop.value
+        return
+    running.close()
+    raise RuntimeError("a transaction awaited something other than its statements")
 
 
 def _fail(group: list[Write], error: BaseException) -> None:

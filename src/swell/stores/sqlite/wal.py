@@ -40,35 +40,25 @@ class WriteAheadLog:
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-log")
-        self._moving: Future[None] | None = None
-        #: How many rows the writer had changed at the last commit.
-        self._changes = 0
-        #: Growth of the log since the last checkpoint, in rows of large commits.
-        self._grown = 0
+        #: The checkpoint that is running, which slows down commits.
+        self.moving: Future[None] | None = None
+        #: Growth of the log since the last checkpoint: each commit adds its rows and `COMMIT`.
+        self.grown = 0
         self._has_failed = False
 
-    @property
-    def is_moving(self) -> bool:
-        """Whether a checkpoint is running, which slows down commits."""
-        return self._moving is not None
+    def must_move(self) -> bool:
+        """Checkpoint a log that has grown; return whether `move` must run before the next commit.
 
-    def written(self, changes: int) -> bool:
-        """Note a commit; return whether `move` must run before the next one.
-
-        Args:
-            changes: How many rows the writer has changed in all.
+        Call it after commits, while `moving` is set and when `CHANGES` rows were written.
         """
-        self._grown += COMMIT + changes - self._changes
-        self._changes = changes
-        if self._moving is not None:
-            if not self._moving.done():
-                return False
-            self._moving = None
-            return True
-        if self._grown >= CHANGES:
-            self._grown = 0
-            self._moving = self._thread.submit(self._move_beside)
-        return False
+        if self.moving is None:
+            self.grown = 0
+            self.moving = self._thread.submit(self._move_beside)
+            return False
+        if not self.moving.done():
+            return False
+        self.moving = None
+        return True
 
     def close(self) -> None:
         """Wait for a running checkpoint."""
