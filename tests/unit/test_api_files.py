@@ -20,7 +20,7 @@ from swell.api.files import byte_range, name_files
 from swell.api.forms import open_form
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, RangeNotSatisfiable
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ async def test_a_flood_of_signed_urls_is_looked_at_in_part_only(world: World) ->
 
 @given(st.recursive(st.none() | st.text() | st.floats(allow_nan=False), st.lists, max_leaves=9))
 def test_no_input_names_a_file_that_was_not_signed(value: Any) -> None:
-    objects = MemoryObjects(ManualClock(), bytes(32))
+    objects = TemporaryObjects(ManualClock(), bytes(32))
     raw = msgspec.Raw(json.dumps({"a": value, "signature=": value}).encode())
     assert name_files(objects, raw) == {}
     assert name_files(objects, msgspec.Raw(bytes(raw)[:-1])) == {}

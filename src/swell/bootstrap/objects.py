@@ -16,8 +16,7 @@ from swell.settings.storage import ObjectsSettings, WeightsSettings
 
 if TYPE_CHECKING:
     from swell.object_stores.bucket import BucketObjects
-    from swell.object_stores.signing import Secret
-    from swell.objects import Objects
+    from swell.objects import Objects, Secret
     from swell.weights.compiled import CompiledCache
     from swell.weights.store import WeightStore
 
@@ -41,9 +40,9 @@ async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "O
     """
     url = _objects_url(settings)
     if url == "memory:":
-        from swell.object_stores.memory import MemoryObjects
+        from swell.object_stores.folder import TemporaryObjects
 
-        return MemoryObjects(clock, secret)
+        return TemporaryObjects(clock, secret)
     if urlsplit(url).scheme == "file":
         from swell.object_stores.folder import FolderObjects
 
