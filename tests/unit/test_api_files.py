@@ -156,8 +156,7 @@ async def test_a_form_that_cannot_be_taken_leaves_nothing(world: World, body: by
     answer = await world.anna("POST", "/v1/uploads", body, headers=headers, chunk_bytes=1000)
     assert answer.status == 400, answer.body
     assert "form" in answer.json["detail"]
-    objects: Any = world.service.objects
-    assert not objects._files
+    assert await world.service.objects.under("uploads") == []
 
 
 @pytest.mark.parametrize("chunk_bytes", [None, 7000])
