@@ -118,7 +118,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of an attempt to deliver."""
 
     id: str
@@ -219,7 +219,7 @@ def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
 
 
 def may_quote_removed(
-    result: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
+    result: AttemptResult, *, inputs_removed: bool = False, outputs_removed: bool = False
 ) -> bool:
     """Whether an answer may quote data that was removed since the attempt. Pure."""
     inputs_went = inputs_removed and not result.inputs_removed
@@ -227,7 +227,7 @@ def may_quote_removed(
 
 
 def after_try(
-    delivery: Delivery, result: Told, *, has_later: bool, quotes_removed: bool = False
+    delivery: Delivery, result: AttemptResult, *, has_later: bool, quotes_removed: bool = False
 ) -> Delivery:
     """Return a delivery after an attempt. Pure.
 

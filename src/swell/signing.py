@@ -157,13 +157,10 @@ def _signature(secret: bytes, key: str, query: Mapping[str, str]) -> str:
 
 async def read_secrets(registry: Registry) -> list[SigningSecret]:
     """Return the secrets in the registry; make the first if there is none."""
-    return await _read(registry, await registry.note(_NOTE))
-
-
-async def _read(registry: Registry, note: bytes | None) -> list[SigningSecret]:
+    note = await registry.note(_NOTE)
     if note is None:
         return [SigningSecret(secret=await registry.secret(_FIRST))]
-    return msgspec.json.decode(note, type=list[SigningSecret])
+    return _decode(note)
 
 
 async def rotate_secrets(
@@ -186,16 +183,20 @@ async def rotate_secrets(
     new = SigningSecret(secret=secret, from_at=from_at)
     # Rounded up, as the expiry in URLs is.
     until = from_at + timedelta(seconds=lasting_s + 1)
-    while True:
-        before = await registry.note(_NOTE)
+    first = SigningSecret(secret=await registry.secret(_FIRST))
+
+    def change(note: bytes | None) -> bytes:
         kept = [
             msgspec.structs.replace(each, until=each.until or until)
-            for each in await _read(registry, before)
+            for each in ([first] if note is None else _decode(note))
             if not revoke and (each.until is None or each.until + _KEEP > now)
         ]
-        secrets = [new, *kept]
-        if await registry.swap_note(_NOTE, before, msgspec.json.encode(secrets)):
-            return secrets
+        return msgspec.json.encode([new, *kept])
+
+    return _decode(await registry.change_note(_NOTE, change))
+
+
+_decode = msgspec.json.Decoder(list[SigningSecret]).decode
 
 
 def _ordered(secrets: Sequence[SigningSecret]) -> list[SigningSecret]:

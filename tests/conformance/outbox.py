@@ -17,7 +17,16 @@ from conformance.factories import a_failure, a_lease_request, a_new_task, a_sett
 from swell.clock import ManualClock
 from swell.db.deliveries import Outbox
 from swell.errors import InvalidRequest
-from swell.outbox import OVERTAKEN, Delivery, DeliveryFilter, DeliveryState, Post, Told, Try, Watch
+from swell.outbox import (
+    OVERTAKEN,
+    AttemptResult,
+    Delivery,
+    DeliveryFilter,
+    DeliveryState,
+    Post,
+    Try,
+    Watch,
+)
 from swell.store import Expiry, Part
 from swell.task import Canceled, NewTask, Outcome, Released, Task
 from swell.webhook import ENDS, EVENTS, Webhook
@@ -76,9 +85,9 @@ class PostOffice:
         """
         now = self.clock.now()
         is_good = again_s is None
-        await self.outbox.tell(
+        await self.outbox.record_attempts(
             [
-                Told(
+                AttemptResult(
                     id=delivery.id,
                     tries=delivery.tries,
                     attempt=Try(at=now, took_s=0.5, status=200 if is_good else 500),

@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from swell.api.hook_secrets import SigningPair, rotated
+from swell.api.hook_secrets import SigningPair, next_pair
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
-from swell.errors import Conflict, Unavailable
+from swell.errors import Conflict
 from swell.outbox import Watch
 from swell.webhook import ENDS, NATIVE
 
@@ -23,8 +23,6 @@ from swell.webhook import ENDS, NATIVE
 REFRESH_S: Final = 2.0
 
 _PREFIX: Final = "webhooks.endpoint/"
-
-_TRIES: Final = 20
 
 
 class EndpointState(StrEnum):
@@ -165,21 +163,23 @@ class Endpoints:
         now = self._clock.now()
 
         def change(before: Endpoint) -> Endpoint:
-            return msgspec.structs.replace(before, signing=rotated(before.signing, now, overlap_s))
+            return msgspec.structs.replace(
+                before, signing=next_pair(before.signing, now, overlap_s)
+            )
 
         return await self._change(endpoint_id, change)
 
     async def _change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
-        for _ in range(_TRIES):
-            kept = await self._registry.note(_PREFIX + endpoint_id)
+        def change_note(kept: bytes | None) -> bytes:
             if kept is None:
                 raise Conflict(f"the endpoint {endpoint_id} has been deleted")
-            after = change(_decode(kept))
-            if await self._registry.swap_note(_PREFIX + endpoint_id, kept, _encode(after)):
-                self._changes += 1
-                self._take({**self._known, endpoint_id: after})
-                return after
-        raise Unavailable("this endpoint is being changed by others: try again")
+            return _encode(change(_decode(kept)))
+
+        kept = await self._registry.change_note(_PREFIX + endpoint_id, change_note)
+        after = _decode(kept)
+        self._changes += 1
+        self._take({**self._known, endpoint_id: after})
+        return after
 
     def _take(self, known: dict[str, Endpoint]) -> None:
         self._known = known

@@ -8,7 +8,7 @@ import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.endpoints import Endpoint, EndpointState
-from swell.api.hook_secrets import SigningPair
+from swell.api.hook_secrets import SigningPair, next_pair
 from swell.api.hooks import checked_url
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
@@ -30,7 +30,6 @@ from swell.api.webhooks_schemas import (
 from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope
-from swell.webhooks.signing import new_secret
 
 _read_endpoint = Reader(EndpointRequest)
 _read_rotation = Reader(HookRotateRequest)
@@ -88,7 +87,7 @@ async def create(service: Service, call: Call) -> Reply:
         base=service.base_url(call),
         changed_at=now,
         created_at=now,
-        signing=SigningPair(secret=new_secret(), created_at=now),
+        signing=next_pair(None, now),
     )
     await hooks.endpoints.add(endpoint)
     call.target = endpoint.id

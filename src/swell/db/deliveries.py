@@ -11,13 +11,13 @@ from swell.db.sql import Database, Row, Transaction, to_json
 from swell.errors import InvalidRequest
 from swell.outbox import (
     OVERTAKEN,
+    AttemptResult,
     Backlog,
     Delivery,
     DeliveryFilter,
     DeliveryPage,
     DeliveryState,
     Post,
-    Told,
     Try,
     Watch,
     after_try,
@@ -108,13 +108,13 @@ class Outbox:
         due_at: datetime | None = row["due_at"]
         return due_at
 
-    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
+    async def record_attempts(self, results: Sequence[AttemptResult]) -> list[Delivery | None]:
         """Write results of attempts, and return the deliveries; None for results not written.
 
         A delivery that would be retried is skipped if a later one waits in its line, unless it is
         about the end of the task.
         """
-        by_id = {each.id: each for each in told}
+        by_id = {each.id: each for each in results}
 
         async def action(tx: Transaction) -> dict[str, Delivery]:
             rows = await tx.fetch("deliveries_to_tell", ids=list(by_id))
@@ -140,7 +140,7 @@ class Outbox:
             return after
 
         after = await self._db.transaction(action)
-        return [after.get(each.id) for each in told]
+        return [after.get(each.id) for each in results]
 
     async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
         """Return deliveries, None for unknown ids."""

@@ -47,35 +47,23 @@ class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[FalJwk]
 
 
-class FalSeal:
-    """Signs webhooks in fal's format, with the one key of this service.
+async def _key(registry: Registry) -> "FalKey | None":
+    """Return the signing key; None if the library is not installed."""
+    try:
+        from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return FalKey(await registry.secret(_SECRET))
 
-    Args:
-        registry: Holds the key's secret.
-    """
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._key: FalKey | None = None
-
-    async def headers(
-        self, delivery: Delivery, task: Task, body: bytes, now: datetime
-    ) -> Mapping[str, str]:
-        """See `swell.api.hook_bodies.Seal.headers`. None without the library."""
-        key = await self.key()
-        if key is None:
-            return {}
-        return key.headers(task.id, delivery.key_id, int(now.timestamp()), body)
-
-    async def key(self) -> "FalKey | None":
-        """Return the signing key; None if the library is not installed."""
-        if self._key is None:
-            try:
-                from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
-            except ImportError:
-                return None
-            self._key = FalKey(await self._registry.secret(_SECRET))
-        return self._key
+async def hook_headers(
+    registry: Registry, delivery: Delivery, task: Task, body: bytes, now: datetime
+) -> Mapping[str, str]:
+    """Return the headers with fal's signature; none without the library."""
+    key = await _key(registry)
+    if key is None:
+        return {}
+    return key.headers(task.id, delivery.key_id, int(now.timestamp()), body)
 
 
 @fal.route(
@@ -91,7 +79,7 @@ async def keys(service: Service, call: Call) -> Reply:
     What `rest.fal.ai/.well-known/jwks.json` is at fal: receivers check `X-Fal-Webhook-Signature`
     with it.
     """
-    key = await FalSeal(service.registry).key()
+    key = await _key(service.registry)
     if key is None:
         raise NotFound("webhooks are not signed as fal signs them here: install `swell[fal]`")
     known = FalKeySet(keys=[FalJwk(x=key.x, kid=key.id)])
