@@ -11,7 +11,7 @@ receivers get the events of a task in order.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -107,15 +107,6 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
             return False
         owner = task.model.partition("/")[0] + "/*"
         return not self.models or task.model in self.models or owner in self.models
-
-
-class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress, a preview or an artifact, as reported by a worker."""
-
-    task_id: str
-    attempt: int
-    event: str
-    data: dict[str, Any]
 
 
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):

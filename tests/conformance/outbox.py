@@ -23,7 +23,6 @@ from swell.outbox import (
     Delivery,
     DeliveryFilter,
     DeliveryState,
-    Post,
     Try,
     Watch,
 )
@@ -103,7 +102,7 @@ class PostOffice:
 
     async def get(self, delivery: Delivery) -> Delivery:
         """Return a delivery as it is now."""
-        (found,) = await self.outbox.get([delivery.id])
+        found = await self.outbox.get(delivery.id)
         assert found is not None
         return found
 
@@ -297,11 +296,8 @@ class OutboxConformance:
         task = await post.running(a_hooked_task("started", "progress"))
         (started,) = await post.due()
         await post.told(started, again_s=3600)
-        posts = [
-            Post(task_id=task.id, attempt=task.attempt, event="progress", data={"done": done})
-            for done in (0.25, 0.5)
-        ]
-        await post.outbox.post(posts)
+        for done in (0.25, 0.5):
+            await post.outbox.post(task.id, task.attempt, "progress", {"done": done})
         (progress,) = await post.due()
         assert progress.data == msgspec.Raw(b'{"done":0.5}')
         after = await post.get(started)
@@ -360,9 +356,7 @@ class OutboxConformance:
     # ---- what passes by
 
     async def _progress(self, post: PostOffice, task: Task, step: int, event: str) -> None:
-        await post.outbox.post(
-            [Post(task_id=task.id, attempt=task.attempt, event=event, data={"step": step})]
-        )
+        await post.outbox.post(task.id, task.attempt, event, {"step": step})
 
     async def test_of_progress_the_newest_is_told(self, post: PostOffice) -> None:
         task = await post.running(a_hooked_task("progress", "succeeded"))

@@ -21,7 +21,7 @@ from conformance.outbox import PostOffice, a_hooked_task
 from sqlite_rig import SqliteRig, turns
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, Unavailable
-from swell.outbox import Delivery, DeliveryState, Post
+from swell.outbox import Delivery, DeliveryState
 from swell.settings.backend import WebhooksSettings
 from swell.webhook import ENDS, Webhook
 from swell.webhooks.dispatcher import Dispatcher, Undeliverable
@@ -352,8 +352,7 @@ async def test_nothing_overtakes_what_is_under_way_though_it_was_dropped() -> No
         url, new = at("a.example", "progress", "succeeded")
         house.mailbox.held[url] = asyncio.Event()
         task = await house.post.running(new)
-        told = Post(task_id=task.id, attempt=1, event="progress", data={"step": 1})
-        await house.outbox.post([told])
+        await house.outbox.post(task.id, 1, "progress", {"step": 1})
         await house.settle()
         await house.post.rig.settle(task)
         await house.pass_time(2)

@@ -25,7 +25,7 @@ from swell.api.views import UrlMaker
 from swell.db.deliveries import Outbox
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
-from swell.outbox import Delivery, Post, says_passing
+from swell.outbox import Delivery, says_passing
 from swell.registry import ApiKey
 from swell.webhook import NATIVE, PASSING, Webhook
 from swell.webhooks.dispatcher import Dispatcher, Undeliverable
@@ -186,13 +186,8 @@ class Hooks:
     async def _post(self, event: Event) -> None:
         try:
             if await self._is_subscribed(event.task_id):
-                post = Post(
-                    task_id=event.task_id,
-                    attempt=event.id // ATTEMPT_STRIDE,
-                    event=event.kind.value,
-                    data=self._data(event),
-                )
-                await self.outbox.post([post])
+                attempt = event.id // ATTEMPT_STRIDE
+                await self.outbox.post(event.task_id, attempt, event.kind.value, self._data(event))
         except SwellError as error:
             _log.info("webhooks: event was not posted", detail=error.detail)
         except Exception:

@@ -48,7 +48,7 @@ from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
 from swell.api.writable import Writable
-from swell.broker import Publisher
+from swell.brokers.publisher import QueuePublisher
 from swell.errors import Unavailable
 from swell.events import TaskSummary, event_of, summary_of, summary_of_stage
 from swell.objects import Objects
@@ -148,7 +148,7 @@ class Service:
         )
 
     @property
-    def publisher(self) -> Publisher | None:
+    def publisher(self) -> QueuePublisher | None:
         """Sends task IDs to an external queue service; None without one."""
         return self.backend.publisher
 

@@ -298,7 +298,7 @@ async def replay(service: Service, call: Call) -> Reply:
         raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
     outbox = service.need_hooks().outbox
     await outbox.replay([delivery.id])
-    (again,) = await outbox.get([delivery.id])
+    again = await outbox.get(delivery.id)
     return Reply(200, encode(_delivery_view(again or delivery)))
 
 
@@ -367,7 +367,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
 
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
-    (delivery,) = await service.need_hooks().outbox.get([delivery_id])
+    delivery = await service.need_hooks().outbox.get(delivery_id)
     if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "

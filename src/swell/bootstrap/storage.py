@@ -19,7 +19,7 @@ from swell.settings.load import Settings
 if TYPE_CHECKING:
     from swell.brokers.external import ExternalQueues
     from swell.brokers.table import Broker
-    from swell.bus import Bus
+    from swell.buses.memory import MemoryBus
     from swell.db.deliveries import Outbox
     from swell.db.registry import Registry
     from swell.stores.tasks import Store, TaskDatabase
@@ -167,7 +167,7 @@ def external_queues(url: str, setting: str = "broker.url") -> "ExternalQueues":
     )
 
 
-async def open_bus(settings: Settings, clock: Clock) -> "Bus":
+async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
     """Open a new connection to the bus.
 
     Raises:

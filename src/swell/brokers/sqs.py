@@ -8,11 +8,11 @@ Source:
 """
 
 import asyncio
-import contextlib
 import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -76,24 +76,18 @@ class SqsQueues(ExternalQueues):
         """
         if self._is_closed:
             raise Unavailable("the connection to SQS is closed")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
-            if not done.done():
-                set_outcome(outcome)
+        done: Future[T] = Future()
 
         def run() -> None:
-            try:
-                call = partial(settle, done.set_result, work())
-            except BaseException as error:
-                call = partial(settle, done.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(call)
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except BaseException as error:
+                    done.set_exception(error)
 
         threading.Thread(target=run, name="swell-sqs", daemon=True).start()
         try:
-            return await done
+            return await asyncio.wrap_future(done)
         except (ClientError, BotoCoreError, OSError) as error:
             if isinstance(error, ClientError) and _code(error) in _GONE:
                 # The next call creates the queue again.

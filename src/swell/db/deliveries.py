@@ -17,7 +17,6 @@ from swell.outbox import (
     DeliveryFilter,
     DeliveryPage,
     DeliveryState,
-    Post,
     Try,
     Watch,
     after_try,
@@ -55,32 +54,21 @@ class Outbox:
         """Call `wake` whenever this process has written deliveries that are due at once."""
         self._db.posting.wake = wake
 
-    async def post(self, posts: Sequence[Post]) -> None:
-        """Write progress, previews and artifacts of tasks that are still running.
+    async def post(self, task_id: str, attempt: int, event: str, data: dict[str, Any]) -> None:
+        """Write progress, a preview or an artifact of a task that is still running.
 
         Progress and previews replace unsent ones of the same line.
         """
 
         async def action(tx: Transaction) -> bool:
-            tasks = {task.id: task for task in await tx.tasks({each.task_id for each in posts})}
-            now, watches = self._db.clock.now(), self._db.posting.watches
-            new: dict[object, Delivery] = {}
-            for post in posts:
-                task = tasks.get(post.task_id)
-                if task is None or task.state is not TaskState.RUNNING:
-                    continue
-                if task.attempt != post.attempt:
-                    continue
-                data = msgspec.Raw(msgspec.json.encode(post.data))
-                for each in posted(task, post.event, data, watches, now):
-                    is_kept = post.event == "artifact"
-                    key = each.id if is_kept else (each.task_id, each.endpoint, post.event)
-                    new.pop(key, None)
-                    new[key] = each
-            rows = new_rows(new.values())
+            tasks = await tx.tasks([task_id])
+            if not tasks or tasks[0].state is not TaskState.RUNNING or tasks[0].attempt != attempt:
+                return False
+            now, raw = self._db.clock.now(), msgspec.Raw(msgspec.json.encode(data))
+            rows = new_rows(posted(tasks[0], event, raw, self._db.posting.watches, now))
             if rows:
-                passing = [row for row in rows if row["event"] != "artifact"]
-                await tx.fetch("replace_passing", rows=passing)
+                if event != "artifact":
+                    await tx.fetch("replace_passing", rows=rows)
                 await tx.fetch("overtake", rows=rows, now=now, reason=OVERTAKEN)
                 await tx.fetch("post_deliveries", rows=rows)
             return bool(rows)
@@ -142,11 +130,10 @@ class Outbox:
         after = await self._db.transaction(action)
         return [after.get(each.id) for each in results]
 
-    async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """Return deliveries, None for unknown ids."""
-        rows = await self._db.fetch("deliveries", ids=list(ids))
-        found = {row["id"]: _delivery(row) for row in rows}
-        return [found.get(each) for each in ids]
+    async def get(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery, or None."""
+        rows = await self._db.fetch("deliveries", ids=[delivery_id])
+        return _delivery(rows[0]) if rows else None
 
     async def page(
         self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
