@@ -12,6 +12,9 @@ from swell.clock import Clock
 from swell.errors import InvalidRequest, NotFound, Unavailable
 from swell.signing import SigningSecret, SigningSecrets
 
+#: The content of a file, whole or in chunks.
+Data = bytes | AsyncIterator[bytes]
+
 #: 32 random bytes, or the secrets of all backends.
 Secret = bytes | SigningSecrets
 
@@ -63,9 +66,7 @@ class Objects(ABC):
         #: Whether the last file was refused.
         self._was_refused = False
 
-    async def put(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo:
+    async def put(self, key: str, data: Data, content_type: str) -> ObjectInfo:
         """Store a file and replace an earlier one.
 
         Raises:
@@ -74,11 +75,9 @@ class Objects(ABC):
             Unavailable: The store refuses the file.
         """
         with self._noting_refusals():
-            return await self._put(check_key(key), data, content_type)
+            return await self._store(check_key(key), data, content_type, may_replace=True)
 
-    async def put_new(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo:
+    async def put_new(self, key: str, data: Data, content_type: str) -> ObjectInfo:
         """Store a file where there is none, and never replace one.
 
         A repeated call with the same bytes succeeds, since an answer may get lost; the file stays
@@ -90,16 +89,11 @@ class Objects(ABC):
             TooLarge: In a bucket: the file has more than 64 MiB.
         """
         with self._noting_refusals():
-            return await self._put_new(check_key(key), data, content_type)
+            return await self._store(check_key(key), data, content_type, may_replace=False)
 
     @abstractmethod
-    async def _put(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo: ...
-
-    @abstractmethod
-    async def _put_new(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    async def _store(
+        self, key: str, data: Data, content_type: str, *, may_replace: bool
     ) -> ObjectInfo: ...
 
     @abstractmethod

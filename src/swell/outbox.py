@@ -209,14 +209,6 @@ def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
     return any(event in PASSING for events in wanted for event in events)
 
 
-def may_quote_removed(
-    result: AttemptResult, *, inputs_removed: bool = False, outputs_removed: bool = False
-) -> bool:
-    """Whether an answer may quote data that was removed since the attempt. Pure."""
-    inputs_went = inputs_removed and not result.inputs_removed
-    return inputs_went or (outputs_removed and not result.outputs_removed)
-
-
 def after_try(
     delivery: Delivery, result: AttemptResult, *, has_later: bool, quotes_removed: bool = False
 ) -> Delivery:

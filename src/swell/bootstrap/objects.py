@@ -84,14 +84,8 @@ def _bucket(
     setting: str,
 ) -> "BucketObjects":
     with installed("buckets", setting):
-        from swell.object_stores.bucket import Access, BucketObjects
-    access = Access(
-        endpoint=settings.endpoint,
-        region=settings.region,
-        key_id=settings.key_id,
-        secret=settings.secret.get_secret_value(),
-    )
-    return BucketObjects(url, access, clock, secret)
+        from swell.object_stores.bucket import BucketObjects
+    return BucketObjects(url, settings, clock, secret)
 
 
 class _WeightsPlace(NamedTuple):

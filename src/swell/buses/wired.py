@@ -5,8 +5,8 @@ events to the others in one message per `PAUSE_S`. Messages are numbered and nev
 receiver that finds a gap reports `MessageKind.MISSED`, and the backend reads the store.
 
 Each process also sends a heartbeat, and one for each new listener, with the tasks that its
-listeners follow, so that the others send progress and previews of these tasks only. A process that dies may have written to the store
-without a message, so a missing heartbeat counts as a gap.
+listeners follow, so that the others send progress and previews of these tasks only. A process that
+dies may have written to the store without a message, so a missing heartbeat counts as a gap.
 """
 
 import asyncio

@@ -20,7 +20,6 @@ from swell.outbox import (
     Try,
     Watch,
     after_try,
-    may_quote_removed,
     posted,
 )
 from swell.task import TaskState
@@ -115,11 +114,10 @@ class Outbox:
                 before = _delivery(row)
                 if before.tries != result.tries:
                     continue
-                gone = removed.get(before.task_id)
-                quotes = may_quote_removed(
-                    result,
-                    inputs_removed=gone is None or gone["has_no_inputs"],
-                    outputs_removed=gone is None or gone["has_no_outputs"],
+                gone = removed.get(before.task_id, {"has_no_inputs": True, "has_no_outputs": True})
+                # The answer may quote data that was removed since the attempt.
+                quotes = (gone["has_no_inputs"] and not result.inputs_removed) or (
+                    gone["has_no_outputs"] and not result.outputs_removed
                 )
                 after[before.id] = after_try(
                     before, result, has_later=has_later, quotes_removed=quotes

@@ -8,7 +8,6 @@ only such a request can be conditional, so it keeps the file in memory. Longer s
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal
 from urllib.parse import quote, urlsplit
@@ -19,7 +18,8 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
-from swell.objects import Direct, ObjectInfo, Objects, Secret, check_key, no_file
+from swell.objects import Data, Direct, ObjectInfo, Objects, Secret, check_key, no_file
+from swell.settings.storage import ObjectsSettings, WeightsSettings
 
 #: A read makes one request for each part of this size, so a slow reader holds none open.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
@@ -57,7 +57,7 @@ _PUT_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
     "az": {"if-none-match": "*", "x-ms-blob-type": "BlockBlob"},
 }
 
-#: Cloud → field of `Access` → obstore's name of it.
+#: Cloud → setting → obstore's name of it.
 _OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "s3": {
         "endpoint": "endpoint",
@@ -70,27 +70,12 @@ _OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Credentials of a bucket. Empty fields come from the cloud's environment variables."""
-
-    #: Of a compatible server, such as `http://127.0.0.1:9000`.
-    endpoint: str = ""
-    #: Of Amazon S3.
-    region: str = ""
-    #: Amazon S3: the id of the access key.
-    key_id: str = ""
-    #: Amazon S3: the secret access key. Azure: the account's key. Google: the JSON of a service
-    #: account's key.
-    secret: str = field(default="", repr=False)
-
-
 class BucketObjects(Objects):
     """Keeps files in a bucket; several backends may share it.
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`.
-        access: Its credentials.
+        settings: Its credentials. Empty ones come from the cloud's environment variables.
         clock: Ends the URLs that the backend serves.
         secret: Signs these.
 
@@ -100,14 +85,22 @@ class BucketObjects(Objects):
 
     is_here = False
 
-    def __init__(self, url: str, access: Access, clock: Clock, secret: Secret) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: ObjectsSettings | WeightsSettings,
+        clock: Clock,
+        secret: Secret,
+    ) -> None:
         self._cloud = urlsplit(url).scheme
-        self._store = _open(url, access)
+        self._bucket = _open(url, settings)
         super().__init__(clock, secret)
 
-    async def _put(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
+    async def _store(
+        self, key: str, data: Data, content_type: str, *, may_replace: bool
     ) -> ObjectInfo:
+        if not may_replace:
+            return await self._store_new(key, data, content_type)
         first, rest = await _begin(data, _PART_BYTES)
         if rest is None:
             await self._put_whole(key, first, content_type)
@@ -115,9 +108,7 @@ class BucketObjects(Objects):
             await self._put_parts(key, _chain(first, rest), content_type)
         return await self.head(key)
 
-    async def _put_new(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo:
+    async def _store_new(self, key: str, data: Data, content_type: str) -> ObjectInfo:
         whole, rest = await _begin(data, _NEW_BYTES)
         if rest is not None or len(whole) > _NEW_BYTES:
             raise TooLarge(
@@ -134,7 +125,7 @@ class BucketObjects(Objects):
     async def head(self, key: str) -> ObjectInfo:
         check_key(key)
         with _swell_errors(key):
-            found = await obstore.get_async(self._store, key, options={"head": True})
+            found = await obstore.get_async(self._bucket, key, options={"head": True})
         meta = found.meta
         return ObjectInfo(
             key=key,
@@ -147,13 +138,13 @@ class BucketObjects(Objects):
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         # Each cloud reports a range beyond the end differently, so the size is checked first.
         with _swell_errors(check_key(key)):
-            meta = await obstore.head_async(self._store, key)
+            meta = await obstore.head_async(self._bucket, key)
         stop = meta["size"] if end is None else min(end, meta["size"])
         for place in range(start, stop, _PIECE_BYTES):
             span = (place, min(place + _PIECE_BYTES, stop))
             with _swell_errors(key):
                 found = await obstore.get_async(
-                    self._store, key, options={"range": span, "if_match": meta["e_tag"]}
+                    self._bucket, key, options={"range": span, "if_match": meta["e_tag"]}
                 )
                 piece = await found.bytes_async()
             yield bytes(piece)
@@ -176,7 +167,7 @@ class BucketObjects(Objects):
     async def under(self, folder: str, *, limit: int = 1000) -> list[str]:
         found: list[str] = []
         with _swell_errors(check_key(folder)):
-            async for chunk in obstore.list(self._store, folder, chunk_size=limit):
+            async for chunk in obstore.list(self._bucket, folder, chunk_size=limit):
                 found += [each["path"] for each in chunk]
                 if len(found) >= limit:
                     break
@@ -198,7 +189,7 @@ class BucketObjects(Objects):
         is_put = method.upper() == "PUT"
         expiry = timedelta(seconds=min(expires_s, _MOST_DIRECT_S))
         with _swell_errors(key):
-            url = await obstore.sign_async(self._store, "PUT" if is_put else "GET", key, expiry)
+            url = await obstore.sign_async(self._bucket, "PUT" if is_put else "GET", key, expiry)
         return Direct(url=url, headers=dict(_PUT_HEADERS[self._cloud]) if is_put else {})
 
     async def _put_whole(
@@ -211,7 +202,7 @@ class BucketObjects(Objects):
     ) -> None:
         with _swell_errors(key, is_put=True):
             await obstore.put_async(
-                self._store,
+                self._bucket,
                 key,
                 data,
                 attributes={"Content-Type": content_type},
@@ -223,7 +214,7 @@ class BucketObjects(Objects):
         stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         sending = asyncio.ensure_future(
             obstore.put_async(
-                self._store,
+                self._bucket,
                 key,
                 _until(data, stop),
                 attributes={"Content-Type": content_type},
@@ -244,7 +235,7 @@ class BucketObjects(Objects):
 
     async def _delete(self, keys: str | Sequence[str]) -> None:
         with contextlib.suppress(NotFound), _swell_errors(str(keys)):
-            await obstore.delete_async(self._store, keys)
+            await obstore.delete_async(self._bucket, keys)
 
     async def _holds(self, key: str, data: bytes) -> bool:
         """Whether a key holds exactly these bytes."""
@@ -256,7 +247,7 @@ class BucketObjects(Objects):
         return place == len(data)
 
 
-def _open(url: str, access: Access) -> S3Store | GCSStore | AzureStore:
+def _open(url: str, settings: ObjectsSettings | WeightsSettings) -> S3Store | GCSStore | AzureStore:
     """Return obstore's client of a bucket, without a request."""
     parts = urlsplit(url)
     path = parts.path.strip("/")
@@ -264,9 +255,9 @@ def _open(url: str, access: Access) -> S3Store | GCSStore | AzureStore:
         raise InvalidRequest(
             f"objects.url {url!r}: use letters, digits, '-', '_', '.' and '/' behind the bucket"
         )
-    settings: dict[str, Any] = {
+    options: dict[str, Any] = {
         "client_options": {
-            "allow_http": access.endpoint.startswith("http://"),
+            "allow_http": settings.endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(seconds=120),
         },
@@ -275,19 +266,19 @@ def _open(url: str, access: Access) -> S3Store | GCSStore | AzureStore:
             "retry_timeout": timedelta(seconds=_RETRY_S),
         },
     }
-    for field_name, option in _OPTIONS.get(parts.scheme, {}).items():
-        if value := getattr(access, field_name):
-            settings[option] = value
+    given = settings.model_dump() | {"secret": settings.secret.get_secret_value()}
+    names = _OPTIONS.get(parts.scheme, {})
+    options |= {option: given[name] for name, option in names.items() if given[name]}
     try:
         match parts.scheme:
             case "s3" if parts.netloc:
-                return S3Store(parts.netloc, prefix=path or None, **settings)
+                return S3Store(parts.netloc, prefix=path or None, **options)
             case "gs" if parts.netloc:
-                return GCSStore(parts.netloc, prefix=path or None, **settings)
+                return GCSStore(parts.netloc, prefix=path or None, **options)
             case "az" if parts.netloc and path:
                 container, _, prefix = path.partition("/")
                 return AzureStore(
-                    container, prefix=prefix or None, account_name=parts.netloc, **settings
+                    container, prefix=prefix or None, account_name=parts.netloc, **options
                 )
     except (BaseError, ValueError, TypeError) as error:
         raise InvalidRequest(f"objects.url {url!r} cannot be used: {_brief(error)}") from error
@@ -302,9 +293,7 @@ def _is_plain(path: str) -> bool:
     return quote(path) == path and "~" not in path
 
 
-async def _begin(
-    data: bytes | AsyncIterator[bytes], most: int
-) -> tuple[bytes, AsyncIterator[bytes] | None]:
+async def _begin(data: Data, most: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
     """Return the beginning of a file, and the rest of a stream of more than `most` bytes."""
     if isinstance(data, bytes):
         return data, None

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from swell.clock import Clock
 from swell.errors import Conflict, InvalidRequest, Unavailable
-from swell.objects import ObjectInfo, Objects, Secret, check_key, no_file
+from swell.objects import Data, ObjectInfo, Objects, Secret, check_key, no_file
 
 _CHUNK_BYTES: Final = 256 * 1024
 
@@ -77,23 +77,8 @@ class FolderObjects(Objects):
         #: Makes `put_new` atomic within this process.
         self._moving = threading.Lock()
 
-    async def _put(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo:
-        return await self._store(key, data, content_type, may_replace=True)
-
-    async def _put_new(
-        self, key: str, data: bytes | AsyncIterator[bytes], content_type: str
-    ) -> ObjectInfo:
-        return await self._store(key, data, content_type, may_replace=False)
-
     async def _store(
-        self,
-        key: str,
-        data: bytes | AsyncIterator[bytes],
-        content_type: str,
-        *,
-        may_replace: bool,
+        self, key: str, data: Data, content_type: str, *, may_replace: bool
     ) -> ObjectInfo:
         self._path(key)
         temporary, file = await _in_thread(self._open_incoming)
