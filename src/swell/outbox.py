@@ -133,8 +133,6 @@ class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     key_id: str | None = None
     state: DeliveryState | None = None
-    #: Of events that happened at this moment or later.
-    since: datetime | None = None
 
 
 class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Hosts, origins of pages, and media types in settings, in the form in which Swell compares them.
+"""Normal forms of hosts, origins of pages, and media types in settings.
 
 Pure. A word that is written differently would match nothing, so it is normalized or refused.
 

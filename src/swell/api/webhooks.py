@@ -2,7 +2,6 @@
 
 import secrets
 from itertools import zip_longest
-from typing import Final
 
 import msgspec
 
@@ -34,10 +33,6 @@ from swell.registry import Scope
 _read_endpoint = Reader(EndpointRequest)
 _read_rotation = Reader(HookRotateRequest)
 _read_replay = Reader(HookReplayRequest)
-
-#: Page size and limit of a replay of failed deliveries.
-_PAGE: Final = 200
-_MAX_REPLAYED: Final = 100_000
 
 
 @route(
@@ -321,15 +316,7 @@ async def replay_failed(service: Service, call: Call) -> Reply:
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
-    outbox = service.need_hooks().outbox
-    where = DeliveryFilter(endpoint=endpoint.id, state=DeliveryState.FAILED, since=request.since)
-    page = await outbox.page(where, limit=_PAGE, cursor=None)
-    ids = [each.id for each in page.deliveries]
-    while page.cursor is not None and len(ids) < _MAX_REPLAYED:
-        page = await outbox.page(where, limit=_PAGE, cursor=page.cursor)
-        ids += [each.id for each in page.deliveries]
-    # Oldest first.
-    n = await outbox.replay(ids[::-1]) if ids else 0
+    n = await service.need_hooks().outbox.replay_failed(endpoint.id, request.since)
     call.about = f"{n} deliveries"
     return Reply(200, encode(HookReplayView(replayed=n)))
 

@@ -153,8 +153,20 @@ class Outbox:
 
     async def replay(self, ids: Sequence[str]) -> int:
         """Make ended deliveries due again, with all their attempts; return how many there were."""
+        return await self._replay(ids=list(ids), endpoint=None, since=None)
+
+    async def replay_failed(self, endpoint: str, since: datetime) -> int:
+        """Replay failed deliveries of a standing endpoint; return how many there were.
+
+        Args:
+            endpoint: Of these deliveries.
+            since: Only of events at this moment or later.
+        """
+        return await self._replay(ids=None, endpoint=endpoint, since=since)
+
+    async def _replay(self, **where: Any) -> int:
         now = self._db.clock.now()
-        rows = await self._db.execute("replay_deliveries", ids=list(ids), now=now)
+        rows = await self._db.execute("replay_deliveries", now=now, **where)
         if rows:
             self._db.posting.wake()
         return len(rows)
