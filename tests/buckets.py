@@ -49,7 +49,7 @@ class Bucket:
     def names(self) -> list[str]:
         """Return the keys of all objects in it, as the cloud itself lists them."""
         objects = BucketObjects(self.url, self.access, SystemClock(), SECRET)
-        return sorted(each["path"] for each in obstore.list(objects._store).collect())
+        return sorted(each["path"] for each in obstore.list(objects._bucket).collect())
 
 
 def s3_bucket(server: Server) -> Bucket:

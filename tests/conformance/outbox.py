@@ -413,7 +413,6 @@ class OutboxConformance:
         assert await post.all(key_id="key-1") == [first, of_endpoint]
         assert await post.all(state=DeliveryState.DELIVERED) == [first]
         assert await post.all(key_id="key-1", state=DeliveryState.WAITING) == [of_endpoint]
-        assert await post.all(since=post.clock.now()) == [other]
 
     async def test_pages_go_on_where_they_ended(self, post: PostOffice) -> None:
         for _ in range(5):
@@ -442,6 +441,21 @@ class OutboxConformance:
         (again,) = await post.due()
         assert (again.id, again.tries, len(again.log)) == (delivery.id, 0, 1)
         assert len((await post.told(again)).log) == 2
+
+    async def test_failed_deliveries_of_an_endpoint_can_be_replayed(self, post: PostOffice) -> None:
+        post.outbox.watch([Watch(endpoint="e", key_id=None, events=ENDS)])
+        first_at = post.clock.now()
+        await post.ended()
+        post.clock.advance(60)
+        await post.ended()
+        assert await post.outbox.replay_failed("e", first_at) == 0
+        assert await post.outbox.give_up("e", "it is gone") == 2
+        assert await post.outbox.replay_failed("other", first_at) == 0
+        assert await post.outbox.replay_failed("", first_at) == 0
+        assert await post.outbox.replay_failed("e", post.clock.now()) == 1
+        first, second = await post.all(endpoint="e")
+        assert (first.state, second.state) == (DeliveryState.FAILED, DeliveryState.WAITING)
+        assert await post.outbox.replay_failed("e", first_at) == 1
 
     async def test_all_that_waits_for_an_endpoint_can_be_given_up(self, post: PostOffice) -> None:
         post.outbox.watch([Watch(endpoint="e", key_id=None, events=ENDS)])

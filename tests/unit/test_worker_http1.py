@@ -306,7 +306,11 @@ async def test_a_relative_url_is_read_from_the_backend_and_from_nowhere_else(pre
 SIGNED = "/v1/artifacts/a.png?method=GET&signature=opens"
 
 
-async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() -> None:
+async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swell.brokers.remote._FOREIGN_LIMIT_BYTES", 64)
+
     async def file(request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(b"x" * 80))
 
@@ -315,7 +319,6 @@ async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere() ->
             f"http://127.0.0.1:{client._port}",
             "k",
             own_limit_bytes=100,
-            foreign_limit_bytes=64,
             policy=UrlPolicy(trusts_all=True),
         )
         assert (await dispatch.fetch(SIGNED))[0] == b"x" * 80

@@ -143,7 +143,10 @@ class SqsQueues(ExternalQueues):
         await self._all("did not take messages", send, _batches(tasks))
 
     async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
-        """See `ExternalQueues.receive`. A call that waits returns at most ten messages."""
+        """See `ExternalQueues.receive`.
+
+        A call that waits returns at most 10 messages, another one at most 160.
+        """
 
         def receive(most: int) -> list[Message]:
             answer = self._sqs().receive_message(
@@ -159,16 +162,10 @@ class SqsQueues(ExternalQueues):
 
         if wait_s > 0:
             return await self._call("cannot be read", partial(receive, min(n, _BATCH_N)))
-        found: list[Message] = []
-        while len(found) < n:
-            wanted = min(n - len(found), _BATCH_N * _CALLS)
-            sizes = [min(_BATCH_N, wanted - at) for at in range(0, wanted, _BATCH_N)]
-            parts = await self._all("cannot be read", receive, sizes)
-            messages = [message for part in parts for message in part]
-            found += messages
-            if len(messages) < wanted:
-                break
-        return found
+        n = min(n, _BATCH_N * _CALLS)
+        sizes = [min(_BATCH_N, n - at) for at in range(0, n, _BATCH_N)]
+        parts = await self._all("cannot be read", receive, sizes)
+        return [message for part in parts for message in part]
 
     async def delete(self, messages: Sequence[Message]) -> None:
         await self._change(messages, "delete_message_batch", {})

@@ -18,8 +18,8 @@ from swell.errors import SwellError, Unavailable
 from swell.outbox import AttemptResult, Delivery
 from swell.settings.backend import WebhooksSettings
 from swell.webhooks.room import Answering, Room
-from swell.webhooks.schedule import Answer, is_gone, result_of
-from swell.webhooks.send import HookRequest
+from swell.webhooks.schedule import is_gone, result_of
+from swell.webhooks.send import Answer, HookRequest
 
 _log = structlog.get_logger("swell.webhooks")
 
