@@ -5,7 +5,7 @@ Source:
 """
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -13,23 +13,19 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from swell.errors import InvalidRequest
 
 #: Options behind the question mark: names of files, and the replicas of a stream.
-_FILES: Final = ("ca", "cert", "key", "creds")
-_OPTIONS: Final = (*_FILES, "replicas")
+_OPTIONS: Final = ("ca", "cert", "key", "creds", "replicas")
 
 _REPLICAS: Final = ("1", "2", "3", "4", "5")
 
 
 @dataclass(frozen=True, slots=True)
 class NatsAddress:
-    """A server or a cluster, a stream, and credentials."""
+    """A server or a cluster, and a stream."""
 
     servers: tuple[str, ...]
     stream: str
-    user: str | None
-    password: str | None
-    is_encrypted: bool
-    #: Files: `ca` (trusted in addition to the system's), `cert` with `key`, `creds`.
-    files: dict[str, str]
+    #: Credentials and TLS, as the client library takes them.
+    options: dict[str, Any] = field(repr=False)
     #: How many servers of a cluster keep a stream that Swell creates.
     replicas: int = 1
 
@@ -40,7 +36,7 @@ class NatsAddress:
         `tls://` requires TLS, and so do the options of TLS.
 
         Raises:
-            InvalidRequest: It cannot be read. The text has no secret.
+            InvalidRequest: It or one of its files cannot be read. The text has no secret.
         """
         parts = _split(url)
         user_info, _, hosts = parts.netloc.rpartition("@")
@@ -61,14 +57,10 @@ class NatsAddress:
             raise InvalidRequest(
                 f"`replicas` of an address of NATS is {replicas[:20]!r}: use 1 to {_REPLICAS[-1]}"
             )
-        user, colon, password = user_info.partition(":")
         return cls(
             servers=tuple(f"{parts.scheme}://{host}" for host in hosts.split(",")),
             stream=stream,
-            user=unquote(user) or None,
-            password=unquote(password) if colon else None,
-            is_encrypted=parts.scheme == "tls" or "ca" in options or "cert" in options,
-            files=options,
+            options=_client_options(parts.scheme, user_info, options),
             replicas=int(replicas),
         )
 
@@ -77,35 +69,33 @@ class NatsAddress:
         """The hosts, without secrets."""
         return ",".join(server.partition("://")[2] for server in self.servers)
 
-    def options(self) -> dict[str, Any]:
-        """Return the client library's options, without the servers.
 
-        Raises:
-            InvalidRequest: A file cannot be used.
-        """
-        found: dict[str, Any] = {}
-        if self.user is not None and self.password is None:
-            found["token"] = self.user
-        elif self.user is not None:
-            found |= {"user": self.user, "password": self.password}
-        if self.is_encrypted:
-            found["tls"] = self._tls()
-        if "creds" in self.files:
-            if not Path(self.files["creds"]).is_file():
-                raise InvalidRequest(f"{self.files['creds']!r} is no file with credentials of NATS")
-            found["user_credentials"] = self.files["creds"]
-        return found
+def _client_options(scheme: str, user_info: str, options: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    user, colon, password = user_info.partition(":")
+    if user and colon:
+        found = {"user": unquote(user), "password": unquote(password)}
+    elif user:
+        found = {"token": unquote(user)}
+    if scheme == "tls" or "ca" in options or "cert" in options:
+        found["tls"] = _tls(options)
+    if "creds" in options:
+        if not Path(options["creds"]).is_file():
+            raise InvalidRequest(f"{options['creds']!r} is no file with credentials of NATS")
+        found["user_credentials"] = options["creds"]
+    return found
 
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        try:
-            if "ca" in self.files:
-                context.load_verify_locations(self.files["ca"])
-            if "cert" in self.files:
-                context.load_cert_chain(self.files["cert"], self.files["key"])
-        except OSError as error:
-            raise InvalidRequest(f"a certificate for NATS cannot be used: {error}") from error
-        return context
+
+def _tls(options: dict[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        if "ca" in options:
+            context.load_verify_locations(options["ca"])
+        if "cert" in options:
+            context.load_cert_chain(options["cert"], options["key"])
+    except OSError as error:
+        raise InvalidRequest(f"a certificate for NATS cannot be used: {error}") from error
+    return context
 
 
 def _split(url: str) -> SplitResult:

@@ -35,7 +35,7 @@ class NatsConnection:
         **options: Any,
     ) -> None:
         self.address = NatsAddress.read(url)
-        self._options = self.address.options() | options
+        self._options = self.address.options | options
         self._on_reconnect = on_reconnect
         self._opening: asyncio.Task[Client] | None = None
         #: The last error of the connection.
