@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from swell.api.hook_secrets import SigningPair, next_pair
 from swell.clock import Clock
@@ -144,11 +145,9 @@ class Endpoints:
             Conflict: It was deleted.
         """
         now = self._clock.now()
-
-        def change(before: Endpoint) -> Endpoint:
-            return msgspec.structs.replace(before, state=state, reason=reason, changed_at=now)
-
-        changed = await self._change(endpoint_id, change)
+        changed = await self._change(
+            endpoint_id, lambda before: replace(before, state=state, reason=reason, changed_at=now)
+        )
         if state is EndpointState.DISABLED:
             why = f"the endpoint was disabled: {reason}"
             await self._outbox.give_up(endpoint_id, why, but=but)
@@ -161,13 +160,10 @@ class Endpoints:
             Conflict: It was deleted.
         """
         now = self._clock.now()
-
-        def change(before: Endpoint) -> Endpoint:
-            return msgspec.structs.replace(
-                before, signing=next_pair(before.signing, now, overlap_s)
-            )
-
-        return await self._change(endpoint_id, change)
+        return await self._change(
+            endpoint_id,
+            lambda before: replace(before, signing=next_pair(before.signing, now, overlap_s)),
+        )
 
     async def _change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         def change_note(kept: bytes | None) -> bytes:
