@@ -101,10 +101,6 @@ class Endpoints:
         """Return those that are known, oldest first."""
         return sorted(self._known.values(), key=lambda each: (each.created_at, each.id))
 
-    def get(self, endpoint_id: str) -> Endpoint | None:
-        """Return one as it is known."""
-        return self._known.get(endpoint_id)
-
     async def read(self, endpoint_id: str) -> Endpoint | None:
         """Return one as it is now."""
         kept = await self._registry.note(_PREFIX + endpoint_id)

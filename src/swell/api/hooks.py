@@ -4,7 +4,8 @@ Every backend writes deliveries to the store. The leader of the duty `webhooks` 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final
 
@@ -38,9 +39,8 @@ _EVENT_INTERVAL_S: Final = 0.5
 #: Most running tasks for which the backend remembers whether anyone subscribed.
 _MAX_TASKS: Final = 10_000
 
-#: Secrets and keys are read again after this time, in seconds.
+#: Keys are read again after this time, in seconds.
 _CACHE_S: Final = 2.0
-_MAX_CACHED: Final = 1000
 
 _RELEASE: Final = version_of("swell")
 
@@ -75,8 +75,9 @@ class Hooks:
         #: (task, kind) → the newest event that was not sent; None if all were sent.
         self._pending: dict[tuple[str, str], Event | None] = {}
         self._senders: set[asyncio.Task[None]] = set()
-        #: Name → (end of its life in monotonic seconds, value).
-        self._cache: dict[tuple[str, ...], tuple[float, Any]] = {}
+        #: Id → key, and when the keys are read again, in monotonic seconds.
+        self._keys: dict[str, ApiKey] = {}
+        self._keys_until_s = -math.inf
         self.policy = UrlPolicy.of(
             self.settings.allow_private_urls, self.settings.url_ports, "webhooks"
         )
@@ -264,7 +265,7 @@ class Hooks:
         self._metrics.webhooks[outcome] += 1
 
     async def _endpoint(self, endpoint_id: str) -> Endpoint:
-        known = self.endpoints.get(endpoint_id) or await self.endpoints.read(endpoint_id)
+        known = await self.endpoints.read(endpoint_id)
         if known is None:
             raise Undeliverable("the endpoint was deleted")
         reason = known.reason
@@ -283,31 +284,18 @@ class Hooks:
         reason = await self._why_not(key_id)
         if reason is not None:
             raise Undeliverable(f"the key that created it no longer has access: {reason}")
-        pair: SigningPair | None = await self._cached(
-            ("secret", key_id, name), lambda: self.secrets.of(key_id, name)
-        )
+        pair = await self.secrets.of(key_id, name)
         if pair is None:
             raise Undeliverable(f"the key has no signing secret {name!r}")
         return pair
 
     async def _why_not(self, key_id: str) -> str | None:
         """Return why a key no longer works; None if it works."""
-
-        async def read() -> dict[str, ApiKey]:
-            return {each.id: each for each in await self._backend.registry.keys()}
-
-        key = (await self._cached(("keys",), read)).get(key_id)
+        if self._clock.monotonic_s() >= self._keys_until_s:
+            self._keys = {each.id: each for each in await self._backend.registry.keys()}
+            self._keys_until_s = self._clock.monotonic_s() + _CACHE_S
+        key = self._keys.get(key_id)
         return None if key is None else why_not(key, key.digest, self._clock.now())
-
-    async def _cached(self, name: tuple[str, ...], read: Callable[[], Awaitable[Any]]) -> Any:
-        now_s = self._clock.monotonic_s()
-        until_s, value = self._cache.get(name, (0.0, None))
-        if now_s >= until_s:
-            value = await read()
-            if len(self._cache) >= _MAX_CACHED:
-                self._cache.clear()
-            self._cache[name] = (now_s + _CACHE_S, value)
-        return value
 
     def _urls(self, base: str) -> UrlMaker:
         settings = self._backend.settings
