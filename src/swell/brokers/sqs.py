@@ -51,10 +51,8 @@ class SqsQueues(ExternalQueues):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._region = parts.netloc
         self._prefix = parts.path.strip("/") or "swell"
-        self._endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
-        if parts.scheme != "sqs" or not self._region:
+        if parts.scheme != "sqs" or not parts.netloc:
             raise InvalidRequest(f"{url[:200]!r} is no address in SQS: use sqs://REGION/PREFIX")
         plain = self._prefix.replace("-", "").replace("_", "")
         if not (plain.isalnum() and plain.isascii()) or len(self._prefix) > _PREFIX_N:
@@ -62,8 +60,17 @@ class SqsQueues(ExternalQueues):
                 f"{self._prefix[:80]!r} cannot begin the names of queues in SQS: use up to "
                 f"{_PREFIX_N} letters, digits, - and _"
             )
-        self._client: Any = None
-        self._lock = threading.Lock()
+        self._sqs: Any = boto3.session.Session().client(
+            "sqs",
+            region_name=parts.netloc,
+            endpoint_url=parse_qs(parts.query).get("endpoint", [None])[0],
+            config=Config(
+                connect_timeout=3,
+                read_timeout=_POLL_S + 10,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+                max_pool_connections=256,
+            ),
+        )
         self._urls: dict[QueueId, str] = {}
         self._calls = asyncio.Semaphore(_CALLS)
         self._is_closed = False
@@ -96,27 +103,13 @@ class SqsQueues(ExternalQueues):
 
     # ---- in threads
 
-    def _sqs(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                config = Config(
-                    connect_timeout=3,
-                    read_timeout=_POLL_S + 10,
-                    retries={"total_max_attempts": 2, "mode": "standard"},
-                    max_pool_connections=256,
-                )
-                self._client = boto3.session.Session().client(
-                    "sqs", region_name=self._region, endpoint_url=self._endpoint, config=config
-                )
-        return self._client
-
     def _url(self, queue: QueueId) -> str:
         """Return a queue's URL; create the queue if necessary."""
         if queue in self._urls:
             return self._urls[queue]
-        sqs, name = self._sqs(), f"{self._prefix}-{queue.name}"
+        name = f"{self._prefix}-{queue.name}"
         try:
-            url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+            url = self._sqs.get_queue_url(QueueName=name)["QueueUrl"]
         except ClientError as error:
             if _code(error) not in _GONE:
                 raise
@@ -124,7 +117,7 @@ class SqsQueues(ExternalQueues):
                 "VisibilityTimeout": str(VISIBILITY_S),
                 "MessageRetentionPeriod": str(RETENTION_S),
             }
-            url = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+            url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         self._urls[queue] = url
         return str(url)
 
@@ -136,7 +129,7 @@ class SqsQueues(ExternalQueues):
                 {"Id": str(at), "MessageBody": task.id, "MessageGroupId": _group(task)}
                 for at, task in enumerate(batch)
             ]
-            answer = self._sqs().send_message_batch(QueueUrl=self._url(queue), Entries=entries)
+            answer = self._sqs.send_message_batch(QueueUrl=self._url(queue), Entries=entries)
             for failed in answer.get("Failed", []):
                 raise Unavailable(f"SQS did not take a message: {failed.get('Message')}")
 
@@ -149,7 +142,7 @@ class SqsQueues(ExternalQueues):
         """
 
         def receive(most: int) -> list[Message]:
-            answer = self._sqs().receive_message(
+            answer = self._sqs.receive_message(
                 QueueUrl=self._url(queue),
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=min(_POLL_S, math.ceil(wait_s)),
@@ -181,7 +174,7 @@ class SqsQueues(ExternalQueues):
                 {"Id": str(at), "ReceiptHandle": message.handle} | fields
                 for at, message in enumerate(batch)
             ]
-            getattr(self._sqs(), method)(QueueUrl=self._url(batch[0].queue), Entries=entries)
+            getattr(self._sqs, method)(QueueUrl=self._url(batch[0].queue), Entries=entries)
 
         for queue in {message.queue for message in messages}:
             own = [message for message in messages if message.queue == queue]
@@ -190,7 +183,7 @@ class SqsQueues(ExternalQueues):
     async def pending(self, queue: QueueId) -> int:
         def count() -> int:
             name = "ApproximateNumberOfMessages"
-            answer = self._sqs().get_queue_attributes(
+            answer = self._sqs.get_queue_attributes(
                 QueueUrl=self._url(queue), AttributeNames=[name]
             )
             return int(answer["Attributes"][name])
@@ -209,8 +202,7 @@ class SqsQueues(ExternalQueues):
     async def close(self) -> None:
         """See `ExternalQueues.close`. Open long polls end by themselves."""
         self._is_closed = True
-        if self._client is not None:
-            self._client.close()
+        self._sqs.close()
 
 
 def _batches(items: Sequence[T]) -> list[Sequence[T]]:
