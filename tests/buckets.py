@@ -17,10 +17,12 @@ import boto3
 import obstore
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import SecretStr
 
 from servers import Server
 from swell.clock import Clock, SystemClock
-from swell.object_stores.bucket import Access, BucketObjects
+from swell.object_stores.bucket import BucketObjects
+from swell.settings.storage import ObjectsSettings
 
 __all__ = ["SECRET", "Bucket", "azure_container", "gcs_bucket", "s3_bucket"]
 
@@ -38,7 +40,7 @@ class Bucket:
     """An empty bucket."""
 
     url: str
-    access: Access
+    access: ObjectsSettings
 
     def objects(self, clock: Clock) -> BucketObjects:
         """Return Swell's way to it."""
@@ -47,7 +49,7 @@ class Bucket:
     def names(self) -> list[str]:
         """Return the keys of all objects in it, as the cloud itself lists them."""
         objects = BucketObjects(self.url, self.access, SystemClock(), SECRET)
-        return sorted(each["path"] for each in obstore.list(objects._store).collect())
+        return sorted(each["path"] for each in obstore.list(objects._bucket).collect())
 
 
 def s3_bucket(server: Server) -> Bucket:
@@ -62,7 +64,9 @@ def s3_bucket(server: Server) -> Bucket:
     )
     client.create_bucket(Bucket=name)
     client.close()
-    access = Access(endpoint=server.url, region="us-east-1", key_id="id", secret="secret")
+    access = ObjectsSettings(
+        endpoint=server.url, region="us-east-1", key_id="id", secret=SecretStr("secret")
+    )
     return Bucket(f"s3://{name}/some/prefix", access)
 
 
@@ -75,7 +79,7 @@ def gcs_bucket(server: Server) -> Bucket:
         headers={"content-type": "application/json"},
     )
     urllib.request.urlopen(request).close()
-    access = Access(endpoint=server.url, secret=service_account())
+    access = ObjectsSettings(endpoint=server.url, secret=SecretStr(service_account()))
     return Bucket(f"gs://{name}/some/prefix", access)
 
 
@@ -94,7 +98,7 @@ def azure_container(server: Server) -> Bucket:
     answer = connection.getresponse()
     assert answer.status == 201, answer.read()
     connection.close()
-    access = Access(endpoint=server.url, secret=_AZURE_KEY)
+    access = ObjectsSettings(endpoint=server.url, secret=SecretStr(_AZURE_KEY))
     return Bucket(f"az://{_AZURE_ACCOUNT}/{name}/some/prefix", access)
 
 

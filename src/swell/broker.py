@@ -2,17 +2,15 @@
 
 The broker (`swell.brokers.table`) lives in the store's database: accepting, starting and ending a
 task changes the order of ready tasks in the same write. With an external queue service, a
-`Publisher` also sends the IDs of ready tasks there (docs/decisions/0087).
+`QueuePublisher` also sends the IDs of ready tasks there (docs/decisions/0087).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
-
-from swell.task import Task
 
 #: Queue → all queues of its model that the workers which serve it serve, of the models that were
 #: staged. Of others: the model's own is served with those of all its versions, and that of a
@@ -93,33 +91,3 @@ class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str
     user: str | None
     priority: int
-
-
-class Publisher(Protocol):
-    """Sends the IDs of ready tasks to an external queue service.
-
-    Guarantees:
-        At least once: every task that stays ready is sent, by `publish` or by `repair`.
-    """
-
-    def publish(self, tasks: Iterable[Task]) -> None:
-        """Send the ready ones among these tasks soon. Call it after the commit."""
-        ...
-
-    def leased(self, tasks: Iterable[Task]) -> None:
-        """Do not send these tasks if they are not sent yet: a worker leased them here."""
-        ...
-
-    async def repair(self) -> int:
-        """Send ready tasks again that have no message; return how many.
-
-        One backend calls this from time to time.
-
-        Raises:
-            Unavailable: The service or the database cannot be reached.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Send the last messages, if that is quick, and close the connection."""
-        ...

@@ -11,7 +11,7 @@ receivers get the events of a task in order.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -109,16 +109,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return not self.models or task.model in self.models or owner in self.models
 
 
-class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress, a preview or an artifact, as reported by a worker."""
-
-    task_id: str
-    attempt: int
-    event: str
-    data: dict[str, Any]
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of an attempt to deliver."""
 
     id: str
@@ -142,8 +133,6 @@ class DeliveryFilter(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     key_id: str | None = None
     state: DeliveryState | None = None
-    #: Of events that happened at this moment or later.
-    since: datetime | None = None
 
 
 class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,16 +207,8 @@ def says_passing(task: Task, watches: Sequence[Watch]) -> bool:
     return any(event in PASSING for events in wanted for event in events)
 
 
-def may_quote_removed(
-    result: Told, *, inputs_removed: bool = False, outputs_removed: bool = False
-) -> bool:
-    """Whether an answer may quote data that was removed since the attempt. Pure."""
-    inputs_went = inputs_removed and not result.inputs_removed
-    return inputs_went or (outputs_removed and not result.outputs_removed)
-
-
 def after_try(
-    delivery: Delivery, result: Told, *, has_later: bool, quotes_removed: bool = False
+    delivery: Delivery, result: AttemptResult, *, has_later: bool, quotes_removed: bool = False
 ) -> Delivery:
     """Return a delivery after an attempt. Pure.
 

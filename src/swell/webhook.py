@@ -7,8 +7,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["ENDS", "EVENTS", "NATIVE", "PASSING", "STARTED", "Webhook"]
-
 #: A worker started the task; written in the transaction that starts it.
 STARTED: Final = "started"
 #: The task ended; written in the transaction that ends it.

@@ -5,7 +5,9 @@ import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from swell.bus import Bus, MessageKind, PeerMessage, Subscription
+from swell.bus import MessageKind, PeerMessage
+from swell.buses.memory import MemoryBus as Bus
+from swell.buses.memory import MemorySubscription as Subscription
 from swell.errors import Unavailable
 from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
 

@@ -22,7 +22,7 @@ from conformance.bus import (
 )
 from servers import NatsServer, PostgresServer
 from swell.addresses import nats_connection
-from swell.bus import Bus, MessageKind, PeerMessage
+from swell.bus import MessageKind, PeerMessage
 from swell.buses.memory import MemoryBus
 from swell.buses.nats import NatsWire
 from swell.buses.postgres import PostgresWire
@@ -116,7 +116,7 @@ async def two_on(
 
 class TestWiredBus(BusConformance):
     @pytest.fixture
-    async def bus(self) -> AsyncIterator[Bus]:
+    async def bus(self) -> AsyncIterator[MemoryBus]:
         bus = WiredBus(Bench().wire(), SystemClock())
         await bus.open()
         async with closing(bus):
@@ -129,7 +129,7 @@ class TestPairOnABench(BusPairConformance):
         return Bench()
 
     @pytest.fixture
-    async def pair(self, bench: Bench) -> AsyncIterator[tuple[Bus, Bus]]:
+    async def pair(self, bench: Bench) -> AsyncIterator[tuple[MemoryBus, MemoryBus]]:
         buses = WiredBus(bench.wire(), SystemClock()), WiredBus(bench.wire(), SystemClock())
         for bus in buses:
             await bus.open()
@@ -377,7 +377,7 @@ async def test_a_process_that_was_silent_and_comes_back_has_missed_events() -> N
             await news_until(there, lambda got: PeerMessage(kind=MessageKind.MISSED) in got)
 
 
-async def drained(bus: Bus) -> None:
+async def drained(bus: MemoryBus) -> None:
     """Read the available messages without waiting."""
     while True:
         try:
@@ -396,7 +396,7 @@ async def nats_bus(url: str) -> WiredBus:
 
 class TestNatsBus(BusConformance):
     @pytest.fixture
-    async def bus(self, nats_server: NatsServer) -> AsyncIterator[Bus]:
+    async def bus(self, nats_server: NatsServer) -> AsyncIterator[MemoryBus]:
         bus = await nats_bus(f"{nats_server.url}/{uuid.uuid4().hex}")
         async with closing(bus):
             yield bus
@@ -404,7 +404,7 @@ class TestNatsBus(BusConformance):
 
 class TestPairOverNats(BusPairConformance):
     @pytest.fixture
-    async def pair(self, nats_server: NatsServer) -> AsyncIterator[tuple[Bus, Bus]]:
+    async def pair(self, nats_server: NatsServer) -> AsyncIterator[tuple[MemoryBus, MemoryBus]]:
         url = f"{nats_server.url}/{uuid.uuid4().hex}"
         buses = await nats_bus(url), await nats_bus(url)
         async with closing(*buses):
@@ -474,7 +474,7 @@ async def database(postgres_server: PostgresServer) -> str:
 
 class TestPostgresBus(BusConformance):
     @pytest.fixture
-    async def bus(self, database: str) -> AsyncIterator[Bus]:
+    async def bus(self, database: str) -> AsyncIterator[MemoryBus]:
         bus = await postgres_bus(database)
         async with closing(bus):
             yield bus
@@ -482,7 +482,7 @@ class TestPostgresBus(BusConformance):
 
 class TestPairOverPostgres(BusPairConformance):
     @pytest.fixture
-    async def pair(self, database: str) -> AsyncIterator[tuple[Bus, Bus]]:
+    async def pair(self, database: str) -> AsyncIterator[tuple[MemoryBus, MemoryBus]]:
         buses = await postgres_bus(database), await postgres_bus(database)
         async with closing(*buses):
             yield buses

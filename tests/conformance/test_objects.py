@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -16,8 +17,7 @@ from conformance.objects import (
 from servers import Server
 from swell.clock import ManualClock
 from swell.errors import Conflict, InvalidRequest, TooLarge, Unavailable
-from swell.object_stores.folder import FolderObjects
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import FolderObjects, TemporaryObjects
 from swell.objects import Objects
 
 
@@ -26,10 +26,13 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-class TestMemoryObjects(ObjectsConformance, SignedUrlConformance):
-    @pytest.fixture
-    def objects(self, clock: ManualClock) -> Objects:
-        return MemoryObjects(clock, SECRET)
+def test_temporary_files_go_with_their_store(clock: ManualClock) -> None:
+    objects = TemporaryObjects(clock, SECRET)
+    root = objects._root
+    assert root.is_dir()
+    del objects
+    gc.collect()
+    assert not root.exists()
 
 
 class TestFolderObjects(ObjectsConformance, SignedUrlConformance):

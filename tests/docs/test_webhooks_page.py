@@ -9,8 +9,8 @@ from typing import Any
 import standardwebhooks
 
 from pages import block
+from swell.settings.backend import WebhooksSettings
 from swell.webhook import EVENTS
-from swell.webhooks.schedule import SCHEDULE_S
 from swell.webhooks.signing import new_secret, signature_headers
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text()
@@ -60,4 +60,6 @@ def test_the_schedule_is_the_one_of_the_code() -> None:
     (row,) = re.findall(r"^\| after \|(.*)\|$", TEXT, re.MULTILINE)
     units = {"s": 1, "min": 60, "h": 3600}
     told = [part.split() for part in row.split("|")]
-    assert tuple(float(number) * units[unit] for number, unit in told) == SCHEDULE_S
+    assert (
+        tuple(float(number) * units[unit] for number, unit in told) == WebhooksSettings().schedule_s
+    )

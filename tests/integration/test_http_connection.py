@@ -17,7 +17,7 @@ from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.registry import Scope
 from swell.server.guard import (
     MAX_HEAD_BYTES,
@@ -77,7 +77,7 @@ async def a_server(
         store=rig.store,
         broker=rig.broker,
         bus=MemoryBus(clock),
-        objects=MemoryObjects(clock, b"secret"),
+        objects=TemporaryObjects(clock, b"secret"),
         registry=rig.registry,
         clock=clock,
         settings=settings or ApiSettings(),

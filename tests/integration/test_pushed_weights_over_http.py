@@ -17,8 +17,7 @@ from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
 from swell.errors import NotFound, SwellError
-from swell.object_stores.folder import FolderObjects
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import FolderObjects, TemporaryObjects
 from swell.registry import Scope
 from swell.signing import SigningSecrets, read_secrets
 from swell.weights.cache import PullFailed, WeightCache
@@ -58,7 +57,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
         store=rig.store,
         broker=rig.broker,
         bus=MemoryBus(clock),
-        objects=MemoryObjects(clock, signing),
+        objects=TemporaryObjects(clock, signing),
         registry=registry,
         clock=clock,
         settings=ApiSettings(),

@@ -17,11 +17,12 @@ from swell.brokers.table import Broker
 from swell.clock import SystemClock
 from swell.db.deliveries import Outbox
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
+from swell.settings.backend import WebhooksSettings
 from swell.stores.sqlite import SqliteDatabase
 from swell.stores.tasks import Store
 from swell.webhook import ENDS, Webhook
-from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings
-from swell.webhooks.send import HttpSender, Letter
+from swell.webhooks.dispatcher import Dispatcher
+from swell.webhooks.send import HookRequest, HttpSender
 from swell.webhooks.signing import new_secret
 
 #: An attempt at a receiver that hangs takes so long, in seconds: longer than the test waits.
@@ -41,24 +42,23 @@ class Shop:
         outbound = Outbound(
             UrlPolicy.of(["127.0.0.1"], ["any"], "webhooks"), TIMEOUT_S, connections=0
         )
-        settings = DispatcherSettings(grace_s=0.0)
-        sender = HttpSender(outbound, clock, "0.0")
-        self.dispatcher = Dispatcher(self.outbox, clock, sender, self, settings)
+        self.http = HttpSender(outbound, clock, "0.0")
+        self.dispatcher = Dispatcher(self.outbox, clock, self.http.send, self, WebhooksSettings())
         self.outbox.on_post(self.dispatcher.wake)
 
-    async def letter(self, delivery: Delivery) -> Letter:
+    async def make_request(self, delivery: Delivery) -> HookRequest:
         (task,) = await self.store.get([delivery.task_id])
         assert task is not None
         assert task.webhook is not None
-        return Letter(url=task.webhook.url, body=b"{}", signing=[new_secret()])
+        return HookRequest(url=task.webhook.url, body=b"{}", signing=[new_secret()])
 
     def paused(self) -> Sequence[str]:
         return ()
 
-    async def gone(self, delivery: Delivery) -> None:
+    async def note_gone(self, delivery: Delivery) -> None:
         pass
 
-    def told(self, delivery: Delivery) -> None:
+    def note_attempt(self, delivery: Delivery) -> None:
         pass
 
     async def end_tasks(self, urls: Sequence[str]) -> None:
@@ -80,7 +80,8 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     yield shop
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await shop.dispatcher.stop()
+    await shop.dispatcher.stop(grace_s=0.0)
+    await shop.http.close()
     await shop.database.close()
 
 

@@ -16,8 +16,7 @@ from swell.cli.tls import open_cert, open_tls
 from swell.clock import SystemClock
 from swell.settings.backend import ServerSettings
 from swell.settings.load import Settings
-from swell.webhooks.schedule import Answer
-from swell.webhooks.send import HttpSender, Letter
+from swell.webhooks.send import Answer, HookRequest, HttpSender
 from swell.webhooks.signing import new_secret
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -61,7 +60,7 @@ def answering(answer: bytes, heard: list[tuple[str, bytes]] | None = None) -> Ta
 async def send(url: str, policy: UrlPolicy = TRUSTING, total_s: float = 10.0) -> Answer:
     sender = HttpSender(Outbound(policy, total_s, connections=0), SystemClock(), "0.0")
     try:
-        letter = Letter(url=url, body=b'{"a":1}', signing=[SECRET])
+        letter = HookRequest(url=url, body=b'{"a":1}', signing=[SECRET])
         return await sender.send(letter, "msg_1")
     finally:
         await sender.close()

@@ -21,7 +21,7 @@ from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
 from swell.clock import SystemClock
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.registry import Scope
 from swell.retry import RetryPolicy
 from swell.task import TaskState
@@ -76,7 +76,7 @@ async def site() -> AsyncIterator[Site]:
         store=rig.store,
         broker=rig.broker,
         bus=MemoryBus(clock),
-        objects=MemoryObjects(clock, await registry.secret("objects")),
+        objects=TemporaryObjects(clock, await registry.secret("objects")),
         registry=registry,
         clock=clock,
         settings=ApiSettings(),

@@ -41,7 +41,7 @@ from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Report
 from swell.errors import SwellError
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.objects import check_key
 from swell.sdk.media import File, Image, Within
 from swell.weights.formats import parse_header
@@ -218,7 +218,7 @@ def _parts(data: bytes) -> object:
     return asyncio.run(read())
 
 
-_OBJECTS = MemoryObjects(ManualClock(), b"s" * 32)
+_OBJECTS = TemporaryObjects(ManualClock(), b"s" * 32)
 _SIGNED = _OBJECTS.sign("GET", "uploads/a/b.png", 3600)
 
 

@@ -13,8 +13,7 @@ from swell.api.auth import create_key
 from swell.api.settings import ApiSettings, Backend
 from swell.buses.memory import MemoryBus
 from swell.clock import ManualClock
-from swell.object_stores.folder import FolderObjects
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import FolderObjects, TemporaryObjects
 from swell.registry import Scope
 from swell.settings.backend import WebhooksSettings
 from swell.signing import SigningSecrets, read_secrets
@@ -248,7 +247,7 @@ async def a_world(
         broker=rig.broker,
         bus=MemoryBus(clock),
         objects=(
-            MemoryObjects(clock, signing)
+            TemporaryObjects(clock, signing)
             if objects_dir is None
             else FolderObjects(objects_dir, clock, signing)
         ),

@@ -20,7 +20,7 @@ from swell.api.files import byte_range, name_files
 from swell.api.forms import open_form
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, RangeNotSatisfiable
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 
 
 @pytest.fixture
@@ -156,8 +156,7 @@ async def test_a_form_that_cannot_be_taken_leaves_nothing(world: World, body: by
     answer = await world.anna("POST", "/v1/uploads", body, headers=headers, chunk_bytes=1000)
     assert answer.status == 400, answer.body
     assert "form" in answer.json["detail"]
-    objects: Any = world.service.objects
-    assert not objects._files
+    assert await world.service.objects.under("uploads") == []
 
 
 @pytest.mark.parametrize("chunk_bytes", [None, 7000])
@@ -351,7 +350,7 @@ async def test_a_flood_of_signed_urls_is_looked_at_in_part_only(world: World) ->
 
 @given(st.recursive(st.none() | st.text() | st.floats(allow_nan=False), st.lists, max_leaves=9))
 def test_no_input_names_a_file_that_was_not_signed(value: Any) -> None:
-    objects = MemoryObjects(ManualClock(), bytes(32))
+    objects = TemporaryObjects(ManualClock(), bytes(32))
     raw = msgspec.Raw(json.dumps({"a": value, "signature=": value}).encode())
     assert name_files(objects, raw) == {}
     assert name_files(objects, msgspec.Raw(bytes(raw)[:-1])) == {}

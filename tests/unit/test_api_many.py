@@ -22,7 +22,7 @@ from swell.api.settings import ApiSettings, Backend
 from swell.buses.wired import WiredBus
 from swell.clock import ManualClock, SystemClock
 from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.registry import Scope
 
 PATIENCE_S = 5.0
@@ -55,7 +55,7 @@ async def pair() -> AsyncIterator[Pair]:
     clock, bench = ManualClock(), Bench()
     rig = SqliteRig(clock)
     registry = rig.registry
-    objects = MemoryObjects(clock, await registry.secret("objects"))
+    objects = TemporaryObjects(clock, await registry.secret("objects"))
     scopes = {"anna": "client", "berta": "client", "admin": "admin", "worker": "worker"}
     keys = {
         name: (await create_key(registry, clock, name, frozenset({Scope(scope)}))).secret

@@ -13,7 +13,7 @@ from swell.api.duties import discard, sweep
 from swell.api.fleet import Worker
 from swell.dispatch import Switches
 from swell.errors import NotFound, Unavailable
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.registry import WorkerInfo
 
 
@@ -51,7 +51,7 @@ async def test_a_version_that_is_known_is_not_registered_with_another_schema(
 async def test_where_files_go_elsewhere_nothing_is_enclosed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryObjects, "is_here", False)
+    monkeypatch.setattr(TemporaryObjects, "is_here", False)
     answer = await world.worker("POST", "/worker/v1/register", {"name": "w", "models": [UPPER]})
     assert answer.json["enclose_bytes"] == 0
 
@@ -435,14 +435,14 @@ async def test_an_outcome_whose_file_cannot_be_stored_fails_and_the_others_are_t
     leases = {each["task_id"]: each for each in (await world.lease(worker, n=2))["tasks"]}
     refused, bad = _naming(leases[first["id"]], b"bad")
     key, good = _naming(leases[second["id"]], b"good")
-    store = MemoryObjects.put_new
+    store = TemporaryObjects.put_new
 
-    async def full(self: MemoryObjects, key: str, data: Any, content_type: str) -> Any:
+    async def full(self: TemporaryObjects, key: str, data: Any, content_type: str) -> Any:
         if key == refused:
             raise Unavailable("the disk is full")
         return await store(self, key, data, content_type)
 
-    monkeypatch.setattr(MemoryObjects, "put_new", full)
+    monkeypatch.setattr(TemporaryObjects, "put_new", full)
     files = [_enclosed(refused, b"bad"), _enclosed(key, b"good")]
     assert await world.report(worker, settlements=[bad, good], enclosures=files) == {}
     seen = [(await world.anna("GET", f"/v1/tasks/{t['id']}")).json for t in (first, second)]
@@ -547,7 +547,7 @@ async def test_what_is_to_be_deleted_is_not_forgotten_while_that_fails(world: Wo
         await objects.head(key)
 
 
-class Stuck(MemoryObjects):
+class Stuck(TemporaryObjects):
     """Deletes nothing."""
 
     async def delete(self, keys: list[str]) -> None:

@@ -16,7 +16,7 @@ from api_harness import World, a_world, hold, succeeded
 from swell.api import writable as api_writable
 from swell.api.writable import Writable
 from swell.clock import ManualClock
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 
 #: What a worker's outcomes bring: as much as travels inside a report.
 FILE = os.urandom(200 * 1024)
@@ -223,7 +223,7 @@ async def test_an_upload_that_failed_counts_only_while_others_succeed(
     assert await states(world, [task]) == [("failed", 2)]
 
 
-class Silent(MemoryObjects):
+class Silent(TemporaryObjects):
     """A store that does not answer, for as long as it is told so."""
 
     is_silent = True
@@ -234,7 +234,7 @@ class Silent(MemoryObjects):
 
 
 async def test_calls_that_come_during_a_check_share_the_next_one() -> None:
-    class Counting(MemoryObjects):
+    class Counting(TemporaryObjects):
         checks = 0
         gate = asyncio.Event()
 

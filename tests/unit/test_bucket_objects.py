@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
 from loopback import listening
 from swell.bootstrap.backend import build_backend, close_backend
@@ -15,8 +16,9 @@ from swell.bootstrap.extras import Unusable
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest, SwellError, Unavailable
 from swell.object_stores import bucket as bucket_module
-from swell.object_stores.bucket import Access, BucketObjects
+from swell.object_stores.bucket import BucketObjects
 from swell.settings.load import load
+from swell.settings.storage import ObjectsSettings
 
 DELETED = "<DeleteResult><Deleted><Key>p/writable.txt</Key></Deleted></DeleteResult>"
 
@@ -50,7 +52,9 @@ async def a_cloud(*answers: int) -> AsyncIterator[Cloud]:
 
 
 def objects_of(cloud: Cloud) -> BucketObjects:
-    access = Access(endpoint=cloud.url, region="r", key_id="id", secret="a-secret")
+    access = ObjectsSettings(
+        endpoint=cloud.url, region="r", key_id="id", secret=SecretStr("a-secret")
+    )
     return BucketObjects("s3://b/p", access, ManualClock(), bytes(32))
 
 
@@ -112,11 +116,11 @@ async def test_a_cloud_that_is_nowhere_is_unavailable(monkeypatch: pytest.Monkey
 )
 def test_a_url_that_names_no_bucket_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
-        BucketObjects(url, Access(region="r"), ManualClock(), bytes(32))
+        BucketObjects(url, ObjectsSettings(region="r"), ManualClock(), bytes(32))
 
 
 def test_the_secret_is_not_shown() -> None:
-    assert "hidden" not in repr(Access(secret="hidden"))
+    assert "hidden" not in repr(ObjectsSettings(secret=SecretStr("hidden")))
 
 
 async def test_settings_open_a_bucket_and_a_wrong_one_is_told_at_the_start(

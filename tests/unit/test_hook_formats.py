@@ -13,7 +13,7 @@ from swell.api.hook_bodies import written
 from swell.api.hook_formats import FORMATS
 from swell.api.views import UrlMaker
 from swell.clock import ManualClock
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.outbox import Delivery
 from swell.task import Canceled, Outcome, Succeeded, Task
 from swell.webhook import ENDS
@@ -32,7 +32,7 @@ def told(form: str, event: str) -> Any:
     delivery = Delivery(
         id="d", task_id="t", event=event, attempt=1, at=NOW, data=None if event in ENDS else data
     )
-    urls = UrlMaker("https://swell.test", MemoryObjects(ManualClock(NOW), b"secret"), 60)
+    urls = UrlMaker("https://swell.test", TemporaryObjects(ManualClock(NOW), b"secret"), 60)
     return json.loads(written(FORMATS[form], delivery, a_task(event), urls))
 
 

@@ -9,22 +9,22 @@ from swell.errors import InvalidRequest
 def test_a_plain_address_has_a_stream_of_its_own_name() -> None:
     address = NatsAddress.read("nats://127.0.0.1:4222")
     assert (address.servers, address.stream) == (("nats://127.0.0.1:4222",), "swell")
-    assert address.options() == {}
+    assert address.options == {}
 
 
 def test_the_servers_of_a_cluster_share_a_user() -> None:
     address = NatsAddress.read("nats://ann:p%40ss@a:1,b:2/work")
     assert address.servers == ("nats://a:1", "nats://b:2")
-    assert address.options() == {"user": "ann", "password": "p@ss"}
+    assert address.options == {"user": "ann", "password": "p@ss"}
     assert address.place == "a:1,b:2"
 
 
 def test_a_name_without_a_password_is_a_token() -> None:
-    assert NatsAddress.read("nats://secret@a:1").options() == {"token": "secret"}
+    assert NatsAddress.read("nats://secret@a:1").options == {"token": "secret"}
 
 
 def test_tls_insists_on_certificates_that_are_trusted() -> None:
-    context = NatsAddress.read("tls://a:1").options()["tls"]
+    context = NatsAddress.read("tls://a:1").options["tls"]
     assert context.check_hostname
 
 
@@ -57,12 +57,12 @@ def test_what_is_no_address_is_refused_without_its_password(url: str) -> None:
 @pytest.mark.parametrize("option", ["ca", "creds"])
 def test_a_file_that_is_not_there_is_refused(option: str) -> None:
     with pytest.raises(InvalidRequest):
-        NatsAddress.read(f"nats://a:1?{option}=/nowhere").options()
+        NatsAddress.read(f"nats://a:1?{option}=/nowhere")
 
 
 def test_a_password_may_hold_anything_that_is_escaped() -> None:
     address = NatsAddress.read("nats://u:p%40ss%2Fw%25rd%231@a:1/x")
-    assert address.options() == {"user": "u", "password": "p@ss/w%rd#1"}
+    assert address.options == {"user": "u", "password": "p@ss/w%rd#1"}
 
 
 def test_a_stream_is_kept_by_as_many_servers_as_are_named() -> None:

@@ -14,8 +14,7 @@ from buckets import SECRET, s3_bucket
 from servers import Server
 from swell.clock import SystemClock
 from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from swell.object_stores.folder import FolderObjects
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import FolderObjects, TemporaryObjects
 from swell.objects import ObjectInfo
 from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, WeightCache
@@ -52,7 +51,7 @@ class Impatient(SystemClock):
         await asyncio.sleep(0)
 
 
-class Noting(MemoryObjects):
+class Noting(TemporaryObjects):
     """Notes what is written, and fails as it is told."""
 
     def __init__(self) -> None:
@@ -121,7 +120,7 @@ async def test_a_push_that_was_broken_off_goes_on(
 
 
 async def test_a_version_is_there_only_when_all_its_chunks_are(tmp_path: Path) -> None:
-    class Full(MemoryObjects):
+    class Full(TemporaryObjects):
         async def put(self, key: str, data: object, content_type: str) -> object:  # type: ignore[override]
             raise Unavailable("the disk is full")
 
@@ -354,7 +353,7 @@ async def test_a_file_of_somebody_else_in_place_of_a_manifest_is_told_as_one(
 
 
 async def test_a_store_that_signs_nothing_cannot_be_asked_itself(tmp_path: Path) -> None:
-    store = WeightStore(MemoryObjects(SystemClock(), SECRET))
+    store = WeightStore(TemporaryObjects(SystemClock(), SECRET))
     pushed = await up(store, write(tmp_path / NAME))
     with pytest.raises(InvalidRequest, match=r"weights\.url"):
         await fetch(

@@ -11,7 +11,7 @@ pytest.importorskip("cryptography")
 
 from swell.clock import ManualClock
 from swell.errors import InvalidRequest
-from swell.object_stores.memory import MemoryObjects
+from swell.object_stores.folder import TemporaryObjects
 from swell.objects import check_key
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
 from swell.weights.cache import DigestMismatch
@@ -43,7 +43,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def store(clock: ManualClock) -> WeightStore:
-    return WeightStore(MemoryObjects(clock, b"0" * 32), "weights")
+    return WeightStore(TemporaryObjects(clock, b"0" * 32), "weights")
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Addresses of PostgreSQL databases, as settings write them. Pure.
+"""Checks of PostgreSQL addresses in settings. Pure.
 
-A password with `#`, `/`, `?` or `@` in it ends the address too early, and what is left of it would
-be taken for a port or for a host, and be told in an error. So an address is judged before anything
-connects, in words that say nothing of it.
+A `#`, `/`, `?` or `@` in a password ends the host part too early, so an error of the client library
+could show the rest of the password as a host or port. So Swell checks an address before it
+connects, and its errors quote nothing of it.
 """
 
 from urllib.parse import urlsplit
@@ -16,11 +16,11 @@ def database_place(url: str, setting: str) -> str:
     """Return the HOST:PORT of `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, for people.
 
     Args:
-        url: The address. Several hosts may stand with commas between them.
-        setting: Where it is written, for the error.
+        url: The address. It may have several hosts, separated by commas.
+        setting: The setting with the address, for the error.
 
     Raises:
-        InvalidRequest: It cannot be read. Nothing of it is in the text.
+        InvalidRequest: It cannot be read. The text quotes nothing of it.
     """
     try:
         parts = urlsplit(url)
@@ -34,7 +34,7 @@ def database_place(url: str, setting: str) -> str:
 
 
 def unreadable_url(setting: str) -> InvalidRequest:
-    """Return what to say of an address that cannot be read."""
+    """Return the error for an address that cannot be read."""
     return InvalidRequest(
         f"{setting} cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in a "
         "name or password %23 for #, %2F for /, %3F for ?, %40 for @, %3A for : and %25 for %"

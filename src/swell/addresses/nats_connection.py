@@ -23,7 +23,6 @@ class NatsConnection:
 
     Args:
         url: See `NatsAddress.read`.
-        on_disconnect: Called when the connection is lost.
         on_reconnect: Called after each new connection except the first.
         options: More options of the client library.
     """
@@ -32,13 +31,11 @@ class NatsConnection:
         self,
         url: str,
         *,
-        on_disconnect: Callable[[], None] = lambda: None,
         on_reconnect: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> None:
         self.address = NatsAddress.read(url)
-        self._options = self.address.options() | options
-        self._on_disconnect = on_disconnect
+        self._options = self.address.options | options
         self._on_reconnect = on_reconnect
         self._opening: asyncio.Task[Client] | None = None
         #: The last error of the connection.
@@ -111,7 +108,6 @@ class NatsConnection:
             self._error = error
 
     async def _on_client_disconnect(self) -> None:
-        self._on_disconnect()
         if not self._is_closed:
             _log.warning("NATS: connection lost, reconnecting", server=self.address.place)
 

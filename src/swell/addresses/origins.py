@@ -1,7 +1,6 @@
-"""How settings write hosts, origins of pages, and media types. Pure.
+"""Normal forms of hosts, origins of pages, and media types in settings.
 
-What is written otherwise would be taken, and match nothing. So it is brought into the form in which
-it is compared, or refused with what to write.
+Pure. A word that is written differently would match nothing, so it is normalized or refused.
 
 Source:
     RFC 6454 (origins), RFC 6838, section 4.2 (names of media types), RFC 5890 (names in ASCII).
@@ -12,9 +11,8 @@ import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-_PORTS: Final = {"http": 80, "https": 443}
+from swell.addresses.urls import PORTS, ascii_host
 
-_LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _TYPE: Final = re.compile(r"\*/\*|[a-z0-9][a-z0-9!#$&^_.+-]*/(\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 
 
@@ -25,7 +23,7 @@ def host_as_compared(word: str) -> str:
         ValueError: It is none; the text says what to write.
     """
     host = _host(word.removeprefix("[").removesuffix("]"))
-    if host is None:
+    if not host:
         raise ValueError(
             f"{word[:100]!r} is no name of a host: write each name in full, without scheme, port "
             "and path, such as swell.example"
@@ -42,14 +40,14 @@ def origin_as_compared(word: str) -> str:
     if word == "*":
         return word
     parts = _split(word)
-    host = None if parts is None else _host(parts.hostname or "")
-    if parts is None or host is None or parts.path not in ("", "/") or parts.query:
+    host = "" if parts is None else _host(parts.hostname or "")
+    if parts is None or not host or parts.path not in ("", "/") or parts.query:
         raise ValueError(
             f"{word[:100]!r} is no origin: write scheme and host in full, without a path, such as "
             "https://shop.example or http://localhost:5173; * for all"
         )
     bracketed = f"[{host}]" if ":" in host else host
-    is_usual = parts.port in (None, _PORTS.get(parts.scheme))
+    is_usual = parts.port in (None, PORTS.get(parts.scheme))
     return f"{parts.scheme}://{bracketed}" + ("" if is_usual else f":{parts.port}")
 
 
@@ -75,7 +73,7 @@ def service_url(word: str) -> str:
         ValueError: It is none; the text says what to write.
     """
     parts = _split(word)
-    is_url = parts is not None and parts.scheme in _PORTS and _host(parts.hostname or "")
+    is_url = parts is not None and parts.scheme in PORTS and _host(parts.hostname or "")
     if parts is None or not is_url or parts.query:
         raise ValueError(
             f"{word.rpartition('@')[2][:100]!r} is no URL of a service: write such as "
@@ -96,15 +94,9 @@ def _split(word: str) -> SplitResult | None:
         return None
 
 
-def _host(word: str) -> str | None:
+def _host(word: str) -> str:
+    """Return an address, or a name in lower-case ASCII; empty if it is neither."""
     try:
         return str(ipaddress.ip_address(word))
     except ValueError:
-        pass
-    try:
-        host = word.lower() if word.isascii() else word.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        return None
-    host = host.removesuffix(".")
-    is_name = len(host) <= 253 and all(map(_LABEL.fullmatch, host.split(".")))
-    return host if is_name else None
+        return ascii_host(word)

@@ -1,12 +1,10 @@
 """An HTTP client for URLs from users, safe against SSRF and DNS rebinding.
 
-A URL is checked (`urls.py`), its host is resolved here, each of its addresses is checked, and the
-connection goes to one of these. There is no second lookup that could answer differently, and the
-address is checked again when the socket is made. Redirects are not followed: the caller checks
-each target.
+It checks a URL (`urls.py`), resolves its host, checks each address, and connects to one of these.
+There is no second lookup that could answer differently, and the address is checked again when the
+socket is made. It does not follow redirects: the caller checks each target.
 """
 
-import asyncio
 import contextlib
 import ipaddress
 import socket
@@ -14,16 +12,17 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
+from aiohttp.resolver import ThreadedResolver
 
 from swell.addresses.urls import RefusedUrl, UrlPolicy, bare_url
 from swell.errors import InvalidRequest
 
-#: A server that is silent for so long is given up, in seconds.
+#: The longest silence of a server, and the time to connect to it, in seconds.
 SILENCE_S: Final = 30.0
 CONNECT_S: Final = 10.0
 
-#: Streams that never end, and forms: none of them is a file.
+#: Media types of streams that never end, and of forms.
 _NO_FILES: Final = ("text/event-stream", "multipart/")
 
 
@@ -31,9 +30,9 @@ class Outbound:
     """A client for URLs of users.
 
     Args:
-        policy: Which of them are asked for.
+        policy: The allowed URLs.
         total_s: Limit of the whole request, in seconds.
-        connections: How many there may be at once; 0 for any number.
+        connections: Limit of concurrent connections; 0 for any number.
     """
 
     def __init__(self, policy: UrlPolicy, total_s: float, *, connections: int = 32) -> None:
@@ -46,32 +45,35 @@ class Outbound:
 
     @contextlib.asynccontextmanager
     async def get(self, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask for a URL; yield the answer, which may be a redirect.
+        """Get a file; yield the response, which may be a redirect.
 
         Raises:
-            RefusedUrl: It is not asked for.
-            InvalidRequest: What came is no file.
+            RefusedUrl: The policy does not allow it.
+            InvalidRequest: The response is not a file.
             aiohttp.ClientError, TimeoutError, OSError: It cannot be read.
         """
-        checked = self._policy.check(url)
-        session = self._opened()
-        async with session.get(checked.url, allow_redirects=False, timeout=self._timeout) as answer:
+        async with self._request("GET", url) as answer:
             _check_kind(answer, url)
             yield answer
 
-    @contextlib.asynccontextmanager
-    async def post(
+    def post(
         self, url: str, body: bytes, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send something to a URL; yield the answer, which may be a redirect, unread.
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Post a body; yield the response, unread, which may be a redirect.
 
         Raises:
-            RefusedUrl: Nothing is sent there.
+            RefusedUrl: The policy does not allow it.
             aiohttp.ClientError, TimeoutError, OSError: It cannot be reached.
         """
+        return self._request("POST", url, data=body, headers=headers)
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, method: str, url: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         checked = self._policy.check(url)
-        async with self._opened().post(
-            checked.url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+        async with self._opened().request(
+            method, checked.url, allow_redirects=False, timeout=self._timeout, **options
         ) as answer:
             yield answer
 
@@ -88,7 +90,7 @@ class Outbound:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections, resolver=guard, socket_factory=guard.socket
                 ),
-                # Small answers may unpack to anything: they are taken as they come.
+                # A small answer could unpack to any size, so it is not unpacked.
                 headers={"accept-encoding": "identity"},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -97,10 +99,11 @@ class Outbound:
         return self._session
 
 
-class _Guard(AbstractResolver):
-    """Resolves names to addresses that may be connected to, and opens sockets to no others."""
+class _Guard(ThreadedResolver):
+    """Resolves names to allowed addresses, and opens sockets to no others."""
 
     def __init__(self, policy: UrlPolicy) -> None:
+        super().__init__()
         self._policy = policy
         #: Addresses of hosts that are trusted by name.
         self._granted: set[str] = set()
@@ -109,31 +112,18 @@ class _Guard(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a host; all of them are allowed."""
-        is_trusted = self._policy.trusts_name(host, port)
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        results: list[ResolveResult] = []
-        for kind, _, proto, _, place in found:
-            address = str(place[0])
-            if is_trusted:
-                self._granted.add(address)
-            else:
+        results = await super().resolve(host, port, family)
+        addresses = [each["host"] for each in results]
+        if self._policy.trusts_name(host, port):
+            self._granted.update(addresses)
+        else:
+            for address in addresses:
                 self._policy.check_address(ipaddress.ip_address(address), port, host)
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=address,
-                    port=port,
-                    family=kind,
-                    proto=proto,
-                    flags=int(socket.AI_NUMERICHOST),
-                )
-            )
         return results
 
-    def socket(self, told: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
+    def socket(self, address_info: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
         """Check an address, then make the socket that will connect to it."""
-        family, kind, proto, _, place = told
+        family, kind, proto, _, place = address_info
         address, port = str(place[0]), int(place[1])
         if address not in self._granted:
             try:
@@ -141,9 +131,6 @@ class _Guard(AbstractResolver):
             except (RefusedUrl, ValueError) as error:
                 raise PermissionError(f"{address} is not connected to") from error
         return socket.socket(family=family, type=kind, proto=proto)
-
-    async def close(self) -> None:
-        """Do nothing."""
 
 
 def _check_kind(answer: aiohttp.ClientResponse, url: str) -> None:

@@ -1,4 +1,4 @@
-"""What a client speaks TLS with: which certificates it trusts."""
+"""TLS of clients: the certificates that they trust."""
 
 import ssl
 from pathlib import Path
@@ -7,7 +7,7 @@ from swell.errors import InvalidRequest
 
 
 def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """Return what a client speaks TLS with.
+    """Return the TLS context of a client.
 
     Args:
         ca_file: Certificates that are trusted in addition to the system's.

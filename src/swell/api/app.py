@@ -15,7 +15,7 @@ from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
-from swell.api.hook_formats import FORMATS, SEALS
+from swell.api.hook_formats import FORMATS
 from swell.api.metrics import Histogram
 from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
@@ -169,7 +169,7 @@ class App:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.service = Service(backend, FORMATS, SEALS)
+        self.service = Service(backend, FORMATS)
         self._duties = Duties(self.service)
         served = served_routes(backend.settings.server.facades)
         by_path: dict[str, dict[str, Endpoint]] = {}

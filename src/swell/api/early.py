@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from swell.bus import Bus
+from swell.buses.memory import MemoryBus
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.results import Artifact
 from swell.task import Task, TaskState
 
 
-def early_artifacts(bus: Bus, task: Task) -> list[Artifact]:
+def early_artifacts(bus: MemoryBus, task: Task) -> list[Artifact]:
     """Return the files so far of a running task, in order; otherwise nothing."""
     if task.state is not TaskState.RUNNING:
         return []

@@ -10,12 +10,13 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
-from swell.api.hook_secrets import SigningPair, rotated
+from swell.api.hook_secrets import SigningPair, next_pair
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
-from swell.errors import Conflict, Unavailable
+from swell.errors import Conflict
 from swell.outbox import Watch
 from swell.webhook import ENDS, NATIVE
 
@@ -23,8 +24,6 @@ from swell.webhook import ENDS, NATIVE
 REFRESH_S: Final = 2.0
 
 _PREFIX: Final = "webhooks.endpoint/"
-
-_TRIES: Final = 20
 
 
 class EndpointState(StrEnum):
@@ -102,10 +101,6 @@ class Endpoints:
         """Return those that are known, oldest first."""
         return sorted(self._known.values(), key=lambda each: (each.created_at, each.id))
 
-    def get(self, endpoint_id: str) -> Endpoint | None:
-        """Return one as it is known."""
-        return self._known.get(endpoint_id)
-
     async def read(self, endpoint_id: str) -> Endpoint | None:
         """Return one as it is now."""
         kept = await self._registry.note(_PREFIX + endpoint_id)
@@ -146,11 +141,9 @@ class Endpoints:
             Conflict: It was deleted.
         """
         now = self._clock.now()
-
-        def change(before: Endpoint) -> Endpoint:
-            return msgspec.structs.replace(before, state=state, reason=reason, changed_at=now)
-
-        changed = await self._change(endpoint_id, change)
+        changed = await self._change(
+            endpoint_id, lambda before: replace(before, state=state, reason=reason, changed_at=now)
+        )
         if state is EndpointState.DISABLED:
             why = f"the endpoint was disabled: {reason}"
             await self._outbox.give_up(endpoint_id, why, but=but)
@@ -163,28 +156,27 @@ class Endpoints:
             Conflict: It was deleted.
         """
         now = self._clock.now()
-
-        def change(before: Endpoint) -> Endpoint:
-            return msgspec.structs.replace(before, signing=rotated(before.signing, now, overlap_s))
-
-        return await self._change(endpoint_id, change)
+        return await self._change(
+            endpoint_id,
+            lambda before: replace(before, signing=next_pair(before.signing, now, overlap_s)),
+        )
 
     async def _change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
-        for _ in range(_TRIES):
-            kept = await self._registry.note(_PREFIX + endpoint_id)
+        def change_note(kept: bytes | None) -> bytes:
             if kept is None:
                 raise Conflict(f"the endpoint {endpoint_id} has been deleted")
-            after = change(_decode(kept))
-            if await self._registry.swap_note(_PREFIX + endpoint_id, kept, _encode(after)):
-                self._changes += 1
-                self._take({**self._known, endpoint_id: after})
-                return after
-        raise Unavailable("this endpoint is being changed by others: try again")
+            return _encode(change(_decode(kept)))
+
+        kept = await self._registry.change_note(_PREFIX + endpoint_id, change_note)
+        after = _decode(kept)
+        self._changes += 1
+        self._take({**self._known, endpoint_id: after})
+        return after
 
     def _take(self, known: dict[str, Endpoint]) -> None:
         self._known = known
-        told = [each for each in self.all() if each.state is not EndpointState.DISABLED]
-        self._outbox.watch([each.watch for each in told])
+        enabled = [each for each in self.all() if each.state is not EndpointState.DISABLED]
+        self._outbox.watch([each.watch for each in enabled])
 
 
 _encode = msgspec.json.Encoder().encode

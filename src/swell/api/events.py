@@ -26,7 +26,7 @@ from swell.api.streams import Stream
 from swell.api.tasks import find_task
 from swell.api.tasks_schemas import EventsQuery
 from swell.api.views import encode, encode_task, with_url
-from swell.bus import Subscription
+from swell.buses.memory import MemorySubscription
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
 from swell.task import Task, TaskState
@@ -135,7 +135,7 @@ async def relay(
 async def _relay(
     service: Service,
     call: Call,
-    subscription: Subscription,
+    subscription: MemorySubscription,
     stream: Stream,
     task: Task,
     after: int,

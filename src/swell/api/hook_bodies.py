@@ -4,9 +4,9 @@ A format turns a delivery and the task at the time of the event into a JSON valu
 `hook_formats.py` lists all formats.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -26,32 +26,16 @@ MAX_BODY_BYTES: Final = 20_000
 SO_FAR: Final = "so_far"
 
 
-class Form(msgspec.Struct, frozen=True):
-    """A format: writes bodies, for all events or some of them."""
+class BodyFormat(msgspec.Struct, frozen=True):
+    """A format of bodies, for all events or some of them."""
 
     write: Callable[[Delivery, Task, UrlMaker], Any]
     events: tuple[str, ...] = EVENTS
-
-
-class Seal(Protocol):
-    """A signature of one format, in addition to the common one."""
-
-    async def headers(
-        self, delivery: Delivery, task: Task, body: bytes, now: datetime
-    ) -> Mapping[str, str]:
-        """Return the headers of one attempt.
-
-        Args:
-            delivery: The delivery.
-            task: Its task.
-            body: The body of the request.
-            now: Time of the attempt.
-        """
-        ...
-
-
-#: Makes a signature; the registry holds its keys.
-SealOf = Callable[[Registry], Seal]
+    #: Returns more headers of an attempt, such as another signature, given its body and time. The
+    #: registry holds the keys.
+    headers: (
+        Callable[[Registry, Delivery, Task, bytes, datetime], Awaitable[Mapping[str, str]]] | None
+    ) = None
 
 
 class HookBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +108,6 @@ def _files_then(delivery: Delivery, task: Task) -> tuple[Artifact, ...]:
     return msgspec.convert(msgspec.json.decode(delivery.data).get(SO_FAR, ()), tuple[Artifact, ...])
 
 
-def written(form: Form, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:
+def written(form: BodyFormat, delivery: Delivery, task: Task, urls: UrlMaker) -> bytes:
     """Return the body of a delivery in the receiver's format."""
     return encode(form.write(delivery, as_it_was(delivery, task), urls))

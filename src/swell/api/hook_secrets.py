@@ -11,13 +11,11 @@ import msgspec
 
 from swell.clock import Clock
 from swell.db.registry import Registry
-from swell.errors import InvalidRequest, Unavailable
+from swell.errors import InvalidRequest
 from swell.webhooks.signing import new_secret
 
 #: Every key has a secret of this name.
 DEFAULT_SECRET: Final = "default"
-
-_TRIES: Final = 20
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: Most secrets of one key.
@@ -43,14 +41,13 @@ class SigningPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.old_until if self.old_until is not None and self.old_until > now else None
 
 
-def rotated(pair: SigningPair, now: datetime, overlap_s: float) -> SigningPair:
+def next_pair(before: SigningPair | None, now: datetime, overlap_s: float = 0.0) -> SigningPair:
     """Return a new secret. Its predecessor signs during the overlap."""
-    return SigningPair(
-        secret=new_secret(),
-        created_at=now,
-        old=pair.secret,
-        old_until=now + timedelta(seconds=overlap_s),
-    )
+    pair = SigningPair(secret=new_secret(), created_at=now)
+    if before is None:
+        return pair
+    old_until = now + timedelta(seconds=overlap_s)
+    return msgspec.structs.replace(pair, old=before.secret, old_until=old_until)
 
 
 class HookSecrets:
@@ -62,17 +59,14 @@ class HookSecrets:
 
     async def of(self, key_id: str, name: str = DEFAULT_SECRET) -> SigningPair | None:
         """Return a key's secret of this name, and make the default one if it is missing."""
-        for _ in range(_TRIES):
-            kept = await self._registry.note(_note(key_id, name))
-            if kept is not None:
-                return _decode(kept)
-            if name != DEFAULT_SECRET:
-                return None
-            # Of concurrent first calls, the others read what one has made.
-            pair = SigningPair(secret=new_secret(), created_at=self._clock.now())
-            if await self._registry.swap_note(_note(key_id, name), None, _encode(pair)):
-                return pair
-        raise Unavailable("this secret is being changed by others: try again")
+        kept = await self._registry.note(_note(key_id, name))
+        if kept is None and name == DEFAULT_SECRET:
+            first = _encode(next_pair(None, self._clock.now()))
+            # Of concurrent calls, one makes the secret and the others read it.
+            kept = await self._registry.change_note(
+                _note(key_id, name), lambda before: before or first
+            )
+        return None if kept is None else _decode(kept)
 
     async def check_name(self, key_id: str, name: str) -> None:
         """Check that a key may have a secret of this name.
@@ -98,15 +92,12 @@ class HookSecrets:
             name: Name of the secret.
             overlap_s: Seconds during which the predecessor signs too.
         """
-        for _ in range(_TRIES):
-            kept = await self._registry.note(_note(key_id, name))
-            now = self._clock.now()
-            pair = SigningPair(secret=new_secret(), created_at=now)
-            if kept is not None:
-                pair = rotated(_decode(kept), now, overlap_s)
-            if await self._registry.swap_note(_note(key_id, name), kept, _encode(pair)):
-                return pair
-        raise Unavailable("this secret is being changed by others: try again")
+
+        def change(kept: bytes | None) -> bytes:
+            before = None if kept is None else _decode(kept)
+            return _encode(next_pair(before, self._clock.now(), overlap_s))
+
+        return _decode(await self._registry.change_note(_note(key_id, name), change))
 
 
 def _note(key_id: str, name: str) -> str:

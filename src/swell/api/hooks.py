@@ -4,7 +4,8 @@ Every backend writes deliveries to the store. The leader of the duty `webhooks` 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final
 
@@ -16,8 +17,8 @@ from swell.addresses.urls import RefusedUrl, UrlPolicy
 from swell.api.auth import why_not
 from swell.api.early import files_told
 from swell.api.endpoints import Endpoint, Endpoints, EndpointState
-from swell.api.hook_bodies import SO_FAR, Form, Seal, SealOf, written
-from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets
+from swell.api.hook_bodies import SO_FAR, BodyFormat, written
+from swell.api.hook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
 from swell.api.metrics import Metrics
 from swell.api.settings import Backend
 from swell.api.tasks_schemas import WebhookRequest
@@ -25,11 +26,11 @@ from swell.api.views import UrlMaker
 from swell.db.deliveries import Outbox
 from swell.errors import FieldError, InvalidInput, SwellError
 from swell.events import ATTEMPT_STRIDE, Event, EventKind
-from swell.outbox import Delivery, Post, says_passing
+from swell.outbox import Delivery, says_passing
 from swell.registry import ApiKey
 from swell.webhook import NATIVE, PASSING, Webhook
-from swell.webhooks.dispatcher import Dispatcher, DispatcherSettings, Unsendable
-from swell.webhooks.send import HttpSender, Letter
+from swell.webhooks.dispatcher import Dispatcher, Undeliverable
+from swell.webhooks.send import HookRequest, HttpSender
 
 _log = structlog.get_logger("swell.webhooks")
 
@@ -38,9 +39,8 @@ _EVENT_INTERVAL_S: Final = 0.5
 #: Most running tasks for which the backend remembers whether anyone subscribed.
 _MAX_TASKS: Final = 10_000
 
-#: Secrets and keys are read again after this time, in seconds.
+#: Keys are read again after this time, in seconds.
 _CACHE_S: Final = 2.0
-_MAX_CACHED: Final = 1000
 
 _RELEASE: Final = version_of("swell")
 
@@ -51,8 +51,7 @@ class Hooks:
     Args:
         backend: Stores, clock and settings.
         outbox: Holds deliveries.
-        forms: Body formats by name.
-        seals: Additional signatures by name of the format.
+        formats: Body formats by name.
         metrics: Counts outcomes.
     """
 
@@ -60,39 +59,31 @@ class Hooks:
         self,
         backend: Backend,
         outbox: Outbox,
-        forms: Mapping[str, Form],
-        seals: Mapping[str, SealOf],
+        formats: Mapping[str, BodyFormat],
         metrics: Metrics,
     ) -> None:
         self.settings = backend.settings.webhooks
         self.outbox = outbox
         self.secrets = HookSecrets(backend.registry, backend.clock)
         self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
-        self._forms = forms
+        self._backend = backend
         self._clock = backend.clock
-        self._store = backend.store
-        self._bus = backend.bus
+        self._formats = formats
+        self._metrics = metrics
         #: Running task → whether anyone subscribed to events before its end.
         self._subscribed: dict[str, bool] = {}
         #: (task, kind) → the newest event that was not sent; None if all were sent.
         self._pending: dict[tuple[str, str], Event | None] = {}
         self._senders: set[asyncio.Task[None]] = set()
-        made = {name: seal(backend.registry) for name, seal in seals.items()}
-        receivers = _Receivers(backend, self.endpoints, self.secrets, forms, made, metrics)
-        chosen = self.settings
-        self.policy = UrlPolicy.of(chosen.allow_private_urls, chosen.url_ports, "webhooks")
-        outbound = Outbound(self.policy, chosen.timeout_s, connections=0)
-        self.dispatcher = Dispatcher(
-            outbox,
-            backend.clock,
-            HttpSender(outbound, backend.clock, _RELEASE),
-            receivers,
-            DispatcherSettings(
-                schedule_s=chosen.schedule_s,
-                at_once=chosen.at_once,
-                per_place=chosen.per_receiver,
-            ),
+        #: Id → key, and when the keys are read again, in monotonic seconds.
+        self._keys: dict[str, ApiKey] = {}
+        self._keys_until_s = -math.inf
+        self.policy = UrlPolicy.of(
+            self.settings.allow_private_urls, self.settings.url_ports, "webhooks"
         )
+        outbound = Outbound(self.policy, self.settings.timeout_s, connections=0)
+        self._http = HttpSender(outbound, backend.clock, _RELEASE)
+        self.dispatcher = Dispatcher(outbox, backend.clock, self._http.send, self, self.settings)
         outbox.on_post(self.dispatcher.wake)
 
     async def stop(self) -> None:
@@ -103,6 +94,7 @@ class Hooks:
             await self.dispatcher.stop()
         except SwellError as error:
             _log.warning("webhooks: outcomes of attempts were not stored", detail=error.detail)
+        await self._http.close()
 
     async def waiting(self) -> tuple[int, float]:
         """Return the number of waiting deliveries, and the age of the oldest event in seconds."""
@@ -145,10 +137,10 @@ class Hooks:
         Raises:
             InvalidInput: The format does not exist, or has no body for an event.
         """
-        if form not in self._forms:
-            names = ", ".join(sorted(self._forms))
+        if form not in self._formats:
+            names = ", ".join(sorted(self._formats))
             raise _invalid(at + "/format", f"there is no format {form[:40]!r}: use {names}")
-        known = self._forms[form].events
+        known = self._formats[form].events
         for index, event in enumerate(events):
             if event not in known:
                 raise _invalid(
@@ -195,13 +187,8 @@ class Hooks:
     async def _post(self, event: Event) -> None:
         try:
             if await self._is_subscribed(event.task_id):
-                post = Post(
-                    task_id=event.task_id,
-                    attempt=event.id // ATTEMPT_STRIDE,
-                    event=event.kind.value,
-                    data=self._data(event),
-                )
-                await self.outbox.post([post])
+                attempt = event.id // ATTEMPT_STRIDE
+                await self.outbox.post(event.task_id, attempt, event.kind.value, self._data(event))
         except SwellError as error:
             _log.info("webhooks: event was not posted", detail=error.detail)
         except Exception:
@@ -212,123 +199,103 @@ class Hooks:
         if event.kind is not EventKind.ARTIFACT:
             return event.data
         first = event.id // ATTEMPT_STRIDE * ATTEMPT_STRIDE
-        before = [e for e in self._bus.history(event.task_id, after=first) if e.id <= event.id]
+        before = [
+            e for e in self._backend.bus.history(event.task_id, after=first) if e.id <= event.id
+        ]
         return {**event.data, SO_FAR: msgspec.to_builtins(files_told(before))}
 
     async def _is_subscribed(self, task_id: str) -> bool:
         if task_id not in self._subscribed:
             if len(self._subscribed) >= _MAX_TASKS:
                 self._subscribed.clear()
-            (task,) = await self._store.get([task_id])
+            (task,) = await self._backend.store.get([task_id])
             watches = [each.watch for each in self.endpoints.all()]
             self._subscribed[task_id] = task is not None and says_passing(task, watches)
         return self._subscribed[task_id]
 
+    # ---- `Receivers` of the dispatcher
 
-class _Receivers:
-    """Makes the requests of deliveries, and records their outcomes, for the dispatcher."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        endpoints: Endpoints,
-        secrets: HookSecrets,
-        forms: Mapping[str, Form],
-        seals: Mapping[str, Seal],
-        metrics: Metrics,
-    ) -> None:
-        self._backend = backend
-        self._forms = forms
-        self._seals = seals
-        self._endpoints = endpoints
-        self._secrets = secrets
-        self._metrics = metrics
-        #: Name → (end of its life in monotonic seconds, value).
-        self._cache: dict[tuple[str, ...], tuple[float, Any]] = {}
-
-    async def letter(self, delivery: Delivery) -> Letter:
+    async def make_request(self, delivery: Delivery) -> HookRequest:
+        """See `Receivers.make_request`."""
         (task,) = await self._backend.store.get([delivery.task_id])
         if task is None:
-            raise Unsendable("the task is not kept any longer")
+            raise Undeliverable("the task is not kept any longer")
         receiver: Endpoint | Webhook
         if delivery.endpoint:
             receiver = await self._endpoint(delivery.endpoint)
             pair = receiver.signing
         elif task.webhook is not None:
             receiver = task.webhook
-            key_id, secret = task.key_id, task.webhook.secret
-            reason = await self._why_not(key_id)
-            if reason is not None:
-                raise Unsendable(f"the key that created it no longer has access: {reason}")
-            pair = await self._cached(
-                ("secret", key_id, secret), lambda: self._secrets.of(key_id, secret)
-            )
-            if pair is None:
-                raise Unsendable(f"the key has no signing secret {secret!r}")
+            pair = await self._key_secret(task.key_id, receiver.secret)
         else:
-            raise Unsendable("the task names no webhook")
-        form = self._forms.get(receiver.format)
+            raise Undeliverable("the task names no webhook")
+        form = self._formats.get(receiver.format)
         if form is None:
-            raise Unsendable(f"this backend knows no format {receiver.format!r}")
+            raise Undeliverable(f"this backend knows no format {receiver.format!r}")
         if delivery.event not in form.events:
-            raise Unsendable(f"the format {receiver.format!r} has no words for {delivery.event!r}")
+            raise Undeliverable(
+                f"the format {receiver.format!r} has no words for {delivery.event!r}"
+            )
         body = written(form, delivery, task, self._urls(receiver.base))
-        now = self._backend.clock.now()
-        seal = self._seals.get(receiver.format)
-        return Letter(
+        now = self._clock.now()
+        headers: Mapping[str, str] = {}
+        if form.headers is not None:
+            headers = await form.headers(self._backend.registry, delivery, task, body, now)
+        return HookRequest(
             url=receiver.url,
             body=body,
             signing=pair.signing(now),
-            headers={} if seal is None else await seal.headers(delivery, task, body, now),
+            headers=headers,
             inputs_removed=task.inputs_removed,
             outputs_removed=task.outputs_removed,
         )
 
     def paused(self) -> list[str]:
-        return self._endpoints.paused()
+        """See `Receivers.paused`."""
+        return self.endpoints.paused()
 
-    async def gone(self, delivery: Delivery) -> None:
+    async def note_gone(self, delivery: Delivery) -> None:
+        """Disable a standing endpoint that answered 410."""
         if delivery.endpoint:
-            disabled = EndpointState.DISABLED
-            reason = "it answered 410 Gone"
-            await self._endpoints.set_state(delivery.endpoint, disabled, reason, but=delivery.id)
-            _log.warning("webhooks: endpoint answered 410 Gone", endpoint=delivery.endpoint)
+            await self._disable(delivery.endpoint, "it answered 410 Gone", but=delivery.id)
 
-    def told(self, delivery: Delivery) -> None:
+    def note_attempt(self, delivery: Delivery) -> None:
+        """Count the outcome of an attempt."""
         outcome = "retried" if delivery.due_at is not None else delivery.state.value
         self._metrics.webhooks[outcome] += 1
 
     async def _endpoint(self, endpoint_id: str) -> Endpoint:
-        known = self._endpoints.get(endpoint_id) or await self._endpoints.read(endpoint_id)
+        known = await self.endpoints.read(endpoint_id)
         if known is None:
-            raise Unsendable("the endpoint was deleted")
-        if known.state is EndpointState.DISABLED:
-            raise Unsendable(f"the endpoint was disabled: {known.reason}")
-        reason = await self._why_not(known.key_id)
+            raise Undeliverable("the endpoint was deleted")
+        reason = known.reason
+        if known.state is not EndpointState.DISABLED:
+            reason = await self._why_not(known.key_id) or ""
+            if not reason:
+                return known
+            await self._disable(endpoint_id, reason)
+        raise Undeliverable(f"the endpoint was disabled: {reason}")
+
+    async def _disable(self, endpoint_id: str, reason: str, *, but: str = "") -> None:
+        await self.endpoints.set_state(endpoint_id, EndpointState.DISABLED, reason, but=but)
+        _log.warning("webhooks: endpoint disabled", endpoint=endpoint_id, reason=reason)
+
+    async def _key_secret(self, key_id: str, name: str) -> SigningPair:
+        reason = await self._why_not(key_id)
         if reason is not None:
-            await self._endpoints.set_state(endpoint_id, EndpointState.DISABLED, reason)
-            _log.warning("webhooks: endpoint disabled", endpoint=endpoint_id, reason=reason)
-            raise Unsendable(f"the endpoint was disabled: {reason}")
-        return known
+            raise Undeliverable(f"the key that created it no longer has access: {reason}")
+        pair = await self.secrets.of(key_id, name)
+        if pair is None:
+            raise Undeliverable(f"the key has no signing secret {name!r}")
+        return pair
 
     async def _why_not(self, key_id: str) -> str | None:
         """Return why a key no longer works; None if it works."""
-
-        async def read() -> dict[str, ApiKey]:
-            return {each.id: each for each in await self._backend.registry.keys()}
-
-        key = (await self._cached(("keys",), read)).get(key_id)
-        return None if key is None else why_not(key, key.digest, self._backend.clock.now())
-
-    async def _cached(self, name: tuple[str, ...], read: Callable[[], Awaitable[Any]]) -> Any:
-        now_s = self._backend.clock.monotonic_s()
-        until_s, value = self._cache.get(name, (0.0, None))
-        if now_s >= until_s:
-            value = await read()
-            if len(self._cache) >= _MAX_CACHED:
-                self._cache.clear()
-            self._cache[name] = (now_s + _CACHE_S, value)
-        return value
+        if self._clock.monotonic_s() >= self._keys_until_s:
+            self._keys = {each.id: each for each in await self._backend.registry.keys()}
+            self._keys_until_s = self._clock.monotonic_s() + _CACHE_S
+        key = self._keys.get(key_id)
+        return None if key is None else why_not(key, key.digest, self._clock.now())
 
     def _urls(self, base: str) -> UrlMaker:
         settings = self._backend.settings

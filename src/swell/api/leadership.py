@@ -10,7 +10,8 @@ import contextlib
 from typing import Final
 
 from swell.api.skew import Skew
-from swell.bus import Bus, MessageKind, PeerMessage
+from swell.bus import MessageKind, PeerMessage
+from swell.buses.memory import MemoryBus
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import SwellError
@@ -36,7 +37,7 @@ class Leadership:
     def __init__(
         self,
         registry: Registry,
-        bus: Bus,
+        bus: MemoryBus,
         clock: Clock,
         holder: str,
         *,

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from typing import Any, Final
 
 from swell.api.call import poll
-from swell.bus import Bus, Subscription
+from swell.buses.memory import MemoryBus, MemorySubscription
 from swell.clock import Clock
 from swell.events import Event, EventKind
 from swell.task import Task, TaskState
@@ -25,7 +25,7 @@ _MAX_EVENTS: Final = 1000
 class _Follower:
     """The subscription to one task."""
 
-    def __init__(self, subscription: Subscription) -> None:
+    def __init__(self, subscription: MemorySubscription) -> None:
         self.subscription = subscription
         self.events: deque[Event] = deque(maxlen=_MAX_EVENTS)
         self.until_s = 0.0
@@ -42,7 +42,7 @@ class _Follower:
 class Polled:
     """Subscriptions to tasks that clients poll."""
 
-    def __init__(self, bus: Bus, clock: Clock) -> None:
+    def __init__(self, bus: MemoryBus, clock: Clock) -> None:
         self._bus = bus
         self._clock = clock
         #: Task id → subscription, the least recently polled first.

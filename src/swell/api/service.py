@@ -24,7 +24,7 @@ from swell.api.eta import ServiceTimes
 from swell.api.facades.unanswered_requests import UnansweredRequests
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
-from swell.api.hook_bodies import Form, SealOf
+from swell.api.hook_bodies import BodyFormat
 from swell.api.hooks import Hooks
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
@@ -48,7 +48,7 @@ from swell.api.traces import Traces
 from swell.api.views import UrlMaker
 from swell.api.web import WebApp
 from swell.api.writable import Writable
-from swell.broker import Publisher
+from swell.brokers.publisher import QueuePublisher
 from swell.errors import Unavailable
 from swell.events import TaskSummary, event_of, summary_of, summary_of_stage
 from swell.objects import Objects
@@ -66,15 +66,11 @@ class Service:
 
     Args:
         backend: The parts.
-        forms: Formats of webhooks' bodies, by name.
-        seals: Additional signatures of these formats, by the same names.
+        formats: Formats of webhooks' bodies, by name.
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        forms: Mapping[str, Form] = MappingProxyType({}),
-        seals: Mapping[str, SealOf] = MappingProxyType({}),
+        self, backend: Backend, formats: Mapping[str, BodyFormat] = MappingProxyType({})
     ) -> None:
         settings = backend.settings
         self.metrics = Metrics()
@@ -109,7 +105,7 @@ class Service:
         # The autoscaler's reports.
         self.scaling = Scaling(backend.registry, backend.clock, self.name)
         self.hooks = (
-            Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
+            Hooks(backend, backend.outbox, formats, self.metrics) if backend.outbox else None
         )
         self.requests = Requests(backend.clock, settings.log.level_of_requests)
         self.traces = Traces(backend.tracer, backend.clock)
@@ -152,7 +148,7 @@ class Service:
         )
 
     @property
-    def publisher(self) -> Publisher | None:
+    def publisher(self) -> QueuePublisher | None:
         """Sends task IDs to an external queue service; None without one."""
         return self.backend.publisher
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from swell.broker import Publisher
+from swell.brokers.publisher import QueuePublisher
 from swell.brokers.table import Broker
-from swell.bus import Bus
+from swell.buses.memory import MemoryBus
 from swell.clock import Clock
 from swell.db.deliveries import Outbox
 from swell.db.registry import Registry
@@ -85,7 +85,7 @@ class Backend:
 
     store: Store
     broker: Broker
-    bus: Bus
+    bus: MemoryBus
     objects: Objects
     registry: Registry
     clock: Clock
@@ -99,7 +99,7 @@ class Backend:
     #: Exports spans; None without traces.
     tracer: Tracer | None = None
     #: Sends task IDs to an external queue service; None without one.
-    publisher: Publisher | None = None
+    publisher: QueuePublisher | None = None
     #: Queue of webhook deliveries; None refuses webhooks.
     outbox: Outbox | None = None
     #: Whether other backends may use the same store.

@@ -2,13 +2,12 @@
 
 import secrets
 from itertools import zip_longest
-from typing import Final
 
 import msgspec
 
 from swell.api.call import Call, Reply
 from swell.api.endpoints import Endpoint, EndpointState
-from swell.api.hook_secrets import SigningPair
+from swell.api.hook_secrets import SigningPair, next_pair
 from swell.api.hooks import checked_url
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
@@ -30,15 +29,10 @@ from swell.api.webhooks_schemas import (
 from swell.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.registry import Scope
-from swell.webhooks.signing import new_secret
 
 _read_endpoint = Reader(EndpointRequest)
 _read_rotation = Reader(HookRotateRequest)
 _read_replay = Reader(HookReplayRequest)
-
-#: Page size and limit of a replay of failed deliveries.
-_PAGE: Final = 200
-_MAX_REPLAYED: Final = 100_000
 
 
 @route(
@@ -88,7 +82,7 @@ async def create(service: Service, call: Call) -> Reply:
         base=service.base_url(call),
         changed_at=now,
         created_at=now,
-        signing=SigningPair(secret=new_secret(), created_at=now),
+        signing=next_pair(None, now),
     )
     await hooks.endpoints.add(endpoint)
     call.target = endpoint.id
@@ -299,7 +293,7 @@ async def replay(service: Service, call: Call) -> Reply:
         raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
     outbox = service.need_hooks().outbox
     await outbox.replay([delivery.id])
-    (again,) = await outbox.get([delivery.id])
+    again = await outbox.get(delivery.id)
     return Reply(200, encode(_delivery_view(again or delivery)))
 
 
@@ -322,15 +316,7 @@ async def replay_failed(service: Service, call: Call) -> Reply:
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
-    outbox = service.need_hooks().outbox
-    where = DeliveryFilter(endpoint=endpoint.id, state=DeliveryState.FAILED, since=request.since)
-    page = await outbox.page(where, limit=_PAGE, cursor=None)
-    ids = [each.id for each in page.deliveries]
-    while page.cursor is not None and len(ids) < _MAX_REPLAYED:
-        page = await outbox.page(where, limit=_PAGE, cursor=page.cursor)
-        ids += [each.id for each in page.deliveries]
-    # Oldest first.
-    n = await outbox.replay(ids[::-1]) if ids else 0
+    n = await service.need_hooks().outbox.replay_failed(endpoint.id, request.since)
     call.about = f"{n} deliveries"
     return Reply(200, encode(HookReplayView(replayed=n)))
 
@@ -368,7 +354,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
 
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
-    (delivery,) = await service.need_hooks().outbox.get([delivery_id])
+    delivery = await service.need_hooks().outbox.get(delivery_id)
     if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "

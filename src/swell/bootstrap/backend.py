@@ -67,7 +67,7 @@ async def build_backend(
         is_shared=is_shared(settings),
         signing=signing,
         weights=open_weights(settings, clock, secret=signing) if settings.weights.url else None,
-        tracer=open_tracer(settings, clock, "swell-backend"),
+        tracer=open_tracer(settings, "swell-backend"),
     )
 
 

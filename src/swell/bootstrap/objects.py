@@ -14,8 +14,7 @@ from swell.settings.storage import ObjectsSettings, WeightsSettings
 
 if TYPE_CHECKING:
     from swell.object_stores.bucket import BucketObjects
-    from swell.object_stores.signing import Secret
-    from swell.objects import Objects
+    from swell.objects import Objects, Secret
     from swell.weights.compiled import CompiledCache
     from swell.weights.store import WeightStore
 
@@ -37,9 +36,9 @@ async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "O
     """
     url = _objects_url(settings)
     if url == "memory:":
-        from swell.object_stores.memory import MemoryObjects
+        from swell.object_stores.folder import TemporaryObjects
 
-        return MemoryObjects(clock, secret)
+        return TemporaryObjects(clock, secret)
     path = _path_of("objects.url", url)
     if path is not None:
         from swell.object_stores.folder import FolderObjects
@@ -83,14 +82,8 @@ def _bucket(
     setting: str,
 ) -> "BucketObjects":
     with installed("buckets", setting):
-        from swell.object_stores.bucket import Access, BucketObjects
-    access = Access(
-        endpoint=settings.endpoint,
-        region=settings.region,
-        key_id=settings.key_id,
-        secret=settings.secret.get_secret_value(),
-    )
-    return BucketObjects(url, access, clock, secret)
+        from swell.object_stores.bucket import BucketObjects
+    return BucketObjects(url, settings, clock, secret)
 
 
 class _WeightsPlace(NamedTuple):

@@ -16,7 +16,7 @@ from swell.settings.load import Settings
 
 if TYPE_CHECKING:
     from swell.brokers.external import ExternalQueues
-    from swell.bus import Bus
+    from swell.buses.memory import MemoryBus
     from swell.stores.tasks import TaskDatabase
 
 _POSTGRES: Final = ("postgresql:", "postgres:")
@@ -138,7 +138,7 @@ def external_queues(url: str, setting: str = "broker.url") -> "ExternalQueues":
     )
 
 
-async def open_bus(settings: Settings, clock: Clock) -> "Bus":
+async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
     """Open a new connection to the bus.
 
     Raises:

@@ -4,19 +4,15 @@ import os
 import socket
 
 from swell.bootstrap.extras import installed
-from swell.clock import Clock
 from swell.settings.load import Settings
 from swell.telemetry import Tracer
 
 
-def open_tracer(
-    settings: Settings, clock: Clock, service: str, instance: str = ""
-) -> Tracer | None:
+def open_tracer(settings: Settings, service: str, instance: str = "") -> Tracer | None:
     """Return the exporter of spans; None if the settings name no collector.
 
     Args:
         settings: The URL of the collector.
-        clock: The time.
         service: Name of this kind of process, such as `swell-backend`.
         instance: Name of this process; empty for host name and process id.
 
@@ -31,9 +27,7 @@ def open_tracer(
         from swell.tracers.otlp import OtlpTracer
 
     instance = instance or f"{socket.gethostname()}-{os.getpid()}"
-    return OtlpTracer(
-        chosen.endpoint, clock, sample=chosen.sample, service=service, instance=instance
-    )
+    return OtlpTracer(chosen.endpoint, sample=chosen.sample, service=service, instance=instance)
 
 
 async def collector_problem(settings: Settings) -> str:

@@ -105,7 +105,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         weights=_weight_cache(settings),
         origin=origin or Origin(_forks(settings, clock), shelf=_shelf(settings)),
     )
-    worker.traces.tracer = open_tracer(settings, clock, "swell-worker", name)
+    worker.traces.tracer = open_tracer(settings, "swell-worker", name)
     return worker
 
 

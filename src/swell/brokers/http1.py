@@ -15,10 +15,6 @@ from urllib.parse import urlsplit
 import httptools
 
 
-class ConnectionLost(OSError):
-    """The connection ended before the answer was complete."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Status and body of an answer."""
@@ -118,7 +114,7 @@ class _Connection(asyncio.Protocol):
 
     async def call(self, request: bytes) -> Answer:
         if self._transport is None or not self.is_reusable:
-            raise ConnectionLost("the connection was closed")
+            raise ConnectionResetError("the connection was closed")
         self.is_reusable = False
         self._body = []
         self._parser = httptools.HttpResponseParser(self)
@@ -149,11 +145,11 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(ConnectionLost(f"the answer is not HTTP: {error}"))
+            self._fail(ConnectionResetError(f"the answer is not HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_reusable = False
-        self._fail(ConnectionLost(str(error) if error else "the connection was closed"))
+        self._fail(ConnectionResetError(str(error) if error else "the connection was closed"))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():

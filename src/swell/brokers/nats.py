@@ -49,13 +49,8 @@ class NatsQueues(ExternalQueues):
     def __init__(self, url: str) -> None:
         #: Queues with an existing stream and consumer.
         self._known: set[QueueId] = set()
-        self._pulls: set[_Pull] = set()
-        self._connection = NatsConnection(
-            url,
-            on_disconnect=lambda: self._end_pulls("disconnected"),
-            # The server may have lost its streams.
-            on_reconnect=self._known.clear,
-        )
+        # After a reconnect, the server may have lost its streams.
+        self._connection = NatsConnection(url, on_reconnect=self._known.clear)
         self._stream = self._connection.address.stream
         self._subjects = [f"{self._stream}.tasks.*"]
 
@@ -122,30 +117,33 @@ class NatsQueues(ExternalQueues):
         """See `ExternalQueues.receive`. Waits at most ten seconds."""
         await self._js(queue)
         client = await self._connection.client()
-        # Returns the messages that are there; otherwise the next ones.
         wait_s = min(wait_s, _PULL_S)
+        # The server sends the messages that it has; with `expires` it waits for the first one.
         request: dict[str, Any] = {"batch": n, "no_wait": True}
         if wait_s > 0:
             request["expires"] = math.ceil(wait_s * 1e9)
-        pull = _Pull(n)
-        self._pulls.add(pull)
+        found: list[Msg] = []
+        status = _EMPTY[0]
         with nats_errors("NATS cannot be read"):
-            inbox = await client.subscribe(client.new_inbox(), cb=pull.take)
-        try:
-            with nats_errors("NATS cannot be read"):
+            inbox = await client.subscribe(client.new_inbox())
+            try:
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{queue.name}"
                 await client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
-            await asyncio.wait([pull.ended], timeout=wait_s + _ANSWER_S)
-        finally:
-            self._pulls.discard(pull)
-            with contextlib.suppress(NatsError, OSError):
-                await inbox.unsubscribe()
-        if pull.status not in _EMPTY and not pull.found:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s + _ANSWER_S):
+                        while len(found) < n:
+                            message = await inbox.next_msg(timeout=None)
+                            if not message.reply:
+                                status = (message.headers or {}).get("Status", status)
+                                break
+                            found.append(message)
+            finally:
+                with contextlib.suppress(NatsError, OSError):
+                    await inbox.unsubscribe()
+        if status not in _EMPTY and not found:
             self._known.discard(queue)
-            raise Unavailable(f"NATS cannot be read ({pull.status})")
-        return [
-            Message(queue, each.data.decode(errors="replace"), each.reply) for each in pull.found
-        ]
+            raise Unavailable(f"NATS cannot be read ({status})")
+        return [Message(queue, each.data.decode(errors="replace"), each.reply) for each in found]
 
     async def delete(self, messages: Sequence[Message]) -> None:
         await self._reply(messages, b"+ACK")
@@ -169,34 +167,4 @@ class NatsQueues(ExternalQueues):
                 return 0
 
     async def close(self) -> None:
-        self._end_pulls(_EMPTY[0])
         await self._connection.close()
-
-    def _end_pulls(self, status: str) -> None:
-        for pull in self._pulls:
-            pull.end(status)
-
-
-class _Pull:
-    """The answers to one pull request for n messages."""
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self.found: list[Msg] = []
-        self.status = _EMPTY[0]
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def take(self, message: Msg) -> None:
-        """Take a message, or the status that ends the pull."""
-        if message.reply:
-            self.found.append(message)
-            if len(self.found) >= self._n:
-                self.end(self.status)
-        else:
-            self.end((message.headers or {}).get("Status", self.status))
-
-    def end(self, status: str) -> None:
-        """End the pull."""
-        if not self.ended.done():
-            self.status = status
-            self.ended.set_result(None)

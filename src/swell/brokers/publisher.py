@@ -38,7 +38,10 @@ _CLOSE_S: Final = 2.0
 
 
 class QueuePublisher:
-    """See `Publisher`.
+    """Sends the IDs of ready tasks to an external queue service.
+
+    Guarantees:
+        At least once: every task that stays ready is sent, by `publish` or by `repair`.
 
     Args:
         queues: The service.
@@ -58,6 +61,7 @@ class QueuePublisher:
         self._is_closed = False
 
     def publish(self, tasks: Iterable[Task]) -> None:
+        """Send the ready ones among these tasks soon. Call it after the commit."""
         for task in tasks:
             is_ready = task.state is TaskState.QUEUED and task.available_at is None
             if is_ready and len(self._waiting) < _MOST_WAITING:
@@ -73,6 +77,7 @@ class QueuePublisher:
             self._sending.add_done_callback(log_failure)
 
     def leased(self, tasks: Iterable[Task]) -> None:
+        """Do not send these tasks if they are not sent yet: a worker leased them here."""
         self._leased_s = asyncio.get_running_loop().time()
         for task in tasks:
             self._waiting.pop(task.id, None)
@@ -110,7 +115,14 @@ class QueuePublisher:
             self._is_failing = False
 
     async def repair(self) -> int:
-        """See `Publisher.repair`. Acts on queues that were short twice in succession."""
+        """Send ready tasks again that have no message; return how many.
+
+        One backend calls this from time to time. It acts on queues that had too few messages at
+        two calls in succession.
+
+        Raises:
+            Unavailable: The service or the database cannot be reached.
+        """
         short: set[str] = set()
         sent = 0
         for depth in await self._broker.depths():
@@ -130,6 +142,7 @@ class QueuePublisher:
         return sent
 
     async def close(self) -> None:
+        """Send the last messages, if that is quick, and close the connection."""
         self._is_closed = True
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=_CLOSE_S)

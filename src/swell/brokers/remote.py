@@ -52,6 +52,9 @@ AnswerT = TypeVar("AnswerT")
 #: A call fails after its wait and this time, in seconds.
 PATIENCE_S: Final = 30.0
 
+#: The largest input file from elsewhere than the backend.
+_FOREIGN_LIMIT_BYTES: Final = 64 * 1024**2
+
 #: The timeout for a file, in seconds.
 UPLOAD_S: Final = 300.0
 
@@ -98,9 +101,8 @@ class RemoteDispatch:
         url: Address of the backend, such as `http://127.0.0.1:8000`.
         token: A key with the scope `worker`.
         own_limit_bytes: Largest input file from the backend, which checked its size at the upload.
-        foreign_limit_bytes: Largest input file from elsewhere.
-        policy: Which URLs of users are read, so that a worker does not read its own network for
-            them. It does not apply to files of the backend, wherever they are.
+        policy: Allowed URLs of users, so that a worker does not read its own network for them. It
+            does not apply to files of the backend, wherever they are.
         tls: For `https` to the backend; None trusts the system's certificates.
     """
 
@@ -110,7 +112,6 @@ class RemoteDispatch:
         token: str,
         *,
         own_limit_bytes: int = 100 * 1024**2,
-        foreign_limit_bytes: int = 64 * 1024**2,
         policy: UrlPolicy | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -119,8 +120,6 @@ class RemoteDispatch:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         self._client = Http1Client(self._url, headers, tls)
         self._own_limit_bytes = own_limit_bytes
-        self._foreign_limit_bytes = foreign_limit_bytes
-        self._encoder = msgspec.json.Encoder()
         self._session: aiohttp.ClientSession | None = None
         self._outside = Outbound(policy or UrlPolicy(), UPLOAD_S)
         #: URLs of the backend's files in its object store.
@@ -149,7 +148,7 @@ class RemoteDispatch:
     async def _post(
         self, name: str, message: Any, kind: type[AnswerT], *, wait_s: float = 0.0
     ) -> AnswerT:
-        path, body = f"/worker/v1/{name}", self._encoder.encode(message)
+        path, body = f"/worker/v1/{name}", msgspec.json.encode(message)
         try:
             answer = await self._client.post(
                 path, body, timeout_s=wait_s + PATIENCE_S, is_poll=wait_s > 0
@@ -198,7 +197,7 @@ class RemoteDispatch:
             NotFound, Forbidden, TooLarge, Unavailable: It cannot be read.
         """
         async with self._opened(url) as (answer, is_own):
-            limit_bytes = self._own_limit_bytes if is_own else self._foreign_limit_bytes
+            limit_bytes = self._own_limit_bytes if is_own else _FOREIGN_LIMIT_BYTES
             data = bytearray()
             async for part in _parts(answer, url):
                 data += part

@@ -8,11 +8,11 @@ Source:
 """
 
 import asyncio
-import contextlib
 import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -51,10 +51,8 @@ class SqsQueues(ExternalQueues):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._region = parts.netloc
         self._prefix = parts.path.strip("/") or "swell"
-        self._endpoint = parse_qs(parts.query).get("endpoint", [None])[0]
-        if parts.scheme != "sqs" or not self._region:
+        if parts.scheme != "sqs" or not parts.netloc:
             raise InvalidRequest(f"{url[:200]!r} is no address in SQS: use sqs://REGION/PREFIX")
         plain = self._prefix.replace("-", "").replace("_", "")
         if not (plain.isalnum() and plain.isascii()) or len(self._prefix) > _PREFIX_N:
@@ -62,8 +60,17 @@ class SqsQueues(ExternalQueues):
                 f"{self._prefix[:80]!r} cannot begin the names of queues in SQS: use up to "
                 f"{_PREFIX_N} letters, digits, - and _"
             )
-        self._client: Any = None
-        self._lock = threading.Lock()
+        self._sqs: Any = boto3.session.Session().client(
+            "sqs",
+            region_name=parts.netloc,
+            endpoint_url=parse_qs(parts.query).get("endpoint", [None])[0],
+            config=Config(
+                connect_timeout=3,
+                read_timeout=_POLL_S + 10,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+                max_pool_connections=256,
+            ),
+        )
         self._urls: dict[QueueId, str] = {}
         self._calls = asyncio.Semaphore(_CALLS)
         self._is_closed = False
@@ -76,24 +83,18 @@ class SqsQueues(ExternalQueues):
         """
         if self._is_closed:
             raise Unavailable("the connection to SQS is closed")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def settle(set_outcome: Callable[[Any], None], outcome: object) -> None:
-            if not done.done():
-                set_outcome(outcome)
+        done: Future[T] = Future()
 
         def run() -> None:
-            try:
-                call = partial(settle, done.set_result, work())
-            except BaseException as error:
-                call = partial(settle, done.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(call)
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except BaseException as error:
+                    done.set_exception(error)
 
         threading.Thread(target=run, name="swell-sqs", daemon=True).start()
         try:
-            return await done
+            return await asyncio.wrap_future(done)
         except (ClientError, BotoCoreError, OSError) as error:
             if isinstance(error, ClientError) and _code(error) in _GONE:
                 # The next call creates the queue again.
@@ -102,27 +103,13 @@ class SqsQueues(ExternalQueues):
 
     # ---- in threads
 
-    def _sqs(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                config = Config(
-                    connect_timeout=3,
-                    read_timeout=_POLL_S + 10,
-                    retries={"total_max_attempts": 2, "mode": "standard"},
-                    max_pool_connections=256,
-                )
-                self._client = boto3.session.Session().client(
-                    "sqs", region_name=self._region, endpoint_url=self._endpoint, config=config
-                )
-        return self._client
-
     def _url(self, queue: QueueId) -> str:
         """Return a queue's URL; create the queue if necessary."""
         if queue in self._urls:
             return self._urls[queue]
-        sqs, name = self._sqs(), f"{self._prefix}-{queue.name}"
+        name = f"{self._prefix}-{queue.name}"
         try:
-            url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+            url = self._sqs.get_queue_url(QueueName=name)["QueueUrl"]
         except ClientError as error:
             if _code(error) not in _GONE:
                 raise
@@ -130,7 +117,7 @@ class SqsQueues(ExternalQueues):
                 "VisibilityTimeout": str(VISIBILITY_S),
                 "MessageRetentionPeriod": str(RETENTION_S),
             }
-            url = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+            url = self._sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         self._urls[queue] = url
         return str(url)
 
@@ -142,17 +129,20 @@ class SqsQueues(ExternalQueues):
                 {"Id": str(at), "MessageBody": task.id, "MessageGroupId": _group(task)}
                 for at, task in enumerate(batch)
             ]
-            answer = self._sqs().send_message_batch(QueueUrl=self._url(queue), Entries=entries)
+            answer = self._sqs.send_message_batch(QueueUrl=self._url(queue), Entries=entries)
             for failed in answer.get("Failed", []):
                 raise Unavailable(f"SQS did not take a message: {failed.get('Message')}")
 
         await self._all("did not take messages", send, _batches(tasks))
 
     async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
-        """See `ExternalQueues.receive`. A call that waits returns at most ten messages."""
+        """See `ExternalQueues.receive`.
+
+        A call that waits returns at most 10 messages, another one at most 160.
+        """
 
         def receive(most: int) -> list[Message]:
-            answer = self._sqs().receive_message(
+            answer = self._sqs.receive_message(
                 QueueUrl=self._url(queue),
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=min(_POLL_S, math.ceil(wait_s)),
@@ -165,16 +155,10 @@ class SqsQueues(ExternalQueues):
 
         if wait_s > 0:
             return await self._call("cannot be read", partial(receive, min(n, _BATCH_N)))
-        found: list[Message] = []
-        while len(found) < n:
-            wanted = min(n - len(found), _BATCH_N * _CALLS)
-            sizes = [min(_BATCH_N, wanted - at) for at in range(0, wanted, _BATCH_N)]
-            parts = await self._all("cannot be read", receive, sizes)
-            messages = [message for part in parts for message in part]
-            found += messages
-            if len(messages) < wanted:
-                break
-        return found
+        n = min(n, _BATCH_N * _CALLS)
+        sizes = [min(_BATCH_N, n - at) for at in range(0, n, _BATCH_N)]
+        parts = await self._all("cannot be read", receive, sizes)
+        return [message for part in parts for message in part]
 
     async def delete(self, messages: Sequence[Message]) -> None:
         await self._change(messages, "delete_message_batch", {})
@@ -190,7 +174,7 @@ class SqsQueues(ExternalQueues):
                 {"Id": str(at), "ReceiptHandle": message.handle} | fields
                 for at, message in enumerate(batch)
             ]
-            getattr(self._sqs(), method)(QueueUrl=self._url(batch[0].queue), Entries=entries)
+            getattr(self._sqs, method)(QueueUrl=self._url(batch[0].queue), Entries=entries)
 
         for queue in {message.queue for message in messages}:
             own = [message for message in messages if message.queue == queue]
@@ -199,7 +183,7 @@ class SqsQueues(ExternalQueues):
     async def pending(self, queue: QueueId) -> int:
         def count() -> int:
             name = "ApproximateNumberOfMessages"
-            answer = self._sqs().get_queue_attributes(
+            answer = self._sqs.get_queue_attributes(
                 QueueUrl=self._url(queue), AttributeNames=[name]
             )
             return int(answer["Attributes"][name])
@@ -218,8 +202,7 @@ class SqsQueues(ExternalQueues):
     async def close(self) -> None:
         """See `ExternalQueues.close`. Open long polls end by themselves."""
         self._is_closed = True
-        if self._client is not None:
-            self._client.close()
+        self._sqs.close()
 
 
 def _batches(items: Sequence[T]) -> list[Sequence[T]]:

@@ -30,8 +30,8 @@ _PART_BYTES: Final = 7900
 _CONNECT_S: Final = 5.0
 #: A notification that takes longer has lost its server, in seconds.
 _SEND_S: Final = 5.0
-#: Pauses between attempts to reconnect, in seconds; the last one repeats.
-_PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5)
+#: The pause before each attempt to reconnect, in seconds.
+_PAUSE_S: Final = 0.2
 
 _NOTIFY: Final = "SELECT pg_notify($1, part) FROM unnest($2::text[]) AS part"
 
@@ -142,10 +142,8 @@ class PostgresWire:
         self._reconnecting = asyncio.create_task(self._reconnect(), name="bus-reconnect")
 
     async def _reconnect(self) -> None:
-        attempt = 0
         while self._connection is None:
-            await self._clock.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
-            attempt += 1
+            await self._clock.sleep(_PAUSE_S)
             try:
                 await self._connect()
             except _FAILURES:

@@ -4,9 +4,9 @@ Listeners get events of the same process at once, even while the wire is down. A
 events to the others in one message per `PAUSE_S`. Messages are numbered and never sent again: a
 receiver that finds a gap reports `MessageKind.MISSED`, and the backend reads the store.
 
-Each process also sends a heartbeat with the tasks that its listeners follow, so that the others
-send progress and previews of these tasks only. A process that dies may have written to the store
-without a message, so a missing heartbeat counts as a gap.
+Each process also sends a heartbeat, and one for each new listener, with the tasks that its
+listeners follow, so that the others send progress and previews of these tasks only. A process that
+dies may have written to the store without a message, so a missing heartbeat counts as a gap.
 """
 
 import asyncio
@@ -92,8 +92,6 @@ class _Message(msgspec.Struct, Generic[EventT], frozen=True, kw_only=True, omit_
     peer_messages: list[PeerMessage] = []
     #: All tasks with listeners for progress: a heartbeat.
     watched: list[str] | None = None
-    #: Tasks with listeners since the last message.
-    also_watched: list[str] = []
     #: The sender ends.
     is_last: bool = False
 
@@ -113,7 +111,7 @@ class _Peer:
 
 
 class WiredBus(MemoryBus):
-    """See `Bus`. Call `open` before use.
+    """An event bus of several processes. Call `open` before use.
 
     Args:
         wire: Connects the processes.
@@ -129,7 +127,6 @@ class WiredBus(MemoryBus):
         # Waits to be sent.
         self._events: list[bytes] = []
         self._outgoing: list[PeerMessage] = []
-        self._new_watched: list[str] = []
         self._is_heartbeat_due = False
         self._is_due = asyncio.Event()
         self._is_closing = False
@@ -187,8 +184,7 @@ class WiredBus(MemoryBus):
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event in the history with an id above `after`."""
         if after < TERMINAL_ID - 1 and self._peers:
-            self._new_watched.append(task_id)
-            self._is_due.set()
+            self._send_heartbeat()
         return super().subscribe(task_id, after=after)
 
     def watched(self, task_ids: Iterable[str]) -> list[str]:
@@ -270,11 +266,10 @@ class WiredBus(MemoryBus):
             events.append(msgspec.Raw(event))
         del self._events[: len(events)]
         messages, self._outgoing = self._outgoing, []
-        new_watched, self._new_watched = self._new_watched, []
         watched = None
         if self._is_heartbeat_due:
             self._is_heartbeat_due = False
-            watched, new_watched = super().watched(self.subscribed()), []
+            watched = super().watched(self.subscribed())
             if len(watched) > _MOST_WATCHED:
                 watched = [_ALL]
         self._number += 1
@@ -284,7 +279,6 @@ class WiredBus(MemoryBus):
             events=events,
             peer_messages=messages,
             watched=watched,
-            also_watched=new_watched,
         )
 
     # ---- from other processes
@@ -313,7 +307,6 @@ class WiredBus(MemoryBus):
         peer.number = message.number
         if message.watched is not None:
             peer.watched = set(message.watched)
-        peer.watched.update(message.also_watched)
         if message.is_last:
             del self._peers[message.sender]
         self._deliver(message.events, message.peer_messages)

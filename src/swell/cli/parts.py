@@ -37,7 +37,7 @@ from swell.bootstrap.storage import (
 from swell.bootstrap.tracing import collector_problem
 from swell.broker import ReadyTask
 from swell.brokers.external import ExternalQueues, queue_of
-from swell.bus import Bus
+from swell.buses.memory import MemoryBus
 from swell.cli.keyring import LOCAL
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
@@ -258,7 +258,7 @@ async def _bus(backend: Backend, settings: Settings) -> Finding:
     return _ok(told)
 
 
-async def _round_trip(here: Bus, there: Bus, clock: Clock) -> str:
+async def _round_trip(here: MemoryBus, there: MemoryBus, clock: Clock) -> str:
     task_id = secrets.token_hex(16)
     event = Event(task_id=task_id, id=TERMINAL_ID, kind=EventKind.CANCELED)
     subscription = there.subscribe(task_id, after=TERMINAL_ID - 1)

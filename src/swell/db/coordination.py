@@ -1,14 +1,18 @@
 """What backends share to work together: key-value pairs, secrets, leader leases, rate limits."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from swell.db.sql import Database
+from swell.errors import Unavailable
 from swell.registry import Spend
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+#: Attempts of `change_note`.
+_TRIES = 20
 
 
 class CoordinationRepository:
@@ -25,6 +29,21 @@ class CoordinationRepository:
         if before is None:
             return bool(await self._db.execute("add_note", name=name, value=value))
         return bool(await self._db.execute("swap_note", name=name, before=before, value=value))
+
+    async def change_note(self, name: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Set the value of a key to `change(value)`, atomically, and return it.
+
+        `change` may run several times.
+
+        Raises:
+            Unavailable: Other callers change it all the time.
+        """
+        for _ in range(_TRIES):
+            before = await self.note(name)
+            after = change(before)
+            if after == before or await self.swap_note(name, before, after):
+                return after
+        raise Unavailable("others are changing this at the same time: try again")
 
     async def note(self, name: str) -> bytes | None:
         """Return the value of a key, or None."""

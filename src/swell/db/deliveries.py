@@ -11,17 +11,15 @@ from swell.db.sql import Database, Row, Transaction, to_json
 from swell.errors import InvalidRequest
 from swell.outbox import (
     OVERTAKEN,
+    AttemptResult,
     Backlog,
     Delivery,
     DeliveryFilter,
     DeliveryPage,
     DeliveryState,
-    Post,
-    Told,
     Try,
     Watch,
     after_try,
-    may_quote_removed,
     posted,
 )
 from swell.task import TaskState
@@ -55,32 +53,21 @@ class Outbox:
         """Call `wake` whenever this process has written deliveries that are due at once."""
         self._db.posting.wake = wake
 
-    async def post(self, posts: Sequence[Post]) -> None:
-        """Write progress, previews and artifacts of tasks that are still running.
+    async def post(self, task_id: str, attempt: int, event: str, data: dict[str, Any]) -> None:
+        """Write progress, a preview or an artifact of a task that is still running.
 
         Progress and previews replace unsent ones of the same line.
         """
 
         async def action(tx: Transaction) -> bool:
-            tasks = {task.id: task for task in await tx.tasks({each.task_id for each in posts})}
-            now, watches = self._db.clock.now(), self._db.posting.watches
-            new: dict[object, Delivery] = {}
-            for post in posts:
-                task = tasks.get(post.task_id)
-                if task is None or task.state is not TaskState.RUNNING:
-                    continue
-                if task.attempt != post.attempt:
-                    continue
-                data = msgspec.Raw(msgspec.json.encode(post.data))
-                for each in posted(task, post.event, data, watches, now):
-                    is_kept = post.event == "artifact"
-                    key = each.id if is_kept else (each.task_id, each.endpoint, post.event)
-                    new.pop(key, None)
-                    new[key] = each
-            rows = new_rows(new.values())
+            tasks = await tx.tasks([task_id])
+            if not tasks or tasks[0].state is not TaskState.RUNNING or tasks[0].attempt != attempt:
+                return False
+            now, raw = self._db.clock.now(), msgspec.Raw(msgspec.json.encode(data))
+            rows = new_rows(posted(tasks[0], event, raw, self._db.posting.watches, now))
             if rows:
-                passing = [row for row in rows if row["event"] != "artifact"]
-                await tx.fetch("replace_passing", rows=passing)
+                if event != "artifact":
+                    await tx.fetch("replace_passing", rows=rows)
                 await tx.fetch("overtake", rows=rows, now=now, reason=OVERTAKEN)
                 await tx.fetch("post_deliveries", rows=rows)
             return bool(rows)
@@ -108,13 +95,13 @@ class Outbox:
         due_at: datetime | None = row["due_at"]
         return due_at
 
-    async def tell(self, told: Sequence[Told]) -> list[Delivery | None]:
+    async def record_attempts(self, results: Sequence[AttemptResult]) -> list[Delivery | None]:
         """Write results of attempts, and return the deliveries; None for results not written.
 
         A delivery that would be retried is skipped if a later one waits in its line, unless it is
         about the end of the task.
         """
-        by_id = {each.id: each for each in told}
+        by_id = {each.id: each for each in results}
 
         async def action(tx: Transaction) -> dict[str, Delivery]:
             rows = await tx.fetch("deliveries_to_tell", ids=list(by_id))
@@ -127,11 +114,10 @@ class Outbox:
                 before = _delivery(row)
                 if before.tries != result.tries:
                     continue
-                gone = removed.get(before.task_id)
-                quotes = may_quote_removed(
-                    result,
-                    inputs_removed=gone is None or gone["has_no_inputs"],
-                    outputs_removed=gone is None or gone["has_no_outputs"],
+                gone = removed.get(before.task_id, {"has_no_inputs": True, "has_no_outputs": True})
+                # The answer may quote data that was removed since the attempt.
+                quotes = (gone["has_no_inputs"] and not result.inputs_removed) or (
+                    gone["has_no_outputs"] and not result.outputs_removed
                 )
                 after[before.id] = after_try(
                     before, result, has_later=has_later, quotes_removed=quotes
@@ -140,13 +126,12 @@ class Outbox:
             return after
 
         after = await self._db.transaction(action)
-        return [after.get(each.id) for each in told]
+        return [after.get(each.id) for each in results]
 
-    async def get(self, ids: Sequence[str]) -> list[Delivery | None]:
-        """Return deliveries, None for unknown ids."""
-        rows = await self._db.fetch("deliveries", ids=list(ids))
-        found = {row["id"]: _delivery(row) for row in rows}
-        return [found.get(each) for each in ids]
+    async def get(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery, or None."""
+        rows = await self._db.fetch("deliveries", ids=[delivery_id])
+        return _delivery(rows[0]) if rows else None
 
     async def page(
         self, where: DeliveryFilter, *, limit: int = 50, cursor: str | None = None
@@ -168,8 +153,20 @@ class Outbox:
 
     async def replay(self, ids: Sequence[str]) -> int:
         """Make ended deliveries due again, with all their attempts; return how many there were."""
+        return await self._replay(ids=list(ids), endpoint=None, since=None)
+
+    async def replay_failed(self, endpoint: str, since: datetime) -> int:
+        """Replay failed deliveries of a standing endpoint; return how many there were.
+
+        Args:
+            endpoint: Of these deliveries.
+            since: Only of events at this moment or later.
+        """
+        return await self._replay(ids=None, endpoint=endpoint, since=since)
+
+    async def _replay(self, **where: Any) -> int:
         now = self._db.clock.now()
-        rows = await self._db.execute("replay_deliveries", ids=list(ids), now=now)
+        rows = await self._db.execute("replay_deliveries", now=now, **where)
         if rows:
             self._db.posting.wake()
         return len(rows)

@@ -387,13 +387,15 @@ FROM deliveries
 WHERE seq < :before {if task_id: AND task_id = :task_id}
     {if endpoint: AND endpoint = :endpoint AND endpoint <> ''}
     {if key_id: AND key_id = :key_id} {if also_key_id: AND key_id || '' = :also_key_id}
-    {if state: AND state = :state} {if since: AND at >= :since}
+    {if state: AND state = :state}
 ORDER BY seq DESC LIMIT :limit;
 
 -- name: replay_deliveries
 UPDATE deliveries SET state = 'waiting', tries = 0, due_at = :now, ended_at = NULL, reason = ''
 WHERE seq IN (
-    SELECT seq FROM deliveries WHERE id IN ({each ids}) AND due_at IS NULL
+    SELECT seq FROM deliveries WHERE due_at IS NULL {if ids: AND id IN ({each ids})}
+        {if endpoint: AND endpoint = :endpoint AND endpoint <> '' AND state = 'failed'}
+        {if since: AND at >= :since}
     ORDER BY seq {lock FOR UPDATE}
 )
 RETURNING id;

@@ -5,7 +5,7 @@ Tasks are indexed after they are accepted, so that accepting them does not wait 
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -23,27 +23,11 @@ _LATE: Final = timedelta(seconds=30)
 _BATCH: Final = 100
 
 
-class Syntax(NamedTuple):
-    """How a database writes a search: a whole word, a prefix, and a conjunction.
-
-    Words are ASCII letters, digits and `=`, and need no escapes.
-    """
-
-    whole: str
-    prefix: str
-    conjunction: str
-
-    def search(self, words: Sequence[str], key_id: str | None) -> str:
-        """Return a search for all of these words, in tasks of a key or of all keys."""
-        parts = [] if key_id is None else [self.whole.format(key_word(key_id))]
-        for word in words:
-            parts.append((self.whole if is_whole(word) else self.prefix).format(_token(word)))
-        return self.conjunction.join(parts)
-
-
+#: Dialect → a whole word, a prefix, and a conjunction. Words are ASCII letters, digits and `=`, and
+#: need no escapes.
 _SYNTAX: Final = {
-    "sqlite": Syntax('"{}"', '"{}" *', " AND "),
-    "postgres": Syntax("'{}'", "'{}':*", " & "),
+    "sqlite": ('"{}"', '"{}" *', " AND "),
+    "postgres": ("'{}'", "'{}':*", " & "),
 }
 
 
@@ -69,7 +53,7 @@ class SearchRepository:
             "page_ids_found" if where.words else "page_ids",
             before=before if cursor is None else min(cursor, before),
             after=after,
-            search=_SYNTAX[self._db.dialect].search(where.words, where.key_id),
+            search=_search(self._db.dialect, where.words, where.key_id),
             liked_by_key=where.liked_by and where.liked_by.key_id,
             liked_by_user=where.liked_by and where.liked_by.user,
             state=where.state,
@@ -122,6 +106,14 @@ class SearchRepository:
             return len(rows)
 
         return await self._db.transaction(action)
+
+
+def _search(dialect: str, words: Sequence[str], key_id: str | None) -> str:
+    """Return a search for all of these words, in tasks of a key or of all keys."""
+    whole, prefix, conjunction = _SYNTAX[dialect]
+    parts = [] if key_id is None else [whole.format(key_word(key_id))]
+    parts += [(whole if is_whole(word) else prefix).format(_token(word)) for word in words]
+    return conjunction.join(parts)
 
 
 def _text(key_id: str, input_json: str) -> str:

@@ -1,14 +1,12 @@
-"""Exports spans by OTLP over HTTP, with the exporter of OpenTelemetry's SDK.
+"""Exports spans by OTLP over HTTP, with the exporter and the queue of OpenTelemetry's SDK.
 
-The SDK's tracers are not used: they time the code inside a span, and here spans are created when
-they have ended. Spans wait in a queue, and a thread sends them in groups.
+Swell does not use the SDK's tracers: they time the code inside a span, and Swell creates a span
+when it has ended. A thread of the SDK sends queued spans in groups.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections import deque
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,11 +14,10 @@ from urllib.parse import urlsplit
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from swell.clock import Clock
 from swell.errors import InvalidRequest
 from swell.telemetry import Span, Trace
 
@@ -30,7 +27,7 @@ _EXPORTER_LOG: Final = logging.getLogger("opentelemetry.exporter.otlp")
 #: Length of the queue; beyond it the oldest spans are dropped.
 MAX_WAITING: Final = 16_384
 
-#: Spans per request, and the wait for further spans after the first, in seconds.
+#: The most spans per request, and the time between requests with fewer, in seconds.
 GROUP: Final = 512
 GROUP_WITHIN_S: Final = 0.5
 
@@ -45,7 +42,6 @@ class OtlpTracer:
 
     Args:
         endpoint: Such as `http://collector:4318`; the path is `/v1/traces` unless it has one.
-        clock: For the waits between groups.
         sample: Share of sampled traces, 0 to 1.
         service: Name of this kind of process, such as `swell-backend`.
         instance: Name of this process.
@@ -54,18 +50,19 @@ class OtlpTracer:
         InvalidRequest: The endpoint is not an HTTP URL.
     """
 
-    def __init__(
-        self, endpoint: str, clock: Clock, *, sample: float, service: str, instance: str
-    ) -> None:
-        self._clock = clock
+    def __init__(self, endpoint: str, *, sample: float, service: str, instance: str) -> None:
         self._sample = sample
         # Seeded by the system; ids of spans must be unique, not secret.
         self._rng = random.Random()
         self._resource = Resource.create({"service.name": service, "service.instance.id": instance})
         self._scope = InstrumentationScope("swell")
         self._exporter = OTLPSpanExporter(endpoint=_url(endpoint), timeout=SEND_WITHIN_S)
-        self._waiting: deque[ReadableSpan] = deque(maxlen=MAX_WAITING)
-        self._sending: asyncio.Task[None] | None = None
+        self._queue = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=MAX_WAITING,
+            schedule_delay_millis=GROUP_WITHIN_S * 1000,
+            max_export_batch_size=GROUP,
+        )
         # Report an unreachable collector once per group, without the retries.
         _EXPORTER_LOG.setLevel(logging.ERROR)
 
@@ -81,7 +78,7 @@ class OtlpTracer:
 
     def tell(self, span: Span) -> None:
         trace, start_ns = span.trace, _nanoseconds(span.start_at)
-        self._waiting.append(
+        self._queue.on_end(
             ReadableSpan(
                 span.name,
                 context=_context(trace.own),
@@ -96,31 +93,14 @@ class OtlpTracer:
                 instrumentation_scope=self._scope,
             )
         )
-        if self._sending is None:
-            self._sending = asyncio.get_running_loop().create_task(self._send_soon())
 
     async def close(self) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.gather(self._sending, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SEND_WITHIN_S):
-                await self._send()
-        # Wakes the thread if it waits for an unreachable collector.
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]
-
-    async def _send_soon(self) -> None:
-        await self._clock.sleep(GROUP_WITHIN_S)
         try:
-            await self._send()
-        finally:
-            self._sending = None
-
-    async def _send(self) -> None:
-        waiting = self._waiting
-        while waiting:
-            group = [waiting.popleft() for _ in range(min(GROUP, len(waiting)))]
-            await asyncio.to_thread(self._exporter.export, group)
+            async with asyncio.timeout(SEND_WITHIN_S):
+                await asyncio.to_thread(self._queue.shutdown)
+        except TimeoutError:
+            # Wakes the thread if it waits for an unreachable collector.
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _id(self, bits: int) -> int:
         return self._rng.getrandbits(bits) or 1

@@ -1,4 +1,4 @@
-"""What follows from a receiver's answer: delivered, failed, or another attempt later. Pure.
+"""The result of an attempt: delivered, failed, or another attempt later. Pure.
 
 Source:
     Standard Webhooks 1.0.0, "Best practices for delivery" (schedule, 410, no redirects); RFC 9110,
@@ -11,12 +11,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import msgspec
-
-from swell.outbox import Delivery, DeliveryState, Told, Try
-
-#: Waits before the second to the tenth attempt, in seconds: about three days in total.
-SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+from swell.outbox import AttemptResult, Delivery, DeliveryState, Try
+from swell.webhooks.send import Answer, HookRequest
 
 #: A random part of a wait, so that retries spread out.
 _JITTER: Final = 0.1
@@ -30,62 +26,47 @@ _PUTS_OFF: Final = frozenset({429, 502, 503, 504})
 _GONE: Final = 410
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to an attempt, or why there was none."""
-
-    at: datetime
-    took_s: float
-    #: None if there was no answer.
-    status: int | None = None
-    retry_after: str | None = None
-    #: The beginning of the body.
-    text: str = ""
-    #: Why there was no answer: a code and a text.
-    error: str = ""
-    detail: str = ""
-    #: Whether no other attempt can help.
-    is_final: bool = False
-
-
 def is_gone(answer: Answer) -> bool:
     """Whether the receiver refuses all later deliveries."""
     return answer.status == _GONE
 
 
-def what_follows(
-    delivery: Delivery, answer: Answer, schedule_s: Sequence[float], rng: random.Random
-) -> Told:
-    """Return the state of a delivery after an attempt.
+def result_of(
+    delivery: Delivery,
+    request: HookRequest | None,
+    answer: Answer,
+    schedule_s: Sequence[float],
+    rng: random.Random,
+) -> AttemptResult:
+    """Return the result of an attempt.
 
     Args:
-        delivery: Its state before.
-        answer: The answer to the attempt.
+        delivery: The delivery before the attempt.
+        request: The request; None if there was none.
+        answer: The answer to it.
         schedule_s: Waits before all attempts but the first.
-        rng: Spreads the waits.
+        rng: Varies the waits.
     """
     error, detail = _error_of(answer)
-    state, due_at, reason = DeliveryState.DELIVERED, None, ""
+    state, due_at = DeliveryState.DELIVERED, None
     if error:
         wait_s = _wait_s(delivery.tries, answer, schedule_s, rng)
         if is_gone(answer) or answer.is_final or wait_s is None:
-            state, reason = DeliveryState.FAILED, detail
+            state = DeliveryState.FAILED
         else:
+            state = DeliveryState.WAITING
             due_at = answer.at + timedelta(seconds=answer.took_s + wait_s)
-            state, reason = DeliveryState.WAITING, detail
-    return Told(
+    took_s = round(answer.took_s, 3)
+    return AttemptResult(
         id=delivery.id,
         tries=delivery.tries,
-        attempt=Try(
-            at=answer.at,
-            took_s=round(answer.took_s, 3),
-            status=answer.status,
-            error=error,
-            detail=detail,
-        ),
+        attempt=Try(at=answer.at, took_s=took_s, status=answer.status, error=error, detail=detail),
         answer=answer.text,
+        inputs_removed=request is not None and request.inputs_removed,
+        outputs_removed=request is not None and request.outputs_removed,
         state=state,
         due_at=due_at,
-        reason=reason,
+        reason=detail,
     )
 
 

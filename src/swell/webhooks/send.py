@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from datetime import datetime
+from typing import Final
 
 import aiohttp
 import msgspec
@@ -12,7 +13,6 @@ from swell.addresses.urls import RefusedUrl
 from swell.clock import Clock
 from swell.errors import SwellError
 from swell.outbox import SNIPPET_CHARS
-from swell.webhooks.schedule import Answer
 from swell.webhooks.signing import signature_headers
 
 #: How much of an answer is read, in bytes and seconds: it is for humans only.
@@ -23,7 +23,7 @@ _READ_S: Final = 1.0
 _MAX_DETAIL: Final = 300
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
+class HookRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to send."""
 
     url: str
@@ -37,16 +37,21 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     outputs_removed: bool = False
 
 
-class Sender(Protocol):
-    """Makes one attempt."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to an attempt, or why there was none."""
 
-    async def send(self, letter: Letter, message_id: str) -> Answer:
-        """Return the answer, or why there was none. Raises nothing that a receiver can cause."""
-        ...
-
-    async def close(self) -> None:
-        """Close all connections."""
-        ...
+    at: datetime
+    took_s: float
+    #: None if there was no answer.
+    status: int | None = None
+    retry_after: str | None = None
+    #: The beginning of the body.
+    text: str = ""
+    #: Why there was no answer: a code and a text.
+    error: str = ""
+    detail: str = ""
+    #: Whether no other attempt can help.
+    is_final: bool = False
 
 
 class HttpSender:
@@ -61,17 +66,18 @@ class HttpSender:
     def __init__(self, outbound: Outbound, clock: Clock, release: str) -> None:
         self._outbound = outbound
         self._clock = clock
-        self._calls_itself = f"Swell/{release} (webhooks)"
+        self._user_agent = f"Swell/{release} (webhooks)"
 
-    async def send(self, letter: Letter, message_id: str) -> Answer:
+    async def send(self, request: HookRequest, message_id: str) -> Answer:
+        """Return the answer, or why there was none. Raises nothing that a receiver can cause."""
         at, begun_s = self._clock.now(), self._clock.monotonic_s()
         status: int | None = None
         retry_after, text, error, detail = None, "", "", ""
-        headers = {"content-type": "application/json", "user-agent": self._calls_itself}
-        headers |= letter.headers
-        headers |= signature_headers(letter.signing, message_id, int(at.timestamp()), letter.body)
+        headers = {"content-type": "application/json", "user-agent": self._user_agent}
+        headers |= request.headers
+        headers |= signature_headers(request.signing, message_id, int(at.timestamp()), request.body)
         try:
-            async with self._outbound.post(letter.url, letter.body, headers) as answer:
+            async with self._outbound.post(request.url, request.body, headers) as answer:
                 status, retry_after = answer.status, answer.headers.get("retry-after")
                 text = await _beginning(answer)
         except TimeoutError:
@@ -98,6 +104,7 @@ class HttpSender:
         )
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._outbound.close()
 
 

@@ -13,7 +13,7 @@ from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.fal.api import failure, failure_body, failure_reply, fal, reply, request_id
 from swell.api.facades.fal.arguments import app_names, task_options, task_request
-from swell.api.facades.fal.results import FORMAT, FalSeal, file_view, result_of
+from swell.api.facades.fal.results import FORMAT, file_view, result_of, signing_key
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
 from swell.api.facades.inputs import json_object, with_uploads
 from swell.api.facades.model_names import resolve
@@ -479,7 +479,7 @@ async def keys(service: Service, call: Call) -> Reply:
     What `rest.fal.ai/.well-known/jwks.json` is at fal: receivers check `X-Fal-Webhook-Signature`
     with it.
     """
-    key = await FalSeal(service.registry).key()
+    key = await signing_key(service.registry)
     if key is None:
         raise NotFound("webhooks are not signed as fal signs them here: install `swell[fal]`")
     known = FalKeySet(keys=[FalJwk(x=key.x, kid=key.id)])

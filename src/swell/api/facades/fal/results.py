@@ -92,33 +92,20 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
 # --- signatures
 
 
-class FalSeal:
-    """Signs webhooks in fal's format.
+async def signing_key(registry: Registry) -> "FalKey | None":
+    """Return the key, derived from a secret of all backends; None if the library is not installed."""
+    try:
+        from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return FalKey(await registry.secret(_SECRET))
 
-    The key is derived from a secret of the registry, so that all backends have the same key.
 
-    Args:
-        registry: Holds the key's secret.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._key: FalKey | None = None
-
-    async def headers(
-        self, delivery: Delivery, task: Task, body: bytes, now: datetime
-    ) -> Mapping[str, str]:
-        """Return the headers of one attempt; none without the library."""
-        key = await self.key()
-        at_s = int(now.timestamp())
-        return {} if key is None else key.headers(task.id, delivery.key_id, at_s, body)
-
-    async def key(self) -> "FalKey | None":
-        """Return the signing key; None if the library is not installed."""
-        if self._key is None:
-            try:
-                from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
-            except ImportError:
-                return None
-            self._key = FalKey(await self._registry.secret(_SECRET))
-        return self._key
+async def hook_headers(
+    registry: Registry, delivery: Delivery, task: Task, body: bytes, now: datetime
+) -> Mapping[str, str]:
+    """Return the headers with fal's signature; none without the library."""
+    key = await signing_key(registry)
+    if key is None:
+        return {}
+    return key.headers(task.id, delivery.key_id, int(now.timestamp()), body)
