@@ -93,7 +93,7 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> dict[str, Any]:
 
 
 async def signing_key(registry: Registry) -> "FalKey | None":
-    """Return the key, derived from a secret of all backends; None if the library is not installed."""
+    """Return the key, derived from a shared secret; None if the library is not installed."""
     try:
         from swell.webhooks.fal_signing import FalKey  # noqa: PLC0415 - an extra
     except ImportError:
