@@ -19,6 +19,7 @@ from swell.api.canaries import Canaries
 from swell.api.cards import Cards
 from swell.api.charges import Charges
 from swell.api.classes import Classes
+from swell.api.comparisons import Ratings
 from swell.api.estimates import Estimates
 from swell.api.eta import ServiceTimes
 from swell.api.facades.unanswered_requests import UnansweredRequests
@@ -34,7 +35,6 @@ from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.polled import Polled
 from swell.api.quotas import Quotas
-from swell.api.ratings import Ratings
 from swell.api.requests import Requests
 from swell.api.samples import samples_of
 from swell.api.scaling import Scaling
