@@ -1,21 +1,26 @@
 """Queue positions, estimates of start and end, and expected costs of tasks."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from swell.adoption.life import Canary
 from swell.adoption.traffic import drawn_as
-from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import is_canary_served
-from swell.api.eta import Estimate, EtaSeconds, ServiceStats, Workers, forecast
-from swell.api.pace import Pace
-from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
+from swell.api.eta import (
+    Estimate,
+    EtaSeconds,
+    IssuedEstimate,
+    Pace,
+    ServiceStats,
+    Workers,
+    forecast,
+)
+from swell.api.samples import Demand, demand_of
 from swell.broker import NOT_STAGED, Rank, ServedWith
-from swell.degrade import Drawn, drawn, time_share
 from swell.money.ledger import cost_micros
-from swell.stages import Sight, Stage, stages_ahead
+from swell.stages import Stage, stages_ahead
 from swell.task import NewTask, Task, TaskState
 
 if TYPE_CHECKING:
@@ -27,21 +32,8 @@ _NOTE: Final = "service_times"
 #: Larger groups of tasks get interpolated positions.
 _LARGE: Final = 8
 
-_replace = msgspec.structs.replace
-
 #: The position in the queue (1 is next) and the estimate; None if unknown.
 Position = tuple[int | None, Estimate | None]
-
-
-class _Asked(NamedTuple):
-    """The demand of a task."""
-
-    queue: str
-    samples: int
-    #: The size of the pack of each sample.
-    pack: int
-    #: The size of a sample, compared with the default input of the model.
-    size: float
 
 
 class Estimates:
@@ -168,7 +160,7 @@ class Estimates:
         if stats is None:
             return None
         usual = times.usual_pace(model, version, stats)
-        live, _, at_once, pace = fleet.pace(model, version, usual)
+        live, at_once, pace = fleet.pace(model, version, usual)
 
         def stats_of(other: str) -> tuple[ServiceStats, Pace]:
             known = None if other == model else times.stats(other)
@@ -228,7 +220,7 @@ class Estimates:
             median=sum(each.median for each in finishes),
             high=sum(each.high for each in finishes),
         )
-        return _replace(issued.estimate, finish=finish)
+        return msgspec.structs.replace(issued.estimate, finish=finish)
 
     # ---- costs
 
@@ -243,9 +235,9 @@ class Estimates:
             stages = stages_ahead(new.run, new.input)
         total = 0
         for stage in stages:
-            asked = self._asked(new, stage)
+            asked = self._demand(new, stage)
             card = self._service.cards.of_queue(asked.queue)
-            paid = 0 if card is None else card.price_micros * asked.samples * asked.pack
+            paid = 0 if card is None else card.price_micros * asked.count * asked.pack
             used = self._worker_micros(asked.queue, self._usual_samples(new, stage))
             if used is None and not paid:
                 return None
@@ -267,41 +259,29 @@ class Estimates:
 
     # ---- sizes
 
-    def _asked(self, task: Task | NewTask, stage: Stage | None = None) -> _Asked:
+    def _demand(self, task: Task | NewTask, stage: Stage | None = None) -> Demand:
         """Return the demand of a task, or of a stage of its pipeline; None is the current stage."""
-        cards, run = self._service.cards, task.run
+        run = task.run
         if run is None:
-            queue, count = task.queue, task.count
-            pack, work = pack_of(cards, task), drawn_of(cards, task)
-        else:
-            stage = stage or run.stage
-            queue, count = stage.queue, task.count if stage.counts else 1
-            sight = Sight(run.pipeline, task.input, run.done)
-            pack, work = pack_of_stage(cards, stage, sight), drawn_of_stage(cards, stage, sight)
-        card, size = cards.of_queue(queue), 1.0
-        if card is not None:
-            share = time_share(work / drawn(Drawn(), card.input_schema))
-            size = share * pack / cards.pack_size(queue, {})
-        return _Asked(queue, count, pack, size)
+            return demand_of(self._service.cards, task)
+        return demand_of(self._service.cards, task, stage or run.stage, run.done)
 
     def _usual_samples(self, task: Task | NewTask, stage: Stage | None = None) -> float:
         """Return how many samples of average size take as long as a task."""
-        asked = self._asked(task, stage)
+        asked = self._demand(task, stage)
         usual = self._service.times.usual_size(asked.queue.partition(":")[0])
-        return asked.samples * asked.size / usual
+        return asked.count * asked.size / usual
 
     def observe_size(self, task: Task) -> None:
         """Learn the size of a task that has succeeded, or of the last stage that has."""
-        run, cards = task.run, self._service.cards
-        model = task.model if run is None else run.done[-1].model
-        if model not in cards.packed and model not in cards.drawing:
-            return
-        stage = None
+        run, cards, stage, done = task.run, self._service.cards, None, ()
         if run is not None:
-            *before, done = run.done
-            stage = next(each for each in run.pipeline.stages if each.name == done.name)
-            task = _replace(task, run=_replace(run, done=tuple(before)))
-        self._service.times.observe_size(model, self._asked(task, stage).size)
+            *done, last = run.done
+            stage = next(each for each in run.pipeline.stages if each.name == last.name)
+        model = task.model if stage is None else stage.model
+        if model in cards.packed or model in cards.drawing:
+            size = demand_of(cards, task, stage, done).size
+            self._service.times.observe_size(model, size)
 
     # ---- restarts
 

@@ -13,7 +13,6 @@ import msgspec
 from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.body_queue import BodyQueue
-from swell.api.calibration import Calibration
 from swell.api.call import Call
 from swell.api.canaries import Canaries
 from swell.api.cards import Cards
@@ -21,7 +20,7 @@ from swell.api.charges import Charges
 from swell.api.classes import Classes
 from swell.api.comparisons import Ratings
 from swell.api.estimates import Estimates
-from swell.api.eta import ServiceTimes
+from swell.api.eta import Calibration, ServiceTimes
 from swell.api.facades.unanswered_requests import UnansweredRequests
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
