@@ -70,17 +70,15 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     rollback: RollbackRules = RollbackRules()
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class StageChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a model's stages."""
 
     at: datetime
-    #: Name of the key; empty if automatic.
-    who: str
-    #: `canary`, `promote`, `rollback` or `retire`.
-    action: str
+    who: Annotated[str, Meta(description="name of the key; empty if automatic")]
+    action: Annotated[str, Meta(description="`canary`, `promote`, `rollback` or `retire`")]
     version: str
-    share: float | None = None
-    reason: str = ""
+    share: float | None
+    reason: str
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +92,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     former: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     #: Newest first.
-    history: tuple[Change, ...] = ()
+    history: tuple[StageChange, ...] = ()
 
     def stage(self, version: str) -> Stage:
         """Return the stage of a version."""
@@ -103,11 +101,6 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
         if self.canary is not None and version == self.canary.version:
             return Stage.CANARY
         return Stage.RETIRED if version in self.retired else Stage.TRIAL
-
-
-def begin(model: str, live: str) -> Life:
-    """Return the first stages of a model."""
-    return Life(model=model, live=live)
 
 
 def edition_of(life: Life | None) -> str:
@@ -148,7 +141,9 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
             f"{before.version} is the canary of {life.model} since {before.since:%Y-%m-%d %H:%M}: "
             "promote it or roll it back first"
         )
-    change = Change(at=canary.since, who=who, action="canary", version=version, share=canary.share)
+    change = StageChange(
+        at=canary.since, who=who, action="canary", version=version, share=canary.share, reason=""
+    )
     if before is not None and before.sticky == canary.sticky:
         canary = _replace(canary, id=before.id, since=before.since)
     return _changed(life, change, canary=canary, retired=_without(life.retired, version))
@@ -184,7 +179,7 @@ def promote(
             f"it live all the same, confirm that you know: send the edition {edition_of(life)} "
             "(`swell models rollout MODEL:VERSION --promote --anyway`)"
         )
-    return _made_live(life, chosen, Change(at=at, who=who, action="promote", version=chosen))
+    return _made_live(life, chosen, _change("promote", chosen, who, at))
 
 
 def roll_back(
@@ -208,7 +203,7 @@ def roll_back(
             f"a rollback of {life.model} would leave {left} now, and not {version}: "
             f"{_in_words(life)}; look at the stages again, and decide again"
         )
-    change = Change(at=at, who=who, action="rollback", version=left, reason=reason)
+    change = _change("rollback", left, who, at, reason)
     if life.canary is not None:
         return _changed(life, change, canary=None)
     if not life.former:
@@ -234,18 +229,21 @@ def retire(life: Life, version: str, *, who: str, at: datetime) -> Life:
         raise Conflict(f"{version} is the canary of {life.model}: roll it back first")
     if stage is Stage.RETIRED:
         raise Conflict(f"{version} of {life.model} is retired already")
-    change = Change(at=at, who=who, action="retire", version=version)
     retired, former = (*life.retired, version), _without(life.former, version)
-    return _changed(life, change, retired=retired, former=former)
+    return _changed(life, _change("retire", version, who, at), retired=retired, former=former)
 
 
-def _made_live(life: Life, version: str, change: Change) -> Life:
+def _change(action: str, version: str, who: str, at: datetime, reason: str = "") -> StageChange:
+    return StageChange(at=at, who=who, action=action, version=version, share=None, reason=reason)
+
+
+def _made_live(life: Life, version: str, change: StageChange) -> Life:
     former = _without((life.live, *life.former), version)[:_FORMER]
     retired = _without(life.retired, version)
     return _changed(life, change, live=version, canary=None, former=former, retired=retired)
 
 
-def _changed(life: Life, change: Change, **fields: object) -> Life:
+def _changed(life: Life, change: StageChange, **fields: object) -> Life:
     return _replace(life, history=(change, *life.history)[:_HISTORY], **fields)
 
 
@@ -258,7 +256,7 @@ def _in_words(life: Life) -> str:
     return f"{life.live} is live{canary}"
 
 
-def _change_in_words(change: Change) -> str:
+def _change_in_words(change: StageChange) -> str:
     done = {"canary": "made the canary", "promote": "promoted", "rollback": "rolled back"}
     who = f"by {change.who!r}" if change.who else "automatically"
     why = f" ({change.reason})" if change.reason else ""
