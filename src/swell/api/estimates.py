@@ -20,7 +20,7 @@ from swell.api.eta import (
 from swell.api.samples import Demand, demand_of
 from swell.broker import NOT_STAGED, Rank, ServedWith
 from swell.money.ledger import cost_micros
-from swell.stages import Stage, stages_ahead
+from swell.stages import Done, Stage, stages_ahead
 from swell.task import NewTask, Task, TaskState
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Estimates:
 
     def observe_size(self, task: Task) -> None:
         """Learn the size of a task that has succeeded, or of the last stage that has."""
-        run, cards, stage, done = task.run, self._service.cards, None, ()
+        run, cards, stage, done = task.run, self._service.cards, None, list[Done]()
         if run is not None:
             *done, last = run.done
             stage = next(each for each in run.pipeline.stages if each.name == last.name)

@@ -6,22 +6,15 @@ another one, or not at all.
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from swell.api.call import Call, Reply
 from swell.api.eta import ServiceTimes
 from swell.api.fleet import Fleet
 from swell.api.reading import read_query
 from swell.api.route import Response, route
-from swell.api.scaling_schemas import (
-    DecisionView,
-    ModelScalingView,
-    PoolScalingView,
-    ScalingQuery,
-    ScalingView,
-)
+from swell.api.scaling_schemas import ScalingQuery, ScalingView
+from swell.api.views import encode, project
 from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
 from swell.db.registry import Registry
@@ -32,6 +25,7 @@ from swell.scaling import (
     STATUS,
     WORKLOAD,
     Decision,
+    ModelOutlook,
     ModelScaling,
     PoolScaling,
     ScalingStatus,
@@ -41,8 +35,6 @@ from swell.scaling import (
 
 if TYPE_CHECKING:
     from swell.api.service import Service
-
-V = TypeVar("V", bound=msgspec.Struct)
 
 #: Arrivals are written this long after the end of their bin, in seconds.
 _SOON_S: Final = 0.05
@@ -55,8 +47,6 @@ _SWEEP_EVERY_S: Final = 600.0
 
 #: They are kept for this long, since the clocks of backends may differ.
 _SWEEP_AFTER: Final = timedelta(hours=2)
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Scaling:
@@ -161,7 +151,7 @@ class Scaling:
         work = Workload(
             at=self._clock.now(), held=fleet.held(), rates=self._rates, counts=times.mean_counts()
         )
-        await self._registry.put_note(WORKLOAD, _encode(work))
+        await self._registry.put_note(WORKLOAD, encode(work))
 
     def _model(self, model: str) -> ModelScaling | None:
         return None if self.status is None else self._models.get(model)
@@ -185,36 +175,13 @@ async def show_scaling(service: "Service", call: Call) -> Reply:
     await service.scaling.listen()
     status = service.scaling.status
     decisions = read(await service.registry.note(DECISIONS), list[Decision]) or []
+    models = () if status is None else status.models
     view = ScalingView(
         at=None if status is None else status.at,
         leader=None if status is None else status.leader,
         age_s=None if status is None else status.age_s,
         spent_micros=None if status is None else status.spent_micros,
-        models=[
-            _view(ModelScalingView, each) for each in (() if status is None else status.models)
-        ],
-        decisions=[_view(DecisionView, each) for each in reversed(decisions[-query.limit :])],
+        models=[project(ModelOutlook, each) for each in models],
+        decisions=decisions[: -query.limit - 1 : -1],
     )
-    return Reply(200, _encode(view))
-
-
-def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScalingView:
-    """Return the state of a pool as operators see it."""
-    return _view(
-        PoolScalingView,
-        pool,
-        price_source=pool.price_source or None,
-        price_note=pool.price_note or None,
-        spot=pool.is_spot,
-        location=pool.location or None,
-        why_closed=pool.why_closed or None,
-        decision=None if decision is None else _view(DecisionView, decision),
-    )
-
-
-def _view(kind: type[V], record: msgspec.Struct, **fields: Any) -> V:
-    """Return a view with the fields of a record, except those that are given."""
-    for name in kind.__struct_fields__:
-        if name not in fields:
-            fields[name] = getattr(record, name)
-    return kind(**fields)
+    return Reply(200, encode(view))

@@ -20,7 +20,7 @@ from swell.api.cards import is_model_name
 from swell.api.charges import account_of
 from swell.api.reading import Reader, read_query
 from swell.api.route import Response, route
-from swell.api.scaling import pool_scaling_view
+from swell.api.scaling_schemas import PoolScalingView
 from swell.api.service import Service
 from swell.api.views import encode, project, rounded
 from swell.api.workers_schemas import PhaseTimesView, PoolList, PoolView, SpanView, StartupView
@@ -290,7 +290,9 @@ async def _pools(service: Service) -> bytes:
             held=sum(held for _, held in live),
             # With many models this would block the event loop.
             times=await asyncio.to_thread(_times, started, now),
-            scaling=None if scaling is None else pool_scaling_view(scaling, decided.get(pool)),
+            scaling=None
+            if scaling is None
+            else project(PoolScalingView, scaling, decision=decided.get(pool)),
         )
         views.append(view)
     return encode(PoolList(pools=views))
