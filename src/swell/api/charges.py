@@ -121,6 +121,7 @@ class Charges:
             if task is None or (place in ended.again and not is_priced):
                 continue
             timings = each.outcome.timings
+            cost, paid = timings.cost_micros, timings.paid_micros
             entry = attempt_entry(
                 info,
                 task,
@@ -130,26 +131,22 @@ class Charges:
                 outcome=str(each.outcome.__struct_config__.tag),
                 seconds=round(share_s(timings, most_s), 6),
             )
-            if not is_priced:
-                # The entry of `pay` has the images of a paid attempt.
-                self._sum(replace(entry, images=0) if timings.paid_micros else entry)
-            elif timings.cost_micros is None:
-                self.add(entry)
+            if is_priced:
+                self.add(replace(entry, micros=None if cost is None else cost - paid))
             else:
-                self.add(replace(entry, micros=timings.cost_micros - timings.paid_micros))
+                # The entry of `pay` has the images of a paid attempt.
+                self._sum(replace(entry, images=0) if paid else entry)
 
     def _sum(self, entry: LedgerEntry) -> None:
         key = entry.worker_id, entry.models, entry.key_id, entry.kind
         known = self._sums.get(key)
         if known is None:
-            self._sums[key] = replace(entry, id=new_id(entry.at), ref="", outcome="")
+            known = replace(entry, id=new_id(entry.at), ref="", outcome="")
         else:
-            self._sums[key] = replace(
-                known,
-                seconds=round(known.seconds + entry.seconds, 6),
-                attempts=known.attempts + 1,
-                images=known.images + entry.images,
-            )
+            seconds = round(known.seconds + entry.seconds, 6)
+            images = known.images + entry.images
+            known = replace(known, seconds=seconds, attempts=known.attempts + 1, images=images)
+        self._sums[key] = known
 
     async def pay(self, info: WorkerInfo, paying: Sequence[tuple[Settlement, Task, bool]]) -> None:
         """Charge payments to remote services, which are not part of the machine's bill.
@@ -164,9 +161,10 @@ class Charges:
         entries = []
         for each, task, is_lost in paying:
             is_good = isinstance(each.outcome, Succeeded) and not is_lost
-            micros = each.outcome.timings.paid_micros
-            fields = {"at": self._clock.now(), "outcome": PAID, "seconds": 0.0, "micros": micros}
-            entry = attempt_entry(info, task, each.attempt, is_good=is_good, **fields)
+            micros, now = each.outcome.timings.paid_micros, self._clock.now()
+            entry = attempt_entry(
+                info, task, each.attempt, is_good=is_good, at=now, outcome=PAID, seconds=0.0
+            )
             model = entry.models
             if is_lost and task.run is not None and model not in info.models:
                 # The pipeline is at another stage now.
@@ -175,6 +173,7 @@ class Charges:
             paid = replace(
                 entry,
                 id=f"{entry.id}-{PAID}",
+                micros=micros,
                 models=model,
                 account=f"{PAID}:{model}",
                 worker_id="",
