@@ -1,6 +1,6 @@
 """Queue positions, estimates of start and end, and expected costs of tasks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -60,65 +60,58 @@ class Estimates:
 
         The estimates of new tasks are remembered and compared with their ends.
         """
-        ranks = await self._ranks(tasks)
+        ranks, fleet = await self._ranks(tasks), self._service.fleet
         # A worker may hold some of them by now. Only its earlier leases come before these.
-        is_held = [
-            rank is not None and self._service.fleet.held_attempt(task.id) is not None
-            for task, rank in zip(tasks, ranks, strict=True)
-        ]
-        n_held = sum(is_held)
+        held = {each for each in ranks if fleet.held_attempt(each) is not None}
+        n_held = len(held)
         found: list[Position] = []
-        for task, rank, held in zip(tasks, ranks, is_held, strict=True):
+        for task in tasks:
+            rank = ranks.get(task.id)
             if rank is None:
                 found.append((None, None))
                 continue
-            before = Rank(ahead=0, samples=0) if held else rank
-            issued = await self._estimate_stage(task, before, n_later=n_held if held else 0)
+            is_held = task.id in held
+            before = Rank(ahead=0, samples=0) if is_held else rank
+            issued = await self._estimate_stage(task, before, n_later=n_held if is_held else 0)
+            n_held -= is_held
             found.append((rank.ahead + 1, await self._whole(task, issued)))
             if are_new and issued is not None and task.run is None:
                 self._service.calibration.issued(task.id, issued)
-            n_held -= held
         return found
 
     async def rank_of_new(self, new: NewTask) -> Rank:
         """Return the rank of a task that is sent now."""
-        served_with = self.served_with([new.queue])
+        served_with = self.served_with(new.queue)
         return await self._service.broker.rank_of_new(new, served_with=served_with)
 
-    async def _ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
-        """Return the rank of each task; None for a task that does not wait.
+    async def _ranks(self, tasks: Sequence[Task]) -> dict[str, Rank]:
+        """Return the rank of each waiting task by its id.
 
         Of a large group, the broker counts for the first and the last task only. The others are
         spread evenly in between.
         """
-        found: list[Rank | None] = [None] * len(tasks)
-        groups: dict[tuple[str, int, str], list[int]] = {}
-        for number, task in enumerate(tasks):
+        groups: dict[tuple[str, int, str], list[Task]] = {}
+        for task in tasks:
             if task.state is TaskState.QUEUED:
-                groups.setdefault((task.queue, task.priority, task.key_id), []).append(number)
-        for numbers in groups.values():
-            numbers.sort(key=lambda number: (tasks[number].tag, tasks[number].created_at))
-            counted = numbers if len(numbers) <= _LARGE else [numbers[0], numbers[-1]]
-            group = [tasks[number] for number in counted]
-            served_with = self.served_with([group[0].queue])
-            ranks = await self._service.broker.ranks(group, served_with=served_with)
-            if len(counted) < len(numbers):
-                ranks = spread(ranks[0], ranks[1], len(numbers))
-            for number, rank in zip(numbers, ranks, strict=True):
-                found[number] = rank
+                groups.setdefault((task.queue, task.priority, task.key_id), []).append(task)
+        found: dict[str, Rank] = {}
+        for group in groups.values():
+            group.sort(key=lambda task: (task.tag, task.created_at))
+            counted = group if len(group) <= _LARGE else [group[0], group[-1]]
+            served_with = self.served_with(group[0].queue)
+            ranks = await self._service.broker.ranks(counted, served_with=served_with)
+            if len(counted) < len(group):
+                ranks = spread(ranks[0], ranks[1], len(group))
+            ranked = zip(group, ranks, strict=True)
+            found.update({task.id: rank for task, rank in ranked if rank is not None})
         return found
 
-    def served_with(self, queues: Iterable[str]) -> ServedWith:
-        """Return queue → all queues that its workers serve, for queues of staged models."""
-        cards = self._service.cards
-        if not cards.lives:
+    def served_with(self, queue: str) -> ServedWith:
+        """Return a queue of a staged model → all queues that its workers serve."""
+        cards, model, version = self._service.cards, queue.partition(":")[0], self._version(queue)
+        if model not in cards.lives or version is None:
             return NOT_STAGED
-        found = {}
-        for queue in queues:
-            model, version = queue.partition(":")[0], self._version(queue)
-            if model in cards.lives and version is not None:
-                found[queue] = cards.queues_served(model, [version], self._has_workers)
-        return found
+        return {queue: cards.queues_served(model, [version], self._has_workers)}
 
     def _version(self, queue: str) -> str | None:
         return self._service.cards.served_version(queue, self._has_workers)

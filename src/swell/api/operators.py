@@ -82,7 +82,7 @@ async def get_model(service: Service, call: Call) -> Reply:
     """
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
-    served = service.estimates.served_with([target.queue]).get(target.queue)
+    served = service.estimates.served_with(target.queue).get(target.queue)
     served_with = {} if served is None else {target.model: served}
     [waiting] = await service.broker.backlogs(
         [target.model], USUAL_PRIORITY, served_with=served_with

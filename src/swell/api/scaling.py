@@ -4,7 +4,6 @@ Both communicate through notes in the registry, so the autoscaler may run in thi
 another one, or not at all.
 """
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -68,8 +67,6 @@ class Scaling:
         self._status: ScalingStatus | None = None
         #: When the status was read, in monotonic seconds.
         self._read_s = float("-inf")
-        self._models: Mapping[str, ModelScaling] = {}
-        self._pools: Mapping[str, PoolScaling] = {}
         #: Pool → model → samples per second; rates of workers that have left stay valid.
         self._rates: dict[str, dict[str, float]] | None = None
 
@@ -82,21 +79,17 @@ class Scaling:
         """Read the status."""
         self._read_s = self._clock.monotonic_s()
         self._status = read(await self._registry.note(STATUS), ScalingStatus)
-        models = () if self._status is None else self._status.models
-        self._models = {each.model: each for each in models}
-        pools = () if self._status is None else self._status.pools
-        self._pools = {each.pool: each for each in pools}
 
     async def can_launch(self, model: str) -> bool:
         """Whether the autoscaler starts workers for a model."""
         is_old = self._clock.monotonic_s() - self._read_s >= _LOOK_AGAIN_S
-        if not self._can_launch(model) and is_old:
+        if self._ready_in_s(model) is None and is_old:
             await self.listen()
-        return self._can_launch(model)
+        return self._ready_in_s(model) is not None
 
-    def _can_launch(self, model: str) -> bool:
+    def _ready_in_s(self, model: str) -> float | None:
         known = self._model(model)
-        return known is not None and known.ready_in_s is not None
+        return None if known is None else known.ready_in_s
 
     def ready_in_s(self, model: str) -> tuple[float, float]:
         """Return when a worker takes the first task: expected, and with 95 % probability.
@@ -115,7 +108,8 @@ class Scaling:
 
     def pool(self, name: str) -> PoolScaling | None:
         """Return the last reported status of a pool, however old."""
-        return self._pools.get(name)
+        pools = () if self._status is None else self._status.pools
+        return next((each for each in pools if each.pool == name), None)
 
     def prices(self, model: str) -> list[int]:
         """Return the known prices of a worker hour in the pools of a model."""
@@ -154,7 +148,8 @@ class Scaling:
         await self._registry.put_note(WORKLOAD, encode(work))
 
     def _model(self, model: str) -> ModelScaling | None:
-        return None if self.status is None else self._models.get(model)
+        models = () if self.status is None else self.status.models
+        return next((each for each in models if each.model == model), None)
 
     def _age_s(self) -> float:
         if self._status is None:
