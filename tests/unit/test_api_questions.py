@@ -45,7 +45,7 @@ async def test_concurrent_calls_share_one_execution_and_later_ones_do_not() -> N
     assert await flights.run("which", calls.answer) == 3
 
 
-async def test_a_cancelled_caller_does_not_cancel_the_call() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others() -> None:
     flights, calls = SingleFlight[str, int](), Calls()
     running = await begun(*(flights.run("which", calls.answer) for _ in range(4)))
     running[1].cancel()
@@ -53,9 +53,9 @@ async def test_a_cancelled_caller_does_not_cancel_the_call() -> None:
     assert calls.n == 1
     running[0].cancel()
     await begun()
-    assert calls.n == 1
+    assert calls.n == 2, "another caller makes the call"
     calls.go.set()
-    assert await asyncio.gather(*running[2:]) == [1, 1]
+    assert await asyncio.gather(*running[2:]) == [2, 2]
     for each in running[:2]:
         with pytest.raises(asyncio.CancelledError):
             await each

@@ -1,9 +1,8 @@
 """Concurrent calls for the same thing share one execution (single flight)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -17,28 +16,36 @@ class SingleFlight(Generic[K, R]):
     """Shares running calls by key."""
 
     def __init__(self) -> None:
-        #: Key → (start in the loop's time, the call).
-        self._running: dict[K, tuple[float, asyncio.Task[R]]] = {}
+        #: Key → (start in the loop's time, outcome).
+        self._running: dict[K, tuple[float, asyncio.Future[R]]] = {}
 
-    async def run(self, key: K, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Return or raise the outcome of the running call with this key, or make the call.
-
-        A caller that is cancelled does not cancel the call.
-        """
-        now_s = asyncio.get_running_loop().time()
-        if key not in self._running or now_s - self._running[key][0] >= _SHARED_S:
-            started = asyncio.create_task(call())
-            self._running[key] = now_s, started
-            started.add_done_callback(partial(self._end, key))
-        return await asyncio.shield(self._running[key][1])
+    async def run(self, key: K, call: Callable[[], Awaitable[R]]) -> R:
+        """Return or raise the outcome of the running call with this key, or make the call."""
+        loop = asyncio.get_running_loop()
+        while key in self._running:
+            started_s, running = self._running[key]
+            if loop.time() - started_s >= _SHARED_S:
+                break
+            await asyncio.wait([running])
+            if not running.cancelled():
+                return running.result()
+        running = loop.create_future()
+        own = self._running[key] = loop.time(), running
+        try:
+            result = await call()
+            running.set_result(result)
+            return result
+        except Exception as error:
+            running.set_exception(error)
+            # There may be no other caller.
+            running.exception()
+            raise
+        finally:
+            # If this caller was cancelled, another one makes the call.
+            running.cancel()
+            if self._running.get(key) is own:
+                del self._running[key]
 
     def forget(self) -> None:
         """Share no running call with later callers."""
         self._running.clear()
-
-    def _end(self, key: K, ended: asyncio.Task[R]) -> None:
-        if key in self._running and self._running[key][1] is ended:
-            del self._running[key]
-        if not ended.cancelled():
-            # There may be no caller left.
-            ended.exception()

@@ -5,7 +5,6 @@ when it is known. If the price of a pool changes, its workers cost the price in 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -46,19 +45,18 @@ class Tariffs:
         """Return the price of an hour of a new worker, in millionths of a dollar."""
         if steps := self.steps(pool):
             return steps[-1].hour_micros
-        return self._known(pool, "hour_micros", None)
+        scaled = self._scaling.pool(pool)
+        return self._settings.hour_micros.get(pool, scaled.hour_micros if scaled else None)
 
     def launch_micros(self, pool: str) -> int:
         """Return the extra cost of the launch of a worker, in millionths of a dollar."""
-        return self._known(pool, "launch_micros", 0)
+        scaled = self._scaling.pool(pool)
+        return self._settings.launch_micros.get(pool, scaled.launch_micros if scaled else 0)
 
     def least_billed_s(self, pool: str) -> float:
         """Return the minimum billing of a worker, in seconds."""
-        return self._known(pool, "least_billed_s", 0.0)
-
-    def _known(self, pool: str, name: str, default: Any) -> Any:
-        reported = getattr(self._scaling.pool(pool), name, default)
-        return getattr(self._settings, name).get(pool, reported)
+        scaled = self._scaling.pool(pool)
+        return self._settings.least_billed_s.get(pool, scaled.least_billed_s if scaled else 0)
 
     def priced(self, info: WorkerInfo) -> WorkerInfo:
         """Return a worker with the price of its pool, if it registered without a price."""
