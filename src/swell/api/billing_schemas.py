@@ -137,8 +137,9 @@ _User = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
 
 
 class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much a key, or a user of it, may use, in place of what was said before; null for any
-    amount. Days and months are those of UTC.
+    """How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
+
+    Days and months are those of UTC.
     """
 
     key_id: _KeyId

@@ -89,9 +89,6 @@ async def _roll_back(service: "Service", model: str, canary: Canary, verdict: Ve
     entry = AuditEntry(
         id=new_id(now),
         at=now,
-        key_id="",
-        key_name="",
-        address="",
         action="models.rollback",
         target=f"{model}:{canary.version}"[:200],
         status=200,

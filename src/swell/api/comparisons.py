@@ -343,6 +343,7 @@ def comparison_view(
     """
     is_open = not has_names and comparison.closed_at is None
     refs = None if is_open else [model.ref for model in comparison.models]
+    ballots = ballots_of(comparison, votes)
     voted = {vote.row: vote for vote in votes if (vote.key_id, vote.voter) == voter}
     return project(
         messages.ComparisonView,
@@ -354,7 +355,9 @@ def comparison_view(
             _row_view(row, number, voted.get(number), urls, refs)
             for number, row in enumerate(comparison.rows)
         ],
-        models=None if is_open else _compared(comparison, votes),
+        models=None
+        if refs is None
+        else [_compared_view(comparison, index, ballots) for index in range(len(refs))],
     )
 
 
@@ -390,11 +393,6 @@ def _cell_view(
     )
 
 
-def _compared(comparison: Comparison, votes: Sequence[Vote]) -> list[messages.ComparedView]:
-    ballots = ballots_of(comparison, votes)
-    return [_compared_view(comparison, index, ballots) for index in range(len(comparison.models))]
-
-
 def _compared_view(
     comparison: Comparison, index: int, ballots: Sequence[Ballot]
 ) -> messages.ComparedView:
@@ -426,7 +424,7 @@ def _compared_view(
 
 
 class Ratings:
-    """Ratings from all comparisons with ended voting, whose votes never change.
+    """Ratings from all comparisons with ended voting. Their votes never change.
 
     They count in the order of the ends of voting, so newly ended ones are added to the ratings so
     far. All are counted again if one was deleted, or one turns up that ended earlier.

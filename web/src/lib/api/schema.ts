@@ -3043,21 +3043,30 @@ export interface components {
          */
         QuotaView: {
             key_id: string;
+            /** @default null */
             user: string | null;
+            /** @default null */
             tasks_per_day: number | null;
+            /** @default null */
             tasks_per_month: number | null;
+            /** @default null */
             samples_per_day: number | null;
+            /** @default null */
             samples_per_month: number | null;
+            /** @default null */
             micros_per_day: number | null;
+            /** @default null */
             micros_per_month: number | null;
+            /** @default false */
             is_prepaid: boolean;
             /** @description empty if `user` is `*` */
             left: components["schemas"]["StandingView"][];
         };
         /**
          * QuotaRequest
-         * @description How much a key, or a user of it, may use, in place of what was said before; null for any
-         *     amount. Days and months are those of UTC.
+         * @description How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
+         *
+         *     Days and months are those of UTC.
          */
         QuotaRequest: {
             /** @description of the key */
