@@ -29,17 +29,15 @@ from swell.adoption.life import (
     Life,
     RollbackRules,
     Stage,
-    promote,
-    retire,
-    roll_back,
-    start_canary,
-)
-from swell.adoption.traffic import (
     asked_version,
     canary_queue,
     is_in_canary,
     is_of_canary,
+    promote,
     queues_of,
+    retire,
+    roll_back,
+    start_canary,
 )
 from swell.clock import ManualClock
 from swell.db.registry import Registry

@@ -12,12 +12,11 @@ from msgspec.structs import replace
 from swell.accounts import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
 from swell.api.billing_schemas import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.call import Call, Reply
-from swell.api.charges import KEEP_EVERY_S, account_of, attempt_entry
+from swell.api.charges import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
 from swell.api.reading import read_query
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import end_startups
-from swell.api.tariffs import Tariffs
 from swell.api.views import encode, project, rounded
 from swell.errors import InvalidInput
 from swell.money.bill import Life, paid_micros, remainder

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from swell.adoption.life import Canary
-from swell.adoption.traffic import drawn_as
+from swell.adoption.life import Canary, drawn_as
 from swell.api.canaries import is_canary_served
 from swell.api.eta import (
     Estimate,

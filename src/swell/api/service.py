@@ -16,7 +16,7 @@ from swell.api.body_queue import BodyQueue
 from swell.api.call import Call
 from swell.api.canaries import Canaries
 from swell.api.cards import Cards
-from swell.api.charges import Charges
+from swell.api.charges import Charges, Tariffs
 from swell.api.classes import Classes
 from swell.api.comparisons import Ratings
 from swell.api.estimates import Estimates
@@ -41,7 +41,6 @@ from swell.api.settings import ApiSettings, Backend
 from swell.api.skew import Skew
 from swell.api.starts import Starts
 from swell.api.streams import Streams
-from swell.api.tariffs import Tariffs
 from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker
