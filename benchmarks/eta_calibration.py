@@ -2,8 +2,8 @@
 
     python benchmarks/eta_calibration.py [--seed 1] [--write]
 
-Simulated time, by the code that serves: `swell.api.eta` and `swell.api.calibration` tell each task
-when it will end, fair queueing orders them, the policy scales. Traces go viral in days, hours,
+Simulated time, by the code that serves: `swell.api.eta` tells each task when it
+will end, fair queueing orders them, the policy scales. Traces go viral in days, hours,
 minutes and within a minute, have the hours of GenTD26, or are an hour of two real services, of
 which one comes in bursts. Tasks take what those of a Stable Diffusion service took (GenTD26), and
 workers two or ten minutes to start; nothing is known in the beginning, and there is no worker.

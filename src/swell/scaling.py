@@ -7,9 +7,10 @@ reasons, for `GET /v1/scaling`.
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 #: Names of the notes.
 WORKLOAD: Final = "autoscaler.workload"
@@ -49,62 +50,83 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, float] = {}
 
 
-class PoolScaling(msgspec.Struct, frozen=True, kw_only=True):
-    """Status of one pool."""
+class PoolState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of a pool that launches workers on demand."""
 
-    pool: str
     provider: str
     models: Sequence[str]
-    #: Target number of workers.
-    desired: int = 0
-    ready: int = 0
-    busy: int = 0
-    booting: int = 0
-    draining: int = 0
-    least: int = 0
-    most: int = 0
-    #: Price of one worker per hour, in millionths of a dollar; None if it is unknown.
-    hour_micros: int | None = None
+    desired: Annotated[int, Meta(description="workers wanted")]
+    ready: Annotated[int, Meta(description="workers that take tasks")]
+    busy: Annotated[int, Meta(description="ready workers that hold tasks")]
+    booting: Annotated[int, Meta(description="launched, and not ready yet")]
+    draining: Annotated[int, Meta(description="workers that finish their tasks and exit")]
+    least: int
+    most: int
+    hour_micros: Annotated[
+        int | None, Meta(description="price of a worker-hour, in millionths of a dollar")
+    ]
+    price_source: Annotated[
+        str | None,
+        Meta(description="source: a setting, the cloud, or a row of Swell's price list"),
+    ]
+    price_read_on: Annotated[
+        date | None, Meta(description="day on which the price was read; null for a setting")
+    ]
+    price_told_at: Annotated[
+        datetime | None, Meta(description="when the cloud reported it; null for other sources")
+    ]
+    price_note: Annotated[
+        str | None, Meta(description="why it is not the cloud's current price, if it should be")
+    ]
+    is_spot: Annotated[bool, Meta(description="whether the provider may reclaim the machines")] = (
+        msgspec.field(name="spot")
+    )
+    location: str | None
+    closed_s: Annotated[float, Meta(description="seconds until the provider is asked again")]
+    why_closed: str | None
+    start_p50_s: Annotated[float, Meta(description="seconds from launch until it takes tasks")]
+    start_p95_s: float
+    counts: Annotated[
+        Mapping[str, int], Meta(description="action → number of workers, as in decisions")
+    ]
+    ends: Annotated[Mapping[str, int], Meta(description="how machines ended → number")]
+    reasons: Annotated[Sequence[str], Meta(description="reasons for the wanted number")]
+
+
+class PoolScaling(PoolState, frozen=True, kw_only=True):
+    """Status of one pool, with what the backend charges for its workers."""
+
+    pool: str
     #: Price of each launch in addition, and shortest billed time of a machine, in seconds.
     launch_micros: int = 0
     least_billed_s: float = 0.0
-    #: Source of the price, for people; its date, if it is from a list or a cloud; the time when the
-    #: cloud was asked; and a remark.
-    price_source: str = ""
-    price_read_on: date | None = None
-    price_told_at: datetime | None = None
-    price_note: str = ""
-    is_spot: bool = False
-    location: str = ""
-    #: Time until the provider is asked again, in seconds, and the reason for the pause.
-    closed_s: float = 0.0
-    why_closed: str = ""
-    #: Time from a launch request until the worker takes tasks, in seconds.
-    start_p50_s: float = 0.0
-    start_p95_s: float = 0.0
-    #: Since the pool was first scaled: action or event → count.
-    counts: Mapping[str, int] = {}
-    #: Since then: end of a machine, one of `ENDS` → count.
-    ends: Mapping[str, int] = {}
-    #: The latest reasons of the policy.
-    reasons: Sequence[str] = ()
 
 
-class ModelScaling(msgspec.Struct, frozen=True, kw_only=True):
+class ModelOutlook(msgspec.Struct, frozen=True, kw_only=True):
     """Outlook for new tasks of a model."""
 
     model: str
-    #: Time until a worker can take the first task, in seconds: 0 if there is one, None if none can
-    #: be launched.
-    ready_in_s: float | None = None
-    #: The 95th percentile of that time, in seconds.
+    ready_in_s: Annotated[
+        float | None,
+        Meta(
+            description="seconds until a worker takes the first task: 0 if one is ready, null if "
+            "none is launched"
+        ),
+    ]
+    admitted: Annotated[float, Meta(description="share of new tasks that can start in time")]
+    wait_s: Annotated[float, Meta(description="wait of a new task if not all can")]
+    speedup: Annotated[
+        float, Meta(description="factor by which tasks would have to shrink so that all can")
+    ]
+
+
+class ModelScaling(ModelOutlook, frozen=True, kw_only=True):
+    """The outlook, with what estimates need."""
+
+    #: The 95th percentile of `ready_in_s`.
     ready_by_s: float = 0.0
     #: Pairs of a time in seconds and the number of additional workers expected by then, in order.
     coming: Sequence[tuple[float, int]] = ()
-    #: See `swell.autoscaler.outlook.Relief`.
-    admitted: float = 1.0
-    wait_s: float = 0.0
-    speedup: float = 1.0
 
 
 class ScalingStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,18 +143,21 @@ class ScalingStatus(msgspec.Struct, frozen=True, kw_only=True):
     spent_micros: int = 0
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A decision about a pool, or an event of it."""
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """A scaling decision, or an event of a pool."""
 
-    at: datetime
-    #: A pool or a model.
-    about: str
-    #: One of `CHANGES`, or `relief`.
-    what: str
-    #: Number of workers.
-    n: int = 0
-    #: One sentence with its numbers, each.
-    why: Sequence[str] = ()
+    at: Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
+    about: Annotated[str, Meta(description="a pool, or a model for relief")]
+    what: Annotated[
+        str,
+        Meta(
+            description="launch, cancel (a boot), drain, end (a machine), hurry (the provider "
+            "reclaims it), refused or failed (launches or boots), lost (it ended by "
+            "itself) or relief (demand exceeds supply)"
+        ),
+    ]
+    n: Annotated[int, Meta(description="number of workers")]
+    why: Annotated[Sequence[str], Meta(description="reasons, one sentence each")]
 
 
 T = TypeVar("T")

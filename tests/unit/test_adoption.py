@@ -29,18 +29,15 @@ from swell.adoption.life import (
     Life,
     RollbackRules,
     Stage,
-    begin,
-    promote,
-    retire,
-    roll_back,
-    start_canary,
-)
-from swell.adoption.traffic import (
     asked_version,
     canary_queue,
     is_in_canary,
     is_of_canary,
+    promote,
     queues_of,
+    retire,
+    roll_back,
+    start_canary,
 )
 from swell.clock import ManualClock
 from swell.db.registry import Registry
@@ -56,7 +53,7 @@ def a_canary(version: str = "v2", share: float = 0.1, canary_id: str = "c1") -> 
 
 
 def with_canary(share: float = 0.1) -> Life:
-    return start_canary(begin(MODEL, "v1"), a_canary(share=share), who="anna")
+    return start_canary(Life(model=MODEL, live="v1"), a_canary(share=share), who="anna")
 
 
 # ---- traffic
@@ -90,7 +87,7 @@ VERSIONS = ("v1", "v2", "v3")
 
 @given(st.booleans(), st.booleans(), st.sampled_from(VERSIONS))
 def test_each_queue_is_served_by_one_version(has_canary: bool, served: bool, live: str) -> None:
-    life = begin(MODEL, live)
+    life = Life(model=MODEL, live=live)
     canary = next(each for each in VERSIONS if each != live)
     if has_canary:
         life = start_canary(life, a_canary(canary), who="")
@@ -115,7 +112,7 @@ def test_queues_say_which_version_is_insisted_on() -> None:
 
 
 def test_a_version_goes_from_trial_to_canary_to_live_to_retired() -> None:
-    life = begin(MODEL, "v1")
+    life = Life(model=MODEL, live="v1")
     assert life.stage("v2") is Stage.TRIAL
     life = start_canary(life, a_canary(), who="anna")
     assert (life.stage("v1"), life.stage("v2")) == (Stage.LIVE, Stage.CANARY)
@@ -128,7 +125,7 @@ def test_a_version_goes_from_trial_to_canary_to_live_to_retired() -> None:
 
 
 def test_rolling_back_twice_goes_further_back() -> None:
-    life = begin(MODEL, "v1")
+    life = Life(model=MODEL, live="v1")
     for version in ("v2", "v3"):
         life = promote(life, version, who="", at=NOW)
     life = roll_back(life, who="", at=NOW)
@@ -168,7 +165,7 @@ _STEPS = st.lists(
 def test_whatever_is_done_one_version_is_live_and_no_stage_contradicts_another(
     steps: list[tuple[str, str]],
 ) -> None:
-    life = begin(MODEL, "a")
+    life = Life(model=MODEL, live="a")
     for what, version in steps:
         try:
             if what == "canary":
@@ -343,7 +340,7 @@ async def test_of_two_that_change_a_life_neither_is_lost() -> None:
     registry = a_registry()
 
     def first(life: Life | None) -> Life:
-        return life or begin(MODEL, "v1")
+        return life or Life(model=MODEL, live="v1")
 
     await kept.change_life(registry, MODEL, first)
     steps = iter([a_canary(), a_canary(share=0.5)])

@@ -10,8 +10,7 @@ from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
 from sqlite_rig import turns
 from swell.adoption.kept import change_life
-from swell.adoption.life import Life, roll_back
-from swell.adoption.traffic import is_in_canary
+from swell.adoption.life import Life, is_in_canary, roll_back
 from swell.api.app import create_app
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.calibration import MOST_OPEN, STEP, WINDOW, Calibration, IssuedEstimate
-from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
+from swell.api.eta import (
+    MOST_OPEN,
+    STEP,
+    WINDOW,
+    Calibration,
+    Estimate,
+    EtaSeconds,
+    Forecast,
+    IssuedEstimate,
+    Situation,
+)
 from swell.clock import ManualClock
 
 MODEL = "demo/upper"
@@ -183,16 +192,6 @@ def test_models_whose_tasks_never_end_have_a_limit_each() -> None:
         stuck(known, 2_000, model)
     models = [each.partition(" ")[0] for each in known.open_tasks()]
     assert [models.count(f"demo/{name}") for name in "abcd"] == [MOST_OPEN] * 4
-
-
-def test_after_a_day_a_task_that_never_ends_makes_room_for_a_new_one() -> None:
-    known, day_s = Calibration(), 86_400.0
-    stuck(known, MOST_OPEN)
-    known.issued("new 0", an_estimate("demo/stuck", day_s))
-    assert "new 0" not in known.open_tasks()
-    known.issued("new 1", an_estimate("demo/stuck", day_s + 1.0))
-    assert "new 1" in known.open_tasks()
-    assert "demo/stuck 0" not in known.open_tasks()
 
 
 def test_a_task_with_two_estimates_is_counted_by_the_last() -> None:

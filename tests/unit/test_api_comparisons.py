@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin
 from conformance.comparisons import NOW, a_comparison, a_vote
 from sqlite_rig import SqliteRig
 from swell.adoption.votes import Ballot, Rating, ballots_of, counted, ordered
-from swell.api import blind, ratings, thumbnails
-from swell.api.ratings import Ratings
+from swell.api import comparing, comparisons, thumbnails
+from swell.api.comparisons import Ratings
 from swell.clock import ManualClock
 from swell.db.comparisons import ComparisonRepository
 
@@ -353,7 +353,7 @@ async def test_pictures_that_are_decoded_at_once_are_few_whatever_asks_for_them(
 
         return decoded
 
-    monkeypatch.setattr(blind, "_bare", watched(blind._bare))
+    monkeypatch.setattr(comparing, "_bare", watched(comparing._bare))
     monkeypatch.setattr(thumbnails, "_shrunk", watched(thumbnails._shrunk))
     small = [f"outputs/{row['tasks'][0]}/1/0.png" for row in rows]
     answers = await asyncio.gather(
@@ -453,7 +453,7 @@ async def test_each_vote_is_counted_once_until_a_comparison_is_removed(
         reckoned.append(len(ballots))
         return counted(known, ballots)
 
-    monkeypatch.setattr(ratings, "counted", counting)
+    monkeypatch.setattr(comparisons, "counted", counting)
     paths = []
     for _ in range(3):
         made = await compared(world)

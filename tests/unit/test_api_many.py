@@ -12,10 +12,9 @@ from conformance.bus import Bench, meet, until
 from sqlite_rig import SqliteRig, turns
 from swell.api.app import create_app
 from swell.api.auth import create_key
-from swell.api.calibration import IssuedEstimate
 from swell.api.canaries import look_after_canaries
 from swell.api.duties import sweep
-from swell.api.eta import Estimate, EtaSeconds, Forecast, Situation
+from swell.api.eta import Estimate, EtaSeconds, Forecast, IssuedEstimate, Situation
 from swell.api.leadership import DUTY_LEASE_S
 from swell.api.news import take_events
 from swell.api.settings import ApiSettings, Backend

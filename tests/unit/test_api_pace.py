@@ -10,8 +10,8 @@ from api_harness import World, a_world, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.api.eta import Meter, Pace, Window, first_pace, learn
 from swell.api.news import take_events
-from swell.api.pace import Meter, Pace, Window, first_pace, learn
 from swell.events import Event, EventKind, TaskSummary
 
 RUN_S = 0.2
@@ -79,7 +79,7 @@ def test_the_way_of_a_task_that_was_alone_is_not_counted() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.booleans()), max_size=100))
 def test_busy_time_is_neither_lost_nor_counted_twice(steps: list[tuple[float, bool]]) -> None:
-    meter, now_s, busy_s = Meter(64), 0.0, 0.0
+    meter, now_s, busy_s = Meter(), 0.0, 0.0
     seen: list[Window | None] = []
     for pause_s, takes in [*steps, *[(1.0, False)] * 100]:
         now_s += pause_s
@@ -88,13 +88,13 @@ def test_busy_time_is_neither_lost_nor_counted_twice(steps: list[tuple[float, bo
             meter.take(1, now_s)
         elif meter.held:
             seen.append(meter.end("a/b", 1.0, 1, now_s))
-            seen.extend(meter.let_go(now_s).values())
+            seen.extend(meter.release(now_s).values())
     assert sum(each.busy_s for each in seen if each) == pytest.approx(busy_s, abs=1e-6)
     assert sum(each.n for each in seen if each) == sum(takes for _, takes in steps)
 
 
 def test_tasks_that_end_together_belong_to_one_window() -> None:
-    meter, pace = Meter(64), None
+    meter, pace = Meter(), None
     meter.take(64, 0.0)
     for end_s in (1.0, 2.0, 3.0):
         for _ in range(32):
@@ -106,12 +106,12 @@ def test_tasks_that_end_together_belong_to_one_window() -> None:
 
 
 def test_what_ends_while_nothing_is_known_to_be_held_says_nothing() -> None:
-    meter = Meter(64)
+    meter = Meter()
     for n in range(10):
         assert meter.end("a/b", 1.0, 1, n / 100) is None
     meter.take(1, 10.0)
     meter.end("a/b", 1.0, 1, 11.0)
-    [window] = meter.let_go(11.0).values()
+    [window] = meter.release(11.0).values()
     assert (window.n, window.busy_s) == (1, 1.0)
 
 

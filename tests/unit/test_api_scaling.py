@@ -29,12 +29,36 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
+def a_pool(**fields: Any) -> PoolScaling:
+    numbers = ("desired", "ready", "busy", "booting", "draining", "least", "most")
+    values: dict[str, Any] = dict.fromkeys(PoolScaling.__struct_fields__) | {
+        **dict.fromkeys((*numbers, "closed_s", "start_p50_s", "start_p95_s"), 0),
+        "is_spot": False,
+        "launch_micros": 0,
+        "least_billed_s": 0.0,
+        "counts": {},
+        "ends": {},
+        "reasons": [],
+    }
+    return PoolScaling(**(values | fields))
+
+
+def an_outlook(**fields: Any) -> ModelScaling:
+    values: dict[str, Any] = {
+        "model": "demo/upper",
+        "admitted": 1.0,
+        "wait_s": 0.0,
+        "speedup": 1.0,
+    }
+    return ModelScaling(**(values | fields))
+
+
 async def tell(world: World, **fields: Any) -> None:
     """Tell a status as an autoscaler does, and have the backend hear it."""
     values: dict[str, Any] = {
         "leader": "one",
-        "pools": [PoolScaling(pool="gpu", provider="aws", models=["demo/upper"], most=4)],
-        "models": [ModelScaling(model="demo/upper", ready_in_s=120.0, ready_by_s=300.0)],
+        "pools": [a_pool(pool="gpu", provider="aws", models=["demo/upper"], most=4)],
+        "models": [an_outlook(ready_in_s=120.0, ready_by_s=300.0)],
     }
     status = ScalingStatus(at=world.clock.now(), **(values | fields))
     await world.service.registry.put_note(STATUS, msgspec.json.encode(status))
@@ -155,7 +179,7 @@ async def test_what_the_autoscaler_told_a_moment_ago_counts_before_a_task_is_ref
 ) -> None:
     await describe(world)
     await tell(world, models=[])
-    told = [ModelScaling(model="demo/upper", ready_in_s=5.0)]
+    told = [an_outlook(ready_in_s=5.0)]
     status = ScalingStatus(at=world.clock.now(), leader="one", models=told)
     await world.service.registry.put_note(STATUS, msgspec.json.encode(status))
     world.clock.advance(0.3)
@@ -173,7 +197,7 @@ async def test_an_autoscaler_that_is_silent_launches_nothing(world: World) -> No
 
 async def test_a_model_that_no_pool_can_launch_is_refused(world: World) -> None:
     await describe(world)
-    await tell(world, models=[ModelScaling(model="demo/upper", ready_in_s=None)])
+    await tell(world, models=[an_outlook(ready_in_s=None)])
     body = {"model": "demo/upper", "input": {"text": "a"}}
     assert (await world.anna("POST", "/v1/tasks", body)).status == 503
 
@@ -186,7 +210,7 @@ async def test_of_a_staged_model_a_pool_must_launch_the_version_that_is_asked_fo
         await world.report(worker, goodbye=True)
         # Nobody has told yet what pools bring.
         assert (await world.anna("POST", "/v1/tasks", body)).status == 202
-        await tell(world, models=[ModelScaling(model="demo/upper:2", ready_in_s=5.0)])
+        await tell(world, models=[an_outlook(model="demo/upper:2", ready_in_s=5.0)])
         refused = await world.anna("POST", "/v1/tasks", body)
         assert (refused.status, refused.json["code"]) == (503, "no_worker")
         assert "swell models rollout demo/upper:VERSION --promote" in refused.json["detail"]
@@ -195,7 +219,7 @@ async def test_of_a_staged_model_a_pool_must_launch_the_version_that_is_asked_fo
 
 
 async def test_pools_show_how_they_are_scaled_and_what_was_decided_last(world: World) -> None:
-    pool = PoolScaling(
+    pool = a_pool(
         pool="gpu",
         provider="aws",
         models=["demo/upper"],

@@ -8,7 +8,7 @@ from fleet_cases import MODEL, Yard, a_pool, a_worker
 
 from conformance.factories import a_new_task
 from swell.adoption.kept import change_life
-from swell.adoption.life import Canary, Life, begin, promote, roll_back, start_canary
+from swell.adoption.life import Canary, Life, promote, roll_back, start_canary
 from swell.arrivals import Arrivals, arrived
 from swell.autoscaler.observe import demands, rates_of
 from swell.autoscaler.versions import believed, drawn_by
@@ -22,7 +22,7 @@ CANARY = f"{MODEL}:~canary"
 
 
 def a_life(at: datetime, live: str = "1", canary: str = "") -> Life:
-    life = promote(begin(MODEL, live), live, who="anna", at=at)
+    life = promote(Life(model=MODEL, live=live), live, who="anna", at=at)
     if not canary:
         return life
     return start_canary(life, Canary(id="c", version=canary, share=0.1, since=at), who="anna")
@@ -184,7 +184,7 @@ async def test_the_last_worker_of_the_live_version_stays_while_there_is_work() -
 def test_of_a_model_that_nobody_staged_all_versions_are_one() -> None:
     drawn = drawn_by({}, [])
     assert [drawn(queue) for queue in (MODEL, QUEUE)] == [MODEL, MODEL]
-    lives = {"demo/other": begin("demo/other", "1")}
+    lives = {"demo/other": Life(model="demo/other", live="1")}
     assert drawn_by(lives, [])(QUEUE) == MODEL
 
 

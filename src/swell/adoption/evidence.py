@@ -26,9 +26,10 @@ Source:
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from swell.adoption.life import RollbackRules
 
@@ -69,14 +70,13 @@ class Side(msgspec.Struct, kw_only=True):
     recent_s: list[float] = []
 
     @property
-    def failure_rate(self) -> float:
-        """Failed attempts, as a fraction of all."""
-        return self.failures / self.attempts if self.attempts else 0.0
-
-    @property
     def p95_s(self) -> float | None:
         """The 95th percentile of the newest runs."""
         return p95(self.recent_s) if self.recent_s else None
+
+    def seen(self) -> "Seen":
+        """Return the counts for operators."""
+        return Seen(attempts=self.attempts, failures=self.failures, p95_s=self.p95_s)
 
 
 class SequentialTest(msgspec.Struct, kw_only=True):
@@ -120,15 +120,33 @@ class Evidence(msgspec.Struct, kw_only=True):
     limit_s: float | None = None
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Observations of a version since the canary started."""
+
+    attempts: Annotated[
+        int, Meta(description="first attempts, without tasks that were themselves at fault")
+    ]
+    failures: int
+    p95_s: Annotated[float | None, Meta(description="of the latest 200 runs, for one sample")]
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed attempts, as a fraction of all."""
+        return self.failures / self.attempts if self.attempts else 0.0
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a canary is worse, and why."""
 
-    verdict: Literal["early", "fine", "worse"]
+    verdict: Annotated[str, Meta(description="`early` (too early to tell), `fine` or `worse`")]
     reason: str
-    failures_evidence: float
-    slowness_evidence: float
-    #: Evidence at which a difference counts as certain.
-    needed_evidence: float
+    failures_evidence: Annotated[
+        float, Meta(description="likelihood ratio for a canary that fails more often")
+    ]
+    slowness_evidence: Annotated[float, Meta(description="the same for one that is slower")]
+    needed_evidence: Annotated[float, Meta(description="threshold for `worse`")]
+    canary: Seen
+    live: Seen
 
 
 def observe(evidence: Evidence, seen: Observation) -> bool:
@@ -164,12 +182,10 @@ def must_roll_back(verdict: Verdict, rules: RollbackRules) -> bool:
 def judge(evidence: Evidence, rules: RollbackRules) -> Verdict:
     """Compare the versions: a difference must be both certain and large enough."""
     needed = _TESTS / rules.false_alarm
-    canary, live = evidence.canary, evidence.live
+    canary, live = evidence.canary.seen(), evidence.live.seen()
     failures, slowness = evidence.failures.evidence, evidence.slowness.evidence
-    by = canary.failure_rate - live.failure_rate
-    verdict: Literal["early", "fine", "worse"] = "fine"
-    reason = "nothing speaks against it"
-    if failures >= needed and by >= rules.failures_by:
+    verdict, reason = "fine", "nothing speaks against it"
+    if failures >= needed and canary.failure_rate - live.failure_rate >= rules.failures_by:
         verdict, reason = "worse", "it fails more often"
     elif slowness >= needed and (canary.p95_s or 0.0) >= rules.p95_by * (live.p95_s or 0.0):
         verdict, reason = "worse", "it takes longer"
@@ -181,12 +197,14 @@ def judge(evidence: Evidence, rules: RollbackRules) -> Verdict:
         failures_evidence=failures,
         slowness_evidence=slowness,
         needed_evidence=needed,
+        canary=canary,
+        live=live,
     )
 
 
-def _in_words(side: Side) -> str:
-    failed = f"{side.failures:,} of {side.attempts:,} failed"
-    return failed if side.p95_s is None else f"{failed}, p95 {side.p95_s:.3g} s"
+def _in_words(seen: Seen) -> str:
+    failed = f"{seen.failures:,} of {seen.attempts:,} failed"
+    return failed if seen.p95_s is None else f"{failed}, p95 {seen.p95_s:.3g} s"
 
 
 def p95(values: Sequence[float]) -> float:

@@ -1,6 +1,10 @@
-"""Stages of a model's versions: trial → canary → live → retired. Pure.
+"""Stages of a model's versions: trial → canary → live → retired, and their queues. Pure.
 
 A model has no `Life` until its first promotion or canary; then its newest version gets all traffic.
+
+Tasks without a version wait in two queues: the model's, served by workers of the live version, and
+the canary's, served by workers of the canary, or of the live version while the canary has none. So
+no waiting task moves when a canary is promoted, rolled back, or loses its workers.
 """
 
 import hashlib
@@ -19,6 +23,9 @@ _HISTORY: Final = 50
 
 #: Former live versions kept, to return to.
 _FORMER: Final = 10
+
+#: Names the queue of a canary; no version can have this name.
+_CANARY: Final = "~canary"
 
 _replace = msgspec.structs.replace
 
@@ -70,17 +77,15 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     rollback: RollbackRules = RollbackRules()
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class StageChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a model's stages."""
 
     at: datetime
-    #: Name of the key; empty if automatic.
-    who: str
-    #: `canary`, `promote`, `rollback` or `retire`.
-    action: str
+    who: Annotated[str, Meta(description="name of the key; empty if automatic")]
+    action: Annotated[str, Meta(description="`canary`, `promote`, `rollback` or `retire`")]
     version: str
-    share: float | None = None
-    reason: str = ""
+    share: float | None
+    reason: str
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +99,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     former: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     #: Newest first.
-    history: tuple[Change, ...] = ()
+    history: tuple[StageChange, ...] = ()
 
     def stage(self, version: str) -> Stage:
         """Return the stage of a version."""
@@ -103,11 +108,6 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
         if self.canary is not None and version == self.canary.version:
             return Stage.CANARY
         return Stage.RETIRED if version in self.retired else Stage.TRIAL
-
-
-def begin(model: str, live: str) -> Life:
-    """Return the first stages of a model."""
-    return Life(model=model, live=live)
 
 
 def edition_of(life: Life | None) -> str:
@@ -148,7 +148,9 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
             f"{before.version} is the canary of {life.model} since {before.since:%Y-%m-%d %H:%M}: "
             "promote it or roll it back first"
         )
-    change = Change(at=canary.since, who=who, action="canary", version=version, share=canary.share)
+    change = StageChange(
+        at=canary.since, who=who, action="canary", version=version, share=canary.share, reason=""
+    )
     if before is not None and before.sticky == canary.sticky:
         canary = _replace(canary, id=before.id, since=before.since)
     return _changed(life, change, canary=canary, retired=_without(life.retired, version))
@@ -184,7 +186,7 @@ def promote(
             f"it live all the same, confirm that you know: send the edition {edition_of(life)} "
             "(`swell models rollout MODEL:VERSION --promote --anyway`)"
         )
-    return _made_live(life, chosen, Change(at=at, who=who, action="promote", version=chosen))
+    return _made_live(life, chosen, _change("promote", chosen, who, at))
 
 
 def roll_back(
@@ -208,7 +210,7 @@ def roll_back(
             f"a rollback of {life.model} would leave {left} now, and not {version}: "
             f"{_in_words(life)}; look at the stages again, and decide again"
         )
-    change = Change(at=at, who=who, action="rollback", version=left, reason=reason)
+    change = _change("rollback", left, who, at, reason)
     if life.canary is not None:
         return _changed(life, change, canary=None)
     if not life.former:
@@ -234,18 +236,21 @@ def retire(life: Life, version: str, *, who: str, at: datetime) -> Life:
         raise Conflict(f"{version} is the canary of {life.model}: roll it back first")
     if stage is Stage.RETIRED:
         raise Conflict(f"{version} of {life.model} is retired already")
-    change = Change(at=at, who=who, action="retire", version=version)
     retired, former = (*life.retired, version), _without(life.former, version)
-    return _changed(life, change, retired=retired, former=former)
+    return _changed(life, _change("retire", version, who, at), retired=retired, former=former)
 
 
-def _made_live(life: Life, version: str, change: Change) -> Life:
+def _change(action: str, version: str, who: str, at: datetime, reason: str = "") -> StageChange:
+    return StageChange(at=at, who=who, action=action, version=version, share=None, reason=reason)
+
+
+def _made_live(life: Life, version: str, change: StageChange) -> Life:
     former = _without((life.live, *life.former), version)[:_FORMER]
     retired = _without(life.retired, version)
     return _changed(life, change, live=version, canary=None, former=former, retired=retired)
 
 
-def _changed(life: Life, change: Change, **fields: object) -> Life:
+def _changed(life: Life, change: StageChange, **fields: object) -> Life:
     return _replace(life, history=(change, *life.history)[:_HISTORY], **fields)
 
 
@@ -258,9 +263,62 @@ def _in_words(life: Life) -> str:
     return f"{life.live} is live{canary}"
 
 
-def _change_in_words(change: Change) -> str:
+def _change_in_words(change: StageChange) -> str:
     done = {"canary": "made the canary", "promote": "promoted", "rollback": "rolled back"}
     who = f"by {change.who!r}" if change.who else "automatically"
     why = f" ({change.reason})" if change.reason else ""
     what = done.get(change.action, "retired")
     return f"{change.version} was {what} {who} at {change.at:%Y-%m-%d %H:%M:%S}{why}"
+
+
+def canary_queue(model: str) -> str:
+    """Return the queue of a model's canary."""
+    return f"{model}:{_CANARY}"
+
+
+def is_of_canary(queue: str) -> bool:
+    """Whether a queue is that of its model's canary."""
+    return queue.endswith(f":{_CANARY}")
+
+
+def asked_version(queue: str) -> str:
+    """Return the version that tasks in a queue name; empty for none."""
+    version = queue.partition(":")[2]
+    return "" if version == _CANARY else version
+
+
+def drawn_as(life: Life, version: str) -> str:
+    """Return the name under which the autoscaler plans a version: `owner/name` if it is live."""
+    return life.model if version == life.live else f"{life.model}:{version}"
+
+
+def is_in_canary(model: str, who: str, share: float) -> bool:
+    """Whether the tasks of a user or key go to the canary.
+
+    A hash gives each of them a fixed place between 0 and 1 for each model; the canary gets those
+    below its share. So a larger share keeps the users of a smaller one.
+
+    Args:
+        model: `owner/name`.
+        who: The user or key.
+        share: Of the traffic, 0 to 1.
+    """
+    digest = hashlib.blake2b(f"{model}\0{who}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def queues_of(life: Life, version: str, *, is_canary_served: bool) -> tuple[str, ...]:
+    """Return the queues that workers with a version serve.
+
+    Args:
+        life: Stages of the model.
+        version: Version of the workers.
+        is_canary_served: Whether a live worker has the canary.
+    """
+    model, named = life.model, f"{life.model}:{version}"
+    is_canary = life.canary is not None and version == life.canary.version
+    if version == life.live and (life.canary is None or not is_canary_served):
+        return model, named, canary_queue(model)
+    if version == life.live:
+        return model, named
+    return (named, canary_queue(model)) if is_canary else (named,)

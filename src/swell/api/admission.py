@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.adoption.traffic import drawn_as, is_of_canary
+from swell.adoption.life import drawn_as, is_of_canary
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.drafts import draft

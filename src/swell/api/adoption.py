@@ -8,7 +8,6 @@ from swell.adoption.kept import change_life, read_evidence
 from swell.adoption.life import (
     Canary,
     Life,
-    begin,
     check_edition,
     edition_of,
     promote,
@@ -24,27 +23,18 @@ from swell.api.rollouts_schemas import (
     AdoptionView,
     CanaryRequest,
     CanaryView,
-    LifeChangeView,
     PromoteRequest,
     RetireRequest,
     RollbackRequest,
-    SeenView,
-    VerdictView,
     VersionStageView,
 )
-from swell.api.route import Body, Response, route
+from swell.api.route import Body, Handler, Response, route
 from swell.api.schemas import NoQuery
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.errors import Conflict, InvalidInput, InvalidRequest, NotFound
 from swell.registry import ModelCard, Scope
 from swell.task import new_id
-
-_canary = Reader(CanaryRequest)
-_promote = Reader(PromoteRequest)
-_rollback = Reader(RollbackRequest)
-_retire = Reader(RetireRequest)
-
 
 _ADOPTION: Final = Response("The stages of the model's versions", AdoptionView)
 
@@ -63,15 +53,23 @@ async def show_adoption(service: Service, call: Call) -> Reply:
     return Reply(200, encode(await _view(service, cards)))
 
 
-@route(
-    "POST /v1/models/{owner}/{name}/canary",
-    "Models",
-    {200: _ADOPTION},
-    scope=Scope.ADMIN,
-    body=Body(CanaryRequest, example={"version": "3f2a9c1be07d", "share": 0.05}),
-    errors=(NotFound, Conflict),
-    audit="models.canary",
-)
+#: Returns the new stages, given the request, the cards of the versions and the stages so far.
+_Change = Callable[[Any, Sequence[ModelCard], Life | None], Life]
+
+
+def _change_route(action: str, message: type[Any], **example: Any) -> Callable[[Handler], Handler]:
+    return route(
+        f"POST /v1/models/{{owner}}/{{name}}/{action}",
+        "Models",
+        {200: _ADOPTION},
+        scope=Scope.ADMIN,
+        body=Body(message, example=example),
+        errors=(NotFound, Conflict),
+        audit=f"models.{action}",
+    )
+
+
+@_change_route("canary", CanaryRequest, version="3f2a9c1be07d", share=0.05)
 async def start_version_canary(service: Service, call: Call) -> Reply:
     """Start a canary.
 
@@ -84,22 +82,14 @@ async def start_version_canary(service: Service, call: Call) -> Reply:
         model, now = cards[0].name, service.clock.now()
         call.about = f"{asked.share:.4g} of the traffic"
         _check_served(service, model, asked.version)
-        staged = life or begin(model, _other_served(service, cards, asked.version))
+        staged = life or Life(model=model, live=_other_served(service, cards, asked.version))
         canary = project(Canary, asked, id=new_id(now), since=now)
         return start_canary(staged, canary, who=call.caller.name)
 
-    return await _change(service, call, _canary, change)
+    return await _change(service, call, CanaryRequest, change)
 
 
-@route(
-    "POST /v1/models/{owner}/{name}/promote",
-    "Models",
-    {200: _ADOPTION},
-    scope=Scope.ADMIN,
-    body=Body(PromoteRequest, example={"version": "3f2a9c1be07d"}),
-    errors=(NotFound, Conflict),
-    audit="models.promote",
-)
+@_change_route("promote", PromoteRequest, version="3f2a9c1be07d")
 async def promote_version(service: Service, call: Call) -> Reply:
     """Promote a version.
 
@@ -115,7 +105,7 @@ async def promote_version(service: Service, call: Call) -> Reply:
             )
         model = cards[0].name
         changed = promote(
-            life or begin(model, asked.version or _usual_version(cards)),
+            life or Life(model=model, live=asked.version or _usual_version(cards)),
             asked.version,
             who=call.caller.name,
             at=service.clock.now(),
@@ -125,18 +115,10 @@ async def promote_version(service: Service, call: Call) -> Reply:
         call.target = f"{model}:{changed.live}"
         return changed
 
-    return await _change(service, call, _promote, change)
+    return await _change(service, call, PromoteRequest, change)
 
 
-@route(
-    "POST /v1/models/{owner}/{name}/rollback",
-    "Models",
-    {200: _ADOPTION},
-    scope=Scope.ADMIN,
-    body=Body(RollbackRequest, example={"reason": "hands have six fingers"}),
-    errors=(NotFound, Conflict),
-    audit="models.rollback",
-)
+@_change_route("rollback", RollbackRequest, reason="hands have six fingers")
 async def roll_back_version(service: Service, call: Call) -> Reply:
     """Roll back a version.
 
@@ -156,18 +138,10 @@ async def roll_back_version(service: Service, call: Call) -> Reply:
             _check_served(service, life.model, changed.live)
         return changed
 
-    return await _change(service, call, _rollback, change)
+    return await _change(service, call, RollbackRequest, change)
 
 
-@route(
-    "POST /v1/models/{owner}/{name}/retire",
-    "Models",
-    {200: _ADOPTION},
-    scope=Scope.ADMIN,
-    body=Body(RetireRequest, example={"version": "3f2a9c1be07d"}),
-    errors=(NotFound, Conflict),
-    audit="models.retire",
-)
+@_change_route("retire", RetireRequest, version="3f2a9c1be07d")
 async def retire_version(service: Service, call: Call) -> Reply:
     """Retire a version.
 
@@ -176,20 +150,15 @@ async def retire_version(service: Service, call: Call) -> Reply:
     """
 
     def change(asked: RetireRequest, cards: Sequence[ModelCard], life: Life | None) -> Life:
-        staged = life or begin(cards[0].name, _usual_version(cards))
+        staged = life or Life(model=cards[0].name, live=_usual_version(cards))
         return retire(staged, asked.version, who=call.caller.name, at=service.clock.now())
 
-    return await _change(service, call, _retire, change)
+    return await _change(service, call, RetireRequest, change)
 
 
-async def _change(
-    service: Service,
-    call: Call,
-    reader: Reader,
-    change: Callable[[Any, Sequence[ModelCard], Life | None], Life],
-) -> Reply:
+async def _change(service: Service, call: Call, message: type[Any], change: _Change) -> Reply:
     """Change the stages of a model as a request asks for, and show them."""
-    asked = await reader.read_call(call, service.settings.server.max_body_bytes)
+    asked = await Reader(message).read_call(call, service.settings.server.max_body_bytes)
     cards = await _cards(service, model_name(call))
     model, version = cards[0].name, asked.version
     call.target = f"{model}:{version}" if version else model
@@ -252,21 +221,22 @@ def _other_served(service: Service, cards: Sequence[ModelCard], version: str) ->
 async def _view(service: Service, cards: Sequence[ModelCard]) -> AdoptionView:
     model = cards[0].name
     known = service.cards.lives.get(model)
-    life = known or begin(model, _usual_version(cards))
+    life = known or Life(model=model, live=_usual_version(cards))
     canary, lost_s = life.canary, lost_after_s(service)
     shares, shown = {life.live: 1.0}, None
     if canary is not None:
         is_served = is_canary_served(service, model, canary)
         share = canary.share if is_served else 0.0
         shares = {life.live: 1.0 - share, canary.version: share}
-        shown = await _canary_view(service, model, canary, is_served=is_served)
+        evidence = await read_evidence(service.registry, model, canary)
+        verdict = judge(evidence, canary.rollback)
+        shown = project(CanaryView, canary, is_served=is_served, evidence=verdict)
     return project(
         AdoptionView,
         life,
         is_staged=known is not None,
         edition=edition_of(known),
         canary=shown,
-        former=list(life.former),
         versions=[
             project(
                 VersionStageView,
@@ -277,7 +247,6 @@ async def _view(service: Service, cards: Sequence[ModelCard]) -> AdoptionView:
             )
             for card in cards
         ],
-        history=[project(LifeChangeView, each) for each in life.history],
         notice=_notice(service, known, life.live),
     )
 
@@ -298,20 +267,3 @@ def _notice(service: Service, life: Life | None, live: str) -> str:
     if canary is not None and not is_canary_served(service, life.model, canary):
         return f"no live worker has the canary {canary.version}: its part goes to {live}"
     return ""
-
-
-async def _canary_view(
-    service: Service, model: str, canary: Canary, *, is_served: bool
-) -> CanaryView:
-    evidence = await read_evidence(service.registry, model, canary)
-    return project(
-        CanaryView,
-        canary,
-        is_served=is_served,
-        evidence=project(
-            VerdictView,
-            judge(evidence, canary.rollback),
-            canary=project(SeenView, evidence.canary),
-            live=project(SeenView, evidence.live),
-        ),
-    )

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.api.schemas import PLAIN, Moment
+from swell.quotas import Quota
 
 
 class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,8 +137,9 @@ _User = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
 
 
 class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much a key, or a user of it, may use, in place of what was said before; null for any
-    amount. Days and months are those of UTC.
+    """How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
+
+    Days and months are those of UTC.
     """
 
     key_id: _KeyId
@@ -192,18 +194,9 @@ class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[StandingView]
 
 
-class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaView(Quota, frozen=True, kw_only=True, omit_defaults=False):
     """A quota and its remainder."""
 
-    key_id: str
-    user: str | None
-    tasks_per_day: int | None
-    tasks_per_month: int | None
-    samples_per_day: int | None
-    samples_per_month: int | None
-    micros_per_day: int | None
-    micros_per_month: int | None
-    is_prepaid: bool
     left: Annotated[list[StandingView], Meta(description="empty if `user` is `*`")]
 
 

@@ -9,8 +9,7 @@ import structlog
 
 from swell.adoption.evidence import Observation, Verdict, judge, must_roll_back
 from swell.adoption.kept import add_evidence, change_life
-from swell.adoption.life import Canary, Life, roll_back
-from swell.adoption.traffic import asked_version, is_of_canary
+from swell.adoption.life import Canary, Life, asked_version, is_of_canary, roll_back
 from swell.bus import MessageKind, PeerMessage
 from swell.registry import AuditEntry
 from swell.results import is_inputs_fault
@@ -89,9 +88,6 @@ async def _roll_back(service: "Service", model: str, canary: Canary, verdict: Ve
     entry = AuditEntry(
         id=new_id(now),
         at=now,
-        key_id="",
-        key_name="",
-        address="",
         action="models.rollback",
         target=f"{model}:{canary.version}"[:200],
         status=200,

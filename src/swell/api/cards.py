@@ -14,8 +14,7 @@ import jsonschema_rs
 import msgspec
 
 from swell.adoption.kept import read_lives
-from swell.adoption.life import Canary, Life
-from swell.adoption.traffic import asked_version, is_of_canary, queues_of
+from swell.adoption.life import Canary, Life, asked_version, is_of_canary, queues_of
 from swell.api.call import Call
 from swell.api.json_limits import MAX_VALUES, count_values
 from swell.api.problems import closest

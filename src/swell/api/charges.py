@@ -1,4 +1,4 @@
-"""Writes the cost of attempts into the ledger.
+"""Prices of workers, and the cost of attempts, which is written into the ledger.
 
 In a pool with a price, each attempt has its own entry with the attempt's id, so a repeated report
 is charged once. In other pools, attempts are summed by worker, model and key, since an entry each
@@ -8,7 +8,7 @@ after the tasks' own commits. What a crash loses becomes idle time (`swell.api.c
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -16,11 +16,15 @@ from msgspec.structs import replace
 
 from swell.api.metrics import Metrics
 from swell.api.samples import images_of_stage, pictures_in
+from swell.api.scaling import Scaling
+from swell.api.settings import ApiSettings
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.errors import SwellError
 from swell.money.ledger import EntryKind, LedgerEntry, cost_micros
+from swell.money.tariffs import TARIFFS, PoolTariff, Step, price_at
 from swell.registry import WorkerInfo
+from swell.scaling import read
 from swell.store import Ended
 from swell.task import Settlement, Succeeded, Task, Timings, new_id
 
@@ -88,6 +92,72 @@ def attempt_entry(
     )
 
 
+class Tariffs:
+    """Caches the prices of workers, from the settings or from the autoscaler's report.
+
+    A worker keeps the price with which it registered; if its pool had none yet, the price counts
+    from when it is known. If the price of a pool changes, its workers cost the price in force.
+
+    Args:
+        registry: Has the changes of prices.
+        scaling: Has the autoscaler's report of pools.
+        settings: Have precedence over the report.
+    """
+
+    def __init__(self, registry: Registry, scaling: Scaling, settings: ApiSettings) -> None:
+        self._registry = registry
+        self._scaling = scaling
+        self._settings = settings
+        self._steps: Mapping[str, Sequence[Step]] = {}
+
+    async def refresh(self) -> None:
+        """Read the changes of prices."""
+        tariffs = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
+        if tariffs is not None:
+            self._steps = {pool: each.steps for pool, each in tariffs.items() if each.steps}
+
+    def steps(self, pool: str) -> Sequence[Step]:
+        """Return the changes of a pool's price; empty if it is constant."""
+        return self._steps.get(pool, ())
+
+    def now_micros(self, pool: str) -> int | None:
+        """Return the price of an hour of a new worker, in millionths of a dollar."""
+        if steps := self.steps(pool):
+            return steps[-1].hour_micros
+        scaled = self._scaling.pool(pool)
+        return self._settings.hour_micros.get(pool, scaled.hour_micros if scaled else None)
+
+    def launch_micros(self, pool: str) -> int:
+        """Return the extra cost of the launch of a worker, in millionths of a dollar."""
+        scaled = self._scaling.pool(pool)
+        return self._settings.launch_micros.get(pool, scaled.launch_micros if scaled else 0)
+
+    def least_billed_s(self, pool: str) -> float:
+        """Return the minimum billing of a worker, in seconds."""
+        scaled = self._scaling.pool(pool)
+        return self._settings.least_billed_s.get(pool, scaled.least_billed_s if scaled else 0)
+
+    def priced(self, info: WorkerInfo) -> WorkerInfo:
+        """Return a worker with the price of its pool, if it registered without a price."""
+        micros = self.now_micros(info.pool)
+        if info.hour_micros is not None or micros is None:
+            return info
+        if steps := self.steps(info.pool):
+            micros = price_at(steps, info.registered_at, steps[0].hour_micros)
+        return replace(
+            info,
+            hour_micros=micros,
+            launch_micros=self.launch_micros(info.pool),
+            least_billed_s=self.least_billed_s(info.pool),
+        )
+
+    def hour_micros(self, info: WorkerInfo) -> int | None:
+        """Return the current price of an hour of a worker, in millionths of a dollar."""
+        if steps := self.steps(info.pool):
+            return steps[-1].hour_micros
+        return self.priced(info).hour_micros
+
+
 class Charges:
     """Entries of one backend process that wait to be written.
 
@@ -121,6 +191,7 @@ class Charges:
             if task is None or (place in ended.again and not is_priced):
                 continue
             timings = each.outcome.timings
+            cost, paid = timings.cost_micros, timings.paid_micros
             entry = attempt_entry(
                 info,
                 task,
@@ -130,26 +201,22 @@ class Charges:
                 outcome=str(each.outcome.__struct_config__.tag),
                 seconds=round(share_s(timings, most_s), 6),
             )
-            if not is_priced:
-                # The entry of `pay` has the images of a paid attempt.
-                self._sum(replace(entry, images=0) if timings.paid_micros else entry)
-            elif timings.cost_micros is None:
-                self.add(entry)
+            if is_priced:
+                self.add(replace(entry, micros=None if cost is None else cost - paid))
             else:
-                self.add(replace(entry, micros=timings.cost_micros - timings.paid_micros))
+                # The entry of `pay` has the images of a paid attempt.
+                self._sum(replace(entry, images=0) if paid else entry)
 
     def _sum(self, entry: LedgerEntry) -> None:
         key = entry.worker_id, entry.models, entry.key_id, entry.kind
         known = self._sums.get(key)
         if known is None:
-            self._sums[key] = replace(entry, id=new_id(entry.at), ref="", outcome="")
+            known = replace(entry, id=new_id(entry.at), ref="", outcome="")
         else:
-            self._sums[key] = replace(
-                known,
-                seconds=round(known.seconds + entry.seconds, 6),
-                attempts=known.attempts + 1,
-                images=known.images + entry.images,
-            )
+            seconds = round(known.seconds + entry.seconds, 6)
+            images = known.images + entry.images
+            known = replace(known, seconds=seconds, attempts=known.attempts + 1, images=images)
+        self._sums[key] = known
 
     async def pay(self, info: WorkerInfo, paying: Sequence[tuple[Settlement, Task, bool]]) -> None:
         """Charge payments to remote services, which are not part of the machine's bill.
@@ -164,9 +231,10 @@ class Charges:
         entries = []
         for each, task, is_lost in paying:
             is_good = isinstance(each.outcome, Succeeded) and not is_lost
-            micros = each.outcome.timings.paid_micros
-            fields = {"at": self._clock.now(), "outcome": PAID, "seconds": 0.0, "micros": micros}
-            entry = attempt_entry(info, task, each.attempt, is_good=is_good, **fields)
+            micros, now = each.outcome.timings.paid_micros, self._clock.now()
+            entry = attempt_entry(
+                info, task, each.attempt, is_good=is_good, at=now, outcome=PAID, seconds=0.0
+            )
             model = entry.models
             if is_lost and task.run is not None and model not in info.models:
                 # The pipeline is at another stage now.
@@ -175,6 +243,7 @@ class Charges:
             paid = replace(
                 entry,
                 id=f"{entry.id}-{PAID}",
+                micros=micros,
                 models=model,
                 account=f"{PAID}:{model}",
                 worker_id="",

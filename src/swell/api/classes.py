@@ -55,7 +55,11 @@ class Classes:
             if key.classes and named not in key.classes:
                 raise self._forbidden(key, f"class {named!r}")
             if request.priority != USUAL_PRIORITY:
-                raise _both(named, request.priority)
+                detail = (
+                    f"class {named!r} has a fixed priority, so it cannot be combined with "
+                    f"{request.priority}: leave one of them out"
+                )
+                raise _invalid("/priority", detail, "class_and_priority")
             return _at(request, self._priorities[named])
         own = self._priorities_of(key)
         if not own:
@@ -76,9 +80,7 @@ class Classes:
     def _unknown(self, name: str, pointer: str) -> InvalidInput:
         known = ", ".join(self.all) or "none"
         detail = f"there is no class {name[:60]!r}; there are: {known}"
-        return InvalidInput(
-            detail, errors=[FieldError(pointer=pointer, detail=detail, code="unknown_class")]
-        )
+        return _invalid(pointer, detail, "unknown_class")
 
     def _forbidden(self, key: ApiKey, what: str) -> Forbidden:
         return Forbidden(
@@ -87,14 +89,8 @@ class Classes:
         )
 
 
-def _both(name: str, priority: int) -> InvalidInput:
-    detail = (
-        f"class {name!r} has a fixed priority, so it cannot be combined with "
-        f"{priority}: leave one of them out"
-    )
-    return InvalidInput(
-        detail, errors=[FieldError(pointer="/priority", detail=detail, code="class_and_priority")]
-    )
+def _invalid(pointer: str, detail: str, code: str) -> InvalidInput:
+    return InvalidInput(detail, errors=[FieldError(pointer=pointer, detail=detail, code=code)])
 
 
 def _at(request: "TaskRequest", priority: int) -> "TaskRequest":

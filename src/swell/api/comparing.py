@@ -1,6 +1,11 @@
-"""Creation of comparisons from ended tasks."""
+"""Creation of comparisons from ended tasks.
 
-import hashlib
+Pictures are copied without what could reveal the model: decoded, and encoded again without
+metadata.
+"""
+
+import asyncio
+import io
 import json
 import random
 import secrets
@@ -8,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from PIL import Image, ImageOps
 
-from swell.api.blind import can_be_blind, copy_blind
 from swell.api.call import Call, Reply
 from swell.api.comparison_messages import ComparisonRequest, NewComparisonView
-from swell.api.comparison_views import comparison_view
+from swell.api.comparisons import comparison_view, digest_of, wrong
+from swell.api.files import read_file
 from swell.api.reading import Reader
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
 from swell.api.views import encode, project
 from swell.comparisons import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model, Picture, Row
-from swell.errors import Conflict, FieldError, InvalidInput, InvalidRequest, NotFound
+from swell.errors import Conflict, InvalidRequest, NotFound
 from swell.results import Timings
 from swell.task import Artifact, Task, TaskState, is_id, new_id
 
@@ -30,6 +36,17 @@ _MOST_TEXTS: Final = 1024 * 1024
 
 #: Input fields that can be the label of a row, best first.
 _LABELS: Final = ("prompt", "text", "title", "query")
+
+#: Pictures that can be copied.
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
+_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
+
+#: Limits of one picture; decoded, a pixel takes up to 16 bytes.
+_MOST_PIXELS: Final = 20_000_000
+_MOST_BYTES: Final = 64 * 1024 * 1024
+
+#: No visible loss.
+_QUALITY: Final = 95
 
 _request = Reader(ComparisonRequest)
 _random: Final = random.SystemRandom()
@@ -63,14 +80,19 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     now, permit = service.clock.now(), secrets.token_urlsafe(24)
     comparison_id = new_id(now)
     shuffled = [_random.sample(list(enumerate(row)), columns) for row in tasks]
-    artifacts = {
-        task.id: picture for row in shuffled for _, task in row if (picture := _picture_of(task))
+    keys = {
+        task.id: f"comparisons/{comparison_id}/{secrets.token_hex(16)}.webp"
+        for row in tasks
+        for task in row
+        if _picture_of(task) is not None
     }
-    pictures = await copy_blind(service.objects, service.lanes, comparison_id, artifacts)
     try:
+        # In the order that voters see: the times of the copies then reveal nothing.
         rows = tuple(
-            _row_of(row, each.label, pictures)
-            for row, each in zip(shuffled, asked.rows, strict=True)
+            [
+                await _row_of(service, row, each.label, keys)
+                for row, each in zip(shuffled, asked.rows, strict=True)
+            ]
         )
         _check_rows(rows)
         comparison = Comparison(
@@ -90,7 +112,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
                 "with its votes)"
             )
     except BaseException:
-        await service.objects.delete([each.key for each in pictures.values()])
+        await service.objects.delete(list(keys.values()))
         raise
     call.target = comparison.id
     view = comparison_view(comparison, [], service.urls(call), is_own=True)
@@ -147,13 +169,15 @@ async def _models_of(service: Service, rows: Sequence[Sequence[Task]]) -> tuple[
     return tuple(models)
 
 
-def _row_of(tasks: Sequence[tuple[int, Task]], label: str, pictures: Mapping[str, Picture]) -> Row:
-    """Return the results of tasks, each with the index of its model."""
+async def _row_of(
+    service: Service, tasks: Sequence[tuple[int, Task]], label: str, keys: Mapping[str, str]
+) -> Row:
+    """Return the results of tasks, each with the index of its model; copy their pictures."""
     seeds = {task.seed for _, task in tasks}
     return Row(
         label=label or _label_of(dict(tasks)[0]),
         seed=seeds.pop() if len(seeds) == 1 else None,
-        cells=tuple(_cell_of(model, task, pictures.get(task.id)) for model, task in tasks),
+        cells=tuple([await _cell_of(service, model, task, keys) for model, task in tasks]),
     )
 
 
@@ -163,13 +187,15 @@ def _label_of(task: Task) -> str:
     return _cut(next(texts, None) or json.dumps(fields, ensure_ascii=False), MOST_LABEL)
 
 
-def _cell_of(model: int, task: Task, picture: Picture | None) -> Cell:
-    text = _text_of(task) if picture is None else None
-    failed = ""
-    if task.state is not TaskState.SUCCEEDED:
+async def _cell_of(service: Service, model: int, task: Task, keys: Mapping[str, str]) -> Cell:
+    artifact, picture, text, failed = _picture_of(task), None, None, ""
+    if artifact is not None:
+        picture = await _copy(service, artifact, keys[task.id])
+    elif task.state is TaskState.SUCCEEDED:
+        text = _text_of(task)
+        failed = "it made neither a picture nor a text" if text is None else ""
+    else:
         failed = (task.error and (task.error.detail or task.error.title)) or str(task.state)
-    elif picture is None and text is None:
-        failed = "it made neither a picture nor a text"
     return project(
         Cell,
         task.timings or Timings(),
@@ -183,14 +209,13 @@ def _cell_of(model: int, task: Task, picture: Picture | None) -> Cell:
 
 
 def _picture_of(task: Task) -> Artifact | None:
-    if task.state is not TaskState.SUCCEEDED:
-        return None
-    return next((each for each in task.artifacts if can_be_blind(each)), None)
+    pictures = (each for each in task.artifacts if each.content_type in _TYPES)
+    return next(pictures, None) if task.state is TaskState.SUCCEEDED else None
 
 
 def _text_of(task: Task) -> str | None:
     """Return the output of a task, if it is only a text."""
-    if task.state is not TaskState.SUCCEEDED or task.output is None or task.artifacts:
+    if task.output is None or task.artifacts:
         return None
     value = msgspec.json.decode(task.output)
     return _cut(value, _MOST_TEXT) if isinstance(value, str) else None
@@ -224,12 +249,42 @@ def _check_rows(rows: Sequence[Row]) -> None:
         )
 
 
-def wrong(pointer: str, detail: str) -> InvalidInput:
-    """Return the error of a wrong value in a request."""
-    field = FieldError(pointer=pointer, detail=detail, code="comparison")
-    return InvalidInput(f"{pointer}: {detail}", errors=[field])
+async def _copy(service: Service, artifact: Artifact, key: str) -> Picture:
+    """Store a copy of a picture.
+
+    Raises:
+        InvalidRequest: The picture cannot be read, or is too large.
+        NotFound: It was deleted.
+    """
+    if artifact.bytes > _MOST_BYTES:
+        raise InvalidRequest(
+            f"a picture has {artifact.bytes:,} bytes, and only up to {_MOST_BYTES:,} are compared"
+        )
+    async with service.lanes:
+        data = await read_file(service.objects, artifact)
+        bare, width, height = await asyncio.to_thread(_bare, data)
+    await service.objects.put(key, bare, "image/webp")
+    return Picture(key=key, content_type="image/webp", width=width, height=height)
 
 
-def digest_of(permit: str) -> str:
-    """Return the SHA-256 of a permit, in hex."""
-    return hashlib.sha256(permit.encode()).hexdigest()
+def _bare(data: bytes) -> tuple[bytes, int, int]:
+    """Return a picture as WebP without metadata, its width and its height."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise InvalidRequest(
+                    f"a picture has {picture.width:,} x {picture.height:,} pixels, and only up to "
+                    f"{_MOST_PIXELS:,} are compared"
+                )
+            has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+            upright = ImageOps.exif_transpose(picture).convert("RGBA" if has_alpha else "RGB")
+            # Pillow would write the metadata of the picture itself again.
+            bare = Image.frombytes(upright.mode, upright.size, upright.tobytes())
+            encoded = io.BytesIO()
+            bare.save(encoded, "WEBP", quality=_QUALITY)
+    except InvalidRequest:
+        raise
+    except Exception as error:
+        # Decoders raise errors of any type on broken files.
+        raise InvalidRequest(f"a picture cannot be read ({str(error)[:100]})") from error
+    return encoded.getvalue(), bare.width, bare.height

@@ -1,59 +1,70 @@
-"""Endpoints of comparisons, votes and ratings.
+"""Comparisons of models, votes and ratings; `comparing.py` creates comparisons.
 
-Voters must not learn which model made a result, and may try to. So pictures are copies
-(`blind.py`), each row has its own random order, times and costs are hidden, and ratings count a
-comparison only after its voting has ended: a single vote cannot be traced to a name.
+Voters must not learn which model made a result, and may try to. So pictures are copies, each row
+has its own random order, names, times and costs are hidden until voting ends, and ratings count a
+comparison only after that: a single vote cannot be traced to a name.
 """
 
+import asyncio
+import hashlib
 import hmac
+import statistics
+from collections.abc import Sequence
+from datetime import datetime
 from importlib.util import find_spec
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from swell.adoption.votes import Ballot, Rating, ballots_of, counted, in_words, ordered, standing
+from swell.api import comparison_messages as messages
 from swell.api.call import Call, Reply
-from swell.api.comparing import digest_of, wrong
-from swell.api.comparison_messages import (
-    BallotRequest,
-    ComparisonList,
-    ComparisonQuery,
-    ComparisonsQuery,
-    ComparisonSummary,
-    ComparisonView,
-    RatingList,
-    VoteRequest,
-    VoteView,
-)
-from swell.api.comparison_views import comparison_view
 from swell.api.reading import Reader, read_query
 from swell.api.route import Body, Response, route
 from swell.api.schemas import NoQuery
-from swell.api.service import Service
-from swell.api.views import encode, project
-from swell.comparisons import MOST_VOTES, Comparison, Outline, Vote
-from swell.errors import Conflict, Forbidden, InvalidInput, InvalidRequest, NotFound, Unavailable
+from swell.api.views import UrlMaker, encode, project
+from swell.comparisons import MOST_VOTES, Cell, Comparison, Outline, Row, Vote
+from swell.db.registry import Registry
+from swell.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
 from swell.registry import Scope
 from swell.task import is_id
+
+if TYPE_CHECKING:
+    from swell.api.service import Service
 
 #: Longest ballot: it needs no key.
 _MAX_BALLOT_BYTES: Final = 16 * 1024
 
-_vote = Reader(VoteRequest)
-_ballot = Reader(BallotRequest)
+#: Fields of a cell that are null until voting has ended.
+_HIDDEN: Final = {"task_id": None, "queue_s": None, "run_s": None, "cost_micros": None}
+
+_vote = Reader(messages.VoteRequest)
+_ballot = Reader(messages.BallotRequest)
+
+
+# --- endpoints -----------------------------------------------------------------------------------
 
 
 @route(
     "GET /v1/comparisons",
     "Comparisons",
-    {200: Response("A page of comparisons, newest first", ComparisonList)},
-    query=ComparisonsQuery,
+    {200: Response("A page of comparisons, newest first", messages.ComparisonList)},
+    query=messages.ComparisonsQuery,
 )
-async def list_comparisons(service: Service, call: Call) -> Reply:
+async def list_comparisons(service: "Service", call: Call) -> Reply:
     """List comparisons.
 
     A client key sees its own and shared comparisons; an admin key sees all.
     """
-    query = read_query(call, ComparisonsQuery)
+    query = read_query(call, messages.ComparisonsQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
     key_id = None if Scope.ADMIN in call.caller.scopes else call.caller.id
@@ -61,24 +72,26 @@ async def list_comparisons(service: Service, call: Call) -> Reply:
         limit=query.limit + 1, before=query.cursor, key_id=key_id
     )
     shown = found[: query.limit]
-    views = [project(ComparisonSummary, each, is_own=_is_own(call, each)) for each in shown]
+    views = [
+        project(messages.ComparisonSummary, each, is_own=_is_own(call, each)) for each in shown
+    ]
     after = shown[-1].id if len(found) > query.limit else None
-    return Reply(200, encode(ComparisonList(comparisons=views, cursor=after)))
+    return Reply(200, encode(messages.ComparisonList(comparisons=views, cursor=after)))
 
 
 @route(
     "GET /v1/comparisons/{id}",
     "Comparisons",
-    {200: Response("The comparison", ComparisonView)},
-    query=ComparisonQuery,
+    {200: Response("The comparison", messages.ComparisonView)},
+    query=messages.ComparisonQuery,
     errors=(Forbidden, NotFound),
 )
-async def get_comparison(service: Service, call: Call) -> Reply:
+async def get_comparison(service: "Service", call: Call) -> Reply:
     """Get a comparison.
 
     Hides the models' names, times and costs until voting ends.
     """
-    query = read_query(call, ComparisonQuery)
+    query = read_query(call, messages.ComparisonQuery)
     if query.names and Scope.ADMIN not in call.caller.scopes:
         raise Forbidden(
             "the names stay hidden until voting ends (POST …/close); before that, "
@@ -91,11 +104,11 @@ async def get_comparison(service: Service, call: Call) -> Reply:
 @route(
     "POST /v1/comparisons/{id}/close",
     "Comparisons",
-    {200: Response("The comparison with the models' names", ComparisonView)},
+    {200: Response("The comparison with the models' names", messages.ComparisonView)},
     errors=(Forbidden, NotFound),
     audit="comparisons.close",
 )
-async def close_comparison(service: Service, call: Call) -> Reply:
+async def close_comparison(service: "Service", call: Call) -> Reply:
     """End voting and reveal the models.
 
     This is final: the votes count for the ratings from now on. A second request changes
@@ -111,11 +124,11 @@ async def close_comparison(service: Service, call: Call) -> Reply:
 @route(
     "DELETE /v1/comparisons/{id}",
     "Comparisons",
-    {200: Response("The comparison as it was", ComparisonView)},
+    {200: Response("The comparison as it was", messages.ComparisonView)},
     errors=(Forbidden, NotFound),
     audit="comparisons.drop",
 )
-async def drop_comparison(service: Service, call: Call) -> Reply:
+async def drop_comparison(service: "Service", call: Call) -> Reply:
     """Delete a comparison.
 
     Deletes its pictures and votes, and removes them from the ratings.
@@ -130,17 +143,17 @@ async def drop_comparison(service: Service, call: Call) -> Reply:
 @route(
     "POST /v1/comparisons/{id}/votes",
     "Comparisons",
-    {200: Response("The vote", VoteView)},
-    body=Body(VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
+    {200: Response("The vote", messages.VoteView)},
+    body=Body(messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
     errors=(NotFound, Conflict),
     audit="comparisons.vote",
 )
-async def cast_vote(service: Service, call: Call) -> Reply:
+async def cast_vote(service: "Service", call: Call) -> Reply:
     """Vote on a row.
 
     Each voter of a key has one vote for each row; a later vote replaces it.
     """
-    asked: VoteRequest = await _vote.read_call(call, service.settings.server.max_body_bytes)
+    asked = await _vote.read_call(call, service.settings.server.max_body_bytes)
     comparison = await _find(service, call)
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)
@@ -149,15 +162,15 @@ async def cast_vote(service: Service, call: Call) -> Reply:
 @route(
     "POST /v1/comparisons/{id}/ballots",
     "Comparisons",
-    {200: Response("The vote", VoteView)},
+    {200: Response("The vote", messages.VoteView)},
     scope=None,
     body=Body(
-        BallotRequest,
+        messages.BallotRequest,
         example={"permit": "T", "row": 0, "tie": True, "voter": "anna"},
     ),
     errors=(Forbidden, Conflict),
 )
-async def cast_ballot(service: Service, call: Call) -> Reply:
+async def cast_ballot(service: "Service", call: Call) -> Reply:
     """Vote without a key.
 
     Like `votes`, with the comparison's permit instead of a key. Accepts any content type as
@@ -167,7 +180,7 @@ async def cast_ballot(service: Service, call: Call) -> Reply:
         # A sheet is a file without an origin; its permit limits its rights.
         call.tell(b"access-control-allow-origin", b"*")
     # Not `read_call`: sheets send text/plain, which needs no CORS preflight.
-    asked: BallotRequest = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
+    asked = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
     comparison = await _known(service, call.params["id"])
     permit = digest_of(asked.permit)
     if comparison is None or not hmac.compare_digest(comparison.permit, permit):
@@ -179,10 +192,10 @@ async def cast_ballot(service: Service, call: Call) -> Reply:
 @route(
     "GET /v1/ratings",
     "Comparisons",
-    {200: Response("Ratings, best first", RatingList)},
+    {200: Response("Ratings, best first", messages.RatingList)},
     errors=(InvalidRequest, InvalidInput, Unavailable),
 )
-async def list_ratings(service: Service, call: Call) -> Reply:
+async def list_ratings(service: "Service", call: Call) -> Reply:
     """List ratings.
 
     Counts only comparisons with ended voting, so that no vote can be traced to a model before.
@@ -197,7 +210,7 @@ async def list_ratings(service: Service, call: Call) -> Reply:
 
 
 async def _show(
-    service: Service,
+    service: "Service",
     call: Call,
     comparison: Comparison,
     voter: str = "",
@@ -215,18 +228,20 @@ async def _show(
     return Reply(200, encode(view))
 
 
-async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, key_id: str) -> Reply:
+async def _cast(
+    service: "Service", comparison: Comparison, asked: messages.VoteRequest, key_id: str
+) -> Reply:
     """Store a vote.
 
     Raises:
         InvalidInput: There is no such row or number, or the vote names both or neither.
         Conflict: Voting has ended, or there are too many votes.
     """
-    vote = Vote(
+    vote = project(
+        Vote,
+        asked,
         comparison_id=comparison.id,
-        row=asked.row,
         key_id=key_id,
-        voter=asked.voter,
         winner=_winner(comparison, asked),
         at=service.clock.now(),
     )
@@ -238,10 +253,10 @@ async def _cast(service: Service, comparison: Comparison, asked: VoteRequest, ke
                 "was given, or close it"
             )
         raise Conflict("voting has ended: GET /v1/comparisons/{id} returns the result")
-    return Reply(200, encode(project(VoteView, asked, at=vote.at)))
+    return Reply(200, encode(project(messages.VoteView, asked, at=vote.at)))
 
 
-def _winner(comparison: Comparison, asked: VoteRequest) -> int | None:
+def _winner(comparison: Comparison, asked: messages.VoteRequest) -> int | None:
     """Return the model that a vote names by its number in the row; None for a tie."""
     if asked.row >= len(comparison.rows):
         raise wrong("/row", f"there are rows 0 to {len(comparison.rows) - 1}")
@@ -257,7 +272,7 @@ def _winner(comparison: Comparison, asked: VoteRequest) -> int | None:
     return row.shown[asked.winner - 1].model
 
 
-async def _find(service: Service, call: Call) -> Comparison:
+async def _find(service: "Service", call: Call) -> Comparison:
     """Return the comparison in the path.
 
     Raises:
@@ -269,12 +284,12 @@ async def _find(service: Service, call: Call) -> Comparison:
     return comparison
 
 
-async def _known(service: Service, comparison_id: str) -> Comparison | None:
+async def _known(service: "Service", comparison_id: str) -> Comparison | None:
     # Stores accept only well-formed ids.
     return await service.registry.comparison(comparison_id) if is_id(comparison_id) else None
 
 
-async def _find_own(service: Service, call: Call) -> Comparison:
+async def _find_own(service: "Service", call: Call) -> Comparison:
     comparison = await _find(service, call)
     if not _is_own(call, comparison):
         raise Forbidden("only the key that made a comparison, or an admin's, may do this")
@@ -291,3 +306,158 @@ def _unknown(comparison_id: str) -> NotFound:
         f"there is no comparison {comparison_id[:60]!r} that this key may see: "
         "GET /v1/comparisons lists them"
     )
+
+
+def wrong(pointer: str, detail: str) -> InvalidInput:
+    """Return the error of a wrong value in a request."""
+    field = FieldError(pointer=pointer, detail=detail, code="comparison")
+    return InvalidInput(f"{pointer}: {detail}", errors=[field])
+
+
+def digest_of(permit: str) -> str:
+    """Return the SHA-256 of a permit, in hex."""
+    return hashlib.sha256(permit.encode()).hexdigest()
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+def comparison_view(
+    comparison: Comparison,
+    votes: Sequence[Vote],
+    urls: UrlMaker,
+    *,
+    is_own: bool,
+    has_names: bool = False,
+    voter: tuple[str, str] = ("", ""),
+) -> messages.ComparisonView:
+    """Return a view of a comparison, without names, times and costs until voting has ended.
+
+    Args:
+        comparison: The comparison.
+        votes: All votes on it.
+        urls: Signs URLs of its pictures.
+        is_own: Whether the caller may end the voting.
+        has_names: Whether to show names before voting has ended.
+        voter: Key and name of a voter, to show the votes of.
+    """
+    is_open = not has_names and comparison.closed_at is None
+    refs = None if is_open else [model.ref for model in comparison.models]
+    ballots = ballots_of(comparison, votes)
+    voted = {vote.row: vote for vote in votes if (vote.key_id, vote.voter) == voter}
+    return project(
+        messages.ComparisonView,
+        comparison,
+        is_own=is_own,
+        columns=len(comparison.models),
+        votes=len(votes),
+        rows=[
+            _row_view(row, number, voted.get(number), urls, refs)
+            for number, row in enumerate(comparison.rows)
+        ],
+        models=None
+        if refs is None
+        else [_compared_view(comparison, index, ballots) for index in range(len(refs))],
+    )
+
+
+def _row_view(
+    row: Row, number: int, vote: Vote | None, urls: UrlMaker, refs: Sequence[str] | None
+) -> messages.RowView:
+    models = [cell.model for cell in row.shown]
+    voted = None
+    if vote is not None and vote.winner in models:
+        voted = models.index(vote.winner) + 1
+    return project(
+        messages.RowView,
+        row,
+        row=number,
+        voted=voted,
+        is_tie=vote is not None and vote.winner is None,
+        seed=None if refs is None else row.seed,
+        cells=[_cell_view(cell, place, urls, refs) for place, cell in enumerate(row.shown, 1)],
+    )
+
+
+def _cell_view(
+    cell: Cell, number: int, urls: UrlMaker, refs: Sequence[str] | None
+) -> messages.CellView:
+    picture = cell.picture
+    return project(
+        messages.CellView,
+        cell,
+        number=number,
+        picture=picture and project(messages.PictureView, picture, url=urls.file(picture.key)),
+        model=None if refs is None else refs[cell.model],
+        **(_HIDDEN if refs is None else {}),
+    )
+
+
+def _compared_view(
+    comparison: Comparison, index: int, ballots: Sequence[Ballot]
+) -> messages.ComparedView:
+    model = comparison.models[index]
+    cells = [cell for row in comparison.rows for cell in row.cells if cell.model == index]
+    shown = [cell for cell in cells if not cell.failed]
+    wins, ties, losses = standing(ballots, model.ref)
+    images = sum(cell.images for cell in shown)
+    costs = [cell.cost_micros for cell in shown if cell.cost_micros is not None]
+    cost = sum(costs) if costs and len(costs) == len(shown) else None
+    return messages.ComparedView(
+        model=model.ref,
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        rows=len(shown),
+        failures=len(cells) - len(shown),
+        queue_s=statistics.median(cell.queue_s for cell in shown) if shown else None,
+        load_s=sum(cell.load_s for cell in cells),
+        run_s=statistics.median(cell.run_s for cell in shown) if shown else None,
+        memory_bytes=model.memory_bytes or None,
+        images=images,
+        cost_micros=cost,
+        image_micros=cost / images if cost is not None and images else None,
+    )
+
+
+# --- ratings -------------------------------------------------------------------------------------
+
+
+class Ratings:
+    """Ratings from all comparisons with ended voting. Their votes never change.
+
+    They count in the order of the ends of voting, so newly ended ones are added to the ratings so
+    far. All are counted again if one was deleted, or one turns up that ended earlier.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        #: Simultaneous requests count once.
+        self._counting = asyncio.Lock()
+        #: The counted comparisons: (id, end of voting), in order of the latter.
+        self._counted: list[tuple[str, datetime]] = []
+        self._ratings: dict[str, Rating] = {}
+        self._votes = 0
+
+    async def find(self) -> messages.RatingList:
+        """Return the ratings, best first."""
+        async with self._counting:
+            closed = await self._registry.closed_comparisons()
+            if closed[: len(self._counted)] != self._counted:
+                self._counted, self._ratings, self._votes = [], {}, 0
+            for each in closed[len(self._counted) :]:
+                await self._count(each[0])
+                self._counted.append(each)
+            ratings = ordered(self._ratings)
+        views = [
+            project(messages.RatingView, each, summary=in_words(each, ratings[0]))
+            for each in ratings
+        ]
+        return messages.RatingList(ratings=views, comparisons=len(closed), votes=self._votes)
+
+    async def _count(self, comparison_id: str) -> None:
+        comparison = await self._registry.comparison(comparison_id)
+        if comparison is not None:
+            ballots = ballots_of(comparison, await self._registry.votes(comparison_id))
+            self._ratings = await asyncio.to_thread(counted, self._ratings, ballots)
+            self._votes += len(ballots)

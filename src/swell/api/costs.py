@@ -12,12 +12,11 @@ from msgspec.structs import replace
 from swell.accounts import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
 from swell.api.billing_schemas import CostKinds, CostMicros, CostsList, CostsQuery, CostView
 from swell.api.call import Call, Reply
-from swell.api.charges import KEEP_EVERY_S, account_of, attempt_entry
+from swell.api.charges import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
 from swell.api.reading import read_query
 from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import end_startups
-from swell.api.tariffs import Tariffs
 from swell.api.views import encode, project, rounded
 from swell.errors import InvalidInput
 from swell.money.bill import Life, paid_micros, remainder
@@ -272,15 +271,13 @@ async def watch_budget(service: Service) -> None:
     found = await spent(service)
     await keep_spent(service.registry, found)
     _set_metrics(service, found)
-    settings, day = service.settings, found.day.isoformat()
-    for name, period, budget, micros in (
-        ("day", day, settings.costs.budget_day_micros, found.day_micros),
-        ("month", day[:7], settings.costs.budget_month_micros, found.month_micros),
-    ):
-        if budget is not None:
-            share = max((each for each in ALARMS if 100 * micros >= each * budget), default=0)
-            if share and await _is_new_alarm(service, name, (period, share)):
-                await _alarm(service, name, share, f"{micros / 1e6:.2f} of {budget / 1e6:.2f} $")
+    day = found.day.isoformat()
+    amounts = {"day": (day, found.day_micros), "month": (day[:7], found.month_micros)}
+    for name, budget in service.metrics.budget_micros.items():
+        period, micros = amounts[name]
+        share = max((each for each in ALARMS if 100 * micros >= each * budget), default=0)
+        if share and await _is_new_alarm(service, name, (period, share)):
+            await _alarm(service, name, share, f"{micros / 1e6:.2f} of {budget / 1e6:.2f} $")
 
 
 async def hear_spent(service: Service) -> None:
@@ -291,14 +288,12 @@ async def hear_spent(service: Service) -> None:
 
 
 def _set_metrics(service: Service, found: Spent) -> None:
-    settings, today = service.settings, day_of(service.clock.now())
-    budgets = {"day": settings.costs.budget_day_micros, "month": settings.costs.budget_month_micros}
-    amounts = {}
-    if found.day == today:
-        amounts["day"] = found.day_micros
+    costs, today = service.settings.costs, day_of(service.clock.now())
+    amounts = {"day": found.day_micros} if found.day == today else {}
     if found.day.replace(day=1) == today.replace(day=1):
         amounts["month"] = found.month_micros
     service.metrics.spent_micros = amounts
+    budgets = {"day": costs.budget_day_micros, "month": costs.budget_month_micros}
     service.metrics.budget_micros = {
         period: micros for period, micros in budgets.items() if micros is not None
     }

@@ -1,21 +1,25 @@
 """Queue positions, estimates of start and end, and expected costs of tasks."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from swell.adoption.life import Canary
-from swell.adoption.traffic import drawn_as
-from swell.api.calibration import IssuedEstimate
+from swell.adoption.life import Canary, drawn_as
 from swell.api.canaries import is_canary_served
-from swell.api.eta import Estimate, EtaSeconds, ServiceStats, Workers, forecast
-from swell.api.pace import Pace
-from swell.api.samples import drawn_of, drawn_of_stage, pack_of, pack_of_stage
+from swell.api.eta import (
+    Estimate,
+    EtaSeconds,
+    IssuedEstimate,
+    Pace,
+    ServiceStats,
+    Workers,
+    forecast,
+)
+from swell.api.samples import Demand, demand_of
 from swell.broker import NOT_STAGED, Rank, ServedWith
-from swell.degrade import Drawn, drawn, time_share
 from swell.money.ledger import cost_micros
-from swell.stages import Sight, Stage, stages_ahead
+from swell.stages import Done, Stage, stages_ahead
 from swell.task import NewTask, Task, TaskState
 
 if TYPE_CHECKING:
@@ -27,21 +31,8 @@ _NOTE: Final = "service_times"
 #: Larger groups of tasks get interpolated positions.
 _LARGE: Final = 8
 
-_replace = msgspec.structs.replace
-
 #: The position in the queue (1 is next) and the estimate; None if unknown.
 Position = tuple[int | None, Estimate | None]
-
-
-class _Asked(NamedTuple):
-    """The demand of a task."""
-
-    queue: str
-    samples: int
-    #: The size of the pack of each sample.
-    pack: int
-    #: The size of a sample, compared with the default input of the model.
-    size: float
 
 
 class Estimates:
@@ -68,65 +59,58 @@ class Estimates:
 
         The estimates of new tasks are remembered and compared with their ends.
         """
-        ranks = await self._ranks(tasks)
+        ranks, fleet = await self._ranks(tasks), self._service.fleet
         # A worker may hold some of them by now. Only its earlier leases come before these.
-        is_held = [
-            rank is not None and self._service.fleet.held_attempt(task.id) is not None
-            for task, rank in zip(tasks, ranks, strict=True)
-        ]
-        n_held = sum(is_held)
+        held = {each for each in ranks if fleet.held_attempt(each) is not None}
+        n_held = len(held)
         found: list[Position] = []
-        for task, rank, held in zip(tasks, ranks, is_held, strict=True):
+        for task in tasks:
+            rank = ranks.get(task.id)
             if rank is None:
                 found.append((None, None))
                 continue
-            before = Rank(ahead=0, samples=0) if held else rank
-            issued = await self._estimate_stage(task, before, n_later=n_held if held else 0)
+            is_held = task.id in held
+            before = Rank(ahead=0, samples=0) if is_held else rank
+            issued = await self._estimate_stage(task, before, n_later=n_held if is_held else 0)
+            n_held -= is_held
             found.append((rank.ahead + 1, await self._whole(task, issued)))
             if are_new and issued is not None and task.run is None:
                 self._service.calibration.issued(task.id, issued)
-            n_held -= held
         return found
 
     async def rank_of_new(self, new: NewTask) -> Rank:
         """Return the rank of a task that is sent now."""
-        served_with = self.served_with([new.queue])
+        served_with = self.served_with(new.queue)
         return await self._service.broker.rank_of_new(new, served_with=served_with)
 
-    async def _ranks(self, tasks: Sequence[Task]) -> list[Rank | None]:
-        """Return the rank of each task; None for a task that does not wait.
+    async def _ranks(self, tasks: Sequence[Task]) -> dict[str, Rank]:
+        """Return the rank of each waiting task by its id.
 
         Of a large group, the broker counts for the first and the last task only. The others are
         spread evenly in between.
         """
-        found: list[Rank | None] = [None] * len(tasks)
-        groups: dict[tuple[str, int, str], list[int]] = {}
-        for number, task in enumerate(tasks):
+        groups: dict[tuple[str, int, str], list[Task]] = {}
+        for task in tasks:
             if task.state is TaskState.QUEUED:
-                groups.setdefault((task.queue, task.priority, task.key_id), []).append(number)
-        for numbers in groups.values():
-            numbers.sort(key=lambda number: (tasks[number].tag, tasks[number].created_at))
-            counted = numbers if len(numbers) <= _LARGE else [numbers[0], numbers[-1]]
-            group = [tasks[number] for number in counted]
-            served_with = self.served_with([group[0].queue])
-            ranks = await self._service.broker.ranks(group, served_with=served_with)
-            if len(counted) < len(numbers):
-                ranks = spread(ranks[0], ranks[1], len(numbers))
-            for number, rank in zip(numbers, ranks, strict=True):
-                found[number] = rank
+                groups.setdefault((task.queue, task.priority, task.key_id), []).append(task)
+        found: dict[str, Rank] = {}
+        for group in groups.values():
+            group.sort(key=lambda task: (task.tag, task.created_at))
+            counted = group if len(group) <= _LARGE else [group[0], group[-1]]
+            served_with = self.served_with(group[0].queue)
+            ranks = await self._service.broker.ranks(counted, served_with=served_with)
+            if len(counted) < len(group):
+                ranks = spread(ranks[0], ranks[1], len(group))
+            ranked = zip(group, ranks, strict=True)
+            found.update({task.id: rank for task, rank in ranked if rank is not None})
         return found
 
-    def served_with(self, queues: Iterable[str]) -> ServedWith:
-        """Return queue → all queues that its workers serve, for queues of staged models."""
-        cards = self._service.cards
-        if not cards.lives:
+    def served_with(self, queue: str) -> ServedWith:
+        """Return a queue of a staged model → all queues that its workers serve."""
+        cards, model, version = self._service.cards, queue.partition(":")[0], self._version(queue)
+        if model not in cards.lives or version is None:
             return NOT_STAGED
-        found = {}
-        for queue in queues:
-            model, version = queue.partition(":")[0], self._version(queue)
-            if model in cards.lives and version is not None:
-                found[queue] = cards.queues_served(model, [version], self._has_workers)
-        return found
+        return {queue: cards.queues_served(model, [version], self._has_workers)}
 
     def _version(self, queue: str) -> str | None:
         return self._service.cards.served_version(queue, self._has_workers)
@@ -168,7 +152,7 @@ class Estimates:
         if stats is None:
             return None
         usual = times.usual_pace(model, version, stats)
-        live, _, at_once, pace = fleet.pace(model, version, usual)
+        live, at_once, pace = fleet.pace(model, version, usual)
 
         def stats_of(other: str) -> tuple[ServiceStats, Pace]:
             known = None if other == model else times.stats(other)
@@ -228,7 +212,7 @@ class Estimates:
             median=sum(each.median for each in finishes),
             high=sum(each.high for each in finishes),
         )
-        return _replace(issued.estimate, finish=finish)
+        return msgspec.structs.replace(issued.estimate, finish=finish)
 
     # ---- costs
 
@@ -243,9 +227,9 @@ class Estimates:
             stages = stages_ahead(new.run, new.input)
         total = 0
         for stage in stages:
-            asked = self._asked(new, stage)
+            asked = self._demand(new, stage)
             card = self._service.cards.of_queue(asked.queue)
-            paid = 0 if card is None else card.price_micros * asked.samples * asked.pack
+            paid = 0 if card is None else card.price_micros * asked.count * asked.pack
             used = self._worker_micros(asked.queue, self._usual_samples(new, stage))
             if used is None and not paid:
                 return None
@@ -267,41 +251,29 @@ class Estimates:
 
     # ---- sizes
 
-    def _asked(self, task: Task | NewTask, stage: Stage | None = None) -> _Asked:
+    def _demand(self, task: Task | NewTask, stage: Stage | None = None) -> Demand:
         """Return the demand of a task, or of a stage of its pipeline; None is the current stage."""
-        cards, run = self._service.cards, task.run
+        run = task.run
         if run is None:
-            queue, count = task.queue, task.count
-            pack, work = pack_of(cards, task), drawn_of(cards, task)
-        else:
-            stage = stage or run.stage
-            queue, count = stage.queue, task.count if stage.counts else 1
-            sight = Sight(run.pipeline, task.input, run.done)
-            pack, work = pack_of_stage(cards, stage, sight), drawn_of_stage(cards, stage, sight)
-        card, size = cards.of_queue(queue), 1.0
-        if card is not None:
-            share = time_share(work / drawn(Drawn(), card.input_schema))
-            size = share * pack / cards.pack_size(queue, {})
-        return _Asked(queue, count, pack, size)
+            return demand_of(self._service.cards, task)
+        return demand_of(self._service.cards, task, stage or run.stage, run.done)
 
     def _usual_samples(self, task: Task | NewTask, stage: Stage | None = None) -> float:
         """Return how many samples of average size take as long as a task."""
-        asked = self._asked(task, stage)
+        asked = self._demand(task, stage)
         usual = self._service.times.usual_size(asked.queue.partition(":")[0])
-        return asked.samples * asked.size / usual
+        return asked.count * asked.size / usual
 
     def observe_size(self, task: Task) -> None:
         """Learn the size of a task that has succeeded, or of the last stage that has."""
-        run, cards = task.run, self._service.cards
-        model = task.model if run is None else run.done[-1].model
-        if model not in cards.packed and model not in cards.drawing:
-            return
-        stage = None
+        run, cards, stage, done = task.run, self._service.cards, None, list[Done]()
         if run is not None:
-            *before, done = run.done
-            stage = next(each for each in run.pipeline.stages if each.name == done.name)
-            task = _replace(task, run=_replace(run, done=tuple(before)))
-        self._service.times.observe_size(model, self._asked(task, stage).size)
+            *done, last = run.done
+            stage = next(each for each in run.pipeline.stages if each.name == last.name)
+        model = task.model if stage is None else stage.model
+        if model in cards.packed or model in cards.drawing:
+            size = demand_of(cards, task, stage, done).size
+            self._service.times.observe_size(model, size)
 
     # ---- restarts
 

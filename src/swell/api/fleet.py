@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from swell.api.eta import ServiceTimes
-from swell.api.pace import Meter, Pace, Window, learn
+from swell.api.eta import Meter, Pace, ServiceTimes, Window, learn
 from swell.clock import Clock
 from swell.db.registry import Registry
 from swell.dispatch import Switches
@@ -51,7 +50,7 @@ class Worker:
         #: Whether it must report the files of its running tasks again.
         self.files_due = False
         #: Counts its tasks and measures its speed.
-        self.meter = Meter(info.slots)
+        self.meter = Meter()
         self.is_drain_told = False
         #: Models on its device, the most useful first; None if that is unknown or never changes.
         self.residents: list[str] | None = None
@@ -226,7 +225,7 @@ class LeaseTracker:
             del self._leases[task_id]
             worker = self._workers.get(lease.worker_id)
             if worker is not None:
-                windows = worker.meter.let_go(self._clock.monotonic_s())
+                windows = worker.meter.release(self._clock.monotonic_s())
                 for model, window in windows.items():
                     self._learn_pace(worker, model, window)
 
@@ -372,7 +371,7 @@ class Fleet(LeaseTracker):
             if is_alive and not info.draining and version in (None, info.models.get(model)):
                 yield worker
 
-    def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, int, float, Pace]:
+    def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, float, Pace]:
         """Return how fast the live workers of a model process its tasks.
 
         Args:
@@ -381,21 +380,20 @@ class Fleet(LeaseTracker):
             default: The pace of workers without measurements.
 
         Returns:
-            The number of workers, the tasks they hold, the tasks they run at the same time, and
-            the mean pace of one worker.
+            The number of workers, the tasks they run at the same time, and the mean pace of one
+            worker.
         """
         live = self.live(model, version)
         if not live:
-            return 0, 0, 1.0, default
+            return 0, 1.0, default
         paces = [worker.meter.paces.get(model, default) for worker in live]
-        held = sum(worker.held for worker in live)
         slots = [worker.info.slots for worker in live]
         at_once = sum(min(n, pace.at_once) for n, pace in zip(slots, paces, strict=True))
         per_s = sum(1 / pace.task_s if pace.task_s > 0 else 1e6 for pace in paces)
         mean = paces[0]
         if len(live) > 1:
             mean = msgspec.structs.replace(default, task_s=len(live) / per_s)
-        return len(live), held, max(1.0, at_once), mean
+        return len(live), max(1.0, at_once), mean
 
     def rates(self) -> dict[str, dict[str, float]]:
         """Return pool → model → samples per second of one live worker, if measured."""

@@ -129,7 +129,7 @@ async def get_model(service: Service, call: Call) -> Reply:
     target = await service.cards.target(model_name(call))
     view = model_view(service, target.card, service.base_url(call))
     queue, estimates = target.queue, service.estimates
-    served = estimates.served_with([queue]).get(queue)
+    served = estimates.served_with(queue).get(queue)
     [waiting] = await service.broker.backlogs(
         [target.model], USUAL_PRIORITY, served_with={target.model: served} if served else {}
     )

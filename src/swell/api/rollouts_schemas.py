@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from swell.adoption.life import RollbackRules
+from swell.adoption.evidence import Verdict
+from swell.adoption.life import RollbackRules, StageChange
 from swell.api.schemas import PLAIN
 
-Edition = Annotated[
-    Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+_Version = Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
+
+_Edition = Annotated[
+    _Version | None,
     Meta(
         description=(
             "`edition` of GET …/adoption: answers 409 if the stages have changed since; null "
@@ -23,7 +26,7 @@ Edition = Annotated[
 class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for a canary."""
 
-    version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
+    version: _Version
     share: Annotated[
         float, Meta(gt=0.0, lt=1.0, description="share of the tasks that name no version")
     ]
@@ -35,14 +38,14 @@ class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "user"
     rollback: RollbackRules = RollbackRules()
-    edition: Edition = None
+    edition: _Edition = None
 
 
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request to promote a version or the canary."""
 
     version: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+        _Version | None,
         Meta(
             description=(
                 "null for the canary, with `edition`. A version that was rolled back "
@@ -50,14 +53,14 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             )
         ),
     ] = None
-    edition: Edition = None
+    edition: _Edition = None
 
 
 class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request to roll back."""
 
     version: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)] | None,
+        _Version | None,
         Meta(
             description=(
                 "the canary, or the live version without a canary; 409 if it is another one by "
@@ -66,14 +69,14 @@ class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         ),
     ] = None
     reason: Annotated[str, Meta(max_length=200, description="reason for the history")] = ""
-    edition: Edition = None
+    edition: _Edition = None
 
 
 class RetireRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request to retire a version."""
 
-    version: Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
-    edition: Edition = None
+    version: _Version
+    edition: _Edition = None
 
 
 class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,31 +91,6 @@ class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
     registered_at: datetime | None
 
 
-class SeenView(msgspec.Struct, frozen=True, kw_only=True):
-    """Observations of a version since the canary started."""
-
-    attempts: Annotated[
-        int, Meta(description="first attempts, without tasks that were themselves at fault")
-    ]
-    failures: int
-    p95_s: Annotated[float | None, Meta(description="of the latest 200 runs, for one sample")]
-
-
-class VerdictView(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on a canary."""
-
-    verdict: Annotated[str, Meta(description="`early` (too early to tell), `fine` or `worse`")]
-    reason: str
-    failures_evidence: Annotated[
-        float,
-        Meta(description="likelihood ratio for a canary that fails more often"),
-    ]
-    slowness_evidence: Annotated[float, Meta(description="the same for one that is slower")]
-    needed_evidence: Annotated[float, Meta(description="threshold for `worse`")]
-    canary: SeenView
-    live: SeenView
-
-
 class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
     """A canary."""
 
@@ -125,18 +103,7 @@ class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="whether a live worker has it; otherwise the live version gets its share"),
     ]
-    evidence: VerdictView
-
-
-class LifeChangeView(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of a rollout."""
-
-    at: datetime
-    who: Annotated[str, Meta(description="name of the key; empty if automatic")]
-    action: Annotated[str, Meta(description="`canary`, `promote`, `rollback` or `retire`")]
-    version: str
-    share: float | None
-    reason: str
+    evidence: Verdict
 
 
 class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +117,7 @@ class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
     edition: Annotated[str, Meta(description="changes with every change of the stages")]
     live: str
     canary: CanaryView | None
-    former: Annotated[list[str], Meta(description="earlier live versions, latest first")]
+    former: Annotated[tuple[str, ...], Meta(description="earlier live versions, latest first")]
     versions: Annotated[list[VersionStageView], Meta(description="newest first")]
-    history: Annotated[list[LifeChangeView], Meta(description="newest first")]
+    history: Annotated[tuple[StageChange, ...], Meta(description="newest first")]
     notice: Annotated[str, Meta(description="a recommended action; empty for none")]

@@ -10,68 +10,63 @@ from typing import Any
 import msgspec
 
 from swell.api.cards import Cards
-from swell.degrade import Drawn, drawn
+from swell.degrade import Drawn, drawn, time_share
 from swell.results import Artifact
 from swell.stages import Done, Run, Sight, Stage, input_of, may_run
 from swell.task import NewTask, Task
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+class Demand(msgspec.Struct, frozen=True):
+    """What a task, or a stage of a pipeline, asks for."""
+
+    queue: str
+    count: int
+    #: Samples for each of `count`.
+    pack: int = 1
+    #: Time for each of `count`, relative to the default input of the model.
+    size: float = 1.0
 
 
-def samples_of(cards: Cards, task: Task | NewTask) -> int:
-    """Return the number of samples that a task will make; of a pipeline, its largest stage.
+def demand_of(
+    cards: Cards, task: Task | NewTask, stage: Stage | None = None, done: Sequence[Done] = ()
+) -> Demand:
+    """Return the demand of a task, or of a stage after some others.
 
     A list that an earlier stage has yet to make counts as one.
     """
-    run = task.run
-    if run is None:
-        return task.count * pack_of(cards, task)
-    sight = Sight(run.pipeline, task.input)
-    numbers = (
-        (task.count if stage.counts else 1) * pack_of_stage(cards, stage, sight)
-        for stage in run.pipeline.stages
-        if may_run(stage, sight)
-    )
-    return max(numbers, default=1)
+    if stage is None:
+        queue, count = task.queue, task.count
+    else:
+        queue, count = stage.queue, task.count if stage.counts else 1
+    card, model = cards.of_queue(queue), queue.partition(":")[0]
+    if card is None or (model not in cards.packed and model not in cards.drawing):
+        return Demand(queue, count)
+    value = _input_of(task, stage, done)
+    pack = cards.pack_size(queue, value)
+    work = drawn(msgspec.convert(value, Drawn), card.input_schema)
+    size = time_share(work / drawn(Drawn(), card.input_schema)) * pack / cards.pack_size(queue, {})
+    return Demand(queue, count, pack, size)
 
 
-def pack_of(cards: Cards, task: Task | NewTask) -> int:
-    """Return the number of samples that a model makes of an input for each of `count`."""
-    if task.model not in cards.packed:
-        return 1
+def _input_of(task: Task | NewTask, stage: Stage | None, done: Sequence[Done]) -> dict[str, Any]:
+    """Return the input of a task or stage; empty if it cannot be read."""
+    if stage is not None and task.run is not None:
+        return input_of(stage, Sight(task.run.pipeline, task.input, done))
     try:
         value = msgspec.json.decode(task.input)
-    except _UNREADABLE:
-        return 1
-    return cards.pack_size(task.queue, value) if isinstance(value, dict) else 1
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def pack_of_stage(cards: Cards, stage: Stage, sight: Sight) -> int:
-    """Return `pack_of` for a stage of a pipeline."""
-    if stage.model not in cards.packed:
-        return 1
-    value: dict[str, Any] = input_of(stage, sight)
-    return cards.pack_size(stage.queue, value)
-
-
-def drawn_of(cards: Cards, task: Task | NewTask) -> float:
-    """Return steps times area of each sample; 1 if the model has no such fields."""
-    card = cards.of_queue(task.queue) if task.model in cards.drawing else None
-    if card is None:
-        return 1.0
-    try:
-        return drawn(msgspec.json.decode(task.input, type=Drawn), card.input_schema)
-    except _UNREADABLE:
-        return 1.0
-
-
-def drawn_of_stage(cards: Cards, stage: Stage, sight: Sight) -> float:
-    """Return `drawn_of` for a stage of a pipeline."""
-    card = cards.of_queue(stage.queue) if stage.model in cards.drawing else None
-    if card is None:
-        return 1.0
-    value: dict[str, Any] = input_of(stage, sight)
-    return drawn(msgspec.convert(value, type=Drawn), card.input_schema)
+def samples_of(cards: Cards, task: Task | NewTask) -> int:
+    """Return the number of samples that a task will make; of a pipeline, its largest stage."""
+    stages: list[Stage | None] = [None]
+    if task.run is not None:
+        sight = Sight(task.run.pipeline, task.input)
+        stages = [stage for stage in task.run.pipeline.stages if may_run(stage, sight)]
+    demands = (demand_of(cards, task, stage) for stage in stages)
+    return max((each.count * each.pack for each in demands), default=1)
 
 
 def made_by(task: Task) -> int | None:

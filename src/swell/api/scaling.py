@@ -4,24 +4,16 @@ Both communicate through notes in the registry, so the autoscaler may run in thi
 another one, or not at all.
 """
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from swell.api.call import Call, Reply
 from swell.api.eta import ServiceTimes
 from swell.api.fleet import Fleet
 from swell.api.reading import read_query
 from swell.api.route import Response, route
-from swell.api.scaling_schemas import (
-    DecisionView,
-    ModelScalingView,
-    PoolScalingView,
-    ScalingQuery,
-    ScalingView,
-)
+from swell.api.scaling_schemas import ScalingQuery, ScalingView
+from swell.api.views import encode, project
 from swell.arrivals import PREFIX, Arrivals, stale
 from swell.clock import Clock
 from swell.db.registry import Registry
@@ -32,6 +24,7 @@ from swell.scaling import (
     STATUS,
     WORKLOAD,
     Decision,
+    ModelOutlook,
     ModelScaling,
     PoolScaling,
     ScalingStatus,
@@ -41,8 +34,6 @@ from swell.scaling import (
 
 if TYPE_CHECKING:
     from swell.api.service import Service
-
-V = TypeVar("V", bound=msgspec.Struct)
 
 #: Arrivals are written this long after the end of their bin, in seconds.
 _SOON_S: Final = 0.05
@@ -55,8 +46,6 @@ _SWEEP_EVERY_S: Final = 600.0
 
 #: They are kept for this long, since the clocks of backends may differ.
 _SWEEP_AFTER: Final = timedelta(hours=2)
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Scaling:
@@ -78,8 +67,6 @@ class Scaling:
         self._status: ScalingStatus | None = None
         #: When the status was read, in monotonic seconds.
         self._read_s = float("-inf")
-        self._models: Mapping[str, ModelScaling] = {}
-        self._pools: Mapping[str, PoolScaling] = {}
         #: Pool → model → samples per second; rates of workers that have left stay valid.
         self._rates: dict[str, dict[str, float]] | None = None
 
@@ -92,21 +79,17 @@ class Scaling:
         """Read the status."""
         self._read_s = self._clock.monotonic_s()
         self._status = read(await self._registry.note(STATUS), ScalingStatus)
-        models = () if self._status is None else self._status.models
-        self._models = {each.model: each for each in models}
-        pools = () if self._status is None else self._status.pools
-        self._pools = {each.pool: each for each in pools}
 
     async def can_launch(self, model: str) -> bool:
         """Whether the autoscaler starts workers for a model."""
         is_old = self._clock.monotonic_s() - self._read_s >= _LOOK_AGAIN_S
-        if not self._can_launch(model) and is_old:
+        if self._ready_in_s(model) is None and is_old:
             await self.listen()
-        return self._can_launch(model)
+        return self._ready_in_s(model) is not None
 
-    def _can_launch(self, model: str) -> bool:
+    def _ready_in_s(self, model: str) -> float | None:
         known = self._model(model)
-        return known is not None and known.ready_in_s is not None
+        return None if known is None else known.ready_in_s
 
     def ready_in_s(self, model: str) -> tuple[float, float]:
         """Return when a worker takes the first task: expected, and with 95 % probability.
@@ -125,7 +108,8 @@ class Scaling:
 
     def pool(self, name: str) -> PoolScaling | None:
         """Return the last reported status of a pool, however old."""
-        return self._pools.get(name)
+        pools = () if self._status is None else self._status.pools
+        return next((each for each in pools if each.pool == name), None)
 
     def prices(self, model: str) -> list[int]:
         """Return the known prices of a worker hour in the pools of a model."""
@@ -161,10 +145,11 @@ class Scaling:
         work = Workload(
             at=self._clock.now(), held=fleet.held(), rates=self._rates, counts=times.mean_counts()
         )
-        await self._registry.put_note(WORKLOAD, _encode(work))
+        await self._registry.put_note(WORKLOAD, encode(work))
 
     def _model(self, model: str) -> ModelScaling | None:
-        return None if self.status is None else self._models.get(model)
+        models = () if self.status is None else self.status.models
+        return next((each for each in models if each.model == model), None)
 
     def _age_s(self) -> float:
         if self._status is None:
@@ -185,36 +170,13 @@ async def show_scaling(service: "Service", call: Call) -> Reply:
     await service.scaling.listen()
     status = service.scaling.status
     decisions = read(await service.registry.note(DECISIONS), list[Decision]) or []
+    models = () if status is None else status.models
     view = ScalingView(
         at=None if status is None else status.at,
         leader=None if status is None else status.leader,
         age_s=None if status is None else status.age_s,
         spent_micros=None if status is None else status.spent_micros,
-        models=[
-            _view(ModelScalingView, each) for each in (() if status is None else status.models)
-        ],
-        decisions=[_view(DecisionView, each) for each in reversed(decisions[-query.limit :])],
+        models=[project(ModelOutlook, each) for each in models],
+        decisions=decisions[: -query.limit - 1 : -1],
     )
-    return Reply(200, _encode(view))
-
-
-def pool_scaling_view(pool: PoolScaling, decision: Decision | None) -> PoolScalingView:
-    """Return the state of a pool as operators see it."""
-    return _view(
-        PoolScalingView,
-        pool,
-        price_source=pool.price_source or None,
-        price_note=pool.price_note or None,
-        spot=pool.is_spot,
-        location=pool.location or None,
-        why_closed=pool.why_closed or None,
-        decision=None if decision is None else _view(DecisionView, decision),
-    )
-
-
-def _view(kind: type[V], record: msgspec.Struct, **fields: Any) -> V:
-    """Return a view with the fields of a record, except those that are given."""
-    for name in kind.__struct_fields__:
-        if name not in fields:
-            fields[name] = getattr(record, name)
-    return kind(**fields)
+    return Reply(200, encode(view))

@@ -13,14 +13,14 @@ import msgspec
 from swell.api.audit import Audit
 from swell.api.auth import Keys
 from swell.api.body_queue import BodyQueue
-from swell.api.calibration import Calibration
 from swell.api.call import Call
 from swell.api.canaries import Canaries
 from swell.api.cards import Cards
-from swell.api.charges import Charges
+from swell.api.charges import Charges, Tariffs
 from swell.api.classes import Classes
+from swell.api.comparisons import Ratings
 from swell.api.estimates import Estimates
-from swell.api.eta import ServiceTimes
+from swell.api.eta import Calibration, ServiceTimes
 from swell.api.facades.unanswered_requests import UnansweredRequests
 from swell.api.fleet import Fleet, never_dead
 from swell.api.headers import Hosts, Origins, host_name
@@ -34,7 +34,6 @@ from swell.api.metered import metered
 from swell.api.metrics import Metrics
 from swell.api.polled import Polled
 from swell.api.quotas import Quotas
-from swell.api.ratings import Ratings
 from swell.api.requests import Requests
 from swell.api.samples import samples_of
 from swell.api.scaling import Scaling
@@ -42,7 +41,6 @@ from swell.api.settings import ApiSettings, Backend
 from swell.api.skew import Skew
 from swell.api.starts import Starts
 from swell.api.streams import Streams
-from swell.api.tariffs import Tariffs
 from swell.api.thumbnails import Thumbnails
 from swell.api.traces import Traces
 from swell.api.views import UrlMaker

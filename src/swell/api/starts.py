@@ -40,8 +40,8 @@ class Starts:
         for what, key in (("pools", startup.pool), ("sets of models", family(startup))):
             known, most = self._known[what], LIMITS[what]
             if key not in known and len(known) >= most:
-                for name in [name for name, at_s in known.items() if at_s <= now_s - _WINDOW_S]:
-                    del known[name]
+                known = {name: at_s for name, at_s in known.items() if at_s > now_s - _WINDOW_S}
+                self._known[what] = known
                 if len(known) >= most:
                     raise TooManyRequests(
                         f"{most:,} {what} have reported a start within the last hour: start "

@@ -20,7 +20,7 @@ from swell.api.cards import is_model_name
 from swell.api.charges import account_of
 from swell.api.reading import Reader, read_query
 from swell.api.route import Response, route
-from swell.api.scaling import pool_scaling_view
+from swell.api.scaling_schemas import PoolScalingView
 from swell.api.service import Service
 from swell.api.views import encode, project, rounded
 from swell.api.workers_schemas import PhaseTimesView, PoolList, PoolView, SpanView, StartupView
@@ -281,7 +281,9 @@ async def _pools(service: Service) -> bytes:
     for pool in sorted({*workers, *startups, *scaled}):
         own, started = workers.get(pool, []), startups.get(pool, [])
         live = [(info, held) for info, state, held in own if state not in ("gone", "lost")]
-        scaling = scaled.get(pool)
+        scaling = None
+        if pool in scaled:
+            scaling = project(PoolScalingView, scaled[pool], decision=decided.get(pool))
         view = PoolView(
             pool=pool,
             workers=Counter(state for _, state, _ in own),
@@ -290,7 +292,7 @@ async def _pools(service: Service) -> bytes:
             held=sum(held for _, held in live),
             # With many models this would block the event loop.
             times=await asyncio.to_thread(_times, started, now),
-            scaling=None if scaling is None else pool_scaling_view(scaling, decided.get(pool)),
+            scaling=scaling,
         )
         views.append(view)
     return encode(PoolList(pools=views))

@@ -447,7 +447,7 @@ class _Outlook:
         self._tasks.setdefault(queues, []).append((new.priority, tag, new.count))
 
     def _queues(self, new: NewTask) -> tuple[str, ...]:
-        served = self._estimates.served_with([new.queue]).get(new.queue)
+        served = self._estimates.served_with(new.queue).get(new.queue)
         return served or (new.stage_model,)
 
 

@@ -5,8 +5,7 @@ from typing import Final
 
 import msgspec
 
-from swell.adoption.life import Canary
-from swell.adoption.traffic import canary_queue, is_in_canary, is_of_canary, queues_of
+from swell.adoption.life import Canary, canary_queue, is_in_canary, is_of_canary, queues_of
 from swell.api.call import Call
 from swell.api.canaries import is_canary_served
 from swell.api.service import Service

@@ -386,7 +386,7 @@ class Controller:
                 continue
             leading.relieved ^= {model}
             why = _relief_in_words(by_model.get(model))
-            found.append(Decision(at=sight.now, about=model, what="relief", why=(why,)))
+            found.append(Decision(at=sight.now, about=model, what="relief", n=0, why=(why,)))
         return found
 
 

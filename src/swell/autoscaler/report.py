@@ -71,14 +71,14 @@ def _pool(pool: Pool, view: PoolView, sight: Sight, plan: Plan, memory: Memory) 
         hour_micros=pool.hour_micros,
         launch_micros=pool.launch_micros,
         least_billed_s=pool.least_billed_s,
-        price_source=pool.price_source,
+        price_source=pool.price_source or None,
         price_read_on=pool.price_read_on,
         price_told_at=pool.price_told_at,
-        price_note=pool.price_note,
+        price_note=pool.price_note or None,
         is_spot=pool.is_spot,
-        location=pool.location,
+        location=pool.location or None,
         closed_s=round(closed_s, 1),
-        why_closed=why,
+        why_closed=why or None,
         start_p50_s=round(view.start_p50_s, 1),
         start_p95_s=round(view.start_p95_s, 1),
         counts=memory.counts.get(pool.name, {}),
@@ -93,8 +93,7 @@ def _model(model: str, views: Sequence[PoolView], relief: Relief | None) -> Mode
     waits = [_ready_in_s(each) for each in views if model in each.rates and each.most]
     first, by = min(waits) if waits else (None, 0.0)
     coming = coming_of(view for view in views if model in view.rates)
-    if relief is None:
-        return ModelScaling(model=model, ready_in_s=first, ready_by_s=by, coming=coming)
+    relief = relief or Relief(model=model, admitted=1.0, wait_s=0.0, speedup=1.0)
     return ModelScaling(
         model=model,
         ready_in_s=first,

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from swell.adoption.life import Life
-from swell.adoption.traffic import asked_version, drawn_as, is_of_canary
+from swell.adoption.life import Life, asked_version, drawn_as, is_of_canary
 from swell.registry import WorkerInfo
 
 #: A version, and when the worker that brought it registered, in seconds since 1970.

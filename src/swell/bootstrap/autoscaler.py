@@ -3,6 +3,7 @@
 `swell.autoscaler` is imported when there are pools.
 """
 
+import dataclasses
 import os
 import secrets
 import socket
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -34,8 +36,8 @@ from swell.settings.pools import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
     from swell.api.settings import Backend
-    from swell.autoscaler.controller import Controller, Terms
-    from swell.autoscaler.live_prices import Asking, LivePrices
+    from swell.autoscaler.controller import Controller
+    from swell.autoscaler.live_prices import Asking
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
 
@@ -90,7 +92,8 @@ def build_autoscaler(
     Raises:
         InvalidRequest: The settings of a pool are not sufficient to launch its workers.
     """
-    from swell.autoscaler.controller import Controller
+    from swell.autoscaler.controller import Controller, Terms
+    from swell.autoscaler.decide import Limits
     from swell.autoscaler.live_prices import LivePrices
     from swell.autoscaler.observe import Observer, Timing
     from swell.autoscaler.policy import plan
@@ -110,8 +113,14 @@ def build_autoscaler(
     registry = backend.registry
     timing = Timing(lost_s=3 * settings.delivery.heartbeat_s)
     policy = policy_of(settings)
-    live_prices = LivePrices(
-        registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
+    terms = Terms(
+        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        every_s=chosen.every_s,
+        is_alone=not is_shared(settings),
+        limits=msgspec.convert(chosen, Limits, from_attributes=True),
+        prices=LivePrices(
+            registry, clock, _askings(settings, pools), prices, settings.prices.ask_every_s
+        ),
     )
     controller = Controller(
         Observer(backend.broker, registry, pools, clock, timing),
@@ -119,26 +128,10 @@ def build_autoscaler(
         pools,
         clock,
         lambda observation, state: plan(observation, policy, state),
-        _terms(settings, live_prices),
+        terms,
         wake,
     )
     return Autoscaler(controller, pools)
-
-
-def _terms(settings: Settings, prices: "LivePrices") -> "Terms":
-    from swell.autoscaler.controller import Terms
-    from swell.autoscaler.decide import Limits
-
-    chosen = settings.autoscale
-    return Terms(
-        holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
-        every_s=chosen.every_s,
-        is_alone=not is_shared(settings),
-        limits=Limits(
-            stale_s=chosen.stale_s, boot_limit_s=chosen.boot_limit_s, silent_s=chosen.silent_s
-        ),
-        prices=prices,
-    )
 
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
@@ -233,18 +226,14 @@ def policy_of(settings: Settings) -> "PolicySettings":
     from swell.autoscaler.policy import PolicySettings
 
     chosen = settings.autoscale
-    known = {
-        "wait_s": chosen.wait_s,
-        "stale_s": chosen.stale_s,
-        "hour_budget_micros": chosen.hour_budget_micros,
-        "day_budget_micros": chosen.day_budget_micros,
-    }
     fields = set(PolicySettings.__struct_fields__)
-    given = {name: value for name, value in known.items() if name in fields and value is not None}
+    own = fields & set(AutoscaleSettings.model_fields)
     for name in chosen.policy:
-        if name not in fields or name in known:
-            there = ", ".join(sorted(fields - set(known)))
+        if name not in fields - own:
+            there = ", ".join(sorted(fields - own))
             raise InvalidRequest(f"autoscale.policy.{name[:60]} does not exist: there are {there}")
+    given = {name: getattr(chosen, name) for name in own}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         return msgspec.convert({**given, **chosen.policy}, PolicySettings)
     except msgspec.ValidationError as error:
@@ -294,31 +283,17 @@ def _pool(
     from swell.autoscaler.pools import Pool
 
     table = settings.pools[name]
-    return Pool(
-        name=name,
-        provider=provider_of(name, table, settings, clock),
-        provider_name=table.provider,
-        request=LaunchRequest(
-            pool=name,
-            command=(sys.executable, "-m", "swell", "worker"),
-            environment=environment,
-        ),
-        is_external=table.provider == "external",
-        models=table.names,
-        least=table.least,
-        most=table.most,
-        hour_micros=None if price is None else price.hour_micros,
-        price_source="" if price is None else price.source,
-        price_read_on=None if price is None else price.read_on,
-        launch_micros=table.launch_micros,
-        least_billed_s=table.least_billed_s,
-        is_spot=table.is_spot,
-        losses_per_hour=table.losses_per_hour,
-        location=table.location,
-        start_s=table.start_s,
-        rates=table.rates,
-        drain_s=table.drain_s,
-    )
+    names = (each.name for each in dataclasses.fields(Pool))
+    fields: dict[str, Any] = {each: getattr(table, each) for each in names if hasattr(table, each)}
+    if price is not None:
+        hour_micros, source, read_on = price
+        fields |= {"hour_micros": hour_micros, "price_source": source, "price_read_on": read_on}
+    fields |= {"name": name, "models": table.names, "provider_name": table.provider}
+    fields["provider"] = provider_of(name, table, settings, clock)
+    fields["is_external"] = table.provider == "external"
+    command = (sys.executable, "-m", "swell", "worker")
+    request = LaunchRequest(pool=name, command=command, environment=environment)
+    return Pool(request=request, **fields)
 
 
 def _environment(
@@ -359,21 +334,22 @@ def provider_of(name: str, table: PoolTable, settings: Settings, clock: Clock) -
     """
     from swell.providers import factory
 
-    where = f"pools.{name}.options"
+    deployment, where = settings.autoscale.deployment, f"pools.{name}.options"
     if table.provider == "process":
-        return _process_provider(name, table, settings, clock, where)
+        folder = settings.data_dir / "logs" / name
+        return _process_provider(table, clock, where, folder, deployment)
     return factory.provider_of(
         table.provider,
         table.options,
         clock,
-        deployment=settings.autoscale.deployment,
+        deployment=deployment,
         where=where,
         spot=table.is_spot,
     )
 
 
 def _process_provider(
-    name: str, table: PoolTable, settings: Settings, clock: Clock, where: str
+    table: PoolTable, clock: Clock, where: str, folder: Path, deployment: str
 ) -> Provider:
     from swell.providers.detached import DetachedProvider
     from swell.providers.options import checked
@@ -381,17 +357,11 @@ def _process_provider(
     from swell.providers.rehearsal import RehearsalProvider
 
     options = checked(ProcessOptions, table.options, where)
-    environment = process_environment(without_settings=True)
-    folder = settings.data_dir / "logs" / name
-    delay_s = options.boot_delay_s
-    provider: Provider
+    provider_type: Callable[..., Provider] = ProcessProvider
     if options.outlives:
-        deployment = settings.autoscale.deployment
-        provider = DetachedProvider(
-            clock, folder, environment, deployment=deployment, boot_delay_s=delay_s
-        )
-    else:
-        provider = ProcessProvider(clock, folder, environment, boot_delay_s=delay_s)
+        provider_type = partial(DetachedProvider, deployment=deployment)
+    environment = process_environment(without_settings=True)
+    provider = provider_type(clock, folder, environment, boot_delay_s=options.boot_delay_s)
     if options.rehearsal is None:
         return provider
     return RehearsalProvider(provider, options.rehearsal, clock)

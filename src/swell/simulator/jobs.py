@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.api.calibration import Calibration, IssuedEstimate
 from swell.api.eta import (
+    Calibration,
     Estimate,
     EtaSeconds,
+    IssuedEstimate,
     ServiceTimes,
     Situation,
     forecast,

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from swell.adoption.traffic import asked_version
+from swell.adoption.life import asked_version
 from swell.api.call import Call
 from swell.api.service import Service
 from swell.api.submit import accept

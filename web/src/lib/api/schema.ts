@@ -1933,7 +1933,7 @@ export interface components {
             /** @description newest first */
             versions: components["schemas"]["VersionStageView"][];
             /** @description newest first */
-            history: components["schemas"]["LifeChangeView"][];
+            history: components["schemas"]["StageChange"][];
             /** @description a recommended action; empty for none */
             notice: string;
         };
@@ -1949,7 +1949,7 @@ export interface components {
             rollback: components["schemas"]["RollbackRules"];
             /** @description whether a live worker has it; otherwise the live version gets its share */
             is_served: boolean;
-            evidence: components["schemas"]["VerdictView"];
+            evidence: components["schemas"]["Verdict"];
         };
         /**
          * RollbackRules
@@ -1975,10 +1975,10 @@ export interface components {
             p95_by: number;
         };
         /**
-         * VerdictView
-         * @description The verdict on a canary.
+         * Verdict
+         * @description Whether a canary is worse, and why.
          */
-        VerdictView: {
+        Verdict: {
             /** @description `early` (too early to tell), `fine` or `worse` */
             verdict: string;
             reason: string;
@@ -1988,14 +1988,14 @@ export interface components {
             slowness_evidence: number;
             /** @description threshold for `worse` */
             needed_evidence: number;
-            canary: components["schemas"]["SeenView"];
-            live: components["schemas"]["SeenView"];
+            canary: components["schemas"]["Seen"];
+            live: components["schemas"]["Seen"];
         };
         /**
-         * SeenView
+         * Seen
          * @description Observations of a version since the canary started.
          */
-        SeenView: {
+        Seen: {
             /** @description first attempts, without tasks that were themselves at fault */
             attempts: number;
             failures: number;
@@ -2017,10 +2017,10 @@ export interface components {
             registered_at: string | null;
         };
         /**
-         * LifeChangeView
-         * @description A change of a rollout.
+         * StageChange
+         * @description A change of a model's stages.
          */
-        LifeChangeView: {
+        StageChange: {
             at: string;
             /** @description name of the key; empty if automatic */
             who: string;
@@ -2880,13 +2880,13 @@ export interface components {
             /** @description reasons for the wanted number */
             reasons: string[];
             /** @description latest decision about this pool */
-            decision: components["schemas"]["DecisionView"] | null;
+            decision: components["schemas"]["Decision"] | null;
         };
         /**
-         * DecisionView
+         * Decision
          * @description A scaling decision, or an event of a pool.
          */
-        DecisionView: {
+        Decision: {
             /** Format: date-time */
             at: string;
             /** @description a pool, or a model for relief */
@@ -2945,15 +2945,15 @@ export interface components {
             age_s: number | null;
             /** @description spent by all pools today (UTC), in millionths of a dollar */
             spent_micros: number | null;
-            models: components["schemas"]["ModelScalingView"][];
+            models: components["schemas"]["ModelOutlook"][];
             /** @description newest first */
-            decisions: components["schemas"]["DecisionView"][];
+            decisions: components["schemas"]["Decision"][];
         };
         /**
-         * ModelScalingView
+         * ModelOutlook
          * @description Outlook for new tasks of a model.
          */
-        ModelScalingView: {
+        ModelOutlook: {
             model: string;
             /** @description seconds until a worker takes the first task: 0 if one is ready, null if none is launched */
             ready_in_s: number | null;
@@ -3043,21 +3043,30 @@ export interface components {
          */
         QuotaView: {
             key_id: string;
+            /** @default null */
             user: string | null;
+            /** @default null */
             tasks_per_day: number | null;
+            /** @default null */
             tasks_per_month: number | null;
+            /** @default null */
             samples_per_day: number | null;
+            /** @default null */
             samples_per_month: number | null;
+            /** @default null */
             micros_per_day: number | null;
+            /** @default null */
             micros_per_month: number | null;
+            /** @default false */
             is_prepaid: boolean;
             /** @description empty if `user` is `*` */
             left: components["schemas"]["StandingView"][];
         };
         /**
          * QuotaRequest
-         * @description How much a key, or a user of it, may use, in place of what was said before; null for any
-         *     amount. Days and months are those of UTC.
+         * @description How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
+         *
+         *     Days and months are those of UTC.
          */
         QuotaRequest: {
             /** @description of the key */
@@ -3197,10 +3206,10 @@ export type Stage = components['schemas']['Stage'];
 export type AdoptionView = components['schemas']['AdoptionView'];
 export type CanaryView = components['schemas']['CanaryView'];
 export type RollbackRules = components['schemas']['RollbackRules'];
-export type VerdictView = components['schemas']['VerdictView'];
-export type SeenView = components['schemas']['SeenView'];
+export type Verdict = components['schemas']['Verdict'];
+export type Seen = components['schemas']['Seen'];
 export type VersionStageView = components['schemas']['VersionStageView'];
-export type LifeChangeView = components['schemas']['LifeChangeView'];
+export type StageChange = components['schemas']['StageChange'];
 export type CanaryRequest = components['schemas']['CanaryRequest'];
 export type PromoteRequest = components['schemas']['PromoteRequest'];
 export type RollbackRequest = components['schemas']['RollbackRequest'];
@@ -3258,11 +3267,11 @@ export type PoolList = components['schemas']['PoolList'];
 export type PoolView = components['schemas']['PoolView'];
 export type PhaseTimesView = components['schemas']['PhaseTimesView'];
 export type PoolScalingView = components['schemas']['PoolScalingView'];
-export type DecisionView = components['schemas']['DecisionView'];
+export type Decision = components['schemas']['Decision'];
 export type LedgerList = components['schemas']['LedgerList'];
 export type LedgerEntryView = components['schemas']['LedgerEntryView'];
 export type ScalingView = components['schemas']['ScalingView'];
-export type ModelScalingView = components['schemas']['ModelScalingView'];
+export type ModelOutlook = components['schemas']['ModelOutlook'];
 export type CostsList = components['schemas']['CostsList'];
 export type CostView = components['schemas']['CostView'];
 export type CostKinds = components['schemas']['CostKinds'];

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from swell.adoption.traffic import asked_version
+from swell.adoption.life import asked_version
 from swell.api.facades.replicate.api import HOME, ReplicatePage
 from swell.api.facades.result_files import file_url
 from swell.api.views import UrlMaker, resolve_files
