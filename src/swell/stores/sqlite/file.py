@@ -130,14 +130,14 @@ class SqliteSession(Session):
         self.numbers.update(zip(self._added, self.state.seqs, strict=False))
         written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
         for statement, rows, task_ids in written:
-            parameters = []
+            stored = []
             for task_id in task_ids:
                 task = self.tasks[task_id]
                 wake_at = next_wake_at(task)
                 wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
-                parameters.append(rows.of(task, self.numbers[task_id], wake))
-            if parameters:
-                self.state.connection.executemany(statement, parameters)
+                stored.append(rows.of(task, self.numbers[task_id], wake))
+            if stored:
+                self.state.connection.executemany(statement, stored)
         self._added, self._changed = {}, set()
         for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
             values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
