@@ -46,13 +46,13 @@ class Audit:
         if key is None or (status == _DENIED and not self._is_new(key.id, action)):
             return
         now = self._clock.now()
-        client = call.scope.get("client")
+        client = call.scope.get("client") or ("",)
         entry = AuditEntry(
             id=new_id(now),
             at=now,
             key_id=key.id,
             key_name=printable(key.name),
-            address=printable(str(client[0])[:_MAX_TEXT]) if client else "",
+            address=printable(str(client[0])[:_MAX_TEXT]),
             action=action,
             target=printable((call.target or _named(call.params))[:_MAX_TEXT]),
             status=status,

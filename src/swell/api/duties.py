@@ -29,7 +29,7 @@ from swell.background import keep_running
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import SwellError, Unauthenticated
 from swell.events import EventKind
-from swell.settings.backend import RetentionClass
+from swell.settings.backend import RetentionClass, RetentionSettings
 from swell.signing import REFRESH_S as KEYS_EVERY_S
 from swell.signing import read_secrets
 from swell.store import Expiry, Part
@@ -365,7 +365,8 @@ async def retire(service: Service) -> int:
     def before(kept_s: float) -> datetime:
         return service.clock.now() - timedelta(seconds=kept_s)
 
-    for kept in (*retention.classes.values(), retention):
+    periods: list[RetentionClass | RetentionSettings] = [*retention.classes.values(), retention]
+    for kept in periods:
         models = kept.models if isinstance(kept, RetentionClass) else None
         others = named if models is None else ()
         parts = {Part.TASK: kept.tasks_s, Part.OUTPUTS: kept.outputs_s, Part.INPUTS: kept.inputs_s}

@@ -125,8 +125,7 @@ async def relay(
         task = await find(service, call)
         stream = Stream(asyncio.current_task(), call, _queued(form, task))
         # A signed URL replaces the key, and expires.
-        limit = contextlib.nullcontext() if call.key is None else service.limits.open(call, stream)
-        async with limit:
+        async with service.limits.open(call, stream) if call.key else contextlib.nullcontext():
             await _relay(service, call, subscription, stream, task, after, form)
     finally:
         subscription.close()

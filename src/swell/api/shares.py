@@ -302,7 +302,7 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         NotFound: The link does not exist, or no longer; the error does not say which.
     """
     link = await service.store.share_link(call.params["token"])
-    task = None
+    task: Task | None = None
     if link is not None and link.is_good(service.clock.now()):
         (task,) = await service.store.get([link.task_id])
     if link is None or task is None or not pictures_of(task):

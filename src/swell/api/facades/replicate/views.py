@@ -214,7 +214,7 @@ def _input(task: Task) -> Any:
 
 
 def _deployment(task: Task) -> str | None:
-    metadata = None if task.metadata is None else msgspec.json.decode(task.metadata)
+    metadata = msgspec.json.decode(task.metadata or b"null")
     name = metadata.get("replicate_deployment") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else None
 
