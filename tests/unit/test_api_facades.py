@@ -39,8 +39,8 @@ async def a_call(world: World, client: Client, headers: dict[str, str] | None = 
     async def send(message: object) -> None:
         raise AssertionError("nothing is to be answered")
 
-    call = Call(scope, receive, send, "req_1")
-    call.key = await world.service.keys.find(call.header(b"authorization"))
+    call = Call(scope, receive, send)
+    call.key = call.caller = await world.service.keys.find(call.headers.get(b"authorization"))
     return call
 
 

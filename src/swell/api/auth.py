@@ -113,19 +113,6 @@ def why_not(key: ApiKey, digest: bytes, now: datetime) -> str | None:
     return None
 
 
-def check_scope(key: ApiKey, scope: Scope) -> None:
-    """Check that a key may do this.
-
-    Raises:
-        Forbidden: It lacks the scope.
-    """
-    if scope not in key.scopes and Scope.ADMIN not in key.scopes:
-        raise Forbidden(
-            f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make one "
-            f"with `swell keys create --scope {scope.value}`"
-        )
-
-
 def check_worker(key: ApiKey, pool: str, models: Sequence[str]) -> None:
     """Check that a key may register a worker of this pool with these models.
 
@@ -168,9 +155,8 @@ class Keys:
         self._registry = registry
         self._clock = clock
         self._cache_s = cache_s
+        #: Hash of an `Authorization` header → key, and until when it is remembered.
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
-        #: The same by id, of the secret that was looked up last.
-        self._by_id: dict[str, tuple[float, ApiKey]] = {}
         #: Number of cache flushes: an answer read before a flush is not cached after it.
         self._forgotten = 0
         self._flights: SingleFlight[bytes, ApiKey] = SingleFlight()
@@ -179,38 +165,35 @@ class Keys:
         #: Id → when it was last used, until that is written down.
         self._used: dict[str, datetime] = {}
 
-    def known(self, authorization: bytes | None) -> ApiKey | None:
-        """Return the key that an `Authorization` header names, if it is remembered."""
-        # The cache key is a hash of the whole header, like the stored key.
-        found = self._cache.get(hashlib.sha256(authorization or b"").digest())
-        if found is not None and found[0] > self._clock.monotonic_s():
-            return found[1]
-        return None
-
-    def remembers(self, key: ApiKey) -> bool:
-        """Whether a key that was found before would be found again without a look.
-
-        It need not say so where that is the case.
-        """
-        found = self._by_id.get(key.id)
-        return found is not None and found[1] is key and found[0] > self._clock.monotonic_s()
-
-    async def find(self, authorization: bytes | None) -> ApiKey:
+    async def find(self, authorization: bytes | None, scope: Scope | None = None) -> ApiKey:
         """Return the key that an `Authorization` header names.
 
+        Args:
+            authorization: The header.
+            scope: The permission that the key needs; None for any key.
+
         Raises:
-            Unauthenticated: No key, an unknown one, or one that works no more.
+            Unauthenticated: There is no key, or it is unknown, revoked or expired.
+            Forbidden: It lacks the scope.
         """
-        known = self.known(authorization)
-        if known is not None:
-            return known
-        mark, digest = hashlib.sha256(authorization or b"").digest(), bearer_digest(authorization)
-        return await self._flights.run(mark, lambda: self._look_up(mark, digest))
+        # The cache key is a hash of the whole header, like the stored key.
+        mark = hashlib.sha256(authorization or b"").digest()
+        found = self._cache.get(mark)
+        if found is not None and found[0] > self._clock.monotonic_s():
+            key = found[1]
+        else:
+            digest = bearer_digest(authorization)
+            key = await self._flights.run(mark, lambda: self._look_up(mark, digest))
+        if scope is not None and scope not in key.scopes and Scope.ADMIN not in key.scopes:
+            raise Forbidden(
+                f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make "
+                f"one with `swell keys create --scope {scope.value}`"
+            )
+        return key
 
     def forget(self) -> None:
         """Ask the registry again for every key, since one has changed."""
         self._cache.clear()
-        self._by_id.clear()
         self._flights.forget()
         self._forgotten += 1
         self.changed.set()
@@ -236,10 +219,8 @@ class Keys:
             return key
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-            self._by_id.clear()
         good_s = min(self._cache_s, _left_s(key, digest, now))
-        kept = (self._clock.monotonic_s() + good_s, key)
-        self._cache[mark] = self._by_id[key.id] = kept
+        self._cache[mark] = (self._clock.monotonic_s() + good_s, key)
         return key
 
 

@@ -57,6 +57,8 @@ class Classes:
             if request.priority != USUAL_PRIORITY:
                 raise _both(named, request.priority)
             return _at(request, self._priorities[named])
+        if not key.classes:
+            return request
         own = self._priorities_of(key)
         if not own:
             return request

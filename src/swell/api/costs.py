@@ -298,8 +298,8 @@ def _set_metrics(service: Service, found: Spent) -> None:
         amounts["day"] = found.day_micros
     if found.day.replace(day=1) == today.replace(day=1):
         amounts["month"] = found.month_micros
-    service.metrics.spent_micros = amounts
-    service.metrics.budget_micros = {
+    service.metrics.values["swell_spent_micros"] = amounts
+    service.metrics.values["swell_budget_micros"] = {
         period: micros for period, micros in budgets.items() if micros is not None
     }
 

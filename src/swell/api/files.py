@@ -100,7 +100,7 @@ async def upload(service: Service, call: Call) -> Reply:
     limit = service.settings.server.max_upload_bytes
     data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
-        header = call.header(b"content-type") or b""
+        header = call.headers.get(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
         filename, content_type = part.filename, plain_type(part.media_type)
     else:
@@ -279,7 +279,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     if "bytes" in query and "w" not in query:
         _check_size(key, int(query["bytes"]), info.bytes)
     headers = _file_headers(info)
-    if _is_known(call.header(b"if-none-match"), info.etag):
+    if _is_known(call.headers.get(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
     if service.settings.objects.serve == "redirect" and query.get("redirect") != "no":
         elsewhere = await _elsewhere(service, objects, call, info.key, query)
@@ -372,8 +372,8 @@ def _pieces(
     Raises:
         RangeNotSatisfiable: The range lies outside.
     """
-    asked = call.header(b"range")
-    unchanged = call.header(b"if-range")
+    asked = call.headers.get(b"range")
+    unchanged = call.headers.get(b"if-range")
     if unchanged is not None and not _is_known(unchanged, info.etag):
         asked = None
     span = None if asked is None else byte_range(asked.decode("latin-1"), info.bytes)

@@ -71,7 +71,7 @@ async def show_sample(service: Service, call: Call) -> Reply:
         (b"access-control-allow-origin", b"*"),
         (b"cross-origin-resource-policy", b"cross-origin"),
     ]
-    if call.header(b"if-none-match") == etag:
+    if call.headers.get(b"if-none-match") == etag:
         return Reply(304, headers=headers)
     info = await service.objects.head(_key(digest))
     charset = "; charset=utf-8" if found.content_type == TEXT else ""

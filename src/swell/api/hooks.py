@@ -296,7 +296,7 @@ class _Receivers:
 
     def told(self, delivery: Delivery) -> None:
         outcome = "retried" if delivery.due_at is not None else delivery.state.value
-        self._metrics.webhooks[outcome] += 1
+        self._metrics.count("swell_webhook_deliveries_total", outcome)
 
     async def _endpoint(self, endpoint_id: str) -> Endpoint:
         known = self._endpoints.get(endpoint_id) or await self._endpoints.read(endpoint_id)

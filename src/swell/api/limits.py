@@ -117,8 +117,8 @@ class Allowance:
         quota = self.quota if self.window_s >= 1 else math.floor(self.quota / self.window_s)
         window = max(1, math.ceil(self.window_s))
         rest = f'"{name}";r={self.left(now_s)};t={math.ceil(self.full_in_s(now_s))}'
-        call.tell(b"ratelimit-policy", f'"{name}";q={quota};w={window}'.encode())
-        call.tell(b"ratelimit", rest.encode())
+        call.add_header(b"ratelimit-policy", f'"{name}";q={quota};w={window}'.encode())
+        call.add_header(b"ratelimit", rest.encode())
 
 
 class _InFlight:
@@ -319,8 +319,8 @@ class Limits:
                 each.check()
             await asyncio.sleep(0)
         streams = self._streams.setdefault(key.id, set())
-        call.tell(b"ratelimit-policy", b'"streams";q=%d' % limit)
-        call.tell(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
+        call.add_header(b"ratelimit-policy", b'"streams";q=%d' % limit)
+        call.add_header(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
         if len(streams) >= limit:
             raise too_many(
                 f"key {key.name!r} may have {limit:,} event streams open at this process, and has "
@@ -384,8 +384,8 @@ class Limits:
                 flight.add(n)
                 flight.pending += n
                 break
-        call.tell(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
-        call.tell(b"ratelimit", b'"in-flight";r=%d' % max(0, flight.limit - flight.n))
+        call.add_header(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
+        call.add_header(b"ratelimit", b'"in-flight";r=%d' % max(0, flight.limit - flight.n))
         if not has_room:
             raise too_many(
                 f"key {call.caller.name!r} may have {flight.limit:,} tasks that have not ended, "

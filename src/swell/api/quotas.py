@@ -241,8 +241,8 @@ def _add_headers(call: Call, standings: Iterable[Standing], now: datetime) -> No
         if each.period:
             policy += f";w={2_678_400 if each.period_name == 'month' else 86_400}"
             state += f";t={_until_s(each.period, now)}"
-        call.tell(b"ratelimit-policy", f'"{each.name}";{policy}'.encode())
-        call.tell(b"ratelimit", f'"{each.name}";{state}'.encode())
+        call.add_header(b"ratelimit-policy", f'"{each.name}";{policy}'.encode())
+        call.add_header(b"ratelimit", f'"{each.name}";{state}'.encode())
 
 
 def _until_s(period: str, now: datetime) -> int:

@@ -42,11 +42,8 @@ class Reader:
         """
         try:
             return self._decode(body)
-        except msgspec.ValidationError as error:
-            raise _refusal(str(error), self._fields) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
-            raise InvalidRequest(f"{what}; send a JSON object") from error
+            raise self._refusal(body, error) from error
 
     async def read_call(self, call: Call, limit_bytes: int) -> Any:
         """Return the message in a request's body.
@@ -57,7 +54,17 @@ class Reader:
         """
         if call.headers.get(b"content-type", JSON) != JSON:
             check_json(call)
-        return self.read(await call.body(limit_bytes))
+        body = await call.body(limit_bytes)
+        try:
+            return self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refusal(body, error) from error
+
+    def _refusal(self, body: bytes, error: Exception) -> InvalidRequest:
+        if isinstance(error, msgspec.ValidationError):
+            return _refusal(str(error), self._fields)
+        what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
+        return InvalidRequest(f"{what}; send a JSON object")
 
 
 def check_json(call: Call) -> None:

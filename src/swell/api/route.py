@@ -129,12 +129,13 @@ def route(  # noqa: PLR0913
     errors: tuple[type[SwellError], ...] = (),
     audit: str = "",
     is_page: bool = False,
+    operation_id: str = "",
 ) -> Callable[[Handler], Handler]:
     """Declare an operation on its handler.
 
     `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
     it: the first line is the summary, and the text up to "Raises:" is the description. The errors
-    of reading a body or a query are added.
+    of reading a body or a query are added. `operation_id` is as of `Route`.
     """
     if isinstance(body, type):
         body = Body(body)
@@ -163,6 +164,7 @@ def route(  # noqa: PLR0913
                 headers,
                 is_page,
                 audit,
+                operation_id=operation_id,
             )
         )
         return handler

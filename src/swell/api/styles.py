@@ -52,7 +52,7 @@ async def show_picture(service: Service, call: Call) -> Reply:
         (b"access-control-allow-origin", b"*"),
         (b"cross-origin-resource-policy", b"cross-origin"),
     ]
-    if call.header(b"if-none-match") == tag:
+    if call.headers.get(b"if-none-match") == tag:
         return Reply(304, headers=headers)
     return Reply(200, found.data, found.content_type.encode(), headers)
 

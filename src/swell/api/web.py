@@ -86,10 +86,10 @@ class _File:
         headers = [(b"etag", self._etag), (b"cache-control", self._cache_control), policy]
         if not self._is_compressed:
             headers.append((b"vary", b"Accept-Encoding"))
-        if self._etag in (call.header(b"if-none-match") or b""):
+        if self._etag in (call.headers.get(b"if-none-match") or b""):
             return self._reply(304, b"", self._type, headers)
         body = self._body
-        if not self._is_compressed and b"gzip" in (call.header(b"accept-encoding") or b""):
+        if not self._is_compressed and b"gzip" in (call.headers.get(b"accept-encoding") or b""):
             if self._gzip is None:
                 self._gzip = gzip.compress(self._body, 9, mtime=0)
             body = self._gzip

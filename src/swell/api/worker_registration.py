@@ -1,32 +1,54 @@
-"""Registration of workers and their models, with all checks of what they declare."""
+"""Registration of workers and their models: `POST /worker/v1/register`."""
 
 from typing import Final
 
 import msgspec
 
+from swell.api.auth import check_worker
+from swell.api.call import Call, Reply
 from swell.api.cards import is_model_name, is_plain_word
 from swell.api.gallery import keep_samples
 from swell.api.pipelines import register_pipelines
+from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import account_told, keep_startups
 from swell.api.traffic import staged_queues
 from swell.bus import MessageKind, PeerMessage
 from swell.card_limits import check_card
-from swell.dispatch import (
-    Registration,
-    Welcome,
-)
-from swell.errors import (
-    Conflict,
-    InvalidInput,
-)
-from swell.registry import MOST_PRICE_MICROS, ModelCard, WorkerInfo
-from swell.task import (
-    new_id,
-)
+from swell.dispatch import Registration, Welcome
+from swell.errors import Conflict, InvalidInput
+from swell.registry import MOST_PRICE_MICROS, ModelCard, Scope, WorkerInfo
+from swell.task import new_id
 
 #: Larger files come by themselves: this much of a report is decoded before the next call's turn.
 _ENCLOSE_BYTES: Final = 256 * 1024
+
+
+_registration = Reader(Registration)
+_encode = msgspec.json.Encoder().encode
+
+
+@route(
+    "POST /worker/v1/register",
+    "Workers",
+    {200: Response("The worker's id and intervals", Welcome)},
+    scope=Scope.WORKER,
+    body=Registration,
+    errors=(Conflict,),
+    audit="workers.register",
+    operation_id="workers_register",
+)
+async def register(service: Service, call: Call) -> Reply:
+    """Register a worker."""
+    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
+    names = [card.name for card in registration.models]
+    check_worker(call.caller, registration.pool, names)
+    call.of_others = Scope.ADMIN in call.caller.scopes
+    call.about = f"{registration.name!r} with {', '.join(names)}"
+    welcome = await register_worker(service, registration, call.caller.id)
+    call.target = welcome.worker_id
+    return Reply(200, _encode(welcome))
 
 
 async def register_worker(

@@ -11,7 +11,6 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from swell.api.app import App
 from swell.api.call import Call
 from swell.api.problems import problem_reply
 from swell.errors import HeadTooLarge, InvalidRequest, RequestTimeout, SwellError, UrlTooLong
@@ -184,10 +183,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _send_refusal(self, error: SwellError) -> None:
         if self.transport.is_closing():
             return
-        assert isinstance(self.config.app, App)
         path = self.url.partition(b"?")[0][:200].decode("ascii", "replace")
-        request_id = self.config.app.service.requests.new_id()
-        call = Call({"path": path}, _no_asgi, _no_asgi, request_id)
+        call = Call({"path": path}, _no_asgi, _no_asgi)
         reply = problem_reply(error, path=path, request_id=call.request_id)
         headers = [*self.server_state.default_headers, *reply.all_headers(call)]
         lines = b"".join(b"%b: %b\r\n" % each for each in headers)

@@ -89,7 +89,7 @@ async def wait_for_end(service: Service, call: Call, accepted: Accepted) -> Task
                     f"this backend ends before task {task.id} does: send the request again",
                     headers={"Retry-After": "1"},
                 )
-            await service.check_again(call)
+            await service.keys.find(call.headers.get(b"authorization"))
     return task
 
 
@@ -138,7 +138,7 @@ async def stream_events(  # noqa: PLR0913
             service.streams.add(stream)
             try:
                 async for task, event in updates:
-                    await service.check_again(call)
+                    await service.keys.find(call.headers.get(b"authorization"))
                     if event is not None and (body := await tell(task, event)):
                         await send(body)
             except SwellError as error:

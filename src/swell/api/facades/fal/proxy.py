@@ -64,7 +64,7 @@ async def proxy(service: Service, call: Call) -> Reply | None:
 
     For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
     """
-    target = (call.header(b"x-fal-target-url") or b"").decode("latin-1")
+    target = (call.headers.get(b"x-fal-target-url") or b"").decode("latin-1")
     try:
         url = urlsplit(target)
         place = (url.hostname or "") + re.sub("/{2,}", "/", url.path).rstrip("/")
