@@ -7,11 +7,12 @@ most requests need the path, one or two headers and the body.
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from swell.api.body_queue import BodyQueue
-from swell.api.headers import GUARDS, NO_POLICY, POLICY
+from swell.api.headers import GUARDS, NO_POLICY, Headers
 from swell.api.json_limits import MAX_VALUES, MAX_WORKER_VALUES, check_values
 from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
@@ -37,44 +38,31 @@ class ClientGone(Exception):
     """The client hung up before the request was read."""
 
 
+@dataclass(slots=True)
 class Reply:
     """An answer: a body, or a stream of known length."""
 
-    __slots__ = ("body", "content_type", "headers", "length", "lost", "status", "stream")
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    #: They replace the security headers of every answer.
+    headers: Headers | None = None
+    stream: AsyncIterator[bytes] | None = None
+    #: Of the stream, in bytes.
+    length: int | None = None
+    #: Called if the client has hung up before the answer; None for nothing.
+    lost: Callable[[], Awaitable[None]] | None = None
 
-    def __init__(
-        self,
-        status: int,
-        body: bytes = b"",
-        content_type: bytes = JSON,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        *,
-        stream: AsyncIterator[bytes] | None = None,
-        length: int | None = None,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.headers = headers
-        self.stream = stream
-        self.length = len(body) if length is None else length
-        #: Called if the client has hung up before the answer; None for nothing.
-        self.lost: Callable[[], Awaitable[None]] | None = None
-
-    def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
-        """Return the headers, with what every answer has."""
-        headers = [*GUARDS, (b"x-request-id", call.request_id.encode()), *call.added_headers]
+    def all_headers(self, call: "Call") -> Headers:
+        """Return the headers, with those of every answer."""
+        headers = [(b"x-request-id", call.request_id.encode()), *call.added_headers]
+        headers += self.headers or ()
+        own = {name for name, _ in headers}
+        headers += [each for each in (*GUARDS, NO_POLICY) if each[0] not in own]
         if self.status not in (204, 304):
-            headers += (
-                (b"content-type", self.content_type),
-                (b"content-length", b"%d" % self.length),
-            )
-        if self.headers:
-            headers += self.headers
-            for name, _ in self.headers:
-                if name == POLICY:
-                    return headers
-        headers.append(NO_POLICY)
+            length = len(self.body) if self.length is None else self.length
+            headers.append((b"content-type", self.content_type))
+            headers.append((b"content-length", b"%d" % length))
         return headers
 
     async def send(self, call: "Call") -> None:
