@@ -208,13 +208,16 @@ async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     """
     if new.run is not None:
         for stage in stages_ahead(new.run, new.input):
-            await _check_has_workers(service, await service.cards.target(stage.queue))
+            needed = await service.cards.target(stage.queue)
+            if not service.fleet.is_served(needed.model, needed.needed_version):
+                await _look_for_workers(service, needed)
         return
+    has_workers = service.fleet.is_served(target.model, target.needed_version)
     canary = service.cards.canaries.get(target.model)
-    is_canarys = canary is not None and is_of_canary(new.queue)
-    if is_canarys and service.fleet.is_served(target.model, canary.version):
-        return
-    await _check_has_workers(service, target)
+    if not has_workers and canary is not None and is_of_canary(new.queue):
+        has_workers = service.fleet.is_served(target.model, canary.version)
+    if not has_workers:
+        await _look_for_workers(service, target)
 
 
 async def check_can_run_again(service: Service, task: Task) -> None:
@@ -262,10 +265,8 @@ def late_of(new: NewTask, expected: Estimate) -> tuple[str, float, float] | None
     return None
 
 
-async def _check_has_workers(service: Service, target: Target) -> None:
+async def _look_for_workers(service: Service, target: Target) -> None:
     model, version = target.model, target.needed_version
-    if service.fleet.is_served(model, version):
-        return
     # A worker may just have registered at another backend.
     await service.fleet.look_again()
     if service.fleet.is_served(model, version) or await _can_launch(service, model, version):

@@ -207,7 +207,8 @@ class LeaseTracker:
         return self._over.get(task_id, 0) >= attempt
 
     def _add_lease(self, task_id: str, lease: _Lease) -> None:
-        self._drop_lease(task_id, lease.attempt)
+        if task_id in self._leases:
+            self._drop_lease(task_id, lease.attempt)
         self._leases[task_id] = lease
         worker = self.workers.get(lease.worker_id)
         if worker is not None:

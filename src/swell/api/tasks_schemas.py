@@ -1,7 +1,8 @@
 """Request and response bodies of tasks. OpenAPI's schemas are made from these types."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -24,12 +25,8 @@ from swell.task import TaskError, TaskState, Timings
 Zoned = Annotated[datetime, Meta(tz=True, extra_json_schema={"format": "date-time"})]
 
 
-def _null() -> msgspec.Raw:
-    # msgspec reads `Raw | None` as None only, so null means that the field is missing.
-    return _NULL
-
-
-_NULL = msgspec.Raw(b"null")
+#: msgspec reads `Raw | None` as None only, so null means that the field is missing.
+_null: Final = partial(msgspec.Raw, b"null")
 
 
 class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -131,7 +130,7 @@ async def lease_tasks(
         drain = worker.is_drain_told = worker.info.draining
         cancels = await take_cancels(service, worker, tasks)
         return Grant(
-            tasks=leased_tasks(service, worker, tasks) if tasks else [],
+            tasks=[leased_task(service, worker, task) for task in tasks],
             cancels=cancels,
             drain=drain,
             staged=staged_queues(service, worker.info) if service.cards.lives else {},
@@ -321,16 +320,11 @@ def _poll(worker: Worker, wait_s: float) -> Iterator["asyncio.Future[None]"]:
         worker.polls.discard(until)
 
 
-def leased_tasks(service: Service, worker: Worker, tasks: Sequence[Task]) -> list[LeasedTask]:
-    """Return tasks as their worker gets them."""
-    now = service.clock.now()
-    return [_leased(service, worker, task, now) for task in tasks]
-
-
-def _leased(service: Service, worker: Worker, task: Task, now: datetime) -> LeasedTask:
+def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:
+    """Return a task as its worker gets it."""
     left_s = None
     if task.finish_by_at is not None:
-        left_s = max(0.0, (task.finish_by_at - now).total_seconds())
+        left_s = max(0.0, (task.finish_by_at - service.clock.now()).total_seconds())
     checkpoint = None
     if task.checkpoint is not None:
         checkpoint = service.objects.sign("GET", task.checkpoint, READ_URL_S)

@@ -25,7 +25,7 @@ from swell.api.worker_leases import (
     holds_of,
     learn_holds,
     lease_request,
-    leased_tasks,
+    leased_task,
     own_worker,
     refusal_of,
     reply_with_leases,
@@ -141,7 +141,7 @@ async def _publish(
         stale=[each.task_id for each, task in settled if task is None],
         cancels=cancels,
         drain=drain,
-        tasks=leased_tasks(service, worker, tasks) if tasks else [],
+        tasks=[leased_task(service, worker, task) for task in tasks],
         watched=service.bus.watched(followed) if followed else [],
         tell_files=tell_files,
     )
