@@ -293,7 +293,7 @@ async def hear_spent(service: Service) -> None:
 def _set_metrics(service: Service, found: Spent) -> None:
     settings, today = service.settings, day_of(service.clock.now())
     budgets = {"day": settings.costs.budget_day_micros, "month": settings.costs.budget_month_micros}
-    amounts = {}
+    amounts: dict[str, float] = {}
     if found.day == today:
         amounts["day"] = found.day_micros
     if found.day.replace(day=1) == today.replace(day=1):

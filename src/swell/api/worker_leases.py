@@ -312,12 +312,17 @@ def _poll(worker: Worker, wait_s: float) -> Iterator["asyncio.Future[None]"]:
     loop = asyncio.get_running_loop()
     until: asyncio.Future[None] = loop.create_future()
     worker.polls.add(until)
-    timer = loop.call_later(wait_s, lambda: until.done() or until.set_result(None))
+    timer = loop.call_later(wait_s, _end_poll, until)
     try:
         yield until
     finally:
         timer.cancel()
         worker.polls.discard(until)
+
+
+def _end_poll(until: "asyncio.Future[None]") -> None:
+    if not until.done():
+        until.set_result(None)
 
 
 def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:

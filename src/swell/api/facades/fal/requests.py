@@ -266,7 +266,7 @@ async def _accept(
         new = await check(service, call, request, repeat)
         if webhook is not None:
             new = msgspec.structs.replace(new, webhook=webhook)
-        accepted = await accept(service, call, new)
+        [accepted] = await accept(service, call, [new])
     call.task_id = accepted.task.id
     return accepted, digest
 
