@@ -11,6 +11,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route as StarletteRoute
 
+from swell.api.auth import check_scope
 from swell.api.call import Call, ClientGone, Receive, Reply, Scope, Send
 from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
@@ -89,7 +90,9 @@ class Endpoint:
                 self._hosts.check(call.headers.get(b"host"))
             if self._scope is not None:
                 secret = call.headers.get(b"authorization")
-                call.key = call.caller = await service.keys.find(secret, self._scope)
+                call.key = call.caller = await service.keys.find(secret)
+                if self._scope not in call.caller.scopes:
+                    check_scope(call.caller, self._scope)
                 if self._scope is KeyScope.CLIENT:
                     service.limits.check(call)
             return await self._handler(service, call)
@@ -121,49 +124,50 @@ class Endpoint:
         return reply
 
 
-class _Methods:
-    """All operations of one path."""
+class _Router:
+    """Answers the requests of one path: finds the operation of the method, or refuses.
 
-    def __init__(self, service: Service, endpoints: Mapping[str, Endpoint]) -> None:
+    Args:
+        service: The backend.
+        endpoints: Method → operation; empty for paths without an operation.
+        paths: All paths, for suggestions.
+    """
+
+    def __init__(
+        self, service: Service, endpoints: Mapping[str, Endpoint], paths: Sequence[str] = ()
+    ) -> None:
         self._service = service
         self._endpoints = endpoints
-        self._allowed = ", ".join(sorted(endpoints))
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        call = Call(scope, receive, send, self._service.clock.monotonic_s())
-        origins = self._service.origins
-        if origins is not None:
-            preflight = _preflight(origins, call)
-            if preflight is not None:
-                await _answer_without_route(self._service, call, preflight)
-                return
-            _allow_origin(origins, call)
-        error = MethodNotAllowed(
-            f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
-            headers={"Allow": self._allowed},
+        service = self._service
+        call = Call(scope, receive, send, service.clock.monotonic_s())
+        reply = None
+        if service.origins is not None:
+            reply = _preflight(service.origins, call) if self._endpoints else None
+            if reply is None:
+                _allow_origin(service.origins, call)
+        reply = reply or _problem(call, self._error(call))
+        call.status = reply.status
+        await reply.send(call)
+        if service.request_log is not None:
+            service.request_log.write(call, "none")
+
+    def _error(self, call: Call) -> SwellError:
+        if not self._endpoints:
+            near = closest(call.path, self._paths, n=2)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            return NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
+        allowed = ", ".join(sorted(self._endpoints))
+        return MethodNotAllowed(
+            f"{call.path} does not take {call.scope['method'][:20]}: use {allowed}",
+            headers={"Allow": allowed},
         )
-        await _answer_without_route(self._service, call, _problem(call, error))
-
-
-class _NoRoute:
-    """Answers paths that no operation has."""
-
-    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
-        self._service = service
-        self._paths = sorted({route.public_path for route in routes})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, send, self._service.clock.monotonic_s())
-        if self._service.origins is not None:
-            _allow_origin(self._service.origins, call)
-        near = closest(call.path, self._paths, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        error = NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
-        await _answer_without_route(self._service, call, _problem(call, error))
 
 
 class App:
@@ -189,12 +193,13 @@ class App:
         }
         # Paths without parameters first: /v1/dead/replay is not the task `replay`.
         routes = [
-            StarletteRoute(path, _Methods(self.service, by_path[path]))
+            StarletteRoute(path, _Router(self.service, by_path[path]))
             for path in sorted(by_path, key=lambda path: path.count("{"))
         ]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False
-        self._starlette.router.default = _NoRoute(self.service, served)
+        paths = sorted({route.public_path for route in served})
+        self._starlette.router.default = _Router(self.service, {}, paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -256,13 +261,6 @@ class App:
 def create_app(backend: Backend) -> App:
     """Return the HTTP service over these contracts; serve it with any ASGI server."""
     return App(backend)
-
-
-async def _answer_without_route(service: Service, call: Call, reply: Reply) -> None:
-    call.status = reply.status
-    await reply.send(call)
-    if service.request_log is not None:
-        service.request_log.write(call, "none")
 
 
 def _allow_origin(origins: Origins, call: Call) -> None:

@@ -183,8 +183,8 @@ class Endpoints:
 
     def _take(self, known: dict[str, Endpoint]) -> None:
         self._known = known
-        told = [each for each in self.all() if each.state is not EndpointState.DISABLED]
-        self._outbox.watch([each.watch for each in told])
+        enabled = [each for each in self.all() if each.state is not EndpointState.DISABLED]
+        self._outbox.watch([each.watch for each in enabled])
 
 
 _encode = msgspec.json.Encoder().encode

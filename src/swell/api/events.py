@@ -181,7 +181,7 @@ def _queued(write: Writer, task: Task | None) -> Task | None:
 
 async def _current(service: Service, event: Event) -> Event:
     """Return the event of the current state, for an event of another backend without the task."""
-    task = await service.lookups.get(event.task_id)
+    task = (await service.store.get([event.task_id]))[0]
     if task is None:
         raise NotFound("the task was forgotten")
     return event_of(task)

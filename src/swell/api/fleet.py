@@ -45,7 +45,7 @@ class Worker:
         self.seen_s = seen_s
         #: Whether it ever called this process, and whether it did since the last `refresh`.
         self.has_called = False
-        self.was_heard = False
+        self.was_seen = False
         #: Ids of held tasks that it must stop.
         self.cancels: list[str] = []
         #: Whether it must report the files of its running tasks again.
@@ -65,10 +65,10 @@ class Worker:
         """How many tasks it holds."""
         return self.meter.held
 
-    def hear(self, now_s: float) -> None:
+    def mark_seen(self, now_s: float) -> None:
         """Note a call of the worker."""
         self.seen_s = now_s
-        self.was_heard = self.has_called = True
+        self.was_seen = self.has_called = True
 
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
         """Take the worker's counts of loaded models; return the increase since its last report.
@@ -314,15 +314,15 @@ class Fleet(LeaseTracker):
         """Write the workers' signs of life to the registry, and read all workers from it."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()
         self._refreshed_s = now_s
-        heard = [each for each in self.workers.values() if each.was_heard or each.polls]
-        for worker in heard:
-            worker.was_heard = False
+        seen = [each for each in self.workers.values() if each.was_seen or each.polls]
+        for worker in seen:
+            worker.was_seen = False
             if worker.polls:
                 worker.seen_s = now_s
-        if heard:
-            silent_s = now_s - max(each.seen_s for each in heard)
+        if seen:
+            silent_s = now_s - max(each.seen_s for each in seen)
             seen_at = now - timedelta(seconds=silent_s)
-            await self._registry.touch_workers([each.info.id for each in heard], seen_at)
+            await self._registry.touch_workers([each.info.id for each in seen], seen_at)
         for info in await self._registry.workers():
             if info.gone_at is None and self._has_died(info):
                 await self._registry.remove_worker(info.id, now)

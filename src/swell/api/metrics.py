@@ -139,8 +139,8 @@ _METRICS: Final = {
     "tasks had no message.",
     "swell_duty_failures_total{duty}": "Failures of background work, by duty.",
     "swell_event_loop_lag_seconds": "Delay of the event loop.",
-    "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the database's; "
-    "it grants no leases if they differ by more than 3.",
+    "swell_clock_ahead_seconds": "How far the backend's clock is ahead of the database's, in "
+    "seconds; it grants no leases if they differ by more than 3.",
     "swell_process_starts_total": "Backend processes started since the service started.",
     "swell_build_info{version}": "1, with the version.",
 }

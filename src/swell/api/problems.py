@@ -1,6 +1,6 @@
 """One body for every error, readable by several clients.
 
-It is a problem document of RFC 9457. Beside its own members it carries `error`, which OpenAI's
+It is a problem document of RFC 9457. It also carries `error`, which OpenAI's
 clients read, and `error_type`, which fal's read; Replicate's read the document itself. So no façade
 needs a second way to fail.
 """

@@ -221,10 +221,10 @@ def _until_s(period: str, now: datetime) -> int:
 def _error_of(verdict: Verdict, now: datetime, key: str = "this key") -> SwellError:
     standing = verdict.refused_by
     assert standing is not None, "the caller checks it"
-    whose = key if standing.user is None else f"user {standing.user!r} of {key}"
+    owner = key if standing.user is None else f"user {standing.user!r} of {key}"
     if not standing.period:
         return CreditsUsedUp(
-            f"{whose} has credits of {dollars(standing.left)} left, and this would cost about "
+            f"{owner} has credits of {dollars(standing.left)} left, and this would cost about "
             f"{dollars(verdict.asked)}: ask the operator to top up (`swell quotas "
             "KEY_ID --credit`), or ask for less"
         )
@@ -235,7 +235,7 @@ def _error_of(verdict: Verdict, now: datetime, key: str = "this key") -> SwellEr
     unit = "" if standing.unit == "micros" else f" {standing.unit}"
     name, wait_s = standing.period_name, _until_s(standing.period, now)
     return QuotaExceeded(
-        f"{whose} may use {limit}{unit} per {name} (UTC), with {left} left, and this "
+        f"{owner} may use {limit}{unit} per {name} (UTC), with {left} left, and this "
         f"request needs {asked}: the next {name} begins in {wait_s} s. Ask for "
         "less until then, or ask the operator for a higher limit",
         headers={"Retry-After": str(wait_s)},

@@ -203,10 +203,8 @@ async def _keep_enclosures(service: Service, worker: Worker, report: Report) -> 
             "of its attempt, with this size"
         )
     settled = list(zip(report.settlements, types, strict=True))
-    holding: list[Settlement | Progress] = [
-        *(each for each, enclosed in settled if enclosed),
-        *early,
-    ]
+    holding: list[Settlement | Progress] = [each for each, enclosed in settled if enclosed]
+    holding += early
     holds = [Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in holding]
     await learn_holds(service, worker, holds)
     settlements = await asyncio.gather(

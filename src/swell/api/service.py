@@ -30,7 +30,6 @@ from swell.api.hooks import Hooks
 from swell.api.leadership import Leadership
 from swell.api.limits import Limits
 from swell.api.liveness import is_dead
-from swell.api.lookups import Lookups
 from swell.api.metrics import Metrics, measured
 from swell.api.polled import Polled
 from swell.api.quotas import Quotas
@@ -144,7 +143,7 @@ class Service:
             Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
         )
         self.streams, self.canaries = Streams(), Canaries()
-        self.lookups, self.polled = Lookups(self.store), Polled(self.bus, clock)
+        self.polled = Polled(self.bus, clock)
         self.unanswered = UnansweredRequests(clock)
         #: Limits how many pictures are decoded at once.
         self.lanes = asyncio.Semaphore(_DECODED_AT_ONCE)
@@ -166,7 +165,7 @@ class Service:
         return self.hooks
 
     def objects_of(self, key: str) -> Objects:
-        """Return the store of a file with a signed URL: weights may have a store of their own."""
+        """Return the store of a file with a signed URL: weights may have another store."""
         return self.weights.objects if is_chunk_key(key) else self.objects
 
     @cached_property

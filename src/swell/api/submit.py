@@ -242,7 +242,7 @@ async def follow(service: Service, call: Call, accepted: Accepted, wait_s: float
     await service.keys.find(call.headers.get(b"authorization"))
     if event is not None and event.task is not None:
         return event.task
-    return await service.lookups.get(task.id) or task
+    return (await service.store.get([task.id]))[0] or task
 
 
 async def note_new(service: Service, accepted: list[Accepted]) -> None:

@@ -1,8 +1,8 @@
 """Tasks: create, list, get, cancel, retry; and the dead letters.
 
 `create` is the hot path. A 2xx is written only after the store's call has returned, and the store
-returns only when the task is durable. Whoever waits (`Prefer: wait`) is answered from the event
-that ends the task, without asking the store again; with a file of the task where it prefers that.
+returns only when the task is durable. A client that waits (`Prefer: wait`) gets its answer from the
+event that ends the task, without another read of the store.
 """
 
 import asyncio

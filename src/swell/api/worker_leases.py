@@ -72,7 +72,7 @@ async def own_worker(service: Service, call: Call, worker_id: str) -> Worker:
                 "register again"
             )
         call.of_others, call.target = True, worker_id
-    worker.hear(service.clock.monotonic_s())
+    worker.mark_seen(service.clock.monotonic_s())
     return worker
 
 
@@ -218,7 +218,7 @@ def lease_request(service: Service, worker: Worker, n: int) -> LeaseRequest:
 
 
 async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> list[Task]:
-    """Start tasks whose ids a worker took from an external queue, if it serves them."""
+    """Start tasks that a worker took from an external queue by their ids, if it serves them."""
     request = lease_request(service, worker, len(task_ids))
     versions = {queue: version for queue, _, version in request.queues}
     starts = [
@@ -271,7 +271,7 @@ async def undo_leases(service: Service, holds: Sequence[Hold]) -> None:
         service.fleet.release([(each.task_id, each.attempt) for each in holds])
         await publish_changes(service, [task for task in released if task is not None])
     except SwellError as error:
-        _log.warning("leases: cannot undo leases whose response was lost", detail=error.detail)
+        _log.warning("leases: cannot undo leases after a lost response", detail=error.detail)
 
 
 async def undo_lost_leases(service: Service, worker: Worker, known: Sequence[Hold]) -> None:
@@ -291,7 +291,7 @@ async def undo_lost_leases(service: Service, worker: Worker, known: Sequence[Hol
     ]
     if lost:
         _log.info(
-            "leases: undoing leases whose response was lost", n=len(lost), worker_id=worker.info.id
+            "leases: undoing leases after a lost response", n=len(lost), worker_id=worker.info.id
         )
         await undo_leases(service, holds_of(lost))
 

@@ -115,7 +115,7 @@ async def register_worker(
 async def _check(service: Service, registration: Registration) -> None:
     if not registration.models:
         raise InvalidInput("a worker needs at least one model")
-    _check_told(registration)
+    _check_texts(registration)
     for card in registration.models:
         _check_names(card.name, card.version)
         check_card(card)
@@ -151,13 +151,13 @@ async def _price(
     return tariffs.now_micros(pool), tariffs.launch_micros(pool), tariffs.least_billed_s(pool)
 
 
-def _check_told(registration: Registration) -> None:
-    """Check what a worker says of itself, which operators read in lists, logs and numbers."""
+def _check_texts(registration: Registration) -> None:
+    """Check the texts of a worker, which operators read in lists, logs and metrics."""
     for what in ("name", "pool", "device", "host", "instance"):
-        told = getattr(registration, what)
-        if len(told) > 200 or not all(each == " " or each.isprintable() for each in told):
+        text = getattr(registration, what)
+        if len(text) > 200 or not all(each == " " or each.isprintable() for each in text):
             raise InvalidInput(
-                f"the worker's {what} {told[:60]!r} cannot be shown: use at most 200 printable "
+                f"the worker's {what} {text[:60]!r} cannot be shown: use at most 200 printable "
                 "characters"
             )
 

@@ -110,7 +110,7 @@ async def _publish(
         ended: The tasks of its settlements.
         tasks: Tasks that it has leased.
         lost: Tasks that it holds without a lease.
-        onward: Pipelines whose next stage has started on it.
+        onward: Pipelines that have started their next stage on it.
     """
     settled = list(zip(report.settlements, ended, strict=True))
     tell_files, worker.files_due = worker.files_due, False

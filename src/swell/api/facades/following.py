@@ -51,7 +51,7 @@ async def _updates(
     try:
         await note_new(service, [accepted])
         if not accepted.is_new:
-            task = await service.lookups.get(task.id) or task
+            task = (await service.store.get([task.id]))[0] or task
         yield task, None
         while not task.state.is_terminal:
             event = await subscription.next(check_s)
@@ -59,7 +59,7 @@ async def _updates(
                 return
             if event is not None and (event.task is not None or event.is_terminal):
                 # Another backend does not send the task with its event.
-                task = event.task or await service.lookups.get(task.id) or task
+                task = event.task or (await service.store.get([task.id]))[0] or task
             yield task, event
     finally:
         subscription.close()

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.api.admission import check
+from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
 from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input, field_error
@@ -297,7 +298,8 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
 
 
 async def _enter(service: Service, call: Call, header: bytes) -> None:
-    call.key = call.caller = await service.keys.find(header, Scope.CLIENT)
+    call.key = call.caller = await service.keys.find(header)
+    check_scope(call.caller, Scope.CLIENT)
     service.limits.check(call)
 
 

@@ -9,6 +9,7 @@ knows what a reader has.
 import re
 from typing import Any, Final
 
+from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.early import is_next, read_artifact
 from swell.api.events import Writer, relay
@@ -64,7 +65,8 @@ async def _find(service: Service, call: Call) -> Task:
     authorization = call.headers.get(b"authorization")
     if authorization is not None or "signature" not in call.query():
         if call.key is None:
-            call.key = call.caller = await service.keys.find(authorization, Scope.CLIENT)
+            call.key = call.caller = await service.keys.find(authorization)
+            check_scope(call.caller, Scope.CLIENT)
         return await find_task(service, call)
     task_id = call.params["id"]
     service.objects.verify("GET", stream_key(task_id), call.query())
