@@ -50,7 +50,7 @@ def lost_after_s(service: "Service") -> float:
 
 async def look_after_canaries(service: "Service") -> None:
     """Apply stages changed by other backends, then add to the evidence and act on it."""
-    await service.cards.hear_lives()
+    await service.cards.refresh_rollouts()
     canaries = dict(service.cards.canaries)
     served = {
         model for model, canary in canaries.items() if is_canary_served(service, model, canary)

@@ -97,8 +97,6 @@ class _Schema:
 
     def refusal(self, raw: msgspec.Raw, call: Call | None) -> str:
         """Count the checks of an input for its request; return why there are too many, or ""."""
-        if self.takes_anything:
-            return ""
         data = bytes(raw)
         zeros = b"0" * (_MAX_DIGITS + 1)
         if zeros in data.translate(_DIGITS_AS_ZEROS) and _LONG_INTEGER.search(data):
@@ -201,7 +199,7 @@ class Cards:
         cards = self._versions.get(model, ())
         return next((card for card in cards if card.version == version), None)
 
-    async def hear_lives(self) -> None:
+    async def refresh_rollouts(self) -> None:
         """Read the registry if a rollout has changed."""
         if await read_lives(self._registry) != self.lives:
             await self.refresh()
@@ -222,6 +220,8 @@ class Cards:
         if type(value) is not dict:
             detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
+        if schema.takes_anything:
+            return
         if reason := schema.refusal(raw, call):
             raise _refused_whole(target, at, reason, "too_large")
         try:
@@ -249,7 +249,9 @@ class Cards:
             return False
         schema = self._schema(card)
         try:
-            return not schema.refusal(raw, call) and schema.validator.is_valid(_decode(raw))
+            return schema.takes_anything or (
+                not schema.refusal(raw, call) and schema.validator.is_valid(_decode(raw))
+            )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 

@@ -330,12 +330,13 @@ class _Measured:
         self._part = part
         self._metrics = metrics
         self._clock = clock
-        for call, _ in inspect.getmembers(type(part), inspect.iscoroutinefunction):
-            if not call.startswith("_"):
-                setattr(self, call, self._measure(call))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
+        found = getattr(self._part, name)
+        if inspect.iscoroutinefunction(found):
+            found = self._measure(name)
+            setattr(self, name, found)
+        return found
 
     def _measure(self, name: str) -> Callable[..., Awaitable[Any]]:
         metrics, clock, labels = self._metrics, self._clock, (self._name, name)

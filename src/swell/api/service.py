@@ -94,19 +94,23 @@ class Service:
         self.request_log = None if log_level == "off" else RequestLog(clock, log_level)
         self.traces = None if backend.tracer is None else Traces(backend.tracer, clock)
         self.body_queue = BodyQueue()
+        self._add_scheduling()
+        self._add_files()
+        self.hooks = (
+            Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
+        )
+        self.streams = Streams()
+        self.unanswered = UnansweredRequests(clock)
+        #: True between start and stop; otherwise requests do not wait.
+        self.is_ready = self.is_ending = False
 
+    def _add_scheduling(self) -> None:
+        """Add the models, the workers, and the estimates, limits and costs of tasks."""
+        backend, settings, clock = self.backend, self.settings, self.clock
         self.cards = Cards(self.registry, clock)
         self.times = ServiceTimes(live_versions=self.cards.live_versions)
         self.calibration = Calibration()
-        self.fleet = Fleet(
-            self.registry,
-            clock,
-            self.times,
-            alive_s=settings.alive_s,
-            lost_s=settings.lost_s,
-            # A worker on another machine may have the process id of a dead process here.
-            is_dead=never_dead if backend.is_shared else is_dead,
-        )
+        self.fleet = _fleet(backend, self.times)
         self.skew = Skew(self.store, clock, self.fleet.wake_all)
         self.writable = Writable(self.objects, self.fleet.wake_all)
         self.leadership = Leadership(
@@ -130,29 +134,20 @@ class Service:
             partial(samples_of, self.cards),
             settings.admission.sample_micros,
         )
-        self.limits = Limits(
-            self.registry,
-            self.store,
-            clock,
-            msgspec.convert(settings.limits, KeyLimits, from_attributes=True),
-            self.quotas,
-        )
+        defaults = msgspec.convert(settings.limits, KeyLimits, from_attributes=True)
+        self.limits = Limits(self.registry, self.store, clock, defaults, self.quotas)
         self.charges = Charges(self.registry, clock, self.metrics)
-
-        self.hooks = (
-            Hooks(backend, backend.outbox, forms, seals, self.metrics) if backend.outbox else None
-        )
-        self.streams, self.canaries = Streams(), Canaries()
+        self.canaries = Canaries()
+        self.starts = Starts(clock)
         self.polled = Polled(self.bus, clock)
-        self.unanswered = UnansweredRequests(clock)
+
+    def _add_files(self) -> None:
+        """Add thumbnails and weights."""
         #: Limits how many pictures are decoded at once.
         self.lanes = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.thumbnails = Thumbnails(self.objects, self.lanes)
-        self.weights = backend.weights or WeightStore(self.objects, "weights")
+        self.weights = self.backend.weights or WeightStore(self.objects, "weights")
         self.manifests = Manifests(self.weights)
-        self.starts = Starts(clock)
-        #: True between start and stop; otherwise requests do not wait.
-        self.is_ready = self.is_ending = False
 
     def need_hooks(self) -> Hooks:
         """Return the webhooks' part.
@@ -193,6 +188,18 @@ class Service:
     def base_url(self, call: Call) -> str:
         """Return scheme and host as the client reached them, or as they were configured."""
         return self.urls(call).base
+
+
+def _fleet(backend: Backend, times: ServiceTimes) -> Fleet:
+    return Fleet(
+        backend.registry,
+        backend.clock,
+        times,
+        alive_s=backend.settings.alive_s,
+        lost_s=backend.settings.lost_s,
+        # A worker on another machine may have the process id of a dead process here.
+        is_dead=never_dead if backend.is_shared else is_dead,
+    )
 
 
 def _hosts(settings: ApiSettings) -> Hosts | None:

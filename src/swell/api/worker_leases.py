@@ -128,7 +128,7 @@ async def lease_tasks(
             if ask.offered:
                 raise Unavailable(f"no tasks are handed out: {refusal}")
         drain = worker.is_drain_told = worker.info.draining
-        cancels = await take_cancels(service, worker, tasks)
+        cancels = await take_cancels(service, worker, tasks) if worker.cancels else []
         return Grant(
             tasks=[leased_task(service, worker, task) for task in tasks],
             cancels=cancels,

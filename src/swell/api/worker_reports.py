@@ -131,7 +131,9 @@ async def _publish(
         service.fleet.hold(worker, onward)
     if report.startups:
         await keep_startups(service, report.startups, worker.info)
-    cancels = await take_cancels(service, worker, tasks, lost)
+    cancels = []
+    if worker.cancels or lost:
+        cancels = await take_cancels(service, worker, tasks, lost)
     drain = worker.info.draining
     if report.goodbye:
         await service.fleet.part(report.worker_id)
