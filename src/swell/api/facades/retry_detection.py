@@ -50,7 +50,7 @@ async def find_first_attempt(
     Args:
         service: The backend.
         call: The request.
-        new: The task that the retry asks for, from `submit.check`.
+        new: The task that the retry asks for, from `admission.check`.
         by_metadata: Compare metadata instead of inputs: files of a form are other uploads each
             time, and the metadata holds their digest.
     """
