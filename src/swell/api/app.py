@@ -44,10 +44,8 @@ class Endpoint:
         self._audit = route.audit
         self._refuse = route.refuse or _problem
         self._is_operators = route.scope is KeyScope.ADMIN
-        self._may_create_tasks = route.method == "POST" and route.scope not in (
-            KeyScope.ADMIN,
-            KeyScope.WORKER,
-        )
+        is_clients = route.scope in (KeyScope.CLIENT, None)
+        self._may_create_tasks = is_clients and route.method == "POST"
         self._hosts = None if route.path.startswith("/health/") else service.hosts
         # Operations that need no key say themselves which pages may read them.
         self._origins = None if route.scope is None else service.origins

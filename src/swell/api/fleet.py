@@ -280,7 +280,7 @@ class Fleet(LeaseTracker):
         self._index()
         return worker
 
-    async def part(self, worker_id: str) -> None:
+    async def remove(self, worker_id: str) -> None:
         """Remove a worker that has said goodbye. Its leases stay until they end or expire."""
         now = self._clock.now()
         worker = self.workers.pop(worker_id, None)

@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from swell import task as life
 from swell.api.admin_schemas import LEAST_RATE
 from swell.api.call import Call
 from swell.api.questions import SingleFlight
@@ -31,7 +30,7 @@ from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
 from swell.store import Accepted
 from swell.stores.tasks import Store
-from swell.task import NewTask, Task
+from swell.task import NewTask, Task, again
 
 T = TypeVar("T")
 
@@ -274,7 +273,7 @@ class Limits:
             retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
             return [await retried]
 
-        return self.quotas.accept(call, [life.again(task)], make)
+        return self.quotas.accept(call, [again(task)], make)
 
     async def _within(
         self,

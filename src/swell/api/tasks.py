@@ -151,7 +151,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     """
     batch: BatchRequest = await _batch.read_call(call, service.settings.server.max_body_bytes)
     repeat = await repeat_of(service, call, call.content)
-    outlook = _Outlook(service)
+    ranks = _BatchRanks(service)
     news: list[NewTask] = []
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
@@ -160,8 +160,8 @@ async def create_batch(service: Service, call: Call) -> Reply:
         await asyncio.sleep(0)
         try:
             place = (at, number)
-            new = await check(service, call, request, repeat, place=place, rank_of=outlook.rank_of)
-            outlook.add(new)
+            new = await check(service, call, request, repeat, place=place, rank_of=ranks.rank_of)
+            ranks.add(new)
             news.append(new)
         except SwellError as error:
             if error.status >= 500:
@@ -414,7 +414,7 @@ def _headers(location: str, wait_s: float) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-class _Outlook:
+class _BatchRanks:
     """Counts the tasks before each task of a batch, earlier ones of the batch included."""
 
     def __init__(self, service: Service) -> None:

@@ -136,7 +136,7 @@ async def _publish(
         cancels = await take_cancels(service, worker, tasks, lost)
     drain = worker.info.draining
     if report.goodbye:
-        await service.fleet.part(report.worker_id)
+        await service.fleet.remove(report.worker_id)
         await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     followed = dict.fromkeys([each.task_id for each in report.progress])
     return ReportAnswer(
