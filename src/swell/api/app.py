@@ -110,7 +110,7 @@ class Endpoint:
             return self._refuse(call, Internal())
 
     async def _write_audit(self, call: Call, reply: Reply) -> Reply:
-        """Record what an operator did; return the answer, or that it could not be recorded."""
+        """Write an operator's request to the audit log; return the answer, or an error."""
         try:
             await self._service.audit.note(call, self._audit, reply.status)
         except SwellError as error:
@@ -228,7 +228,7 @@ class App:
         self.service.is_ready = True
 
     async def stop(self) -> None:
-        """End what `start` began."""
+        """Stop background work, and run the hooks of shut-down."""
         self.service.is_ready = False
         await self._duties.stop()
         for hook in self.backend.on_stop:

@@ -136,7 +136,7 @@ class Call:
         self.of_others = False
         #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
         self.body_queue: BodyQueue | None = None
-        #: What its inputs have taken to check (`Cards.check_input`).
+        #: Checks of its inputs so far (`Cards.check_input`).
         self.checked = 0
         #: The whole body, once it was read.
         self.content = b""

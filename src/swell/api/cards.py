@@ -129,7 +129,7 @@ class Cards:
         self._registry = registry
         self._clock = clock
         self._versions: dict[str, list[ModelCard]] = {}
-        #: What references mean, until the cards are read again.
+        #: Reference → model version, until the cards are read again.
         self._targets: dict[str, Target] = {}
         self._schemas: dict[tuple[str, str], _Schema] = {}
         #: Model → rollout, of staged models.
@@ -170,7 +170,7 @@ class Cards:
         raise self._missing(model)
 
     async def target(self, ref: str) -> Target:
-        """Return what `owner/name` or `owner/name:version` means.
+        """Return the model version of `owner/name` or `owner/name:version`.
 
         Raises:
             NotFound: There is no such model or version.

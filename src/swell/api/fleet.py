@@ -27,7 +27,7 @@ _LOOK_AGAIN_S: Final = 0.25
 #: The fleet remembers the last ended attempt of this many tasks.
 _MOST_OVER: Final = 8192
 
-#: What `Switches` counts.
+#: The counts of `Switches`.
 KINDS = ("disk", "host", "loras")
 
 

@@ -89,7 +89,7 @@ class Origins:
         self._origins = frozenset(each.rstrip("/").lower().encode() for each in origins)
 
     def headers(self, origin: bytes) -> Headers:
-        """Return what lets a page of this origin read an answer; nothing for others."""
+        """Return the headers that let a page of this origin read an answer; empty for others."""
         allowed = self._allowed(origin)
         found = [] if self._is_any else [(b"vary", b"Origin")]
         if allowed:

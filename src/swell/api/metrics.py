@@ -278,7 +278,7 @@ def scaling_gauges(status: ScalingStatus | None) -> dict[str, Samples]:
 
 
 class _Source(Collector):
-    """Converts values and histograms to what prometheus-client writes."""
+    """Converts values and histograms to metrics of prometheus-client."""
 
     def __init__(
         self, samples: Mapping[str, Samples], histograms: Mapping[str, Mapping[Any, Histogram]]

@@ -108,7 +108,7 @@ def closest(word: str, among: Iterable[str], n: int = 3) -> list[str]:
 
 
 def family_of(status: int) -> str:
-    """Return what OpenAI's clients call errors of a status."""
+    """Return OpenAI's name for errors of a status."""
     if status == 401:
         return "authentication_error"
     if status == 403:

@@ -36,7 +36,7 @@ LOOK_EVERY_S: Final = 60.0
 _ABANDONED_S: Final = 120.0
 _AT_ONCE: Final = 500
 
-#: How long the use of a day is kept.
+#: The use of a day is stored for this time.
 _KEPT: Final = timedelta(days=62)
 
 #: Has the store accept tasks.

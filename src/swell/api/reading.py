@@ -19,7 +19,7 @@ _MISSING = re.compile(r"missing required field `(.*?)`(?: - at `(.*)`)?", re.S)
 _AT = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.S)
 _INTEGER = re.compile(r"^-?[0-9]{1,18}$", re.A)
 
-#: As much of each end of a message is kept, in characters.
+#: Longest start and end of a message, in characters.
 _MAX_MESSAGE = 300
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
@@ -68,10 +68,10 @@ class Reader:
 
 
 def check_json(call: Call) -> None:
-    """Check that the body is said to be JSON, or not said to be anything.
+    """Check that the content type is JSON or missing.
 
     Raises:
-        InvalidRequest: It is said to be something else.
+        InvalidRequest: It is another one.
     """
     media_type = call.media_type
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
@@ -178,7 +178,7 @@ def _scalar(text: str, kinds: tuple[type[Any], ...]) -> int | bool | str:
 
 
 def _all_fields(kind: Any) -> list[str]:
-    """Return the field names of a message and of what its lists hold."""
+    """Return the field names of a message and of the items of its lists."""
     info = msgspec.inspect.type_info(kind)
     return _names(info)
 

@@ -1,4 +1,4 @@
-"""What the handlers of one backend process share."""
+"""The parts of one backend process that its handlers share."""
 
 import asyncio
 import re
@@ -174,7 +174,7 @@ class Service:
         return WebApp(self.settings)
 
     def urls(self, call: Call) -> UrlMaker:
-        """Return what makes URLs that the client of a request can follow."""
+        """Return a maker of URLs that the client of a request can follow."""
         server = self.settings.server
         if server.public_url is not None:
             base = server.public_url.rstrip("/")

@@ -58,7 +58,7 @@ class Skew:
         """Raise if the clock is wrong.
 
         Raises:
-            Unavailable: The clock is wrong; the text says what to do.
+            Unavailable: The clock is wrong.
         """
         if self.refusal:
             raise Unavailable(self.refusal)

@@ -100,7 +100,7 @@ def new_task(
     metadata = None if bytes(request.metadata) == b"null" else request.metadata
     if metadata is not None:
         _check_metadata(metadata, at)
-        # What looks like changes by `degrade` is wrapped.
+        # Metadata that look like changes by `degrade` are wrapped.
         metadata = with_changes(metadata, ())
     return NewTask(
         model=queue.partition(":")[0],

@@ -1,4 +1,4 @@
-"""What a backend does when tasks have changed: it publishes, counts and learns."""
+"""Publishes changes of tasks, counts their ends, and learns from them."""
 
 from swell.api.service import Service
 from swell.events import TaskSummary, event_of, summary_of, summary_of_stage

@@ -202,7 +202,7 @@ async def list_tasks(service: Service, call: Call) -> Reply:
     viewer = Viewer(call.caller.id, query.viewer or "")
     words = words_of(query.q)[:MOST_SOUGHT]
     if words:
-        # What came since the duty looked last.
+        # Tasks since the last run of the background job.
         await service.store.keep_words(limit=_WORDS_BEFORE)
     where = TaskFilter(
         state=query.state,

@@ -53,10 +53,9 @@ async def lease(service: Service, call: Call) -> Reply:
 
 
 async def own_worker(service: Service, call: Call, worker_id: str) -> Worker:
-    """Return the worker that a call speaks for; the call is a sign of life.
+    """Return the worker of a call, which is a sign of life.
 
-    A worker speaks with the key that registered it. What operators do for workers of others is
-    written to the audit log.
+    A worker uses the key that registered it. Calls of operators are written to the audit log.
 
     Raises:
         NotFound: The worker is not registered.

@@ -173,7 +173,7 @@ def _check_price(card: ModelCard) -> None:
 async def _check_unchanged(service: Service, card: ModelCard) -> None:
     """Check that the schemas of a known version have not changed.
 
-    A card without a schema says nothing of it.
+    A card without a schema does not change it.
 
     Raises:
         Conflict: It does not.

@@ -118,7 +118,7 @@ async def _publish(
         await _publish_progress(service, worker, report.progress, lacks_files=tell_files)
     if settled:
         await publish_changes(service, [task for task in ended if task is not None])
-        # A settlement that the store did not take says nothing about another lease.
+        # A refused settlement does not end another lease.
         service.fleet.release(
             [
                 (each.task_id, each.attempt)

@@ -29,7 +29,7 @@ _LINGER_S: Final = 2.0
 #: processes on a port, the client cannot know that this one is stopping.
 _NEW_S: Final = 0.5
 
-#: What the connection waits for: its first byte, the end of a head, the end of a body, nothing.
+#: The connection waits for its first byte, the end of a head, the end of a body, or nothing.
 _NEW, _HEAD, _BODY, _IDLE = range(4)
 
 _STATUS: Final = b"HTTP/1.1 "
@@ -86,7 +86,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._stage == _NEW:
             self.transport.close()
 
-    # What httptools calls
+    # Callbacks of httptools
 
     def data_received(self, data: bytes) -> None:
         """Parse data; it counts until the head ends, or until the next byte of a body."""
