@@ -80,28 +80,6 @@ class Reply:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = (
-        "about",
-        "added_headers",
-        "body_queue",
-        "caller",
-        "checked",
-        "content",
-        "headers",
-        "key",
-        "of_others",
-        "params",
-        "receive",
-        "request_id",
-        "scope",
-        "send",
-        "started_s",
-        "status",
-        "target",
-        "task_id",
-        "trace",
-    )
-
     def __init__(self, scope: Scope, receive: Receive, send: Send, started_s: float = 0.0) -> None:
         self.scope = scope
         self.receive = receive
