@@ -131,7 +131,7 @@ async def _publish(
         service.fleet.hold(worker, onward)
     if report.startups:
         await keep_startups(service, report.startups, worker.info)
-    cancels = []
+    cancels: list[str] = []
     if worker.cancels or lost:
         cancels = await take_cancels(service, worker, tasks, lost)
     drain = worker.info.draining
