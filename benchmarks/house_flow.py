@@ -50,7 +50,7 @@ class Counting:
 
 async def one_request(world: World, worker: str) -> None:
     waiting = asyncio.create_task(world.lease(worker, n=1, wait_s=20))
-    while not world.service.fleet._workers[worker].polls:
+    while not world.service.fleet.workers[worker].polls:
         await asyncio.sleep(0.001)
     body = {"model": "demo/upper", "input": {"text": "a"}}
     asking = asyncio.create_task(

@@ -1,7 +1,7 @@
 """Messages between worker and backend, and the protocol through which a worker's engine sends them.
 
 `brokers/remote.py` implements the protocol over HTTP (`/worker/v1/…`); the backend answers in
-`api/workers.py`.
+`api/worker_registration.py`, `worker_leases.py`, `worker_reports.py` and `reported_files.py`.
 """
 
 from collections.abc import AsyncIterator, Sequence

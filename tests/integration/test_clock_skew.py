@@ -15,6 +15,7 @@ import pytest
 from conformance.factories import a_settlement, hold_of
 from postgres_databases import PostgresDatabases
 from swell.api.auth import create_key
+from swell.api.fleet import Worker
 from swell.api.skew import MOST_SKEW_S
 from swell.api.worker_leases import lease_tasks
 from swell.api.worker_registration import register_worker
@@ -61,8 +62,14 @@ class Backend:
 
     async def lease(self, wait_s: float = 0.0) -> list[str]:
         ask = Ask(worker_id=self.worker_id, n=10, wait_s=wait_s)
-        granted = await lease_tasks(self.service.app.service, ask)
+        granted = await lease_tasks(self.service.app.service, await self.worker(), ask)
         return [task.task_id for task in granted.tasks]
+
+    async def worker(self, worker_id: str = "") -> Worker:
+        worker = await self.service.app.service.fleet.find(worker_id or self.worker_id)
+        assert worker is not None
+        worker.mark_seen(self.clock.monotonic_s())
+        return worker
 
     async def task(self, task_id: str) -> Task:
         (task,) = await self.service.backend.store.get([task_id])
@@ -166,7 +173,8 @@ async def test_what_a_worker_reports_to_a_backend_whose_clock_is_wrong_holds(
     await until(right.sweeps)
     holds = [hold_of(task) for task in tasks]
     told = Report(worker_id=right.worker_id, holds=holds, ask=5)
-    await take_report(wrong.service.app.service, told)
+    worker = await wrong.worker(right.worker_id)
+    await take_report(wrong.service.app.service, worker, told)
     lease_s = right.settings.delivery.lease_s
     for task in [await right.task(each) for each in ids]:
         assert task.state is TaskState.RUNNING
@@ -175,7 +183,9 @@ async def test_what_a_worker_reports_to_a_backend_whose_clock_is_wrong_holds(
         assert 0 < left_s <= lease_s + MOST_SKEW_S
     done = [a_settlement(task) for task in tasks]
     await take_report(
-        wrong.service.app.service, Report(worker_id=right.worker_id, settlements=done)
+        wrong.service.app.service,
+        await wrong.worker(right.worker_id),
+        Report(worker_id=right.worker_id, settlements=done),
     )
     assert {(await right.task(each)).state for each in ids} == {TaskState.SUCCEEDED}
 
@@ -198,7 +208,7 @@ async def test_a_worker_that_waits_at_a_backend_gets_nothing_once_its_clock_is_w
 ) -> None:
     wrong, right = pair
     waiting = asyncio.ensure_future(wrong.lease(wait_s=PATIENCE_S))
-    worker = wrong.service.app.service.fleet.get(wrong.worker_id)
+    worker = wrong.service.app.service.fleet.workers.get(wrong.worker_id)
     assert worker is not None
 
     async def waits() -> bool:
@@ -220,7 +230,7 @@ async def test_a_worker_that_waits_has_a_task_as_soon_as_the_clock_is_right(pair
     wrong.clock.wrong_by_s = 300.0
     assert (await wrong.ready())[0] == 503
     waiting = asyncio.ensure_future(wrong.lease(wait_s=2 * PATIENCE_S))
-    worker = wrong.service.app.service.fleet.get(wrong.worker_id)
+    worker = wrong.service.app.service.fleet.workers.get(wrong.worker_id)
     assert worker is not None
 
     async def waits() -> bool:
@@ -240,7 +250,7 @@ async def test_ids_of_a_queue_stay_with_the_worker_while_the_clock_is_wrong(pair
     wrong.clock.wrong_by_s = 300.0
     ask = Ask(worker_id=wrong.worker_id, n=1, offered=[task["id"]])
     with pytest.raises(Unavailable, match="s ahead of the database"):
-        await lease_tasks(wrong.service.app.service, ask)
+        await lease_tasks(wrong.service.app.service, await wrong.worker(), ask)
 
 
 @pytest.mark.slow

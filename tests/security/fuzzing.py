@@ -28,16 +28,15 @@ from swell.api.accept import preferred
 from swell.api.admin_schemas import KeyRequest
 from swell.api.auth import bearer_digest
 from swell.api.call import Call
-from swell.api.drafts import idempotency_key
 from swell.api.events import _after
 from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.files import UploadQuery, byte_range, plain_type
 from swell.api.forms import open_form, read_parts
 from swell.api.reading import Reader, read_query
-from swell.api.submit import prefer_wait_s
+from swell.api.reported_files import UploadsRequest
+from swell.api.submit import idempotency_key, prefer_wait_s
 from swell.api.tasks_schemas import BatchRequest, EventsQuery, TaskQuery, TaskRequest
 from swell.api.thumbnails import _shrunk
-from swell.api.workers import UploadsRequest
 from swell.clock import ManualClock
 from swell.dispatch import Ask, Registration, Report
 from swell.errors import SwellError
@@ -176,7 +175,7 @@ def _text(data: bytes) -> str:
 
 def _call(query: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> Call:
     scope = {"type": "http", "path": "/", "query_string": query, "headers": list(headers)}
-    return Call(scope, None, None, "r")  # type: ignore[arg-type]
+    return Call(scope, None, None)  # type: ignore[arg-type]
 
 
 def _query(kind: type[object]) -> Callable[[bytes], object]:

@@ -229,7 +229,7 @@ async def test_what_waits_for_a_canary_whose_worker_is_lost_goes_to_who_waits_fo
     await act(world, "canary", version="2", share=0.999999)
     await look_after_canaries(world.service)
     task = await world.create(user="u1")
-    worker = world.service.fleet.get(old)
+    worker = world.service.fleet.workers.get(old)
     assert worker is not None
     waiting = world.worker("POST", "/worker/v1/lease", {"worker_id": old, "n": 1, "wait_s": 20})
     call = asyncio.create_task(waiting)
@@ -407,7 +407,7 @@ async def _watch_rolls_back(world: World) -> None:
 
 async def test_who_waits_for_work_hears_of_new_stages_at_once(world: World) -> None:
     _, new = await both(world)
-    worker = world.service.fleet.get(new)
+    worker = world.service.fleet.workers.get(new)
     assert worker is not None
     waiting = world.worker("POST", "/worker/v1/lease", {"worker_id": new, "n": 1, "wait_s": 20})
     call = asyncio.create_task(waiting)
@@ -586,7 +586,7 @@ async def test_what_is_told_again_counts_once(world: World) -> None:
     await look_after_canaries(world.service)
     shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
     assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
-    assert world.service.metrics.ended == {("demo/upper", "succeeded"): 100}
+    assert world.service.metrics.values["swell_tasks_total"] == {("demo/upper", "succeeded"): 100}
 
 
 async def test_what_is_told_again_to_another_backend_counts_once(world: World) -> None:
@@ -606,8 +606,8 @@ async def test_what_is_told_again_to_another_backend_counts_once(world: World) -
     await look_after_canaries(world.service)
     shown = (await world.admin("GET", f"{PATH}/adoption")).json["canary"]["evidence"]
     assert shown["canary"]["attempts"] + shown["live"]["attempts"] == 100
-    assert world.service.metrics.ended == {("demo/upper", "succeeded"): 100}
-    assert other.service.metrics.ended == {}
+    assert world.service.metrics.values["swell_tasks_total"] == {("demo/upper", "succeeded"): 100}
+    assert other.service.metrics.values["swell_tasks_total"] == {}
     await other.app.stop()
 
 

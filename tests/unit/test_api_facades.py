@@ -11,12 +11,13 @@ from api_harness import Client, World, a_world
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.api.admission import check
 from swell.api.call import Call
 from swell.api.facades.inputs import data_uri, is_data_uri, with_uploads
 from swell.api.facades.paths import path_meant
 from swell.api.facades.retry_detection import find_first_attempt, is_retry
 from swell.api.forms import read_parts
-from swell.api.submit import accept, check, follow
+from swell.api.submit import accept, follow
 from swell.api.tasks_schemas import TaskRequest
 from swell.errors import InvalidInput, InvalidRequest
 from swell.task import Task
@@ -39,8 +40,8 @@ async def a_call(world: World, client: Client, headers: dict[str, str] | None = 
     async def send(message: object) -> None:
         raise AssertionError("nothing is to be answered")
 
-    call = Call(scope, receive, send, "req_1")
-    call.key = await world.service.keys.find(call.header(b"authorization"))
+    call = Call(scope, receive, send)
+    call.key = call.caller = await world.service.keys.find(call.headers.get(b"authorization"))
     return call
 
 
@@ -162,7 +163,7 @@ def test_what_a_data_uri_is(text: str, expected: bool) -> None:
 async def _ask(world: World, client: Client, text: str) -> Task:
     request = TaskRequest(model="demo/upper", input=_raw(text))
     service, call = world.service, await a_call(world, client)
-    accepted = await accept(service, call, await check(service, call, request))
+    [accepted] = await accept(service, call, [await check(service, call, request)])
     return await follow(service, call, accepted, 0.0)
 
 

@@ -233,7 +233,7 @@ async def test_inputs_for_other_models_count_in_the_budget_of_their_request(worl
     cards = world.service.cards
     target = await cards.target("demo/pattern")
     raw = msgspec.Raw(b'{"a":"%s"}' % (b"x" * 12_000))
-    call = Call({}, receive, send, "req_a")
+    call = Call({}, receive, send)
     fits = [cards.takes("demo/pattern", raw, call) for _ in range(20)]
     assert fits == sorted(fits, reverse=True)
     assert 10 <= fits.count(True) < 20

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlite_rig import SqliteRig
 from swell.api.auth import create_key
 from swell.api.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
+from swell.api.quotas import Quotas
 from swell.api.route import Route
 from swell.api.routes import ROUTES
 from swell.cli.keys import rate_per_s
@@ -307,7 +308,9 @@ async def test_what_other_processes_accepted_and_ended_is_learned(world: World) 
     await world.register()
     client = await _client(world, tasks_in_flight=2)
     task = (await _submit(client)).json
-    other = Limits(world.service.registry, world.service.store, world.clock, KeyLimits())
+    other = Limits(
+        world.service.registry, world.service.store, world.clock, KeyLimits(), world.service.quotas
+    )
     world.service.limits = other
     assert [(await _submit(client)).status for _ in range(2)] == [202, 429]
     await world.service.store.cancel([task["id"]])
@@ -340,7 +343,7 @@ async def test_processes_share_an_allowance_within_the_bound_that_is_told() -> N
     made = await create_key(
         registry, clock, "k", frozenset({Scope.CLIENT}), limits=KeyLimits(rate_per_s=10, burst=20)
     )
-    processes = [Limits(registry, rig.store, clock, KeyLimits()) for _ in range(4)]
+    processes = [_limits(rig, registry, clock) for _ in range(4)]
     seconds, passed = 60, 0
     for _ in range(seconds * 10):
         for each in processes:
@@ -351,6 +354,11 @@ async def test_processes_share_an_allowance_within_the_bound_that_is_told() -> N
                 await each.share()
     due = 20 + 10 * seconds
     assert due * 0.95 <= passed <= due + 3 * (20 + 10 * SHARE_EVERY_S)
+
+
+def _limits(rig: SqliteRig, registry: Registry, clock: ManualClock) -> Limits:
+    quotas = Quotas(registry, rig.store, clock, lambda _: None, lambda task: task.count)
+    return Limits(registry, rig.store, clock, KeyLimits(), quotas)
 
 
 def _is_let_through(limits: Limits, key: ApiKey) -> bool:
@@ -366,7 +374,7 @@ async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
     rig = SqliteRig(clock)
     registry = _Flaky(rig.database)
     registry.error = error
-    limits = Limits(registry, rig.store, clock, KeyLimits())
+    limits = _limits(rig, registry, clock)
     made = await create_key(
         registry, clock, "k", frozenset({Scope.CLIENT}), limits=KeyLimits(rate_per_s=1, burst=3)
     )

@@ -89,4 +89,4 @@ async def test_a_worker_that_has_called_is_left_to_its_silence(dead_pid: int) ->
     async with a_world() as world:
         worker_id = await _register(world, dead_pid, socket.gethostname())
         await world.service.fleet.refresh()
-        assert world.service.fleet.get(worker_id) is not None
+        assert world.service.fleet.workers.get(worker_id) is not None

@@ -131,7 +131,7 @@ async def test_what_a_key_has_open_at_one_ends_when_another_revokes_it(pair: Pai
     waiting = asyncio.ensure_future(pair.there.worker("POST", "/worker/v1/lease", ask))
     async with pair.there.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
         assert (await soon(stream.event))["event"] == "queued"
-        await until(lambda: bool(pair.there.service.fleet.get(worker).polls))
+        await until(lambda: bool(pair.there.service.fleet.workers.get(worker).polls))
         for name in ("worker", "anna"):
             assert (await pair.here.admin("DELETE", f"/v1/keys/{listed[name]}")).status == 200
         assert await soon(stream.event) is None
@@ -166,7 +166,7 @@ async def test_a_cancellation_reaches_a_worker_that_calls_another_at_once(pair: 
     task = await pair.here.create()
     await pair.here.lease(worker)
     listening = asyncio.ensure_future(pair.here.lease(worker, n=0, wait_s=20))
-    await until(lambda: bool(pair.here.service.fleet.get(worker).polls))  # type: ignore[union-attr]
+    await until(lambda: bool(pair.here.service.fleet.workers.get(worker).polls))  # type: ignore[union-attr]
     await pair.there.anna("POST", f"/v1/tasks/{task['id']}/cancel")
     grant = await asyncio.wait_for(listening, PATIENCE_S)
     assert grant["cancels"] == [task["id"]]
@@ -181,7 +181,7 @@ async def test_a_cancellation_of_an_earlier_attempt_is_not_told_of_a_later_one(p
     [second] = (await pair.there.lease(worker))["tasks"]
     assert second["task_id"] == first["task_id"]
     # As if one had heard late that the first attempt was lost.
-    known = pair.here.service.fleet.get(worker)
+    known = pair.here.service.fleet.workers.get(worker)
     assert known is not None
     known.cancels.append(first["task_id"])
     answer = await pair.here.report(worker, holds=[hold(second)])
@@ -191,7 +191,7 @@ async def test_a_cancellation_of_an_earlier_attempt_is_not_told_of_a_later_one(p
 async def test_a_worker_that_waits_at_one_is_told_to_drain_through_another(pair: Pair) -> None:
     worker = await pair.register()
     waiting = asyncio.ensure_future(pair.here.lease(worker, wait_s=20))
-    await until(lambda: bool(pair.here.service.fleet.get(worker).polls))  # type: ignore[union-attr]
+    await until(lambda: bool(pair.here.service.fleet.workers.get(worker).polls))  # type: ignore[union-attr]
     answer = await pair.there.admin("POST", f"/v1/workers/{worker}/drain")
     assert answer.status == 200
     grant = await asyncio.wait_for(waiting, PATIENCE_S)
@@ -329,7 +329,7 @@ async def test_what_was_over_before_a_worker_was_known_to_hold_any_says_not_how_
     take_events(service, [*late_ends, start])
     pair.clock.advance(2)
     take_events(service, [beside, end])
-    known = service.fleet.get(worker)
+    known = service.fleet.workers.get(worker)
     assert known is not None
     pace = known.meter.paces["demo/upper"]
     assert pace.task_s == pytest.approx(1.0), "two in two seconds"
@@ -413,7 +413,7 @@ async def test_a_deadline_that_passes_stops_a_worker_that_calls_another(pair: Pa
     task = await pair.here.create(finish_by_s=5)
     await pair.here.lease(worker)
     listening = asyncio.ensure_future(pair.here.lease(worker, n=0, wait_s=20))
-    await until(lambda: bool(pair.here.service.fleet.get(worker).polls))  # type: ignore[union-attr]
+    await until(lambda: bool(pair.here.service.fleet.workers.get(worker).polls))  # type: ignore[union-attr]
     pair.clock.advance(6)
     await sweep(pair.there.service)
     grant = await asyncio.wait_for(listening, PATIENCE_S)

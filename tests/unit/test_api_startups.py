@@ -384,7 +384,7 @@ async def test_what_cannot_be_accounted_for_stops_no_registration_and_no_report(
     [stored] = await world.service.store.get([task["id"]])
     assert stored is not None
     assert stored.state is TaskState.SUCCEEDED
-    assert world.service.metrics.duty_failures["startups"] == 2
+    assert world.service.metrics.values["swell_duty_failures_total"]["startups"] == 2
     # The next report makes up for it.
     await world.report(worker, startups=[done])
     assert [each["seconds"] for each in await ledger(world)] == [45.0]

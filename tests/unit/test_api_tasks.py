@@ -670,7 +670,7 @@ async def test_a_task_that_several_cancel_at_once_ends_once(world: World) -> Non
     path = f"/v1/tasks/{task['id']}/cancel"
     answers = await asyncio.gather(*(world.anna("POST", path) for _ in range(5)))
     assert [each.json["state"] for each in answers] == ["canceled"] * 5
-    assert world.service.metrics.ended == {("demo/upper", "canceled"): 1}
+    assert world.service.metrics.values["swell_tasks_total"] == {("demo/upper", "canceled"): 1}
 
 
 async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -> None:
@@ -678,7 +678,7 @@ async def test_canceling_a_running_task_tells_its_worker_at_once(world: World) -
     task = await world.create()
     await world.lease(worker)
     listening = asyncio.create_task(world.lease(worker, n=0, wait_s=10))
-    while not world.service.fleet._workers[worker].polls:
+    while not world.service.fleet.workers[worker].polls:
         await asyncio.sleep(0)
     answer = await world.anna("POST", f"/v1/tasks/{task['id']}/cancel")
     assert answer.json["state"] == "running"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, hold, succeeded
 
@@ -15,6 +16,7 @@ from swell.dispatch import Switches
 from swell.errors import NotFound, Unavailable
 from swell.object_stores.folder import TemporaryObjects
 from swell.registry import WorkerInfo
+from swell.store import Hold
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ async def test_an_unknown_worker_is_told_to_register(world: World) -> None:
 
 async def polling(world: World, worker: str) -> None:
     """Wait until a worker waits for work."""
-    while not world.service.fleet._workers[worker].polls:
+    while not world.service.fleet.workers[worker].polls:
         await asyncio.sleep(0)
 
 
@@ -249,7 +251,7 @@ async def test_a_restarted_backend_knows_its_workers_again(world: World) -> None
     task = await world.create()
     [lease] = (await world.lease(worker))["tasks"]
     fleet = world.service.fleet
-    fleet._workers.clear()
+    fleet.workers.clear()
     fleet._leases.clear()
     progress = {**hold(lease), "place": 1, "kind": "progress", "data": {"step": 1}}
     async with world.anna.stream(f"/v1/tasks/{task['id']}/events") as stream:
@@ -320,7 +322,7 @@ async def test_a_restarted_backend_asks_the_store_who_may_deliver(
     [lease] = (await world.lease(worker))["tasks"]
     if not is_held:
         await world.report(worker, settlements=[succeeded(lease, "A")])
-    world.service.fleet._workers.clear()
+    world.service.fleet.workers.clear()
     world.service.fleet._leases.clear()
     answer = await _places(world, worker, lease, f"outputs/{task['id']}/1/a.png")
     assert answer.status == (200 if is_held else 409)
@@ -457,7 +459,7 @@ async def test_a_restarted_backend_stores_what_a_report_encloses(world: World) -
     worker = await world.register()
     await world.create()
     [lease] = (await world.lease(worker))["tasks"]
-    world.service.fleet._workers.clear()
+    world.service.fleet.workers.clear()
     world.service.fleet._leases.clear()
     key, outcome = _naming(lease, b"right")
     await world.report(worker, settlements=[outcome], enclosures=[_enclosed(key, b"right")])
@@ -600,8 +602,8 @@ async def test_a_report_that_is_stale_does_not_have_the_lease_of_another_forgott
     wrong = {**succeeded(lease), "token": "0" * 32}
     assert (await world.report(one, settlements=[wrong]))["stale"] == [lease["task_id"]]
     fleet = world.service.fleet
-    assert fleet.is_held(lease["task_id"], lease["attempt"], lease["token"])
-    worker = fleet.get(other)
+    assert fleet.is_held(msgspec.convert(hold(lease), Hold))
+    worker = fleet.workers.get(other)
     assert worker is not None
     assert worker.held == 1
 

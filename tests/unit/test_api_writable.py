@@ -163,7 +163,7 @@ async def test_workers_that_wait_get_nothing_until_files_can_be_stored(
     world: World, disk: Disk
 ) -> None:
     worker = await world.register()
-    polls = world.service.fleet.get(worker).polls
+    polls = world.service.fleet.workers.get(worker).polls
     first = asyncio.create_task(world.lease(worker, wait_s=20))
     while not polls:
         await asyncio.sleep(0)

@@ -13,8 +13,8 @@ from swell.clock import ManualClock, SystemClock
 
 def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:
     metrics = Metrics()
-    metrics.accepted["demo/upper"] = accepted
-    metrics.task_ended("demo/upper", "succeeded", queue_s=0.1, run_s=run_s, total_s=run_s)
+    metrics.count("swell_tasks_accepted_total", "demo/upper", accepted)
+    metrics.observe("swell_task_run_seconds", "demo/upper", run_s)
     text = metrics.text(
         {
             "swell_queue_oldest_age_seconds": {"demo/upper": waiting},
@@ -63,7 +63,7 @@ def test_numbers_alone_stay_as_they_are() -> None:
 
 def test_what_only_another_has_counted_is_there_too() -> None:
     own, other = Metrics(), Metrics()
-    other.accepted["demo/other"] = 1
+    other.count("swell_tasks_accepted_total", "demo/other")
     text = added_up(own.text({}).decode(), [], [other.text({}).decode()])
     assert _value(text, 'swell_tasks_accepted_total{model="demo/other"}') == 1
 

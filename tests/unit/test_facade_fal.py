@@ -13,6 +13,7 @@ from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, 
 from swell.api.cards import Target
 from swell.api.facades.fal.arguments import SIZES, app_names, task_request
 from swell.api.facades.fal.results import hook_body
+from swell.api.task_changes import publish_changes
 from swell.api.views import UrlMaker
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
@@ -264,7 +265,7 @@ async def test_what_does_not_start_in_time_is_the_users_timeout(studio: Studio) 
         await world.anna("POST", QUEUE, {"prompt": "a"}, headers={"x-fal-request-timeout": "30.5"})
     ).json
     world.clock.advance(31)
-    await world.service.changed(await world.service.store.sweep())
+    await publish_changes(world.service, await world.service.store.sweep())
     home = f"{QUEUE}/requests/{made['request_id']}"
     assert (await world.anna("GET", home + "/status")).json["error_type"] == "request_timeout"
     late = await world.anna("GET", home)

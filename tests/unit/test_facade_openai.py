@@ -21,6 +21,7 @@ from swell.api.facades.openai.requests import (
     read_fields,
     task_request,
 )
+from swell.api.task_changes import publish_changes
 from swell.errors import InvalidInput
 from swell.registry import ModelCard
 
@@ -376,7 +377,7 @@ async def test_a_failed_task_is_final(
     for _ in range(3 if retryable else 1):
         await painter.fail(await painter.lease(), code, retryable=retryable)
         world.clock.advance(600)
-        await world.service.changed(await world.service.store.sweep())
+        await publish_changes(world.service, await world.service.store.sweep())
     answer = await asking.answer()
     assert answer.status == status
     assert answer.json["error"]["code"] == code

@@ -78,12 +78,12 @@ async def test_a_lost_lease_is_told_with_its_task_and_worker(world: World) -> No
     assert line["task_id"] == task["id"]
     assert (line["attempt"], line["worker_id"]) == (lease["attempt"], worker)
     assert line["state"] == TaskState.QUEUED
-    assert world.service.metrics.swept == {"lost": 1}
+    assert world.service.metrics.values["swell_tasks_swept_total"] == {"lost": 1}
     # Its backoff ends.
     with capture_logs() as lines:
         world.clock.advance(61)
         await duties.sweep(world.service)
-    assert world.service.metrics.swept == {"lost": 1, "ready": 1}
+    assert world.service.metrics.values["swell_tasks_swept_total"] == {"lost": 1, "ready": 1}
     assert [line for line in lines if line["event"] == "a lease ran out"] == []
 
 
@@ -92,11 +92,11 @@ async def test_what_the_sweeper_does_is_counted_by_its_kind(world: World) -> Non
     await world.create(finish_by_s=5)
     world.clock.advance(6)
     await duties.sweep(world.service)
-    assert world.service.metrics.swept == {"expired": 1}
+    assert world.service.metrics.values["swell_tasks_swept_total"] == {"expired": 1}
     await world.create(max_attempts=1)
     [lease] = (await world.lease(worker))["tasks"]
     await world.report(worker, settlements=[failed(lease, retryable=True)])
-    assert world.service.metrics.dead == {"demo/upper": 1}
+    assert world.service.metrics.values["swell_tasks_dead_total"] == {"demo/upper": 1}
 
 
 async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
@@ -104,8 +104,9 @@ async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
     await world.create()
     await world.anna("GET", f"/v1/tasks/{'0' * 32}")
     metrics = world.service.metrics
-    assert sum(metrics.call_s["store", "accept"].counts) == 1
-    assert metrics.call_errors == {}
+    assert sum(metrics.histograms["swell_call_seconds"]["store", "accept"].counts) == 1
+    errors = metrics.values["swell_call_errors_total"]
+    assert errors == {}
 
     async def broken(*arguments: object, **named: object) -> None:
         raise OSError("the disk is gone")
@@ -113,7 +114,7 @@ async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
     world.app.backend.store.get = broken  # type: ignore[method-assign]
     with capture_logs():
         assert (await world.anna("GET", f"/v1/tasks/{'0' * 32}")).status == 500
-    assert metrics.call_errors == {("store", "get", "internal"): 1}
+    assert errors == {("store", "get", "internal"): 1}
 
 
 #: Two requests at once and a worker's line, as they are rendered.

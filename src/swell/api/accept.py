@@ -1,4 +1,4 @@
-"""What a client would rather have: the JSON of a task, or one of its files (`Accept`)."""
+"""Content negotiation (`Accept`): the JSON of a task, or one of its files."""
 
 import functools
 import re
@@ -7,13 +7,13 @@ from typing import Final
 
 _JSON: Final = "application/json"
 
-#: Any file is a stream of octets, so whoever asks for these takes any file.
+#: Any file is a stream of octets, so this range accepts any file.
 _OCTETS: Final = "application/octet-stream"
 
 #: No client sends more. Parsed values are cached, so they must be small.
 _MOST_BYTES: Final = 1000
 
-#: Values of parameters in quotes. They may hold commas and semicolons, and no weight stands in one.
+#: Quoted values of parameters may contain commas and semicolons, and are no weights.
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _RANGE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
 _WEIGHT: Final = re.compile(r"0(?:\.\d{0,9})?|\.\d{1,9}|1(?:\.0{0,9})?", re.ASCII)
@@ -60,7 +60,7 @@ def _weights(accept: bytes) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in _QUOTED.sub("", accept.decode("latin-1").lower()).split(","):
         media_range, *parameters = (each.strip() for each in part.split(";"))
-        told = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        if _RANGE.fullmatch(media_range) and _WEIGHT.fullmatch(told):
-            found[media_range] = max(float(told), found.get(media_range, 0.0))
+        weight = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        if _RANGE.fullmatch(media_range) and _WEIGHT.fullmatch(weight):
+            found[media_range] = max(float(weight), found.get(media_range, 0.0))
     return found

@@ -13,11 +13,11 @@ import msgspec
 from swell.adoption.life import drawn_as, is_of_canary
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
-from swell.api.drafts import draft
 from swell.api.eta import Estimate
-from swell.api.reading import Reader, check_json
+from swell.api.reading import Reader
 from swell.api.route import TASK_EXAMPLE, Body, Response, route
 from swell.api.service import Service
+from swell.api.submit import Repeat, draft, new_task, with_webhook
 from swell.api.tasks_schemas import (
     ChangeView,
     DegradeRequest,
@@ -44,6 +44,44 @@ _replace = msgspec.structs.replace
 
 #: Counts the tasks that come before a new one.
 RankOf = Callable[[NewTask], Awaitable[Rank]]
+
+
+async def check(
+    service: Service,
+    call: Call,
+    request: TaskRequest,
+    repeat: Repeat | None = None,
+    *,
+    place: tuple[str, int] = ("", 0),
+    rank_of: RankOf | None = None,
+) -> NewTask:
+    """Return the task of a request after all checks except quotas.
+
+    Args:
+        service: The backend.
+        call: The call.
+        request: The request, or one of its batch. Its fields must be within their bounds.
+        repeat: Its idempotency key; None without one.
+        place: As of `submit.new_task`.
+        rank_of: As of `admit`.
+
+    Raises:
+        NotFound: No such model or version.
+        InvalidInput: The input does not fit the model.
+        NoWorker: No worker can run it, now or soon.
+        WouldExpire: It would miss its deadline.
+    """
+    if repeat is not None and repeat.is_known:
+        # A repeat returns its task, even if a new one would be refused.
+        return new_task(call, request, request.model, repeat, place)
+    request = service.classes.apply(call.caller, request)
+    target, new = await draft(service, call, request, repeat, place)
+    admitted = await admit(service, call, request, target, new, rank_of=rank_of)
+    if admitted is not new:
+        service.metrics.count("swell_tasks_degraded_total", target.model)
+    if request.webhook is not None:
+        return await with_webhook(service, call, admitted, request.webhook, place[0])
+    return admitted
 
 
 async def admit(
@@ -170,11 +208,16 @@ async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     """
     if new.run is not None:
         for stage in stages_ahead(new.run, new.input):
-            await _check_has_workers(service, await service.cards.target(stage.queue))
+            needed = await service.cards.target(stage.queue)
+            if not service.fleet.is_served(needed.model, needed.needed_version):
+                await _look_for_workers(service, needed)
         return
-    canary = service.cards.canaries.get(target.model) if is_of_canary(new.queue) else None
-    if canary is None or not service.fleet.is_served(target.model, canary.version):
-        await _check_has_workers(service, target)
+    has_workers = service.fleet.is_served(target.model, target.needed_version)
+    canary = service.cards.canaries.get(target.model)
+    if not has_workers and canary is not None and is_of_canary(new.queue):
+        has_workers = service.fleet.is_served(target.model, canary.version)
+    if not has_workers:
+        await _look_for_workers(service, target)
 
 
 async def check_can_run_again(service: Service, task: Task) -> None:
@@ -222,10 +265,8 @@ def late_of(new: NewTask, expected: Estimate) -> tuple[str, float, float] | None
     return None
 
 
-async def _check_has_workers(service: Service, target: Target) -> None:
+async def _look_for_workers(service: Service, target: Target) -> None:
     model, version = target.model, target.needed_version
-    if service.fleet.is_served(model, version):
-        return
     # A worker may just have registered at another backend.
     await service.fleet.look_again()
     if service.fleet.is_served(model, version) or await _can_launch(service, model, version):
@@ -273,11 +314,7 @@ async def show_estimate(service: Service, call: Call) -> Reply:
     start, end and cost, the changes that `degrade` would make, and whether and why the task
     would be refused.
     """
-    body = await call.body(service.settings.server.max_body_bytes)
-    header = call.header(b"content-type")
-    if header is not None and header != b"application/json":
-        check_json(call)
-    request: TaskRequest = _request.read(body)
+    request: TaskRequest = await _request.read_call(call, service.settings.server.max_body_bytes)
     return Reply(200, encode(await _estimate_view(service, call, request)))
 
 

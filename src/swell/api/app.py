@@ -5,6 +5,7 @@ Paths without parameters are found in a dictionary. Starlette's router matches t
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import structlog
 from starlette.applications import Starlette
@@ -16,10 +17,9 @@ from swell.api.duties import Duties
 from swell.api.facades.paths import FACADES, path_meant
 from swell.api.headers import Origins
 from swell.api.hook_formats import FORMATS
-from swell.api.metrics import Histogram
 from swell.api.pipelines import register_pipelines
 from swell.api.problems import closest, problem_reply
-from swell.api.requests import CLIENT_GONE, plain_path
+from swell.api.requests import plain_path
 from swell.api.route import Route
 from swell.api.routes import served_routes
 from swell.api.service import Service
@@ -28,6 +28,9 @@ from swell.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unava
 from swell.registry import Scope as KeyScope
 
 _log = structlog.get_logger("swell.api")
+
+#: Status in the log if the client hung up before the answer; never sent.
+_CLIENT_GONE: Final = 499
 
 
 class Endpoint:
@@ -41,44 +44,43 @@ class Endpoint:
         self._audit = route.audit
         self._refuse = route.refuse or _problem
         self._is_operators = route.scope is KeyScope.ADMIN
+        is_clients = route.scope in (KeyScope.CLIENT, None)
+        self._may_create_tasks = is_clients and route.method == "POST"
         self._hosts = None if route.path.startswith("/health/") else service.hosts
         # Operations that need no key say themselves which pages may read them.
         self._origins = None if route.scope is None else service.origins
         # One key may belong to many workers, so their bodies do not wait for each other.
         self._body_queue = None if route.scope is KeyScope.WORKER else service.body_queue
-        #: Method and status → durations.
-        self._durations: dict[tuple[str, int], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request over ASGI."""
         service = self._service
-        call = service.requests.begin(scope, receive, send)
+        call = Call(scope, receive, send, service.clock.monotonic_s())
+        call.body_queue = self._body_queue
+        if self._may_create_tasks and service.traces is not None:
+            service.traces.begin(call)
         try:
             reply = await self._answer(call)
             if self._audit and reply is not None and (self._is_operators or call.of_others):
                 reply = await self._write_audit(call, reply)
         except (ClientGone, asyncio.CancelledError):
             # A server that stops cancels open requests: no client waits for an answer.
-            call.status = CLIENT_GONE
-            service.requests.log(call, self._path)
-            return
-        if reply is not None:
-            call.status = reply.status
-            if reply.lost is not None and call.is_gone():
-                await reply.lost()
-            await reply.send(call)
-        durations = self._durations.get((scope["method"], call.status))
-        if durations is None:
-            durations = service.metrics.http(scope["method"], self._path, call.status)
-            self._durations[scope["method"], call.status] = durations
-        durations.observe(service.clock.monotonic_s() - call.started_s)
-        if service.requests.is_logging:
-            service.requests.log(call, self._path)
+            call.status = _CLIENT_GONE
+        else:
+            if reply is not None:
+                call.status = reply.status
+                if reply.lost is not None and call.is_gone():
+                    await reply.lost()
+                await reply.send(call)
+            key = (scope["method"], self._path, call.status)
+            took_s = service.clock.monotonic_s() - call.started_s
+            service.metrics.observe("swell_http_request_seconds", key, took_s)
+        if service.request_log is not None:
+            service.request_log.write(call, self._path)
 
     async def _answer(self, call: Call) -> Reply | None:
         """Return the answer; None if the handler has sent it."""
         service = self._service
-        call.body_queue = self._body_queue
         if self._origins is not None:
             _allow_origin(self._origins, call)
         try:
@@ -86,13 +88,14 @@ class Endpoint:
                 self._hosts.check(call.headers.get(b"host"))
             if self._scope is not None:
                 secret = call.headers.get(b"authorization")
-                call.key = service.keys.known(secret) or await service.keys.find(secret)
-                check_scope(call.key, self._scope)
+                call.key = call.caller = await service.keys.find(secret)
+                if self._scope not in call.caller.scopes:
+                    check_scope(call.caller, self._scope)
                 if self._scope is KeyScope.CLIENT:
                     service.limits.check(call)
             return await self._handler(service, call)
         except SwellError as error:
-            service.metrics.request_refused(error.code)
+            service.metrics.count("swell_requests_refused_total", error.code)
             return self._refuse(call, error)
         except ClientGone:
             raise
@@ -107,7 +110,7 @@ class Endpoint:
             return self._refuse(call, Internal())
 
     async def _write_audit(self, call: Call, reply: Reply) -> Reply:
-        """Record what an operator did; return the answer, or that it could not be recorded."""
+        """Write an operator's request to the audit log; return the answer, or an error."""
         try:
             await self._service.audit.note(call, self._audit, reply.status)
         except SwellError as error:
@@ -119,49 +122,50 @@ class Endpoint:
         return reply
 
 
-class _Methods:
-    """All operations of one path."""
+class _Router:
+    """Answers the requests of one path: finds the operation of the method, or refuses.
 
-    def __init__(self, service: Service, endpoints: Mapping[str, Endpoint]) -> None:
+    Args:
+        service: The backend.
+        endpoints: Method → operation; empty for paths without an operation.
+        paths: All paths, for suggestions.
+    """
+
+    def __init__(
+        self, service: Service, endpoints: Mapping[str, Endpoint], paths: Sequence[str] = ()
+    ) -> None:
         self._service = service
         self._endpoints = endpoints
-        self._allowed = ", ".join(sorted(endpoints))
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        call = self._service.requests.begin(scope, receive, send)
-        origins = self._service.origins
-        if origins is not None:
-            preflight = _preflight(origins, call)
-            if preflight is not None:
-                await self._service.requests.refuse(call, preflight)
-                return
-            _allow_origin(origins, call)
-        error = MethodNotAllowed(
-            f"{call.path} does not take {scope['method'][:20]}: use {self._allowed}",
-            headers={"Allow": self._allowed},
+        service = self._service
+        call = Call(scope, receive, send, service.clock.monotonic_s())
+        reply = None
+        if service.origins is not None:
+            reply = _preflight(service.origins, call) if self._endpoints else None
+            if reply is None:
+                _allow_origin(service.origins, call)
+        reply = reply or _problem(call, self._error(call))
+        call.status = reply.status
+        await reply.send(call)
+        if service.request_log is not None:
+            service.request_log.write(call, "none")
+
+    def _error(self, call: Call) -> SwellError:
+        if not self._endpoints:
+            near = closest(call.path, self._paths, n=2)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            return NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
+        allowed = ", ".join(sorted(self._endpoints))
+        return MethodNotAllowed(
+            f"{call.path} does not take {call.scope['method'][:20]}: use {allowed}",
+            headers={"Allow": allowed},
         )
-        await self._service.requests.refuse(call, _problem(call, error))
-
-
-class _NoRoute:
-    """Answers paths that no operation has."""
-
-    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
-        self._service = service
-        self._paths = sorted({route.public_path for route in routes})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = self._service.requests.begin(scope, receive, send)
-        if self._service.origins is not None:
-            _allow_origin(self._service.origins, call)
-        near = closest(call.path, self._paths, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        error = NotFound(f"no route matches {call.path[:120]}: {hint}GET /docs lists all paths")
-        await self._service.requests.refuse(call, _problem(call, error))
 
 
 class App:
@@ -187,12 +191,13 @@ class App:
         }
         # Paths without parameters first: /v1/dead/replay is not the task `replay`.
         routes = [
-            StarletteRoute(path, _Methods(self.service, by_path[path]))
+            StarletteRoute(path, _Router(self.service, by_path[path]))
             for path in sorted(by_path, key=lambda path: path.count("{"))
         ]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False
-        self._starlette.router.default = _NoRoute(self.service, served)
+        paths = sorted({route.public_path for route in served})
+        self._starlette.router.default = _Router(self.service, {}, paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -223,7 +228,7 @@ class App:
         self.service.is_ready = True
 
     async def stop(self) -> None:
-        """End what `start` began."""
+        """Stop background work, and run the hooks of shut-down."""
         self.service.is_ready = False
         await self._duties.stop()
         for hook in self.backend.on_stop:
@@ -261,7 +266,7 @@ def _allow_origin(origins: Origins, call: Call) -> None:
     origin = call.headers.get(b"origin")
     if origin is not None:
         for name, value in origins.headers(origin):
-            call.tell(name, value)
+            call.add_header(name, value)
 
 
 def _preflight(origins: Origins, call: Call) -> Reply | None:

@@ -1,7 +1,6 @@
-"""Who may ask: API keys as bearer tokens, kept as SHA-256 only.
+"""API keys as bearer tokens, stored as SHA-256 only.
 
-The word before a key may also be one that clients of other APIs write there: `Token` (Replicate's
-older ones) and `Key` (fal's). They all mean the same.
+The scheme before a key may also be `Token` (older Replicate clients) or `Key` (fal's clients).
 """
 
 import asyncio
@@ -20,28 +19,28 @@ from swell.errors import Conflict, Forbidden, Unauthenticated
 from swell.registry import ApiKey, Scope
 from swell.task import new_id
 
-#: Secrets start so, for people and for scanners of leaked secrets.
+#: Prefix of secrets, for people and for scanners of leaked secrets.
 KEY_PREFIX = "swell_"
 
-#: What may stand before a key, in lower case.
+#: Schemes of the `Authorization` header, in lower case.
 _SCHEMES: Final = frozenset({b"bearer", b"token", b"key"})
 
-#: How many keys are remembered.
+#: Most cached keys.
 _MAX_CACHED = 4096
 
-#: When a key was last used is written down again after so long.
+#: The last use of a key is written again after this time.
 _USE_EVERY: Final = timedelta(seconds=60)
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key with its secret, which is not kept anywhere else."""
+    """A key with its secret, which is stored nowhere else."""
 
     key: ApiKey
     secret: str
 
 
 def new_key(name: str, scopes: frozenset[Scope], clock: Clock, **fields: Any) -> NewKey:
-    """Make a key; the caller keeps it with `Registry.put_key`.
+    """Make a key; the caller stores it with `Registry.put_key`.
 
     Args:
         name: For people.
@@ -58,19 +57,19 @@ def new_key(name: str, scopes: frozenset[Scope], clock: Clock, **fields: Any) ->
 async def create_key(
     registry: Registry, clock: Clock, name: str, scopes: frozenset[Scope], **fields: Any
 ) -> NewKey:
-    """Make a key and keep it; the secret is in the answer and nowhere else."""
+    """Make and store a key; the secret is in the answer and nowhere else."""
     made = new_key(name, scopes, clock, **fields)
     await registry.put_key(made.key)
     return made
 
 
 async def rotate_key(registry: Registry, clock: Clock, key: ApiKey, overlap_s: float) -> NewKey:
-    """Give a key a new secret; the one that it has works for `overlap_s` seconds more.
+    """Give a key a new secret; the present one works for `overlap_s` seconds more.
 
-    At most two secrets work: rotating again ends the overlap of the one before.
+    At most two secrets work: another rotation ends the overlap of the secret before.
 
     Raises:
-        Conflict: The key works no more, or was given another secret at the same moment.
+        Conflict: The key no longer works, or got another secret at the same moment.
     """
     now = clock.now()
     reason = why_not(key, key.digest, now)
@@ -97,11 +96,11 @@ def _new_secret() -> tuple[str, bytes]:
 
 
 def why_not(key: ApiKey, digest: bytes, now: datetime) -> str | None:
-    """Return why a secret of a key does not work, or None where it does. Pure.
+    """Return why a secret of a key does not work; None if it works. Pure.
 
     Args:
-        key: Which one.
-        digest: SHA-256 of the secret: its own, or the one before.
+        key: The key.
+        digest: SHA-256 of its secret, or of the secret before.
         now: The time.
     """
     if key.revoked_at is not None:
@@ -130,7 +129,7 @@ def check_worker(key: ApiKey, pool: str, models: Sequence[str]) -> None:
     """Check that a key may register a worker of this pool with these models.
 
     Raises:
-        Forbidden: It is for others.
+        Forbidden: It is for other workers.
     """
     if key.pools and pool not in key.pools:
         raise Forbidden(
@@ -162,61 +161,45 @@ def bearer_digest(authorization: bytes | None) -> bytes:
 
 
 class Keys:
-    """Looks keys up, remembering them for some seconds."""
+    """Looks up keys, and caches them for some seconds."""
 
     def __init__(self, registry: Registry, clock: Clock, cache_s: float) -> None:
         self._registry = registry
         self._clock = clock
         self._cache_s = cache_s
+        #: Hash of an `Authorization` header → end of its caching, and its key.
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
-        #: The same by id, of the secret that was looked up last.
-        self._by_id: dict[str, tuple[float, ApiKey]] = {}
         #: Number of cache flushes: an answer read before a flush is not cached after it.
         self._forgotten = 0
         self._flights: SingleFlight[bytes, ApiKey] = SingleFlight()
         #: Set whenever a key has changed.
         self.changed = asyncio.Event()
-        #: Id → when it was last used, until that is written down.
+        #: Id → last use that is not written yet.
         self._used: dict[str, datetime] = {}
-
-    def known(self, authorization: bytes | None) -> ApiKey | None:
-        """Return the key that an `Authorization` header names, if it is remembered."""
-        # The cache key is a hash of the whole header, like the stored key.
-        found = self._cache.get(hashlib.sha256(authorization or b"").digest())
-        if found is not None and found[0] > self._clock.monotonic_s():
-            return found[1]
-        return None
-
-    def remembers(self, key: ApiKey) -> bool:
-        """Whether a key that was found before would be found again without a look.
-
-        It need not say so where that is the case.
-        """
-        found = self._by_id.get(key.id)
-        return found is not None and found[1] is key and found[0] > self._clock.monotonic_s()
 
     async def find(self, authorization: bytes | None) -> ApiKey:
         """Return the key that an `Authorization` header names.
 
         Raises:
-            Unauthenticated: No key, an unknown one, or one that works no more.
+            Unauthenticated: There is no key, or it is unknown, revoked or expired.
         """
-        known = self.known(authorization)
-        if known is not None:
-            return known
-        mark, digest = hashlib.sha256(authorization or b"").digest(), bearer_digest(authorization)
+        # The cache key is a hash of the whole header, like the stored key.
+        mark = hashlib.sha256(authorization or b"").digest()
+        found = self._cache.get(mark)
+        if found is not None and found[0] > self._clock.monotonic_s():
+            return found[1]
+        digest = bearer_digest(authorization)
         return await self._flights.run(mark, lambda: self._look_up(mark, digest))
 
     def forget(self) -> None:
-        """Ask the registry again for every key, since one has changed."""
+        """Drop all cached keys, since one has changed."""
         self._cache.clear()
-        self._by_id.clear()
         self._flights.forget()
         self._forgotten += 1
         self.changed.set()
 
     async def keep_uses(self) -> None:
-        """Write down when keys were last used, of those that were since the last call."""
+        """Write the last uses of keys since the last call."""
         used, self._used = self._used, {}
         if used:
             await self._registry.touch_keys(used)
@@ -236,15 +219,13 @@ class Keys:
             return key
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-            self._by_id.clear()
         good_s = min(self._cache_s, _left_s(key, digest, now))
-        kept = (self._clock.monotonic_s() + good_s, key)
-        self._cache[mark] = self._by_id[key.id] = kept
+        self._cache[mark] = (self._clock.monotonic_s() + good_s, key)
         return key
 
 
 def _left_s(key: ApiKey, digest: bytes, now: datetime) -> float:
-    """Return how long a secret works at least, in seconds."""
+    """Return for how long a secret works at least, in seconds."""
     ends = [key.expires_at, key.old_until if digest != key.digest else None]
     return min(((end - now).total_seconds() for end in ends if end is not None), default=1e9)
 

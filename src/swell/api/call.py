@@ -4,22 +4,28 @@ Handlers take a `Call` and return a `Reply`. Cookies, forms and URLs are parsed 
 most requests need the path, one or two headers and the body.
 """
 
+import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from swell.api.body_queue import BodyQueue
-from swell.api.headers import GUARDS, NO_POLICY, POLICY
+from swell.api.headers import GUARDS, NO_POLICY, Headers
 from swell.api.json_limits import MAX_VALUES, MAX_WORKER_VALUES, check_values
 from swell.errors import InvalidRequest, TooLarge
 from swell.registry import ApiKey
-from swell.telemetry import Trace
+from swell.telemetry import Trace, request_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
+
+#: Request ids that clients may set: nothing that could break or fill a line of the log.
+_PLAIN_ID: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
 #: Most bytes in a body of a client without a known key.
 MAX_KEYLESS_BYTES: Final = 256 * 1024
@@ -32,44 +38,31 @@ class ClientGone(Exception):
     """The client hung up before the request was read."""
 
 
+@dataclass(slots=True)
 class Reply:
     """An answer: a body, or a stream of known length."""
 
-    __slots__ = ("body", "content_type", "headers", "length", "lost", "status", "stream")
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    #: They replace the security headers of every answer.
+    headers: Headers | None = None
+    stream: AsyncIterator[bytes] | None = None
+    #: Of the stream, in bytes.
+    length: int | None = None
+    #: Called if the client has hung up before the answer; None for nothing.
+    lost: Callable[[], Awaitable[None]] | None = None
 
-    def __init__(
-        self,
-        status: int,
-        body: bytes = b"",
-        content_type: bytes = JSON,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        *,
-        stream: AsyncIterator[bytes] | None = None,
-        length: int | None = None,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.content_type = content_type
-        self.headers = headers
-        self.stream = stream
-        self.length = len(body) if length is None else length
-        #: Called if the client has hung up before the answer; None for nothing.
-        self.lost: Callable[[], Awaitable[None]] | None = None
-
-    def all_headers(self, call: "Call") -> list[tuple[bytes, bytes]]:
-        """Return the headers, with what every answer has."""
-        headers = [*GUARDS, (b"x-request-id", call.request_id.encode()), *call.told]
+    def all_headers(self, call: "Call") -> Headers:
+        """Return the headers, with those of every answer."""
+        headers = [(b"x-request-id", call.request_id.encode()), *call.added_headers]
+        headers += self.headers or ()
+        own = {name for name, _ in headers}
+        headers += [each for each in (*GUARDS, NO_POLICY) if each[0] not in own]
         if self.status not in (204, 304):
-            headers += (
-                (b"content-type", self.content_type),
-                (b"content-length", b"%d" % self.length),
-            )
-        if self.headers:
-            headers += self.headers
-            for name, _ in self.headers:
-                if name == POLICY:
-                    return headers
-        headers.append(NO_POLICY)
+            length = len(self.body) if self.length is None else self.length
+            headers.append((b"content-type", self.content_type))
+            headers.append((b"content-length", b"%d" % length))
         return headers
 
     async def send(self, call: "Call") -> None:
@@ -87,39 +80,29 @@ class Reply:
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = (
-        "about",
-        "body_queue",
-        "checked",
-        "headers",
-        "key",
-        "of_others",
-        "params",
-        "receive",
-        "request_id",
-        "scope",
-        "send",
-        "started_s",
-        "status",
-        "target",
-        "task_id",
-        "told",
-        "trace",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, started_s: float = 0.0) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.request_id = request_id
+        #: By lower-case name; of several with one name, the first.
+        self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
+        asked = self.headers.get(b"x-request-id")
+        if asked is not None and _PLAIN_ID.fullmatch(asked):
+            self.request_id = asked.decode("ascii")
+        else:
+            self.request_id = f"req_{secrets.token_hex(9)}"
+        # Every line of the log about this request has its id.
+        request_id.set(self.request_id)
         #: The caller's key; None if the operation needs none.
         self.key: ApiKey | None = None
+        #: The same, on a path that needs a key.
+        self.caller: ApiKey
         #: Parameters of the path.
         self.params: dict[str, str] = scope.get("path_params", {})
         #: Status of an answer that the handler wrote itself.
         self.status = 200
         #: When it began, in monotonic seconds.
-        self.started_s = 0.0
+        self.started_s = started_s
         #: The task that it made, for the log; empty for none or several.
         self.task_id = ""
         #: Its span; None if it is not traced.
@@ -131,35 +114,25 @@ class Call:
         self.of_others = False
         #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
         self.body_queue: BodyQueue | None = None
-        #: What its inputs have taken to check (`Cards.check_input`).
+        #: Checks of its inputs so far (`Cards.check_input`).
         self.checked = 0
-        #: By lower-case name; of several with one name, the first.
-        self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
+        #: The whole body, once it was read.
+        self.content = b""
         #: Headers of every answer to this request, errors included.
-        self.told: tuple[tuple[bytes, bytes], ...] = ()
+        self.added_headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    def tell(self, name: bytes, value: bytes) -> None:
+    def add_header(self, name: bytes, value: bytes) -> None:
         """Add a header to the answer, also to an error."""
-        self.told += ((name, value),)
+        self.added_headers += ((name, value),)
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers of every answer to this request."""
-        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self.told]
-
-    @property
-    def caller(self) -> ApiKey:
-        """The caller's key, on a path that needs one."""
-        assert self.key is not None, "the route table asks for a key on this path"
-        return self.key
+        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self.added_headers]
 
     @property
     def path(self) -> str:
         """The path that was asked."""
         return str(self.scope["path"])
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return the first header of this lower-case name."""
-        return self.headers.get(name)
 
     def bring_key(self, authorization: bytes) -> None:
         """Use a key from the body as if it had come in the `Authorization` header."""
@@ -168,7 +141,7 @@ class Call:
     @property
     def media_type(self) -> str:
         """The body's media type in lower case, without parameters; empty without the header."""
-        value = self.header(b"content-type") or b""
+        value = self.headers.get(b"content-type") or b""
         return value.split(b";", 1)[0].strip().lower().decode("latin-1")
 
     def query(self) -> dict[str, str]:
@@ -206,6 +179,7 @@ class Call:
                 raise self._too_large(limit_bytes)
         else:
             data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+        self.content = data
         if len(data) <= MAX_VALUES:
             return data
         if self.body_queue is None:

@@ -49,7 +49,7 @@ def lost_after_s(service: "Service") -> float:
 
 async def look_after_canaries(service: "Service") -> None:
     """Apply stages changed by other backends, then add to the evidence and act on it."""
-    await service.cards.hear_lives()
+    await service.cards.refresh_rollouts()
     canaries = dict(service.cards.canaries)
     served = {
         model for model, canary in canaries.items() if is_canary_served(service, model, canary)
@@ -59,14 +59,17 @@ async def look_after_canaries(service: "Service") -> None:
         # Workers that wait for tasks may serve other queues now.
         service.fleet.wake_all()
     seen, service.canaries.seen = service.canaries.seen, {}
-    metrics = {}
+    shares, evidences = {}, {}
     for model, canary in canaries.items():
         evidence = await add_evidence(service.registry, model, canary, seen.get(canary.id, ()))
         verdict = judge(evidence, canary.rollback)
-        metrics[model] = (canary.share, verdict.failures_evidence, verdict.slowness_evidence)
+        shares[model] = canary.share
+        evidences[model, "failures"] = verdict.failures_evidence
+        evidences[model, "slowness"] = verdict.slowness_evidence
         if must_roll_back(verdict, canary.rollback):
             await _roll_back(service, model, canary, verdict)
-    service.metrics.canaries = metrics
+    service.metrics.values["swell_canary_share"] = shares
+    service.metrics.values["swell_canary_evidence"] = evidences
 
 
 async def _roll_back(service: "Service", model: str, canary: Canary, verdict: Verdict) -> None:
@@ -79,8 +82,7 @@ async def _roll_back(service: "Service", model: str, canary: Canary, verdict: Ve
 
     if await change_life(service.registry, model, change) is None:
         return
-    counts = service.metrics.rollbacks
-    counts[model] = counts.get(model, 0) + 1
+    service.metrics.count("swell_canary_rollbacks_total", model)
     _log.warning(
         "canaries: rolled back", model=model, version=canary.version, reason=verdict.reason
     )

@@ -94,24 +94,31 @@ class _Schema:
         self.takes_anything = not schema
         self.packs = packs_in(schema)
 
+    def refusal(self, raw: msgspec.Raw, call: Call | None) -> str:
+        """Count the checks of an input for its request; return why there are too many, or ""."""
+        data = bytes(raw)
+        zeros = b"0" * (_MAX_DIGITS + 1)
+        if zeros in data.translate(_DIGITS_AS_ZEROS) and _LONG_INTEGER.search(data):
+            return f"the input has an integer of more than {_MAX_DIGITS} digits"
+        # A value takes at least two bytes, and no body has more values than these.
+        checks = self.rules.checks(len(data), min(MAX_VALUES, 1 + len(data) // 2))
+        if checks > _FEW_CHECKS:
+            checks = self.rules.checks(len(data), 1 + count_values(data))
+        what = "the input is"
+        if checks <= _MAX_CHECKS:
+            if call is None:
+                return ""
+            call.checked += checks
+            if call.checked <= _MAX_REQUEST_CHECKS:
+                return ""
+            what = "these inputs are"
+        return f"{what} too large to check against the schema: send less at once"
+
     def can_explain(self, raw: msgspec.Raw) -> bool:
         """Whether listing each broken field of an input is fast."""
         # With a recursive schema it may take exponential time.
         checks = count_values(bytes(raw)) * self.rules.schemas
         return not self.rules.is_recursive and checks <= _MAX_EXPLAINED
-
-    def enter(self, raw: msgspec.Raw, call: Call | None) -> bool:
-        """Count the checks of an input for its request; return whether they are few enough."""
-        # A value takes at least two bytes, and no body has more values than these.
-        checks = self.rules.checks(len(raw), min(MAX_VALUES, 1 + len(raw) // 2))
-        if checks > _FEW_CHECKS:
-            checks = self.rules.checks(len(raw), 1 + count_values(bytes(raw)))
-        if checks > _MAX_CHECKS:
-            return False
-        if call is None:
-            return True
-        call.checked += checks
-        return call.checked <= _MAX_REQUEST_CHECKS
 
 
 class Cards:
@@ -121,6 +128,8 @@ class Cards:
         self._registry = registry
         self._clock = clock
         self._versions: dict[str, list[ModelCard]] = {}
+        #: Reference → model version, until the cards are read again.
+        self._targets: dict[str, Target] = {}
         self._schemas: dict[tuple[str, str], _Schema] = {}
         #: Model → rollout, of staged models.
         self.lives: dict[str, Life] = {}
@@ -159,20 +168,18 @@ class Cards:
                 return self._versions[model]
         raise self._missing(model)
 
-    def known(self, ref: str) -> Target | None:
-        """Return what a reference means if the cards are fresh."""
-        is_fresh = self._clock.monotonic_s() - self._read_at_s < _FRESH_S
-        return self._target(ref) if is_fresh else None
-
     async def target(self, ref: str) -> Target:
-        """Return what `owner/name` or `owner/name:version` means.
+        """Return the model version of `owner/name` or `owner/name:version`.
 
         Raises:
             NotFound: There is no such model or version.
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
-            await self._refresh(older_than_s)
-            if (target := self._target(ref)) is not None:
+            if self._clock.monotonic_s() - self._read_at_s >= older_than_s:
+                await self._refresh(older_than_s)
+            target = self._targets.get(ref) or self._target(ref)
+            if target is not None:
+                self._targets[ref] = target
                 return target
         raise self._missing(ref)
 
@@ -191,7 +198,7 @@ class Cards:
         cards = self._versions.get(model, ())
         return next((card for card in cards if card.version == version), None)
 
-    async def hear_lives(self) -> None:
+    async def refresh_rollouts(self) -> None:
         """Read the registry if a rollout has changed."""
         if await read_lives(self._registry) != self.lives:
             await self.refresh()
@@ -214,12 +221,7 @@ class Cards:
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
         if schema.takes_anything:
             return
-        if _has_long_integer(raw):
-            reason = f"the input has an integer of more than {_MAX_DIGITS} digits"
-            raise _refused_whole(target, at, reason, "too_large")
-        if not schema.enter(raw, call):
-            what = "the input is" if call.checked <= _MAX_REQUEST_CHECKS else "these inputs are"
-            reason = f"{what} too large to check against the schema: send less at once"
+        if reason := schema.refusal(raw, call):
             raise _refused_whole(target, at, reason, "too_large")
         try:
             if schema.validator.is_valid(value):
@@ -247,9 +249,7 @@ class Cards:
         schema = self._schema(card)
         try:
             return schema.takes_anything or (
-                not _has_long_integer(raw)
-                and schema.enter(raw, call)
-                and schema.validator.is_valid(_decode(raw))
+                not schema.refusal(raw, call) and schema.validator.is_valid(_decode(raw))
             )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
@@ -368,6 +368,7 @@ class Cards:
                     card = msgspec.structs.replace(card, stage=stage)
                 versions.setdefault(card.name, []).append(card)
             self._versions = versions
+            self._targets.clear()
             self.packed = frozenset(each.name for each in cards if packs_in(each.input_schema))
             self.drawing = frozenset(each.name for each in cards if is_drawing(each.input_schema))
             self.lives = lives
@@ -439,12 +440,6 @@ def _field_errors(
     else:
         detail = _cut(broken.message, 300)
     return [FieldError(pointer=base, detail=detail, code=kind.name)]
-
-
-def _has_long_integer(raw: msgspec.Raw) -> bool:
-    data = bytes(raw)
-    zeros = b"0" * (_MAX_DIGITS + 1)
-    return zeros in data.translate(_DIGITS_AS_ZEROS) and bool(_LONG_INTEGER.search(data))
 
 
 def _refused_whole(target: Target, at: str, reason: str, code: str) -> InvalidInput:

@@ -59,13 +59,14 @@ class Classes:
                     f"class {named!r} has a fixed priority, so it cannot be combined with "
                     f"{request.priority}: leave one of them out"
                 )
-                raise _invalid("/priority", detail, "class_and_priority")
-            return _at(request, self._priorities[named])
-        own = self._priorities_of(key)
+                raise _refusal("/priority", detail, "class_and_priority")
+            priority = self._priorities[named]
+            return msgspec.structs.replace(request, priority=priority, class_name=None)
+        own = self._priorities_of(key) if key.classes else []
         if not own:
             return request
         if request.priority == USUAL_PRIORITY:
-            return _at(request, own[0])
+            return msgspec.structs.replace(request, priority=own[0])
         if band(request.priority) < min(map(band, own)):
             raise self._forbidden(key, f"priority {request.priority}")
         return request
@@ -80,7 +81,7 @@ class Classes:
     def _unknown(self, name: str, pointer: str) -> InvalidInput:
         known = ", ".join(self.all) or "none"
         detail = f"there is no class {name[:60]!r}; there are: {known}"
-        return _invalid(pointer, detail, "unknown_class")
+        return _refusal(pointer, detail, "unknown_class")
 
     def _forbidden(self, key: ApiKey, what: str) -> Forbidden:
         return Forbidden(
@@ -89,9 +90,5 @@ class Classes:
         )
 
 
-def _invalid(pointer: str, detail: str, code: str) -> InvalidInput:
+def _refusal(pointer: str, detail: str, code: str) -> InvalidInput:
     return InvalidInput(detail, errors=[FieldError(pointer=pointer, detail=detail, code=code)])
-
-
-def _at(request: "TaskRequest", priority: int) -> "TaskRequest":
-    return msgspec.structs.replace(request, priority=priority, class_name=None)

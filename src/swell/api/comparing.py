@@ -22,6 +22,7 @@ from swell.api.files import read_file
 from swell.api.reading import Reader
 from swell.api.route import Body, Response, route
 from swell.api.service import Service
+from swell.api.tasks import may_see
 from swell.api.views import encode, project
 from swell.comparisons import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model, Picture, Row
 from swell.errors import Conflict, InvalidRequest, NotFound
@@ -129,7 +130,7 @@ async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) ->
     found = await service.store.get([each if is_id(each) else "0" * 32 for each in ids])
     tasks: dict[str, Task] = {}
     for task_id, task in zip(ids, found, strict=True):
-        if task is None or not service.may_see(call, task):
+        if task is None or not may_see(call, task):
             raise NotFound(f"there is no task {task_id[:60]!r}: name tasks of your own key")
         if not task.state.is_terminal:
             raise Conflict(f"task {task_id} is {task.state}: compare when all have ended")

@@ -176,9 +176,9 @@ async def cast_ballot(service: "Service", call: Call) -> Reply:
     Like `votes`, with the comparison's permit instead of a key. Accepts any content type as
     JSON, and requests from any origin.
     """
-    if not any(name == b"access-control-allow-origin" for name, _ in call.told):
+    if not any(name == b"access-control-allow-origin" for name, _ in call.added_headers):
         # A sheet is a file without an origin; its permit limits its rights.
-        call.tell(b"access-control-allow-origin", b"*")
+        call.add_header(b"access-control-allow-origin", b"*")
     # Not `read_call`: sheets send text/plain, which needs no CORS preflight.
     asked = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
     comparison = await _known(service, call.params["id"])

@@ -289,12 +289,12 @@ async def hear_spent(service: Service) -> None:
 
 def _set_metrics(service: Service, found: Spent) -> None:
     costs, today = service.settings.costs, day_of(service.clock.now())
-    amounts = {"day": found.day_micros} if found.day == today else {}
+    amounts: dict[str, float] = {"day": found.day_micros} if found.day == today else {}
     if found.day.replace(day=1) == today.replace(day=1):
         amounts["month"] = found.month_micros
-    service.metrics.spent_micros = amounts
     budgets = {"day": costs.budget_day_micros, "month": costs.budget_month_micros}
-    service.metrics.budget_micros = {
+    service.metrics.values["swell_spent_micros"] = amounts
+    service.metrics.values["swell_budget_micros"] = {
         period: micros for period, micros in budgets.items() if micros is not None
     }
 

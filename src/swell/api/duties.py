@@ -23,6 +23,7 @@ from swell.api.service import Service
 from swell.api.skew import COMPARE_EVERY_S
 from swell.api.startups import expire_startups
 from swell.api.streams import KEEP_ALIVE
+from swell.api.task_changes import count_end, publish_changes
 from swell.api.views import encode
 from swell.api.writable import LOOK_EVERY_S as OBJECTS_EVERY_S
 from swell.background import keep_running
@@ -137,7 +138,7 @@ class Duties:
             leads = partial(service.leadership.leads, "webhooks")
             loops["webhooks"] = partial(service.hooks.dispatcher.run, leads)
         for name, loop in loops.items():
-            on_failure = partial(service.metrics.duty_failed, name)
+            on_failure = partial(service.metrics.count, "swell_duty_failures_total", name)
             running = keep_running(loop, service.clock, name=name, on_failure=on_failure)
             self._running.append(asyncio.create_task(running, name=name))
 
@@ -247,7 +248,8 @@ class Duties:
         clock = self._service.clock
         due_s = clock.monotonic_s() + _LAG_EVERY_S
         await clock.sleep(_LAG_EVERY_S)
-        self._service.metrics.loop_lag_s.observe(max(0.0, clock.monotonic_s() - due_s))
+        late_s = max(0.0, clock.monotonic_s() - due_s)
+        self._service.metrics.observe("swell_event_loop_lag_seconds", (), late_s)
 
     async def _retire(self) -> None:
         clock = self._service.clock
@@ -263,11 +265,12 @@ class Duties:
     async def _repair_queues(self) -> None:
         service = self._service
         if service.publisher is not None:
-            service.metrics.republished += await service.publisher.repair()
+            n = await service.publisher.repair()
+            service.metrics.count("swell_queue_republished_total", n=n)
 
 
 def _note_failure(service: Service, duty: str, error: Exception) -> None:
-    service.metrics.duty_failed(duty)
+    service.metrics.count("swell_duty_failures_total", duty)
     if isinstance(error, SwellError):
         _log.warning("duty failed", duty=duty, detail=error.detail)
     else:
@@ -295,7 +298,7 @@ async def sweep(service: Service) -> int:
     held = {task.id for task in taken}
     for task in tasks:
         what = _change_by_sweep(task)
-        service.metrics.swept[what] = service.metrics.swept.get(what, 0) + 1
+        service.metrics.count("swell_tasks_swept_total", what)
         if what == "lost":
             _log.warning(
                 "a lease ran out",
@@ -306,8 +309,8 @@ async def sweep(service: Service) -> int:
         if service.cards.canaries and (what == "lost" or task.id in held):
             note_swept(service, task, what)
         if task.state.is_terminal:
-            service.count_end(task)
-    await service.changed(tasks)
+            count_end(service, task)
+    await publish_changes(service, tasks)
     lost = [task for task in tasks if _change_by_sweep(task) == "lost"]
     try:
         await charge_lost(service, list({task.id: task for task in taken + lost}.values()))

@@ -20,7 +20,7 @@ from swell.errors import Conflict
 from swell.outbox import Watch
 from swell.webhook import ENDS, NATIVE
 
-#: How often what other backends have changed is read, in seconds.
+#: Interval of reading changes of other backends, in seconds.
 REFRESH_S: Final = 2.0
 
 _PREFIX: Final = "webhooks.endpoint/"
@@ -37,7 +37,7 @@ class EndpointState(StrEnum):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One standing endpoint as it is kept."""
+    """One standing endpoint as it is stored."""
 
     id: str
     #: Id of its key.
@@ -61,7 +61,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def watch(self) -> Watch:
-        """What the store is to write for it."""
+        """Selects the events for which the store writes deliveries."""
         return Watch(
             endpoint=self.id,
             key_id=None if self.is_for_all else self.key_id,
@@ -73,7 +73,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def place_of_endpoint(endpoint: Endpoint) -> str:
-    """Return what the limits of its receiver are counted by."""
+    """Return the name under which the limits of its receiver are counted."""
     return f"{endpoint.key_id} {endpoint.id}"
 
 
@@ -98,21 +98,21 @@ class Endpoints:
         self._take({each.id: each for each in map(_decode, kept.values())})
 
     def all(self) -> list[Endpoint]:
-        """Return those that are known, oldest first."""
+        """Return the known endpoints, oldest first."""
         return sorted(self._known.values(), key=lambda each: (each.created_at, each.id))
 
     async def read(self, endpoint_id: str) -> Endpoint | None:
-        """Return one as it is now."""
+        """Read an endpoint."""
         kept = await self._registry.note(_PREFIX + endpoint_id)
         return None if kept is None else _decode(kept)
 
     def paused(self) -> list[str]:
-        """Return the places to which nothing is sent now."""
+        """Return the places of paused endpoints."""
         paused = EndpointState.PAUSED
         return [place_of_endpoint(each) for each in self._known.values() if each.state is paused]
 
     async def add(self, endpoint: Endpoint) -> None:
-        """Keep a new one."""
+        """Store a new endpoint."""
         await self._registry.put_note(_PREFIX + endpoint.id, _encode(endpoint))
         self._changes += 1
         self._take({**self._known, endpoint.id: endpoint})
@@ -150,7 +150,7 @@ class Endpoints:
         return changed
 
     async def rotate(self, endpoint_id: str, overlap_s: float) -> Endpoint:
-        """Give one a new secret; for a while the one before signs too.
+        """Give an endpoint a new secret; for a while the secret before signs too.
 
         Raises:
             Conflict: It was deleted.

@@ -8,7 +8,7 @@ from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.tasks import find_task
 from swell.api.tasks_schemas import TaskView
-from swell.api.views import encode_task
+from swell.api.views import encode, task_view
 from swell.errors import Conflict, NotFound, Unavailable
 
 
@@ -32,7 +32,7 @@ async def erase(service: Service, call: Call) -> Reply:
     (bare,) = await service.store.get([task.id])
     if bare is None:
         raise NotFound(f"task {task.id} is not kept any longer")
-    return Reply(200, encode_task(bare, service.urls(call)))
+    return Reply(200, encode(task_view(bare, service.urls(call))))
 
 
 async def _delete(service: Service, keys: list[str]) -> None:

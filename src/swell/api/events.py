@@ -25,7 +25,7 @@ from swell.api.service import Service
 from swell.api.streams import Stream
 from swell.api.tasks import find_task
 from swell.api.tasks_schemas import EventsQuery
-from swell.api.views import encode, encode_task, with_url
+from swell.api.views import encode, task_view, with_url
 from swell.buses.memory import MemorySubscription
 from swell.errors import InvalidRequest, NotFound, SwellError
 from swell.events import TERMINAL_ID, Event, EventKind, event_of
@@ -163,7 +163,7 @@ async def _relay(
             if event.id <= seen:
                 continue
             if call.key is not None:
-                await service.check_again(call)
+                await service.keys.find(call.headers.get(b"authorization"))
             seen, is_over = event.id, event.is_terminal
             stream.waiting = _queued(form, event.task)
             body = await form.write(service, call, stream, event)
@@ -191,7 +191,7 @@ def _queued(form: StreamFormat, task: Task | None) -> Task | None:
 
 async def _current(service: Service, event: Event) -> Event:
     """Return the event of the current state, for an event of another backend without the task."""
-    task = await service.lookups.get(event.task_id)
+    task = (await service.store.get([event.task_id]))[0]
     if task is None:
         raise NotFound("the task was forgotten")
     return event_of(task)
@@ -201,7 +201,7 @@ async def _write(service: Service, call: Call, stream: Stream, event: Event) -> 
     if event.is_terminal:
         task = event.task
         assert task is not None, "a terminal event comes with its task"
-        return frame(event.kind, encode_task(task, service.urls(call)), event.id)
+        return frame(event.kind, encode(task_view(task, service.urls(call))), event.id)
     if event.kind is EventKind.QUEUED and event.task is not None:
         position, expected = await service.estimates.position(event.task)
         stream.last_position = position
@@ -244,7 +244,7 @@ def _after(call: Call) -> int:
     after = read_query(call, EventsQuery).after
     if after is not None:
         return after
-    text = (call.header(b"last-event-id") or b"").strip()
+    text = (call.headers.get(b"last-event-id") or b"").strip()
     if not text:
         return -1
     if not text.isdigit() or len(text) > 16 or int(text) > TERMINAL_ID:

@@ -124,7 +124,7 @@ async def upload(service: Service, call: Call) -> Reply:
     limit = service.settings.server.max_upload_bytes
     data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
-        header = call.header(b"content-type") or b""
+        header = call.headers.get(b"content-type") or b""
         part, data = await open_form(header, call.chunks(limit))
         filename, content_type = part.filename or "", plain_type(part.media_type)
     else:
@@ -275,7 +275,7 @@ async def get_artifact(service: Service, call: Call) -> Reply:
     if "bytes" in query and "w" not in query:
         _check_size(key, int(query["bytes"]), info.bytes)
     headers = _file_headers(info)
-    if _is_known(call.header(b"if-none-match"), info.etag):
+    if _is_known(call.headers.get(b"if-none-match"), info.etag):
         return Reply(304, headers=headers)
     may_redirect = service.settings.objects.serve == "redirect" and query.get("redirect") != "no"
     if may_redirect and call.scope["method"] != "HEAD":
@@ -353,9 +353,9 @@ def _pieces(
         RangeNotSatisfiable: The range lies outside.
     """
     span = None
-    unchanged = call.header(b"if-range")
+    unchanged = call.headers.get(b"if-range")
     if unchanged is None or _is_known(unchanged, info.etag):
-        span = byte_range((call.header(b"range") or b"").decode("latin-1"), info.bytes)
+        span = byte_range((call.headers.get(b"range") or b"").decode("latin-1"), info.bytes)
     start, end = span or (0, info.bytes)
     if span is not None:
         headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, info.bytes)))

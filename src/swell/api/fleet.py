@@ -14,11 +14,11 @@ import msgspec
 from swell.api.eta import Meter, Pace, ServiceTimes, Window, learn
 from swell.clock import Clock
 from swell.db.registry import Registry
-from swell.dispatch import Switches
+from swell.dispatch import Progress, Switches
 from swell.events import TaskSummary
 from swell.registry import WorkerInfo
 from swell.store import Hold
-from swell.task import Task
+from swell.task import Settlement, Task
 
 #: `look_again` reads the registry at most this often, in seconds.
 _LOOK_AGAIN_S: Final = 0.25
@@ -26,7 +26,7 @@ _LOOK_AGAIN_S: Final = 0.25
 #: The fleet remembers the last ended attempt of this many tasks.
 _MOST_OVER: Final = 8192
 
-#: What `Switches` counts.
+#: The counts of `Switches`.
 KINDS = ("disk", "host", "loras")
 
 
@@ -44,7 +44,7 @@ class Worker:
         self.seen_s = seen_s
         #: Whether it ever called this process, and whether it did since the last `refresh`.
         self.has_called = False
-        self.was_heard = False
+        self.was_seen = False
         #: Ids of held tasks that it must stop.
         self.cancels: list[str] = []
         #: Whether it must report the files of its running tasks again.
@@ -64,10 +64,10 @@ class Worker:
         """How many tasks it holds."""
         return self.meter.held
 
-    def hear(self, now_s: float) -> None:
+    def mark_seen(self, now_s: float) -> None:
         """Note a call of the worker."""
         self.seen_s = now_s
-        self.was_heard = self.has_called = True
+        self.was_seen = self.has_called = True
 
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
         """Take the worker's counts of loaded models; return the increase since its last report.
@@ -85,16 +85,6 @@ class Worker:
                 counts = {kind: max(0, n) for kind, n in counts.items()}
                 new.append(Switches(model=each.model, **counts))
         return new
-
-    def take_cancels(self) -> list[str]:
-        """Return the tasks that it must stop, once."""
-        cancels, self.cancels = self.cancels, []
-        return cancels
-
-    def take_files_due(self) -> bool:
-        """Return whether it must report its files again, once."""
-        due, self.files_due = self.files_due, False
-        return due
 
     def wake(self) -> None:
         """End the waits of its lease calls."""
@@ -138,7 +128,8 @@ class LeaseTracker:
     def __init__(self, clock: Clock, times: ServiceTimes) -> None:
         self._clock = clock
         self._times = times
-        self._workers: dict[str, Worker] = {}
+        #: Workers that have not left, by id.
+        self.workers: dict[str, Worker] = {}
         self._leases: dict[str, _Lease] = {}
         #: Task id → its last attempt that has ended.
         self._over: OrderedDict[str, int] = OrderedDict()
@@ -163,14 +154,14 @@ class LeaseTracker:
 
     def learn_hold(self, worker: Worker, hold: Hold) -> None:
         """Note a lease that the store has confirmed."""
-        if not self.is_held(hold.task_id, hold.attempt, hold.token):
+        if not self.is_held(hold):
             known = self._leases.get(hold.task_id)
             model = "" if known is None else known.model
             self._add_lease(hold.task_id, _Lease(hold.attempt, hold.token, worker.info.id, model))
 
     def end(self, summary: TaskSummary) -> None:
         """Learn from a task that has succeeded. Call this before `release`."""
-        worker = self._workers.get(summary.worker_id or "")
+        worker = self.workers.get(summary.worker_id or "")
         if worker is not None:
             now_s = self._clock.monotonic_s()
             window = worker.meter.end(summary.model, summary.run_s, summary.count, now_s)
@@ -198,10 +189,12 @@ class LeaseTracker:
         """Return the tasks that a worker holds."""
         return [each for each, lease in self._leases.items() if lease.worker_id == worker_id]
 
-    def is_held(self, task_id: str, attempt: int, token: str) -> bool:
-        """Whether this is the last known lease of a task."""
-        lease = self._leases.get(task_id)
-        return lease is not None and lease.attempt == attempt and lease.token == token
+    def is_held(self, message: Hold | Settlement | Progress) -> bool:
+        """Whether a message of a worker names the last known lease of its task."""
+        lease = self._leases.get(message.task_id)
+        if lease is None:
+            return False
+        return lease.attempt == message.attempt and lease.token == message.token
 
     def held_attempt(self, task_id: str) -> int | None:
         """Return the attempt of the last known lease of a task."""
@@ -213,9 +206,10 @@ class LeaseTracker:
         return self._over.get(task_id, 0) >= attempt
 
     def _add_lease(self, task_id: str, lease: _Lease) -> None:
-        self._drop_lease(task_id, lease.attempt)
+        if task_id in self._leases:
+            self._drop_lease(task_id, lease.attempt)
         self._leases[task_id] = lease
-        worker = self._workers.get(lease.worker_id)
+        worker = self.workers.get(lease.worker_id)
         if worker is not None:
             worker.meter.take(1, self._clock.monotonic_s())
 
@@ -223,7 +217,7 @@ class LeaseTracker:
         lease = self._leases.get(task_id)
         if lease is not None and lease.attempt <= attempt:
             del self._leases[task_id]
-            worker = self._workers.get(lease.worker_id)
+            worker = self.workers.get(lease.worker_id)
             if worker is not None:
                 windows = worker.meter.release(self._clock.monotonic_s())
                 for model, window in windows.items():
@@ -270,29 +264,25 @@ class Fleet(LeaseTracker):
         self._by_model: dict[str, list[Worker]] = {}
         self._refreshed_s = float("-inf")
 
-    def get(self, worker_id: str) -> Worker | None:
-        """Return a worker that has not left."""
-        return self._workers.get(worker_id)
-
     async def find(self, worker_id: str) -> Worker | None:
         """Return a worker that has not left, also one that registered at another backend."""
-        if worker_id not in self._workers:
+        if worker_id not in self.workers:
             await self.refresh()
-        return self._workers.get(worker_id)
+        return self.workers.get(worker_id)
 
     async def add(self, info: WorkerInfo) -> Worker:
         """Register a worker."""
         await self._registry.put_worker(info)
-        worker = self._workers[info.id] = Worker(info, self._clock.monotonic_s())
+        worker = self.workers[info.id] = Worker(info, self._clock.monotonic_s())
         worker.has_called = True
         worker.switches = {}
         self._index()
         return worker
 
-    async def part(self, worker_id: str) -> None:
+    async def remove(self, worker_id: str) -> None:
         """Remove a worker that has said goodbye. Its leases stay until they end or expire."""
         now = self._clock.now()
-        worker = self._workers.pop(worker_id, None)
+        worker = self.workers.pop(worker_id, None)
         if worker is not None:
             info = msgspec.structs.replace(worker.info, said_goodbye=True, seen_at=now)
             await self._registry.put_worker(info)
@@ -303,7 +293,7 @@ class Fleet(LeaseTracker):
     async def drain(self, worker_id: str) -> WorkerInfo | None:
         """Have a worker finish its tasks and leave; None if it is unknown."""
         info = await self._registry.drain_worker(worker_id)
-        worker = self._workers.get(worker_id)
+        worker = self.workers.get(worker_id)
         if info is not None and worker is not None:
             worker.info = info
             worker.wake()
@@ -311,27 +301,27 @@ class Fleet(LeaseTracker):
 
     def ask_for_files(self) -> None:
         """Have all workers report the files of their running tasks again."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.files_due = True
 
     def wake_all(self) -> None:
         """End all waits of lease calls."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.wake()
 
     async def refresh(self) -> None:
         """Write the workers' signs of life to the registry, and read all workers from it."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()
         self._refreshed_s = now_s
-        heard = [each for each in self._workers.values() if each.was_heard or each.polls]
-        for worker in heard:
-            worker.was_heard = False
+        seen = [each for each in self.workers.values() if each.was_seen or each.polls]
+        for worker in seen:
+            worker.was_seen = False
             if worker.polls:
                 worker.seen_s = now_s
-        if heard:
-            silent_s = now_s - max(each.seen_s for each in heard)
+        if seen:
+            silent_s = now_s - max(each.seen_s for each in seen)
             seen_at = now - timedelta(seconds=silent_s)
-            await self._registry.touch_workers([each.info.id for each in heard], seen_at)
+            await self._registry.touch_workers([each.info.id for each in seen], seen_at)
         for info in await self._registry.workers():
             if info.gone_at is None and self._has_died(info):
                 await self._registry.remove_worker(info.id, now)
@@ -398,7 +388,7 @@ class Fleet(LeaseTracker):
     def rates(self) -> dict[str, dict[str, float]]:
         """Return pool → model → samples per second of one live worker, if measured."""
         seen: dict[str, dict[str, list[float]]] = {}
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             for model, pace in worker.meter.paces.items():
                 if pace.task_s > 0:
                     rates = seen.setdefault(worker.info.pool, {}).setdefault(model, [])
@@ -410,7 +400,7 @@ class Fleet(LeaseTracker):
 
     def held(self) -> dict[str, int]:
         """Return worker → number of held tasks, without workers that hold none."""
-        return {each.info.id: each.held for each in self._workers.values() if each.held}
+        return {each.info.id: each.held for each in self.workers.values() if each.held}
 
     def rivals(
         self, model: str, version: str | None = None, *, staged: Container[str] = ()
@@ -457,7 +447,7 @@ class Fleet(LeaseTracker):
         now = self._clock.now()
         found = []
         for info in await self._registry.workers():
-            worker = self._workers.get(info.id)
+            worker = self.workers.get(info.id)
             held = 0 if worker is None else worker.held
             found.append((info, worker_state(info, held, now, self._lost_s), held))
         return found
@@ -470,7 +460,7 @@ class Fleet(LeaseTracker):
             only_callers: Skip workers that never called this backend.
         """
         for task in tasks:
-            worker = self._workers.get(task.worker_id or "")
+            worker = self.workers.get(task.worker_id or "")
             if worker is not None and (worker.has_called or not only_callers):
                 worker.cancels.append(task.id)
                 worker.wake()
@@ -479,20 +469,20 @@ class Fleet(LeaseTracker):
 
     def _has_died(self, info: WorkerInfo) -> bool:
         """Whether the process of a worker has ended; only for workers that never called here."""
-        worker = self._workers.get(info.id)
+        worker = self.workers.get(info.id)
         return (worker is None or not worker.has_called) and self._is_dead(info)
 
     def _update(self, info: WorkerInfo, now: datetime, now_s: float) -> None:
-        worker = self._workers.get(info.id)
+        worker = self.workers.get(info.id)
         if info.gone_at is not None:
             if worker is not None:
                 worker.wake()
-                del self._workers[info.id]
+                del self.workers[info.id]
             return
         seen_s = now_s - max(0.0, (now - info.seen_at).total_seconds())
         if worker is None:
             if now_s - seen_s <= self._alive_s:
-                worker = self._workers[info.id] = Worker(info, seen_s)
+                worker = self.workers[info.id] = Worker(info, seen_s)
                 worker.files_due = info.registered_at <= self._since_at
                 worker.meter.take(len(self.held_by(info.id)), now_s)
             return
@@ -503,13 +493,13 @@ class Fleet(LeaseTracker):
 
     def _forget_silent(self, now_s: float) -> None:
         # Much later than `alive_s`, so that a worker that comes back soon is still known.
-        for worker in list(self._workers.values()):
+        for worker in list(self.workers.values()):
             if not worker.polls and now_s - worker.seen_s > 10 * self._alive_s:
-                del self._workers[worker.info.id]
+                del self.workers[worker.info.id]
 
     def _index(self) -> None:
         self._by_model = {}
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             for model in worker.info.models:
                 self._by_model.setdefault(model, []).append(worker)
 

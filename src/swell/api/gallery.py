@@ -88,7 +88,7 @@ def constant_reply(call: Call, digest: str, content_type: str, data: bytes = b""
         (b"access-control-allow-origin", b"*"),
         (b"cross-origin-resource-policy", b"cross-origin"),
     ]
-    if call.header(b"if-none-match") == etag:
+    if call.headers.get(b"if-none-match") == etag:
         return Reply(304, headers=headers)
     return Reply(200, data, content_type.encode(), headers)
 

@@ -45,9 +45,6 @@ _SENDABLE: Final = (
 #: A browser need not ask again for so long, in seconds.
 _MAX_AGE: Final = b"600"
 
-#: Hosts remembered as good.
-_MAX_KNOWN: Final = 1000
-
 _LOCAL: Final = frozenset({"localhost"})
 
 
@@ -63,7 +60,6 @@ class Hosts:
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = _LOCAL | {name.lower().rstrip(".") for name in names}
-        self._known: set[bytes] = set()
 
     def check(self, host: bytes | None) -> None:
         """Raise unless a `Host` header may be answered.
@@ -71,20 +67,13 @@ class Hosts:
         Raises:
             InvalidRequest: It is missing, or names another service.
         """
-        if host is None or host not in self._known:
-            self._look(host or b"")
-
-    def _look(self, host: bytes) -> None:
-        name = host_name(host.decode("latin-1"))
+        text = (host or b"").decode("latin-1")
+        name = host_name(text)
         if name is None or not (name in self._names or _is_address(name)):
-            said = host[:100].decode("latin-1")
             raise InvalidRequest(
-                f"this service is not called {said!r}: use the address that you were given, or add "
-                "the name to the setting server.hosts"
+                f"this service is not called {text[:100]!r}: use the address that you were given, "
+                "or add the name to the setting server.hosts"
             )
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        self._known.add(host)
 
 
 class Origins:
@@ -100,7 +89,7 @@ class Origins:
         self._origins = frozenset(each.rstrip("/").lower().encode() for each in origins)
 
     def headers(self, origin: bytes) -> Headers:
-        """Return what lets a page of this origin read an answer; nothing for others."""
+        """Return the headers that let a page of this origin read an answer; empty for others."""
         allowed = self._allowed(origin)
         found = [] if self._is_any else [(b"vary", b"Origin")]
         if allowed:

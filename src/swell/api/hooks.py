@@ -262,7 +262,7 @@ class Hooks:
     def note_attempt(self, delivery: Delivery) -> None:
         """Count the outcome of an attempt."""
         outcome = "retried" if delivery.due_at is not None else delivery.state.value
-        self._metrics.webhooks[outcome] += 1
+        self._metrics.count("swell_webhook_deliveries_total", outcome)
 
     async def _endpoint(self, endpoint_id: str) -> Endpoint:
         known = await self.endpoints.read(endpoint_id)

@@ -61,7 +61,7 @@ class Leadership:
         """
         if not self._is_shared:
             return True
-        if self._skew.is_wrong:
+        if self._skew.refusal:
             await self.leave()
             return False
         now_s = self._clock.monotonic_s()

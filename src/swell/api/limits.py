@@ -16,13 +16,13 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
-from swell import task as life
 from swell.api.admin_schemas import LEAST_RATE
 from swell.api.call import Call
 from swell.api.questions import SingleFlight
-from swell.api.quotas import Quotas
+from swell.api.quotas import Make, Quotas
 from swell.api.streams import Stream
 from swell.clock import Clock
 from swell.db.registry import Registry
@@ -30,7 +30,7 @@ from swell.errors import FieldError, InvalidInput, SwellError, TooManyRequests
 from swell.registry import ApiKey, KeyLimits, Scope, Spend
 from swell.store import Accepted
 from swell.stores.tasks import Store
-from swell.task import NewTask, Task
+from swell.task import NewTask, Task, again
 
 T = TypeVar("T")
 
@@ -117,8 +117,8 @@ class Allowance:
         quota = self.quota if self.window_s >= 1 else math.floor(self.quota / self.window_s)
         window = max(1, math.ceil(self.window_s))
         rest = f'"{name}";r={self.left(now_s)};t={math.ceil(self.full_in_s(now_s))}'
-        call.tell(b"ratelimit-policy", f'"{name}";q={quota};w={window}'.encode())
-        call.tell(b"ratelimit", rest.encode())
+        call.add_header(b"ratelimit-policy", f'"{name}";q={quota};w={window}'.encode())
+        call.add_header(b"ratelimit", rest.encode())
 
 
 class _InFlight:
@@ -163,7 +163,7 @@ class Limits:
         store: Counts tasks.
         clock: The time.
         defaults: Limits of keys that set none, except operators'.
-        quotas: Of keys and users, by day and month; None for a service without prices.
+        quotas: Of keys and users, by day and month.
     """
 
     def __init__(
@@ -172,15 +172,13 @@ class Limits:
         store: Store,
         clock: Clock,
         defaults: KeyLimits,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self._registry = registry
         self._store = store
         self._clock = clock
         self._defaults = defaults
-        self.quotas = quotas or Quotas(
-            registry, store, clock, lambda _: None, lambda task: task.count
-        )
+        self.quotas = quotas
         #: By key id, the most recently used last.
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
         self._counts: SingleFlight[str, None] = SingleFlight()
@@ -225,7 +223,7 @@ class Limits:
             raise too_many("too many guest keys were created within the last hour", wait_s)
         recent[address] = now_s
 
-    def accept(self, call: Call, news: Sequence[NewTask]) -> Awaitable[list[Accepted | SwellError]]:
+    async def accept(self, call: Call, news: Sequence[NewTask]) -> list[Accepted | SwellError]:
         """Have the store accept tasks if the caller's key may create them.
 
         Raises:
@@ -234,11 +232,12 @@ class Limits:
             CreditsUsedUp: Its prepaid credit does not cover them.
         """
         meter = self._meter(call.caller)
+        make: Make = self._store.accept
         if self.quotas.may_limit(meter.key.id):
-            return self._within(
-                call, len(news), lambda: self.quotas.accept(call, news, self._store.accept)
-            )
-        return self._within(call, len(news), lambda: self._store.accept(news))
+            make = partial(self.quotas.accept, call, make=make)
+        if meter.flight is None and meter.tasks is None:
+            return await make(news)
+        return await self._within(call, meter, len(news), partial(make, news))
 
     def most_at_once(self, call: Call, n: int) -> int:
         """Return how many of n tasks the caller's key may have at once, if it may have n at all."""
@@ -252,8 +251,8 @@ class Limits:
         Raises:
             Conflict: The task has not ended.
         """
-        found = await self._within(call, 1, lambda: self._again(call, task, only_dead=False))
-        return _only(found)
+        make = partial(self._again, call, task, only_dead=False)
+        return _only(await self._within(call, self._meter(call.caller), 1, make))
 
     async def replay(self, call: Call, task: Task) -> Accepted:
         """Have the store repeat a dead letter if the quotas of its owner allow it.
@@ -274,15 +273,17 @@ class Limits:
             retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
             return [await retried]
 
-        return self.quotas.accept(call, [life.again(task)], make)
+        return self.quotas.accept(call, [again(task)], make)
 
     async def _within(
-        self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
+        self,
+        call: Call,
+        meter: _Meter,
+        n: int,
+        make: Callable[[], Awaitable[list[Accepted | SwellError]]],
     ) -> list[Accepted | SwellError]:
-        meter = self._meter(call.caller)
+        """Have `make` create n tasks within the limits of a key."""
         flight, tasks = meter.flight, meter.tasks
-        if flight is None and tasks is None:
-            return await make()
         _check_possible(call, meter, n)
         if flight is not None:
             await self._add_in_flight(call, flight, n)
@@ -319,8 +320,8 @@ class Limits:
                 each.check()
             await asyncio.sleep(0)
         streams = self._streams.setdefault(key.id, set())
-        call.tell(b"ratelimit-policy", b'"streams";q=%d' % limit)
-        call.tell(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
+        call.add_header(b"ratelimit-policy", b'"streams";q=%d' % limit)
+        call.add_header(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
         if len(streams) >= limit:
             raise too_many(
                 f"key {key.name!r} may have {limit:,} event streams open at this process, and has "
@@ -384,8 +385,8 @@ class Limits:
                 flight.add(n)
                 flight.pending += n
                 break
-        call.tell(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
-        call.tell(b"ratelimit", b'"in-flight";r=%d' % max(0, flight.limit - flight.n))
+        call.add_header(b"ratelimit-policy", b'"in-flight";q=%d' % flight.limit)
+        call.add_header(b"ratelimit", b'"in-flight";r=%d' % max(0, flight.limit - flight.n))
         if not has_room:
             raise too_many(
                 f"key {call.caller.name!r} may have {flight.limit:,} tasks that have not ended, "

@@ -5,11 +5,14 @@ per observation. The text format is made on request.
 """
 
 import bisect
+import dataclasses
+import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as version_of
-from typing import Any, Final, TypeVar
+from itertools import accumulate
+from typing import Any, Final
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,7 +24,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from swell.api.settings import Backend
+from swell.clock import Clock
 from swell.dispatch import Switches
+from swell.errors import Internal, SwellError
 from swell.scaling import CHANGES, ENDS, ScalingStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,6 +45,24 @@ START_BOUNDS_S = (
 CALL_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 #: Bounds of HTTP times, in seconds.
 HTTP_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0)
+
+#: Histograms with the upper bounds of their buckets.
+_BOUNDS: Final[Mapping[str, Sequence[float]]] = {
+    "swell_task_queue_seconds": TASK_BOUNDS_S,
+    "swell_task_run_seconds": TASK_BOUNDS_S,
+    "swell_task_total_seconds": TASK_BOUNDS_S,
+    "swell_lease_tasks": (1, 2, 4, 8, 16, 32, 64, 128),
+    "swell_http_request_seconds": HTTP_BOUNDS_S,
+    "swell_call_seconds": CALL_BOUNDS_S,
+    "swell_cold_start_seconds": START_BOUNDS_S,
+    "swell_event_loop_lag_seconds": CALL_BOUNDS_S,
+}
+
+#: Parts of the backend with measured calls.
+_CONTRACTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
+
+#: Calls that wait for something to happen: only their errors are counted.
+_WAITING: Final = frozenset({"lease", "receive", "ended"})
 
 #: Every metric with its labels, and its description. The reference is made from this table.
 _METRICS: Final = {
@@ -115,8 +139,8 @@ _METRICS: Final = {
     "tasks had no message.",
     "swell_duty_failures_total{duty}": "Failures of background work, by duty.",
     "swell_event_loop_lag_seconds": "Delay of the event loop.",
-    "swell_clock_ahead_seconds": "Seconds by which the backend's clock is ahead of the database's; "
-    "it grants no leases if they differ by more than 3.",
+    "swell_clock_ahead_seconds": "How far the backend's clock is ahead of the database's, in "
+    "seconds; it grants no leases if they differ by more than 3.",
     "swell_process_starts_total": "Backend processes started since the service started.",
     "swell_build_info{version}": "1, with the version.",
 }
@@ -142,29 +166,18 @@ PROCESS_METRICS: dict[str, str] = {
 class Histogram:
     """A histogram with one set of label values."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Add one value."""
-        self.counts[bisect.bisect_left(self._bounds, value)] += 1
-        self.total += value
-
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, count of values up to it) for each bucket."""
-        found: list[tuple[str, float]] = []
-        seen = 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True):
-            seen += count
-            found.append((bound, float(seen)))
-        return found
+        bounds = (*map(str, self.bounds), "+Inf")
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
-
-Key = TypeVar("Key")
 
 #: Values of a metric by label values: a string for one label, a tuple for none or several.
 Samples = Mapping[Any, float]
@@ -174,160 +187,72 @@ class Metrics:
     """All metrics of one backend process."""
 
     def __init__(self) -> None:
-        self.accepted: dict[str, int] = defaultdict(int)
-        self.ended: dict[tuple[str, str], int] = defaultdict(int)
-        self.requeued: dict[str, int] = defaultdict(int)
-        self.dead: dict[str, int] = defaultdict(int)
-        self.degraded: dict[str, int] = defaultdict(int)
-        self.refused: dict[str, int] = defaultdict(int)
-        self.swept: dict[str, int] = defaultdict(int)
-        self.duty_failures: dict[str, int] = defaultdict(int)
-        self.bus_gaps = 0
-        self.webhooks = dict.fromkeys(("delivered", "retried", "failed", "skipped"), 0)
-        #: IDs that were sent to an external queue again.
-        self.republished = 0
-        self.call_s: dict[tuple[str, str], Histogram] = {}
-        self.call_errors: dict[tuple[str, str, str], int] = defaultdict(int)
-        self.loop_lag_s = Histogram(CALL_BOUNDS_S)
-        self.switches: dict[tuple[str, str], int] = defaultdict(int)
-        #: Model → times in the queue, of the run and in total.
-        self.task_s: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
-        self.start_s: dict[tuple[str, str, str], Histogram] = {}
-        self.starts: dict[tuple[str, str], int] = defaultdict(int)
-        self.cost_micros: dict[tuple[str, str], int] = defaultdict(int)
-        self.cost_s: dict[tuple[str, str], float] = defaultdict(float)
-        self.cost_images: dict[str, int] = defaultdict(int)
-        #: Set by the one backend that checks budgets.
-        self.spent_micros: dict[str, int] = {"day": 0, "month": 0}
-        self.budget_micros: dict[str, int] = {}
-        #: Model → share of its canary, evidence for more failures, and for slowness; set by the one
-        #: backend that compares canaries.
-        self.canaries: dict[str, tuple[float, float, float]] = {}
-        self.rollbacks: dict[str, int] = defaultdict(int)
-        self.lease_tasks = Histogram((1, 2, 4, 8, 16, 32, 64, 128))
-        self.http_s: dict[tuple[str, str, int], Histogram] = {}
+        #: Metric → its values by label values.
+        self.values: dict[str, dict[Any, float]] = {
+            name: defaultdict(int) for name in METRICS if name not in _BOUNDS
+        }
+        self.histograms: dict[str, dict[Any, Histogram]] = {name: {} for name in _BOUNDS}
+        # These start at 0, so that the first event counts as an increase.
+        for outcome in ("delivered", "retried", "failed", "skipped"):
+            self.values["swell_webhook_deliveries_total"][outcome] = 0
+        for name, labels in _LABELS.items():
+            if not labels and name in _BOUNDS:
+                self.histograms[name][()] = Histogram(_BOUNDS[name])
+            elif not labels and name.endswith("_total"):
+                self.values[name][()] = 0
+        self.values["swell_spent_micros"] = {"day": 0, "month": 0}
+        self.count("swell_process_starts_total")
+        self.count("swell_build_info", _RELEASE)
 
-    def http(self, method: str, route: str, status: int) -> Histogram:
-        """Return the times of requests."""
-        return _histogram(self.http_s, (method, route, status), HTTP_BOUNDS_S)
+    def count(self, name: str, labels: str | tuple[str, ...] = (), n: float = 1) -> None:
+        """Add to a counter.
 
-    def call(self, contract: str, name: str) -> Histogram:
-        """Return the times of a call of a contract."""
-        return _histogram(self.call_s, (contract, name), CALL_BOUNDS_S)
+        Args:
+            name: The metric.
+            labels: A string for one label, a tuple for none or several.
+            n: How much to add.
+        """
+        self.values[name][labels] += n
 
-    def cold_start(self, pool: str, model: str, phase: str) -> Histogram:
-        """Return the times of a phase of cold starts."""
-        return _histogram(self.start_s, (pool, model, phase), START_BOUNDS_S)
-
-    def cold_start_ended(self, pool: str, outcome: str) -> None:
-        """Count the end of a cold start."""
-        self.starts[pool, outcome] += 1
+    def observe(self, name: str, labels: object, value: float) -> None:
+        """Add a value to a histogram; `labels` as of `count`."""
+        histogram = self.histograms[name].get(labels)
+        if histogram is None:
+            histogram = self.histograms[name][labels] = Histogram(_BOUNDS[name])
+        histogram.counts[bisect.bisect_left(histogram.bounds, value)] += 1
+        histogram.total += value
 
     def know_pool(self, pool: str) -> None:
         """Start a pool's cold starts at 0, so that the first counts as an increase."""
         for outcome in ("ready", "died"):
-            self.starts.setdefault((pool, outcome), 0)
+            self.values["swell_cold_starts_total"].setdefault((pool, outcome), 0)
 
     def charged(
         self, pool: str, kind: str, seconds: float, micros: int | None, images: int = 0
     ) -> None:
         """Count an entry of the ledger. Negative corrections are not counted."""
-        self.cost_s[pool, kind] += max(0.0, seconds)
+        self.count("swell_cost_seconds_total", (pool, kind), max(0.0, seconds))
         if micros is not None:
-            self.cost_micros[pool, kind] += max(0, micros)
-            self.cost_images[pool] += max(0, images)
-
-    def task_degraded(self, model: str) -> None:
-        """Count a task that `degrade` changed."""
-        self.degraded[model] += 1
-
-    def request_refused(self, code: str) -> None:
-        """Count a request that was answered with an error."""
-        self.refused[code] += 1
-
-    def duty_failed(self, name: str) -> None:
-        """Count a failure of background work."""
-        self.duty_failures[name] += 1
-
-    def task_ended(
-        self, model: str, outcome: str, *, queue_s: float, run_s: float, total_s: float
-    ) -> None:
-        """Count the end of a task."""
-        self.ended[model, outcome] += 1
-        times = self.task_s.get(model)
-        if times is None:
-            bounds = TASK_BOUNDS_S
-            times = self.task_s[model] = (Histogram(bounds), Histogram(bounds), Histogram(bounds))
-        for histogram, seconds in zip(times, (queue_s, run_s, total_s), strict=True):
-            histogram.observe(seconds)
+            self.count("swell_cost_micros_total", (pool, kind), max(0, micros))
+            self.count("swell_cost_images_total", pool, max(0, images))
 
     def models_switched(self, switches: Iterable[Switches]) -> None:
         """Count loads of models onto a device, and changes of LoRAs."""
         for each in switches:
             for source, n in (("disk", each.disk), ("host", each.host), ("lora", each.loras)):
                 if n:
-                    self.switches[each.model, source] += n
+                    self.count("swell_model_switches_total", (each.model, source), n)
 
     def text(self, gauges: Mapping[str, Samples]) -> bytes:
         """Return the metrics in Prometheus' text format.
 
         Args:
-            gauges: Samples that are read on request, by name of the metric.
+            gauges: Values that are read on request, by name of the metric.
         """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Source({**self._samples(), **gauges}, self._histograms()))
+        registry.register(_Source({**self.values, **gauges}, self.histograms))
         ProcessCollector(registry=registry)
         return generate_latest(registry)
-
-    def _samples(self) -> dict[str, Samples]:
-        evidence = {
-            (model, what): value
-            for model, (_, failures, slowness) in self.canaries.items()
-            for what, value in (("failures", failures), ("slowness", slowness))
-        }
-        return {
-            "swell_tasks_total": self.ended,
-            "swell_tasks_accepted_total": self.accepted,
-            "swell_attempts_requeued_total": self.requeued,
-            "swell_tasks_dead_total": self.dead,
-            "swell_tasks_degraded_total": self.degraded,
-            "swell_tasks_swept_total": self.swept,
-            "swell_requests_refused_total": self.refused,
-            "swell_webhook_deliveries_total": self.webhooks,
-            "swell_duty_failures_total": self.duty_failures,
-            "swell_bus_gaps_total": {(): self.bus_gaps},
-            "swell_queue_republished_total": {(): self.republished},
-            "swell_call_errors_total": self.call_errors,
-            "swell_model_switches_total": self.switches,
-            "swell_cold_starts_total": self.starts,
-            "swell_cost_micros_total": self.cost_micros,
-            "swell_cost_seconds_total": self.cost_s,
-            "swell_cost_images_total": self.cost_images,
-            "swell_spent_micros": self.spent_micros,
-            "swell_budget_micros": self.budget_micros,
-            "swell_canary_share": {model: each[0] for model, each in self.canaries.items()},
-            "swell_canary_evidence": evidence,
-            "swell_canary_rollbacks_total": self.rollbacks,
-            "swell_process_starts_total": {(): 1},
-            "swell_build_info": {_RELEASE: 1},
-        }
-
-    def _histograms(self) -> dict[str, Mapping[Any, Histogram]]:
-        queue_s, run_s, total_s = (
-            {model: times[index] for model, times in self.task_s.items()} for index in range(3)
-        )
-        return {
-            "swell_task_queue_seconds": queue_s,
-            "swell_task_run_seconds": run_s,
-            "swell_task_total_seconds": total_s,
-            "swell_lease_tasks": {(): self.lease_tasks},
-            "swell_http_request_seconds": self.http_s,
-            "swell_call_seconds": {
-                key: each for key, each in self.call_s.items() if any(each.counts)
-            },
-            "swell_cold_start_seconds": self.start_s,
-            "swell_event_loop_lag_seconds": {(): self.loop_lag_s},
-        }
 
 
 def scaling_gauges(status: ScalingStatus | None) -> dict[str, Samples]:
@@ -353,7 +278,7 @@ def scaling_gauges(status: ScalingStatus | None) -> dict[str, Samples]:
 
 
 class _Source(Collector):
-    """Converts samples and histograms to what prometheus-client writes."""
+    """Converts values and histograms to metrics of prometheus-client."""
 
     def __init__(
         self, samples: Mapping[str, Samples], histograms: Mapping[str, Mapping[Any, Histogram]]
@@ -364,13 +289,13 @@ class _Source(Collector):
     def collect(self) -> Iterator[Metric]:
         for name, description in METRICS.items():
             labels = _LABELS[name]
+            family: CounterMetricFamily | GaugeMetricFamily
             if name in self._histograms:
                 histogram = HistogramMetricFamily(name, description, labels=labels)
                 for key, each in self._histograms[name].items():
                     histogram.add_metric(_values(key), each.buckets(), each.total)
                 yield histogram
                 continue
-            family: CounterMetricFamily | GaugeMetricFamily
             if name.endswith("_total"):
                 family = CounterMetricFamily(
                     name.removesuffix("_total"), description, labels=labels
@@ -386,8 +311,50 @@ def _values(key: str | tuple[object, ...]) -> list[str]:
     return [key] if isinstance(key, str) else [str(value) for value in key]
 
 
-def _histogram(found: dict[Key, Histogram], key: Key, bounds: Sequence[float]) -> Histogram:
-    histogram = found.get(key)
-    if histogram is None:
-        histogram = found[key] = Histogram(bounds)
-    return histogram
+def measured(backend: Backend, metrics: Metrics) -> Backend:
+    """Return the backend with parts that add their calls to these metrics."""
+    parts = {name: getattr(backend, name) for name in _CONTRACTS}
+    found: dict[str, Any] = {
+        name: _Measured(name, part, metrics, backend.clock)
+        for name, part in parts.items()
+        if part is not None
+    }
+    return dataclasses.replace(backend, **found)
+
+
+class _Measured:
+    """Delegates to a part; counts the time of its coroutines, and errors that are its fault."""
+
+    def __init__(self, name: str, part: object, metrics: Metrics, clock: Clock) -> None:
+        self._name = name
+        self._part = part
+        self._metrics = metrics
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if inspect.iscoroutinefunction(found):
+            found = self._measure(name)
+            setattr(self, name, found)
+        return found
+
+    def _measure(self, name: str) -> Callable[..., Awaitable[Any]]:
+        metrics, clock, labels = self._metrics, self._clock, (self._name, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            started_s = clock.monotonic_s()
+            try:
+                return await getattr(self._part, name)(*arguments, **named)
+            except SwellError as error:
+                if error.status >= Internal.status:
+                    metrics.count("swell_call_errors_total", (*labels, error.code))
+                raise
+            except Exception:
+                metrics.count("swell_call_errors_total", (*labels, Internal.code))
+                raise
+            finally:
+                if name not in _WAITING:
+                    took_s = clock.monotonic_s() - started_s
+                    metrics.observe("swell_call_seconds", labels, took_s)
+
+        return call

@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from swell.api.service import Service
+from swell.api.task_changes import learn
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import SwellError
 from swell.events import Event, EventKind, event_of
@@ -35,6 +36,8 @@ async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> 
     """Handle messages of other backends; those of one kind together."""
     kinds = {each.kind for each in messages}
     has_missed = MessageKind.MISSED in kinds
+    n_missed = sum(each.kind is MessageKind.MISSED for each in messages)
+    service.metrics.count("swell_bus_gaps_total", n=n_missed)
     for each in messages:
         take_events(service, each.events)
     if has_missed or MessageKind.KEYS in kinds:
@@ -71,7 +74,7 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
             service.calibration.ended(event.task_id, service.clock, has_succeeded=has_succeeded)
         # The same event may arrive twice.
         if has_succeeded and not fleet.is_over(event.task_id, summary.attempt):
-            service.learn(summary)
+            learn(service, summary)
         fleet.release([(event.task_id, summary.attempt)])
 
 

@@ -188,7 +188,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
     await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
     if info is None:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
-    worker = service.fleet.get(worker_id)
+    worker = service.fleet.workers.get(worker_id)
     state = "gone" if info.gone_at else "draining"
     return Reply(200, encode(_worker_view(service, info, state, worker.held if worker else 0)))
 
@@ -504,7 +504,7 @@ async def _class_views(service: Service, model: str) -> list[ClassView]:
 def _worker_view(
     service: Service, info: WorkerInfo, state: str, held: int, startup: StartupView | None = None
 ) -> WorkerView:
-    worker = service.fleet.get(info.id)
+    worker = service.fleet.workers.get(info.id)
     switches = {} if worker is None else worker.switches or {}
     return project(
         WorkerView,

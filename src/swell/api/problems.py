@@ -1,6 +1,6 @@
 """One body for every error, readable by several clients.
 
-It is a problem document of RFC 9457. Beside its own members it carries `error`, which OpenAI's
+It is a problem document of RFC 9457. It also carries `error`, which OpenAI's
 clients read, and `error_type`, which fal's read; Replicate's read the document itself. So no façade
 needs a second way to fail.
 """
@@ -114,7 +114,7 @@ def closest(word: str, among: Iterable[str], n: int = 3) -> list[str]:
 
 
 def family_of(status: int) -> str:
-    """Return what OpenAI's clients call errors of a status."""
+    """Return OpenAI's name for errors of a status."""
     if status == 401:
         return "authentication_error"
     if status == 403:

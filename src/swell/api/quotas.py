@@ -36,7 +36,7 @@ LOOK_EVERY_S: Final = 60.0
 _ABANDONED_S: Final = 120.0
 _AT_ONCE: Final = 500
 
-#: How long the use of a day is kept.
+#: The use of a day is stored for this time.
 _KEPT: Final = timedelta(days=62)
 
 #: Has the store accept tasks.
@@ -77,27 +77,22 @@ class Quotas:
         self._reading = asyncio.Lock()
         #: Number of calls of `forget`.
         self._changes = 0
-        #: Requests that wait for a reservation, the oldest first.
-        self._waiting: list[tuple[Sequence[Ask], asyncio.Future[Verdict]]] = []
-        self._reserving: asyncio.Task[None] | None = None
         self._ended: list[Settled] = []
         self._repaired_to = ""
 
     def may_limit(self, key_id: str) -> bool:
         """Return whether a key has quotas, or may have some since the last read."""
-        return self._is_stale() or key_id in self._keys
+        is_stale = self._clock.monotonic_s() - self._read_at_s > _FRESH_S
+        return is_stale or key_id in self._keys
 
     def forget(self) -> None:
         """Read which keys have quotas before the next task is accepted."""
         self._changes += 1
         self._read_at_s = -math.inf
 
-    def _is_stale(self) -> bool:
-        return self._clock.monotonic_s() - self._read_at_s > _FRESH_S
-
     async def _limits(self, key_id: str) -> bool:
         async with self._reading:
-            while self._is_stale():
+            while self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
                 at_s, changes = self._clock.monotonic_s(), self._changes
                 keys = await self._registry.quota_keys()
                 self._ever |= keys
@@ -126,7 +121,7 @@ class Quotas:
             return await make(news)
         now, is_own = self._clock.now(), call.caller.id == key_id
         named = [replace(each, id=each.id or new_id(now)) for each in news]
-        verdict = await self._reserve([self._ask(each, now) for each in named])
+        [verdict] = await self._registry.reserve([[self._ask(each, now) for each in named]])
         if is_own:
             _add_headers(call, verdict.standings, now)
         if verdict.refused_by is not None:
@@ -152,33 +147,7 @@ class Quotas:
         verdict, _ = enter(sheet, [ask])
         return None if verdict.refused_by is None else _error_of(verdict, now)
 
-    async def _reserve(self, asks: Sequence[Ask]) -> Verdict:
-        """Reserve quota. Requests that wait for a transaction share the next one."""
-        done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asks, done))
-        if self._reserving is None:
-            # A separate task, since a canceled request must not interrupt the others.
-            self._reserving = asyncio.create_task(self._reserve_waiting(), name="quotas")
-        return await done
-
-    async def _reserve_waiting(self) -> None:
-        while self._waiting:
-            part, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
-            try:
-                verdicts = await self._registry.reserve([asks for asks, _ in part])
-            except Exception as error:
-                for _, done in part:
-                    if not done.done():
-                        done.set_exception(error)
-                continue
-            for (asks, done), verdict in zip(part, verdicts, strict=True):
-                if not done.done():
-                    done.set_result(verdict)
-                elif verdict.refused_by is None:
-                    self._undo(asks)
-        self._reserving = None
-
-    def _undo(self, reserved: Iterable[NewTask | Ask]) -> None:
+    def _undo(self, reserved: Iterable[NewTask]) -> None:
         self._ended += [Settled(each.id or "", was_task=False) for each in reserved]
 
     def ended(self, task: Task) -> None:
@@ -241,8 +210,8 @@ def _add_headers(call: Call, standings: Iterable[Standing], now: datetime) -> No
         if each.period:
             policy += f";w={2_678_400 if each.period_name == 'month' else 86_400}"
             state += f";t={_until_s(each.period, now)}"
-        call.tell(b"ratelimit-policy", f'"{each.name}";{policy}'.encode())
-        call.tell(b"ratelimit", f'"{each.name}";{state}'.encode())
+        call.add_header(b"ratelimit-policy", f'"{each.name}";{policy}'.encode())
+        call.add_header(b"ratelimit", f'"{each.name}";{state}'.encode())
 
 
 def _until_s(period: str, now: datetime) -> int:
@@ -252,10 +221,10 @@ def _until_s(period: str, now: datetime) -> int:
 def _error_of(verdict: Verdict, now: datetime, key: str = "this key") -> SwellError:
     standing = verdict.refused_by
     assert standing is not None, "the caller checks it"
-    whose = key if standing.user is None else f"user {standing.user!r} of {key}"
+    owner = key if standing.user is None else f"user {standing.user!r} of {key}"
     if not standing.period:
         return CreditsUsedUp(
-            f"{whose} has credits of {dollars(standing.left)} left, and this would cost about "
+            f"{owner} has credits of {dollars(standing.left)} left, and this would cost about "
             f"{dollars(verdict.asked)}: ask the operator to top up (`swell quotas "
             "KEY_ID --credit`), or ask for less"
         )
@@ -266,7 +235,7 @@ def _error_of(verdict: Verdict, now: datetime, key: str = "this key") -> SwellEr
     unit = "" if standing.unit == "micros" else f" {standing.unit}"
     name, wait_s = standing.period_name, _until_s(standing.period, now)
     return QuotaExceeded(
-        f"{whose} may use {limit}{unit} per {name} (UTC), with {left} left, and this "
+        f"{owner} may use {limit}{unit} per {name} (UTC), with {left} left, and this "
         f"request needs {asked}: the next {name} begins in {wait_s} s. Ask for "
         "less until then, or ask the operator for a higher limit",
         headers={"Retry-After": str(wait_s)},

@@ -19,7 +19,7 @@ _MISSING = re.compile(r"missing required field `(.*?)`(?: - at `(.*)`)?", re.S)
 _AT = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.S)
 _INTEGER = re.compile(r"^-?[0-9]{1,18}$", re.A)
 
-#: As much of each end of a message is kept, in characters.
+#: Longest start and end of a message, in characters.
 _MAX_MESSAGE = 300
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
@@ -42,11 +42,8 @@ class Reader:
         """
         try:
             return self._decode(body)
-        except msgspec.ValidationError as error:
-            raise _refusal(str(error), self._fields) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
-            raise InvalidRequest(f"{what}; send a JSON object") from error
+            raise self._refusal(body, error) from error
 
     async def read_call(self, call: Call, limit_bytes: int) -> Any:
         """Return the message in a request's body.
@@ -57,14 +54,24 @@ class Reader:
         """
         if call.headers.get(b"content-type", JSON) != JSON:
             check_json(call)
-        return self.read(await call.body(limit_bytes))
+        body = await call.body(limit_bytes)
+        try:
+            return self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refusal(body, error) from error
+
+    def _refusal(self, body: bytes, error: Exception) -> InvalidRequest:
+        if isinstance(error, msgspec.ValidationError):
+            return _refusal(str(error), self._fields)
+        what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
+        return InvalidRequest(f"{what}; send a JSON object")
 
 
 def check_json(call: Call) -> None:
-    """Check that the body is said to be JSON, or not said to be anything.
+    """Check that the content type is JSON or missing.
 
     Raises:
-        InvalidRequest: It is said to be something else.
+        InvalidRequest: It is another one.
     """
     media_type = call.media_type
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
@@ -171,7 +178,7 @@ def _scalar(text: str, kinds: tuple[type[Any], ...]) -> int | bool | str:
 
 
 def _all_fields(kind: Any) -> list[str]:
-    """Return the field names of a message and of what its lists hold."""
+    """Return the field names of a message and of the items of its lists."""
     info = msgspec.inspect.type_info(kind)
     return _names(info)
 

@@ -1,31 +1,25 @@
-"""Files in the reports of workers: names, enclosed bytes, and checks that they are stored."""
+"""Files of workers: where to put them, and checks of those that reports name or enclose."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import structlog
 
+from swell.api.call import Call, Reply
 from swell.api.early import read_artifact
 from swell.api.files import plain_type
 from swell.api.fleet import Worker
+from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
-from swell.api.worker_leases import learn_holds
-from swell.dispatch import (
-    Enclosure,
-    Progress,
-    Report,
-)
-from swell.errors import (
-    Forbidden,
-    InvalidInput,
-    InvalidRequest,
-    NotFound,
-    SwellError,
-)
+from swell.api.worker_leases import learn_holds, own_worker
+from swell.dispatch import Progress, Report, Upload
+from swell.errors import Conflict, Forbidden, InvalidInput, InvalidRequest, NotFound, SwellError
 from swell.events import ATTEMPT_STRIDE, EventKind
+from swell.objects import check_key
+from swell.registry import Scope
 from swell.store import Hold
 from swell.task import (
     Artifact,
@@ -34,6 +28,7 @@ from swell.task import (
     Settlement,
     Succeeded,
     TaskError,
+    checkpoint_key,
 )
 
 _log = structlog.get_logger("swell.api")
@@ -46,35 +41,114 @@ EVENT_KINDS: Final = {
 }
 
 
-async def check_stored(service: Service, told: Report) -> Report:
-    """Return a report with failures where a file that an outcome names is not in the bucket."""
-    settlements = await asyncio.gather(*(_if_stored(service, each) for each in told.settlements))
-    return msgspec.structs.replace(told, settlements=list(settlements))
+#: A signed PUT must outlive a slow upload.
+_PUT_URL_S: Final = 3600.0
 
 
-async def release_failed_uploads(service: Service, told: Report) -> Report:
-    """Return a report whose failed uploads count as no attempts while no upload succeeds.
+class UploadsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask where to put the files of one attempt."""
 
-    While the object store takes files, the fault is the file's: the attempt counts.
+    worker_id: str
+    #: The attempt, by its lease.
+    hold: Hold
+    #: `outputs/TASK/ATTEMPT/NAME` each, or `checkpoints/TASK-ATTEMPT.bin`.
+    keys: list[str]
+
+
+class UploadsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to put them, in the same order."""
+
+    uploads: list[Upload]
+
+
+_uploads = Reader(UploadsRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+@route(
+    "POST /worker/v1/uploads",
+    "Workers",
+    {200: Response("A signed URL for each key", UploadsAnswer)},
+    scope=Scope.WORKER,
+    body=UploadsRequest,
+    errors=(NotFound, Forbidden, Conflict),
+    audit="workers.upload",
+    operation_id="workers_uploads",
+)
+async def uploads(service: Service, call: Call) -> Reply:
+    """Get upload URLs for outputs.
+
+    Only for the holder of the attempt's lease. A stored file never changes: the same bytes are
+    accepted again, others are refused.
     """
-    if not any(_is_upload_failed(each) for each in told.settlements):
-        return told
-    if await service.writable.takes_files():
-        return told
-    settlements = [
-        msgspec.structs.replace(
-            each, outcome=Released(reason="upload failed", timings=each.outcome.timings)
+    asked = await _uploads.read_call(call, service.settings.server.max_body_bytes)
+    worker, hold = await own_worker(service, call, asked.worker_id), asked.hold
+    checkpoint = checkpoint_key(hold.task_id, hold.attempt)
+    for key in asked.keys:
+        if key != checkpoint and not is_output(check_key(key), hold.task_id, hold.attempt):
+            home = f"outputs/{hold.task_id}/{hold.attempt}/"
+            raise Forbidden(
+                f"the outputs of this attempt go to {home[:80]}NAME and its checkpoint to "
+                f"{checkpoint[:80]}, not {key[:80]!r}"
+            )
+    await learn_holds(service, worker, [hold])
+    if not service.fleet.is_held(hold):
+        raise Conflict(
+            f"the lease of attempt {hold.attempt} of task {hold.task_id[:60]} has "
+            "ended, so the server accepts nothing for it: discard the result"
         )
-        if _is_upload_failed(each)
-        else each
-        for each in told.settlements
+    found = list(await asyncio.gather(*(_place(service, key) for key in asked.keys)))
+    return Reply(200, _encode(UploadsAnswer(uploads=found)))
+
+
+async def _place(service: Service, key: str) -> Upload:
+    """Return where to put a file: straight to the bucket where that is possible."""
+    direct = await service.objects.direct("PUT", key, _PUT_URL_S)
+    if direct is None:
+        return Upload(key=key, url=service.objects.sign("PUT", key, _PUT_URL_S))
+    return Upload(key=key, url=direct.url, headers=direct.headers)
+
+
+async def with_checked_files(service: Service, worker: Worker, report: Report) -> Report:
+    """Return a report after all checks of its files, and store those that it encloses.
+
+    An outcome with a file that is not stored fails. Clients get signed URLs of the files that
+    outcomes and events name, so the key of another file would expose it.
+
+    Raises:
+        Forbidden: An outcome or an event names a file that is not one of its attempt's.
+        InvalidInput: An enclosed file is none that an outcome or an event in the report names.
+    """
+    if report.enclosures:
+        report = await _keep_enclosures(service, worker, report)
+    settlements = report.settlements
+    for each in settlements:
+        if isinstance(each.outcome, Succeeded):
+            for artifact in each.outcome.artifacts:
+                _check_output(artifact.key, each.task_id, each.attempt)
+    for event in report.progress:
+        if EVENT_KINDS.get(event.kind) is EventKind.ARTIFACT and "key" in event.data:
+            _check_output(event.data["key"], event.task_id, event.attempt)
+    if not settlements:
+        return report
+    if not service.objects.is_here:
+        settlements = await asyncio.gather(*(_if_stored(service, each) for each in settlements))
+    uploads_failed = [
+        isinstance(each.outcome, Failed) and each.outcome.error.code == "upload_failed"
+        for each in settlements
     ]
-    return msgspec.structs.replace(told, settlements=settlements)
+    # While the object store takes no files, failed uploads count as no attempts.
+    if any(uploads_failed) and not await service.writable.takes_files():
+        settlements = [
+            _released(each) if is_failed else each
+            for each, is_failed in zip(settlements, uploads_failed, strict=True)
+        ]
+    return msgspec.structs.replace(report, settlements=settlements)
 
 
-def _is_upload_failed(settlement: Settlement) -> bool:
-    outcome = settlement.outcome
-    return isinstance(outcome, Failed) and outcome.error.code == "upload_failed"
+def _released(settlement: Settlement) -> Settlement:
+    outcome = Released(reason="upload failed", timings=settlement.outcome.timings)
+    return msgspec.structs.replace(settlement, outcome=outcome)
 
 
 async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
@@ -85,9 +159,7 @@ async def _if_stored(service: Service, settlement: Settlement) -> Settlement:
     why = next((each for each in missing if each), None)
     if why is None:
         return settlement
-    failure = TaskError(code="upload_failed", title="The output could not be stored", detail=why)
-    failed = Failed(error=failure, retryable=True, timings=outcome.timings)
-    return msgspec.structs.replace(settlement, outcome=failed)
+    return _upload_failed(settlement, why)
 
 
 async def _lack(service: Service, artifact: Artifact) -> str:
@@ -107,25 +179,6 @@ def is_output(key: str, task_id: str, attempt: int) -> bool:
     return key.startswith(home) and "/" not in key[len(home) :]
 
 
-def check_artifacts(settlements: Sequence[Settlement]) -> None:
-    """Check that outcomes name files of their attempts alone.
-
-    Readers of the task get signed URLs for them, so the key of another file would expose it.
-    """
-    for each in settlements:
-        if not isinstance(each.outcome, Succeeded):
-            continue
-        for artifact in each.outcome.artifacts:
-            _check_output(artifact.key, each.task_id, each.attempt)
-
-
-def check_told_artifacts(news: Sequence[Progress]) -> None:
-    """Check files that are reported before the outcome in the same way."""
-    for each in news:
-        if EVENT_KINDS.get(each.kind) is EventKind.ARTIFACT and "key" in each.data:
-            _check_output(each.data["key"], each.task_id, each.attempt)
-
-
 def _check_output(key: object, task_id: str, attempt: int) -> None:
     if not isinstance(key, str) or not is_output(key, task_id, attempt):
         raise Forbidden(
@@ -134,82 +187,65 @@ def _check_output(key: object, task_id: str, attempt: int) -> None:
         )
 
 
-async def keep_enclosures(service: Service, worker: Worker, told: Report) -> Report:
+async def _keep_enclosures(service: Service, worker: Worker, report: Report) -> Report:
     """Store the files inside a report; return it with failures where that was refused.
 
     Raises:
         InvalidInput: A file is none that an outcome or an event in the report names.
     """
-    files = {file.key: file for file in told.enclosures}
-    parts = [_Part(each, _enclosed(each, files)) for each in told.settlements]
-    early = {n: each for n, each in enumerate(told.progress) if _is_enclosed(each, files)}
-    named = {str(each.data["key"]) for each in early.values()}
-    if strange := set(files).difference(named, *(part.types for part in parts)):
+    files = {file.key: file.data for file in report.enclosures}
+    types = [_enclosed_types(each, files) for each in report.settlements]
+    early = [each for each in report.progress if _is_enclosed(each, files)]
+    named = {str(each.data["key"]) for each in early}.union(*types)
+    if unnamed := files.keys() - named:
         raise InvalidInput(
-            f"{min(strange)[:120]!r} cannot be enclosed: nothing in this report names it as a file "
+            f"{min(unnamed)[:120]!r} cannot be enclosed: nothing in this report names it as a file "
             "of its attempt, with this size"
         )
-    await learn_holds(
-        service,
-        worker,
-        [*(part.hold for part in parts if part.types), *map(_hold_of, early.values())],
+    settled = list(zip(report.settlements, types, strict=True))
+    holding: list[Settlement | Progress] = [each for each, enclosed in settled if enclosed]
+    holding += early
+    holds = [Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in holding]
+    await learn_holds(service, worker, holds)
+    settlements = await asyncio.gather(
+        *(_with_files(service, each, enclosed, files) for each, enclosed in settled)
     )
-    settlements = await asyncio.gather(*(_kept(service, part, files) for part in parts))
-    lost = {n for n, each in early.items() if not await _kept_early(service, each, files)}
-    progress = [each for n, each in enumerate(told.progress) if n not in lost]
-    return msgspec.structs.replace(told, settlements=list(settlements), progress=progress)
+    lost = {id(each) for each in early if not await _keep_early(service, each, files)}
+    progress = [each for each in report.progress if id(each) not in lost]
+    return msgspec.structs.replace(report, settlements=settlements, progress=progress)
 
 
-def _hold_of(told: Progress) -> Hold:
-    return Hold(task_id=told.task_id, attempt=told.attempt, token=told.token)
-
-
-def _is_enclosed(told: Progress, files: Mapping[str, Enclosure]) -> bool:
+def _is_enclosed(event: Progress, files: Mapping[str, bytes]) -> bool:
     """Whether this is progress about a file that the report encloses."""
-    if EVENT_KINDS.get(told.kind) is not EventKind.ARTIFACT:
-        return False
-    key, data = told.data.get("key"), told.data
+    key, data = event.data.get("key"), event.data
     return (
-        isinstance(key, str)
+        EVENT_KINDS.get(event.kind) is EventKind.ARTIFACT
+        and isinstance(key, str)
         and key in files
-        and is_output(key, told.task_id, told.attempt)
-        and data.get("bytes") == len(files[key].data)
+        and is_output(key, event.task_id, event.attempt)
+        and data.get("bytes") == len(files[key])
         and isinstance(data.get("content_type"), str)
     )
 
 
-async def _kept_early(service: Service, told: Progress, files: Mapping[str, Enclosure]) -> bool:
+async def _keep_early(service: Service, event: Progress, files: Mapping[str, bytes]) -> bool:
     """Store a file that came before its outcome; whether it is there.
 
-    The outcome brings it again, and fails where it cannot be stored then either.
+    The outcome brings it again, and fails if it cannot be stored then either.
     """
-    if not service.fleet.is_held(told.task_id, told.attempt, told.token):
+    if not service.fleet.is_held(event):
         # No event is published for it.
         return True
-    key = told.data["key"]
+    key = event.data["key"]
     try:
-        await service.objects.put_new(key, files[key].data, plain_type(told.data["content_type"]))
+        await service.objects.put_new(key, files[key], plain_type(event.data["content_type"]))
     except SwellError as error:
-        _log.warning("a file cannot be stored yet", task=told.task_id, detail=error.detail)
+        _log.warning("a file cannot be stored yet", task=event.task_id, detail=error.detail)
         return False
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """An outcome, and those of its files that came with it."""
-
-    settlement: Settlement
-    #: Key → media type.
-    types: Mapping[str, str]
-
-    @property
-    def hold(self) -> Hold:
-        told = self.settlement
-        return Hold(task_id=told.task_id, attempt=told.attempt, token=told.token)
-
-
-def _enclosed(settlement: Settlement, files: Mapping[str, Enclosure]) -> dict[str, str]:
+def _enclosed_types(settlement: Settlement, files: Mapping[str, bytes]) -> dict[str, str]:
     """Return the keys and media types of an outcome's files that are enclosed."""
     if not isinstance(settlement.outcome, Succeeded):
         return {}
@@ -218,26 +254,29 @@ def _enclosed(settlement: Settlement, files: Mapping[str, Enclosure]) -> dict[st
         for artifact in settlement.outcome.artifacts
         if artifact.key in files
         and is_output(artifact.key, settlement.task_id, settlement.attempt)
-        and artifact.bytes == len(files[artifact.key].data)
+        and artifact.bytes == len(files[artifact.key])
     }
 
 
-async def _kept(service: Service, part: _Part, files: Mapping[str, Enclosure]) -> Settlement:
-    """Store the files of one outcome; return it, or that it failed."""
-    hold = part.hold
-    if not part.types or not service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
+async def _with_files(
+    service: Service, settlement: Settlement, types: Mapping[str, str], files: Mapping[str, bytes]
+) -> Settlement:
+    """Store the enclosed files of one outcome; return it, or that it failed."""
+    if not types or not service.fleet.is_held(settlement):
         # The store will not take the outcome either, unless it has it already.
-        return part.settlement
+        return settlement
     try:
-        for key, content_type in part.types.items():
-            await service.objects.put_new(key, files[key].data, content_type)
+        for key, content_type in types.items():
+            await service.objects.put_new(key, files[key], content_type)
     except SwellError as error:
-        failure = TaskError(
-            code="upload_failed", title="The output could not be stored", detail=error.detail
-        )
-        failed = Failed(error=failure, retryable=True, timings=part.settlement.outcome.timings)
-        return msgspec.structs.replace(part.settlement, outcome=failed)
-    return part.settlement
+        return _upload_failed(settlement, error.detail)
+    return settlement
+
+
+def _upload_failed(settlement: Settlement, detail: str) -> Settlement:
+    error = TaskError(code="upload_failed", title="The output could not be stored", detail=detail)
+    failed = Failed(error=error, retryable=True, timings=settlement.outcome.timings)
+    return msgspec.structs.replace(settlement, outcome=failed)
 
 
 async def without_lost_files(service: Service, news: Sequence[Progress]) -> list[Progress]:
@@ -250,16 +289,16 @@ async def without_lost_files(service: Service, news: Sequence[Progress]) -> list
     return [each for each in news if id(each) not in lost]
 
 
-def _is_remembered(service: Service, told: Progress) -> bool:
+def _is_remembered(service: Service, event: Progress) -> bool:
     """Whether this process has published this progress before."""
-    number = told.attempt * ATTEMPT_STRIDE + told.place
-    remembered = service.bus.history(told.task_id, after=number - 1)
+    number = event.attempt * ATTEMPT_STRIDE + event.place
+    remembered = service.bus.history(event.task_id, after=number - 1)
     return bool(remembered) and remembered[0].id == number
 
 
-async def _is_stored(service: Service, told: Mapping[str, object]) -> bool:
-    """Whether a file lies where a worker says."""
-    artifact = read_artifact(told)
+async def _is_stored(service: Service, data: Mapping[str, object]) -> bool:
+    """Whether the file of an event is in the object store."""
+    artifact = read_artifact(data)
     if artifact is None:
         return False
     try:

@@ -68,7 +68,7 @@ class Route:
     #: Path with `{name}` for one part and `{name:path}` for the rest.
     path: str
     handler: Handler
-    #: What a key must be allowed; None where no key is needed.
+    #: The permission that a key needs; None if no key is needed.
     scope: Scope | None
     summary: str
     #: Heading under which it is documented.
@@ -81,7 +81,7 @@ class Route:
     headers: tuple[Header, ...] = ()
     #: Kept out of OpenAPI: pages for people.
     is_page: bool = False
-    #: What the audit log calls it, such as `keys.create`; empty where nothing of it is written.
+    #: Its name in the audit log, such as `keys.create`; empty if it is not logged.
     audit: str = ""
     #: Which other API's clients it is for, such as `replicate`; empty for our own surface.
     facade: str = ""

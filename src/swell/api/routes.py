@@ -21,6 +21,7 @@ from swell.api import (
     gallery,
     operators,
     pages,
+    reported_files,
     scaling,
     share_page,
     shares,
@@ -29,7 +30,9 @@ from swell.api import (
     tasks,
     webhooks,
     weights,
-    workers,
+    worker_leases,
+    worker_registration,
+    worker_reports,
 )
 from swell.api.facades.table import FACADE_GROUPS, FACADE_ROUTES
 from swell.api.route import Route, declared_in
@@ -70,7 +73,10 @@ _MODULES: Final = (
     accounts,
     pages,
     share_page,
-    workers,
+    worker_registration,
+    worker_leases,
+    worker_reports,
+    reported_files,
     weights,
 )
 

@@ -146,6 +146,6 @@ def _style(view: SharedView) -> str:
 
 def _language(call: Call) -> str:
     """Return the browser's first language that has texts here; English if none has."""
-    accepted = (call.header(b"accept-language") or b"").decode("latin-1")
+    accepted = (call.headers.get(b"accept-language") or b"").decode("latin-1")
     codes = (part.strip()[:2].lower() for part in accepted.split(",")[:20])
     return next((code for code in codes if code in _TEXTS), "en")

@@ -41,18 +41,16 @@ class Skew:
         return 0.0 if self._right_s is None else self._offset_s() - self._right_s
 
     @property
-    def is_wrong(self) -> bool:
-        """Whether leases and deadlines by this clock would harm those of other backends."""
-        return abs(self.ahead_s) > MOST_SKEW_S
-
-    @property
     def refusal(self) -> str:
-        """Why this backend hands out no leases, and what to do; empty while its clock is right."""
-        if not self.is_wrong:
+        """Why this backend hands out no leases, and what to do; empty while its clock is right.
+
+        With a wrong clock, its leases and deadlines would harm those of other backends.
+        """
+        if self._right_s is None or abs(ahead_s := self.ahead_s) <= MOST_SKEW_S:
             return ""
-        where = "ahead of" if self.ahead_s > 0 else "behind"
+        where = "ahead of" if ahead_s > 0 else "behind"
         return (
-            f"this backend's clock is {abs(self.ahead_s):.1f} s {where} the database's, and may "
+            f"this backend's clock is {abs(ahead_s):.1f} s {where} the database's, and may "
             f"differ by {MOST_SKEW_S:.0f} s: synchronise the clocks of both machines (NTP)"
         )
 
@@ -60,7 +58,7 @@ class Skew:
         """Raise if the clock is wrong.
 
         Raises:
-            Unavailable: The clock is wrong; the text says what to do.
+            Unavailable: The clock is wrong.
         """
         if self.refusal:
             raise Unavailable(self.refusal)
@@ -75,9 +73,10 @@ class Skew:
         if ahead_s is None:
             return
         self._right_s = self._offset_s() - ahead_s
-        if self.is_wrong is not self._was_wrong:
-            self._was_wrong = self.is_wrong
-            if self.is_wrong:
+        is_wrong = bool(self.refusal)
+        if is_wrong is not self._was_wrong:
+            self._was_wrong = is_wrong
+            if is_wrong:
                 text = "clock skew: the clock differs from the database's, no leases are granted"
                 _log.error(text, ahead_s=round(ahead_s, 3))
             else:

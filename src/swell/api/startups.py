@@ -142,7 +142,7 @@ async def _try_to_keep(service: Service, startup: Startup, info: WorkerInfo | No
     try:
         await _keep(service, startup, info)
     except Exception as error:
-        service.metrics.duty_failed("startups")
+        service.metrics.count("swell_duty_failures_total", "startups")
         bug = None if isinstance(error, SwellError) else error
         _log.warning("startups: cannot write", id=startup.id, error=repr(error), exc_info=bug)
 
@@ -177,13 +177,14 @@ def _count(service: Service, startup: Startup, kept: KeptStartup) -> None:
     metrics, entry = service.metrics, kept.charged
     phases: frozenset[str] = frozenset()
     if entry is not None:
-        metrics.cold_start_ended(startup.pool, entry.outcome)
+        metrics.count("swell_cold_starts_total", (startup.pool, entry.outcome))
         phases |= _UNTIL_READY if entry.outcome == "ready" else frozenset()
     if startup.state is StartupState.DONE and (entry is not None or kept.before is not None):
         phases |= _UNTIL_DONE
     for (model, phase), seen in observations(startup, service.clock.now()).items():
         if phase in phases and seen.is_over:
-            metrics.cold_start(startup.pool, model, phase).observe(seen.seconds)
+            labels = (startup.pool, model, phase)
+            metrics.observe("swell_cold_start_seconds", labels, seen.seconds)
 
 
 def _entry(

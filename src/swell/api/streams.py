@@ -35,7 +35,7 @@ class Stream:
         self.receive = call.receive
         self.send = call.send
         #: The header with its key.
-        self.authorization = call.header(b"authorization")
+        self.authorization = call.headers.get(b"authorization")
         #: Whether it has a signed URL instead, which is valid until the stream ends.
         self.is_signed = call.key is None
         #: The task while it is queued.

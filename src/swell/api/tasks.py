@@ -1,8 +1,8 @@
 """Tasks: create, list, get, cancel, retry; and the dead letters.
 
 `create` is the hot path. A 2xx is written only after the store's call has returned, and the store
-returns only when the task is durable. Whoever waits (`Prefer: wait`) is answered from the event
-that ends the task, without asking the store again; with a file of the task where it prefers that.
+returns only when the task is durable. A client that waits (`Prefer: wait`) gets its answer from the
+event that ends the task, without another read of the store.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from typing import Final
 
 import msgspec
 
-from swell.api.admission import check_can_run_again
+from swell.api.admission import check, check_can_run_again
 from swell.api.call import Call, Reply
-from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.files import comes_from_its_url, file_reply, preferred_file
-from swell.api.reading import Reader, check_json, read_query
+from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
 from swell.api.service import Service
-from swell.api.submit import accept, check, follow, note_new, prefer_wait_s
+from swell.api.submit import accept, follow, note_new, prefer_wait_s, repeat_of
+from swell.api.task_changes import count_end, publish_changes
 from swell.api.tasks_schemas import (
     BatchRequest,
     BatchView,
@@ -32,7 +32,7 @@ from swell.api.tasks_schemas import (
     TaskRequest,
     TaskView,
 )
-from swell.api.views import UrlMaker, encode, encode_task, task_view
+from swell.api.views import encode, task_view
 from swell.broker import Rank
 from swell.bus import MessageKind, PeerMessage
 from swell.errors import (
@@ -120,14 +120,13 @@ async def create(service: Service, call: Call) -> Reply:
     `Accept`, also send `Prefer`, or repeat the idempotency key of an ended task; without a file
     of that type the answer is JSON.
     """
-    service.traces.begin(call)
-    body = await call.body(service.settings.server.max_body_bytes)
-    request = _read(call, body)
-    is_repeatable = call.header(b"idempotency-key") is not None
-    repeat = await repeat_of(service, call, body) if is_repeatable else None
+    request: TaskRequest = await _request.read_call(call, service.settings.server.max_body_bytes)
+    repeat = None
+    if b"idempotency-key" in call.headers:
+        repeat = await repeat_of(service, call, call.content)
     new = await check(service, call, request, repeat)
-    accepted = await accept(service, call, new)
-    prefer = call.header(b"prefer")
+    [accepted] = await accept(service, call, [new])
+    prefer = call.headers.get(b"prefer")
     wait_s = 0.0 if prefer is None else prefer_wait_s(prefer, service.settings.server.max_wait_s)
     task = await follow(service, call, accepted, wait_s)
     reply = await _file_reply(service, call, task, wait_s) if task.artifacts else None
@@ -150,12 +149,9 @@ async def create_batch(service: Service, call: Call) -> Reply:
 
     The server accepts all tasks or none. An idempotency key covers the whole batch.
     """
-    service.traces.begin(call)
-    body = await call.body(service.settings.server.max_body_bytes)
-    _check_type(call)
-    batch: BatchRequest = _batch.read(body)
-    repeat = await repeat_of(service, call, body)
-    outlook = _Outlook(service)
+    batch: BatchRequest = await _batch.read_call(call, service.settings.server.max_body_bytes)
+    repeat = await repeat_of(service, call, call.content)
+    ranks = _BatchRanks(service)
     news: list[NewTask] = []
     errors: list[FieldError] = []
     for number, request in enumerate(batch.tasks):
@@ -164,8 +160,8 @@ async def create_batch(service: Service, call: Call) -> Reply:
         await asyncio.sleep(0)
         try:
             place = (at, number)
-            new = await check(service, call, request, repeat, place=place, rank_of=outlook.rank_of)
-            outlook.add(new)
+            new = await check(service, call, request, repeat, place=place, rank_of=ranks.rank_of)
+            ranks.add(new)
             news.append(new)
         except SwellError as error:
             if error.status >= 500:
@@ -178,8 +174,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         raise InvalidInput(f"nothing was accepted, since {first}", errors=errors)
-    accepted = all_accepted(await service.limits.accept(call, news))
-    service.traces.accepted(call, accepted)
+    accepted = await accept(service, call, news)
     await note_new(service, accepted)
     tasks = [each.task for each in accepted]
     urls = service.urls(call)
@@ -207,7 +202,7 @@ async def list_tasks(service: Service, call: Call) -> Reply:
     viewer = Viewer(call.caller.id, query.viewer or "")
     words = words_of(query.q)[:MOST_SOUGHT]
     if words:
-        # What came since the duty looked last.
+        # Tasks since the last run of the background job.
         await service.store.keep_words(limit=_WORDS_BEFORE)
     where = TaskFilter(
         state=query.state,
@@ -230,7 +225,7 @@ async def get(service: Service, call: Call) -> Reply:
     eta = None if expected is None else expected.finish
     early = early_artifacts(service.bus, task)
     urls = service.urls(call)
-    return Reply(200, encode_task(task, urls, position=position, eta_s=eta, early=early))
+    return Reply(200, encode(task_view(task, urls, position=position, eta_s=eta, early=early)))
 
 
 @route(
@@ -246,7 +241,7 @@ async def cancel(service: Service, call: Call) -> Reply:
     A queued task ends at once. Canceling an ended task changes nothing.
     """
     task = await cancel_task(service, await find_task(service, call))
-    return Reply(200, encode_task(task, service.urls(call)))
+    return Reply(200, encode(task_view(task, service.urls(call))))
 
 
 async def cancel_task(service: Service, before: Task) -> Task:
@@ -256,8 +251,8 @@ async def cancel_task(service: Service, before: Task) -> Task:
     assert task is not None, "the task was there a moment ago, and tasks are never forgotten"
     if task.state.is_terminal:
         if not canceled.again:
-            service.count_end(task)
-            await service.changed([task])
+            count_end(service, task)
+            await publish_changes(service, [task])
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.
@@ -355,6 +350,15 @@ async def _replayed(
         return error
 
 
+def may_see(call: Call, task: Task) -> bool:
+    """Whether the caller may see a task: its own, or any for an admin."""
+    key = call.caller
+    if task.key_id == key.id:
+        return True
+    call.of_others = Scope.ADMIN in key.scopes
+    return call.of_others
+
+
 async def find_task(service: Service, call: Call) -> Task:
     """Return the task that the path names, as it is now.
 
@@ -363,7 +367,7 @@ async def find_task(service: Service, call: Call) -> Task:
     """
     task_id = call.params["id"]
     task = (await service.store.get([task_id]))[0]
-    if task is None or not service.may_see(call, task):
+    if task is None or not may_see(call, task):
         raise NotFound(
             f"this key has no task {task_id[:60]!r}: GET /v1/tasks or `swell tasks ls` lists its "
             "tasks"
@@ -377,40 +381,40 @@ async def _file_reply(service: Service, call: Call, task: Task, wait_s: float) -
     if artifact is None:
         return None
     urls = service.urls(call)
-    url = urls.file(artifact.key, artifact.bytes).encode()
+    url = urls.file(artifact.key, artifact.bytes)
     headers = [
-        *_applied(wait_s),
         (b"vary", b"Accept"),
         (b"swell-task", task.id.encode()),
         (b"swell-task-state", task.state.encode()),
         (b"swell-artifacts", b"%d" % len(task.artifacts)),
     ]
     if comes_from_its_url(service, artifact):
-        return Reply(303, encode_task(task, urls), headers=[(b"location", url), *headers])
-    headers += [_location(urls, task), (b"content-location", url)]
+        headers += _headers(url, wait_s)
+        return Reply(303, encode(task_view(task, urls)), headers=headers)
+    headers += _headers(f"{urls.base}/v1/tasks/{task.id}", wait_s)
+    headers.append((b"content-location", url.encode()))
     return await file_reply(service, artifact, headers)
 
 
 async def _task_reply(service: Service, call: Call, task: Task, wait_s: float) -> Reply:
     urls = service.urls(call)
-    headers = [_location(urls, task), *_applied(wait_s)]
+    headers = _headers(f"{urls.base}/v1/tasks/{task.id}", wait_s)
     if task.state.is_terminal:
-        return Reply(201, encode_task(task, urls), headers=headers)
+        return Reply(201, encode(task_view(task, urls)), headers=headers)
     position, expected = await service.estimates.position(task, is_new=wait_s == 0)
     eta = None if expected is None else expected.finish
-    body = encode_task(task, urls, position=position, eta_s=eta)
+    body = encode(task_view(task, urls, position=position, eta_s=eta))
     return Reply(202, body, headers=headers)
 
 
-def _location(urls: UrlMaker, task: Task) -> tuple[bytes, bytes]:
-    return b"location", f"{urls.base}/v1/tasks/{task.id}".encode()
+def _headers(location: str, wait_s: float) -> list[tuple[bytes, bytes]]:
+    headers = [(b"location", location.encode())]
+    if wait_s > 0:
+        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    return headers
 
 
-def _applied(wait_s: float) -> list[tuple[bytes, bytes]]:
-    return [(b"preference-applied", b"wait=%d" % wait_s)] if wait_s > 0 else []
-
-
-class _Outlook:
+class _BatchRanks:
     """Counts the tasks before each task of a batch, earlier ones of the batch included."""
 
     def __init__(self, service: Service) -> None:
@@ -451,18 +455,6 @@ class _Outlook:
         return served or (new.stage_model,)
 
 
-def _read(call: Call, body: bytes) -> TaskRequest:
-    _check_type(call)
-    request: TaskRequest = _request.read(body)
-    return request
-
-
-def _check_type(call: Call) -> None:
-    header = call.header(b"content-type")
-    if header is not None and header != b"application/json":
-        check_json(call)
-
-
 async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
     if task.dead or not only_dead:
         await check_can_run_again(service, task)
@@ -501,17 +493,3 @@ def only_own(call: Call) -> str | None:
     """Return the key to which a listing is limited; None for all keys."""
     key = call.caller
     return None if Scope.ADMIN in key.scopes else key.id
-
-
-def all_accepted(results: list[Accepted | SwellError]) -> list[Accepted]:
-    """Return accepted tasks.
-
-    Raises:
-        SwellError: The first error among them.
-    """
-    accepted = []
-    for result in results:
-        if isinstance(result, SwellError):
-            raise result
-        accepted.append(result)
-    return accepted

@@ -1,7 +1,8 @@
 """Request and response bodies of tasks. OpenAPI's schemas are made from these types."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -55,7 +56,7 @@ _Any = Annotated[
 ]
 
 #: msgspec reads `Raw | None` as None only, so null means that the field is missing.
-_NULL = msgspec.Raw(b"null")
+_null: Final = partial(msgspec.Raw, b"null")
 
 
 class DegradeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,7 +113,7 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = None
     max_attempts: Annotated[int, doc("attempts, including those of lost workers", ge=1, le=20)] = 3
     metadata: Annotated[_Any, doc("any JSON up to 16 KiB, returned unchanged")] = msgspec.field(
-        default_factory=lambda: _NULL
+        default_factory=_null
     )
     webhook: (
         Annotated[str | WebhookRequest, doc("a URL, or a URL with events and secret")] | None

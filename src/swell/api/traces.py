@@ -11,30 +11,25 @@ from swell.telemetry import Span, Trace, Tracer, client_trace
 
 
 class Traces:
-    """The backend's part of traces; without a tracer, nothing.
+    """The backend's part of traces.
 
     Args:
-        tracer: Exporter of spans; None without tracing.
+        tracer: Exporter of spans.
         clock: The time.
     """
 
-    def __init__(self, tracer: Tracer | None, clock: Clock) -> None:
+    def __init__(self, tracer: Tracer, clock: Clock) -> None:
         self._tracer = tracer
         self._clock = clock
 
     def begin(self, call: Call) -> None:
-        """Start the trace of a request that creates tasks, or continue its client's."""
-        if self._tracer is not None:
-            call.trace = self._tracer.begin(client_trace(call.header(b"traceparent")))
+        """Start the trace of a request that may create tasks, or continue its client's."""
+        call.trace = self._tracer.begin(client_trace(call.headers.get(b"traceparent")))
 
     def accepted(self, call: Call, accepted: Sequence[Accepted]) -> None:
-        """Note which task a request made, and tell that its tasks are durable."""
-        if len(accepted) == 1:
-            call.task_id = accepted[0].task.id
-        if self._tracer is None or call.trace is None:
-            return
+        """Record that the tasks of a request are durable."""
         fresh = [each.task for each in accepted if each.is_new]
-        if not fresh:
+        if call.trace is None or not fresh:
             return
         now = self._clock.now()
         took_s = self._clock.monotonic_s() - call.started_s
@@ -57,22 +52,19 @@ class Traces:
 
     def leased(self, task: Task) -> str | None:
         """Record the lease of a task and its wait; return the context for the worker."""
-        if self._tracer is None or task.traceparent is None or task.started_at is None:
+        if task.traceparent is None or task.started_at is None:
             return None
-        self._tell("queued", task, task.created_at, task.started_at)
-        return self._tell("lease", task, task.started_at, self._clock.now()).own
+        self._record("queued", task, task.created_at, task.started_at)
+        return self._record("lease", task, task.started_at, self._clock.now()).own
 
-    def told(self, tasks: Sequence[Task]) -> None:
+    def delivered(self, tasks: Sequence[Task]) -> None:
         """Record that waiting clients got the outcome of ended tasks."""
-        if self._tracer is None:
-            return
         for task in tasks:
             if task.traceparent is not None and task.finished_at is not None:
-                self._tell("delivered", task, task.finished_at, self._clock.now())
+                self._record("delivered", task, task.finished_at, self._clock.now())
 
-    def _tell(self, name: str, task: Task, start_at: datetime, end_at: datetime) -> Trace:
-        assert self._tracer is not None, "traces need an endpoint"
-        assert task.traceparent is not None, "nor of a task that is not traced"
+    def _record(self, name: str, task: Task, start_at: datetime, end_at: datetime) -> Trace:
+        assert task.traceparent is not None, "the caller has checked it"
         trace = self._tracer.below(task.traceparent)
         attributes = _of(task) | {"swell.task.attempt": task.attempt}
         if task.worker_id is not None:

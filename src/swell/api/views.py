@@ -1,6 +1,7 @@
 """Stored records as clients see them: signed URLs for files, and no secrets."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,7 +18,6 @@ from swell.api.tasks_schemas import (
 from swell.api.thumbnails import has_thumbnail
 from swell.degrade import split_metadata
 from swell.objects import Objects
-from swell.results import Timings
 from swell.stages import Done, Run, Stage
 from swell.task import Artifact, Task, TaskState, warnings_of
 from swell.telemetry import trace_id_of
@@ -47,20 +47,16 @@ def rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 3)
 
 
+@dataclass(frozen=True, slots=True)
 class UrlMaker:
     """Makes absolute URLs for one request."""
 
-    __slots__ = ("base", "expires_s", "objects", "shows_trace")
-
-    def __init__(
-        self, base: str, objects: Objects, expires_s: float, *, shows_trace: bool = False
-    ) -> None:
-        #: Scheme and host, without a slash at the end.
-        self.base = base
-        self.objects = objects
-        self.expires_s = expires_s
-        #: Whether views of tasks contain the trace id.
-        self.shows_trace = shows_trace
+    #: Scheme and host, without a slash at the end.
+    base: str
+    objects: Objects
+    expires_s: float
+    #: Whether views of tasks contain the trace id.
+    shows_trace: bool = False
 
     def file(self, key: str, size_bytes: int | None = None) -> str:
         """Return a signed URL of a file. With a size, a file of another size is refused."""
@@ -99,7 +95,10 @@ def task_view(
         optional["trace_id"] = trace_id_of(task.traceparent)
     if task.run is not None:
         optional["stages"] = _stage_views(task, task.run, urls)
-    hook = task.webhook
+    hook, timings = task.webhook, task.timings
+    cost_micros = None if timings is None else timings.cost_micros
+    if timings is not None and cost_micros is not None:
+        timings = msgspec.structs.replace(timings, cost_micros=None, paid_micros=0)
     removed = {"inputs": task.inputs_removed, "outputs": task.outputs_removed}
     return project(
         TaskView,
@@ -110,19 +109,14 @@ def task_view(
         warnings=warnings_of(task),
         position=position,
         eta_s=eta_s,
-        timings=_without_cost(task.timings),
-        cost_micros=task.timings and task.timings.cost_micros,
+        timings=timings,
+        cost_micros=cost_micros,
         metadata=metadata,
         data_removed=[name for name, is_removed in removed.items() if is_removed],
         urls=TaskUrls(get=home, cancel=home + "/cancel", events=home + "/events"),
         webhook=msgspec.UNSET if hook is None else project(WebhookView, hook),
         **optional,
     )
-
-
-def encode_task(task: Task, urls: UrlMaker, **more: Any) -> bytes:
-    """Return a task's JSON. Args: as `task_view`."""
-    return encode(task_view(task, urls, **more))
 
 
 def artifact_view(artifact: Artifact, urls: UrlMaker) -> ArtifactView:
@@ -168,12 +162,6 @@ def _with_files(value: Any, urls: Sequence[str]) -> Any:
         if type(index) is int and 0 <= index < len(urls):
             return urls[index]
     return {name: _with_files(each, urls) for name, each in value.items()}
-
-
-def _without_cost(timings: Timings | None) -> Timings | None:
-    if timings is None or timings.cost_micros is None:
-        return timings
-    return msgspec.structs.replace(timings, cost_micros=None, paid_micros=0)
 
 
 def _stage_views(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from swell.api.call import Call, Reply
-from swell.api.headers import POLICY
+from swell.api.headers import GUARDS, POLICY, Headers
 from swell.api.settings import ApiSettings
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -76,34 +76,30 @@ class _File:
         self._body = path.read_bytes()
         self._type = _TYPES[path.suffix]
         self._is_compressed = path.suffix in _COMPRESSED
-        self._reply = _Page if path.suffix == ".html" else Reply
+        self._headers: Headers = []
+        if path.suffix == ".html":
+            # The page may use the camera, for portraits.
+            header, value = GUARDS[-1]
+            self._headers.append((header, value.replace(b"camera=()", b"camera=(self)")))
         self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'.encode()
         self._cache_control = _IMMUTABLE if name.startswith("assets/") else _REVALIDATE
         self._gzip: bytes | None = None
 
     def reply(self, call: Call, policy: tuple[bytes, bytes]) -> Reply:
         """Return the file, or 304 if the browser has it."""
-        headers = [(b"etag", self._etag), (b"cache-control", self._cache_control), policy]
+        cached = [(b"etag", self._etag), (b"cache-control", self._cache_control)]
+        headers = [*cached, policy, *self._headers]
         if not self._is_compressed:
             headers.append((b"vary", b"Accept-Encoding"))
-        if self._etag in (call.header(b"if-none-match") or b""):
-            return self._reply(304, b"", self._type, headers)
+        if self._etag in (call.headers.get(b"if-none-match") or b""):
+            return Reply(304, b"", self._type, headers)
         body = self._body
-        if not self._is_compressed and b"gzip" in (call.header(b"accept-encoding") or b""):
+        if not self._is_compressed and b"gzip" in (call.headers.get(b"accept-encoding") or b""):
             if self._gzip is None:
                 self._gzip = gzip.compress(self._body, 9, mtime=0)
             body = self._gzip
             headers.append((b"content-encoding", b"gzip"))
-        return self._reply(200, body, self._type, headers)
-
-
-class _Page(Reply):
-    """The page of the app. It may use the camera, for portraits."""
-
-    def all_headers(self, call: Call) -> list[tuple[bytes, bytes]]:
-        """Return the headers, with access to the camera."""
-        headers = super().all_headers(call)
-        return [(name, value.replace(b"camera=()", b"camera=(self)")) for name, value in headers]
+        return Reply(200, body, self._type, headers)
 
 
 def _policy(settings: ApiSettings) -> bytes:

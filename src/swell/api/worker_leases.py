@@ -1,96 +1,135 @@
-"""Leases of workers: grants, waits, extensions, and leases that never arrived."""
+"""Leases of workers: `POST /worker/v1/lease`, extensions, and leases that never arrived."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
+from swell.api.call import Call, Reply
 from swell.api.files import READ_URL_S, may_name_files, name_files
 from swell.api.fleet import Worker
 from swell.api.news import must_stop
+from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.stages import leased_stage
+from swell.api.task_changes import publish_changes
 from swell.api.traffic import staged_queues
 from swell.broker import LeaseRequest
-from swell.dispatch import (
-    Ask,
-    Grant,
-    LeasedTask,
-)
-from swell.errors import (
-    NotFound,
-    SwellError,
-    Unavailable,
-)
+from swell.dispatch import Ask, Grant, LeasedTask, ReportAnswer
+from swell.errors import Forbidden, NotFound, SwellError, Unavailable
 from swell.events import event_of
+from swell.registry import Scope
 from swell.store import Hold, Start
-from swell.task import (
-    Released,
-    Settlement,
-    Task,
-    TaskState,
-    new_token,
-)
+from swell.task import Released, Settlement, Task, TaskState, new_token
 
 _log = structlog.get_logger("swell.api")
 
-
 #: The most tasks that one lease or report hands out.
-MAX_LEASE: Final = 512
+_MAX_LEASE: Final = 512
+
+_ask = Reader(Ask)
+_encode = msgspec.json.Encoder().encode
 
 
-_NEVER_GONE: Callable[[], bool] = lambda: False  # noqa: E731
+@route(
+    "POST /worker/v1/lease",
+    "Workers",
+    {200: Response("Tasks, cancellations, or nothing", Grant)},
+    scope=Scope.WORKER,
+    body=Ask,
+    errors=(NotFound,),
+    audit="workers.lease",
+    operation_id="workers_lease",
+)
+async def lease(service: Service, call: Call) -> Reply:
+    """Lease tasks."""
+    ask: Ask = await _ask.read_call(call, service.settings.server.max_body_bytes)
+    worker = await own_worker(service, call, ask.worker_id)
+    return reply_with_leases(service, await lease_tasks(service, worker, ask, call))
+
+
+async def own_worker(service: Service, call: Call, worker_id: str) -> Worker:
+    """Return the worker of a call, which is a sign of life.
+
+    A worker uses the key that registered it. Calls of operators are written to the audit log.
+
+    Raises:
+        NotFound: The worker is not registered.
+        Forbidden: Another key registered it.
+    """
+    worker = service.fleet.workers.get(worker_id) or await service.fleet.find(worker_id)
+    if worker is None:
+        raise NotFound(f"there is no worker {worker_id[:60]!r}: register again")
+    if worker.info.key_id not in ("", call.caller.id):
+        if Scope.ADMIN not in call.caller.scopes:
+            raise Forbidden(
+                f"worker {worker_id[:60]!r} was registered with another key: use that one, or "
+                "register again"
+            )
+        call.of_others, call.target = True, worker_id
+    worker.mark_seen(service.clock.monotonic_s())
+    return worker
+
+
+def reply_with_leases(service: Service, answer: Grant | ReportAnswer) -> Reply:
+    """Return an answer to a worker. If it does not arrive, its leases are undone."""
+    reply = Reply(200, _encode(answer))
+    if answer.tasks:
+        reply.lost = lambda: undo_leases(service, [task.hold for task in answer.tasks])
+    return reply
 
 
 async def lease_tasks(
-    service: Service,
-    ask: Ask,
-    is_gone: Callable[[], bool] = _NEVER_GONE,
-    check_again: Callable[[], Awaitable[None]] | None = None,
+    service: Service, worker: Worker, ask: Ask, call: Call | None = None
 ) -> Grant:
-    """Grant tasks as soon as there are some, or tell what there is to tell.
+    """Grant tasks, cancellations or a drain as soon as there are some.
 
     Args:
         service: The backend.
+        worker: The worker.
         ask: What the worker wants, and how long it waits.
-        is_gone: Whether the worker has hung up, so that nothing is leased to a dead connection.
-        check_again: Raises where the worker's key has stopped working while it waited.
+        call: Its request, with a key that must still work after the wait; None for any.
+
+    Raises:
+        Unauthenticated: The key was revoked during the wait.
+        Unavailable: No tasks are handed out, and the worker offers ids of an external queue: it
+            keeps them, and asks again.
     """
-    worker = await find_worker(service, ask.worker_id)
-    worker.hear(service.clock.monotonic_s())
     worker.residents = ask.residents
     if ask.known is not None:
         await undo_lost_leases(service, worker, ask.known)
     wait_s = min(max(0.0, ask.wait_s), service.settings.delivery.worker_wait_s)
-    wants = ask.n > 0 and may_take_tasks(service, worker) and not is_gone()
-    has_news = worker.cancels or (worker.info.draining and not worker.is_drain_told)
-    tasks: list[Task] = []
+    is_draining, refusal = worker.info.draining, refusal_of(service)
+    n = 0 if is_draining or refusal else ask.n
+    has_news = worker.cancels or (is_draining and not worker.is_drain_told)
     if ask.offered:
-        if not worker.info.draining:
-            _check_hands_out(service)
-        tasks = await _start(service, worker, ask.offered[:MAX_LEASE]) if wants else []
-    elif has_news or wait_s <= 0 or service.is_ending or is_gone():
-        tasks = await take_tasks(service, worker, ask.n if wants else 0)
+        if refusal and not is_draining:
+            raise Unavailable(f"no tasks are handed out: {refusal}")
+        tasks = await _start(service, worker, ask.offered[:_MAX_LEASE]) if n > 0 else []
+    elif has_news or wait_s <= 0 or service.is_ending:
+        tasks = await take_tasks(service, worker, n)
     else:
         with _poll(worker, wait_s) as until:
-            if wants:
-                tasks = await take_tasks(service, worker, ask.n, until=until)
-            else:
+            tasks = await take_tasks(service, worker, n, until=until)
+            if n <= 0:
                 await until
-        if check_again is not None:
-            await _if_it_still_may(service, tasks, check_again)
-    if tasks and (is_gone() or service.skew.is_wrong):
-        await undo_leases(service, holds_of(tasks))
-        tasks = []
-        if ask.offered:
-            _check_hands_out(service)
     try:
+        # The key, the clock and the object store may have changed during the wait.
+        if call is not None:
+            await service.keys.find(call.headers.get(b"authorization"))
+        if tasks and (refusal := refusal_of(service)):
+            await undo_leases(service, holds_of(tasks))
+            tasks = []
+            if ask.offered:
+                raise Unavailable(f"no tasks are handed out: {refusal}")
         drain = worker.is_drain_told = worker.info.draining
-        cancels = tasks_to_stop(await open_cancels(service, worker), tasks)
+        cancels = await take_cancels(service, worker, tasks) if worker.cancels else []
         return Grant(
-            tasks=leased_tasks(service, worker, tasks),
+            tasks=[leased_task(service, worker, task) for task in tasks],
             cancels=cancels,
             drain=drain,
             staged=staged_queues(service, worker.info) if service.cards.lives else {},
@@ -100,48 +139,42 @@ async def lease_tasks(
         raise
 
 
-async def _if_it_still_may(
-    service: Service, tasks: Sequence[Task], check_again: Callable[[], Awaitable[None]]
-) -> None:
-    """Undo the leases and raise if the worker's key was revoked during the wait."""
-    try:
-        await check_again()
-    except BaseException:
-        await undo_leases(service, holds_of(tasks))
-        raise
+def refusal_of(service: Service) -> str:
+    """Return why no tasks are handed out; empty while they are."""
+    return service.skew.refusal or service.writable.refusal
 
 
-async def open_cancels(service: Service, worker: Worker) -> list[str]:
-    """Return the tasks that a worker must stop, if that is still so.
+async def take_cancels(
+    service: Service, worker: Worker, granted: Sequence[Task], lost: Sequence[str] = ()
+) -> list[str]:
+    """Return the tasks that a worker must stop, each once.
 
-    With several backends another one may have sent the cancellation, and a new attempt may run.
-    """
-    cancels = worker.take_cancels()
-    if not cancels or not service.backend.is_shared:
-        return cancels
-    tasks = await service.store.get(cancels)
-    return [
-        task.id
-        for task in tasks
-        if task is not None and (must_stop(task) or task.worker_id != worker.info.id)
-    ]
-
-
-def tasks_to_stop(task_ids: Sequence[str], granted: Sequence[Task]) -> list[str]:
-    """Return the tasks that a worker has to stop, each once.
-
-    A task granted in the same answer is left out: its lost earlier attempt ends by itself, and the
+    With several backends another one may have sent the cancellation, and a new attempt may run. A
+    task granted in the same answer is left out: its lost earlier attempt ends by itself, and the
     worker would stop the new one. A cancellation comes with the next heartbeat.
+
+    Args:
+        service: The backend.
+        worker: The worker.
+        granted: Tasks in the same answer.
+        lost: Tasks that the worker holds without a lease.
     """
+    ids, worker.cancels = worker.cancels, []
+    if ids and service.backend.is_shared:
+        ids = [
+            task.id
+            for task in await service.store.get(ids)
+            if task is not None and (must_stop(task) or task.worker_id != worker.info.id)
+        ]
     new = {task.id for task in granted}
-    return [task_id for task_id in dict.fromkeys(task_ids) if task_id not in new]
+    return [task_id for task_id in dict.fromkeys([*ids, *lost]) if task_id not in new]
 
 
 async def extend_leases(service: Service, worker: Worker, holds: list[Hold]) -> list[str]:
     """Extend leases; return the ids of tasks that the worker must stop."""
     if not holds:
         return []
-    if service.skew.is_wrong:
+    if service.skew.refusal:
         # After a suspend the machine's clock only seems to be wrong.
         await service.skew.compare()
     # By the clock of the database: a lease that this one ended in the past would be lost at once.
@@ -151,38 +184,23 @@ async def extend_leases(service: Service, worker: Worker, holds: list[Hold]) -> 
     for hold, state in zip(holds, states, strict=True):
         if state.is_held:
             service.fleet.learn_hold(worker, hold)
-        elif service.fleet.is_held(hold.task_id, hold.attempt, hold.token):
+        elif service.fleet.is_held(hold):
             service.fleet.release([(hold.task_id, hold.attempt)])
         if not state.is_held or state.cancel_requested:
             stopped.append(hold.task_id)
     return stopped
 
 
-def may_take_tasks(service: Service, worker: Worker) -> bool:
-    """Whether a worker may get tasks now."""
-    return not worker.info.draining and not service.refusal
-
-
-def _check_hands_out(service: Service) -> None:
-    """Raise while no tasks are handed out: a worker with ids of a queue keeps them, and asks again.
-
-    Raises:
-        Unavailable: With the reason.
-    """
-    if service.refusal:
-        raise Unavailable(f"no tasks are handed out: {service.refusal}")
-
-
 async def take_tasks(
     service: Service, worker: Worker, n: int, *, until: "asyncio.Future[None] | None" = None
 ) -> list[Task]:
-    """Lease up to `n` tasks for a worker, and tell that they have started."""
+    """Lease up to `n` tasks for a worker, and publish that they have started."""
     if n <= 0:
         return []
     tasks = await service.broker.lease(lease_request(service, worker, n), until=until)
     if service.publisher is not None:
         service.publisher.leased(tasks)
-    await _tell_started(service, worker, tasks)
+    await _note_started(service, worker, tasks)
     return tasks
 
 
@@ -191,7 +209,7 @@ def lease_request(service: Service, worker: Worker, n: int) -> LeaseRequest:
     return LeaseRequest(
         worker_id=worker.info.id,
         models=worker.info.models,
-        n=min(n, MAX_LEASE),
+        n=min(n, _MAX_LEASE),
         lease_s=service.settings.delivery.lease_s,
         residents=worker.residents or (),
         staged=staged_queues(service, worker.info) if service.cards.lives else {},
@@ -199,10 +217,9 @@ def lease_request(service: Service, worker: Worker, n: int) -> LeaseRequest:
 
 
 async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> list[Task]:
-    """Start tasks whose ids a worker took from a queue service itself, if it serves them."""
-    versions = {
-        queue: version for queue, _, version in lease_request(service, worker, len(task_ids)).queues
-    }
+    """Start tasks that a worker took from an external queue by their ids, if it serves them."""
+    request = lease_request(service, worker, len(task_ids))
+    versions = {queue: version for queue, _, version in request.queues}
     starts = [
         Start(
             task_id=task.id,
@@ -210,25 +227,26 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
             worker_id=worker.info.id,
             version=versions[task.queue],
             token=new_token(),
-            lease_s=service.settings.delivery.lease_s,
+            lease_s=request.lease_s,
         )
         for task in await service.store.get(task_ids)
         if task is not None and task.queue in versions
     ]
     tasks = [task for task in await service.store.start(starts) if task is not None]
-    await _tell_started(service, worker, tasks)
+    await _note_started(service, worker, tasks)
     return tasks
 
 
-async def _tell_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
-    if tasks:
-        service.fleet.hold(worker, tasks)
-        service.metrics.lease_tasks.observe(len(tasks))
-        try:
-            await service.bus.publish([event_of(task) for task in tasks])
-        except BaseException:
-            await undo_leases(service, holds_of(tasks))
-            raise
+async def _note_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
+    if not tasks:
+        return
+    service.fleet.hold(worker, tasks)
+    service.metrics.observe("swell_lease_tasks", (), len(tasks))
+    try:
+        await service.bus.publish([event_of(task) for task in tasks])
+    except BaseException:
+        await undo_leases(service, holds_of(tasks))
+        raise
 
 
 def holds_of(tasks: Sequence[Task]) -> list[Hold]:
@@ -243,16 +261,16 @@ async def undo_leases(service: Service, holds: Sequence[Hold]) -> None:
     if not holds:
         return
     outcome = Released(reason="undelivered")
-    told = [
+    settlements = [
         Settlement(task_id=each.task_id, attempt=each.attempt, token=each.token, outcome=outcome)
         for each in holds
     ]
     try:
-        released = await service.store.settle(told)
+        released = await service.store.settle(settlements)
         service.fleet.release([(each.task_id, each.attempt) for each in holds])
-        await service.changed([task for task in released if task is not None])
+        await publish_changes(service, [task for task in released if task is not None])
     except SwellError as error:
-        _log.warning("leases: cannot undo leases whose response was lost", detail=error.detail)
+        _log.warning("leases: cannot undo leases after a lost response", detail=error.detail)
 
 
 async def undo_lost_leases(service: Service, worker: Worker, known: Sequence[Hold]) -> None:
@@ -272,7 +290,7 @@ async def undo_lost_leases(service: Service, worker: Worker, known: Sequence[Hol
     ]
     if lost:
         _log.info(
-            "leases: undoing leases whose response was lost", n=len(lost), worker_id=worker.info.id
+            "leases: undoing leases after a lost response", n=len(lost), worker_id=worker.info.id
         )
         await undo_leases(service, holds_of(lost))
 
@@ -282,8 +300,7 @@ async def learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) -
 
     After a restart of the backend only the store knows the leases.
     """
-    is_held = service.fleet.is_held
-    unknown = [each for each in holds if not is_held(each.task_id, each.attempt, each.token)]
+    unknown = [each for each in holds if not service.fleet.is_held(each)]
     if unknown:
         await extend_leases(service, worker, unknown)
 
@@ -307,56 +324,29 @@ def _end_poll(until: "asyncio.Future[None]") -> None:
         until.set_result(None)
 
 
-async def find_worker(service: Service, worker_id: str) -> Worker:
-    """Return a registered worker.
-
-    Raises:
-        NotFound: The worker is not registered.
-    """
-    worker = service.fleet.get(worker_id) or await service.fleet.find(worker_id)
-    if worker is None:
-        raise NotFound(f"there is no worker {worker_id[:60]!r}: register again")
-    return worker
-
-
-def leased_tasks(service: Service, worker: Worker, tasks: Sequence[Task]) -> list[LeasedTask]:
-    """Return tasks as their worker gets them; of a pipeline, the input of the present stage."""
-    leased = _leased_as_they_are(service, tasks)
-    if all(task.run is None for task in tasks):
+def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:
+    """Return a task as its worker gets it."""
+    left_s = None
+    if task.finish_by_at is not None:
+        left_s = max(0.0, (task.finish_by_at - service.clock.now()).total_seconds())
+    checkpoint = None
+    if task.checkpoint is not None:
+        checkpoint = service.objects.sign("GET", task.checkpoint, READ_URL_S)
+    leased = LeasedTask(
+        task_id=task.id,
+        attempt=task.attempt,
+        token=task.lease_token or "",
+        model=task.stage_model,
+        version=task.version,
+        input=task.input,
+        count=task.count,
+        seed=task.seed,
+        finish_within_s=left_s,
+        own_files=name_files(service.objects, task.input) if may_name_files(task.input) else {},
+        checkpoint=checkpoint,
+        traceparent=None if service.traces is None else service.traces.leased(task),
+    )
+    if task.run is None:
         return leased
-    models = worker.info.models
-    return [
-        each if task.run is None else leased_stage(service.objects, task, task.run, each, models)
-        for task, each in zip(tasks, leased, strict=True)
-    ]
-
-
-def _leased_as_they_are(service: Service, tasks: Sequence[Task]) -> list[LeasedTask]:
-    now = service.clock.now()
-    return [
-        LeasedTask(
-            task_id=task.id,
-            attempt=task.attempt,
-            token=task.lease_token or "",
-            model=task.stage_model,
-            version=task.version,
-            input=task.input,
-            count=task.count,
-            seed=task.seed,
-            finish_within_s=(
-                None
-                if task.finish_by_at is None
-                else max(0.0, (task.finish_by_at - now).total_seconds())
-            ),
-            own_files=(
-                name_files(service.objects, task.input) if may_name_files(task.input) else {}
-            ),
-            checkpoint=(
-                None
-                if task.checkpoint is None
-                else service.objects.sign("GET", task.checkpoint, READ_URL_S)
-            ),
-            traceparent=service.traces.leased(task),
-        )
-        for task in tasks
-    ]
+    # Of a pipeline, the worker gets the input of the present stage.
+    return leased_stage(service.objects, task, task.run, leased, worker.info.models)

@@ -1,32 +1,54 @@
-"""Registration of workers and their models, with all checks of what they declare."""
+"""Registration of workers and their models: `POST /worker/v1/register`."""
 
 from typing import Final
 
 import msgspec
 
+from swell.api.auth import check_worker
+from swell.api.call import Call, Reply
 from swell.api.cards import is_model_name, is_plain_word
 from swell.api.gallery import keep_samples
 from swell.api.pipelines import register_pipelines
+from swell.api.reading import Reader
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.startups import account_told, keep_startups
 from swell.api.traffic import staged_queues
 from swell.bus import MessageKind, PeerMessage
 from swell.card_limits import check_card
-from swell.dispatch import (
-    Registration,
-    Welcome,
-)
-from swell.errors import (
-    Conflict,
-    InvalidInput,
-)
-from swell.registry import MOST_PRICE_MICROS, ModelCard, WorkerInfo
-from swell.task import (
-    new_id,
-)
+from swell.dispatch import Registration, Welcome
+from swell.errors import Conflict, InvalidInput
+from swell.registry import MOST_PRICE_MICROS, ModelCard, Scope, WorkerInfo
+from swell.task import new_id
 
 #: Larger files come by themselves: this much of a report is decoded before the next call's turn.
 _ENCLOSE_BYTES: Final = 256 * 1024
+
+
+_registration = Reader(Registration)
+_encode = msgspec.json.Encoder().encode
+
+
+@route(
+    "POST /worker/v1/register",
+    "Workers",
+    {200: Response("The worker's id and intervals", Welcome)},
+    scope=Scope.WORKER,
+    body=Registration,
+    errors=(Conflict,),
+    audit="workers.register",
+    operation_id="workers_register",
+)
+async def register(service: Service, call: Call) -> Reply:
+    """Register a worker."""
+    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
+    names = [card.name for card in registration.models]
+    check_worker(call.caller, registration.pool, names)
+    call.of_others = Scope.ADMIN in call.caller.scopes
+    call.about = f"{registration.name!r} with {', '.join(names)}"
+    welcome = await register_worker(service, registration, call.caller.id)
+    call.target = welcome.worker_id
+    return Reply(200, _encode(welcome))
 
 
 async def register_worker(
@@ -93,7 +115,7 @@ async def register_worker(
 async def _check(service: Service, registration: Registration) -> None:
     if not registration.models:
         raise InvalidInput("a worker needs at least one model")
-    _check_told(registration)
+    _check_texts(registration)
     for card in registration.models:
         _check_names(card.name, card.version)
         check_card(card)
@@ -129,13 +151,13 @@ async def _price(
     return tariffs.now_micros(pool), tariffs.launch_micros(pool), tariffs.least_billed_s(pool)
 
 
-def _check_told(registration: Registration) -> None:
-    """Check what a worker says of itself, which operators read in lists, logs and numbers."""
+def _check_texts(registration: Registration) -> None:
+    """Check the texts of a worker, which operators read in lists, logs and metrics."""
     for what in ("name", "pool", "device", "host", "instance"):
-        told = getattr(registration, what)
-        if len(told) > 200 or not all(each == " " or each.isprintable() for each in told):
+        text = getattr(registration, what)
+        if len(text) > 200 or not all(each == " " or each.isprintable() for each in text):
             raise InvalidInput(
-                f"the worker's {what} {told[:60]!r} cannot be shown: use at most 200 printable "
+                f"the worker's {what} {text[:60]!r} cannot be shown: use at most 200 printable "
                 "characters"
             )
 
@@ -151,7 +173,7 @@ def _check_price(card: ModelCard) -> None:
 async def _check_unchanged(service: Service, card: ModelCard) -> None:
     """Check that the schemas of a known version have not changed.
 
-    A card without a schema says nothing of it.
+    A card without a schema does not change it.
 
     Raises:
         Conflict: It does not.

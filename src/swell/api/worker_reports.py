@@ -1,4 +1,4 @@
-"""Reports of workers: settlements, progress and new leases.
+"""Reports of workers: `POST /worker/v1/report`, with outcomes, progress and new leases.
 
 A report settles, extends and leases in one commit. Its settlements are durable before the answer is
 sent.
@@ -9,202 +9,191 @@ from collections.abc import Sequence
 
 import msgspec
 
+from swell.api.call import Call, Reply
 from swell.api.canaries import note_settled
 from swell.api.charges import with_costs
 from swell.api.fleet import Worker
-from swell.api.reported_files import (
-    EVENT_KINDS,
-    check_artifacts,
-    check_stored,
-    check_told_artifacts,
-    keep_enclosures,
-    release_failed_uploads,
-    without_lost_files,
-)
+from swell.api.reading import Reader
+from swell.api.reported_files import EVENT_KINDS, with_checked_files, without_lost_files
+from swell.api.route import Response, route
 from swell.api.service import Service
 from swell.api.stages import going_on
 from swell.api.startups import keep_startups
+from swell.api.task_changes import count_end, publish_changes, stage_passed
 from swell.api.worker_leases import (
     extend_leases,
-    find_worker,
     holds_of,
     learn_holds,
     lease_request,
-    leased_tasks,
-    may_take_tasks,
-    open_cancels,
+    leased_task,
+    own_worker,
+    refusal_of,
+    reply_with_leases,
+    take_cancels,
     take_tasks,
-    tasks_to_stop,
     undo_leases,
     undo_lost_leases,
 )
 from swell.bus import MessageKind, PeerMessage
-from swell.dispatch import (
-    Progress,
-    Report,
-    ReportAnswer,
-)
+from swell.dispatch import Progress, Report, ReportAnswer
+from swell.errors import NotFound
 from swell.events import ATTEMPT_STRIDE, Event
-from swell.registry import WorkerInfo
+from swell.registry import Scope, WorkerInfo
 from swell.store import Ended, Hold, Onward
-from swell.task import (
-    Settlement,
-    Task,
+from swell.task import Settlement, Task
+
+_report = Reader(Report)
+
+
+@route(
+    "POST /worker/v1/report",
+    "Workers",
+    {200: Response("The stored result", ReportAnswer)},
+    scope=Scope.WORKER,
+    body=Report,
+    errors=(NotFound,),
+    audit="workers.report",
+    operation_id="workers_report",
 )
+async def report(service: Service, call: Call) -> Reply:
+    """Report progress and outcomes."""
+    received: Report = await _report.read_call(call, service.settings.server.max_upload_bytes)
+    worker = await own_worker(service, call, received.worker_id)
+    return reply_with_leases(service, await take_report(service, worker, received))
 
 
-async def take_report(service: Service, told: Report) -> ReportAnswer:
-    """Store and publish a worker's report, and lease more tasks if asked.
+async def take_report(service: Service, worker: Worker, report: Report) -> ReportAnswer:
+    """Store and publish a worker's report, and lease more tasks if it asks for some.
 
     Raises:
         Forbidden: An outcome or an event names a file that is not one of its attempt's.
     """
-    worker = await find_worker(service, told.worker_id)
-    worker.hear(service.clock.monotonic_s())
-    worker.residents = told.residents
-    if told.known is not None:
-        await undo_lost_leases(service, worker, told.known)
-    if told.switches:
-        service.metrics.models_switched(worker.count_switches(told.switches))
-    if told.goodbye:
+    worker.residents = report.residents
+    if report.known is not None:
+        await undo_lost_leases(service, worker, report.known)
+    if report.switches:
+        service.metrics.models_switched(worker.count_switches(report.switches))
+    if report.goodbye:
         # Tasks that it returns must not go to its own lease call, which may still wait.
         worker.leave()
-    if told.enclosures:
-        told = await keep_enclosures(service, worker, told)
-    check_artifacts(told.settlements)
-    check_told_artifacts(told.progress)
-    if told.settlements and not service.objects.is_here:
-        told = await check_stored(service, told)
-    told = await release_failed_uploads(service, told)
-    told = _with_costs(service, service.tariffs.priced(worker.info), told)
-    settled, tasks, lost = await _write(service, worker, told)
-    onward = going_on(worker.info.id, told.settlements, settled) if told.onward else []
+    report = await with_checked_files(service, worker, report)
+    if report.settlements:
+        info = service.tariffs.priced(worker.info)
+        report = _with_costs(service, info, report)
+    else:
+        info = worker.info
+    ended, tasks, lost = await _write(service, worker, info, report)
+    onward = going_on(worker.info.id, report.settlements, ended) if report.onward else []
     try:
-        return await _told(service, worker, told, settled, tasks, lost, onward)
+        return await _publish(service, worker, report, ended, tasks, lost, onward)
     except BaseException:
         # The worker repeats its report, and never gets these leases.
         await undo_leases(service, holds_of([*tasks, *onward]))
         raise
 
 
-async def _told(
+async def _publish(
     service: Service,
     worker: Worker,
-    told: Report,
-    settled: Sequence[Task | None],
+    report: Report,
+    ended: Ended,
     tasks: Sequence[Task],
     lost: Sequence[str],
     onward: Sequence[Task],
 ) -> ReportAnswer:
-    """Publish what a report that was written says, and return its answer."""
-    stale = [
-        each.task_id for each, task in zip(told.settlements, settled, strict=True) if task is None
-    ]
-    tell_files = worker.take_files_due()
-    if told.progress:
-        await _publish_progress(service, worker, told.progress, lacks_files=tell_files)
-    if told.settlements:
-        await service.changed([task for task in settled if task is not None])
-        service.fleet.release(_over(service, told.settlements, settled))
-        if onward:
-            tasks = [*tasks, *onward]
-            service.fleet.hold(worker, onward)
-    if told.startups:
-        await keep_startups(service, told.startups, worker.info)
-    cancels = tasks_to_stop([*await open_cancels(service, worker), *lost], tasks)
+    """Publish the content of a report that was written, and return its answer.
+
+    Args:
+        service: The backend.
+        worker: The worker.
+        report: Its report.
+        ended: The tasks of its settlements.
+        tasks: Tasks that it has leased.
+        lost: Tasks that it holds without a lease.
+        onward: Pipelines that have started their next stage on it.
+    """
+    settled = list(zip(report.settlements, ended, strict=True))
+    tell_files, worker.files_due = worker.files_due, False
+    if report.progress:
+        await _publish_progress(service, worker, report.progress, lacks_files=tell_files)
+    if settled:
+        await publish_changes(service, [task for task in ended if task is not None])
+        # A refused settlement does not end another lease.
+        service.fleet.release(
+            [
+                (each.task_id, each.attempt)
+                for each, task in settled
+                if task is not None or service.fleet.is_held(each)
+            ]
+        )
+    if onward:
+        tasks = [*tasks, *onward]
+        service.fleet.hold(worker, onward)
+    if report.startups:
+        await keep_startups(service, report.startups, worker.info)
+    cancels: list[str] = []
+    if worker.cancels or lost:
+        cancels = await take_cancels(service, worker, tasks, lost)
     drain = worker.info.draining
-    if told.goodbye:
-        await service.fleet.part(told.worker_id)
+    if report.goodbye:
+        await service.fleet.remove(report.worker_id)
         await service.bus.broadcast([PeerMessage(kind=MessageKind.WORKERS)])
+    followed = dict.fromkeys([each.task_id for each in report.progress])
     return ReportAnswer(
-        stale=stale,
+        stale=[each.task_id for each, task in settled if task is None],
         cancels=cancels,
         drain=drain,
-        tasks=leased_tasks(service, worker, tasks),
-        watched=service.bus.watched(dict.fromkeys(each.task_id for each in told.progress)),
+        tasks=[leased_task(service, worker, task) for task in tasks],
+        watched=service.bus.watched(followed) if followed else [],
         tell_files=tell_files,
     )
 
 
-def _with_costs(service: Service, info: WorkerInfo, told: Report) -> Report:
-    """Return a report that says what the attempts in it cost, where the pool has a price."""
-    settlements = told.settlements
-    if not settlements or (
-        info.hour_micros is None
-        and all(
-            each.outcome.timings.cost_micros is None and not each.outcome.timings.paid_micros
-            for each in settlements
-        )
-    ):
-        return told
+def _with_costs(service: Service, info: WorkerInfo, report: Report) -> Report:
+    """Return a report with the cost of each attempt, if the pool has a price or others are paid."""
+    timings = [each.outcome.timings for each in report.settlements]
+    has_costs = [each for each in timings if each.cost_micros is not None or each.paid_micros]
+    if info.hour_micros is None and not has_costs:
+        return report
     most_s = (service.clock.now() - info.registered_at).total_seconds()
     price = service.tariffs.hour_micros(info)
-    costly = with_costs(price, settlements, most_s, info.dearest_micros)
-    return msgspec.structs.replace(told, settlements=costly)
-
-
-def _count(
-    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
-) -> None:
-    """Count and charge ended attempts, each once, also if the report is repeated.
-
-    Call it right after the write, with the store's word on which settlements are new.
-    """
-    requeued = service.metrics.requeued
-    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
-        if task is None:
-            continue
-        if place in ended.again:
-            if task.finished_at is not None:
-                # The process that wrote it may have died before this; twice does no harm.
-                service.quotas.ended(task)
-            continue
-        if service.cards.canaries:
-            note_settled(service, task, each.outcome)
-        if task.finished_at is not None:
-            service.count_end(task)
-        elif task.run is not None and task.run.done_by(each.attempt) is not None:
-            service.stage_passed(task)
-        else:
-            requeued[task.model] = requeued.get(task.model, 0) + 1
-    service.charges.settled(info, settlements, ended)
-
-
-def _over(
-    service: Service, settlements: Sequence[Settlement], settled: Sequence[Task | None]
-) -> list[tuple[str, int]]:
-    """Return the ended attempts, as (task id, attempt).
-
-    A settlement that the store did not take says nothing about another lease.
-    """
-    return [
-        (each.task_id, each.attempt)
-        for each, task in zip(settlements, settled, strict=True)
-        if task is not None or service.fleet.is_held(each.task_id, each.attempt, each.token)
-    ]
+    costly = with_costs(price, report.settlements, most_s, info.dearest_micros)
+    return msgspec.structs.replace(report, settlements=costly)
 
 
 async def _write(
-    service: Service, worker: Worker, told: Report
-) -> tuple[list[Task | None], list[Task], list[str]]:
-    """Settle, extend and lease in one commit; return what each gave."""
-    may_take = may_take_tasks(service, worker) and not told.goodbye
-    wants = told.ask > 0 and may_take
+    service: Service, worker: Worker, info: WorkerInfo, report: Report
+) -> tuple[Ended, list[Task], list[str]]:
+    """Settle, extend and lease in one commit.
+
+    Args:
+        service: The backend.
+        worker: The worker.
+        info: The same, with its price.
+        report: Its report.
+
+    Returns:
+        The tasks of the settlements, the new leases, and the tasks of lost leases.
+    """
+    n = report.ask
     onward = None
-    if told.onward > 0 and may_take:
-        wish = lease_request(service, worker, told.onward)
-        onward = Onward(
-            worker_id=wish.worker_id,
-            versions={queue: version for queue, _, version in wish.queues},
-            n=wish.n,
-            lease_s=wish.lease_s,
-        )
-    if told.settlements and not told.holds and not wants:
-        return await _settle(service, worker, told.settlements, onward), [], []
+    if n > 0 or report.onward > 0:
+        if worker.info.draining or report.goodbye or refusal_of(service):
+            n = 0
+        elif report.onward > 0:
+            request = lease_request(service, worker, report.onward)
+            onward = Onward(
+                worker_id=request.worker_id,
+                versions={queue: version for queue, _, version in request.queues},
+                n=request.n,
+                lease_s=request.lease_s,
+            )
+    if report.settlements and not report.holds and n <= 0:
+        return await _settle(service, info, report.settlements, onward), [], []
     settled, lost, tasks = await asyncio.gather(
-        _settle(service, worker, told.settlements, onward),
-        extend_leases(service, worker, told.holds),
-        take_tasks(service, worker, told.ask if wants else 0),
+        _settle(service, info, report.settlements, onward),
+        extend_leases(service, worker, report.holds),
+        take_tasks(service, worker, n),
         return_exceptions=True,
     )
     if isinstance(tasks, BaseException):
@@ -220,44 +209,56 @@ async def _write(
 
 
 async def _settle(
-    service: Service, worker: Worker, settlements: list[Settlement], onward: Onward | None
-) -> list[Task | None]:
+    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], onward: Onward | None
+) -> Ended:
+    """Store outcomes. Count and charge ended attempts, each once, also if a report is repeated."""
     if not settlements:
-        return []
-    if onward is not None:
-        ended = await service.store.settle(settlements, onward)
-    else:
-        ended = await service.store.settle(settlements)
-    info = service.tariffs.priced(worker.info)
-    _count(service, info, settlements, ended)
-    await _pay(service, info, settlements, ended)
-    return ended
-
-
-async def _pay(
-    service: Service, info: WorkerInfo, settlements: Sequence[Settlement], ended: Ended
-) -> None:
-    """Charge payments of attempts to other services, also of lost or expired attempts."""
+        return Ended()
+    ended = await service.store.settle(settlements, onward)
+    for place, (each, task) in enumerate(zip(settlements, ended, strict=True)):
+        if task is None:
+            continue
+        if place in ended.again:
+            if task.finished_at is not None:
+                # The process that wrote it may have died before this; twice does no harm.
+                service.quotas.ended(task)
+            continue
+        if service.cards.canaries:
+            note_settled(service, task, each.outcome)
+        if task.finished_at is not None:
+            count_end(service, task)
+        elif task.run is not None and task.run.done_by(each.attempt) is not None:
+            stage_passed(service, task)
+        else:
+            service.metrics.count("swell_attempts_requeued_total", task.model)
+    service.charges.settled(info, settlements, ended)
     paying = [
         (each, task)
         for each, task in zip(settlements, ended, strict=True)
         if each.outcome.timings.paid_micros
     ]
-    if not paying:
-        return
+    if paying:
+        await _pay(service, info, paying)
+    return ended
+
+
+async def _pay(
+    service: Service, info: WorkerInfo, paying: Sequence[tuple[Settlement, Task | None]]
+) -> None:
+    """Charge payments of attempts to other services, also of lost or expired attempts."""
     asked = [each.task_id for each, task in paying if task is None]
     known = {task.id: task for task in (await service.store.get(asked) if asked else ()) if task}
-    told: list[tuple[Settlement, Task, bool]] = []
+    payments: list[tuple[Settlement, Task, bool]] = []
     for each, task in paying:
         if task is not None:
-            told.append((each, task, False))
+            payments.append((each, task, False))
         elif (left := known.get(each.task_id)) and _may_have_run(info, left, each.attempt):
-            told.append((each, left, True))
-    await service.charges.pay(info, told)
+            payments.append((each, left, True))
+    await service.charges.pay(info, payments)
 
 
 def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:
-    """Whether a worker may have had an attempt that the store knows nothing of any more."""
+    """Whether a worker may have had an attempt that the store does not know any more."""
     run = task.run
     models = {task.model} if run is None else {stage.model for stage in run.pipeline.stages}
     return 0 < attempt <= task.attempt and not models.isdisjoint(info.models)
@@ -266,7 +267,7 @@ def _may_have_run(info: WorkerInfo, task: Task, attempt: int) -> bool:
 async def _publish_progress(
     service: Service, worker: Worker, news: Sequence[Progress], *, lacks_files: bool
 ) -> None:
-    """Publish what happened within attempts, unless the attempt is no longer this worker's.
+    """Publish events within attempts, unless the attempt is no longer this worker's.
 
     Args:
         service: The backend.
@@ -276,16 +277,14 @@ async def _publish_progress(
             would overtake them, against the order of ids, wait for that.
     """
     news = await without_lost_files(service, news)
-    fleet = service.fleet
-    told = {(each.task_id, each.attempt, each.token): None for each in news}
-    holds = [Hold(task_id=task, attempt=attempt, token=token) for task, attempt, token in told]
-    await learn_holds(service, worker, holds)
+    holds = [Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in news]
+    await learn_holds(service, worker, list(dict.fromkeys(holds)))
     events, passing = [], []
     for each in news:
         kind = EVENT_KINDS.get(each.kind)
         if kind is None or not 0 < each.place < ATTEMPT_STRIDE - 1:
             continue
-        if fleet.is_held(each.task_id, each.attempt, each.token):
+        if service.fleet.is_held(each):
             number = each.attempt * ATTEMPT_STRIDE + each.place
             event = Event(task_id=each.task_id, id=number, kind=kind, data=each.data)
             if not each.again:

@@ -11,7 +11,6 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from swell.api.app import App
 from swell.api.call import Call
 from swell.api.problems import problem_reply
 from swell.errors import HeadTooLarge, InvalidRequest, RequestTimeout, SwellError, UrlTooLong
@@ -30,7 +29,7 @@ _LINGER_S: Final = 2.0
 #: processes on a port, the client cannot know that this one is stopping.
 _NEW_S: Final = 0.5
 
-#: What the connection waits for: its first byte, the end of a head, the end of a body, nothing.
+#: The connection waits for its first byte, the end of a head, the end of a body, or nothing.
 _NEW, _HEAD, _BODY, _IDLE = range(4)
 
 _STATUS: Final = b"HTTP/1.1 "
@@ -87,7 +86,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._stage == _NEW:
             self.transport.close()
 
-    # What httptools calls
+    # Callbacks of httptools
 
     def data_received(self, data: bytes) -> None:
         """Parse data; it counts until the head ends, or until the next byte of a body."""
@@ -184,10 +183,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _send_refusal(self, error: SwellError) -> None:
         if self.transport.is_closing():
             return
-        assert isinstance(self.config.app, App)
         path = self.url.partition(b"?")[0][:200].decode("ascii", "replace")
-        request_id = self.config.app.service.requests.new_id()
-        call = Call({"path": path}, _no_asgi, _no_asgi, request_id)
+        call = Call({"path": path}, _no_asgi, _no_asgi)
         reply = problem_reply(error, path=path, request_id=call.request_id)
         headers = [*self.server_state.default_headers, *reply.all_headers(call)]
         lines = b"".join(b"%b: %b\r\n" % each for each in headers)

@@ -83,7 +83,7 @@ async def stream_events(  # noqa: PLR0913
         nonlocal task
         await note_new(service, [accepted])
         if not accepted.is_new:
-            task = await service.lookups.get(task.id) or task
+            task = (await service.store.get([task.id]))[0] or task
         return task
 
     async def write(service: Service, call: Call, stream: Stream, event: Event) -> bytes:

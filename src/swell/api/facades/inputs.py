@@ -91,7 +91,7 @@ def form_parts(call: Call, limit_bytes: int) -> AsyncIterator[Part]:
         InvalidRequest: The form cannot be read.
         TooLarge: It is longer than `limit_bytes`.
     """
-    return read_parts(call.header(b"content-type") or b"", call.chunks(limit_bytes))
+    return read_parts(call.headers.get(b"content-type") or b"", call.chunks(limit_bytes))
 
 
 async def upload_part(

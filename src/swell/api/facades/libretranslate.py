@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta
 
+from swell.api.admission import check
 from swell.api.auth import check_scope
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
-from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS, error_reply, failed_on_input
 from swell.api.facades.following import wait_for_end
 from swell.api.facades.image_fields import properties_of
@@ -32,8 +32,7 @@ from swell.api.problems import field_error
 from swell.api.reading import convert_fields
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
-from swell.api.submit import check
-from swell.api.tasks import all_accepted
+from swell.api.submit import accept, repeat_of
 from swell.api.tasks_schemas import TaskRequest
 from swell.api.views import encode
 from swell.errors import (
@@ -157,7 +156,6 @@ async def translate(service: Service, call: Call) -> Reply:
     Needs a key, as `api_key` in the body or as a header. A text that exceeds the model's limit
     becomes several tasks.
     """
-    service.traces.begin(call)
     asked = await _read(service, call, TranslateRequest)
     if asked.format != "text":
         detail = f"{asked.format[:20]!r} is not translated here: send plain text"
@@ -189,7 +187,6 @@ async def detect(service: Service, call: Call) -> Reply:
 
     Needs a key, as `api_key` in the body or as a header.
     """
-    service.traces.begin(call)
     asked = await _read(service, call, DetectRequest)
     model = await _model(service)
     target = targets_of(model.card.input_schema)[0]
@@ -283,7 +280,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
     Raises:
         Unauthenticated, Forbidden, TooManyRequests: As everywhere.
     """
-    header = call.header(b"authorization")
+    header = call.headers.get(b"authorization")
     if header is not None:
         await _enter(service, call, header)
     fields = await _fields(service, call)
@@ -299,8 +296,8 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
 
 
 async def _enter(service: Service, call: Call, header: bytes) -> None:
-    call.key = service.keys.known(header) or await service.keys.find(header)
-    check_scope(call.key, Scope.CLIENT)
+    call.key = call.caller = await service.keys.find(header)
+    check_scope(call.caller, Scope.CLIENT)
     service.limits.check(call)
 
 
@@ -370,8 +367,7 @@ def _task_request(text: str, source: str, target: str, model: Target) -> TaskReq
 
 async def _run(service: Service, call: Call, news: Sequence[NewTask]) -> list[Task]:
     """Accept tasks together, and return them once they have ended."""
-    accepted = all_accepted(await service.limits.accept(call, news))
-    service.traces.accepted(call, accepted)
+    accepted = await accept(service, call, news)
     try:
         async with asyncio.TaskGroup() as group:
             ends = [group.create_task(wait_for_end(service, call, each)) for each in accepted]

@@ -33,9 +33,9 @@ _FAILED: Final = frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.EXPI
 
 def is_retry(call: Call) -> bool:
     """Whether the client marks a request as a retry, and no idempotency key decides."""
-    if call.header(b"idempotency-key") is not None:
+    if call.headers.get(b"idempotency-key") is not None:
         return False
-    count = (call.header(b"x-stainless-retry-count") or b"").strip()
+    count = (call.headers.get(b"x-stainless-retry-count") or b"").strip()
     return count.isdigit() and int(count[:9]) > 0
 
 
@@ -50,7 +50,7 @@ async def find_first_attempt(
     Args:
         service: The backend.
         call: The request.
-        new: The task that the retry asks for, from `submit.check`.
+        new: The task that the retry asks for, from `admission.check`.
         by_metadata: Compare metadata instead of inputs: files of a form are other uploads each
             time, and the metadata holds their digest.
     """
@@ -95,4 +95,4 @@ async def accept_once(
         task = await find_first_attempt(service, call, new, by_metadata=by_metadata)
         if task is not None:
             return Accepted(task=task, is_new=False)
-    return await accept(service, call, new)
+    return (await accept(service, call, [new]))[0]

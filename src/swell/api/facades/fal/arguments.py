@@ -85,18 +85,18 @@ def task_options(call: Call, usual_priority: int) -> dict[str, Any]:
         InvalidInput: A header has an unknown value.
     """
     options: dict[str, Any] = {}
-    priority = (call.header(b"x-fal-queue-priority") or b"").strip().lower()
+    priority = (call.headers.get(b"x-fal-queue-priority") or b"").strip().lower()
     if priority not in (b"", b"normal", b"low"):
         raise field_error("X-Fal-Queue-Priority", "it is normal or low")
     if priority == b"low":
         options["priority"] = max(USUAL_PRIORITY + 1, usual_priority)
-    timeout = call.header(b"x-fal-request-timeout")
+    timeout = call.headers.get(b"x-fal-request-timeout")
     if timeout is not None:
         text = timeout.strip().decode("latin-1")
         if not _SECONDS.fullmatch(text) or not 0 < float(text) <= _MOST_SECONDS:
             raise field_error("X-Fal-Request-Timeout", "it is a number of seconds, 30 days at most")
         options["start_by_s"] = float(text)
-    if (call.header(b"x-fal-no-retry") or b"").strip().lower() in (b"1", b"true", b"yes"):
+    if (call.headers.get(b"x-fal-no-retry") or b"").strip().lower() in (b"1", b"true", b"yes"):
         options["max_attempts"] = 1
     return options
 

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from swell.api.admission import check
 from swell.api.call import Call, Reply
-from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.fal.api import failure, failure_body, failure_reply, fal, reply, request_id
 from swell.api.facades.fal.arguments import app_names, task_options, task_request
@@ -23,7 +23,7 @@ from swell.api.reading import read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.schemas import doc
 from swell.api.service import Service
-from swell.api.submit import accept, check, follow
+from swell.api.submit import accept, follow, repeat_of
 from swell.api.tasks import cancel_task, find_task
 from swell.api.tasks_schemas import WebhookRequest
 from swell.api.views import encode
@@ -112,7 +112,6 @@ _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 @fal.route("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
     """Run an app and wait."""
-    service.traces.begin(call)
     accepted, digest = await _accept(service, call)
     if call.params.get("path", "").rstrip("/").rpartition("/")[2] == "stream":
         await _stream(service, call, accepted)
@@ -135,7 +134,6 @@ async def run_path(service: Service, call: Call) -> Reply | None:
 @fal.route("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
 async def queue(service: Service, call: Call) -> Reply:
     """Queue a request."""
-    service.traces.begin(call)
     accepted, digest = await _accept(service, call, _webhook(service, call))
     with service.unanswered.watch(digest, call, accepted.task.id):
         task = await follow(service, call, accepted, 0.0)
@@ -269,7 +267,7 @@ async def _accept(
         new = await check(service, call, request, repeat)
         if webhook is not None:
             new = msgspec.structs.replace(new, webhook=webhook)
-        accepted = await accept(service, call, new)
+        [accepted] = await accept(service, call, [new])
     call.task_id = accepted.task.id
     return accepted, digest
 
@@ -414,7 +412,7 @@ async def proxy(service: Service, call: Call) -> Reply | None:
 
     For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
     """
-    target = (call.header(b"x-fal-target-url") or b"").decode("latin-1")
+    target = (call.headers.get(b"x-fal-target-url") or b"").decode("latin-1")
     try:
         url = urlsplit(target)
         place = (url.hostname or "") + re.sub("/{2,}", "/", url.path).rstrip("/")

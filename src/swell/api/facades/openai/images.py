@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from swell.api.admission import check
 from swell.api.call import Call, Reply
-from swell.api.drafts import repeat_of
 from swell.api.facades.errors import TASK_ERRORS
 from swell.api.facades.following import next_picture, progress_of, sse, stream_events, wait_for_end
 from swell.api.facades.model_names import available, resolve
@@ -25,7 +25,7 @@ from swell.api.facades.retry_detection import accept_once
 from swell.api.problems import family_of, field_error
 from swell.api.route import IDEMPOTENCY_KEY, Body, Response
 from swell.api.service import Service
-from swell.api.submit import check
+from swell.api.submit import repeat_of
 from swell.api.views import encode, project
 from swell.errors import InvalidRequest, NotFound, SwellError, UnsupportedType
 from swell.events import Event, EventKind
@@ -100,7 +100,6 @@ async def generate(service: Service, call: Call) -> Reply | None:
     events: up to `partial_images` of `image_generation.partial_image`, none if the model makes no
     previews, then `image_generation.completed` for each picture.
     """
-    service.traces.begin(call)
     return await _draw(service, call, await read_generation(service, call))
 
 
@@ -117,7 +116,6 @@ async def edit(service: Service, call: Call) -> Reply | None:
     A form with files as `image` or `image[]` and `mask`, or JSON with `images[].image_url`. The
     worker fetches URLs, but not from private networks.
     """
-    service.traces.begin(call)
     return await _draw(service, call, await read_edit(service, call))
 
 

@@ -290,12 +290,13 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
     owner, _, name = card.name.partition("/")
     base = service.base_url(call)
     samples = [each for each in sample_views(card, base) if each.content_type.startswith("image/")]
+    accepted = service.metrics.values["swell_tasks_accepted_total"]
     return ReplicateModel(
         url=f"{base}/#/models/{card.name}",
         owner=owner,
         name=name,
         description=first_line(card.description) or None,
-        run_count=service.metrics.accepted.get(card.name, 0),
+        run_count=int(accepted.get(card.name, 0)),
         cover_image_url=samples[0].url if samples else None,
         default_example=_example(service, call, card, 0) if card.examples else None,
         latest_version=_version(card),

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from swell.api.admission import check
 from swell.api.call import Call, Reply
 from swell.api.cards import Target
-from swell.api.drafts import repeat_of
 from swell.api.early import early_artifacts
 from swell.api.facades import inputs
 from swell.api.facades.errors import TASK_ERRORS
@@ -24,7 +24,7 @@ from swell.api.reading import Reader, read_query
 from swell.api.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.api.schemas import HookEvent, doc
 from swell.api.service import Service
-from swell.api.submit import check, follow, prefer_wait_s
+from swell.api.submit import follow, prefer_wait_s, repeat_of
 from swell.api.tasks import cancel_task, find_task, only_own
 from swell.api.tasks_schemas import TaskRequest, WebhookRequest
 from swell.api.views import encode
@@ -185,7 +185,6 @@ async def _create(
     service: Service, call: Call, model: str | None = None, deployment: str | None = None
 ) -> Reply:
     """Create the prediction that a body asks for; without a model, with the version it names."""
-    service.traces.begin(call)
     request: ReplicatePredictionRequest = await _reader.read_call(
         call, service.settings.server.max_body_bytes
     )
@@ -194,7 +193,7 @@ async def _create(
     repeat = await repeat_of(service, call, encode(request))
     target = await service.cards.target(model or await _model_of(service, request.version))
     task_request = await _task_request(service, call, request, target)
-    if (cancel_after := call.header(b"cancel-after")) is not None:
+    if (cancel_after := call.headers.get(b"cancel-after")) is not None:
         task_request = _replace(task_request, finish_by_s=cancel_after_s(cancel_after))
     if deployment is not None:
         metadata = msgspec.Raw(encode({"replicate_deployment": deployment}))
@@ -205,7 +204,7 @@ async def _create(
         names = request.webhook_events_filter if request.webhook else ["completed"]
         new = _replace(new, webhook=_webhook(service, call, url, names))
     longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
-    wait_s = prefer_wait_s(call.header(b"prefer") or b"", longest_s)
+    wait_s = prefer_wait_s(call.headers.get(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
     made = await view(service, call, task)
     if made.status == "processing":

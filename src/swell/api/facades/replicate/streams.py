@@ -64,11 +64,11 @@ async def stream(service: Service, call: Call) -> Reply | None:
 
 async def _find(service: Service, call: Call) -> Task:
     """Return the task, if its URL is signed or the key is its owner's."""
-    authorization = call.header(b"authorization")
+    authorization = call.headers.get(b"authorization")
     if authorization is not None or "signature" not in call.query():
         if call.key is None:
-            call.key = await service.keys.find(authorization)
-            check_scope(call.key, Scope.CLIENT)
+            call.key = call.caller = await service.keys.find(authorization)
+            check_scope(call.caller, Scope.CLIENT)
         return await find_task(service, call)
     task_id = call.params["id"]
     service.objects.verify("GET", stream_key(task_id), call.query())
@@ -80,7 +80,7 @@ async def _find(service: Service, call: Call) -> Task:
 
 def _last_event(call: Call) -> tuple[int, int]:
     """Return event and number of the last event that a reader has; (-1, 0) without one."""
-    header = (call.header(b"last-event-id") or b"").strip().decode("latin-1")
+    header = (call.headers.get(b"last-event-id") or b"").strip().decode("latin-1")
     if not header:
         return -1, 0
     found = _EVENT_ID.fullmatch(header)
