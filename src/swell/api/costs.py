@@ -273,7 +273,7 @@ async def watch_budget(service: Service) -> None:
     _set_metrics(service, found)
     day = found.day.isoformat()
     amounts = {"day": (day, found.day_micros), "month": (day[:7], found.month_micros)}
-    for name, budget in service.metrics.budget_micros.items():
+    for name, budget in service.metrics.values["swell_budget_micros"].items():
         period, micros = amounts[name]
         share = max((each for each in ALARMS if 100 * micros >= each * budget), default=0)
         if share and await _is_new_alarm(service, name, (period, share)):

@@ -17,7 +17,7 @@ from swell.api.body_queue import BodyQueue
 from swell.api.call import Call
 from swell.api.canaries import Canaries
 from swell.api.cards import Cards
-from swell.api.charges import Charges
+from swell.api.charges import Charges, Tariffs
 from swell.api.classes import Classes
 from swell.api.comparisons import Ratings
 from swell.api.estimates import Estimates
@@ -117,6 +117,7 @@ class Service:
         )
         # The autoscaler's reports.
         self.scaling = Scaling(self.registry, clock, self.name)
+        self.tariffs = Tariffs(self.registry, self.scaling, settings)
         self.estimates = Estimates(self)
         #: How much keys and their users may use in a day and a month.
         self.quotas = Quotas(
