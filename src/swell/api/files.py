@@ -138,18 +138,18 @@ async def upload(service: Service, call: Call) -> Reply:
 async def keep_upload(
     service: Service, call: Call, data: AsyncIterator[bytes], content_type: str, filename: str = ""
 ) -> ObjectInfo:
-    """Keep a file of a client for use in inputs, and return where it lies.
+    """Store a file of a client for use in inputs, and return its metadata.
 
     Args:
-        service: Who keeps it.
-        call: Who sends it, by its key.
-        data: The file as it comes.
+        service: The backend.
+        call: The request; its key owns the file.
+        data: The pieces of the file.
         content_type: Media type without parameters.
-        filename: Of it the ending is kept.
+        filename: The key keeps its extension.
 
     Raises:
-        UnsupportedType: The bytes are of a kind that may not be uploaded.
-        InvalidRequest: There are none.
+        UnsupportedType: The file's type may not be uploaded.
+        InvalidRequest: The file is empty.
     """
     key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
     # Recorded first, so that a crash leaves no file that is never removed.
@@ -380,7 +380,7 @@ def preferred_file(call: Call, task: Task) -> Artifact | None:
 
 
 def comes_from_its_url(service: Service, artifact: Artifact) -> bool:
-    """Whether a file is too large for an answer that is not about it alone, or kept elsewhere."""
+    """Whether clients must read a file from its URL: it is large, or the store is remote."""
     return artifact.bytes > _MOST_AT_ONCE_BYTES or not service.objects.is_here
 
 
@@ -405,22 +405,22 @@ async def file_reply(
 
 
 def may_name_files(raw: msgspec.Raw) -> bool:
-    """Whether an input may hold signed URLs; false for nearly all, and quick to tell."""
+    """Whether an input may hold signed URLs; a fast check."""
     return _SIGNED_BYTES in bytes(raw)
 
 
 def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
-    """Check that the files of this backend which an input names may be read now; return their keys.
+    """Check that the signed URLs in an input are valid now; return the keys of their files.
 
-    Once the task is accepted they stay readable for it, however long it waits.
+    The files stay readable for an accepted task, even if the URLs expire later.
 
     Raises:
-        InvalidInput: A URL of ours has expired.
+        InvalidInput: A URL of this backend has expired.
     """
     keys: dict[str, None] = {}
     for url in _signed_strings(_value(raw)):
         if objects.renew(url, READ_URL_S) is None:
-            # Not ours, or not as we made it: the worker judges whether it may be fetched.
+            # Not signed here: the worker decides whether it may be fetched.
             continue
         parts = urlsplit(url)
         key = unquote(parts.path.partition(_HOME)[2])
@@ -433,10 +433,7 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
 
 
 def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
-    """Return the URLs in an input that name files of this backend, each with a fresh one.
-
-    Only URLs that were signed here are among them; any other is left for the worker to judge.
-    """
+    """Return the signed URLs in an input, each with a new one. Other URLs are left out."""
     fresh = {url: objects.renew(url, READ_URL_S) for url in _signed_strings(_value(raw))}
     return {old: new for old, new in fresh.items() if new is not None}
 

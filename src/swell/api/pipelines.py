@@ -13,7 +13,7 @@ _log = structlog.get_logger("swell.api")
 
 
 async def register_pipelines(service: Service) -> None:
-    """Register the cards of declared pipelines that changed and whose models are known."""
+    """Register the cards of declared pipelines that changed, once their models are known."""
     declared, cards = service.settings.pipelines, service.cards
     if not declared:
         return

@@ -96,7 +96,7 @@ class SharedView(msgspec.Struct, frozen=True, kw_only=True):
     made_at: Moment
     expires_at: Moment | None
     pictures: list[SharedPictureView]
-    guest_tasks: Annotated[int, doc("tasks that a visitor may run without a key of their own")] = 0
+    guest_tasks: Annotated[int, doc("tasks that a visitor may run without another key")] = 0
 
 
 class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,7 +185,7 @@ async def unshare(service: Service, call: Call) -> Reply:
 async def list_shares(service: Service, call: Call) -> Reply:
     """List links.
 
-    A client key sees the links of its own tasks; an admin key sees all. Expired links are
+    A client key sees the links of its tasks; an admin key sees all. Expired links are
     included.
     """
     query = read_query(call, SharesQuery)
@@ -232,7 +232,7 @@ async def look(service: Service, call: Call) -> Reply:
 async def make_guest_key(service: Service, call: Call) -> Reply:
     """Create a guest key.
 
-    Visitors of a shared page try its prompt without a key of their own. Off by default. An
+    Visitors of a shared page try its prompt without another key. Off by default. An
     address gets one key per hour.
 
     Raises:
@@ -309,7 +309,7 @@ async def find_shared(service: Service, call: Call) -> tuple[Task, SharedView]:
         raise NotFound("this link was revoked, has expired, or never existed")
     card = await service.cards.registered(task.model, task.model_version)
     given = msgspec.json.decode(task.input)
-    # Of a task whose input was removed, there is none.
+    # The input may have been removed.
     given = given if isinstance(given, dict) else {}
     prompt = given.get(_PROMPT)
     home = f"{service.base_url(call)}/v1/shares/{link.token}/pictures"

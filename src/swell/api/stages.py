@@ -1,4 +1,4 @@
-"""Pipelines on their way through the backend: where they begin, and what workers get of them."""
+"""Pipelines in the backend: the first stage of a request, and the stage that a worker gets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,18 +17,18 @@ _replace = msgspec.structs.replace
 
 
 def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
-    """Return a request for a pipeline that stands at the first of its stages.
+    """Return a new task of a pipeline at its first stage.
 
     Args:
-        new: As it was asked.
+        new: The requested task.
         target: The pipeline.
         at: JSON pointer to the request within a batch.
 
     Raises:
-        InvalidInput: No stage is to run for it, or none makes as many samples.
+        InvalidInput: No stage runs for this input, or no stage makes several samples.
     """
     pipeline = target.card.pipeline
-    assert pipeline is not None, "the caller has looked"
+    assert pipeline is not None, "the caller checks it"
     if new.count > 1 and not pipeline.has_count:
         detail = f"no stage of {target.model} makes more than one sample: leave count out"
         raise field_error(at + "/count", detail, "count")
@@ -42,14 +42,14 @@ def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
 def leased_stage(
     objects: Objects, task: Task, run: Run, leased: LeasedTask, models: Mapping[str, str]
 ) -> LeasedTask:
-    """Return a pipeline's task as its stage's model takes it.
+    """Return the lease of a pipeline's task, with the input of its current stage.
 
     Args:
-        objects: Where files of earlier stages lie.
-        task: It runs.
-        run: Where it is.
-        leased: With the input of the pipeline.
-        models: What the worker has.
+        objects: Signs URLs of files of earlier stages.
+        task: The running task.
+        run: The pipeline and its current stage.
+        leased: The lease with the pipeline's input.
+        models: Models of the worker, by name.
     """
     stage = run.stage
     asked = _signed(objects, input_of(stage, Sight(run.pipeline, task.input, run.done)))
@@ -79,7 +79,7 @@ def _signed(objects: Objects, value: Any) -> Any:
 def going_on(
     worker_id: str, settlements: Sequence[Settlement], settled: Sequence[Task | None]
 ) -> list[Task]:
-    """Return tasks whose next stage starts at once on the same worker."""
+    """Return tasks that start their next stage at once on the same worker."""
     return [
         task
         for each, task in zip(settlements, settled, strict=True)

@@ -1,7 +1,7 @@
 """`POST /worker/v1/weights`: weights that were pushed, for workers that have only a URL and a key.
 
-The manifest goes through the backend. Chunks do where they lie in a folder of its own, as other
-files do, at `GET /v1/artifacts/…`; where a bucket signs URLs of them, they do not.
+The backend sends the manifest. A bucket that signs URLs sends the chunks itself; otherwise the
+backend does, at `GET /v1/artifacts/…`.
 """
 
 import msgspec
@@ -58,7 +58,7 @@ async def show_weights(service: Service, call: Call) -> Reply:
 
 
 async def _show_compiled(service: Service, asked: WeightsRequest) -> Reply:
-    """Answer what was signed of programs, or where they are; what to believe is the worker's."""
+    """Return the signed notes about compiled programs, or the URLs of their chunks."""
     notes = await service.weights.notes(asked.model, asked.version, asked.compiled)
     if not asked.chunks:
         return Reply(200, _encode(WeightsAnswer(notes=notes)))

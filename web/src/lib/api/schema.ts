@@ -221,7 +221,7 @@ export interface paths {
         };
         /**
          * List links
-         * @description A client key sees the links of its own tasks; an admin key sees all. Expired links are included.
+         * @description A client key sees the links of its tasks; an admin key sees all. Expired links are included.
          */
         get: operations["shares_list_shares"];
         put?: never;
@@ -263,7 +263,7 @@ export interface paths {
         put?: never;
         /**
          * Create a guest key
-         * @description Visitors of a shared page try its prompt without a key of their own. Off by default. An address gets one key per hour.
+         * @description Visitors of a shared page try its prompt without another key. Off by default. An address gets one key per hour.
          */
         post: operations["shares_make_guest_key"];
         delete?: never;
@@ -1743,7 +1743,7 @@ export interface components {
             expires_at: string | null;
             pictures: components["schemas"]["SharedPictureView"][];
             /**
-             * @description tasks that a visitor may run without a key of their own
+             * @description tasks that a visitor may run without another key
              * @default 0
              */
             guest_tasks: number;
