@@ -43,7 +43,7 @@ class ServerSettings(Group):
             models. Empty for none.
         styles: Style files for the web app, in TOML with their pictures in the same folder, or
             built-in ones (`swell/picture`). Empty for none.
-        cors_origins: Origins whose pages may call the service from a browser, such as
+        cors_origins: Origins of pages that may call the service from a browser, such as
             `https://shop.example`; `*` for all. They need an API key like every client.
         facades: Compatible APIs to serve, each under a path of the same name, for existing clients.
             Empty for none.
@@ -189,7 +189,7 @@ class RetentionSettings(Group):
             expires (`server.signed_url_s`); unset to keep it.
         classes: Separate retention times for some models, by a name of your choice:
             `[retention.classes.NAME]` with `models`, `inputs_s`, `outputs_s` and `tasks_s` in the
-            file, JSON in the environment. A class keeps forever what it does not set.
+            file, JSON in the environment. A class keeps data forever where it sets no time.
     """
 
     inputs_s: float | None = Field(default=None, ge=0)

@@ -117,8 +117,8 @@ class AutoscaleSettings(Group):
             autoscaler runs fewer workers as it runs out, and none at its end. Unset for no limit.
             `costs.budget_day_micros` raises alarms before that.
         boot_limit_s: Time for a new machine's worker to register, in seconds, shorter where start
-            times are well known; after it the autoscaler ends the machine. No limit for pools whose
-            provider is `external`.
+            times are well known; after it the autoscaler ends the machine. No limit for pools with
+            the provider `external`.
         silent_s: Time without a heartbeat after which the autoscaler ends a worker's machine, in
             seconds.
         url: URL of the backend for launched workers; empty for `server.public_url`, or the address

@@ -35,7 +35,7 @@ class WorkerSettings(Group):
         device_memory_bytes: Device memory for all models together. Models that do not fit are
             loaded on demand and evict others: first models without waiting tasks, then the least
             recently used. In bytes; unset to load all models at the start and keep them.
-        host_memory_bytes: Host memory for models evicted from the device, from which they reload
+        host_memory_bytes: Host memory for models evicted from the device, so that they reload
             quickly; beyond it the least recently used is dropped. In bytes; unset for no limit.
         picture_format: Format of pictures if neither the model nor the input sets one.
         encode_processes: Processes that encode pictures, started with the first picture; unset for
