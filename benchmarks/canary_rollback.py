@@ -24,8 +24,7 @@ from typing import Any
 
 import processes
 from machine import ROOT, folder, quiet, report, say
-from swell.zoo.cog import program
-from swell_system import READY_S, Swell, started, worker_key
+from swell_system import READY_S, Swell, program, started, worker_key
 
 MODEL = "bench/adopted"
 SHARE = 0.25
