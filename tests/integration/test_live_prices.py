@@ -88,7 +88,7 @@ async def test_a_spot_pool_costs_what_ec2_tells_now(front: Ec2Front, tmp_path: P
     async with scaled(front.url, tmp_path) as (autoscaler, backend):
         assert dict(backend.settings.hour_micros) == {"gpu": 805_000}, "on-demand price"
         pool = await stands(autoscaler, backend, "EC2's spot price history")
-        assert (pool.hour_micros, pool.price_note) == (310_000, "")
+        assert (pool.hour_micros, pool.price_note) == (310_000, None)
         assert pool.price_source.startswith("aws/g6.xlarge@us-east-1a/spot: ")
         note = await backend.registry.note(TARIFFS)
         assert note is not None
