@@ -394,15 +394,15 @@ async def start_upload(service: Service, call: Call) -> Reply:
 
 
 _APP: Final = r"/(?P<owner>[^/]+)/(?P<alias>[^/]+)"
-_REQUEST: Final = rf"queue\.fal\.run{_APP}/requests/(?P<id>[^/]+)"
+_TARGET_REQUEST: Final = rf"queue\.fal\.run{_APP}/requests/(?P<id>[^/]+)"
 
 #: Operations by method and target.
 _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | None]]], ...]] = (
     (rf"POST fal\.run{_APP}(?:/(?P<path>.*))?", run),
-    (rf"GET {_REQUEST}", result),
-    (rf"GET {_REQUEST}/status", status),
-    (rf"GET {_REQUEST}/status/stream", status_stream),
-    (rf"PUT {_REQUEST}/cancel", cancel),
+    (rf"GET {_TARGET_REQUEST}", result),
+    (rf"GET {_TARGET_REQUEST}/status", status),
+    (rf"GET {_TARGET_REQUEST}/status/stream", status_stream),
+    (rf"PUT {_TARGET_REQUEST}/cancel", cancel),
     (rf"POST queue\.fal\.run{_APP}(?:/(?P<path>.*))?", queue),
     (r"POST rest(\.alpha)?\.fal\.ai/storage/upload/initiate", start_upload),
 )
