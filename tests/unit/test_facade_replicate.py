@@ -12,8 +12,8 @@ import pytest
 from api_harness import UPPER, Client, World, a_world, failed, hold, succeeded
 
 from swell.api.duties import check_streams
-from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.facades.replicate.models import openapi_of
+from swell.api.facades.replicate.predictions import cancel_after_s
 from swell.api.facades.replicate.views import progress_line, status_of
 from swell.errors import InvalidRequest
 from swell.registry import ModelCard
