@@ -9,9 +9,9 @@ Source:
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -125,7 +125,10 @@ async def relay(
         task = await find(service, call)
         stream = Stream(asyncio.current_task(), call, _queued(form, task))
         # A signed URL replaces the key, and expires.
-        async with service.limits.open(call, stream) if call.key else contextlib.nullcontext():
+        limit: AbstractAsyncContextManager[None] = nullcontext()
+        if call.key is not None:
+            limit = service.limits.open(call, stream)
+        async with limit:
             await _relay(service, call, subscription, stream, task, after, form)
     finally:
         subscription.close()

@@ -1,5 +1,6 @@
 """Files in and out: uploads of clients, outputs of workers, signed URLs to read them."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -61,7 +62,6 @@ _HOME: Final = "/v1/artifacts/"
 
 #: Every URL that we sign holds this, and escapes of JSON leave it as it is.
 _SIGNED: Final = "signature="
-_SIGNED_BYTES: Final = _SIGNED.encode()
 
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
@@ -406,7 +406,7 @@ async def file_reply(
 
 def may_name_files(raw: msgspec.Raw) -> bool:
     """Whether an input may hold signed URLs; a fast check."""
-    return _SIGNED_BYTES in bytes(raw)
+    return _SIGNED.encode() in bytes(raw)
 
 
 def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
@@ -418,7 +418,7 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
         InvalidInput: A URL of this backend has expired.
     """
     keys: dict[str, None] = {}
-    for url in _signed_strings(_value(raw)):
+    for url in _signed_strings(raw):
         if objects.renew(url, READ_URL_S) is None:
             # Not signed here: the worker decides whether it may be fetched.
             continue
@@ -434,20 +434,15 @@ def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
 
 def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
     """Return the signed URLs in an input, each with a new one. Other URLs are left out."""
-    fresh = {url: objects.renew(url, READ_URL_S) for url in _signed_strings(_value(raw))}
+    fresh = {url: objects.renew(url, READ_URL_S) for url in _signed_strings(raw)}
     return {old: new for old, new in fresh.items() if new is not None}
 
 
-def _value(raw: msgspec.Raw) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _signed_strings(value: Any) -> list[str]:
+def _signed_strings(raw: msgspec.Raw) -> list[str]:
     found: list[str] = []
-    left = [value]
+    left: list[Any] = []
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        left.append(msgspec.json.decode(raw))
     while left and len(found) < _MAX_FILES:
         each = left.pop()
         if isinstance(each, str):

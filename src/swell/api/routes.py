@@ -34,8 +34,14 @@ from swell.api import (
     worker_registration,
     worker_reports,
 )
-from swell.api.facades.table import FACADE_GROUPS, FACADE_ROUTES
+from swell.api.facades.fal import fal
+from swell.api.facades.libretranslate import libretranslate
+from swell.api.facades.openai import openai
+from swell.api.facades.replicate import replicate
 from swell.api.route import Route, declared_in
+
+#: The compatible APIs, in the order of the reference.
+_FACADES: Final = (replicate, openai, fal, libretranslate)
 
 #: Headings of the reference and tags of OpenAPI, with their descriptions.
 GROUPS: Final = {
@@ -48,7 +54,7 @@ GROUPS: Final = {
     "Operators": "Queues, workers, dead letters, costs, quotas and keys; needs an `admin` key.",
     "Service": "Health, metrics and descriptions; needs no key.",
     "Workers": "The protocol of workers; needs a `worker` key.",
-    **FACADE_GROUPS,
+    **{each.group: each.about for each in _FACADES},
 }
 
 #: The modules of handlers; their order is that of the reference.
@@ -88,7 +94,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         (each for module in _MODULES for each in declared_in(module.__name__)),
         key=lambda each: _GROUPS.index(each.group),
     ),
-    *FACADE_ROUTES,
+    *(route for facade in _FACADES for route in facade.routes),
 )
 
 

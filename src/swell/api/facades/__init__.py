@@ -2,7 +2,7 @@
 
 Each is a module or package that maps paths, schemas, states and errors. They share:
 
-- `router`: operations, declared on their handlers; `table`: all operations; `paths`: prefixes;
+- `router`: operations, declared on their handlers; `paths`: prefixes;
 - `inputs`: JSON bodies, forms, data URIs; `image_fields`: picture inputs in a model's own names;
 - `model_names`: aliases; `errors`: errors in other formats;
 - `following`: waiting for a task, and its events as server-sent events;
