@@ -92,11 +92,11 @@ docs: ## Write the reference from the code.
 	@.ci/venv dev
 	$(BIN)/swell reference settings > docs/reference/settings.md
 	$(BIN)/swell reference cli > docs/reference/cli.md
-	$(BIN)/python -m swell.api.reference > docs/reference/http.md
-	$(BIN)/python -m swell.api.reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m swell.server.reference > docs/reference/http.md
+	$(BIN)/python -m swell.server.reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m swell.providers.reference > docs/reference/providers.md
 	$(BIN)/python docs/licences.py
-	$(BIN)/python -m swell.api.openapi | node web/schema.js > web/src/lib/api/schema.ts
+	$(BIN)/python -m swell.server.openapi | node web/schema.js > web/src/lib/api/schema.ts
 
 wheels: ## Build wheels into dist/, and constraints by which pip takes them; needs Node.js 20.19 or newer.
 	@.ci/venv embedded

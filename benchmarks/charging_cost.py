@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 
 from machine import folder, report
-from swell.api import worker_reports
-from swell.api.charges import Charges
-from swell.api.metrics import Metrics
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
+from swell.core.records import WorkerInfo
+from swell.core.store_types import Ended
+from swell.core.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
 from swell.db.registry import Registry
-from swell.dispatch import Report
-from swell.registry import WorkerInfo
-from swell.store import Ended
-from swell.stores.sqlite import SqliteDatabase
-from swell.task import NewTask, Settlement, Succeeded, Task, Timings, accept, new_id
+from swell.db.sqlite import SqliteDatabase
+from swell.protocol.worker_messages import Report
+from swell.server.billing.attempt_costs import Charges
+from swell.server.metrics import Metrics
+from swell.server.workers import worker_reports
 
 CLOCK = SystemClock()
 IN_A_REPORT = 8

@@ -20,15 +20,15 @@ import typer.main
 from typer.core import TyperGroup
 
 from machine import ROOT, report, say
-from swell import errors
-from swell.api.metrics import METRICS, PROCESS_METRICS
-from swell.api.routes import ROUTES
 from swell.cli import app
-from swell.events import EventKind
+from swell.core import errors
+from swell.core.events import EventKind
+from swell.core.webhook import EVENTS
 from swell.providers.factory import KINDS, options_of
 from swell.providers.process import ProcessOptions
+from swell.server.metrics import METRICS, PROCESS_METRICS
+from swell.server.routes import ROUTES
 from swell.settings.describe import describe
-from swell.webhook import EVENTS
 
 sys.path.insert(0, str(ROOT / "docs"))
 

@@ -95,14 +95,14 @@ def push(place: Path) -> None:
     key = signing.make_key(place / "key.pem")
     (place / "public").write_text(key.public)
     cache = swell("swell.weights").CompiledCache(place / "with")
-    clock = swell("swell.clock").SystemClock()
+    clock = swell("swell.core.clock").SystemClock()
     pushing = swell("swell.weights.push_compiled")
     signer = pushing.Signer(key)
     asyncio.run(pushing.push_compiled(manifest, cache, stored(place, clock), signer, clock))
 
 
 def stored(place: Path, clock: Any) -> Any:
-    folder = importlib.import_module("swell.object_stores.folder").FolderObjects
+    folder = importlib.import_module("swell.objects.folder").FolderObjects
     return importlib.import_module("swell.weights.store").WeightStore(
         folder(place / "store", clock, b"0" * 32)
     )
@@ -134,7 +134,7 @@ def fetch(place: Path, port: int) -> None:
 
 async def _fetch(place: Path, port: int) -> None:
     swell = importlib.import_module
-    programs, clock = swell("swell.worker.programs"), swell("swell.clock").SystemClock()
+    programs, clock = swell("swell.worker.programs"), swell("swell.core.clock").SystemClock()
     cache = swell("swell.weights").CompiledCache(place / "fetched")
     chunk_key, where = swell("swell.weights.chunks").chunk_key, swell("swell.weights.gather").Place
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from engine_rig import drawn, load, requests, some_icons
 from machine import report, say
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser
 

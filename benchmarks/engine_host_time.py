@@ -21,7 +21,7 @@ import numpy as np
 
 from engine_rig import PROMPTS, Timed, load, requests
 from machine import quiet, report, say
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.sdk.step_model import StepModel
 from swell.worker.denoise import Denoiser
 

@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 
 from machine import folder, quiet, report, say
-from swell.addresses.urls import UrlPolicy
-from swell.brokers.remote import RemoteDispatch
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
+from swell.net.url_policy import UrlPolicy
+from swell.protocol.backend_client import RemoteDispatch
 from swell.sdk.media import LoRA
 from swell.weights.adapted import AdaptedWeights, LoraMemory
 from swell.weights.cache import WeightCache

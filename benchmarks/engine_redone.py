@@ -35,11 +35,11 @@ import numpy as np
 import engine_redone_model
 from engine_redone_model import SAMPLES
 from machine import folder, quiet, report, say
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
+from swell.core.task import Succeeded, Task, TaskState
 from swell.sdk.context import Item
 from swell.sdk.step_model import Plan, Sampler
-from swell.settings.worker import WorkerSettings
-from swell.task import Succeeded, Task, TaskState
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.engine import Worker
 from swell.worker.slate import Slate, new_slate

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from machine import say
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.sdk.context import Item
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser, Request

@@ -41,9 +41,9 @@ from fleet import (
 )
 from machine import quiet, report, say
 from replay import quantile
-from swell.clock import SystemClock
-from swell.settings.worker import WorkerSettings
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import TaskState
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.engine import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -2,7 +2,7 @@
 
     python benchmarks/eta_calibration.py [--seed 1] [--write]
 
-Simulated time, by the code that serves: `swell.api.eta` tells each task when it
+Simulated time, by the code that serves: `swell.server.estimates.eta` tells each task when it
 will end, fair queueing orders them, the policy scales. Traces go viral in days, hours,
 minutes and within a minute, have the hours of GenTD26, or are an hour of two real services, of
 which one comes in bursts. Tasks take what those of a Stable Diffusion service took (GenTD26), and
@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from machine import ROOT, report, say
-from swell.api.eta import Situation
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
+from swell.server.estimates.eta import Situation
 from swell.simulator.crowds import Mix, crowd_of
 from swell.simulator.jobs import Terms, Told, simulate
 from swell.simulator.machines import Workers

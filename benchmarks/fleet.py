@@ -1,9 +1,9 @@
 """Devices in simulated time: what a worker decides is decided by the worker's own code.
 
-Tasks wait at the backend and are leased by turns and affinity (`swell.fairness`); a worker holds as
-many as it has slots, its model process as many samples as `Line` lets in, and `Schedule` says whose
-turn it is and when another model is loaded. Made up are times alone: a picture's, a model's load,
-and what a rented device takes to boot.
+Tasks wait at the backend and are leased by turns and affinity (`swell.core.fair_queueing`); a
+worker holds as many as it has slots, its model process as many samples as `Line` lets in, and
+`Schedule` says whose turn it is and when another model is loaded. Made up are times alone: a
+picture's, a model's load, and what a rented device takes to boot.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from replay import H200_1024, gentd26, load_times_s, model_bytes
-from swell.fairness import note_passed, prefer, rotate
+from swell.core.fair_queueing import note_passed, prefer, rotate
 from swell.worker.batch import Line
 from swell.worker.decide import Sample
 from swell.worker.engine import MOST_CHOICES

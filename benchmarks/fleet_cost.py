@@ -60,7 +60,7 @@ OF_ALL = ("simulator.arrivals", "simulator.comparison")
 CODE = {
     Least: ("simulator.oracle.levels", "simulator.oracle.prices", "simulator.oracle.interior"),
     Anchored: tuple(f"simulator.{name}" for name in ("fleets", "rules", "anchors", "waits")),
-    Ran: ("survival", "simulator.fluid", "simulator.pools", "simulator.waits"),
+    Ran: ("core.kaplan_meier", "simulator.fluid", "simulator.pools", "simulator.waits"),
 }
 
 

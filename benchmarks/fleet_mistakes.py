@@ -29,7 +29,7 @@ from machine import quiet, report, say
 from swell.autoscaler.outlook import Observation, Plan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 from swell.simulator import fluid
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.pools import Pool

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from machine import ROOT, report
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 sys.path.insert(0, str(ROOT / "tests"))

@@ -21,7 +21,7 @@ import aiohttp
 import httpx2
 import uvloop
 
-from swell.brokers.http1 import Http1Client
+from swell.protocol.http1_client import Http1Client
 
 CALLS = 1500
 ROUNDS = 5

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from machine import report
-from swell.results import TaskWarning
+from swell.core.results import TaskWarning
 from swell.sdk.context import Item
 from swell.zoo.icons import Icons
 

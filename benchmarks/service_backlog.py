@@ -27,13 +27,13 @@ import msgspec
 
 import services
 from machine import folder, quiet, report, say
-from swell.broker import LeaseRequest
-from swell.brokers.table import Broker
-from swell.clock import SystemClock
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
-from swell.task import NewTask, Settlement, Succeeded
+from swell.core.broker_types import LeaseRequest
+from swell.core.clock import SystemClock
+from swell.core.task import NewTask, Settlement, Succeeded
+from swell.db.postgres import PostgresDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 MODEL = "demo/echo"
 SOURCES = 1_000

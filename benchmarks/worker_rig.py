@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 
 import worker_model
 from replay import Device, Job, device
-from swell.clock import SystemClock
-from swell.dispatch import (
+from swell.core.clock import SystemClock
+from swell.core.errors import NotFound
+from swell.core.startup_phases import Startup
+from swell.core.store_types import Hold
+from swell.core.task import Outcome, Succeeded
+from swell.protocol.worker_messages import (
     Ask,
     Grant,
     Incoming,
@@ -32,11 +36,7 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import NotFound
-from swell.phases import Startup
-from swell.settings.worker import WorkerSettings
-from swell.store import Hold
-from swell.task import Outcome, Succeeded
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
 from swell.zoo.curve import SECONDS

@@ -91,7 +91,7 @@ _DATA: Final = (
         "the data set is for research and study",
     ),
     (
-        ("swell/money/prices.toml",),
+        ("swell/core/billing/prices.toml",),
         "prices of machines, as facts: read from SkyPilot's catalogue (skypilot-org), each row "
         "with its version and the day; no text of it",
         "Apache-2.0, as Swell",

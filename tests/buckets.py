@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from servers import Server
-from swell.clock import Clock, SystemClock
-from swell.object_stores.bucket import BucketObjects
-from swell.settings.storage import ObjectsSettings
+from swell.core.clock import Clock, SystemClock
+from swell.objects.bucket import BucketObjects
+from swell.settings.storage_settings import ObjectsSettings
 
 __all__ = ["SECRET", "Bucket", "azure_container", "gcs_bucket", "s3_bucket"]
 

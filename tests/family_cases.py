@@ -24,9 +24,9 @@ from swell.cli import app
 from swell.families.portraits import FaceFinder, read_scenarios
 from swell.sdk.context import Item
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
 from swell.sdk.media import Image
 from swell.sdk.model import Model
+from swell.sdk.model_loader import load_models
 from swell.zoo.pictures import sample
 
 Pixels = NDArray[np.uint8]

@@ -5,8 +5,8 @@ import itertools
 import asyncpg
 
 from servers import PostgresServer
-from swell.clock import SystemClock
-from swell.stores.postgres.migrate import migrate
+from swell.core.clock import SystemClock
+from swell.db.postgres.migrate import migrate
 
 __all__ = ["PostgresDatabases"]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
-from swell.brokers.table import Broker
-from swell.clock import Clock
-from swell.db.deliveries import Outbox
+from swell.core.clock import Clock
+from swell.core.retry import RetryPolicy
 from swell.db.registry import Registry
-from swell.retry import RetryPolicy
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.db.webhook_deliveries import Outbox
+from swell.queues.table_broker import Broker
 
 R = TypeVar("R")
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 import swell
 from sample import PACKAGE, VERSION
-from swell.clock import SystemClock
-from swell.sdk.load import load_models
+from swell.core.clock import SystemClock
+from swell.sdk.model_loader import load_models
 from swell.worker.alone import LocalResult, check_input, load_model, run_together
 from wheel import fetch
 

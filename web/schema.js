@@ -1,4 +1,4 @@
-// Writes the types of the API: `python -m swell.api.openapi | node web/schema.js`.
+// Writes the types of the API: `python -m swell.server.openapi | node web/schema.js`.
 import { text } from "node:stream/consumers";
 import openapiTS, { astToString } from "openapi-typescript";
 

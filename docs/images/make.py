@@ -6,7 +6,7 @@ from typing import Any
 import PIL.Image
 
 from swell.sdk.context import Item
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 
 PROMPTS = ("a red fox in the snow", "a slice of pizza", "a smiling cat face", "a yellow school bus")
 SIDE_PX = 256

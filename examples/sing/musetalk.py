@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import swell
 from swell import ui
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 
 __all__ = ["FILES", "Face", "MuseTalk", "Networks", "mouth_box"]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 import swell
-from swell.environment import argos_folders
+from swell.settings.environment import argos_folders
 from swell.zoo.embedded import weights
 from swell.zoo.translate import Translator
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swell.client import AsyncClient, Client
-    from swell.registry import Speed
+    from swell.core.records import Speed
     from swell.sdk import form_hints as ui
     from swell.sdk.context import Cancelled, Context, Item, Reject
     from swell.sdk.define import model
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "swell.client": ("AsyncClient", "Client"),
-    "swell.registry": ("Speed",),
+    "swell.core.records": ("Speed",),
     "swell.sdk.context": ("Cancelled", "Context", "Item", "Reject"),
     "swell.sdk.define": ("model",),
     "swell.sdk.media": ("Audio", "File", "Image", "LoRA", "Video", "Within"),

@@ -13,7 +13,7 @@ import swell
 from commandline import Swell
 from swell.client import Refused, TaskEnded
 from swell.client.access import read_access
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 PICTURE = "demo/echo-picture"
 

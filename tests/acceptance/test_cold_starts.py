@@ -17,17 +17,17 @@ import pytest
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from conformance.startups import an_entry
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
+from swell.core.startup_phases import Span, covered_s
 from swell.db.registry import Registry
-from swell.phases import Span, covered_s
-from swell.stores.sqlite import SqliteDatabase
+from swell.db.sqlite import SqliteDatabase
 
 #: Notes by the machine's monotonic clock when each of its methods begins and ends.
 MODEL = '''
 import json, os, time
 from pydantic import BaseModel
 import swell
-from swell.phases import fetching
+from swell.core.startup_phases import fetching
 
 time.sleep(0.3)
 

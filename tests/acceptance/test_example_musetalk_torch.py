@@ -11,7 +11,7 @@ import pytest
 
 import swell
 from example_apps import EXAMPLES
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from commandline import Swell, clean_environment, ready_line, stop
-from swell.api.web import built_app
+from swell.server.web.web_app import built_app
 
 
 def test_up_keeps_its_keys_and_its_tasks_over_a_restart(swell: Swell) -> None:

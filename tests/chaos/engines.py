@@ -12,8 +12,8 @@ from chaos.remains import is_sound, read_pages, read_store
 from conformance.history import Final as FinalTask
 from ports import free_port
 from servers import MotoServer, NatsServer, PostgresServer, Server
-from swell.clock import SystemClock
-from swell.retry import RetryPolicy
+from swell.core.clock import SystemClock
+from swell.core.retry import RetryPolicy
 
 __all__ = ["ENGINES", "Engine", "NatsEngine", "PostgresEngine", "SqliteEngine", "SqsEngine"]
 
@@ -147,8 +147,8 @@ class PostgresEngine(Engine):
 
     async def finals(self, data: Path) -> list[FinalTask]:
         """Return what the database holds, read by a store of our own."""
-        from swell.stores.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
-        from swell.stores.tasks import Store  # noqa: PLC0415 - an extra
+        from swell.db.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
+        from swell.db.task_store import Store  # noqa: PLC0415 - an extra
 
         del data
         database = await PostgresDatabase.open(self.database.url, SystemClock())

@@ -16,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from swell.broker import LeaseRequest
-from swell.brokers.table import Broker
-from swell.clock import SystemClock
-from swell.retry import RetryPolicy
-from swell.store import Accepted
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
-from swell.task import Failed, NewTask, Released, Settlement, Succeeded, Task, TaskError
+from swell.core.broker_types import LeaseRequest
+from swell.core.clock import SystemClock
+from swell.core.retry import RetryPolicy
+from swell.core.store_types import Accepted
+from swell.core.task import Failed, NewTask, Released, Settlement, Succeeded, Task, TaskError
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 MODEL = "chaos/hammer"
 ASKERS = 16

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from conformance.history import Ask
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 __all__ = [
     "Job",

@@ -20,7 +20,7 @@ from conformance.history import (
     Streamed,
     Unanswered,
 )
-from swell.task import TaskError, TaskState
+from swell.core.task import TaskError, TaskState
 
 __all__ = ["LATER", "Recorder", "Told", "TooLong", "outcome_of"]
 

@@ -11,9 +11,9 @@ import msgspec
 
 from chaos.recorder import Told, outcome_of
 from conformance.history import FileRead, Final, Outcome
-from swell.store import TaskFilter
-from swell.stores.tasks import Store
-from swell.task import Artifact, TaskError, TaskState
+from swell.core.store_types import TaskFilter
+from swell.core.task import Artifact, TaskError, TaskState
+from swell.db.task_store import Store
 
 __all__ = ["is_sound", "read_api", "read_files", "read_pages", "read_store"]
 

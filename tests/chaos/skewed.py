@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from swell.cli import main
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 
 _HONEST = SystemClock.now
 _WRONG_BY = Path(os.environ["CHAOS_CLOCK"])

@@ -6,7 +6,7 @@ import pytest
 
 from chaos.crash import run_crash
 from chaos.plan import make_plan
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

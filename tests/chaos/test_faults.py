@@ -9,7 +9,7 @@ import pytest
 from chaos.engines import ENGINES, SqliteEngine
 from chaos.faults import FAULTS, DiskFull
 from chaos.trial import EVERYTHING, Row, Trial, run_trial
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -12,7 +12,7 @@ import pytest
 
 from chaos.remains import is_sound, read_store
 from conformance.history import Accepted, Ask, History, Outcome, Seen, Unanswered, check
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 pytestmark = pytest.mark.chaos
 

@@ -37,7 +37,7 @@ from conformance.history import (
     overlaps,
     recoveries,
 )
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 
 __all__ = ["EVERYTHING", "Row", "Trial", "run_trial"]
 

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from swell.bus import MessageKind, PeerMessage
-from swell.buses.memory import MemoryBus as Bus
-from swell.buses.memory import MemorySubscription as Subscription
-from swell.errors import Unavailable
-from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
+from swell.core.errors import Unavailable
+from swell.core.event_bus import MessageKind, PeerMessage
+from swell.core.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
+from swell.pubsub.local_bus import MemoryBus as Bus
+from swell.pubsub.local_bus import MemorySubscription as Subscription
 
 #: Longest wait for something that must come, in seconds.
 PATIENCE_S = 5.0
@@ -33,7 +33,7 @@ def terminal(*, task_id: str = "t1") -> Event:
 
 
 class BusConformance:
-    """The guarantees of `swell.bus`, as tests over a `bus` fixture."""
+    """The guarantees of `swell.core.event_bus`, as tests over a `bus` fixture."""
 
     async def test_a_listener_gets_what_is_published_after_it_came(self, bus: Bus) -> None:
         listener = bus.subscribe("t1")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from swell.comparisons import Cell, Comparison, Model, Outline, Picture, Row, Vote
+from swell.core.comparison import Cell, Comparison, Model, Outline, Picture, Row, Vote
 from swell.db.registry import Registry
 
 NOW = datetime(2030, 1, 31, 12, 30, 0, 123_457, tzinfo=UTC)
@@ -52,7 +52,7 @@ def a_vote(row: int = 0, voter: str = "anna", **fields: Any) -> Vote:
 
 
 class ComparisonsConformance:
-    """The guarantees of `swell.registry` about comparisons and votes."""
+    """The guarantees of `swell.core.records` about comparisons and votes."""
 
     async def test_a_comparison_is_kept_whole(self, registry: Registry) -> None:
         kept = a_comparison(is_shared=True)

@@ -22,15 +22,13 @@ from conformance.factories import (
     a_success,
     hold_of,
 )
-from swell.broker import Backlog, ReadyTask
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
-from swell.fairness import MOST_PASSED, MOST_URGENT
-from swell.results import TaskWarning
-from swell.store import Accepted, Expiry, Part, Start, TaskFilter
-from swell.stores.tasks import Store
-from swell.task import (
+from swell.core.broker_types import Backlog, ReadyTask
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
+from swell.core.fair_queueing import MOST_PASSED, MOST_URGENT
+from swell.core.results import TaskWarning
+from swell.core.store_types import Accepted, Expiry, Part, Start, TaskFilter
+from swell.core.task import (
     THUMBNAIL_WIDTHS,
     Artifact,
     Canceled,
@@ -43,6 +41,8 @@ from swell.task import (
     checkpoint_key,
     thumbnail_key,
 )
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,14 @@ from typing import Any, Final
 import msgspec
 
 from sqlite_rig import SqliteRig
-from swell.broker import LeaseRequest
-from swell.clock import Clock
-from swell.dispatch import (
+from swell.core.broker_types import LeaseRequest
+from swell.core.clock import Clock
+from swell.core.errors import Conflict, NotFound, Unavailable
+from swell.core.retry import RetryPolicy
+from swell.core.startup_phases import Startup
+from swell.core.store_types import Accepted, Hold
+from swell.core.task import NewTask, Succeeded, Task, TaskState
+from swell.protocol.worker_messages import (
     Ask,
     Grant,
     Incoming,
@@ -28,11 +33,6 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import Conflict, NotFound, Unavailable
-from swell.phases import Startup
-from swell.retry import RetryPolicy
-from swell.store import Accepted, Hold
-from swell.task import NewTask, Succeeded, Task, TaskState
 
 #: Before the key of an object that this backend has.
 _OWN: Final = "memory:"

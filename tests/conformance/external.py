@@ -7,8 +7,8 @@ An adapter's author subclasses `ExternalQueuesConformance` with the fixtures `qu
 import asyncio
 import secrets
 
-from swell.broker import ReadyTask
-from swell.brokers.external import ExternalQueues, Message, QueueId
+from swell.core.broker_types import ReadyTask
+from swell.queues.external_queue import ExternalQueues, Message, QueueId
 
 QUEUE = QueueId("demo/upper", True)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from swell.broker import LeaseRequest
-from swell.store import Hold
-from swell.task import (
+from swell.core.broker_types import LeaseRequest
+from swell.core.store_types import Hold
+from swell.core.task import (
     Failed,
     NewTask,
     Outcome,

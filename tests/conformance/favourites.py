@@ -5,9 +5,9 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
-from swell.favourites import Favourite, Viewer
-from swell.store import Expiry, Part, TaskFilter
-from swell.task import Task
+from swell.core.like import Favourite, Viewer
+from swell.core.store_types import Expiry, Part, TaskFilter
+from swell.core.task import Task
 
 ANN = Viewer("key-1", "ann")
 BOB = Viewer("key-1", "bob")
@@ -16,7 +16,7 @@ OTHERS = Viewer("key-2", "ann")
 
 
 class FavouritesConformance:
-    """The guarantees of `swell.store` about favourites."""
+    """The guarantees of `swell.core.store_types` about favourites."""
 
     async def test_each_viewer_has_favourites_of_his_own(self, delivery: Delivery) -> None:
         one, two = [await _ended(delivery) for _ in range(2)]

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from conformance.startups import NOW, a_startup, an_entry
+from swell.core.billing.ledger import Charged, CostRow, EntryKind
+from swell.core.startup_phases import StartupState
 from swell.db.registry import Registry
-from swell.money.ledger import Charged, CostRow, EntryKind
-from swell.phases import StartupState
 
 DAY = NOW.date()
 OFTEN = 20
@@ -31,7 +31,7 @@ async def _rows(registry: Registry, **more: Any) -> set[CostRow]:
 
 
 class LedgerConformance:
-    """The guarantees of `swell.registry` about what entries of the ledger add up to."""
+    """The guarantees of `swell.core.records` about what entries of the ledger add up to."""
 
     async def test_all_that_an_entry_says_is_read_back(self, registry: Registry) -> None:
         entry = an_entry(

@@ -9,13 +9,13 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from swell.clock import ManualClock
-from swell.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from swell.objects import Objects
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from swell.objects.object_store import Objects
 
 
 class ObjectsConformance:
-    """The guarantees of `swell.objects`, as tests over an `objects` fixture."""
+    """The guarantees of `swell.objects.object_store`, as tests over an `objects` fixture."""
 
     async def test_what_was_put_is_read_back(self, objects: Objects) -> None:
         data = bytes(range(256)) * 4000  # more than one chunk

@@ -14,10 +14,9 @@ import pytest
 
 from conformance.delivery import Delivery as Rig
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
-from swell.clock import ManualClock
-from swell.db.deliveries import Outbox
-from swell.errors import InvalidRequest
-from swell.outbox import (
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest
+from swell.core.outbox import (
     OVERTAKEN,
     AttemptResult,
     Delivery,
@@ -26,9 +25,10 @@ from swell.outbox import (
     Try,
     Watch,
 )
-from swell.store import Expiry, Part
-from swell.task import Canceled, NewTask, Outcome, Released, Task
-from swell.webhook import ENDS, EVENTS, Webhook
+from swell.core.store_types import Expiry, Part
+from swell.core.task import Canceled, NewTask, Outcome, Released, Task
+from swell.core.webhook import ENDS, EVENTS, Webhook
+from swell.db.webhook_deliveries import Outbox
 
 URL = "https://hooks.example/in?token=t"
 

@@ -19,11 +19,11 @@ from conformance.factories import (
     hold_of,
 )
 from conformance.shared import Pair
-from swell.errors import Conflict
-from swell.results import TaskWarning
-from swell.stages import Pipeline, Run, Stage, begin
-from swell.store import Expiry, Onward, Part, Start, TaskFilter
-from swell.task import (
+from swell.core.errors import Conflict
+from swell.core.pipeline_stages import Pipeline, Run, Stage, begin
+from swell.core.results import TaskWarning
+from swell.core.store_types import Expiry, Onward, Part, Start, TaskFilter
+from swell.core.task import (
     Artifact,
     Canceled,
     NewTask,

@@ -8,17 +8,17 @@ import msgspec
 
 from conformance.delivery import Delivery
 from conformance.factories import a_lease_request
-from swell import task as life
-from swell.broker import LeaseRequest
-from swell.brokers.consumer import PollingDispatch
-from swell.brokers.external import ExternalQueues
-from swell.brokers.publisher import QueuePublisher
-from swell.brokers.remote import RemoteDispatch
-from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
-from swell.registry import ModelCard
-from swell.store import Start
-from swell.stores.tasks import Store
-from swell.task import Task
+from swell.core import task as life
+from swell.core.broker_types import LeaseRequest
+from swell.core.records import ModelCard
+from swell.core.store_types import Start
+from swell.core.task import Task
+from swell.db.task_store import Store
+from swell.protocol.backend_client import RemoteDispatch
+from swell.protocol.worker_messages import Ask, Grant, LeasedTask, Registration, Welcome
+from swell.queues.external_queue import ExternalQueues
+from swell.queues.queue_consumer import PollingDispatch
+from swell.queues.queue_publisher import QueuePublisher
 
 
 class StoreRemote(RemoteDispatch):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from swell.errors import Unavailable
-from swell.provider import (
+from swell.core.errors import Unavailable
+from swell.core.provider import (
     ASKED_AT,
     INSTANCE_ID,
     Instance,
@@ -16,7 +16,7 @@ from swell.provider import (
 
 
 class ProviderConformance:
-    """The guarantees of `swell.provider`, as tests over a `provider` fixture."""
+    """The guarantees of `swell.core.provider`, as tests over a `provider` fixture."""
 
     #: Runs until it is told to end, and then ends at once.
     command: tuple[str, ...] = ("sleep", "600")

@@ -4,8 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swell.db.registry import Registry
-from swell.quotas import (
+from swell.core.quota import (
     ANY_USER,
     Account,
     Ask,
@@ -18,6 +17,7 @@ from swell.quotas import (
     month_of,
     place_of,
 )
+from swell.db.registry import Registry
 
 NOW = datetime(2030, 1, 31, 12, 30, 0, 123_457, tzinfo=UTC)
 KEY: Place = place_of("key-1", None)
@@ -50,7 +50,7 @@ async def _account_of(registry: Registry, place: Place) -> Account:
 
 
 class QuotasConformance:
-    """The guarantees of `swell.registry` about quotas, credits and reservations."""
+    """The guarantees of `swell.core.records` about quotas, credits and reservations."""
 
     async def test_quotas_are_kept_replaced_and_dropped(self, registry: Registry) -> None:
         own = Quota(key_id="key-1", tasks_per_day=5, is_prepaid=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
+from swell.db.sqlite import SqliteDatabase
 
 __all__ = ["OnPostgres", "OnSqlite"]
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 
-from swell.clock import ManualClock
-from swell.db.registry import Registry
-from swell.registry import (
+from swell.core.clock import ManualClock
+from swell.core.records import (
     ApiKey,
     AuditEntry,
     KeyLimits,
@@ -19,6 +18,7 @@ from swell.registry import (
     Spend,
     WorkerInfo,
 )
+from swell.db.registry import Registry
 
 #: Microseconds, so that an adapter which rounds them is found out.
 NOW = datetime(2030, 1, 1, 12, 30, 0, 123_457, tzinfo=UTC)
@@ -50,7 +50,7 @@ def a_key(key_id: str = "key-1", **fields: Any) -> ApiKey:
 
 
 class RegistryConformance:
-    """The guarantees of `swell.registry`, as tests over a `registry` fixture.
+    """The guarantees of `swell.core.records`, as tests over a `registry` fixture.
 
     Its time is that of the `clock` fixture.
     """

@@ -7,16 +7,16 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
-from swell.favourites import Favourite, Viewer
-from swell.store import Expiry, Part, TaskFilter
-from swell.task import Task
-from swell.words import words_of
+from swell.core.like import Favourite, Viewer
+from swell.core.search_words import words_of
+from swell.core.store_types import Expiry, Part, TaskFilter
+from swell.core.task import Task
 
 ANN = Viewer("key-1", "ann")
 
 
 class SearchingConformance:
-    """The guarantees of `swell.store` about words."""
+    """The guarantees of `swell.core.store_types` about words."""
 
     @pytest.mark.parametrize(
         ("sought", "found"),

@@ -17,9 +17,9 @@ from conformance.factories import (
     a_success,
     hold_of,
 )
-from swell.errors import IdempotencyMismatch, SwellError
-from swell.store import Accepted
-from swell.task import NewTask, Outcome, Released, Task, TaskState
+from swell.core.errors import IdempotencyMismatch, SwellError
+from swell.core.store_types import Accepted
+from swell.core.task import NewTask, Outcome, Released, Task, TaskState
 
 #: Two backends.
 Pair = tuple[Delivery, Delivery]
@@ -29,7 +29,7 @@ PATIENCE_S = 20.0
 
 
 class SharedConformance:
-    """The guarantees of `swell.store` and `swell.broker`, whichever backend is asked."""
+    """The guarantees of the store and the broker, whichever backend is asked."""
 
     async def test_what_one_backend_accepts_the_other_reads(self, pair: Pair) -> None:
         one, two = pair

@@ -8,13 +8,13 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
-from swell.sharing import ShareLink, new_share_token
-from swell.store import Expiry, Part
-from swell.task import Task
+from swell.core.share_link import ShareLink, new_share_token
+from swell.core.store_types import Expiry, Part
+from swell.core.task import Task
 
 
 class SharingConformance:
-    """The guarantees of `swell.store` about links."""
+    """The guarantees of `swell.core.store_types` about links."""
 
     async def test_a_link_is_kept_whole_and_found_by_its_token(self, delivery: Delivery) -> None:
         link = await _link(delivery, has_prompt=False, expires_s=60.5)

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell.db.registry import Registry
-from swell.errors import InvalidInput
-from swell.money.ledger import EntryKind, LedgerEntry
-from swell.phases import (
+from swell.core.billing.ledger import EntryKind, LedgerEntry
+from swell.core.errors import InvalidInput
+from swell.core.records import KeptStartup
+from swell.core.startup_phases import (
     STARTUPS_KEPT,
     STARTUPS_TTL,
     Phase,
@@ -20,7 +20,7 @@ from swell.phases import (
     StartupKind,
     StartupState,
 )
-from swell.registry import KeptStartup
+from swell.db.registry import Registry
 
 #: Microseconds, so that an adapter which rounds them is found out.
 NOW = datetime(2030, 1, 1, 12, 30, 0, 123_457, tzinfo=UTC)
@@ -51,7 +51,7 @@ def an_entry(entry_id: str = "entry-1", **fields: Any) -> LedgerEntry:
 
 
 class StartupsConformance:
-    """The guarantees of `swell.registry` about startups and the ledger."""
+    """The guarantees of `swell.core.records` about startups and the ledger."""
 
     async def test_a_startup_is_read_back_whole(self, registry: Registry) -> None:
         startup = a_startup(

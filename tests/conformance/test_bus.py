@@ -21,16 +21,16 @@ from conformance.bus import (
     until,
 )
 from servers import NatsServer, PostgresServer
-from swell.addresses import nats_connection
-from swell.bus import MessageKind, PeerMessage
-from swell.buses.memory import MemoryBus
-from swell.buses.nats import NatsWire
-from swell.buses.postgres import PostgresWire
-from swell.buses.wired import HEARTBEAT_S, LOST_S, PAUSE_S, WiredBus
-from swell.clock import Clock, ManualClock, SystemClock
-from swell.errors import InvalidRequest, Unavailable
-from swell.events import TERMINAL_ID, Event, EventKind, TaskSummary, event_of
-from swell.task import Task, TaskState, Timings
+from swell.core.clock import Clock, ManualClock, SystemClock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.event_bus import MessageKind, PeerMessage
+from swell.core.events import TERMINAL_ID, Event, EventKind, TaskSummary, event_of
+from swell.core.task import Task, TaskState, Timings
+from swell.net import nats_connection
+from swell.pubsub.cluster_bus import HEARTBEAT_S, LOST_S, PAUSE_S, WiredBus
+from swell.pubsub.local_bus import MemoryBus
+from swell.pubsub.nats_wire import NatsWire
+from swell.pubsub.postgres_wire import PostgresWire
 
 
 @pytest.fixture

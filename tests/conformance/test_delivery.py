@@ -17,11 +17,11 @@ from conformance.searching import SearchingConformance
 from conformance.shared import Pair, SharedConformance
 from conformance.sharing import SharingConformance
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
+from swell.core.clock import ManualClock
+from swell.db.postgres import PostgresDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 
 class TestSqlite(

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from conformance.provider import OutlivingConformance
-from swell.clock import ManualClock, SystemClock
-from swell.provider import (
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.provider import (
     Instance,
     InstanceState,
     LaunchRequest,

@@ -20,18 +20,18 @@ from conformance.pipelines import PipelineConformance
 from conformance.polled import PolledDelivery
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer, Server
-from swell.brokers import external, nats, sqs
-from swell.brokers.external import ExternalQueues, QueueId
-from swell.brokers.nats import NatsQueues
-from swell.brokers.sqs import SqsQueues
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, Unavailable
-from swell.fairness import MOST_URGENT
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
-from swell.task import Released, Task, TaskState
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.fair_queueing import MOST_URGENT
+from swell.core.task import Released, Task, TaskState
+from swell.db.postgres import PostgresDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.queues import external_queue, nats_queue, sqs_queue
+from swell.queues.external_queue import ExternalQueues, QueueId
+from swell.queues.nats_queue import NatsQueues
+from swell.queues.sqs_queue import SqsQueues
+from swell.queues.table_broker import Broker
 
 PATIENCE_S = 45.0
 
@@ -159,10 +159,12 @@ class PolledConformance(LifeConformance, PipelineConformance):
 
     async def test_a_message_that_is_no_task_id_is_deleted(self, delivery: PolledDelivery) -> None:
         (task,) = await delivery.submit(a_new_task())
-        bad = external.ReadyTask(id="no id", queue=task.queue, key_id="", user=None, priority=1)
-        await delivery.publisher._queues.send(external.queue_of(bad), [bad])
+        bad = external_queue.ReadyTask(
+            id="no id", queue=task.queue, key_id="", user=None, priority=1
+        )
+        await delivery.publisher._queues.send(external_queue.queue_of(bad), [bad])
         assert [held.id for held in await delivery.lease(3)] == [task.id]
-        assert await delivery.publisher._queues.pending(external.queue_of(bad)) == 0
+        assert await delivery.publisher._queues.pending(external_queue.queue_of(bad)) == 0
 
     async def test_tasks_leased_over_http_are_not_published(self, delivery: PolledDelivery) -> None:
         delivery.publisher.leased([])
@@ -211,7 +213,7 @@ class TestNats(ExternalQueuesConformance):
     def queues_that_hide_briefly(
         self, queues: ExternalQueues, monkeypatch: pytest.MonkeyPatch
     ) -> ExternalQueues:
-        monkeypatch.setattr(nats, "VISIBILITY_S", 2)
+        monkeypatch.setattr(nats_queue, "VISIBILITY_S", 2)
         return queues
 
     @pytest.mark.server
@@ -250,7 +252,7 @@ class TestSqs(ExternalQueuesConformance):
     def queues_that_hide_briefly(
         self, queues: ExternalQueues, monkeypatch: pytest.MonkeyPatch
     ) -> ExternalQueues:
-        monkeypatch.setattr(sqs, "VISIBILITY_S", 2)
+        monkeypatch.setattr(sqs_queue, "VISIBILITY_S", 2)
         return queues
 
 

@@ -15,10 +15,10 @@ from conformance.objects import (
     SignedUrlConformance,
 )
 from servers import Server
-from swell.clock import ManualClock
-from swell.errors import Conflict, InvalidRequest, TooLarge, Unavailable
-from swell.object_stores.folder import FolderObjects, TemporaryObjects
-from swell.objects import Objects
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, InvalidRequest, TooLarge, Unavailable
+from swell.objects.folder import FolderObjects, TemporaryObjects
+from swell.objects.object_store import Objects
 
 
 @pytest.fixture

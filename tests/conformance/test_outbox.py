@@ -9,12 +9,12 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.outbox import OutboxConformance, PostOffice, a_hooked_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.db.deliveries import Outbox
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
+from swell.core.clock import ManualClock
+from swell.db.postgres import PostgresDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.db.webhook_deliveries import Outbox
+from swell.queues.table_broker import Broker
 
 
 class TestSqlite(OutboxConformance):

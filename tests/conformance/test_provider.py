@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from conformance.provider import ProviderConformance, RefusingConformance
-from swell.clock import ManualClock, SystemClock
-from swell.errors import Unavailable
-from swell.provider import ASKED_AT, InstanceState, LaunchRequest, Provider, Refused
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.errors import Unavailable
+from swell.core.provider import ASKED_AT, InstanceState, LaunchRequest, Provider, Refused
 from swell.providers.memory import MemoryProvider
 from swell.providers.process import ProcessProvider
 
@@ -164,8 +164,8 @@ class TestProcessProvider(ProviderConformance):
         program = textwrap.dedent(
             """
             import asyncio, sys, pathlib
-            from swell.clock import SystemClock
-            from swell.provider import LaunchRequest
+            from swell.core.clock import SystemClock
+            from swell.core.provider import LaunchRequest
             from swell.providers.process import ProcessProvider
             async def main():
                 provider = ProcessProvider(SystemClock(), pathlib.Path(sys.argv[1]), {})

@@ -15,9 +15,9 @@ from booted import environment_of_script
 from conformance.provider import OutlivingConformance, RefusingConformance
 from ec2_front import Ec2Front
 from servers import MotoServer
-from swell.clock import SystemClock
-from swell.errors import InvalidInput, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidInput, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
 from swell.providers.aws import AwsOptions, AwsProvider
 
 LACK = ("InsufficientInstanceCapacity", "We currently do not have sufficient g6.xlarge capacity.")

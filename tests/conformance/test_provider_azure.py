@@ -9,9 +9,9 @@ import pytest
 from azure_resources import GROUP, SECRET, SUBSCRIPTION, AzureResources
 from booted import environment_of_script
 from conformance.provider import OutlivingConformance, RefusingConformance
-from swell.clock import Clock, ManualClock, SystemClock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
+from swell.core.clock import Clock, ManualClock, SystemClock
+from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.azure import AzureOptions, AzureProvider
 from swell.providers.azure_token import AzureTokens
 

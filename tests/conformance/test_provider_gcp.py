@@ -12,9 +12,9 @@ from aiohttp import web
 from booted import environment_of_script
 from conformance.provider import OutlivingConformance, RefusingConformance
 from gcp_compute import PROJECT, GcpCompute
-from swell.clock import ManualClock, SystemClock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.gcp import GcpOptions, GcpProvider
 from swell.providers.google_token import GoogleTokens
 

@@ -8,9 +8,9 @@ import pytest
 
 from conformance.provider import OutlivingConformance, RefusingConformance
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
-from swell.clock import SystemClock
-from swell.errors import InvalidInput, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidInput, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, Notice, Provider, Refused
 from swell.providers.kubeconfig import Access
 from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from conformance.provider import OutlivingConformance
-from swell.clock import SystemClock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, Provider
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.skypilot import SkypilotOptions, SkypilotProvider, task_of
 
 #: Accepts the arguments of `sky` 0.14.1 and keeps clusters in a file.

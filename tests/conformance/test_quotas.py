@@ -5,10 +5,10 @@ import asyncio
 from conformance.quotas import QuotasConformance, an_ask
 from conformance.registries import OnPostgres, OnSqlite
 from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.quota import Account, Credit, Quota, Settled
+from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
-from swell.quotas import Account, Credit, Quota, Settled
-from swell.stores.postgres import PostgresDatabase
 
 
 class TestSqliteQuotas(OnSqlite, QuotasConformance):

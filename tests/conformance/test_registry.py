@@ -4,10 +4,10 @@ from pathlib import Path
 
 from conformance.registries import OnPostgres, OnSqlite
 from conformance.registry import RegistryConformance, a_key, a_worker
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.records import ModelCard
 from swell.db.registry import Registry
-from swell.registry import ModelCard
-from swell.stores.sqlite import SqliteDatabase
+from swell.db.sqlite import SqliteDatabase
 
 
 class TestSqliteRegistry(OnSqlite, RegistryConformance):

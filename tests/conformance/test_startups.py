@@ -10,10 +10,10 @@ import pytest
 from conformance.registries import OnPostgres, OnSqlite
 from conformance.startups import StartupsConformance, a_startup, an_entry
 from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.sqlite import SqliteDatabase
+from swell.db.sqlite import SqliteDatabase
 
 
 class TestSqliteStartups(OnSqlite, StartupsConformance):

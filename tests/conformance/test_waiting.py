@@ -11,13 +11,13 @@ from conformance.delivery import Delivery
 from conformance.factories import a_lease_request, a_new_task, a_settlement, hold_of
 from conformance.pipelines import A, B, a_new_run
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.postgres.company import Peers
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
-from swell.task import Task
+from swell.core.clock import ManualClock
+from swell.core.task import Task
+from swell.db.postgres import PostgresDatabase
+from swell.db.postgres.listen_notify import Peers
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 #: Waiting workers of each kind.
 CROWD = 100

@@ -9,9 +9,9 @@ import pytest
 from container_rig import BASE, limits, podman
 
 from conformance.provider import OutlivingConformance
-from swell.clock import SystemClock
-from swell.errors import InvalidInput
-from swell.provider import InstanceState, LaunchRequest, Provider
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidInput
+from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.container import ContainerOptions, ContainerProvider
 
 #: The first process of a container hears SIGTERM only if it says so.

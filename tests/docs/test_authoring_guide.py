@@ -9,7 +9,7 @@ import pytest
 import swell
 from pages import blocks
 from swell import ui
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.worker import lacks, probe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"

@@ -30,11 +30,11 @@ import yaml
 from typer.core import TyperGroup
 
 from pages import ROOT, Block, every_block
-from swell.api.routes import ROUTES
 from swell.cli import app
 from swell.families.portraits import read_scenarios
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.style_presets import load_styles
+from swell.server.routes import ROUTES
 from swell.settings.load import load
 from swell.weights.listing import read_listing
 

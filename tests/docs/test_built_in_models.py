@@ -9,8 +9,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 import swell.zoo
-from swell.errors import InvalidModel
-from swell.sdk.load import load_models
+from swell.core.errors import InvalidModel
+from swell.sdk.model_loader import load_models
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models" / "README.md"
 

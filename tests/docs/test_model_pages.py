@@ -10,7 +10,7 @@ import pytest
 
 from commandline import Swell
 from pages import block, ran
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 
 
 def test_a_photo_is_painted_and_scored_as_the_page_says(tmp_path: Path) -> None:

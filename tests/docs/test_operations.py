@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from commandline import Swell, ready_line, stop
-from swell.api.metrics import METRICS, PROCESS_METRICS
+from swell.server.metrics import METRICS, PROCESS_METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "swell.json"

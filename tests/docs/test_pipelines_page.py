@@ -7,12 +7,12 @@ import pytest
 
 from commandline import Swell, ready_line, stop
 from pages import blocks, commands
-from swell.registry import ModelCard
-from swell.sdk.load import load_models
+from swell.core.records import ModelCard
+from swell.sdk.model_loader import load_models
 from swell.sdk.pipeline import Stage, load_pipelines
 from swell.sdk.pipeline_cards import Declared, card_of
-from swell.settings.backend import ServerSettings
-from swell.settings.worker import WorkerSettings
+from swell.settings.backend_settings import ServerSettings
+from swell.settings.worker_settings import WorkerSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
 [PYTHON] = blocks("docs/pipelines.md")

@@ -10,10 +10,10 @@ from commandline import Swell, ready_line, stop
 from pages import Reader, block, blocks
 from ports import free_port
 from swell.bootstrap.autoscaler import advice
-from swell.money.pool_prices import pool_prices
 from swell.providers.factory import options_of
 from swell.providers.options import checked
 from swell.settings.load import load
+from swell.settings.pool_prices import pool_prices
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

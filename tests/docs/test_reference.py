@@ -26,7 +26,7 @@ def test_the_reference_of_commands_is_what_the_code_says() -> None:
 )
 def test_the_types_of_the_web_app_are_what_the_code_says() -> None:
     api = subprocess.run(
-        [sys.executable, "-m", "swell.api.openapi"], capture_output=True, check=True
+        [sys.executable, "-m", "swell.server.openapi"], capture_output=True, check=True
     )
     types = subprocess.run(
         ["node", WEB / "schema.js"], input=api.stdout, capture_output=True, check=True

@@ -9,9 +9,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from pages import blocks
-from swell.clock import SystemClock
-from swell.registry import ModelCard
-from swell.sdk.load import load_models
+from swell.core.clock import SystemClock
+from swell.core.records import ModelCard
+from swell.sdk.model_loader import load_models
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.pipeline_cards import card_of
 from swell.worker.alone import check_input, load_model, run_together

@@ -9,9 +9,9 @@ from typing import Any
 import standardwebhooks
 
 from pages import block
-from swell.settings.backend import WebhooksSettings
-from swell.webhook import EVENTS
-from swell.webhooks.signing import new_secret, signature_headers
+from swell.core.webhook import EVENTS
+from swell.server.webhooks.webhook_signing import new_secret, signature_headers
+from swell.settings.backend_settings import WebhooksSettings
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text()
 BODY = b'{"type":"task.succeeded"}'

@@ -14,20 +14,20 @@ import pytest
 
 from conformance.factories import a_settlement, hold_of
 from postgres_databases import PostgresDatabases
-from swell.api.auth import create_key
-from swell.api.fleet import Worker
-from swell.api.skew import MOST_SKEW_S
-from swell.api.worker_leases import lease_tasks
-from swell.api.worker_registration import register_worker
-from swell.api.worker_reports import take_report
 from swell.cli.parts import examine
 from swell.cli.service import Service, open_service
-from swell.clock import SystemClock
-from swell.dispatch import Ask, Registration, Report
-from swell.errors import Unavailable
-from swell.registry import ModelCard, Scope
+from swell.core.clock import SystemClock
+from swell.core.errors import Unavailable
+from swell.core.records import ModelCard, Scope
+from swell.core.task import Task, TaskState
+from swell.protocol.worker_messages import Ask, Registration, Report
+from swell.server.auth import create_key
+from swell.server.clock_skew import MOST_SKEW_S
+from swell.server.workers.worker_leases import lease_tasks
+from swell.server.workers.worker_registration import register_worker
+from swell.server.workers.worker_reports import take_report
+from swell.server.workers.worker_tracker import Worker
 from swell.settings.load import Settings, load
-from swell.task import Task, TaskState
 
 PATIENCE_S = 30.0
 

@@ -23,11 +23,11 @@ from worker_harness import dispatch, output_of, working
 
 from conformance.dispatch import MemoryDispatch
 from pages import blocks
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import define
-from swell.sdk.load import load_models
 from swell.sdk.media import File
+from swell.sdk.model_loader import load_models
 from swell.zoo import cog
 from swell.zoo.cog_server import ServerFailed, read_json
 

@@ -12,22 +12,22 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from sqlite_rig import SqliteRig
-from swell.api.app import App, create_app
-from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend
-from swell.buses.memory import MemoryBus
-from swell.clock import SystemClock
-from swell.object_stores.folder import TemporaryObjects
-from swell.registry import Scope
-from swell.server.guard import (
+from swell.core.clock import SystemClock
+from swell.core.records import Scope
+from swell.core.store_types import TaskFilter
+from swell.objects.folder import TemporaryObjects
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import App, create_app
+from swell.server.auth import create_key
+from swell.server.dependencies import ApiSettings, Backend
+from swell.server.uvicorn_guard import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     MAX_URL_BYTES,
     GuardedProtocol,
     guarded_protocol,
 )
-from swell.settings.backend import LogSettings, ServerSettings
-from swell.store import TaskFilter
+from swell.settings.backend_settings import LogSettings, ServerSettings
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -23,16 +23,16 @@ from typer.main import get_command
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from kubernetes_cluster import NAMESPACE, TOKEN, Cluster
 from pages import block
-from swell.api.scaling_schemas import PoolScalingView
-from swell.api.workers_schemas import PoolList, PoolView
 from swell.cli import app
 from swell.cli.deployment import Deployment
-from swell.clock import SystemClock
-from swell.provider import LaunchRequest
+from swell.core.clock import SystemClock
+from swell.core.provider import LaunchRequest
 from swell.providers.factory import options_of
 from swell.providers.kubeconfig import Access
 from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
 from swell.providers.options import checked
+from swell.server.admin.autoscaler_schemas import PoolScalingView
+from swell.server.workers.worker_schemas import PoolList, PoolView
 from swell.settings.describe import describe
 from swell.settings.load import Settings, load
 

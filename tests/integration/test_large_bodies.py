@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from api_harness import a_world
 
-from swell.api.json_limits import MAX_VALUES
-from swell.card_limits import MAX_CARD_BYTES
+from swell.core.card_limits import MAX_CARD_BYTES
+from swell.server.json_limits import MAX_VALUES
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

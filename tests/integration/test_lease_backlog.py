@@ -9,12 +9,12 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.session import Session
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
+from swell.core.clock import ManualClock
+from swell.db.postgres import PostgresDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.db.transaction import Session
+from swell.queues.table_broker import Broker
 
 KEYS = [f"key-{n:02}" for n in range(40)]
 

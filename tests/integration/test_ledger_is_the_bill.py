@@ -14,14 +14,14 @@ import aiohttp
 import pytest
 
 from postgres_databases import PostgresDatabases
-from swell.api.auth import create_key
-from swell.api.costs import instance_ended, settle, spent
 from swell.bootstrap.local_workers import Fleet, build_fleet
 from swell.cli.service import Service, open_service
-from swell.clock import SystemClock
-from swell.money.ledger import EntryKind, LedgerEntry
-from swell.provider import Instance, InstanceState
-from swell.registry import Scope
+from swell.core.billing.ledger import EntryKind, LedgerEntry
+from swell.core.clock import SystemClock
+from swell.core.provider import Instance, InstanceState
+from swell.core.records import Scope
+from swell.server.auth import create_key
+from swell.server.billing.cost_routes import instance_ended, settle, spent
 from swell.settings.load import load
 
 MODEL = '''

@@ -11,12 +11,12 @@ import pytest
 
 from ec2_front import Ec2Front
 from servers import MotoServer
-from swell.api.settings import Backend
 from swell.bootstrap.autoscaler import Access, Autoscaler, build_autoscaler
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.clock import SystemClock
-from swell.money.tariffs import TARIFFS, PoolTariff
-from swell.scaling import STATUS, PoolScaling, ScalingStatus
+from swell.core.billing.price_history import TARIFFS, PoolTariff
+from swell.core.clock import SystemClock
+from swell.protocol.autoscaler_messages import STATUS, PoolScaling, ScalingStatus
+from swell.server.dependencies import Backend
 from swell.settings.load import load
 
 PATIENCE_S = 60.0

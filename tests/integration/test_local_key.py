@@ -8,7 +8,7 @@ from postgres_databases import PostgresDatabases
 from swell.cli.keyring import OUTLIVES_S, open_keyring
 from swell.cli.parts import examine
 from swell.cli.service import open_service
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
 from swell.settings.load import load
 
 PATIENCE_S = 30.0

@@ -14,9 +14,9 @@ from worker_site import Site, a_worker, site
 
 from conformance.dispatch import MemoryDispatch
 from lora_painter import layers, lora_file, packed
-from swell.clock import SystemClock
-from swell.dispatch import Incoming
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import TaskState
+from swell.protocol.worker_messages import Incoming
 from swell.weights.cache import WeightCache
 
 __all__ = ["site"]

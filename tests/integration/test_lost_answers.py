@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from swell.api.auth import create_key
 from swell.cli.service import Service, open_service
-from swell.clock import SystemClock
-from swell.events import Event, EventKind
-from swell.registry import Scope
+from swell.core.clock import SystemClock
+from swell.core.events import Event, EventKind
+from swell.core.records import Scope
+from swell.server.auth import create_key
 from swell.settings.load import load
 
 CARD = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}

@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from conformance.external import QUEUE, a_ready_task, received
 from servers import NatsServer
-from swell.brokers.nats import NatsQueues
-from swell.errors import Unavailable
+from swell.core.errors import Unavailable
+from swell.queues.nats_queue import NatsQueues
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:

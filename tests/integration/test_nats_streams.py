@@ -8,8 +8,8 @@ from nats.js.api import StreamConfig
 
 from conformance.external import QUEUE, a_ready_task, received
 from servers import NatsServer
-from swell.brokers.nats import NatsQueues
-from swell.errors import Unavailable
+from swell.core.errors import Unavailable
+from swell.queues.nats_queue import NatsQueues
 
 
 async def carries(queues: NatsQueues) -> bool:

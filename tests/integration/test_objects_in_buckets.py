@@ -18,20 +18,20 @@ from yarl import URL
 from buckets import Bucket, azure_container, gcs_bucket, s3_bucket
 from servers import Server
 from sqlite_rig import SqliteRig
-from swell.api.app import create_app
-from swell.api.auth import create_key
-from swell.api.duties import discard, retire
-from swell.api.settings import ApiSettings, Backend
-from swell.brokers.remote import RemoteDispatch
-from swell.buses.memory import MemoryBus
-from swell.clock import SystemClock
-from swell.dispatch import Ask, LeasedTask, Registration, Report
-from swell.errors import NotFound
-from swell.registry import ModelCard, Scope
-from swell.retry import RetryPolicy
-from swell.settings.backend import RetentionSettings
-from swell.settings.storage import ObjectsSettings
-from swell.task import Artifact, Settlement, Succeeded, Task
+from swell.core.clock import SystemClock
+from swell.core.errors import NotFound
+from swell.core.records import ModelCard, Scope
+from swell.core.retry import RetryPolicy
+from swell.core.task import Artifact, Settlement, Succeeded, Task
+from swell.protocol.backend_client import RemoteDispatch
+from swell.protocol.worker_messages import Ask, LeasedTask, Registration, Report
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import create_app
+from swell.server.auth import create_key
+from swell.server.background_jobs import discard, retire
+from swell.server.dependencies import ApiSettings, Backend
+from swell.settings.backend_settings import RetentionSettings
+from swell.settings.storage_settings import ObjectsSettings
 from swell.worker.deliver import Courier
 from swell.worker.encode import Encoded
 

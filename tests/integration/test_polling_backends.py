@@ -20,14 +20,14 @@ from conformance.factories import a_new_task
 from conformance.polled import PolledDelivery
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer
-from swell.brokers.external import ExternalQueues
-from swell.brokers.nats import NatsQueues
-from swell.brokers.sqs import SqsQueues
-from swell.brokers.table import Broker
-from swell.clock import SystemClock
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.tasks import Store
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import TaskState
+from swell.db.postgres import PostgresDatabase
+from swell.db.task_store import Store
+from swell.queues.external_queue import ExternalQueues
+from swell.queues.nats_queue import NatsQueues
+from swell.queues.sqs_queue import SqsQueues
+from swell.queues.table_broker import Broker
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -15,13 +15,13 @@ from site_harness import BackendAndWorkers, kill
 from commandline import PATIENCE_S, Swell
 from conformance.external import a_ready_task
 from servers import MotoServer, NatsServer, Server
-from swell.brokers.consumer import PollingDispatch
-from swell.brokers.external import QueueId
-from swell.brokers.nats import NatsQueues
-from swell.brokers.remote import RemoteDispatch
-from swell.dispatch import Ask, Grant, LeasedTask, Registration, Welcome
-from swell.errors import Unavailable
-from swell.registry import ModelCard
+from swell.core.errors import Unavailable
+from swell.core.records import ModelCard
+from swell.protocol.backend_client import RemoteDispatch
+from swell.protocol.worker_messages import Ask, Grant, LeasedTask, Registration, Welcome
+from swell.queues.external_queue import QueueId
+from swell.queues.nats_queue import NatsQueues
+from swell.queues.queue_consumer import PollingDispatch
 
 AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 

@@ -11,15 +11,15 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, NotFound, Unavailable
-from swell.store import Accepted, HoldState
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.postgres.database import TRIES
-from swell.stores.postgres.session import PostgresSession
-from swell.stores.tasks import Store
-from swell.task import Released, Task, TaskState
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, NotFound, Unavailable
+from swell.core.store_types import Accepted, HoldState
+from swell.core.task import Released, Task, TaskState
+from swell.db.postgres import PostgresDatabase
+from swell.db.postgres.postgres_database import TRIES
+from swell.db.postgres.postgres_transaction import PostgresSession
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 R = TypeVar("R")
 

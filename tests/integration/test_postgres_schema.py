@@ -14,17 +14,17 @@ import swell
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
 from swell.cli import app
-from swell.clock import ManualClock, SystemClock
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.errors import Conflict, Internal, InvalidRequest
+from swell.db.postgres import PostgresDatabase
+from swell.db.postgres.migrate import compatible_from, migrate, schema_status
+from swell.db.postgres.postgres_transaction import QUERIES
+from swell.db.postgres.schema_upgrade import status_of, upgrade
+from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
-from swell.errors import Conflict, Internal, InvalidRequest
-from swell.stores.migrations import load_migrations
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.postgres.migrate import compatible_from, migrate, schema_status
-from swell.stores.postgres.session import QUERIES
-from swell.stores.postgres.upgrade import status_of, upgrade
-from swell.stores.tasks import Store
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 CLOCK = SystemClock()
 MIGRATIONS = load_migrations("postgres")
@@ -62,8 +62,8 @@ async def migrated(postgres_databases: PostgresDatabases) -> AsyncIterator[Any]:
 async def test_a_backend_waits_for_the_migrations_of_another_as_long_as_they_take(
     postgres_databases: PostgresDatabases, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.stores.postgres.database.WRITE_S", 0.3)
-    monkeypatch.setattr("swell.stores.postgres.pool.READ_S", 0.3)
+    monkeypatch.setattr("swell.db.postgres.postgres_database.WRITE_S", 0.3)
+    monkeypatch.setattr("swell.db.postgres.connection_pool.READ_S", 0.3)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute("SELECT pg_advisory_lock($1)", 0x7377656C6C)
     opening = asyncio.create_task(
@@ -121,7 +121,7 @@ def test_every_query_is_used_somewhere() -> None:
     package = Path(swell.__file__).parent
     source = "".join(
         path.read_text(encoding="utf-8")
-        for folder in ("db", "stores", "brokers")
+        for folder in ("db", "queues")
         for path in (package / folder).rglob("*.py")
     )
     assert [name for name in Statements("postgres").all() if f'"{name}"' not in source] == []

@@ -16,15 +16,15 @@ from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
 from servers import PostgresServer
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.store_types import Accepted
+from swell.core.task import TaskState
+from swell.db.postgres import PostgresDatabase
+from swell.db.postgres.connection_pool import Watched
 from swell.db.registry import Registry
-from swell.errors import InvalidRequest, Unavailable
-from swell.store import Accepted
-from swell.stores.postgres import PostgresDatabase
-from swell.stores.postgres.pool import Watched
-from swell.stores.tasks import Store
-from swell.task import TaskState
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 R = TypeVar("R")
 
@@ -93,8 +93,12 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_backends_find_it_ag
 async def test_a_server_that_falls_silent_is_told_and_found_again(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pool.CONNECT_S", "database.WRITE_S", "pool.READ_S"):
-        monkeypatch.setattr(f"swell.stores.postgres.{name}", 0.5)
+    for name in (
+        "connection_pool.CONNECT_S",
+        "postgres_database.WRITE_S",
+        "connection_pool.READ_S",
+    ):
+        monkeypatch.setattr(f"swell.db.postgres.{name}", 0.5)
     database = await PostgresDatabase.open(own_server.url, ManualClock())
     store = Store(database)
     await store.accept([a_new_task()])
@@ -131,7 +135,7 @@ async def test_connections_notice_a_host_that_has_vanished(own_server: PostgresS
 async def test_a_worker_is_served_while_no_word_from_other_backends_comes_through(
     postgres_databases: PostgresDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.stores.postgres.company._NOTIFY_S", 0.5)
+    monkeypatch.setattr("swell.db.postgres.listen_notify._NOTIFY_S", 0.5)
     url, clock = await postgres_databases.new(), ManualClock()
     here = await PostgresDatabase.open(url, clock)
     looking = await asyncpg.connect(url)

@@ -10,11 +10,11 @@ import pytest
 
 from conformance.startups import a_startup
 from postgres_databases import PostgresDatabases
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.records import KeptStartup
+from swell.core.startup_phases import STARTUPS_TTL, StartupState
+from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
-from swell.phases import STARTUPS_TTL, StartupState
-from swell.registry import KeptStartup
-from swell.stores.postgres import PostgresDatabase
 
 R = TypeVar("R")
 

@@ -10,13 +10,15 @@ import pytest
 
 from conformance.factories import a_lease_request, a_new_task, a_settlement
 from postgres_databases import PostgresDatabases
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
-from swell.store import Accepted
-from swell.stores.postgres import PostgresDatabase, company, database
-from swell.stores.postgres.company import Peers
-from swell.stores.tasks import Store
-from swell.task import Task
+from swell.core.clock import ManualClock
+from swell.core.store_types import Accepted
+from swell.core.task import Task
+from swell.db.postgres import PostgresDatabase
+from swell.db.postgres import listen_notify as company
+from swell.db.postgres import postgres_database as database
+from swell.db.postgres.listen_notify import Peers
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 PATIENT_S = 30.0
 

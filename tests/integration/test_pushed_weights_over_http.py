@@ -11,15 +11,15 @@ import pytest
 import uvicorn
 
 from sqlite_rig import SqliteRig
-from swell.api.app import create_app
-from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend
-from swell.buses.memory import MemoryBus
-from swell.clock import SystemClock
-from swell.errors import NotFound, SwellError
-from swell.object_stores.folder import FolderObjects, TemporaryObjects
-from swell.registry import Scope
-from swell.signing import SigningSecrets, read_secrets
+from swell.core.clock import SystemClock
+from swell.core.errors import NotFound, SwellError
+from swell.core.records import Scope
+from swell.objects.folder import FolderObjects, TemporaryObjects
+from swell.objects.url_signing import SigningSecrets, read_secrets
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import create_app
+from swell.server.auth import create_key
+from swell.server.dependencies import ApiSettings, Backend
 from swell.weights.cache import PullFailed, WeightCache
 from swell.weights.chunks import Manifest, chunk_key, manifest_key
 from swell.weights.listing import Entry, Listing, Wanted, WantedFile

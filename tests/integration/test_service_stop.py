@@ -11,11 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from swell.api.app import App
-from swell.api.auth import create_key
 from swell.cli.service import Service, open_service
-from swell.clock import SystemClock
-from swell.registry import Scope
+from swell.core.clock import SystemClock
+from swell.core.records import Scope
+from swell.server.app import App
+from swell.server.auth import create_key
 from swell.settings.load import load
 
 CARD = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}

@@ -11,19 +11,19 @@ from aiohttp import web
 
 from conformance.factories import a_lease_request, a_new_task, a_settlement
 from loopback import listening
-from swell.addresses.outbound import Outbound
-from swell.addresses.urls import UrlPolicy
-from swell.brokers.table import Broker
-from swell.clock import SystemClock
-from swell.db.deliveries import Outbox
-from swell.outbox import Delivery, DeliveryFilter, DeliveryState
-from swell.settings.backend import WebhooksSettings
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
-from swell.webhook import ENDS, Webhook
-from swell.webhooks.dispatcher import Dispatcher
-from swell.webhooks.send import HookRequest, HttpSender
-from swell.webhooks.signing import new_secret
+from swell.core.clock import SystemClock
+from swell.core.outbox import Delivery, DeliveryFilter, DeliveryState
+from swell.core.webhook import ENDS, Webhook
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.db.webhook_deliveries import Outbox
+from swell.net.safe_http import Outbound
+from swell.net.url_policy import UrlPolicy
+from swell.queues.table_broker import Broker
+from swell.server.webhooks.dispatcher import Dispatcher
+from swell.server.webhooks.webhook_sender import HookRequest, HttpSender
+from swell.server.webhooks.webhook_signing import new_secret
+from swell.settings.backend_settings import WebhooksSettings
 
 #: An attempt at a receiver that hangs takes so long, in seconds: longer than the test waits.
 TIMEOUT_S = 60.0

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from swell.addresses.outbound import Outbound
-from swell.addresses.urls import UrlPolicy
 from swell.bootstrap.data_folder import self_signed_cert
 from swell.cli.tls import open_cert, open_tls
-from swell.clock import SystemClock
-from swell.settings.backend import ServerSettings
+from swell.core.clock import SystemClock
+from swell.net.safe_http import Outbound
+from swell.net.url_policy import UrlPolicy
+from swell.server.webhooks.webhook_sender import Answer, HookRequest, HttpSender
+from swell.server.webhooks.webhook_signing import new_secret
+from swell.settings.backend_settings import ServerSettings
 from swell.settings.load import Settings
-from swell.webhooks.send import Answer, HookRequest, HttpSender
-from swell.webhooks.signing import new_secret
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

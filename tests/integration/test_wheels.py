@@ -23,7 +23,7 @@ import licences  # noqa: E402 - it lies among the pages
 TRY = """
 import json, pathlib, swell, swell_models
 from swell.sdk.context import Item
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 found = []
 for path in sorted(pathlib.Path(swell.__file__).parent.joinpath("zoo").glob("[a-z]*.py")):
     text = path.read_text()

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from worker_site import Site, a_worker, site
 
-from swell.api.app import create_app
-from swell.api.duties import discard
-from swell.errors import NotFound
-from swell.task import checkpoint_key
+from swell.core.errors import NotFound
+from swell.core.task import checkpoint_key
+from swell.server.app import create_app
+from swell.server.background_jobs import discard
 
 __all__ = ["site"]
 

@@ -15,8 +15,11 @@ import pytest
 from worker_harness import dispatch, output_of, over, picture_of, working
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import SystemClock
-from swell.dispatch import (
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidModel, InvalidRequest, NotFound, TooLarge, Unauthenticated
+from swell.core.retry import RetryPolicy
+from swell.core.task import Succeeded, TaskState
+from swell.protocol.worker_messages import (
     Ask,
     Grant,
     LeasedTask,
@@ -26,10 +29,7 @@ from swell.dispatch import (
     Upload,
     Welcome,
 )
-from swell.errors import InvalidModel, InvalidRequest, NotFound, TooLarge, Unauthenticated
-from swell.retry import RetryPolicy
-from swell.settings.worker import WorkerSettings
-from swell.task import Succeeded, TaskState
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.engine import Worker
 
 __all__ = ["dispatch"]

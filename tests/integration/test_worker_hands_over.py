@@ -16,12 +16,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import SystemClock
-from swell.dispatch import Upload
-from swell.errors import Unavailable
-from swell.settings.worker import WorkerSettings
-from swell.store import Hold
-from swell.task import Task, TaskState, checkpoint_key
+from swell.core.clock import SystemClock
+from swell.core.errors import Unavailable
+from swell.core.store_types import Hold
+from swell.core.task import Task, TaskState, checkpoint_key
+from swell.protocol.worker_messages import Upload
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.engine import Worker
 
 #: Writes down each step that it begins: which sample, and where it is. Once there are so many as a

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from worker_site import Site, a_worker, site
 
-from swell.clock import SystemClock
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import TaskState
 
 __all__ = ["site"]
 

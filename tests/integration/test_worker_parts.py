@@ -8,9 +8,9 @@ import pytest
 from worker_harness import dispatch, output_of, picture_of, working
 
 from conformance.dispatch import MemoryDispatch
-from swell.dispatch import Grant, Progress, Upload
-from swell.errors import TooLarge
-from swell.task import Task, TaskState
+from swell.core.errors import TooLarge
+from swell.core.task import Task, TaskState
+from swell.protocol.worker_messages import Grant, Progress, Upload
 
 __all__ = ["dispatch"]
 

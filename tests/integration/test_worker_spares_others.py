@@ -10,7 +10,7 @@ import pytest
 from worker_harness import dispatch, output_of, restarted, working
 
 from conformance.dispatch import MemoryDispatch
-from swell.task import Failed, TaskState
+from swell.core.task import Failed, TaskState
 from swell.worker import engine
 from swell.worker.engine import Worker
 

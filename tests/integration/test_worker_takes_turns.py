@@ -9,13 +9,13 @@ import pytest
 from worker_harness import dispatch, output_of, picture_of, working
 
 from conformance.dispatch import MemoryDispatch
-from swell.dispatch import Switches
-from swell.phases import Phase, StartupKind, StartupState
+from swell.core.startup_phases import Phase, StartupKind, StartupState
+from swell.core.task import Task, TaskState
+from swell.protocol.worker_messages import Switches
 from swell.sdk.context import Item
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
 from swell.sdk.model import Model
-from swell.task import Task, TaskState
+from swell.sdk.model_loader import load_models
 
 __all__ = ["dispatch"]
 

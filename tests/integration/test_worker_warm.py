@@ -17,10 +17,10 @@ import pytest
 from worker_harness import over, restarted
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import SystemClock
-from swell.environment import process_environment
-from swell.settings.worker import WorkerSettings
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import TaskState
+from swell.settings.environment import process_environment
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker import warm
 from swell.worker.engine import Worker
 from swell.worker.forkserver import is_possible
@@ -202,8 +202,8 @@ async def test_a_server_waits_for_the_next_worker_as_long_as_it_was_told(site: S
 SCRIPT = """
 import asyncio, socket, structlog, sys
 from pathlib import Path
-from swell.clock import SystemClock
-from swell.environment import process_environment
+from swell.core.clock import SystemClock
+from swell.settings.environment import process_environment
 from swell.worker.slate import new_slate
 from swell.worker.warm import Forks, ForksSettings
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import SystemClock
-from swell.settings.worker import WorkerSettings
-from swell.task import Task, TaskState
+from swell.core.clock import SystemClock
+from swell.core.task import Task, TaskState
+from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.engine import Worker
 

@@ -16,15 +16,15 @@ import pytest
 import uvicorn
 
 from sqlite_rig import SqliteRig
-from swell.api.app import create_app
-from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend
-from swell.buses.memory import MemoryBus
-from swell.clock import SystemClock
-from swell.object_stores.folder import TemporaryObjects
-from swell.registry import Scope
-from swell.retry import RetryPolicy
-from swell.task import TaskState
+from swell.core.clock import SystemClock
+from swell.core.records import Scope
+from swell.core.retry import RetryPolicy
+from swell.core.task import TaskState
+from swell.objects.folder import TemporaryObjects
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import create_app
+from swell.server.auth import create_key
+from swell.server.dependencies import ApiSettings, Backend
 
 __all__ = ["Site", "Talk", "a_worker", "site"]
 

@@ -23,26 +23,26 @@ from pydantic_core import PydanticCustomError
 from target import Target
 
 from hostile_urls import ODD, PRIVATE
-from swell.addresses.urls import RefusedUrl, UrlPolicy
-from swell.api.accept import preferred
-from swell.api.admin_schemas import KeyRequest
-from swell.api.auth import bearer_digest
-from swell.api.call import Call
-from swell.api.events import _after
-from swell.api.facades.replicate.predictions import cancel_after_s
-from swell.api.files import UploadQuery, byte_range, plain_type
-from swell.api.forms import open_form, read_parts
-from swell.api.reading import Reader, read_query
-from swell.api.reported_files import UploadsRequest
-from swell.api.submit import idempotency_key, prefer_wait_s
-from swell.api.tasks_schemas import BatchRequest, EventsQuery, TaskQuery, TaskRequest
-from swell.api.thumbnails import _shrunk
-from swell.clock import ManualClock
-from swell.dispatch import Ask, Registration, Report
-from swell.errors import SwellError
-from swell.object_stores.folder import TemporaryObjects
-from swell.objects import check_key
+from swell.compat.replicate.replicate_predictions import cancel_after_s
+from swell.core.clock import ManualClock
+from swell.core.errors import SwellError
+from swell.net.url_policy import RefusedUrl, UrlPolicy
+from swell.objects.folder import TemporaryObjects
+from swell.objects.object_store import check_key
+from swell.protocol.worker_messages import Ask, Registration, Report
 from swell.sdk.media import File, Image, Within
+from swell.server.admin.admin_schemas import KeyRequest
+from swell.server.auth import bearer_digest
+from swell.server.decoding import Reader, read_query
+from swell.server.files.content_negotiation import preferred
+from swell.server.files.file_routes import UploadQuery, byte_range, plain_type
+from swell.server.files.thumbnails import _shrunk
+from swell.server.multipart_forms import open_form, read_parts
+from swell.server.request import Call
+from swell.server.tasks.event_streams import _after
+from swell.server.tasks.submit import idempotency_key, prefer_wait_s
+from swell.server.tasks.task_schemas import BatchRequest, EventsQuery, TaskQuery, TaskRequest
+from swell.server.workers.reported_files import UploadsRequest
 from swell.weights.formats import parse_header
 from swell.weights.lora import check_lora
 from swell.weights.onnx import _Walk

@@ -12,7 +12,7 @@ from attacks import Attack
 from picture_attacks import Program, archive, safetensors
 from target import CANARY, Target
 
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 from swell.weights.cache import WeightCache
 from swell.weights.pull import pull
 

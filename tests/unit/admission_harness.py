@@ -5,8 +5,8 @@ from typing import Any
 
 from api_harness import World, succeeded
 
+from swell.core.pipeline_stages import Pipeline, Stage
 from swell.sdk.pipeline_cards import Declared
-from swell.stages import Pipeline, Stage
 
 __all__ = ["PAINT", "POSTER", "QUICK", "drawn", "measured"]
 

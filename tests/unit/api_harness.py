@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlite_rig import SqliteRig
-from swell.api.app import App, create_app
-from swell.api.auth import create_key
-from swell.api.settings import ApiSettings, Backend
-from swell.buses.memory import MemoryBus
-from swell.clock import ManualClock
-from swell.object_stores.folder import FolderObjects, TemporaryObjects
-from swell.registry import Scope
-from swell.settings.backend import WebhooksSettings
-from swell.signing import SigningSecrets, read_secrets
+from swell.core.clock import ManualClock
+from swell.core.records import Scope
+from swell.objects.folder import FolderObjects, TemporaryObjects
+from swell.objects.url_signing import SigningSecrets, read_secrets
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import App, create_app
+from swell.server.auth import create_key
+from swell.server.dependencies import ApiSettings, Backend
+from swell.settings.backend_settings import WebhooksSettings
 from swell.weights.store import WeightStore
 
 UPPER = {

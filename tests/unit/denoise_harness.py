@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from swell.clock import ManualClock
-from swell.results import TaskWarning
+from swell.core.clock import ManualClock
+from swell.core.results import TaskWarning
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import Plan, Sampler, StepModel
 from swell.worker.denoise import Denoiser, Request

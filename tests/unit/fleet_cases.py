@@ -15,12 +15,19 @@ from swell.autoscaler.decide import Limits
 from swell.autoscaler.observe import Observer, Timing
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Reason, Relief, State
 from swell.autoscaler.pools import Pool
-from swell.clock import ManualClock
-from swell.provider import InstanceState, LaunchRequest, Provider
+from swell.core.clock import ManualClock
+from swell.core.provider import InstanceState, LaunchRequest, Provider
+from swell.core.records import ModelCard, WorkerInfo
+from swell.core.store_types import TaskFilter
+from swell.protocol.autoscaler_messages import (
+    DECISIONS,
+    STATUS,
+    WORKLOAD,
+    Decision,
+    ScalingStatus,
+    Workload,
+)
 from swell.providers.memory import MemoryProvider
-from swell.registry import ModelCard, WorkerInfo
-from swell.scaling import DECISIONS, STATUS, WORKLOAD, Decision, ScalingStatus, Workload
-from swell.store import TaskFilter
 
 MODEL = "demo/upper"
 

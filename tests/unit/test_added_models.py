@@ -20,7 +20,8 @@ from added_harness import NEW, add, dreams, hub_of_dreams, models, remove, safet
 from hub_server import HubServer
 from swell.cli import app
 from swell.cli.added import names_of, with_added
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
+from swell.core.records import Speed
 from swell.families import vqgan_clip
 from swell.families.description import contents
 from swell.families.entries import (
@@ -34,9 +35,8 @@ from swell.families.entries import (
     write,
 )
 from swell.families.measured import Taken, keep
-from swell.registry import Speed
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.settings.load import load
 from swell.weights.files import MOST_SETTINGS_BYTES
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqlite_rig import SqliteRig
-from swell.adoption import kept
-from swell.adoption.evidence import (
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict
+from swell.core.rollouts.canary_test import (
     BLOCK,
     ODDS,
     Evidence,
@@ -24,7 +25,7 @@ from swell.adoption.evidence import (
     observe,
     p95,
 )
-from swell.adoption.life import (
+from swell.core.rollouts.rollout_state import (
     Canary,
     Life,
     RollbackRules,
@@ -39,9 +40,8 @@ from swell.adoption.life import (
     roll_back,
     start_canary,
 )
-from swell.clock import ManualClock
+from swell.db import rollouts
 from swell.db.registry import Registry
-from swell.errors import Conflict
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 MODEL = "demo/upper"
@@ -301,27 +301,27 @@ def a_registry() -> Registry:
 
 async def test_evidence_is_stored_for_one_canary_until_it_ends() -> None:
     registry, canary, seen = a_registry(), a_canary(), [Observation(True, False, 1.5)]
-    await kept.change_life(registry, MODEL, lambda _: with_canary())
-    evidence = await kept.add_evidence(registry, MODEL, canary, seen)
+    await rollouts.change_life(registry, MODEL, lambda _: with_canary())
+    evidence = await rollouts.add_evidence(registry, MODEL, canary, seen)
     assert evidence.canary.attempts == 1
-    assert await kept.read_evidence(registry, MODEL, canary) == evidence
-    assert await kept.read_evidence(registry, MODEL, a_canary(canary_id="c2")) == Evidence()
-    assert await kept.read_evidence(registry, "demo/upper2", canary) == Evidence()
+    assert await rollouts.read_evidence(registry, MODEL, canary) == evidence
+    assert await rollouts.read_evidence(registry, MODEL, a_canary(canary_id="c2")) == Evidence()
+    assert await rollouts.read_evidence(registry, "demo/upper2", canary) == Evidence()
 
     def end(life: Life | None) -> Life:
         assert life is not None
         return roll_back(life, who="", at=NOW)
 
-    await kept.change_life(registry, MODEL, end)
-    assert await kept.read_evidence(registry, MODEL, canary) == Evidence()
+    await rollouts.change_life(registry, MODEL, end)
+    assert await rollouts.read_evidence(registry, MODEL, canary) == Evidence()
 
 
 async def test_what_backends_add_at_the_same_time_counts_once_each() -> None:
     registry, canary = a_registry(), a_canary()
     seen = [Observation(True, False, 1.5)] * 7
-    adding = [kept.add_evidence(registry, MODEL, canary, seen) for _ in range(5)]
+    adding = [rollouts.add_evidence(registry, MODEL, canary, seen) for _ in range(5)]
     await asyncio.gather(*adding)
-    assert (await kept.read_evidence(registry, MODEL, canary)).canary.attempts == 35
+    assert (await rollouts.read_evidence(registry, MODEL, canary)).canary.attempts == 35
 
 
 async def test_observations_count_up_to_the_rollback() -> None:
@@ -330,7 +330,7 @@ async def test_observations_count_up_to_the_rollback() -> None:
     attempts = []
     for each in rules:
         canary = msgspec.structs.replace(a_canary(), rollback=each)
-        evidence = await kept.add_evidence(a_registry(), MODEL, canary, seen)
+        evidence = await rollouts.add_evidence(a_registry(), MODEL, canary, seen)
         assert judge(evidence, each).verdict == "worse"
         attempts.append(evidence.canary.attempts)
     assert attempts[0] < attempts[1] == 200
@@ -342,7 +342,7 @@ async def test_of_two_that_change_a_life_neither_is_lost() -> None:
     def first(life: Life | None) -> Life:
         return life or Life(model=MODEL, live="v1")
 
-    await kept.change_life(registry, MODEL, first)
+    await rollouts.change_life(registry, MODEL, first)
     steps = iter([a_canary(), a_canary(share=0.5)])
     tries = []
 
@@ -362,7 +362,7 @@ async def test_of_two_that_change_a_life_neither_is_lost() -> None:
         return await swap(name, before, value)
 
     registry.swap_note = disturbed  # type: ignore[method-assign]
-    await kept.change_life(registry, MODEL, change)
-    life = (await kept.read_lives(registry))[MODEL]
+    await rollouts.change_life(registry, MODEL, change)
+    life = (await rollouts.read_lives(registry))[MODEL]
     assert life.canary is not None
     assert (life.canary.share, life.retired) == (0.5, ("v0",))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.comparisons import a_comparison, a_vote
-from swell.adoption.votes import (
+from swell.core.model_ratings import (
     FIRST_MU,
     FIRST_SIGMA,
     Ballot,

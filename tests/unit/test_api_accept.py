@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.accept import preferred
+from swell.server.files.content_negotiation import preferred
 
 PNG = ["image/png"]
 

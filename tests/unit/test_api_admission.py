@@ -7,9 +7,9 @@ import pytest
 from admission_harness import PAINT, POSTER, QUICK, measured
 from api_harness import UPPER, Client, World, a_world, succeeded
 
-from swell.api.auth import create_key
-from swell.degrade import time_share
-from swell.registry import Scope
+from swell.core.quality_fallback import time_share
+from swell.core.records import Scope
+from swell.server.auth import create_key
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
 from sqlite_rig import turns
-from swell.adoption.kept import change_life
-from swell.adoption.life import Life, is_in_canary, roll_back
-from swell.api.app import create_app
-from swell.api.canaries import look_after_canaries
-from swell.api.duties import sweep
+from swell.core.rollouts.rollout_state import Life, is_in_canary, roll_back
 from swell.db.registry import Registry
+from swell.db.rollouts import change_life
+from swell.server.app import create_app
+from swell.server.background_jobs import sweep
+from swell.server.rollouts.canary_monitor import look_after_canaries
 
 Change = Callable[[Life | None], Life | None]
 
@@ -397,7 +397,7 @@ async def _meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         await _watch_rolls_back(world)
         return await change_life(registry, model, change)
 
-    monkeypatch.setattr("swell.api.adoption.change_life", late)
+    monkeypatch.setattr("swell.server.rollouts.rollout_routes.change_life", late)
 
 
 async def _watch_rolls_back(world: World) -> None:

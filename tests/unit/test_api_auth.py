@@ -10,8 +10,8 @@ import pytest
 from api_harness import UPPER, Client, World, a_world, hold, succeeded
 
 from sqlite_rig import turns
-from swell.registry import ApiKey
-from swell.signing import REFRESH_S, SigningSecrets, read_secrets, rotate_secrets
+from swell.core.records import ApiKey
+from swell.objects.url_signing import REFRESH_S, SigningSecrets, read_secrets, rotate_secrets
 
 DAY_S = 86_400.0
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.eta import (
+from swell.core.clock import ManualClock
+from swell.server.estimates.eta import (
     MOST_OPEN,
     STEP,
     WINDOW,
@@ -18,7 +19,6 @@ from swell.api.eta import (
     IssuedEstimate,
     Situation,
 )
-from swell.clock import ManualClock
 
 MODEL = "demo/upper"
 

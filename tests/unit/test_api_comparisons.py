@@ -16,11 +16,12 @@ from PIL import Image, PngImagePlugin
 
 from conformance.comparisons import NOW, a_comparison, a_vote
 from sqlite_rig import SqliteRig
-from swell.adoption.votes import Ballot, Rating, ballots_of, counted, ordered
-from swell.api import comparing, comparisons, thumbnails
-from swell.api.comparisons import Ratings
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.model_ratings import Ballot, Rating, ballots_of, counted, ordered
 from swell.db.comparisons import ComparisonRepository
+from swell.server.evals import comparison_routes, create_comparison
+from swell.server.evals.comparison_routes import Ratings
+from swell.server.files import thumbnails
 
 ONE = {**UPPER, "name": "demo/one", "version": "1", "memory_bytes": 5 * 2**30}
 TWO = {**UPPER, "name": "demo/two", "version": "8"}
@@ -353,7 +354,7 @@ async def test_pictures_that_are_decoded_at_once_are_few_whatever_asks_for_them(
 
         return decoded
 
-    monkeypatch.setattr(comparing, "_bare", watched(comparing._bare))
+    monkeypatch.setattr(create_comparison, "_bare", watched(create_comparison._bare))
     monkeypatch.setattr(thumbnails, "_shrunk", watched(thumbnails._shrunk))
     small = [f"outputs/{row['tasks'][0]}/1/0.png" for row in rows]
     answers = await asyncio.gather(
@@ -388,7 +389,7 @@ async def test_removing_the_tasks_leaves_the_comparison_whole(world: World) -> N
 
 
 async def test_ratings_say_what_to_install(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swell.api.comparisons.find_spec", lambda name: None)
+    monkeypatch.setattr("swell.server.evals.comparison_routes.find_spec", lambda name: None)
     answer = await world.anna("GET", "/v1/ratings")
     assert answer.status == 503
     assert "pip install 'swell[adoption]'" in answer.json["detail"]
@@ -397,7 +398,7 @@ async def test_ratings_say_what_to_install(world: World, monkeypatch: pytest.Mon
 async def test_a_comparison_takes_no_more_votes_than_it_has_room_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.api.comparisons.MOST_VOTES", 1)
+    monkeypatch.setattr("swell.server.evals.comparison_routes.MOST_VOTES", 1)
     made = await compared(world)
     path = f"/v1/comparisons/{made['comparison']['id']}/votes"
     assert (await world.anna("POST", path, {"row": 0, "winner": 1})).status == 200
@@ -410,7 +411,7 @@ async def test_a_comparison_takes_no_more_votes_than_it_has_room_for(
 async def test_a_key_keeps_so_many_comparisons_and_is_told_what_to_do_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.api.comparing.MOST_KEPT", 1)
+    monkeypatch.setattr("swell.server.evals.create_comparison.MOST_KEPT", 1)
     rows = await drawn(world, "a", "b", "c")
     asked = [world.anna("POST", "/v1/comparisons", {"rows": [row]}) for row in rows[:2]]
     answers = await asyncio.gather(*asked)
@@ -428,7 +429,7 @@ async def test_the_texts_of_a_comparison_are_bounded_in_all(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = await drawn(world, "é" * 30, "b")
-    monkeypatch.setattr("swell.api.comparing._MOST_TEXTS", 60)
+    monkeypatch.setattr("swell.server.evals.create_comparison._MOST_TEXTS", 60)
     long = await world.anna("POST", "/v1/comparisons", {"rows": rows})
     assert (long.status, "61 bytes" in long.json["detail"]) == (422, True), long.body
     assert await world.service.objects.under("comparisons") == []
@@ -453,7 +454,7 @@ async def test_each_vote_is_counted_once_until_a_comparison_is_removed(
         reckoned.append(len(ballots))
         return counted(known, ballots)
 
-    monkeypatch.setattr(comparisons, "counted", counting)
+    monkeypatch.setattr(comparison_routes, "counted", counting)
     paths = []
     for _ in range(3):
         made = await compared(world)

@@ -12,20 +12,20 @@ from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from fleet_cases import Yard, a_pool
 
 from sqlite_rig import SqliteRig, turns
-from swell.accounts import Spent, keep_spent, last_spent, tell_end
-from swell.api.app import create_app
-from swell.api.charges import Charges
-from swell.api.costs import instance_ended, settle, spent, watch_budget
-from swell.api.duties import Duties, Duty, sweep
-from swell.api.leadership import Leadership
-from swell.api.metrics import Metrics
-from swell.buses.memory import MemoryBus
-from swell.clock import ManualClock
+from swell.core.billing.ledger import EntryKind, LedgerEntry
+from swell.core.billing.price_history import TARIFFS, PoolTariff, changed
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState
+from swell.db.instance_notices import Spent, keep_spent, last_spent, tell_end
 from swell.db.registry import Registry
-from swell.errors import Unavailable
-from swell.money.ledger import EntryKind, LedgerEntry
-from swell.money.tariffs import TARIFFS, PoolTariff, changed
-from swell.provider import Instance, InstanceState
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import create_app
+from swell.server.background_jobs import Duties, Duty, sweep
+from swell.server.billing.attempt_costs import Charges
+from swell.server.billing.cost_routes import instance_ended, settle, spent, watch_budget
+from swell.server.leader_election import Leadership
+from swell.server.metrics import Metrics
 
 MODEL = "demo/upper"
 #: A thousandth of a dollar each second.

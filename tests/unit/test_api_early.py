@@ -11,11 +11,11 @@ import pytest
 from api_harness import World, failed, hold, succeeded
 from facade_harness import Asking, Painter, a_studio, picture
 
-from swell.api.app import create_app
-from swell.api.news import handle_messages
-from swell.bus import MessageKind, PeerMessage
-from swell.buses.memory import MemoryBus
-from swell.errors import NotFound, Unavailable
+from swell.core.errors import NotFound, Unavailable
+from swell.core.event_bus import MessageKind, PeerMessage
+from swell.pubsub.local_bus import MemoryBus
+from swell.server.app import create_app
+from swell.server.peer_messages import handle_messages
 
 Studio = tuple[World, Painter]
 

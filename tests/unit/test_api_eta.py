@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.eta import (
+from swell.server.estimates.eta import (
     MOST_HISTORIES,
     Forecast,
     ServiceStats,

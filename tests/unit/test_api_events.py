@@ -7,8 +7,8 @@ import pytest
 from api_harness import World, a_world, hold, succeeded
 
 from sqlite_rig import turns
-from swell.api.duties import tell_positions
-from swell.events import TERMINAL_ID
+from swell.core.events import TERMINAL_ID
+from swell.server.background_jobs import tell_positions
 
 
 @pytest.fixture

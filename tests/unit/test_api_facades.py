@@ -11,16 +11,16 @@ from api_harness import Client, World, a_world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.admission import check
-from swell.api.call import Call
-from swell.api.facades.inputs import data_uri, is_data_uri, with_uploads
-from swell.api.facades.paths import path_meant
-from swell.api.facades.retry_detection import find_first_attempt, is_retry
-from swell.api.forms import read_parts
-from swell.api.submit import accept, follow
-from swell.api.tasks_schemas import TaskRequest
-from swell.errors import InvalidInput, InvalidRequest
-from swell.task import Task
+from swell.compat.path_rewrite import path_meant
+from swell.compat.request_inputs import data_uri, is_data_uri, with_uploads
+from swell.compat.retry_detection import find_first_attempt, is_retry
+from swell.core.errors import InvalidInput, InvalidRequest
+from swell.core.task import Task
+from swell.server.multipart_forms import read_parts
+from swell.server.request import Call
+from swell.server.tasks.admission import check
+from swell.server.tasks.submit import accept, follow
+from swell.server.tasks.task_schemas import TaskRequest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from api_harness import World, a_world, succeeded
 
 from sqlite_rig import turns
-from swell.store import TaskFilter
+from swell.core.store_types import TaskFilter
 
 
 @pytest.fixture

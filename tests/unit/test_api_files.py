@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqlite_rig import turns
-from swell.api.files import byte_range, name_files
-from swell.api.forms import open_form
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, RangeNotSatisfiable
-from swell.object_stores.folder import TemporaryObjects
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, RangeNotSatisfiable
+from swell.objects.folder import TemporaryObjects
+from swell.server.files.file_routes import byte_range, name_files
+from swell.server.multipart_forms import open_form
 
 
 @pytest.fixture

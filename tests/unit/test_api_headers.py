@@ -8,9 +8,9 @@ from api_harness import World, a_world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.headers import Hosts, Origins, host_name
-from swell.api.routes import ROUTES
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.server.headers import Hosts, Origins, host_name
+from swell.server.routes import ROUTES
 
 
 @pytest.fixture

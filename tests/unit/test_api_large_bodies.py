@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world
 
-from swell.api.body_queue import BodyQueue
-from swell.api.call import MAX_KEYLESS_BYTES, Call
-from swell.api.json_limits import MAX_VALUES, MAX_WORKER_VALUES, count_values
-from swell.errors import InvalidInput, TooLarge, TooManyRequests
+from swell.core.errors import InvalidInput, TooLarge, TooManyRequests
+from swell.server.body_queue import BodyQueue
+from swell.server.json_limits import MAX_VALUES, MAX_WORKER_VALUES, count_values
+from swell.server.request import MAX_KEYLESS_BYTES, Call
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
 PICKY = {

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sqlite_rig import SqliteRig
-from swell.api.auth import create_key
-from swell.api.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
-from swell.api.quotas import Quotas
-from swell.api.route import Route
-from swell.api.routes import ROUTES
 from swell.cli.keys import rate_per_s
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.errors import SwellError, Unavailable
+from swell.core.records import ApiKey, KeyLimits, Scope, Spend
+from swell.core.store_types import Accepted
+from swell.core.task import NewTask
 from swell.db.registry import Registry
-from swell.errors import SwellError, Unavailable
-from swell.registry import ApiKey, KeyLimits, Scope, Spend
-from swell.settings.backend import LimitsSettings
-from swell.store import Accepted
-from swell.task import NewTask
+from swell.server.auth import create_key
+from swell.server.billing.quota_accounting import Quotas
+from swell.server.limits import SHARE_EVERY_S, Allowance, Limits, effective_limits
+from swell.server.route import Route
+from swell.server.routes import ROUTES
+from swell.settings.backend_settings import LimitsSettings
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_keys_have_allowances_of_their_own(world: World) -> None:
 async def test_a_key_that_asks_all_the_time_gets_no_new_allowance_when_many_other_keys_ask(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.api.limits._MAX_METERS", 3)
+    monkeypatch.setattr("swell.server.limits._MAX_METERS", 3)
     busy = await _client(world, rate_per_s=1, burst=1)
     assert (await busy("GET", "/v1/tasks")).status == 200
     for _ in range(6):
@@ -168,7 +168,7 @@ async def test_a_key_that_asks_all_the_time_gets_no_new_allowance_when_many_othe
 async def test_a_key_whose_tasks_are_being_accepted_is_not_forgotten(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.api.limits._MAX_METERS", 2)
+    monkeypatch.setattr("swell.server.limits._MAX_METERS", 2)
     await world.register()
     store, is_asked, goes_on = world.service.store, asyncio.Event(), asyncio.Event()
     accept = store.accept

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, a_world
 
-from swell.api.app import create_app
-from swell.api.liveness import is_dead
-from swell.registry import WorkerInfo
+from swell.core.records import WorkerInfo
+from swell.server.app import create_app
+from swell.server.workers.liveness import is_dead
 
 
 def _info(**fields: Any) -> WorkerInfo:

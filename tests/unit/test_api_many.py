@@ -10,19 +10,19 @@ from api_harness import UPPER, World, failed, hold, succeeded
 
 from conformance.bus import Bench, meet, until
 from sqlite_rig import SqliteRig, turns
-from swell.api.app import create_app
-from swell.api.auth import create_key
-from swell.api.canaries import look_after_canaries
-from swell.api.duties import sweep
-from swell.api.eta import Estimate, EtaSeconds, Forecast, IssuedEstimate, Situation
-from swell.api.leadership import DUTY_LEASE_S
-from swell.api.news import take_events
-from swell.api.settings import ApiSettings, Backend
-from swell.buses.wired import WiredBus
-from swell.clock import ManualClock, SystemClock
-from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
-from swell.object_stores.folder import TemporaryObjects
-from swell.registry import Scope
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
+from swell.core.records import Scope
+from swell.objects.folder import TemporaryObjects
+from swell.pubsub.cluster_bus import WiredBus
+from swell.server.app import create_app
+from swell.server.auth import create_key
+from swell.server.background_jobs import sweep
+from swell.server.dependencies import ApiSettings, Backend
+from swell.server.estimates.eta import Estimate, EtaSeconds, Forecast, IssuedEstimate, Situation
+from swell.server.leader_election import DUTY_LEASE_S
+from swell.server.peer_messages import take_events
+from swell.server.rollouts.canary_monitor import look_after_canaries
 
 PATIENCE_S = 5.0
 

@@ -10,9 +10,9 @@ from api_harness import World, a_world, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.eta import Meter, Pace, Window, first_pace, learn
-from swell.api.news import take_events
-from swell.events import Event, EventKind, TaskSummary
+from swell.core.events import Event, EventKind, TaskSummary
+from swell.server.estimates.eta import Meter, Pace, Window, first_pace, learn
+from swell.server.peer_messages import take_events
 
 RUN_S = 0.2
 

@@ -9,10 +9,10 @@ import pytest
 from api_harness import World, a_world, failed, succeeded
 from structlog.testing import capture_logs
 
-from swell.api.charges import charged
+from swell.core.pipeline_stages import Pipeline, Stage
+from swell.core.task import TaskState
 from swell.sdk.pipeline_cards import Declared
-from swell.stages import Pipeline, Stage
-from swell.task import TaskState
+from swell.server.billing.attempt_costs import charged
 
 TRANSLATE = {
     "name": "demo/translate",

@@ -7,9 +7,9 @@ from api_harness import World, a_world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.estimates import spread
-from swell.broker import Rank, ServedWith
-from swell.task import Task
+from swell.core.broker_types import Rank, ServedWith
+from swell.core.task import Task
+from swell.server.estimates.task_estimates import spread
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from swell.api import questions
-from swell.api.questions import SingleFlight
-from swell.errors import Unavailable
+from swell.core.errors import Unavailable
+from swell.server import single_flight
+from swell.server.single_flight import SingleFlight
 
 
 class Calls:
@@ -73,7 +73,7 @@ async def test_a_caller_after_forget_gets_no_older_answer() -> None:
 async def test_a_call_that_hangs_is_not_shared_with_later_callers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(questions, "_SHARED_S", 0.05)
+    monkeypatch.setattr(single_flight, "_SHARED_S", 0.05)
     flights, calls, silent = SingleFlight[str, int](), Calls(), Calls()
     (first,) = await begun(flights.run("which", silent.answer))
     await asyncio.sleep(0.1)

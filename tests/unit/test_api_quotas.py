@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, succeeded
 
-from swell.errors import Unavailable
-from swell.money.amounts import dollars
-from swell.quotas import Account, Use, place_of, resets_at
+from swell.core.billing.money_format import dollars
+from swell.core.errors import Unavailable
+from swell.core.pipeline_stages import Pipeline, Stage
+from swell.core.quota import Account, Use, place_of, resets_at
+from swell.core.store_types import Accepted
+from swell.core.task import NewTask
+from swell.db.task_store import Store
 from swell.sdk.pipeline_cards import Declared
-from swell.stages import Pipeline, Stage
-from swell.store import Accepted
-from swell.stores.tasks import Store
-from swell.task import NewTask
 
 HOUR_MICROS = 3_600_000
 _KEYED = {"idempotency-key": "k"}

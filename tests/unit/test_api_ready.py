@@ -10,16 +10,16 @@ import structlog
 from api_harness import Answer, Client
 
 from conformance.factories import a_new_task
-from swell.api.app import create_app
-from swell.api.auth import create_key
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.clock import ManualClock
-from swell.errors import Unavailable
-from swell.object_stores.folder import FolderObjects
-from swell.registry import Scope
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.records import Scope
+from swell.db.sqlite import SqliteDatabase
+from swell.db.task_store import Store
+from swell.objects.folder import FolderObjects
+from swell.server.app import create_app
+from swell.server.auth import create_key
 from swell.settings.load import load
-from swell.stores.sqlite import SqliteDatabase
-from swell.stores.tasks import Store
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from api_harness import World, a_world, failed, succeeded
 
 from conformance.factories import a_new_task
 from sqlite_rig import turns
-from swell import task as life
-from swell.api.duties import discard, retire
-from swell.clock import ManualClock
-from swell.errors import NotFound
-from swell.settings.backend import RetentionClass, RetentionSettings
-from swell.task import Artifact
+from swell.core import task as life
+from swell.core.clock import ManualClock
+from swell.core.errors import NotFound
+from swell.core.task import Artifact
+from swell.server.background_jobs import discard, retire
+from swell.settings.backend_settings import RetentionClass, RetentionSettings
 
 PICTURE = b"picture"
 DAY_S = 86_400.0

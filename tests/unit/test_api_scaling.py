@@ -8,10 +8,9 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
-from swell.api.scaling import Scaling
-from swell.arrivals import PREFIX, arrived
-from swell.registry import ModelCard
-from swell.scaling import (
+from swell.core.arrival_rates import PREFIX, arrived
+from swell.core.records import ModelCard
+from swell.protocol.autoscaler_messages import (
     DECISIONS,
     STATUS,
     WORKLOAD,
@@ -21,6 +20,7 @@ from swell.scaling import (
     ScalingStatus,
     Workload,
 )
+from swell.server.admin.autoscaler_status import Scaling
 
 
 @pytest.fixture

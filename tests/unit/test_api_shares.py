@@ -10,7 +10,7 @@ from api_harness import Answer, Client, World, a_world, failed, succeeded
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from swell.api.shares import settings_of
+from swell.server.shares.share_routes import settings_of
 
 PROMPT = "<a fox> & a crow"
 SECRETS = ("swell_private", "uploads/", "Anna", "a-note-in-the-file", "cost", "key_id")

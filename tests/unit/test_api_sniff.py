@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from swell.api.sniff import HEAD_BYTES, is_allowed, sniffed_type
+from swell.server.files.mime_sniffing import HEAD_BYTES, is_allowed, sniffed_type
 from swell.settings.load import Settings
 
 DEFAULT = Settings().server.upload_types

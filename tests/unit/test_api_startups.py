@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
-from swell.api import starts
-from swell.api.startups import end_startups, expire_startups
-from swell.clock import ManualClock
-from swell.errors import Internal
-from swell.money.ledger import LedgerEntry
-from swell.phases import STARTUPS_KEPT
-from swell.registry import KeptStartup
-from swell.task import TaskState
+from swell.core.billing.ledger import LedgerEntry
+from swell.core.clock import ManualClock
+from swell.core.errors import Internal
+from swell.core.records import KeptStartup
+from swell.core.startup_phases import STARTUPS_KEPT
+from swell.core.task import TaskState
+from swell.server.workers import startup_limits
+from swell.server.workers.startups import end_startups, expire_startups
 
 MODEL = "demo/upper"
 
@@ -441,7 +441,7 @@ async def test_an_invalid_name_of_a_model_is_refused(world: World, name: str) ->
 async def test_new_pools_and_sets_of_models_are_limited(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str, fields: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setitem(starts.LIMITS, what, 1)
+    monkeypatch.setitem(startup_limits.LIMITS, what, 1)
     first, second = (told() | each for each in fields)
     path = "/worker/v1/starting"
     for _ in range(2):
@@ -454,7 +454,7 @@ async def test_new_pools_and_sets_of_models_are_limited(
 
 async def test_what_takes_long_to_work_out_is_worked_out_seldom() -> None:
     clock, made = ManualClock(), 0
-    known = starts.Starts(clock)
+    known = startup_limits.Starts(clock)
 
     async def make() -> bytes:
         nonlocal made

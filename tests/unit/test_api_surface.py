@@ -8,10 +8,10 @@ import pytest
 from api_harness import Client, World, a_world
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from swell.api import reference
-from swell.api.openapi import describe
-from swell.api.problems import ERROR_TYPES
-from swell.api.routes import GROUPS, ROUTES
+from swell.server import reference
+from swell.server.openapi import describe
+from swell.server.problem_details import ERROR_TYPES
+from swell.server.routes import GROUPS, ROUTES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 
@@ -52,7 +52,7 @@ def test_files_are_described_beside_the_json_that_they_may_come_instead_of() -> 
 
 def test_the_reference_is_current() -> None:
     assert REFERENCE.read_text() == reference.write(), (
-        "run `python -m swell.api.reference > docs/reference/http.md`"
+        "run `python -m swell.server.reference > docs/reference/http.md`"
     )
     metrics = REFERENCE.with_name("metrics.md")
     assert metrics.read_text() == reference.metrics_markdown(), "run `make docs`"

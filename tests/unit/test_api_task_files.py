@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_harness import Answer, World, a_world, failed, succeeded
 
-from swell.api import files
+from swell.server.files import file_routes
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff"
 
@@ -202,7 +202,7 @@ async def test_a_file_that_is_gone_leaves_the_json_of_its_task(world: World) -> 
 async def test_a_large_file_is_read_from_its_url(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_MOST_AT_ONCE_BYTES", len(PNG))
+    monkeypatch.setattr(file_routes, "_MOST_AT_ONCE_BYTES", len(PNG))
     assert (await _asked(world, [("image/png", PNG)])).body == PNG
     answer = await _asked(world, [("image/png", PNG + b"x")])
     _see_other(answer)

@@ -8,9 +8,9 @@ import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 
 from sqlite_rig import turns
-from swell.api.app import create_app
-from swell.api.duties import sweep
-from swell.task import Task
+from swell.core.task import Task
+from swell.server.app import create_app
+from swell.server.background_jobs import sweep
 
 
 @pytest.fixture

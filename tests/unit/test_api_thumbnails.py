@@ -14,10 +14,10 @@ import pytest
 from api_harness import World, a_world
 from PIL import Image, ImageOps
 
-from swell.api.duties import discard
-from swell.api.thumbnails import _shrunk
-from swell.errors import InvalidRequest
-from swell.task import THUMBNAIL_WIDTHS, thumbnail_key
+from swell.core.errors import InvalidRequest
+from swell.core.task import THUMBNAIL_WIDTHS, thumbnail_key
+from swell.server.background_jobs import discard
+from swell.server.files.thumbnails import _shrunk
 
 KEY = "outputs/t/1/a.png"
 
@@ -152,7 +152,7 @@ def test_a_turned_picture_of_many_pixels_needs_little_memory_beside_its_own(
     palette.save(path, exif=exif, transparency=0, compress_level=1)
     code = (
         "import resource, sys\n"
-        "from swell.api.thumbnails import _shrunk\n"
+        "from swell.server.files.thumbnails import _shrunk\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "data = open(sys.argv[1], 'rb').read()\n"
         "before = peak()\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from api_harness import a_world
 
-from swell.settings.storage import ObjectsSettings
+from swell.settings.storage_settings import ObjectsSettings
 
 INDEX = "<!doctype html><title>Swell</title><p>the app</p>"
 CODE = "console.log('swell');" * 50

@@ -18,8 +18,8 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from loopback import listening
-from swell.api.hook_bodies import MAX_BODY_BYTES
-from swell.settings.backend import WebhooksSettings
+from swell.server.webhooks.webhook_bodies import MAX_BODY_BYTES
+from swell.settings.backend_settings import WebhooksSettings
 
 
 class Receiver:
@@ -725,7 +725,7 @@ async def test_other_webhooks_have_no_signature_of_fals(world: World, receiver: 
 async def test_without_the_library_fals_webhooks_are_sent_all_the_same(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "swell.webhooks.fal_signing", None)
+    monkeypatch.setitem(sys.modules, "swell.compat.fal.fal_signing", None)
     worker_id = await world.register()
     path = f"/fal/queue/demo/upper?fal_webhook={quote(receiver.url, safe='')}"
     await world.anna("POST", path, {"text": "a"})

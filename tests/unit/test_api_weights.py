@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from api_harness import World, a_world
 
-from swell.registry import Scope
+from swell.core.records import Scope
 from swell.weights import CompiledKey
 from swell.weights.chunks import ChunkedFile, Manifest, manifest_key, read_manifest, version_key
 from swell.weights.listing import Entry, Listing

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from api_harness import UPPER, Answer, World, a_world, failed, hold, succeeded
 
-from swell.api.duties import discard, sweep
-from swell.api.fleet import Worker
-from swell.dispatch import Switches
-from swell.errors import NotFound, Unavailable
-from swell.object_stores.folder import TemporaryObjects
-from swell.registry import WorkerInfo
-from swell.store import Hold
+from swell.core.errors import NotFound, Unavailable
+from swell.core.records import WorkerInfo
+from swell.core.store_types import Hold
+from swell.objects.folder import TemporaryObjects
+from swell.protocol.worker_messages import Switches
+from swell.server.background_jobs import discard, sweep
+from swell.server.workers.worker_tracker import Worker
 
 
 @pytest.fixture

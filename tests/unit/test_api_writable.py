@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from api_harness import World, a_world, hold, succeeded
 
-from swell.api import writable as api_writable
-from swell.api.writable import Writable
-from swell.clock import ManualClock
-from swell.object_stores.folder import TemporaryObjects
+from swell.core.clock import ManualClock
+from swell.objects.folder import TemporaryObjects
+from swell.server.files import storage_health as api_writable
+from swell.server.files.storage_health import Writable
 
 #: What a worker's outcomes bring: as much as travels inside a report.
 FILE = os.urandom(200 * 1024)
@@ -77,7 +77,7 @@ def no_growth(folder: Path) -> Iterator[None]:
         return open("/dev/full", "wb")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swell.object_stores.folder.open", opened, raising=False)
+        patch.setattr("swell.objects.folder.open", opened, raising=False)
         yield
 
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.arrivals import BIN_S, Arrivals, arrived, stale
+from swell.core.arrival_rates import BIN_S, Arrivals, arrived, stale
 
 START = datetime(2030, 1, 1, 12, 0, 3, tzinfo=UTC)
 

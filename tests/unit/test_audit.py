@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, hold, succeeded
 
-from swell.api.routes import ROUTES
 from swell.cli.models import _printable_lines
 from swell.cli.output import table
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.records import AuditEntry, Scope
 from swell.db.registry import Registry
-from swell.errors import Unavailable
-from swell.registry import AuditEntry, Scope
-from swell.stores.sqlite import SqliteDatabase
+from swell.db.sqlite import SqliteDatabase
+from swell.server.routes import ROUTES
 
 
 @pytest.fixture

@@ -8,18 +8,18 @@ import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
 from sqlite_rig import turns
-from swell.accounts import Spent, keep_spent
 from swell.autoscaler.controller import together
 from swell.autoscaler.decide import End, Limits
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
-from swell.clock import ManualClock
-from swell.errors import InvalidInput, Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidInput, Unavailable
+from swell.core.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.core.records import WorkerInfo
+from swell.db.instance_notices import Spent, keep_spent
+from swell.protocol.autoscaler_messages import WORKLOAD, Workload
 from swell.providers.memory import MemoryProvider
 from swell.providers.sightings import Sightings
-from swell.registry import WorkerInfo
-from swell.scaling import WORKLOAD, Workload
 
 
 async def a_yard(**fields: object) -> Yard:

@@ -2,7 +2,7 @@
 
 from fleet_cases import Yard
 
-from swell.accounts import drop_ends, told_ends
+from swell.db.instance_notices import drop_ends, told_ends
 
 
 async def test_each_machine_that_has_ended_is_told_once() -> None:

@@ -8,12 +8,20 @@ from fleet_cases import Yard, a_pool, a_worker
 
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.fates import fate_of
-from swell.clock import ManualClock
-from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, Notice
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState, Notice
+from swell.core.records import WorkerInfo
+from swell.protocol.autoscaler_messages import (
+    CANCELLED,
+    CUT_SHORT,
+    DRAINED,
+    ENDS,
+    FAILED,
+    LOST,
+    TAKEN_BACK,
+)
 from swell.providers.memory import MemoryProvider
-from swell.registry import WorkerInfo
-from swell.scaling import CANCELLED, CUT_SHORT, DRAINED, ENDS, FAILED, LOST, TAKEN_BACK
 
 
 def an_end(exit_code: int | None = None) -> Instance:

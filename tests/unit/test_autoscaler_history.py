@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqlite_rig import SqliteRig
-from swell.arrivals import PREFIX, SPAN_S, Arrivals, Span, last_span
 from swell.autoscaler.chronicle import PREFIX as KEPT
 from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.history import EVERY_S, Past, remember, usual
 from swell.autoscaler.outlook import Demand, Observation, Plan, PoolView, State
 from swell.autoscaler.policy import PolicySettings, plan
-from swell.clock import ManualClock
+from swell.core.arrival_rates import PREFIX, SPAN_S, Arrivals, Span, last_span
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
 from swell.db.registry import Registry
-from swell.errors import Unavailable
 
 DAY = 86_400 // SPAN_S
 WEEK = 7 * DAY

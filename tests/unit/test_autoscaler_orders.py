@@ -7,9 +7,9 @@ import pytest
 from fleet_cases import Yard, a_pool
 
 from sqlite_rig import turns
-from swell.clock import ManualClock
-from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest, Refused
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState, LaunchRequest, Refused
 from swell.providers.memory import MemoryProvider
 
 # ---- orders to end

@@ -9,10 +9,10 @@ from swell.autoscaler.policy import PolicySettings, plan
 from swell.autoscaler.sizing import Wish
 from swell.autoscaler.spending import affordable
 from swell.autoscaler.supply import supply
-from swell.errors import Unavailable
-from swell.registry import ModelCard
-from swell.scaling import WORKLOAD, Workload
-from swell.store import TaskFilter
+from swell.core.errors import Unavailable
+from swell.core.records import ModelCard
+from swell.core.store_types import TaskFilter
+from swell.protocol.autoscaler_messages import WORKLOAD, Workload
 
 #: What an hour of a machine costs.
 PRICE = 3_600_000

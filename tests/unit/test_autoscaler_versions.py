@@ -7,15 +7,15 @@ import msgspec
 from fleet_cases import MODEL, Yard, a_pool, a_worker
 
 from conformance.factories import a_new_task
-from swell.adoption.kept import change_life
-from swell.adoption.life import Canary, Life, promote, roll_back, start_canary
-from swell.arrivals import Arrivals, arrived
 from swell.autoscaler.observe import demands, rates_of
 from swell.autoscaler.versions import believed, drawn_by
-from swell.clock import ManualClock
-from swell.provider import InstanceState
+from swell.core.arrival_rates import Arrivals, arrived
+from swell.core.clock import ManualClock
+from swell.core.provider import InstanceState
+from swell.core.records import WorkerInfo
+from swell.core.rollouts.rollout_state import Canary, Life, promote, roll_back, start_canary
+from swell.db.rollouts import change_life
 from swell.providers.memory import MemoryProvider
-from swell.registry import WorkerInfo
 
 QUEUE = f"{MODEL}:2"
 CANARY = f"{MODEL}:~canary"

@@ -18,8 +18,8 @@ from swell.bootstrap.autoscaler import (
     provider_of,
 )
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, UnknownSetting
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, UnknownSetting
 from swell.settings.load import Settings, load
 
 GPU = """

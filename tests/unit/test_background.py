@@ -6,9 +6,9 @@ import pytest
 from api_harness import a_world
 from structlog.testing import capture_logs
 
-from swell.api.service import Service
-from swell.background import PAUSE_S, keep_running, log_failure
-from swell.clock import ManualClock
+from swell.core.background_tasks import PAUSE_S, keep_running, log_failure
+from swell.core.clock import ManualClock
+from swell.server.service import Service
 
 
 async def _turns() -> None:
@@ -76,7 +76,7 @@ async def test_a_duty_goes_on_after_an_unexpected_exception(
         if len(looks) == 1:
             raise ValueError("a mistake")
 
-    monkeypatch.setattr("swell.api.duties.check_streams", look)
+    monkeypatch.setattr("swell.server.background_jobs.check_streams", look)
     with capture_logs() as logs:
         async with a_world() as world:
             await _turns()

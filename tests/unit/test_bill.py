@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell.money.bill import Life, paid_micros, paid_s, remainder
-from swell.money.costs import shared
-from swell.money.ledger import Charged, EntryKind, LedgerEntry, cost_micros
-from swell.money.tariffs import Step, price_at
+from swell.core.billing.cost_breakdown import shared
+from swell.core.billing.idle_time import Life, paid_micros, paid_s, remainder
+from swell.core.billing.ledger import Charged, EntryKind, LedgerEntry, cost_micros
+from swell.core.billing.price_history import Step, price_at
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 

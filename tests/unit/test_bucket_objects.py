@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from loopback import listening
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.extras import Unusable
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, SwellError, Unavailable
-from swell.object_stores import bucket as bucket_module
-from swell.object_stores.bucket import BucketObjects
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, SwellError, Unavailable
+from swell.objects import bucket as bucket_module
+from swell.objects.bucket import BucketObjects
 from swell.settings.load import load
-from swell.settings.storage import ObjectsSettings
+from swell.settings.storage_settings import ObjectsSettings
 
 DELETED = "<DeleteResult><Deleted><Key>p/writable.txt</Key></Deleted></DeleteResult>"
 

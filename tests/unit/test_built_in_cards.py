@@ -8,9 +8,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 import swell.zoo
-from swell.errors import InvalidModel, NotFound
+from swell.core.errors import InvalidModel, NotFound
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.worker.lacks import hints_of_card
 
 

@@ -9,8 +9,8 @@ import pytest
 from api_harness import UPPER, World, a_world
 
 import swell
-from swell.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_rules, rules_of
-from swell.errors import InvalidModel
+from swell.core.card_limits import MAX_CARD_BYTES, MAX_MARKDOWN_BYTES, pattern_rules, rules_of
+from swell.core.errors import InvalidModel
 from swell.sdk.define import define
 
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from swell.cli.adoption import roll_out, share_of
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("99.5%", 0.995)])

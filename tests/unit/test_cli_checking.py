@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from swell.cli import app
 from swell.cli.checking import Terms, check
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.worker.run import Home
 
 #: A model that goes on once somebody has opened the other end, and another one.

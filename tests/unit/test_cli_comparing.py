@@ -9,14 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from added_harness import dreams
-from swell.adoption.sheet import sheet
 from swell.cli.adding import write_trial
 from swell.cli.comparing import _rows
 from swell.cli.models import app
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.voting import _read
-from swell.errors import InvalidRequest
-from swell.sdk.load import load_models
+from swell.core.errors import InvalidRequest
+from swell.sdk.model_loader import load_models
+from swell.server.evals.comparison_sheet import sheet
 
 
 def a_schema(*fields: str, is_open: bool = False) -> dict[str, Any]:

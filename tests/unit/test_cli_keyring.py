@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from sqlite_rig import SqliteRig, turns
-from swell.api.auth import why_not
-from swell.api.settings import Backend
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.cli.keyring import LOCAL, OUTLIVES_S, keep_local_key, open_keyring
-from swell.clock import ManualClock
-from swell.registry import ApiKey
+from swell.core.clock import ManualClock
+from swell.core.records import ApiKey
+from swell.server.auth import why_not
+from swell.server.dependencies import Backend
 from swell.settings.load import load
 
 WEEK_S = 7 * 86_400.0

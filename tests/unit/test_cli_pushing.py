@@ -3,7 +3,7 @@
 import pytest
 
 from swell.cli.pushing import _shown
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
 from swell.weights.push import PushProgress
 
 

@@ -2,7 +2,7 @@
 
 from swell.cli.service import launchable_models
 from swell.settings.load import Settings
-from swell.settings.worker import PoolSettings, WorkerSettings
+from swell.settings.worker_settings import PoolSettings, WorkerSettings
 
 
 def _settings(workers: int) -> Settings:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from swell.api.metrics import Metrics
 from swell.cli.tally import Tally, added_up
-from swell.clock import ManualClock, SystemClock
+from swell.core.clock import ManualClock, SystemClock
+from swell.server.metrics import Metrics
 
 
 def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:

@@ -15,7 +15,7 @@ from swell.client import Task, connection
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
 from swell.client.errors import NoServer, Refused, Unreachable
-from swell.task import new_id
+from swell.core.task import new_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TASK = {"id": "t1", "model": "demo/upper", "state": "queued"}

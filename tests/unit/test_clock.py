@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.clock import ManualClock, SystemClock
+from swell.core.clock import ManualClock, SystemClock
 
 
 async def settle() -> None:

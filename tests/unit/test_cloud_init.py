@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from booted import booted
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.providers.cloud_init import Cloud, render
 from swell.providers.options import MachineOptions
 

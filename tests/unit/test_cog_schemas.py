@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.sdk.media import File
 from swell.zoo.cog_schema import CogSchema, data_of
 from swell.zoo.cog_server import ContainerOptions, container_command

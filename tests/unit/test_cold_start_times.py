@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.autoscaler.cold_starts import UNKNOWN, start_times
-from swell.phases import Startup, StartupKind, StartupState
-from swell.survival import Quantile
+from swell.core.kaplan_meier import Quantile
+from swell.core.startup_phases import Startup, StartupKind, StartupState
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 import swell
+from swell.core.pipeline_stages import Done, Pipeline, Run, Stage
+from swell.core.results import Artifact, TaskError, TaskWarning, Timings
+from swell.core.task import Task, TaskState
+from swell.core.webhook import Webhook
 from swell.db.columns import CHANGED, COLUMNS, NEW, Rows, removed_row
-from swell.results import Artifact, TaskError, TaskWarning, Timings
-from swell.stages import Done, Pipeline, Run, Stage
-from swell.stores.migrations import load_migrations
-from swell.stores.sqlite.rows import NATIVE
-from swell.task import Task, TaskState
-from swell.webhook import Webhook
+from swell.db.schema_files import load_migrations
+from swell.db.sqlite.sqlite_rows import NATIVE
 
 NOW = datetime(2026, 11, 25, 12, 30, 0, 123456, tzinfo=UTC)
 
@@ -118,12 +118,11 @@ def test_a_column_is_named_in_three_files_of_the_database_code(name: str) -> Non
     package = Path(swell.__file__).parent
     files = {
         path.relative_to(package).as_posix()
-        for folder in ("db", "stores")
-        for path in (package / folder).rglob("*")
+        for path in (package / "db").rglob("*")
         if path.suffix in (".py", ".sql") and re.search(rf"\b{name}\b", path.read_text("utf-8"))
     }
     assert files == {
         "db/columns.py",
-        "stores/sql/migrations/postgres/0001_baseline.sql",
-        "stores/sql/migrations/sqlite/0001_baseline.sql",
+        "db/schema/postgres/0001_baseline.sql",
+        "db/schema/sqlite/0001_baseline.sql",
     }

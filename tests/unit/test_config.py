@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swell.errors import InvalidRequest, UnknownSetting
-from swell.redact import hide_secrets
-from swell.settings.backend import ServerSettings
+from swell.core.errors import InvalidRequest, UnknownSetting
+from swell.core.redact import hide_secrets
+from swell.settings.backend_settings import ServerSettings
 from swell.settings.describe import describe
 from swell.settings.load import environment_of, load
 

@@ -27,7 +27,7 @@ from swell.containers.engines import (
 )
 from swell.containers.indexes import index_of
 from swell.containers.kept import Kept
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 #: Of the option that names a package index.
 URL = "index-url"

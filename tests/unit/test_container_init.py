@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swell.clock import since_boot_s
+from swell.core.clock import since_boot_s
 
 PATIENCE_S = 20.0
 

@@ -22,10 +22,10 @@ from swell.containers.places import Places
 from swell.containers.secrets_in import line_with_secret, looks_secret
 from swell.containers.sources import Module, _distributions_of, code_of, place_of
 from swell.containers.wheels import wheel, wheel_name
-from swell.errors import InvalidModel, InvalidRequest, NotFound
+from swell.core.errors import InvalidModel, InvalidRequest, NotFound
 from swell.families.description import describe
 from swell.families.entries import added, check_files, read
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.settings.describe import describe as describe_settings
 from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
@@ -299,7 +299,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_runs_the_command(tmp_path: Pa
     home = again.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert listed == {f"{home}/{n}" for n in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     assert not [name for name in _names(again) if "__pycache__" in name]
-    assert "swell/stores/sql/migrations/sqlite/0001_baseline.sql" in _names(again)
+    assert "swell/db/schema/sqlite/0001_baseline.sql" in _names(again)
 
 
 @pytest.mark.slow

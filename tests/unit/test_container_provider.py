@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest, Unavailable
-from swell.provider import InstanceState, LaunchRequest, looking_only
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.provider import InstanceState, LaunchRequest, looking_only
 from swell.providers.container import ContainerOptions, ContainerProvider
 
 

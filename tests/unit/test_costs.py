@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.money.costs import By, Cost, added, costs_by
-from swell.money.ledger import CostRow, EntryKind, cost_micros
+from swell.core.billing.cost_breakdown import By, Cost, added, costs_by
+from swell.core.billing.ledger import CostRow, EntryKind, cost_micros
 
 DAY = date(2030, 1, 1)
 KINDS = list(EntryKind)

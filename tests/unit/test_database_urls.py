@@ -1,7 +1,7 @@
 import pytest
 
-from swell.addresses.database_urls import database_place
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.net.database_urls import database_place
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.degrade import (
+from swell.core.quality_fallback import (
     Change,
     Drawn,
     drawn,

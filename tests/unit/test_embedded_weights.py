@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.errors import InvalidModel
-from swell.sdk.load import load_models
+from swell.core.errors import InvalidModel
+from swell.sdk.model_loader import load_models
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
@@ -109,8 +109,8 @@ def test_a_file_that_is_not_there_is_named(name: str) -> None:
 def test_without_weights_or_runtime_it_says_what_to_install(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from swell.errors import InvalidModel\n"
-        "from swell.sdk.load import load_models\n"
+        "from swell.core.errors import InvalidModel\n"
+        "from swell.sdk.model_loader import load_models\n"
         "try: load_models('swell/upscale')\n"
         "except InvalidModel as error: print(error)\n"
     )

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from swell import errors
-from swell.errors import (
+from swell.core import errors
+from swell.core.errors import (
     Conflict,
     InvalidInput,
     RequestTimeout,

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.factories import a_failure, a_new_task, a_success
-from swell import task as life
-from swell.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, event_of
-from swell.task import Canceled, Outcome, Released, Task, TaskState
+from swell.core import task as life
+from swell.core.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, event_of
+from swell.core.task import Canceled, Outcome, Released, Task, TaskState
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

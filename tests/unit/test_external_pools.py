@@ -2,10 +2,10 @@
 
 from fleet_cases import Yard, a_pool, a_worker
 
-from swell.accounts import told_ends
 from swell.autoscaler.decide import Limits
-from swell.clock import ManualClock
-from swell.provider import InstanceState
+from swell.core.clock import ManualClock
+from swell.core.provider import InstanceState
+from swell.db.instance_notices import told_ends
 from swell.providers.external import ExternalOptions, ExternalProvider
 
 

@@ -10,13 +10,13 @@ import pytest
 from api_harness import Answer, Client, World
 from facade_harness import PAINTER, WRITER, Asking, Leaving, Painter, a_studio, picture
 
-from swell.api.cards import Target
-from swell.api.facades.fal.arguments import SIZES, app_names, task_request
-from swell.api.facades.fal.results import hook_body
-from swell.api.task_changes import publish_changes
-from swell.api.views import UrlMaker
-from swell.errors import InvalidInput
-from swell.registry import ModelCard
+from swell.compat.fal.fal_arguments import SIZES, app_names, task_request
+from swell.compat.fal.fal_results import hook_body
+from swell.core.errors import InvalidInput
+from swell.core.records import ModelCard
+from swell.server.models.model_cards import Target
+from swell.server.serializers import UrlMaker
+from swell.server.tasks.task_changes import publish_changes
 
 RUN = "/fal/run/demo/painter"
 QUEUE = "/fal/queue/demo/painter"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from swell.api.facades.inputs import replace_strings
+from swell.compat.request_inputs import replace_strings
 
 
 async def marked(text: str, pointer: str) -> str:

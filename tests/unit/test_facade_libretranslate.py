@@ -11,7 +11,7 @@ from facade_harness import Asking, Painter, a_studio, form
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.api.facades.libretranslate import language_of, pieces
+from swell.compat.libretranslate import language_of, pieces
 
 TRANSLATE = "/libretranslate/translate"
 FORM = {"content-type": "application/x-www-form-urlencoded"}

@@ -12,18 +12,18 @@ import pytest
 from api_harness import Answer, World
 from facade_harness import PAINTER, Asking, Painter, a_studio, form, picture
 
-from swell.api.cards import Target
-from swell.api.facades.openai.images import is_preview_due
-from swell.api.facades.openai.requests import (
+from swell.compat.openai.openai_images import is_preview_due
+from swell.compat.openai.openai_requests import (
     EditRequest,
     ImageJob,
     ImageRequest,
     read_fields,
     task_request,
 )
-from swell.api.task_changes import publish_changes
-from swell.errors import InvalidInput
-from swell.registry import ModelCard
+from swell.core.errors import InvalidInput
+from swell.core.records import ModelCard
+from swell.server.models.model_cards import Target
+from swell.server.tasks.task_changes import publish_changes
 
 GENERATE = "/openai/v1/images/generations"
 EDIT = "/openai/v1/images/edits"

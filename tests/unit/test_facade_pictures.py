@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from swell import Image
-from swell.api.facades.image_fields import (
+from swell.compat.image_fields import (
     picture_fields,
     placed_files,
     renamed,
@@ -14,8 +14,8 @@ from swell.api.facades.image_fields import (
     sized,
     stepped,
 )
-from swell.api.facades.result_files import recoded
-from swell.errors import InvalidInput, InvalidRequest
+from swell.compat.result_files import recoded
+from swell.core.errors import InvalidInput, InvalidRequest
 
 
 class Sides(BaseModel):

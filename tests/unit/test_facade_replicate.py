@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from api_harness import UPPER, Client, World, a_world, failed, hold, succeeded
 
-from swell.api.duties import check_streams
-from swell.api.facades.replicate.models import openapi_of
-from swell.api.facades.replicate.predictions import cancel_after_s
-from swell.api.facades.replicate.views import progress_line, status_of
-from swell.errors import InvalidRequest
-from swell.registry import ModelCard
-from swell.task import Task, TaskState
+from swell.compat.replicate.replicate_models import openapi_of
+from swell.compat.replicate.replicate_predictions import cancel_after_s
+from swell.compat.replicate.replicate_views import progress_line, status_of
+from swell.core.errors import InvalidRequest
+from swell.core.records import ModelCard
+from swell.core.task import Task, TaskState
+from swell.server.background_jobs import check_streams
 
 HOME = "/replicate/v1"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swell import fairness
-from swell.fairness import (
+from swell.core import fair_queueing
+from swell.core.fair_queueing import (
     MOST_PASSED,
     USUAL_PRIORITY,
     VirtualClock,
@@ -230,16 +230,16 @@ def test_a_crowd_of_busy_flows_does_not_make_tags_slow(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(VirtualClock, "_forget_idle", counted)
     clock = VirtualClock()
-    for number in range(20 * fairness.MAX_IDLE_FLOWS):
+    for number in range(20 * fair_queueing.MAX_IDLE_FLOWS):
         clock.tag(f"user-{number}")
     assert looks <= 6
 
 
 def test_idle_flows_are_forgotten() -> None:
     clock = VirtualClock()
-    for number in range(3 * fairness.MAX_IDLE_FLOWS):
+    for number in range(3 * fair_queueing.MAX_IDLE_FLOWS):
         clock.serve(clock.tag(f"user-{number}") + 1)
-    assert len(clock._finish) <= fairness.MAX_IDLE_FLOWS
+    assert len(clock._finish) <= fair_queueing.MAX_IDLE_FLOWS
 
 
 # ---- two levels

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.adapters import read_adapter
 from swell.weights.refusals import RefusedFormat
 

@@ -8,7 +8,7 @@ import pydantic
 import pytest
 from test_families_recognised import VAE, folder, safetensors
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.asked import input_type
 from swell.families.description import describe
 from swell.families.entries import Entry

@@ -11,7 +11,7 @@ import pydantic
 import pytest
 from test_families_recognised import EULER, VAE, folder, safetensors
 
-from swell.errors import InvalidModel, SwellError
+from swell.core.errors import InvalidModel, SwellError
 from swell.families.asked import input_type
 from swell.families.description import (
     bucket_of,

@@ -17,12 +17,12 @@ pytest.importorskip("transformers")
 
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
-from swell.errors import InvalidModel  # noqa: E402
+from swell.core.errors import InvalidModel  # noqa: E402
 from swell.families.description import describe  # noqa: E402
 from swell.families.entries import Entry  # noqa: E402
 from swell.families.networks_torch import class_of  # noqa: E402
-from swell.sdk.load import load_models  # noqa: E402
 from swell.sdk.media import Image  # noqa: E402
+from swell.sdk.model_loader import load_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

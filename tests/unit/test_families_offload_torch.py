@@ -17,13 +17,13 @@ pytest.importorskip("transformers")
 
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
-from swell.errors import InvalidModel  # noqa: E402
+from swell.core.errors import InvalidModel  # noqa: E402
 from swell.families.description import describe  # noqa: E402
 from swell.families.entries import read  # noqa: E402
 from swell.families.networks_torch import read_parts  # noqa: E402
 from swell.families.placement import CHOICES, working  # noqa: E402
-from swell.sdk.load import load_models  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
+from swell.sdk.model_loader import load_models  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 

@@ -21,12 +21,12 @@ pytest.importorskip("transformers")
 
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
-from swell.clock import SystemClock  # noqa: E402
-from swell.errors import InvalidModel  # noqa: E402
+from swell.core.clock import SystemClock  # noqa: E402
+from swell.core.errors import InvalidModel  # noqa: E402
 from swell.families import latent_torch  # noqa: E402
 from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
-from swell.sdk.load import load_models  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
+from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.torch_arrays import TorchNoise  # noqa: E402
 from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
 

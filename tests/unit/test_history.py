@@ -23,7 +23,7 @@ from conformance.history import (
     overlaps,
     recoveries,
 )
-from swell.task import TaskState
+from swell.core.task import TaskState
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 DONE = Outcome(state=TaskState.SUCCEEDED, output=b'"A"')

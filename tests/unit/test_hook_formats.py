@@ -8,15 +8,15 @@ import msgspec
 import pytest
 
 from conformance.factories import a_failure, a_new_task
-from swell import task as life
-from swell.api.hook_bodies import written
-from swell.api.hook_formats import FORMATS
-from swell.api.views import UrlMaker
-from swell.clock import ManualClock
-from swell.object_stores.folder import TemporaryObjects
-from swell.outbox import Delivery
-from swell.task import Canceled, Outcome, Succeeded, Task
-from swell.webhook import ENDS
+from swell.compat.webhook_formats import FORMATS
+from swell.core import task as life
+from swell.core.clock import ManualClock
+from swell.core.outbox import Delivery
+from swell.core.task import Canceled, Outcome, Succeeded, Task
+from swell.core.webhook import ENDS
+from swell.objects.folder import TemporaryObjects
+from swell.server.serializers import UrlMaker
+from swell.server.webhooks.webhook_bodies import written
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 ENDED: dict[str, Outcome] = {

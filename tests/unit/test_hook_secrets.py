@@ -3,9 +3,9 @@
 import asyncio
 
 from sqlite_rig import SqliteRig
-from swell.api.hook_secrets import HookSecrets
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
 from swell.db.registry import Registry
+from swell.server.webhooks.webhook_secrets import HookSecrets
 
 
 class Slow(Registry):

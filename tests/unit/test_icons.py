@@ -12,10 +12,10 @@ from denoise_harness import Ears
 from pydantic import ValidationError
 
 import swell
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
 from swell.sdk.context import Cancelled, Item
-from swell.sdk.load import load_models
 from swell.sdk.media import Image
+from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import whole
 from swell.worker.arena import table_of
 from swell.worker.denoise import Denoiser, Request

@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 
 from swell.autoscaler.keeper import Keeper, RestartPolicy, missing
-from swell.clock import ManualClock
-from swell.provider import Instance, InstanceState, LaunchRequest
+from swell.core.clock import ManualClock
+from swell.core.provider import Instance, InstanceState, LaunchRequest
 from swell.providers.memory import MemoryProvider
 
 

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest, Unavailable
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest, Unavailable
 from swell.providers.kubeconfig import Access, in_cluster, of_kubeconfig, opened
 
 NOW = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)

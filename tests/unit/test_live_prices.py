@@ -10,11 +10,11 @@ from fleet_cases import Yard, a_pool
 from swell.autoscaler.controller import Controller, Terms
 from swell.autoscaler.live_prices import Asking, LivePrices, standing
 from swell.autoscaler.observe import Observer
-from swell.errors import Unavailable
-from swell.money.pricing import LivePrice, MachinePrice
-from swell.money.tariffs import TARIFFS, PoolTariff
-from swell.provider import Instance, InstanceState
-from swell.scaling import STATUS, PoolScaling, ScalingStatus
+from swell.core.billing.price_book import LivePrice, MachinePrice
+from swell.core.billing.price_history import TARIFFS, PoolTariff
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState
+from swell.protocol.autoscaler_messages import STATUS, PoolScaling, ScalingStatus
 
 LISTED = MachinePrice(900_000, "a list")
 EVERY_S = 600.0

@@ -9,10 +9,10 @@ import pytest
 from api_harness import World, a_world, failed
 from structlog.testing import capture_logs
 
-from swell.api import duties
-from swell.settings.backend import LogSettings
+from swell.core.task import TaskState
+from swell.server import background_jobs
+from swell.settings.backend_settings import LogSettings
 from swell.settings.load import Settings
-from swell.task import TaskState
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_a_lost_lease_is_told_with_its_task_and_worker(world: World) -> No
     [lease] = (await world.lease(worker))["tasks"]
     with capture_logs() as lines:
         world.clock.advance(31)
-        await duties.sweep(world.service)
+        await background_jobs.sweep(world.service)
     [line] = [line for line in lines if line["event"] == "a lease ran out"]
     assert line["task_id"] == task["id"]
     assert (line["attempt"], line["worker_id"]) == (lease["attempt"], worker)
@@ -82,7 +82,7 @@ async def test_a_lost_lease_is_told_with_its_task_and_worker(world: World) -> No
     # Its backoff ends.
     with capture_logs() as lines:
         world.clock.advance(61)
-        await duties.sweep(world.service)
+        await background_jobs.sweep(world.service)
     assert world.service.metrics.values["swell_tasks_swept_total"] == {"lost": 1, "ready": 1}
     assert [line for line in lines if line["event"] == "a lease ran out"] == []
 
@@ -91,7 +91,7 @@ async def test_what_the_sweeper_does_is_counted_by_its_kind(world: World) -> Non
     worker = await world.register()
     await world.create(finish_by_s=5)
     world.clock.advance(6)
-    await duties.sweep(world.service)
+    await background_jobs.sweep(world.service)
     assert world.service.metrics.values["swell_tasks_swept_total"] == {"expired": 1}
     await world.create(max_attempts=1)
     [lease] = (await world.lease(worker))["tasks"]
@@ -121,8 +121,8 @@ async def test_calls_and_their_own_failures_are_counted(world: World) -> None:
 RENDERS = """
 import asyncio, sys
 import structlog
-from swell.settings.backend import LogSettings
-from swell.telemetry import request_id
+from swell.settings.backend_settings import LogSettings
+from swell.core.telemetry import request_id
 from swell.bootstrap.logging import configure_logging
 
 configure_logging(LogSettings(json_lines=True), worker=sys.argv[1] or None)

@@ -11,8 +11,8 @@ from botocore.exceptions import ClientError
 from fleet_cases import Yard, a_pool
 
 from swell.cli.scaling import queues_left_alone
-from swell.clock import ManualClock
-from swell.provider import InstanceState, LaunchRequest, Notice, looking_only
+from swell.core.clock import ManualClock
+from swell.core.provider import InstanceState, LaunchRequest, Notice, looking_only
 from swell.providers.aws import AwsOptions, AwsProvider
 from swell.providers.detached import DetachedProvider
 from swell.providers.memory import MemoryProvider

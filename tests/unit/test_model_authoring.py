@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import swell
 from lora_painter import layers, lora_file
 from swell import ui
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.sdk.define import define
-from swell.sdk.load import load_models
 from swell.sdk.media import LoRA, flatten
 from swell.sdk.model import Model, can_offload
+from swell.sdk.model_loader import load_models
 from swell.sdk.schema_examples import example_of
 from swell.sdk.step_model import HostArrays, Plan, Sampler, StepModel
 

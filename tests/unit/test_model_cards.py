@@ -11,12 +11,12 @@ import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
 import swell
-from swell.api.eta import ServiceTimes
-from swell.errors import InvalidModel, InvalidRequest
-from swell.registry import ModelCard, Sample, Speed
-from swell.samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
+from swell.core.errors import InvalidModel, InvalidRequest
+from swell.core.records import ModelCard, Sample, Speed
+from swell.sdk.card_samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, read_samples
 from swell.sdk.define import Definition, define
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
+from swell.server.estimates.eta import ServiceTimes
 from swell.zoo.curve import CurveModel
 
 TOLD = """

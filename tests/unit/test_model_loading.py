@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.errors import InvalidModel, NotFound
-from swell.sdk.load import load_models
+from swell.core.errors import InvalidModel, NotFound
+from swell.sdk.model_loader import load_models
 
 TWO = """
 import swell

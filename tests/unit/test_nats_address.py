@@ -2,8 +2,8 @@
 
 import pytest
 
-from swell.addresses.nats_address import NatsAddress
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.net.nats_address import NatsAddress
 
 
 def test_a_plain_address_has_a_stream_of_its_own_name() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_families_recognised import EULER, folder
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.asked import examples_of, input_type
 from swell.families.description import definition_of, describe, with_loop
 from swell.families.entries import Entry, InvalidEntry, read, write

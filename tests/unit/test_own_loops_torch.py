@@ -28,15 +28,15 @@ import loop_cases  # noqa: E402
 import tiny_loops as loops  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.cli import app  # noqa: E402
-from swell.errors import InvalidModel  # noqa: E402
+from swell.core.errors import InvalidModel  # noqa: E402
 from swell.families.entries import Entry, read, write  # noqa: E402
 from swell.families.own_loops import LOOPS, Loop  # noqa: E402
 from swell.families.pipeline_torch import _fitted  # noqa: E402
 from swell.families.schedulers import UNFIT  # noqa: E402
 from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.define import Definition  # noqa: E402
-from swell.sdk.load import load_models  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
+from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.weights.lora import WrongLora  # noqa: E402
 
 with warnings.catch_warnings():

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 import swell
 from swell import ui
-from swell.clock import SystemClock
-from swell.errors import InvalidModel
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidModel
 from swell.sdk.define import define
 from swell.sdk.multi_sample_inputs import inputs_of, pack_fields, packs_in, size_of
 from swell.worker.alone import check_input, load_model, run_together

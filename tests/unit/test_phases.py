@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.clock import ManualClock
-from swell.errors import InvalidInput
-from swell.phases import (
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidInput
+from swell.core.kaplan_meier import Observation
+from swell.core.startup_phases import (
     MAX_BOOT_S,
     READY,
     Phase,
@@ -29,7 +30,6 @@ from swell.phases import (
     logging_to,
     observations,
 )
-from swell.survival import Observation
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 import swell
-from swell.errors import InvalidModel, NotFound
-from swell.registry import ModelCard
-from swell.sdk.load import load_models
+from swell.core.errors import InvalidModel, NotFound
+from swell.core.records import ModelCard
+from swell.sdk.model_loader import load_models
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.pipeline_cards import Unknown, card_of
 

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from conformance.pipelines import STAGES, a_new_run
-from swell import task as life
-from swell.outbox import STARTED, deliveries_of
-from swell.store import Onward
-from swell.stores.tasks import can_go_on
-from swell.task import Succeeded, Task
-from swell.webhook import Webhook
+from swell.core import task as life
+from swell.core.outbox import STARTED, deliveries_of
+from swell.core.store_types import Onward
+from swell.core.task import Succeeded, Task
+from swell.core.webhook import Webhook
+from swell.db.task_store import can_go_on
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 HOOK = Webhook(url="https://example.org/hook", events=(STARTED, "succeeded"))

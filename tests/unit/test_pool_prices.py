@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from swell.bootstrap.autoscaler import advice
-from swell.money.pool_prices import live_price, may_change, pool_price, pool_prices
-from swell.money.pricing import LIST, LivePrice, MachinePrice, PriceBook
+from swell.core.billing.price_book import LIST, LivePrice, MachinePrice, PriceBook
 from swell.settings.load import Settings
-from swell.settings.pools import PoolTable
+from swell.settings.pool_prices import live_price, may_change, pool_price, pool_prices
+from swell.settings.pool_settings import PoolTable
 
 
 def a_table(provider: str = "aws", **fields: Any) -> PoolTable:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.portraits import (
     FILES,
     FaceFinder,

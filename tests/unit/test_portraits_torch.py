@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
-from swell.clock import SystemClock  # noqa: E402
+from swell.core.clock import SystemClock  # noqa: E402
 from swell.families.entries import read  # noqa: E402
 from swell.families.portraits import SCENARIOS, FaceFinder  # noqa: E402
 from swell.sdk.context import Item, Reject  # noqa: E402

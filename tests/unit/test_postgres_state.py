@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from conformance.factories import a_new_task
-from swell import task as life
-from swell.stores.postgres.state import PostgresState
-from swell.stores.session import MAX_LIVE_INPUT_BYTES, Line, StoredTask
-from swell.task import Task
+from swell.core import task as life
+from swell.core.task import Task
+from swell.db.postgres.task_cache import PostgresState
+from swell.db.transaction import MAX_LIVE_INPUT_BYTES, Line, StoredTask
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.money.pricing import (
+from swell.core.billing.price_book import (
     LIST,
     Machine,
     MachinePrice,

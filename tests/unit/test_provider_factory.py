@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from swell.bootstrap.autoscaler import provider_of as wired
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest
-from swell.money.pool_prices import pool_price
-from swell.money.pricing import PriceBook
-from swell.provider import InstanceState, LaunchRequest, Provider
+from swell.core.billing.price_book import PriceBook
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest
+from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of
 from swell.providers.options import MachineOptions
 from swell.settings.load import Settings
+from swell.settings.pool_prices import pool_price
 
 AWS: dict[str, object] = {
     "image": "x",

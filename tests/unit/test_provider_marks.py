@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest
-from swell.provider import Instance, InstanceState
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest
+from swell.core.provider import Instance, InstanceState
 from swell.providers.marks import Marks, as_label, moment
 from swell.providers.options import NAME, MachineOptions, checked
 from swell.providers.sightings import Sightings

@@ -3,8 +3,8 @@
 import pytest
 from rich.pretty import pretty_repr
 
-from swell.errors import InvalidInput
-from swell.provider import LaunchRequest
+from swell.core.errors import InvalidInput
+from swell.core.provider import LaunchRequest
 from swell.providers.azure_token import Application
 from swell.providers.kubeconfig import Access
 from swell.providers.refusals import explained, in_words

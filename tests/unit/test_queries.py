@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import swell
+from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
-from swell.stores.migrations import load_migrations
 
 DIALECTS = ["sqlite", "postgres"]
 BASELINE = "".join(script for _, _, script in load_migrations("sqlite"))

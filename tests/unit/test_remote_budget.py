@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.clock import ManualClock
-from swell.errors import InvalidModel
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidModel
 from swell.worker.job import fault_of
 from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 
 import swell
 from loopback import listening
-from swell.errors import InvalidModel, InvalidRequest
+from swell.core.errors import InvalidModel, InvalidRequest
 from swell.sdk.context import Item, Reject
 from swell.zoo import remote
 from swell.zoo.remote_outputs import Meant

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.retry import RetryPolicy
+from swell.core.retry import RetryPolicy
 
 policies = st.builds(
     RetryPolicy,

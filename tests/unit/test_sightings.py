@@ -2,9 +2,9 @@
 
 import pytest
 
-from swell.clock import ManualClock
-from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState
 from swell.providers.sightings import Sightings
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 from swell.simulator.fluid import Outcome, Policy, run, simulate
 from swell.simulator.pools import MODEL, Pool

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.errors import InvalidInput
-from swell.money.ledger import EntryKind
+from swell.core.billing.ledger import EntryKind
+from swell.core.errors import InvalidInput
 from swell.simulator import fluid
 from swell.simulator.crowds import Crowd, Mix, crowd_at, crowd_of, read_crowd
 from swell.simulator.jobs import Outcome, Policy, Terms, simulate

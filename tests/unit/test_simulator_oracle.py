@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.oracle import least_s, levels_s, smoothest
 from swell.simulator.oracle.prices import certified, fair_prices

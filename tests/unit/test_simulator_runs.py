@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.cli import app
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator import launch, traces
 from swell.simulator.drawing import bars, svg
 from swell.simulator.machines import Workers

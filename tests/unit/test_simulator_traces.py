@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.traces import (
     HELD_OUT,

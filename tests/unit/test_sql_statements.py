@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 
+from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
-from swell.stores.migrations import load_migrations
 
 SQLITE, POSTGRES = Statements("sqlite"), Statements("postgres")
 

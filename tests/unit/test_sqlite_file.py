@@ -23,18 +23,18 @@ from conformance.factories import (
     a_settlement,
     a_success,
 )
-from swell.brokers.table import Broker
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, SwellError, Unavailable
+from swell.core.fair_queueing import band
+from swell.core.store_types import Accepted, TaskFilter
+from swell.core.task import Released, Task, TaskState
+from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
-from swell.errors import Conflict, SwellError, Unavailable
-from swell.fairness import band
-from swell.store import Accepted, TaskFilter
-from swell.stores.migrations import load_migrations
-from swell.stores.sqlite import SqliteDatabase, wal
-from swell.stores.sqlite.file import SqliteSession
-from swell.stores.sqlite.reserve import RESERVE_BYTES
-from swell.stores.tasks import Store
-from swell.task import Released, Task, TaskState
+from swell.db.sqlite import SqliteDatabase, wal
+from swell.db.sqlite.disk_reserve import RESERVE_BYTES
+from swell.db.sqlite.sqlite_database import SqliteSession
+from swell.db.task_store import Store
+from swell.queues.table_broker import Broker
 
 
 @pytest.fixture
@@ -656,10 +656,10 @@ ACCEPT_UNTIL_KILLED = """
 import asyncio, sys
 from concurrent.futures import Future
 from pathlib import Path
-from swell.clock import SystemClock
-from swell.store import Accepted
-from swell.stores.sqlite import SqliteDatabase, wal
-from swell.stores.tasks import Store
+from swell.core.clock import SystemClock
+from swell.core.store_types import Accepted
+from swell.db.sqlite import SqliteDatabase, wal
+from swell.db.task_store import Store
 from conformance.factories import a_new_task
 
 async def submit(store):

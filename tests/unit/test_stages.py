@@ -5,9 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell.errors import InvalidRequest
-from swell.results import Artifact
-from swell.stages import (
+from swell.core.errors import InvalidRequest
+from swell.core.pipeline_stages import (
     Done,
     NamedFile,
     Pipeline,
@@ -25,6 +24,7 @@ from swell.stages import (
     parse_reference,
     reason_of,
 )
+from swell.core.results import Artifact
 
 PICTURES = tuple(
     Artifact(key=f"outputs/t/1/{n}.png", content_type="image/png", bytes=1) for n in range(3)

@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 from api_harness import a_world
 
-from swell.errors import InvalidModel, NotFound
+from swell.core.errors import InvalidModel, NotFound
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.style_presets import BUILT_IN, load_styles
 from swell.zoo.icons import Icons

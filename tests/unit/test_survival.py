@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.survival import Observation, Prior, Quantile, quantiles
+from swell.core.kaplan_meier import Observation, Prior, Quantile, quantiles
 
 SECONDS = st.floats(0.0, 1e5, allow_nan=False).map(lambda s: round(s, 3))
 OVER = st.builds(Observation, SECONDS)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.money.ledger import cost_micros
-from swell.money.tariffs import Step, changed, life_micros, price_at
+from swell.core.billing.ledger import cost_micros
+from swell.core.billing.price_history import Step, changed, life_micros, price_at
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from conformance.factories import a_failure, a_new_task, a_success
-from swell import task as life
-from swell.errors import Conflict
-from swell.retry import RetryPolicy
-from swell.task import (
+from swell.core import task as life
+from swell.core.errors import Conflict
+from swell.core.retry import RetryPolicy
+from swell.core.task import (
     TRANSITIONS,
     Canceled,
     NewTask,

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from collector import collecting
 from conformance.factories import a_failure
-from swell.api.traces import Traces
-from swell.clock import ManualClock
-from swell.dispatch import LeasedTask
-from swell.errors import InvalidRequest
-from swell.telemetry import Span, Trace, about, client_trace, trace_id_of
-from swell.tracers.otlp import GROUP, MAX_WAITING, OtlpTracer
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest
+from swell.core.telemetry import Span, Trace, about, client_trace, trace_id_of
+from swell.net.otlp_exporter import GROUP, MAX_WAITING, OtlpTracer
+from swell.protocol.worker_messages import LeasedTask
+from swell.server.tasks.task_traces import Traces
 from swell.worker.desk import Desk
 from swell.worker.traces import TaskTraces
 
@@ -167,9 +167,9 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from swell.clock import SystemClock\n"
+        "from swell.core.clock import SystemClock\n"
         "from swell.settings.load import Settings\n"
-        "import swell.bootstrap.tracing, swell.api.app, swell.worker.engine\n"
+        "import swell.bootstrap.tracing, swell.server.app, swell.worker.engine\n"
         "assert swell.bootstrap.tracing.open_tracer(Settings(), 'x') is None\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
     )
@@ -181,10 +181,10 @@ def test_without_the_extra_the_setting_says_what_to_install() -> None:
     code = (
         "import sys\n"
         "sys.modules['opentelemetry'] = None\n"
-        "from swell.clock import SystemClock\n"
-        "from swell.settings.backend import TelemetrySettings\n"
+        "from swell.core.clock import SystemClock\n"
+        "from swell.settings.backend_settings import TelemetrySettings\n"
         "from swell.settings.load import Settings\n"
-        "from swell.errors import InvalidRequest\n"
+        "from swell.core.errors import InvalidRequest\n"
         "from swell.bootstrap.tracing import open_tracer\n"
         "chosen = TelemetrySettings(endpoint='http://127.0.0.1:4318')\n"
         "try:\n"

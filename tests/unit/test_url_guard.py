@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostile_urls import ODD, PRIVATE
-from swell.addresses.outbound import Outbound
-from swell.addresses.urls import RefusedUrl, UrlPolicy, bare_url, is_public
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.net.safe_http import Outbound
+from swell.net.url_policy import RefusedUrl, UrlPolicy, bare_url, is_public
 
 OPEN = UrlPolicy()
 

@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from pages import blocks
-from swell.errors import InvalidModel, SwellError
+from swell.core.errors import InvalidModel, SwellError
 from swell.families.vqgan_clip import Phrase, define, is_complete, phrases, recognises, stride_px
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition

@@ -19,16 +19,16 @@ from conformance.delivery import Delivery as Rig
 from conformance.factories import a_new_task
 from conformance.outbox import PostOffice, a_hooked_task
 from sqlite_rig import SqliteRig, turns
-from swell.clock import ManualClock
-from swell.errors import Unavailable
-from swell.outbox import Delivery, DeliveryState
-from swell.settings.backend import WebhooksSettings
-from swell.webhook import ENDS, Webhook
-from swell.webhooks.dispatcher import Dispatcher, Undeliverable
-from swell.webhooks.room import Answering, Room
-from swell.webhooks.schedule import result_of, retry_after_s
-from swell.webhooks.send import Answer, HookRequest
-from swell.webhooks.signing import new_secret, signature_headers
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.outbox import Delivery, DeliveryState
+from swell.core.webhook import ENDS, Webhook
+from swell.server.webhooks.concurrency_limits import Answering, Room
+from swell.server.webhooks.dispatcher import Dispatcher, Undeliverable
+from swell.server.webhooks.retry_schedule import result_of, retry_after_s
+from swell.server.webhooks.webhook_sender import Answer, HookRequest
+from swell.server.webhooks.webhook_signing import new_secret, signature_headers
+from swell.settings.backend_settings import WebhooksSettings
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SCHEDULE_S = WebhooksSettings().schedule_s
@@ -477,7 +477,7 @@ async def test_a_host_that_many_keys_name_has_a_quarter_of_all_places() -> None:
 async def test_a_key_with_more_slow_receivers_than_are_read_at_once_leaves_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swell.webhooks.dispatcher._READ_AT_ONCE", 20)
+    monkeypatch.setattr("swell.server.webhooks.dispatcher._READ_AT_ONCE", 20)
     async with House(per_receiver=1, at_once=6) as house:
         for number in range(30):
             url, new = at(f"slow{number}.example")

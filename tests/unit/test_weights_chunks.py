@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.errors import InvalidRequest
-from swell.objects import check_key
+from swell.core.errors import InvalidRequest
+from swell.objects.object_store import check_key
 from swell.weights.chunks import (
     ChunkedFile,
     Manifest,

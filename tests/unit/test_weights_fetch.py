@@ -18,8 +18,8 @@ import pytest
 from weights_harness import CHUNK, NAME, pushed, write
 
 from chunk_server import ChunkServer, Trick, answer, chunk_server, cut_off, keep_still
-from swell.clock import SystemClock
-from swell.errors import SwellError
+from swell.core.clock import SystemClock
+from swell.core.errors import SwellError
 from swell.weights import load
 from swell.weights.cache import CacheFull, DigestMismatch, NotCached, PullFailed, WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest
@@ -283,7 +283,7 @@ async def test_chunks_that_came_before_a_break_are_not_fetched_again(
 FETCHER = """
 import asyncio, sys
 from pathlib import Path
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import read_manifest
 from swell.weights.fetch import fetch

@@ -13,7 +13,7 @@ import pytest
 from weights_harness import write
 
 from hub_server import HubServer, Repository
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.weights import (
     BrokenWeights,
     DigestMismatch,

@@ -9,8 +9,8 @@ import pytest
 from weights_harness import CHUNK, NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server
-from swell.clock import SystemClock
-from swell.errors import SwellError
+from swell.core.clock import SystemClock
+from swell.core.errors import SwellError
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest, read_manifest, write_manifest
 from swell.weights.fetch import fetch
@@ -24,7 +24,7 @@ FILES = 600
 FETCHER = """
 import asyncio, os, resource, sys
 from pathlib import Path
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import read_manifest
 from swell.weights.fetch import fetch

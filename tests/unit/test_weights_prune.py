@@ -16,7 +16,7 @@ from weights_harness import NAME, pushed, write
 from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
 from chunk_server import ChunkServer, chunk_server
 from hub_server import HubServer
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.families.entries import path_of, read
 from swell.weights import Entry, Listing, NotCached, WeightCache
 from swell.weights.fetch import fetch

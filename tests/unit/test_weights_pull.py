@@ -14,7 +14,7 @@ from aiohttp import web
 from weights_harness import write
 
 from loopback import listening
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.weights import (
     BrokenWeights,
     DigestMismatch,

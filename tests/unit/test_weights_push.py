@@ -12,10 +12,10 @@ from weights_harness import write
 
 from buckets import SECRET, s3_bucket
 from servers import Server
-from swell.clock import SystemClock
-from swell.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from swell.object_stores.folder import FolderObjects, TemporaryObjects
-from swell.objects import ObjectInfo
+from swell.core.clock import SystemClock
+from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from swell.objects.folder import FolderObjects, TemporaryObjects
+from swell.objects.object_store import ObjectInfo
 from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import chunk_key, manifest_key, version_key, write_manifest

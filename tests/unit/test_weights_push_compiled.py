@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from swell.clock import ManualClock
-from swell.errors import InvalidRequest
-from swell.object_stores.folder import TemporaryObjects
-from swell.objects import check_key
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidRequest
+from swell.objects.folder import TemporaryObjects
+from swell.objects.object_store import check_key
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import ChunkedFile, Manifest, chunk_key

@@ -12,8 +12,8 @@ import pytest
 from weights_harness import CHUNK, NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server
-from swell.clock import SystemClock
-from swell.errors import SwellError
+from swell.core.clock import SystemClock
+from swell.core.errors import SwellError
 from swell.weights.cache import CacheFull, CacheUnusable, WeightCache
 from swell.weights.chunks import Manifest
 from swell.weights.fetch import Wisher, fetch

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from swell.clock import ManualClock
-from swell.errors import Conflict, Unavailable
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, Unavailable
 from swell.weights.side_by_side import SideBySide
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 from swell.weights import CompiledKey
 from swell.weights.chunks import ChunkedFile
 from swell.weights.signed import (

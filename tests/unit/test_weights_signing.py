@@ -11,7 +11,7 @@ pytest.importorskip("cryptography")
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from swell.errors import Conflict, InvalidRequest
+from swell.core.errors import Conflict, InvalidRequest
 from swell.weights.signing import Trusted, make_key, read_key
 
 #: Source: RFC 8032, section 7.1, test 2: secret key, public key, message, signature.

@@ -15,7 +15,7 @@ import pytest
 from weights_harness import CHUNK, NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server, keep_still
-from swell.clock import ManualClock, SystemClock
+from swell.core.clock import ManualClock, SystemClock
 from swell.weights.aside import aside, to_the_end
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import Manifest

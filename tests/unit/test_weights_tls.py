@@ -15,7 +15,7 @@ from weights_harness import write
 
 from chunk_server import ChunkServer, Trick, chunk_server
 from swell.cli.tls import _ensure, open_cert
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.weights.cache import PullFailed, WeightCache
 from swell.weights.gather import Terms, _Attempt
 

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from swell.environment import process_environment, replace_environment
+from swell.settings.environment import process_environment, replace_environment
 from swell.weights import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 

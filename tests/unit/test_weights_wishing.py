@@ -14,8 +14,8 @@ import pytest
 from weights_harness import NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server, keep_still
-from swell.clock import ManualClock, SystemClock
-from swell.errors import NotFound, Unavailable
+from swell.core.clock import ManualClock, SystemClock
+from swell.core.errors import NotFound, Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.chunks import Manifest
 from swell.weights.gather import Place, Terms

@@ -12,8 +12,8 @@ from swell.bootstrap.local_workers import worker_environment
 from swell.bootstrap.worker import build_worker
 from swell.client.access import Access, find_access, read_access, write_access
 from swell.client.errors import NoServer
-from swell.clock import SystemClock
-from swell.errors import Conflict, InvalidRequest
+from swell.core.clock import SystemClock
+from swell.core.errors import Conflict, InvalidRequest
 from swell.settings.describe import describe
 from swell.settings.load import Settings, load
 
@@ -169,7 +169,7 @@ def test_the_local_key_is_for_the_address_behind_the_public_name_too(tmp_path: P
 LOGS_A_FAILURE = """
 import logging, sys
 import structlog
-from swell.settings.backend import LogSettings
+from swell.settings.backend_settings import LogSettings
 from swell.bootstrap.logging import configure_logging
 
 def fail(authorization):

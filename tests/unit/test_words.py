@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.words import is_whole, key_word, task_words, words_of
+from swell.core.search_words import is_whole, key_word, task_words, words_of
 
 
 def has_words(words: tuple[str, ...], sought: tuple[str, ...]) -> bool:

@@ -15,12 +15,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from added_harness import dreams, safetensors
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
+from swell.core.startup_phases import Phase, Span
 from swell.families.description import contents as read_contents
 from swell.families.entries import Entry
 from swell.families.entries import write as write_entry
 from swell.families.recognise import weight_files
-from swell.phases import Phase, Span
 from swell.worker import child, job
 from swell.worker import draw as module_draw
 from swell.worker.child import serve

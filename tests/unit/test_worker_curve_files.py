@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.registry import ModelCard
+from swell.core.records import ModelCard
 from swell.worker import curve_files
 from swell.worker.curve import MOST_CURVES, Curve
 from swell.worker.curve_files import curves_path, read_curves, write_curves

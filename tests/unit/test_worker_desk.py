@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.dispatch import Enclosure, LeasedTask, Progress
-from swell.store import Hold
-from swell.task import Artifact, Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
+from swell.core.store_types import Hold
+from swell.core.task import (
+    Artifact,
+    Canceled,
+    Failed,
+    Outcome,
+    Released,
+    Succeeded,
+    TaskError,
+    Timings,
+)
+from swell.protocol.worker_messages import Enclosure, LeasedTask, Progress
 from swell.worker import desk as desk_module
 from swell.worker.desk import MOST_QUICK, PAGE_BYTES, Desk, Held, Page
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from swell.clock import ManualClock
-from swell.sdk.load import load_models
+from swell.core.clock import ManualClock
+from swell.sdk.model_loader import load_models
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import Load, Order, Studio

@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from swell.clock import ManualClock
+from swell.core.clock import ManualClock
 from swell.sdk.context import Cancelled, Item
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import HostArrays, StepModel
 from swell.worker.arena import SampleState
 from swell.worker.checkpoint import decode_checkpoint

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from conformance.dispatch import MemoryDispatch
 from conformance.factories import a_settlement
-from swell.clock import ManualClock
-from swell.dispatch import Ask, Registration, Upload
-from swell.errors import Conflict, Unavailable
-from swell.registry import ModelCard
-from swell.store import Hold
+from swell.core.clock import ManualClock
+from swell.core.errors import Conflict, Unavailable
+from swell.core.records import ModelCard
+from swell.core.store_types import Hold
+from swell.protocol.worker_messages import Ask, Registration, Upload
 from swell.worker.deliver import Courier, Delivered
 from swell.worker.encode import Encoded, FileNote, encode, file_names, wanted_format
 from swell.worker.fetch import FileFields, file_fields

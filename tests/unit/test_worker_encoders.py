@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import SystemClock
-from swell.settings.worker import WorkerSettings
+from swell.core.clock import SystemClock
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker import compress
 from swell.worker.compress import KINDS, MODES, in_ascii
 from swell.worker.encode import MAX_NOTE, FileNote, encode, note_text

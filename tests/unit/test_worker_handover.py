@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.dispatch import LeasedTask
+from swell.protocol.worker_messages import LeasedTask
 from swell.worker.handover import UnusableCheckpoint, packed, unpacked
 
 

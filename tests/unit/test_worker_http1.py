@@ -9,14 +9,10 @@ import msgspec
 import pytest
 
 from conformance.dispatch import MemoryDispatch
-from swell.addresses.urls import UrlPolicy
 from swell.bootstrap.local_workers import worker_environment
 from swell.bootstrap.worker import build_worker
-from swell.brokers.http1 import Answer, Http1Client
-from swell.brokers.remote import RemoteDispatch
-from swell.clock import ManualClock
-from swell.dispatch import Ask, Upload
-from swell.errors import (
+from swell.core.clock import ManualClock
+from swell.core.errors import (
     Conflict,
     Forbidden,
     InvalidInput,
@@ -27,6 +23,10 @@ from swell.errors import (
     Unauthenticated,
     Unavailable,
 )
+from swell.net.url_policy import UrlPolicy
+from swell.protocol.backend_client import RemoteDispatch
+from swell.protocol.http1_client import Answer, Http1Client
+from swell.protocol.worker_messages import Ask, Upload
 from swell.settings.load import load
 from swell.worker.fetch import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 
@@ -309,7 +309,7 @@ SIGNED = "/v1/artifacts/a.png?method=GET&signature=opens"
 async def test_files_of_the_backend_may_be_larger_than_those_from_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swell.brokers.remote._FOREIGN_LIMIT_BYTES", 64)
+    monkeypatch.setattr("swell.protocol.backend_client._FOREIGN_LIMIT_BYTES", 64)
 
     async def file(request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(b"x" * 80))

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell.clock import ManualClock
-from swell.dispatch import (
+from swell.core.clock import ManualClock
+from swell.core.errors import Unavailable
+from swell.core.task import Canceled
+from swell.protocol.worker_messages import (
     Ask,
     BackendUnavailable,
     Grant,
@@ -19,8 +21,6 @@ from swell.dispatch import (
     ReportAnswer,
     Welcome,
 )
-from swell.errors import Unavailable
-from swell.task import Canceled
 from swell.worker.desk import Desk, Held
 from swell.worker.link import QUIET_S, BackendWatchdog, Link
 

@@ -13,11 +13,11 @@ import pytest
 import swell
 from conformance.dispatch import MemoryDispatch
 from lora_painter import layers, lora_file, packed
-from swell.clock import ManualClock
-from swell.dispatch import Incoming, LeasedTask
-from swell.errors import InvalidInput, NotFound, TooLarge, Unavailable
+from swell.core.clock import ManualClock
+from swell.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
+from swell.core.task import Canceled
+from swell.protocol.worker_messages import Incoming, LeasedTask
 from swell.sdk.define import define
-from swell.task import Canceled
 from swell.weights.cache import CacheFull, NotCached, WeightCache
 from swell.weights.listing import Listing
 from swell.weights.lora import WrongLora

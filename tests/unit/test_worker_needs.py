@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.worker.needs import (
     NOTHING,
     Needs,

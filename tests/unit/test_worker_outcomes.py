@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from conformance.dispatch import MemoryDispatch
-from swell.clock import ManualClock
-from swell.dispatch import Ask, Registration, Upload
-from swell.registry import ModelCard
+from swell.core.clock import ManualClock
+from swell.core.records import ModelCard
+from swell.protocol.worker_messages import Ask, Registration, Upload
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
 from swell.worker.encoders import Encoders

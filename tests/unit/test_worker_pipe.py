@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 from swell.worker.frames import (
     HEAD_BYTES,
     Done,

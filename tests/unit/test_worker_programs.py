@@ -16,8 +16,8 @@ pytest.importorskip("cryptography")
 
 from chunk_server import ChunkServer, answer, chunk_server, cut_off, keep_still
 from swell.bootstrap.worker import _announce_programs
-from swell.clock import Clock, ManualClock, SystemClock
-from swell.errors import NotFound, Unavailable
+from swell.core.clock import Clock, ManualClock, SystemClock
+from swell.core.errors import NotFound, Unavailable
 from swell.settings.load import load
 from swell.weights import CompiledCache, CompiledKey, gather
 from swell.weights.cache import PullFailed, WeightCache

@@ -9,8 +9,8 @@ import pytest
 from weights_harness import write
 
 from chunk_server import ChunkServer, chunk_server
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import Manifest, cut
 from swell.weights.gather import Place

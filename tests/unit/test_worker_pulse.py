@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from swell.cli import app
-from swell.clock import ManualClock, SystemClock
+from swell.core.clock import ManualClock, SystemClock
 from swell.worker.pulse import BEAT_S, STALE_S, Pulse, keep_pulse, read_pulse
 
 

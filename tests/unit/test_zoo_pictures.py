@@ -25,9 +25,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from swell.sdk.context import Item, Reject
-from swell.sdk.load import load_models
 from swell.sdk.media import Image
 from swell.sdk.model import Model
+from swell.sdk.model_loader import load_models
 from swell.zoo.cutout import Cutout, Mask
 from swell.zoo.embedded import weights
 from swell.zoo.faces import LANDMARKS, FaceDetector, Faces

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from loopback import listening
-from swell.errors import NotFound
+from swell.core.errors import NotFound
 from swell.sdk.context import Item, Reject
 from swell.weights.argos import RefusedPackage, bring
 

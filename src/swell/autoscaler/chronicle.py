@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from swell.arrivals import last_span
 from swell.autoscaler.history import Past, Usual, remember, usual
+from swell.core.arrival_rates import last_span
 from swell.db.registry import Registry
-from swell.scaling import read
+from swell.protocol.autoscaler_messages import read
 
 #: How names of notes begin, before the model's.
 PREFIX: Final = "autoscaler.history "

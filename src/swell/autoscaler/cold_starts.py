@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from swell.phases import READY, Startup, StartupKind, observations
-from swell.survival import Observation, Prior, Quantile, quantiles
+from swell.core.kaplan_meier import Observation, Prior, Quantile, quantiles
+from swell.core.startup_phases import READY, Startup, StartupKind, observations
 
 #: What is believed of a pool of which nothing is known: minutes, as of machines of a cloud that
 #: pull an image and load a model.

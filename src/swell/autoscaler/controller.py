@@ -23,12 +23,12 @@ from swell.autoscaler.observe import Observer, Sight
 from swell.autoscaler.outlook import Observation, Plan, Relief, State
 from swell.autoscaler.pools import Pool
 from swell.autoscaler.report import status_of
-from swell.background import keep_running
-from swell.clock import Clock
+from swell.core.background_tasks import keep_running
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, SwellError
+from swell.core.provider import Instance, Refused, looking_only
 from swell.db.registry import Registry
-from swell.errors import InvalidInput, SwellError
-from swell.provider import Instance, Refused, looking_only
-from swell.scaling import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
+from swell.protocol.autoscaler_messages import DECISIONS, DECISIONS_KEPT, STATUS, Decision, read
 
 _log = structlog.get_logger("swell.autoscaler")
 

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import msgspec
 
-from swell.provider import Instance, InstanceState
-from swell.registry import WorkerInfo
+from swell.core.provider import Instance, InstanceState
+from swell.core.records import WorkerInfo
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,9 +18,9 @@ from swell.autoscaler.memory import Launch, Memory, expected
 from swell.autoscaler.observe import Sight
 from swell.autoscaler.outlook import Plan, PoolPlan
 from swell.autoscaler.pools import Pool
-from swell.provider import Instance, Notice
-from swell.registry import WorkerInfo
-from swell.scaling import CANCELLED, FAILED, LOST, TAKEN_BACK, Decision
+from swell.core.provider import Instance, Notice
+from swell.core.records import WorkerInfo
+from swell.protocol.autoscaler_messages import CANCELLED, FAILED, LOST, TAKEN_BACK, Decision
 
 #: At most so many machines are asked for in one call.
 _AT_ONCE: Final = 50

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from swell.accounts import tell_end
 from swell.autoscaler.crew import Crew
+from swell.db.instance_notices import tell_end
 from swell.db.registry import Registry
 
 

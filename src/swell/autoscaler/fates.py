@@ -4,9 +4,16 @@ Each has one end, told once: what it was told to end for, what its worker said b
 what its provider knows of its process are put together.
 """
 
-from swell.provider import Instance
-from swell.registry import WorkerInfo
-from swell.scaling import CANCELLED, CUT_SHORT, DRAINED, FAILED, LOST, TAKEN_BACK
+from swell.core.provider import Instance
+from swell.core.records import WorkerInfo
+from swell.protocol.autoscaler_messages import (
+    CANCELLED,
+    CUT_SHORT,
+    DRAINED,
+    FAILED,
+    LOST,
+    TAKEN_BACK,
+)
 
 
 def fate_of(
@@ -17,7 +24,7 @@ def fate_of(
     is_overdue: bool = False,
     may_hold: bool = True,
 ) -> str:
-    """Return how a machine has ended: one of `swell.scaling.ENDS`.
+    """Return how a machine has ended: one of `swell.protocol.autoscaler_messages.ENDS`.
 
     Args:
         machine: One that has ended.

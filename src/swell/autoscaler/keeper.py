@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from swell.clock import Clock
-from swell.errors import Unavailable
-from swell.provider import Instance, InstanceState, LaunchRequest, Provider
+from swell.core.clock import Clock
+from swell.core.errors import Unavailable
+from swell.core.provider import Instance, InstanceState, LaunchRequest, Provider
 
 _log = logging.getLogger(__name__)
 

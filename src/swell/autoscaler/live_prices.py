@@ -1,8 +1,9 @@
 """What machines cost now, as their clouds tell: asked now and then by whoever leads, and kept.
 
-Each change is written down as a step of the pool's tariff (`swell.money.tariffs`), by which
-backends charge and the policy plans. A cloud that does not answer changes nothing for a day; then
-what is listed counts again. Asking takes as long as it takes, beside the looks of the controller.
+Each change is written down as a step of the pool's tariff (`swell.core.billing.price_history`), by
+which backends charge and the policy plans. A cloud that does not answer changes nothing for a day;
+then what is listed counts again. Asking takes as long as it takes, beside the looks of the
+controller.
 """
 
 import asyncio
@@ -17,13 +18,13 @@ import msgspec
 import structlog
 
 from swell.autoscaler.pools import Pool
-from swell.clock import Clock
+from swell.core.billing.price_book import LivePrice, MachinePrice
+from swell.core.billing.price_history import TARIFFS, PoolTariff, Step, changed
+from swell.core.clock import Clock
+from swell.core.errors import SwellError
+from swell.core.provider import Instance, InstanceState
 from swell.db.registry import Registry
-from swell.errors import SwellError
-from swell.money.pricing import LivePrice, MachinePrice
-from swell.money.tariffs import TARIFFS, PoolTariff, Step, changed
-from swell.provider import Instance, InstanceState
-from swell.scaling import read
+from swell.protocol.autoscaler_messages import read
 
 _log = structlog.get_logger("swell.autoscaler")
 

@@ -12,9 +12,9 @@ import msgspec
 
 from swell.autoscaler.outlook import State
 from swell.autoscaler.versions import Brought
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.db.registry import Registry
-from swell.scaling import TAKEN_BACK, read
+from swell.protocol.autoscaler_messages import TAKEN_BACK, read
 
 #: Names of the notes.
 MEMORY: Final = "autoscaler.memory"
@@ -76,8 +76,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     ending: Mapping[str, float] = {}
     #: The same machine → when it was told last.
     told: Mapping[str, float] = {}
-    #: The same machine → the end that this would be, of `swell.scaling.ENDS`; empty where that
-    #: depends on its worker.
+    #: The same machine → the end that this would be, of `swell.protocol.autoscaler_messages.ENDS`;
+    #: empty where that depends on its worker.
     orders: Mapping[str, str] = {}
     #: Machines that are being taken back, and were told to hurry.
     hurried: tuple[str, ...] = ()

@@ -13,10 +13,6 @@ from typing import Final, Generic, TypeVar
 import msgspec
 import structlog
 
-from swell.accounts import Spent, last_spent
-from swell.adoption.kept import read_lives
-from swell.adoption.life import Life
-from swell.arrivals import PREFIX, Arrived, arrived, stale
 from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
 from swell.autoscaler.crew import Crew, crew_of, paid_s
@@ -35,16 +31,20 @@ from swell.autoscaler.versions import (
     model_of,
     overdue,
 )
-from swell.broker import Depth
-from swell.brokers.table import Broker
-from swell.clock import Clock
+from swell.core.arrival_rates import PREFIX, Arrived, arrived, stale
+from swell.core.broker_types import Depth
+from swell.core.clock import Clock
+from swell.core.errors import SwellError
+from swell.core.kaplan_meier import Prior
+from swell.core.provider import Instance, Notice
+from swell.core.records import ModelCard, WorkerInfo
+from swell.core.rollouts.rollout_state import Life
+from swell.core.startup_phases import Startup, StartupKind, StartupState
+from swell.db.instance_notices import Spent, last_spent
 from swell.db.registry import Registry
-from swell.errors import SwellError
-from swell.phases import Startup, StartupKind, StartupState
-from swell.provider import Instance, Notice
-from swell.registry import ModelCard, WorkerInfo
-from swell.scaling import WORKLOAD, Workload, read
-from swell.survival import Prior
+from swell.db.rollouts import read_lives
+from swell.protocol.autoscaler_messages import WORKLOAD, Workload, read
+from swell.queues.table_broker import Broker
 
 _log = structlog.get_logger("swell.autoscaler")
 

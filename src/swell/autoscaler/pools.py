@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 import msgspec
 
-from swell.provider import LaunchRequest, Provider
+from swell.core.provider import LaunchRequest, Provider
 
 
 @dataclass(frozen=True, slots=True)

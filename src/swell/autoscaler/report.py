@@ -8,7 +8,7 @@ from swell.autoscaler.memory import Memory
 from swell.autoscaler.observe import Sight
 from swell.autoscaler.outlook import Plan, PoolPlan, PoolView, Relief
 from swell.autoscaler.pools import Pool
-from swell.scaling import ModelScaling, PoolScaling, ScalingStatus
+from swell.protocol.autoscaler_messages import ModelScaling, PoolScaling, ScalingStatus
 
 #: A boot that takes longer than usual is expected within this part of what is usual.
 _OVERDUE: Final = 0.25

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from swell.adoption.life import Life, asked_version, drawn_as, is_of_canary
-from swell.registry import WorkerInfo
+from swell.core.records import WorkerInfo
+from swell.core.rollouts.rollout_state import Life, asked_version, drawn_as, is_of_canary
 
 #: A version, and when the worker that brought it registered, in seconds since 1970.
 Brought = tuple[str, float]

@@ -18,10 +18,13 @@ import msgspec
 import structlog
 
 from swell.bootstrap.storage import is_shared
-from swell.clock import Clock
-from swell.environment import process_environment
-from swell.errors import InvalidRequest
-from swell.money.pool_prices import (
+from swell.core.billing.price_book import MachinePrice
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
+from swell.core.provider import LaunchRequest, Provider, TellsPrices
+from swell.settings.environment import process_environment
+from swell.settings.load import Settings, environment_of
+from swell.settings.pool_prices import (
     book_of,
     live_price,
     may_change,
@@ -29,17 +32,14 @@ from swell.money.pool_prices import (
     unknown_kinds,
     whole_machines,
 )
-from swell.money.pricing import MachinePrice
-from swell.provider import LaunchRequest, Provider, TellsPrices
-from swell.settings.load import Settings, environment_of
-from swell.settings.pools import AutoscaleSettings, PoolTable
+from swell.settings.pool_settings import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
-    from swell.api.settings import Backend
     from swell.autoscaler.controller import Controller
     from swell.autoscaler.live_prices import Asking
     from swell.autoscaler.policy import PolicySettings
     from swell.autoscaler.pools import Pool
+    from swell.server.dependencies import Backend
 
 _log = structlog.get_logger("swell.autoscaler")
 

@@ -3,23 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from swell.api.settings import ApiSettings, Backend
-from swell.api.web import built_app
 from swell.bootstrap.objects import open_objects, open_weights
 from swell.bootstrap.storage import external_queues, is_shared, open_bus, open_database
 from swell.bootstrap.tracing import open_tracer
-from swell.brokers.table import Broker
-from swell.clock import Clock
-from swell.db.deliveries import Outbox
+from swell.core.clock import Clock
+from swell.core.errors import InvalidModel
+from swell.core.retry import RetryPolicy
 from swell.db.registry import Registry
-from swell.errors import InvalidModel
-from swell.money.pool_prices import pool_prices
-from swell.retry import RetryPolicy
+from swell.db.task_store import Store
+from swell.db.webhook_deliveries import Outbox
+from swell.objects.url_signing import SigningSecrets, read_secrets
+from swell.queues.table_broker import Broker
 from swell.sdk.pipeline_cards import Declared
 from swell.sdk.style_presets import Style
+from swell.server.dependencies import ApiSettings, Backend
+from swell.server.web.web_app import built_app
 from swell.settings.load import Settings
-from swell.signing import SigningSecrets, read_secrets
-from swell.stores.tasks import Store
+from swell.settings.pool_prices import pool_prices
 
 
 async def build_backend(
@@ -44,7 +44,7 @@ async def build_backend(
     publisher = None
     try:
         if settings.broker.url:
-            from swell.brokers.publisher import QueuePublisher
+            from swell.queues.queue_publisher import QueuePublisher
 
             publisher = QueuePublisher(external_queues(settings.broker.url), broker)
         signing = SigningSecrets(clock, await read_secrets(registry))

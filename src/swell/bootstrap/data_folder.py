@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swell.bootstrap.extras import Unusable
 from swell.client.access import read_access
-from swell.errors import Conflict
+from swell.core.errors import Conflict
 from swell.settings.load import Settings
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from swell.environment import process_environment
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 from swell.worker.environments import Environments
 from swell.worker.needs import parted

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from swell.errors import InvalidRequest, SwellError
+from swell.core.errors import InvalidRequest, SwellError
 
 
 class Unusable(InvalidRequest):

@@ -9,10 +9,10 @@ from typing import Any, Final
 from swell.autoscaler.keeper import Keeper
 from swell.bootstrap.data_folder import self_signed_cert
 from swell.bootstrap.environments import environments_of
-from swell.clock import Clock
-from swell.environment import process_environment
-from swell.provider import Instance, LaunchRequest
+from swell.core.clock import Clock
+from swell.core.provider import Instance, LaunchRequest
 from swell.providers.process import ProcessProvider
+from swell.settings.environment import process_environment
 from swell.settings.load import Settings, environment_of, secret_keys, values_of
 from swell.worker.needs import parted
 

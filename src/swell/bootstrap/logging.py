@@ -6,9 +6,9 @@ from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
-from swell.redact import hide_secrets
-from swell.settings.backend import LogSettings
-from swell.telemetry import request_id
+from swell.core.redact import hide_secrets
+from swell.core.telemetry import request_id
+from swell.settings.backend_settings import LogSettings
 
 
 def configure_logging(settings: LogSettings, *, worker: str | None = None) -> None:

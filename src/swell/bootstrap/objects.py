@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from swell.bootstrap.extras import Unusable, installed, opening
 from swell.bootstrap.storage import is_shared
-from swell.clock import Clock
-from swell.errors import InvalidRequest, Unavailable
-from swell.redact import hide_secrets
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.redact import hide_secrets
 from swell.settings.load import Settings
-from swell.settings.storage import ObjectsSettings, WeightsSettings
+from swell.settings.storage_settings import ObjectsSettings, WeightsSettings
 
 if TYPE_CHECKING:
-    from swell.object_stores.bucket import BucketObjects
-    from swell.objects import Objects, Secret
+    from swell.objects.bucket import BucketObjects
+    from swell.objects.object_store import Objects, Secret
     from swell.weights.compiled import CompiledCache
     from swell.weights.store import WeightStore
 
@@ -36,12 +36,12 @@ async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "O
     """
     url = _objects_url(settings)
     if url == "memory:":
-        from swell.object_stores.folder import TemporaryObjects
+        from swell.objects.folder import TemporaryObjects
 
         return TemporaryObjects(clock, secret)
     path = _path_of("objects.url", url)
     if path is not None:
-        from swell.object_stores.folder import FolderObjects
+        from swell.objects.folder import FolderObjects
 
         folder = FolderObjects(path, clock, secret)
         with opening(f"the folder {path}", "objects.url or data_dir"):
@@ -82,7 +82,7 @@ def _bucket(
     setting: str,
 ) -> "BucketObjects":
     with installed("buckets", setting):
-        from swell.object_stores.bucket import BucketObjects
+        from swell.objects.bucket import BucketObjects
     return BucketObjects(url, settings, clock, secret)
 
 
@@ -129,7 +129,7 @@ def open_weights(
     place = _weights_place(settings, url)
     signer = secret or os.urandom(32)
     if place.root is not None:
-        from swell.object_stores.folder import FolderObjects
+        from swell.objects.folder import FolderObjects
 
         root = None if secret else place.root
         return WeightStore(FolderObjects(place.root, clock, signer), place.folder, root)

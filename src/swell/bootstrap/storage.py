@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from swell.bootstrap.extras import installed, opening
-from swell.clock import Clock
-from swell.errors import InvalidRequest
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:
-    from swell.brokers.external import ExternalQueues
-    from swell.buses.memory import MemoryBus
-    from swell.stores.tasks import TaskDatabase
+    from swell.db.task_store import TaskDatabase
+    from swell.pubsub.local_bus import MemoryBus
+    from swell.queues.external_queue import ExternalQueues
 
 _POSTGRES: Final = ("postgresql:", "postgres:")
 
@@ -44,14 +44,14 @@ async def open_database(settings: Settings, clock: Clock) -> "TaskDatabase":
     """
     file = store_file(settings)
     if file is not None:
-        from swell.stores.sqlite import SqliteDatabase
+        from swell.db.sqlite import SqliteDatabase
 
         with opening(f"the database {file}", "store.url or data_dir"):
             return SqliteDatabase.open(file, clock)
     url = settings.store.url
     if is_shared(settings):
         with installed("postgres", "store.url"):
-            from swell.stores.postgres import PostgresDatabase
+            from swell.db.postgres import PostgresDatabase
         return await PostgresDatabase.open(url, clock, connections=settings.store.connections)
     raise InvalidRequest(
         f"store.url {url.partition(':')[0]!r}: use sqlite:///PATH or postgresql://USER@HOST/DATABASE"
@@ -67,7 +67,7 @@ async def migration_status(settings: Settings) -> dict[str, Any]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.stores.postgres.upgrade import status_of
+        from swell.db.postgres.schema_upgrade import status_of
     status: dict[str, Any] = msgspec.to_builtins(await status_of(url))
     return status
 
@@ -82,7 +82,7 @@ async def upgrade_store(settings: Settings, clock: Clock) -> list[str]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.stores.postgres.upgrade import upgrade
+        from swell.db.postgres.schema_upgrade import upgrade
     return await upgrade(url, clock)
 
 
@@ -100,9 +100,9 @@ def back_up(settings: Settings, target: Path) -> int:
 
     Raises:
         InvalidRequest: The store is not a SQLite file.
-        NotFound, Conflict, Unavailable: See `swell.stores.sqlite.backup`.
+        NotFound, Conflict, Unavailable: See `swell.db.sqlite.backup`.
     """
-    from swell.stores.sqlite.backup import back_up
+    from swell.db.sqlite.backup import back_up
 
     file = store_file(settings)
     if file is None:
@@ -127,11 +127,11 @@ def external_queues(url: str, setting: str = "broker.url") -> "ExternalQueues":
     scheme = urlsplit(url).scheme
     if scheme in ("nats", "tls"):
         with installed("nats", setting):
-            from swell.brokers.nats import NatsQueues
+            from swell.queues.nats_queue import NatsQueues
         return NatsQueues(url)
     if scheme == "sqs":
         with installed("sqs", setting):
-            from swell.brokers.sqs import SqsQueues
+            from swell.queues.sqs_queue import SqsQueues
         return SqsQueues(url)
     raise InvalidRequest(
         f"{setting} {url.partition(':')[0]!r}: use nats://HOST:PORT/NAME or sqs://REGION/PREFIX"
@@ -147,18 +147,18 @@ async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
     """
     url = settings.bus.url or (settings.store.url if is_shared(settings) else "")
     if not url:
-        from swell.buses.memory import MemoryBus
+        from swell.pubsub.local_bus import MemoryBus
 
         return MemoryBus(clock)
     if url.partition(":")[0] in ("nats", "tls"):
         with installed("nats", "bus.url"):
-            from swell.buses.nats import NatsWire
-            from swell.buses.wired import WiredBus
+            from swell.pubsub.cluster_bus import WiredBus
+            from swell.pubsub.nats_wire import NatsWire
         return await WiredBus.start(NatsWire(url), clock)
     if url.startswith(_POSTGRES):
         with installed("postgres", "bus.url"):
-            from swell.buses.postgres import PostgresWire
-            from swell.buses.wired import WiredBus
+            from swell.pubsub.cluster_bus import WiredBus
+            from swell.pubsub.postgres_wire import PostgresWire
         return await WiredBus.start(PostgresWire(url, clock), clock)
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"

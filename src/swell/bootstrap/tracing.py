@@ -4,8 +4,8 @@ import os
 import socket
 
 from swell.bootstrap.extras import installed
+from swell.core.telemetry import Tracer
 from swell.settings.load import Settings
-from swell.telemetry import Tracer
 
 
 def open_tracer(settings: Settings, service: str, instance: str = "") -> Tracer | None:
@@ -24,7 +24,7 @@ def open_tracer(settings: Settings, service: str, instance: str = "") -> Tracer 
     if not chosen.endpoint:
         return None
     with installed("telemetry", "telemetry.endpoint"):
-        from swell.tracers.otlp import OtlpTracer
+        from swell.net.otlp_exporter import OtlpTracer
 
     instance = instance or f"{socket.gethostname()}-{os.getpid()}"
     return OtlpTracer(chosen.endpoint, sample=chosen.sample, service=service, instance=instance)
@@ -40,5 +40,5 @@ async def collector_problem(settings: Settings) -> str:
     if not settings.telemetry.endpoint:
         return ""
     with installed("telemetry", "telemetry.endpoint"):
-        from swell.tracers.otlp import why_refused
+        from swell.net.otlp_exporter import why_refused
     return await why_refused(settings.telemetry.endpoint)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swell.addresses.trust import trusting
 from swell.bootstrap.extras import Unusable
 from swell.bootstrap.objects import compiled_folder, open_compiled, open_weights
 from swell.bootstrap.storage import external_queues
 from swell.bootstrap.tracing import open_tracer
-from swell.clock import Clock, process_age_s, since_boot_s
-from swell.environment import process_environment
-from swell.errors import InvalidRequest, SwellError
+from swell.core.clock import Clock, process_age_s, since_boot_s
+from swell.core.errors import InvalidRequest, SwellError
+from swell.net.tls_context import trusting
+from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 from swell.worker.frames import Load, Shelf
 from swell.worker.run import Home, ModelProcess, Origin
@@ -24,7 +24,7 @@ from swell.worker.startups import Beginning, Startups
 from swell.worker.warm import Forks, ForksSettings
 
 if TYPE_CHECKING:
-    from swell.dispatch import Dispatch
+    from swell.protocol.worker_messages import Dispatch
     from swell.weights.cache import WeightCache
     from swell.weights.compiled_fetch import ProgramSource
     from swell.weights.gather import Terms
@@ -130,8 +130,8 @@ def _token(settings: Settings) -> str:
 
 def _open_dispatch(settings: Settings) -> "Dispatch":
     """Return the worker's connection to the backend, and to the external queues if it has some."""
-    from swell.addresses.urls import UrlPolicy
-    from swell.brokers.remote import RemoteDispatch
+    from swell.net.url_policy import UrlPolicy
+    from swell.protocol.backend_client import RemoteDispatch
 
     chosen = settings.worker
     remote = RemoteDispatch(
@@ -143,7 +143,7 @@ def _open_dispatch(settings: Settings) -> "Dispatch":
     )
     if not chosen.broker:
         return remote
-    from swell.brokers.consumer import PollingDispatch
+    from swell.queues.queue_consumer import PollingDispatch
 
     return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
 

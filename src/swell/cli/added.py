@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from swell.cli.output import talk
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
 from swell.settings.load import Settings
 
@@ -50,7 +50,7 @@ def _checked(path: Path, names: set[str]) -> Entry:
         Exception: Whatever is wrong with it.
     """
     # Without any that was added, a worker asks for its model process before it imports all this.
-    from swell.sdk.load import load_models  # noqa: PLC0415
+    from swell.sdk.model_loader import load_models  # noqa: PLC0415
 
     entry = read(path)
     check_name(entry.name)

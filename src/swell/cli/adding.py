@@ -13,7 +13,7 @@ from swell.cli.fetching import forget_weights, incoming, place, pull_model
 from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
-from swell.errors import Conflict, InvalidModel, InvalidRequest
+from swell.core.errors import Conflict, InvalidModel, InvalidRequest
 from swell.families.adapters import Adapter
 from swell.families.description import MOST_ROWS, contents, describe, with_loop
 from swell.families.entries import (
@@ -33,8 +33,8 @@ from swell.families.recognise import OTHER, is_vqgan_clip, weight_files
 from swell.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.families.settings import check_text
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
 from swell.sdk.media import LoRA
+from swell.sdk.model_loader import load_models
 from swell.settings.load import Settings
 from swell.weights.lora import check_lora
 

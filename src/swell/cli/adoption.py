@@ -7,8 +7,8 @@ import typer
 from swell.cli.output import ago, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, asks_server
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 
 
 def share_of(text: str) -> float:

@@ -10,7 +10,7 @@ import typer
 from swell.cli.inputs import InputFile, parse_inputs
 from swell.cli.options import Inputs, Prompt, in_place_of
 from swell.cli.remote import Remote
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 T = TypeVar("T")
 

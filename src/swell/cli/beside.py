@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from swell.cli.inputs import InputFile, as_data_uri
-from swell.clock import Clock
-from swell.errors import InvalidInput, InvalidRequest
-from swell.registry import ModelCard
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, InvalidRequest
+from swell.core.records import ModelCard
 from swell.sdk.media import File
-from swell.settings.worker import WorkerSettings
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed
 from swell.worker.child import SEED_BITS
 from swell.worker.encode import FileNote, encode, wanted_format

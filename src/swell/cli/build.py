@@ -22,8 +22,8 @@ from swell.cli.output import print_json, table, talk
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
 from swell.containers.kept import Kept
 from swell.containers.look import looking
-from swell.environment import process_environment, quieten_libraries
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
+from swell.settings.environment import process_environment, quieten_libraries
 from swell.worker.needs import needs_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from swell.cli.output import CommandFailed
 from swell.cli.outputs import misfit
-from swell.clock import Clock
-from swell.errors import InvalidModel, NotFound
+from swell.core.clock import Clock
+from swell.core.errors import InvalidModel, NotFound
 from swell.sdk.media import Attachment, Audio, File, Image, Video
 from swell.worker.examine import PROBE
 from swell.worker.run import Home, describe_exit

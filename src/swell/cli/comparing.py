@@ -12,15 +12,15 @@ from typing import Annotated, Any, Final
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from swell.adoption.sheet import sheet
 from swell.cli.inputs import parse_inputs
 from swell.cli.options import Inputs
 from swell.cli.output import Refused, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.prompts import fitted, read_prompts, text_field, unknown_to
 from swell.cli.remote import Remote, Server, asks_server
-from swell.comparisons import MOST_LABEL
-from swell.errors import InvalidRequest
+from swell.core.comparison import MOST_LABEL
+from swell.core.errors import InvalidRequest
+from swell.server.evals.comparison_sheet import sheet
 
 #: So many rows has a comparison, at most.
 _MOST_ROWS: Final = 100

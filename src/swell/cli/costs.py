@@ -7,7 +7,7 @@ import typer
 
 from swell.cli.output import ago, print_json, seconds, table, talk
 from swell.cli.remote import Remote, Server, asks_server
-from swell.clock import SystemClock
+from swell.core.clock import SystemClock
 
 #: Most entries of the ledger in one answer.
 _PAGE = 500

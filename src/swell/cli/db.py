@@ -10,8 +10,8 @@ from swell.bootstrap.storage import back_up, migration_status, upgrade_store
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, talk
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 from swell.settings.load import Settings
 
 

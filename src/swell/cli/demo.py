@@ -18,10 +18,10 @@ from swell.cli.remote import Remote
 from swell.cli.sign_in import show_link
 from swell.cli.up import Port, run_up
 from swell.client.access import Access
-from swell.clock import SystemClock
-from swell.settings.backend import ServerSettings
+from swell.core.clock import SystemClock
+from swell.settings.backend_settings import ServerSettings
 from swell.settings.load import Settings
-from swell.settings.worker import WorkerSettings
+from swell.settings.worker_settings import WorkerSettings
 
 #: The default of `swell up`.
 _PIPELINE: Final = "swell/picture"

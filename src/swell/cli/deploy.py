@@ -15,8 +15,6 @@ import aiohttp
 import typer
 import uvloop
 
-from swell.api.admin_schemas import HealthView
-from swell.api.views import encode
 from swell.bootstrap.logging import configure_logging
 from swell.bootstrap.objects import open_objects
 from swell.cli.deployment import Deployment, judge, why_none_joins, worker_url
@@ -24,16 +22,18 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.parts import Finding, examine, file_limit, tell, tls
-from swell.clock import Clock, SystemClock
-from swell.environment import process_environment
-from swell.errors import InvalidRequest, SwellError
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest, SwellError
+from swell.core.redact import hide_secrets
+from swell.objects.url_signing import SigningSecret, SigningSecrets
 from swell.providers.cloud_init import Cloud, render
 from swell.providers.factory import provider_of
 from swell.providers.options import MachineOptions, checked
-from swell.redact import hide_secrets
+from swell.server.admin.admin_schemas import HealthView
+from swell.server.serializers import encode
+from swell.settings.environment import process_environment
 from swell.settings.load import Settings, load
-from swell.settings.pools import PoolTable
-from swell.signing import SigningSecret, SigningSecrets
+from swell.settings.pool_settings import PoolTable
 
 #: How long anybody may take to answer, in seconds.
 _PATIENCE_S: Final = 15.0

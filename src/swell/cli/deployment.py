@@ -14,13 +14,13 @@ from swell.bootstrap.autoscaler import advice, check_token
 from swell.bootstrap.storage import is_shared, store_file
 from swell.cli.options import is_loopback
 from swell.cli.parts import Finding
-from swell.errors import InvalidRequest
-from swell.money.pool_prices import pool_prices
+from swell.core.errors import InvalidRequest
 from swell.providers.factory import KINDS, options_of
 from swell.providers.options import checked
 from swell.settings.describe import describe
 from swell.settings.load import Settings
-from swell.settings.pools import PoolTable
+from swell.settings.pool_prices import pool_prices
+from swell.settings.pool_settings import PoolTable
 
 #: What examples, images and tutorials have as passwords.
 _KNOWN: Final = frozenset(

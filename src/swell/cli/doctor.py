@@ -25,12 +25,12 @@ from swell.cli.parts import Finding, examine, file_limit, tell, tls
 from swell.cli.redirect import stdout_for_data
 from swell.cli.remote import Remote
 from swell.cli.up import run_up
-from swell.clock import Clock, SystemClock
-from swell.errors import SwellError
-from swell.redact import hide_secrets
-from swell.sdk.load import load_models
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import SwellError
+from swell.core.redact import hide_secrets
+from swell.db.sqlite.sqlite_database import library_version
+from swell.sdk.model_loader import load_models
 from swell.settings.load import Settings, load
-from swell.stores.sqlite.file import library_version
 from swell.worker.needs import needs_of
 
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 from swell.families.entries import Entry, added, path_of, read
 from swell.families.parts import used_parts
 from swell.families.read_me import README

@@ -7,8 +7,8 @@ import typer
 
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, talk
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 from swell.worker.pulse import STALE_S, read_pulse
 
 

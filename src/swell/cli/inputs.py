@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 Schema = Mapping[str, Any]
 

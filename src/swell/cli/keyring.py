@@ -23,12 +23,12 @@ from typing import Final
 
 import msgspec
 
-from swell.api.auth import NewKey, create_key
-from swell.api.settings import Backend
 from swell.bootstrap.extras import Unusable
 from swell.client.access import Access, read_access, write_access
-from swell.errors import SwellError
-from swell.registry import Scope
+from swell.core.errors import SwellError
+from swell.core.records import Scope
+from swell.server.auth import NewKey, create_key
+from swell.server.dependencies import Backend
 
 LOCAL: Final = "this machine"
 WORKERS: Final = "workers of swell up"
@@ -74,7 +74,7 @@ async def open_keyring(
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:
         # Its backend was killed. Its workers died with it, which the service has seen as it started
-        # (`swell.api.liveness`); one that is still about to die must get nothing more.
+        # (`swell.server.workers.liveness`); one that is still about to die must get nothing more.
         await _revoke(backend, left.worker_key_id)
     local = left.key if left else ""
     if not await _put_off(backend, local):

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from swell.api.admin_schemas import LEAST_RATE
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Server, asks_server
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
-from swell.registry import Scope
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
+from swell.core.records import Scope
+from swell.server.admin.admin_schemas import LEAST_RATE
 
 app = group("Create, list, rotate and revoke API keys.")
 

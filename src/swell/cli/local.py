@@ -9,7 +9,7 @@ from typing import Any
 from swell.cli.inputs import InputFile, as_data_uri
 from swell.cli.outputs import artifact_index
 from swell.cli.pictures import FOLDER, free_path, save
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.sdk.define import Definition
 from swell.sdk.media import File, Image
 from swell.worker.alone import Loaded, LocalResult, load_model, run_together

@@ -27,10 +27,10 @@ from swell.cli.remote import Server, asks_server
 from swell.cli.translations import bring_translations
 from swell.cli.trying import try_model
 from swell.cli.voting import votes
-from swell.clock import SystemClock
-from swell.environment import quieten_libraries
+from swell.core.clock import SystemClock
+from swell.core.telemetry import printable
 from swell.families.measured import Taken, keep
-from swell.telemetry import printable
+from swell.settings.environment import quieten_libraries
 from swell.weights.pull import Progress, pull
 
 #: So many choices of an input are named; the page of a model names them all.

@@ -6,7 +6,7 @@ Source: sd_notify(3), "Standalone implementations".
 import contextlib
 import socket
 
-from swell.environment import notify_socket
+from swell.settings.environment import notify_socket
 
 
 def tell_ready() -> None:

@@ -15,9 +15,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from swell.client.errors import Refused
-from swell.errors import InvalidRequest, NotFound, SwellError
-from swell.redact import hide_secrets
-from swell.telemetry import printable
+from swell.core.errors import InvalidRequest, NotFound, SwellError
+from swell.core.redact import hide_secrets
+from swell.core.telemetry import printable
 
 __all__ = [
     "CommandFailed",

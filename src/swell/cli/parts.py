@@ -20,10 +20,6 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from swell.addresses.origins import host_as_compared
-from swell.addresses.urls import bare_url
-from swell.api.settings import Backend
-from swell.api.skew import MOST_SKEW_S
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.data_folder import self_signed_cert
 from swell.bootstrap.objects import open_objects
@@ -35,23 +31,27 @@ from swell.bootstrap.storage import (
     store_file,
 )
 from swell.bootstrap.tracing import collector_problem
-from swell.broker import ReadyTask
-from swell.brokers.external import ExternalQueues, queue_of
-from swell.buses.memory import MemoryBus
 from swell.cli.keyring import LOCAL
 from swell.cli.output import CommandFailed
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
 from swell.cli.tls import open_cert
 from swell.client.access import Access, read_access
-from swell.clock import Clock
-from swell.errors import Conflict, NotFound, SwellError
-from swell.events import TERMINAL_ID, Event, EventKind
-from swell.objects import Direct, Objects
-from swell.registry import Scope
+from swell.core.broker_types import ReadyTask
+from swell.core.clock import Clock
+from swell.core.errors import Conflict, NotFound, SwellError
+from swell.core.events import TERMINAL_ID, Event, EventKind
+from swell.core.records import Scope
+from swell.core.task import new_id
+from swell.net.origins import host_as_compared
+from swell.net.url_policy import bare_url
+from swell.objects.object_store import Direct, Objects
+from swell.objects.url_signing import SigningSecret, SigningSecrets
+from swell.pubsub.local_bus import MemoryBus
+from swell.queues.external_queue import ExternalQueues, queue_of
+from swell.server.clock_skew import MOST_SKEW_S
+from swell.server.dependencies import Backend
 from swell.settings.load import Settings
-from swell.signing import SigningSecret, SigningSecrets
-from swell.task import new_id
 
 if TYPE_CHECKING:
     from cryptography import x509

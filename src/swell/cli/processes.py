@@ -42,7 +42,7 @@ from swell.cli.service import (
 )
 from swell.cli.tally import Tally
 from swell.cli.tls import open_tls, read_again_at_hangup, tell_fingerprint
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.settings.load import Settings
 
 _log = structlog.get_logger("swell.processes")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 #: Fields that take a prompt, the best first.
 _PROMPTS: Final = ("prompt", "text", "title", "query")

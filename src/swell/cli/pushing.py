@@ -19,9 +19,9 @@ from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
 from swell.cli.signing_keys import make_signing_key, signing
-from swell.clock import Clock, SystemClock
-from swell.environment import quieten_libraries
-from swell.errors import InvalidRequest
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest
+from swell.settings.environment import quieten_libraries
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.listing import Entry, Listing, read_listing

@@ -22,12 +22,12 @@ from swell.cli.output import print_json, seconds, talk
 from swell.cli.pictures import slug
 from swell.cli.redirect import stdout_for_data
 from swell.cli.telling import warning_text
-from swell.clock import Clock, SystemClock
-from swell.environment import quieten_libraries
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest, NotFound, SwellError
 from swell.sdk.define import Definition
-from swell.sdk.load import load_models
-from swell.settings.worker import WorkerSettings
+from swell.sdk.model_loader import load_models
+from swell.settings.environment import quieten_libraries
+from swell.settings.worker_settings import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
 

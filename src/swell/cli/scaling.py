@@ -13,14 +13,14 @@ from swell.bootstrap.autoscaler import Access, Autoscaler, build_autoscaler, nee
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.logging import configure_logging
 from swell.bootstrap.storage import is_shared
-from swell.bus import MessageKind, PeerMessage
 from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, table, talk
 from swell.cli.service import Interrupts, Service
-from swell.clock import Clock, SystemClock
-from swell.errors import InvalidRequest
-from swell.provider import InstanceState
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest
+from swell.core.event_bus import MessageKind, PeerMessage
+from swell.core.provider import InstanceState
 from swell.settings.load import Settings
 
 #: A worker that hands its leases back may take so long, beside what handing over takes.

@@ -15,9 +15,6 @@ from typing import cast
 
 import uvicorn
 
-from swell.api.app import App, create_app
-from swell.api.settings import Backend
-from swell.background import keep_running
 from swell.bootstrap.autoscaler import pool_models
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.data_folder import lock_data
@@ -28,9 +25,12 @@ from swell.cli.output import CommandFailed, talk
 from swell.cli.tally import Tally
 from swell.cli.tls import ServerTls, open_tls
 from swell.client.access import forget_server
-from swell.clock import Clock
-from swell.server.guard import GuardedProtocol, guarded_protocol
+from swell.core.background_tasks import keep_running
+from swell.core.clock import Clock
+from swell.server.app import App, create_app
+from swell.server.dependencies import Backend
 from swell.server.paced_accept import PacedServer
+from swell.server.uvicorn_guard import GuardedProtocol, guarded_protocol
 from swell.settings.load import Settings
 
 #: Connections that may wait to be accepted: a crowd connects at once.

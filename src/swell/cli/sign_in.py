@@ -10,14 +10,14 @@ import sys
 import webbrowser
 from typing import Annotated
 
-from swell.api.web import built_app
 from swell.cli.options import Browser, is_loopback
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, talk
 from swell.cli.remote import Server, asks_server
 from swell.client.access import Access, find_access, read_access
 from swell.client.connection import Connection
-from swell.environment import has_desktop
+from swell.server.web.web_app import built_app
+from swell.settings.environment import has_desktop
 from swell.settings.load import Settings
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from swell.cli.output import print_json, talk
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 
 def signing() -> ModuleType:

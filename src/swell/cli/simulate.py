@@ -15,11 +15,11 @@ from swell.bootstrap.autoscaler import policy_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, seconds, table, talk
-from swell.errors import InvalidInput, InvalidRequest
-from swell.money.pool_prices import pool_prices
-from swell.money.pricing import LIST
+from swell.core.billing.price_book import LIST
+from swell.core.errors import InvalidInput, InvalidRequest
 from swell.settings.load import Settings
-from swell.settings.pools import PoolTable
+from swell.settings.pool_prices import pool_prices
+from swell.settings.pool_settings import PoolTable
 from swell.simulator import launch, traces
 from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd, parts

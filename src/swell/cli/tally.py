@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 
 _EVERY_S: Final = 2.0
 

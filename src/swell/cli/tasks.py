@@ -23,10 +23,10 @@ from swell.cli.output import (
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, ServerEvent, asks_server, talks_to_server
 from swell.cli.telling import estimate_lines, spent_line, task_lines, told_lines
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
-from swell.task import TaskState
-from swell.telemetry import printable
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
+from swell.core.task import TaskState
+from swell.core.telemetry import printable
 
 #: How much of a worker's log is searched for a failed task.
 _LOG_TAIL_BYTES = 5_000_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from swell.cli.follow import time_line
 from swell.cli.output import ago, seconds
-from swell.money.amounts import dollars
+from swell.core.billing.money_format import dollars
 
 #: Longest value of an input or output in one line, in characters.
 _LONG = 200

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from swell.api.headers import host_name
 from swell.bootstrap.data_folder import self_signed_cert
 from swell.cli.output import talk
-from swell.clock import Clock
-from swell.errors import InvalidRequest
-from swell.settings.backend import ServerSettings
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
+from swell.server.headers import host_name
+from swell.settings.backend_settings import ServerSettings
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import uvloop
 
 from swell.cli.output import print_json, table, talk
-from swell.environment import argos_folders
+from swell.settings.environment import argos_folders
 from swell.weights.argos import bring
 
 

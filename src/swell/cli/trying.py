@@ -19,9 +19,9 @@ from swell.cli.output import CommandFailed, Refused, print_json, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, call
 from swell.client.access import find_access
-from swell.clock import SystemClock
-from swell.errors import Conflict, InvalidRequest
-from swell.sdk.load import load_models
+from swell.core.clock import SystemClock
+from swell.core.errors import Conflict, InvalidRequest
+from swell.sdk.model_loader import load_models
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:

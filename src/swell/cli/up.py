@@ -14,7 +14,6 @@ import typer
 import uvloop
 from rich.markup import escape
 
-from swell.api.costs import instance_ended
 from swell.bootstrap.autoscaler import needs_token
 from swell.bootstrap.local_workers import Fleet, build_fleet
 from swell.bootstrap.logging import configure_logging
@@ -31,10 +30,11 @@ from swell.cli.service import Interrupts, Service, launchable_models, open_servi
 from swell.cli.sign_in import show_link
 from swell.cli.tls import read_again_at_hangup, tell_fingerprint
 from swell.client.access import Access
-from swell.clock import Clock, SystemClock
-from swell.errors import InvalidRequest, NotFound
-from swell.provider import Instance
-from swell.registry import ModelCard
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest, NotFound
+from swell.core.provider import Instance
+from swell.core.records import ModelCard
+from swell.server.billing.cost_routes import instance_ended
 from swell.settings.load import Settings
 
 #: Called once with what opens the server; returns whether it is to be stopped.

@@ -12,8 +12,8 @@ from swell.cli.output import data as stdout
 from swell.cli.output import dollars, print_json, seconds, table, talk
 from swell.cli.pictures import save
 from swell.cli.remote import Remote, Server, asks_server
-from swell.errors import InvalidRequest
-from swell.telemetry import printable
+from swell.core.errors import InvalidRequest
+from swell.core.telemetry import printable
 
 _SKIP: Final = "s"
 _TIE: Final = "t"

@@ -9,8 +9,8 @@ from swell.cli.keys import duration_s
 from swell.cli.output import ago, group, print_json, table, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote, Server, asks_server
-from swell.clock import SystemClock
-from swell.errors import InvalidRequest
+from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 
 app = group("Webhooks, their secrets and their deliveries.")
 

@@ -15,8 +15,8 @@ from swell.bootstrap.worker import begin_worker, build_worker, worker_name
 from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
-from swell.clock import Clock, SystemClock
-from swell.environment import quieten_libraries
+from swell.core.clock import Clock, SystemClock
+from swell.settings.environment import quieten_libraries
 from swell.settings.load import Settings
 from swell.worker.pulse import keep_pulse
 

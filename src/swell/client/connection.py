@@ -20,10 +20,10 @@ from weakref import WeakSet
 import aiohttp
 import msgspec
 
-from swell.addresses.trust import trusting
 from swell.client.access import Access
 from swell.client.errors import Refused, Unreachable
 from swell.client.messages import Event
+from swell.net.tls_context import trusting
 
 #: How long it may take to connect, in seconds.
 _CONNECT_S: Final = 10.0

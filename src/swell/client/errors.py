@@ -10,7 +10,7 @@ SwellError
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 
 if TYPE_CHECKING:
     from swell.client.messages import Task

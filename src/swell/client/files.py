@@ -10,7 +10,7 @@ from typing import IO, Any, Final
 import PIL.Image
 
 from swell.client.connection import Connection
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 _ANY: Final = "application/octet-stream"
 

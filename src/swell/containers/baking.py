@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from swell.containers.packing import Packed
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import Manifest
 from swell.weights.listing import read_listing

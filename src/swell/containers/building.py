@@ -18,8 +18,8 @@ from swell.containers.pins import Pins, pins
 from swell.containers.places import HOME, MODELS
 from swell.containers.secrets_in import line_with_secret
 from swell.containers.wheels import wheel_name
-from swell.errors import InvalidModel, InvalidRequest, NotFound
-from swell.redact import hide_secrets
+from swell.core.errors import InvalidModel, InvalidRequest, NotFound
+from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
     from swell.weights.chunks import Manifest

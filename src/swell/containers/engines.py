@@ -16,8 +16,8 @@ from typing import Any, Final
 from swell.containers.dockerfile import SECRETS, base_of, parted
 from swell.containers.indexes import Index
 from swell.containers.kept import Kept, digest_of
-from swell.errors import InvalidRequest, SwellError
-from swell.redact import hide_secrets
+from swell.core.errors import InvalidRequest, SwellError
+from swell.core.redact import hide_secrets
 
 #: In the order in which they are looked for.
 ENGINES: Final = ("docker", "podman", "buildah")

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from swell.errors import InvalidModel, SwellError
+from swell.core.errors import InvalidModel, SwellError
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def _tell_and_end(ref: str, write: int) -> None:
 
 def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
     # A fork imports this itself, beside whoever began it.
-    from swell.sdk.load import load_models  # noqa: PLC0415
+    from swell.sdk.model_loader import load_models  # noqa: PLC0415
 
     try:
         return [

@@ -23,7 +23,7 @@ import msgspec
 from swell.containers.places import HOME, MODELS, Places
 from swell.containers.secrets_in import looks_secret
 from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
-from swell.errors import InvalidModel, InvalidRequest
+from swell.core.errors import InvalidModel, InvalidRequest
 from swell.families.entries import Content, as_toml, check_files, read
 from swell.families.entries import Entry as Added
 from swell.weights.files import content_of_link

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from swell.containers.sources import SWELL, Code, Module, texts_in
-from swell.errors import InvalidModel, InvalidRequest
+from swell.core.errors import InvalidModel, InvalidRequest
 
 HOME: Final = PurePosixPath("/opt/swell")
 MODELS: Final = HOME / "models"

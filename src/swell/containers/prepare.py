@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from swell.environment import process_environment
-from swell.errors import SwellError
+from swell.core.errors import SwellError
+from swell.settings.environment import process_environment
 from swell.worker.environments import Environments
 from swell.worker.needs import Needs
 

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import msgspec
 
+from swell.core.records import ApiKey, AuditEntry
 from swell.db.sql import LAST_ID, Database, Row, Transaction, bodies, to_json
-from swell.registry import ApiKey, AuditEntry
 
 
 class ApiKeyRepository:

@@ -6,10 +6,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from swell.results import Artifact, TaskError, TaskWarning, Timings
-from swell.stages import Run
-from swell.task import Task, TaskState
-from swell.webhook import Webhook
+from swell.core.pipeline_stages import Run
+from swell.core.results import Artifact, TaskError, TaskWarning, Timings
+from swell.core.task import Task, TaskState
+from swell.core.webhook import Webhook
 
 #: Bits of the column `removed`.
 INPUTS_REMOVED: Final = 1

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from swell.comparisons import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
+from swell.core.comparison import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
 from swell.db.sql import LAST_ID, Database, Row, Transaction, to_json
 
 

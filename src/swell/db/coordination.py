@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from swell.core.errors import Unavailable
+from swell.core.records import Spend
 from swell.db.sql import Database
-from swell.errors import Unavailable
-from swell.registry import Spend
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from swell.core.like import Favourite, Viewer
 from swell.db.sql import Database, Transaction
-from swell.favourites import Favourite, Viewer
 
 
 class LikeRepository:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from swell.core.records import ModelCard
 from swell.db.sql import Database, Transaction, bodies, to_json
-from swell.registry import ModelCard
 
 
 class ModelRepository:

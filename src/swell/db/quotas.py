@@ -6,8 +6,7 @@ from datetime import date, datetime
 import msgspec
 from msgspec.structs import asdict
 
-from swell.db.sql import Database, Row, Transaction, bodies, to_json
-from swell.quotas import (
+from swell.core.quota import (
     ANY_USER,
     Account,
     Ask,
@@ -26,6 +25,7 @@ from swell.quotas import (
     place_of,
     places_of,
 )
+from swell.db.sql import Database, Row, Transaction, bodies, to_json
 
 
 class QuotaRepository:
@@ -51,7 +51,7 @@ class QuotaRepository:
         return frozenset(row["key_id"] for row in await self._db.fetch("quota_keys"))
 
     async def reserve(self, groups: Sequence[Sequence[Ask]]) -> list[Verdict]:
-        """Reserve quota for tasks (`swell.quotas.enter`), until `release`.
+        """Reserve quota for tasks (`swell.core.quota.enter`), until `release`.
 
         Each group is reserved whole or not at all. Concurrent callers never exceed a limit.
 
@@ -74,7 +74,7 @@ class QuotaRepository:
         return await self._db.transaction(action)
 
     async def release(self, settled: Sequence[Settled]) -> int:
-        """Settle reservations of ended tasks (`swell.quotas.close`); return their number."""
+        """Settle reservations of ended tasks (`swell.core.quota.close`); return their number."""
         ends = {each.id: each for each in reversed(settled)}
         ids = sorted(ends)
 

@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from swell import task as life
+from swell.core import task as life
+from swell.core.errors import NotFound
+from swell.core.store_types import Expiry, Part
+from swell.core.task import Task
 from swell.db.columns import removed_row
 from swell.db.sql import Database, Transaction
-from swell.errors import NotFound
-from swell.store import Expiry, Part
-from swell.task import Task
 
 #: Tasks that lose a part in one transaction, for which others wait.
 _BATCH: Final = 100
@@ -28,7 +28,7 @@ class RetentionRepository:
         """Return keys of objects that no task needs any more, longest known first.
 
         A key with a slash at its end means everything below it. A change that leaves objects
-        without use (`swell.task.discarded`) notes them in the same write.
+        without use (`swell.core.task.discarded`) notes them in the same write.
         """
         return _keys(await self._db.fetch("discarded", limit=limit))
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
+from swell.core.errors import InvalidRequest
+from swell.core.search_words import is_whole, key_word, task_words
+from swell.core.store_types import Page, TaskFilter
+from swell.core.task import Task, id_before, is_id, span_of_ids
 from swell.db.sql import Database, Transaction
-from swell.errors import InvalidRequest
-from swell.store import Page, TaskFilter
-from swell.task import Task, id_before, is_id, span_of_ids
-from swell.words import is_whole, key_word, task_words
 
 #: A task may become visible this long after the time in its id: the clocks of backends differ, and
 #: commits take time.

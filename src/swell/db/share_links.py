@@ -2,8 +2,8 @@
 
 from msgspec.structs import asdict
 
+from swell.core.share_link import ShareLink
 from swell.db.sql import Database, Row, Transaction
-from swell.sharing import ShareLink
 
 
 class ShareLinkRepository:

@@ -1,6 +1,6 @@
 """Named statements that run on SQLite and PostgreSQL.
 
-`queries.sql` holds those that both databases share, `stores/sql/queries` those of one. They have
+`queries/shared.sql` holds those that both databases share, the other files those of one. They have
 `:name` parameters and these macros:
 
     {each ids}                   a subquery over the texts of the parameter `ids`, as `value`
@@ -23,10 +23,10 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from swell.clock import Clock
+from swell.core.clock import Clock
+from swell.core.task import Task
 from swell.db.columns import SELECTED
-from swell.db.posting import Posting
-from swell.task import Task
+from swell.db.delivery_watch import Posting
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -120,8 +120,8 @@ class Statements:
 
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
-        shared = files("swell.db") / "queries.sql"
-        own = files("swell.stores") / "sql" / "queries" / f"{dialect}.sql"
+        shared = files("swell.db") / "queries" / "shared.sql"
+        own = files("swell.db") / "queries" / f"{dialect}.sql"
         texts = _parse(shared.read_text("utf-8") + own.read_text("utf-8"))
         self._texts = {name: _with_lists(text, dialect) for name, text in texts.items()}
         self._optional = {

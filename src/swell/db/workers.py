@@ -5,8 +5,8 @@ from datetime import datetime
 
 import msgspec
 
+from swell.core.records import GONE_WORKERS_TTL, WorkerInfo
 from swell.db.sql import Database, Row, Transaction, to_json
-from swell.registry import GONE_WORKERS_TTL, WorkerInfo
 
 
 class WorkerRepository:

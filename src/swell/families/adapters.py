@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.weights.files import read_settings
 from swell.weights.formats import read_header
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.settings import class_in, count_of, read_json
 
 #: Settings in which a net of each kind and the network that it steers are the same.

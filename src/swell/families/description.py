@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 import pydantic
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
+from swell.core.records import ModelCard
 from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
@@ -23,7 +24,6 @@ from swell.families.placement import CHOICES
 from swell.families.read_me import licence_in
 from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import class_in, read_json
-from swell.registry import ModelCard
 from swell.sdk.define import Definition
 from swell.sdk.media import Image, LoRA
 from swell.sdk.model import Model

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.core.errors import InvalidRequest, NotFound, SwellError
 from swell.families.own_loops import Loop
 
 #: Where entries lie below the data directory.

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
+from swell.core.records import Speed
 from swell.families import description
-from swell.registry import Speed
 from swell.sdk.define import Definition
 
 #: What differs by no more is what was measured before: a check by itself makes no new version.

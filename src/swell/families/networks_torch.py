@@ -17,7 +17,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
+from swell.core.startup_phases import found_compiled
 from swell.families.adapters import Adapter
 from swell.families.description import INSTALL, Described
 from swell.families.parts import LIBRARIES, used_parts
@@ -30,7 +31,6 @@ from swell.families.placement import (
     working,
 )
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
-from swell.phases import found_compiled
 from swell.torch_arrays import OUT_OF_MEMORY
 from swell.weights.compiled import workers_cache
 from swell.weights.torch_compiled import TorchCompiled

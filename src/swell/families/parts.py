@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.settings import check_text, is_class, read_json
 from swell.weights.formats import PICKLE_SUFFIXES, check_content
 

@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
 from swell.families.networks_torch import DAMAGED, class_of, frozen, precision

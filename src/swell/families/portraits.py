@@ -24,7 +24,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.asked import course, loras, reference_scale, seed, side, unwanted
 from swell.families.recognise import Facts
 from swell.sdk.context import Reject

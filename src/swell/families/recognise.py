@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.settings import choice_of, count_of, number_of
 from swell.sdk.step_model import Sampler
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.weights.files import read_settings
 
 #: Letters of the name of a class; the longest of diffusers has some 60.

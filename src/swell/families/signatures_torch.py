@@ -17,7 +17,7 @@ import diffusers
 from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.networks_torch import class_of, is_part
 from swell.families.own_loops import MOST_GUIDANCE, MOST_STEPS, GuidedBy, Loop, Use
 from swell.families.parts import UNUSED, used_parts

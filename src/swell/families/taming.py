@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 
 _ATTENTION: Final = {
     "norm": "group_norm",

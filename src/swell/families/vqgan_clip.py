@@ -19,7 +19,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.taming import diffusers_config, is_taming
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.families.taming import diffusers_config, diffusers_name, is_taming
 from swell.families.vqgan_clip import Phrase
 from swell.sdk.context import Reject

@@ -30,10 +30,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, model_validator
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, Unavailable
-from swell.money.pricing import LivePrice
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice
+from swell.core.billing.price_book import LivePrice
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, Unavailable
+from swell.core.provider import Instance, InstanceState, LaunchRequest, Notice
 from swell.providers.aws_prices import asked, prices_of
 from swell.providers.cloud_init import render
 from swell.providers.marks import ASKED_AT_MARK, DEPLOYMENT, LAUNCH, POOL, Marks, moment
@@ -184,7 +184,7 @@ class _NoTemplate(Exception):
 
 
 class AwsProvider:
-    """See `swell.provider`. Calls are made in threads, since boto3 waits.
+    """See `swell.core.provider`. Calls are made in threads, since boto3 waits.
 
     EC2 gives a machine that it ends some minutes to shut down, and the grace of `terminate` has no
     say in that: the worker is told to go, and has `drain_s` of the options.

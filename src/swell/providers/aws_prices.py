@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from swell.money.pricing import LivePrice
+from swell.core.billing.price_book import LivePrice
 
 
 def asked(

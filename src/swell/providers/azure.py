@@ -32,10 +32,10 @@ from typing import Any, Final
 import msgspec
 from pydantic import Field, model_validator
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, InvalidRequest, SwellError, Unavailable
-from swell.money.pricing import LivePrice
-from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.core.billing.price_book import LivePrice
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, InvalidRequest, SwellError, Unavailable
+from swell.core.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.providers.azure_prices import PATH, prices_of, query_of
 from swell.providers.azure_token import Application, AzureTokens
 from swell.providers.cloud_init import render
@@ -175,7 +175,7 @@ class AzureOptions(MachineOptions):
 
 
 class AzureProvider:
-    """See `swell.provider`.
+    """See `swell.core.provider`.
 
     Azure tells only a machine itself that it will be evicted, so there are no notices here; one
     that is gone is told as ended. The grace of `terminate` has no say in how long one shuts down.

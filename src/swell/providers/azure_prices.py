@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from swell.money.pricing import LivePrice
+from swell.core.billing.price_book import LivePrice
 
 PATH: Final = "/api/retail/prices"
 

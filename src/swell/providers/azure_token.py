@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.providers.rest import Answer
 from swell.providers.tokens import CloudTokens
 

@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from string import Template
 from typing import Final, Literal
 
-from swell.errors import InvalidInput
-from swell.provider import ASKED_AT, INSTANCE_ID, KILLED_AFTER_S
+from swell.core.errors import InvalidInput
+from swell.core.provider import ASKED_AT, INSTANCE_ID, KILLED_AFTER_S
 from swell.providers.options import MachineOptions
 
 Cloud = Literal["aws", "gcp", "azure"]

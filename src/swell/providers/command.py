@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from swell.environment import process_environment
-from swell.errors import Unavailable
+from swell.core.errors import Unavailable
+from swell.settings.environment import process_environment
 
 #: What was killed is gone within so long, in seconds, or is left to the kernel.
 _GONE_S: Final = 1.0

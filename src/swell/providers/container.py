@@ -19,9 +19,9 @@ from typing import Any, Final
 import msgspec
 from pydantic import Field
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import (
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.core.provider import (
     ASKED_AT,
     INSTANCE_ID,
     Instance,
@@ -30,10 +30,10 @@ from swell.provider import (
     Notice,
     Refused,
 )
+from swell.core.redact import hide_secrets
 from swell.providers.command import Ran, environment_or_ours, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
-from swell.redact import hide_secrets
 
 #: What a container's state means here; what is not named runs.
 _STATES: Final = {

@@ -12,7 +12,7 @@ So nothing is drained by choice: whoever starts the workers also ends them, and 
 from collections.abc import Sequence
 from typing import Final
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.providers.memory import MemoryProvider
 from swell.providers.options import Options
 

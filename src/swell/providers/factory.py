@@ -8,9 +8,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest
-from swell.provider import Provider
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
+from swell.core.provider import Provider
 from swell.providers.options import NAME, Options, checked
 
 

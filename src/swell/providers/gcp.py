@@ -25,9 +25,9 @@ from typing import Any, Final
 import msgspec
 from pydantic import Field
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, SwellError, Unavailable
-from swell.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, SwellError, Unavailable
+from swell.core.provider import ASKED_AT, Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.providers.cloud_init import render
 from swell.providers.google_token import GoogleTokens
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, as_label, moment
@@ -119,7 +119,7 @@ class GcpOptions(MachineOptions):
 
 
 class GcpProvider:
-    """See `swell.provider`.
+    """See `swell.core.provider`.
 
     Google gives a machine that it deletes up to 90 seconds to shut down, a spot machine 30, and the
     grace of `terminate` has no say in that.

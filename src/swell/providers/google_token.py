@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
 from swell.providers.rest import Answer
 from swell.providers.tokens import CloudTokens
 

@@ -21,11 +21,11 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest, Unavailable
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.redact import hide_secrets
 from swell.providers.command import run
 from swell.providers.marks import moment
-from swell.redact import hide_secrets
 
 #: What a pod is given by its cluster.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -27,10 +27,9 @@ from typing import Any, Final
 import msgspec
 from pydantic import Field
 
-from swell.clock import Clock
-from swell.environment import process_environment
-from swell.errors import InvalidInput, SwellError, Unavailable
-from swell.provider import (
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, SwellError, Unavailable
+from swell.core.provider import (
     ASKED_AT,
     INSTANCE_ID,
     KILLED_AFTER_S,
@@ -46,6 +45,7 @@ from swell.providers.options import Options
 from swell.providers.refusals import given_of, in_words
 from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
+from swell.settings.environment import process_environment
 
 #: Which Job a pod is of; Kubernetes' own label for that has changed its name.
 _INSTANCE: Final = "swell-instance"
@@ -211,7 +211,7 @@ def _pod_spec(options: KubernetesOptions, told: Mapping[str, str]) -> dict[str, 
 
 
 class KubernetesProvider:
-    """See `swell.provider`.
+    """See `swell.core.provider`.
 
     A node that cannot be had is not told at once: the pod waits, and `Instance.why` says for what.
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from swell.provider import Instance, InstanceState, LaunchRequest
+from swell.core.provider import Instance, InstanceState, LaunchRequest
 
 DEPLOYMENT: Final = "swell-deployment"
 POOL: Final = "swell-pool"

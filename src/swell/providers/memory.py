@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from swell.clock import Clock
-from swell.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
+from swell.core.clock import Clock
+from swell.core.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 
 
 class MemoryProvider:

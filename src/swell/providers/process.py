@@ -19,9 +19,9 @@ from typing import Final
 import msgspec
 from pydantic import Field
 
-from swell.clock import Clock
-from swell.errors import Unavailable
-from swell.provider import (
+from swell.core.clock import Clock
+from swell.core.errors import Unavailable
+from swell.core.provider import (
     ASKED_AT,
     INSTANCE_ID,
     Instance,

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from swell.errors import InvalidInput, SwellError, Unavailable
-from swell.provider import Instance, Refused
-from swell.redact import hide_secrets
+from swell.core.errors import InvalidInput, SwellError, Unavailable
+from swell.core.provider import Instance, Refused
+from swell.core.redact import hide_secrets
 
 #: Takes an error's code and message.
 Test = Callable[[str, str], bool]

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest
-from swell.provider import (
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
+from swell.core.provider import (
     Instance,
     InstanceState,
     LaunchRequest,

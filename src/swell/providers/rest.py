@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from swell.errors import Unavailable
+from swell.core.errors import Unavailable
 
 #: An answer that takes longer is none, in seconds. Some clouds hold a call for two minutes.
 _ANSWER_S: Final = 150.0

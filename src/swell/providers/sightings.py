@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from swell.clock import Clock
-from swell.provider import Instance, InstanceState
+from swell.core.clock import Clock
+from swell.core.provider import Instance, InstanceState
 
 #: For so long what was launched may be missing from a list, in seconds.
 _LATE_S: Final = 120.0

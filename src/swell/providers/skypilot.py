@@ -32,9 +32,9 @@ from typing import Any, Final
 import msgspec
 from pydantic import Field
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, InvalidRequest, Unavailable
-from swell.provider import (
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
+from swell.core.provider import (
     ASKED_AT,
     INSTANCE_ID,
     Instance,
@@ -42,11 +42,11 @@ from swell.provider import (
     LaunchRequest,
     Notice,
 )
+from swell.core.redact import hide_secrets
 from swell.providers.command import environment_or_ours, run
 from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
-from swell.redact import hide_secrets
 
 #: SkyPilot lists a cluster once its server has begun with it, which may have others before.
 _LATE_S: Final = 900.0
@@ -126,7 +126,7 @@ def task_of(options: SkypilotOptions, told: Mapping[str, str]) -> dict[str, Any]
 
 
 class SkypilotProvider:
-    """See `swell.provider`, and above what of it is not kept.
+    """See `swell.core.provider`, and above what of it is not kept.
 
     Args:
         options: Which machines.

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from swell.clock import Clock
-from swell.errors import InvalidInput, Unavailable
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, Unavailable
+from swell.core.redact import hide_secrets
 from swell.providers.rest import Answer, Rest
-from swell.redact import hide_secrets
 
 
 class CloudTokens:

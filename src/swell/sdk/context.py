@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
-from swell.results import TaskWarning
+from swell.core.results import TaskWarning
 from swell.sdk.media import Attachment, File, Image
 
 InputT = TypeVar("InputT")

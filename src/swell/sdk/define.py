@@ -27,9 +27,9 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from swell.errors import InvalidInput, InvalidModel, InvalidRequest
-from swell.registry import MOST_PRICE_MICROS, ModelCard, Speed
-from swell.samples import read_samples
+from swell.core.errors import InvalidInput, InvalidModel, InvalidRequest
+from swell.core.records import MOST_PRICE_MICROS, ModelCard, Speed
+from swell.sdk.card_samples import read_samples
 from swell.sdk.context import Context, Item
 from swell.sdk.media import Image
 from swell.sdk.model import Batch, Model
@@ -103,7 +103,7 @@ class Definition:
 
 def _check_card(card: ModelCard) -> None:
     try:
-        from swell.card_limits import check_card  # noqa: PLC0415 - its library may be missing
+        from swell.core.card_limits import check_card  # noqa: PLC0415 - its library may be missing
     except ModuleNotFoundError:
         # The environment of a model has no jsonschema-rs: the backend checks the card.
         return

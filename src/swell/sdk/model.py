@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from swell.errors import InvalidModel
-from swell.registry import Speed
+from swell.core.errors import InvalidModel
+from swell.core.records import Speed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@
         translate = swell.Stage("swell/translate", take={"prompt": "input.prompt"})
         draw = swell.Stage("swell/icons", take={"prompt": "stages.translate.output.text"})
 
-`swell.stages` documents references and conditions; `swell.sdk.pipeline_cards` makes the model card
-of a pipeline.
+`swell.core.pipeline_stages` documents references and conditions; `swell.sdk.pipeline_cards` makes
+the model card of a pipeline.
 """
 
 import inspect
@@ -22,12 +22,18 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from pydantic import BaseModel
 
-from swell.errors import InvalidModel, InvalidRequest, NotFound
-from swell.sdk.load import import_file
+from swell.core.errors import InvalidModel, InvalidRequest, NotFound
+from swell.core.pipeline_stages import (
+    Path,
+    Pipeline,
+    StageOptions,
+    parse_condition,
+    parse_reference,
+)
+from swell.core.pipeline_stages import Stage as Planned
+from swell.sdk.model_loader import import_file
 from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
 from swell.sdk.toml_files import read_toml
-from swell.stages import Path, Pipeline, StageOptions, parse_condition, parse_reference
-from swell.stages import Stage as Planned
 
 ClassT = TypeVar("ClassT", bound=type)
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.errors import InvalidModel, NotFound
-from swell.registry import ModelCard
+from swell.core.errors import InvalidModel, NotFound
+from swell.core.pipeline_stages import Path, Pipeline, Stage, parse_reference
+from swell.core.records import ModelCard
 from swell.sdk.schema_examples import example_of
-from swell.stages import Path, Pipeline, Stage, parse_reference
 
 #: Keys in a property of an input's schema that are not JSON Schema: the `STAGE.FIELD` that it
 #: copies its schema from, and whether it is optional without a default.

@@ -20,9 +20,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from swell.errors import InvalidModel, InvalidRequest
-from swell.registry import Sample
-from swell.samples import read_samples
+from swell.core.errors import InvalidModel, InvalidRequest
+from swell.core.records import Sample
+from swell.sdk.card_samples import read_samples
 from swell.sdk.toml_files import read_toml
 
 #: Styles that come with Swell, as settings name them.

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from swell.errors import InvalidModel, NotFound
+from swell.core.errors import InvalidModel, NotFound
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""The HTTP server: limits and timeouts around uvicorn, and a port that several processes share."""
+"""The HTTP backend: one package for each feature, and what all of them use."""

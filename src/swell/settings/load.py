@@ -3,7 +3,7 @@
 Every setting has one dotted key. `server.port` is `--port` where a command offers it,
 `SWELL_SERVER__PORT` in the environment, and `port` under `[server]` in the file. An unknown
 key is an error with a suggestion; an unknown variable is a warning. A secret may be given as a
-file, by adding `_FILE` to its variable. Only this module and `swell.environment` read the
+file, by adding `_FILE` to its variable. Only this module and `swell.settings.environment` read the
 environment.
 """
 
@@ -20,9 +20,9 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from swell.errors import InvalidRequest, UnknownSetting
-from swell.redact import hide_in_url
-from swell.settings.backend import (
+from swell.core.errors import InvalidRequest, UnknownSetting
+from swell.core.redact import hide_in_url
+from swell.settings.backend_settings import (
     AdmissionSettings,
     DeliverySettings,
     LimitsSettings,
@@ -32,23 +32,23 @@ from swell.settings.backend import (
     TelemetrySettings,
     WebhooksSettings,
 )
-from swell.settings.client import ClientSettings
+from swell.settings.client_settings import ClientSettings
 from swell.settings.group import Group, Json
-from swell.settings.pools import (
+from swell.settings.pool_settings import (
     AutoscaleSettings,
     CostsSettings,
     PoolTable,
     PricesSettings,
     check_pool_names,
 )
-from swell.settings.storage import (
+from swell.settings.storage_settings import (
     BrokerSettings,
     BusSettings,
     ObjectsSettings,
     StoreSettings,
     WeightsSettings,
 )
-from swell.settings.worker import PoolSettings, WorkerSettings
+from swell.settings.worker_settings import PoolSettings, WorkerSettings
 
 _PREFIX: Final = "SWELL_"
 

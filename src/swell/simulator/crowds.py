@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.errors import InvalidInput
-from swell.fairness import USUAL_PRIORITY
+from swell.core.errors import InvalidInput
+from swell.core.fair_queueing import USUAL_PRIORITY
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.pools import MODEL
 from swell.simulator.traces import TEXT, Trace, check_length

@@ -1,9 +1,9 @@
 """Tasks one by one in simulated time, under the code that decides about them in truth.
 
-`swell.fairness` says whose turn it is, `swell.api.eta` what is promised at the door, the policy how
-many workers there are, from what `swell.autoscaler.observe` would make of the same queues, and
-`swell.money.bill` what it costs. Nothing here waits: what happens next is looked for, and time
-jumps there.
+`swell.core.fair_queueing` says whose turn it is, `swell.server.estimates.eta` what is promised at
+the door, the policy how many workers there are, from what `swell.autoscaler.observe` would make of
+the same queues, and `swell.core.billing.idle_time` what it costs. Nothing here waits: what happens
+next is looked for, and time jumps there.
 """
 
 import heapq
@@ -17,7 +17,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.api.eta import (
+from swell.autoscaler.memory import Memory
+from swell.autoscaler.observe import demands
+from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
+from swell.autoscaler.report import coming_of
+from swell.core.arrival_rates import BIN_S, LAG_S, Arrivals, Arrived, arrived
+from swell.core.billing.cost_breakdown import By, Cost, added, costs_by
+from swell.core.billing.ledger import EntryKind, cost_micros
+from swell.core.broker_types import Depth
+from swell.core.errors import InvalidInput
+from swell.core.fair_queueing import rotate
+from swell.protocol.autoscaler_messages import Workload
+from swell.server.estimates.eta import (
     Calibration,
     Estimate,
     EtaSeconds,
@@ -26,18 +37,7 @@ from swell.api.eta import (
     Situation,
     forecast,
 )
-from swell.api.eta import Workers as ServingWorkers
-from swell.arrivals import BIN_S, LAG_S, Arrivals, Arrived, arrived
-from swell.autoscaler.memory import Memory
-from swell.autoscaler.observe import demands
-from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
-from swell.autoscaler.report import coming_of
-from swell.broker import Depth
-from swell.errors import InvalidInput
-from swell.fairness import rotate
-from swell.money.costs import By, Cost, added, costs_by
-from swell.money.ledger import EntryKind, cost_micros
-from swell.scaling import Workload
+from swell.server.estimates.eta import Workers as ServingWorkers
 from swell.simulator.crowds import Crowd
 from swell.simulator.line import Line, Task
 from swell.simulator.machines import Books, Machine, Machines, Workers

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.money.pricing import LIST, Price
+from swell.core.billing.price_book import LIST, Price
 from swell.simulator.machines import Workers
 from swell.simulator.runs import Told
 

@@ -5,7 +5,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 
-from swell.fairness import Passed, VirtualClock, band, take_bands, take_turns
+from swell.core.fair_queueing import Passed, VirtualClock, band, take_bands, take_turns
 
 
 class Task:
@@ -43,7 +43,7 @@ _Waiting = tuple[int, float, int, Task]
 
 
 class Line:
-    """Whose turn it is, by `swell.fairness`: keys take turns, and the users of each key."""
+    """Whose turn it is, by `core.fair_queueing`: keys take turns, and the users of each key."""
 
     def __init__(self) -> None:
         #: Band → key → heap of those that wait; none is empty.

@@ -12,13 +12,13 @@ import numpy as np
 from swell.autoscaler.cold_starts import UNKNOWN
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import PoolView
-from swell.money.bill import Life, remainder
-from swell.money.ledger import Charged, CostRow, EntryKind, cost_micros
-from swell.phases import STARTUPS_KEPT
+from swell.core.billing.idle_time import Life, remainder
+from swell.core.billing.ledger import Charged, CostRow, EntryKind, cost_micros
+from swell.core.kaplan_meier import Observation, Prior, quantiles
+from swell.core.startup_phases import STARTUPS_KEPT
 from swell.simulator.line import Task
 from swell.simulator.pools import MODEL, Pool
 from swell.simulator.speeds import Speed
-from swell.survival import Observation, Prior, quantiles
 
 #: Start times are looked at so often, in seconds, as by the controller.
 _LOOK_S: Final = 20.0

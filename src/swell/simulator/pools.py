@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from swell.autoscaler.outlook import PoolPlan, PoolView
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
+from swell.core.kaplan_meier import Observation, Prior, quantiles
 from swell.simulator.arrivals import TICK_S
-from swell.survival import Observation, Prior, quantiles
 
 #: Whatever is asked for is asked of one model.
 MODEL: Final = "demo/picture"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from swell.autoscaler.outlook import Observation, Plan, State
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.errors import InvalidInput
-from swell.money.ledger import EntryKind
+from swell.core.billing.ledger import EntryKind
+from swell.core.errors import InvalidInput
 from swell.simulator import fluid, jobs
 from swell.simulator.arrivals import TICK_S, arrivals
 from swell.simulator.crowds import Crowd, crowd_of, parts

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator import traces
 from swell.simulator.crowds import Crowd, read_crowd
 from swell.simulator.traces import Trace

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 
 _Array = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 
 #: Traces begin at midnight of a Monday, in seconds since 1970.
 STARTS_AT: Final = 1_767_571_200.0

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
-from swell.errors import Unavailable
-from swell.retry import RetryPolicy
+from swell.core.errors import Unavailable
+from swell.core.retry import RetryPolicy
 from swell.weights.chunks import Manifest
 from swell.weights.gather import Place
 from swell.weights.growing import GivenUp

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from swell.errors import NotFound, SwellError
+from swell.core.errors import NotFound, SwellError
 
 _WANTED: Final = re.compile(r"metadata\.json|README\.md|sentencepiece\.model|model/[\w.-]+")
 _CODE: Final = re.compile(r"[a-z]{2,3}(?:[-_][A-Za-z]{2,8})?")

@@ -31,7 +31,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from swell.errors import InvalidRequest, NotFound, SwellError
+from swell.core.errors import InvalidRequest, NotFound, SwellError
 from swell.weights import descriptors
 from swell.weights.disk import CacheFull, CacheUnusable, disk_errors, sync_folder, write_whole
 from swell.weights.formats import check_content

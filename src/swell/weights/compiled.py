@@ -31,10 +31,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from swell.clock import Clock, SystemClock
-from swell.environment import process_environment, replace_environment
-from swell.errors import SwellError
-from swell.phases import fetching
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import SwellError
+from swell.core.startup_phases import fetching
+from swell.settings.environment import process_environment, replace_environment
 from swell.weights.cache import CacheFull, CacheUnusable, WeightCache
 from swell.weights.listing import Entry
 from swell.weights.wishing import Wishing, is_wished

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.weights.addresses import Addresses, Source
 from swell.weights.chunks import Manifest
 from swell.weights.compiled import CompiledCache

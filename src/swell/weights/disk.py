@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 
 #: What an error of the system means here: why, and what to do.
 _MEANINGS: Final = {

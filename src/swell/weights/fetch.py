@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.weights import descriptors
 from swell.weights.addresses import Addresses, Source
 from swell.weights.aside import to_the_end

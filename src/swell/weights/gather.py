@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.weights.cache import DigestMismatch, PullFailed
 from swell.weights.chunks import Manifest
 from swell.weights.growing import GivenUp, Growing

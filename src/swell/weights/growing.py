@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from swell.errors import SwellError
+from swell.core.errors import SwellError
 from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.chunks import Manifest, spans
 from swell.weights.disk import disk_errors

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 from swell.weights.formats import check_name
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 from swell.weights.files import NoFile, open_file
 from swell.weights.formats import Header, Tensor, parse_header
 from swell.weights.loading import view

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from swell.clock import Clock, SystemClock
-from swell.environment import process_environment, replace_environment
-from swell.phases import fetching
+from swell.core.clock import Clock, SystemClock
+from swell.core.startup_phases import fetching
+from swell.settings.environment import process_environment, replace_environment
 from swell.weights import descriptors
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import Manifest

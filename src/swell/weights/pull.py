@@ -33,8 +33,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from swell.clock import Clock, SystemClock
-from swell.errors import SwellError
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import SwellError
 from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
 from swell.weights.formats import check_name, is_allowed
 from swell.weights.listing import (

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from swell.clock import Clock, SystemClock
-from swell.errors import InvalidRequest, Unavailable
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidRequest, Unavailable
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest, cut, spans
 from swell.weights.formats import check_content

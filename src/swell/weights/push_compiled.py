@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest
 from swell.weights.cache import DigestMismatch
 from swell.weights.chunks import Manifest, cut
 from swell.weights.compiled import HERE, CompiledCache, Kept

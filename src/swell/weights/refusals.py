@@ -1,6 +1,6 @@
 """Why a file of weights is not taken."""
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 
 
 class RefusedFormat(InvalidRequest):

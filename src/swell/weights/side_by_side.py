@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
-from swell.clock import Clock
-from swell.errors import Unavailable
+from swell.core.clock import Clock
+from swell.core.errors import Unavailable
 
 #: Of one thing.
 TRIES: Final = 8

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from swell.errors import InvalidRequest
+from swell.core.errors import InvalidRequest
 from swell.weights.chunks import ChunkedFile, Manifest, spans
 from swell.weights.compiled import CompiledKey, cpu_of
 from swell.weights.listing import InvalidListing, check_digest, check_identity

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from swell.errors import Conflict, InvalidRequest
+from swell.core.errors import Conflict, InvalidRequest
 
 _KIND: Final = "ed25519:"
 _PUBLIC_BYTES: Final = 32

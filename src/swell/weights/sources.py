@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.aside import aside
 from swell.weights.cache import PullFailed
 from swell.weights.chunks import Manifest, read_manifest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
-from swell.errors import Conflict, NotFound
+from swell.core.errors import Conflict, NotFound
 from swell.weights.chunks import Manifest
 from swell.weights.listing import InvalidListing, Listing
 from swell.weights.store import WeightStore

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from swell.errors import Conflict, InvalidRequest, NotFound, SwellError
-from swell.objects import Objects
+from swell.core.errors import Conflict, InvalidRequest, NotFound, SwellError
+from swell.objects.object_store import Objects
 from swell.weights.chunks import (
     MAX_MANIFEST_BYTES,
     Manifest,

@@ -27,7 +27,7 @@ import msgspec
 import torch
 from torch.compiler._cache import CacheArtifactManager
 
-from swell.environment import process_environment, replace_environment
+from swell.settings.environment import process_environment, replace_environment
 from swell.weights.compiled import HERE, CompiledCache, CompiledKey, NotPrivate, processor
 
 

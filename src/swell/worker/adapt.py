@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.sdk.context import Reject
 from swell.sdk.media import LoRA, combined
 from swell.sdk.step_model import StepModel

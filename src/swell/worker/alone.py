@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from swell.clock import Clock
-from swell.errors import FieldError, InvalidInput, SwellError
-from swell.results import TaskWarning
+from swell.core.clock import Clock
+from swell.core.errors import FieldError, InvalidInput, SwellError
+from swell.core.results import TaskWarning
 from swell.sdk.context import Item, Listener, Reject
 from swell.sdk.define import Definition
 from swell.sdk.media import File, Image, flatten

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from swell.registry import ModelCard
+from swell.core.records import ModelCard
 from swell.worker.decide import CROWD
 
 #: Samples that a model process holds at least. Where one picture fills the device, this is all that

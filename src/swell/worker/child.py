@@ -31,12 +31,12 @@ import msgspec
 import PIL.Image
 import pydantic
 
-from swell.clock import Clock, SystemClock
-from swell.errors import InvalidModel, SwellError
-from swell.phases import Phase, PhaseLog, logging_to
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidModel, SwellError
+from swell.core.startup_phases import Phase, PhaseLog, logging_to
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition, is_function_model
-from swell.sdk.load import load_models
+from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in

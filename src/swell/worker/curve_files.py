@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from swell.registry import ModelCard
+from swell.core.records import ModelCard
 from swell.worker.curve import MOST_CURVES, Curve
 
 

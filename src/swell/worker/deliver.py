@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from swell.clock import Clock
-from swell.dispatch import Dispatch, Enclosure, Upload
-from swell.errors import NotFound, Unavailable
-from swell.retry import RetryPolicy
-from swell.store import Hold
-from swell.task import Artifact, checkpoint_key
+from swell.core.clock import Clock
+from swell.core.errors import NotFound, Unavailable
+from swell.core.retry import RetryPolicy
+from swell.core.store_types import Hold
+from swell.core.task import Artifact, checkpoint_key
+from swell.protocol.worker_messages import Dispatch, Enclosure, Upload
 from swell.worker.encode import Encoded
 
 #: What an earlier attempt has left is asked for so often, and a place for a file by a worker that

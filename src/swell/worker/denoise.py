@@ -70,7 +70,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 import numpy as np
 
-from swell.clock import Clock, SystemClock
+from swell.core.clock import Clock, SystemClock
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.step_model import (
     NOT_FINITE,

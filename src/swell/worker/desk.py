@@ -12,11 +12,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from swell.dispatch import Enclosure, LeasedTask, Progress, Switches
-from swell.phases import Startup
-from swell.store import Hold
-from swell.task import Failed, Outcome, Settlement, Succeeded
-from swell.telemetry import about
+from swell.core.startup_phases import Startup
+from swell.core.store_types import Hold
+from swell.core.task import Failed, Outcome, Settlement, Succeeded
+from swell.core.telemetry import about
+from swell.protocol.worker_messages import Enclosure, LeasedTask, Progress, Switches
 from swell.worker.frames import MAX_OUTPUT_BYTES
 from swell.worker.loras import HeldLora
 from swell.worker.parts import Parts

@@ -14,9 +14,9 @@ from typing import Final
 
 import psutil
 
-from swell.clock import Clock
-from swell.errors import InvalidModel, SwellError
-from swell.phases import Phase, PhaseLog
+from swell.core.clock import Clock
+from swell.core.errors import InvalidModel, SwellError
+from swell.core.startup_phases import Phase, PhaseLog
 from swell.sdk.define import Definition
 from swell.sdk.model import Model, can_offload
 from swell.sdk.step_model import HostArrays, StepModel

@@ -22,9 +22,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import PIL.Image
 import pydantic
 
-from swell.clock import Clock
-from swell.registry import ModelCard
-from swell.results import TaskWarning
+from swell.core.clock import Clock
+from swell.core.records import ModelCard
+from swell.core.results import TaskWarning
 from swell.sdk.context import Item, Listener
 from swell.sdk.step_model import StepModel
 from swell.worker.arena import InvalidCheckpoint, SampleState

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import PIL.Image
 
-from swell.task import Artifact
+from swell.core.task import Artifact
 from swell.worker.compress import KINDS, compress, in_ascii
 from swell.worker.frames import Blob, Pixels
 

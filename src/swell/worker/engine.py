@@ -30,13 +30,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from swell.clock import Clock
-from swell.dispatch import Dispatch, LeasedTask, Registration, Switches
-from swell.errors import SwellError
-from swell.registry import ModelCard
-from swell.retry import RetryPolicy
-from swell.settings.worker import WorkerSettings
-from swell.task import Released, Timings
+from swell.core.clock import Clock
+from swell.core.errors import SwellError
+from swell.core.records import ModelCard
+from swell.core.retry import RetryPolicy
+from swell.core.task import Released, Timings
+from swell.protocol.worker_messages import Dispatch, LeasedTask, Registration, Switches
+from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.at_work import AtWork
 from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import swell
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.worker.needs import Needs, allows, distribution, is_older
 
 #: What a model process of Swell imports, and the oldest versions that it has been run with. Where a

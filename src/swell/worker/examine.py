@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.clock import SystemClock
-from swell.errors import SwellError
-from swell.samples import MOST_BYTES
+from swell.core.clock import SystemClock
+from swell.core.errors import SwellError
+from swell.sdk.card_samples import MOST_BYTES
 from swell.sdk.context import Reject
 from swell.sdk.define import Definition, is_function_model
-from swell.sdk.load import load_models, remedy
 from swell.sdk.media import Image
+from swell.sdk.model_loader import load_models, remedy
 from swell.worker.alone import (
     Loaded,
     LocalResult,

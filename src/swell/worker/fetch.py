@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.addresses.urls import bare_url
-from swell.dispatch import Dispatch
-from swell.errors import InvalidInput, TooLarge
+from swell.core.errors import InvalidInput, TooLarge
+from swell.net.url_policy import bare_url
+from swell.protocol.worker_messages import Dispatch
 
 #: What `x-file` says of a LoRA.
 _LORA: Final = "lora"

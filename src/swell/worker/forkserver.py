@@ -43,9 +43,9 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from swell.clock import Clock, SystemClock
-from swell.environment import replace_environment
-from swell.errors import SwellError
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import SwellError
+from swell.settings.environment import replace_environment
 
 #: Longest message; an entry point, its arguments and its environment.
 MESSAGE_BYTES: Final = 1 << 17

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from swell.phases import Span
-from swell.registry import ModelCard
-from swell.results import TaskWarning
+from swell.core.records import ModelCard
+from swell.core.results import TaskWarning
+from swell.core.startup_phases import Span
 from swell.worker.text import mend
 
 #: Length of the length.

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from swell.dispatch import LeasedTask
+from swell.protocol.worker_messages import LeasedTask
 
 CONTENT_TYPE: Final = "application/octet-stream"
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.worker.desk import Desk
 
 #: Part of the longest allowed pause between heartbeats: one may get lost without harm.

@@ -16,8 +16,8 @@ import PIL.Image
 import pydantic
 from pydantic import BaseModel
 
-from swell.clock import Clock
-from swell.results import MOST_WARNINGS, TaskWarning
+from swell.core.clock import Clock
+from swell.core.results import MOST_WARNINGS, TaskWarning
 from swell.sdk.context import Cancelled, Listener, Reject
 from swell.sdk.define import Definition
 from swell.sdk.image_orientation import in_8_bits, upright

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.registry import ModelCard
+from swell.core.records import ModelCard
 
 #: The field that sets the seed.
 _SEED: Final = "seed"

@@ -19,8 +19,21 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import structlog
 
-from swell.clock import Clock
-from swell.dispatch import (
+from swell.core.clock import Clock
+from swell.core.errors import (
+    Forbidden,
+    NotFound,
+    SwellError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from swell.core.retry import RetryPolicy
+from swell.core.startup_phases import Startup
+from swell.core.store_types import Hold
+from swell.core.task import Failed, TaskError
+from swell.core.telemetry import about
+from swell.protocol.worker_messages import (
     Ask,
     BackendUnavailable,
     Dispatch,
@@ -32,19 +45,6 @@ from swell.dispatch import (
     ReportAnswer,
     Welcome,
 )
-from swell.errors import (
-    Forbidden,
-    NotFound,
-    SwellError,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-)
-from swell.phases import Startup
-from swell.retry import RetryPolicy
-from swell.store import Hold
-from swell.task import Failed, TaskError
-from swell.telemetry import about
 from swell.worker.desk import Desk, Page
 from swell.worker.text import valid_text
 

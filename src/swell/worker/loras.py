@@ -22,9 +22,9 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from swell.clock import Clock
-from swell.dispatch import Dispatch
-from swell.errors import InvalidInput, TooLarge
+from swell.core.clock import Clock
+from swell.core.errors import InvalidInput, TooLarge
+from swell.protocol.worker_messages import Dispatch
 from swell.weights.cache import DigestMismatch, InUse, NotCached, Partial, WeightCache
 from swell.weights.formats import PICKLE_SUFFIXES, check_name
 from swell.weights.listing import Entry, InvalidListing, Listing, check_digest

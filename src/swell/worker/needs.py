@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.errors import InvalidModel, SwellError
+from swell.core.errors import InvalidModel, SwellError
 
 #: Longest file that is looked into for its needs; models are smaller.
 _MOST_BYTES: Final = 4 * 1024**2

@@ -6,9 +6,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from swell.dispatch import Enclosure
-from swell.errors import SwellError, TooLarge
-from swell.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
+from swell.core.errors import SwellError, TooLarge
+from swell.core.task import Canceled, Failed, Outcome, Released, Succeeded, TaskError, Timings
+from swell.protocol.worker_messages import Enclosure
 from swell.worker.deliver import Courier, distinct
 from swell.worker.desk import Held
 from swell.worker.encode import Encoded, FileNote, wanted_format

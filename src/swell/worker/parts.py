@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from swell.dispatch import Enclosure
-from swell.task import Artifact
+from swell.core.task import Artifact
+from swell.protocol.worker_messages import Enclosure
 
 
 @dataclass(frozen=True, slots=True)

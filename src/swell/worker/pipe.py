@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.worker.frames import (
     HEAD_BYTES,
     Frame,

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 from swell.sdk.media import Attachment, Image
 from swell.worker.alone import Loaded, LocalResult, check_input, run_together
 from swell.worker.lacks import Hint, Times, hints_of_times

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from swell.clock import Clock
-from swell.errors import NotFound, SwellError, Unavailable
+from swell.core.clock import Clock
+from swell.core.errors import NotFound, SwellError, Unavailable
 from swell.weights.addresses import AGAIN
 from swell.weights.aside import to_the_end
 from swell.weights.cache import WeightCache

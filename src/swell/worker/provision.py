@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from swell.clock import Clock
-from swell.errors import InvalidRequest, NotFound, Unavailable
+from swell.core.clock import Clock
+from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.addresses import AGAIN, Source
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.chunks import ChunkedFile, Manifest

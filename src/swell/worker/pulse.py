@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.clock import Clock
+from swell.core.clock import Clock
 
 #: The file is written so often, in seconds.
 BEAT_S: Final = 5.0

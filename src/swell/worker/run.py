@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from swell.environment import process_environment
-from swell.errors import InvalidModel, NotFound, SwellError
-from swell.phases import Span
-from swell.registry import ModelCard
+from swell.core.errors import InvalidModel, NotFound, SwellError
+from swell.core.records import ModelCard
+from swell.core.startup_phases import Span
+from swell.settings.environment import process_environment
 from swell.worker.forkserver import Forked
 from swell.worker.frames import (
     HEAD_BYTES,

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from swell.clock import Clock
-from swell.errors import SwellError
-from swell.phases import (
+from swell.core.clock import Clock
+from swell.core.errors import SwellError
+from swell.core.startup_phases import (
     MAX_BOOT_S,
     Phase,
     Span,
@@ -29,10 +29,10 @@ from swell.phases import (
     StartupState,
     boot_s,
 )
-from swell.task import new_id
+from swell.core.task import new_id
 
 if TYPE_CHECKING:
-    from swell.dispatch import Dispatch
+    from swell.protocol.worker_messages import Dispatch
 
 #: What has changed is told no sooner than so long after the last time, in seconds.
 SOONEST_S: Final = 1.0

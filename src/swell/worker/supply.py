@@ -2,10 +2,10 @@
 
 import structlog
 
-from swell.dispatch import Dispatch
-from swell.errors import InvalidInput, SwellError
-from swell.settings.worker import WorkerSettings
-from swell.task import Failed
+from swell.core.errors import InvalidInput, SwellError
+from swell.core.task import Failed
+from swell.protocol.worker_messages import Dispatch
+from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import CacheFull
 from swell.weights.lora import WrongLora
 from swell.worker.deliver import Courier

@@ -7,10 +7,10 @@ ends now and began so long ago.
 from collections.abc import Iterable
 from datetime import timedelta
 
-from swell.clock import Clock
-from swell.dispatch import LeasedTask
-from swell.task import Failed, Settlement
-from swell.telemetry import Span, Trace, Tracer
+from swell.core.clock import Clock
+from swell.core.task import Failed, Settlement
+from swell.core.telemetry import Span, Trace, Tracer
+from swell.protocol.worker_messages import LeasedTask
 
 
 class TaskTraces:

@@ -33,8 +33,8 @@ from typing import Any, Final
 import msgspec
 
 import swell
-from swell.clock import Clock
-from swell.errors import SwellError
+from swell.core.clock import Clock
+from swell.core.errors import SwellError
 from swell.worker.forkserver import (
     Forked,
     ForkFailed,

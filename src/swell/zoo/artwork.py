@@ -14,12 +14,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.clock import SystemClock
-from swell.environment import argos_folders
-from swell.registry import Speed
+from swell.core.clock import SystemClock
+from swell.core.records import Speed
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, StepModel
+from swell.settings.environment import argos_folders
 from swell.zoo import paint
 from swell.zoo.embedded import weights
 from swell.zoo.icons import Floats, Icons, Prompt

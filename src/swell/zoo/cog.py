@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 
 import aiohttp
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.model import Batch, Model
 from swell.zoo.cog_schema import CogSchema

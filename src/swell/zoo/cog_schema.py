@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from swell import ui
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 from swell.sdk.media import File
 
 _PLAIN: Final[Mapping[str, Any]] = {

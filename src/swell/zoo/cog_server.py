@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from swell.clock import Clock, SystemClock
-from swell.environment import process_environment
-from swell.errors import InvalidModel
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidModel
+from swell.settings.environment import process_environment
 
 #: In the order in which they are looked for.
 _ENGINES: Final = ("docker", "podman")

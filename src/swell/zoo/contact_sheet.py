@@ -10,7 +10,7 @@ import PIL.ImageFont
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, Sampler, StepModel

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from swell.errors import InvalidModel
+from swell.core.errors import InvalidModel
 
 try:
     import onnxruntime

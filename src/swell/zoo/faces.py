@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.model import Model

@@ -34,7 +34,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, Sampler, StepModel

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item
 from swell.sdk.model import Model
 from swell.zoo.embedded import weights

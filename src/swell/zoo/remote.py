@@ -36,15 +36,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from swell import ui
-from swell.addresses.outbound import Outbound
-from swell.addresses.urls import CheckedUrl, UrlPolicy, bare_url
-from swell.clock import Clock, SystemClock
-from swell.environment import state_folder
-from swell.errors import InvalidModel, InvalidRequest
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidModel, InvalidRequest
+from swell.net.safe_http import Outbound
+from swell.net.url_policy import CheckedUrl, UrlPolicy, bare_url
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import define
 from swell.sdk.media import Audio, File, Image, Video, Within
 from swell.sdk.model import Batch, Model
+from swell.settings.environment import state_folder
 from swell.zoo.cog_schema import data_of
 from swell.zoo.remote_outputs import Meant
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Audio
 from swell.sdk.model import Model

@@ -32,10 +32,10 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from swell import ui
-from swell.environment import argos_folders
-from swell.registry import Speed
+from swell.core.records import Speed
 from swell.sdk.context import Item, Reject
 from swell.sdk.model import Model
+from swell.settings.environment import argos_folders
 from swell.zoo.embedded import weights
 
 #: What languages are called, by ISO 639-1 code.

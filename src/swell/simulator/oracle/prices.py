@@ -10,7 +10,7 @@ program whose dual this is.
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 
 _Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-from swell.errors import InvalidInput
+from swell.core.errors import InvalidInput
 
 _Array = NDArray[np.float64]
 

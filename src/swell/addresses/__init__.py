@@ -1,1 +1,0 @@
-"""Addresses as settings and users write them, which are let through, and what reaches there."""

@@ -1,0 +1,1 @@
+"""Decisions, records and contracts. They do no I/O."""

@@ -1,0 +1,48 @@
+"""Background tasks: exceptions are logged, and loops start again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+
+from swell.core.clock import Clock
+
+_log = structlog.get_logger("swell.background")
+
+#: A loop that failed starts again after so long, in seconds.
+PAUSE_S: Final = 1.0
+
+
+async def keep_running(
+    loop: Callable[[], Awaitable[None]],
+    clock: Clock,
+    *,
+    name: str,
+    on_failure: Callable[[], None] | None = None,
+) -> None:
+    """Run a loop until it returns; after an exception, log it and run the loop again.
+
+    Args:
+        loop: Starts the loop.
+        clock: Times the pause before the loop starts again.
+        name: Names the loop in the log.
+        on_failure: Counts the failure.
+    """
+    while True:
+        try:
+            await loop()
+        except Exception:
+            _log.exception("background task failed: starting it again", task=name, after_s=PAUSE_S)
+            if on_failure is not None:
+                on_failure()
+            await clock.sleep(PAUSE_S)
+        else:
+            return
+
+
+def log_failure(task: "asyncio.Task[Any]") -> None:
+    """Log the exception that ended a task: a callback for `add_done_callback`."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("background task failed", task=task.get_name(), exc_info=error)

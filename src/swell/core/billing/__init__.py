@@ -1,0 +1,1 @@
+"""The ledger of machine time, its prices, and reports of costs. Pure."""

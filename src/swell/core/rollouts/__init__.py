@@ -1,0 +1,1 @@
+"""States of a model's versions, their queues, and tests of canaries. Pure."""

@@ -1,0 +1,205 @@
+"""Group commit: actions that wait for the next transaction, and workers that wait for a task.
+
+A caller passes an action and waits. All actions that arrived while the last transaction was being
+written run in one transaction, and their callers return after its commit. So a commit costs the
+same for one caller and for a thousand, and no caller waits for later ones.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+from swell.core.background_tasks import PAUSE_S
+from swell.core.clock import Clock
+from swell.core.errors import Unavailable
+from swell.db.delivery_watch import Posting
+from swell.db.transaction import State
+
+_log = structlog.get_logger("swell.database")
+
+R = TypeVar("R")
+Action = Callable[[Any], Awaitable[R]]
+
+#: With more than this many actions waiting, a group waits for turns of the event loop that bring
+#: more; at most this many.
+CROWD: Final = 2
+MAX_TURNS: Final = 8
+
+CLOSING: Final = "the store is closing; try again when the backend is back"
+
+_IS_LATE: Final = attrgetter("is_late")
+
+
+class Write(msgspec.Struct, eq=False):
+    """One action that waits for its commit."""
+
+    action: Action[Any]
+    done: "asyncio.Future[Any]"
+    #: Tasks to load before it runs.
+    wants: Sequence[str] = ()
+    #: Queues that it leases from.
+    queues: Sequence[str] = ()
+    is_late: bool = False
+    #: When this is done, an action of `write_when` is not run any more.
+    until: "asyncio.Future[None] | None" = None
+    #: Whether an action of `write_when` has found something, which is being written.
+    is_served: bool = False
+    result: Any = None
+
+    @property
+    def may_run(self) -> bool:
+        """Whether an action of `write_when` still waits, and its caller waits for it."""
+        # A wait that ended in this turn of the loop is not awake yet.
+        has_ended = self.done.done() or (self.until is not None and self.until.done())
+        return not self.is_served and not has_ended
+
+    def resolve(self, result: Any) -> None:
+        """Return a result to the caller."""
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise in the caller."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class GroupWriter:
+    """Base of a database that commits in groups."""
+
+    state: State
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._pending: list[Write] = []
+        #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
+        self._waiting: dict[str, dict[Write, None]] = {}
+        #: Whether actions of `write_when` must run although nothing new was written.
+        self._must_serve = False
+        self._has_ended_waits = False
+        self._is_closing = False
+        #: Writes groups for as long as there are any.
+        self._writing: asyncio.Task[None] | None = None
+
+    async def write(
+        self,
+        action: Action[R],
+        *,
+        wants: Sequence[str] = (),
+        queues: Sequence[str] = (),
+        is_late: bool = False,
+    ) -> R:
+        """Run `action` in the next transaction and return its result once that is durable.
+
+        Args:
+            action: May run several times, so it must change nothing but the session. If it raises,
+                it must have changed nothing in that.
+            wants: Tasks that it reads.
+            queues: Queues that it leases from.
+            is_late: Run after the others of its group, so that it sees their changes.
+
+        Raises:
+            SwellError: The error of the action, or `Unavailable` if the database cannot write. On
+                PostgreSQL the action may have been written then.
+        """
+        if self._is_closing:
+            raise Unavailable(CLOSING)
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._pending.append(Write(action, done, wants, queues, is_late))
+        self._write_soon()
+        return await done
+
+    async def write_when(
+        self, action: Action[R], until: "asyncio.Future[None]", *, queues: Sequence[str]
+    ) -> R | None:
+        """Run `action` when a task is ready in one of its queues, until it returns something true.
+
+        Return that, or None if `until` is done first. The changes of other actions and those of
+        this one are one commit: a task that arrives while a worker waits is accepted and started at
+        once. On SQLite this returns before the commit (docs/decisions/0013).
+
+        Args:
+            action: As in `write`.
+            until: Ends the wait. From then on the action is not run.
+            queues: A transaction that ends without a ready task in any of these does not run it.
+        """
+        if self._is_closing:
+            raise Unavailable(CLOSING)
+        if self._has_ended_waits:
+            return None
+        done: asyncio.Future[R | None] = asyncio.get_running_loop().create_future()
+        waiting = Write(action, done, queues=queues, until=until)
+
+        def give_up(_: object) -> None:
+            if not waiting.is_served:
+                waiting.resolve(None)
+
+        for queue in queues:
+            self._waiting.setdefault(queue, {})[waiting] = None
+        until.add_done_callback(give_up)
+        if self.may_have_ready(queues):
+            self._must_serve = True
+            self._write_soon()
+        try:
+            return await done
+        finally:
+            until.remove_done_callback(give_up)
+            for queue in queues:
+                others = self._waiting.get(queue, {})
+                others.pop(waiting, None)
+                if not others:
+                    self._waiting.pop(queue, None)
+
+    def end_waits(self) -> None:
+        """End all calls of `write_when`, including later ones, which return None."""
+        self._has_ended_waits = True
+        for write in {each for waiting in self._waiting.values() for each in waiting}:
+            if not write.is_served:
+                write.resolve(None)
+
+    @property
+    def posting(self) -> Posting:
+        """The endpoints for which this process writes webhook deliveries."""
+        return self.state.posting
+
+    def may_have_ready(self, queues: Sequence[str]) -> bool:
+        """Whether a task is ready in one of these queues, or may be once writes have ended."""
+        raise NotImplementedError
+
+    def _write_soon(self) -> None:
+        """Start to write, unless that is under way.
+
+        All other actions of this turn of the event loop share the first transaction.
+        """
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write_all(), name="swell-writer"
+            )
+
+    async def _write_all(self) -> None:
+        """Write until no action waits, then set `_writing` to None."""
+        raise NotImplementedError
+
+    def _writer_failed(self) -> None:
+        """Log the exception that ended `_write_all`, and start it again after a pause."""
+        _log.exception("database: the writer failed, retrying", after_s=PAUSE_S)
+        asyncio.get_running_loop().call_later(PAUSE_S, self._write_soon)
+
+    async def _next_group(self) -> list[Write]:
+        """Return the actions that wait for a transaction, late ones last.
+
+        While a crowd is arriving, it first reads more requests from the sockets.
+        """
+        gathered = CROWD
+        for _ in range(MAX_TURNS):
+            if len(self._pending) <= gathered:
+                break
+            gathered = len(self._pending)
+            await asyncio.sleep(0)
+        group, self._pending = self._pending, []
+        self._must_serve = False
+        return sorted(group, key=_IS_LATE)

@@ -1,0 +1,553 @@
+"""The database file, and the one transaction at a time that writes to it.
+
+Tasks that have not ended stay in memory between transactions, since this process is the only one
+that writes. A task is then never read on its way through the queue.
+
+Statements run in the thread of the event loop, since they are short and hold Python's lock half of
+the time. Only the commit, which waits for the disk, runs in a thread, and only if the disk is
+slower than switching threads (docs/decisions/0004 and 0011).
+
+If an action raises, the transaction is rolled back, its caller gets the error, and the others run
+again without it.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from swell.core.clock import Clock
+from swell.core.errors import Conflict, Internal, SwellError, Unavailable
+from swell.core.task import Task, next_wake_at, size_bytes
+from swell.db.columns import EPOCH, MICROSECOND
+from swell.db.group_commit import CLOSING, GroupWriter, Write
+from swell.db.schema_files import load_migrations
+from swell.db.sql import Row
+from swell.db.sql import Transaction as SqlTransaction
+from swell.db.sqlite import wal
+from swell.db.sqlite.disk_reserve import Reserve
+from swell.db.sqlite.sqlite_rows import (
+    CHANGED_ROWS,
+    INSERT,
+    NEW_ROWS,
+    QUERIES,
+    UPDATE,
+    fetch_rows,
+    micros,
+    stored_task,
+)
+from swell.db.transaction import (
+    MAX_LIVE_INPUT_BYTES,
+    MAX_LIVE_TASKS,
+    LineId,
+    Session,
+    State,
+    StoredTask,
+)
+
+R = TypeVar("R")
+
+#: Pages of write-ahead log (128 MiB) after which a commit moves them into the database itself, if
+#: `WriteAheadLog` has not moved them in time.
+CHECKPOINT_PAGES: Final = 32_768
+
+#: Slow reads that run at once; more wait.
+READERS: Final = 4
+
+#: The event loop waits for a disk that syncs within this time, in seconds.
+QUICK_SYNC_S: Final = 0.001
+
+
+class SqliteState(State):
+    """What the writer keeps between its transactions: every task that has not ended, if small."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self.connection = connection
+        [last] = fetch_rows(connection, "last_seq", {})
+        self.seqs = itertools.count(last["seq"] + 1)
+        lines = connection.execute(QUERIES["ready_lines"])
+        self.restore(lines, connection.execute(QUERIES["open_shares"]))
+
+
+class SqliteSession(Session):
+    """The tasks as one transaction sees them; its coroutines never suspend."""
+
+    state: SqliteState
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        self.flush()
+        return fetch_rows(self.state.connection, query, values)
+
+    async def load(self, task_ids: Iterable[str]) -> None:
+        self.load_now(task_ids)
+
+    def load_now(self, task_ids: Iterable[str]) -> None:
+        """Add tasks to `tasks`, from memory or the database."""
+        missing = []
+        for task_id in task_ids:
+            if task_id in self.tasks:
+                continue
+            row = self.state.live.get(task_id)
+            if row is None:
+                missing.append(task_id)
+            else:
+                self._note(row)
+        if missing:
+            for found in self._execute("tasks_by_id", {"ids": missing}):
+                self._note(stored_task(found))
+
+    async def due(self, limit: int) -> list[Task]:
+        self.flush()
+        rows = self._execute("due_tasks", {"now": self.now, "limit": limit})
+        return [self._note(stored_task(row)) for row in rows]
+
+    async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
+        for read in self.reads(wanted, n):
+            *line, limit = read
+            places = self._execute("ready_head", (*line, micros(self.now), limit))
+            self.note_read(read, places)
+            self.load_now(task_id for _, _, task_id in places)
+
+    def _execute(self, query: str, parameters: Any) -> list[Any]:
+        return self.state.connection.execute(QUERIES[query], parameters).fetchall()
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """Read these tasks again, here and in later transactions: their rows will change."""
+        for task in tasks:
+            self.tasks.pop(task.id, None)
+            self.state.live.pop(task.id, None)
+
+    def flush(self) -> None:
+        """Send changes to the database, for statements that must see them."""
+        self.numbers.update(zip(self._added, self.state.seqs, strict=False))
+        written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
+        for statement, rows, task_ids in written:
+            stored = []
+            for task_id in task_ids:
+                task = self.tasks[task_id]
+                wake_at = next_wake_at(task)
+                wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
+                stored.append(rows.of(task, self.numbers[task_id], wake))
+            if stored:
+                self.state.connection.executemany(statement, stored)
+        self._added, self._changed = {}, set()
+        for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
+            values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
+            self.afterwards("keep_idempotent", **values, created_at=self.now)
+        self.new_keys = {}
+        if self._file_uses:
+            self.afterwards("use_files", rows=self._file_uses)
+            self._file_uses = []
+        if self._posts:
+            self._close_posts()
+        after, self._after = self._after, []
+        for query, parameters in after:
+            fetch_rows(self.state.connection, query, parameters)
+
+    def remember(self) -> None:
+        """After the commit: keep the tasks that have not ended for the next transactions."""
+        live = self.state.live
+        if self.has_posted:
+            self.state.posting.wake()
+        for task_id, task in self.tasks.items():
+            if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+                live.pop(task_id, None)
+            elif task_id in live or len(live) < MAX_LIVE_TASKS:
+                live[task_id] = StoredTask(task, self.numbers[task_id], None)
+
+
+class SqliteDatabase(GroupWriter):
+    """One SQLite file: many readers, one writer.
+
+    Guarantees:
+        `write` returns after the commit that holds its changes was synced to the disk
+        (`synchronous=FULL`). Only one process has the file open for writing.
+    """
+
+    dialect = "sqlite"
+    has_peers = False
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        super().__init__(clock)
+        self.path = path
+        self._committed_changes = -1
+        #: How long commits took lately, in seconds; at first it is taken for slow.
+        self._sync_s = 2 * QUICK_SYNC_S
+        #: Whether the disk refused the last transaction that wrote something.
+        self._was_refused = False
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
+        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="swell-read")
+        self._log = wal.WriteAheadLog(partial(_connect, path))
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock) -> Self:
+        """Open the file, create or migrate it, and start the writer.
+
+        Only the user may read the files that it creates, since they hold inputs and secrets.
+
+        Raises:
+            Conflict: Another process has it open, or a newer Swell has written it.
+        """
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        database = cls(path, clock)
+        database._lock = _lock(path)
+        database._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        _make_private(path)
+        database._writer = _connect(path)
+        try:
+            _migrate(database._writer)
+            database._writer.execute(QUERIES["check_words_mark"])
+        except SwellError:
+            database._writer.close()
+            os.close(database._lock)
+            raise
+        database._reader = _connect(path)
+        database._reader.execute("PRAGMA query_only=1")
+        database.state = SqliteState(database._writer)
+        database._reserve.keep()
+        return database
+
+    async def close(self) -> None:
+        """Finish all writes and slow reads, then close the file. Idempotent."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        self.end_waits()
+        self._syncer.shutdown()
+        self._readers.shutdown(cancel_futures=True)
+        self._log.close()
+        self._reader.close()
+        self._writer.close()
+        self._reserve.keep(spare_bytes=0)
+        os.close(self._lock)
+
+    # ---- reading
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Return tasks, None for unknown ids."""
+        if len(task_ids) == 1:
+            rows = self._reader.execute(QUERIES["task_by_id"], {"id": task_ids[0]})
+        else:
+            rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
+        found = {task.id: task for task, *_ in map(stored_task, rows)}
+        return [found.get(task_id) for task_id in task_ids]
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        return fetch_rows(self._reader, query, values)
+
+    async def scan(self, query: str, **values: Any) -> list[Row]:
+        return await self.read_in_thread(lambda connection: fetch_rows(connection, query, values))
+
+    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        """Run `read` in a thread, with a read-only connection that nothing else uses."""
+        if self._is_closing:
+            raise Unavailable(CLOSING)
+
+        def run() -> R:
+            with contextlib.closing(_connect(self.path)) as connection:
+                connection.execute("PRAGMA query_only=1")
+                return read(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    async def clock_ahead_s(self) -> None:
+        """Return None: the database has no clock."""
+
+    # ---- writing
+
+    async def execute(self, query: str, **values: Any) -> list[Row]:
+        return await self.transaction(lambda tx: tx.fetch(query, **values))
+
+    async def transaction(
+        self,
+        action: Callable[[SqlTransaction], Awaitable[R]],
+        *,
+        frees_space: bool = False,
+    ) -> R:
+        def run(session: SqliteSession) -> Awaitable[R]:
+            return action(_Transaction(session))
+
+        if not frees_space:
+            return await self.write(run)
+        try:
+            return await self.write(run)
+        except Unavailable:
+            if not self._reserve.give_up():
+                raise
+            return await self.write(run)
+        finally:
+            # The next erasure needs the room, and so does a start.
+            self._reserve.keep(spare_bytes=0)
+
+    def check_room(self) -> None:
+        """Raise while the reserve is gone: the disk has room for a start and for erasing only.
+
+        Raises:
+            Unavailable: With what to do.
+        """
+        if not (self._reserve.is_there or self._reserve.keep()):
+            raise Unavailable(
+                "the database refused to write (database or disk is full); make room on the disk "
+                f"of {self.path.parent}, such as by erasing tasks, and try again"
+            )
+
+    async def check_writable(self) -> None:
+        """Write something if the last write was refused.
+
+        Raises:
+            Unavailable: It is refused again, or there is no room; the text says why.
+        """
+        self.check_room()
+        if self._was_refused:
+            await self.execute("prove_writable")
+
+    def may_have_ready(self, queues: Sequence[str]) -> bool:
+        """Whether a task is ready in one of these queues, or may be once writes have ended."""
+        return self._writing is not None or not self.state.lines.keys().isdisjoint(queues)
+
+    async def _write_all(self) -> None:
+        """Run all waiting actions in one transaction after the other, until none waits."""
+        try:
+            while self._pending or self._must_serve:
+                group = await self._next_group()
+                session = self._run(group)
+                if session is None:
+                    continue
+                early = [write for write in group if write.until is not None]
+                for write in early:
+                    write.done.set_result(write.result)
+                if early:
+                    # They run before the commit does.
+                    await asyncio.sleep(0)
+                await self._finish(group, session)
+        except Exception:
+            self._writer_failed()
+        finally:
+            self._writing = None
+
+    async def _finish(self, group: list[Write], session: SqliteSession) -> None:
+        """Commit, here or in the thread that syncs, and return the results to the callers."""
+        changes = self._writer.total_changes - self._committed_changes
+        try:
+            if not changes:
+                # A lease that found nothing: there is no disk to wait for.
+                self._writer.execute("COMMIT")
+            elif self._sync_s < QUICK_SYNC_S and self._log.moving is None:
+                # Waking a thread and being woken by it costs more than such a disk takes.
+                self._commit()
+            else:
+                await self._in_syncer(self._commit)
+        except Exception as error:
+            self._was_refused = True
+            self._roll_back(session)
+            _fail(group, error)
+            # The tasks that they got are ready again, for others that wait.
+            self._must_serve = True
+            return
+        session.remember()
+        for write in group:
+            if not write.done.done():
+                write.done.set_result(write.result)
+        if changes:
+            self._committed_changes += changes
+            self._was_refused = False
+            self._log.grown += wal.COMMIT + changes
+            if (self._log.moving or self._log.grown >= wal.CHANGES) and self._log.must_move():
+                await self._in_syncer(self._log.move, self._writer)
+
+    def _commit(self) -> None:
+        """Commit, and measure how long the disk takes."""
+        started_s = self.clock.monotonic_s()
+        self._writer.execute("COMMIT")
+        if self._log.moving is None:
+            took_s = self.clock.monotonic_s() - started_s
+            # A slow commit counts at once, and is forgotten over the next fifty.
+            self._sync_s = max(took_s, self._sync_s + 0.02 * (took_s - self._sync_s))
+
+    async def _in_syncer(self, work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._syncer, work, *arguments)
+
+    def _run(self, group: list[Write]) -> SqliteSession | None:
+        """Run a group in one transaction, and add the waiting actions that found something to do.
+
+        An action that raises is removed from the group, and its caller gets the error at once.
+        """
+        is_searching = False
+        while group or self._waiting:
+            session = SqliteSession(self.state, self.clock.now())
+            served: dict[Write, None] = {}
+            doing: Write | None = None
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                for doing in itertools.chain(group, self._woken(served)):
+                    _run_action(doing, session)
+                    if is_searching:
+                        session.flush()
+                doing = None
+                session.flush()
+            except Exception as error:
+                self._roll_back(session)
+                if not is_searching and not isinstance(error, SwellError):
+                    # The database refused a row, perhaps when a later action flushed it. Flushing
+                    # after each action shows which row it was.
+                    is_searching = True
+                    continue
+                self._was_refused = self._was_refused or _is_refusal(error)
+                blamed = [*group, *served] if doing is None else [doing]
+                _fail(blamed, error)
+                group[:] = [write for write in group if write not in blamed]
+            else:
+                group += served
+                return session
+        return None
+
+    def _woken(self, served: dict[Write, None]) -> Iterator[Write]:
+        """Yield the actions that wait for a queue, for as long as a task is ready in it.
+
+        Those that have found something are added to `served`.
+        """
+        lines = self.state.lines
+        for queue in [each for each in self._waiting if each in lines]:
+            for write in self._waiting[queue]:
+                if queue not in lines:
+                    break
+                if write.may_run and write not in served:
+                    yield write
+                    if write.result:
+                        served[write] = None
+
+    def _roll_back(self, session: SqliteSession) -> None:
+        session.undo()
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    _lock: int
+    _reserve: Reserve
+    _writer: sqlite3.Connection
+    _reader: sqlite3.Connection
+    #: What the writer keeps in memory.
+    state: SqliteState
+
+
+class _Transaction:
+    """Statements of `swell.db` in the transaction of a group."""
+
+    def __init__(self, session: SqliteSession) -> None:
+        self._session = session
+        session.flush()  # changed tasks must be in the file before SQL reads them
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        return await self._session.fetch(query, **values)
+
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        """Do nothing: there is one writer."""
+
+    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        ids = list(task_ids)
+        await self._session.load(ids)
+        found = [self._session.tasks[each] for each in ids if each in self._session.tasks]
+        self._session.forget(task for task in found if task.state.is_terminal)
+        return found
+
+
+def _run_action(write: Write, session: SqliteSession) -> None:
+    """Run a coroutine that never suspends, so that one `async def` serves both databases."""
+    if write.wants:
+        session.load_now(write.wants)
+    running: Any = write.action(session)
+    try:
+        running.send(None)
+    except StopIteration as stop:
+        write.result = stop.value
+        return
+    running.close()
+    raise RuntimeError("a transaction awaited something other than its statements")
+
+
+def _fail(group: list[Write], error: BaseException) -> None:
+    for write in group:
+        write.fail(_translated(error))
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the database cannot write at all."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.OperationalError):
+        translated: SwellError = Unavailable(f"the database refused to write ({error}); try again")
+    elif isinstance(error, sqlite3.Error):
+        translated = Internal(f"the database failed: {error}")
+    else:
+        return error
+    translated.__cause__ = error
+    return translated
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA cache_size=-65536")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+def library_version() -> str:
+    """Return the version of the SQLite library."""
+    return sqlite3.sqlite_version
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(
+            f"another process is using {path}; stop it, or give this one another data directory"
+        ) from error
+    return descriptor
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file that only this user can read, unless there is one.
+
+    SQLite gives the write-ahead log the same permissions.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (done,) = connection.execute("PRAGMA user_version").fetchone()
+    migrations = load_migrations("sqlite")
+    newest = migrations[-1][0]
+    if done > newest:
+        raise Conflict(
+            f"the data was written by a newer Swell (schema {done}, this one knows "
+            f"{newest}); install that version, or use another data directory"
+        )
+    for number, name, script in migrations:
+        if number <= done:
+            continue
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;"
+            )
+        except sqlite3.Error as error:
+            raise Internal(f"migration {number} ({name}) failed: {error}") from error

@@ -1,1 +1,0 @@
-"""Prices of machines, the ledger of their time, and reports of costs."""

@@ -1,0 +1,1 @@
+"""Addresses, and connections to other servers."""

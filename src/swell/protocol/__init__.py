@@ -1,0 +1,1 @@
+"""Messages between backends, workers and the autoscaler, and the worker's HTTP client."""

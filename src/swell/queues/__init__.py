@@ -1,0 +1,1 @@
+"""The order of leases over the database, and external queues: Amazon SQS and NATS JetStream."""

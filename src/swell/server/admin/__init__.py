@@ -1,0 +1,1 @@
+"""Endpoints for operators, the audit log, and the state of the autoscaler."""

@@ -1,0 +1,1 @@
+"""Quotas, costs of attempts, idle time and budgets."""

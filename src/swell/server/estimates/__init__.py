@@ -1,0 +1,1 @@
+"""Queue positions, and estimates of when a task starts and ends."""

@@ -1,0 +1,1 @@
+"""Blind comparisons of models: creation, votes and ratings."""

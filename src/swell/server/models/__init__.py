@@ -1,0 +1,1 @@
+"""Model cards, samples, styles, and pipelines from settings."""

@@ -1,0 +1,96 @@
+"""Open event streams.
+
+An idle stream costs one small object here, its request's coroutine and the server's connection: no
+extra asyncio task, no timer and no queue. Background jobs (`background_jobs.py`) send keep-alive
+comments and new positions, and find closed connections.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from swell.core.task import Task
+from swell.server.request import Call, poll
+
+KEEP_ALIVE = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
+
+
+class Stream:
+    """One client that listens to one task."""
+
+    __slots__ = (
+        "authorization",
+        "is_gone",
+        "is_signed",
+        "last_position",
+        "owner",
+        "receive",
+        "send",
+        "waiting",
+    )
+
+    def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
+        #: The server's asyncio task that handles the request.
+        self.owner = owner
+        self.receive = call.receive
+        self.send = call.send
+        #: The header with its key.
+        self.authorization = call.headers.get(b"authorization")
+        #: Whether it has a signed URL instead, which is valid until the stream ends.
+        self.is_signed = call.key is None
+        #: The task while it is queued.
+        self.waiting = waiting
+        self.last_position: int | None = None
+        #: Whether the client hung up or its key was revoked.
+        self.is_gone = False
+
+    def check(self) -> None:
+        """End the stream if its client has hung up."""
+        message = poll(self.receive())
+        if message is not None and message["type"] == "http.disconnect":
+            self._cancel()
+
+    def end(self) -> None:
+        """End the stream. The client gets the reason when it reconnects."""
+        if not self.is_gone:
+            self.push({"type": "http.response.body", "body": b"", "more_body": False})
+            self._cancel()
+
+    def push(self, message: dict[str, Any]) -> None:
+        """Write without waiting. A client that reads too slowly does not get the message."""
+        poll(self.send(message))
+
+    def _cancel(self) -> None:
+        self.is_gone = True
+        if self.owner is not None:
+            self.owner.cancel()
+
+
+class Streams:
+    """All open streams of this process."""
+
+    def __init__(self) -> None:
+        # A dictionary as an ordered set.
+        self._streams: dict[Stream, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._streams))
+
+    def add(self, stream: Stream) -> None:
+        """Add an open stream."""
+        self._streams[stream] = None
+
+    def remove(self, stream: Stream) -> None:
+        """Remove a stream."""
+        self._streams.pop(stream, None)
+
+    def waiting(self, limit: int) -> list[Stream]:
+        """Return up to `limit` streams of queued tasks; the next call returns others first."""
+        found = [stream for stream in self._streams if stream.waiting is not None][:limit]
+        for stream in found:
+            del self._streams[stream]
+            self._streams[stream] = None
+        return found

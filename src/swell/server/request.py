@@ -1,0 +1,262 @@
+"""One HTTP request and its answer, as thin as ASGI allows.
+
+Handlers take a `Call` and return a `Reply`. Cookies, forms and URLs are parsed only on demand:
+most requests need the path, one or two headers and the body.
+"""
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from swell.core.errors import InvalidRequest, TooLarge
+from swell.core.records import ApiKey
+from swell.core.telemetry import Trace, request_id
+from swell.server.body_queue import BodyQueue
+from swell.server.headers import GUARDS, NO_POLICY, Headers
+from swell.server.json_limits import MAX_VALUES, MAX_WORKER_VALUES, check_values
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+
+#: Request ids that clients may set: nothing that could break or fill a line of the log.
+_PLAIN_ID: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
+
+#: Most bytes in a body of a client without a known key.
+MAX_KEYLESS_BYTES: Final = 256 * 1024
+
+#: Longer bodies of a key wait for their turn, in bytes.
+_LARGE_BYTES: Final = 256 * 1024
+
+
+class ClientGone(Exception):
+    """The client hung up before the request was read."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer: a body, or a stream of known length."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    #: They replace the security headers of every answer.
+    headers: Headers | None = None
+    stream: AsyncIterator[bytes] | None = None
+    #: Of the stream, in bytes.
+    length: int | None = None
+    #: Called if the client has hung up before the answer; None for nothing.
+    lost: Callable[[], Awaitable[None]] | None = None
+
+    def all_headers(self, call: "Call") -> Headers:
+        """Return the headers, with those of every answer."""
+        headers = [(b"x-request-id", call.request_id.encode()), *call.added_headers]
+        headers += self.headers or ()
+        own = {name for name, _ in headers}
+        headers += [each for each in (*GUARDS, NO_POLICY) if each[0] not in own]
+        if self.status not in (204, 304):
+            length = len(self.body) if self.length is None else self.length
+            headers.append((b"content-type", self.content_type))
+            headers.append((b"content-length", b"%d" % length))
+        return headers
+
+    async def send(self, call: "Call") -> None:
+        """Write the answer."""
+        send = call.send
+        headers = self.all_headers(call)
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self.stream is not None and call.scope["method"] != "HEAD":
+            async for chunk in self.stream:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        body = b"" if call.scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.body", "body": body})
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, started_s: float = 0.0) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        #: By lower-case name; of several with one name, the first.
+        self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
+        asked = self.headers.get(b"x-request-id")
+        if asked is not None and _PLAIN_ID.fullmatch(asked):
+            self.request_id = asked.decode("ascii")
+        else:
+            self.request_id = f"req_{secrets.token_hex(9)}"
+        # Every line of the log about this request has its id.
+        request_id.set(self.request_id)
+        #: The caller's key; None if the operation needs none.
+        self.key: ApiKey | None = None
+        #: The same, on a path that needs a key.
+        self.caller: ApiKey
+        #: Parameters of the path.
+        self.params: dict[str, str] = scope.get("path_params", {})
+        #: Status of an answer that the handler wrote itself.
+        self.status = 200
+        #: When it began, in monotonic seconds.
+        self.started_s = started_s
+        #: The task that it made, for the log; empty for none or several.
+        self.task_id = ""
+        #: Its span; None if it is not traced.
+        self.trace: Trace | None = None
+        #: For the audit log: the id of the target, a text, and whether an operator acts on a task
+        #: or worker of another key.
+        self.target = ""
+        self.about = ""
+        self.of_others = False
+        #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
+        self.body_queue: BodyQueue | None = None
+        #: Checks of its inputs so far (`Cards.check_input`).
+        self.checked = 0
+        #: The whole body, once it was read.
+        self.content = b""
+        #: Headers of every answer to this request, errors included.
+        self.added_headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, also to an error."""
+        self.added_headers += ((name, value),)
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of every answer to this request."""
+        return [(b"x-request-id", self.request_id.encode()), *GUARDS, *self.added_headers]
+
+    @property
+    def path(self) -> str:
+        """The path that was asked."""
+        return str(self.scope["path"])
+
+    def bring_key(self, authorization: bytes) -> None:
+        """Use a key from the body as if it had come in the `Authorization` header."""
+        self.headers[b"authorization"] = authorization
+
+    @property
+    def media_type(self) -> str:
+        """The body's media type in lower case, without parameters; empty without the header."""
+        value = self.headers.get(b"content-type") or b""
+        return value.split(b";", 1)[0].strip().lower().decode("latin-1")
+
+    def query(self) -> dict[str, str]:
+        """Return the query parameters.
+
+        Raises:
+            InvalidRequest: One is given twice, or is not UTF-8.
+        """
+        try:
+            raw = self.scope["query_string"].decode("ascii")
+            pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
+        except ValueError as error:
+            raise InvalidRequest("the query string is not URL-encoded UTF-8") from error
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidRequest("a query parameter is given twice; give each once")
+        return found
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TooLarge: It is longer than `limit_bytes`, counted as it comes, or without a known key
+                than `MAX_KEYLESS_BYTES`; or it has more than `MAX_VALUES` values, in a worker's
+                body `MAX_WORKER_VALUES`.
+            TooManyRequests: Too many bytes of the key wait already.
+            ClientGone: The client hung up.
+        """
+        if self.key is None:
+            limit_bytes = min(limit_bytes, MAX_KEYLESS_BYTES)
+        message = await self.receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            data: bytes = message.get("body", b"")
+            if len(data) > limit_bytes:
+                raise self._too_large(limit_bytes)
+        else:
+            data = b"".join([chunk async for chunk in self._chunks(message, limit_bytes)])
+        self.content = data
+        if len(data) <= MAX_VALUES:
+            return data
+        if self.body_queue is None:
+            check_values(data, MAX_WORKER_VALUES)
+        elif self.key is None or len(data) <= _LARGE_BYTES:
+            check_values(data, MAX_VALUES)
+        else:
+            await self.body_queue.take(self.key.id, data)
+        return data
+
+    def limit_bytes(self, limit_bytes: int) -> int:
+        """Return how long the body may be: without a known key, at most `MAX_KEYLESS_BYTES`."""
+        return min(limit_bytes, MAX_KEYLESS_BYTES) if self.key is None else limit_bytes
+
+    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            TooLarge: It is longer than `limit_bytes`.
+            ClientGone: The client hung up.
+        """
+        async for chunk in self._chunks(await self.receive(), limit_bytes):
+            yield chunk
+
+    async def _chunks(
+        self, message: MutableMapping[str, Any], limit_bytes: int
+    ) -> AsyncIterator[bytes]:
+        total = 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            total += len(chunk)
+            if total > limit_bytes:
+                raise self._too_large(limit_bytes)
+            if chunk:
+                yield chunk
+            if not message.get("more_body", False):
+                return
+            message = await self.receive()
+
+    def _too_large(self, limit_bytes: int) -> TooLarge:
+        error = too_large(limit_bytes)
+        if self.key is None and limit_bytes == MAX_KEYLESS_BYTES:
+            error.detail = (
+                f"the body is larger than {limit_bytes:,} bytes, and the request has no key in its "
+                "Authorization header: send less, or send a key there"
+            )
+        return error
+
+    def is_gone(self) -> bool:
+        """Whether the client has hung up. The body must have been read."""
+        message = poll(self.receive())
+        return message is not None and message["type"] == "http.disconnect"
+
+
+def poll(step: Awaitable[Any]) -> Any:
+    """Run an awaitable only as far as it goes without waiting; None if it would wait.
+
+    It lets one loop look after thousands of streams without a task for each.
+    """
+    if not isinstance(step, Coroutine):
+        return None
+    try:
+        step.send(None)
+    except StopIteration as done:
+        return done.value
+    # It would wait: close it, which also removes it from the waiters.
+    step.close()
+    return None
+
+
+def too_large(limit_bytes: int) -> TooLarge:
+    """Return the error of a body that is longer than it may be."""
+    # The rest of the body is not read, so the connection cannot be used again.
+    return TooLarge(
+        f"the body is larger than {limit_bytes:,} bytes: send less, or upload files with "
+        "POST /v1/uploads and name their URLs",
+        headers={"connection": "close"},
+    )

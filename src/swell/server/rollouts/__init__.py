@@ -1,0 +1,1 @@
+"""Rollouts of model versions: endpoints, canaries, and the routing of tasks."""

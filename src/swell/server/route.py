@@ -1,0 +1,186 @@
+"""How an operation of the HTTP API is declared, on the handler that answers it."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from swell.core.errors import InvalidInput, InvalidRequest, SwellError, TooLarge
+from swell.core.records import Scope
+from swell.server.common_schemas import NoQuery
+from swell.server.request import Call, Reply
+
+if TYPE_CHECKING:
+    from swell.server.service import Service
+
+#: None means that the handler has written its answer itself.
+Handler = Callable[["Service", Call], Awaitable[Reply | None]]
+
+#: Makes the answer for an error.
+Refusal = Callable[[Call, SwellError], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A request header that an operation reads."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    example: str
+
+
+IDEMPOTENCY_KEY: Final = Header(
+    "Idempotency-Key",
+    "the same key returns the same task for 24 hours; another body is an error",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*[!-~][ -~]*$"},
+    "8e03978e-40d5-43e8-bc93-6894a57f9324",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body: a message as JSON, or files of these media types."""
+
+    message: type[Any] | None = None
+    media_types: tuple[str, ...] = ("application/json",)
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: a message as JSON, or something else of this media type."""
+
+    description: str
+    message: type[Any] | None = None
+    media_type: str = "application/json"
+    #: Media types of files that may come instead, where `Accept` prefers them.
+    files: tuple[str, ...] = ()
+    #: Headers that not every answer has, with their meaning.
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation of the surface: everything that is served, described and documented of it."""
+
+    method: str
+    #: Path with `{name}` for one part and `{name:path}` for the rest.
+    path: str
+    handler: Handler
+    #: The permission that a key needs; None if no key is needed.
+    scope: Scope | None
+    summary: str
+    #: Heading under which it is documented.
+    group: str
+    responses: dict[int, Response]
+    errors: tuple[type[SwellError], ...] = ()
+    description: str = ""
+    body: Body | None = None
+    query: type[Any] = NoQuery
+    headers: tuple[Header, ...] = ()
+    #: Kept out of OpenAPI: pages for people.
+    is_page: bool = False
+    #: Its name in the audit log, such as `keys.create`; empty if it is not logged.
+    audit: str = ""
+    #: Which other API's clients it is for, such as `replicate`; empty for our own surface.
+    facade: str = ""
+    #: Makes the answers for errors; None for problem documents.
+    refuse: Refusal | None = None
+    #: The operation's id in OpenAPI, such as `tasks_create_task`. It is public: the tables of
+    #: routes set it, so that it stays when a handler moves.
+    operation_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """The operation's id."""
+        return self.operation_id or self.handler.__name__
+
+    @property
+    def public_path(self) -> str:
+        """The path as OpenAPI writes it."""
+        return self.path.replace(":path}", "}")
+
+
+TASK_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "demo/upper",
+    "input": {"text": "hello"},
+    "user": "anna",
+    "finish_by_s": 60,
+}
+
+_declared: Final[dict[str, list[Route]]] = {}
+
+
+def declared_in(module: str) -> list[Route]:
+    """Return the operations that the handlers of a module declare, in their order."""
+    return _declared.get(module, [])
+
+
+def route(
+    operation: str,
+    group: str,
+    responses: dict[int, Response],
+    *,
+    scope: Scope | None = Scope.CLIENT,
+    body: type[Any] | Body | None = None,
+    errors: tuple[type[SwellError], ...] = (),
+    **more: Any,
+) -> Callable[[Handler], Handler]:
+    """Declare an operation on its handler.
+
+    `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
+    it: the first line is the summary, and the text up to "Raises:" is the description. The errors
+    of reading a body or a query are added. `more` are other fields of `Route`.
+    """
+    if isinstance(body, type):
+        body = Body(body)
+    if body is not None and body.message is not None:
+        errors = (InvalidRequest, InvalidInput, TooLarge, *errors)
+    elif more.get("query", NoQuery) not in (NoQuery, dict):
+        errors = (InvalidRequest, InvalidInput, *errors)
+
+    def declare(handler: Handler) -> Handler:
+        made = make_route(
+            handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
+        )
+        _declared.setdefault(handler.__module__, []).append(made)
+        return handler
+
+    return declare
+
+
+def make_route(
+    handler: Handler, operation: str, group: str, responses: dict[int, Response], **more: Any
+) -> Route:
+    """Return the operation of a handler, whose docstring describes it. Args: as `route`."""
+    method, _, path = operation.partition(" ")
+    summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
+    description = " ".join(rest.partition("Raises:")[0].split())
+    return Route(
+        method=method,
+        path=path,
+        handler=handler,
+        summary=summary.removesuffix("."),
+        description=description,
+        group=group,
+        responses=responses,
+        **more,
+    )
+
+
+def admin_route(
+    operation: str, responses: dict[int, Response], **more: Any
+) -> Callable[[Handler], Handler]:
+    """Declare an operation of operators, which needs an `admin` key. Args: as `route`."""
+    return route(operation, "Operators", responses, scope=Scope.ADMIN, **more)
+
+
+def page_route(
+    path: str, errors: tuple[type[SwellError], ...] = ()
+) -> Callable[[Handler], Handler]:
+    """Declare a page for people, which OpenAPI leaves out."""
+    html = {200: Response("HTML", media_type="text/html; charset=utf-8")}
+    return route(
+        f"GET {path}", "Service", html, scope=None, query=dict, errors=errors, is_page=True
+    )

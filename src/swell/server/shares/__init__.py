@@ -1,0 +1,1 @@
+"""Links that show a task's pictures to people without a key."""

@@ -1,0 +1,1 @@
+"""Tasks: admission, submission, event streams, and what clients see of them."""

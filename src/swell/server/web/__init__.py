@@ -1,0 +1,1 @@
+"""The built web app, and pages that the server renders."""

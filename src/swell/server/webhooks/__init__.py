@@ -1,0 +1,1 @@
+"""Webhooks: endpoints, bodies, signatures and delivery."""

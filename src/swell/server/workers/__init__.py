@@ -1,0 +1,1 @@
+"""The protocol of workers: registration, leases, reports and startups."""

@@ -1,1 +1,0 @@
-"""Swell's stores."""

@@ -1,5 +1,0 @@
-"""The shared database: one PostgreSQL database, any number of backends (docs/decisions/0025)."""
-
-from swell.stores.postgres.database import PostgresDatabase
-
-__all__ = ["PostgresDatabase"]

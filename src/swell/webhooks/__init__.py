@@ -1,1 +1,0 @@
-"""Sends the webhooks in the outbox to their receivers."""
