@@ -99,11 +99,10 @@ def build_autoscaler(
     from swell.autoscaler.policy import plan
 
     chosen = settings.autoscale
-    url = chosen.url or settings.server.public_url or access.url
     token = chosen.token.get_secret_value() or access.token
     if not token:
         check_token(settings)
-    access = Access(url, token)
+    access = Access(chosen.url or settings.server.public_url or access.url, token)
     prices = pool_prices(settings)
     pools = [
         _pool(name, settings, clock, _environment(name, settings, access, ref_of), prices.get(name))
@@ -111,7 +110,6 @@ def build_autoscaler(
     ]
     _log_advice(settings, prices)
     registry = backend.registry
-    timing = Timing(lost_s=3 * settings.delivery.heartbeat_s)
     policy = policy_of(settings)
     terms = Terms(
         holder=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -123,7 +121,7 @@ def build_autoscaler(
         ),
     )
     controller = Controller(
-        Observer(backend.broker, registry, pools, clock, timing),
+        Observer(backend.broker, registry, pools, clock, Timing(3 * settings.delivery.heartbeat_s)),
         registry,
         pools,
         clock,
