@@ -37,7 +37,11 @@ import build
 
 def names() -> dict[str, set[str]]:
     """Page below docs/ → what must stand on it."""
-    kinds = [getattr(errors, name) for name in errors.__all__ if name != "FieldError"]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.SwellError)
+    ]
     options = {name for kind in KINDS for name in options_of(kind).model_fields}
     return {
         "reference/settings.md": {each.key for each in describe()}
