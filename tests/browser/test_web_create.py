@@ -649,6 +649,25 @@ def test_a_picture_comes_in_over_its_preview_softly_unless_less_motion_is_wanted
     page.context.close()
 
 
+@pytest.mark.parametrize("size", [(1280, 860), (390, 844)], ids=str)
+def test_more_settings_unfold_in_view_above_the_button(
+    browser: Browser, app: App, size: tuple[int, int]
+) -> None:
+    width, height = size
+    page = fresh(browser, app, viewport={"width": width, "height": height}, reduced_motion="reduce")
+    expect(page.get_by_text("Pictures", exact=True)).to_be_visible()
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Seed", exact=True)).to_be_in_viewport(ratio=1)
+    last = page.get_by_text("Reuse settings of a picture")
+    expect(last).to_be_in_viewport(ratio=1)
+    # Nothing lies over it.
+    assert last.evaluate(
+        "each => { const { left, bottom } = each.getBoundingClientRect();"
+        " return each.contains(document.elementFromPoint(left + 20, bottom - 4)); }"
+    )
+    page.context.close()
+
+
 def test_on_a_phone_it_fits_and_the_button_is_at_hand(browser: Browser, app: App) -> None:
     page = fresh(
         browser, app, viewport={"width": 390, "height": 664}, is_mobile=True, has_touch=True

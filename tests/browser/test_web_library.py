@@ -1,5 +1,6 @@
 """The library in the web app: find, show, favour and erase what was made."""
 
+import re
 from typing import Any
 
 import pytest
@@ -47,6 +48,8 @@ def test_pictures_are_found_shown_and_favoured(shelf: Page) -> None:
     cells.first.get_by_role("button").click()
     dialog = shelf.get_by_role("dialog")
     expect(dialog).to_contain_text(PROMPTS[2])
+    # As the browser's country writes it, which is another than the one of its language.
+    expect(dialog).to_contain_text(re.compile(r"\d \w{3,4} \d{4}, \d\d:\d\d"))
     shelf.keyboard.press("ArrowRight")
     expect(dialog).to_contain_text(PROMPTS[1])
     shelf.keyboard.press("f")

@@ -28,6 +28,11 @@ class Speech {
 
 export const speech = new Speech();
 
+/** How dates are written: as the browser does it, if it is one of the language's countries that it names. */
+function country(): string {
+  return navigator.languages.find((each) => each.slice(0, 2) === speech.language) ?? speech.language;
+}
+
 /** Speak the language that was chosen before, or the browser's first that the app knows. */
 export async function startLanguage(): Promise<void> {
   const liked = [kept<string>("language", ""), ...navigator.languages.map((each) => each.slice(0, 2))];
@@ -96,7 +101,7 @@ export function duration(seconds: number): string {
 
 export function moment(at: string | Date, options: Intl.DateTimeFormatOptions = {}): string {
   const shown = { dateStyle: "medium", timeStyle: "short", ...options } as const;
-  return new Intl.DateTimeFormat(speech.language, shown).format(new Date(at));
+  return new Intl.DateTimeFormat(country(), shown).format(new Date(at));
 }
 
 /** How long ago, or in how long: 5 min. ago, on one line. */
@@ -122,6 +127,6 @@ export function dayName(at: string | Date, now = new Date()): string {
   const name =
     ago === 0 || ago === 1
       ? new Intl.RelativeTimeFormat(speech.language, { numeric: "auto" }).format(-ago, "day")
-      : new Intl.DateTimeFormat(speech.language, { weekday: "long", day: "numeric", month: "long", year: isThisYear ? undefined : "numeric" }).format(day);
+      : new Intl.DateTimeFormat(country(), { weekday: "long", day: "numeric", month: "long", year: isThisYear ? undefined : "numeric" }).format(day);
   return name.charAt(0).toLocaleUpperCase(speech.language) + name.slice(1);
 }
