@@ -51,7 +51,9 @@ SERIES = Declared(
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(hour_micros={"default": HOUR_MICROS}, pipelines=(SERIES,)) as world:
+    async with a_world(
+        hour_micros={"default": HOUR_MICROS}, pipelines=(SERIES,), lease_s=120.0
+    ) as world:
         yield world
 
 

@@ -90,7 +90,7 @@ async def test_what_the_cloud_tells_is_planned_by_told_and_written_down(world: W
     cloud = Cloud()
     world.start(cloud)
     pool = await world.look()
-    assert (pool.hour_micros, pool.price_source, pool.price_note) == (500_000, "the cloud", "")
+    assert (pool.hour_micros, pool.price_source, pool.price_note) == (500_000, "the cloud", None)
     assert pool.price_told_at == world.clock.now()
     assert pool.price_read_on == world.clock.now().date()
     seen = await world.controller.look()
@@ -152,7 +152,7 @@ async def test_a_cloud_that_does_not_answer_changes_nothing_for_a_day_and_then_t
     assert [each.hour_micros for each in (await world.tariff()).steps] == [500_000, 900_000]
     cloud.error = None
     pool = await world.look(60)
-    assert (pool.hour_micros, pool.price_note) == (500_000, "")
+    assert (pool.hour_micros, pool.price_note) == (500_000, None)
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), None, ValueError("a fault of ours")])
