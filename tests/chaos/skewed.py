@@ -16,12 +16,12 @@ _HONEST = SystemClock.now
 _WRONG_BY = Path(os.environ["CHAOS_CLOCK"])
 
 
-def _skewed(clock: SystemClock) -> datetime:
+def _skewed(_: SystemClock) -> datetime:
     try:
         wrong_by_s = float(_WRONG_BY.read_text() or 0)
     except OSError:
         wrong_by_s = 0.0
-    return _HONEST(clock) + timedelta(seconds=wrong_by_s)
+    return _HONEST() + timedelta(seconds=wrong_by_s)
 
 
 if __name__ == "__main__":

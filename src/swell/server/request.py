@@ -24,6 +24,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 
+#: The first ten digits of the ids of requests that this process answers.
+_PROCESS: Final = secrets.token_hex(5)
 #: Request ids that clients may set: nothing that could break or fill a line of the log.
 _PLAIN_ID: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
@@ -90,7 +92,7 @@ class Call:
         if asked is not None and _PLAIN_ID.fullmatch(asked):
             self.request_id = asked.decode("ascii")
         else:
-            self.request_id = f"req_{secrets.token_hex(9)}"
+            self.request_id = f"req_{_PROCESS}{secrets.token_hex(4)}"
         # Every line of the log about this request has its id.
         request_id.set(self.request_id)
         #: The caller's key; None if the operation needs none.
