@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from swell.bootstrap.extras import Unusable, installed, opening
 from swell.bootstrap.storage import is_shared
@@ -65,7 +66,10 @@ def _objects_url(settings: Settings) -> str:
 
 def _path_of(setting: str, url: str) -> Path | None:
     """Return the folder that a URL names; None for a bucket."""
-    scheme = url.partition(":")[0]
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # Such as a bracket that does not end.
+        scheme = ""
     if scheme not in ("file", "s3", "gs", "az"):
         raise InvalidRequest(
             f"{setting} {url!r}: use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
