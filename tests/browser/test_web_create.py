@@ -907,8 +907,11 @@ def test_it_is_accessible_empty_and_with_pictures(browser: Browser, app: App) ->
         page.set_viewport_size({"width": size[0], "height": size[1]})
         for theme in ("light", "dark"):
             page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
-            # Colours change with the next frame.
+            # Colours change with the next frame, some by a transition.
             page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+            page.wait_for_function(
+                "!document.getAnimations().some(each => each instanceof CSSTransition)"
+            )
             assert breaches(page) == []
     made(page).click()
     expect(page.get_by_role("dialog")).to_be_visible()
