@@ -193,7 +193,7 @@ def test_every_part_at_scale_is_tried_through_its_contract(
         "SWELL_OBJECTS__ENDPOINT": bucket.access.endpoint,
         "SWELL_OBJECTS__REGION": bucket.access.region,
         "SWELL_OBJECTS__KEY_ID": bucket.access.key_id,
-        "SWELL_OBJECTS__SECRET": bucket.access.secret,
+        "SWELL_OBJECTS__SECRET": bucket.access.secret.get_secret_value(),
     }
     found = findings(swell, **variables)
     for name in ("store", "broker", "bus", "objects"):

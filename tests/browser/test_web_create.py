@@ -909,8 +909,9 @@ def test_it_is_accessible_empty_and_with_pictures(browser: Browser, app: App) ->
             page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
             # Colours change with the next frame, some by a transition.
             page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
-            page.wait_for_function(
-                "!document.getAnimations().some(each => each instanceof CSSTransition)"
+            page.evaluate(
+                """Promise.allSettled(document.getAnimations()
+                    .filter(each => each instanceof CSSTransition).map(each => each.finished))"""
             )
             assert breaches(page) == []
     made(page).click()
