@@ -85,7 +85,7 @@ def test_the_commands_of_the_page_push_where_it_says(tmp_path: Path, moto_server
         "SWELL_WEIGHTS__ENDPOINT": bucket.access.endpoint,
         "SWELL_WEIGHTS__REGION": bucket.access.region,
         "SWELL_WEIGHTS__KEY_ID": bucket.access.key_id,
-        "SWELL_WEIGHTS__SECRET": bucket.access.secret,
+        "SWELL_WEIGHTS__SECRET": bucket.access.secret.get_secret_value(),
     }
     write(tmp_path, 1)
     swell = Swell(tmp_path)

@@ -46,7 +46,7 @@ def grown(
         "SWELL_OBJECTS__ENDPOINT": str(bucket.access.endpoint),
         "SWELL_OBJECTS__REGION": str(bucket.access.region),
         "SWELL_OBJECTS__KEY_ID": str(bucket.access.key_id),
-        "SWELL_OBJECTS__SECRET": str(bucket.access.secret),
+        "SWELL_OBJECTS__SECRET": bucket.access.secret.get_secret_value(),
     }
     return Grown(Swell(tmp_path), variables)
 
