@@ -1,6 +1,7 @@
 """The ASGI application.
 
-Paths without parameters are found in a dictionary. Starlette's router matches the others.
+Paths without parameters are found in a dictionary, others by Starlette's patterns. No middleware
+stands in between: each event stream would keep its frames.
 """
 
 import asyncio
@@ -8,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
-from starlette.routing import Route as StarletteRoute
+from starlette.routing import compile_path
 
 from swell.compat.path_rewrite import FACADES, path_meant
 from swell.compat.webhook_formats import FORMATS
@@ -122,12 +122,12 @@ class Endpoint:
         return reply
 
 
-class _Router:
-    """Answers the requests of one path: finds the operation of the method, or refuses.
+class _Refusal:
+    """Answers the requests for which there is no operation.
 
     Args:
         service: The backend.
-        endpoints: Method → operation; empty for paths without an operation.
+        endpoints: Method → operation of the path; empty for unknown paths.
         paths: All paths, for suggestions.
     """
 
@@ -139,10 +139,6 @@ class _Router:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["method"])
-        if endpoint is not None:
-            await endpoint(scope, receive, send)
-            return
         service = self._service
         call = Call(scope, receive, send, service.clock.monotonic_s())
         reply = None
@@ -182,36 +178,39 @@ class App:
             endpoint = methods.setdefault(route.method, Endpoint(self.service, route))
             if route.method == "GET":
                 methods["HEAD"] = endpoint
-        #: (method, path) → operation, of paths without parameters.
-        self._fixed = {
-            (method, path): endpoint
-            for path, methods in by_path.items()
-            if "{" not in path
-            for method, endpoint in methods.items()
-        }
-        # Paths without parameters first: /v1/dead/replay is not the task `replay`.
-        routes = [
-            StarletteRoute(path, _Router(self.service, by_path[path]))
+        #: Path without parameters → method → operation.
+        self._fixed = {path: methods for path, methods in by_path.items() if "{" not in path}
+        #: The same for patterns of paths with parameters, those with fewer first.
+        self._patterns = [
+            (compile_path(path)[0], by_path[path])
             for path in sorted(by_path, key=lambda path: path.count("{"))
+            if "{" in path
         ]
-        self._starlette = Starlette(routes=routes)
-        self._starlette.router.redirect_slashes = False
-        paths = sorted({route.public_path for route in served})
-        self._starlette.router.default = _Router(self.service, {}, paths)
+        self._paths = sorted({route.public_path for route in served})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] == "http":
-            path = scope["path"]
-            if path.startswith(FACADES):
-                path = scope["path"] = path_meant(path)
-            endpoint = self._fixed.get((scope["method"], path))
-            await (endpoint or self._starlette)(scope, receive, send)
+            if scope["path"].startswith(FACADES):
+                scope["path"] = path_meant(scope["path"])
+            await self._find(scope)(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             # A WebSocket: no operation takes one.
             await send({"type": "websocket.close", "code": 1000})
+
+    def _find(self, scope: Scope) -> Endpoint | _Refusal:
+        """Return the operation of a request, or what refuses it."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        methods = self._fixed.get(path, {})
+        if not methods:
+            for pattern, of_pattern in self._patterns:
+                if found := pattern.match(path):
+                    scope["path_params"], methods = found.groupdict(), of_pattern
+                    break
+        endpoint = methods.get(scope["method"])
+        return endpoint or _Refusal(self.service, methods, self._paths)
 
     async def start(self) -> None:
         """Make ready for requests."""

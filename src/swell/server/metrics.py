@@ -333,8 +333,8 @@ class _Measured:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
-        if inspect.iscoroutinefunction(found):
-            found = self._measure(name)
+        if inspect.ismethod(found):
+            found = self._measure(name) if inspect.iscoroutinefunction(found) else found
             setattr(self, name, found)
         return found
 

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -24,8 +25,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 
-#: The first ten digits of the ids of requests that this process answers.
+#: The ids of requests that this process answers: ten digits of its own, and a number.
 _PROCESS: Final = secrets.token_hex(5)
+_numbers: Final = count()
 #: Request ids that clients may set: nothing that could break or fill a line of the log.
 _PLAIN_ID: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 
@@ -82,46 +84,47 @@ class Reply:
 class Call:
     """One request on its way through a handler."""
 
+    #: The caller's key; None if the operation needs none.
+    key: ApiKey | None = None
+    #: The same, on a path that needs a key.
+    caller: ApiKey
+    #: Status of an answer that the handler wrote itself.
+    status = 200
+    #: The task that it made, for the log; empty for none or several.
+    task_id = ""
+    #: Its span; None if it is not traced.
+    trace: Trace | None = None
+    #: For the audit log: the id of the target, a text, and whether an operator acts on a task or
+    #: worker of another key.
+    target = ""
+    about = ""
+    of_others = False
+    #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
+    body_queue: BodyQueue | None = None
+    #: Checks of its inputs so far (`Cards.check_input`).
+    checked = 0
+    #: The whole body, once it was read.
+    content = b""
+    #: Headers of every answer to this request, errors included.
+    added_headers: tuple[tuple[bytes, bytes], ...] = ()
+
     def __init__(self, scope: Scope, receive: Receive, send: Send, started_s: float = 0.0) -> None:
         self.scope = scope
         self.receive = receive
         self.send = send
+        #: When it began, in monotonic seconds.
+        self.started_s = started_s
+        #: Parameters of the path.
+        self.params: dict[str, str] = scope.get("path_params", {})
         #: By lower-case name; of several with one name, the first.
         self.headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
         asked = self.headers.get(b"x-request-id")
         if asked is not None and _PLAIN_ID.fullmatch(asked):
             self.request_id = asked.decode("ascii")
         else:
-            self.request_id = f"req_{_PROCESS}{secrets.token_hex(4)}"
+            self.request_id = f"req_{_PROCESS}{next(_numbers):08x}"
         # Every line of the log about this request has its id.
         request_id.set(self.request_id)
-        #: The caller's key; None if the operation needs none.
-        self.key: ApiKey | None = None
-        #: The same, on a path that needs a key.
-        self.caller: ApiKey
-        #: Parameters of the path.
-        self.params: dict[str, str] = scope.get("path_params", {})
-        #: Status of an answer that the handler wrote itself.
-        self.status = 200
-        #: When it began, in monotonic seconds.
-        self.started_s = started_s
-        #: The task that it made, for the log; empty for none or several.
-        self.task_id = ""
-        #: Its span; None if it is not traced.
-        self.trace: Trace | None = None
-        #: For the audit log: the id of the target, a text, and whether an operator acts on a task
-        #: or worker of another key.
-        self.target = ""
-        self.about = ""
-        self.of_others = False
-        #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
-        self.body_queue: BodyQueue | None = None
-        #: Checks of its inputs so far (`Cards.check_input`).
-        self.checked = 0
-        #: The whole body, once it was read.
-        self.content = b""
-        #: Headers of every answer to this request, errors included.
-        self.added_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Add a header to the answer, also to an error."""

@@ -1,5 +1,7 @@
 """Stored records as clients see them: signed URLs for files, and no secrets."""
 
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -34,12 +36,16 @@ _ARTIFACT_MARK: Final = b'"$artifact"'
 
 def project(view: type[View], record: object, **fields: Any) -> View:
     """Return a view of a record: the given fields, and those that both have."""
-    shared = {
-        name: getattr(record, name)
-        for name in view.__struct_fields__
-        if name not in fields and hasattr(record, name)
-    }
-    return view(**shared, **fields)
+    for name in _shared_names(view, type(record)):
+        if name not in fields:
+            fields[name] = getattr(record, name)
+    return view(**fields)
+
+
+@functools.cache
+def _shared_names(view: type[Any], kind: type[Any]) -> tuple[str, ...]:
+    fields = inspect.get_annotations(kind)
+    return tuple(each for each in view.__struct_fields__ if each in fields or hasattr(kind, each))
 
 
 def rounded(number: float | None) -> float | None:

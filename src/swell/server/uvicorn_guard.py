@@ -6,6 +6,7 @@ and times what httptools parses, and refuses what goes beyond; uvicorn does the 
 
 import asyncio
 import re
+from itertools import chain
 from typing import Any, Final
 
 import httptools
@@ -48,8 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
     __slots__ = (
         "_budget",
         "_is_stopping",
-        "_n_bytes",
-        "_n_headers",
+        "_joining",
         "_refusal",
         "_since_s",
         "_stage",
@@ -60,7 +60,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the first request."""
-        super().connection_made(_JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._joining = _JoiningTransport(transport)
+        super().connection_made(self._joining)  # type: ignore[arg-type]
         self._refusal: SwellError | None = None
         self._is_stopping = False
         self._begin(_NEW)
@@ -101,7 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(_reason(error))
             return
         if self._stage != _IDLE:
-            if self._budget < 0:
+            if self._budget < 0 or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(_head_too_large())
             elif self._since_s is None:
                 self._since_s = self.loop.time()
@@ -116,7 +117,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stage = stage
         self._since_s = None
         self._budget = MAX_HEAD_BYTES
-        self._n_headers = self._n_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Check the length of the URL."""
@@ -126,19 +126,16 @@ class GuardedProtocol(HttpToolsProtocol):
                 f"the URL has more than {MAX_URL_BYTES:,} bytes: put long values into the body"
             )
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header; drop it if it is a trailer (RFC 9110, 6.5.1)."""
-        self._n_headers += 1
-        self._n_bytes += len(name) + len(value) + 4
-        if self._n_headers > MAX_HEADERS or self._n_bytes > MAX_HEAD_BYTES:
-            raise _head_too_large()
-        if self._stage == _HEAD:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Check the head, and start the request."""
-        _check_head(self.parser.get_http_version(), self.url, self.headers)
+        headers = self.headers
+        n_bytes = sum(map(len, chain.from_iterable(headers)), 4 * len(headers))
+        if len(headers) > MAX_HEADERS or n_bytes > MAX_HEAD_BYTES:
+            raise _head_too_large()
+        _check_head(self.parser.get_http_version(), self.url, headers)
         super().on_headers_complete()
+        # Trailers are dropped (RFC 9110, 6.5.1).
+        self.headers = []
         self._stage, self._since_s = _BODY, None
         if self._is_stopping:
             self.cycle.keep_alive = False
@@ -175,6 +172,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or send the refusal that follows the last one."""
+        # An answer to HEAD has no body.
+        self._joining.flush()
         is_last = not self.pipeline
         super().on_response_complete()
         if is_last and self._refusal is not None:
@@ -285,13 +284,12 @@ async def _no_asgi(*message: Any) -> Any:
 
 
 class _JoiningTransport:
-    """A transport that writes the head and the body of a response in one system call."""
+    """A transport that writes the head of a response with the first bytes of its body."""
 
-    __slots__ = ("_head", "_loop", "_transport")
+    __slots__ = ("_head", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
         self._head = b""
 
     def write(self, data: bytes) -> None:
@@ -300,22 +298,20 @@ class _JoiningTransport:
             self._head = b""
         elif data.startswith(_STATUS) and not data.startswith(_CONTINUE):
             self._head = data
-            # The body of an event stream may come much later.
-            self._loop.call_soon(self._flush)
         else:
             self._transport.write(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._head:
             self._transport.write(self._head)
             self._head = b""
 
     def write_eof(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.write_eof()
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
