@@ -36,7 +36,7 @@ _ARTIFACT_MARK: Final = b'"$artifact"'
 
 def project(view: type[View], record: object, **fields: Any) -> View:
     """Return a view of a record: the given fields, and those that both have."""
-    for name in _shared_names(view, type(record)):
+    for name in _shared_names(view, type(record)):  # type: ignore[arg-type]
         if name not in fields:
             fields[name] = getattr(record, name)
     return view(**fields)
