@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.compat.error_formats import TASK_ERRORS, error_reply, failed_on_input
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.compat.follow_task import wait_for_end
 from swell.compat.image_fields import properties_of
 from swell.compat.model_names import resolve
@@ -127,14 +127,7 @@ def refuse(call: Call, error: SwellError) -> Reply:
     return error_reply(call, error, {"error": detail}, status=status)
 
 
-libretranslate: Final = Facade(
-    "libretranslate",
-    "/libretranslate",
-    "LibreTranslate",
-    "The API of LibreTranslate's clients, with their URL set to `/libretranslate`; see "
-    "docs/clients.md.",
-    refuse,
-)
+libretranslate: Final = facade("libretranslate", "/libretranslate", "LibreTranslate", refuse)
 
 _FORMS: Final = ("application/json", "application/x-www-form-urlencoded")
 _NEEDS_KEY: Final[dict[str, Any]] = {
@@ -144,7 +137,7 @@ _NEEDS_KEY: Final[dict[str, Any]] = {
 }
 
 
-@libretranslate.route(
+@libretranslate(
     "POST /translate",
     {200: Response("The translation", TranslationView)},
     body=Body(TranslateRequest, media_types=_FORMS),
@@ -176,7 +169,7 @@ async def translate(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
-@libretranslate.route(
+@libretranslate(
     "POST /detect",
     {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
     body=Body(DetectRequest, media_types=_FORMS),
@@ -195,7 +188,7 @@ async def detect(service: Service, call: Call) -> Reply:
     return Reply(200, encode([language]))
 
 
-@libretranslate.route(
+@libretranslate(
     "GET /languages",
     {200: Response("Source languages with their targets", Sequence[LanguageView])},
     (NotFound,),

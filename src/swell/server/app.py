@@ -11,7 +11,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route as StarletteRoute
 
-from swell.compat.path_rewrite import FACADES, path_meant
+from swell.compat.path_rewrite import VERSIONED, path_meant
 from swell.compat.webhook_formats import FORMATS
 from swell.core.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
 from swell.core.records import Scope as KeyScope
@@ -203,7 +203,7 @@ class App:
         """Answer one request, or run the lifespan."""
         if scope["type"] == "http":
             path = scope["path"]
-            if path.startswith(FACADES):
+            if path.startswith(VERSIONED):
                 path = scope["path"] = path_meant(path)
             endpoint = self._fixed.get((scope["method"], path))
             await (endpoint or self._starlette)(scope, receive, send)

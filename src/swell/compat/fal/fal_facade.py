@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from swell.compat.error_formats import error_reply, failed_on_input, failure_of
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.core.errors import NoWorker, SwellError, WouldExpire
 from swell.core.task import Task, TaskState
 from swell.server.request import Call, Reply
@@ -75,11 +75,4 @@ def failure_reply(task: Task) -> Reply:
     return reply(status, failure_body(task), task.id, headers)
 
 
-fal: Final = Facade(
-    "fal",
-    "/fal",
-    "fal",
-    "The API of fal's clients, with their hosts set to `/fal/run` and `/fal/queue`; see "
-    "docs/clients.md.",
-    refuse,
-)
+fal: Final = facade("fal", "/fal", "fal", refuse)

@@ -109,7 +109,7 @@ _CREATES: Final[dict[str, Any]] = {"errors": _ERRORS, "body": Body(), "headers":
 _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 
 
-@fal.route("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
+@fal("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
     """Run an app and wait."""
     accepted, digest = await _accept(service, call)
@@ -121,7 +121,7 @@ async def run(service: Service, call: Call) -> Reply | None:
         return await _result(service, call, task)
 
 
-@fal.route("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES)
+@fal("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES)
 async def run_path(service: Service, call: Call) -> Reply | None:
     """Run an app, or stream from it.
 
@@ -131,7 +131,7 @@ async def run_path(service: Service, call: Call) -> Reply | None:
     return await run(service, call)
 
 
-@fal.route("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+@fal("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
 async def queue(service: Service, call: Call) -> Reply:
     """Queue a request."""
     accepted, digest = await _accept(service, call, _webhook(service, call))
@@ -148,7 +148,7 @@ async def queue(service: Service, call: Call) -> Reply:
         return reply(200, view, task.id)
 
 
-@fal.route(f"GET {_REQUEST}", _RESULT, (NotFound,))
+@fal(f"GET {_REQUEST}", _RESULT, (NotFound,))
 async def result(service: Service, call: Call) -> Reply:
     """Get a result.
 
@@ -161,7 +161,7 @@ async def result(service: Service, call: Call) -> Reply:
     return await _result(service, call, task)
 
 
-@fal.route(
+@fal(
     f"GET {_REQUEST}/status",
     {
         200: Response("The request has ended", FalStatus),
@@ -177,7 +177,7 @@ async def status(service: Service, call: Call) -> Reply:
     return reply(200 if task.state.is_terminal else 202, view, task.id)
 
 
-@fal.route(
+@fal(
     f"GET {_REQUEST}/status/stream",
     {200: Response("A status for every change", None, "text/event-stream")},
     (NotFound,),
@@ -210,7 +210,7 @@ _STOPPED: Final = {202: Response("The request will be stopped", dict)}
 _ENDED: Final = {400: Response("The request had already ended", dict)}
 
 
-@fal.route(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
+@fal(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a request."""
     task = await find_task(service, call)
@@ -221,7 +221,7 @@ async def cancel(service: Service, call: Call) -> Reply:
     return reply(202, {"status": "CANCELLATION_REQUESTED"}, task.id)
 
 
-@fal.route("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+@fal("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
 async def queue_path(service: Service, call: Call) -> Reply:
     """Queue a request with a path.
 
@@ -406,7 +406,7 @@ _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | 
 )
 
 
-@fal.route("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
+@fal("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
 async def proxy(service: Service, call: Call) -> Reply | None:
     """Forwarded POST of the JavaScript client.
 
@@ -429,13 +429,13 @@ async def proxy(service: Service, call: Call) -> Reply | None:
     raise NotFound(detail)
 
 
-@fal.route("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))
+@fal("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))
 async def proxy_get(service: Service, call: Call) -> Reply | None:
     """Forwarded GET of the JavaScript client."""
     return await proxy(service, call)
 
 
-@fal.route("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
+@fal("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
 async def proxy_put(service: Service, call: Call) -> Reply | None:
     """Forwarded cancellation of the JavaScript client."""
     return await proxy(service, call)
@@ -464,12 +464,12 @@ class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[FalJwk]
 
 
-@fal.route(
+@fal(
     "GET /.well-known/jwks.json",
     {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
     (NotFound,),
     scope=None,
-    operation_id="fal_webhooks_keys",
+    operation_id="fal_fal_webhooks_keys",
 )
 async def keys(service: Service, call: Call) -> Reply:
     """Read the keys that sign webhooks.

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from swell.compat.error_formats import error_reply, failed_on_input, failure_of, param_of
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.core.errors import InvalidInput, SwellError
 from swell.core.task import Task, TaskState
 from swell.server.problem_details import family_of
@@ -52,10 +52,4 @@ def error_member(message: str, family: str, code: str) -> dict[str, Any]:
     return {"message": message, "type": family, "code": code, "param": None}
 
 
-openai: Final = Facade(
-    "openai",
-    "/openai/v1",
-    "OpenAI",
-    "The API of OpenAI's clients, with `base_url` set to `/openai/v1`; see docs/clients.md.",
-    refuse,
-)
+openai: Final = facade("openai", "/openai/v1", "OpenAI", refuse)

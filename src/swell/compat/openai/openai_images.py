@@ -86,7 +86,7 @@ class ImagesView(msgspec.Struct, frozen=True, kw_only=True):
 _PICTURES: Final = {200: Response("The pictures", ImagesView)}
 
 
-@openai.route(
+@openai(
     "POST /images/generations",
     _PICTURES,
     TASK_ERRORS,
@@ -103,7 +103,7 @@ async def generate(service: Service, call: Call) -> Reply | None:
     return await _draw(service, call, await read_generation(service, call))
 
 
-@openai.route(
+@openai(
     "POST /images/edits",
     _PICTURES,
     (*TASK_ERRORS, UnsupportedType),
@@ -300,7 +300,7 @@ class OpenAiModels(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "list"
 
 
-@openai.route("GET /models", {200: Response("Models and aliases", OpenAiModels)})
+@openai("GET /models", {200: Response("Models and aliases", OpenAiModels)})
 async def models(service: Service, call: Call) -> Reply:
     """List models."""
     found = await available(service)
@@ -308,7 +308,7 @@ async def models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(OpenAiModels(data=data)))
 
 
-@openai.route("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
+@openai("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
 async def model(service: Service, call: Call) -> Reply:
     """Get a model."""
     name = call.params["model"]

@@ -131,7 +131,7 @@ async def find_deployment(service: Service, name: str) -> Deployment:
         raise NotFound(detail) from error
 
 
-@replicate.route("GET /deployments", ReplicateDeploymentList)
+@replicate("GET /deployments", ReplicateDeploymentList)
 async def list_deployments(service: Service, call: Call) -> Reply:
     """Deployments, including one for each model."""
     await service.cards.refresh()
@@ -142,7 +142,7 @@ async def list_deployments(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateDeploymentList(results=found)))
 
 
-@replicate.route(
+@replicate(
     "POST /deployments",
     {201: Response("The deployment", ReplicateDeployment)},
     (InvalidRequest, InvalidInput, NotFound, Conflict),
@@ -173,14 +173,14 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(await _view(service, made)))
 
 
-@replicate.route("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
+@replicate("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A deployment."""
     deployment = await find_deployment(service, full_name(call))
     return Reply(200, encode(await _view(service, deployment)))
 
 
-@replicate.route(
+@replicate(
     "PATCH /deployments/{owner}/{name}",
     ReplicateDeployment,
     (InvalidRequest, InvalidInput, NotFound, Conflict),
@@ -207,7 +207,7 @@ async def update(service: Service, call: Call) -> Reply:
     return Reply(200, encode(await _view(service, after)))
 
 
-@replicate.route(
+@replicate(
     "DELETE /deployments/{owner}/{name}",
     {204: Response("The deployment is deleted", media_type="")},
     (NotFound, Conflict),

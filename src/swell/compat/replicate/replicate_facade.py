@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.server.common_schemas import doc
 from swell.server.request import Call
 from swell.server.service import Service
@@ -13,13 +13,7 @@ from swell.server.service import Service
 #: The prefix of its paths.
 HOME: Final = "/replicate/v1"
 
-replicate: Final = Facade(
-    "replicate",
-    HOME,
-    "Replicate",
-    "The API of Replicate's clients; see docs/clients.md. `/replicate/v1/v1/…` and `/replicate/…` "
-    "are the same paths, however a client builds them from its base URL.",
-)
+replicate: Final = facade("replicate", HOME, "Replicate")
 
 
 class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):

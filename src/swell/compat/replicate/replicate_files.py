@@ -68,7 +68,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Any = {}
 
 
-@replicate.route(
+@replicate(
     "POST /files",
     {201: Response("The file", ReplicateFile)},
     (InvalidRequest, TooLarge, UnsupportedType),
@@ -102,7 +102,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-@replicate.route("GET /files", ReplicateFileList, query=ReplicateQuery)
+@replicate("GET /files", ReplicateFileList, query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
     """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -118,13 +118,13 @@ async def list_files(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateFileList(results=results, **links)))
 
 
-@replicate.route("GET /files/{id}", ReplicateFile, (NotFound,))
+@replicate("GET /files/{id}", ReplicateFile, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A file."""
     return Reply(200, encode(await _find(service, call, call.params["id"])))
 
 
-@replicate.route(
+@replicate(
     "DELETE /files/{id}",
     {204: Response("The file is deleted", media_type="")},
     (NotFound,),

@@ -126,7 +126,7 @@ class ReplicateSecret(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-@replicate.route("GET /models", ReplicateModelList, query=ReplicateQuery)
+@replicate("GET /models", ReplicateModelList, query=ReplicateQuery)
 async def list_models(service: Service, call: Call) -> Reply:
     """A page of models."""
     query = read_query(call, ReplicateQuery)
@@ -139,7 +139,7 @@ async def list_models(service: Service, call: Call) -> Reply:
     return _model_list(service, call, shown, links)
 
 
-@replicate.route(
+@replicate(
     "QUERY /models", ReplicateModelList, (TooLarge,), body=Body(media_types=("text/plain",))
 )
 async def search(service: Service, call: Call) -> Reply:
@@ -149,7 +149,7 @@ async def search(service: Service, call: Call) -> Reply:
     return _model_list(service, call, await _search(service, text), {})
 
 
-@replicate.route("GET /search", ReplicateSearch, (InvalidInput,), query=dict)
+@replicate("GET /search", ReplicateSearch, (InvalidInput,), query=dict)
 async def search_all(service: Service, call: Call) -> Reply:
     """Search models (newer clients)."""
     words = call.query().get("query", "").strip()
@@ -161,13 +161,13 @@ async def search_all(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateSearch(query=words, models=models, collections=[], pages=[])))
 
 
-@replicate.route("GET /models/{owner}/{name}", ReplicateModel, (NotFound,))
+@replicate("GET /models/{owner}/{name}", ReplicateModel, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A model."""
     return Reply(200, encode(_model(service, call, await _card(service, call))))
 
 
-@replicate.route("GET /models/{owner}/{name}/versions", ReplicateVersionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/versions", ReplicateVersionList, (NotFound,))
 async def list_versions(service: Service, call: Call) -> Reply:
     """A model's versions, newest first."""
     cards = await service.cards.versions(full_name(call))
@@ -175,14 +175,14 @@ async def list_versions(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateVersionList(results=versions)))
 
 
-@replicate.route("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
+@replicate("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
 async def get_version(service: Service, call: Call) -> Reply:
     """A version, with its schemas as OpenAPI."""
     target = await service.cards.target(f"{full_name(call)}:{call.params['version']}")
     return Reply(200, encode(_version(target.card)))
 
 
-@replicate.route(
+@replicate(
     "GET /models/{owner}/{name}/readme",
     {200: Response("Markdown", media_type="text/markdown")},
     (NotFound,),
@@ -193,7 +193,7 @@ async def readme(service: Service, call: Call) -> Reply:
     return Reply(200, card.description.encode(), b"text/markdown; charset=utf-8")
 
 
-@replicate.route("GET /models/{owner}/{name}/examples", ReplicatePredictionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/examples", ReplicatePredictionList, (NotFound,))
 async def list_examples(service: Service, call: Call) -> Reply:
     """Example inputs, as predictions."""
     card = await _card(service, call)
@@ -201,14 +201,14 @@ async def list_examples(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicatePredictionList(results=examples)))
 
 
-@replicate.route("GET /account", ReplicateAccount)
+@replicate("GET /account", ReplicateAccount)
 async def get_account(service: Service, call: Call) -> Reply:
     """The key's account."""
     name = call.caller.name
     return Reply(200, encode(ReplicateAccount(username=name, name=name)))
 
 
-@replicate.route("GET /hardware", dict)
+@replicate("GET /hardware", dict)
 async def list_hardware(service: Service, call: Call) -> Reply:
     """The pools of workers."""
     devices: dict[str, set[str]] = {}
@@ -225,7 +225,7 @@ async def list_hardware(service: Service, call: Call) -> Reply:
     return Reply(200, encode(pools))
 
 
-@replicate.route("GET /collections", dict)
+@replicate("GET /collections", dict)
 async def list_collections(service: Service, call: Call) -> Reply:
     """The owners of models, as collections."""
     await service.cards.refresh()
@@ -234,7 +234,7 @@ async def list_collections(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateCollectionList(results=found)))
 
 
-@replicate.route("GET /collections/{slug}", ReplicateCollection, (NotFound,))
+@replicate("GET /collections/{slug}", ReplicateCollection, (NotFound,))
 async def get_collection(service: Service, call: Call) -> Reply:
     """The models of one owner."""
     await service.cards.refresh()
@@ -246,7 +246,7 @@ async def get_collection(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_collection(owner, cards, models=models)))
 
 
-@replicate.route("GET /webhooks/default/secret", ReplicateSecret)
+@replicate("GET /webhooks/default/secret", ReplicateSecret)
 async def webhook_secret(service: Service, call: Call) -> Reply:
     """The secret that signs the key's webhooks."""
     pair = await HookSecrets(service.registry, service.clock).of(call.caller.id)

@@ -96,7 +96,7 @@ _CANCEL_AFTER: Final = Header(
     "1m30s",
 )
 _CREATES: Final[dict[str, Any]] = {
-    "returns": {
+    "responses": {
         201: Response("The ended prediction", ReplicatePrediction),
         202: Response("The prediction, `starting`", ReplicatePrediction),
     },
@@ -108,25 +108,25 @@ _BODY: Final = Body(ReplicatePredictionRequest, example=_INPUT)
 _VERSION_BODY: Final = Body(ReplicatePredictionRequest, example={"version": "demo/upper", **_INPUT})
 
 
-@replicate.route("POST /predictions", body=_VERSION_BODY, **_CREATES)
+@replicate("POST /predictions", body=_VERSION_BODY, **_CREATES)
 async def create(service: Service, call: Call) -> Reply:
     """Create a prediction with a version."""
     return await _create(service, call)
 
 
-@replicate.route("POST /models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
+@replicate("POST /models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_model(service: Service, call: Call) -> Reply:
     """Create a prediction with a model."""
     return await _create(service, call, full_name(call))
 
 
-@replicate.route("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
+@replicate("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
     """Create a prediction with a deployment."""
     return await _create(service, call, deployment=full_name(call))
 
 
-@replicate.route("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
+@replicate("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
 async def list_predictions(service: Service, call: Call) -> Reply:
     """A page of predictions, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -137,13 +137,13 @@ async def list_predictions(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicatePredictionList(results=results, **links)))
 
 
-@replicate.route("GET /predictions/{id}", ReplicatePrediction, (NotFound,))
+@replicate("GET /predictions/{id}", ReplicatePrediction, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """The prediction."""
     return Reply(200, encode(await view(service, call, await find_task(service, call))))
 
 
-@replicate.route(
+@replicate(
     "POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel"
 )
 async def cancel(service: Service, call: Call) -> Reply:
