@@ -189,10 +189,11 @@ class App:
             if "{" not in path
             for method, endpoint in methods.items()
         }
-        # Paths without parameters first: /v1/dead/replay is not the task `replay`.
+        # Paths without parameters first: /v1/dead/replay is not the task `replay`. Among equals,
+        # paths that take any rest are last.
         routes = [
             StarletteRoute(path, _Router(self.service, by_path[path]))
-            for path in sorted(by_path, key=lambda path: path.count("{"))
+            for path in sorted(by_path, key=lambda path: (path.count("{"), ":path" in path))
         ]
         self._starlette = Starlette(routes=routes)
         self._starlette.router.redirect_slashes = False

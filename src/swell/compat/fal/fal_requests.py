@@ -20,7 +20,6 @@ from swell.core.errors import InvalidInput, NotFound, SwellError, TooManyRequest
 from swell.core.events import Event, EventKind
 from swell.core.store_types import Accepted
 from swell.core.task import Task, TaskState, new_id
-from swell.core.webhook import Webhook
 from swell.server.common_schemas import doc
 from swell.server.decoding import read_query
 from swell.server.request import Call, Reply
@@ -106,12 +105,18 @@ _HEADERS: Final = (
 )
 _ERRORS: Final = (*TASK_ERRORS, InvalidInput, TooManyRequests, WouldExpire)
 _CREATES: Final[dict[str, Any]] = {"errors": _ERRORS, "body": Body(), "headers": _HEADERS}
+_QUEUE: Final[dict[str, Any]] = {**_CREATES, "query": FalSubmitQuery}
 _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 
 
+@fal("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES, operation_id="fal_run_path")
 @fal("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
-    """Run an app and wait."""
+    """Run an app and wait, or stream from it.
+
+    A path after the app counts only if an alias has the whole name. A path that ends in `stream`
+    answers with server-sent events: previews, then the result.
+    """
     accepted, digest = await _accept(service, call)
     if call.params.get("path", "").rstrip("/").rpartition("/")[2] == "stream":
         await _stream(service, call, accepted)
@@ -121,20 +126,14 @@ async def run(service: Service, call: Call) -> Reply | None:
         return await _result(service, call, task)
 
 
-@fal("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES)
-async def run_path(service: Service, call: Call) -> Reply | None:
-    """Run an app, or stream from it.
-
-    The path after the app counts only if an alias has the whole name. A path that ends in `stream`
-    answers with server-sent events: previews, then the result.
-    """
-    return await run(service, call)
-
-
-@fal("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+@fal("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_QUEUE, operation_id="fal_queue_path")
+@fal("POST /queue/{owner}/{alias}", _SUBMITTED, **_QUEUE)
 async def queue(service: Service, call: Call) -> Reply:
-    """Queue a request."""
-    accepted, digest = await _accept(service, call, _webhook(service, call))
+    """Queue a request.
+
+    A path after the app counts only if an alias has the whole name.
+    """
+    accepted, digest = await _accept(service, call, read_query(call, FalSubmitQuery).fal_webhook)
     with service.unanswered.watch(digest, call, accepted.task.id):
         task = await follow(service, call, accepted, 0.0)
         home = _home(service, call, task)
@@ -221,27 +220,11 @@ async def cancel(service: Service, call: Call) -> Reply:
     return reply(202, {"status": "CANCELLATION_REQUESTED"}, task.id)
 
 
-@fal("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
-async def queue_path(service: Service, call: Call) -> Reply:
-    """Queue a request with a path.
-
-    The path after the app counts only if an alias has the whole name.
-    """
-    return await queue(service, call)
-
-
 # --- create
 
 
-def _webhook(service: Service, call: Call) -> Webhook | None:
-    if (url := read_query(call, FalSubmitQuery).fal_webhook) is None:
-        return None
-    request = WebhookRequest(url=url, format=FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
-
-
 async def _accept(
-    service: Service, call: Call, webhook: Webhook | None = None
+    service: Service, call: Call, webhook_url: str | None = None
 ) -> tuple[Accepted, bytes]:
     """Return the task of a request, and the request's digest.
 
@@ -253,7 +236,7 @@ async def _accept(
     options = task_options(call, service.classes.priority_of(call.caller))
     arguments = await json_object(service, call)
     target = await resolve(service, *names, param="app")
-    asked = [call.path, names, arguments, None if webhook is None else webhook.url]
+    asked = [call.path, names, arguments, webhook_url]
     repeat = await repeat_of(service, call, encode(asked))
     # Requests with and without an idempotency key never match each other.
     digest = request_digest(call.caller.id, *asked, None if repeat is None else repeat.key)
@@ -262,12 +245,11 @@ async def _accept(
     if first is not None and first.state not in (TaskState.CANCELED, TaskState.EXPIRED):
         accepted = Accepted(task=first, is_new=False)
     else:
+        if webhook_url is not None:
+            options["webhook"] = WebhookRequest(url=webhook_url, format=FORMAT)
         request = task_request(await with_uploads(service, call, arguments, ""), target)
         request = msgspec.structs.replace(request, **options)
-        new = await check(service, call, request, repeat)
-        if webhook is not None:
-            new = msgspec.structs.replace(new, webhook=webhook)
-        [accepted] = await accept(service, call, [new])
+        [accepted] = await accept(service, call, [await check(service, call, request, repeat)])
     call.task_id = accepted.task.id
     return accepted, digest
 
@@ -406,9 +388,11 @@ _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | 
 )
 
 
+@fal("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,), operation_id="fal_proxy_put")
+@fal("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,), operation_id="fal_proxy_get")
 @fal("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
 async def proxy(service: Service, call: Call) -> Reply | None:
-    """Forwarded POST of the JavaScript client.
+    """Forwarded request of the JavaScript client.
 
     For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
     """
@@ -427,18 +411,6 @@ async def proxy(service: Service, call: Call) -> Reply | None:
             return await operation(service, call)
     detail = f"x-fal-target-url must be an address of fal.run or queue.fal.run: {target[:120]!r}"
     raise NotFound(detail)
-
-
-@fal("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))
-async def proxy_get(service: Service, call: Call) -> Reply | None:
-    """Forwarded GET of the JavaScript client."""
-    return await proxy(service, call)
-
-
-@fal("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
-async def proxy_put(service: Service, call: Call) -> Reply | None:
-    """Forwarded cancellation of the JavaScript client."""
-    return await proxy(service, call)
 
 
 # --- keys of webhooks

@@ -24,7 +24,6 @@ from swell.compat.retry_detection import accept_once
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.core.store_types import TaskFilter
 from swell.core.task import Task
-from swell.core.webhook import Webhook
 from swell.server.common_schemas import HookEvent, doc
 from swell.server.decoding import Reader, read_query
 from swell.server.models.model_cards import Target
@@ -206,11 +205,10 @@ async def _create(
     if deployment is not None:
         metadata = msgspec.Raw(encode({"replicate_deployment": deployment}))
         task_request = _replace(task_request, metadata=metadata)
-    new = await check(service, call, task_request, repeat)
-    url = request.webhook or request.webhook_completed
-    if url:
+    if url := request.webhook or request.webhook_completed:
         names = request.webhook_events_filter if request.webhook else ["completed"]
-        new = _replace(new, webhook=_webhook(service, call, url, names))
+        task_request = _replace(task_request, webhook=_webhook(url, names))
+    new = await check(service, call, task_request, repeat)
     longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.headers.get(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
@@ -224,11 +222,10 @@ async def _create(
     return Reply(201 if task.state.is_terminal else 202, encode(made), headers=headers)
 
 
-def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None) -> Webhook:
+def _webhook(url: str, names: Sequence[str] | None) -> WebhookRequest:
     """Return the webhook of a prediction, for the events of these names or the default ones."""
     events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
-    request = WebhookRequest(url=url, events=list(events), format=replicate_views.FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
+    return WebhookRequest(url=url, events=list(events), format=replicate_views.FORMAT)
 
 
 async def _task_request(
