@@ -5,7 +5,6 @@ is kept.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from swell.compat.replicate.replicate_facade import (
     replicate,
 )
 from swell.compat.replicate.replicate_views import moment
-from swell.compat.request_inputs import decode_json, form_parts, upload_part
+from swell.compat.request_inputs import decode_json, form_parts, replace_strings, upload_part
 from swell.core.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.core.task import created_at_of, is_id
 from swell.objects.object_store import ObjectInfo, check_key
@@ -139,11 +138,17 @@ async def delete(service: Service, call: Call) -> Reply:
     return Reply(204)
 
 
-def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], Awaitable[str]]]:
-    """Return the prefix of file URLs, and a function from such a URL to one for workers."""
+async def with_file_urls(service: Service, call: Call, value: Any) -> Any:
+    """Return an input with URLs that workers can read in place of the key's file URLs.
+
+    Raises:
+        InvalidInput: A file is not there (any more).
+    """
     home = f"{service.base_url(call)}{HOME}/files/"
 
     async def signed(url: str, pointer: str) -> str:
+        if not url.startswith(home):
+            return url
         file_id = url.removeprefix(home)
         try:
             info = await service.objects.head(_key(call, file_id))
@@ -152,7 +157,7 @@ def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], A
             raise field_error(pointer, detail, "not_found") from error
         return service.urls(call).file(info.key, info.bytes)
 
-    return home, signed
+    return await replace_strings(value, signed, "/input")
 
 
 def _key(call: Call, file_id: str) -> str:

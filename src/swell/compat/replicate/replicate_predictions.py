@@ -17,7 +17,7 @@ from swell.compat.replicate.replicate_facade import (
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_files import file_urls
+from swell.compat.replicate.replicate_files import with_file_urls
 from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicatePredictionList
 from swell.compat.result_files import file_links
 from swell.compat.retry_detection import accept_once
@@ -240,10 +240,7 @@ async def _task_request(
     seed = request_inputs.take_seed(value, known, "/input/")
     count = request_inputs.take_count(value, known, "num_outputs", "/input/")
     value = await request_inputs.with_uploads(service, call, value)
-    home, signed = file_urls(service, call)
-    value = await request_inputs.replace_strings(
-        value, lambda text: text.startswith(home), signed, "/input"
-    )
+    value = await with_file_urls(service, call, value)
     return TaskRequest(model=target.queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
 
 
