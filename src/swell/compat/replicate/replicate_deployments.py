@@ -14,10 +14,10 @@ from msgspec import Meta
 
 from swell.compat.replicate.replicate_facade import HOME, ReplicatePage, full_name, replicate
 from swell.compat.replicate.replicate_models import ReplicateAccount
-from swell.compat.replicate.replicate_views import HIDDEN_VERSION, moment
-from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
+from swell.compat.replicate.replicate_views import HIDDEN_VERSION
+from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound
 from swell.core.records import ModelCard, Scope
-from swell.server.common_schemas import doc
+from swell.server.common_schemas import Moment, doc
 from swell.server.decoding import Reader
 from swell.server.models.model_cards import is_plain_word
 from swell.server.problem_details import field_error
@@ -57,7 +57,7 @@ class ReplicateRelease(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     model: str
     version: str
-    created_at: str
+    created_at: Moment
     created_by: ReplicateAccount
     configuration: ReplicateConfiguration
 
@@ -81,11 +81,6 @@ _update_reader: Final = Reader(ReplicateDeploymentUpdate)
 
 #: Name of the note in the registry that holds them.
 _NOTE: Final = "replicate.deployments"
-
-#: More would make each change slow.
-_MOST: Final = 1000
-
-_TRIES: Final = 20
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -234,22 +229,20 @@ def _decoded(note: bytes | None) -> list[Deployment]:
 
 async def _replace(service: Service, before: Deployment | None, after: Deployment | None) -> None:
     """Store a deployment in place of another; None for a new or a deleted one."""
-    for _ in range(_TRIES):
-        note = await service.registry.note(_NOTE)
+
+    def change(note: bytes | None) -> bytes:
         stored = _decoded(note)
         if before is not None and before not in stored:
             raise Conflict(f"deployment {before.full_name} was changed just now: try again")
-        if before is None and after is not None:
-            name = after.full_name
-            if any(each.full_name == name for each in stored):
-                raise Conflict(f"there is a deployment {name} already: PATCH or DELETE it")
-            if len(stored) >= _MOST:
-                raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
         kept = [each for each in stored if each != before]
-        changed = encode(kept if after is None else [*kept, after])
-        if await service.registry.swap_note(_NOTE, note, changed):
-            return
-    raise Unavailable("other requests are changing the deployments: try again")
+        if after is not None:
+            if any(each.full_name == after.full_name for each in kept):
+                detail = f"there is a deployment {after.full_name} already: PATCH or DELETE it"
+                raise Conflict(detail)
+            kept.append(after)
+        return encode(kept)
+
+    await service.registry.change_note(_NOTE, change)
 
 
 async def current_version(service: Service, model: str) -> str:
@@ -279,7 +272,7 @@ async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment
         number=deployment.number,
         model=deployment.model,
         version=deployment.version or await current_version(service, deployment.model),
-        created_at=moment(deployment.changed_at),
+        created_at=deployment.changed_at,
         created_by=ReplicateAccount(type="organization", username=by, name=by),
         configuration=_pool(service, deployment.model, deployment.pool),
     )

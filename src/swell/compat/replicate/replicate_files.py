@@ -17,16 +17,16 @@ from swell.compat.replicate.replicate_facade import (
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_views import moment
 from swell.compat.request_inputs import decode_json, form_parts, replace_strings, upload_part
 from swell.core.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.core.task import created_at_of, is_id
 from swell.objects.object_store import ObjectInfo, check_key
+from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
 from swell.server.route import Body, Response
-from swell.server.serializers import encode
+from swell.server.serializers import encode, project
 from swell.server.service import Service
 
 _ABOUT: Final = ".about"
@@ -50,8 +50,8 @@ class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
     checksums: dict[str, str]
     metadata: Any
-    created_at: str
-    expires_at: str | None
+    created_at: Moment
+    expires_at: Moment | None
     urls: dict[str, str]
 
 
@@ -185,16 +185,16 @@ def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> Repl
     file_id = info.key.rpartition("/")[2]
     created_at, expires_at = created_at_of(file_id.partition(".")[0]), None
     if (lasting_s := service.settings.uploads_s) is not None:
-        expires_at = moment(created_at + timedelta(seconds=lasting_s))
-    return ReplicateFile(
+        expires_at = created_at + timedelta(seconds=lasting_s)
+    return project(
+        ReplicateFile,
+        about,
         id=file_id,
-        name=about.name,
         content_type=info.content_type,
         size=info.bytes,
         etag=info.etag,
         checksums={"sha256": about.sha256} if about.sha256 else {},
-        metadata=about.metadata,
-        created_at=moment(created_at),
+        created_at=created_at,
         expires_at=expires_at,
         urls={"get": f"{service.base_url(call)}{HOME}/files/{file_id}"},
     )

@@ -1,6 +1,7 @@
 """Model cards as models and versions; accounts, hardware, collections and search."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -17,10 +18,10 @@ from swell.compat.replicate.replicate_views import (
     ReplicatePrediction,
     ReplicatePredictionList,
     ReplicateUrls,
-    moment,
 )
 from swell.core.errors import InvalidInput, NotFound, TooLarge
 from swell.core.records import ModelCard
+from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.models.sample_routes import sample_views
 from swell.server.request import Call, Reply
@@ -33,7 +34,7 @@ from swell.server.webhooks.webhook_secrets import HookSecrets
 #: Clients read the output schema according to it; from 0.3.9 on it may be an iterator.
 _COG_VERSION: Final = "0.16.0"
 
-_EPOCH: Final = "1970-01-01T00:00:00.000Z"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MAX_QUERY_BYTES: Final = 1000
 
@@ -44,7 +45,7 @@ class ReplicateVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a model."""
 
     id: str
-    created_at: str
+    created_at: Moment
     cog_version: str
     openapi_schema: dict[str, Any]
 
@@ -304,21 +305,19 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
 
 
 def _version(card: ModelCard) -> ReplicateVersion:
-    schema, created_at = openapi_of(card), _registered_at(card)
     return ReplicateVersion(
-        id=card.version, created_at=created_at, cog_version=_COG_VERSION, openapi_schema=schema
+        id=card.version,
+        created_at=card.registered_at or _EPOCH,
+        cog_version=_COG_VERSION,
+        openapi_schema=openapi_of(card),
     )
-
-
-def _registered_at(card: ModelCard) -> str:
-    return _EPOCH if card.registered_at is None else moment(card.registered_at)
 
 
 def _example(service: Service, call: Call, card: ModelCard, number: int) -> ReplicatePrediction:
     """Return an example input as a prediction without output."""
     base = service.base_url(call)
     home = f"{base}{HOME}/models/{card.name}/examples"
-    created_at = _registered_at(card)
+    created_at = card.registered_at or _EPOCH
     return ReplicatePrediction(
         id=f"example-{number}",
         model=card.name,

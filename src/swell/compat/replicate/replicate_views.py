@@ -7,7 +7,6 @@ expired                        canceled: clients know no word for it
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -17,12 +16,13 @@ from swell.compat.result_files import file_url
 from swell.core.outbox import Delivery
 from swell.core.rollouts.rollout_state import asked_version
 from swell.core.task import Task, TaskState, seed_of
-from swell.server.serializers import UrlMaker, resolve_files
+from swell.server.common_schemas import Moment
+from swell.server.serializers import UrlMaker, project, resolve_files
 
 #: The only words that clients know.
 Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 
-_STATUSES: Final[Mapping[TaskState, Status]] = {
+STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.QUEUED: "starting",
     TaskState.RUNNING: "processing",
     TaskState.SUCCEEDED: "succeeded",
@@ -64,10 +64,10 @@ class ReplicatePrediction(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     data_removed: bool
     source: str
-    created_at: str
-    started_at: str | None
-    completed_at: str | None
-    deadline: str | None
+    created_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    deadline: Moment | None
     deployment: str | None
     urls: ReplicateUrls
 
@@ -76,11 +76,6 @@ class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
     """A page of predictions, newest first."""
 
     results: list[ReplicatePrediction]
-
-
-def status_of(task: Task) -> Status:
-    """Return the status of a prediction."""
-    return _STATUSES[task.state]
 
 
 def error_of(task: Task) -> str | None:
@@ -131,11 +126,6 @@ def output_of(task: Task, files: Sequence[str]) -> Any:
     return msgspec.json.decode(resolve_files(task.output, files))
 
 
-def moment(at: datetime) -> str:
-    """Return a time as clients read it."""
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def prediction(
     task: Task,
     urls: UrlMaker,
@@ -158,11 +148,11 @@ def prediction(
     home = f"{urls.base}{HOME}/predictions/{task.id}"
     # Signed, since replicate-javascript sends no key along.
     _, _, signature = urls.objects.sign("GET", stream_key(task.id), urls.expires_s).partition("?")
-    return ReplicatePrediction(
-        id=task.id,
-        model=task.model,
+    return project(
+        ReplicatePrediction,
+        task,
         version=task.model_version or asked_version(task.queue) or version,
-        status=status_of(task),
+        status=STATUSES[task.state],
         input=_input(task),
         output=output_of(task, files),
         logs=logs,
@@ -170,10 +160,8 @@ def prediction(
         metrics=_metrics(task),
         data_removed=task.inputs_removed or task.outputs_removed,
         source="api",
-        created_at=moment(task.created_at),
-        started_at=_moment_of(task.started_at),
-        completed_at=_moment_of(task.finished_at),
-        deadline=_moment_of(task.finish_by_at),
+        completed_at=task.finished_at,
+        deadline=task.finish_by_at,
         deployment=_deployment(task),
         urls=ReplicateUrls(
             get=home,
@@ -195,10 +183,6 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePredic
 def stream_key(task_id: str) -> str:
     """Return the key that the URL of a prediction's stream is signed for; no file has it."""
     return f"streams/{task_id}"
-
-
-def _moment_of(at: datetime | None) -> str | None:
-    return None if at is None else moment(at)
 
 
 def _input(task: Task) -> Any:
