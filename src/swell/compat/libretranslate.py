@@ -101,13 +101,13 @@ class DetectedLanguage(msgspec.Struct, frozen=True, kw_only=True):
     language: str
 
 
-class TranslationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TranslationView(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"
+):
     """A translation, or one of each text."""
 
-    translated_text: str | list[str] = msgspec.field(name="translatedText")
-    detected_language: DetectedLanguage | list[DetectedLanguage] | None = msgspec.field(
-        default=None, name="detectedLanguage"
-    )
+    translated_text: str | list[str]
+    detected_language: DetectedLanguage | list[DetectedLanguage] | None = None
 
 
 class LanguageView(msgspec.Struct, frozen=True, kw_only=True):
