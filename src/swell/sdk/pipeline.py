@@ -58,6 +58,8 @@ class Stage(StageOptions, frozen=True, forbid_unknown_fields=True):
     """
 
     model: str
+    #: In TOML. In Python it is the name of the attribute.
+    name: str = ""
 
 
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
@@ -128,12 +130,8 @@ def _of_class(name: str, cls: type) -> Declared:
     )
 
 
-class _NamedStage(Stage, frozen=True, forbid_unknown_fields=True):
-    name: str = ""
-
-
 class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    stages: Annotated[list[_NamedStage], msgspec.Meta(min_length=1)]
+    stages: Annotated[list[Stage], msgspec.Meta(min_length=1)]
     description: str = ""
     output: str | dict[str, str] = ""
     input: dict[str, dict[str, Any]] = {}
@@ -211,9 +209,8 @@ def _planned(name: str, key: str, stage: Stage) -> Planned:
         raise InvalidModel(
             f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
         )
-    fields = msgspec.structs.asdict(stage) | {"name": key, "queue": stage.model}
-    del fields["model"]
-    return Planned(**fields)
+    options = msgspec.structs.asdict(stage) | {"name": key}
+    return Planned(queue=options.pop("model"), **options)
 
 
 def _check_stage(declared: Declared, stage: Planned, before: Sequence[str]) -> None:
