@@ -32,7 +32,7 @@ from swell.core.pipeline_stages import (
 )
 from swell.core.pipeline_stages import Stage as Planned
 from swell.sdk.model_loader import import_file
-from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.sdk.pipeline_cards import OPTIONAL, Declared
 from swell.sdk.toml_files import read_toml
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -151,11 +151,7 @@ def _of_toml(path: FilePath) -> list[Declared]:
 def _of_table(name: str, table: _TomlPipeline) -> Declared:
     schema = {
         "type": "object",
-        "properties": {
-            # `card_of` needs `optional` of a field that is like another one.
-            key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
-            for key, each in table.input.items()
-        },
+        "properties": table.input,
         "required": [
             key
             for key, each in table.input.items()
