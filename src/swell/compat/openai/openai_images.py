@@ -25,7 +25,7 @@ from swell.core.events import Event, EventKind
 from swell.core.records import ModelCard
 from swell.core.store_types import Accepted
 from swell.core.task import Artifact, Task, TaskState, Timings
-from swell.server.problem_details import family_of, field_error
+from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
 from swell.server.route import IDEMPOTENCY_KEY, Body, Response
 from swell.server.serializers import encode, project
@@ -252,12 +252,11 @@ async def _last_events(service: Service, job: ImageJob, task: Task, sent: int) -
             left = pictures_of(task)[sent:]
             return b"".join([await _completed_event(service, job, task, each) for each in left])
         except SwellError as caught:
-            error = error_member(caught.detail, family_of(caught.status), caught.code)
+            error = error_member(caught.detail, caught.status, caught.code)
     elif task.state.is_terminal:
         error = failure(task)[1]
     else:
-        detail = "this backend ends: send the request again"
-        error = error_member(detail, "server_error", "unavailable")
+        error = error_member("this backend ends: send the request again", 503, "unavailable")
     return sse({"error": error}, "error")
 
 

@@ -99,13 +99,6 @@ class ReplicateAccount(msgspec.Struct, frozen=True, kw_only=True):
     avatar_url: str | None = None
 
 
-class ReplicateHardware(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool of workers."""
-
-    name: str
-    sku: str
-
-
 class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
     """The models of one owner."""
 
@@ -222,11 +215,11 @@ async def list_hardware(service: Service, call: Call) -> Reply:
     pools = []
     for pool, found in sorted(devices.items()):
         name = f"{pool} ({', '.join(sorted(found))})" if found else pool
-        pools.append(ReplicateHardware(name=name, sku=pool))
+        pools.append({"name": name, "sku": pool})
     return Reply(200, encode(pools))
 
 
-@replicate("GET /collections", dict)
+@replicate("GET /collections", ReplicateCollectionList)
 async def list_collections(service: Service, call: Call) -> Reply:
     """The owners of models, as collections."""
     await service.cards.refresh()
