@@ -49,21 +49,10 @@ GROUPS: Final = {
     "Operators": "Queues, workers, dead letters, costs, quotas and keys; needs an `admin` key.",
     "Service": "Health, metrics and descriptions; needs no key.",
     "Workers": "The protocol of workers; needs a `worker` key.",
-    "Replicate": (
-        "The API of Replicate's clients; see docs/clients.md. `/replicate/v1/v1/…` and "
-        "`/replicate/…` are the same paths, however a client builds them from its base URL."
-    ),
-    "OpenAI": (
-        "The API of OpenAI's clients, with `base_url` set to `/openai/v1`; see docs/clients.md."
-    ),
-    "fal": (
-        "The API of fal's clients, with their hosts set to `/fal/run` and `/fal/queue`; see "
-        "docs/clients.md."
-    ),
-    "LibreTranslate": (
-        "The API of LibreTranslate's clients, with their URL set to `/libretranslate`; see "
-        "docs/clients.md."
-    ),
+    "Replicate": "For Replicate's clients; see docs/clients.md. `/v1` may be left out, or doubled.",
+    "OpenAI": "For OpenAI's clients, with `base_url` set to `/openai/v1`; see docs/clients.md.",
+    "fal": "For fal's clients, with hosts set to `/fal/run` and `/fal/queue`; see docs/clients.md.",
+    "LibreTranslate": "For LibreTranslate's clients, at `/libretranslate`; see docs/clients.md.",
 }
 
 #: The resource with which ids of operations begin, and a module of its handlers. Ids are
