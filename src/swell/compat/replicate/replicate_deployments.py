@@ -70,12 +70,6 @@ class ReplicateDeployment(msgspec.Struct, frozen=True, kw_only=True):
     current_release: ReplicateRelease
 
 
-class ReplicateDeploymentList(ReplicatePage, frozen=True, kw_only=True):
-    """All deployments."""
-
-    results: list[ReplicateDeployment]
-
-
 _create_reader: Final = Reader(ReplicateDeploymentRequest)
 _update_reader: Final = Reader(ReplicateDeploymentUpdate)
 
@@ -126,7 +120,7 @@ async def find_deployment(service: Service, name: str) -> Deployment:
         raise NotFound(detail) from error
 
 
-@replicate("GET /deployments", ReplicateDeploymentList)
+@replicate("GET /deployments", ReplicatePage[ReplicateDeployment])
 async def list_deployments(service: Service, call: Call) -> Reply:
     """Deployments, including one for each model."""
     await service.cards.refresh()
@@ -134,7 +128,7 @@ async def list_deployments(service: Service, call: Call) -> Reply:
     names = {each.full_name for each in stored}
     models = [_of_model(service, card) for card in service.cards.newest() if card.name not in names]
     found = [await _view(service, each) for each in [*stored, *models]]
-    return Reply(200, encode(ReplicateDeploymentList(results=found)))
+    return Reply(200, encode(ReplicatePage(results=found)))
 
 
 @replicate(

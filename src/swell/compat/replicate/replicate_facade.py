@@ -1,6 +1,6 @@
 """The façade of Replicate's API, and the pages of its lists."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -13,14 +13,17 @@ from swell.server.service import Service
 #: The prefix of its paths.
 HOME: Final = "/replicate/v1"
 
+T = TypeVar("T")
+
 replicate: Final = facade("replicate", HOME, "Replicate")
 
 
-class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicatePage(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """A page of a list, with absolute URLs of its neighbours."""
 
     previous: str | None = None
     next: str | None = None
+    results: list[T]
 
 
 class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,12 +55,6 @@ class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):
     urls: dict[str, str]
 
 
-class ReplicateFileList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of files, newest first."""
-
-    results: list[ReplicateFile]
-
-
 class _About(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     sha256: str
@@ -101,7 +95,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-@replicate("GET /files", ReplicateFileList, query=ReplicateQuery)
+@replicate("GET /files", ReplicatePage[ReplicateFile], query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
     """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -114,7 +108,7 @@ async def list_files(service: Service, call: Call) -> Reply:
             results.append(await _find(service, call, each))
     cursor = ids[query.limit - 1] if len(ids) > query.limit else None
     links = page_links(service, call, "/files", query, cursor)
-    return Reply(200, encode(ReplicateFileList(results=results, **links)))
+    return Reply(200, encode(ReplicatePage(results=results, **links)))
 
 
 @replicate("GET /files/{id}", ReplicateFile, (NotFound,))

@@ -14,11 +14,7 @@ from swell.compat.replicate.replicate_facade import (
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_views import (
-    ReplicatePrediction,
-    ReplicatePredictionList,
-    ReplicateUrls,
-)
+from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicateUrls
 from swell.core.errors import InvalidInput, NotFound, TooLarge
 from swell.core.records import ModelCard
 from swell.server.common_schemas import Moment
@@ -37,6 +33,7 @@ _COG_VERSION: Final = "0.16.0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MAX_QUERY_BYTES: Final = 1000
+_WORDS: Final = Body(media_types=("text/plain",))
 
 _WORD: Final = re.compile(r"[\w.-]+")
 
@@ -48,12 +45,6 @@ class ReplicateVersion(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Moment
     cog_version: str
     openapi_schema: dict[str, Any]
-
-
-class ReplicateVersionList(ReplicatePage, frozen=True, kw_only=True):
-    """A model's versions, newest first."""
-
-    results: list[ReplicateVersion]
 
 
 class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +63,6 @@ class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
     cover_image_url: str | None = None
     default_example: ReplicatePrediction | None = None
     latest_version: ReplicateVersion | None = None
-
-
-class ReplicateModelList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of models."""
-
-    results: list[ReplicateModel]
 
 
 class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,19 +93,13 @@ class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ReplicateModel] = []
 
 
-class ReplicateCollectionList(ReplicatePage, frozen=True, kw_only=True):
-    """All collections."""
-
-    results: list[ReplicateCollection]
-
-
 class ReplicateSecret(msgspec.Struct, frozen=True, kw_only=True):
     """What signs the webhooks of this key's predictions."""
 
     key: str
 
 
-@replicate("GET /models", ReplicateModelList, query=ReplicateQuery)
+@replicate("GET /models", ReplicatePage[ReplicateModel], query=ReplicateQuery)
 async def list_models(service: Service, call: Call) -> Reply:
     """A page of models."""
     query = read_query(call, ReplicateQuery)
@@ -133,9 +112,7 @@ async def list_models(service: Service, call: Call) -> Reply:
     return _model_list(service, call, shown, links)
 
 
-@replicate(
-    "QUERY /models", ReplicateModelList, (TooLarge,), body=Body(media_types=("text/plain",))
-)
+@replicate("QUERY /models", ReplicatePage[ReplicateModel], (TooLarge,), body=_WORDS)
 async def search(service: Service, call: Call) -> Reply:
     """Search models."""
     # replicate-javascript sends a JSON string: its quotes belong to no word.
@@ -161,12 +138,12 @@ async def get(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_model(service, call, await _card(service, call))))
 
 
-@replicate("GET /models/{owner}/{name}/versions", ReplicateVersionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/versions", ReplicatePage[ReplicateVersion], (NotFound,))
 async def list_versions(service: Service, call: Call) -> Reply:
     """A model's versions, newest first."""
     cards = await service.cards.versions(full_name(call))
     versions = [_version(card) for card in cards if card.stage != "retired"]
-    return Reply(200, encode(ReplicateVersionList(results=versions)))
+    return Reply(200, encode(ReplicatePage(results=versions)))
 
 
 @replicate("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
@@ -187,12 +164,12 @@ async def readme(service: Service, call: Call) -> Reply:
     return Reply(200, card.description.encode(), b"text/markdown; charset=utf-8")
 
 
-@replicate("GET /models/{owner}/{name}/examples", ReplicatePredictionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/examples", ReplicatePage[ReplicatePrediction], (NotFound,))
 async def list_examples(service: Service, call: Call) -> Reply:
     """Example inputs, as predictions."""
     card = await _card(service, call)
     examples = [_example(service, call, card, number) for number in range(len(card.examples))]
-    return Reply(200, encode(ReplicatePredictionList(results=examples)))
+    return Reply(200, encode(ReplicatePage(results=examples)))
 
 
 @replicate("GET /account", ReplicateAccount)
@@ -219,13 +196,13 @@ async def list_hardware(service: Service, call: Call) -> Reply:
     return Reply(200, encode(pools))
 
 
-@replicate("GET /collections", ReplicateCollectionList)
+@replicate("GET /collections", ReplicatePage[ReplicateCollection])
 async def list_collections(service: Service, call: Call) -> Reply:
     """The owners of models, as collections."""
     await service.cards.refresh()
     owners = sorted({card.name.partition("/")[0] for card in service.cards.newest()})
     found = [_collection(owner, _cards_of(service, owner)) for owner in owners]
-    return Reply(200, encode(ReplicateCollectionList(results=found)))
+    return Reply(200, encode(ReplicatePage(results=found)))
 
 
 @replicate("GET /collections/{slug}", ReplicateCollection, (NotFound,))
@@ -277,7 +254,7 @@ def _model_list(
     service: Service, call: Call, cards: list[ModelCard], links: dict[str, str | None]
 ) -> Reply:
     models = [_model(service, call, card) for card in cards]
-    return Reply(200, encode(ReplicateModelList(results=models, **links)))
+    return Reply(200, encode(ReplicatePage(results=models, **links)))
 
 
 def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:

@@ -12,13 +12,14 @@ from swell.compat.replicate import replicate_views
 from swell.compat.replicate.replicate_deployments import current_version, find_deployment
 from swell.compat.replicate.replicate_facade import (
     HOME,
+    ReplicatePage,
     ReplicateQuery,
     full_name,
     page_links,
     replicate,
 )
 from swell.compat.replicate.replicate_files import with_file_urls
-from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicatePredictionList
+from swell.compat.replicate.replicate_views import ReplicatePrediction
 from swell.compat.result_files import file_links
 from swell.compat.retry_detection import accept_once
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
@@ -125,7 +126,7 @@ async def create_of_deployment(service: Service, call: Call) -> Reply:
     return await _create(service, call, deployment=full_name(call))
 
 
-@replicate("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
+@replicate("GET /predictions", ReplicatePage[ReplicatePrediction], query=ReplicateQuery)
 async def list_predictions(service: Service, call: Call) -> Reply:
     """A page of predictions, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -133,7 +134,7 @@ async def list_predictions(service: Service, call: Call) -> Reply:
     page = await service.store.page(where, limit=query.limit, cursor=query.cursor)
     results = [await view(service, call, task, is_listed=True) for task in page.tasks]
     links = page_links(service, call, "/predictions", query, page.cursor)
-    return Reply(200, encode(ReplicatePredictionList(results=results, **links)))
+    return Reply(200, encode(ReplicatePage(results=results, **links)))
 
 
 @replicate("GET /predictions/{id}", ReplicatePrediction, (NotFound,))

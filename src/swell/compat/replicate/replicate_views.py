@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from swell.compat.replicate.replicate_facade import HOME, ReplicatePage
+from swell.compat.replicate.replicate_facade import HOME
 from swell.compat.result_files import file_url
 from swell.core.outbox import Delivery
 from swell.core.rollouts.rollout_state import asked_version
@@ -70,12 +70,6 @@ class ReplicatePrediction(msgspec.Struct, frozen=True, kw_only=True):
     deadline: Moment | None
     deployment: str | None
     urls: ReplicateUrls
-
-
-class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of predictions, newest first."""
-
-    results: list[ReplicatePrediction]
 
 
 def error_of(task: Task) -> str | None:
