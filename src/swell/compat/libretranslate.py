@@ -283,7 +283,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
         if not asked.api_key:
             raise Unauthenticated("this needs a key: send api_key, or the header Authorization")
         header = b"Bearer " + asked.api_key.encode("utf-8", "replace")
-        call.bring_key(header)
+        call.headers[b"authorization"] = header
         await _enter(service, call, header)
     return asked
 

@@ -262,9 +262,9 @@ def _of_model(service: Service, card: ModelCard) -> Deployment:
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
     by = deployment.changed_by or "swell"
-    release = ReplicateRelease(
-        number=deployment.number,
-        model=deployment.model,
+    release = project(
+        ReplicateRelease,
+        deployment,
         version=deployment.version or await current_version(service, deployment.model),
         created_at=deployment.changed_at,
         created_by=ReplicateAccount(type="organization", username=by, name=by),
