@@ -27,10 +27,9 @@ from swell.server.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.admission import check
-from swell.server.tasks.submit import accept, follow, repeat_of
+from swell.server.tasks.submit import accept, fingerprint, follow, repeat_of
 from swell.server.tasks.task_routes import cancel_task, find_task
 from swell.server.tasks.task_schemas import WebhookRequest
-from swell.server.tasks.unanswered_requests import request_digest
 
 
 class FalSubmitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,10 +235,11 @@ async def _accept(
     options = task_options(call, service.classes.priority_of(call.caller))
     arguments = await json_object(service, call)
     target = await resolve(service, *names, param="app")
-    asked = [call.path, names, arguments, webhook_url]
+    asked = [names, arguments, webhook_url]
     repeat = await repeat_of(service, call, encode(asked))
     # Requests with and without an idempotency key never match each other.
-    digest = request_digest(call.caller.id, *asked, None if repeat is None else repeat.key)
+    key = None if repeat is None else repeat.key
+    digest = fingerprint(call.path, encode([call.caller.id, key, asked]))
     first_id = service.unanswered.take(digest)
     first = None if first_id is None else (await service.store.get([first_id]))[0]
     if first is not None and first.state not in (TaskState.CANCELED, TaskState.EXPIRED):
