@@ -21,7 +21,7 @@ from msgspec import Meta
 from swell.compat.error_formats import TASK_ERRORS, error_reply, failed_on_input
 from swell.compat.facade import facade
 from swell.compat.follow_task import wait_for_end
-from swell.compat.image_fields import properties_of
+from swell.compat.image_fields import choices_of, properties_of
 from swell.compat.model_names import resolve
 from swell.compat.request_inputs import decode_json, form_parts
 from swell.core.errors import (
@@ -214,14 +214,12 @@ def language_of(code: str) -> str:
 
 def targets_of(schema: Mapping[str, Any]) -> list[str]:
     """Return the target languages of a model: the choices of its `target`, else English."""
-    prop = properties_of(schema).get("target", {})
-    return [str(each) for each in prop.get("enum", ())] or ["en"]
+    return [str(each) for each in choices_of(schema, "target") or ()] or ["en"]
 
 
 def sources_of(schema: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the source languages of a model, with names; by default the built-in model's."""
-    choices = properties_of(schema).get("source", {}).get("enum", ())
-    codes = [str(each) for each in choices if each != "auto"]
+    codes = [str(each) for each in choices_of(schema, "source") or () if each != "auto"]
     return {code: _SOURCES.get(code, code) for code in codes} or _SOURCES
 
 

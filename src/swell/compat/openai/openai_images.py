@@ -1,7 +1,6 @@
 """Generations and edits: create a task, wait for its end, and answer or stream its pictures."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -143,13 +142,7 @@ async def _draw(service: Service, call: Call, job: ImageJob) -> Reply | None:
 
 def makes_pictures(card: ModelCard) -> bool:
     """Whether a model's results hold pictures, as far as its schema says."""
-    return not card.output_schema or _has_picture(card.output_schema)
-
-
-def _has_picture(schema: Any) -> bool:
-    if isinstance(schema, Mapping):
-        return schema.get("x-file") == "image" or any(map(_has_picture, schema.values()))
-    return isinstance(schema, list) and any(map(_has_picture, schema))
+    return not card.output_schema or b'"x-file":"image"' in encode(card.output_schema)
 
 
 async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> ImagesView:
