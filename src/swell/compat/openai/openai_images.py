@@ -170,11 +170,10 @@ async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> Im
 
 async def _base64(service: Service, job: ImageJob, picture: Artifact) -> tuple[str, str]:
     """Return a picture as base64, and its format."""
-    quality = job.request.output_compression
-    asked: str | None = job.request.output_format
-    if asked is None and quality is not None:
-        asked = picture.content_type.removeprefix("image/")
-    data, kind = await picture_bytes(service, picture, asked, quality)
+    asked = job.request
+    data, kind = await picture_bytes(
+        service, picture, asked.output_format, asked.output_compression
+    )
     return base64.b64encode(data).decode(), kind
 
 
