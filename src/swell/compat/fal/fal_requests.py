@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -397,17 +396,13 @@ async def proxy(service: Service, call: Call) -> Reply | None:
     For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
     """
     target = (call.headers.get(b"x-fal-target-url") or b"").decode("latin-1")
-    try:
-        url = urlsplit(target)
-        place = (url.hostname or "") + re.sub("/{2,}", "/", url.path).rstrip("/")
-    except ValueError:
-        place = ""
+    url, _, query = target.partition("?")
+    place = re.sub("/{2,}", "/", url.removeprefix("https://")).rstrip("/")
     for pattern, operation in _OPERATIONS:
         found = re.fullmatch(pattern, f"{call.scope['method']} {place}")
         if found is not None:
             call.params = found.groupdict("")
-            query = url.query.encode("latin-1", "replace")
-            call.scope = {**call.scope, "query_string": query}
+            call.scope = {**call.scope, "query_string": query.encode("latin-1")}
             return await operation(service, call)
     detail = f"x-fal-target-url must be an address of fal.run or queue.fal.run: {target[:120]!r}"
     raise NotFound(detail)
