@@ -159,15 +159,12 @@ async def view(
     version = task.model_version or await current_version(service, task.model)
     urls = service.urls(call)
     if is_listed:
-        return replicate_views.prediction(
-            task, urls, version=version, logs=replicate_views.logs_of(task, [])
-        )
-    early = early_artifacts(service.bus, task)
-    if early:
+        return replicate_views.prediction(task, urls, version=version)
+    if early := early_artifacts(service.bus, task):
         task = _replace(task, artifacts=tuple(early))
-    logs = replicate_views.logs_of(task, service.polled.progress(task))
+    progress = service.polled.progress(task)
     files = await file_links(service, call, task.artifacts)
-    return replicate_views.prediction(task, urls, version=version, logs=logs, files=files)
+    return replicate_views.prediction(task, urls, version=version, progress=progress, files=files)
 
 
 def cancel_after_s(header: bytes) -> float:

@@ -95,12 +95,7 @@ def progress_line(progress: Mapping[str, Any]) -> str | None:
 
 
 def logs_of(task: Task, progress: Sequence[Mapping[str, Any]]) -> str:
-    """Return the progress of a task as a log.
-
-    Args:
-        task: The task.
-        progress: Reports of its worker that reached this process, oldest first.
-    """
+    """Return the progress of a task as a log. Args: as `prediction`."""
     lines = [line for each in progress if (line := progress_line(each)) is not None]
     if task.state is TaskState.SUCCEEDED and not (lines and lines[-1].startswith("100%")):
         last = progress_line({"step": task.count, "steps": task.count})
@@ -125,7 +120,7 @@ def prediction(
     urls: UrlMaker,
     *,
     version: str = HIDDEN_VERSION,
-    logs: str = "",
+    progress: Sequence[Mapping[str, Any]] = (),
     files: Sequence[str] | None = None,
 ) -> ReplicatePrediction:
     """Return a task as a prediction.
@@ -134,7 +129,7 @@ def prediction(
         task: The task.
         urls: Makes URLs for the reader.
         version: The version that would run it now.
-        logs: From `logs_of`.
+        progress: Reports of its worker that reached this process, oldest first.
         files: URL of each of its files; None to make them.
     """
     if files is None:
@@ -149,7 +144,7 @@ def prediction(
         status=STATUSES[task.state],
         input=_input(task),
         output=output_of(task, files),
-        logs=logs,
+        logs=logs_of(task, progress),
         error=error_of(task),
         metrics=_metrics(task),
         data_removed=task.inputs_removed or task.outputs_removed,
@@ -171,7 +166,7 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePredic
     progress = []
     if delivery.event == "progress" and delivery.data is not None:
         progress = [msgspec.json.decode(delivery.data)]
-    return prediction(task, urls, logs=logs_of(task, progress))
+    return prediction(task, urls, progress=progress)
 
 
 def stream_key(task_id: str) -> str:
