@@ -97,7 +97,8 @@ def load_pipelines(ref: str) -> list[Declared]:
     built_in = _BUILT_IN / f"{name}.toml"
     path = built_in if owner == "swell" and built_in.is_file() else FilePath(ref)
     if path.suffix == ".toml":
-        found = _of_toml(path)
+        tables = read_toml(path, _Toml, "pipelines").pipelines
+        found = [_of_table(*each) for each in tables.items()]
     elif path.suffix == ".py":
         classes = [value for value in vars(import_file(path)).values() if isinstance(value, type)]
         found = [vars(cls)[_MARK] for cls in classes if _MARK in vars(cls)]
@@ -141,11 +142,6 @@ class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pipelines: dict[str, _TomlPipeline]
-
-
-def _of_toml(path: FilePath) -> list[Declared]:
-    written = read_toml(path, _Toml, "pipelines")
-    return [_of_table(name, table) for name, table in written.pipelines.items()]
 
 
 def _of_table(name: str, table: _TomlPipeline) -> Declared:

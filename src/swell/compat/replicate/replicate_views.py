@@ -98,8 +98,7 @@ def logs_of(task: Task, progress: Sequence[Mapping[str, Any]]) -> str:
     """Return the progress of a task as a log. Args: as `prediction`."""
     lines = [line for each in progress if (line := progress_line(each)) is not None]
     if task.state is TaskState.SUCCEEDED and not (lines and lines[-1].startswith("100%")):
-        last = progress_line({"step": task.count, "steps": task.count})
-        lines += [] if last is None else [last]
+        lines.append(f"100%|{'#' * _BAR}| {task.count}/{task.count}")
     return "".join(f"{line}\n" for line in lines)
 
 
