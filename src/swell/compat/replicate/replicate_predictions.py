@@ -143,9 +143,7 @@ async def get(service: Service, call: Call) -> Reply:
     return Reply(200, encode(await view(service, call, await find_task(service, call))))
 
 
-@replicate(
-    "POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel"
-)
+@replicate("POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a prediction."""
     task = await cancel_task(service, await find_task(service, call))
