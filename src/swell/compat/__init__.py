@@ -2,7 +2,7 @@
 
 Each is a module or package that maps paths, schemas, states and errors. They share:
 
-- `facade`: operations, declared on their handlers; `path_rewrite`: prefixes;
+- `facade`: operations, declared on their handlers; `path_rewrite`: paths with and without `/v1`;
 - `request_inputs`: JSON bodies, forms, data URIs; `image_fields`: picture inputs in a model's own
   names;
 - `model_names`: aliases; `error_formats`: errors in other formats;

@@ -45,7 +45,7 @@ def error_reply(
         call: The failed request.
         error: The error.
         members: Members that replace those of the problem document. A dictionary is merged into
-            the member, and None keeps it.
+            the member.
         status: Replaces the error's own.
         headers: Further headers.
     """
@@ -53,8 +53,7 @@ def error_reply(
     status = status or reply.status
     body: dict[str, Any] = {**msgspec.json.decode(reply.body), "status": status}
     for name, value in members.items():
-        if value is not None:
-            body[name] = {**body[name], **value} if isinstance(value, dict) else value
+        body[name] = {**body[name], **value} if isinstance(value, dict) else value
     return Reply(status, encode(body), headers=[*(reply.headers or []), *(headers or [])])
 
 

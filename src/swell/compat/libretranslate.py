@@ -19,9 +19,9 @@ import msgspec
 from msgspec import Meta
 
 from swell.compat.error_formats import TASK_ERRORS, error_reply, failed_on_input
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.compat.follow_task import wait_for_end
-from swell.compat.image_fields import properties_of
+from swell.compat.image_fields import choices_of, properties_of
 from swell.compat.model_names import resolve
 from swell.compat.request_inputs import decode_json, form_parts
 from swell.core.errors import (
@@ -101,13 +101,13 @@ class DetectedLanguage(msgspec.Struct, frozen=True, kw_only=True):
     language: str
 
 
-class TranslationView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TranslationView(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"
+):
     """A translation, or one of each text."""
 
-    translated_text: str | list[str] = msgspec.field(name="translatedText")
-    detected_language: DetectedLanguage | list[DetectedLanguage] | None = msgspec.field(
-        default=None, name="detectedLanguage"
-    )
+    translated_text: str | list[str]
+    detected_language: DetectedLanguage | list[DetectedLanguage] | None = None
 
 
 class LanguageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +127,7 @@ def refuse(call: Call, error: SwellError) -> Reply:
     return error_reply(call, error, {"error": detail}, status=status)
 
 
-libretranslate: Final = Facade(
-    "libretranslate",
-    "/libretranslate",
-    "LibreTranslate",
-    "The API of LibreTranslate's clients, with their URL set to `/libretranslate`; see "
-    "docs/clients.md.",
-    refuse,
-)
+libretranslate: Final = facade("libretranslate", "/libretranslate", "LibreTranslate", refuse)
 
 _FORMS: Final = ("application/json", "application/x-www-form-urlencoded")
 _NEEDS_KEY: Final[dict[str, Any]] = {
@@ -144,7 +137,7 @@ _NEEDS_KEY: Final[dict[str, Any]] = {
 }
 
 
-@libretranslate.route(
+@libretranslate(
     "POST /translate",
     {200: Response("The translation", TranslationView)},
     body=Body(TranslateRequest, media_types=_FORMS),
@@ -176,7 +169,7 @@ async def translate(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
-@libretranslate.route(
+@libretranslate(
     "POST /detect",
     {200: Response("The likeliest language, in a list", Sequence[DetectedLanguage])},
     body=Body(DetectRequest, media_types=_FORMS),
@@ -195,7 +188,7 @@ async def detect(service: Service, call: Call) -> Reply:
     return Reply(200, encode([language]))
 
 
-@libretranslate.route(
+@libretranslate(
     "GET /languages",
     {200: Response("Source languages with their targets", Sequence[LanguageView])},
     (NotFound,),
@@ -221,14 +214,12 @@ def language_of(code: str) -> str:
 
 def targets_of(schema: Mapping[str, Any]) -> list[str]:
     """Return the target languages of a model: the choices of its `target`, else English."""
-    prop = properties_of(schema).get("target", {})
-    return [str(each) for each in prop.get("enum", ())] or ["en"]
+    return [str(each) for each in choices_of(schema, "target") or ()] or ["en"]
 
 
 def sources_of(schema: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the source languages of a model, with names; by default the built-in model's."""
-    choices = properties_of(schema).get("source", {}).get("enum", ())
-    codes = [str(each) for each in choices if each != "auto"]
+    codes = [str(each) for each in choices_of(schema, "source") or () if each != "auto"]
     return {code: _SOURCES.get(code, code) for code in codes} or _SOURCES
 
 
@@ -290,7 +281,7 @@ async def _read(service: Service, call: Call, kind: type[Any]) -> Any:
         if not asked.api_key:
             raise Unauthenticated("this needs a key: send api_key, or the header Authorization")
         header = b"Bearer " + asked.api_key.encode("utf-8", "replace")
-        call.bring_key(header)
+        call.headers[b"authorization"] = header
         await _enter(service, call, header)
     return asked
 

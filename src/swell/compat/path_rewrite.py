@@ -1,15 +1,11 @@
-"""Names and path prefixes of the compatible APIs, and the repair of base URLs. Pure."""
+"""Repairs paths that clients of compatible APIs build from their base URL. Pure."""
 
 import re
 from typing import Final
 
-#: Every compatible API, by the first part of its paths.
-FACADE_NAMES: Final = ("replicate", "openai", "fal", "libretranslate")
+#: Path prefixes of the APIs whose clients append `/v1` to their base URL, or expect it there.
+VERSIONED: Final = ("/replicate/", "/openai/")
 
-#: Their path prefixes.
-FACADES: Final = tuple(f"/{name}/" for name in FACADE_NAMES)
-
-#: Some clients append `/v1` to their base URL, others expect it there: both work.
 _VERSION: Final = re.compile(r"^(/replicate/|/openai/)(?:v1/)*")
 
 

@@ -45,11 +45,6 @@ def is_data_uri(text: str) -> bool:
     return text.startswith("data:") and _DATA_URI.match(text) is not None
 
 
-def is_long_data_uri(text: str) -> bool:
-    """Whether a string is a data URI that becomes an upload."""
-    return len(text) >= _LEAST_CHARS and is_data_uri(text)
-
-
 def data_uri(data: bytes, content_type: str) -> str:
     """Return a file as a data URI."""
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
@@ -154,12 +149,12 @@ def whole_number(value: Any, field: str, least: int, most: int) -> int:
 
 
 async def with_uploads(service: Service, call: Call, value: Any, at: str = "/input") -> Any:
-    """Upload the long data URIs of an input, and return it with their URLs.
+    """Return an input with URLs of uploads in place of its long data URIs.
 
     Args:
         service: The backend.
         call: The request; the uploads belong to its key.
-        value: The input, decoded, or a part of it. It is changed in place.
+        value: The input, decoded, or a part of it.
         at: JSON pointer to it, for errors.
 
     Raises:
@@ -174,36 +169,37 @@ async def with_uploads(service: Service, call: Call, value: Any, at: str = "/inp
             raise field_error(pointer, "the data URI is not valid base64", "data_uri") from error
 
     async def upload(text: str, pointer: str) -> str:
+        if len(text) < _LEAST_CHARS or not is_data_uri(text):
+            return text
         head, _, body = text.partition(",")
         kind = plain_type(head.removeprefix("data:"))
         info = await keep_upload(service, call, decoded(body, pointer), kind)
         return service.urls(call).file(info.key, info.bytes)
 
-    return await replace_strings(value, is_long_data_uri, upload, at)
+    return await replace_strings(value, upload, at)
 
 
 async def replace_strings(
-    value: Any,
-    is_wanted: Callable[[str], bool],
-    replace: Callable[[str, str], Awaitable[str]],
-    at: str = "",
+    value: Any, replace: Callable[[str, str], Awaitable[str]], at: str, levels: int = _DEEPEST
 ) -> Any:
-    """Replace strings inside a JSON value, in place, and return the value.
+    """Return a JSON value with other strings.
 
     Args:
         value: The value.
-        is_wanted: Whether to replace a string.
-        replace: Returns the replacement from the string and its JSON pointer.
-        at: JSON pointer to the value. Strings more than 50 levels below it stay.
+        replace: Returns the replacement from a string and its JSON pointer.
+        at: JSON pointer to the value.
+        levels: Strings in more lists and objects than these stay.
     """
-    root = [value]
-    left: list[tuple[Any, tuple[str | int, ...]]] = [(root, ())]
-    for holder, path in left:
-        items = enumerate(holder) if isinstance(holder, list) else list(holder.items())
-        for key, each in items:
-            if isinstance(each, str):
-                if is_wanted(each):
-                    holder[key] = await replace(each, at + pointer_of((*path, key)[1:]))
-            elif isinstance(each, list | dict) and len(path) < _DEEPEST:
-                left.append((each, (*path, key)))
-    return root[0]
+    if isinstance(value, str):
+        return await replace(value, at)
+    if not levels or not isinstance(value, list | dict):
+        return value
+    if isinstance(value, list):
+        return [
+            await replace_strings(each, replace, f"{at}/{index}", levels - 1)
+            for index, each in enumerate(value)
+        ]
+    return {
+        name: await replace_strings(each, replace, at + pointer_of([name]), levels - 1)
+        for name, each in value.items()
+    }

@@ -72,7 +72,7 @@ async def picture_bytes(
         service: The backend.
         artifact: The picture.
         kind: `png`, `jpeg` or `webp`; None keeps the format.
-        quality: Of JPEG and WebP, 0 to 100; None for the default.
+        quality: Of JPEG and WebP, 0 to 100; None keeps the file, or is the default of a new one.
 
     Raises:
         NotFound, Unavailable: The file cannot be read.
@@ -80,7 +80,8 @@ async def picture_bytes(
     """
     data = await read_file(service.objects, artifact)
     stored = artifact.content_type.removeprefix("image/")
-    if kind is None or (kind == stored and (quality is None or kind == "png")):
+    kind = kind or stored
+    if kind == stored and (quality is None or kind == "png"):
         return data, stored
     async with service.lanes:
         return await asyncio.to_thread(recoded, data, kind, quality), kind

@@ -67,7 +67,6 @@ async def find_first_attempt(
 def _is_same(task: Task, new: NewTask, by_metadata: bool) -> bool:
     return (
         task.state not in _FAILED
-        and task.model == new.model
         and asked_version(task.queue) == asked_version(new.queue)
         and task.count == new.count
         and task.metadata == new.metadata

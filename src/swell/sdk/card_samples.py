@@ -58,10 +58,9 @@ def _read(caption: str, path: Path) -> Sample:
         data=data,
     )
     try:
-        check_sample(sample)
+        return msgspec.structs.replace(sample, text=checked_text(sample))
     except InvalidRequest as error:
         raise InvalidRequest(f"{path.name}: {error.detail}") from None
-    return msgspec.structs.replace(sample, text=text_of(sample))
 
 
 def _type_of(data: bytes, path: Path) -> tuple[str, int, int]:
@@ -89,11 +88,12 @@ def _sound_type(data: bytes, name: str) -> str:
     raise InvalidRequest(f"the sample {name} is no sound: save it as WAV, Ogg or MP3")
 
 
-def check_sample(sample: Sample) -> None:
-    """Check that a card may contain a sample.
+def checked_text(sample: Sample) -> str:
+    """Return the text of a sample that a card may contain; empty for pictures and sounds.
 
     Raises:
-        InvalidRequest: It is empty, too large, or of a type that browsers do not show.
+        InvalidRequest: It is empty, too large, of a type that browsers do not show, or a text that
+            is not UTF-8.
     """
     if not sample.data:
         raise InvalidRequest(f"the sample {sample.caption[:60]!r} is empty: send its content")
@@ -111,16 +111,7 @@ def check_sample(sample: Sample) -> None:
         raise InvalidRequest(
             f"a sample must be a plain text, or a picture or sound of one of these kinds: {kinds}"
         )
-    text_of(sample)
-
-
-def text_of(sample: Sample) -> str:
-    """Return the text of a text sample; empty for pictures and sounds.
-
-    Raises:
-        InvalidRequest: It is not UTF-8.
-    """
-    if sample.content_type != TEXT:
+    if not is_text:
         return ""
     try:
         return sample.data.decode().strip()

@@ -129,9 +129,13 @@ def _file_digest(path: Path, name: str) -> bytes:
 # --- functions -----------------------------------------------------------------------------------
 
 
-class CardFacts(typing.TypedDict, total=False):
-    """Facts for the card of a model; see the attributes of `Model`."""
+class ModelAttributes(typing.TypedDict, total=False):
+    """Attributes of `Model` that a function's model may have."""
 
+    batch: Batch
+    examples: Sequence[Mapping[str, Any]]
+    files: Sequence[str | Path]
+    stage: str
     licence: str
     credits: str
     memory_bytes: int
@@ -141,13 +145,7 @@ class CardFacts(typing.TypedDict, total=False):
 
 
 def model(
-    name: str,
-    *,
-    batch: Batch = Model.batch,
-    examples: Sequence[Mapping[str, Any]] = (),
-    files: Sequence[str | Path] = (),
-    stage: str = "live",
-    **facts: typing.Unpack[CardFacts],
+    name: str, **attributes: typing.Unpack[ModelAttributes]
 ) -> Callable[[FunctionT], FunctionT]:
     """Make a typed function a model. The function itself stays unchanged and can be called.
 
@@ -157,19 +155,15 @@ def model(
 
     Args:
         name: `owner/name`.
-        batch: How many inputs are handed over at once; they still run one after another.
-        examples: Inputs that work.
-        files: Files that are part of the version, such as weights, relative to the function's file.
-        stage: `trial`, `canary` or `live`.
-        facts: For the card: `licence`, `credits`, `memory_bytes`, `price_micros`, `speed` and
-            `samples`, as the attributes of a `Model`.
+        attributes: As of a `Model`: `batch` (inputs are handed over together, and still run one
+            after another), `examples`, `files`, `stage`, `licence`, `credits`, `memory_bytes`,
+            `price_micros`, `speed` and `samples`. Files are relative to the function's file.
 
     Raises:
         InvalidModel: The signature cannot become a schema; the text says which parameter and why.
     """
-    if unknown := facts.keys() - CardFacts.__annotations__.keys():
+    if unknown := attributes.keys() - ModelAttributes.__annotations__.keys():
         raise TypeError(f"@swell.model({name!r}) has no argument {min(unknown)!r}")
-    attributes = {"batch": batch, "examples": examples, "files": files, "stage": stage, **facts}
 
     def mark(function: FunctionT) -> FunctionT:
         cls = _class_of(function, name, attributes)

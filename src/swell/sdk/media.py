@@ -19,6 +19,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_jsonable_python
 
+from swell.net.url_policy import bare_url
 from swell.weights.lora import WrongLora, check_lora
 
 #: Largest scale of a LoRA, in both directions; usual scales are between -5 and 5.
@@ -311,7 +312,7 @@ class LoRA(_Attachment):
             raise PydanticCustomError("lora_scale", "the scale must be between -100 and 100")
         if found := _fetched("loras", named, info):
             path, digest = found
-            return cls(path, scale=scale, digest=digest, name=_bare(named))
+            return cls(path, scale=scale, digest=digest, name=bare_url(named))
         data, _ = _read_data_uri(named)
         made = cls(data, scale=scale)
         try:
@@ -353,12 +354,6 @@ def _digest(source: bytes | Path) -> str:
         return hashlib.sha256(source).hexdigest()
     with source.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _bare(named: str) -> str:
-    """Return the name of a file for errors: a URL without credentials and query."""
-    bare = named.partition("?")[0].partition("#")[0]
-    return bare.rpartition("@")[2][:200] if "://" in bare else bare[:200]
 
 
 def flatten(result: Any, files: list[Attachment]) -> Any:

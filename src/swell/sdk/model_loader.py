@@ -173,6 +173,5 @@ def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Defin
 
 
 def _is_model(value: Any) -> bool:
-    if hasattr(value, MARK):
-        return True
-    return isinstance(value, type) and issubclass(value, Model) and bool(value.name)
+    is_class = isinstance(value, type) and issubclass(value, Model) and bool(value.name)
+    return is_class or hasattr(value, MARK)

@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from swell.sdk.form_hints import Hint
 
 #: Value in `x-ui` for a model that takes a whole pack.
 _WHOLE: Final = "whole"
@@ -15,7 +12,10 @@ _WHOLE: Final = "whole"
 
 def pack_fields(input_type: type[BaseModel]) -> tuple[str, ...]:
     """Return the fields of an input with a sample per element, in order."""
-    return tuple(name for name, field in input_type.model_fields.items() if _is_pack(field))
+    properties = input_type.model_json_schema(by_alias=False).get("properties", {})
+    return tuple(
+        name for name, field in properties.items() if field.get("x-ui", {}).get("pack") is True
+    )
 
 
 def wrong_pack(schema: Mapping[str, Any]) -> str | None:
@@ -68,8 +68,3 @@ def inputs_of(checked: BaseModel, names: tuple[str, ...]) -> list[BaseModel]:
         checked.model_copy(update=dict(zip(names, each, strict=True)))
         for each in itertools.product(*lists)
     ]
-
-
-def _is_pack(field: FieldInfo) -> bool:
-    hints: list[Any] = [each for each in field.metadata if isinstance(each, Hint)]
-    return any(each.values.get("pack") is True for each in hints)

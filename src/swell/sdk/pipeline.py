@@ -32,7 +32,7 @@ from swell.core.pipeline_stages import (
 )
 from swell.core.pipeline_stages import Stage as Planned
 from swell.sdk.model_loader import import_file
-from swell.sdk.pipeline_cards import LIKE, OPTIONAL, Declared
+from swell.sdk.pipeline_cards import OPTIONAL, Declared
 from swell.sdk.toml_files import read_toml
 
 ClassT = TypeVar("ClassT", bound=type)
@@ -58,6 +58,8 @@ class Stage(StageOptions, frozen=True, forbid_unknown_fields=True):
     """
 
     model: str
+    #: In TOML. In Python it is the name of the attribute.
+    name: str = ""
 
 
 def pipeline(name: str) -> Callable[[ClassT], ClassT]:
@@ -95,7 +97,8 @@ def load_pipelines(ref: str) -> list[Declared]:
     built_in = _BUILT_IN / f"{name}.toml"
     path = built_in if owner == "swell" and built_in.is_file() else FilePath(ref)
     if path.suffix == ".toml":
-        found = _of_toml(path)
+        tables = read_toml(path, _Toml, "pipelines").pipelines
+        found = [_of_table(*each) for each in tables.items()]
     elif path.suffix == ".py":
         classes = [value for value in vars(import_file(path)).values() if isinstance(value, type)]
         found = [vars(cls)[_MARK] for cls in classes if _MARK in vars(cls)]
@@ -128,12 +131,8 @@ def _of_class(name: str, cls: type) -> Declared:
     )
 
 
-class _NamedStage(Stage, frozen=True, forbid_unknown_fields=True):
-    name: str = ""
-
-
 class _TomlPipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    stages: Annotated[list[_NamedStage], msgspec.Meta(min_length=1)]
+    stages: Annotated[list[Stage], msgspec.Meta(min_length=1)]
     description: str = ""
     output: str | dict[str, str] = ""
     input: dict[str, dict[str, Any]] = {}
@@ -145,19 +144,10 @@ class _Toml(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pipelines: dict[str, _TomlPipeline]
 
 
-def _of_toml(path: FilePath) -> list[Declared]:
-    written = read_toml(path, _Toml, "pipelines")
-    return [_of_table(name, table) for name, table in written.pipelines.items()]
-
-
 def _of_table(name: str, table: _TomlPipeline) -> Declared:
     schema = {
         "type": "object",
-        "properties": {
-            # `card_of` needs `optional` of a field that is like another one.
-            key: {word: value for word, value in each.items() if word != OPTIONAL or LIKE in each}
-            for key, each in table.input.items()
-        },
+        "properties": table.input,
         "required": [
             key
             for key, each in table.input.items()
@@ -211,9 +201,8 @@ def _planned(name: str, key: str, stage: Stage) -> Planned:
         raise InvalidModel(
             f"{name}: stage {key!r}: {stage.model!r} names no model: write owner/name"
         )
-    fields = msgspec.structs.asdict(stage) | {"name": key, "queue": stage.model}
-    del fields["model"]
-    return Planned(**fields)
+    options = msgspec.structs.asdict(stage) | {"name": key}
+    return Planned(queue=options.pop("model"), **options)
 
 
 def _check_stage(declared: Declared, stage: Planned, before: Sequence[str]) -> None:

@@ -58,9 +58,9 @@ def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> Mode
         if each.get("default") is not None
     }
     plan = msgspec.structs.replace(declared.plan, defaults=defaults)
-    check = _Check(declared, schema, cards)
+    check = _Check(declared.name, plan, schema, cards)
     for stage in plan.stages:
-        check.stage(stage)
+        check.check_stage(stage)
     output = check.output()
     content = msgspec.json.encode([plan, schema, output], order="deterministic")
     return ModelCard(
@@ -98,23 +98,22 @@ def _input_schema(declared: Declared, cards: Mapping[str, ModelCard]) -> dict[st
     properties: dict[str, Any] = {}
     kinds: dict[str, Any] = dict(schema.get("$defs", {}))
     for key, written in schema.get("properties", {}).items():
-        if LIKE not in written:
-            properties[key] = written
-            continue
-        name, _, field = str(written[LIKE]).partition(".")
-        source = cards[name].input_schema if name in cards else {}
-        if field not in source.get("properties", {}):
-            raise InvalidModel(
-                f"{declared.name}: input.{key} is like {written[LIKE]!r}: write STAGE.FIELD, a "
-                "field that the stage's model takes"
-            )
-        for kind, meaning in source.get("$defs", {}).items():
-            if kinds.setdefault(kind, meaning) != meaning:
+        merged = dict(written)
+        if LIKE in written:
+            name, _, field = str(written[LIKE]).partition(".")
+            source = cards[name].input_schema if name in cards else {}
+            if field not in source.get("properties", {}):
                 raise InvalidModel(
-                    f"{declared.name}: input.{key}: two models mean different things by {kind!r}; "
-                    "write the field's schema out instead of like"
+                    f"{declared.name}: input.{key} is like {written[LIKE]!r}: write STAGE.FIELD, a "
+                    "field that the stage's model takes"
                 )
-        merged = source["properties"][field] | written
+            for kind, meaning in source.get("$defs", {}).items():
+                if kinds.setdefault(kind, meaning) != meaning:
+                    raise InvalidModel(
+                        f"{declared.name}: input.{key}: two models mean different things by "
+                        f"{kind!r}; write the field's schema out instead of like"
+                    )
+            merged = source["properties"][field] | written
         if written.get(OPTIONAL) and "default" not in written:
             merged.pop("default", None)
         properties[key] = {
@@ -126,29 +125,28 @@ def _input_schema(declared: Declared, cards: Mapping[str, ModelCard]) -> dict[st
     return schema | ({"$defs": kinds} if kinds else {})
 
 
+@dataclass(frozen=True, slots=True)
 class _Check:
     """Compares the inputs of stages with the schemas of their models."""
 
-    def __init__(
-        self, declared: Declared, schema: dict[str, Any], cards: Mapping[str, ModelCard]
-    ) -> None:
-        self._name = declared.name
-        self._plan = declared.plan
-        self._schema = schema
-        self._cards = cards
-        self._always_run = {stage.name for stage in declared.plan.stages if not stage.when}
+    name: str
+    plan: Pipeline
+    #: Of the pipeline's input.
+    schema: dict[str, Any]
+    #: Stage → card of its model.
+    cards: Mapping[str, ModelCard]
 
-    def stage(self, stage: Stage) -> None:
+    def check_stage(self, stage: Stage) -> None:
         """Check one stage.
 
         Raises:
             InvalidModel: Its model does not have a field, a required field is missing, or a value
                 has another type.
         """
-        schema = self._cards[stage.name].input_schema
+        schema = self.cards[stage.name].input_schema
         fields = schema.get("properties", {})
         given = [*stage.take, *stage.fixed]
-        where = f"{self._name}: stage {stage.name!r}"
+        where = f"{self.name}: stage {stage.name!r}"
         unknown = [key for key in given if key not in fields]
         if unknown and fields and not schema.get("additionalProperties", True):
             raise InvalidModel(
@@ -172,9 +170,9 @@ class _Check:
 
     def output(self) -> dict[str, Any]:
         """Return the schema of the pipeline's output, as far as it is known."""
-        output, last = self._plan.output, self._plan.stages[-1]
+        output, last = self.plan.output, self.plan.stages[-1]
         if not output:
-            return {} if last.when else self._cards[last.name].output_schema
+            return {} if last.when else self.cards[last.name].output_schema
         if isinstance(output, str):
             return self._schema_of(output)
         kinds: dict[str, Any] = {}
@@ -187,10 +185,10 @@ class _Check:
     def _exists(self, path: Path) -> bool:
         """Whether a path has a value for every input."""
         if path.stage:
-            return path.stage in self._always_run
+            return not any(each.when for each in self.plan.stages if each.name == path.stage)
         key = str(path.steps[0])
-        field = self._schema.get("properties", {}).get(key, {})
-        return key in self._schema.get("required", []) or "default" in field
+        field = self.schema.get("properties", {}).get(key, {})
+        return key in self.schema.get("required", []) or "default" in field
 
     def _schema_of(self, reference: str) -> dict[str, Any]:
         """Return the schema of a reference; empty if it is unknown, or its paths differ."""
@@ -201,17 +199,12 @@ class _Check:
         if path.part == "artifacts":
             text = {"type": "string"}
             return text if path.steps else {"type": "array", "items": text}
-        schema = self._cards[path.stage].output_schema if path.stage else self._schema
+        schema = self.cards[path.stage].output_schema if path.stage else self.schema
         kinds = schema.get("$defs", {})
         here = _resolved(schema, kinds)
         for step in path.steps:
-            if isinstance(step, int):
-                here = here.get("items", {})
-            else:
-                here = here.get("properties", {}).get(step, {})
-            if not isinstance(here, dict):
-                return {}
-            here = _resolved(here, kinds)
+            field = here.get("properties", {}).get(step)
+            here = _resolved(here.get("items") if isinstance(step, int) else field, kinds)
         return {**here, "$defs": kinds} if kinds and here else dict(here)
 
     def _check_reference(self, where: str, reference: str, kind: Any) -> None:
@@ -233,8 +226,8 @@ class _Check:
                 )
 
 
-def _resolved(schema: dict[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    if "$ref" not in schema:
-        return schema
-    found = kinds.get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
-    return found if isinstance(found, dict) else {}
+def _resolved(schema: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema without a reference; empty if it is unknown."""
+    if isinstance(schema, dict) and "$ref" in schema:
+        schema = kinds.get(str(schema["$ref"]).removeprefix("#/$defs/"))
+    return schema if isinstance(schema, dict) else {}

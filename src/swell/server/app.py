@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from starlette.routing import compile_path
 
-from swell.compat.path_rewrite import FACADES, path_meant
+from swell.compat.path_rewrite import VERSIONED, path_meant
 from swell.compat.webhook_formats import FORMATS
 from swell.core.errors import Internal, MethodNotAllowed, NotFound, SwellError, Unavailable
 from swell.core.records import Scope as KeyScope
@@ -180,10 +180,11 @@ class App:
                 methods["HEAD"] = endpoint
         #: Path without parameters → method → operation.
         self._fixed = {path: methods for path, methods in by_path.items() if "{" not in path}
-        #: The same for patterns of paths with parameters, those with fewer first.
+        #: The same for patterns of paths with parameters: those with fewer first, and among equals
+        #: those that take any rest last.
         self._patterns = [
             (compile_path(path)[0], by_path[path])
-            for path in sorted(by_path, key=lambda path: path.count("{"))
+            for path in sorted(by_path, key=lambda path: (path.count("{"), ":path" in path))
             if "{" in path
         ]
         self._paths = sorted({route.public_path for route in served})
@@ -191,7 +192,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] == "http":
-            if scope["path"].startswith(FACADES):
+            if scope["path"].startswith(VERSIONED):
                 scope["path"] = path_meant(scope["path"])
             await self._find(scope)(scope, receive, send)
         elif scope["type"] == "lifespan":

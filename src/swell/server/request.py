@@ -139,10 +139,6 @@ class Call:
         """The path that was asked."""
         return str(self.scope["path"])
 
-    def bring_key(self, authorization: bytes) -> None:
-        """Use a key from the body as if it had come in the `Authorization` header."""
-        self.headers[b"authorization"] = authorization
-
     @property
     def media_type(self) -> str:
         """The body's media type in lower case, without parameters; empty without the header."""

@@ -127,11 +127,9 @@ def route(
     errors: tuple[type[SwellError], ...] = (),
     **more: Any,
 ) -> Callable[[Handler], Handler]:
-    """Declare an operation on its handler.
+    """Return a decorator that declares an operation on its handler. Args: as `declare`.
 
-    `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
-    it: the first line is the summary, and the text up to "Raises:" is the description. The errors
-    of reading a body or a query are added. `more` are other fields of `Route`.
+    The errors of reading a body or a query are added to `errors`.
     """
     if isinstance(body, type):
         body = Body(body)
@@ -139,34 +137,45 @@ def route(
         errors = (InvalidRequest, InvalidInput, TooLarge, *errors)
     elif more.get("query", NoQuery) not in (NoQuery, dict):
         errors = (InvalidRequest, InvalidInput, *errors)
-
-    def declare(handler: Handler) -> Handler:
-        made = make_route(
-            handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
-        )
-        _declared.setdefault(handler.__module__, []).append(made)
-        return handler
-
-    return declare
+    return lambda handler: declare(
+        handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
+    )
 
 
-def make_route(
-    handler: Handler, operation: str, group: str, responses: dict[int, Response], **more: Any
-) -> Route:
-    """Return the operation of a handler, whose docstring describes it. Args: as `route`."""
+def declare(
+    handler: Handler,
+    operation: str,
+    group: str,
+    responses: type[Any] | dict[int, Response],
+    **more: Any,
+) -> Handler:
+    """Declare an operation on its handler, and return the handler.
+
+    Args:
+        handler: The first line of its docstring is the summary, and the text up to "Raises:" the
+            description.
+        operation: Method and path, such as "GET /v1/tasks".
+        group: Heading in the reference.
+        responses: By status; or the message of a 200, which the summary describes.
+        more: Other fields of `Route`.
+    """
     method, _, path = operation.partition(" ")
     summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
-    description = " ".join(rest.partition("Raises:")[0].split())
-    return Route(
+    summary = summary.removesuffix(".")
+    if not isinstance(responses, dict):
+        responses = {200: Response(summary, responses)}
+    made = Route(
         method=method,
         path=path,
         handler=handler,
-        summary=summary.removesuffix("."),
-        description=description,
+        summary=summary,
+        description=" ".join(rest.partition("Raises:")[0].split()),
         group=group,
         responses=responses,
         **more,
     )
+    _declared.setdefault(handler.__module__, []).append(made)
+    return handler
 
 
 def admin_route(

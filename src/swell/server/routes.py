@@ -8,10 +8,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from swell.compat.fal import fal
-from swell.compat.libretranslate import libretranslate
-from swell.compat.openai import openai
-from swell.compat.replicate import replicate
+from swell.compat import libretranslate
+from swell.compat.fal import fal_requests
+from swell.compat.openai import openai_images
+from swell.compat.replicate import (
+    replicate_deployments,
+    replicate_files,
+    replicate_models,
+    replicate_predictions,
+    replicate_streams,
+)
 from swell.server.admin import admin_routes, autoscaler_status
 from swell.server.billing import cost_routes, quota_routes
 from swell.server.evals import comparison_routes, create_comparison
@@ -32,9 +38,6 @@ from swell.server.workers import (
     worker_reports,
 )
 
-#: The compatible APIs, in the order of the reference.
-_FACADES: Final = (replicate, openai, fal, libretranslate)
-
 #: Headings of the reference and tags of OpenAPI, with their descriptions.
 GROUPS: Final = {
     "Tasks": "Create tasks, follow them, and read their results.",
@@ -46,7 +49,10 @@ GROUPS: Final = {
     "Operators": "Queues, workers, dead letters, costs, quotas and keys; needs an `admin` key.",
     "Service": "Health, metrics and descriptions; needs no key.",
     "Workers": "The protocol of workers; needs a `worker` key.",
-    **{each.group: each.about for each in _FACADES},
+    "Replicate": "For Replicate's clients; see docs/clients.md. `/v1` may be left out, or doubled.",
+    "OpenAI": "For OpenAI's clients, with `base_url` set to `/openai/v1`; see docs/clients.md.",
+    "fal": "For fal's clients, with hosts set to `/fal/run` and `/fal/queue`; see docs/clients.md.",
+    "LibreTranslate": "For LibreTranslate's clients, at `/libretranslate`; see docs/clients.md.",
 }
 
 #: The resource with which ids of operations begin, and a module of its handlers. Ids are
@@ -78,21 +84,28 @@ _RESOURCES: Final = (
     ("workers", worker_reports),
     ("workers", reported_files),
     ("weights", weight_routes),
+    ("replicate_predictions", replicate_predictions),
+    ("replicate_streams", replicate_streams),
+    ("replicate_files", replicate_files),
+    ("replicate_models", replicate_models),
+    ("replicate_deployments", replicate_deployments),
+    ("openai", openai_images),
+    ("fal", fal_requests),
+    ("libretranslate", libretranslate),
 )
 
 _GROUPS: Final = list(GROUPS)
 
 #: Every operation; the first match of a path wins.
-ROUTES: Final[tuple[Route, ...]] = (
-    *sorted(
+ROUTES: Final[tuple[Route, ...]] = tuple(
+    sorted(
         (
             replace(each, operation_id=each.operation_id or f"{resource}_{each.handler.__name__}")
             for resource, module in _RESOURCES
             for each in declared_in(module.__name__)
         ),
         key=lambda each: _GROUPS.index(each.group),
-    ),
-    *(route for facade in _FACADES for route in facade.routes),
+    )
 )
 
 

@@ -6,8 +6,3 @@ the whole name. A request is a task with the same id.
 Source:
     fal-client 1.0.3, @fal-ai/client 1.10.1, and fal's documentation of its queue, November 2026.
 """
-
-from swell.compat.fal import fal_requests, fal_results
-from swell.compat.fal.fal_facade import fal
-
-__all__ = ["fal", "fal_requests", "fal_results"]

@@ -64,7 +64,13 @@ def task_request(arguments: Mapping[str, Any], target: Target) -> TaskRequest:
         # Workers encode in this format, even if the model does not know the field.
         fields["output_format"] = kind
     fields |= image_fields.renamed(given, schema)
-    _place_pictures(fields, schema)
+    if image_fields.picture_fields(schema):
+        urls: list[Any] = []
+        for name in ("image_urls", "images", "image_url"):
+            if name in fields and name not in known:
+                value = fields.pop(name)
+                urls += value if isinstance(value, list) else [value]
+        fields |= image_fields.placed_files(schema, target.model, urls, None)
     return TaskRequest(
         model=target.queue,
         input=msgspec.Raw(encode(fields)),
@@ -111,20 +117,3 @@ def _size(value: Any) -> tuple[int, int]:
         if size is not None:
             return size
     raise field_error("image_size", f"use {', '.join(SIZES)}, or {{width, height}} in px")
-
-
-def _place_pictures(fields: dict[str, Any], schema: Mapping[str, Any]) -> None:
-    """Move pictures to the model's field, as a list only if the model takes one."""
-    pictures = image_fields.picture_fields(schema)
-    single = next((name for name, many in pictures.items() if not many), None)
-    several = next((name for name, many in pictures.items() if many), None)
-    for name in ("image_urls", "images"):
-        urls = fields.get(name)
-        if name in pictures or not isinstance(urls, list):
-            continue
-        if several is not None:
-            fields[several] = fields.pop(name)
-        elif single is not None and len(urls) == 1:
-            fields[single] = fields.pop(name)[0]
-    if single is None and several is not None and "image_url" in fields:
-        fields[several] = [fields.pop("image_url")]

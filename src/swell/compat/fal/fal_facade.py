@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from swell.compat.error_formats import error_reply, failed_on_input, failure_of
-from swell.compat.facade import Facade
-from swell.core.errors import NoWorker, SwellError, WouldExpire
+from swell.compat.facade import facade
+from swell.core.errors import FieldError, NoWorker, SwellError, WouldExpire
 from swell.core.task import Task, TaskState
 from swell.server.request import Call, Reply
 from swell.server.serializers import encode
@@ -36,15 +36,15 @@ def refuse(call: Call, error: SwellError) -> Reply:
     elif isinstance(error, NoWorker):
         kind = "runner_scheduling_failure"
     headers.append((b"x-fal-error-type", kind.encode()))
-    detail = None
+    members: dict[str, Any] = {"error_type": kind}
     if error.status == 422 and error.errors:
-        # A list, as FastAPI has it.
-        detail = []
-        for each in error.errors:
-            steps = each["pointer"].removeprefix("/input").strip("/").split("/")
-            detail.append({"loc": ["body", *steps], "msg": each["detail"], "type": each["code"]})
-    members = {"detail": detail, "error_type": kind}
+        members["detail"] = [_fastapi_error(each) for each in error.errors]
     return error_reply(call, error, members, status=status, headers=headers)
+
+
+def _fastapi_error(error: FieldError) -> dict[str, Any]:
+    steps = error["pointer"].removeprefix("/input").strip("/").split("/")
+    return {"loc": ["body", *steps], "msg": error["detail"], "type": error["code"]}
 
 
 def failure(task: Task) -> tuple[int, str, str]:
@@ -75,11 +75,4 @@ def failure_reply(task: Task) -> Reply:
     return reply(status, failure_body(task), task.id, headers)
 
 
-fal: Final = Facade(
-    "fal",
-    "/fal",
-    "fal",
-    "The API of fal's clients, with their hosts set to `/fal/run` and `/fal/queue`; see "
-    "docs/clients.md.",
-    refuse,
-)
+fal: Final = facade("fal", "/fal", "fal", refuse)

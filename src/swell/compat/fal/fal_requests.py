@@ -3,7 +3,6 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -20,7 +19,6 @@ from swell.core.errors import InvalidInput, NotFound, SwellError, TooManyRequest
 from swell.core.events import Event, EventKind
 from swell.core.store_types import Accepted
 from swell.core.task import Task, TaskState, new_id
-from swell.core.webhook import Webhook
 from swell.server.common_schemas import doc
 from swell.server.decoding import read_query
 from swell.server.request import Call, Reply
@@ -28,10 +26,9 @@ from swell.server.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.admission import check
-from swell.server.tasks.submit import accept, follow, repeat_of
+from swell.server.tasks.submit import accept, fingerprint, follow, repeat_of
 from swell.server.tasks.task_routes import cancel_task, find_task
 from swell.server.tasks.task_schemas import WebhookRequest
-from swell.server.tasks.unanswered_requests import request_digest
 
 
 class FalSubmitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,12 +103,18 @@ _HEADERS: Final = (
 )
 _ERRORS: Final = (*TASK_ERRORS, InvalidInput, TooManyRequests, WouldExpire)
 _CREATES: Final[dict[str, Any]] = {"errors": _ERRORS, "body": Body(), "headers": _HEADERS}
+_QUEUE: Final[dict[str, Any]] = {**_CREATES, "query": FalSubmitQuery}
 _REQUEST: Final = "/queue/{owner}/{alias}/requests/{id}"
 
 
-@fal.route("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
+@fal("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES, operation_id="fal_run_path")
+@fal("POST /run/{owner}/{alias}", _RESULT, **_CREATES)
 async def run(service: Service, call: Call) -> Reply | None:
-    """Run an app and wait."""
+    """Run an app and wait, or stream from it.
+
+    A path after the app counts only if an alias has the whole name. A path that ends in `stream`
+    answers with server-sent events: previews, then the result.
+    """
     accepted, digest = await _accept(service, call)
     if call.params.get("path", "").rstrip("/").rpartition("/")[2] == "stream":
         await _stream(service, call, accepted)
@@ -121,20 +124,14 @@ async def run(service: Service, call: Call) -> Reply | None:
         return await _result(service, call, task)
 
 
-@fal.route("POST /run/{owner}/{alias}/{path:path}", _RESULT, **_CREATES)
-async def run_path(service: Service, call: Call) -> Reply | None:
-    """Run an app, or stream from it.
-
-    The path after the app counts only if an alias has the whole name. A path that ends in `stream`
-    answers with server-sent events: previews, then the result.
-    """
-    return await run(service, call)
-
-
-@fal.route("POST /queue/{owner}/{alias}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
+@fal("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_QUEUE, operation_id="fal_queue_path")
+@fal("POST /queue/{owner}/{alias}", _SUBMITTED, **_QUEUE)
 async def queue(service: Service, call: Call) -> Reply:
-    """Queue a request."""
-    accepted, digest = await _accept(service, call, _webhook(service, call))
+    """Queue a request.
+
+    A path after the app counts only if an alias has the whole name.
+    """
+    accepted, digest = await _accept(service, call, read_query(call, FalSubmitQuery).fal_webhook)
     with service.unanswered.watch(digest, call, accepted.task.id):
         task = await follow(service, call, accepted, 0.0)
         home = _home(service, call, task)
@@ -148,7 +145,7 @@ async def queue(service: Service, call: Call) -> Reply:
         return reply(200, view, task.id)
 
 
-@fal.route(f"GET {_REQUEST}", _RESULT, (NotFound,))
+@fal(f"GET {_REQUEST}", _RESULT, (NotFound,))
 async def result(service: Service, call: Call) -> Reply:
     """Get a result.
 
@@ -161,7 +158,7 @@ async def result(service: Service, call: Call) -> Reply:
     return await _result(service, call, task)
 
 
-@fal.route(
+@fal(
     f"GET {_REQUEST}/status",
     {
         200: Response("The request has ended", FalStatus),
@@ -177,7 +174,7 @@ async def status(service: Service, call: Call) -> Reply:
     return reply(200 if task.state.is_terminal else 202, view, task.id)
 
 
-@fal.route(
+@fal(
     f"GET {_REQUEST}/status/stream",
     {200: Response("A status for every change", None, "text/event-stream")},
     (NotFound,),
@@ -210,7 +207,7 @@ _STOPPED: Final = {202: Response("The request will be stopped", dict)}
 _ENDED: Final = {400: Response("The request had already ended", dict)}
 
 
-@fal.route(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
+@fal(f"PUT {_REQUEST}/cancel", _STOPPED | _ENDED, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a request."""
     task = await find_task(service, call)
@@ -221,27 +218,11 @@ async def cancel(service: Service, call: Call) -> Reply:
     return reply(202, {"status": "CANCELLATION_REQUESTED"}, task.id)
 
 
-@fal.route("POST /queue/{owner}/{alias}/{path:path}", _SUBMITTED, **_CREATES, query=FalSubmitQuery)
-async def queue_path(service: Service, call: Call) -> Reply:
-    """Queue a request with a path.
-
-    The path after the app counts only if an alias has the whole name.
-    """
-    return await queue(service, call)
-
-
 # --- create
 
 
-def _webhook(service: Service, call: Call) -> Webhook | None:
-    if (url := read_query(call, FalSubmitQuery).fal_webhook) is None:
-        return None
-    request = WebhookRequest(url=url, format=FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
-
-
 async def _accept(
-    service: Service, call: Call, webhook: Webhook | None = None
+    service: Service, call: Call, webhook_url: str | None = None
 ) -> tuple[Accepted, bytes]:
     """Return the task of a request, and the request's digest.
 
@@ -253,21 +234,21 @@ async def _accept(
     options = task_options(call, service.classes.priority_of(call.caller))
     arguments = await json_object(service, call)
     target = await resolve(service, *names, param="app")
-    asked = [call.path, names, arguments, None if webhook is None else webhook.url]
+    asked = [names, arguments, webhook_url]
     repeat = await repeat_of(service, call, encode(asked))
     # Requests with and without an idempotency key never match each other.
-    digest = request_digest(call.caller.id, *asked, None if repeat is None else repeat.key)
+    key = None if repeat is None else repeat.key
+    digest = fingerprint(call.path, encode([call.caller.id, key, asked]))
     first_id = service.unanswered.take(digest)
     first = None if first_id is None else (await service.store.get([first_id]))[0]
     if first is not None and first.state not in (TaskState.CANCELED, TaskState.EXPIRED):
         accepted = Accepted(task=first, is_new=False)
     else:
+        if webhook_url is not None:
+            options["webhook"] = WebhookRequest(url=webhook_url, format=FORMAT)
         request = task_request(await with_uploads(service, call, arguments, ""), target)
         request = msgspec.structs.replace(request, **options)
-        new = await check(service, call, request, repeat)
-        if webhook is not None:
-            new = msgspec.structs.replace(new, webhook=webhook)
-        [accepted] = await accept(service, call, [new])
+        [accepted] = await accept(service, call, [await check(service, call, request, repeat)])
     call.task_id = accepted.task.id
     return accepted, digest
 
@@ -406,39 +387,25 @@ _OPERATIONS: Final[tuple[tuple[str, Callable[[Service, Call], Awaitable[Reply | 
 )
 
 
-@fal.route("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
+@fal("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,), operation_id="fal_proxy_put")
+@fal("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,), operation_id="fal_proxy_get")
+@fal("POST /proxy", _RESULT, _ERRORS, headers=(_TARGET, *_HEADERS))
 async def proxy(service: Service, call: Call) -> Reply | None:
-    """Forwarded POST of the JavaScript client.
+    """Forwarded request of the JavaScript client.
 
     For `proxyUrl` of @fal-ai/client: runs the operation that the header names.
     """
     target = (call.headers.get(b"x-fal-target-url") or b"").decode("latin-1")
-    try:
-        url = urlsplit(target)
-        place = (url.hostname or "") + re.sub("/{2,}", "/", url.path).rstrip("/")
-    except ValueError:
-        place = ""
+    url, _, query = target.partition("?")
+    place = re.sub("/{2,}", "/", url.removeprefix("https://")).rstrip("/")
     for pattern, operation in _OPERATIONS:
         found = re.fullmatch(pattern, f"{call.scope['method']} {place}")
         if found is not None:
             call.params = found.groupdict("")
-            query = url.query.encode("latin-1", "replace")
-            call.scope = {**call.scope, "query_string": query}
+            call.scope = {**call.scope, "query_string": query.encode("latin-1")}
             return await operation(service, call)
     detail = f"x-fal-target-url must be an address of fal.run or queue.fal.run: {target[:120]!r}"
     raise NotFound(detail)
-
-
-@fal.route("GET /proxy", _RESULT, (NotFound,), headers=(_TARGET,))
-async def proxy_get(service: Service, call: Call) -> Reply | None:
-    """Forwarded GET of the JavaScript client."""
-    return await proxy(service, call)
-
-
-@fal.route("PUT /proxy", _STOPPED, (NotFound,), headers=(_TARGET,))
-async def proxy_put(service: Service, call: Call) -> Reply | None:
-    """Forwarded cancellation of the JavaScript client."""
-    return await proxy(service, call)
 
 
 # --- keys of webhooks
@@ -464,12 +431,12 @@ class FalKeySet(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[FalJwk]
 
 
-@fal.route(
+@fal(
     "GET /.well-known/jwks.json",
     {200: Response("Public keys, as receivers of fal's webhooks read them", FalKeySet)},
     (NotFound,),
     scope=None,
-    operation_id="fal_webhooks_keys",
+    operation_id="fal_fal_webhooks_keys",
 )
 async def keys(service: Service, call: Call) -> Reply:
     """Read the keys that sign webhooks.

@@ -5,8 +5,3 @@ Fields that OpenAI does not define (`extra_body`) are inputs of the model.
 Source:
     The OpenAPI description of OpenAI's API and openai-python 3.57.0, November 2026.
 """
-
-from swell.compat.openai import openai_images
-from swell.compat.openai.openai_facade import openai
-
-__all__ = ["openai", "openai_images"]

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from swell.compat.error_formats import error_reply, failed_on_input, failure_of, param_of
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.core.errors import InvalidInput, SwellError
 from swell.core.task import Task, TaskState
 from swell.server.problem_details import family_of
@@ -12,11 +12,8 @@ from swell.server.request import Call, Reply
 #: Longer than this, openai-python ignores `Retry-After` and repeats the request at once.
 _LONGEST_RETRY_S: Final = 120.0
 
-#: Status, type and code of ends without pictures.
-_ENDS: Final = {
-    TaskState.CANCELED: (409, "invalid_request_error", "canceled"),
-    TaskState.EXPIRED: (504, "server_error", "expired"),
-}
+#: Status of ends without pictures.
+_ENDS: Final = {TaskState.CANCELED: 409, TaskState.EXPIRED: 504}
 
 
 def refuse(call: Call, error: SwellError) -> Reply:
@@ -40,22 +37,16 @@ def _needs_no_header(error: SwellError) -> bool:
 def failure(task: Task) -> tuple[int, dict[str, Any]]:
     """Return status and error of a task that has ended without pictures. Pure."""
     if task.state in _ENDS:
-        status, family, code = _ENDS[task.state]
-        return status, error_member(f"task {task.id} was {task.state}", family, code)
+        status = _ENDS[task.state]
+        return status, error_member(f"task {task.id} was {task.state}", status, task.state.value)
     code, detail = failure_of(task)
     status = 400 if failed_on_input(task) else 500
-    return status, error_member(detail, family_of(status), code)
+    return status, error_member(detail, status, code)
 
 
-def error_member(message: str, family: str, code: str) -> dict[str, Any]:
+def error_member(message: str, status: int, code: str) -> dict[str, Any]:
     """Return the member `error` of an answer."""
-    return {"message": message, "type": family, "code": code, "param": None}
+    return {"message": message, "type": family_of(status), "code": code, "param": None}
 
 
-openai: Final = Facade(
-    "openai",
-    "/openai/v1",
-    "OpenAI",
-    "The API of OpenAI's clients, with `base_url` set to `/openai/v1`; see docs/clients.md.",
-    refuse,
-)
+openai: Final = facade("openai", "/openai/v1", "OpenAI", refuse)

@@ -1,7 +1,6 @@
 """Generations and edits: create a task, wait for its end, and answer or stream its pictures."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +24,7 @@ from swell.core.events import Event, EventKind
 from swell.core.records import ModelCard
 from swell.core.store_types import Accepted
 from swell.core.task import Artifact, Task, TaskState, Timings
-from swell.server.problem_details import family_of, field_error
+from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
 from swell.server.route import IDEMPOTENCY_KEY, Body, Response
 from swell.server.serializers import encode, project
@@ -86,7 +85,7 @@ class ImagesView(msgspec.Struct, frozen=True, kw_only=True):
 _PICTURES: Final = {200: Response("The pictures", ImagesView)}
 
 
-@openai.route(
+@openai(
     "POST /images/generations",
     _PICTURES,
     TASK_ERRORS,
@@ -103,7 +102,7 @@ async def generate(service: Service, call: Call) -> Reply | None:
     return await _draw(service, call, await read_generation(service, call))
 
 
-@openai.route(
+@openai(
     "POST /images/edits",
     _PICTURES,
     (*TASK_ERRORS, UnsupportedType),
@@ -143,13 +142,7 @@ async def _draw(service: Service, call: Call, job: ImageJob) -> Reply | None:
 
 def makes_pictures(card: ModelCard) -> bool:
     """Whether a model's results hold pictures, as far as its schema says."""
-    return not card.output_schema or _has_picture(card.output_schema)
-
-
-def _has_picture(schema: Any) -> bool:
-    if isinstance(schema, Mapping):
-        return schema.get("x-file") == "image" or any(map(_has_picture, schema.values()))
-    return isinstance(schema, list) and any(map(_has_picture, schema))
+    return not card.output_schema or b'"x-file":"image"' in encode(card.output_schema)
 
 
 async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> ImagesView:
@@ -177,11 +170,10 @@ async def _answer(service: Service, call: Call, job: ImageJob, task: Task) -> Im
 
 async def _base64(service: Service, job: ImageJob, picture: Artifact) -> tuple[str, str]:
     """Return a picture as base64, and its format."""
-    quality = job.request.output_compression
-    asked: str | None = job.request.output_format
-    if asked is None and quality is not None:
-        asked = picture.content_type.removeprefix("image/")
-    data, kind = await picture_bytes(service, picture, asked, quality)
+    asked = job.request
+    data, kind = await picture_bytes(
+        service, picture, asked.output_format, asked.output_compression
+    )
     return base64.b64encode(data).decode(), kind
 
 
@@ -252,12 +244,11 @@ async def _last_events(service: Service, job: ImageJob, task: Task, sent: int) -
             left = pictures_of(task)[sent:]
             return b"".join([await _completed_event(service, job, task, each) for each in left])
         except SwellError as caught:
-            error = error_member(caught.detail, family_of(caught.status), caught.code)
+            error = error_member(caught.detail, caught.status, caught.code)
     elif task.state.is_terminal:
         error = failure(task)[1]
     else:
-        detail = "this backend ends: send the request again"
-        error = error_member(detail, "server_error", "unavailable")
+        error = error_member("this backend ends: send the request again", 503, "unavailable")
     return sse({"error": error}, "error")
 
 
@@ -300,7 +291,7 @@ class OpenAiModels(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "list"
 
 
-@openai.route("GET /models", {200: Response("Models and aliases", OpenAiModels)})
+@openai("GET /models", {200: Response("Models and aliases", OpenAiModels)})
 async def models(service: Service, call: Call) -> Reply:
     """List models."""
     found = await available(service)
@@ -308,7 +299,7 @@ async def models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(OpenAiModels(data=data)))
 
 
-@openai.route("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
+@openai("GET /models/{model:path}", {200: Response("The model", OpenAiModel)}, (NotFound,))
 async def model(service: Service, call: Call) -> Reply:
     """Get a model."""
     name = call.params["model"]

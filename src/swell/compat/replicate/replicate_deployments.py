@@ -14,10 +14,10 @@ from msgspec import Meta
 
 from swell.compat.replicate.replicate_facade import HOME, ReplicatePage, full_name, replicate
 from swell.compat.replicate.replicate_models import ReplicateAccount
-from swell.compat.replicate.replicate_views import HIDDEN_VERSION, moment
-from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound, Unavailable
+from swell.compat.replicate.replicate_views import HIDDEN_VERSION
+from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound
 from swell.core.records import ModelCard, Scope
-from swell.server.common_schemas import doc
+from swell.server.common_schemas import Moment, doc
 from swell.server.decoding import Reader
 from swell.server.models.model_cards import is_plain_word
 from swell.server.problem_details import field_error
@@ -57,7 +57,7 @@ class ReplicateRelease(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     model: str
     version: str
-    created_at: str
+    created_at: Moment
     created_by: ReplicateAccount
     configuration: ReplicateConfiguration
 
@@ -70,22 +70,11 @@ class ReplicateDeployment(msgspec.Struct, frozen=True, kw_only=True):
     current_release: ReplicateRelease
 
 
-class ReplicateDeploymentList(ReplicatePage, frozen=True, kw_only=True):
-    """All deployments."""
-
-    results: list[ReplicateDeployment]
-
-
 _create_reader: Final = Reader(ReplicateDeploymentRequest)
 _update_reader: Final = Reader(ReplicateDeploymentUpdate)
 
 #: Name of the note in the registry that holds them.
 _NOTE: Final = "replicate.deployments"
-
-#: More would make each change slow.
-_MOST: Final = 1000
-
-_TRIES: Final = 20
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -131,7 +120,7 @@ async def find_deployment(service: Service, name: str) -> Deployment:
         raise NotFound(detail) from error
 
 
-@replicate.route("GET /deployments", ReplicateDeploymentList)
+@replicate("GET /deployments", ReplicatePage[ReplicateDeployment])
 async def list_deployments(service: Service, call: Call) -> Reply:
     """Deployments, including one for each model."""
     await service.cards.refresh()
@@ -139,10 +128,10 @@ async def list_deployments(service: Service, call: Call) -> Reply:
     names = {each.full_name for each in stored}
     models = [_of_model(service, card) for card in service.cards.newest() if card.name not in names]
     found = [await _view(service, each) for each in [*stored, *models]]
-    return Reply(200, encode(ReplicateDeploymentList(results=found)))
+    return Reply(200, encode(ReplicatePage(results=found)))
 
 
-@replicate.route(
+@replicate(
     "POST /deployments",
     {201: Response("The deployment", ReplicateDeployment)},
     (InvalidRequest, InvalidInput, NotFound, Conflict),
@@ -173,14 +162,14 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(await _view(service, made)))
 
 
-@replicate.route("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
+@replicate("GET /deployments/{owner}/{name}", ReplicateDeployment, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A deployment."""
     deployment = await find_deployment(service, full_name(call))
     return Reply(200, encode(await _view(service, deployment)))
 
 
-@replicate.route(
+@replicate(
     "PATCH /deployments/{owner}/{name}",
     ReplicateDeployment,
     (InvalidRequest, InvalidInput, NotFound, Conflict),
@@ -207,7 +196,7 @@ async def update(service: Service, call: Call) -> Reply:
     return Reply(200, encode(await _view(service, after)))
 
 
-@replicate.route(
+@replicate(
     "DELETE /deployments/{owner}/{name}",
     {204: Response("The deployment is deleted", media_type="")},
     (NotFound, Conflict),
@@ -234,22 +223,20 @@ def _decoded(note: bytes | None) -> list[Deployment]:
 
 async def _replace(service: Service, before: Deployment | None, after: Deployment | None) -> None:
     """Store a deployment in place of another; None for a new or a deleted one."""
-    for _ in range(_TRIES):
-        note = await service.registry.note(_NOTE)
+
+    def change(note: bytes | None) -> bytes:
         stored = _decoded(note)
         if before is not None and before not in stored:
             raise Conflict(f"deployment {before.full_name} was changed just now: try again")
-        if before is None and after is not None:
-            name = after.full_name
-            if any(each.full_name == name for each in stored):
-                raise Conflict(f"there is a deployment {name} already: PATCH or DELETE it")
-            if len(stored) >= _MOST:
-                raise Conflict(f"there are {_MOST:,} deployments, the most possible: delete some")
         kept = [each for each in stored if each != before]
-        changed = encode(kept if after is None else [*kept, after])
-        if await service.registry.swap_note(_NOTE, note, changed):
-            return
-    raise Unavailable("other requests are changing the deployments: try again")
+        if after is not None:
+            if any(each.full_name == after.full_name for each in kept):
+                detail = f"there is a deployment {after.full_name} already: PATCH or DELETE it"
+                raise Conflict(detail)
+            kept.append(after)
+        return encode(kept)
+
+    await service.registry.change_note(_NOTE, change)
 
 
 async def current_version(service: Service, model: str) -> str:
@@ -275,11 +262,11 @@ def _of_model(service: Service, card: ModelCard) -> Deployment:
 
 async def _view(service: Service, deployment: Deployment) -> ReplicateDeployment:
     by = deployment.changed_by or "swell"
-    release = ReplicateRelease(
-        number=deployment.number,
-        model=deployment.model,
+    release = project(
+        ReplicateRelease,
+        deployment,
         version=deployment.version or await current_version(service, deployment.model),
-        created_at=moment(deployment.changed_at),
+        created_at=deployment.changed_at,
         created_by=ReplicateAccount(type="organization", username=by, name=by),
         configuration=_pool(service, deployment.model, deployment.pool),
     )

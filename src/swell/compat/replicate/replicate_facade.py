@@ -1,11 +1,11 @@
 """The façade of Replicate's API, and the pages of its lists."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
-from swell.compat.facade import Facade
+from swell.compat.facade import facade
 from swell.server.common_schemas import doc
 from swell.server.request import Call
 from swell.server.service import Service
@@ -13,20 +13,17 @@ from swell.server.service import Service
 #: The prefix of its paths.
 HOME: Final = "/replicate/v1"
 
-replicate: Final = Facade(
-    "replicate",
-    HOME,
-    "Replicate",
-    "The API of Replicate's clients; see docs/clients.md. `/replicate/v1/v1/…` and `/replicate/…` "
-    "are the same paths, however a client builds them from its base URL.",
-)
+T = TypeVar("T")
+
+replicate: Final = facade("replicate", HOME, "Replicate")
 
 
-class ReplicatePage(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicatePage(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """A page of a list, with absolute URLs of its neighbours."""
 
     previous: str | None = None
     next: str | None = None
+    results: list[T]
 
 
 class ReplicateQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ is kept.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -18,16 +17,16 @@ from swell.compat.replicate.replicate_facade import (
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_views import moment
-from swell.compat.request_inputs import decode_json, form_parts, upload_part
+from swell.compat.request_inputs import decode_json, form_parts, replace_strings, upload_part
 from swell.core.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.core.task import created_at_of, is_id
 from swell.objects.object_store import ObjectInfo, check_key
+from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
 from swell.server.route import Body, Response
-from swell.server.serializers import encode
+from swell.server.serializers import encode, project
 from swell.server.service import Service
 
 _ABOUT: Final = ".about"
@@ -51,15 +50,9 @@ class ReplicateFile(msgspec.Struct, frozen=True, kw_only=True):
     etag: str
     checksums: dict[str, str]
     metadata: Any
-    created_at: str
-    expires_at: str | None
+    created_at: Moment
+    expires_at: Moment | None
     urls: dict[str, str]
-
-
-class ReplicateFileList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of files, newest first."""
-
-    results: list[ReplicateFile]
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +61,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Any = {}
 
 
-@replicate.route(
+@replicate(
     "POST /files",
     {201: Response("The file", ReplicateFile)},
     (InvalidRequest, TooLarge, UnsupportedType),
@@ -102,7 +95,7 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(service, call, info, about)))
 
 
-@replicate.route("GET /files", ReplicateFileList, query=ReplicateQuery)
+@replicate("GET /files", ReplicatePage[ReplicateFile], query=ReplicateQuery)
 async def list_files(service: Service, call: Call) -> Reply:
     """A page of files, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -115,16 +108,16 @@ async def list_files(service: Service, call: Call) -> Reply:
             results.append(await _find(service, call, each))
     cursor = ids[query.limit - 1] if len(ids) > query.limit else None
     links = page_links(service, call, "/files", query, cursor)
-    return Reply(200, encode(ReplicateFileList(results=results, **links)))
+    return Reply(200, encode(ReplicatePage(results=results, **links)))
 
 
-@replicate.route("GET /files/{id}", ReplicateFile, (NotFound,))
+@replicate("GET /files/{id}", ReplicateFile, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A file."""
     return Reply(200, encode(await _find(service, call, call.params["id"])))
 
 
-@replicate.route(
+@replicate(
     "DELETE /files/{id}",
     {204: Response("The file is deleted", media_type="")},
     (NotFound,),
@@ -139,11 +132,17 @@ async def delete(service: Service, call: Call) -> Reply:
     return Reply(204)
 
 
-def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], Awaitable[str]]]:
-    """Return the prefix of file URLs, and a function from such a URL to one for workers."""
+async def with_file_urls(service: Service, call: Call, value: Any) -> Any:
+    """Return an input with URLs that workers can read in place of the key's file URLs.
+
+    Raises:
+        InvalidInput: A file is not there (any more).
+    """
     home = f"{service.base_url(call)}{HOME}/files/"
 
     async def signed(url: str, pointer: str) -> str:
+        if not url.startswith(home):
+            return url
         file_id = url.removeprefix(home)
         try:
             info = await service.objects.head(_key(call, file_id))
@@ -152,7 +151,7 @@ def file_urls(service: Service, call: Call) -> tuple[str, Callable[[str, str], A
             raise field_error(pointer, detail, "not_found") from error
         return service.urls(call).file(info.key, info.bytes)
 
-    return home, signed
+    return await replace_strings(value, signed, "/input")
 
 
 def _key(call: Call, file_id: str) -> str:
@@ -180,16 +179,16 @@ def _view(service: Service, call: Call, info: ObjectInfo, about: _About) -> Repl
     file_id = info.key.rpartition("/")[2]
     created_at, expires_at = created_at_of(file_id.partition(".")[0]), None
     if (lasting_s := service.settings.uploads_s) is not None:
-        expires_at = moment(created_at + timedelta(seconds=lasting_s))
-    return ReplicateFile(
+        expires_at = created_at + timedelta(seconds=lasting_s)
+    return project(
+        ReplicateFile,
+        about,
         id=file_id,
-        name=about.name,
         content_type=info.content_type,
         size=info.bytes,
         etag=info.etag,
         checksums={"sha256": about.sha256} if about.sha256 else {},
-        metadata=about.metadata,
-        created_at=moment(created_at),
+        created_at=created_at,
         expires_at=expires_at,
         urls={"get": f"{service.base_url(call)}{HOME}/files/{file_id}"},
     )

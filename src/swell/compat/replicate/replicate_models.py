@@ -1,6 +1,7 @@
 """Model cards as models and versions; accounts, hardware, collections and search."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -13,14 +14,10 @@ from swell.compat.replicate.replicate_facade import (
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_views import (
-    ReplicatePrediction,
-    ReplicatePredictionList,
-    ReplicateUrls,
-    moment,
-)
+from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicateUrls
 from swell.core.errors import InvalidInput, NotFound, TooLarge
 from swell.core.records import ModelCard
+from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.models.sample_routes import sample_views
 from swell.server.request import Call, Reply
@@ -33,9 +30,10 @@ from swell.server.webhooks.webhook_secrets import HookSecrets
 #: Clients read the output schema according to it; from 0.3.9 on it may be an iterator.
 _COG_VERSION: Final = "0.16.0"
 
-_EPOCH: Final = "1970-01-01T00:00:00.000Z"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MAX_QUERY_BYTES: Final = 1000
+_WORDS: Final = Body(media_types=("text/plain",))
 
 _WORD: Final = re.compile(r"[\w.-]+")
 
@@ -44,15 +42,9 @@ class ReplicateVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a model."""
 
     id: str
-    created_at: str
+    created_at: Moment
     cog_version: str
     openapi_schema: dict[str, Any]
-
-
-class ReplicateVersionList(ReplicatePage, frozen=True, kw_only=True):
-    """A model's versions, newest first."""
-
-    results: list[ReplicateVersion]
 
 
 class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +63,6 @@ class ReplicateModel(msgspec.Struct, frozen=True, kw_only=True):
     cover_image_url: str | None = None
     default_example: ReplicatePrediction | None = None
     latest_version: ReplicateVersion | None = None
-
-
-class ReplicateModelList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of models."""
-
-    results: list[ReplicateModel]
 
 
 class ReplicateSearch(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,13 +84,6 @@ class ReplicateAccount(msgspec.Struct, frozen=True, kw_only=True):
     avatar_url: str | None = None
 
 
-class ReplicateHardware(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool of workers."""
-
-    name: str
-    sku: str
-
-
 class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
     """The models of one owner."""
 
@@ -114,19 +93,13 @@ class ReplicateCollection(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ReplicateModel] = []
 
 
-class ReplicateCollectionList(ReplicatePage, frozen=True, kw_only=True):
-    """All collections."""
-
-    results: list[ReplicateCollection]
-
-
 class ReplicateSecret(msgspec.Struct, frozen=True, kw_only=True):
     """What signs the webhooks of this key's predictions."""
 
     key: str
 
 
-@replicate.route("GET /models", ReplicateModelList, query=ReplicateQuery)
+@replicate("GET /models", ReplicatePage[ReplicateModel], query=ReplicateQuery)
 async def list_models(service: Service, call: Call) -> Reply:
     """A page of models."""
     query = read_query(call, ReplicateQuery)
@@ -139,9 +112,7 @@ async def list_models(service: Service, call: Call) -> Reply:
     return _model_list(service, call, shown, links)
 
 
-@replicate.route(
-    "QUERY /models", ReplicateModelList, (TooLarge,), body=Body(media_types=("text/plain",))
-)
+@replicate("QUERY /models", ReplicatePage[ReplicateModel], (TooLarge,), body=_WORDS)
 async def search(service: Service, call: Call) -> Reply:
     """Search models."""
     # replicate-javascript sends a JSON string: its quotes belong to no word.
@@ -149,7 +120,7 @@ async def search(service: Service, call: Call) -> Reply:
     return _model_list(service, call, await _search(service, text), {})
 
 
-@replicate.route("GET /search", ReplicateSearch, (InvalidInput,), query=dict)
+@replicate("GET /search", ReplicateSearch, (InvalidInput,), query=dict)
 async def search_all(service: Service, call: Call) -> Reply:
     """Search models (newer clients)."""
     words = call.query().get("query", "").strip()
@@ -161,28 +132,28 @@ async def search_all(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ReplicateSearch(query=words, models=models, collections=[], pages=[])))
 
 
-@replicate.route("GET /models/{owner}/{name}", ReplicateModel, (NotFound,))
+@replicate("GET /models/{owner}/{name}", ReplicateModel, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """A model."""
     return Reply(200, encode(_model(service, call, await _card(service, call))))
 
 
-@replicate.route("GET /models/{owner}/{name}/versions", ReplicateVersionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/versions", ReplicatePage[ReplicateVersion], (NotFound,))
 async def list_versions(service: Service, call: Call) -> Reply:
     """A model's versions, newest first."""
     cards = await service.cards.versions(full_name(call))
     versions = [_version(card) for card in cards if card.stage != "retired"]
-    return Reply(200, encode(ReplicateVersionList(results=versions)))
+    return Reply(200, encode(ReplicatePage(results=versions)))
 
 
-@replicate.route("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
+@replicate("GET /models/{owner}/{name}/versions/{version}", ReplicateVersion, (NotFound,))
 async def get_version(service: Service, call: Call) -> Reply:
     """A version, with its schemas as OpenAPI."""
     target = await service.cards.target(f"{full_name(call)}:{call.params['version']}")
     return Reply(200, encode(_version(target.card)))
 
 
-@replicate.route(
+@replicate(
     "GET /models/{owner}/{name}/readme",
     {200: Response("Markdown", media_type="text/markdown")},
     (NotFound,),
@@ -193,22 +164,22 @@ async def readme(service: Service, call: Call) -> Reply:
     return Reply(200, card.description.encode(), b"text/markdown; charset=utf-8")
 
 
-@replicate.route("GET /models/{owner}/{name}/examples", ReplicatePredictionList, (NotFound,))
+@replicate("GET /models/{owner}/{name}/examples", ReplicatePage[ReplicatePrediction], (NotFound,))
 async def list_examples(service: Service, call: Call) -> Reply:
     """Example inputs, as predictions."""
     card = await _card(service, call)
     examples = [_example(service, call, card, number) for number in range(len(card.examples))]
-    return Reply(200, encode(ReplicatePredictionList(results=examples)))
+    return Reply(200, encode(ReplicatePage(results=examples)))
 
 
-@replicate.route("GET /account", ReplicateAccount)
+@replicate("GET /account", ReplicateAccount)
 async def get_account(service: Service, call: Call) -> Reply:
     """The key's account."""
     name = call.caller.name
     return Reply(200, encode(ReplicateAccount(username=name, name=name)))
 
 
-@replicate.route("GET /hardware", dict)
+@replicate("GET /hardware", dict)
 async def list_hardware(service: Service, call: Call) -> Reply:
     """The pools of workers."""
     devices: dict[str, set[str]] = {}
@@ -221,20 +192,20 @@ async def list_hardware(service: Service, call: Call) -> Reply:
     pools = []
     for pool, found in sorted(devices.items()):
         name = f"{pool} ({', '.join(sorted(found))})" if found else pool
-        pools.append(ReplicateHardware(name=name, sku=pool))
+        pools.append({"name": name, "sku": pool})
     return Reply(200, encode(pools))
 
 
-@replicate.route("GET /collections", dict)
+@replicate("GET /collections", ReplicatePage[ReplicateCollection])
 async def list_collections(service: Service, call: Call) -> Reply:
     """The owners of models, as collections."""
     await service.cards.refresh()
     owners = sorted({card.name.partition("/")[0] for card in service.cards.newest()})
     found = [_collection(owner, _cards_of(service, owner)) for owner in owners]
-    return Reply(200, encode(ReplicateCollectionList(results=found)))
+    return Reply(200, encode(ReplicatePage(results=found)))
 
 
-@replicate.route("GET /collections/{slug}", ReplicateCollection, (NotFound,))
+@replicate("GET /collections/{slug}", ReplicateCollection, (NotFound,))
 async def get_collection(service: Service, call: Call) -> Reply:
     """The models of one owner."""
     await service.cards.refresh()
@@ -246,7 +217,7 @@ async def get_collection(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_collection(owner, cards, models=models)))
 
 
-@replicate.route("GET /webhooks/default/secret", ReplicateSecret)
+@replicate("GET /webhooks/default/secret", ReplicateSecret)
 async def webhook_secret(service: Service, call: Call) -> Reply:
     """The secret that signs the key's webhooks."""
     pair = await HookSecrets(service.registry, service.clock).of(call.caller.id)
@@ -283,7 +254,7 @@ def _model_list(
     service: Service, call: Call, cards: list[ModelCard], links: dict[str, str | None]
 ) -> Reply:
     models = [_model(service, call, card) for card in cards]
-    return Reply(200, encode(ReplicateModelList(results=models, **links)))
+    return Reply(200, encode(ReplicatePage(results=models, **links)))
 
 
 def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
@@ -304,21 +275,19 @@ def _model(service: Service, call: Call, card: ModelCard) -> ReplicateModel:
 
 
 def _version(card: ModelCard) -> ReplicateVersion:
-    schema, created_at = openapi_of(card), _registered_at(card)
     return ReplicateVersion(
-        id=card.version, created_at=created_at, cog_version=_COG_VERSION, openapi_schema=schema
+        id=card.version,
+        created_at=card.registered_at or _EPOCH,
+        cog_version=_COG_VERSION,
+        openapi_schema=openapi_of(card),
     )
-
-
-def _registered_at(card: ModelCard) -> str:
-    return _EPOCH if card.registered_at is None else moment(card.registered_at)
 
 
 def _example(service: Service, call: Call, card: ModelCard, number: int) -> ReplicatePrediction:
     """Return an example input as a prediction without output."""
     base = service.base_url(call)
     home = f"{base}{HOME}/models/{card.name}/examples"
-    created_at = _registered_at(card)
+    created_at = card.registered_at or _EPOCH
     return ReplicatePrediction(
         id=f"example-{number}",
         model=card.name,

@@ -12,19 +12,19 @@ from swell.compat.replicate import replicate_views
 from swell.compat.replicate.replicate_deployments import current_version, find_deployment
 from swell.compat.replicate.replicate_facade import (
     HOME,
+    ReplicatePage,
     ReplicateQuery,
     full_name,
     page_links,
     replicate,
 )
-from swell.compat.replicate.replicate_files import file_urls
-from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicatePredictionList
+from swell.compat.replicate.replicate_files import with_file_urls
+from swell.compat.replicate.replicate_views import ReplicatePrediction
 from swell.compat.result_files import file_links
 from swell.compat.retry_detection import accept_once
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.core.store_types import TaskFilter
 from swell.core.task import Task
-from swell.core.webhook import Webhook
 from swell.server.common_schemas import HookEvent, doc
 from swell.server.decoding import Reader, read_query
 from swell.server.models.model_cards import Target
@@ -96,7 +96,7 @@ _CANCEL_AFTER: Final = Header(
     "1m30s",
 )
 _CREATES: Final[dict[str, Any]] = {
-    "returns": {
+    "responses": {
         201: Response("The ended prediction", ReplicatePrediction),
         202: Response("The prediction, `starting`", ReplicatePrediction),
     },
@@ -108,25 +108,25 @@ _BODY: Final = Body(ReplicatePredictionRequest, example=_INPUT)
 _VERSION_BODY: Final = Body(ReplicatePredictionRequest, example={"version": "demo/upper", **_INPUT})
 
 
-@replicate.route("POST /predictions", body=_VERSION_BODY, **_CREATES)
+@replicate("POST /predictions", body=_VERSION_BODY, **_CREATES)
 async def create(service: Service, call: Call) -> Reply:
     """Create a prediction with a version."""
     return await _create(service, call)
 
 
-@replicate.route("POST /models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
+@replicate("POST /models/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_model(service: Service, call: Call) -> Reply:
     """Create a prediction with a model."""
     return await _create(service, call, full_name(call))
 
 
-@replicate.route("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
+@replicate("POST /deployments/{owner}/{name}/predictions", body=_BODY, **_CREATES)
 async def create_of_deployment(service: Service, call: Call) -> Reply:
     """Create a prediction with a deployment."""
     return await _create(service, call, deployment=full_name(call))
 
 
-@replicate.route("GET /predictions", ReplicatePredictionList, query=ReplicateQuery)
+@replicate("GET /predictions", ReplicatePage[ReplicatePrediction], query=ReplicateQuery)
 async def list_predictions(service: Service, call: Call) -> Reply:
     """A page of predictions, newest first."""
     query = read_query(call, ReplicateQuery)
@@ -134,18 +134,16 @@ async def list_predictions(service: Service, call: Call) -> Reply:
     page = await service.store.page(where, limit=query.limit, cursor=query.cursor)
     results = [await view(service, call, task, is_listed=True) for task in page.tasks]
     links = page_links(service, call, "/predictions", query, page.cursor)
-    return Reply(200, encode(ReplicatePredictionList(results=results, **links)))
+    return Reply(200, encode(ReplicatePage(results=results, **links)))
 
 
-@replicate.route("GET /predictions/{id}", ReplicatePrediction, (NotFound,))
+@replicate("GET /predictions/{id}", ReplicatePrediction, (NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """The prediction."""
     return Reply(200, encode(await view(service, call, await find_task(service, call))))
 
 
-@replicate.route(
-    "POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel"
-)
+@replicate("POST /predictions/{id}/cancel", ReplicatePrediction, (NotFound,), audit="tasks.cancel")
 async def cancel(service: Service, call: Call) -> Reply:
     """Cancel a prediction."""
     task = await cancel_task(service, await find_task(service, call))
@@ -159,15 +157,12 @@ async def view(
     version = task.model_version or await current_version(service, task.model)
     urls = service.urls(call)
     if is_listed:
-        return replicate_views.prediction(
-            task, urls, version=version, logs=replicate_views.logs_of(task, [])
-        )
-    early = early_artifacts(service.bus, task)
-    if early:
+        return replicate_views.prediction(task, urls, version=version)
+    if early := early_artifacts(service.bus, task):
         task = _replace(task, artifacts=tuple(early))
-    logs = replicate_views.logs_of(task, service.polled.progress(task))
+    progress = service.polled.progress(task)
     files = await file_links(service, call, task.artifacts)
-    return replicate_views.prediction(task, urls, version=version, logs=logs, files=files)
+    return replicate_views.prediction(task, urls, version=version, progress=progress, files=files)
 
 
 def cancel_after_s(header: bytes) -> float:
@@ -206,11 +201,10 @@ async def _create(
     if deployment is not None:
         metadata = msgspec.Raw(encode({"replicate_deployment": deployment}))
         task_request = _replace(task_request, metadata=metadata)
-    new = await check(service, call, task_request, repeat)
-    url = request.webhook or request.webhook_completed
-    if url:
+    if url := request.webhook or request.webhook_completed:
         names = request.webhook_events_filter if request.webhook else ["completed"]
-        new = _replace(new, webhook=_webhook(service, call, url, names))
+        task_request = _replace(task_request, webhook=_webhook(url, names))
+    new = await check(service, call, task_request, repeat)
     longest_s = min(service.settings.server.max_wait_s, _LONGEST_WAIT_S)
     wait_s = prefer_wait_s(call.headers.get(b"prefer") or b"", longest_s)
     task = await follow(service, call, await accept_once(service, call, new), wait_s)
@@ -224,11 +218,10 @@ async def _create(
     return Reply(201 if task.state.is_terminal else 202, encode(made), headers=headers)
 
 
-def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None) -> Webhook:
+def _webhook(url: str, names: Sequence[str] | None) -> WebhookRequest:
     """Return the webhook of a prediction, for the events of these names or the default ones."""
     events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
-    request = WebhookRequest(url=url, events=list(events), format=replicate_views.FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
+    return WebhookRequest(url=url, events=list(events), format=replicate_views.FORMAT)
 
 
 async def _task_request(
@@ -243,10 +236,7 @@ async def _task_request(
     seed = request_inputs.take_seed(value, known, "/input/")
     count = request_inputs.take_count(value, known, "num_outputs", "/input/")
     value = await request_inputs.with_uploads(service, call, value)
-    home, signed = file_urls(service, call)
-    value = await request_inputs.replace_strings(
-        value, lambda text: text.startswith(home), signed, "/input"
-    )
+    value = await with_file_urls(service, call, value)
     return TaskRequest(model=target.queue, input=msgspec.Raw(encode(value)), count=count, seed=seed)
 
 

@@ -36,7 +36,7 @@ _LAST_EVENT: Final = Header(
 )
 
 
-@replicate.route(
+@replicate(
     "GET /predictions/{id}/stream",
     {200: Response("Server-sent events", media_type="text/event-stream")},
     (InvalidRequest, Unauthenticated, Forbidden, NotFound),

@@ -7,22 +7,22 @@ expired                        canceled: clients know no word for it
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
-from swell.compat.replicate.replicate_facade import HOME, ReplicatePage
+from swell.compat.replicate.replicate_facade import HOME
 from swell.compat.result_files import file_url
 from swell.core.outbox import Delivery
 from swell.core.rollouts.rollout_state import asked_version
 from swell.core.task import Task, TaskState, seed_of
-from swell.server.serializers import UrlMaker, resolve_files
+from swell.server.common_schemas import Moment
+from swell.server.serializers import UrlMaker, project, resolve_files
 
 #: The only words that clients know.
 Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 
-_STATUSES: Final[Mapping[TaskState, Status]] = {
+STATUSES: Final[Mapping[TaskState, Status]] = {
     TaskState.QUEUED: "starting",
     TaskState.RUNNING: "processing",
     TaskState.SUCCEEDED: "succeeded",
@@ -64,23 +64,12 @@ class ReplicatePrediction(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     data_removed: bool
     source: str
-    created_at: str
-    started_at: str | None
-    completed_at: str | None
-    deadline: str | None
+    created_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    deadline: Moment | None
     deployment: str | None
     urls: ReplicateUrls
-
-
-class ReplicatePredictionList(ReplicatePage, frozen=True, kw_only=True):
-    """A page of predictions, newest first."""
-
-    results: list[ReplicatePrediction]
-
-
-def status_of(task: Task) -> Status:
-    """Return the status of a prediction."""
-    return _STATUSES[task.state]
 
 
 def error_of(task: Task) -> str | None:
@@ -106,16 +95,10 @@ def progress_line(progress: Mapping[str, Any]) -> str | None:
 
 
 def logs_of(task: Task, progress: Sequence[Mapping[str, Any]]) -> str:
-    """Return the progress of a task as a log.
-
-    Args:
-        task: The task.
-        progress: Reports of its worker that reached this process, oldest first.
-    """
+    """Return the progress of a task as a log. Args: as `prediction`."""
     lines = [line for each in progress if (line := progress_line(each)) is not None]
     if task.state is TaskState.SUCCEEDED and not (lines and lines[-1].startswith("100%")):
-        last = progress_line({"step": task.count, "steps": task.count})
-        lines += [] if last is None else [last]
+        lines.append(f"100%|{'#' * _BAR}| {task.count}/{task.count}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -131,17 +114,12 @@ def output_of(task: Task, files: Sequence[str]) -> Any:
     return msgspec.json.decode(resolve_files(task.output, files))
 
 
-def moment(at: datetime) -> str:
-    """Return a time as clients read it."""
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def prediction(
     task: Task,
     urls: UrlMaker,
     *,
     version: str = HIDDEN_VERSION,
-    logs: str = "",
+    progress: Sequence[Mapping[str, Any]] = (),
     files: Sequence[str] | None = None,
 ) -> ReplicatePrediction:
     """Return a task as a prediction.
@@ -150,7 +128,7 @@ def prediction(
         task: The task.
         urls: Makes URLs for the reader.
         version: The version that would run it now.
-        logs: From `logs_of`.
+        progress: Reports of its worker that reached this process, oldest first.
         files: URL of each of its files; None to make them.
     """
     if files is None:
@@ -158,22 +136,20 @@ def prediction(
     home = f"{urls.base}{HOME}/predictions/{task.id}"
     # Signed, since replicate-javascript sends no key along.
     _, _, signature = urls.objects.sign("GET", stream_key(task.id), urls.expires_s).partition("?")
-    return ReplicatePrediction(
-        id=task.id,
-        model=task.model,
+    return project(
+        ReplicatePrediction,
+        task,
         version=task.model_version or asked_version(task.queue) or version,
-        status=status_of(task),
+        status=STATUSES[task.state],
         input=_input(task),
         output=output_of(task, files),
-        logs=logs,
+        logs=logs_of(task, progress),
         error=error_of(task),
         metrics=_metrics(task),
         data_removed=task.inputs_removed or task.outputs_removed,
         source="api",
-        created_at=moment(task.created_at),
-        started_at=_moment_of(task.started_at),
-        completed_at=_moment_of(task.finished_at),
-        deadline=_moment_of(task.finish_by_at),
+        completed_at=task.finished_at,
+        deadline=task.finish_by_at,
         deployment=_deployment(task),
         urls=ReplicateUrls(
             get=home,
@@ -189,16 +165,12 @@ def hook_body(delivery: Delivery, task: Task, urls: UrlMaker) -> ReplicatePredic
     progress = []
     if delivery.event == "progress" and delivery.data is not None:
         progress = [msgspec.json.decode(delivery.data)]
-    return prediction(task, urls, logs=logs_of(task, progress))
+    return prediction(task, urls, progress=progress)
 
 
 def stream_key(task_id: str) -> str:
     """Return the key that the URL of a prediction's stream is signed for; no file has it."""
     return f"streams/{task_id}"
-
-
-def _moment_of(at: datetime | None) -> str | None:
-    return None if at is None else moment(at)
 
 
 def _input(task: Task) -> Any:

@@ -7,7 +7,7 @@ import msgspec
 
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound
 from swell.core.records import ModelCard, Sample
-from swell.sdk.card_samples import MOST_SAMPLES, TEXT, check_sample, text_of
+from swell.sdk.card_samples import MOST_SAMPLES, TEXT, checked_text
 from swell.server.common_schemas import doc
 from swell.server.request import Call, Reply
 from swell.server.route import Response, route
@@ -40,13 +40,13 @@ async def keep_samples(service: Service, card: ModelCard) -> ModelCard:
 
 async def _store(service: Service, model: str, sample: Sample) -> Sample:
     try:
-        check_sample(sample)
+        text = checked_text(sample)
     except InvalidRequest as error:
         raise InvalidInput(f"{model}: {error.detail}") from None
     # The worker's own digest is not trusted.
     digest = hashlib.sha256(sample.data).hexdigest()
     await service.objects.put_new(_key(digest), sample.data, sample.content_type)
-    return msgspec.structs.replace(sample, digest=digest, text=text_of(sample), data=b"")
+    return msgspec.structs.replace(sample, digest=digest, text=text, data=b"")
 
 
 @route(

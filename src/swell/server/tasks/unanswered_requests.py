@@ -6,12 +6,9 @@ waits is another request. Kept in memory, for the requests of this process.
 """
 
 import contextlib
-import hashlib
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from swell.core.clock import Clock
 from swell.server.request import Call
@@ -21,12 +18,6 @@ _REMEMBERED_S: Final = 60.0
 
 #: Most requests; the oldest are dropped first.
 _MOST: Final = 1000
-
-
-def request_digest(key_id: str, *parts: Any) -> bytes:
-    """Return a digest that two requests of a key share if their parts, as JSON, are equal."""
-    words = msgspec.json.encode([key_id, *parts], order="deterministic")
-    return hashlib.sha256(words).digest()
 
 
 class UnansweredRequests:
