@@ -217,9 +217,9 @@ class Sight:
         self._values = {("", "input"): given}
         self.done = {each.name: each for each in done}
         for each in done:
-            output = _with_files(_decoded(each.output), each.artifacts)
-            self._values[each.name, "output"] = output
-            self._values[each.name, "artifacts"] = [NamedFile(file) for file in each.artifacts]
+            files = [NamedFile(file) for file in each.artifacts]
+            self._values[each.name, "output"] = with_files(_decoded(each.output), files)
+            self._values[each.name, "artifacts"] = files
 
     def value(self, path: Path) -> Any:
         """Return the value at a path, with files as `NamedFile`; None if it is missing."""
@@ -442,17 +442,20 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(each, depth - 1) for each in value)
 
 
-def _with_files(value: Any, artifacts: Sequence[Artifact]) -> Any:
-    """Return a value with `{"$artifact": i}` replaced by the file."""
+def with_files(value: Any, files: Sequence[Any]) -> Any:
+    """Return a value with `{"$artifact": i}` replaced by file `i`.
+
+    Other objects stay, and so do those with an index out of range.
+    """
     if isinstance(value, list):
-        return [_with_files(each, artifacts) for each in value]
+        return [with_files(each, files) for each in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         index = value.get(_FILE_MARK)
-        if type(index) is int and 0 <= index < len(artifacts):
-            return NamedFile(artifacts[index])
-    return {name: _with_files(each, artifacts) for name, each in value.items()}
+        if type(index) is int and 0 <= index < len(files):
+            return files[index]
+    return {name: with_files(each, files) for name, each in value.items()}
 
 
 def _marked(value: Any, artifacts: list[Artifact]) -> Any:
