@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from swell.core.pipeline_stages import Done, Run, Sight, Stage, input_of, may_run
-from swell.core.quality_fallback import Drawn, drawn, time_share
+from swell.core.quality_fallback import drawn, time_share
 from swell.core.results import Artifact
 from swell.core.task import NewTask, Task
 from swell.server.models.model_cards import Cards
@@ -43,8 +43,8 @@ def demand_of(
         return Demand(queue, count)
     value = _input_of(task, stage, done)
     pack = cards.pack_size(queue, value)
-    work = drawn(msgspec.convert(value, Drawn), card.input_schema)
-    size = time_share(work / drawn(Drawn(), card.input_schema)) * pack / cards.pack_size(queue, {})
+    work = drawn(value, card.input_schema)
+    size = time_share(work / drawn({}, card.input_schema)) * pack / cards.pack_size(queue, {})
     return Demand(queue, count, pack, size)
 
 
