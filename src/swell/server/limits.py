@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 from swell.core.clock import Clock
 from swell.core.errors import FieldError, InvalidInput, SwellError, TooManyRequests
-from swell.core.records import ApiKey, KeyLimits, Scope, Spend
+from swell.core.records import ApiKey, KeyLimits, Scope
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask, Task, again
 from swell.db.registry import Registry
@@ -76,7 +76,7 @@ class Allowance:
         self._token_s = window_s / quota
         #: When it is full again, in monotonic seconds.
         self._full_at_s = -math.inf
-        #: Taken since the last sharing, and whether anybody asked.
+        #: Taken since the last sharing, in seconds of the rate, and whether a request asked.
         self.unshared_s = 0.0
         self.is_asked = False
 
@@ -142,17 +142,12 @@ class _InFlight:
 class _Meter:
     """The use of one key."""
 
-    def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
-        self.key = key
+    def __init__(self, key_id: str, limits: KeyLimits) -> None:
         self.limits = limits
-        self.requests = _requests(key.id, limits)
+        self.requests = _requests(key_id, limits)
         per_day = limits.tasks_per_day
-        self.tasks = Allowance(f"{key.id}:tasks", per_day, _DAY_S) if per_day else None
+        self.tasks = Allowance(f"{key_id}:tasks", per_day, _DAY_S) if per_day else None
         self.flight = _InFlight(limits.tasks_in_flight) if limits.tasks_in_flight else None
-
-    @property
-    def is_pending(self) -> bool:
-        return self.flight is not None and self.flight.pending > 0
 
 
 class Limits:
@@ -233,7 +228,7 @@ class Limits:
         """
         meter = self._meter(call.caller)
         make: Make = self._store.accept
-        if self.quotas.may_limit(meter.key.id):
+        if self.quotas.may_limit(call.caller.id):
             make = partial(self.quotas.accept, call, make=make)
         if meter.flight is None and meter.tasks is None:
             return await make(news)
@@ -352,18 +347,18 @@ class Limits:
         ]
         if not asked:
             return
-        spends = [Spend(name=each.name, cost_s=each.unshared_s) for each in asked]
+        costs_s = {each.name: each.unshared_s for each in asked}
         for each in asked:
             each.unshared_s, each.is_asked = 0.0, False
         try:
-            full_at = await self._registry.spend(spends)
+            full_at = await self._registry.spend(costs_s)
         except BaseException:
-            for each, spend in zip(asked, spends, strict=True):
-                each.unshared_s, each.is_asked = each.unshared_s + spend.cost_s, True
+            for each in asked:
+                each.unshared_s, each.is_asked = each.unshared_s + costs_s[each.name], True
             raise
         now, now_s = self._clock.now(), self._clock.monotonic_s()
-        for each, at in zip(asked, full_at, strict=True):
-            each.adopt(now_s + (at - now).total_seconds(), now_s)
+        for each in asked:
+            each.adopt(now_s + (full_at[each.name] - now).total_seconds(), now_s)
 
     def _take_of_day(self, call: Call, tasks: Allowance, n: int) -> None:
         now_s = self._clock.monotonic_s()
@@ -402,21 +397,18 @@ class Limits:
         flight.at_s = self._clock.monotonic_s()
 
     def _meter(self, key: ApiKey) -> _Meter:
+        limits = effective_limits(key, self._defaults)
         meter = self._meters.get(key.id)
-        if meter is None or meter.key is not key:
-            limits = effective_limits(key, self._defaults)
-            if meter is not None and meter.limits == limits:
-                meter.key = key
-            else:
-                if meter is None and len(self._meters) >= _MAX_METERS:
-                    self._remove_idle()
-                meter = self._meters[key.id] = _Meter(key, limits)
+        if meter is None or meter.limits != limits:
+            if meter is None and len(self._meters) >= _MAX_METERS:
+                self._remove_idle()
+            meter = self._meters[key.id] = _Meter(key.id, limits)
         self._meters.move_to_end(key.id)
         return meter
 
     def _remove_idle(self) -> None:
         for key_id, meter in self._meters.items():
-            if not meter.is_pending:
+            if meter.flight is None or not meter.flight.pending:
                 del self._meters[key_id]
                 return
 
