@@ -196,12 +196,6 @@ class Test(NamedTuple):
     is_reversed: bool
 
 
-class NamedFile(msgspec.Struct, frozen=True):
-    """Placeholder in a value for a file of an earlier stage."""
-
-    artifact: Artifact
-
-
 class Sight:
     """The values that references can name: the pipeline's input, and the results of its stages.
 
@@ -217,12 +211,11 @@ class Sight:
         self._values = {("", "input"): given}
         self.done = {each.name: each for each in done}
         for each in done:
-            files = [NamedFile(file) for file in each.artifacts]
-            self._values[each.name, "output"] = with_files(_decoded(each.output), files)
-            self._values[each.name, "artifacts"] = files
+            self._values[each.name, "output"] = with_files(_decoded(each.output), each.artifacts)
+            self._values[each.name, "artifacts"] = list(each.artifacts)
 
     def value(self, path: Path) -> Any:
-        """Return the value at a path, with files as `NamedFile`; None if it is missing."""
+        """Return the value at a path, with files as `Artifact`; None if it is missing."""
         value = self._values.get((path.stage, path.part))
         for step in path.steps:
             if isinstance(value, dict):
@@ -297,7 +290,7 @@ def next_stage(pipeline: Pipeline, start: int, sight: Sight) -> int | None:
 
 
 def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
-    """Return the input of a stage's model; files in it are `NamedFile`."""
+    """Return the input of a stage's model; files in it are `Artifact`."""
     values = dict(stage.fixed)
     for field, reference in stage.take.items():
         if isinstance(reference, str):
@@ -460,10 +453,10 @@ def with_files(value: Any, files: Sequence[Any]) -> Any:
 
 def _marked(value: Any, artifacts: list[Artifact]) -> Any:
     """Return a value with files replaced by `{"$artifact": i}`, and add them to the list."""
-    if isinstance(value, NamedFile):
-        if value.artifact not in artifacts:
-            artifacts.append(value.artifact)
-        return {_FILE_MARK: artifacts.index(value.artifact)}
+    if isinstance(value, Artifact):
+        if value not in artifacts:
+            artifacts.append(value)
+        return {_FILE_MARK: artifacts.index(value)}
     if isinstance(value, list):
         return [_marked(each, artifacts) for each in value]
     if isinstance(value, dict):

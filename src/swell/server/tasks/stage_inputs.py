@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from swell.core.pipeline_stages import NamedFile, Run, Sight, begin, input_of
+from swell.core.pipeline_stages import Run, Sight, begin, input_of
+from swell.core.results import Artifact
 from swell.core.task import NewTask, Settlement, Task, TaskState
 from swell.objects.object_store import Objects
 from swell.protocol.worker_messages import LeasedTask
@@ -67,8 +68,8 @@ def leased_stage(
 
 def _signed(objects: Objects, value: Any) -> Any:
     """Return a value with files as URLs that the worker may read."""
-    if isinstance(value, NamedFile):
-        return objects.sign("GET", value.artifact.key, READ_URL_S, value.artifact.bytes)
+    if isinstance(value, Artifact):
+        return objects.sign("GET", value.key, READ_URL_S, value.bytes)
     if isinstance(value, list):
         return [_signed(objects, each) for each in value]
     if isinstance(value, dict):
