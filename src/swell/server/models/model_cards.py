@@ -7,7 +7,7 @@ cards are old, so that each backend soon knows what another one has registered.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import jsonschema_rs
@@ -18,7 +18,7 @@ from swell.core.clock import Clock
 from swell.core.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
 from swell.core.quality_fallback import is_drawing
 from swell.core.records import ModelCard
-from swell.core.rollouts.rollout_state import Canary, Life, asked_version, is_of_canary, queues_of
+from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
 from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
@@ -59,10 +59,6 @@ _MAX_ALIKE: Final = 200
 _MAX_NAME: Final = 200
 
 _decode = msgspec.json.Decoder().decode
-
-
-#: Whether the canary of a model has workers.
-HasWorkers = Callable[[str, Canary], bool]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -253,31 +249,6 @@ class Cards:
             )
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
-
-    def served_version(self, queue: str, has_workers: HasWorkers) -> str | None:
-        """Return the version that serves a queue; None for any.
-
-        Args:
-            queue: Name of the queue.
-            has_workers: Whether a model's canary has workers.
-        """
-        model, _, version = queue.partition(":")
-        life = self.lives.get(model)
-        if life is None:
-            return version or None
-        canary = life.canary
-        if is_of_canary(queue) and canary is not None and has_workers(model, canary):
-            return canary.version
-        return asked_version(queue) or life.live
-
-    def queues_served(
-        self, model: str, versions: Iterable[str], has_workers: HasWorkers
-    ) -> tuple[str, ...]:
-        """Return the queues of a staged model that workers with these versions serve."""
-        life = self.lives[model]
-        is_served = life.canary is not None and has_workers(model, life.canary)
-        found = (queues_of(life, each, is_canary_served=is_served) for each in versions)
-        return tuple(dict.fromkeys(queue for queues in found for queue in queues))
 
     def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
         """Return the number of samples that an input asks for."""
