@@ -9,7 +9,7 @@ Source:
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -75,10 +75,10 @@ async def read_parts(content_type: bytes, chunks: AsyncIterator[bytes]) -> Async
     """
     form = _Form(content_type, chunks)
     while await form.fill():
-        head = form.queue.popleft()
+        part = form.queue.popleft()
         # Bytes are the rest of a part that was not read.
-        if isinstance(head, _Head):
-            yield Part(head.name, head.filename, head.media_type, form.data())
+        if isinstance(part, Part):
+            yield part
 
 
 async def open_form(
@@ -111,18 +111,12 @@ async def _only_file(file: Part, parts: AsyncIterator[Part]) -> AsyncIterator[by
             raise InvalidRequest("the form holds 2 files or more: send exactly one")
 
 
-class _Head(NamedTuple):
-    name: str
-    filename: str | None
-    media_type: str
-
-
 class _Form:
     """A form that is being read."""
 
     def __init__(self, content_type: bytes, chunks: AsyncIterator[bytes]) -> None:
-        #: Parsed and not read yet: the head of each part, followed by its bytes.
-        self.queue: deque[_Head | bytes] = deque()
+        #: Parsed and not read yet: each part, followed by its bytes.
+        self.queue: deque[Part | bytes] = deque()
         self._chunks = chunks
         self._is_complete = False
         self._n_parts = 0
@@ -164,9 +158,9 @@ class _Form:
 
     async def data(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the current part."""
-        while await self.fill() and not isinstance(self.queue[0], _Head):
+        while await self.fill() and not isinstance(self.queue[0], Part):
             piece = self.queue.popleft()
-            assert isinstance(piece, bytes), "a head ends the loop"
+            assert isinstance(piece, bytes), "a part ends the loop"
             yield piece
 
     def _begin_part(self) -> None:
@@ -194,7 +188,7 @@ class _Form:
         media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
         name = options.get(b"name", b"").decode(errors="replace")
         shown = None if filename is None else filename.decode(errors="replace")
-        self.queue.append(_Head(name, shown, media_type.decode("latin-1")))
+        self.queue.append(Part(name, shown, media_type.decode("latin-1"), self.data()))
 
     def _end(self) -> None:
         self._is_complete = True
