@@ -18,17 +18,6 @@ KEEP_ALIVE = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_b
 class Stream:
     """One client that listens to one task."""
 
-    __slots__ = (
-        "authorization",
-        "is_gone",
-        "is_signed",
-        "last_position",
-        "owner",
-        "receive",
-        "send",
-        "waiting",
-    )
-
     def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
         #: The server's asyncio task that handles the request.
         self.owner = owner
