@@ -22,7 +22,7 @@ from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
 from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
-from swell.server.json_limits import MAX_VALUES, count_values
+from swell.server.json_limits import count_values
 from swell.server.problem_details import closest
 from swell.server.request import Call
 
@@ -45,9 +45,6 @@ _MAX_REQUEST_CHECKS: Final = 5_000_000
 _MAX_DIGITS: Final = 100
 _DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_INTEGER: Final = re.compile(rb"[:,\[]\s*-?[0-9]{%d}" % (_MAX_DIGITS + 1))
-
-#: Below this estimate the values of an input are not counted.
-_FEW_CHECKS: Final = 5000
 
 #: Most values times rules of an input for which the answer lists each broken field.
 _MAX_EXPLAINED: Final = 20_000
@@ -90,25 +87,19 @@ class _Schema:
         self.takes_anything = not schema
         self.packs = packs_in(schema)
 
-    def refusal(self, raw: msgspec.Raw, call: Call | None) -> str:
+    def refusal(self, raw: msgspec.Raw, call: Call) -> str:
         """Count the checks of an input for its request; return why there are too many, or ""."""
         data = bytes(raw)
         zeros = b"0" * (_MAX_DIGITS + 1)
         if zeros in data.translate(_DIGITS_AS_ZEROS) and _LONG_INTEGER.search(data):
             return f"the input has an integer of more than {_MAX_DIGITS} digits"
-        # A value takes at least two bytes, and no body has more values than these.
-        checks = self.rules.checks(len(data), min(MAX_VALUES, 1 + len(data) // 2))
-        if checks > _FEW_CHECKS:
-            checks = self.rules.checks(len(data), 1 + count_values(data))
-        what = "the input is"
-        if checks <= _MAX_CHECKS:
-            if call is None:
-                return ""
-            call.checked += checks
-            if call.checked <= _MAX_REQUEST_CHECKS:
-                return ""
-            what = "these inputs are"
-        return f"{what} too large to check against the schema: send less at once"
+        checks = self.rules.checks(len(data), 1 + count_values(data))
+        if checks > _MAX_CHECKS:
+            return "the input is too large to check against the schema: send less at once"
+        call.checked += checks
+        if call.checked > _MAX_REQUEST_CHECKS:
+            return "these inputs are too large to check against the schema: send less at once"
+        return ""
 
     def can_explain(self, raw: msgspec.Raw) -> bool:
         """Whether listing each broken field of an input is fast."""
@@ -233,7 +224,7 @@ class Cards:
             )
         raise _refused_whole(target, at, reason, "schema")
 
-    def takes(self, ref: str, raw: msgspec.Raw, call: Call | None = None) -> bool:
+    def takes(self, ref: str, raw: msgspec.Raw, call: Call) -> bool:
         """Whether an input for one model fits another one; its checks count for the request."""
         card = self.find(ref)
         if card is None:
