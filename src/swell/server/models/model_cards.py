@@ -105,7 +105,7 @@ class _Schema:
         """Whether listing each broken field of an input is fast."""
         # With a recursive schema it may take exponential time.
         checks = count_values(bytes(raw)) * self.rules.schemas
-        return not self.rules.is_recursive and checks <= _MAX_EXPLAINED
+        return not self.rules.loops and checks <= _MAX_EXPLAINED
 
 
 class Cards:
@@ -217,7 +217,7 @@ class Cards:
             where = FieldError(pointer=at, detail=detail, code="depth")
             raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
         reason = "the input breaks the schema; it is too large to list the broken fields"
-        if schema.rules.is_recursive:
+        if schema.rules.loops:
             reason = (
                 "the input breaks the schema, which refers to itself: the broken fields of such a "
                 "schema are not listed"
