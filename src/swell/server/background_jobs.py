@@ -215,7 +215,7 @@ class Duties:
         """Send keep-alive comments and find closed connections, a share of the streams per tick."""
         self._stream_ticks += 1
         period = max(1, round(self._service.settings.server.keepalive_s / _STREAMS_EVERY_S))
-        for number, stream in enumerate(self._service.streams):
+        for number, stream in enumerate(list(self._service.streams)):
             if (number - self._stream_ticks) % period == 0:
                 stream.push(KEEP_ALIVE)
             if (number - self._stream_ticks) % _CHECK_TICKS == 0:
@@ -388,7 +388,7 @@ async def retire(service: Service) -> int:
 
 async def check_streams(service: Service) -> None:
     """End event streams with keys that no longer work."""
-    for number, stream in enumerate(service.streams, start=1):
+    for number, stream in enumerate(list(service.streams), start=1):
         try:
             if not stream.is_signed:
                 await service.keys.find(stream.authorization)
@@ -400,10 +400,14 @@ async def check_streams(service: Service) -> None:
 
 async def tell_positions(service: Service) -> None:
     """Send waiting tasks' new positions to their event streams."""
-    streams = service.streams.waiting(service.settings.position_streams)
+    streams, limit = service.streams, service.settings.position_streams
     waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
+    del waiting[limit:]
     if not waiting:
         return
+    for stream, _ in waiting:
+        # The next call serves other streams first.
+        streams[stream] = streams.pop(stream)
     places = await service.estimates.positions([task for _, task in waiting])
     for (stream, task), (position, expected) in zip(waiting, places, strict=True):
         if stream.waiting is task and position not in (None, stream.last_position):
