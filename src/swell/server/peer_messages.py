@@ -43,8 +43,6 @@ async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> 
     if has_missed or MessageKind.KEYS in kinds:
         service.keys.forget()
         service.quotas.forget()
-    if has_missed or MessageKind.LEADERSHIP_RELEASED in kinds:
-        service.leadership.on_released()
     if has_missed or MessageKind.FILES in kinds:
         service.fleet.ask_for_files()
     if stopped := {task_id for each in messages for task_id in each.ids}:

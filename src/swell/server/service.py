@@ -109,12 +109,7 @@ class Service:
         self.skew = Skew(self.store, clock, self.fleet.wake_all)
         self.writable = Writable(self.objects, self.fleet.wake_all)
         self.leadership = Leadership(
-            self.registry,
-            self.bus,
-            clock,
-            self.name,
-            is_shared=backend.is_shared,
-            skew=self.skew,
+            self.registry, clock, self.name, is_shared=backend.is_shared, skew=self.skew
         )
         # The autoscaler's reports.
         self.scaling = Scaling(self.registry, clock, self.name)
