@@ -101,11 +101,6 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Field of the input → its default.
     defaults: dict[str, Any] = {}
 
-    @property
-    def has_count(self) -> bool:
-        """Whether a stage makes as many samples as are asked for."""
-        return any(stage.counts for stage in self.stages)
-
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stage that has ended, with its result."""

@@ -30,7 +30,7 @@ def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
     """
     pipeline = target.card.pipeline
     assert pipeline is not None, "the caller checks it"
-    if new.count > 1 and not pipeline.has_count:
+    if new.count > 1 and not any(stage.counts for stage in pipeline.stages):
         detail = f"no stage of {target.model} makes more than one sample: leave count out"
         raise field_error(at + "/count", detail, "count")
     run = begin(pipeline, target.card.version, new.input)

@@ -58,11 +58,6 @@ class WebApp:
                     self._files[name] = _File(path, name)
         self._policy = (POLICY, _policy(settings))
 
-    @property
-    def is_built(self) -> bool:
-        """Whether there is an app."""
-        return "index.html" in self._files
-
     def file(self, call: Call, name: str) -> Reply | None:
         """Return a file of the app; None if it does not exist."""
         found = self._files.get(name)
