@@ -28,10 +28,6 @@ from swell.server.tasks.sample_counts import made_by
 #: How long the set of keys with quotas is used before it is read again, in seconds.
 _FRESH_S: Final = 2.0
 
-#: Intervals of `settle` and `repair`, in seconds.
-SETTLE_EVERY_S: Final = 1.0
-LOOK_EVERY_S: Final = 60.0
-
 #: A reservation without a task is released after this time, in seconds.
 _ABANDONED_S: Final = 120.0
 _AT_ONCE: Final = 500

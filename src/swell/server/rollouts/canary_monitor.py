@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("swell.api")
 
-#: Seconds between two checks.
-LOOK_EVERY_S: Final = 1.0
-
 #: Observations of a canary that wait for the next check; older ones are dropped.
 _MAX_WAITING: Final = 4000
 
