@@ -27,7 +27,7 @@ from swell.core.task import NewTask, Task, again
 from swell.db.registry import Registry
 from swell.db.task_store import Store
 from swell.server.admin.admin_schemas import LEAST_RATE
-from swell.server.billing.quota_accounting import Make, Quotas
+from swell.server.billing.quota_accounting import Quotas
 from swell.server.open_streams import Stream
 from swell.server.request import Call
 from swell.server.single_flight import SingleFlight
@@ -227,12 +227,10 @@ class Limits:
             CreditsUsedUp: Its prepaid credit does not cover them.
         """
         meter = self._meter(call.caller)
-        make: Make = self._store.accept
-        if self.quotas.may_limit(call.caller.id):
-            make = partial(self.quotas.accept, call, make=make)
+        make = partial(self.quotas.accept, call, news, self._store.accept)
         if meter.flight is None and meter.tasks is None:
-            return await make(news)
-        return await self._within(call, meter, len(news), partial(make, news))
+            return await make()
+        return await self._within(call, meter, len(news), make)
 
     def most_at_once(self, call: Call, n: int) -> int:
         """Return how many of n tasks the caller's key may have at once, if it may have n at all."""

@@ -76,11 +76,6 @@ class Quotas:
         self._ended: list[Settled] = []
         self._repaired_to = ""
 
-    def may_limit(self, key_id: str) -> bool:
-        """Return whether a key has quotas, or may have some since the last read."""
-        is_stale = self._clock.monotonic_s() - self._read_at_s > _FRESH_S
-        return is_stale or key_id in self._keys
-
     def forget(self) -> None:
         """Read which keys have quotas before the next task is accepted."""
         self._changes += 1
