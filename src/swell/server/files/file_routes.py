@@ -404,11 +404,6 @@ async def file_reply(
     return Reply(201, data, content_type.encode(), headers + guards)
 
 
-def may_name_files(raw: msgspec.Raw) -> bool:
-    """Whether an input may hold signed URLs; a fast check."""
-    return _SIGNED.encode() in bytes(raw)
-
-
 def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
     """Check that the signed URLs in an input are valid now; return the keys of their files.
 
@@ -439,6 +434,8 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
 
 def _signed_strings(raw: msgspec.Raw) -> list[str]:
+    if _SIGNED.encode() not in bytes(raw):
+        return []
     found: list[str] = []
     left: list[Any] = []
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -10,7 +10,7 @@ from swell.core.results import Artifact
 from swell.core.task import NewTask, Settlement, Task, TaskState
 from swell.objects.object_store import Objects
 from swell.protocol.worker_messages import LeasedTask
-from swell.server.files.file_routes import READ_URL_S, may_name_files, name_files
+from swell.server.files.file_routes import READ_URL_S, name_files
 from swell.server.models.model_cards import Target
 from swell.server.problem_details import field_error
 
@@ -59,7 +59,7 @@ def leased_stage(
         leased,
         input=raw,
         count=task.count if stage.counts else 1,
-        own_files=name_files(objects, raw) if may_name_files(raw) else {},
+        own_files=name_files(objects, raw),
         earlier=run.last_attempt,
         is_stage=True,
         may_go_on=any(later.model in models for later in run.pipeline.stages[run.at + 1 :]),
