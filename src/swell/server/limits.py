@@ -226,11 +226,8 @@ class Limits:
             InvalidInput: It may never have this many at once.
             CreditsUsedUp: Its prepaid credit does not cover them.
         """
-        meter = self._meter(call.caller)
         make = partial(self.quotas.accept, call, news, self._store.accept)
-        if meter.flight is None and meter.tasks is None:
-            return await make()
-        return await self._within(call, meter, len(news), make)
+        return await self._within(call, len(news), make)
 
     def most_at_once(self, call: Call, n: int) -> int:
         """Return how many of n tasks the caller's key may have at once, if it may have n at all."""
@@ -245,7 +242,7 @@ class Limits:
             Conflict: The task has not ended.
         """
         make = partial(self._again, call, task, only_dead=False)
-        return _only(await self._within(call, self._meter(call.caller), 1, make))
+        return _only(await self._within(call, 1, make))
 
     async def replay(self, call: Call, task: Task) -> Accepted:
         """Have the store repeat a dead letter if the quotas of its owner allow it.
@@ -269,13 +266,10 @@ class Limits:
         return self.quotas.accept(call, [again(task)], make)
 
     async def _within(
-        self,
-        call: Call,
-        meter: _Meter,
-        n: int,
-        make: Callable[[], Awaitable[list[Accepted | SwellError]]],
+        self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
     ) -> list[Accepted | SwellError]:
-        """Have `make` create n tasks within the limits of a key."""
+        """Have `make` create n tasks within the limits of the caller's key."""
+        meter = self._meter(call.caller)
         flight, tasks = meter.flight, meter.tasks
         _check_possible(call, meter, n)
         if flight is not None:

@@ -69,8 +69,6 @@ class Target(msgspec.Struct, frozen=True):
     #: The version that workers must have: the required one, or the live one of a staged model; None
     #: for any.
     needed_version: str | None = None
-    #: Whether inputs may have a seed field.
-    may_have_seed: bool = False
 
     @property
     def pinned_version(self) -> str | None:
@@ -282,8 +280,7 @@ class Cards:
             needed = self.lives[model].live
         if card is None:
             return None
-        seed = (card.input_schema.get("properties") or {}).get("seed")
-        return Target(model, ref, card, needed, isinstance(seed, dict))
+        return Target(model, ref, card, needed)
 
     def _missing(self, ref: str) -> NotFound | NoWorker:
         model, _, version = ref.partition(":")
@@ -336,15 +333,14 @@ class Cards:
 
 
 def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
-    """Return the seed in an input, or the default of its model; None for none.
+    """Return the seed in a checked input, or the default of its model; None for none.
 
     Seeds below 0 count as none, as in a worker.
-
-    Args:
-        card: Card of a model with a seed field.
-        raw: A checked input.
     """
-    found = card.input_schema["properties"]["seed"].get("default")
+    field = (card.input_schema.get("properties") or {}).get("seed")
+    if not isinstance(field, dict):
+        return None
+    found = field.get("default")
     if b'"seed"' in bytes(raw):
         found = _decode(raw).get("seed", found)
     is_seed = isinstance(found, int) and not isinstance(found, bool)

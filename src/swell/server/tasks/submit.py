@@ -67,7 +67,7 @@ async def draft(
     new = new_task(call, request, target.queue, repeat, place)
     if target.card.pipeline is not None:
         new = at_first_stage(new, target, at)
-    if target.may_have_seed and (seed := own_seed(target.card, new.input)) is not None:
+    if (seed := own_seed(target.card, new.input)) is not None:
         new = msgspec.structs.replace(new, seed=seed)
     if files := check_files(service.objects, new.input, at + "/input"):
         new = msgspec.structs.replace(new, files=files)
