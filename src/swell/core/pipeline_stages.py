@@ -22,7 +22,6 @@ Conditions say whether a stage runs, and whether its result ends the task:
 There are no other expressions on purpose: what needs more is a model's work.
 """
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -227,7 +226,6 @@ class Sight:
         return next((value for value in values if value is not None), None)
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_reference(text: str) -> tuple[Path, ...]:
     """Return the paths of a reference, in the order of their lookup.
 
@@ -237,7 +235,6 @@ def parse_reference(text: str) -> tuple[Path, ...]:
     return tuple(_path(part, text) for part in re.split(r"\s+or\s+", text.strip()))
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_condition(text: str) -> tuple[Test, ...]:
     """Return the tests of a condition, which must all hold; none if it is empty.
 

@@ -66,9 +66,6 @@ _SIGNED: Final = "signature="
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
 
-#: The `Accept` header of most clients that take JSON.
-_NO_FILE: Final = (b"", b"*/*", b"application/json")
-
 #: Larger files do not come as the answer to a task, which is in memory as a whole, but from their
 #: URL, in pieces. An output of JSON may be as large.
 _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
@@ -373,8 +370,6 @@ def preferred_file(call: Call, task: Task) -> Artifact | None:
     if not task.artifacts:
         return None
     accept = b",".join([value for name, value in call.scope["headers"] if name == b"accept"])
-    if accept in _NO_FILE:
-        return None
     at = preferred(accept, [plain_type(each.content_type) for each in task.artifacts])
     return None if at is None else task.artifacts[at]
 
