@@ -32,13 +32,7 @@ class Leadership:
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        holder: str,
-        *,
-        is_shared: bool,
-        skew: Skew,
+        self, registry: Registry, clock: Clock, holder: str, *, is_shared: bool, skew: Skew
     ) -> None:
         self._skew = skew
         self._registry = registry
