@@ -64,10 +64,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: SwellError | None = None
         self._is_stopping = False
         self._begin(_NEW)
-        self._timer: asyncio.TimerHandle
         #: Since when the head or the next byte of the body is awaited; None if not noted yet.
         self._since_s: float | None = self.loop.time()
-        self._check_in(min(self.head_timeout_s, self.body_timeout_s))
+        wait_s = min(self.head_timeout_s, self.body_timeout_s)
+        self._timer = self.loop.call_later(wait_s, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer."""
@@ -199,9 +199,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # The timer
 
-    def _check_in(self, after_s: float) -> None:
-        self._timer = self.loop.call_later(after_s, self._check)
-
     def _check(self) -> None:
         """Refuse a late request. The timer belongs to the connection, and is rarely set."""
         limit_s = self.body_timeout_s if self._stage == _BODY else self.head_timeout_s
@@ -223,7 +220,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(RequestTimeout(f"{late} {limit_s:g} s: send the request in one go"))
                 return
             wait_s = min(wait_s, left_s)
-        self._check_in(wait_s)
+        self._timer = self.loop.call_later(wait_s, self._check)
 
 
 def guarded_protocol(head_timeout_s: float, body_timeout_s: float) -> type[GuardedProtocol]:
