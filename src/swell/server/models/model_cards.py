@@ -23,7 +23,7 @@ from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
 from swell.server.json_limits import count_values
-from swell.server.problem_details import closest
+from swell.server.problem_details import closest, field_error
 from swell.server.request import Call
 
 #: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
@@ -212,8 +212,7 @@ class Cards:
         except ValueError as error:
             # The validator has a limit of some hundred levels.
             detail = "it is nested too deeply to be checked: send it with fewer levels"
-            where = FieldError(pointer=at, detail=detail, code="depth")
-            raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
+            raise field_error(at, detail, "depth") from error
         reason = "the input breaks the schema; it is too large to list the broken fields"
         if schema.rules.loops:
             reason = (
@@ -397,8 +396,7 @@ def _field_errors(
 
 def _refused_whole(target: Target, at: str, reason: str, code: str) -> InvalidInput:
     detail = f"{reason}: GET /v1/models/{target.model} shows its input_schema and an example"
-    where = FieldError(pointer=at, detail=detail, code=code)
-    return InvalidInput(f"{at}: {detail}", errors=[where])
+    return field_error(at, detail, code)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
