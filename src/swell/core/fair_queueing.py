@@ -98,7 +98,7 @@ class VirtualClock:
             flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
         """
-        start = max(self.now, self._finish.get(flow, 0.0))
+        start = self.peek(flow)
         self._finish[flow] = start + cost
         if len(self._finish) > self._max_flows:
             self._forget_idle()

@@ -146,7 +146,7 @@ class Cards:
             NotFound: There is no such model.
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
-            await self._refresh(older_than_s)
+            await self.refresh(older_than_s)
             if model in self._versions:
                 return self._versions[model]
         raise self._missing(model)
@@ -158,7 +158,7 @@ class Cards:
             NotFound: There is no such model or version.
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
-            await self._refresh(older_than_s)
+            await self.refresh(older_than_s)
             target = self._target(ref)
             if target is not None:
                 return target
@@ -169,13 +169,9 @@ class Cards:
         target = self._target(ref)
         return None if target is None else target.card
 
-    async def refresh(self) -> None:
-        """Read the registry now."""
-        await self._refresh(0.0)
-
     async def registered(self, model: str, version: str) -> ModelCard | None:
         """Return a version in any stage; None if it was never registered."""
-        await self._refresh(_FRESH_S)
+        await self.refresh(_FRESH_S)
         cards = self._versions.get(model, ())
         return next((card for card in cards if card.version == version), None)
 
@@ -305,7 +301,8 @@ class Cards:
             "`swell worker --models FILE.py` or `swell up --models FILE.py`"
         )
 
-    async def _refresh(self, older_than_s: float) -> None:
+    async def refresh(self, older_than_s: float = 0.0) -> None:
+        """Read the registry, unless it was read less than so many seconds ago."""
         asked_at_s = self._clock.monotonic_s()
         if asked_at_s - self._read_at_s < older_than_s:
             return
