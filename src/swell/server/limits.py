@@ -17,7 +17,9 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
+
+from msgspec.structs import asdict
 
 from swell.core.clock import Clock
 from swell.core.errors import FieldError, InvalidInput, SwellError, TooManyRequests
@@ -31,8 +33,6 @@ from swell.server.billing.quota_accounting import Quotas
 from swell.server.open_streams import Stream
 from swell.server.request import Call
 from swell.server.single_flight import SingleFlight
-
-T = TypeVar("T")
 
 #: Processes share their use this often, in seconds.
 SHARE_EVERY_S: Final = 1.0
@@ -142,11 +142,12 @@ class _InFlight:
 class _Meter:
     """The use of one key."""
 
-    def __init__(self, key_id: str, limits: KeyLimits) -> None:
+    def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
+        self.own = key.limits, key.scopes
         self.limits = limits
-        self.requests = _requests(key_id, limits)
+        self.requests = _requests(key.id, limits)
         per_day = limits.tasks_per_day
-        self.tasks = Allowance(f"{key_id}:tasks", per_day, _DAY_S) if per_day else None
+        self.tasks = Allowance(f"{key.id}:tasks", per_day, _DAY_S) if per_day else None
         self.flight = _InFlight(limits.tasks_in_flight) if limits.tasks_in_flight else None
 
 
@@ -389,12 +390,12 @@ class Limits:
         flight.at_s = self._clock.monotonic_s()
 
     def _meter(self, key: ApiKey) -> _Meter:
-        limits = effective_limits(key, self._defaults)
         meter = self._meters.get(key.id)
-        if meter is None or meter.limits != limits:
+        if meter is None or meter.own != (key.limits, key.scopes):
             if meter is None and len(self._meters) >= _MAX_METERS:
                 self._remove_idle()
-            meter = self._meters[key.id] = _Meter(key.id, limits)
+            limits = effective_limits(key, self._defaults)
+            meter = self._meters[key.id] = _Meter(key, limits)
         self._meters.move_to_end(key.id)
         return meter
 
@@ -412,18 +413,14 @@ def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
     """
     if Scope.ADMIN in key.scopes:
         defaults = KeyLimits()
-    own = key.limits
-    return KeyLimits(
-        rate_per_s=_first(own.rate_per_s, defaults.rate_per_s),
-        burst=_first(own.burst, None if own.rate_per_s else defaults.burst),
-        tasks_in_flight=_first(own.tasks_in_flight, defaults.tasks_in_flight),
-        tasks_per_day=_first(own.tasks_per_day, defaults.tasks_per_day),
-        streams=_first(own.streams, defaults.streams),
-    )
-
-
-def _first(own: T | None, default: T | None) -> T | None:
-    return (default if own is None else own) or None
+    own = asdict(key.limits)
+    chosen = {
+        name: getattr(defaults, name) if limit is None else limit for name, limit in own.items()
+    }
+    if own["rate_per_s"]:
+        # The default burst belongs to the default rate.
+        chosen["burst"] = own["burst"]
+    return KeyLimits(**{name: limit or None for name, limit in chosen.items()})
 
 
 def _only(accepted: Sequence[Accepted | SwellError]) -> Accepted:
