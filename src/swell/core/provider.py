@@ -49,13 +49,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return fields for the log: of the environment only names, because it contains a key."""
-        return [
-            ("pool", self.pool),
-            ("n", self.n),
-            ("token", self.token),
-            ("command", self.command),
-            ("environment", sorted(self.environment)),
-        ]
+        fields = msgspec.structs.asdict(self) | {"environment": sorted(self.environment)}
+        return list(fields.items())
 
     def __repr__(self) -> str:
         """Return the same in one line."""
