@@ -202,9 +202,6 @@ def take_bands(
         passed: How many more urgent tasks in a row overtook each band; updated in place.
     """
     left = sorted(bands)
-    if len(left) == 1:
-        yield from tasks_of(left[0])
-        return
     opened: dict[int, Iterator[T]] = {}
     while left:
         due = (each for each in left[1:] if passed.get((model, each), 0) >= MOST_URGENT)
