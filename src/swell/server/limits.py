@@ -236,35 +236,28 @@ class Limits:
         may_never = meter.tasks is not None and n > meter.tasks.quota
         return n if meter.flight is None or may_never else min(n, meter.flight.limit)
 
-    async def retry(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a task if the caller's key may create one; raises as `accept`.
+    async def repeat(self, call: Call, task: Task, *, only_dead: bool) -> Accepted:
+        """Have the store repeat a task, and raise as `accept`.
+
+        Args:
+            call: The request.
+            task: An ended task.
+            only_dead: Whether an operator replays a dead letter: then only the quotas of its owner
+                apply, and not the limits of the caller.
 
         Raises:
-            Conflict: The task has not ended.
+            Conflict: The task has not ended, or is not a dead letter.
         """
-        make = partial(self._again, call, task, only_dead=False)
-        return _only(await self._within(call, 1, make))
 
-    async def replay(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a dead letter if the quotas of its owner allow it.
-
-        The limits of the caller, an operator, do not apply.
-
-        Raises:
-            Conflict: The task is not a dead letter.
-            QuotaExceeded, CreditsUsedUp: The owner has used up its quota or credit.
-        """
-        return _only(await self._again(call, task, only_dead=True))
-
-    def _again(
-        self, call: Call, task: Task, *, only_dead: bool
-    ) -> Awaitable[list[Accepted | SwellError]]:
         async def make(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
             new_id, key_id = news[0].id, task.key_id
             retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
             return [await retried]
 
-        return self.quotas.accept(call, [again(task)], make)
+        within_quotas = partial(self.quotas.accept, call, [again(task)], make)
+        [accepted] = await (within_quotas() if only_dead else self._within(call, 1, within_quotas))
+        assert isinstance(accepted, Accepted), "errors of one task are raised"
+        return accepted
 
     async def _within(
         self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
@@ -421,12 +414,6 @@ def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
         # The default burst belongs to the default rate.
         chosen["burst"] = own["burst"]
     return KeyLimits(**{name: limit or None for name, limit in chosen.items()})
-
-
-def _only(accepted: Sequence[Accepted | SwellError]) -> Accepted:
-    (found,) = accepted
-    assert isinstance(found, Accepted), "errors of one task are raised"
-    return found
 
 
 def _requests(key_id: str, limits: KeyLimits) -> Allowance | None:
