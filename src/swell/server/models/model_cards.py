@@ -230,10 +230,9 @@ class Cards:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 
-    def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
+    def pack_size(self, card: ModelCard, value: Mapping[str, Any]) -> int:
         """Return the number of samples that an input asks for."""
-        card = self.of_queue(queue)
-        return 1 if card is None else size_of(self._schema(card).packs, value)
+        return size_of(self._schema(card).packs, value)
 
     def of_queue(self, queue: str) -> ModelCard | None:
         """Return the card of the version that serves a queue."""

@@ -42,9 +42,9 @@ def demand_of(
     if card is None or (model not in cards.packed and model not in cards.drawing):
         return Demand(queue, count)
     value = _input_of(task, stage, done)
-    pack = cards.pack_size(queue, value)
+    pack = cards.pack_size(card, value)
     work = drawn(value, card.input_schema)
-    size = time_share(work / drawn({}, card.input_schema)) * pack / cards.pack_size(queue, {})
+    size = time_share(work / drawn({}, card.input_schema)) * pack / cards.pack_size(card, {})
     return Demand(queue, count, pack, size)
 
 
