@@ -398,8 +398,6 @@ async def tell_positions(service: Service) -> None:
     streams, limit = service.streams, service.settings.position_streams
     waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
     del waiting[limit:]
-    if not waiting:
-        return
     for stream, _ in waiting:
         # The next call serves other streams first.
         streams[stream] = streams.pop(stream)
