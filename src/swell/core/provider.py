@@ -173,11 +173,10 @@ class TellsPrices(Protocol):
 def looking_only(providers: Iterable[Provider]) -> Iterator[None]:
     """Turn off the cleaning of providers while the block runs."""
     tidying = [each for each in providers if isinstance(each, Tidying)]
-    before = [each.tidies for each in tidying]
     for each in tidying:
         each.tidies = False
     try:
         yield
     finally:
-        for each, tidied in zip(tidying, before, strict=True):
-            each.tidies = tidied
+        for each in tidying:
+            each.tidies = True
