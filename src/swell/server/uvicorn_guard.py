@@ -47,11 +47,11 @@ class GuardedProtocol(HttpToolsProtocol):
     # More attributes than a key-sharing dictionary holds would cost each connection a kilobyte.
     __slots__ = (
         "_budget",
+        "_due_s",
         "_is_stopping",
         "_n_bytes",
         "_n_headers",
         "_refusal",
-        "_since_s",
         "_stage",
         "_timer",
     )
@@ -64,8 +64,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: SwellError | None = None
         self._is_stopping = False
         self._begin(_NEW)
-        #: Since when the head or the next byte of the body is awaited; None if not noted yet.
-        self._since_s: float | None = self.loop.time()
         wait_s = min(self.head_timeout_s, self.body_timeout_s)
         self._timer = self.loop.call_later(wait_s, self._check)
 
@@ -100,11 +98,8 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
             return
-        if self._stage != _IDLE:
-            if self._budget < 0:
-                self._refuse(_head_too_large())
-            elif self._since_s is None:
-                self._since_s = self.loop.time()
+        if self._stage != _IDLE and self._budget < 0:
+            self._refuse(_head_too_large())
 
     def on_message_begin(self) -> None:
         """Begin a request with its own limits."""
@@ -114,7 +109,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin(self, stage: int) -> None:
         self._stage = stage
-        self._since_s = None
+        #: When the end of the head, or the next byte of the body, is late.
+        self._due_s = self.loop.time() + self.head_timeout_s
         self._budget = MAX_HEAD_BYTES
         self._n_headers = self._n_bytes = 0
 
@@ -139,18 +135,18 @@ class GuardedProtocol(HttpToolsProtocol):
         """Check the head, and start the request."""
         _check_head(self.parser.get_http_version(), self.url, self.headers)
         super().on_headers_complete()
-        self._stage, self._since_s = _BODY, None
+        self._stage, self._due_s = _BODY, self.loop.time() + self.body_timeout_s
         if self._is_stopping:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Restart the timer of the body."""
-        self._budget, self._since_s = MAX_HEAD_BYTES, None
+        self._budget, self._due_s = MAX_HEAD_BYTES, self.loop.time() + self.body_timeout_s
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop the timer until the next request."""
-        self._stage, self._since_s = _IDLE, None
+        self._stage = _IDLE
         super().on_message_complete()
 
     # Refusals
@@ -158,7 +154,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, error: SwellError) -> None:
         """Read nothing more, answer earlier requests, then send the problem and close."""
         self._refusal = error
-        stage, self._stage, self._since_s = self._stage, _IDLE, None
+        stage, self._stage = self._stage, _IDLE
         cycle = self.cycle
         if stage == _BODY:
             if self.pipeline and self.pipeline[0][0] is cycle:
@@ -203,13 +199,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse a late request. The timer belongs to the connection, and is rarely set."""
         limit_s = self.body_timeout_s if self._stage == _BODY else self.head_timeout_s
         wait_s = min(self.head_timeout_s, self.body_timeout_s)
+        now_s = self.loop.time()
         if self.flow.read_paused:
-            self._since_s = None
+            # The client has the whole time after reading goes on, before the next check.
+            self._due_s = now_s + wait_s + limit_s
         elif self._stage != _IDLE:
-            now_s = self.loop.time()
-            if self._since_s is None:
-                self._since_s = now_s
-            left_s = self._since_s + limit_s - now_s
+            left_s = self._due_s - now_s
             if left_s <= 0 and self._stage == _NEW:
                 self.transport.close()
                 return
