@@ -126,7 +126,6 @@ class _Form:
             self._parser = MultipartParser(
                 _boundary(content_type),
                 {
-                    "on_part_begin": self._begin_part,
                     "on_header_field": self._add_to_name,
                     "on_header_value": self._add_to_value,
                     "on_header_end": self._end_header,
@@ -163,12 +162,6 @@ class _Form:
             assert isinstance(piece, bytes), "a part ends the loop"
             yield piece
 
-    def _begin_part(self) -> None:
-        self._n_parts += 1
-        if self._n_parts > _MAX_PARTS:
-            raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts: send the file alone")
-        self._headers = {}
-
     def _add_to_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
 
@@ -180,12 +173,16 @@ class _Form:
         self._name = self._value = b""
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        self._n_parts += 1
+        if self._n_parts > _MAX_PARTS:
+            raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts: send the file alone")
+        headers, self._headers = self._headers, {}
+        _, options = parse_options_header(headers.get(b"content-disposition"))
         filename = options.get(b"filename")
-        encoding = self._headers.get(b"content-transfer-encoding", b"").lower()
+        encoding = headers.get(b"content-transfer-encoding", b"").lower()
         if filename is not None and encoding not in _IDENTITY:
             raise InvalidRequest("the form's file is encoded: send its bytes as they are")
-        media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
+        media_type, _ = parse_options_header(headers.get(b"content-type", b"text/plain"))
         name = options.get(b"name", b"").decode(errors="replace")
         shown = None if filename is None else filename.decode(errors="replace")
         self.queue.append(Part(name, shown, media_type.decode("latin-1"), self.data()))
