@@ -8,7 +8,7 @@ Source:
 
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
@@ -81,12 +81,10 @@ async def read_parts(content_type: bytes, chunks: AsyncIterator[bytes]) -> Async
             yield part
 
 
-async def open_form(
-    content_type: bytes, chunks: AsyncIterator[bytes]
-) -> tuple[Part, AsyncIterator[bytes]]:
-    """Return the one file in a form, and its bytes.
+async def open_form(content_type: bytes, chunks: AsyncIterator[bytes]) -> Part:
+    """Return the one file in a form.
 
-    Fields before and after the file are skipped. The iterator raises at its end if the form is
+    Fields before and after the file are skipped. Its data raises at its end if the form is
     incomplete or has a second file.
 
     Args:
@@ -99,7 +97,7 @@ async def open_form(
     parts = read_parts(content_type, chunks)
     async for part in parts:
         if part.filename is not None:
-            return part, _only_file(part, parts)
+            return replace(part, data=_only_file(part, parts))
     raise InvalidRequest("the form holds no file: send exactly one part with a file name")
 
 

@@ -119,11 +119,9 @@ async def upload(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, UploadQuery)
     limit = service.settings.server.max_upload_bytes
-    data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
-        header = call.headers.get(b"content-type") or b""
-        part, data = await open_form(header, call.chunks(limit))
-        filename, content_type = part.filename or "", plain_type(part.media_type)
+        part = await open_form(call.headers[b"content-type"], call.chunks(limit))
+        data, content_type, filename = part.data, plain_type(part.media_type), part.filename or ""
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     expires_at = service.clock.now() + timedelta(seconds=service.settings.server.signed_url_s)
