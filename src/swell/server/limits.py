@@ -14,7 +14,7 @@ Source:
 import asyncio
 import contextlib
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -179,7 +179,7 @@ class Limits:
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
         self._counts: SingleFlight[str, None] = SingleFlight()
         #: Key id → its open streams, if it has a limit for them.
-        self._streams: dict[str, set[Stream]] = {}
+        self._streams: dict[str, set[Stream]] = defaultdict(set)
         #: Guest keys of this process, and when each address got one.
         self._guests = Allowance("guests", _GUESTS, _GUEST_S)
         self._guest_at_s: dict[str, float] = {}
@@ -295,12 +295,12 @@ class Limits:
         if not limit:
             yield
             return
-        if len(self._streams.get(key.id, ())) >= limit:
+        streams = self._streams[key.id]
+        if len(streams) >= limit:
             # A client that comes back at once may have closed the connection of an earlier one.
-            for each in self._streams[key.id]:
+            for each in streams:
                 each.check()
             await asyncio.sleep(0)
-        streams = self._streams.setdefault(key.id, set())
         call.add_header(b"ratelimit-policy", b'"streams";q=%d' % limit)
         call.add_header(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
         if len(streams) >= limit:
@@ -314,8 +314,6 @@ class Limits:
             yield
         finally:
             streams.discard(stream)
-            if not streams and self._streams.get(key.id) is streams:
-                del self._streams[key.id]
 
     def ended(self, key_id: str) -> None:
         """Note the end of a task of a key."""
