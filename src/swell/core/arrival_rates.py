@@ -101,7 +101,7 @@ class Arrivals:
         before, self._open = self._open, _bin_of(now)
         # If the clock was ahead, counting continues from the correct time.
         self._since = min(self._since, self._open)
-        # A clock that is ahead for a moment deletes nothing, nor does one that is set back a little.
+        # A clock that is ahead for a moment, or set back a little, deletes nothing.
         oldest, newest = min(before, self._open) - _KEPT, self._open + 1
         for model, bins in list(self._models.items()):
             for each in [each for each in bins if not oldest <= each <= newest]:
