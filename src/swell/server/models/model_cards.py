@@ -335,7 +335,7 @@ def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
     field = (card.input_schema.get("properties") or {}).get("seed")
     if not isinstance(field, dict):
         return None
-    found = field.get("default")
+    found: Any = field.get("default")
     if b'"seed"' in bytes(raw):
         found = _decode(raw).get("seed", found)
     is_seed = isinstance(found, int) and not isinstance(found, bool)
