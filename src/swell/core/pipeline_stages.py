@@ -200,12 +200,12 @@ class Sight:
     """
 
     def __init__(self, pipeline: Pipeline, asked: msgspec.Raw, done: Sequence[Done] = ()) -> None:
-        given = _decoded(asked)
+        given = decoded(asked)
         given = pipeline.defaults | given if isinstance(given, dict) else given
         self._values = {("", "input"): given}
         self.done = {each.name: each for each in done}
         for each in done:
-            self._values[each.name, "output"] = with_files(_decoded(each.output), each.artifacts)
+            self._values[each.name, "output"] = with_files(decoded(each.output), each.artifacts)
             self._values[each.name, "artifacts"] = list(each.artifacts)
 
     def value(self, path: Path) -> Any:
@@ -411,7 +411,8 @@ def _holds(test: Test, sight: Sight) -> bool:
     return is_among is not test.is_reversed
 
 
-def _decoded(raw: msgspec.Raw) -> Any:
+def decoded(raw: msgspec.Raw) -> Any:
+    """Return the value of a JSON text; None if it cannot be read, or is nested too deeply."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from swell.core.pipeline_stages import Done, Run, Stage, with_files
+from swell.core.pipeline_stages import Done, Run, Stage, decoded, with_files
 from swell.core.quality_fallback import split_metadata
 from swell.core.task import Artifact, Task, TaskState, warnings_of
 from swell.core.telemetry import trace_id_of
@@ -142,11 +142,8 @@ def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
 
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:
     """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`."""
-    try:
-        value = msgspec.json.decode(output)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return output
-    return msgspec.Raw(encode(with_files(value, urls)))
+    value = decoded(output)
+    return output if value is None else msgspec.Raw(encode(with_files(value, urls)))
 
 
 def _stage_views(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from swell.core.pipeline_stages import Done, Run, Sight, Stage, input_of, may_run
+from swell.core.pipeline_stages import Done, Run, Sight, Stage, decoded, input_of, may_run
 from swell.core.quality_fallback import drawn, time_share
 from swell.core.results import Artifact
 from swell.core.task import NewTask, Task
@@ -52,10 +52,7 @@ def _input_of(task: Task | NewTask, stage: Stage | None, done: Sequence[Done]) -
     """Return the input of a task or stage; empty if it cannot be read."""
     if stage is not None and task.run is not None:
         return input_of(stage, Sight(task.run.pipeline, task.input, done))
-    try:
-        value = msgspec.json.decode(task.input)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
+    value = decoded(task.input)
     return value if isinstance(value, dict) else {}
 
 
