@@ -47,11 +47,11 @@ class GuardedProtocol(HttpToolsProtocol):
     # More attributes than a key-sharing dictionary holds would cost each connection a kilobyte.
     __slots__ = (
         "_budget",
-        "_due_s",
         "_is_stopping",
         "_n_bytes",
         "_n_headers",
         "_refusal",
+        "_since_s",
         "_stage",
         "_timer",
     )
@@ -64,8 +64,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: SwellError | None = None
         self._is_stopping = False
         self._begin(_NEW)
-        wait_s = min(self.head_timeout_s, self.body_timeout_s)
-        self._timer = self.loop.call_later(wait_s, self._check)
+        self._timer: asyncio.TimerHandle
+        #: Since when the head or the next byte of the body is awaited; None if not noted yet.
+        self._since_s: float | None = self.loop.time()
+        self._check_in(min(self.head_timeout_s, self.body_timeout_s))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer."""
@@ -98,8 +100,11 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
             return
-        if self._stage != _IDLE and self._budget < 0:
-            self._refuse(_head_too_large())
+        if self._stage != _IDLE:
+            if self._budget < 0:
+                self._refuse(_head_too_large())
+            elif self._since_s is None:
+                self._since_s = self.loop.time()
 
     def on_message_begin(self) -> None:
         """Begin a request with its own limits."""
@@ -109,8 +114,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin(self, stage: int) -> None:
         self._stage = stage
-        #: When the end of the head, or the next byte of the body, is late.
-        self._due_s = self.loop.time() + self.head_timeout_s
+        self._since_s = None
         self._budget = MAX_HEAD_BYTES
         self._n_headers = self._n_bytes = 0
 
@@ -135,18 +139,18 @@ class GuardedProtocol(HttpToolsProtocol):
         """Check the head, and start the request."""
         _check_head(self.parser.get_http_version(), self.url, self.headers)
         super().on_headers_complete()
-        self._stage, self._due_s = _BODY, self.loop.time() + self.body_timeout_s
+        self._stage, self._since_s = _BODY, None
         if self._is_stopping:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Restart the timer of the body."""
-        self._budget, self._due_s = MAX_HEAD_BYTES, self.loop.time() + self.body_timeout_s
+        self._budget, self._since_s = MAX_HEAD_BYTES, None
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop the timer until the next request."""
-        self._stage = _IDLE
+        self._stage, self._since_s = _IDLE, None
         super().on_message_complete()
 
     # Refusals
@@ -154,7 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, error: SwellError) -> None:
         """Read nothing more, answer earlier requests, then send the problem and close."""
         self._refusal = error
-        stage, self._stage = self._stage, _IDLE
+        stage, self._stage, self._since_s = self._stage, _IDLE, None
         cycle = self.cycle
         if stage == _BODY:
             if self.pipeline and self.pipeline[0][0] is cycle:
@@ -195,16 +199,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # The timer
 
+    def _check_in(self, after_s: float) -> None:
+        self._timer = self.loop.call_later(after_s, self._check)
+
     def _check(self) -> None:
         """Refuse a late request. The timer belongs to the connection, and is rarely set."""
         limit_s = self.body_timeout_s if self._stage == _BODY else self.head_timeout_s
         wait_s = min(self.head_timeout_s, self.body_timeout_s)
-        now_s = self.loop.time()
         if self.flow.read_paused:
-            # The client has the whole time after reading goes on, before the next check.
-            self._due_s = now_s + wait_s + limit_s
+            self._since_s = None
         elif self._stage != _IDLE:
-            left_s = self._due_s - now_s
+            now_s = self.loop.time()
+            if self._since_s is None:
+                self._since_s = now_s
+            left_s = self._since_s + limit_s - now_s
             if left_s <= 0 and self._stage == _NEW:
                 self.transport.close()
                 return
@@ -215,7 +223,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(RequestTimeout(f"{late} {limit_s:g} s: send the request in one go"))
                 return
             wait_s = min(wait_s, left_s)
-        self._timer = self.loop.call_later(wait_s, self._check)
+        self._check_in(wait_s)
 
 
 def guarded_protocol(head_timeout_s: float, body_timeout_s: float) -> type[GuardedProtocol]:
