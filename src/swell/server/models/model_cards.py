@@ -113,6 +113,8 @@ class Cards:
         self._registry = registry
         self._clock = clock
         self._versions: dict[str, list[ModelCard]] = {}
+        #: Reference → model version, until the cards are read again.
+        self._targets: dict[str, Target] = {}
         self._schemas: dict[tuple[str, str], _Schema] = {}
         #: Model → rollout, of staged models.
         self.lives: dict[str, Life] = {}
@@ -159,8 +161,9 @@ class Cards:
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
             await self.refresh(older_than_s)
-            target = self._target(ref)
+            target = self._targets.get(ref) or self._target(ref)
             if target is not None:
+                self._targets[ref] = target
                 return target
         raise self._missing(ref)
 
@@ -318,6 +321,7 @@ class Cards:
                     card = msgspec.structs.replace(card, stage=stage)
                 versions.setdefault(card.name, []).append(card)
             self._versions = versions
+            self._targets.clear()
             self.packed = frozenset(each.name for each in cards if packs_in(each.input_schema))
             self.drawing = frozenset(each.name for each in cards if is_drawing(each.input_schema))
             self.lives = lives
