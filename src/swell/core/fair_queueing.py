@@ -98,7 +98,7 @@ class VirtualClock:
             flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
         """
-        start = self.peek(flow)
+        start = max(self.now, self._finish.get(flow, 0.0))
         self._finish[flow] = start + cost
         if len(self._finish) > self._max_flows:
             self._forget_idle()
@@ -202,6 +202,9 @@ def take_bands(
         passed: How many more urgent tasks in a row overtook each band; updated in place.
     """
     left = sorted(bands)
+    if len(left) == 1:
+        yield from tasks_of(left[0])
+        return
     opened: dict[int, Iterator[T]] = {}
     while left:
         due = (each for each in left[1:] if passed.get((model, each), 0) >= MOST_URGENT)
