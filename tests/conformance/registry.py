@@ -15,7 +15,6 @@ from swell.core.records import (
     Sample,
     Scope,
     Speed,
-    Spend,
     WorkerInfo,
 )
 from swell.db.registry import Registry
@@ -317,18 +316,20 @@ class RegistryConformance:
         self, registry: Registry, clock: ManualClock
     ) -> None:
         begin = clock.now()
-        both = [Spend(name="a", cost_s=2.5), Spend(name="b", cost_s=0)]
-        assert await registry.spend(both) == [begin + timedelta(seconds=2.5), begin]
-        assert await registry.spend(both[:1]) == [begin + timedelta(seconds=5)]
+        assert await registry.spend({"a": 2.5, "b": 0}) == {
+            "a": begin + timedelta(seconds=2.5),
+            "b": begin,
+        }
+        assert await registry.spend({"a": 2.5}) == {"a": begin + timedelta(seconds=5)}
         clock.advance(60)
-        assert await registry.spend(both[:1]) == [clock.now() + timedelta(seconds=2.5)]
+        assert await registry.spend({"a": 2.5}) == {"a": clock.now() + timedelta(seconds=2.5)}
 
     async def test_all_spend_from_one_allowance(
         self, registry: Registry, clock: ManualClock
     ) -> None:
         begin = clock.now()
-        await asyncio.gather(*(registry.spend([Spend(name="a", cost_s=1)]) for _ in range(20)))
-        assert await registry.spend([Spend(name="a", cost_s=0)]) == [begin + timedelta(seconds=20)]
+        await asyncio.gather(*(registry.spend({"a": 1}) for _ in range(20)))
+        assert await registry.spend({"a": 0}) == {"a": begin + timedelta(seconds=20)}
 
     # ---- notes
 

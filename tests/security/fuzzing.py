@@ -192,8 +192,8 @@ def _form(data: bytes) -> object:
             yield rest[at : at + size]
 
     async def read() -> int:
-        part, chunks = await open_form(boundary, pieces())
-        return len(part.filename) + sum([len(chunk) async for chunk in chunks])
+        part = await open_form(boundary, pieces())
+        return len(part.filename) + sum([len(chunk) async for chunk in part.data])
 
     return asyncio.run(read())
 

@@ -20,10 +20,10 @@ from swell.core.rollouts.canary_test import (
     Evidence,
     Observation,
     SequentialTest,
+    Side,
     judge,
     likelihood_ratio,
     observe,
-    p95,
 )
 from swell.core.rollouts.rollout_state import (
     Canary,
@@ -233,7 +233,8 @@ def test_a_block_is_full_by_the_number_of_attempts_alone() -> None:
 def test_the_95th_percentile_is_the_smallest_that_so_many_do_not_exceed(
     values: list[float],
 ) -> None:
-    found = p95(values)
+    found = Side(recent_s=values).p95_s
+    assert found is not None
     assert found in values
     assert sum(each <= found for each in values) >= 0.95 * len(values)
     assert sum(each < found for each in values) < 0.95 * len(values)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -193,8 +194,9 @@ async def test_what_cannot_be_read_is_no_canarys_and_told_as_ever(world: World) 
     for path, sent in (("/v1/tasks", broken), ("/v1/tasks/batch", b'{"tasks": [' + broken + b"]}")):
         again = await world.anna("POST", path, sent, headers=key)
         assert again.json["code"] == "idempotency_mismatch"
+    call: Any = SimpleNamespace(checked=0)
     for raw in (b'{"text": "\xff"}', b"{", b"[" * 100_000):
-        assert not world.service.cards.takes("demo/upper:2", msgspec.Raw(raw))
+        assert not world.service.cards.takes("demo/upper:2", msgspec.Raw(raw), call)
 
 
 async def test_a_rollback_sends_what_waits_to_the_live_version(world: World) -> None:

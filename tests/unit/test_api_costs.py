@@ -793,12 +793,7 @@ async def test_metrics_show_the_money_spent_as_another_backend_computed_it_today
         await pause()
         service, today = world.service, world.clock.now().date()
         service.leadership = Leadership(
-            service.registry,
-            service.bus,
-            world.clock,
-            "this",
-            is_shared=True,
-            skew=service.skew,
+            service.registry, world.clock, "this", is_shared=True, skew=service.skew
         )
         await keep_spent(service.registry, Spent(day=today, day_micros=70, month_micros=90))
         world.clock.advance(60.0)

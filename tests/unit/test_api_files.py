@@ -99,7 +99,7 @@ async def _open(header: bytes, pieces: list[bytes]) -> bytes:
         for piece in pieces:
             yield piece
 
-    _, data = await open_form(header, chunks())
+    data = (await open_form(header, chunks())).data
     return b"".join([piece async for piece in data])
 
 
@@ -130,7 +130,7 @@ async def test_a_form_goes_to_the_store_as_it_comes() -> None:
 
     tracemalloc.start()
     try:
-        _, data = await open_form(FRONTIER, chunks())
+        data = (await open_form(FRONTIER, chunks())).data
         total = 0
         async for piece in data:
             total += len(piece)

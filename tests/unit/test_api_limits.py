@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
 import pytest
@@ -16,7 +16,7 @@ from sqlite_rig import SqliteRig
 from swell.cli.keys import rate_per_s
 from swell.core.clock import ManualClock
 from swell.core.errors import SwellError, Unavailable
-from swell.core.records import ApiKey, KeyLimits, Scope, Spend
+from swell.core.records import ApiKey, KeyLimits, Scope
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask
 from swell.db.registry import Registry
@@ -383,7 +383,7 @@ async def test_what_could_not_be_told_is_told_later(error: Exception) -> None:
         await limits.share()
     registry.is_there = True
     await limits.share()
-    (until,) = await registry.spend([Spend(name=f"{made.key.id}:requests", cost_s=0)])
+    (until,) = (await registry.spend({f"{made.key.id}:requests": 0})).values()
     assert (until - clock.now()).total_seconds() == 3
     assert not _is_let_through(limits, made.key)
 
@@ -394,10 +394,10 @@ class _Flaky(Registry):
     is_there = False
     error: Exception
 
-    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+    async def spend(self, costs_s: Mapping[str, float]) -> dict[str, datetime]:
         if not self.is_there:
             raise self.error
-        return await super().spend(spends)
+        return await super().spend(costs_s)
 
 
 def test_a_clock_that_jumped_blocks_nobody_for_long() -> None:

@@ -383,7 +383,7 @@ async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair
     await until(lambda: known.open_tasks() == [waits])
 
 
-async def test_one_sweeps_and_the_other_takes_over_at_once_when_it_stops(pair: Pair) -> None:
+async def test_one_sweeps_and_the_other_takes_over_when_it_stops(pair: Pair) -> None:
     await pair.advance(2)
     lead = [await world.service.leadership.leads("sweeper") for world in pair.worlds]
     assert sorted(lead) == [False, True]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from swell.core.errors import Unavailable
-from swell.server import single_flight
 from swell.server.single_flight import SingleFlight
 
 
@@ -70,11 +69,8 @@ async def test_a_caller_after_forget_gets_no_older_answer() -> None:
     assert await asyncio.gather(before, *after) == [1, 2, 2]
 
 
-async def test_a_call_that_hangs_is_not_shared_with_later_callers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(single_flight, "_SHARED_S", 0.05)
-    flights, calls, silent = SingleFlight[str, int](), Calls(), Calls()
+async def test_a_call_that_hangs_is_not_shared_with_later_callers() -> None:
+    flights, calls, silent = SingleFlight[str, int](shared_s=0.05), Calls(), Calls()
     (first,) = await begun(flights.run("which", silent.answer))
     await asyncio.sleep(0.1)
     later = await begun(*(flights.run("which", calls.answer) for _ in range(3)))

@@ -174,8 +174,8 @@ async def test_a_schema_that_is_not_whole_is_refused(
 def test_a_schema_that_refers_to_itself_is_counted_once() -> None:
     tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
     assert rules_of(tree).schemas < 20
-    assert rules_of(tree).is_recursive
-    assert not rules_of(doubled(5)).is_recursive
+    assert rules_of(tree).loops
+    assert not rules_of(doubled(5)).loops
 
 
 def test_an_author_is_told_of_a_pattern_before_anything_is_served() -> None:

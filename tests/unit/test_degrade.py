@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from swell.core.quality_fallback import (
     Change,
-    Drawn,
     drawn,
     is_drawing,
     reduce_input,
@@ -112,13 +111,13 @@ def test_metadata_and_changes_are_taken_apart_as_they_were(
     ],
 )
 def test_what_is_drawn_is_steps_times_area(asked: dict[str, Any], steps_times_area: int) -> None:
-    assert drawn(msgspec.convert(asked, type=Drawn), SCHEMA) == steps_times_area
+    assert drawn(asked, SCHEMA) == steps_times_area
 
 
 def test_what_a_schema_does_not_have_counts_as_one() -> None:
     loops = {"properties": {"num_inference_steps": {"default": 8}, "width": {"default": 512}}}
     assert is_drawing(loops)
-    assert drawn(Drawn(), loops) == 8
-    assert drawn(Drawn(steps=99, num_inference_steps=4, height=9), loops) == 4
+    assert drawn({}, loops) == 8
+    assert drawn({"steps": 99, "num_inference_steps": 4, "height": 9}, loops) == 4
     assert not is_drawing({"properties": {"width": {}, "text": {}}})
     assert not is_drawing({})

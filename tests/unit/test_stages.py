@@ -8,7 +8,6 @@ import pytest
 from swell.core.errors import InvalidRequest
 from swell.core.pipeline_stages import (
     Done,
-    NamedFile,
     Pipeline,
     Run,
     Sight,
@@ -54,9 +53,9 @@ SEEN = sight(
         ("input.deep.list.1.x", "y"),
         ("input.deep", {"list": [1, {"x": "y"}]}),
         ("stages.draw.output.title", "Fox"),
-        ("stages.draw.output.pictures.0", NamedFile(PICTURES[1])),
-        ("stages.draw.artifacts.2", NamedFile(PICTURES[2])),
-        ("stages.draw.artifacts", [NamedFile(each) for each in PICTURES]),
+        ("stages.draw.output.pictures.0", PICTURES[1]),
+        ("stages.draw.artifacts.2", PICTURES[2]),
+        ("stages.draw.artifacts", list(PICTURES)),
         ("stages.other.output or input.prompt", "a fox"),
         ("input.none or stages.draw.output.title", "Fox"),
     ],
@@ -87,7 +86,7 @@ def test_several_references_make_a_list() -> None:
         queue="demo/s",
         take={"images": ["stages.draw.artifacts.0", "input.nothing", "stages.draw.artifacts.2"]},
     )
-    assert input_of(stage, SEEN) == {"images": [NamedFile(PICTURES[0]), NamedFile(PICTURES[2])]}
+    assert input_of(stage, SEEN) == {"images": [PICTURES[0], PICTURES[2]]}
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.search_words import is_whole, key_word, task_words, words_of
+from swell.core.search_words import key_word, task_words, words_of
 
 
 def has_words(words: tuple[str, ...], sought: tuple[str, ...]) -> bool:
     """Whether each sought text begins a word; a single letter must be the whole word."""
     return all(
-        each in words if is_whole(each) else any(word.startswith(each) for word in words)
+        each in words if len(each) == 1 else any(word.startswith(each) for word in words)
         for each in sought
     )
 

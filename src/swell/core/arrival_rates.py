@@ -98,15 +98,11 @@ class Arrivals:
         for model, n in self.fresh.items():
             self._models.setdefault(model, Counter())[self._open] += n
         self.fresh.clear()
-        before, bin_now = self._open, _bin_of(now)
-        if bin_now >= before - 1:
-            # A closed bin stays closed if the clock is set back a little.
-            self._open = max(before, bin_now)
-        else:
-            # The clock was far ahead: counting continues from the correct time.
-            self._since, self._open = min(self._since, bin_now), bin_now
-        # A clock that is ahead for a moment deletes nothing.
-        oldest, newest = min(before, self._open) - _KEPT, self._open
+        before, self._open = self._open, _bin_of(now)
+        # If the clock was ahead, counting continues from the correct time.
+        self._since = min(self._since, self._open)
+        # A clock that is ahead for a moment, or set back a little, deletes nothing.
+        oldest, newest = min(before, self._open) - _KEPT, self._open + 1
         for model, bins in list(self._models.items()):
             for each in [each for each in bins if not oldest <= each <= newest]:
                 del bins[each]

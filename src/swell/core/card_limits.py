@@ -75,11 +75,6 @@ class Rules(NamedTuple):
     #: References that lead back to themselves.
     loops: int = 0
 
-    @property
-    def is_recursive(self) -> bool:
-        """Whether the schema refers to itself."""
-        return self.loops > 0
-
     def checks(self, n_bytes: int, n_values: int) -> int:
         """Return how many checks an input of this size takes."""
         matched = self.open_weight * n_bytes

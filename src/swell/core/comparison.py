@@ -102,11 +102,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     #: When voting ended; None before.
     closed_at: datetime | None = None
 
-    @property
-    def object_keys(self) -> list[str]:
-        """Files that are deleted with it."""
-        return [c.picture.key for row in self.rows for c in row.cells if c.picture is not None]
-
 
 class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """A comparison without its rows, as lists show it."""

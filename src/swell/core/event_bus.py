@@ -33,8 +33,6 @@ class MessageKind(StrEnum):
     WORKERS = "workers"
     #: An API key has changed.
     KEYS = "keys"
-    #: A backend gave up its leader leases, so another one can acquire them now.
-    LEADERSHIP_RELEASED = "leadership_released"
     #: File events of running tasks may be lost: workers must report these files again.
     FILES = "files"
 

@@ -9,7 +9,7 @@ its last id can ask for later events:
 """
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -84,14 +84,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         return self.id == TERMINAL_ID
 
 
-#: Name of a terminal state → kind of its event.
-_ENDS: Final = {state.value: EventKind(state.value) for state in TaskState if state.is_terminal}
-
-
 def event_of(task: Task) -> Event:
     """Return the event for the current state of a task."""
     if task.state.is_terminal:
-        return Event(task_id=task.id, id=TERMINAL_ID, kind=_ENDS[task.state._value_], task=task)
+        return Event(task_id=task.id, id=TERMINAL_ID, kind=EventKind(task.state), task=task)
     data: dict[str, Any] = {"attempt": task.attempt}
     if task.state is TaskState.RUNNING:
         kind, event_id = EventKind.STARTED, task.attempt * ATTEMPT_STRIDE

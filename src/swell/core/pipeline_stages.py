@@ -22,7 +22,6 @@ Conditions say whether a stage runs, and whether its result ends the task:
 There are no other expressions on purpose: what needs more is a model's work.
 """
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -100,11 +99,6 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: str | dict[str, str] = ""
     #: Field of the input → its default.
     defaults: dict[str, Any] = {}
-
-    @property
-    def has_count(self) -> bool:
-        """Whether a stage makes as many samples as are asked for."""
-        return any(stage.counts for stage in self.stages)
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -196,12 +190,6 @@ class Test(NamedTuple):
     is_reversed: bool
 
 
-class NamedFile(msgspec.Struct, frozen=True):
-    """Placeholder in a value for a file of an earlier stage."""
-
-    artifact: Artifact
-
-
 class Sight:
     """The values that references can name: the pipeline's input, and the results of its stages.
 
@@ -212,17 +200,16 @@ class Sight:
     """
 
     def __init__(self, pipeline: Pipeline, asked: msgspec.Raw, done: Sequence[Done] = ()) -> None:
-        given = _decoded(asked)
+        given = decoded(asked)
         given = pipeline.defaults | given if isinstance(given, dict) else given
         self._values = {("", "input"): given}
         self.done = {each.name: each for each in done}
         for each in done:
-            output = _with_files(_decoded(each.output), each.artifacts)
-            self._values[each.name, "output"] = output
-            self._values[each.name, "artifacts"] = [NamedFile(file) for file in each.artifacts]
+            self._values[each.name, "output"] = with_files(decoded(each.output), each.artifacts)
+            self._values[each.name, "artifacts"] = list(each.artifacts)
 
     def value(self, path: Path) -> Any:
-        """Return the value at a path, with files as `NamedFile`; None if it is missing."""
+        """Return the value at a path, with files as `Artifact`; None if it is missing."""
         value = self._values.get((path.stage, path.part))
         for step in path.steps:
             if isinstance(value, dict):
@@ -239,7 +226,6 @@ class Sight:
         return next((value for value in values if value is not None), None)
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_reference(text: str) -> tuple[Path, ...]:
     """Return the paths of a reference, in the order of their lookup.
 
@@ -249,7 +235,6 @@ def parse_reference(text: str) -> tuple[Path, ...]:
     return tuple(_path(part, text) for part in re.split(r"\s+or\s+", text.strip()))
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_condition(text: str) -> tuple[Test, ...]:
     """Return the tests of a condition, which must all hold; none if it is empty.
 
@@ -297,7 +282,7 @@ def next_stage(pipeline: Pipeline, start: int, sight: Sight) -> int | None:
 
 
 def input_of(stage: Stage, sight: Sight) -> dict[str, Any]:
-    """Return the input of a stage's model; files in it are `NamedFile`."""
+    """Return the input of a stage's model; files in it are `Artifact`."""
     values = dict(stage.fixed)
     for field, reference in stage.take.items():
         if isinstance(reference, str):
@@ -426,7 +411,8 @@ def _holds(test: Test, sight: Sight) -> bool:
     return is_among is not test.is_reversed
 
 
-def _decoded(raw: msgspec.Raw) -> Any:
+def decoded(raw: msgspec.Raw) -> Any:
+    """Return the value of a JSON text; None if it cannot be read, or is nested too deeply."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -442,25 +428,28 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(each, depth - 1) for each in value)
 
 
-def _with_files(value: Any, artifacts: Sequence[Artifact]) -> Any:
-    """Return a value with `{"$artifact": i}` replaced by the file."""
+def with_files(value: Any, files: Sequence[Any]) -> Any:
+    """Return a value with `{"$artifact": i}` replaced by file `i`.
+
+    Other objects stay, and so do those with an index out of range.
+    """
     if isinstance(value, list):
-        return [_with_files(each, artifacts) for each in value]
+        return [with_files(each, files) for each in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         index = value.get(_FILE_MARK)
-        if type(index) is int and 0 <= index < len(artifacts):
-            return NamedFile(artifacts[index])
-    return {name: _with_files(each, artifacts) for name, each in value.items()}
+        if type(index) is int and 0 <= index < len(files):
+            return files[index]
+    return {name: with_files(each, files) for name, each in value.items()}
 
 
 def _marked(value: Any, artifacts: list[Artifact]) -> Any:
     """Return a value with files replaced by `{"$artifact": i}`, and add them to the list."""
-    if isinstance(value, NamedFile):
-        if value.artifact not in artifacts:
-            artifacts.append(value.artifact)
-        return {_FILE_MARK: artifacts.index(value.artifact)}
+    if isinstance(value, Artifact):
+        if value not in artifacts:
+            artifacts.append(value)
+        return {_FILE_MARK: artifacts.index(value)}
     if isinstance(value, list):
         return [_marked(each, artifacts) for each in value]
     if isinstance(value, dict):

@@ -49,13 +49,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return fields for the log: of the environment only names, because it contains a key."""
-        return [
-            ("pool", self.pool),
-            ("n", self.n),
-            ("token", self.token),
-            ("command", self.command),
-            ("environment", sorted(self.environment)),
-        ]
+        fields = msgspec.structs.asdict(self) | {"environment": sorted(self.environment)}
+        return list(fields.items())
 
     def __repr__(self) -> str:
         """Return the same in one line."""
@@ -178,11 +173,10 @@ class TellsPrices(Protocol):
 def looking_only(providers: Iterable[Provider]) -> Iterator[None]:
     """Turn off the cleaning of providers while the block runs."""
     tidying = [each for each in providers if isinstance(each, Tidying)]
-    before = [each.tidies for each in tidying]
     for each in tidying:
         each.tidies = False
     try:
         yield
     finally:
-        for each, tidied in zip(tidying, before, strict=True):
-            each.tidies = tidied
+        for each in tidying:
+            each.tidies = True

@@ -48,15 +48,6 @@ class _Marked(msgspec.Struct):
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class Drawn(msgspec.Struct):
-    """The fields of an input with steps and size; decodes them without the rest of the input."""
-
-    steps: Any = None
-    num_inference_steps: Any = None
-    width: Any = None
-    height: Any = None
-
-
 def time_share(share: float) -> float:
     """Return the part of its time that a task takes with a share of its steps times area."""
     return FIXED + (1.0 - FIXED) * share
@@ -68,12 +59,10 @@ def is_drawing(schema: Mapping[str, Any]) -> bool:
     return any(name in known for name in _STEPS) or all(name in known for name in _SIDES)
 
 
-def drawn(asked: Drawn, schema: Mapping[str, Any]) -> float:
+def drawn(asked: Mapping[str, Any], schema: Mapping[str, Any]) -> float:
     """Return steps times area of an input; each is 1 if the schema lacks it."""
     known = schema.get("properties", {})
-    value = {
-        name: given for name, given in msgspec.structs.asdict(asked).items() if given is not None
-    }
+    value = {name: given for name, given in asked.items() if given is not None}
     steps = next((_number(value, known, name) for name in _STEPS if name in known), None)
     sides = [_number(value, known, name) or 1 for name in _SIDES if name in known]
     return (steps or 1) * (math.prod(sides) if len(sides) == len(_SIDES) else 1.0)

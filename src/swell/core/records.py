@@ -91,14 +91,6 @@ class LedgerPage(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int | None
 
 
-class Spend(msgspec.Struct, frozen=True, kw_only=True):
-    """Use of a rate limit since the last report."""
-
-    name: str
-    #: Time after which the limit allows this use again, in seconds; >= 0.
-    cost_s: float
-
-
 class Speed(msgspec.Struct, frozen=True):
     """Run time of a model, as its author measured it.
 

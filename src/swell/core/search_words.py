@@ -45,11 +45,6 @@ def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
     return words_of("\n".join(text for text in texts if not text.startswith(_FILES)))
 
 
-def is_whole(sought: str) -> bool:
-    """Whether a search must match this whole word, and not only a prefix."""
-    return len(sought) == 1
-
-
 def key_word(key_id: str) -> str:
     """Return the word under which all tasks of a key are indexed; no text has it."""
     return f"=={key_id.encode().hex()}"

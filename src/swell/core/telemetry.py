@@ -114,6 +114,4 @@ def printable(text: str) -> str:
 
     So it cannot break a log line or control a terminal.
     """
-    if text.isprintable():
-        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

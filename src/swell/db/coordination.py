@@ -1,11 +1,10 @@
 """What backends share to work together: key-value pairs, secrets, leader leases, rate limits."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from swell.core.errors import Unavailable
-from swell.core.records import Spend
 from swell.db.sql import Database
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,18 +81,17 @@ class CoordinationRepository:
         """Release a leader lease. Ignored if `holder` does not have it."""
         await self._db.execute("release_leader_lease", name=name, holder=holder)
 
-    async def spend(self, spends: Sequence[Spend]) -> list[datetime]:
+    async def spend(self, costs_s: Mapping[str, float]) -> dict[str, datetime]:
         """Take from rate limits that all backends share; return when each is available again.
 
-        That moment moves on by the cost, from now if it was in the past. Names must be distinct.
+        That moment moves on by the cost, in seconds, from now if it was in the past.
 
         Source:
             The generic cell rate algorithm: ITU-T I.371, annex A.
         """
         now_us = (self._db.clock.now() - _EPOCH) // _MICROSECOND
-        rows = [{"name": each.name, "cost_us": round(each.cost_s * 1e6)} for each in spends]
-        found = {
+        rows = [{"name": name, "cost_us": round(cost_s * 1e6)} for name, cost_s in costs_s.items()]
+        return {
             row["name"]: _EPOCH + row["spent_until_us"] * _MICROSECOND
             for row in await self._db.execute("spend", rows=rows, now_us=now_us)
         }
-        return [found[each.name] for each in spends]

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from swell.core.errors import InvalidRequest
-from swell.core.search_words import is_whole, key_word, task_words
+from swell.core.search_words import key_word, task_words
 from swell.core.store_types import Page, TaskFilter
 from swell.core.task import Task, id_before, is_id, span_of_ids
 from swell.db.sql import Database, Transaction
@@ -109,10 +109,13 @@ class SearchRepository:
 
 
 def _search(dialect: str, words: Sequence[str], key_id: str | None) -> str:
-    """Return a search for all of these words, in tasks of a key or of all keys."""
+    """Return a search for all of these words, in tasks of a key or of all keys.
+
+    A word matches as a prefix, a single letter as a whole word.
+    """
     whole, prefix, conjunction = _SYNTAX[dialect]
     parts = [] if key_id is None else [whole.format(key_word(key_id))]
-    parts += [(whole if is_whole(word) else prefix).format(_token(word)) for word in words]
+    parts += [(whole if len(word) == 1 else prefix).format(_token(word)) for word in words]
     return conjunction.join(parts)
 
 

@@ -20,14 +20,9 @@ from swell.objects.url_signing import REFRESH_S as KEYS_EVERY_S
 from swell.objects.url_signing import read_secrets
 from swell.server.billing.attempt_costs import KEEP_EVERY_S as CHARGES_EVERY_S
 from swell.server.billing.cost_routes import charge_lost, hear_spent, settle, watch_budget
-from swell.server.billing.quota_accounting import LOOK_EVERY_S as QUOTA_HOLDS_EVERY_S
-from swell.server.billing.quota_accounting import SETTLE_EVERY_S as QUOTAS_EVERY_S
-from swell.server.clock_skew import COMPARE_EVERY_S
-from swell.server.files.storage_health import LOOK_EVERY_S as OBJECTS_EVERY_S
 from swell.server.limits import SHARE_EVERY_S
 from swell.server.open_streams import KEEP_ALIVE
 from swell.server.peer_messages import receive_messages
-from swell.server.rollouts.canary_monitor import LOOK_EVERY_S as CANARIES_EVERY_S
 from swell.server.rollouts.canary_monitor import look_after_canaries, note_swept
 from swell.server.serializers import encode
 from swell.server.service import Service
@@ -97,7 +92,7 @@ class Duties:
             Duty("sweep", lambda: self._sweep_pause_s, self._sweep),
             Duty("workers", heartbeat_s / 2, service.fleet.refresh),
             Duty("startups", heartbeat_s, partial(expire_startups, service), True),
-            Duty("objects", OBJECTS_EVERY_S, service.writable.look),
+            Duty("objects", 2.0, service.writable.look),
             Duty("streams", _STREAMS_EVERY_S, self._keep_streams),
             Duty("stream keys", settings.server.keepalive_s, partial(check_streams, service)),
             Duty("positions", settings.position_every_s, partial(tell_positions, service)),
@@ -107,17 +102,17 @@ class Duties:
             Duty("retention", 20.0, self._retire, True),
             Duty("words", 5.0, index_words, True),
             Duty("loop lag", 0.0, self._measure_lag),
-            Duty("clock", COMPARE_EVERY_S, service.skew.compare),
+            Duty("clock", 2.0, service.skew.compare),
             Duty("limits", SHARE_EVERY_S, service.limits.share),
             Duty("keys", KEYS_EVERY_S, self._keep_keys),
             Duty("arrivals", service.scaling.next_bin_s, service.scaling.tell_arrivals),
             Duty("scaling", 2.0, self._follow_scaling),
             Duty("charges", CHARGES_EVERY_S, service.charges.keep),
-            Duty("quotas", QUOTAS_EVERY_S, service.quotas.settle),
-            Duty("quota holds", QUOTA_HOLDS_EVERY_S, service.quotas.repair, True),
+            Duty("quotas", 1.0, service.quotas.settle),
+            Duty("quota holds", 60.0, service.quotas.repair, True),
             Duty("costs", costs_every_s, self._settle_costs),
             Duty("tariffs", 30.0, service.tariffs.refresh),
-            Duty("canaries", CANARIES_EVERY_S, partial(look_after_canaries, service)),
+            Duty("canaries", 1.0, partial(look_after_canaries, service)),
         ]
         if service.hooks is not None and service.backend.is_shared:
             duties.append(Duty("endpoints", ENDPOINTS_EVERY_S, service.hooks.endpoints.refresh))
@@ -215,7 +210,7 @@ class Duties:
         """Send keep-alive comments and find closed connections, a share of the streams per tick."""
         self._stream_ticks += 1
         period = max(1, round(self._service.settings.server.keepalive_s / _STREAMS_EVERY_S))
-        for number, stream in enumerate(self._service.streams):
+        for number, stream in enumerate(list(self._service.streams)):
             if (number - self._stream_ticks) % period == 0:
                 stream.push(KEEP_ALIVE)
             if (number - self._stream_ticks) % _CHECK_TICKS == 0:
@@ -388,7 +383,7 @@ async def retire(service: Service) -> int:
 
 async def check_streams(service: Service) -> None:
     """End event streams with keys that no longer work."""
-    for number, stream in enumerate(service.streams, start=1):
+    for number, stream in enumerate(list(service.streams), start=1):
         try:
             if not stream.is_signed:
                 await service.keys.find(stream.authorization)
@@ -400,10 +395,12 @@ async def check_streams(service: Service) -> None:
 
 async def tell_positions(service: Service) -> None:
     """Send waiting tasks' new positions to their event streams."""
-    streams = service.streams.waiting(service.settings.position_streams)
+    streams, limit = service.streams, service.settings.position_streams
     waiting = [(stream, stream.waiting) for stream in streams if stream.waiting is not None]
-    if not waiting:
-        return
+    del waiting[limit:]
+    for stream, _ in waiting:
+        # The next call serves other streams first.
+        streams[stream] = streams.pop(stream)
     places = await service.estimates.positions([task for _, task in waiting])
     for (stream, task), (position, expected) in zip(waiting, places, strict=True):
         if stream.waiting is task and position not in (None, stream.last_position):

@@ -14,9 +14,6 @@ _log = structlog.get_logger("swell.api")
 #: With a larger difference, a backend grants no leases and sweeps nothing, in seconds.
 MOST_SKEW_S: Final = 3.0
 
-#: How often the clocks are compared, in seconds.
-COMPARE_EVERY_S: Final = 2.0
-
 
 class Skew:
     """The difference between this clock and the database's. It shows a local clock step at once.

@@ -1,9 +1,9 @@
 """Leader election: which of several backends does what only one may do.
 
 A backend leases a role from the registry and renews the lease long before it ends. The leases of a
-backend that dies expire; a backend that stops releases its leases and informs the others. After a
-process hung for longer than a lease, two may have the same role for a moment. The work of a role
-must tolerate that: the store checks every write.
+backend that dies expire; a backend that stops releases its leases. After a process hung for longer
+than a lease, two may have the same role for a moment. The work of a role must tolerate that: the
+store checks every write.
 """
 
 import contextlib
@@ -11,9 +11,7 @@ from typing import Final
 
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
-from swell.core.event_bus import MessageKind, PeerMessage
 from swell.db.registry import Registry
-from swell.pubsub.local_bus import MemoryBus
 from swell.server.clock_skew import Skew
 
 #: Another backend replaces a leader that died after this time, in seconds.
@@ -27,7 +25,6 @@ class Leadership:
 
     Args:
         registry: Keeps the leases.
-        bus: Informs other backends of released leases.
         clock: The time.
         holder: The unique name of this process.
         is_shared: Whether there may be other backends; a single one has every role.
@@ -35,18 +32,10 @@ class Leadership:
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        bus: MemoryBus,
-        clock: Clock,
-        holder: str,
-        *,
-        is_shared: bool,
-        skew: Skew,
+        self, registry: Registry, clock: Clock, holder: str, *, is_shared: bool, skew: Skew
     ) -> None:
         self._skew = skew
         self._registry = registry
-        self._bus = bus
         self._clock = clock
         self._holder = holder
         self._is_shared = is_shared
@@ -74,10 +63,6 @@ class Leadership:
         self._known[role] = (is_held, now_s + _ASK_EVERY_S)
         return is_held
 
-    def on_released(self) -> None:
-        """Ask the registry again, since another backend has released its leases."""
-        self._known = {role: known for role, known in self._known.items() if known[0]}
-
     async def leave(self) -> None:
         """Release all roles."""
         held = [role for role, known in self._known.items() if known[0]]
@@ -86,5 +71,3 @@ class Leadership:
         with contextlib.suppress(SwellError):
             for role in held:
                 await self._registry.leave_duty(role, self._holder)
-        if held:
-            await self._bus.broadcast([PeerMessage(kind=MessageKind.LEADERSHIP_RELEASED)])

@@ -14,25 +14,25 @@ Source:
 import asyncio
 import contextlib
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
+
+from msgspec.structs import asdict
 
 from swell.core.clock import Clock
 from swell.core.errors import FieldError, InvalidInput, SwellError, TooManyRequests
-from swell.core.records import ApiKey, KeyLimits, Scope, Spend
+from swell.core.records import ApiKey, KeyLimits, Scope
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask, Task, again
 from swell.db.registry import Registry
 from swell.db.task_store import Store
 from swell.server.admin.admin_schemas import LEAST_RATE
-from swell.server.billing.quota_accounting import Make, Quotas
+from swell.server.billing.quota_accounting import Quotas
 from swell.server.open_streams import Stream
 from swell.server.request import Call
 from swell.server.single_flight import SingleFlight
-
-T = TypeVar("T")
 
 #: Processes share their use this often, in seconds.
 SHARE_EVERY_S: Final = 1.0
@@ -76,7 +76,7 @@ class Allowance:
         self._token_s = window_s / quota
         #: When it is full again, in monotonic seconds.
         self._full_at_s = -math.inf
-        #: Taken since the last sharing, and whether anybody asked.
+        #: Taken since the last sharing, in seconds of the rate, and whether a request asked.
         self.unshared_s = 0.0
         self.is_asked = False
 
@@ -143,16 +143,12 @@ class _Meter:
     """The use of one key."""
 
     def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
-        self.key = key
+        self.own = key.limits, key.scopes
         self.limits = limits
         self.requests = _requests(key.id, limits)
         per_day = limits.tasks_per_day
         self.tasks = Allowance(f"{key.id}:tasks", per_day, _DAY_S) if per_day else None
         self.flight = _InFlight(limits.tasks_in_flight) if limits.tasks_in_flight else None
-
-    @property
-    def is_pending(self) -> bool:
-        return self.flight is not None and self.flight.pending > 0
 
 
 class Limits:
@@ -183,7 +179,7 @@ class Limits:
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
         self._counts: SingleFlight[str, None] = SingleFlight()
         #: Key id → its open streams, if it has a limit for them.
-        self._streams: dict[str, set[Stream]] = {}
+        self._streams: dict[str, set[Stream]] = defaultdict(set)
         #: Guest keys of this process, and when each address got one.
         self._guests = Allowance("guests", _GUESTS, _GUEST_S)
         self._guest_at_s: dict[str, float] = {}
@@ -231,13 +227,11 @@ class Limits:
             InvalidInput: It may never have this many at once.
             CreditsUsedUp: Its prepaid credit does not cover them.
         """
+        make = partial(self.quotas.accept, call, news, self._store.accept)
         meter = self._meter(call.caller)
-        make: Make = self._store.accept
-        if self.quotas.may_limit(meter.key.id):
-            make = partial(self.quotas.accept, call, make=make)
         if meter.flight is None and meter.tasks is None:
-            return await make(news)
-        return await self._within(call, meter, len(news), partial(make, news))
+            return await make()
+        return await self._within(call, len(news), make)
 
     def most_at_once(self, call: Call, n: int) -> int:
         """Return how many of n tasks the caller's key may have at once, if it may have n at all."""
@@ -245,44 +239,34 @@ class Limits:
         may_never = meter.tasks is not None and n > meter.tasks.quota
         return n if meter.flight is None or may_never else min(n, meter.flight.limit)
 
-    async def retry(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a task if the caller's key may create one; raises as `accept`.
+    async def repeat(self, call: Call, task: Task, *, only_dead: bool) -> Accepted:
+        """Have the store repeat a task, and raise as `accept`.
+
+        Args:
+            call: The request.
+            task: An ended task.
+            only_dead: Whether an operator replays a dead letter: then only the quotas of its owner
+                apply, and not the limits of the caller.
 
         Raises:
-            Conflict: The task has not ended.
+            Conflict: The task has not ended, or is not a dead letter.
         """
-        make = partial(self._again, call, task, only_dead=False)
-        return _only(await self._within(call, self._meter(call.caller), 1, make))
 
-    async def replay(self, call: Call, task: Task) -> Accepted:
-        """Have the store repeat a dead letter if the quotas of its owner allow it.
-
-        The limits of the caller, an operator, do not apply.
-
-        Raises:
-            Conflict: The task is not a dead letter.
-            QuotaExceeded, CreditsUsedUp: The owner has used up its quota or credit.
-        """
-        return _only(await self._again(call, task, only_dead=True))
-
-    def _again(
-        self, call: Call, task: Task, *, only_dead: bool
-    ) -> Awaitable[list[Accepted | SwellError]]:
         async def make(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
             new_id, key_id = news[0].id, task.key_id
             retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
             return [await retried]
 
-        return self.quotas.accept(call, [again(task)], make)
+        within_quotas = partial(self.quotas.accept, call, [again(task)], make)
+        [accepted] = await (within_quotas() if only_dead else self._within(call, 1, within_quotas))
+        assert isinstance(accepted, Accepted), "errors of one task are raised"
+        return accepted
 
     async def _within(
-        self,
-        call: Call,
-        meter: _Meter,
-        n: int,
-        make: Callable[[], Awaitable[list[Accepted | SwellError]]],
+        self, call: Call, n: int, make: Callable[[], Awaitable[list[Accepted | SwellError]]]
     ) -> list[Accepted | SwellError]:
-        """Have `make` create n tasks within the limits of a key."""
+        """Have `make` create n tasks within the limits of the caller's key."""
+        meter = self._meter(call.caller)
         flight, tasks = meter.flight, meter.tasks
         _check_possible(call, meter, n)
         if flight is not None:
@@ -314,12 +298,12 @@ class Limits:
         if not limit:
             yield
             return
-        if len(self._streams.get(key.id, ())) >= limit:
+        streams = self._streams[key.id]
+        if len(streams) >= limit:
             # A client that comes back at once may have closed the connection of an earlier one.
-            for each in self._streams[key.id]:
+            for each in streams:
                 each.check()
             await asyncio.sleep(0)
-        streams = self._streams.setdefault(key.id, set())
         call.add_header(b"ratelimit-policy", b'"streams";q=%d' % limit)
         call.add_header(b"ratelimit", b'"streams";r=%d' % max(0, limit - len(streams) - 1))
         if len(streams) >= limit:
@@ -333,8 +317,6 @@ class Limits:
             yield
         finally:
             streams.discard(stream)
-            if not streams and self._streams.get(key.id) is streams:
-                del self._streams[key.id]
 
     def ended(self, key_id: str) -> None:
         """Note the end of a task of a key."""
@@ -352,18 +334,18 @@ class Limits:
         ]
         if not asked:
             return
-        spends = [Spend(name=each.name, cost_s=each.unshared_s) for each in asked]
+        costs_s = {each.name: each.unshared_s for each in asked}
         for each in asked:
             each.unshared_s, each.is_asked = 0.0, False
         try:
-            full_at = await self._registry.spend(spends)
+            full_at = await self._registry.spend(costs_s)
         except BaseException:
-            for each, spend in zip(asked, spends, strict=True):
-                each.unshared_s, each.is_asked = each.unshared_s + spend.cost_s, True
+            for each in asked:
+                each.unshared_s, each.is_asked = each.unshared_s + costs_s[each.name], True
             raise
         now, now_s = self._clock.now(), self._clock.monotonic_s()
-        for each, at in zip(asked, full_at, strict=True):
-            each.adopt(now_s + (at - now).total_seconds(), now_s)
+        for each in asked:
+            each.adopt(now_s + (full_at[each.name] - now).total_seconds(), now_s)
 
     def _take_of_day(self, call: Call, tasks: Allowance, n: int) -> None:
         now_s = self._clock.monotonic_s()
@@ -403,20 +385,17 @@ class Limits:
 
     def _meter(self, key: ApiKey) -> _Meter:
         meter = self._meters.get(key.id)
-        if meter is None or meter.key is not key:
+        if meter is None or meter.own != (key.limits, key.scopes):
+            if meter is None and len(self._meters) >= _MAX_METERS:
+                self._remove_idle()
             limits = effective_limits(key, self._defaults)
-            if meter is not None and meter.limits == limits:
-                meter.key = key
-            else:
-                if meter is None and len(self._meters) >= _MAX_METERS:
-                    self._remove_idle()
-                meter = self._meters[key.id] = _Meter(key, limits)
+            meter = self._meters[key.id] = _Meter(key, limits)
         self._meters.move_to_end(key.id)
         return meter
 
     def _remove_idle(self) -> None:
         for key_id, meter in self._meters.items():
-            if not meter.is_pending:
+            if meter.flight is None or not meter.flight.pending:
                 del self._meters[key_id]
                 return
 
@@ -428,24 +407,14 @@ def effective_limits(key: ApiKey, defaults: KeyLimits) -> KeyLimits:
     """
     if Scope.ADMIN in key.scopes:
         defaults = KeyLimits()
-    own = key.limits
-    return KeyLimits(
-        rate_per_s=_first(own.rate_per_s, defaults.rate_per_s),
-        burst=_first(own.burst, None if own.rate_per_s else defaults.burst),
-        tasks_in_flight=_first(own.tasks_in_flight, defaults.tasks_in_flight),
-        tasks_per_day=_first(own.tasks_per_day, defaults.tasks_per_day),
-        streams=_first(own.streams, defaults.streams),
-    )
-
-
-def _first(own: T | None, default: T | None) -> T | None:
-    return (default if own is None else own) or None
-
-
-def _only(accepted: Sequence[Accepted | SwellError]) -> Accepted:
-    (found,) = accepted
-    assert isinstance(found, Accepted), "errors of one task are raised"
-    return found
+    own = asdict(key.limits)
+    chosen = {
+        name: getattr(defaults, name) if limit is None else limit for name, limit in own.items()
+    }
+    if own["rate_per_s"]:
+        # The default burst belongs to the default rate.
+        chosen["burst"] = own["burst"]
+    return KeyLimits(**{name: limit or None for name, limit in chosen.items()})
 
 
 def _requests(key_id: str, limits: KeyLimits) -> Allowance | None:

@@ -8,8 +8,8 @@ Source:
 
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -75,18 +75,16 @@ async def read_parts(content_type: bytes, chunks: AsyncIterator[bytes]) -> Async
     """
     form = _Form(content_type, chunks)
     while await form.fill():
-        head = form.queue.popleft()
+        part = form.queue.popleft()
         # Bytes are the rest of a part that was not read.
-        if isinstance(head, _Head):
-            yield Part(head.name, head.filename, head.media_type, form.data())
+        if isinstance(part, Part):
+            yield part
 
 
-async def open_form(
-    content_type: bytes, chunks: AsyncIterator[bytes]
-) -> tuple[Part, AsyncIterator[bytes]]:
-    """Return the one file in a form, and its bytes.
+async def open_form(content_type: bytes, chunks: AsyncIterator[bytes]) -> Part:
+    """Return the one file in a form.
 
-    Fields before and after the file are skipped. The iterator raises at its end if the form is
+    Fields before and after the file are skipped. Its data raises at its end if the form is
     incomplete or has a second file.
 
     Args:
@@ -99,7 +97,7 @@ async def open_form(
     parts = read_parts(content_type, chunks)
     async for part in parts:
         if part.filename is not None:
-            return part, _only_file(part, parts)
+            return replace(part, data=_only_file(part, parts))
     raise InvalidRequest("the form holds no file: send exactly one part with a file name")
 
 
@@ -111,18 +109,12 @@ async def _only_file(file: Part, parts: AsyncIterator[Part]) -> AsyncIterator[by
             raise InvalidRequest("the form holds 2 files or more: send exactly one")
 
 
-class _Head(NamedTuple):
-    name: str
-    filename: str | None
-    media_type: str
-
-
 class _Form:
     """A form that is being read."""
 
     def __init__(self, content_type: bytes, chunks: AsyncIterator[bytes]) -> None:
-        #: Parsed and not read yet: the head of each part, followed by its bytes.
-        self.queue: deque[_Head | bytes] = deque()
+        #: Parsed and not read yet: each part, followed by its bytes.
+        self.queue: deque[Part | bytes] = deque()
         self._chunks = chunks
         self._is_complete = False
         self._n_parts = 0
@@ -132,7 +124,6 @@ class _Form:
             self._parser = MultipartParser(
                 _boundary(content_type),
                 {
-                    "on_part_begin": self._begin_part,
                     "on_header_field": self._add_to_name,
                     "on_header_value": self._add_to_value,
                     "on_header_end": self._end_header,
@@ -164,16 +155,10 @@ class _Form:
 
     async def data(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the current part."""
-        while await self.fill() and not isinstance(self.queue[0], _Head):
+        while await self.fill() and not isinstance(self.queue[0], Part):
             piece = self.queue.popleft()
-            assert isinstance(piece, bytes), "a head ends the loop"
+            assert isinstance(piece, bytes), "a part ends the loop"
             yield piece
-
-    def _begin_part(self) -> None:
-        self._n_parts += 1
-        if self._n_parts > _MAX_PARTS:
-            raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts: send the file alone")
-        self._headers = {}
 
     def _add_to_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -186,15 +171,19 @@ class _Form:
         self._name = self._value = b""
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        self._n_parts += 1
+        if self._n_parts > _MAX_PARTS:
+            raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts: send the file alone")
+        headers, self._headers = self._headers, {}
+        _, options = parse_options_header(headers.get(b"content-disposition"))
         filename = options.get(b"filename")
-        encoding = self._headers.get(b"content-transfer-encoding", b"").lower()
+        encoding = headers.get(b"content-transfer-encoding", b"").lower()
         if filename is not None and encoding not in _IDENTITY:
             raise InvalidRequest("the form's file is encoded: send its bytes as they are")
-        media_type, _ = parse_options_header(self._headers.get(b"content-type", b"text/plain"))
+        media_type, _ = parse_options_header(headers.get(b"content-type", b"text/plain"))
         name = options.get(b"name", b"").decode(errors="replace")
         shown = None if filename is None else filename.decode(errors="replace")
-        self.queue.append(_Head(name, shown, media_type.decode("latin-1")))
+        self.queue.append(Part(name, shown, media_type.decode("latin-1"), self.data()))
 
     def _end(self) -> None:
         self._is_complete = True

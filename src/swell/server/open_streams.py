@@ -6,7 +6,6 @@ comments and new positions, and find closed connections.
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 from swell.core.task import Task
@@ -17,17 +16,6 @@ KEEP_ALIVE = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_b
 
 class Stream:
     """One client that listens to one task."""
-
-    __slots__ = (
-        "authorization",
-        "is_gone",
-        "is_signed",
-        "last_position",
-        "owner",
-        "receive",
-        "send",
-        "waiting",
-    )
 
     def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
         #: The server's asyncio task that handles the request.
@@ -64,33 +52,3 @@ class Stream:
         self.is_gone = True
         if self.owner is not None:
             self.owner.cancel()
-
-
-class Streams:
-    """All open streams of this process."""
-
-    def __init__(self) -> None:
-        # A dictionary as an ordered set.
-        self._streams: dict[Stream, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._streams)
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(list(self._streams))
-
-    def add(self, stream: Stream) -> None:
-        """Add an open stream."""
-        self._streams[stream] = None
-
-    def remove(self, stream: Stream) -> None:
-        """Remove a stream."""
-        self._streams.pop(stream, None)
-
-    def waiting(self, limit: int) -> list[Stream]:
-        """Return up to `limit` streams of queued tasks; the next call returns others first."""
-        found = [stream for stream in self._streams if stream.waiting is not None][:limit]
-        for stream in found:
-            del self._streams[stream]
-            self._streams[stream] = None
-        return found

@@ -43,8 +43,6 @@ async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> 
     if has_missed or MessageKind.KEYS in kinds:
         service.keys.forget()
         service.quotas.forget()
-    if has_missed or MessageKind.LEADERSHIP_RELEASED in kinds:
-        service.leadership.on_released()
     if has_missed or MessageKind.FILES in kinds:
         service.fleet.ask_for_files()
     if stopped := {task_id for each in messages for task_id in each.ids}:
@@ -78,12 +76,8 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
         fleet.release([(event.task_id, summary.attempt)])
 
 
-async def catch_up(service: Service) -> int:
-    """Read all tasks with listeners, leases or open estimates; publish their states locally.
-
-    Returns:
-        How many tasks were read.
-    """
+async def catch_up(service: Service) -> None:
+    """Read all tasks with listeners, leases or open estimates; publish their states locally."""
     listened, held = service.bus.subscribed(), service.fleet.held_tasks()
     ids = list(dict.fromkeys([*listened, *held, *service.calibration.open_tasks()]))
     for start in range(0, len(ids), _BATCH):
@@ -97,7 +91,6 @@ async def catch_up(service: Service) -> int:
         service.bus.publish_local([event_of(task) for task in tasks])
         over = [task for task in tasks if task.state is not TaskState.RUNNING]
         service.fleet.release([(task.id, task.attempt) for task in over])
-    return len(ids)
 
 
 async def _catch_up_when_possible(service: Service) -> None:

@@ -32,16 +32,9 @@ curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
   -d '{"model": "demo/upper", "input": {"text": "hello"}}'
 ```
 
-A request that prefers a file type gets the file itself:
-
-```sh
-curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
-  -H "Content-Type: application/json" -H "Prefer: wait=60" -H "Accept: image/png" \\
-  -d '{"model": "swell/icons", "input": {"prompt": "a red fox in the snow"}}' -L -o fox.png
-```
-
-The answer is JSON if the task has not ended in time (202), has failed, or has no such file: check
-`Content-Type`. With an `Idempotency-Key` a repeated request waits for the same file.
+With `Accept: image/png`, or another type of files, the answer is the file itself. It is JSON if the
+task has not ended in time (202), has failed, or has no such file: check `Content-Type`. With an
+`Idempotency-Key` a repeated request waits for the same file.
 """
 
 _ERRORS: Final = """

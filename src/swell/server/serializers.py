@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from swell.core.pipeline_stages import Done, Run, Stage
+from swell.core.pipeline_stages import Done, Run, Stage, decoded, with_files
 from swell.core.quality_fallback import split_metadata
 from swell.core.task import Artifact, Task, TaskState, warnings_of
 from swell.core.telemetry import trace_id_of
@@ -147,27 +147,9 @@ def with_url(data: dict[str, Any], urls: UrlMaker) -> dict[str, Any]:
 
 
 def resolve_files(output: msgspec.Raw, urls: Sequence[str]) -> msgspec.Raw:
-    """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`.
-
-    Other objects stay, and so do those with an index out of range.
-    """
-    try:
-        value = msgspec.json.decode(output)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return output
-    return msgspec.Raw(encode(_with_files(value, urls)))
-
-
-def _with_files(value: Any, urls: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_with_files(each, urls) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) == 1:
-        index = value.get("$artifact")
-        if type(index) is int and 0 <= index < len(urls):
-            return urls[index]
-    return {name: _with_files(each, urls) for name, each in value.items()}
+    """Return an output with `{"$artifact": i}` replaced by the URL of artifact `i`."""
+    value = decoded(output)
+    return output if value is None else msgspec.Raw(encode(with_files(value, urls)))
 
 
 def _stage_views(task: Task, run: Run, urls: UrlMaker) -> list[StageView]:

@@ -32,7 +32,7 @@ from swell.server.leader_election import Leadership
 from swell.server.limits import Limits
 from swell.server.metrics import Metrics, measured
 from swell.server.models.model_cards import Cards
-from swell.server.open_streams import Streams
+from swell.server.open_streams import Stream
 from swell.server.request import Call
 from swell.server.request_log import RequestLog
 from swell.server.rollouts.canary_monitor import Canaries
@@ -93,7 +93,8 @@ class Service:
         self.hooks = (
             Hooks(backend, backend.outbox, formats, self.metrics) if backend.outbox else None
         )
-        self.streams = Streams()
+        #: Open event streams, as an ordered set.
+        self.streams: dict[Stream, None] = {}
         self.unanswered = UnansweredRequests(clock)
         #: True between start and stop; otherwise requests do not wait.
         self.is_ready = self.is_ending = False
@@ -108,12 +109,7 @@ class Service:
         self.skew = Skew(self.store, clock, self.fleet.wake_all)
         self.writable = Writable(self.objects, self.fleet.wake_all)
         self.leadership = Leadership(
-            self.registry,
-            self.bus,
-            clock,
-            self.name,
-            is_shared=backend.is_shared,
-            skew=self.skew,
+            self.registry, clock, self.name, is_shared=backend.is_shared, skew=self.skew
         )
         # The autoscaler's reports.
         self.scaling = Scaling(self.registry, clock, self.name)

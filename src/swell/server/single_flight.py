@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 R = TypeVar("R")
 
-#: A call that takes longer than this is not shared with later callers, in seconds: its connection
-#: may be broken.
-_SHARED_S: Final = 1.0
-
 
 class SingleFlight(Generic[K, R]):
-    """Shares running calls by key."""
+    """Shares running calls by key.
 
-    def __init__(self) -> None:
+    Args:
+        shared_s: A call that takes longer is not shared with later callers, in seconds: its
+            connection may be broken.
+    """
+
+    def __init__(self, shared_s: float = 1.0) -> None:
+        self._shared_s = shared_s
         #: Key → (start in the loop's time, outcome).
         self._running: dict[K, tuple[float, asyncio.Future[R]]] = {}
 
@@ -24,7 +26,7 @@ class SingleFlight(Generic[K, R]):
         loop = asyncio.get_running_loop()
         while key in self._running:
             started_s, running = self._running[key]
-            if loop.time() - started_s >= _SHARED_S:
+            if loop.time() - started_s >= self._shared_s:
                 break
             await asyncio.wait([running])
             if not running.cancelled():

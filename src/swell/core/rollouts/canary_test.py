@@ -71,8 +71,9 @@ class Side(msgspec.Struct, kw_only=True):
 
     @property
     def p95_s(self) -> float | None:
-        """The 95th percentile of the newest runs."""
-        return p95(self.recent_s) if self.recent_s else None
+        """The smallest run time that at least 95 % of the newest runs do not exceed."""
+        times_s = sorted(self.recent_s)
+        return times_s[math.ceil(0.95 * len(times_s)) - 1] if times_s else None
 
     def seen(self) -> "Seen":
         """Return the counts for operators."""
@@ -205,11 +206,6 @@ def judge(evidence: Evidence, rules: RollbackRules) -> Verdict:
 def _in_words(seen: Seen) -> str:
     failed = f"{seen.failures:,} of {seen.attempts:,} failed"
     return failed if seen.p95_s is None else f"{failed}, p95 {seen.p95_s:.3g} s"
-
-
-def p95(values: Sequence[float]) -> float:
-    """Return the smallest value that at least 95 % of all values do not exceed."""
-    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
 
 
 def likelihood_ratio(odds: int, canary: int, canary_hits: int, live: int, live_hits: int) -> float:

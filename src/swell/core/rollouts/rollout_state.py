@@ -148,9 +148,7 @@ def start_canary(life: Life, canary: Canary, *, who: str) -> Life:
             f"{before.version} is the canary of {life.model} since {before.since:%Y-%m-%d %H:%M}: "
             "promote it or roll it back first"
         )
-    change = StageChange(
-        at=canary.since, who=who, action="canary", version=version, share=canary.share, reason=""
-    )
+    change = _replace(_change("canary", version, who, canary.since), share=canary.share)
     if before is not None and before.sticky == canary.sticky:
         canary = _replace(canary, id=before.id, since=before.since)
     return _changed(life, change, canary=canary, retired=_without(life.retired, version))
@@ -315,10 +313,8 @@ def queues_of(life: Life, version: str, *, is_canary_served: bool) -> tuple[str,
         version: Version of the workers.
         is_canary_served: Whether a live worker has the canary.
     """
-    model, named = life.model, f"{life.model}:{version}"
-    is_canary = life.canary is not None and version == life.canary.version
-    if version == life.live and (life.canary is None or not is_canary_served):
-        return model, named, canary_queue(model)
-    if version == life.live:
-        return model, named
-    return (named, canary_queue(model)) if is_canary else (named,)
+    stage, named = life.stage(version), f"{life.model}:{version}"
+    queues = (life.model, named) if stage is Stage.LIVE else (named,)
+    if stage is Stage.CANARY or (stage is Stage.LIVE and not (life.canary and is_canary_served)):
+        return *queues, canary_queue(life.model)
+    return queues

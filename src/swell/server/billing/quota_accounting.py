@@ -28,10 +28,6 @@ from swell.server.tasks.sample_counts import made_by
 #: How long the set of keys with quotas is used before it is read again, in seconds.
 _FRESH_S: Final = 2.0
 
-#: Intervals of `settle` and `repair`, in seconds.
-SETTLE_EVERY_S: Final = 1.0
-LOOK_EVERY_S: Final = 60.0
-
 #: A reservation without a task is released after this time, in seconds.
 _ABANDONED_S: Final = 120.0
 _AT_ONCE: Final = 500
@@ -79,11 +75,6 @@ class Quotas:
         self._changes = 0
         self._ended: list[Settled] = []
         self._repaired_to = ""
-
-    def may_limit(self, key_id: str) -> bool:
-        """Return whether a key has quotas, or may have some since the last read."""
-        is_stale = self._clock.monotonic_s() - self._read_at_s > _FRESH_S
-        return is_stale or key_id in self._keys
 
     def forget(self) -> None:
         """Read which keys have quotas before the next task is accepted."""

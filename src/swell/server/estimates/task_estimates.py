@@ -8,7 +8,7 @@ import msgspec
 from swell.core.billing.ledger import cost_micros
 from swell.core.broker_types import NOT_STAGED, Rank, ServedWith
 from swell.core.pipeline_stages import Done, Stage, stages_ahead
-from swell.core.rollouts.rollout_state import Canary, drawn_as
+from swell.core.rollouts.rollout_state import asked_version, drawn_as, is_of_canary
 from swell.core.task import NewTask, Task, TaskState
 from swell.server.estimates.eta import (
     Estimate,
@@ -19,7 +19,7 @@ from swell.server.estimates.eta import (
     Workers,
     forecast,
 )
-from swell.server.rollouts.canary_monitor import is_canary_served
+from swell.server.rollouts.canary_monitor import is_canary_served, queues_served
 from swell.server.tasks.sample_counts import Demand, demand_of
 
 if TYPE_CHECKING:
@@ -107,16 +107,22 @@ class Estimates:
 
     def served_with(self, queue: str) -> ServedWith:
         """Return a queue of a staged model → all queues that its workers serve."""
-        cards, model, version = self._service.cards, queue.partition(":")[0], self._version(queue)
-        if model not in cards.lives or version is None:
+        model, version = queue.partition(":")[0], self._version(queue)
+        if model not in self._service.cards.lives or version is None:
             return NOT_STAGED
-        return {queue: cards.queues_served(model, [version], self._has_workers)}
+        return {queue: queues_served(self._service, model, version)}
 
     def _version(self, queue: str) -> str | None:
-        return self._service.cards.served_version(queue, self._has_workers)
-
-    def _has_workers(self, model: str, canary: Canary) -> bool:
-        return is_canary_served(self._service, model, canary)
+        """Return the version that serves a queue; None for any."""
+        service = self._service
+        model, _, version = queue.partition(":")
+        life = service.cards.lives.get(model)
+        if life is None:
+            return version or None
+        canary = life.canary
+        if canary is not None and is_of_canary(queue) and is_canary_served(service, model, canary):
+            return canary.version
+        return asked_version(queue) or life.live
 
     # ---- times
 

@@ -143,7 +143,8 @@ async def drop_comparison(service: "Service", call: Call) -> Reply:
     """
     comparison = await _find_own(service, call)
     await service.registry.drop_comparison(comparison.id)
-    await service.objects.delete(comparison.object_keys)
+    pictures = [cell.picture for row in comparison.rows for cell in row.cells]
+    await service.objects.delete([each.key for each in pictures if each is not None])
     view = comparison_view(comparison, [], service.urls(call), is_own=True)
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 

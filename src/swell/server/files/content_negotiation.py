@@ -1,6 +1,5 @@
 """Content negotiation (`Accept`): the JSON of a task, or one of its files."""
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +9,7 @@ _JSON: Final = "application/json"
 #: Any file is a stream of octets, so this range accepts any file.
 _OCTETS: Final = "application/octet-stream"
 
-#: No client sends more. Parsed values are cached, so they must be small.
+#: No client sends more.
 _MOST_BYTES: Final = 1000
 
 #: Quoted values of parameters may contain commas and semicolons, and are no weights.
@@ -54,7 +53,6 @@ def _weight(weights: dict[str, float], media_type: str, *others: str) -> float:
     return 0.0
 
 
-@functools.lru_cache(maxsize=256)
 def _weights(accept: bytes) -> dict[str, float]:
     """Return the weight of each media range, 0 to 1."""
     found: dict[str, float] = {}

@@ -66,9 +66,6 @@ _SIGNED: Final = "signature="
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
 
-#: The `Accept` header of most clients that take JSON.
-_NO_FILE: Final = (b"", b"*/*", b"application/json")
-
 #: Larger files do not come as the answer to a task, which is in memory as a whole, but from their
 #: URL, in pieces. An output of JSON may be as large.
 _MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
@@ -122,11 +119,9 @@ async def upload(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, UploadQuery)
     limit = service.settings.server.max_upload_bytes
-    data: AsyncIterator[bytes]
     if call.media_type == "multipart/form-data":
-        header = call.headers.get(b"content-type") or b""
-        part, data = await open_form(header, call.chunks(limit))
-        filename, content_type = part.filename or "", plain_type(part.media_type)
+        part = await open_form(call.headers[b"content-type"], call.chunks(limit))
+        data, content_type, filename = part.data, plain_type(part.media_type), part.filename or ""
     else:
         data, content_type, filename = call.chunks(limit), _content_type(call), query.filename or ""
     expires_at = service.clock.now() + timedelta(seconds=service.settings.server.signed_url_s)
@@ -373,8 +368,6 @@ def preferred_file(call: Call, task: Task) -> Artifact | None:
     if not task.artifacts:
         return None
     accept = b",".join([value for name, value in call.scope["headers"] if name == b"accept"])
-    if accept in _NO_FILE:
-        return None
     at = preferred(accept, [plain_type(each.content_type) for each in task.artifacts])
     return None if at is None else task.artifacts[at]
 
@@ -402,11 +395,6 @@ async def file_reply(
     content_type = plain_type(artifact.content_type)
     guards = [(b"cache-control", b"private, no-store"), *_guards(content_type)]
     return Reply(201, data, content_type.encode(), headers + guards)
-
-
-def may_name_files(raw: msgspec.Raw) -> bool:
-    """Whether an input may hold signed URLs; a fast check."""
-    return _SIGNED.encode() in bytes(raw)
 
 
 def check_files(objects: Objects, raw: msgspec.Raw, at: str) -> tuple[str, ...]:
@@ -439,6 +427,8 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
 
 def _signed_strings(raw: msgspec.Raw) -> list[str]:
+    if _SIGNED.encode() not in bytes(raw):
+        return []
     found: list[str] = []
     left: list[Any] = []
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

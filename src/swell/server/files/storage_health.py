@@ -11,9 +11,6 @@ from swell.objects.object_store import Objects
 
 _log = structlog.get_logger("swell.api")
 
-#: Seconds between checks, and so the shortest pause in handing out tasks.
-LOOK_EVERY_S: Final = 2.0
-
 #: A check that takes longer counts as refused, in seconds.
 _ANSWER_S: Final = 5.0
 

@@ -6,6 +6,7 @@ formats that models make are decoded, and few at a time, off the event loop.
 
 import asyncio
 import io
+from functools import partial
 from typing import Final
 
 from PIL import ExifTags, Image, ImageOps
@@ -13,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 from swell.core.errors import InvalidRequest, NotFound
 from swell.core.task import THUMBNAIL_WIDTHS, thumbnail_key
 from swell.objects.object_store import ObjectInfo, Objects
+from swell.server.single_flight import SingleFlight
 
 #: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
 #: WebP and AVIF decoders need up to four times this; later steps work in bands.
@@ -34,6 +36,9 @@ _MOST_UPRIGHT: Final = 4
 
 _QUALITY: Final = 80
 
+#: Later requests do not wait for a thumbnail that takes longer than this, in seconds.
+_SHARED_S: Final = 60.0
+
 
 class Thumbnails:
     """Makes thumbnails of artifacts.
@@ -47,7 +52,7 @@ class Thumbnails:
         self._objects = objects
         self._lanes = lanes
         #: Those being made, so that each is made once.
-        self._making: dict[str, asyncio.Task[ObjectInfo]] = {}
+        self._flights = SingleFlight[str, ObjectInfo](shared_s=_SHARED_S)
 
     async def find(self, key: str, width: int) -> ObjectInfo:
         """Return the metadata of an artifact's thumbnail, and make it first if necessary.
@@ -66,18 +71,7 @@ class Thumbnails:
             return await self._objects.head(small)
         except NotFound:
             pass
-        making = self._making.get(small)
-        if making is None:
-            making = self._making[small] = asyncio.create_task(self._make(key, small, width))
-            making.add_done_callback(lambda made: self._forget(small, made))
-        # A client that hangs up must not cancel the others' wait.
-        return await asyncio.shield(making)
-
-    def _forget(self, small: str, made: asyncio.Task[ObjectInfo]) -> None:
-        self._making.pop(small, None)
-        if not made.cancelled():
-            # All clients may have gone: then no other code reads its error.
-            made.exception()
+        return await self._flights.run(small, partial(self._make, key, small, width))
 
     async def _make(self, key: str, small: str, width: int) -> ObjectInfo:
         async with self._lanes:

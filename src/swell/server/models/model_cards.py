@@ -7,7 +7,7 @@ cards are old, so that each backend soon knows what another one has registered.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import jsonschema_rs
@@ -18,12 +18,12 @@ from swell.core.clock import Clock
 from swell.core.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
 from swell.core.quality_fallback import is_drawing
 from swell.core.records import ModelCard
-from swell.core.rollouts.rollout_state import Canary, Life, asked_version, is_of_canary, queues_of
+from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
 from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
-from swell.server.json_limits import MAX_VALUES, count_values
-from swell.server.problem_details import closest
+from swell.server.json_limits import count_values
+from swell.server.problem_details import closest, field_error
 from swell.server.request import Call
 
 #: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
@@ -46,9 +46,6 @@ _MAX_DIGITS: Final = 100
 _DIGITS_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_INTEGER: Final = re.compile(rb"[:,\[]\s*-?[0-9]{%d}" % (_MAX_DIGITS + 1))
 
-#: Below this estimate the values of an input are not counted.
-_FEW_CHECKS: Final = 5000
-
 #: Most values times rules of an input for which the answer lists each broken field.
 _MAX_EXPLAINED: Final = 20_000
 
@@ -59,10 +56,6 @@ _MAX_ALIKE: Final = 200
 _MAX_NAME: Final = 200
 
 _decode = msgspec.json.Decoder().decode
-
-
-#: Whether the canary of a model has workers.
-HasWorkers = Callable[[str, Canary], bool]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -76,8 +69,6 @@ class Target(msgspec.Struct, frozen=True):
     #: The version that workers must have: the required one, or the live one of a staged model; None
     #: for any.
     needed_version: str | None = None
-    #: Whether inputs may have a seed field.
-    may_have_seed: bool = False
 
     @property
     def pinned_version(self) -> str | None:
@@ -94,31 +85,25 @@ class _Schema:
         self.takes_anything = not schema
         self.packs = packs_in(schema)
 
-    def refusal(self, raw: msgspec.Raw, call: Call | None) -> str:
+    def refusal(self, raw: msgspec.Raw, call: Call) -> str:
         """Count the checks of an input for its request; return why there are too many, or ""."""
         data = bytes(raw)
         zeros = b"0" * (_MAX_DIGITS + 1)
         if zeros in data.translate(_DIGITS_AS_ZEROS) and _LONG_INTEGER.search(data):
             return f"the input has an integer of more than {_MAX_DIGITS} digits"
-        # A value takes at least two bytes, and no body has more values than these.
-        checks = self.rules.checks(len(data), min(MAX_VALUES, 1 + len(data) // 2))
-        if checks > _FEW_CHECKS:
-            checks = self.rules.checks(len(data), 1 + count_values(data))
-        what = "the input is"
-        if checks <= _MAX_CHECKS:
-            if call is None:
-                return ""
-            call.checked += checks
-            if call.checked <= _MAX_REQUEST_CHECKS:
-                return ""
-            what = "these inputs are"
-        return f"{what} too large to check against the schema: send less at once"
+        checks = self.rules.checks(len(data), 1 + count_values(data))
+        if checks > _MAX_CHECKS:
+            return "the input is too large to check against the schema: send less at once"
+        call.checked += checks
+        if call.checked > _MAX_REQUEST_CHECKS:
+            return "these inputs are too large to check against the schema: send less at once"
+        return ""
 
     def can_explain(self, raw: msgspec.Raw) -> bool:
         """Whether listing each broken field of an input is fast."""
         # With a recursive schema it may take exponential time.
         checks = count_values(bytes(raw)) * self.rules.schemas
-        return not self.rules.is_recursive and checks <= _MAX_EXPLAINED
+        return not self.rules.loops and checks <= _MAX_EXPLAINED
 
 
 class Cards:
@@ -163,7 +148,7 @@ class Cards:
             NotFound: There is no such model.
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
-            await self._refresh(older_than_s)
+            await self.refresh(older_than_s)
             if model in self._versions:
                 return self._versions[model]
         raise self._missing(model)
@@ -175,8 +160,7 @@ class Cards:
             NotFound: There is no such model or version.
         """
         for older_than_s in (_FRESH_S, _RETRY_S):
-            if self._clock.monotonic_s() - self._read_at_s >= older_than_s:
-                await self._refresh(older_than_s)
+            await self.refresh(older_than_s)
             target = self._targets.get(ref) or self._target(ref)
             if target is not None:
                 self._targets[ref] = target
@@ -188,13 +172,9 @@ class Cards:
         target = self._target(ref)
         return None if target is None else target.card
 
-    async def refresh(self) -> None:
-        """Read the registry now."""
-        await self._refresh(0.0)
-
     async def registered(self, model: str, version: str) -> ModelCard | None:
         """Return a version in any stage; None if it was never registered."""
-        await self._refresh(_FRESH_S)
+        await self.refresh(_FRESH_S)
         cards = self._versions.get(model, ())
         return next((card for card in cards if card.version == version), None)
 
@@ -231,17 +211,16 @@ class Cards:
         except ValueError as error:
             # The validator has a limit of some hundred levels.
             detail = "it is nested too deeply to be checked: send it with fewer levels"
-            where = FieldError(pointer=at, detail=detail, code="depth")
-            raise InvalidInput(f"{at}: {detail}", errors=[where]) from error
+            raise field_error(at, detail, "depth") from error
         reason = "the input breaks the schema; it is too large to list the broken fields"
-        if schema.rules.is_recursive:
+        if schema.rules.loops:
             reason = (
                 "the input breaks the schema, which refers to itself: the broken fields of such a "
                 "schema are not listed"
             )
         raise _refused_whole(target, at, reason, "schema")
 
-    def takes(self, ref: str, raw: msgspec.Raw, call: Call | None = None) -> bool:
+    def takes(self, ref: str, raw: msgspec.Raw, call: Call) -> bool:
         """Whether an input for one model fits another one; its checks count for the request."""
         card = self.find(ref)
         if card is None:
@@ -254,35 +233,9 @@ class Cards:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return False
 
-    def served_version(self, queue: str, has_workers: HasWorkers) -> str | None:
-        """Return the version that serves a queue; None for any.
-
-        Args:
-            queue: Name of the queue.
-            has_workers: Whether a model's canary has workers.
-        """
-        model, _, version = queue.partition(":")
-        life = self.lives.get(model)
-        if life is None:
-            return version or None
-        canary = life.canary
-        if is_of_canary(queue) and canary is not None and has_workers(model, canary):
-            return canary.version
-        return asked_version(queue) or life.live
-
-    def queues_served(
-        self, model: str, versions: Iterable[str], has_workers: HasWorkers
-    ) -> tuple[str, ...]:
-        """Return the queues of a staged model that workers with these versions serve."""
-        life = self.lives[model]
-        is_served = life.canary is not None and has_workers(model, life.canary)
-        found = (queues_of(life, each, is_canary_served=is_served) for each in versions)
-        return tuple(dict.fromkeys(queue for queues in found for queue in queues))
-
-    def pack_size(self, queue: str, value: Mapping[str, Any]) -> int:
+    def pack_size(self, card: ModelCard, value: Mapping[str, Any]) -> int:
         """Return the number of samples that an input asks for."""
-        card = self.of_queue(queue)
-        return 1 if card is None else size_of(self._schema(card).packs, value)
+        return size_of(self._schema(card).packs, value)
 
     def of_queue(self, queue: str) -> ModelCard | None:
         """Return the card of the version that serves a queue."""
@@ -324,8 +277,7 @@ class Cards:
             needed = self.lives[model].live
         if card is None:
             return None
-        seed = (card.input_schema.get("properties") or {}).get("seed")
-        return Target(model, ref, card, needed, isinstance(seed, dict))
+        return Target(model, ref, card, needed)
 
     def _missing(self, ref: str) -> NotFound | NoWorker:
         model, _, version = ref.partition(":")
@@ -351,7 +303,8 @@ class Cards:
             "`swell worker --models FILE.py` or `swell up --models FILE.py`"
         )
 
-    async def _refresh(self, older_than_s: float) -> None:
+    async def refresh(self, older_than_s: float = 0.0) -> None:
+        """Read the registry, unless it was read less than so many seconds ago."""
         asked_at_s = self._clock.monotonic_s()
         if asked_at_s - self._read_at_s < older_than_s:
             return
@@ -379,15 +332,14 @@ class Cards:
 
 
 def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
-    """Return the seed in an input, or the default of its model; None for none.
+    """Return the seed in a checked input, or the default of its model; None for none.
 
     Seeds below 0 count as none, as in a worker.
-
-    Args:
-        card: Card of a model with a seed field.
-        raw: A checked input.
     """
-    found = card.input_schema["properties"]["seed"].get("default")
+    field = (card.input_schema.get("properties") or {}).get("seed")
+    if not isinstance(field, dict):
+        return None
+    found: Any = field.get("default")
     if b'"seed"' in bytes(raw):
         found = _decode(raw).get("seed", found)
     is_seed = isinstance(found, int) and not isinstance(found, bool)
@@ -444,8 +396,7 @@ def _field_errors(
 
 def _refused_whole(target: Target, at: str, reason: str, code: str) -> InvalidInput:
     detail = f"{reason}: GET /v1/models/{target.model} shows its input_schema and an example"
-    where = FieldError(pointer=at, detail=detail, code=code)
-    return InvalidInput(f"{at}: {detail}", errors=[where])
+    return field_error(at, detail, code)
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -11,7 +11,14 @@ from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.records import AuditEntry
 from swell.core.results import is_inputs_fault
 from swell.core.rollouts.canary_test import Observation, Verdict, judge, must_roll_back
-from swell.core.rollouts.rollout_state import Canary, Life, asked_version, is_of_canary, roll_back
+from swell.core.rollouts.rollout_state import (
+    Canary,
+    Life,
+    asked_version,
+    is_of_canary,
+    queues_of,
+    roll_back,
+)
 from swell.core.task import Failed, Outcome, Succeeded, Task, TaskState, new_id
 from swell.db.rollouts import add_evidence, change_life
 
@@ -19,9 +26,6 @@ if TYPE_CHECKING:
     from swell.server.service import Service
 
 _log = structlog.get_logger("swell.api")
-
-#: Seconds between two checks.
-LOOK_EVERY_S: Final = 1.0
 
 #: Observations of a canary that wait for the next check; older ones are dropped.
 _MAX_WAITING: Final = 4000
@@ -40,6 +44,13 @@ class Canaries:
 def is_canary_served(service: "Service", model: str, canary: Canary) -> bool:
     """Whether a live worker has a canary; otherwise its queue is the live version's."""
     return service.fleet.is_served(model, canary.version, within_s=lost_after_s(service))
+
+
+def queues_served(service: "Service", model: str, version: str) -> tuple[str, ...]:
+    """Return the queues of a staged model that workers with a version serve."""
+    life = service.cards.lives[model]
+    is_served = life.canary is not None and is_canary_served(service, model, life.canary)
+    return queues_of(life, version, is_canary_served=is_served)
 
 
 def lost_after_s(service: "Service") -> float:

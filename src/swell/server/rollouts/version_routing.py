@@ -6,16 +6,10 @@ from typing import Final
 import msgspec
 
 from swell.core.records import WorkerInfo
-from swell.core.rollouts.rollout_state import (
-    Canary,
-    canary_queue,
-    is_in_canary,
-    is_of_canary,
-    queues_of,
-)
+from swell.core.rollouts.rollout_state import Canary, canary_queue, is_in_canary, is_of_canary
 from swell.core.task import NewTask
 from swell.server.request import Call
-from swell.server.rollouts.canary_monitor import is_canary_served
+from swell.server.rollouts.canary_monitor import is_canary_served, queues_served
 from swell.server.service import Service
 
 _draw: Final = random.SystemRandom().random
@@ -51,14 +45,11 @@ def suits_its_part(service: Service, call: Call, new: NewTask, raw: msgspec.Raw)
 
 def staged_queues(service: Service, info: WorkerInfo) -> dict[str, tuple[str, ...]]:
     """Return model → queues that a worker serves, for its models with stages."""
-    found = {}
-    for model, version in info.models.items():
-        life = service.cards.lives.get(model)
-        if life is not None:
-            canary = life.canary
-            is_served = canary is not None and is_canary_served(service, model, canary)
-            found[model] = queues_of(life, version, is_canary_served=is_served)
-    return found
+    return {
+        model: queues_served(service, model, version)
+        for model, version in info.models.items()
+        if model in service.cards.lives
+    }
 
 
 def _is_in(new: NewTask, canary: Canary) -> bool:

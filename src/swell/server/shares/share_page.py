@@ -90,7 +90,7 @@ async def shared_page(service: Service, call: Call) -> Reply:
         source = f"../v1/shares/{token}/pictures/{number}"
         pictures += f'<img src="{source}" alt="{html.escape(title)}"{size}>'
     link = ""
-    if service.web_app.is_built:
+    if service.settings.web_app is not None:
         label = texts["own"] if view.prompt is None else texts["try"]
         link = f'<p><a class="go" href="../#/s/{token}">{label}</a></p>'
     shown = "" if prompt == title else f'<p dir="auto">{html.escape(prompt)}</p>'

@@ -154,7 +154,7 @@ async def _relay(
     task_id = task.id
     # An idle stream keeps little memory.
     del task, state, first, headers
-    service.streams.add(stream)
+    service.streams[stream] = None
     try:
         while not is_over:
             event = await subscription.next()
@@ -181,7 +181,7 @@ async def _relay(
         # reconnects.
         _log.warning("event stream: ended early", task=task_id, detail=error.detail)
     finally:
-        service.streams.remove(stream)
+        service.streams.pop(stream, None)
     body = b"" if is_over else await form.stopped()
     await send({"type": "http.response.body", "body": body})
 

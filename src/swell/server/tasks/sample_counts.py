@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from swell.core.pipeline_stages import Done, Run, Sight, Stage, input_of, may_run
-from swell.core.quality_fallback import Drawn, drawn, time_share
+from swell.core.pipeline_stages import Done, Run, Sight, Stage, decoded, input_of, may_run
+from swell.core.quality_fallback import drawn, time_share
 from swell.core.results import Artifact
 from swell.core.task import NewTask, Task
 from swell.server.models.model_cards import Cards
@@ -42,9 +42,9 @@ def demand_of(
     if card is None or (model not in cards.packed and model not in cards.drawing):
         return Demand(queue, count)
     value = _input_of(task, stage, done)
-    pack = cards.pack_size(queue, value)
-    work = drawn(msgspec.convert(value, Drawn), card.input_schema)
-    size = time_share(work / drawn(Drawn(), card.input_schema)) * pack / cards.pack_size(queue, {})
+    pack = cards.pack_size(card, value)
+    work = drawn(value, card.input_schema)
+    size = time_share(work / drawn({}, card.input_schema)) * pack / cards.pack_size(card, {})
     return Demand(queue, count, pack, size)
 
 
@@ -52,10 +52,7 @@ def _input_of(task: Task | NewTask, stage: Stage | None, done: Sequence[Done]) -
     """Return the input of a task or stage; empty if it cannot be read."""
     if stage is not None and task.run is not None:
         return input_of(stage, Sight(task.run.pipeline, task.input, done))
-    try:
-        value = msgspec.json.decode(task.input)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
+    value = decoded(task.input)
     return value if isinstance(value, dict) else {}
 
 

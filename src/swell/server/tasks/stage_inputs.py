@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
-from swell.core.pipeline_stages import NamedFile, Run, Sight, begin, input_of
+from swell.core.pipeline_stages import Run, Sight, begin, input_of
+from swell.core.results import Artifact
 from swell.core.task import NewTask, Settlement, Task, TaskState
 from swell.objects.object_store import Objects
 from swell.protocol.worker_messages import LeasedTask
-from swell.server.files.file_routes import READ_URL_S, may_name_files, name_files
+from swell.server.files.file_routes import READ_URL_S, name_files
 from swell.server.models.model_cards import Target
 from swell.server.problem_details import field_error
 
@@ -29,7 +30,7 @@ def at_first_stage(new: NewTask, target: Target, at: str = "") -> NewTask:
     """
     pipeline = target.card.pipeline
     assert pipeline is not None, "the caller checks it"
-    if new.count > 1 and not pipeline.has_count:
+    if new.count > 1 and not any(stage.counts for stage in pipeline.stages):
         detail = f"no stage of {target.model} makes more than one sample: leave count out"
         raise field_error(at + "/count", detail, "count")
     run = begin(pipeline, target.card.version, new.input)
@@ -58,7 +59,7 @@ def leased_stage(
         leased,
         input=raw,
         count=task.count if stage.counts else 1,
-        own_files=name_files(objects, raw) if may_name_files(raw) else {},
+        own_files=name_files(objects, raw),
         earlier=run.last_attempt,
         is_stage=True,
         may_go_on=any(later.model in models for later in run.pipeline.stages[run.at + 1 :]),
@@ -67,8 +68,8 @@ def leased_stage(
 
 def _signed(objects: Objects, value: Any) -> Any:
     """Return a value with files as URLs that the worker may read."""
-    if isinstance(value, NamedFile):
-        return objects.sign("GET", value.artifact.key, READ_URL_S, value.artifact.bytes)
+    if isinstance(value, Artifact):
+        return objects.sign("GET", value.key, READ_URL_S, value.bytes)
     if isinstance(value, list):
         return [_signed(objects, each) for each in value]
     if isinstance(value, dict):

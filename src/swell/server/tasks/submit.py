@@ -18,7 +18,7 @@ from swell.core.quality_fallback import with_changes
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask, Task
 from swell.server.common_schemas import MAX_METADATA_BYTES
-from swell.server.files.file_routes import check_files, may_name_files
+from swell.server.files.file_routes import check_files
 from swell.server.models.model_cards import Target, own_seed
 from swell.server.request import Call
 from swell.server.rollouts.version_routing import split
@@ -67,10 +67,9 @@ async def draft(
     new = new_task(call, request, target.queue, repeat, place)
     if target.card.pipeline is not None:
         new = at_first_stage(new, target, at)
-    if target.may_have_seed and (seed := own_seed(target.card, new.input)) is not None:
+    if (seed := own_seed(target.card, new.input)) is not None:
         new = msgspec.structs.replace(new, seed=seed)
-    if may_name_files(new.input):
-        files = check_files(service.objects, new.input, at + "/input")
+    if files := check_files(service.objects, new.input, at + "/input"):
         new = msgspec.structs.replace(new, files=files)
     if target.model in service.cards.canaries:
         new = split(service, call, new)

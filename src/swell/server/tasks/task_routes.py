@@ -345,7 +345,7 @@ async def _replayed(
     try:
         if task.dead:
             await check_can_run_again(service, task)
-        return await service.limits.replay(call, task)
+        return await service.limits.repeat(call, task, only_dead=True)
     except SwellError as error:
         return error
 
@@ -459,8 +459,7 @@ class _BatchRanks:
 async def _repeat(service: Service, call: Call, task: Task, *, only_dead: bool = False) -> Reply:
     if task.dead or not only_dead:
         await check_can_run_again(service, task)
-    limits = service.limits
-    accepted = await (limits.replay(call, task) if only_dead else limits.retry(call, task))
+    accepted = await service.limits.repeat(call, task, only_dead=only_dead)
     await note_new(service, [accepted])
     return await _task_reply(service, call, accepted.task, 0.0)
 

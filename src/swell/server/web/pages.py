@@ -22,16 +22,12 @@ _TEXT: Final = b"text/plain; charset=utf-8"
 _MAX_DATA_URI: Final = 40
 
 _HOME: Final = """<h1>Swell</h1>
-<p>This server runs open generative models.</p>
-<p>The web app is not part of this installation, and the API works without it. In a checkout,
-<code>make web</code> builds the app, with Node.js 20.19 or newer; then start the server again.</p>
-<pre><code>curl {base}/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
-  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
-  -d '{{"model": "OWNER/NAME", "input": {{}}}}'</code></pre>
-<ul><li><a href="docs">API reference</a></li><li><a href="openapi.json">OpenAPI 3.1</a></li>
-<li><a href="llms.txt">Models, as llms.txt</a></li>
-<li><a href="docs/errors">Error codes</a></li>
-<li><a href="metrics">Prometheus metrics</a></li><li><a href="health/ready">Health</a></li></ul>"""
+<p>This server runs open generative models. The web app is not part of this
+installation: in a checkout, <code>make web</code> builds it, with Node.js 20.19 or newer; then
+start the server again.</p>
+<p>The API works without it: <a href="docs">reference</a>, <a href="openapi.json">OpenAPI 3.1</a>,
+<a href="llms.txt">models</a>, <a href="docs/errors">errors</a>, <a href="metrics">metrics</a>,
+<a href="health/ready">health</a>.</p>"""
 
 _ERRORS: Final = """<h1>Errors</h1>
 <p>Every error is a problem document (RFC 9457). Compare its <code>code</code>; its
@@ -65,7 +61,7 @@ succeeded, failed, canceled or expired, or read `urls.events` (server-sent event
 async def home(service: Service, call: Call) -> Reply:
     """The web app, or a page that says how to build it."""
     app = service.web_app.file(call, "index.html")
-    return app or page("Swell", _HOME.format(base=html.escape(service.base_url(call))))
+    return app or page("Swell", _HOME)
 
 
 @page_route("/assets/{name}", errors=(NotFound,))

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from swell.server.dependencies import ApiSettings
-from swell.server.headers import GUARDS, POLICY, Headers
+from swell.server.headers import GUARDS, POLICY
 from swell.server.request import Call, Reply
 
 _PACKAGE: Final = Path(__file__).resolve().parents[2]
@@ -49,56 +49,47 @@ class WebApp:
     """
 
     def __init__(self, settings: ApiSettings) -> None:
-        folder = settings.web_app
+        folder, policy = settings.web_app, _policy(settings)
         self._files: dict[str, _File] = {}
         if folder is not None:
             for path in folder.rglob("*"):
                 if path.is_file() and path.suffix in _TYPES:
                     name = path.relative_to(folder).as_posix()
-                    self._files[name] = _File(path, name)
-        self._policy = (POLICY, _policy(settings))
-
-    @property
-    def is_built(self) -> bool:
-        """Whether there is an app."""
-        return "index.html" in self._files
+                    self._files[name] = _File(path, name, policy)
 
     def file(self, call: Call, name: str) -> Reply | None:
         """Return a file of the app; None if it does not exist."""
         found = self._files.get(name)
-        return None if found is None else found.reply(call, self._policy)
+        return None if found is None else found.reply(call)
 
 
 class _File:
     """One file."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, policy: bytes) -> None:
         self._body = path.read_bytes()
         self._type = _TYPES[path.suffix]
         self._is_compressed = path.suffix in _COMPRESSED
-        self._headers: Headers = []
+        self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'.encode()
+        cached = _IMMUTABLE if name.startswith("assets/") else _REVALIDATE
+        self._headers = [(b"etag", self._etag), (b"cache-control", cached), (POLICY, policy)]
         if path.suffix == ".html":
             # The page may use the camera, for portraits.
             header, value = GUARDS[-1]
             self._headers.append((header, value.replace(b"camera=()", b"camera=(self)")))
-        self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'.encode()
-        self._cache_control = _IMMUTABLE if name.startswith("assets/") else _REVALIDATE
+        if not self._is_compressed:
+            self._headers.append((b"vary", b"Accept-Encoding"))
         self._gzip: bytes | None = None
 
-    def reply(self, call: Call, policy: tuple[bytes, bytes]) -> Reply:
+    def reply(self, call: Call) -> Reply:
         """Return the file, or 304 if the browser has it."""
-        cached = [(b"etag", self._etag), (b"cache-control", self._cache_control)]
-        headers = [*cached, policy, *self._headers]
-        if not self._is_compressed:
-            headers.append((b"vary", b"Accept-Encoding"))
         if self._etag in (call.headers.get(b"if-none-match") or b""):
-            return Reply(304, b"", self._type, headers)
-        body = self._body
+            return Reply(304, b"", self._type, self._headers)
+        body, headers = self._body, self._headers
         if not self._is_compressed and b"gzip" in (call.headers.get(b"accept-encoding") or b""):
             if self._gzip is None:
                 self._gzip = gzip.compress(self._body, 9, mtime=0)
-            body = self._gzip
-            headers.append((b"content-encoding", b"gzip"))
+            body, headers = self._gzip, [*headers, (b"content-encoding", b"gzip")]
         return Reply(200, body, self._type, headers)
 
 

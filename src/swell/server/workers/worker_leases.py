@@ -16,7 +16,7 @@ from swell.core.store_types import Hold, Start
 from swell.core.task import Released, Settlement, Task, TaskState, new_token
 from swell.protocol.worker_messages import Ask, Grant, LeasedTask, ReportAnswer
 from swell.server.decoding import Reader
-from swell.server.files.file_routes import READ_URL_S, may_name_files, name_files
+from swell.server.files.file_routes import READ_URL_S, name_files
 from swell.server.peer_messages import must_stop
 from swell.server.request import Call, Reply
 from swell.server.rollouts.version_routing import staged_queues
@@ -342,7 +342,7 @@ def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:
         count=task.count,
         seed=task.seed,
         finish_within_s=left_s,
-        own_files=name_files(service.objects, task.input) if may_name_files(task.input) else {},
+        own_files=name_files(service.objects, task.input),
         checkpoint=checkpoint,
         traceparent=None if service.traces is None else service.traces.leased(task),
     )
