@@ -237,7 +237,7 @@ def _webhook(service: Service, call: Call) -> Webhook | None:
     if (url := read_query(call, FalSubmitQuery).fal_webhook) is None:
         return None
     request = WebhookRequest(url=url, format=FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/fal_webhook")
+    return service.hooks.checked(request, service.base_url(call), "/fal_webhook")
 
 
 async def _accept(

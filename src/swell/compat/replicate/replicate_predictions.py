@@ -228,7 +228,7 @@ def _webhook(service: Service, call: Call, url: str, names: Sequence[str] | None
     """Return the webhook of a prediction, for the events of these names or the default ones."""
     events = dict.fromkeys(event for name in names or _DEFAULT_EVENTS for event in _EVENTS[name])
     request = WebhookRequest(url=url, events=list(events), format=replicate_views.FORMAT)
-    return service.need_hooks().checked(request, service.base_url(call), "/webhook")
+    return service.hooks.checked(request, service.base_url(call), "/webhook")
 
 
 async def _task_request(

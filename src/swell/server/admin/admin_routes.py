@@ -386,7 +386,7 @@ async def health_ready(service: Service, call: Call) -> Reply:
 )
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""
-    waiting, oldest_s = (0, 0.0) if service.hooks is None else await service.hooks.waiting()
+    waiting, oldest_s = await service.hooks.waiting()
     gauges: dict[str, metrics.Samples] = {
         **await _queue_gauges(service),
         **await _worker_gauges(service),

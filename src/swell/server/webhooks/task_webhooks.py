@@ -17,7 +17,6 @@ from swell.core.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.core.outbox import Delivery, says_passing
 from swell.core.records import ApiKey
 from swell.core.webhook import NATIVE, PASSING, Webhook
-from swell.db.webhook_deliveries import Outbox
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import RefusedUrl, UrlPolicy
 from swell.server.auth import why_not
@@ -50,20 +49,15 @@ class Hooks:
 
     Args:
         backend: Stores, clock and settings.
-        outbox: Holds deliveries.
         formats: Body formats by name.
         metrics: Counts outcomes.
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        outbox: Outbox,
-        formats: Mapping[str, BodyFormat],
-        metrics: Metrics,
+        self, backend: Backend, formats: Mapping[str, BodyFormat], metrics: Metrics
     ) -> None:
         self.settings = backend.settings.webhooks
-        self.outbox = outbox
+        self.outbox = outbox = backend.outbox
         self.secrets = HookSecrets(backend.registry, backend.clock)
         self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
         self._backend = backend

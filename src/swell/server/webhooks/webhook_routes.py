@@ -52,7 +52,7 @@ async def create(service: Service, call: Call) -> Reply:
     It receives events of the key's tasks from now on; with several backends, after a few
     seconds.
     """
-    hooks = service.need_hooks()
+    hooks = service.hooks
     request: EndpointRequest = await _read_endpoint.read_call(
         call, service.settings.server.max_body_bytes
     )
@@ -100,7 +100,7 @@ async def list_endpoints(service: Service, call: Call) -> Reply:
 
     A client key sees its own; an admin key sees all.
     """
-    hooks = service.need_hooks()
+    hooks = service.hooks
     await hooks.endpoints.refresh()
     views = [_view(each) for each in hooks.endpoints.all() if _may_see(call, each)]
     return Reply(200, encode(EndpointList(webhooks=views)))
@@ -130,7 +130,7 @@ async def delete(service: Service, call: Call) -> Reply:
     Waiting deliveries fail.
     """
     endpoint = await _find(service, call)
-    await service.need_hooks().endpoints.remove(endpoint.id)
+    await service.hooks.endpoints.remove(endpoint.id)
     return Reply(200, encode(_view(endpoint)))
 
 
@@ -182,7 +182,7 @@ async def rotate(service: Service, call: Call) -> Reply:
     """
     overlap_s = await _overlap_s(service, call)
     endpoint = await _find(service, call)
-    changed = await service.need_hooks().endpoints.rotate(endpoint.id, overlap_s)
+    changed = await service.hooks.endpoints.rotate(endpoint.id, overlap_s)
     return Reply(200, encode(_view(changed, shows_secret=True)))
 
 
@@ -212,7 +212,7 @@ async def show_signing_secret(service: Service, call: Call) -> Reply:
     `rotate`.
     """
     name = call.params["name"]
-    pair = await service.need_hooks().secrets.of(call.caller.id, name)
+    pair = await service.hooks.secrets.of(call.caller.id, name)
     if pair is None:
         raise NotFound(
             f"this key has no signing secret {name[:64]!r}: POST /v1/webhooks/secrets/NAME/rotate "
@@ -235,7 +235,7 @@ async def new_signing_secret(service: Service, call: Call) -> Reply:
     Both secrets sign during the overlap.
     """
     overlap_s = await _overlap_s(service, call)
-    hooks, name = service.need_hooks(), call.params["name"]
+    hooks, name = service.hooks, call.params["name"]
     call.target = name
     await hooks.secrets.check_name(call.caller.id, name)
     return _secret_reply(service, await hooks.secrets.rotate(call.caller.id, name, overlap_s))
@@ -260,7 +260,7 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
         key_id=None if _is_admin(call) else call.caller.id,
         state=query.state,
     )
-    page = await service.need_hooks().outbox.page(where, limit=query.limit, cursor=query.cursor)
+    page = await service.hooks.outbox.page(where, limit=query.limit, cursor=query.cursor)
     views = [_delivery_view(each) for each in page.deliveries]
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
 
@@ -291,7 +291,7 @@ async def replay(service: Service, call: Call) -> Reply:
     delivery = await _find_delivery(service, call)
     if delivery.state is DeliveryState.WAITING:
         raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
-    outbox = service.need_hooks().outbox
+    outbox = service.hooks.outbox
     await outbox.replay([delivery.id])
     again = await outbox.get(delivery.id)
     return Reply(200, encode(_delivery_view(again or delivery)))
@@ -316,7 +316,7 @@ async def replay_failed(service: Service, call: Call) -> Reply:
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
-    n = await service.need_hooks().outbox.replay_failed(endpoint.id, request.since)
+    n = await service.hooks.outbox.replay_failed(endpoint.id, request.since)
     call.about = f"{n} deliveries"
     return Reply(200, encode(HookReplayView(replayed=n)))
 
@@ -324,7 +324,7 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 async def _set_state(
     service: Service, endpoint: Endpoint, state: EndpointState, reason: str
 ) -> Reply:
-    hooks = service.need_hooks()
+    hooks = service.hooks
     changed = await hooks.endpoints.set_state(endpoint.id, state, reason)
     hooks.dispatcher.wake()
     return Reply(200, encode(_view(changed)))
@@ -344,7 +344,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
         NotFound: There is none, or it belongs to another key.
     """
     endpoint_id = call.params["id"]
-    endpoint = await service.need_hooks().endpoints.read(endpoint_id)
+    endpoint = await service.hooks.endpoints.read(endpoint_id)
     if endpoint is None or not _may_see(call, endpoint):
         raise NotFound(
             f"this key has no webhook {endpoint_id[:60]!r}: GET /v1/webhooks lists those it has"
@@ -354,7 +354,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
 
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
-    delivery = await service.need_hooks().outbox.get(delivery_id)
+    delivery = await service.hooks.outbox.get(delivery_id)
     if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "

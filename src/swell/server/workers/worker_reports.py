@@ -293,5 +293,5 @@ async def _publish_progress(
                 events.append(event)
     if events:
         await service.bus.publish(events)
-    if passing and service.hooks is not None:
+    if passing:
         service.hooks.pass_on(passing)
