@@ -8,9 +8,9 @@ import msgspec
 from swell.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.core.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.core.records import Scope
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.webhooks.task_webhooks import checked_url
@@ -30,14 +30,11 @@ from swell.server.webhooks.webhook_schemas import (
 )
 from swell.server.webhooks.webhook_secrets import SigningPair, next_pair
 
-_read_endpoint = Reader(EndpointRequest)
-_read_rotation = Reader(HookRotateRequest)
-_read_replay = Reader(HookReplayRequest)
+_route = group_route("Webhooks", errors=(NotFound, Unavailable))
 
 
-@route(
+@_route(
     "POST /v1/webhooks",
-    "Webhooks",
     {201: Response("The webhook with its signing secret", EndpointView)},
     body=Body(
         EndpointRequest,
@@ -52,11 +49,8 @@ async def create(service: Service, call: Call) -> Reply:
     It receives events of the key's tasks from now on; with several backends, after a few
     seconds.
     """
-    hooks = service.hooks
-    request: EndpointRequest = await _read_endpoint.read_call(
-        call, service.settings.server.max_body_bytes
-    )
-    key = call.caller
+    hooks, key = service.hooks, call.caller
+    request = await read_body(service, call, EndpointRequest)
     if request.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden(
             "only an admin key may subscribe to the tasks of all keys: leave out `all_keys`"
@@ -70,15 +64,15 @@ async def create(service: Service, call: Call) -> Reply:
             "first"
         )
     now = service.clock.now()
-    endpoint = Endpoint(
+    endpoint = project(
+        Endpoint,
+        request,
         id="we_" + secrets.token_hex(8),
         key_id=key.id,
         url=checked_url(hooks.policy, request.url, "/url"),
-        is_for_all=request.all_keys,
         events=tuple(dict.fromkeys(request.events)),
         models=tuple(dict.fromkeys(request.models)),
-        format=request.format,
-        description=request.description,
+        reason="",
         base=service.base_url(call),
         changed_at=now,
         created_at=now,
@@ -89,39 +83,27 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(endpoint, shows_secret=True)))
 
 
-@route(
-    "GET /v1/webhooks",
-    "Webhooks",
-    {200: Response("Webhooks, oldest first", EndpointList)},
-    errors=(Unavailable,),
-)
+@_route("GET /v1/webhooks", Response("Webhooks, oldest first", EndpointList), errors=(Unavailable,))
 async def list_endpoints(service: Service, call: Call) -> Reply:
     """List standing webhooks.
 
     A client key sees its own; an admin key sees all.
     """
-    hooks = service.hooks
-    await hooks.endpoints.refresh()
-    views = [_view(each) for each in hooks.endpoints.all() if _may_see(call, each)]
+    endpoints = service.hooks.endpoints
+    await endpoints.refresh()
+    views = [_view(each) for each in endpoints.all() if _may_see(call, each)]
     return Reply(200, encode(EndpointList(webhooks=views)))
 
 
-@route(
-    "GET /v1/webhooks/{id}",
-    "Webhooks",
-    {200: Response("The webhook, without its secret", EndpointView)},
-    errors=(NotFound, Unavailable),
-)
+@_route("GET /v1/webhooks/{id}", Response("The webhook, without its secret", EndpointView))
 async def get(service: Service, call: Call) -> Reply:
     """Get a standing webhook."""
     return Reply(200, encode(_view(await _find(service, call))))
 
 
-@route(
+@_route(
     "DELETE /v1/webhooks/{id}",
-    "Webhooks",
-    {200: Response("The deleted webhook", EndpointView)},
-    errors=(NotFound, Unavailable),
+    Response("The deleted webhook", EndpointView),
     audit="webhooks.delete",
 )
 async def delete(service: Service, call: Call) -> Reply:
@@ -134,10 +116,9 @@ async def delete(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(endpoint)))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/pause",
-    "Webhooks",
-    {200: Response("The webhook", EndpointView)},
+    Response("The webhook", EndpointView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.pause",
 )
@@ -152,10 +133,9 @@ async def pause(service: Service, call: Call) -> Reply:
     return await _set_state(service, endpoint, EndpointState.PAUSED, "paused by a user")
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/resume",
-    "Webhooks",
-    {200: Response("The webhook", EndpointView)},
+    Response("The webhook", EndpointView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.resume",
 )
@@ -167,10 +147,9 @@ async def resume(service: Service, call: Call) -> Reply:
     return await _set_state(service, await _find(service, call), EndpointState.ACTIVE, "")
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/rotate",
-    "Webhooks",
-    {200: Response("The webhook with its new secret", EndpointView)},
+    Response("The webhook with its new secret", EndpointView),
     body=Body(HookRotateRequest, example={"overlap_s": 86400}),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.rotate",
@@ -180,29 +159,28 @@ async def rotate(service: Service, call: Call) -> Reply:
 
     Both secrets sign during the overlap, so receivers can replace theirs.
     """
-    overlap_s = await _overlap_s(service, call)
+    overlap_s, now = await _overlap_s(service, call), service.clock.now()
+
+    def change(before: Endpoint) -> Endpoint:
+        signing = next_pair(before.signing, now, overlap_s)
+        return msgspec.structs.replace(before, signing=signing)
+
     endpoint = await _find(service, call)
-    changed = await service.hooks.endpoints.rotate(endpoint.id, overlap_s)
+    changed = await service.hooks.endpoints.change(endpoint.id, change)
     return Reply(200, encode(_view(changed, shows_secret=True)))
 
 
-@route(
-    "GET /v1/webhooks/{id}/secret",
-    "Webhooks",
-    {200: Response("The secret", HookSecretView)},
-    errors=(NotFound, Unavailable),
-    audit="webhooks.secret",
+@_route(
+    "GET /v1/webhooks/{id}/secret", Response("The secret", HookSecretView), audit="webhooks.secret"
 )
 async def show_secret(service: Service, call: Call) -> Reply:
     """Get a standing webhook's secret."""
     return _secret_reply(service, (await _find(service, call)).signing)
 
 
-@route(
+@_route(
     "GET /v1/webhooks/secrets/{name}",
-    "Webhooks",
-    {200: Response("The secret of the caller's key", HookSecretView)},
-    errors=(NotFound, Unavailable),
+    Response("The secret of the caller's key", HookSecretView),
     audit="webhooks.named_secret",
 )
 async def show_signing_secret(service: Service, call: Call) -> Reply:
@@ -221,10 +199,9 @@ async def show_signing_secret(service: Service, call: Call) -> Reply:
     return _secret_reply(service, pair)
 
 
-@route(
+@_route(
     "POST /v1/webhooks/secrets/{name}/rotate",
-    "Webhooks",
-    {200: Response("The new secret", HookSecretView)},
+    Response("The new secret", HookSecretView),
     body=Body(HookRotateRequest, example={"overlap_s": 86400}),
     errors=(Unavailable,),
     audit="webhooks.rotate_named",
@@ -241,10 +218,9 @@ async def new_signing_secret(service: Service, call: Call) -> Reply:
     return _secret_reply(service, await hooks.secrets.rotate(call.caller.id, name, overlap_s))
 
 
-@route(
+@_route(
     "GET /v1/webhooks/deliveries",
-    "Webhooks",
-    {200: Response("A page of deliveries, newest first", DeliveryList)},
+    Response("A page of deliveries, newest first", DeliveryList),
     query=DeliveryQuery,
     errors=(Unavailable,),
 )
@@ -265,21 +241,17 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
 
 
-@route(
-    "GET /v1/webhooks/deliveries/{id}",
-    "Webhooks",
-    {200: Response("The delivery with its attempts", DeliveryView)},
-    errors=(NotFound, Unavailable),
+@_route(
+    "GET /v1/webhooks/deliveries/{id}", Response("The delivery with its attempts", DeliveryView)
 )
 async def get_delivery(service: Service, call: Call) -> Reply:
     """Get a delivery."""
     return Reply(200, encode(_delivery_view(await _find_delivery(service, call))))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/deliveries/{id}/replay",
-    "Webhooks",
-    {200: Response("The delivery, due now", DeliveryView)},
+    Response("The delivery, due now", DeliveryView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.replay_one",
 )
@@ -297,12 +269,10 @@ async def replay(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_delivery_view(again or delivery)))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/replay",
-    "Webhooks",
-    {200: Response("The number of deliveries", HookReplayView)},
+    Response("The number of deliveries", HookReplayView),
     body=Body(HookReplayRequest, example={"since": "2026-11-26T12:00:00Z"}),
-    errors=(NotFound, Unavailable),
     audit="webhooks.replay",
 )
 async def replay_failed(service: Service, call: Call) -> Reply:
@@ -310,9 +280,7 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 
     Sends all failed deliveries of events since that time again, with a new series of attempts.
     """
-    request: HookReplayRequest = await _read_replay.read_call(
-        call, service.settings.server.max_body_bytes
-    )
+    request = await read_body(service, call, HookReplayRequest)
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
@@ -331,8 +299,7 @@ async def _set_state(
 
 
 async def _overlap_s(service: Service, call: Call) -> float:
-    body = await call.body(service.settings.server.max_body_bytes)
-    request: HookRotateRequest = _read_rotation.read(body or b"{}")
+    request = await read_body(service, call, HookRotateRequest, is_optional=True)
     call.about = f"the previous secret signs too for {request.overlap_s:g} s"
     return request.overlap_s
 
@@ -387,7 +354,7 @@ def _secret_reply(service: Service, pair: SigningPair) -> Reply:
 
 def _view(endpoint: Endpoint, *, shows_secret: bool = False) -> EndpointView:
     secret = endpoint.signing.secret if shows_secret else msgspec.UNSET
-    return project(EndpointView, endpoint, all_keys=endpoint.is_for_all, secret=secret)
+    return project(EndpointView, endpoint, secret=secret)
 
 
 def _delivery_view(delivery: Delivery) -> DeliveryView:
