@@ -7,8 +7,8 @@ in memory only: after a crash they are still due, and go out again with the same
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -17,9 +17,12 @@ from swell.core.errors import SwellError, Unavailable
 from swell.core.outbox import AttemptResult, Delivery
 from swell.db.webhook_deliveries import Outbox
 from swell.server.webhooks.concurrency_limits import Answering, Room
-from swell.server.webhooks.retry_schedule import is_gone, result_of
+from swell.server.webhooks.retry_schedule import GONE, UNSENDABLE, result_of
 from swell.server.webhooks.webhook_sender import Answer, HookRequest
 from swell.settings.backend_settings import WebhooksSettings
+
+if TYPE_CHECKING:
+    from swell.server.webhooks.task_webhooks import Hooks
 
 _log = structlog.get_logger("swell.webhooks")
 
@@ -40,31 +43,6 @@ class Undeliverable(Exception):
     """A delivery that can never be sent; the text says why."""
 
 
-class Receivers(Protocol):
-    """Knows the receivers of deliveries."""
-
-    async def make_request(self, delivery: Delivery) -> HookRequest:
-        """Return the request to send.
-
-        Raises:
-            Undeliverable: It can never be sent.
-            Unavailable: The database does not answer now.
-        """
-        ...
-
-    def paused(self) -> Sequence[str]:
-        """Return the places that get nothing now."""
-        ...
-
-    async def note_gone(self, delivery: Delivery) -> None:
-        """Note that a receiver refuses all later deliveries."""
-        ...
-
-    def note_attempt(self, delivery: Delivery) -> None:
-        """Note a delivery after an attempt."""
-        ...
-
-
 class Dispatcher:
     """Delivers the contents of an outbox.
 
@@ -73,7 +51,7 @@ class Dispatcher:
         clock: The time.
         send: Makes one attempt of a request with a message id. It raises nothing that a receiver
             can cause.
-        receivers: Know where deliveries go.
+        receivers: Makes the requests, and notes what became of them.
         settings: Limits and retries.
         rng: Varies the waits between attempts.
     """
@@ -83,7 +61,7 @@ class Dispatcher:
         outbox: Outbox,
         clock: Clock,
         send: Callable[[HookRequest, str], Awaitable[Answer]],
-        receivers: Receivers,
+        receivers: "Hooks",
         settings: WebhooksSettings,
         rng: random.Random | None = None,
     ) -> None:
@@ -181,16 +159,14 @@ class Dispatcher:
             answer = await self._send(request, delivery.id)
             self._answering.note(delivery.place, has_answered=answer.status is not None)
         except Undeliverable as error:
-            answer = Answer(
-                at=now, took_s=0.0, error="unsendable", detail=str(error), is_final=True
-            )
+            answer = Answer(at=now, took_s=0.0, error=UNSENDABLE, detail=str(error))
         except Unavailable:
             raise
         except Exception as error:
             _log.exception("webhooks: cannot make a request", delivery=delivery.id)
             detail = f"it could not be made ({type(error).__name__}): see the log of the backend"
             answer = Answer(at=now, took_s=0.0, error="internal", detail=detail)
-        if is_gone(answer):
+        if answer.status == GONE:
             try:
                 await self._receivers.note_gone(delivery)
             except Exception:

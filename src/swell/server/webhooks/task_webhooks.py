@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from swell.core.errors import FieldError, InvalidInput, SwellError
+from swell.core.errors import SwellError
 from swell.core.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.core.outbox import Delivery, says_passing
 from swell.core.records import ApiKey
@@ -22,6 +22,7 @@ from swell.net.url_policy import RefusedUrl, UrlPolicy
 from swell.server.auth import why_not
 from swell.server.dependencies import Backend
 from swell.server.metrics import Metrics
+from swell.server.problem_details import field_error
 from swell.server.serializers import UrlMaker
 from swell.server.tasks.partial_artifacts import files_told
 from swell.server.tasks.task_schemas import WebhookRequest
@@ -133,15 +134,16 @@ class Hooks:
         """
         if form not in self._formats:
             names = ", ".join(sorted(self._formats))
-            raise _invalid(at + "/format", f"there is no format {form[:40]!r}: use {names}")
+            detail = f"there is no format {form[:40]!r}: use {names}"
+            raise field_error(f"{at}/format", detail, "webhook")
         known = self._formats[form].events
         for index, event in enumerate(events):
             if event not in known:
-                raise _invalid(
-                    f"{at}/events/{index}",
+                detail = (
                     f"the format {form!r} has no words for {event!r}, only for {', '.join(known)}: "
-                    f"leave {event!r} out, or use the format {NATIVE!r}",
+                    f"leave {event!r} out, or use the format {NATIVE!r}"
                 )
+                raise field_error(f"{at}/events/{index}", detail, "webhook")
 
     async def check_secret(self, key_id: str, name: str, at: str) -> None:
         """Check that a key has a signing secret of this name.
@@ -151,7 +153,7 @@ class Hooks:
         """
         if name != DEFAULT_SECRET and await self.secrets.of(key_id, name) is None:
             how = f"POST /v1/webhooks/secrets/{name}/rotate makes it"
-            raise _invalid(at, f"this key has no signing secret {name!r}: {how}")
+            raise field_error(at, f"this key has no signing secret {name!r}: {how}", "webhook")
 
     def pass_on(self, events: Sequence[Event]) -> None:
         """Post events of running tasks to subscribers, at most two a second of each task and kind.
@@ -315,10 +317,4 @@ def checked_url(policy: UrlPolicy, url: str, at: str) -> str:
     try:
         return policy.check(url).url
     except RefusedUrl as error:
-        raise _invalid(at, error.detail) from error
-
-
-def _invalid(at: str, detail: str) -> InvalidInput:
-    return InvalidInput(
-        f"{at}: {detail}", errors=[FieldError(pointer=at, detail=detail, code="webhook")]
-    )
+        raise field_error(at, error.detail, "webhook") from error

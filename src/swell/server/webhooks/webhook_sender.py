@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
 import aiohttp
@@ -10,7 +9,7 @@ import msgspec
 
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
-from swell.core.outbox import SNIPPET_CHARS
+from swell.core.outbox import SNIPPET_CHARS, Try
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import RefusedUrl
 from swell.server.webhooks.webhook_signing import signature_headers
@@ -37,21 +36,12 @@ class HookRequest(msgspec.Struct, frozen=True, kw_only=True):
     outputs_removed: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(Try, frozen=True, kw_only=True):
     """The answer to an attempt, or why there was none."""
 
-    at: datetime
-    took_s: float
-    #: None if there was no answer.
-    status: int | None = None
     retry_after: str | None = None
     #: The beginning of the body.
     text: str = ""
-    #: Why there was no answer: a code and a text.
-    error: str = ""
-    detail: str = ""
-    #: Whether no other attempt can help.
-    is_final: bool = False
 
 
 class HttpSender:
