@@ -11,6 +11,7 @@ import hmac
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,6 @@ import msgspec
 from swell.core.comparison import MOST_VOTES, Cell, Comparison, Outline, Row, Vote
 from swell.core.errors import (
     Conflict,
-    FieldError,
     Forbidden,
     InvalidInput,
     InvalidRequest,
@@ -39,10 +39,11 @@ from swell.core.records import Scope
 from swell.core.task import is_id
 from swell.db.registry import Registry
 from swell.server.common_schemas import NoQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import Reader, read_body, read_query
 from swell.server.evals import comparison_schemas as messages
+from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response, group_route
 from swell.server.serializers import UrlMaker, encode, project
 
 if TYPE_CHECKING:
@@ -54,17 +55,19 @@ _MAX_BALLOT_BYTES: Final = 16 * 1024
 #: Fields of a cell that are null until voting has ended.
 _HIDDEN: Final = {"task_id": None, "queue_s": None, "run_s": None, "cost_micros": None}
 
-_vote = Reader(messages.VoteRequest)
+_route = group_route("Comparisons")
 _ballot = Reader(messages.BallotRequest)
+
+#: Returns the error of a wrong value in a request.
+wrong: Final = partial(field_error, code="comparison")
 
 
 # --- endpoints -----------------------------------------------------------------------------------
 
 
-@route(
+@_route(
     "GET /v1/comparisons",
-    "Comparisons",
-    {200: Response("A page of comparisons, newest first", messages.ComparisonList)},
+    Response("A page of comparisons, newest first", messages.ComparisonList),
     query=messages.ComparisonsQuery,
 )
 async def list_comparisons(service: "Service", call: Call) -> Reply:
@@ -87,10 +90,9 @@ async def list_comparisons(service: "Service", call: Call) -> Reply:
     return Reply(200, encode(messages.ComparisonList(comparisons=views, cursor=after)))
 
 
-@route(
+@_route(
     "GET /v1/comparisons/{id}",
-    "Comparisons",
-    {200: Response("The comparison", messages.ComparisonView)},
+    Response("The comparison", messages.ComparisonView),
     query=messages.ComparisonQuery,
     errors=(Forbidden, NotFound),
 )
@@ -109,10 +111,9 @@ async def get_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, comparison, query.voter, has_names=query.names)
 
 
-@route(
+@_route(
     "POST /v1/comparisons/{id}/close",
-    "Comparisons",
-    {200: Response("The comparison with the models' names", messages.ComparisonView)},
+    Response("The comparison with the models' names", messages.ComparisonView),
     errors=(Forbidden, NotFound),
     audit="comparisons.close",
 )
@@ -129,10 +130,9 @@ async def close_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, closed)
 
 
-@route(
+@_route(
     "DELETE /v1/comparisons/{id}",
-    "Comparisons",
-    {200: Response("The comparison as it was", messages.ComparisonView)},
+    Response("The comparison as it was", messages.ComparisonView),
     errors=(Forbidden, NotFound),
     audit="comparisons.drop",
 )
@@ -148,10 +148,9 @@ async def drop_comparison(service: "Service", call: Call) -> Reply:
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 
 
-@route(
+@_route(
     "POST /v1/comparisons/{id}/votes",
-    "Comparisons",
-    {200: Response("The vote", messages.VoteView)},
+    Response("The vote", messages.VoteView),
     body=Body(messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
     errors=(NotFound, Conflict),
     audit="comparisons.vote",
@@ -161,16 +160,15 @@ async def cast_vote(service: "Service", call: Call) -> Reply:
 
     Each voter of a key has one vote for each row; a later vote replaces it.
     """
-    asked = await _vote.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, messages.VoteRequest)
     comparison = await _find(service, call)
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)
 
 
-@route(
+@_route(
     "POST /v1/comparisons/{id}/ballots",
-    "Comparisons",
-    {200: Response("The vote", messages.VoteView)},
+    Response("The vote", messages.VoteView),
     scope=None,
     body=Body(
         messages.BallotRequest,
@@ -197,10 +195,9 @@ async def cast_ballot(service: "Service", call: Call) -> Reply:
     return await _cast(service, comparison, asked, key_id)
 
 
-@route(
+@_route(
     "GET /v1/ratings",
-    "Comparisons",
-    {200: Response("Ratings, best first", messages.RatingList)},
+    Response("Ratings, best first", messages.RatingList),
     errors=(InvalidRequest, InvalidInput, Unavailable),
 )
 async def list_ratings(service: "Service", call: Call) -> Reply:
@@ -314,12 +311,6 @@ def _unknown(comparison_id: str) -> NotFound:
         f"there is no comparison {comparison_id[:60]!r} that this key may see: "
         "GET /v1/comparisons lists them"
     )
-
-
-def wrong(pointer: str, detail: str) -> InvalidInput:
-    """Return the error of a wrong value in a request."""
-    field = FieldError(pointer=pointer, detail=detail, code="comparison")
-    return InvalidInput(f"{pointer}: {detail}", errors=[field])
 
 
 def digest_of(permit: str) -> str:

@@ -19,7 +19,7 @@ from swell.core.comparison import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model
 from swell.core.errors import Conflict, InvalidRequest, NotFound
 from swell.core.results import Timings
 from swell.core.task import Artifact, Task, TaskState, is_id, new_id
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.evals.comparison_routes import comparison_view, digest_of, wrong
 from swell.server.evals.comparison_schemas import ComparisonRequest, NewComparisonView
 from swell.server.files.file_routes import read_file
@@ -49,7 +49,6 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 #: No visible loss.
 _QUALITY: Final = 95
 
-_request = Reader(ComparisonRequest)
 _random: Final = random.SystemRandom()
 
 
@@ -70,9 +69,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     Takes ended tasks in rows: the same input and seed for two to four models. Copies the
     pictures without metadata and shuffles each row. A failed task leaves an empty place.
     """
-    asked: ComparisonRequest = await _request.read_call(
-        call, service.settings.server.max_body_bytes
-    )
+    asked = await read_body(service, call, ComparisonRequest)
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")

@@ -94,9 +94,8 @@ class Hooks:
     async def waiting(self) -> tuple[int, float]:
         """Return the number of waiting deliveries, and the age of the oldest event in seconds."""
         backlog = await self.outbox.backlog()
-        if backlog.oldest_at is None:
-            return backlog.waiting, 0.0
-        return backlog.waiting, (self._clock.now() - backlog.oldest_at).total_seconds()
+        now = self._clock.now()
+        return backlog.waiting, (now - (backlog.oldest_at or now)).total_seconds()
 
     def checked(self, asked: str | WebhookRequest, base: str, at: str) -> Webhook:
         """Return the webhook of a request.
