@@ -30,7 +30,6 @@ from swell.core.startup_phases import (
 )
 from swell.protocol.autoscaler_messages import DECISIONS, Decision, read
 from swell.protocol.worker_messages import Registration, StartingAnswer
-from swell.server.admin.autoscaler_schemas import PoolScalingView
 from swell.server.auth import check_worker
 from swell.server.billing.attempt_costs import account_of
 from swell.server.billing.billing_schemas import LedgerEntryView, LedgerList, LedgerQuery
@@ -43,6 +42,7 @@ from swell.server.service import Service
 from swell.server.workers.worker_schemas import (
     PhaseTimesView,
     PoolList,
+    PoolScalingView,
     PoolView,
     SpanView,
     StartupView,

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swell.server.admin.autoscaler_schemas import PoolScalingView
+from swell.protocol.autoscaler_messages import Decision, PoolState
 from swell.server.common_schemas import Moment
 from swell.server.estimates.eta import EtaSeconds
 
@@ -163,6 +163,12 @@ class PhaseTimesView(msgspec.Struct, frozen=True, kw_only=True):
     not_over: Annotated[
         int, Meta(description="number of running ones, and of those that died in it")
     ]
+
+
+class PoolScalingView(PoolState, frozen=True, kw_only=True):
+    """State of a pool that launches workers on demand."""
+
+    decision: Annotated[Decision | None, Meta(description="latest decision about this pool")]
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
