@@ -14,7 +14,7 @@ from swell.core.billing.idle_time import Life, paid_micros, remainder
 from swell.core.billing.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
 from swell.core.errors import InvalidInput
 from swell.core.provider import Instance
-from swell.core.records import AuditEntry, Scope, WorkerInfo
+from swell.core.records import AuditEntry, WorkerInfo
 from swell.core.startup_phases import Startup, StartupKind
 from swell.core.task import Task, TaskState, new_id
 from swell.db.instance_notices import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
@@ -29,7 +29,7 @@ from swell.server.billing.billing_schemas import (
 )
 from swell.server.decoding import read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, admin_route
 from swell.server.serializers import encode, project, rounded
 from swell.server.service import Service
 from swell.server.workers.startups import end_startups
@@ -332,13 +332,7 @@ async def _alarm(service: Service, name: str, share: int, amounts: str) -> None:
 # --- reports -------------------------------------------------------------------------------------
 
 
-@route(
-    "GET /v1/costs",
-    "Operators",
-    {200: Response("Costs and their total", CostsList)},
-    scope=Scope.ADMIN,
-    query=CostsQuery,
-)
+@admin_route("GET /v1/costs", Response("Costs and their total", CostsList), query=CostsQuery)
 async def show_costs(service: Service, call: Call) -> Reply:
     """Show costs."""
     query = read_query(call, CostsQuery)

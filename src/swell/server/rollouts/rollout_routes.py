@@ -20,7 +20,7 @@ from swell.core.task import new_id
 from swell.db.rollouts import change_life, read_evidence
 from swell.server.admin.admin_routes import model_name
 from swell.server.common_schemas import NoQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
 from swell.server.rollouts.canary_monitor import is_canary_served, lost_after_s, tell_of_stages
 from swell.server.rollouts.rollout_schemas import (
@@ -42,7 +42,7 @@ _ADOPTION: Final = Response("The stages of the model's versions", AdoptionView)
 @route(
     "GET /v1/models/{owner}/{name}/adoption",
     "Models",
-    {200: _ADOPTION},
+    _ADOPTION,
     scope=Scope.ADMIN,
     errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
 )
@@ -61,7 +61,7 @@ def _change_route(action: str, message: type[Any], **example: Any) -> Callable[[
     return route(
         f"POST /v1/models/{{owner}}/{{name}}/{action}",
         "Models",
-        {200: _ADOPTION},
+        _ADOPTION,
         scope=Scope.ADMIN,
         body=Body(message, example=example),
         errors=(NotFound, Conflict),
@@ -158,7 +158,7 @@ async def retire_version(service: Service, call: Call) -> Reply:
 
 async def _change(service: Service, call: Call, message: type[Any], change: _Change) -> Reply:
     """Change the stages of a model as a request asks for, and show them."""
-    asked = await Reader(message).read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, message)
     cards = await _cards(service, model_name(call))
     model, version = cards[0].name, asked.version
     call.target = f"{model}:{version}" if version else model
