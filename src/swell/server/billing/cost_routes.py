@@ -14,9 +14,9 @@ from swell.core.billing.idle_time import Life, paid_micros, remainder
 from swell.core.billing.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
 from swell.core.errors import InvalidInput
 from swell.core.provider import Instance
-from swell.core.records import AuditEntry, WorkerInfo
+from swell.core.records import WorkerInfo
 from swell.core.startup_phases import Startup, StartupKind
-from swell.core.task import Task, TaskState, new_id
+from swell.core.task import Task, TaskState
 from swell.db.instance_notices import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
 from swell.protocol.autoscaler_messages import read
 from swell.server.billing.attempt_costs import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
@@ -317,16 +317,8 @@ async def _is_new_alarm(service: Service, name: str, alarm: tuple[str, int]) -> 
 
 async def _alarm(service: Service, name: str, share: int, amounts: str) -> None:
     _log.warning("budget", period=name, percent=share, spent=amounts)
-    now = service.clock.now()
-    entry = AuditEntry(
-        id=new_id(now),
-        at=now,
-        action=f"budget.{name}",
-        target=f"{share} %",
-        status=200,
-        detail=f"{share} % of the budget of this {name} are spent: {amounts}",
-    )
-    await service.registry.record([entry])
+    detail = f"{share} % of the budget of this {name} are spent: {amounts}"
+    await service.audit.note_own(f"budget.{name}", f"{share} %", detail)
 
 
 # --- reports -------------------------------------------------------------------------------------
