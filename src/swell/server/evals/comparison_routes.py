@@ -171,8 +171,7 @@ async def cast_vote(service: "Service", call: Call) -> Reply:
     Response("The vote", messages.VoteView),
     scope=None,
     body=Body(
-        messages.BallotRequest,
-        example={"permit": "T", "row": 0, "tie": True, "voter": "anna"},
+        messages.BallotRequest, example={"permit": "T", "row": 0, "tie": True, "voter": "anna"}
     ),
     errors=(Forbidden, Conflict),
 )

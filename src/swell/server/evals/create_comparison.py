@@ -57,8 +57,7 @@ _random: Final = random.SystemRandom()
     "Comparisons",
     {201: Response("The comparison, blind", NewComparisonView)},
     body=Body(
-        ComparisonRequest,
-        example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"},
+        ComparisonRequest, example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"}
     ),
     errors=(NotFound, Conflict),
     audit="comparisons.create",

@@ -144,11 +144,7 @@ async def share(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
-@_route(
-    "GET /v1/tasks/{id}/share",
-    _SHARE,
-    errors=(InvalidRequest, InvalidInput, NotFound),
-)
+@_route("GET /v1/tasks/{id}/share", _SHARE, errors=(InvalidRequest, InvalidInput, NotFound))
 async def get_share(service: Service, call: Call) -> Reply:
     """Get a task's link."""
     read_query(call, NoQuery)
