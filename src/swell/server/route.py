@@ -120,7 +120,7 @@ def declared_in(module: str) -> list[Route]:
 def route(
     operation: str,
     group: str,
-    responses: Response | dict[int, Response],
+    responses: dict[int, Response],
     *,
     scope: Scope | None = Scope.CLIENT,
     body: type[Any] | Body | None = None,
@@ -129,12 +129,10 @@ def route(
 ) -> Callable[[Handler], Handler]:
     """Declare an operation on its handler.
 
-    `operation` is a method and a path, such as "GET /v1/tasks". `responses` is the answer with
-    status 200, or all by status. The handler's docstring describes the operation: the first line is
-    the summary, and the text up to "Raises:" is the description. The errors of reading a body or a
-    query are added. `more` are other fields of `Route`.
+    `operation` is a method and a path, such as "GET /v1/tasks". The handler's docstring describes
+    it: the first line is the summary, and the text up to "Raises:" is the description. The errors
+    of reading a body or a query are added. `more` are other fields of `Route`.
     """
-    by_status = {200: responses} if isinstance(responses, Response) else responses
     if isinstance(body, type):
         body = Body(body)
     if body is not None and body.message is not None:
@@ -144,7 +142,7 @@ def route(
 
     def declare(handler: Handler) -> Handler:
         made = make_route(
-            handler, operation, group, by_status, scope=scope, body=body, errors=errors, **more
+            handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
         )
         _declared.setdefault(handler.__module__, []).append(made)
         return handler
@@ -172,12 +170,16 @@ def make_route(
 
 
 def group_route(group: str, **common: Any) -> Callable[..., Callable[[Handler], Handler]]:
-    """Return `route` for the operations of one group. `common` are defaults of its arguments."""
+    """Return `route` for one group, with defaults of its arguments.
+
+    It also takes a single response, of status 200, instead of responses by status.
+    """
 
     def declare(
         operation: str, responses: Response | dict[int, Response], **more: Any
     ) -> Callable[[Handler], Handler]:
-        return route(operation, group, responses, **{**common, **more})
+        by_status = {200: responses} if isinstance(responses, Response) else responses
+        return route(operation, group, by_status, **{**common, **more})
 
     return declare
 

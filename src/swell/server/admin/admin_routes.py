@@ -38,7 +38,7 @@ from swell.server.files.file_routes import READ_URL_S
 from swell.server.metrics import CONTENT_TYPE
 from swell.server.models.sample_routes import SampleView, sample_views
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, route
+from swell.server.route import Body, Response, admin_route, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.workers.startups import startup_view
@@ -55,6 +55,9 @@ from swell.server.workers.worker_schemas import (
 
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
+
+_models_route = group_route("Models")
+_service_route = group_route("Service")
 
 
 class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +105,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelView]
 
 
-@route("GET /v1/models", "Models", Response("The current version of every model", ModelList))
+@_models_route("GET /v1/models", Response("The current version of every model", ModelList))
 async def list_models(service: Service, call: Call) -> Reply:
     """List models."""
     await service.cards.refresh()
@@ -111,9 +114,8 @@ async def list_models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ModelList(models=views)))
 
 
-@route(
+@_models_route(
     "GET /v1/models/{owner}/{name}",
-    "Models",
     Response("The model's card, schemas and measured times", ModelView),
     errors=(NotFound,),
 )
@@ -135,9 +137,8 @@ async def get_model(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
-@route(
+@_models_route(
     "GET /v1/models/{owner}/{name}/versions",
-    "Models",
     Response("Its versions, newest first", ModelList),
     errors=(NotFound,),
 )
@@ -296,7 +297,7 @@ async def list_keys(service: Service, call: Call) -> Reply:
     return Reply(200, encode(KeyList(keys=[_key_view(each) for each in keys])))
 
 
-@route("GET /v1/keys/self", "Service", Response("The key, without its secret", KeyView))
+@_service_route("GET /v1/keys/self", Response("The key, without its secret", KeyView))
 async def own_key(service: Service, call: Call) -> Reply:
     """Show the caller's key."""
     return Reply(200, encode(_key_view(call.caller)))
@@ -336,15 +337,14 @@ async def find_key(service: Service, key_id: str) -> ApiKey:
     raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
 
 
-@route("GET /health/live", "Service", Response("It answers", HealthView), scope=None)
+@_service_route("GET /health/live", Response("It answers", HealthView), scope=None)
 async def health_live(service: Service, call: Call) -> Reply:
     """Check that the process answers."""
     return Reply(200, encode(HealthView(status="ok")))
 
 
-@route(
+@_service_route(
     "GET /health/ready",
-    "Service",
     Response("They can be served", HealthView),
     scope=None,
     errors=(Unavailable,),
@@ -370,11 +370,8 @@ async def health_ready(service: Service, call: Call) -> Reply:
     return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 
-@route(
-    "GET /metrics",
-    "Service",
-    Response("Text exposition format", media_type=CONTENT_TYPE),
-    scope=None,
+@_service_route(
+    "GET /metrics", Response("Text exposition format", media_type=CONTENT_TYPE), scope=None
 )
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""

@@ -126,7 +126,10 @@ async def add_credits(service: Service, call: Call) -> Reply:
 
 
 @route(
-    "GET /v1/quota", "Tasks", Response("The remainder of each limit", AllowanceView), query=OwnQuery
+    "GET /v1/quota",
+    "Tasks",
+    {200: Response("The remainder of each limit", AllowanceView)},
+    query=OwnQuery,
 )
 async def show_allowance(service: Service, call: Call) -> Reply:
     """Show the remaining quota.

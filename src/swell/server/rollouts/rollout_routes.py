@@ -32,18 +32,17 @@ from swell.server.rollouts.rollout_schemas import (
     RollbackRequest,
     VersionStageView,
 )
-from swell.server.route import Body, Handler, Response, route
+from swell.server.route import Body, Handler, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
+_route = group_route("Models", scope=Scope.ADMIN)
 _ADOPTION: Final = Response("The stages of the model's versions", AdoptionView)
 
 
-@route(
+@_route(
     "GET /v1/models/{owner}/{name}/adoption",
-    "Models",
     _ADOPTION,
-    scope=Scope.ADMIN,
     errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
 )
 async def show_adoption(service: Service, call: Call) -> Reply:
@@ -58,11 +57,9 @@ _Change = Callable[[Any, Sequence[ModelCard], Life | None], Life]
 
 
 def _change_route(action: str, message: type[Any], **example: Any) -> Callable[[Handler], Handler]:
-    return route(
+    return _route(
         f"POST /v1/models/{{owner}}/{{name}}/{action}",
-        "Models",
         _ADOPTION,
-        scope=Scope.ADMIN,
         body=Body(message, example=example),
         errors=(NotFound, Conflict),
         audit=f"models.{action}",
