@@ -343,10 +343,6 @@ DELETE FROM deliveries WHERE seq IN (
     WHERE d.due_at IS NOT NULL AND d.tries = 0 ORDER BY d.seq {lock FOR UPDATE OF d}
 );
 
--- name: next_delivery
-SELECT min(due_at) AS due_at FROM deliveries
-WHERE due_at IS NOT NULL AND place NOT IN ({each without});
-
 -- name: deliveries
 SELECT
     id, task_id, endpoint, key_id, event, place, attempt, at, data, state, tries, due_at, ended_at,

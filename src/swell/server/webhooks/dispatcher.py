@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("swell.webhooks")
 
-#: The dispatcher reads the outbox this often, since other processes write to it, in seconds.
+#: The dispatcher reads the outbox this often, in seconds: other processes write to it too, and a
+#: waiting attempt becomes due.
 _LOOK_EVERY_S: Final = 0.5
 
-#: The pause after a failure of the database, in seconds.
+#: The pause after an attempt that could not be made, in seconds.
 _RETRY_S: Final = 0.5
 
 #: The outbox returns this many times `per_receiver` deliveries of each place.
@@ -86,17 +87,17 @@ class Dispatcher:
         """Deliver for ever, while `leads` returns True."""
         while True:
             self._woken.clear()
-            rest_s = _RETRY_S
             try:
                 await self._write_results()
-                rest_s = await self._start_due() if await leads() else _LOOK_EVERY_S
+                if await leads():
+                    await self._start_due()
             except SwellError as error:
                 _log.warning(
                     "webhook dispatcher: database unavailable, retrying", detail=error.detail
                 )
             except Exception:
                 _log.exception("webhook dispatcher: failed, retrying")
-            await self._rest(rest_s)
+            await self._rest()
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Wait for attempts under way, write their results, and drop the others."""
@@ -107,17 +108,11 @@ class Dispatcher:
         await asyncio.gather(*self._attempts, return_exceptions=True)
         await self._write_results()
 
-    async def _start_due(self) -> float:
-        """Start due attempts while there are slots; return how long to rest, in seconds."""
+    async def _start_due(self) -> None:
+        """Start due attempts while there are slots."""
         most = self._settings.per_receiver
         room = Room(self._settings.at_once, most, self._busy.values(), self._answering)
         without = {*self._receivers.paused(), *room.full_places()}
-        next_at = await self._outbox.next_due_at(without=without)
-        if next_at is None:
-            return _LOOK_EVERY_S
-        left_s = (next_at - self._clock.now()).total_seconds()
-        if left_s > 0:
-            return min(_LOOK_EVERY_S, left_s)
         # A key may have more due deliveries at full places than one read returns.
         while room.free > 0:
             due = await self._outbox.due(
@@ -131,7 +126,6 @@ class Dispatcher:
             if len(due) < _READ_AT_ONCE:
                 break
             without.update(each.place for each in due)
-        return _LOOK_EVERY_S
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
@@ -186,10 +180,10 @@ class Dispatcher:
             if delivery is not None:
                 self._receivers.note_attempt(delivery)
 
-    async def _rest(self, duration_s: float) -> None:
+    async def _rest(self) -> None:
         waits = [
             asyncio.ensure_future(self._woken.wait()),
-            asyncio.ensure_future(self._clock.sleep(duration_s)),
+            asyncio.ensure_future(self._clock.sleep(_LOOK_EVERY_S)),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
