@@ -160,7 +160,7 @@ async def _busy_since(service: Service) -> dict[str, datetime]:
 async def instance_ended(service: Service, instance: Instance) -> None:
     """Note the end of a machine, which `settle` charges.
 
-    A launcher in another process calls `accounts.tell_end`.
+    A launcher in another process calls `tell_end`.
     """
     await tell_end(service.registry, instance)
     await _take_ends(service, [instance])

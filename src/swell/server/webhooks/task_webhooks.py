@@ -208,10 +208,15 @@ class Hooks:
             self._subscribed[task_id] = task is not None and says_passing(task, watches)
         return self._subscribed[task_id]
 
-    # ---- `Receivers` of the dispatcher
+    # ---- for the dispatcher
 
     async def make_request(self, delivery: Delivery) -> HookRequest:
-        """See `Receivers.make_request`."""
+        """Return the request of a delivery.
+
+        Raises:
+            Undeliverable: It can never be sent.
+            Unavailable: The database does not answer now.
+        """
         (task,) = await self._backend.store.get([delivery.task_id])
         if task is None:
             raise Undeliverable("the task is not kept any longer")
@@ -246,7 +251,7 @@ class Hooks:
         )
 
     def paused(self) -> list[str]:
-        """See `Receivers.paused`."""
+        """Return the places that get nothing now."""
         return self.endpoints.paused()
 
     async def note_gone(self, delivery: Delivery) -> None:
