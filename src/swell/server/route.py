@@ -184,8 +184,13 @@ def group_route(group: str, **common: Any) -> Callable[..., Callable[[Handler], 
     return declare
 
 
+task_route: Final = group_route("Tasks")
+
 #: For operators, with an `admin` key.
 admin_route: Final = group_route("Operators", scope=Scope.ADMIN)
+
+#: For workers, with a `worker` key.
+worker_route: Final = group_route("Workers", scope=Scope.WORKER)
 
 
 def page_route(

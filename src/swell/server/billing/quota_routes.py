@@ -26,7 +26,7 @@ from swell.server.billing.billing_schemas import (
 from swell.server.common_schemas import NoQuery
 from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, route
+from swell.server.route import Body, Response, admin_route, task_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
@@ -125,12 +125,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
     return Reply(201 if is_new else 200, encode(view))
 
 
-@route(
-    "GET /v1/quota",
-    "Tasks",
-    {200: Response("The remainder of each limit", AllowanceView)},
-    query=OwnQuery,
-)
+@task_route("GET /v1/quota", Response("The remainder of each limit", AllowanceView), query=OwnQuery)
 async def show_allowance(service: Service, call: Call) -> Reply:
     """Show the remaining quota.
 

@@ -55,7 +55,7 @@ _MAX_BALLOT_BYTES: Final = 16 * 1024
 #: Fields of a cell that are null until voting has ended.
 _HIDDEN: Final = {"task_id": None, "queue_s": None, "run_s": None, "cost_micros": None}
 
-_route = group_route("Comparisons")
+comparison_route = group_route("Comparisons")
 _ballot = Reader(messages.BallotRequest)
 
 #: Returns the error of a wrong value in a request.
@@ -65,7 +65,7 @@ wrong: Final = partial(field_error, code="comparison")
 # --- endpoints -----------------------------------------------------------------------------------
 
 
-@_route(
+@comparison_route(
     "GET /v1/comparisons",
     Response("A page of comparisons, newest first", messages.ComparisonList),
     query=messages.ComparisonsQuery,
@@ -90,7 +90,7 @@ async def list_comparisons(service: "Service", call: Call) -> Reply:
     return Reply(200, encode(messages.ComparisonList(comparisons=views, cursor=after)))
 
 
-@_route(
+@comparison_route(
     "GET /v1/comparisons/{id}",
     Response("The comparison", messages.ComparisonView),
     query=messages.ComparisonQuery,
@@ -111,7 +111,7 @@ async def get_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, comparison, query.voter, has_names=query.names)
 
 
-@_route(
+@comparison_route(
     "POST /v1/comparisons/{id}/close",
     Response("The comparison with the models' names", messages.ComparisonView),
     errors=(Forbidden, NotFound),
@@ -130,7 +130,7 @@ async def close_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, closed)
 
 
-@_route(
+@comparison_route(
     "DELETE /v1/comparisons/{id}",
     Response("The comparison as it was", messages.ComparisonView),
     errors=(Forbidden, NotFound),
@@ -148,7 +148,7 @@ async def drop_comparison(service: "Service", call: Call) -> Reply:
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 
 
-@_route(
+@comparison_route(
     "POST /v1/comparisons/{id}/votes",
     Response("The vote", messages.VoteView),
     body=Body(messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
@@ -166,7 +166,7 @@ async def cast_vote(service: "Service", call: Call) -> Reply:
     return await _cast(service, comparison, asked, call.caller.id)
 
 
-@_route(
+@comparison_route(
     "POST /v1/comparisons/{id}/ballots",
     Response("The vote", messages.VoteView),
     scope=None,
@@ -194,7 +194,7 @@ async def cast_ballot(service: "Service", call: Call) -> Reply:
     return await _cast(service, comparison, asked, key_id)
 
 
-@_route(
+@comparison_route(
     "GET /v1/ratings",
     Response("Ratings, best first", messages.RatingList),
     errors=(InvalidRequest, InvalidInput, Unavailable),

@@ -20,11 +20,11 @@ from swell.core.errors import Conflict, InvalidRequest, NotFound
 from swell.core.results import Timings
 from swell.core.task import Artifact, Task, TaskState, is_id, new_id
 from swell.server.decoding import read_body
-from swell.server.evals.comparison_routes import comparison_view, digest_of, wrong
+from swell.server.evals.comparison_routes import comparison_route, comparison_view, digest_of, wrong
 from swell.server.evals.comparison_schemas import ComparisonRequest, NewComparisonView
 from swell.server.files.file_routes import read_file
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.tasks.task_routes import may_see
@@ -52,9 +52,8 @@ _QUALITY: Final = 95
 _random: Final = random.SystemRandom()
 
 
-@route(
+@comparison_route(
     "POST /v1/comparisons",
-    "Comparisons",
     {201: Response("The comparison, blind", NewComparisonView)},
     body=Body(
         ComparisonRequest, example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"}
