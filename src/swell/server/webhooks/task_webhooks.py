@@ -6,7 +6,7 @@ Every backend writes deliveries to the store. The leader of the duty `webhooks` 
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version as version_of
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,7 @@ from swell.server.webhooks.dispatcher import Dispatcher, Undeliverable
 from swell.server.webhooks.webhook_bodies import SO_FAR, BodyFormat, written
 from swell.server.webhooks.webhook_endpoints import Endpoint, Endpoints, EndpointState
 from swell.server.webhooks.webhook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
-from swell.server.webhooks.webhook_sender import HookRequest, HttpSender
+from swell.server.webhooks.webhook_sender import HookRequest, send
 
 _log = structlog.get_logger("swell.webhooks")
 
@@ -41,8 +41,6 @@ _MAX_TASKS: Final = 10_000
 
 #: Keys are read again after this time, in seconds.
 _CACHE_S: Final = 2.0
-
-_RELEASE: Final = version_of("swell")
 
 
 class Hooks:
@@ -76,9 +74,10 @@ class Hooks:
         self.policy = UrlPolicy.of(
             self.settings.allow_private_urls, self.settings.url_ports, "webhooks"
         )
-        outbound = Outbound(self.policy, self.settings.timeout_s, connections=0)
-        self._http = HttpSender(outbound, backend.clock, _RELEASE)
-        self.dispatcher = Dispatcher(outbox, backend.clock, self._http.send, self, self.settings)
+        self._outbound = Outbound(self.policy, self.settings.timeout_s, connections=0)
+        self.dispatcher = Dispatcher(
+            outbox, backend.clock, partial(send, self._outbound, backend.clock), self, self.settings
+        )
         outbox.on_post(self.dispatcher.wake)
 
     async def stop(self) -> None:
@@ -89,7 +88,7 @@ class Hooks:
             await self.dispatcher.stop()
         except SwellError as error:
             _log.warning("webhooks: outcomes of attempts were not stored", detail=error.detail)
-        await self._http.close()
+        await self._outbound.close()
 
     async def waiting(self) -> tuple[int, float]:
         """Return the number of waiting deliveries, and the age of the oldest event in seconds."""
