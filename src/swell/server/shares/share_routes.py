@@ -353,13 +353,9 @@ def _choices(prop: Any, schema: Mapping[str, Any], depth: int = 0) -> list[Any]:
     found = [*prop.get("enum", ()), *([prop["const"]] if "const" in prop else [])]
     parts = [each for name in ("anyOf", "oneOf", "allOf") for each in prop.get(name, ())]
     parts.append(prop.get("items"))
-    if isinstance(reference := prop.get("$ref"), str):
-        definitions = schema.get("$defs")
-        name = reference.rpartition("/")[2]
-        parts.append(definitions.get(name) if isinstance(definitions, Mapping) else None)
-    for part in parts:
-        found += _choices(part, schema, depth + 1)
-    return found
+    if "$ref" in prop:
+        parts.append(schema.get("$defs", {}).get(prop["$ref"].rpartition("/")[2]))
+    return found + [each for part in parts for each in _choices(part, schema, depth + 1)]
 
 
 def _picture(artifact: Artifact, url: str) -> SharedPictureView:
