@@ -23,7 +23,7 @@ from swell.server.auth import why_not
 from swell.server.dependencies import Backend
 from swell.server.metrics import Metrics
 from swell.server.problem_details import field_error
-from swell.server.serializers import UrlMaker
+from swell.server.serializers import UrlMaker, project
 from swell.server.tasks.partial_artifacts import files_told
 from swell.server.tasks.task_schemas import WebhookRequest
 from swell.server.webhooks.dispatcher import Dispatcher, Undeliverable
@@ -240,13 +240,9 @@ class Hooks:
         headers: Mapping[str, str] = {}
         if form.headers is not None:
             headers = await form.headers(self._backend.registry, delivery, task, body, now)
-        return HookRequest(
-            url=receiver.url,
-            body=body,
-            signing=pair.signing(now),
-            headers=headers,
-            inputs_removed=task.inputs_removed,
-            outputs_removed=task.outputs_removed,
+        signing = pair.signing(now)
+        return project(
+            HookRequest, task, url=receiver.url, body=body, signing=signing, headers=headers
         )
 
     def paused(self) -> list[str]:

@@ -16,6 +16,7 @@ from swell.core.errors import Conflict
 from swell.core.outbox import Watch
 from swell.db.registry import Registry
 from swell.db.webhook_deliveries import Outbox
+from swell.server.serializers import project
 from swell.server.webhooks.webhook_schemas import EndpointFields
 from swell.server.webhooks.webhook_secrets import SigningPair
 
@@ -51,14 +52,8 @@ class Endpoint(EndpointFields, frozen=True, kw_only=True):
     @property
     def watch(self) -> Watch:
         """Selects the events for which the store writes deliveries."""
-        return Watch(
-            endpoint=self.id,
-            key_id=None if self.all_keys else self.key_id,
-            owner=self.key_id,
-            events=self.events,
-            models=self.models,
-            place=self.place,
-        )
+        key_id = None if self.all_keys else self.key_id
+        return project(Watch, self, endpoint=self.id, key_id=key_id, owner=self.key_id)
 
 
 class Endpoints:

@@ -230,12 +230,8 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     A client key sees those of its own tasks; an admin key sees all.
     """
     query = read_query(call, DeliveryQuery)
-    where = DeliveryFilter(
-        task_id=query.task,
-        endpoint=query.endpoint,
-        key_id=None if _is_admin(call) else call.caller.id,
-        state=query.state,
-    )
+    key_id = None if _is_admin(call) else call.caller.id
+    where = project(DeliveryFilter, query, task_id=query.task, key_id=key_id)
     page = await service.hooks.outbox.page(where, limit=query.limit, cursor=query.cursor)
     views = [_delivery_view(each) for each in page.deliveries]
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
@@ -344,11 +340,8 @@ def _may_see(call: Call, endpoint: Endpoint) -> bool:
 
 
 def _secret_reply(service: Service, pair: SigningPair) -> Reply:
-    view = HookSecretView(
-        key=pair.secret,
-        created_at=pair.created_at,
-        old_until=pair.overlap_until(service.clock.now()),
-    )
+    old_until = pair.overlap_until(service.clock.now())
+    view = project(HookSecretView, pair, key=pair.secret, old_until=old_until)
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
