@@ -30,6 +30,7 @@ from swell.server.route import Body, Response, admin_route, task_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
+
 @admin_route(
     "GET /v1/quotas",
     Response("Quotas and their remainder", QuotaList),
