@@ -91,7 +91,7 @@ async def list_endpoints(service: Service, call: Call) -> Reply:
     """
     endpoints = service.hooks.endpoints
     await endpoints.refresh()
-    views = [_view(each) for each in endpoints.all() if _may_see(call, each)]
+    views = [_view(each) for each in endpoints.all() if _may_see(call, each.key_id)]
     return Reply(200, encode(EndpointList(webhooks=views)))
 
 
@@ -308,7 +308,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
     """
     endpoint_id = call.params["id"]
     endpoint = await service.hooks.endpoints.read(endpoint_id)
-    if endpoint is None or not _may_see(call, endpoint):
+    if endpoint is None or not _may_see(call, endpoint.key_id):
         raise NotFound(
             f"this key has no webhook {endpoint_id[:60]!r}: GET /v1/webhooks lists those it has"
         )
@@ -318,12 +318,11 @@ async def _find(service: Service, call: Call) -> Endpoint:
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
     delivery = await service.hooks.outbox.get(delivery_id)
-    if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
+    if delivery is None or not _may_see(call, delivery.key_id):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "
             "those that it has"
         )
-    call.of_others = delivery.key_id != call.caller.id
     return delivery
 
 
@@ -331,11 +330,10 @@ def _is_admin(call: Call) -> bool:
     return Scope.ADMIN in call.caller.scopes
 
 
-def _may_see(call: Call, endpoint: Endpoint) -> bool:
-    """Whether the caller may see an endpoint: its own, or any for an admin."""
-    is_own = endpoint.key_id == call.caller.id
-    if not is_own and _is_admin(call):
-        call.of_others = True
+def _may_see(call: Call, key_id: str) -> bool:
+    """Whether the caller may see what belongs to a key: its own, or anything for an admin."""
+    is_own = key_id == call.caller.id
+    call.of_others = _is_admin(call) and not is_own
     return is_own or _is_admin(call)
 
 
