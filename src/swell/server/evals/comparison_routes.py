@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from swell.core.comparison import MOST_VOTES, Cell, Comparison, Outline, Row, Vote
+from swell.core.comparison import MOST_VOTES, Cell, Comparison, Row, Vote
 from swell.core.errors import (
     Conflict,
     Forbidden,
@@ -38,6 +38,7 @@ from swell.core.model_ratings import (
 from swell.core.records import Scope
 from swell.core.task import is_id
 from swell.db.registry import Registry
+from swell.server.auth import may_see, only_own
 from swell.server.common_schemas import NoQuery
 from swell.server.decoding import Reader, read_body, read_query
 from swell.server.evals import comparison_schemas as messages
@@ -78,13 +79,13 @@ async def list_comparisons(service: "Service", call: Call) -> Reply:
     query = read_query(call, messages.ComparisonsQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-    key_id = None if Scope.ADMIN in call.caller.scopes else call.caller.id
     found = await service.registry.outlines(
-        limit=query.limit + 1, before=query.cursor, key_id=key_id
+        limit=query.limit + 1, before=query.cursor, key_id=only_own(call)
     )
     shown = found[: query.limit]
     views = [
-        project(messages.ComparisonSummary, each, is_own=_is_own(call, each)) for each in shown
+        project(messages.ComparisonSummary, each, is_own=may_see(call, each.key_id))
+        for each in shown
     ]
     after = shown[-1].id if len(found) > query.limit else None
     return Reply(200, encode(messages.ComparisonList(comparisons=views, cursor=after)))
@@ -225,7 +226,7 @@ async def _show(
         comparison,
         await service.registry.votes(comparison.id),
         service.urls(call),
-        is_own=_is_own(call, comparison),
+        is_own=may_see(call, comparison.key_id),
         has_names=has_names,
         voter=(call.caller.id, voter),
     )
@@ -283,7 +284,7 @@ async def _find(service: "Service", call: Call) -> Comparison:
         NotFound: It does not exist, or the caller may not see it.
     """
     comparison = await _known(service, call.params["id"])
-    if comparison is None or not (comparison.is_shared or _is_own(call, comparison)):
+    if comparison is None or not (comparison.is_shared or may_see(call, comparison.key_id)):
         raise _unknown(call.params["id"])
     return comparison
 
@@ -295,14 +296,9 @@ async def _known(service: "Service", comparison_id: str) -> Comparison | None:
 
 async def _find_own(service: "Service", call: Call) -> Comparison:
     comparison = await _find(service, call)
-    if not _is_own(call, comparison):
+    if not may_see(call, comparison.key_id):
         raise Forbidden("only the key that made a comparison, or an admin's, may do this")
-    call.of_others = comparison.key_id != call.caller.id
     return comparison
-
-
-def _is_own(call: Call, comparison: Comparison | Outline) -> bool:
-    return comparison.key_id == call.caller.id or Scope.ADMIN in call.caller.scopes
 
 
 def _unknown(comparison_id: str) -> NotFound:

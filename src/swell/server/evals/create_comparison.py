@@ -19,6 +19,7 @@ from swell.core.comparison import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model
 from swell.core.errors import Conflict, InvalidRequest, NotFound
 from swell.core.results import Timings
 from swell.core.task import Artifact, Task, TaskState, is_id, new_id
+from swell.server.auth import may_see
 from swell.server.decoding import read_body
 from swell.server.evals.comparison_routes import comparison_route, comparison_view, digest_of, wrong
 from swell.server.evals.comparison_schemas import ComparisonRequest, NewComparisonView
@@ -27,7 +28,6 @@ from swell.server.request import Call, Reply
 from swell.server.route import Body, Response
 from swell.server.serializers import encode, project
 from swell.server.service import Service
-from swell.server.tasks.task_routes import may_see
 
 #: Longer texts are cut, in characters: voters see them side by side.
 _MOST_TEXT: Final = 20_000
@@ -125,7 +125,7 @@ async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) ->
     found = await service.store.get([each if is_id(each) else "0" * 32 for each in ids])
     tasks: dict[str, Task] = {}
     for task_id, task in zip(ids, found, strict=True):
-        if task is None or not may_see(call, task):
+        if task is None or not may_see(call, task.key_id):
             raise NotFound(f"there is no task {task_id[:60]!r}: name tasks of your own key")
         if not task.state.is_terminal:
             raise Conflict(f"task {task_id} is {task.state}: compare when all have ended")

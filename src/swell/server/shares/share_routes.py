@@ -24,7 +24,7 @@ from swell.core.share_link import ShareLink, new_share_token
 from swell.core.task import SHOWN_LARGE_PX, Artifact, Task, TaskState, is_id
 from swell.server.admin.admin_routes import shown_once
 from swell.server.admin.admin_schemas import NewKeyView
-from swell.server.auth import create_key
+from swell.server.auth import create_key, only_own
 from swell.server.common_schemas import Cursor, Moment, NoQuery, doc
 from swell.server.decoding import read_body, read_query
 from swell.server.files.thumbnails import has_thumbnail, width_of
@@ -33,7 +33,7 @@ from swell.server.request import Call, Reply
 from swell.server.route import Body, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
-from swell.server.tasks.task_routes import find_task, only_own
+from swell.server.tasks.task_routes import find_task
 from swell.server.tasks.task_schemas import Zoned
 
 #: Keeps shared pictures out of search engines.

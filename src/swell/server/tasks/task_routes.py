@@ -27,10 +27,10 @@ from swell.core.errors import (
 )
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.like import Viewer
-from swell.core.records import Scope
 from swell.core.search_words import MOST_SOUGHT, words_of
 from swell.core.store_types import Accepted, TaskFilter
 from swell.core.task import NewTask, Task
+from swell.server.auth import may_see, only_own
 from swell.server.decoding import Reader, read_body, read_query
 from swell.server.files.file_routes import comes_from_its_url, file_reply, preferred_file
 from swell.server.request import Call, Reply
@@ -340,15 +340,6 @@ async def _replayed(
         return error
 
 
-def may_see(call: Call, task: Task) -> bool:
-    """Whether the caller may see a task: its own, or any for an admin."""
-    key = call.caller
-    if task.key_id == key.id:
-        return True
-    call.of_others = Scope.ADMIN in key.scopes
-    return call.of_others
-
-
 async def find_task(service: Service, call: Call) -> Task:
     """Return the task that the path names, as it is now.
 
@@ -357,7 +348,7 @@ async def find_task(service: Service, call: Call) -> Task:
     """
     task_id = call.params["id"]
     task = (await service.store.get([task_id]))[0]
-    if task is None or not may_see(call, task):
+    if task is None or not may_see(call, task.key_id):
         raise NotFound(
             f"this key has no task {task_id[:60]!r}: GET /v1/tasks or `swell tasks ls` lists its "
             "tasks"
@@ -478,9 +469,3 @@ async def _page(
             for view, each in zip(views, liked, strict=True)
         ]
     return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
-
-
-def only_own(call: Call) -> str | None:
-    """Return the key to which a listing is limited; None for all keys."""
-    key = call.caller
-    return None if Scope.ADMIN in key.scopes else key.id

@@ -8,6 +8,7 @@ import msgspec
 from swell.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.core.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.core.records import Scope
+from swell.server.auth import may_see, only_own
 from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
 from swell.server.route import Body, Response, group_route
@@ -91,7 +92,7 @@ async def list_endpoints(service: Service, call: Call) -> Reply:
     """
     endpoints = service.hooks.endpoints
     await endpoints.refresh()
-    views = [_view(each) for each in endpoints.all() if _may_see(call, each.key_id)]
+    views = [_view(each) for each in endpoints.all() if may_see(call, each.key_id)]
     return Reply(200, encode(EndpointList(webhooks=views)))
 
 
@@ -230,8 +231,7 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     A client key sees those of its own tasks; an admin key sees all.
     """
     query = read_query(call, DeliveryQuery)
-    key_id = None if _is_admin(call) else call.caller.id
-    where = project(DeliveryFilter, query, task_id=query.task, key_id=key_id)
+    where = project(DeliveryFilter, query, task_id=query.task, key_id=only_own(call))
     page = await service.hooks.outbox.page(where, limit=query.limit, cursor=query.cursor)
     views = [_delivery_view(each) for each in page.deliveries]
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
@@ -308,7 +308,7 @@ async def _find(service: Service, call: Call) -> Endpoint:
     """
     endpoint_id = call.params["id"]
     endpoint = await service.hooks.endpoints.read(endpoint_id)
-    if endpoint is None or not _may_see(call, endpoint.key_id):
+    if endpoint is None or not may_see(call, endpoint.key_id):
         raise NotFound(
             f"this key has no webhook {endpoint_id[:60]!r}: GET /v1/webhooks lists those it has"
         )
@@ -318,23 +318,12 @@ async def _find(service: Service, call: Call) -> Endpoint:
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
     delivery = await service.hooks.outbox.get(delivery_id)
-    if delivery is None or not _may_see(call, delivery.key_id):
+    if delivery is None or not may_see(call, delivery.key_id):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "
             "those that it has"
         )
     return delivery
-
-
-def _is_admin(call: Call) -> bool:
-    return Scope.ADMIN in call.caller.scopes
-
-
-def _may_see(call: Call, key_id: str) -> bool:
-    """Whether the caller may see what belongs to a key: its own, or anything for an admin."""
-    is_own = key_id == call.caller.id
-    call.of_others = _is_admin(call) and not is_own
-    return is_own or _is_admin(call)
 
 
 def _secret_reply(service: Service, pair: SigningPair) -> Reply:
