@@ -234,7 +234,7 @@ async def new_secret(service: Service, call: Call) -> Reply:
     key = await find_key(service, call.params["id"])
     made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
     call.about = f"the previous secret works for {request.overlap_s:g} s"
-    await _keys_changed(service)
+    await keys_changed(service)
     return shown_once(200, made)
 
 
@@ -316,12 +316,14 @@ async def revoke_key(service: Service, call: Call) -> Reply:
         key = msgspec.structs.replace(key, revoked_at=service.clock.now())
         await service.registry.put_key(key)
     call.about = repr(key.name)
-    await _keys_changed(service)
+    await keys_changed(service)
     return Reply(200, encode(_key_view(key)))
 
 
-async def _keys_changed(service: Service) -> None:
+async def keys_changed(service: Service) -> None:
+    """Have all backends read keys and their quotas again."""
     service.keys.forget()
+    service.quotas.forget()
     await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
 
 

@@ -5,9 +5,8 @@ import secrets
 import msgspec
 
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound
-from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.quota import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
-from swell.server.admin.admin_routes import find_key
+from swell.server.admin.admin_routes import find_key, keys_changed
 from swell.server.billing.billing_schemas import (
     AccountView,
     AllowanceView,
@@ -64,7 +63,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
     await service.registry.put_quota(quota)
-    await _changed(service)
+    await keys_changed(service)
     sheet = await service.registry.sheet([place_of(quota.key_id, quota.user)], service.clock.now())
     return Reply(200, encode(_quota_view(service, quota, sheet)))
 
@@ -82,7 +81,7 @@ async def drop_quota(service: Service, call: Call) -> Reply:
     call.target, call.about = query.key_id, f"user {query.user!r}" if query.user else ""
     if not await service.registry.drop_quota(query.key_id, query.user):
         raise NotFound("there is no such quota: GET /v1/quotas lists them")
-    await _changed(service)
+    await keys_changed(service)
     return Reply(200, encode(QuotaList(quotas=[])))
 
 
@@ -160,9 +159,3 @@ def _account_view(place: Place, sheet: Sheet) -> AccountView:
         held_micros=account.held,
         left_micros=account.left,
     )
-
-
-async def _changed(service: Service) -> None:
-    """Have all backends read again which keys have quotas."""
-    service.quotas.forget()
-    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
