@@ -50,6 +50,9 @@ ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, body = excluded.body,
 -- name: keys
 SELECT body, used_at FROM api_keys ORDER BY created_at, id;
 
+-- name: key
+SELECT body, used_at FROM api_keys WHERE id = :id;
+
 -- name: key_by_digest
 -- By its secret, or else by the one before its last rotation.
 SELECT body, used_at FROM api_keys WHERE digest = :digest OR old_digest = :digest

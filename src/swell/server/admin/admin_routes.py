@@ -333,10 +333,10 @@ async def find_key(service: Service, key_id: str) -> ApiKey:
     Raises:
         NotFound: There is none with this id.
     """
-    for key in await service.registry.keys():
-        if key.id == key_id:
-            return key
-    raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
+    key = await service.registry.key(key_id)
+    if key is None:
+        raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
+    return key
 
 
 @_service_route("GET /health/live", Response("It answers", HealthView), scope=None)

@@ -4,7 +4,6 @@ Every backend writes deliveries to the store. The leader of the duty `webhooks` 
 """
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -15,7 +14,6 @@ import structlog
 from swell.core.errors import SwellError
 from swell.core.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.core.outbox import Delivery, says_passing
-from swell.core.records import ApiKey
 from swell.core.webhook import NATIVE, PASSING, Webhook
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import RefusedUrl, UrlPolicy
@@ -38,9 +36,6 @@ _log = structlog.get_logger("swell.webhooks")
 _EVENT_INTERVAL_S: Final = 0.5
 #: Most running tasks for which the backend remembers whether anyone subscribed.
 _MAX_TASKS: Final = 10_000
-
-#: Keys are read again after this time, in seconds.
-_CACHE_S: Final = 2.0
 
 
 class Hooks:
@@ -68,9 +63,6 @@ class Hooks:
         #: (task, kind) → the newest event that was not sent; None if all were sent.
         self._pending: dict[tuple[str, str], Event | None] = {}
         self._senders: set[asyncio.Task[None]] = set()
-        #: Id → key, and when the keys are read again, in monotonic seconds.
-        self._keys: dict[str, ApiKey] = {}
-        self._keys_until_s = -math.inf
         self.policy = UrlPolicy.of(
             self.settings.allow_private_urls, self.settings.url_ports, "webhooks"
         )
@@ -286,10 +278,7 @@ class Hooks:
 
     async def _why_not(self, key_id: str) -> str | None:
         """Return why a key no longer works; None if it works."""
-        if self._clock.monotonic_s() >= self._keys_until_s:
-            self._keys = {each.id: each for each in await self._backend.registry.keys()}
-            self._keys_until_s = self._clock.monotonic_s() + _CACHE_S
-        key = self._keys.get(key_id)
+        key = await self._backend.registry.key(key_id)
         return None if key is None else why_not(key, key.digest, self._clock.now())
 
     def _urls(self, base: str) -> UrlMaker:
