@@ -213,10 +213,9 @@ async def new_signing_secret(service: Service, call: Call) -> Reply:
     Both secrets sign during the overlap.
     """
     overlap_s = await _overlap_s(service, call)
-    hooks, name = service.hooks, call.params["name"]
-    call.target = name
-    await hooks.secrets.check_name(call.caller.id, name)
-    return _secret_reply(service, await hooks.secrets.rotate(call.caller.id, name, overlap_s))
+    call.target = name = call.params["name"]
+    pair = await service.hooks.secrets.rotate(call.caller.id, name, overlap_s)
+    return _secret_reply(service, pair)
 
 
 @_route(
