@@ -314,8 +314,7 @@ def _values(key: str | tuple[object, ...]) -> list[str]:
 def measured(backend: Backend, metrics: Metrics) -> Backend:
     """Return the backend with parts that add their calls to these metrics."""
     found: dict[str, Any] = {
-        name: _Measured(name, getattr(backend, name), metrics, backend.clock)
-        for name in _CONTRACTS
+        name: _Measured(name, getattr(backend, name), metrics, backend.clock) for name in _CONTRACTS
     }
     return dataclasses.replace(backend, **found)
 

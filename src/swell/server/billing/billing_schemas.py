@@ -13,11 +13,11 @@ from swell.server.common_schemas import PLAIN, Moment, doc
 class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which costs to tell."""
 
-    since: Annotated[
-        date | None, doc("first day (UTC); 30 days in all by default")
-    ] = msgspec.field(name="from", default=None)
-    until: Annotated[date | None, doc("last day, included; today by default")] = (
-        msgspec.field(name="to", default=None)
+    since: Annotated[date | None, doc("first day (UTC); 30 days in all by default")] = (
+        msgspec.field(name="from", default=None)
+    )
+    until: Annotated[date | None, doc("last day, included; today by default")] = msgspec.field(
+        name="to", default=None
     )
     by: Annotated[Literal["model", "user", "key", "pool", "day"], doc("grouping")] = "model"
     limit: Annotated[
