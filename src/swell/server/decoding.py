@@ -75,7 +75,8 @@ async def read_body(
         InvalidRequest: The body is not JSON, or of another shape.
         TooLarge: It is longer than `server.max_body_bytes`.
     """
-    reader, limit_bytes = _reader(kind), service.settings.server.max_body_bytes
+    shape: Any = kind
+    reader, limit_bytes = _reader(shape), service.settings.server.max_body_bytes
     message: T
     if is_optional:
         message = reader.read(await call.body(limit_bytes) or b"{}")
