@@ -57,7 +57,11 @@ class Reader:
         """
         if call.headers.get(b"content-type", JSON) != JSON:
             check_json(call)
-        return self.read(await call.body(limit_bytes))
+        body = await call.body(limit_bytes)
+        try:
+            return self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._refusal(body, error) from error
 
     def _refusal(self, body: bytes, error: Exception) -> InvalidRequest:
         if isinstance(error, msgspec.ValidationError):
