@@ -185,6 +185,8 @@ def group_route(group: str, **common: Any) -> Callable[..., Callable[[Handler], 
 
 
 task_route: Final = group_route("Tasks")
+file_route: Final = group_route("Files")
+model_route: Final = group_route("Models")
 
 #: For operators, with an `admin` key.
 admin_route: Final = group_route("Operators", scope=Scope.ADMIN)

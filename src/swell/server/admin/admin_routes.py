@@ -38,7 +38,7 @@ from swell.server.files.file_routes import READ_URL_S
 from swell.server.metrics import CONTENT_TYPE
 from swell.server.models.sample_routes import SampleView, sample_views
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, group_route
+from swell.server.route import Body, Response, admin_route, group_route, model_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.workers.startups import startup_view
@@ -56,7 +56,6 @@ from swell.server.workers.worker_schemas import (
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
 
-_models_route = group_route("Models")
 _service_route = group_route("Service")
 
 
@@ -105,7 +104,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelView]
 
 
-@_models_route("GET /v1/models", Response("The current version of every model", ModelList))
+@model_route("GET /v1/models", Response("The current version of every model", ModelList))
 async def list_models(service: Service, call: Call) -> Reply:
     """List models."""
     await service.cards.refresh()
@@ -114,7 +113,7 @@ async def list_models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ModelList(models=views)))
 
 
-@_models_route(
+@model_route(
     "GET /v1/models/{owner}/{name}",
     Response("The model's card, schemas and measured times", ModelView),
     errors=(NotFound,),
@@ -137,7 +136,7 @@ async def get_model(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
-@_models_route(
+@model_route(
     "GET /v1/models/{owner}/{name}/versions",
     Response("Its versions, newest first", ModelList),
     errors=(NotFound,),
