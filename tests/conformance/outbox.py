@@ -145,7 +145,6 @@ class OutboxConformance:
         assert delivery.place == "key-1 https://hooks.example"
         assert delivery.id.startswith("msg_")
         assert await post.get(delivery) == delivery
-        assert await post.outbox.next_due_at() == post.clock.now()
 
     async def test_a_start_says_who_has_it_and_comes_before_the_end(self, post: PostOffice) -> None:
         await post.ended(a_hooked_task("started", "succeeded"))
@@ -264,14 +263,12 @@ class OutboxConformance:
         assert [(each.status, each.took_s) for each in after.log] == [(200, 0.5)]
         assert after.answers == ("thanks",)
         assert await post.due() == []
-        assert await post.outbox.next_due_at() is None
 
     async def test_what_failed_is_due_again_when_it_was_said(self, post: PostOffice) -> None:
         await post.ended()
         (delivery,) = await post.due()
         after = await post.told(delivery, again_s=5)
         assert (after.state, after.tries, after.answers) == (DeliveryState.WAITING, 1, ("broken",))
-        assert await post.outbox.next_due_at() == post.clock.now() + timedelta(seconds=5)
         post.clock.advance(4.9)
         assert await post.due() == []
         post.clock.advance(0.1)
@@ -351,7 +348,6 @@ class OutboxConformance:
         assert [each.task_id for each in without] == [task.id]
         places = ["key-1 https://hooks.example", "key-1 https://other.example"]
         assert await post.due(without=places) == []
-        assert await post.outbox.next_due_at(without=places) is None
 
     # ---- what passes by
 

@@ -206,6 +206,8 @@ class RegistryConformance:
         key = a_key(scopes=frozenset({Scope.ADMIN, Scope.WORKER}))
         await registry.put_key(key)
         assert await registry.key_by_digest(key.digest) == key
+        assert await registry.key(key.id) == key
+        assert await registry.key("none") is None
         assert await registry.keys() == [key]
 
     async def test_a_digest_that_is_not_known_finds_nothing(self, registry: Registry) -> None:

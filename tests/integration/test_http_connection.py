@@ -76,6 +76,7 @@ async def a_server(
     backend = Backend(
         store=rig.store,
         broker=rig.broker,
+        outbox=rig.outbox,
         bus=MemoryBus(clock),
         objects=TemporaryObjects(clock, b"secret"),
         registry=rig.registry,

@@ -31,8 +31,7 @@ from swell.providers.factory import options_of
 from swell.providers.kubeconfig import Access
 from swell.providers.kubernetes import KubernetesOptions, KubernetesProvider
 from swell.providers.options import checked
-from swell.server.admin.autoscaler_schemas import PoolScalingView
-from swell.server.workers.worker_schemas import PoolList, PoolView
+from swell.server.workers.worker_schemas import PoolList, PoolScalingView, PoolView
 from swell.settings.describe import describe
 from swell.settings.load import Settings, load
 

@@ -112,6 +112,7 @@ async def serve(bucket: Bucket, serve_files: Literal["through", "redirect"]) -> 
     backend = Backend(
         store=rig.store,
         broker=rig.broker,
+        outbox=rig.outbox,
         bus=MemoryBus(clock),
         objects=bucket.objects(clock),
         registry=registry,

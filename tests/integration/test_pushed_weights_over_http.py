@@ -56,6 +56,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return Backend(
         store=rig.store,
         broker=rig.broker,
+        outbox=rig.outbox,
         bus=MemoryBus(clock),
         objects=TemporaryObjects(clock, signing),
         registry=registry,

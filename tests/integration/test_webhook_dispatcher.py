@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from swell.net.safe_http import Outbound
 from swell.net.url_policy import UrlPolicy
 from swell.queues.table_broker import Broker
 from swell.server.webhooks.dispatcher import Dispatcher
-from swell.server.webhooks.webhook_sender import HookRequest, HttpSender
+from swell.server.webhooks.webhook_sender import HookRequest, send
 from swell.server.webhooks.webhook_signing import new_secret
 from swell.settings.backend_settings import WebhooksSettings
 
@@ -39,11 +40,12 @@ class Shop:
         self.store = Store(self.database)
         self.broker = Broker(self.database)
         self.outbox = Outbox(self.database)
-        outbound = Outbound(
+        self.outbound = Outbound(
             UrlPolicy.of(["127.0.0.1"], ["any"], "webhooks"), TIMEOUT_S, connections=0
         )
-        self.http = HttpSender(outbound, clock, "0.0")
-        self.dispatcher = Dispatcher(self.outbox, clock, self.http.send, self, WebhooksSettings())
+        self.dispatcher = Dispatcher(
+            self.outbox, clock, partial(send, self.outbound, clock), self, WebhooksSettings()
+        )
         self.outbox.on_post(self.dispatcher.wake)
 
     async def make_request(self, delivery: Delivery) -> HookRequest:
@@ -81,7 +83,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await shop.dispatcher.stop(grace_s=0.0)
-    await shop.http.close()
+    await shop.outbound.close()
     await shop.database.close()
 
 

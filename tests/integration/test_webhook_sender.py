@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from swell.cli.tls import open_cert, open_tls
 from swell.core.clock import SystemClock
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import UrlPolicy
-from swell.server.webhooks.webhook_sender import Answer, HookRequest, HttpSender
+from swell.server.webhooks import webhook_sender
+from swell.server.webhooks.webhook_sender import Answer, HookRequest
 from swell.server.webhooks.webhook_signing import new_secret
 from swell.settings.backend_settings import ServerSettings
 from swell.settings.load import Settings
@@ -58,12 +60,12 @@ def answering(answer: bytes, heard: list[tuple[str, bytes]] | None = None) -> Ta
 
 
 async def send(url: str, policy: UrlPolicy = TRUSTING, total_s: float = 10.0) -> Answer:
-    sender = HttpSender(Outbound(policy, total_s, connections=0), SystemClock(), "0.0")
+    outbound = Outbound(policy, total_s, connections=0)
     try:
         letter = HookRequest(url=url, body=b'{"a":1}', signing=[SECRET])
-        return await sender.send(letter, "msg_1")
+        return await webhook_sender.send(outbound, SystemClock(), letter, "msg_1")
     finally:
-        await sender.close()
+        await outbound.close()
 
 
 async def test_what_is_sent_is_signed_and_the_answer_is_kept() -> None:
@@ -78,7 +80,7 @@ async def test_what_is_sent_is_signed_and_the_answer_is_kept() -> None:
     assert "webhook-id: msg_1\r\n" in head
     assert "webhook-signature: v1," in head
     assert "content-type: application/json\r\n" in head
-    assert "user-agent: swell/0.0 (webhooks)\r\n" in head
+    assert f"user-agent: swell/{version('swell')} (webhooks)\r\n" in head
 
 
 async def test_a_redirect_is_not_followed() -> None:

@@ -75,6 +75,7 @@ async def site() -> AsyncIterator[Site]:
     backend = Backend(
         store=rig.store,
         broker=rig.broker,
+        outbox=rig.outbox,
         bus=MemoryBus(clock),
         objects=TemporaryObjects(clock, await registry.secret("objects")),
         registry=registry,

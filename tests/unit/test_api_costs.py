@@ -420,7 +420,7 @@ async def test_entries_that_come_while_two_write_are_all_written() -> None:
 
     async def come() -> None:
         for n in range(100):
-            charges.add(
+            charges._entries.append(
                 LedgerEntry(id=str(n), at=clock.now(), kind=EntryKind.IDLE, pool="a", seconds=1.0)
             )
             await asyncio.sleep(0)

@@ -69,6 +69,7 @@ async def pair() -> AsyncIterator[Pair]:
             backend = Backend(
                 store=rig.store,
                 broker=rig.broker,
+                outbox=rig.outbox,
                 bus=bus,
                 objects=objects,
                 registry=registry,

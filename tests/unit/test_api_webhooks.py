@@ -344,7 +344,7 @@ async def test_what_was_asked_for_before_it_was_refused_is_not_sent(
     world: World, receiver: Receiver
 ) -> None:
     made = await _endpoint(world, receiver.url, format="fal")
-    endpoints = world.service.need_hooks().endpoints
+    endpoints = world.service.hooks.endpoints
     kept = await endpoints.read(made["id"])
     assert kept is not None
     await endpoints.remove(made["id"])
@@ -586,7 +586,7 @@ async def test_the_tasks_of_a_key_that_was_revoked_are_told_to_no_url_of_theirs(
 async def test_what_is_read_while_an_endpoint_is_made_does_not_hide_it(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hooks = world.service.need_hooks()
+    hooks = world.service.hooks
     reading, made = asyncio.Event(), asyncio.Event()
     read = world.service.registry.notes
 

@@ -546,27 +546,30 @@ def test_of_further_requests_to_a_host_a_key_has_a_quarter(
     assert max(held.values()) <= max(1, -(-(at_once // 4) // 4))
 
 
-def test_a_room_says_why_an_attempt_may_not_start() -> None:
+def test_an_attempt_waits_for_its_task_its_receiver_its_host_and_its_key() -> None:
     first = a_place(1)
     room = Room(100, 2, [first], {first.place, "k https://many.example"})
-    later = msgspec.structs.replace(first, id="msg_later")
-    assert room.why_not(later) == "an earlier event of its task is under way"
+    # An earlier event of its task is under way.
+    assert not room.may_start(msgspec.structs.replace(first, id="msg_later"))
     assert room.full_places() == []
     assert room.take(a_place(2))
-    assert room.why_not(a_place(3)) == "the receiver has its requests"
+    # The receiver has its requests.
+    assert not room.may_start(a_place(3))
     assert room.full_places() == [first.place]
     hanging = "https://other.example"
-    assert room.why_not(a_place(4, host=hanging)) == ""
+    assert room.may_start(a_place(4, host=hanging))
     assert room.take(a_place(4, host=hanging))
-    assert room.why_not(a_place(5, host=hanging)) == "the receiver hangs"
+    # The receiver hangs.
+    assert not room.may_start(a_place(5, host=hanging))
     while room.take(a_place(room.free + 10, host=f"https://{room.free}.example")):
         pass
     # Two thirds of three quarters: the rest is for hosts that answer, and for other keys.
-    assert room.why_not(a_place(6, host="https://new.example")) == "the key has its share"
-    assert room.why_not(a_place(7, host="https://many.example")) == ""
-    assert room.why_not(a_place(8, key="another")) == ""
+    assert not room.may_start(a_place(6, host="https://new.example"))
+    assert room.may_start(a_place(7, host="https://many.example"))
+    assert room.may_start(a_place(8, key="another"))
     crowd = [a_place(number, key=f"key-{number}") for number in range(30)]
-    assert Room(100, 8, crowd, ()).why_not(a_place(31, key="new")) == "the host has its share"
+    # The host has its share.
+    assert not Room(100, 8, crowd, ()).may_start(a_place(31, key="new"))
 
 
 def test_a_receiver_answers_until_it_leaves_so_many_requests_in_a_row_unanswered() -> None:

@@ -42,6 +42,11 @@ class ApiKeyRepository:
         """Return every key, the revoked ones included."""
         return [_key(row) for row in await self._db.fetch("keys")]
 
+    async def key(self, key_id: str) -> ApiKey | None:
+        """Return a key, even if revoked; None if there is none."""
+        rows = await self._db.fetch("key", id=key_id)
+        return _key(rows[0]) if rows else None
+
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key with this SHA-256 of its current or previous secret, even if revoked."""
         rows = await self._db.fetch("key_by_digest", digest=digest)

@@ -89,12 +89,6 @@ class Outbox:
         now = self._db.clock.now()
         return list(map(_delivery, await self._db.fetch("due_deliveries", now=now, **limits)))
 
-    async def next_due_at(self, *, without: Collection[str] = ()) -> datetime | None:
-        """Return when a delivery to another place than these is due next; None for never."""
-        [row] = await self._db.fetch("next_delivery", without=list(without))
-        due_at: datetime | None = row["due_at"]
-        return due_at
-
     async def record_attempts(self, results: Sequence[AttemptResult]) -> list[Delivery | None]:
         """Write results of attempts, and return the deliveries; None for results not written.
 

@@ -222,8 +222,7 @@ class App:
         await self.service.fleet.refresh()
         await self.service.estimates.load_times()
         await register_pipelines(self.service)
-        if self.service.hooks is not None:
-            await self.service.hooks.endpoints.refresh()
+        await self.service.hooks.endpoints.refresh()
         self._duties.start()
         self.service.is_ready = True
 

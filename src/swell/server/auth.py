@@ -17,6 +17,7 @@ from swell.core.errors import Conflict, Forbidden, Unauthenticated
 from swell.core.records import ApiKey, Scope
 from swell.core.task import new_id
 from swell.db.registry import Registry
+from swell.server.request import Call
 from swell.server.single_flight import SingleFlight
 
 #: Prefix of secrets, for people and for scanners of leaked secrets.
@@ -123,6 +124,19 @@ def check_scope(key: ApiKey, scope: Scope) -> None:
             f"key {key.name!r} has no {scope.value!r} scope: use a key that has it, or make one "
             f"with `swell keys create --scope {scope.value}`"
         )
+
+
+def may_see(call: Call, key_id: str) -> bool:
+    """Whether the caller may see what belongs to a key: its own, or anything for an admin."""
+    if key_id == call.caller.id:
+        return True
+    call.of_others = Scope.ADMIN in call.caller.scopes
+    return call.of_others
+
+
+def only_own(call: Call) -> str | None:
+    """Return the key to which a listing is limited; None for all keys."""
+    return None if Scope.ADMIN in call.caller.scopes else call.caller.id
 
 
 def check_worker(key: ApiKey, pool: str, models: Sequence[str]) -> None:

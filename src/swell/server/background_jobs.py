@@ -114,7 +114,7 @@ class Duties:
             Duty("tariffs", 30.0, service.tariffs.refresh),
             Duty("canaries", 1.0, partial(look_after_canaries, service)),
         ]
-        if service.hooks is not None and service.backend.is_shared:
+        if service.backend.is_shared:
             duties.append(Duty("endpoints", ENDPOINTS_EVERY_S, service.hooks.endpoints.refresh))
         if service.publisher is not None:
             duties.append(Duty("queues", settings.broker.repair_s, self._repair_queues, True))
@@ -129,9 +129,8 @@ class Duties:
         loops["peer messages"] = partial(receive_messages, service)
         loops["watch_keys"] = self._watch_keys
         loops["end"] = self._await_end
-        if service.hooks is not None:
-            leads = partial(service.leadership.leads, "webhooks")
-            loops["webhooks"] = partial(service.hooks.dispatcher.run, leads)
+        leads = partial(service.leadership.leads, "webhooks")
+        loops["webhooks"] = partial(service.hooks.dispatcher.run, leads)
         for name, loop in loops.items():
             on_failure = partial(service.metrics.count, "swell_duty_failures_total", name)
             running = keep_running(loop, service.clock, name=name, on_failure=on_failure)
@@ -144,8 +143,7 @@ class Duties:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
         service = self._service
-        if service.hooks is not None:
-            await service.hooks.stop()
+        await service.hooks.stop()
         for write in (
             service.estimates.save_times,
             service.limits.share,
@@ -376,7 +374,7 @@ async def retire(service: Service) -> int:
                 counts.append(await store.retire(expiry, limit=_RETIRE_LIMIT))
     if settings.uploads_s is not None:
         counts.append(await store.retire_uploads(before(settings.uploads_s), limit=_RETIRE_LIMIT))
-    if service.hooks is not None and (log_s := settings.webhooks.log_s) is not None:
+    if (log_s := settings.webhooks.log_s) is not None:
         counts.append(await service.hooks.outbox.retire(before(log_s), limit=_RETIRE_LIMIT))
     return max(counts)
 

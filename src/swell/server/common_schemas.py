@@ -51,15 +51,11 @@ HookEvent = Literal[
 ]
 
 HookEvents = Annotated[
-    list[HookEvent],
-    Meta(min_length=1, max_length=8, description="events to send; the four ends by default"),
+    list[HookEvent], doc("events to send; the four ends by default", min_length=1, max_length=8)
 ]
 
 HookFormat = Annotated[
-    str,
-    Meta(
-        max_length=40, description="format of the body: `native`, or the name of a compatible API"
-    ),
+    str, doc("format of the body: `native`, or the name of a compatible API", max_length=40)
 ]
 
 

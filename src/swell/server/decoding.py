@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -11,6 +11,9 @@ from swell.core.errors import FieldError, InvalidInput, InvalidRequest
 from swell.server.models.model_cards import pointer_of
 from swell.server.problem_details import closest
 from swell.server.request import JSON, Call
+
+if TYPE_CHECKING:
+    from swell.server.service import Service
 
 T = TypeVar("T")
 
@@ -65,6 +68,28 @@ class Reader:
             return _refusal(str(error), self._fields)
         what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
         return InvalidRequest(f"{what}; send a JSON object")
+
+
+async def read_body(
+    service: "Service", call: Call, kind: type[T], *, is_optional: bool = False
+) -> T:
+    """Return the message in a request's body. An optional body may be empty.
+
+    Raises:
+        InvalidRequest: The body is not JSON, or of another shape.
+        TooLarge: It is longer than `server.max_body_bytes`.
+    """
+    shape: Any = kind
+    reader, limit_bytes = _reader(shape), service.settings.server.max_body_bytes
+    message: T
+    if is_optional:
+        message = reader.read(await call.body(limit_bytes) or b"{}")
+    else:
+        message = await reader.read_call(call, limit_bytes)
+    return message
+
+
+_reader = functools.cache(Reader)
 
 
 def check_json(call: Call) -> None:

@@ -88,6 +88,7 @@ class Backend:
     bus: MemoryBus
     objects: Objects
     registry: Registry
+    outbox: Outbox
     clock: Clock
     settings: ApiSettings = field(default_factory=ApiSettings)
     #: Returns the names of models for which a worker can be started.
@@ -100,8 +101,6 @@ class Backend:
     tracer: Tracer | None = None
     #: Sends task IDs to an external queue service; None without one.
     publisher: QueuePublisher | None = None
-    #: Queue of webhook deliveries; None refuses webhooks.
-    outbox: Outbox | None = None
     #: Whether other backends may use the same store.
     is_shared: bool = False
     #: Adds the numbers of other processes on the same port to those of this one, in the text

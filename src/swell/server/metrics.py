@@ -313,11 +313,8 @@ def _values(key: str | tuple[object, ...]) -> list[str]:
 
 def measured(backend: Backend, metrics: Metrics) -> Backend:
     """Return the backend with parts that add their calls to these metrics."""
-    parts = {name: getattr(backend, name) for name in _CONTRACTS}
     found: dict[str, Any] = {
-        name: _Measured(name, part, metrics, backend.clock)
-        for name, part in parts.items()
-        if part is not None
+        name: _Measured(name, getattr(backend, name), metrics, backend.clock) for name in _CONTRACTS
     }
     return dataclasses.replace(backend, **found)
 

@@ -178,11 +178,30 @@ def declare(
     return handler
 
 
-def admin_route(
-    operation: str, responses: dict[int, Response], **more: Any
-) -> Callable[[Handler], Handler]:
-    """Declare an operation of operators, which needs an `admin` key. Args: as `route`."""
-    return route(operation, "Operators", responses, scope=Scope.ADMIN, **more)
+def group_route(group: str, **common: Any) -> Callable[..., Callable[[Handler], Handler]]:
+    """Return `route` for one group, with defaults of its arguments.
+
+    It also takes a single response, of status 200, instead of responses by status.
+    """
+
+    def declare(
+        operation: str, responses: Response | dict[int, Response], **more: Any
+    ) -> Callable[[Handler], Handler]:
+        by_status = {200: responses} if isinstance(responses, Response) else responses
+        return route(operation, group, by_status, **{**common, **more})
+
+    return declare
+
+
+task_route: Final = group_route("Tasks")
+file_route: Final = group_route("Files")
+model_route: Final = group_route("Models")
+
+#: For operators, with an `admin` key.
+admin_route: Final = group_route("Operators", scope=Scope.ADMIN)
+
+#: For workers, with a `worker` key.
+worker_route: Final = group_route("Workers", scope=Scope.WORKER)
 
 
 def page_route(

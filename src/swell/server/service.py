@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from swell.core.errors import Unavailable
 from swell.core.records import KeyLimits
 from swell.objects.object_store import Objects
 from swell.server.admin.audit_log import Audit
@@ -90,9 +89,7 @@ class Service:
         self.body_queue = BodyQueue()
         self._add_scheduling()
         self._add_files()
-        self.hooks = (
-            Hooks(backend, backend.outbox, formats, self.metrics) if backend.outbox else None
-        )
+        self.hooks = Hooks(backend, formats, self.metrics)
         #: Open event streams, as an ordered set.
         self.streams: dict[Stream, None] = {}
         self.unanswered = UnansweredRequests(clock)
@@ -138,16 +135,6 @@ class Service:
         self.thumbnails = Thumbnails(self.objects, self.lanes)
         self.weights = self.backend.weights or WeightStore(self.objects, "weights")
         self.manifests = Manifests(self.weights)
-
-    def need_hooks(self) -> Hooks:
-        """Return the webhooks' part.
-
-        Raises:
-            Unavailable: This service sends none.
-        """
-        if self.hooks is None:
-            raise Unavailable("this service sends no webhooks: leave them out")
-        return self.hooks
 
     def objects_of(self, key: str) -> Objects:
         """Return the store of a file with a signed URL: weights may have another store."""

@@ -25,6 +25,7 @@ from swell.compat.retry_detection import accept_once
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound, UnsupportedType, WouldExpire
 from swell.core.store_types import TaskFilter
 from swell.core.task import Task
+from swell.server.auth import only_own
 from swell.server.common_schemas import HookEvent, doc
 from swell.server.decoding import Reader, read_query
 from swell.server.models.model_cards import Target
@@ -36,7 +37,7 @@ from swell.server.service import Service
 from swell.server.tasks.admission import check
 from swell.server.tasks.partial_artifacts import early_artifacts
 from swell.server.tasks.submit import follow, prefer_wait_s, repeat_of
-from swell.server.tasks.task_routes import cancel_task, find_task, only_own
+from swell.server.tasks.task_routes import cancel_task, find_task
 from swell.server.tasks.task_schemas import TaskRequest, WebhookRequest
 
 

@@ -50,6 +50,9 @@ ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, body = excluded.body,
 -- name: keys
 SELECT body, used_at FROM api_keys ORDER BY created_at, id;
 
+-- name: key
+SELECT body, used_at FROM api_keys WHERE id = :id;
+
 -- name: key_by_digest
 -- By its secret, or else by the one before its last rotation.
 SELECT body, used_at FROM api_keys WHERE digest = :digest OR old_digest = :digest
@@ -342,10 +345,6 @@ DELETE FROM deliveries WHERE seq IN (
         ON d.task_id = n.task_id AND d.endpoint = n.endpoint AND d.event = n.event
     WHERE d.due_at IS NOT NULL AND d.tries = 0 ORDER BY d.seq {lock FOR UPDATE OF d}
 );
-
--- name: next_delivery
-SELECT min(due_at) AS due_at FROM deliveries
-WHERE due_at IS NOT NULL AND place NOT IN ({each without});
 
 -- name: deliveries
 SELECT

@@ -32,13 +32,13 @@ from swell.server.admin.admin_schemas import (
 )
 from swell.server.auth import NewKey, create_key, rotate_key
 from swell.server.common_schemas import Moment, doc
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.estimates.eta import EtaSeconds
 from swell.server.files.file_routes import READ_URL_S
 from swell.server.metrics import CONTENT_TYPE
 from swell.server.models.sample_routes import SampleView, sample_views
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, route
+from swell.server.route import Body, Response, admin_route, group_route, model_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.workers.startups import startup_view
@@ -56,9 +56,7 @@ from swell.server.workers.worker_schemas import (
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
 
-_read_key = Reader(KeyRequest)
-_read_rotation = Reader(RotateRequest)
-_read_signing_rotation = Reader(RotateSigningRequest)
+_service_route = group_route("Service")
 
 
 class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +104,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelView]
 
 
-@route("GET /v1/models", "Models", {200: Response("The current version of every model", ModelList)})
+@model_route("GET /v1/models", Response("The current version of every model", ModelList))
 async def list_models(service: Service, call: Call) -> Reply:
     """List models."""
     await service.cards.refresh()
@@ -115,10 +113,9 @@ async def list_models(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ModelList(models=views)))
 
 
-@route(
+@model_route(
     "GET /v1/models/{owner}/{name}",
-    "Models",
-    {200: Response("The model's card, schemas and measured times", ModelView)},
+    Response("The model's card, schemas and measured times", ModelView),
     errors=(NotFound,),
 )
 async def get_model(service: Service, call: Call) -> Reply:
@@ -139,10 +136,9 @@ async def get_model(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view))
 
 
-@route(
+@model_route(
     "GET /v1/models/{owner}/{name}/versions",
-    "Models",
-    {200: Response("Its versions, newest first", ModelList)},
+    Response("Its versions, newest first", ModelList),
     errors=(NotFound,),
 )
 async def list_versions(service: Service, call: Call) -> Reply:
@@ -152,7 +148,7 @@ async def list_versions(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ModelList(models=[model_view(service, each, base) for each in cards])))
 
 
-@admin_route("GET /v1/queues", {200: Response("Queues that are not empty", QueueList)})
+@admin_route("GET /v1/queues", Response("Queues that are not empty", QueueList))
 async def list_queues(service: Service, call: Call) -> Reply:
     """List queues."""
     depths = await service.broker.depths()
@@ -160,9 +156,7 @@ async def list_queues(service: Service, call: Call) -> Reply:
     return Reply(200, encode(QueueList(queues=views)))
 
 
-@admin_route(
-    "GET /v1/workers", {200: Response("Workers, oldest first", WorkerList)}, query=WorkersQuery
-)
+@admin_route("GET /v1/workers", Response("Workers, oldest first", WorkerList), query=WorkersQuery)
 async def list_workers(service: Service, call: Call) -> Reply:
     """List workers."""
     query = read_query(call, WorkersQuery)
@@ -177,7 +171,7 @@ async def list_workers(service: Service, call: Call) -> Reply:
 
 @admin_route(
     "POST /v1/workers/{id}/drain",
-    {200: Response("The worker; it finishes its tasks and exits", WorkerView)},
+    Response("The worker; it finishes its tasks and exits", WorkerView),
     errors=(NotFound,),
     audit="workers.drain",
 )
@@ -201,7 +195,7 @@ async def drain_worker(service: Service, call: Call) -> Reply:
 )
 async def make_key(service: Service, call: Call) -> Reply:
     """Create a key."""
-    request: KeyRequest = await _read_key.read_call(call, service.settings.server.max_body_bytes)
+    request = await read_body(service, call, KeyRequest)
     service.classes.check_known(request.classes)
     expires_at = None
     if request.expires_in_s is not None:
@@ -224,7 +218,7 @@ async def make_key(service: Service, call: Call) -> Reply:
 
 @admin_route(
     "POST /v1/keys/{id}/rotate",
-    {200: Response("The key with its new secret, shown only now", NewKeyView)},
+    Response("The key with its new secret, shown only now", NewKeyView),
     body=Body(RotateRequest, example={"overlap_s": 3600}),
     errors=(NotFound, Conflict),
     audit="keys.rotate",
@@ -235,12 +229,11 @@ async def new_secret(service: Service, call: Call) -> Reply:
     Gives the key a new secret and keeps its id, scopes, limits and tasks. The previous secret
     works during the overlap; older ones stop at once.
     """
-    body = await call.body(service.settings.server.max_body_bytes)
-    request: RotateRequest = _read_rotation.read(body or b"{}")
+    request = await read_body(service, call, RotateRequest, is_optional=True)
     key = await find_key(service, call.params["id"])
     made = await rotate_key(service.registry, service.clock, key, request.overlap_s)
     call.about = f"the previous secret works for {request.overlap_s:g} s"
-    await _keys_changed(service)
+    await keys_changed(service)
     return shown_once(200, made)
 
 
@@ -252,7 +245,7 @@ def shown_once(status: int, made: NewKey) -> Reply:
 
 @admin_route(
     "POST /v1/signing/rotate",
-    {200: Response("When the new secret takes effect", SigningView)},
+    Response("When the new secret takes effect", SigningView),
     body=Body(RotateSigningRequest, example={"revoke": False}),
     errors=(Conflict,),
     audit="signing.rotate",
@@ -264,8 +257,7 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
     queued tasks with such URLs in their input fail, and other backends may refuse new URLs for
     some seconds.
     """
-    body = await call.body(service.settings.server.max_body_bytes)
-    request: RotateSigningRequest = _read_signing_rotation.read(body or b"{}")
+    request = await read_body(service, call, RotateSigningRequest, is_optional=True)
     signing = service.backend.signing
     if signing is None:
         raise Conflict("URLs of this service are signed with a secret that does not change")
@@ -283,7 +275,7 @@ async def rotate_signing(service: Service, call: Call) -> Reply:
 
 
 @admin_route(
-    "GET /v1/audit", {200: Response("A page of entries, newest first", AuditList)}, query=AuditQuery
+    "GET /v1/audit", Response("A page of entries, newest first", AuditList), query=AuditQuery
 )
 async def list_audit(service: Service, call: Call) -> Reply:
     """List the audit log.
@@ -297,14 +289,14 @@ async def list_audit(service: Service, call: Call) -> Reply:
     return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
 
 
-@admin_route("GET /v1/keys", {200: Response("Keys, without their secrets", KeyList)})
+@admin_route("GET /v1/keys", Response("Keys, without their secrets", KeyList))
 async def list_keys(service: Service, call: Call) -> Reply:
     """List keys."""
     keys = await service.registry.keys()
     return Reply(200, encode(KeyList(keys=[_key_view(each) for each in keys])))
 
 
-@route("GET /v1/keys/self", "Service", {200: Response("The key, without its secret", KeyView)})
+@_service_route("GET /v1/keys/self", Response("The key, without its secret", KeyView))
 async def own_key(service: Service, call: Call) -> Reply:
     """Show the caller's key."""
     return Reply(200, encode(_key_view(call.caller)))
@@ -312,7 +304,7 @@ async def own_key(service: Service, call: Call) -> Reply:
 
 @admin_route(
     "DELETE /v1/keys/{id}",
-    {200: Response("The revoked key", KeyView)},
+    Response("The revoked key", KeyView),
     errors=(NotFound,),
     audit="keys.revoke",
 )
@@ -323,12 +315,14 @@ async def revoke_key(service: Service, call: Call) -> Reply:
         key = msgspec.structs.replace(key, revoked_at=service.clock.now())
         await service.registry.put_key(key)
     call.about = repr(key.name)
-    await _keys_changed(service)
+    await keys_changed(service)
     return Reply(200, encode(_key_view(key)))
 
 
-async def _keys_changed(service: Service) -> None:
+async def keys_changed(service: Service) -> None:
+    """Have all backends read keys and their quotas again."""
     service.keys.forget()
+    service.quotas.forget()
     await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
 
 
@@ -338,22 +332,21 @@ async def find_key(service: Service, key_id: str) -> ApiKey:
     Raises:
         NotFound: There is none with this id.
     """
-    for key in await service.registry.keys():
-        if key.id == key_id:
-            return key
-    raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
+    key = await service.registry.key(key_id)
+    if key is None:
+        raise NotFound(f"there is no key {key_id[:60]!r}: GET /v1/keys lists them")
+    return key
 
 
-@route("GET /health/live", "Service", {200: Response("It answers", HealthView)}, scope=None)
+@_service_route("GET /health/live", Response("It answers", HealthView), scope=None)
 async def health_live(service: Service, call: Call) -> Reply:
     """Check that the process answers."""
     return Reply(200, encode(HealthView(status="ok")))
 
 
-@route(
+@_service_route(
     "GET /health/ready",
-    "Service",
-    {200: Response("They can be served", HealthView)},
+    Response("They can be served", HealthView),
     scope=None,
     errors=(Unavailable,),
 )
@@ -378,15 +371,12 @@ async def health_ready(service: Service, call: Call) -> Reply:
     return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 
-@route(
-    "GET /metrics",
-    "Service",
-    {200: Response("Text exposition format", media_type=CONTENT_TYPE)},
-    scope=None,
+@_service_route(
+    "GET /metrics", Response("Text exposition format", media_type=CONTENT_TYPE), scope=None
 )
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""
-    waiting, oldest_s = (0, 0.0) if service.hooks is None else await service.hooks.waiting()
+    waiting, oldest_s = await service.hooks.waiting()
     gauges: dict[str, metrics.Samples] = {
         **await _queue_gauges(service),
         **await _worker_gauges(service),

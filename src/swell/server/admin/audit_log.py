@@ -62,6 +62,19 @@ class Audit:
         await self._registry.record([entry])
         _log.info("operator", action=action, target=entry.target, status=status, key_id=key.id)
 
+    async def note_own(self, action: str, target: str, detail: str) -> None:
+        """Write down what the backend did on its own."""
+        now = self._clock.now()
+        entry = AuditEntry(
+            id=new_id(now),
+            at=now,
+            action=action,
+            target=target[:_MAX_TEXT],
+            status=200,
+            detail=detail[:_MAX_TEXT],
+        )
+        await self._registry.record([entry])
+
     def _is_new(self, key_id: str, action: str) -> bool:
         now_s = self._clock.monotonic_s()
         last_s = self._denied.get((key_id, action))

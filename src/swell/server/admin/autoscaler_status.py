@@ -5,11 +5,13 @@ another one, or not at all.
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from msgspec import Meta
 
 from swell.core.arrival_rates import PREFIX, Arrivals, stale
 from swell.core.clock import Clock
-from swell.core.records import Scope
 from swell.db.registry import Registry
 from swell.protocol.autoscaler_messages import (
     DECISIONS,
@@ -24,11 +26,11 @@ from swell.protocol.autoscaler_messages import (
     Workload,
     read,
 )
-from swell.server.admin.autoscaler_schemas import ScalingQuery, ScalingView
+from swell.server.common_schemas import Moment, doc
 from swell.server.decoding import read_query
 from swell.server.estimates.eta import ServiceTimes
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, admin_route
 from swell.server.serializers import encode, project
 from swell.server.workers.worker_tracker import Fleet
 
@@ -46,6 +48,25 @@ _SWEEP_EVERY_S: Final = 600.0
 
 #: They are kept for this long, since the clocks of backends may differ.
 _SWEEP_AFTER: Final = timedelta(hours=2)
+
+
+class ScalingQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many decisions to list."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """The autoscaler's state and decisions."""
+
+    at: Annotated[Moment | None, doc("null if no autoscaler runs")]
+    leader: Annotated[str | None, doc("the process that decides")]
+    age_s: Annotated[float | None, doc("age of its data, in seconds")]
+    spent_micros: Annotated[
+        int | None, doc("spent by all pools today (UTC), in millionths of a dollar")
+    ]
+    models: list[ModelOutlook]
+    decisions: Annotated[list[Decision], doc("newest first")]
 
 
 class Scaling:
@@ -157,12 +178,8 @@ class Scaling:
         return max(0.0, (self._clock.now() - self._status.at).total_seconds())
 
 
-@route(
-    "GET /v1/scaling",
-    "Operators",
-    {200: Response("Its state and latest decisions", ScalingView)},
-    scope=Scope.ADMIN,
-    query=ScalingQuery,
+@admin_route(
+    "GET /v1/scaling", Response("Its state and latest decisions", ScalingView), query=ScalingQuery
 )
 async def show_scaling(service: "Service", call: Call) -> Reply:
     """Show the autoscaler's state and decisions."""
@@ -171,11 +188,10 @@ async def show_scaling(service: "Service", call: Call) -> Reply:
     status = service.scaling.status
     decisions = read(await service.registry.note(DECISIONS), list[Decision]) or []
     models = () if status is None else status.models
+    # All null without an autoscaler.
+    head = {each: getattr(status, each, None) for each in ("at", "leader", "age_s", "spent_micros")}
     view = ScalingView(
-        at=None if status is None else status.at,
-        leader=None if status is None else status.leader,
-        age_s=None if status is None else status.age_s,
-        spent_micros=None if status is None else status.spent_micros,
+        **head,
         models=[project(ModelOutlook, each) for each in models],
         decisions=decisions[: -query.limit - 1 : -1],
     )

@@ -34,9 +34,6 @@ _log = structlog.get_logger("swell.api")
 #: Interval of writing entries, in seconds.
 KEEP_EVERY_S: Final = 5.0
 
-#: Limit of entries that wait while the registry is unavailable; later ones become idle time.
-MOST_WAITING: Final = 100_000
-
 #: Entries per call.
 _AT_ONCE: Final = 500
 
@@ -203,7 +200,7 @@ class Charges:
                 seconds=round(share_s(timings, most_s), 6),
             )
             if is_priced:
-                self.add(replace(entry, micros=None if cost is None else cost - paid))
+                self._entries.append(replace(entry, micros=None if cost is None else cost - paid))
             else:
                 # The entry of `pay` has the images of a paid attempt.
                 self._sum(replace(entry, images=0) if paid else entry)
@@ -258,13 +255,7 @@ class Charges:
             await self.charge(entries)
         except SwellError as error:
             _log.warning("ledger: cannot write charges, retrying", detail=error.detail)
-            for entry in entries:
-                self.add(entry)
-
-    def add(self, entry: LedgerEntry) -> None:
-        """Write an entry soon; drop it if too many wait."""
-        if len(self._entries) < MOST_WAITING:
-            self._entries.append(entry)
+            self._entries += entries
 
     async def charge(self, entries: Sequence[LedgerEntry]) -> int:
         """Write entries now; return how many are new."""
@@ -281,12 +272,10 @@ class Charges:
 
     async def keep(self) -> None:
         """Write all entries and sums; return once they are in the ledger."""
-        for each in self._sums.values():
-            self.add(each)
+        self._entries += self._sums.values()
         self._sums.clear()
         async with self._writing:
-            while self._entries:
-                part = self._entries[:_AT_ONCE]
+            while part := self._entries[:_AT_ONCE]:
                 await self.charge(part)
                 del self._entries[: len(part)]
 

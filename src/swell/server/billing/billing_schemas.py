@@ -7,37 +7,32 @@ import msgspec
 from msgspec import Meta
 
 from swell.core.quota import Quota
-from swell.server.common_schemas import PLAIN, Moment
+from swell.server.common_schemas import PLAIN, Moment, doc
 
 
 class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which costs to tell."""
 
-    since: Annotated[
-        date | None, Meta(description="first day (UTC); 30 days in all by default")
-    ] = msgspec.field(name="from", default=None)
-    until: Annotated[date | None, Meta(description="last day, included; today by default")] = (
-        msgspec.field(name="to", default=None)
+    since: Annotated[date | None, doc("first day (UTC); 30 days in all by default")] = (
+        msgspec.field(name="from", default=None)
     )
-    by: Annotated[Literal["model", "user", "key", "pool", "day"], Meta(description="grouping")] = (
-        "model"
+    until: Annotated[date | None, doc("last day, included; today by default")] = msgspec.field(
+        name="to", default=None
     )
+    by: Annotated[Literal["model", "user", "key", "pool", "day"], doc("grouping")] = "model"
     limit: Annotated[
-        int,
-        Meta(ge=1, le=1000, description="number of rows, highest cost first; `others` is the rest"),
+        int, doc("number of rows, highest cost first; `others` is the rest", ge=1, le=1000)
     ] = 100
 
 
 class CostKinds(msgspec.Struct, frozen=True, kw_only=True):
     """Worker seconds by use."""
 
-    attempts: Annotated[float, Meta(description="successful attempts")]
-    failed: Annotated[float, Meta(description="failed attempts")]
-    idle: Annotated[float, Meta(description="idle time")]
-    cold: Annotated[float, Meta(description="cold starts")]
-    wasted: Annotated[
-        float, Meta(description="restarts, model switches, lost contact, minimum billing")
-    ]
+    attempts: Annotated[float, doc("successful attempts")]
+    failed: Annotated[float, doc("failed attempts")]
+    idle: Annotated[float, doc("idle time")]
+    cold: Annotated[float, doc("cold starts")]
+    wasted: Annotated[float, doc("restarts, model switches, lost contact, minimum billing")]
     total: float
 
 
@@ -55,23 +50,14 @@ class CostMicros(msgspec.Struct, frozen=True, kw_only=True):
 class CostView(msgspec.Struct, frozen=True, kw_only=True):
     """A cost row, with its share of unassigned costs."""
 
-    name: Annotated[
-        str | None,
-        Meta(description="model, user, key id, pool or day; null for unassigned costs"),
-    ]
+    name: Annotated[str | None, doc("model, user, key id, pool or day; null for unassigned costs")]
     attempts: int
-    images: Annotated[int, Meta(description="successful samples")]
+    images: Annotated[int, doc("successful samples")]
     seconds: CostKinds
-    micros: Annotated[CostMicros | None, Meta(description="null if no pool has a price")]
-    image_micros: Annotated[
-        float | None, Meta(description="cost of an image, from successful attempts only")
-    ]
-    loaded_image_micros: Annotated[
-        float | None, Meta(description="the same with all other costs included")
-    ]
-    api_micros: Annotated[
-        int | None, Meta(description="cost of as many images at `costs.api_image_micros`")
-    ]
+    micros: Annotated[CostMicros | None, doc("null if no pool has a price")]
+    image_micros: Annotated[float | None, doc("cost of an image, from successful attempts only")]
+    loaded_image_micros: Annotated[float | None, doc("the same with all other costs included")]
+    api_micros: Annotated[int | None, doc("cost of as many images at `costs.api_image_micros`")]
 
 
 class CostsList(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +67,10 @@ class CostsList(msgspec.Struct, frozen=True, kw_only=True):
     until: date = msgspec.field(name="to")
     by: str
     api_image_micros: Annotated[
-        int | None, Meta(description="price of an image elsewhere, as set by the operator")
+        int | None, doc("price of an image elsewhere, as set by the operator")
     ]
     costs: list[CostView]
-    others: Annotated[
-        CostView | None, Meta(description="sum of the rows beyond `limit`; null if none")
-    ]
+    others: Annotated[CostView | None, doc("sum of the rows beyond `limit`; null if none")]
     total: CostView
 
 
@@ -94,9 +78,7 @@ class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which entries of the ledger to list."""
 
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
-    cursor: (
-        Annotated[int, Meta(ge=1, le=2**53 - 1, description="`cursor` of the previous page")] | None
-    ) = None
+    cursor: Annotated[int, doc("`cursor` of the previous page", ge=1, le=2**53 - 1)] | None = None
 
 
 class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,19 +86,15 @@ class LedgerEntryView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     at: Moment
-    kind: Annotated[str, Meta(description="cold_start, attempt, failed, idle or wasted")]
+    kind: Annotated[str, doc("cold_start, attempt, failed, idle or wasted")]
     pool: str
     models: list[str]
     worker_id: str | None
-    ref: Annotated[str, Meta(description="its startup or attempt")]
-    outcome: Annotated[
-        str, Meta(description="how that ended; `paid` for payments to remote services")
-    ]
+    ref: Annotated[str, doc("its startup or attempt")]
+    outcome: Annotated[str, doc("how that ended; `paid` for payments to remote services")]
     seconds: float
-    cost_micros: Annotated[
-        int | None, Meta(description="millionths of a dollar; null if the pool has no price")
-    ]
-    key_id: Annotated[str | None, Meta(description="key of the attempts")]
+    cost_micros: Annotated[int | None, doc("millionths of a dollar; null if the pool has no price")]
+    key_id: Annotated[str | None, doc("key of the attempts")]
     user: str | None
     attempts: int
     images: int
@@ -131,9 +109,9 @@ class LedgerList(msgspec.Struct, frozen=True, kw_only=True):
 
 _Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
-_KeyId = Annotated[str, Meta(min_length=1, max_length=200, description="of the key")]
+_KeyId = Annotated[str, doc("of the key", min_length=1, max_length=200)]
 
-_User = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
+_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
 
 
 class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,46 +122,37 @@ class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     key_id: _KeyId
     user: Annotated[
-        _User | None,
-        Meta(description="null for the key itself; `*` for every user without a quota"),
+        _Name | None, doc("null for the key itself; `*` for every user without a quota")
     ] = None
     tasks_per_day: _Amount | None = None
     tasks_per_month: _Amount | None = None
-    samples_per_day: Annotated[_Amount | None, Meta(description="pictures")] = None
-    samples_per_month: Annotated[_Amount | None, Meta(description="pictures")] = None
-    micros_per_day: Annotated[
-        _Amount | None, Meta(description="cost, in millionths of a dollar")
-    ] = None
-    micros_per_month: Annotated[
-        _Amount | None, Meta(description="cost, in millionths of a dollar")
-    ] = None
-    is_prepaid: Annotated[bool, Meta(description="refuse tasks that the credits do not cover")] = (
-        False
-    )
+    samples_per_day: Annotated[_Amount | None, doc("pictures")] = None
+    samples_per_month: Annotated[_Amount | None, doc("pictures")] = None
+    micros_per_day: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
+    micros_per_month: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
+    is_prepaid: Annotated[bool, doc("refuse tasks that the credits do not cover")] = False
 
 
 class QuotaQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A quota to name."""
 
     key_id: _KeyId
-    user: Annotated[str, Meta(max_length=200, description="of the quota")] | None = None
+    user: Annotated[str, doc("of the quota", max_length=200)] | None = None
 
 
 class OwnQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limits to show."""
 
-    user: (
-        Annotated[str, Meta(max_length=200, description="also show this user's limits")] | None
-    ) = None
+    user: Annotated[str, doc("also show this user's limits", max_length=200)] | None = None
 
 
 class StandingView(msgspec.Struct, frozen=True, kw_only=True):
     """One limit."""
 
-    name: Annotated[str, Meta(description="name in the headers, such as `samples-day`")]
-    user: Annotated[str | None, Meta(description="null for the key itself")]
-    unit: Annotated[str, Meta(description="tasks, samples, micros or credits")]
-    period: Annotated[str | None, Meta(description="day or month (UTC); null for credits")]
+    name: Annotated[str, doc("name in the headers, such as `samples-day`")]
+    user: Annotated[str | None, doc("null for the key itself")]
+    unit: Annotated[str, doc("tasks, samples, micros or credits")]
+    period: Annotated[str | None, doc("day or month (UTC); null for credits")]
     limit: int
     left: int
 
@@ -197,7 +166,7 @@ class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
 class QuotaView(Quota, frozen=True, kw_only=True, omit_defaults=False):
     """A quota and its remainder."""
 
-    left: Annotated[list[StandingView], Meta(description="empty if `user` is `*`")]
+    left: Annotated[list[StandingView], doc("empty if `user` is `*`")]
 
 
 class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,37 +179,19 @@ class CreditRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A grant of credits."""
 
     key_id: _KeyId
-    user: Annotated[_User | None, Meta(description="null for the key itself")] = None
+    user: Annotated[_Name | None, doc("null for the key itself")] = None
     micros: Annotated[
-        int,
-        Meta(
-            ge=-(2**53 - 1),
-            le=2**53 - 1,
-            description="millionths of a dollar; negative to remove",
-        ),
+        int, doc("millionths of a dollar; negative to remove", ge=-(2**53 - 1), le=2**53 - 1)
     ]
-    id: (
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                max_length=200,
-                pattern=PLAIN,
-                description="such as a payment id; the same id is granted once",
-            ),
-        ]
-        | None
-    ) = None
-    note: Annotated[
-        str, Meta(max_length=500, pattern=PLAIN, description="description for people")
-    ] = ""
+    id: Annotated[_Name, doc("such as a payment id; the same id is granted once")] | None = None
+    note: Annotated[str, doc("description for people", max_length=500, pattern=PLAIN)] = ""
 
 
 class CreditsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The accounts to list."""
 
-    key_id: Annotated[str, Meta(max_length=200, description="only this key")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=500, description="number of grants, newest first")] = 50
+    key_id: Annotated[str, doc("only this key", max_length=200)] | None = None
+    limit: Annotated[int, doc("number of grants, newest first", ge=1, le=500)] = 50
 
 
 class AccountView(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,8 +201,8 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     granted_micros: int
     spent_micros: int
-    held_micros: Annotated[int, Meta(description="held for unfinished tasks")]
-    left_micros: Annotated[int, Meta(description="negative if tasks cost more than was held")]
+    held_micros: Annotated[int, doc("held for unfinished tasks")]
+    left_micros: Annotated[int, doc("negative if tasks cost more than was held")]
 
 
 class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,5 +227,5 @@ class GrantView(msgspec.Struct, frozen=True, kw_only=True):
     """A grant and the new balance."""
 
     id: str
-    is_new: Annotated[bool, Meta(description="false if this id was granted before")]
+    is_new: Annotated[bool, doc("false if this id was granted before")]
     account: AccountView

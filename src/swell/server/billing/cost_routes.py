@@ -14,9 +14,9 @@ from swell.core.billing.idle_time import Life, paid_micros, remainder
 from swell.core.billing.ledger import Charged, EntryKind, LedgerEntry, cost_micros, day_of
 from swell.core.errors import InvalidInput
 from swell.core.provider import Instance
-from swell.core.records import AuditEntry, Scope, WorkerInfo
+from swell.core.records import WorkerInfo
 from swell.core.startup_phases import Startup, StartupKind
-from swell.core.task import Task, TaskState, new_id
+from swell.core.task import Task, TaskState
 from swell.db.instance_notices import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
 from swell.protocol.autoscaler_messages import read
 from swell.server.billing.attempt_costs import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
@@ -29,7 +29,7 @@ from swell.server.billing.billing_schemas import (
 )
 from swell.server.decoding import read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, admin_route
 from swell.server.serializers import encode, project, rounded
 from swell.server.service import Service
 from swell.server.workers.startups import end_startups
@@ -160,7 +160,7 @@ async def _busy_since(service: Service) -> dict[str, datetime]:
 async def instance_ended(service: Service, instance: Instance) -> None:
     """Note the end of a machine, which `settle` charges.
 
-    A launcher in another process calls `accounts.tell_end`.
+    A launcher in another process calls `tell_end`.
     """
     await tell_end(service.registry, instance)
     await _take_ends(service, [instance])
@@ -317,28 +317,14 @@ async def _is_new_alarm(service: Service, name: str, alarm: tuple[str, int]) -> 
 
 async def _alarm(service: Service, name: str, share: int, amounts: str) -> None:
     _log.warning("budget", period=name, percent=share, spent=amounts)
-    now = service.clock.now()
-    entry = AuditEntry(
-        id=new_id(now),
-        at=now,
-        action=f"budget.{name}",
-        target=f"{share} %",
-        status=200,
-        detail=f"{share} % of the budget of this {name} are spent: {amounts}",
-    )
-    await service.registry.record([entry])
+    detail = f"{share} % of the budget of this {name} are spent: {amounts}"
+    await service.audit.note_own(f"budget.{name}", f"{share} %", detail)
 
 
 # --- reports -------------------------------------------------------------------------------------
 
 
-@route(
-    "GET /v1/costs",
-    "Operators",
-    {200: Response("Costs and their total", CostsList)},
-    scope=Scope.ADMIN,
-    query=CostsQuery,
-)
+@admin_route("GET /v1/costs", Response("Costs and their total", CostsList), query=CostsQuery)
 async def show_costs(service: Service, call: Call) -> Reply:
     """Show costs."""
     query = read_query(call, CostsQuery)

@@ -148,13 +148,9 @@ class Quotas:
 
     async def settle(self) -> None:
         """Settle the reservations of tasks that have ended since the last call."""
-        while self._ended:
-            part, self._ended = self._ended[:_AT_ONCE], self._ended[_AT_ONCE:]
-            try:
-                await self._registry.release(part)
-            except BaseException:
-                self._ended = part + self._ended
-                raise
+        while part := self._ended[:_AT_ONCE]:
+            await self._registry.release(part)
+            del self._ended[: len(part)]
 
     async def repair(self) -> None:
         """Release reservations of tasks that have ended or were never accepted, after a crash."""

@@ -5,9 +5,8 @@ import secrets
 import msgspec
 
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound
-from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.quota import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
-from swell.server.admin.admin_routes import find_key
+from swell.server.admin.admin_routes import find_key, keys_changed
 from swell.server.billing.billing_schemas import (
     AccountView,
     AllowanceView,
@@ -24,19 +23,16 @@ from swell.server.billing.billing_schemas import (
     StandingView,
 )
 from swell.server.common_schemas import NoQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, route
+from swell.server.route import Body, Response, admin_route, task_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
-
-_quota = Reader(QuotaRequest)
-_credit = Reader(CreditRequest)
 
 
 @admin_route(
     "GET /v1/quotas",
-    {200: Response("Quotas and their remainder", QuotaList)},
+    Response("Quotas and their remainder", QuotaList),
     errors=(InvalidRequest, InvalidInput),
 )
 async def list_quotas(service: Service, call: Call) -> Reply:
@@ -51,7 +47,7 @@ async def list_quotas(service: Service, call: Call) -> Reply:
 
 @admin_route(
     "PUT /v1/quotas",
-    {200: Response("The quota and its remainder", QuotaView)},
+    Response("The quota and its remainder", QuotaView),
     body=Body(QuotaRequest, example={"key_id": "k1", "user": "*", "samples_per_day": 50}),
     errors=(NotFound,),
     audit="quotas.put",
@@ -62,19 +58,19 @@ async def put_quota(service: Service, call: Call) -> Reply:
     Replaces the quota of a key or user. Usage since the start of the day or month counts, if
     there was a quota by then. Other backends apply it within two seconds.
     """
-    asked: QuotaRequest = await _quota.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, QuotaRequest)
     await find_key(service, asked.key_id)
     quota = Quota(**msgspec.structs.asdict(asked))
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
     await service.registry.put_quota(quota)
-    await _changed(service)
+    await keys_changed(service)
     sheet = await service.registry.sheet([place_of(quota.key_id, quota.user)], service.clock.now())
     return Reply(200, encode(_quota_view(service, quota, sheet)))
 
 
 @admin_route(
     "DELETE /v1/quotas",
-    {200: Response("An empty list", QuotaList)},
+    Response("An empty list", QuotaList),
     query=QuotaQuery,
     errors=(NotFound,),
     audit="quotas.drop",
@@ -85,13 +81,11 @@ async def drop_quota(service: Service, call: Call) -> Reply:
     call.target, call.about = query.key_id, f"user {query.user!r}" if query.user else ""
     if not await service.registry.drop_quota(query.key_id, query.user):
         raise NotFound("there is no such quota: GET /v1/quotas lists them")
-    await _changed(service)
+    await keys_changed(service)
     return Reply(200, encode(QuotaList(quotas=[])))
 
 
-@admin_route(
-    "GET /v1/credits", {200: Response("Accounts and grants", CreditsList)}, query=CreditsQuery
-)
+@admin_route("GET /v1/credits", Response("Accounts and grants", CreditsList), query=CreditsQuery)
 async def list_credits(service: Service, call: Call) -> Reply:
     """List credits."""
     query = read_query(call, CreditsQuery)
@@ -119,7 +113,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
 
     Needed for quotas with `is_prepaid`.
     """
-    asked: CreditRequest = await _credit.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, CreditRequest)
     await find_key(service, asked.key_id)
     now = service.clock.now()
     credit = project(Credit, asked, id=asked.id or secrets.token_hex(16), at=now)
@@ -131,12 +125,7 @@ async def add_credits(service: Service, call: Call) -> Reply:
     return Reply(201 if is_new else 200, encode(view))
 
 
-@route(
-    "GET /v1/quota",
-    "Tasks",
-    {200: Response("The remainder of each limit", AllowanceView)},
-    query=OwnQuery,
-)
+@task_route("GET /v1/quota", Response("The remainder of each limit", AllowanceView), query=OwnQuery)
 async def show_allowance(service: Service, call: Call) -> Reply:
     """Show the remaining quota.
 
@@ -170,9 +159,3 @@ def _account_view(place: Place, sheet: Sheet) -> AccountView:
         held_micros=account.held,
         left_micros=account.left,
     )
-
-
-async def _changed(service: Service) -> None:
-    """Have all backends read again which keys have quotas."""
-    service.quotas.forget()
-    await service.bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])

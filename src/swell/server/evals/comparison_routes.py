@@ -11,15 +11,15 @@ import hmac
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from swell.core.comparison import MOST_VOTES, Cell, Comparison, Outline, Row, Vote
+from swell.core.comparison import MOST_VOTES, Cell, Comparison, Row, Vote
 from swell.core.errors import (
     Conflict,
-    FieldError,
     Forbidden,
     InvalidInput,
     InvalidRequest,
@@ -38,11 +38,13 @@ from swell.core.model_ratings import (
 from swell.core.records import Scope
 from swell.core.task import is_id
 from swell.db.registry import Registry
+from swell.server.auth import may_see, only_own
 from swell.server.common_schemas import NoQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import Reader, read_body, read_query
 from swell.server.evals import comparison_schemas as messages
+from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response, group_route
 from swell.server.serializers import UrlMaker, encode, project
 
 if TYPE_CHECKING:
@@ -54,17 +56,19 @@ _MAX_BALLOT_BYTES: Final = 16 * 1024
 #: Fields of a cell that are null until voting has ended.
 _HIDDEN: Final = {"task_id": None, "queue_s": None, "run_s": None, "cost_micros": None}
 
-_vote = Reader(messages.VoteRequest)
+comparison_route = group_route("Comparisons")
 _ballot = Reader(messages.BallotRequest)
+
+#: Returns the error of a wrong value in a request.
+wrong: Final = partial(field_error, code="comparison")
 
 
 # --- endpoints -----------------------------------------------------------------------------------
 
 
-@route(
+@comparison_route(
     "GET /v1/comparisons",
-    "Comparisons",
-    {200: Response("A page of comparisons, newest first", messages.ComparisonList)},
+    Response("A page of comparisons, newest first", messages.ComparisonList),
     query=messages.ComparisonsQuery,
 )
 async def list_comparisons(service: "Service", call: Call) -> Reply:
@@ -75,22 +79,21 @@ async def list_comparisons(service: "Service", call: Call) -> Reply:
     query = read_query(call, messages.ComparisonsQuery)
     if query.cursor is not None and not is_id(query.cursor):
         raise InvalidRequest("the cursor is not one that a listing returned; leave it out")
-    key_id = None if Scope.ADMIN in call.caller.scopes else call.caller.id
     found = await service.registry.outlines(
-        limit=query.limit + 1, before=query.cursor, key_id=key_id
+        limit=query.limit + 1, before=query.cursor, key_id=only_own(call)
     )
     shown = found[: query.limit]
     views = [
-        project(messages.ComparisonSummary, each, is_own=_is_own(call, each)) for each in shown
+        project(messages.ComparisonSummary, each, is_own=may_see(call, each.key_id))
+        for each in shown
     ]
     after = shown[-1].id if len(found) > query.limit else None
     return Reply(200, encode(messages.ComparisonList(comparisons=views, cursor=after)))
 
 
-@route(
+@comparison_route(
     "GET /v1/comparisons/{id}",
-    "Comparisons",
-    {200: Response("The comparison", messages.ComparisonView)},
+    Response("The comparison", messages.ComparisonView),
     query=messages.ComparisonQuery,
     errors=(Forbidden, NotFound),
 )
@@ -109,10 +112,9 @@ async def get_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, comparison, query.voter, has_names=query.names)
 
 
-@route(
+@comparison_route(
     "POST /v1/comparisons/{id}/close",
-    "Comparisons",
-    {200: Response("The comparison with the models' names", messages.ComparisonView)},
+    Response("The comparison with the models' names", messages.ComparisonView),
     errors=(Forbidden, NotFound),
     audit="comparisons.close",
 )
@@ -129,10 +131,9 @@ async def close_comparison(service: "Service", call: Call) -> Reply:
     return await _show(service, call, closed)
 
 
-@route(
+@comparison_route(
     "DELETE /v1/comparisons/{id}",
-    "Comparisons",
-    {200: Response("The comparison as it was", messages.ComparisonView)},
+    Response("The comparison as it was", messages.ComparisonView),
     errors=(Forbidden, NotFound),
     audit="comparisons.drop",
 )
@@ -149,10 +150,9 @@ async def drop_comparison(service: "Service", call: Call) -> Reply:
     return Reply(200, encode(msgspec.structs.replace(view, rows=[])))
 
 
-@route(
+@comparison_route(
     "POST /v1/comparisons/{id}/votes",
-    "Comparisons",
-    {200: Response("The vote", messages.VoteView)},
+    Response("The vote", messages.VoteView),
     body=Body(messages.VoteRequest, example={"row": 0, "winner": 2, "voter": "anna"}),
     errors=(NotFound, Conflict),
     audit="comparisons.vote",
@@ -162,20 +162,18 @@ async def cast_vote(service: "Service", call: Call) -> Reply:
 
     Each voter of a key has one vote for each row; a later vote replaces it.
     """
-    asked = await _vote.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, messages.VoteRequest)
     comparison = await _find(service, call)
     call.of_others = not comparison.is_shared and comparison.key_id != call.caller.id
     return await _cast(service, comparison, asked, call.caller.id)
 
 
-@route(
+@comparison_route(
     "POST /v1/comparisons/{id}/ballots",
-    "Comparisons",
-    {200: Response("The vote", messages.VoteView)},
+    Response("The vote", messages.VoteView),
     scope=None,
     body=Body(
-        messages.BallotRequest,
-        example={"permit": "T", "row": 0, "tie": True, "voter": "anna"},
+        messages.BallotRequest, example={"permit": "T", "row": 0, "tie": True, "voter": "anna"}
     ),
     errors=(Forbidden, Conflict),
 )
@@ -198,10 +196,9 @@ async def cast_ballot(service: "Service", call: Call) -> Reply:
     return await _cast(service, comparison, asked, key_id)
 
 
-@route(
+@comparison_route(
     "GET /v1/ratings",
-    "Comparisons",
-    {200: Response("Ratings, best first", messages.RatingList)},
+    Response("Ratings, best first", messages.RatingList),
     errors=(InvalidRequest, InvalidInput, Unavailable),
 )
 async def list_ratings(service: "Service", call: Call) -> Reply:
@@ -230,7 +227,7 @@ async def _show(
         comparison,
         await service.registry.votes(comparison.id),
         service.urls(call),
-        is_own=_is_own(call, comparison),
+        is_own=may_see(call, comparison.key_id),
         has_names=has_names,
         voter=(call.caller.id, voter),
     )
@@ -288,7 +285,7 @@ async def _find(service: "Service", call: Call) -> Comparison:
         NotFound: It does not exist, or the caller may not see it.
     """
     comparison = await _known(service, call.params["id"])
-    if comparison is None or not (comparison.is_shared or _is_own(call, comparison)):
+    if comparison is None or not (comparison.is_shared or may_see(call, comparison.key_id)):
         raise _unknown(call.params["id"])
     return comparison
 
@@ -300,14 +297,9 @@ async def _known(service: "Service", comparison_id: str) -> Comparison | None:
 
 async def _find_own(service: "Service", call: Call) -> Comparison:
     comparison = await _find(service, call)
-    if not _is_own(call, comparison):
+    if not may_see(call, comparison.key_id):
         raise Forbidden("only the key that made a comparison, or an admin's, may do this")
-    call.of_others = comparison.key_id != call.caller.id
     return comparison
-
-
-def _is_own(call: Call, comparison: Comparison | Outline) -> bool:
-    return comparison.key_id == call.caller.id or Scope.ADMIN in call.caller.scopes
 
 
 def _unknown(comparison_id: str) -> NotFound:
@@ -315,12 +307,6 @@ def _unknown(comparison_id: str) -> NotFound:
         f"there is no comparison {comparison_id[:60]!r} that this key may see: "
         "GET /v1/comparisons lists them"
     )
-
-
-def wrong(pointer: str, detail: str) -> InvalidInput:
-    """Return the error of a wrong value in a request."""
-    field = FieldError(pointer=pointer, detail=detail, code="comparison")
-    return InvalidInput(f"{pointer}: {detail}", errors=[field])
 
 
 def digest_of(permit: str) -> str:

@@ -19,15 +19,15 @@ from swell.core.comparison import MOST_KEPT, MOST_LABEL, Cell, Comparison, Model
 from swell.core.errors import Conflict, InvalidRequest, NotFound
 from swell.core.results import Timings
 from swell.core.task import Artifact, Task, TaskState, is_id, new_id
-from swell.server.decoding import Reader
-from swell.server.evals.comparison_routes import comparison_view, digest_of, wrong
+from swell.server.auth import may_see
+from swell.server.decoding import read_body
+from swell.server.evals.comparison_routes import comparison_route, comparison_view, digest_of, wrong
 from swell.server.evals.comparison_schemas import ComparisonRequest, NewComparisonView
 from swell.server.files.file_routes import read_file
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response
 from swell.server.serializers import encode, project
 from swell.server.service import Service
-from swell.server.tasks.task_routes import may_see
 
 #: Longer texts are cut, in characters: voters see them side by side.
 _MOST_TEXT: Final = 20_000
@@ -49,17 +49,14 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 #: No visible loss.
 _QUALITY: Final = 95
 
-_request = Reader(ComparisonRequest)
 _random: Final = random.SystemRandom()
 
 
-@route(
+@comparison_route(
     "POST /v1/comparisons",
-    "Comparisons",
     {201: Response("The comparison, blind", NewComparisonView)},
     body=Body(
-        ComparisonRequest,
-        example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"},
+        ComparisonRequest, example={"rows": [{"tasks": ["0197a1", "0197a2"]}], "name": "foxes"}
     ),
     errors=(NotFound, Conflict),
     audit="comparisons.create",
@@ -70,9 +67,7 @@ async def create_comparison(service: Service, call: Call) -> Reply:
     Takes ended tasks in rows: the same input and seed for two to four models. Copies the
     pictures without metadata and shuffles each row. A failed task leaves an empty place.
     """
-    asked: ComparisonRequest = await _request.read_call(
-        call, service.settings.server.max_body_bytes
-    )
+    asked = await read_body(service, call, ComparisonRequest)
     columns = len(asked.rows[0].tasks)
     if any(len(row.tasks) != columns for row in asked.rows):
         raise wrong("/rows", f"every row has as many tasks as the first, {columns}")
@@ -130,7 +125,7 @@ async def _find_tasks(service: Service, call: Call, asked: ComparisonRequest) ->
     found = await service.store.get([each if is_id(each) else "0" * 32 for each in ids])
     tasks: dict[str, Task] = {}
     for task_id, task in zip(ids, found, strict=True):
-        if task is None or not may_see(call, task):
+        if task is None or not may_see(call, task.key_id):
             raise NotFound(f"there is no task {task_id[:60]!r}: name tasks of your own key")
         if not task.state.is_terminal:
             raise Conflict(f"task {task_id} is {task.state}: compare when all have ended")

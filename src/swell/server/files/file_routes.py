@@ -34,7 +34,7 @@ from swell.server.headers import POLICY
 from swell.server.multipart_forms import open_form
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Header, Response, route
+from swell.server.route import Body, Header, Response, file_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
@@ -104,9 +104,8 @@ _RANGE_HEADER: Final = Header(
 )
 
 
-@route(
+@file_route(
     "POST /v1/uploads",
-    "Files",
     {201: Response("The stored file and its URL, for use in an input", UploadView)},
     body=Body(media_types=("application/octet-stream", "image/png", "multipart/form-data")),
     query=UploadQuery,
@@ -181,9 +180,8 @@ async def _checked(data: AsyncIterator[bytes], allowed: Sequence[str]) -> AsyncI
         yield piece
 
 
-@route(
+@file_route(
     "PUT /v1/artifacts/{key:path}",
-    "Files",
     {201: Response("The stored file", StoredView)},
     scope=None,
     body=Body(media_types=("application/octet-stream", "image/png")),
@@ -236,9 +234,8 @@ def _removed(key: str) -> ExpiredArtifact:
     return ExpiredArtifact(f"the file {key[:120]!r} was deleted: {why}")
 
 
-@route(
+@file_route(
     "GET /v1/artifacts/{key:path}",
-    "Files",
     {
         200: Response("The file", media_type="application/octet-stream"),
         206: Response("The requested range", media_type="application/octet-stream"),

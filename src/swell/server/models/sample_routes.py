@@ -10,7 +10,7 @@ from swell.core.records import ModelCard, Sample
 from swell.sdk.card_samples import MOST_SAMPLES, TEXT, checked_text
 from swell.server.common_schemas import doc
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, model_route
 from swell.server.serializers import project
 from swell.server.service import Service
 
@@ -49,9 +49,8 @@ async def _store(service: Service, model: str, sample: Sample) -> Sample:
     return msgspec.structs.replace(sample, digest=digest, text=text, data=b"")
 
 
-@route(
+@model_route(
     "GET /v1/models/{owner}/{name}/samples/{digest}",
-    "Models",
     {
         200: Response("The picture, sound or text", media_type="image/webp"),
         304: Response("It has not changed", media_type=""),

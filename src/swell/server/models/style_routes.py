@@ -9,7 +9,7 @@ from swell.sdk.style_presets import Style
 from swell.server.common_schemas import doc
 from swell.server.models.sample_routes import constant_reply
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, model_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
@@ -32,7 +32,7 @@ class StyleList(msgspec.Struct, frozen=True, kw_only=True):
     styles: list[StyleView]
 
 
-@route("GET /v1/styles", "Models", {200: Response("Styles, in display order", StyleList)})
+@model_route("GET /v1/styles", Response("Styles, in display order", StyleList))
 async def list_styles(service: Service, call: Call) -> Reply:
     """List styles.
 
@@ -44,9 +44,8 @@ async def list_styles(service: Service, call: Call) -> Reply:
     return Reply(200, encode(StyleList(styles=views)))
 
 
-@route(
+@model_route(
     "GET /v1/styles/{digest}",
-    "Models",
     {
         200: Response("The picture", media_type="image/webp"),
         304: Response("It has not changed", media_type=""),

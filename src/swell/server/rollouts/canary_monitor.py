@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from swell.core.event_bus import MessageKind, PeerMessage
-from swell.core.records import AuditEntry
 from swell.core.results import is_inputs_fault
 from swell.core.rollouts.canary_test import Observation, Verdict, judge, must_roll_back
 from swell.core.rollouts.rollout_state import (
@@ -19,7 +18,7 @@ from swell.core.rollouts.rollout_state import (
     queues_of,
     roll_back,
 )
-from swell.core.task import Failed, Outcome, Succeeded, Task, TaskState, new_id
+from swell.core.task import Failed, Outcome, Succeeded, Task, TaskState
 from swell.db.rollouts import add_evidence, change_life
 
 if TYPE_CHECKING:
@@ -98,15 +97,8 @@ async def _roll_back(service: "Service", model: str, canary: Canary, verdict: Ve
         "canaries: rolled back", model=model, version=canary.version, reason=verdict.reason
     )
     await tell_of_stages(service)
-    entry = AuditEntry(
-        id=new_id(now),
-        at=now,
-        action="models.rollback",
-        target=f"{model}:{canary.version}"[:200],
-        status=200,
-        detail=verdict.reason[:200],
-    )
-    await service.registry.record([entry])
+    target = f"{model}:{canary.version}"
+    await service.audit.note_own("models.rollback", target, verdict.reason)
 
 
 async def tell_of_stages(service: "Service") -> None:

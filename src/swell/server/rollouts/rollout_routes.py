@@ -20,7 +20,7 @@ from swell.core.task import new_id
 from swell.db.rollouts import change_life, read_evidence
 from swell.server.admin.admin_routes import model_name
 from swell.server.common_schemas import NoQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
 from swell.server.rollouts.canary_monitor import is_canary_served, lost_after_s, tell_of_stages
 from swell.server.rollouts.rollout_schemas import (
@@ -32,18 +32,17 @@ from swell.server.rollouts.rollout_schemas import (
     RollbackRequest,
     VersionStageView,
 )
-from swell.server.route import Body, Handler, Response, route
+from swell.server.route import Body, Handler, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 
+_route = group_route("Models", scope=Scope.ADMIN)
 _ADOPTION: Final = Response("The stages of the model's versions", AdoptionView)
 
 
-@route(
+@_route(
     "GET /v1/models/{owner}/{name}/adoption",
-    "Models",
-    {200: _ADOPTION},
-    scope=Scope.ADMIN,
+    _ADOPTION,
     errors=(InvalidRequest, InvalidInput, NotFound, Conflict),
 )
 async def show_adoption(service: Service, call: Call) -> Reply:
@@ -58,11 +57,9 @@ _Change = Callable[[Any, Sequence[ModelCard], Life | None], Life]
 
 
 def _change_route(action: str, message: type[Any], **example: Any) -> Callable[[Handler], Handler]:
-    return route(
+    return _route(
         f"POST /v1/models/{{owner}}/{{name}}/{action}",
-        "Models",
-        {200: _ADOPTION},
-        scope=Scope.ADMIN,
+        _ADOPTION,
         body=Body(message, example=example),
         errors=(NotFound, Conflict),
         audit=f"models.{action}",
@@ -158,7 +155,7 @@ async def retire_version(service: Service, call: Call) -> Reply:
 
 async def _change(service: Service, call: Call, message: type[Any], change: _Change) -> Reply:
     """Change the stages of a model as a request asks for, and show them."""
-    asked = await Reader(message).read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, message)
     cards = await _cards(service, model_name(call))
     model, version = cards[0].name, asked.version
     call.target = f"{model}:{version}" if version else model

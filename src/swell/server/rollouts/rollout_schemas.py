@@ -8,17 +8,15 @@ from msgspec import Meta
 
 from swell.core.rollouts.canary_test import Verdict
 from swell.core.rollouts.rollout_state import RollbackRules, StageChange
-from swell.server.common_schemas import PLAIN
+from swell.server.common_schemas import PLAIN, doc
 
 _Version = Annotated[str, Meta(min_length=1, max_length=100, pattern=PLAIN)]
 
 _Edition = Annotated[
     _Version | None,
-    Meta(
-        description=(
-            "`edition` of GET …/adoption: answers 409 if the stages have changed since; null "
-            "skips the check"
-        )
+    doc(
+        "`edition` of GET …/adoption: answers 409 if the stages have changed since; null "
+        "skips the check"
     ),
 ]
 
@@ -27,13 +25,11 @@ class CanaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A request for a canary."""
 
     version: _Version
-    share: Annotated[
-        float, Meta(gt=0.0, lt=1.0, description="share of the tasks that name no version")
-    ]
+    share: Annotated[float, doc("share of the tasks that name no version", gt=0.0, lt=1.0)]
     sticky: Annotated[
         Literal["user", "key"],
-        Meta(
-            description="keep each `user` of a key on one version (tasks without a user are "
+        doc(
+            "keep each `user` of a key on one version (tasks without a user are "
             "assigned one by one), or each `key`"
         ),
     ] = "user"
@@ -46,11 +42,9 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     version: Annotated[
         _Version | None,
-        Meta(
-            description=(
-                "null for the canary, with `edition`. A version that was rolled back "
-                "automatically needs `edition` too, or the answer is 409"
-            )
+        doc(
+            "null for the canary, with `edition`. A version that was rolled back "
+            "automatically needs `edition` too, or the answer is 409"
         ),
     ] = None
     edition: _Edition = None
@@ -61,14 +55,12 @@ class RollbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     version: Annotated[
         _Version | None,
-        Meta(
-            description=(
-                "the canary, or the live version without a canary; 409 if it is another one by "
-                "now; null for either"
-            )
+        doc(
+            "the canary, or the live version without a canary; 409 if it is another one by "
+            "now; null for either"
         ),
     ] = None
-    reason: Annotated[str, Meta(max_length=200, description="reason for the history")] = ""
+    reason: Annotated[str, doc("reason for the history", max_length=200)] = ""
     edition: _Edition = None
 
 
@@ -83,11 +75,9 @@ class VersionStageView(msgspec.Struct, frozen=True, kw_only=True):
     """The stage of a version."""
 
     version: str
-    stage: Annotated[str, Meta(description="`trial`, `canary`, `live` or `retired`")]
-    share: Annotated[
-        float, Meta(description="share of the tasks that name no version, while served")
-    ]
-    workers: Annotated[int, Meta(description="workers that have it, seen in the last 30 s")]
+    stage: Annotated[str, doc("`trial`, `canary`, `live` or `retired`")]
+    share: Annotated[float, doc("share of the tasks that name no version, while served")]
+    workers: Annotated[int, doc("workers that have it, seen in the last 30 s")]
     registered_at: datetime | None
 
 
@@ -100,8 +90,7 @@ class CanaryView(msgspec.Struct, frozen=True, kw_only=True):
     sticky: str
     rollback: RollbackRules
     is_served: Annotated[
-        bool,
-        Meta(description="whether a live worker has it; otherwise the live version gets its share"),
+        bool, doc("whether a live worker has it; otherwise the live version gets its share")
     ]
     evidence: Verdict
 
@@ -111,13 +100,12 @@ class AdoptionView(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     is_staged: Annotated[
-        bool,
-        Meta(description="if false, the newest version gets all tasks that name no version"),
+        bool, doc("if false, the newest version gets all tasks that name no version")
     ]
-    edition: Annotated[str, Meta(description="changes with every change of the stages")]
+    edition: Annotated[str, doc("changes with every change of the stages")]
     live: str
     canary: CanaryView | None
-    former: Annotated[tuple[str, ...], Meta(description="earlier live versions, latest first")]
-    versions: Annotated[list[VersionStageView], Meta(description="newest first")]
-    history: Annotated[tuple[StageChange, ...], Meta(description="newest first")]
-    notice: Annotated[str, Meta(description="a recommended action; empty for none")]
+    former: Annotated[tuple[str, ...], doc("earlier live versions, latest first")]
+    versions: Annotated[list[VersionStageView], doc("newest first")]
+    history: Annotated[tuple[StageChange, ...], doc("newest first")]
+    notice: Annotated[str, doc("a recommended action; empty for none")]

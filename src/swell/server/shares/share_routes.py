@@ -24,21 +24,20 @@ from swell.core.share_link import ShareLink, new_share_token
 from swell.core.task import SHOWN_LARGE_PX, Artifact, Task, TaskState, is_id
 from swell.server.admin.admin_routes import shown_once
 from swell.server.admin.admin_schemas import NewKeyView
-from swell.server.auth import create_key
+from swell.server.auth import create_key, only_own
 from swell.server.common_schemas import Cursor, Moment, NoQuery, doc
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.files.thumbnails import has_thumbnail, width_of
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
-from swell.server.tasks.task_routes import find_task, only_own
+from swell.server.tasks.task_routes import find_task
 from swell.server.tasks.task_schemas import Zoned
 
 #: Keeps shared pictures out of search engines.
 NO_INDEX_HEADER = (b"x-robots-tag", b"noindex")
-
 
 #: The input field with the text of a picture.
 _PROMPT: Final = "prompt"
@@ -105,14 +104,13 @@ class SharedPictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     w: Annotated[int, doc("largest width, in px: 128, 256, 512 or 2048")] = SHOWN_LARGE_PX
 
 
-_read_request = Reader(ShareRequest)
+_route = group_route("Shares")
 _SHARE: Final = Response("The link", ShareView)
 
 
-@route(
+@_route(
     "POST /v1/tasks/{id}/share",
-    "Shares",
-    {200: _SHARE},
+    _SHARE,
     body=Body(ShareRequest, example={"with_prompt": False}),
     errors=(NotFound, Conflict),
     audit="tasks.share",
@@ -124,8 +122,7 @@ async def share(service: Service, call: Call) -> Reply:
     key. It ends when it is revoked, expires, or the task's outputs are removed. A second
     request changes what the link shows and keeps the link.
     """
-    body = await call.body(service.settings.server.max_body_bytes)
-    request: ShareRequest = _read_request.read(body or b"{}")
+    request = await read_body(service, call, ShareRequest, is_optional=True)
     task = await find_task(service, call)
     now = service.clock.now()
     if request.expires_at is not None and request.expires_at <= now:
@@ -147,12 +144,7 @@ async def share(service: Service, call: Call) -> Reply:
     return Reply(200, encode(_view(service, call, link)))
 
 
-@route(
-    "GET /v1/tasks/{id}/share",
-    "Shares",
-    {200: _SHARE},
-    errors=(InvalidRequest, InvalidInput, NotFound),
-)
+@_route("GET /v1/tasks/{id}/share", _SHARE, errors=(InvalidRequest, InvalidInput, NotFound))
 async def get_share(service: Service, call: Call) -> Reply:
     """Get a task's link."""
     read_query(call, NoQuery)
@@ -160,10 +152,9 @@ async def get_share(service: Service, call: Call) -> Reply:
     return _link_reply(service, call, task, await service.store.share_link_of(task.id))
 
 
-@route(
+@_route(
     "DELETE /v1/tasks/{id}/share",
-    "Shares",
-    {200: Response("The link as it was", ShareView)},
+    Response("The link as it was", ShareView),
     errors=(NotFound,),
     audit="tasks.unshare",
 )
@@ -176,12 +167,7 @@ async def unshare(service: Service, call: Call) -> Reply:
     return _link_reply(service, call, task, await service.store.unshare(task.id))
 
 
-@route(
-    "GET /v1/shares",
-    "Shares",
-    {200: Response("Links, newest tasks first", ShareList)},
-    query=SharesQuery,
-)
+@_route("GET /v1/shares", Response("Links, newest tasks first", ShareList), query=SharesQuery)
 async def list_shares(service: Service, call: Call) -> Reply:
     """List links.
 
@@ -205,10 +191,9 @@ async def list_shares(service: Service, call: Call) -> Reply:
     return Reply(200, encode(ShareList(shares=views, cursor=cursor)))
 
 
-@route(
+@_route(
     "GET /v1/shares/{token}",
-    "Shares",
-    {200: Response("The shared part of the task", SharedView)},
+    Response("The shared part of the task", SharedView),
     scope=None,
     errors=(InvalidRequest, InvalidInput, NotFound),
 )
@@ -222,9 +207,8 @@ async def look(service: Service, call: Call) -> Reply:
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store"), NO_INDEX_HEADER])
 
 
-@route(
+@_route(
     "POST /v1/shares/{token}/guest",
-    "Shares",
     {201: Response("A key for `limits.guest_tasks` tasks within a day", NewKeyView)},
     scope=None,
     errors=(InvalidRequest, Forbidden, NotFound, TooManyRequests),
@@ -261,9 +245,8 @@ async def make_guest_key(service: Service, call: Call) -> Reply:
     return shown_once(201, made)
 
 
-@route(
+@_route(
     "GET /v1/shares/{token}/pictures/{number}",
-    "Shares",
     {
         200: Response("The picture", media_type="image/webp"),
         304: Response("It has not changed", media_type=""),
@@ -370,13 +353,9 @@ def _choices(prop: Any, schema: Mapping[str, Any], depth: int = 0) -> list[Any]:
     found = [*prop.get("enum", ()), *([prop["const"]] if "const" in prop else [])]
     parts = [each for name in ("anyOf", "oneOf", "allOf") for each in prop.get(name, ())]
     parts.append(prop.get("items"))
-    if isinstance(reference := prop.get("$ref"), str):
-        definitions = schema.get("$defs")
-        name = reference.rpartition("/")[2]
-        parts.append(definitions.get(name) if isinstance(definitions, Mapping) else None)
-    for part in parts:
-        found += _choices(part, schema, depth + 1)
-    return found
+    if "$ref" in prop:
+        parts.append(schema.get("$defs", {}).get(prop["$ref"].rpartition("/")[2]))
+    return found + [each for part in parts for each in _choices(part, schema, depth + 1)]
 
 
 def _picture(artifact: Artifact, url: str) -> SharedPictureView:

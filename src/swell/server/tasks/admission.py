@@ -16,12 +16,12 @@ from swell.core.pipeline_stages import begin, stages_ahead
 from swell.core.quality_fallback import Change, reduce_input, split_metadata, with_changes
 from swell.core.rollouts.rollout_state import drawn_as, is_of_canary
 from swell.core.task import NewTask, Task, again
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.estimates.eta import Estimate
 from swell.server.models.model_cards import Target
 from swell.server.request import Call, Reply
 from swell.server.rollouts.version_routing import suits_its_part
-from swell.server.route import TASK_EXAMPLE, Body, Response, route
+from swell.server.route import TASK_EXAMPLE, Body, Response, task_route
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.submit import Repeat, draft, new_task, with_webhook
@@ -39,7 +39,6 @@ _NO_WORKER_RETRY_S: Final = "10"
 #: Estimates are rounded to milliseconds.
 _ROUNDING_S: Final = 0.001
 
-_request = Reader(TaskRequest)
 _replace = msgspec.structs.replace
 
 #: Counts the tasks that come before a new one.
@@ -300,10 +299,9 @@ async def _can_launch(service: Service, model: str, version: str | None) -> bool
     return version is None or (await service.cards.target(model)).card.version == version
 
 
-@route(
+@task_route(
     "POST /v1/estimate",
-    "Tasks",
-    {200: Response("The estimate", EstimateView)},
+    Response("The estimate", EstimateView),
     body=Body(TaskRequest, example=TASK_EXAMPLE),
     errors=(Forbidden, NotFound),
 )
@@ -314,7 +312,7 @@ async def show_estimate(service: Service, call: Call) -> Reply:
     start, end and cost, the changes that `degrade` would make, and whether and why the task
     would be refused.
     """
-    request: TaskRequest = await _request.read_call(call, service.settings.server.max_body_bytes)
+    request = await read_body(service, call, TaskRequest)
     return Reply(200, encode(await _estimate_view(service, call, request)))
 
 

@@ -5,17 +5,16 @@ import asyncio
 from swell.core.errors import Conflict, NotFound, Unavailable
 from swell.server.background_jobs import delete, discard
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, task_route
 from swell.server.serializers import encode, task_view
 from swell.server.service import Service
 from swell.server.tasks.task_routes import find_task
 from swell.server.tasks.task_schemas import TaskView
 
 
-@route(
+@task_route(
     "DELETE /v1/tasks/{id}",
-    "Tasks",
-    {200: Response("The task without its data; all of its objects are deleted", TaskView)},
+    Response("The task without its data; all of its objects are deleted", TaskView),
     errors=(NotFound, Conflict, Unavailable),
     audit="tasks.erase",
 )

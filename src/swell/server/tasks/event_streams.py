@@ -25,7 +25,7 @@ from swell.server.estimates.eta import Estimate
 from swell.server.headers import NO_POLICY
 from swell.server.open_streams import Stream
 from swell.server.request import Call, Reply
-from swell.server.route import Header, Response, route
+from swell.server.route import Header, Response, task_route
 from swell.server.serializers import encode, task_view, with_url
 from swell.server.service import Service
 from swell.server.tasks.task_routes import find_task
@@ -75,9 +75,8 @@ _LAST_EVENT: Final = Header(
 )
 
 
-@route(
+@task_route(
     "GET /v1/tasks/{id}/events",
-    "Tasks",
     {
         200: Response("Server-sent events", media_type="text/event-stream"),
         204: Response("The reader has already seen the end", media_type=""),

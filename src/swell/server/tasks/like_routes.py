@@ -6,7 +6,7 @@ from swell.core.errors import Conflict, InvalidInput, NotFound
 from swell.core.like import Favourite, Viewer
 from swell.server.decoding import read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, task_route
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.task_routes import find_task
@@ -15,9 +15,8 @@ from swell.server.tasks.task_schemas import FavouriteQuery, FavouritesView
 _LIKED: Final = {200: Response("The viewer's favourites among its files", FavouritesView)}
 
 
-@route(
+@task_route(
     "PUT /v1/tasks/{id}/favourite",
-    "Tasks",
     _LIKED,
     query=FavouriteQuery,
     errors=(NotFound, Conflict),
@@ -39,9 +38,8 @@ async def favour(service: Service, call: Call) -> Reply:
     return await _reply(service, favourite)
 
 
-@route(
+@task_route(
     "DELETE /v1/tasks/{id}/favourite",
-    "Tasks",
     _LIKED,
     query=FavouriteQuery,
     errors=(NotFound,),

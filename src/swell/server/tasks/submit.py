@@ -134,9 +134,8 @@ async def with_webhook(
 
     Raises:
         InvalidInput: The URL is not allowed, or the key has no such secret.
-        Unavailable: This backend sends no webhooks.
     """
-    hooks, place = service.need_hooks(), at + "/webhook"
+    hooks, place = service.hooks, at + "/webhook"
     hook = hooks.checked(asked, service.base_url(call), place)
     await hooks.check_secret(new.key_id, hook.secret, place + "/secret")
     return msgspec.structs.replace(new, webhook=hook)

@@ -27,14 +27,22 @@ from swell.core.errors import (
 )
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.like import Viewer
-from swell.core.records import Scope
 from swell.core.search_words import MOST_SOUGHT, words_of
 from swell.core.store_types import Accepted, TaskFilter
 from swell.core.task import NewTask, Task
-from swell.server.decoding import Reader, read_query
+from swell.server.auth import may_see, only_own
+from swell.server.decoding import Reader, read_body, read_query
 from swell.server.files.file_routes import comes_from_its_url, file_reply, preferred_file
 from swell.server.request import Call, Reply
-from swell.server.route import IDEMPOTENCY_KEY, TASK_EXAMPLE, Body, Header, Response, route
+from swell.server.route import (
+    IDEMPOTENCY_KEY,
+    TASK_EXAMPLE,
+    Body,
+    Header,
+    Response,
+    admin_route,
+    task_route,
+)
 from swell.server.serializers import encode, task_view
 from swell.server.service import Service
 from swell.server.tasks.admission import check, check_can_run_again
@@ -59,7 +67,6 @@ _WORDS_BEFORE: Final = 500
 
 _request = Reader(TaskRequest)
 _batch = Reader(BatchRequest)
-_replay = Reader(DeadReplayRequest)
 
 
 _PREFER: Final = Header(
@@ -105,9 +112,8 @@ _FILE_ELSEWHERE: Final = Response(
 _TASK_NOT_YET: Final = Response("The task, still queued or running", TaskView)
 
 
-@route(
+@task_route(
     "POST /v1/tasks",
-    "Tasks",
     {201: _TASK_OR_FILE, 202: _TASK_NOT_YET, 303: _FILE_ELSEWHERE},
     body=Body(TaskRequest, example=TASK_EXAMPLE),
     headers=(_PREFER, _ACCEPT, IDEMPOTENCY_KEY),
@@ -133,9 +139,8 @@ async def create(service: Service, call: Call) -> Reply:
     return reply or await _task_reply(service, call, task, wait_s)
 
 
-@route(
+@task_route(
     "POST /v1/tasks/batch",
-    "Tasks",
     {
         201: Response("The tasks, all ended", BatchView),
         202: Response("The tasks, in the order of the request", BatchView),
@@ -187,12 +192,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
     return Reply(201 if is_over else 202, encode(BatchView(tasks=views)))
 
 
-@route(
-    "GET /v1/tasks",
-    "Tasks",
-    {200: Response("A page of tasks, newest first", TaskList)},
-    query=TaskQuery,
-)
+@task_route("GET /v1/tasks", Response("A page of tasks, newest first", TaskList), query=TaskQuery)
 async def list_tasks(service: Service, call: Call) -> Reply:
     """List tasks.
 
@@ -217,7 +217,7 @@ async def list_tasks(service: Service, call: Call) -> Reply:
     return await _page(service, call, where, query.limit, query.cursor, viewer)
 
 
-@route("GET /v1/tasks/{id}", "Tasks", {200: Response("The task", TaskView)}, errors=(NotFound,))
+@task_route("GET /v1/tasks/{id}", Response("The task", TaskView), errors=(NotFound,))
 async def get(service: Service, call: Call) -> Reply:
     """Get a task."""
     task = await find_task(service, call)
@@ -228,10 +228,9 @@ async def get(service: Service, call: Call) -> Reply:
     return Reply(200, encode(task_view(task, urls, position=position, eta_s=eta, early=early)))
 
 
-@route(
+@task_route(
     "POST /v1/tasks/{id}/cancel",
-    "Tasks",
-    {200: Response("The task; a running one stops at its next step", TaskView)},
+    Response("The task; a running one stops at its next step", TaskView),
     errors=(NotFound,),
     audit="tasks.cancel",
 )
@@ -260,9 +259,8 @@ async def cancel_task(service: Service, before: Task) -> Task:
     return task
 
 
-@route(
+@task_route(
     "POST /v1/tasks/{id}/retry",
-    "Tasks",
     {201: _TASK_OVER, 202: Response("The new task", TaskView)},
     errors=(NotFound, Conflict, QuotaExceeded, CreditsUsedUp),
     audit="tasks.retry",
@@ -277,12 +275,8 @@ async def retry(service: Service, call: Call) -> Reply:
     return await _repeat(service, call, task)
 
 
-@route(
-    "GET /v1/dead",
-    "Operators",
-    {200: Response("Tasks that failed their last attempt", TaskList)},
-    scope=Scope.ADMIN,
-    query=DeadQuery,
+@admin_route(
+    "GET /v1/dead", Response("Tasks that failed their last attempt", TaskList), query=DeadQuery
 )
 async def list_dead(service: Service, call: Call) -> Reply:
     """List dead letters."""
@@ -291,11 +285,9 @@ async def list_dead(service: Service, call: Call) -> Reply:
     return await _page(service, call, where, query.limit, query.cursor)
 
 
-@route(
+@admin_route(
     "POST /v1/dead/{id}/replay",
-    "Operators",
     {201: _TASK_OVER, 202: Response("The new task", TaskView)},
-    scope=Scope.ADMIN,
     errors=(NotFound, Conflict),
     audit="dead.replay",
 )
@@ -305,17 +297,15 @@ async def replay(service: Service, call: Call) -> Reply:
     return await _repeat(service, call, task, only_dead=True)
 
 
-@route(
+@admin_route(
     "POST /v1/dead/replay",
-    "Operators",
-    {200: Response("The result for each", DeadReplayView)},
-    scope=Scope.ADMIN,
+    Response("The result for each", DeadReplayView),
     body=Body(DeadReplayRequest, example={"model": "demo/upper"}),
     audit="dead.replay_many",
 )
 async def replay_many(service: Service, call: Call) -> Reply:
     """Replay many dead letters."""
-    asked: DeadReplayRequest = await _replay.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, DeadReplayRequest)
     if asked.ids is None:
         where = TaskFilter(dead=True, model=asked.model)
         page = await service.store.page(where, limit=1000)
@@ -350,15 +340,6 @@ async def _replayed(
         return error
 
 
-def may_see(call: Call, task: Task) -> bool:
-    """Whether the caller may see a task: its own, or any for an admin."""
-    key = call.caller
-    if task.key_id == key.id:
-        return True
-    call.of_others = Scope.ADMIN in key.scopes
-    return call.of_others
-
-
 async def find_task(service: Service, call: Call) -> Task:
     """Return the task that the path names, as it is now.
 
@@ -367,7 +348,7 @@ async def find_task(service: Service, call: Call) -> Task:
     """
     task_id = call.params["id"]
     task = (await service.store.get([task_id]))[0]
-    if task is None or not may_see(call, task):
+    if task is None or not may_see(call, task.key_id):
         raise NotFound(
             f"this key has no task {task_id[:60]!r}: GET /v1/tasks or `swell tasks ls` lists its "
             "tasks"
@@ -487,9 +468,3 @@ async def _page(
             for view, each in zip(views, liked, strict=True)
         ]
     return Reply(200, encode(TaskList(tasks=views, cursor=page.cursor)))
-
-
-def only_own(call: Call) -> str | None:
-    """Return the key to which a listing is limited; None for all keys."""
-    key = call.caller
-    return None if Scope.ADMIN in key.scopes else key.id

@@ -93,27 +93,26 @@ class Room:
 
     def take(self, delivery: Delivery) -> bool:
         """Take a slot for an attempt if it may start now; return whether it may."""
-        has_room = not self.why_not(delivery)
-        if has_room:
+        may_start = self.may_start(delivery)
+        if may_start:
             self._hold(delivery)
-        return has_room
+        return may_start
 
-    def why_not(self, delivery: Delivery) -> str:
-        """Return why an attempt may not start now; empty where it may."""
+    def may_start(self, delivery: Delivery) -> bool:
+        """Whether an attempt may start now."""
         place, key = delivery.place, delivery.key_id
-        is_answering, held = place in self._answering, self._places[place]
         if (delivery.task_id, delivery.endpoint) in self._lines:
-            return "an earlier event of its task is under way"
+            # An earlier event of its task is under way.
+            return False
+        held = self._places[place]
         if held >= self._most_at(place):
-            return "the receiver has its requests" if is_answering else "the receiver hangs"
+            return False
         if not _is_fair(self._hosts[_host_of(delivery)], self.free, _SHARE_OF_HOST):
-            return "the host has its share"
+            return False
         if held:
-            is_fair = _is_fair(self._further[key], self._free_further, _SHARE_FURTHER)
-        else:
-            share = _SHARE_ANSWERING if is_answering else _SHARE
-            is_fair = _is_fair(self._first[key], self._free_first, share)
-        return "" if is_fair else "the key has its share"
+            return _is_fair(self._further[key], self._free_further, _SHARE_FURTHER)
+        share = _SHARE_ANSWERING if place in self._answering else _SHARE
+        return _is_fair(self._first[key], self._free_first, share)
 
     def _most_at(self, place: str) -> int:
         return self._per_place if place in self._answering else 1

@@ -7,8 +7,8 @@ in memory only: after a crash they are still due, and go out again with the same
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -17,16 +17,20 @@ from swell.core.errors import SwellError, Unavailable
 from swell.core.outbox import AttemptResult, Delivery
 from swell.db.webhook_deliveries import Outbox
 from swell.server.webhooks.concurrency_limits import Answering, Room
-from swell.server.webhooks.retry_schedule import is_gone, result_of
+from swell.server.webhooks.retry_schedule import GONE, UNSENDABLE, result_of
 from swell.server.webhooks.webhook_sender import Answer, HookRequest
 from swell.settings.backend_settings import WebhooksSettings
 
+if TYPE_CHECKING:
+    from swell.server.webhooks.task_webhooks import Hooks
+
 _log = structlog.get_logger("swell.webhooks")
 
-#: The dispatcher reads the outbox this often, since other processes write to it, in seconds.
+#: The dispatcher reads the outbox this often, in seconds: other processes write to it too, and a
+#: waiting attempt becomes due.
 _LOOK_EVERY_S: Final = 0.5
 
-#: The pause after a failure of the database, in seconds.
+#: The pause after an attempt that could not be made, in seconds.
 _RETRY_S: Final = 0.5
 
 #: The outbox returns this many times `per_receiver` deliveries of each place.
@@ -40,31 +44,6 @@ class Undeliverable(Exception):
     """A delivery that can never be sent; the text says why."""
 
 
-class Receivers(Protocol):
-    """Knows the receivers of deliveries."""
-
-    async def make_request(self, delivery: Delivery) -> HookRequest:
-        """Return the request to send.
-
-        Raises:
-            Undeliverable: It can never be sent.
-            Unavailable: The database does not answer now.
-        """
-        ...
-
-    def paused(self) -> Sequence[str]:
-        """Return the places that get nothing now."""
-        ...
-
-    async def note_gone(self, delivery: Delivery) -> None:
-        """Note that a receiver refuses all later deliveries."""
-        ...
-
-    def note_attempt(self, delivery: Delivery) -> None:
-        """Note a delivery after an attempt."""
-        ...
-
-
 class Dispatcher:
     """Delivers the contents of an outbox.
 
@@ -73,7 +52,7 @@ class Dispatcher:
         clock: The time.
         send: Makes one attempt of a request with a message id. It raises nothing that a receiver
             can cause.
-        receivers: Know where deliveries go.
+        receivers: Makes the requests, and notes what became of them.
         settings: Limits and retries.
         rng: Varies the waits between attempts.
     """
@@ -83,7 +62,7 @@ class Dispatcher:
         outbox: Outbox,
         clock: Clock,
         send: Callable[[HookRequest, str], Awaitable[Answer]],
-        receivers: Receivers,
+        receivers: "Hooks",
         settings: WebhooksSettings,
         rng: random.Random | None = None,
     ) -> None:
@@ -108,17 +87,17 @@ class Dispatcher:
         """Deliver for ever, while `leads` returns True."""
         while True:
             self._woken.clear()
-            rest_s = _RETRY_S
             try:
                 await self._write_results()
-                rest_s = await self._start_due() if await leads() else _LOOK_EVERY_S
+                if await leads():
+                    await self._start_due()
             except SwellError as error:
                 _log.warning(
                     "webhook dispatcher: database unavailable, retrying", detail=error.detail
                 )
             except Exception:
                 _log.exception("webhook dispatcher: failed, retrying")
-            await self._rest(rest_s)
+            await self._rest()
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Wait for attempts under way, write their results, and drop the others."""
@@ -129,17 +108,11 @@ class Dispatcher:
         await asyncio.gather(*self._attempts, return_exceptions=True)
         await self._write_results()
 
-    async def _start_due(self) -> float:
-        """Start due attempts while there are slots; return how long to rest, in seconds."""
+    async def _start_due(self) -> None:
+        """Start due attempts while there are slots."""
         most = self._settings.per_receiver
         room = Room(self._settings.at_once, most, self._busy.values(), self._answering)
         without = {*self._receivers.paused(), *room.full_places()}
-        next_at = await self._outbox.next_due_at(without=without)
-        if next_at is None:
-            return _LOOK_EVERY_S
-        left_s = (next_at - self._clock.now()).total_seconds()
-        if left_s > 0:
-            return min(_LOOK_EVERY_S, left_s)
         # A key may have more due deliveries at full places than one read returns.
         while room.free > 0:
             due = await self._outbox.due(
@@ -153,7 +126,6 @@ class Dispatcher:
             if len(due) < _READ_AT_ONCE:
                 break
             without.update(each.place for each in due)
-        return _LOOK_EVERY_S
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
@@ -181,16 +153,14 @@ class Dispatcher:
             answer = await self._send(request, delivery.id)
             self._answering.note(delivery.place, has_answered=answer.status is not None)
         except Undeliverable as error:
-            answer = Answer(
-                at=now, took_s=0.0, error="unsendable", detail=str(error), is_final=True
-            )
+            answer = Answer(at=now, took_s=0.0, error=UNSENDABLE, detail=str(error))
         except Unavailable:
             raise
         except Exception as error:
             _log.exception("webhooks: cannot make a request", delivery=delivery.id)
             detail = f"it could not be made ({type(error).__name__}): see the log of the backend"
             answer = Answer(at=now, took_s=0.0, error="internal", detail=detail)
-        if is_gone(answer):
+        if answer.status == GONE:
             try:
                 await self._receivers.note_gone(delivery)
             except Exception:
@@ -210,10 +180,10 @@ class Dispatcher:
             if delivery is not None:
                 self._receivers.note_attempt(delivery)
 
-    async def _rest(self, duration_s: float) -> None:
+    async def _rest(self) -> None:
         waits = [
             asyncio.ensure_future(self._woken.wait()),
-            asyncio.ensure_future(self._clock.sleep(duration_s)),
+            asyncio.ensure_future(self._clock.sleep(_LOOK_EVERY_S)),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -23,12 +23,11 @@ _MOST_S: Final = 86400.0
 #: Statuses with which a receiver may ask for a delay (`Retry-After`).
 _PUTS_OFF: Final = frozenset({429, 502, 503, 504})
 
-_GONE: Final = 410
+#: The status of a receiver that refuses all later deliveries.
+GONE: Final = 410
 
-
-def is_gone(answer: Answer) -> bool:
-    """Whether the receiver refuses all later deliveries."""
-    return answer.status == _GONE
+#: The error of an attempt that no other attempt can mend.
+UNSENDABLE: Final = "unsendable"
 
 
 def result_of(
@@ -51,7 +50,7 @@ def result_of(
     state, due_at = DeliveryState.DELIVERED, None
     if error:
         wait_s = _wait_s(delivery.tries, answer, schedule_s, rng)
-        if is_gone(answer) or answer.is_final or wait_s is None:
+        if error in ("gone", UNSENDABLE) or wait_s is None:
             state = DeliveryState.FAILED
         else:
             state = DeliveryState.WAITING
@@ -105,6 +104,6 @@ def _error_of(answer: Answer) -> tuple[str, str]:
         return "", ""
     if 300 <= status < 400:
         return "redirect", f"it answered {status}, and redirects are not followed: name the new URL"
-    if status == _GONE:
+    if status == GONE:
         return "gone", "it answered 410: it wants nothing any more"
     return "status", f"it answered {status}, and only 2xx is success"

@@ -4,33 +4,31 @@ Every backend writes deliveries to the store. The leader of the duty `webhooks` 
 """
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version as version_of
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from swell.core.errors import FieldError, InvalidInput, SwellError
+from swell.core.errors import SwellError
 from swell.core.events import ATTEMPT_STRIDE, Event, EventKind
 from swell.core.outbox import Delivery, says_passing
-from swell.core.records import ApiKey
 from swell.core.webhook import NATIVE, PASSING, Webhook
-from swell.db.webhook_deliveries import Outbox
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import RefusedUrl, UrlPolicy
 from swell.server.auth import why_not
 from swell.server.dependencies import Backend
 from swell.server.metrics import Metrics
-from swell.server.serializers import UrlMaker
+from swell.server.problem_details import field_error
+from swell.server.serializers import UrlMaker, project
 from swell.server.tasks.partial_artifacts import files_told
 from swell.server.tasks.task_schemas import WebhookRequest
 from swell.server.webhooks.dispatcher import Dispatcher, Undeliverable
 from swell.server.webhooks.webhook_bodies import SO_FAR, BodyFormat, written
 from swell.server.webhooks.webhook_endpoints import Endpoint, Endpoints, EndpointState
 from swell.server.webhooks.webhook_secrets import DEFAULT_SECRET, HookSecrets, SigningPair
-from swell.server.webhooks.webhook_sender import HookRequest, HttpSender
+from swell.server.webhooks.webhook_sender import HookRequest, send
 
 _log = structlog.get_logger("swell.webhooks")
 
@@ -39,31 +37,21 @@ _EVENT_INTERVAL_S: Final = 0.5
 #: Most running tasks for which the backend remembers whether anyone subscribed.
 _MAX_TASKS: Final = 10_000
 
-#: Keys are read again after this time, in seconds.
-_CACHE_S: Final = 2.0
-
-_RELEASE: Final = version_of("swell")
-
 
 class Hooks:
     """Webhooks of one backend.
 
     Args:
         backend: Stores, clock and settings.
-        outbox: Holds deliveries.
         formats: Body formats by name.
         metrics: Counts outcomes.
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        outbox: Outbox,
-        formats: Mapping[str, BodyFormat],
-        metrics: Metrics,
+        self, backend: Backend, formats: Mapping[str, BodyFormat], metrics: Metrics
     ) -> None:
         self.settings = backend.settings.webhooks
-        self.outbox = outbox
+        self.outbox = outbox = backend.outbox
         self.secrets = HookSecrets(backend.registry, backend.clock)
         self.endpoints = Endpoints(backend.registry, outbox, backend.clock)
         self._backend = backend
@@ -75,15 +63,13 @@ class Hooks:
         #: (task, kind) → the newest event that was not sent; None if all were sent.
         self._pending: dict[tuple[str, str], Event | None] = {}
         self._senders: set[asyncio.Task[None]] = set()
-        #: Id → key, and when the keys are read again, in monotonic seconds.
-        self._keys: dict[str, ApiKey] = {}
-        self._keys_until_s = -math.inf
         self.policy = UrlPolicy.of(
             self.settings.allow_private_urls, self.settings.url_ports, "webhooks"
         )
-        outbound = Outbound(self.policy, self.settings.timeout_s, connections=0)
-        self._http = HttpSender(outbound, backend.clock, _RELEASE)
-        self.dispatcher = Dispatcher(outbox, backend.clock, self._http.send, self, self.settings)
+        self._outbound = Outbound(self.policy, self.settings.timeout_s, connections=0)
+        self.dispatcher = Dispatcher(
+            outbox, backend.clock, partial(send, self._outbound, backend.clock), self, self.settings
+        )
         outbox.on_post(self.dispatcher.wake)
 
     async def stop(self) -> None:
@@ -94,14 +80,13 @@ class Hooks:
             await self.dispatcher.stop()
         except SwellError as error:
             _log.warning("webhooks: outcomes of attempts were not stored", detail=error.detail)
-        await self._http.close()
+        await self._outbound.close()
 
     async def waiting(self) -> tuple[int, float]:
         """Return the number of waiting deliveries, and the age of the oldest event in seconds."""
         backlog = await self.outbox.backlog()
-        if backlog.oldest_at is None:
-            return backlog.waiting, 0.0
-        return backlog.waiting, (self._clock.now() - backlog.oldest_at).total_seconds()
+        now = self._clock.now()
+        return backlog.waiting, (now - (backlog.oldest_at or now)).total_seconds()
 
     def checked(self, asked: str | WebhookRequest, base: str, at: str) -> Webhook:
         """Return the webhook of a request.
@@ -139,15 +124,16 @@ class Hooks:
         """
         if form not in self._formats:
             names = ", ".join(sorted(self._formats))
-            raise _invalid(at + "/format", f"there is no format {form[:40]!r}: use {names}")
+            detail = f"there is no format {form[:40]!r}: use {names}"
+            raise field_error(f"{at}/format", detail, "webhook")
         known = self._formats[form].events
         for index, event in enumerate(events):
             if event not in known:
-                raise _invalid(
-                    f"{at}/events/{index}",
+                detail = (
                     f"the format {form!r} has no words for {event!r}, only for {', '.join(known)}: "
-                    f"leave {event!r} out, or use the format {NATIVE!r}",
+                    f"leave {event!r} out, or use the format {NATIVE!r}"
                 )
+                raise field_error(f"{at}/events/{index}", detail, "webhook")
 
     async def check_secret(self, key_id: str, name: str, at: str) -> None:
         """Check that a key has a signing secret of this name.
@@ -157,7 +143,7 @@ class Hooks:
         """
         if name != DEFAULT_SECRET and await self.secrets.of(key_id, name) is None:
             how = f"POST /v1/webhooks/secrets/{name}/rotate makes it"
-            raise _invalid(at, f"this key has no signing secret {name!r}: {how}")
+            raise field_error(at, f"this key has no signing secret {name!r}: {how}", "webhook")
 
     def pass_on(self, events: Sequence[Event]) -> None:
         """Post events of running tasks to subscribers, at most two a second of each task and kind.
@@ -213,10 +199,15 @@ class Hooks:
             self._subscribed[task_id] = task is not None and says_passing(task, watches)
         return self._subscribed[task_id]
 
-    # ---- `Receivers` of the dispatcher
+    # ---- for the dispatcher
 
     async def make_request(self, delivery: Delivery) -> HookRequest:
-        """See `Receivers.make_request`."""
+        """Return the request of a delivery.
+
+        Raises:
+            Undeliverable: It can never be sent.
+            Unavailable: The database does not answer now.
+        """
         (task,) = await self._backend.store.get([delivery.task_id])
         if task is None:
             raise Undeliverable("the task is not kept any longer")
@@ -241,17 +232,13 @@ class Hooks:
         headers: Mapping[str, str] = {}
         if form.headers is not None:
             headers = await form.headers(self._backend.registry, delivery, task, body, now)
-        return HookRequest(
-            url=receiver.url,
-            body=body,
-            signing=pair.signing(now),
-            headers=headers,
-            inputs_removed=task.inputs_removed,
-            outputs_removed=task.outputs_removed,
+        signing = pair.signing(now)
+        return project(
+            HookRequest, task, url=receiver.url, body=body, signing=signing, headers=headers
         )
 
     def paused(self) -> list[str]:
-        """See `Receivers.paused`."""
+        """Return the places that get nothing now."""
         return self.endpoints.paused()
 
     async def note_gone(self, delivery: Delivery) -> None:
@@ -291,10 +278,7 @@ class Hooks:
 
     async def _why_not(self, key_id: str) -> str | None:
         """Return why a key no longer works; None if it works."""
-        if self._clock.monotonic_s() >= self._keys_until_s:
-            self._keys = {each.id: each for each in await self._backend.registry.keys()}
-            self._keys_until_s = self._clock.monotonic_s() + _CACHE_S
-        key = self._keys.get(key_id)
+        key = await self._backend.registry.key(key_id)
         return None if key is None else why_not(key, key.digest, self._clock.now())
 
     def _urls(self, base: str) -> UrlMaker:
@@ -321,10 +305,4 @@ def checked_url(policy: UrlPolicy, url: str, at: str) -> str:
     try:
         return policy.check(url).url
     except RefusedUrl as error:
-        raise _invalid(at, error.detail) from error
-
-
-def _invalid(at: str, detail: str) -> InvalidInput:
-    return InvalidInput(
-        f"{at}: {detail}", errors=[FieldError(pointer=at, detail=detail, code="webhook")]
-    )
+        raise field_error(at, error.detail, "webhook") from error

@@ -5,7 +5,6 @@ They are stored in the registry. A change at another backend is known here after
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -15,10 +14,11 @@ from msgspec.structs import replace
 from swell.core.clock import Clock
 from swell.core.errors import Conflict
 from swell.core.outbox import Watch
-from swell.core.webhook import ENDS, NATIVE
 from swell.db.registry import Registry
 from swell.db.webhook_deliveries import Outbox
-from swell.server.webhooks.webhook_secrets import SigningPair, next_pair
+from swell.server.serializers import project
+from swell.server.webhooks.webhook_schemas import EndpointFields
+from swell.server.webhooks.webhook_secrets import SigningPair
 
 #: Interval of reading changes of other backends, in seconds.
 REFRESH_S: Final = 2.0
@@ -36,45 +36,24 @@ class EndpointState(StrEnum):
     DISABLED = "disabled"
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Endpoint(EndpointFields, frozen=True, kw_only=True):
     """One standing endpoint as it is stored."""
 
-    id: str
-    #: Id of its key.
-    key_id: str
-    url: str
-    #: Whether it gets events of tasks of all keys.
-    is_for_all: bool = False
-    events: tuple[str, ...] = ENDS
-    #: `owner/name` or `owner/*`; empty for any model.
-    models: tuple[str, ...] = ()
-    format: str = NATIVE
-    description: str = ""
-    #: As of `Webhook`.
-    base: str = ""
     state: EndpointState = EndpointState.ACTIVE
-    #: Why it is not active, and since when.
-    reason: str = ""
-    changed_at: datetime
-    created_at: datetime
+    #: As of `Webhook`.
+    base: str
     signing: SigningPair
+
+    @property
+    def place(self) -> str:
+        """The name under which the limits of its receiver are counted."""
+        return f"{self.key_id} {self.id}"
 
     @property
     def watch(self) -> Watch:
         """Selects the events for which the store writes deliveries."""
-        return Watch(
-            endpoint=self.id,
-            key_id=None if self.is_for_all else self.key_id,
-            owner=self.key_id,
-            events=self.events,
-            models=self.models,
-            place=place_of_endpoint(self),
-        )
-
-
-def place_of_endpoint(endpoint: Endpoint) -> str:
-    """Return the name under which the limits of its receiver are counted."""
-    return f"{endpoint.key_id} {endpoint.id}"
+        key_id = None if self.all_keys else self.key_id
+        return project(Watch, self, endpoint=self.id, key_id=key_id, owner=self.key_id)
 
 
 class Endpoints:
@@ -85,7 +64,7 @@ class Endpoints:
         self._outbox = outbox
         self._clock = clock
         self._known: dict[str, Endpoint] = {}
-        #: How often this backend has changed one.
+        #: How often `_known` has changed.
         self._changes = 0
 
     async def refresh(self) -> None:
@@ -108,22 +87,17 @@ class Endpoints:
 
     def paused(self) -> list[str]:
         """Return the places of paused endpoints."""
-        paused = EndpointState.PAUSED
-        return [place_of_endpoint(each) for each in self._known.values() if each.state is paused]
+        return [each.place for each in self._known.values() if each.state is EndpointState.PAUSED]
 
     async def add(self, endpoint: Endpoint) -> None:
         """Store a new endpoint."""
         await self._registry.put_note(_PREFIX + endpoint.id, _encode(endpoint))
-        self._changes += 1
         self._take({**self._known, endpoint.id: endpoint})
 
     async def remove(self, endpoint_id: str) -> None:
         """Delete an endpoint, and fail its waiting deliveries."""
         await self._registry.drop_notes([_PREFIX + endpoint_id])
-        self._changes += 1
-        known = dict(self._known)
-        known.pop(endpoint_id, None)
-        self._take(known)
+        self._take({name: each for name, each in self._known.items() if name != endpoint_id})
         await self._outbox.give_up(endpoint_id, "the endpoint was deleted")
 
     async def set_state(
@@ -141,7 +115,7 @@ class Endpoints:
             Conflict: It was deleted.
         """
         now = self._clock.now()
-        changed = await self._change(
+        changed = await self.change(
             endpoint_id, lambda before: replace(before, state=state, reason=reason, changed_at=now)
         )
         if state is EndpointState.DISABLED:
@@ -149,32 +123,25 @@ class Endpoints:
             await self._outbox.give_up(endpoint_id, why, but=but)
         return changed
 
-    async def rotate(self, endpoint_id: str, overlap_s: float) -> Endpoint:
-        """Give an endpoint a new secret; for a while the secret before signs too.
+    async def change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+        """Replace an endpoint with `change(endpoint)`, atomically, and return it.
 
         Raises:
             Conflict: It was deleted.
         """
-        now = self._clock.now()
-        return await self._change(
-            endpoint_id,
-            lambda before: replace(before, signing=next_pair(before.signing, now, overlap_s)),
-        )
 
-    async def _change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         def change_note(kept: bytes | None) -> bytes:
             if kept is None:
                 raise Conflict(f"the endpoint {endpoint_id} has been deleted")
             return _encode(change(_decode(kept)))
 
-        kept = await self._registry.change_note(_PREFIX + endpoint_id, change_note)
-        after = _decode(kept)
-        self._changes += 1
+        after = _decode(await self._registry.change_note(_PREFIX + endpoint_id, change_note))
         self._take({**self._known, endpoint_id: after})
         return after
 
     def _take(self, known: dict[str, Endpoint]) -> None:
         self._known = known
+        self._changes += 1
         enabled = [each for each in self.all() if each.state is not EndpointState.DISABLED]
         self._outbox.watch([each.watch for each in enabled])
 

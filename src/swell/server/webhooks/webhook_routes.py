@@ -8,9 +8,10 @@ import msgspec
 from swell.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from swell.core.outbox import Delivery, DeliveryFilter, DeliveryState
 from swell.core.records import Scope
-from swell.server.decoding import Reader, read_query
+from swell.server.auth import may_see, only_own
+from swell.server.decoding import read_body, read_query
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, route
+from swell.server.route import Body, Response, group_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.webhooks.task_webhooks import checked_url
@@ -30,14 +31,11 @@ from swell.server.webhooks.webhook_schemas import (
 )
 from swell.server.webhooks.webhook_secrets import SigningPair, next_pair
 
-_read_endpoint = Reader(EndpointRequest)
-_read_rotation = Reader(HookRotateRequest)
-_read_replay = Reader(HookReplayRequest)
+_route = group_route("Webhooks", errors=(NotFound, Unavailable))
 
 
-@route(
+@_route(
     "POST /v1/webhooks",
-    "Webhooks",
     {201: Response("The webhook with its signing secret", EndpointView)},
     body=Body(
         EndpointRequest,
@@ -52,11 +50,8 @@ async def create(service: Service, call: Call) -> Reply:
     It receives events of the key's tasks from now on; with several backends, after a few
     seconds.
     """
-    hooks = service.need_hooks()
-    request: EndpointRequest = await _read_endpoint.read_call(
-        call, service.settings.server.max_body_bytes
-    )
-    key = call.caller
+    hooks, key = service.hooks, call.caller
+    request = await read_body(service, call, EndpointRequest)
     if request.all_keys and Scope.ADMIN not in key.scopes:
         raise Forbidden(
             "only an admin key may subscribe to the tasks of all keys: leave out `all_keys`"
@@ -70,15 +65,15 @@ async def create(service: Service, call: Call) -> Reply:
             "first"
         )
     now = service.clock.now()
-    endpoint = Endpoint(
+    endpoint = project(
+        Endpoint,
+        request,
         id="we_" + secrets.token_hex(8),
         key_id=key.id,
         url=checked_url(hooks.policy, request.url, "/url"),
-        is_for_all=request.all_keys,
         events=tuple(dict.fromkeys(request.events)),
         models=tuple(dict.fromkeys(request.models)),
-        format=request.format,
-        description=request.description,
+        reason="",
         base=service.base_url(call),
         changed_at=now,
         created_at=now,
@@ -89,39 +84,27 @@ async def create(service: Service, call: Call) -> Reply:
     return Reply(201, encode(_view(endpoint, shows_secret=True)))
 
 
-@route(
-    "GET /v1/webhooks",
-    "Webhooks",
-    {200: Response("Webhooks, oldest first", EndpointList)},
-    errors=(Unavailable,),
-)
+@_route("GET /v1/webhooks", Response("Webhooks, oldest first", EndpointList), errors=(Unavailable,))
 async def list_endpoints(service: Service, call: Call) -> Reply:
     """List standing webhooks.
 
     A client key sees its own; an admin key sees all.
     """
-    hooks = service.need_hooks()
-    await hooks.endpoints.refresh()
-    views = [_view(each) for each in hooks.endpoints.all() if _may_see(call, each)]
+    endpoints = service.hooks.endpoints
+    await endpoints.refresh()
+    views = [_view(each) for each in endpoints.all() if may_see(call, each.key_id)]
     return Reply(200, encode(EndpointList(webhooks=views)))
 
 
-@route(
-    "GET /v1/webhooks/{id}",
-    "Webhooks",
-    {200: Response("The webhook, without its secret", EndpointView)},
-    errors=(NotFound, Unavailable),
-)
+@_route("GET /v1/webhooks/{id}", Response("The webhook, without its secret", EndpointView))
 async def get(service: Service, call: Call) -> Reply:
     """Get a standing webhook."""
     return Reply(200, encode(_view(await _find(service, call))))
 
 
-@route(
+@_route(
     "DELETE /v1/webhooks/{id}",
-    "Webhooks",
-    {200: Response("The deleted webhook", EndpointView)},
-    errors=(NotFound, Unavailable),
+    Response("The deleted webhook", EndpointView),
     audit="webhooks.delete",
 )
 async def delete(service: Service, call: Call) -> Reply:
@@ -130,14 +113,13 @@ async def delete(service: Service, call: Call) -> Reply:
     Waiting deliveries fail.
     """
     endpoint = await _find(service, call)
-    await service.need_hooks().endpoints.remove(endpoint.id)
+    await service.hooks.endpoints.remove(endpoint.id)
     return Reply(200, encode(_view(endpoint)))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/pause",
-    "Webhooks",
-    {200: Response("The webhook", EndpointView)},
+    Response("The webhook", EndpointView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.pause",
 )
@@ -152,10 +134,9 @@ async def pause(service: Service, call: Call) -> Reply:
     return await _set_state(service, endpoint, EndpointState.PAUSED, "paused by a user")
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/resume",
-    "Webhooks",
-    {200: Response("The webhook", EndpointView)},
+    Response("The webhook", EndpointView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.resume",
 )
@@ -167,10 +148,9 @@ async def resume(service: Service, call: Call) -> Reply:
     return await _set_state(service, await _find(service, call), EndpointState.ACTIVE, "")
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/rotate",
-    "Webhooks",
-    {200: Response("The webhook with its new secret", EndpointView)},
+    Response("The webhook with its new secret", EndpointView),
     body=Body(HookRotateRequest, example={"overlap_s": 86400}),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.rotate",
@@ -180,29 +160,28 @@ async def rotate(service: Service, call: Call) -> Reply:
 
     Both secrets sign during the overlap, so receivers can replace theirs.
     """
-    overlap_s = await _overlap_s(service, call)
+    overlap_s, now = await _overlap_s(service, call), service.clock.now()
+
+    def change(before: Endpoint) -> Endpoint:
+        signing = next_pair(before.signing, now, overlap_s)
+        return msgspec.structs.replace(before, signing=signing)
+
     endpoint = await _find(service, call)
-    changed = await service.need_hooks().endpoints.rotate(endpoint.id, overlap_s)
+    changed = await service.hooks.endpoints.change(endpoint.id, change)
     return Reply(200, encode(_view(changed, shows_secret=True)))
 
 
-@route(
-    "GET /v1/webhooks/{id}/secret",
-    "Webhooks",
-    {200: Response("The secret", HookSecretView)},
-    errors=(NotFound, Unavailable),
-    audit="webhooks.secret",
+@_route(
+    "GET /v1/webhooks/{id}/secret", Response("The secret", HookSecretView), audit="webhooks.secret"
 )
 async def show_secret(service: Service, call: Call) -> Reply:
     """Get a standing webhook's secret."""
     return _secret_reply(service, (await _find(service, call)).signing)
 
 
-@route(
+@_route(
     "GET /v1/webhooks/secrets/{name}",
-    "Webhooks",
-    {200: Response("The secret of the caller's key", HookSecretView)},
-    errors=(NotFound, Unavailable),
+    Response("The secret of the caller's key", HookSecretView),
     audit="webhooks.named_secret",
 )
 async def show_signing_secret(service: Service, call: Call) -> Reply:
@@ -212,7 +191,7 @@ async def show_signing_secret(service: Service, call: Call) -> Reply:
     `rotate`.
     """
     name = call.params["name"]
-    pair = await service.need_hooks().secrets.of(call.caller.id, name)
+    pair = await service.hooks.secrets.of(call.caller.id, name)
     if pair is None:
         raise NotFound(
             f"this key has no signing secret {name[:64]!r}: POST /v1/webhooks/secrets/NAME/rotate "
@@ -221,10 +200,9 @@ async def show_signing_secret(service: Service, call: Call) -> Reply:
     return _secret_reply(service, pair)
 
 
-@route(
+@_route(
     "POST /v1/webhooks/secrets/{name}/rotate",
-    "Webhooks",
-    {200: Response("The new secret", HookSecretView)},
+    Response("The new secret", HookSecretView),
     body=Body(HookRotateRequest, example={"overlap_s": 86400}),
     errors=(Unavailable,),
     audit="webhooks.rotate_named",
@@ -235,16 +213,14 @@ async def new_signing_secret(service: Service, call: Call) -> Reply:
     Both secrets sign during the overlap.
     """
     overlap_s = await _overlap_s(service, call)
-    hooks, name = service.need_hooks(), call.params["name"]
-    call.target = name
-    await hooks.secrets.check_name(call.caller.id, name)
-    return _secret_reply(service, await hooks.secrets.rotate(call.caller.id, name, overlap_s))
+    call.target = name = call.params["name"]
+    pair = await service.hooks.secrets.rotate(call.caller.id, name, overlap_s)
+    return _secret_reply(service, pair)
 
 
-@route(
+@_route(
     "GET /v1/webhooks/deliveries",
-    "Webhooks",
-    {200: Response("A page of deliveries, newest first", DeliveryList)},
+    Response("A page of deliveries, newest first", DeliveryList),
     query=DeliveryQuery,
     errors=(Unavailable,),
 )
@@ -254,32 +230,23 @@ async def list_deliveries(service: Service, call: Call) -> Reply:
     A client key sees those of its own tasks; an admin key sees all.
     """
     query = read_query(call, DeliveryQuery)
-    where = DeliveryFilter(
-        task_id=query.task,
-        endpoint=query.endpoint,
-        key_id=None if _is_admin(call) else call.caller.id,
-        state=query.state,
-    )
-    page = await service.need_hooks().outbox.page(where, limit=query.limit, cursor=query.cursor)
+    where = project(DeliveryFilter, query, task_id=query.task, key_id=only_own(call))
+    page = await service.hooks.outbox.page(where, limit=query.limit, cursor=query.cursor)
     views = [_delivery_view(each) for each in page.deliveries]
     return Reply(200, encode(DeliveryList(deliveries=views, cursor=page.cursor)))
 
 
-@route(
-    "GET /v1/webhooks/deliveries/{id}",
-    "Webhooks",
-    {200: Response("The delivery with its attempts", DeliveryView)},
-    errors=(NotFound, Unavailable),
+@_route(
+    "GET /v1/webhooks/deliveries/{id}", Response("The delivery with its attempts", DeliveryView)
 )
 async def get_delivery(service: Service, call: Call) -> Reply:
     """Get a delivery."""
     return Reply(200, encode(_delivery_view(await _find_delivery(service, call))))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/deliveries/{id}/replay",
-    "Webhooks",
-    {200: Response("The delivery, due now", DeliveryView)},
+    Response("The delivery, due now", DeliveryView),
     errors=(NotFound, Conflict, Unavailable),
     audit="webhooks.replay_one",
 )
@@ -291,18 +258,16 @@ async def replay(service: Service, call: Call) -> Reply:
     delivery = await _find_delivery(service, call)
     if delivery.state is DeliveryState.WAITING:
         raise Conflict(f"{delivery.id} still has attempts left: there is nothing to replay")
-    outbox = service.need_hooks().outbox
+    outbox = service.hooks.outbox
     await outbox.replay([delivery.id])
     again = await outbox.get(delivery.id)
     return Reply(200, encode(_delivery_view(again or delivery)))
 
 
-@route(
+@_route(
     "POST /v1/webhooks/{id}/replay",
-    "Webhooks",
-    {200: Response("The number of deliveries", HookReplayView)},
+    Response("The number of deliveries", HookReplayView),
     body=Body(HookReplayRequest, example={"since": "2026-11-26T12:00:00Z"}),
-    errors=(NotFound, Unavailable),
     audit="webhooks.replay",
 )
 async def replay_failed(service: Service, call: Call) -> Reply:
@@ -310,13 +275,11 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 
     Sends all failed deliveries of events since that time again, with a new series of attempts.
     """
-    request: HookReplayRequest = await _read_replay.read_call(
-        call, service.settings.server.max_body_bytes
-    )
+    request = await read_body(service, call, HookReplayRequest)
     if request.since.tzinfo is None:
         raise InvalidInput("/since: name the zone too, such as 2026-11-26T12:00:00Z")
     endpoint = await _find(service, call)
-    n = await service.need_hooks().outbox.replay_failed(endpoint.id, request.since)
+    n = await service.hooks.outbox.replay_failed(endpoint.id, request.since)
     call.about = f"{n} deliveries"
     return Reply(200, encode(HookReplayView(replayed=n)))
 
@@ -324,15 +287,14 @@ async def replay_failed(service: Service, call: Call) -> Reply:
 async def _set_state(
     service: Service, endpoint: Endpoint, state: EndpointState, reason: str
 ) -> Reply:
-    hooks = service.need_hooks()
+    hooks = service.hooks
     changed = await hooks.endpoints.set_state(endpoint.id, state, reason)
     hooks.dispatcher.wake()
     return Reply(200, encode(_view(changed)))
 
 
 async def _overlap_s(service: Service, call: Call) -> float:
-    body = await call.body(service.settings.server.max_body_bytes)
-    request: HookRotateRequest = _read_rotation.read(body or b"{}")
+    request = await read_body(service, call, HookRotateRequest, is_optional=True)
     call.about = f"the previous secret signs too for {request.overlap_s:g} s"
     return request.overlap_s
 
@@ -344,8 +306,8 @@ async def _find(service: Service, call: Call) -> Endpoint:
         NotFound: There is none, or it belongs to another key.
     """
     endpoint_id = call.params["id"]
-    endpoint = await service.need_hooks().endpoints.read(endpoint_id)
-    if endpoint is None or not _may_see(call, endpoint):
+    endpoint = await service.hooks.endpoints.read(endpoint_id)
+    if endpoint is None or not may_see(call, endpoint.key_id):
         raise NotFound(
             f"this key has no webhook {endpoint_id[:60]!r}: GET /v1/webhooks lists those it has"
         )
@@ -354,40 +316,24 @@ async def _find(service: Service, call: Call) -> Endpoint:
 
 async def _find_delivery(service: Service, call: Call) -> Delivery:
     delivery_id = call.params["id"]
-    delivery = await service.need_hooks().outbox.get(delivery_id)
-    if delivery is None or not (delivery.key_id == call.caller.id or _is_admin(call)):
+    delivery = await service.hooks.outbox.get(delivery_id)
+    if delivery is None or not may_see(call, delivery.key_id):
         raise NotFound(
             f"this key has no delivery {delivery_id[:60]!r}: GET /v1/webhooks/deliveries lists "
             "those that it has"
         )
-    call.of_others = delivery.key_id != call.caller.id
     return delivery
 
 
-def _is_admin(call: Call) -> bool:
-    return Scope.ADMIN in call.caller.scopes
-
-
-def _may_see(call: Call, endpoint: Endpoint) -> bool:
-    """Whether the caller may see an endpoint: its own, or any for an admin."""
-    is_own = endpoint.key_id == call.caller.id
-    if not is_own and _is_admin(call):
-        call.of_others = True
-    return is_own or _is_admin(call)
-
-
 def _secret_reply(service: Service, pair: SigningPair) -> Reply:
-    view = HookSecretView(
-        key=pair.secret,
-        created_at=pair.created_at,
-        old_until=pair.overlap_until(service.clock.now()),
-    )
+    old_until = pair.overlap_until(service.clock.now())
+    view = project(HookSecretView, pair, key=pair.secret, old_until=old_until)
     return Reply(200, encode(view), headers=[(b"cache-control", b"no-store")])
 
 
 def _view(endpoint: Endpoint, *, shows_secret: bool = False) -> EndpointView:
     secret = endpoint.signing.secret if shows_secret else msgspec.UNSET
-    return project(EndpointView, endpoint, all_keys=endpoint.is_for_all, secret=secret)
+    return project(EndpointView, endpoint, secret=secret)
 
 
 def _delivery_view(delivery: Delivery) -> DeliveryView:

@@ -14,6 +14,7 @@ from swell.server.common_schemas import (
     HookUrl,
     Moment,
     _ends,
+    doc,
 )
 
 #: A model, or all of an owner.
@@ -27,35 +28,35 @@ class EndpointRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     events: HookEvents = msgspec.field(default_factory=_ends)
     models: Annotated[
         list[Annotated[str, Meta(min_length=3, max_length=200, pattern=MODEL_OR_OWNER)]],
-        Meta(max_length=50, description="`owner/name` or `owner/*`; empty for all models"),
+        doc("`owner/name` or `owner/*`; empty for all models", max_length=50),
     ] = []
-    description: Annotated[
-        str, Meta(max_length=200, pattern=PLAIN, description="description for people")
-    ] = ""
-    all_keys: Annotated[bool, Meta(description="send events of all keys; needs an admin key")] = (
-        False
-    )
+    description: Annotated[str, doc("description for people", max_length=200, pattern=PLAIN)] = ""
+    all_keys: Annotated[bool, doc("send events of all keys; needs an admin key")] = False
     format: HookFormat = "native"
 
 
-class EndpointView(msgspec.Struct, frozen=True, kw_only=True):
-    """A standing webhook."""
+class EndpointFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a standing webhook that are both stored and shown."""
 
     id: str
     key_id: str
     url: str
-    events: list[str]
-    models: list[str]
+    events: tuple[str, ...]
+    models: tuple[str, ...]
     description: str
     all_keys: bool
     format: str
-    state: Annotated[str, Meta(description="active, paused or disabled")]
-    reason: Annotated[str, Meta(description="reason, if not active")]
+    state: Annotated[str, doc("active, paused or disabled")]
+    reason: Annotated[str, doc("reason, if not active")]
     changed_at: Moment
     created_at: Moment
+
+
+class EndpointView(EndpointFields, frozen=True, kw_only=True):
+    """A standing webhook."""
+
     secret: Annotated[
-        str | msgspec.UnsetType,
-        Meta(description="signing secret; present on creation, rotation and request"),
+        str | msgspec.UnsetType, doc("signing secret; present on creation, rotation and request")
     ] = msgspec.UNSET
 
 
@@ -68,25 +69,23 @@ class EndpointList(msgspec.Struct, frozen=True, kw_only=True):
 class HookSecretView(msgspec.Struct, frozen=True, kw_only=True):
     """A secret that signs webhooks."""
 
-    key: Annotated[str, Meta(description="`whsec_` and base64")]
+    key: Annotated[str, doc("`whsec_` and base64")]
     created_at: Moment
-    old_until: Annotated[
-        Moment | None, Meta(description="end of the overlap with the previous secret")
-    ]
+    old_until: Annotated[Moment | None, doc("end of the overlap with the previous secret")]
 
 
 class HookRotateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The overlap with the previous secret."""
 
     overlap_s: Annotated[
-        float, Meta(ge=0, le=MAX_DEADLINE_S, description="seconds during which both secrets sign")
+        float, doc("seconds during which both secrets sign", ge=0, le=MAX_DEADLINE_S)
     ] = 86400.0
 
 
 class HookReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The deliveries to replay."""
 
-    since: Annotated[Moment, Meta(description="replay deliveries of events since this time")]
+    since: Annotated[Moment, doc("replay deliveries of events since this time")]
 
 
 class HookReplayView(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,11 +97,9 @@ class HookReplayView(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which deliveries to list."""
 
-    task: Annotated[str, Meta(max_length=64, description="of this task")] | None = None
-    endpoint: Annotated[str, Meta(max_length=64, description="to this webhook")] | None = None
-    state: Annotated[
-        DeliveryState | None, Meta(description="waiting, delivered, failed or skipped")
-    ] = None
+    task: Annotated[str, doc("of this task", max_length=64)] | None = None
+    endpoint: Annotated[str, doc("to this webhook", max_length=64)] | None = None
+    state: Annotated[DeliveryState | None, doc("waiting, delivered, failed or skipped")] = None
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
     cursor: Annotated[str, Meta(max_length=64)] | None = None
 
@@ -115,27 +112,27 @@ class TryView(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None
     error: Annotated[
         str,
-        Meta(
-            description="`timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, "
+        doc(
+            "`timeout`, `connection`, `refused_url`, `redirect`, `gone`, `status`, "
             "`unsendable` or `internal`; empty on success"
         ),
     ]
     detail: str
-    answer: Annotated[str, Meta(description="first bytes of the answer")]
+    answer: Annotated[str, doc("first bytes of the answer")]
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """One event for one receiver."""
 
-    id: Annotated[str, Meta(description="the `webhook-id`")]
+    id: Annotated[str, doc("the `webhook-id`")]
     task: str
-    endpoint: Annotated[str | None, Meta(description="null for the task's own URL")]
+    endpoint: Annotated[str | None, doc("null for the task's own URL")]
     event: str
-    at: Annotated[Moment, Meta(description="time of the event")]
-    state: Annotated[str, Meta(description="waiting, delivered, failed or skipped")]
+    at: Annotated[Moment, doc("time of the event")]
+    state: Annotated[str, doc("waiting, delivered, failed or skipped")]
     reason: str
-    tries: Annotated[int, Meta(description="attempts since it was first due or last replayed")]
-    due_at: Annotated[Moment | None, Meta(description="time of the next attempt")]
+    tries: Annotated[int, doc("attempts since it was first due or last replayed")]
+    due_at: Annotated[Moment | None, doc("time of the next attempt")]
     ended_at: Moment | None
     attempts: list[TryView]
 

@@ -68,8 +68,13 @@ class HookSecrets:
             )
         return None if kept is None else _decode(kept)
 
-    async def check_name(self, key_id: str, name: str) -> None:
-        """Check that a key may have a secret of this name.
+    async def rotate(self, key_id: str, name: str, overlap_s: float) -> SigningPair:
+        """Replace a secret, or make the first one; return it.
+
+        Args:
+            key_id: Id of the key.
+            name: Name of the secret.
+            overlap_s: Seconds during which the predecessor signs too.
 
         Raises:
             InvalidRequest: The name is not valid, or the key has too many secrets.
@@ -83,15 +88,6 @@ class HookSecrets:
             raise InvalidRequest(
                 f"this key has {_MAX_NAMES} signing secrets: rotate one of them instead"
             )
-
-    async def rotate(self, key_id: str, name: str, overlap_s: float) -> SigningPair:
-        """Replace a secret, or make the first one; return it.
-
-        Args:
-            key_id: Id of the key.
-            name: Name of the secret.
-            overlap_s: Seconds during which the predecessor signs too.
-        """
 
         def change(kept: bytes | None) -> bytes:
             before = None if kept is None else _decode(kept)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from importlib.metadata import version as version_of
 from typing import Final
 
 import aiohttp
@@ -10,7 +10,7 @@ import msgspec
 
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
-from swell.core.outbox import SNIPPET_CHARS
+from swell.core.outbox import SNIPPET_CHARS, Try
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import RefusedUrl
 from swell.server.webhooks.webhook_signing import signature_headers
@@ -21,6 +21,8 @@ _READ_S: Final = 1.0
 
 #: The longest error text.
 _MAX_DETAIL: Final = 300
+
+_USER_AGENT: Final = f"Swell/{version_of('swell')} (webhooks)"
 
 
 class HookRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,75 +39,55 @@ class HookRequest(msgspec.Struct, frozen=True, kw_only=True):
     outputs_removed: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(Try, frozen=True, kw_only=True):
     """The answer to an attempt, or why there was none."""
 
-    at: datetime
-    took_s: float
-    #: None if there was no answer.
-    status: int | None = None
     retry_after: str | None = None
     #: The beginning of the body.
     text: str = ""
-    #: Why there was no answer: a code and a text.
-    error: str = ""
-    detail: str = ""
-    #: Whether no other attempt can help.
-    is_final: bool = False
 
 
-class HttpSender:
-    """Sends through `Outbound`.
+async def send(outbound: Outbound, clock: Clock, request: HookRequest, message_id: str) -> Answer:
+    """Return the answer, or why there was none. Raises nothing that a receiver can cause.
 
     Args:
         outbound: Limits the time and the addresses of an attempt.
         clock: The time.
-        release: Of Swell, for the user agent.
+        request: The request.
+        message_id: The same in every attempt.
     """
-
-    def __init__(self, outbound: Outbound, clock: Clock, release: str) -> None:
-        self._outbound = outbound
-        self._clock = clock
-        self._user_agent = f"Swell/{release} (webhooks)"
-
-    async def send(self, request: HookRequest, message_id: str) -> Answer:
-        """Return the answer, or why there was none. Raises nothing that a receiver can cause."""
-        at, begun_s = self._clock.now(), self._clock.monotonic_s()
-        status: int | None = None
-        retry_after, text, error, detail = None, "", "", ""
-        headers = {"content-type": "application/json", "user-agent": self._user_agent}
-        headers |= request.headers
-        headers |= signature_headers(request.signing, message_id, int(at.timestamp()), request.body)
-        try:
-            async with self._outbound.post(request.url, request.body, headers) as answer:
-                status, retry_after = answer.status, answer.headers.get("retry-after")
-                text = await _beginning(answer)
-        except TimeoutError:
-            error, detail = "timeout", "it did not answer in time"
-        except RefusedUrl as refused:
-            error, detail = "refused_url", refused.detail
-        except SwellError as refused:
-            error, detail = refused.code, refused.detail
-        except aiohttp.ClientResponseError:
-            # Its text quotes the answer, which may have data of the task.
-            error, detail = "connection", "the response is not HTTP"
-        except (aiohttp.ClientError, OSError, ValueError) as broken:
-            error, detail = "connection", _plain(f"{type(broken).__name__}: {broken}")
-        if status is not None:
-            error = detail = ""
-        return Answer(
-            at=at,
-            took_s=self._clock.monotonic_s() - begun_s,
-            status=status,
-            retry_after=retry_after,
-            text=text,
-            error=error,
-            detail=detail[:_MAX_DETAIL],
-        )
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._outbound.close()
+    at, begun_s = clock.now(), clock.monotonic_s()
+    status: int | None = None
+    retry_after, text, error, detail = None, "", "", ""
+    headers = {"content-type": "application/json", "user-agent": _USER_AGENT}
+    headers |= request.headers
+    headers |= signature_headers(request.signing, message_id, int(at.timestamp()), request.body)
+    try:
+        async with outbound.post(request.url, request.body, headers) as answer:
+            status, retry_after = answer.status, answer.headers.get("retry-after")
+            text = await _beginning(answer)
+    except TimeoutError:
+        error, detail = "timeout", "it did not answer in time"
+    except RefusedUrl as refused:
+        error, detail = "refused_url", refused.detail
+    except SwellError as refused:
+        error, detail = refused.code, refused.detail
+    except aiohttp.ClientResponseError:
+        # Its text quotes the answer, which may have data of the task.
+        error, detail = "connection", "the response is not HTTP"
+    except (aiohttp.ClientError, OSError, ValueError) as broken:
+        error, detail = "connection", _plain(f"{type(broken).__name__}: {broken}")
+    if status is not None:
+        error = detail = ""
+    return Answer(
+        at=at,
+        took_s=clock.monotonic_s() - begun_s,
+        status=status,
+        retry_after=retry_after,
+        text=text,
+        error=error,
+        detail=detail[:_MAX_DETAIL],
+    )
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:

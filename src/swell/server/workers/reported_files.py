@@ -16,7 +16,6 @@ from swell.core.errors import (
     SwellError,
 )
 from swell.core.events import ATTEMPT_STRIDE, EventKind
-from swell.core.records import Scope
 from swell.core.store_types import Hold
 from swell.core.task import (
     Artifact,
@@ -29,10 +28,10 @@ from swell.core.task import (
 )
 from swell.objects.object_store import check_key
 from swell.protocol.worker_messages import Progress, Report, Upload
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.files.file_routes import plain_type
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.tasks.partial_artifacts import read_artifact
 from swell.server.workers.worker_leases import learn_holds, own_worker
@@ -68,15 +67,12 @@ class UploadsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     uploads: list[Upload]
 
 
-_uploads = Reader(UploadsRequest)
 _encode = msgspec.json.Encoder().encode
 
 
-@route(
+@worker_route(
     "POST /worker/v1/uploads",
-    "Workers",
-    {200: Response("A signed URL for each key", UploadsAnswer)},
-    scope=Scope.WORKER,
+    Response("A signed URL for each key", UploadsAnswer),
     body=UploadsRequest,
     errors=(NotFound, Forbidden, Conflict),
     audit="workers.upload",
@@ -88,7 +84,7 @@ async def uploads(service: Service, call: Call) -> Reply:
     Only for the holder of the attempt's lease. A stored file never changes: the same bytes are
     accepted again, others are refused.
     """
-    asked = await _uploads.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, UploadsRequest)
     worker, hold = await own_worker(service, call, asked.worker_id), asked.hold
     checkpoint = checkpoint_key(hold.task_id, hold.attempt)
     for key in asked.keys:

@@ -30,19 +30,19 @@ from swell.core.startup_phases import (
 )
 from swell.protocol.autoscaler_messages import DECISIONS, Decision, read
 from swell.protocol.worker_messages import Registration, StartingAnswer
-from swell.server.admin.autoscaler_schemas import PoolScalingView
 from swell.server.auth import check_worker
 from swell.server.billing.attempt_costs import account_of
 from swell.server.billing.billing_schemas import LedgerEntryView, LedgerList, LedgerQuery
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.models.model_cards import is_model_name
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, admin_route, worker_route
 from swell.server.serializers import encode, project, rounded
 from swell.server.service import Service
 from swell.server.workers.worker_schemas import (
     PhaseTimesView,
     PoolList,
+    PoolScalingView,
     PoolView,
     SpanView,
     StartupView,
@@ -58,7 +58,6 @@ _SILENT_S: Final = 10.0
 #: Limit of the startups in one report.
 _MOST_REPORTED: Final = 64
 
-_startup = Reader(Startup)
 _UNDER_WAY: Final = (StartupState.STARTING, StartupState.DIED)
 
 #: Phases that are counted when a cold start is ready, and those after its first outcome.
@@ -66,11 +65,9 @@ _UNTIL_READY: Final = frozenset({*Phase, READY} - {Phase.FIRST_TASK})
 _UNTIL_DONE: Final = frozenset({Phase.FIRST_TASK, WHOLE})
 
 
-@route(
+@worker_route(
     "POST /worker/v1/starting",
-    "Workers",
-    {200: Response("The reporting interval", StartingAnswer)},
-    scope=Scope.WORKER,
+    Response("The reporting interval", StartingAnswer),
     body=Startup,
     audit="workers.starting",
 )
@@ -80,7 +77,7 @@ async def starting(service: Service, call: Call) -> Reply:
     Reports the phases so far, or a failed start. A ready worker registers, and reports its cold
     start with that.
     """
-    told = await _startup.read_call(call, service.settings.server.max_body_bytes)
+    told = await read_body(service, call, Startup)
     check_worker(call.caller, told.pool, told.models)
     for name in told.models:
         if not is_model_name(name):
@@ -265,7 +262,7 @@ async def end_startups(service: Service, instances: Container[str]) -> None:
             await _try_to_keep(service, replace(each, state=StartupState.DIED, age_s=age_s))
 
 
-@route("GET /v1/pools", "Operators", {200: Response("Pools by name", PoolList)}, scope=Scope.ADMIN)
+@admin_route("GET /v1/pools", Response("Pools by name", PoolList))
 async def list_pools(service: Service, call: Call) -> Reply:
     """List pools, with start times of their workers."""
     return Reply(200, await service.starts.answer(lambda: _pools(service)))
@@ -348,13 +345,7 @@ def startup_view(startup: Startup) -> StartupView:
     return project(StartupView, startup, ready_s=ready_s, whole_s=whole_s, spans=spans)
 
 
-@route(
-    "GET /v1/ledger",
-    "Operators",
-    {200: Response("Entries, latest first", LedgerList)},
-    scope=Scope.ADMIN,
-    query=LedgerQuery,
-)
+@admin_route("GET /v1/ledger", Response("Entries, latest first", LedgerList), query=LedgerQuery)
 async def list_ledger(service: Service, call: Call) -> Reply:
     """List the ledger of machine time."""
     query = read_query(call, LedgerQuery)

@@ -7,26 +7,22 @@ backend does, at `GET /v1/artifacts/…`.
 import msgspec
 
 from swell.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from swell.core.records import Scope
 from swell.server.auth import check_worker
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.request import Call, Reply
-from swell.server.route import Response, route
+from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.weights.chunks import write_manifest
 from swell.weights.listing import check_digest
 from swell.weights.signed import parts_of
 from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
 
-_request = Reader(WeightsRequest)
 _encode = msgspec.json.Encoder().encode
 
 
-@route(
+@worker_route(
     "POST /worker/v1/weights",
-    "Workers",
-    {200: Response("The manifest, or the URLs of its chunks", WeightsAnswer)},
-    scope=Scope.WORKER,
+    Response("The manifest, or the URLs of its chunks", WeightsAnswer),
     body=WeightsRequest,
     errors=(NotFound, Forbidden, Unavailable),
 )
@@ -37,7 +33,7 @@ async def show_weights(service: Service, call: Call) -> Reply:
     signed URL for each, valid for an hour, of the bucket if it signs, or else of the backend.
     See `swell models push`.
     """
-    asked = await _request.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, WeightsRequest)
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")

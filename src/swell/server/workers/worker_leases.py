@@ -20,7 +20,7 @@ from swell.server.files.file_routes import READ_URL_S, name_files
 from swell.server.peer_messages import must_stop
 from swell.server.request import Call, Reply
 from swell.server.rollouts.version_routing import staged_queues
-from swell.server.route import Response, route
+from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.tasks.stage_inputs import leased_stage
 from swell.server.tasks.task_changes import publish_changes
@@ -35,11 +35,9 @@ _ask = Reader(Ask)
 _encode = msgspec.json.Encoder().encode
 
 
-@route(
+@worker_route(
     "POST /worker/v1/lease",
-    "Workers",
-    {200: Response("Tasks, cancellations, or nothing", Grant)},
-    scope=Scope.WORKER,
+    Response("Tasks, cancellations, or nothing", Grant),
     body=Ask,
     errors=(NotFound,),
     audit="workers.lease",

@@ -11,29 +11,25 @@ from swell.core.records import MOST_PRICE_MICROS, ModelCard, Scope, WorkerInfo
 from swell.core.task import new_id
 from swell.protocol.worker_messages import Registration, Welcome
 from swell.server.auth import check_worker
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.models.declared_pipelines import register_pipelines
 from swell.server.models.model_cards import is_model_name, is_plain_word
 from swell.server.models.sample_routes import keep_samples
 from swell.server.request import Call, Reply
 from swell.server.rollouts.version_routing import staged_queues
-from swell.server.route import Response, route
+from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.workers.startups import account_told, keep_startups
 
 #: Larger files come by themselves: this much of a report is decoded before the next call's turn.
 _ENCLOSE_BYTES: Final = 256 * 1024
 
-
-_registration = Reader(Registration)
 _encode = msgspec.json.Encoder().encode
 
 
-@route(
+@worker_route(
     "POST /worker/v1/register",
-    "Workers",
-    {200: Response("The worker's id and intervals", Welcome)},
-    scope=Scope.WORKER,
+    Response("The worker's id and intervals", Welcome),
     body=Registration,
     errors=(Conflict,),
     audit="workers.register",
@@ -41,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 )
 async def register(service: Service, call: Call) -> Reply:
     """Register a worker."""
-    registration = await _registration.read_call(call, service.settings.server.max_body_bytes)
+    registration = await read_body(service, call, Registration)
     names = [card.name for card in registration.models]
     check_worker(call.caller, registration.pool, names)
     call.of_others = Scope.ADMIN in call.caller.scopes

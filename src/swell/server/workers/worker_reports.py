@@ -12,7 +12,7 @@ import msgspec
 from swell.core.errors import NotFound
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import ATTEMPT_STRIDE, Event
-from swell.core.records import Scope, WorkerInfo
+from swell.core.records import WorkerInfo
 from swell.core.store_types import Ended, Hold, Onward
 from swell.core.task import Settlement, Task
 from swell.protocol.worker_messages import Progress, Report, ReportAnswer
@@ -20,7 +20,7 @@ from swell.server.billing.attempt_costs import with_costs
 from swell.server.decoding import Reader
 from swell.server.request import Call, Reply
 from swell.server.rollouts.canary_monitor import note_settled
-from swell.server.route import Response, route
+from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.tasks.stage_inputs import going_on
 from swell.server.tasks.task_changes import count_end, publish_changes, stage_passed
@@ -45,11 +45,9 @@ from swell.server.workers.worker_tracker import Worker
 _report = Reader(Report)
 
 
-@route(
+@worker_route(
     "POST /worker/v1/report",
-    "Workers",
-    {200: Response("The stored result", ReportAnswer)},
-    scope=Scope.WORKER,
+    Response("The stored result", ReportAnswer),
     body=Report,
     errors=(NotFound,),
     audit="workers.report",
@@ -293,5 +291,5 @@ async def _publish_progress(
                 events.append(event)
     if events:
         await service.bus.publish(events)
-    if passing and service.hooks is not None:
+    if passing:
         service.hooks.pass_on(passing)

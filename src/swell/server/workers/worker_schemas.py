@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
-from swell.server.admin.autoscaler_schemas import PoolScalingView
-from swell.server.common_schemas import Moment
+from swell.protocol.autoscaler_messages import Decision, PoolState
+from swell.server.common_schemas import Moment, doc
 from swell.server.estimates.eta import EtaSeconds
 
 
@@ -28,13 +27,10 @@ class QueueView(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     ready_samples: int
     oldest_ready_at: Moment | None
-    eta_s: Annotated[EtaSeconds | None, Meta(description="seconds until a task sent now would end")]
-    start_s: Annotated[
-        EtaSeconds | None, Meta(description="seconds until a task sent now would start")
-    ]
+    eta_s: Annotated[EtaSeconds | None, doc("seconds until a task sent now would end")]
+    start_s: Annotated[EtaSeconds | None, doc("seconds until a task sent now would start")]
     classes: Annotated[
-        list[ClassView],
-        Meta(description="waiting tasks of the model by class, over all its queues"),
+        list[ClassView], doc("waiting tasks of the model by class, over all its queues")
     ]
 
 
@@ -47,33 +43,26 @@ class QueueList(msgspec.Struct, frozen=True, kw_only=True):
 class WorkersQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which workers to list."""
 
-    gone: Annotated[bool, Meta(description="include workers that have exited")] = False
+    gone: Annotated[bool, doc("include workers that have exited")] = False
 
 
 class SwitchesView(msgspec.Struct, frozen=True, kw_only=True):
     """How often a worker has loaded or changed a model since it started."""
 
-    disk: Annotated[int, Meta(description="loads from disk")]
-    host: Annotated[int, Meta(description="loads from host memory")]
-    loras: Annotated[int, Meta(description="changes of LoRAs")]
+    disk: Annotated[int, doc("loads from disk")]
+    host: Annotated[int, doc("loads from host memory")]
+    loras: Annotated[int, doc("changes of LoRAs")]
 
 
 class SpanView(msgspec.Struct, frozen=True, kw_only=True):
     """A phase as an interval, in seconds since its startup began; phases may overlap."""
 
-    phase: Annotated[str, Meta(description="boot, pull, import, fetch, load, warm or first_task")]
-    model: Annotated[str | None, Meta(description="null for work shared by all models")]
+    phase: Annotated[str, doc("boot, pull, import, fetch, load, warm or first_task")]
+    model: Annotated[str | None, doc("null for work shared by all models")]
     start_s: float
-    end_s: Annotated[
-        float | None,
-        Meta(description="null while running, or if the startup died in it"),
-    ]
+    end_s: Annotated[float | None, doc("null while running, or if the startup died in it")]
     source: Annotated[
-        str,
-        Meta(
-            description="the cache that served it: fork, compiled, host, disk, bucket; empty for "
-            "none"
-        ),
+        str, doc("the cache that served it: fork, compiled, host, disk, bucket; empty for none")
     ] = msgspec.field(name="from", default="")
 
 
@@ -81,18 +70,16 @@ class StartupView(msgspec.Struct, frozen=True, kw_only=True):
     """A cold start of a worker, a restart of its model process, or a switch of models."""
 
     id: str
-    kind: Annotated[str, Meta(description="cold, restart or switch")]
-    state: Annotated[str, Meta(description="starting, died, ready or done (the first outcome)")]
+    kind: Annotated[str, doc("cold, restart or switch")]
+    state: Annotated[str, doc("starting, died, ready or done (the first outcome)")]
     pool: str
     models: list[str]
     host: str
     pid: int
     begun_at: Moment | None
     seen_at: Moment | None
-    ready_s: Annotated[float | None, Meta(description="seconds until it takes tasks")]
-    whole_s: Annotated[
-        float | None, Meta(description="the same plus the first task, without the wait for it")
-    ]
+    ready_s: Annotated[float | None, doc("seconds until it takes tasks")]
+    whole_s: Annotated[float | None, doc("the same plus the first task, without the wait for it")]
     spans: list[SpanView]
 
 
@@ -102,36 +89,29 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     pool: str
-    state: Annotated[str, Meta(description="idle, busy, draining, lost or gone")]
+    state: Annotated[str, doc("idle, busy, draining, lost or gone")]
     models: dict[str, str]
     slots: int
-    held: Annotated[int, Meta(description="tasks under lease, as known to this backend")]
+    held: Annotated[int, doc("tasks under lease, as known to this backend")]
     residents: Annotated[
-        list[str] | None,
-        Meta(description="models on its device; null if all always are, or if unknown"),
+        list[str] | None, doc("models on its device; null if all always are, or if unknown")
     ]
     switches: Annotated[
         dict[str, SwitchesView],
-        Meta(description="model → number of loads and changes, as known to this backend"),
+        doc("model → number of loads and changes, as known to this backend"),
     ]
     device: str
     host: str
     pid: int
     instance: Annotated[
-        str | None,
-        Meta(description="the provider's id of its machine; null if no provider launched it"),
+        str | None, doc("the provider's id of its machine; null if no provider launched it")
     ]
-    release: Annotated[str, Meta(description="version of Swell")]
-    clock_ahead_s: Annotated[
-        float, Meta(description="clock difference at registration, in seconds")
-    ]
+    release: Annotated[str, doc("version of Swell")]
+    clock_ahead_s: Annotated[float, doc("clock difference at registration, in seconds")]
     registered_at: Moment
     seen_at: Moment
     gone_at: Moment | None
-    startup: Annotated[
-        StartupView | None,
-        Meta(description="its cold start by phase; null if unknown"),
-    ] = None
+    startup: Annotated[StartupView | None, doc("its cold start by phase; null if unknown")] = None
 
 
 class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,47 +119,48 @@ class WorkerList(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: list[WorkerView]
     starting: Annotated[
-        list[StartupView], Meta(description="cold starts of workers that are not ready yet")
+        list[StartupView], doc("cold starts of workers that are not ready yet")
     ] = []
 
 
 class PhaseTimesView(msgspec.Struct, frozen=True, kw_only=True):
     """Durations of a phase: quantiles that include unfinished ones (Kaplan-Meier)."""
 
-    kind: Annotated[str, Meta(description="cold, restart or switch")]
+    kind: Annotated[str, doc("cold, restart or switch")]
     model: str
     phase: Annotated[
         str,
-        Meta(
-            description="boot, pull, import, fetch, load, warm, first_task; ready: until it "
+        doc(
+            "boot, pull, import, fetch, load, warm, first_task; ready: until it "
             "takes tasks; whole: ready and the first task"
         ),
     ]
     p50_s: float | None
     p90_s: float | None
     p99_s: float | None
-    at_least: Annotated[list[str], Meta(description="quantiles that are lower bounds")]
-    observed: Annotated[int, Meta(description="number of finished ones")]
-    not_over: Annotated[
-        int, Meta(description="number of running ones, and of those that died in it")
-    ]
+    at_least: Annotated[list[str], doc("quantiles that are lower bounds")]
+    observed: Annotated[int, doc("number of finished ones")]
+    not_over: Annotated[int, doc("number of running ones, and of those that died in it")]
+
+
+class PoolScalingView(PoolState, frozen=True, kw_only=True):
+    """State of a pool that launches workers on demand."""
+
+    decision: Annotated[Decision | None, doc("latest decision about this pool")]
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     """A pool of workers."""
 
     pool: str
-    workers: Annotated[dict[str, int], Meta(description="state → number")]
-    starting: Annotated[int, Meta(description="workers that are not ready yet")]
-    slots: Annotated[int, Meta(description="capacity of its live workers, in tasks")]
-    held: Annotated[int, Meta(description="tasks that they hold, as known to this backend")]
+    workers: Annotated[dict[str, int], doc("state → number")]
+    starting: Annotated[int, doc("workers that are not ready yet")]
+    slots: Annotated[int, doc("capacity of its live workers, in tasks")]
+    held: Annotated[int, doc("tasks that they hold, as known to this backend")]
     times: Annotated[
-        list[PhaseTimesView],
-        Meta(description="from the last 200 startups of each kind and set of models"),
+        list[PhaseTimesView], doc("from the last 200 startups of each kind and set of models")
     ]
-    scaling: Annotated[
-        PoolScalingView | None, Meta(description="null if nothing launches its workers")
-    ] = None
+    scaling: Annotated[PoolScalingView | None, doc("null if nothing launches its workers")] = None
 
 
 class PoolList(msgspec.Struct, frozen=True, kw_only=True):

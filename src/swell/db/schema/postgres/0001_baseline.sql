@@ -312,8 +312,6 @@ CREATE TABLE deliveries (
 
 CREATE INDEX deliveries_due ON deliveries (place, due_at, seq) WHERE due_at IS NOT NULL;
 
-CREATE INDEX deliveries_next ON deliveries (due_at) WHERE due_at IS NOT NULL;
-
 -- Deliveries of one task to one receiver, in order.
 CREATE INDEX deliveries_line ON deliveries (task_id, endpoint, seq);
 
