@@ -132,7 +132,7 @@ def test_every_query_is_used_somewhere() -> None:
     [
         *("tasks_by_id", "next_ready", "ready_lines_of", "ready_lines", "open_shares", "ranks"),
         *("ready_depths", "woken_depths", "due_tasks", "next_wake", "open_tasks", "repeat_of"),
-        *("idempotent", "forget_idempotent", "discarded", "write_tasks", "key_by_digest", "note"),
+        *("idempotent", "forget_idempotent", "discarded", "update_tasks", "key_by_digest", "note"),
         *("page_ids", "ended_ids", "files_of", "unused_uploads", "overtake", "due_deliveries"),
         *("deliveries_to_tell", "save_deliveries", "quota_uses_at", "holds_by_id", "likes"),
     ],

@@ -175,13 +175,13 @@ async def test_a_server_that_is_not_there_is_told_when_a_backend_starts(
 
 
 class Proxy:
-    """Stands between a backend and the server, and can lose the next answer."""
+    """Stands between a backend and the server, and can lose the answer to a commit."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
         self._place = (place.hostname, place.port)
         self._name = place.path
-        self._loses = False
+        self._loses = self._is_lost = False
         self._doing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
@@ -190,7 +190,7 @@ class Proxy:
         port = self._server.sockets[0].getsockname()[1]
         return f"postgresql://postgres@127.0.0.1:{port}{self._name}"
 
-    def lose_the_next_answer(self) -> None:
+    def lose_the_answer_to_a_commit(self) -> None:
         self._loses = True
 
     async def stop(self) -> None:
@@ -209,8 +209,8 @@ class Proxy:
             from_server, to_server = await asyncio.open_connection(*self._place)
             asking = asyncio.create_task(self._pass_on(reader, to_server))
             while data := await from_server.read(65536):
-                if self._loses:
-                    self._loses = False
+                if self._is_lost:
+                    self._is_lost = False
                     break
                 writer.write(data)
             asking.cancel()
@@ -222,6 +222,8 @@ class Proxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            if self._loses and b"COMMIT" in data:
+                self._loses, self._is_lost = False, True
             writer.write(data)
         writer.close()
 
@@ -230,7 +232,7 @@ class Proxy:
 async def behind_proxy(
     postgres_databases: PostgresDatabases,
 ) -> AsyncIterator[tuple[Proxy, PostgresDatabase, Delivery]]:
-    """A backend whose every statement was prepared, so that each write has one answer to lose."""
+    """A backend whose every statement was prepared."""
     proxy, clock = Proxy(await postgres_databases.new()), ManualClock()
     database = await PostgresDatabase.open(await proxy.start(), clock)
     await database.peers.stop()
@@ -248,7 +250,7 @@ async def test_a_task_whose_acceptance_was_written_and_not_told_is_found_by_its_
 ) -> None:
     proxy, _, delivery = behind_proxy
     new = a_new_task(idempotency_key="k", fingerprint=b"a")
-    proxy.lose_the_next_answer()
+    proxy.lose_the_answer_to_a_commit()
     with pytest.raises(Unavailable):
         await delivery.store.accept([new])
     (again,) = await delivery.store.accept([new])
@@ -263,7 +265,7 @@ async def test_a_settlement_that_was_written_and_not_told_is_taken_as_said_the_n
     proxy, _, delivery = behind_proxy
     await delivery.submit(a_new_task())
     (held,) = await delivery.lease()
-    proxy.lose_the_next_answer()
+    proxy.lose_the_answer_to_a_commit()
     with pytest.raises(Unavailable):
         await delivery.settle(held)
     assert (await delivery.get(held)).state is TaskState.SUCCEEDED
@@ -277,7 +279,7 @@ async def test_a_lease_that_was_written_and_not_told_runs_out(
 ) -> None:
     proxy, _, delivery = behind_proxy
     (task,) = await delivery.submit(a_new_task())
-    proxy.lose_the_next_answer()
+    proxy.lose_the_answer_to_a_commit()
     with pytest.raises(Unavailable):
         await delivery.lease()
     assert (await delivery.get(task)).state in (TaskState.RUNNING, TaskState.QUEUED)

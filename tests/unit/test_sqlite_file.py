@@ -410,7 +410,7 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
             for urgency, lines in bands.items()
             for key_id, line in lines.items()
         }
-        for task_id, (task, *_) in database.state.live.items():
+        for task_id, task in database.state.live.items():
             assert [task] == await store.get([task_id])
     await database.close()
 

@@ -16,7 +16,6 @@ import structlog
 from swell.core.background_tasks import PAUSE_S
 from swell.core.clock import Clock
 from swell.core.errors import Unavailable
-from swell.db.delivery_watch import Posting
 from swell.db.transaction import State
 
 _log = structlog.get_logger("swell.database")
@@ -160,11 +159,6 @@ class GroupWriter:
         for write in {each for waiting in self._waiting.values() for each in waiting}:
             if not write.is_served:
                 write.resolve(None)
-
-    @property
-    def posting(self) -> Posting:
-        """The endpoints for which this process writes webhook deliveries."""
-        return self.state.posting
 
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""

@@ -11,7 +11,7 @@ from swell.core.clock import Clock
 from swell.core.errors import Internal, InvalidRequest, SwellError, Unavailable
 from swell.core.task import Task
 from swell.db.postgres.postgres_transaction import QUERIES, fetch_rows, lock_names
-from swell.db.postgres.task_rows import stored_task
+from swell.db.postgres.task_rows import STORED_ROWS
 from swell.db.sql import Row, Transaction
 from swell.net.database_urls import database_place, unreadable_url
 
@@ -157,7 +157,7 @@ class PostgresPool:
         """Return tasks, None for unknown ids."""
         async with self._connection() as connection:
             records = await connection.fetch(QUERIES["tasks_by_id"], list(task_ids))
-        found = {task.id: task for task, *_ in map(stored_task, records)}
+        found = {task.id: task for task in map(STORED_ROWS.task, records)}
         return [found.get(task_id) for task_id in task_ids]
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
@@ -208,7 +208,7 @@ class _Transaction:
 
     async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
         records = await self._connection.fetch(QUERIES["tasks_locked"], list(task_ids))
-        return [stored_task(record).task for record in records]
+        return list(map(STORED_ROWS.task, records))
 
 
 async def _no_reset(connection: Any) -> None:

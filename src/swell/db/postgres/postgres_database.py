@@ -1,9 +1,7 @@
-"""The writer of tasks: group commit to PostgreSQL.
+"""The writer of tasks: group commit to PostgreSQL (docs/decisions/0025).
 
-All actions that have arrived run in one transaction, which one statement writes where that is
-possible (docs/decisions/0025). While the server writes one group, the next is prepared and may be
-sent on a second connection. Reads, and writes of a task that is being written, wait for the first
-group (docs/decisions/0039).
+All actions that have arrived run in one transaction. While the server writes one group, the next
+gathers.
 """
 
 import asyncio
@@ -12,7 +10,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from swell.core.background_tasks import log_failure
 from swell.core.clock import Clock
 from swell.core.errors import SwellError, Unavailable
 from swell.db.group_commit import GroupWriter, Write
@@ -28,11 +25,12 @@ from swell.db.postgres.connection_pool import (
 )
 from swell.db.postgres.listen_notify import Peers
 from swell.db.postgres.migrate import migrate
-from swell.db.postgres.postgres_transaction import QUERIES, PostgresSession, Stale
-from swell.db.postgres.task_cache import REFRESH_SHARE, PostgresState
-
-#: Groups that are written at once.
-MAX_IN_FLIGHT: Final = 2
+from swell.db.postgres.postgres_transaction import (
+    QUERIES,
+    REFRESH_SHARE,
+    PostgresSession,
+    PostgresState,
+)
 
 #: How often a group runs again after a conflict; after that, each of its actions alone.
 TRIES: Final = 8
@@ -50,18 +48,20 @@ REFRESH_S: Final = 1.0
 _FOR_PEERS: Final = SETTINGS | {"synchronous_commit": "off"}
 
 #: Of the writer: statements are planned once. A row that another session locks for longer fails
-#: the action that needs it, and not the whole group with its connection.
+#: the action that needs it, and not the whole group with its connection. The rows of a backend
+#: that vanished in a transaction are unlocked after a while.
 _FOR_WRITER: Final = (
-    SETTINGS | BY_INDEX | {"plan_cache_mode": "force_generic_plan", "lock_timeout": "3s"}
+    SETTINGS
+    | BY_INDEX
+    | {
+        "plan_cache_mode": "force_generic_plan",
+        "lock_timeout": "3s",
+        "idle_in_transaction_session_timeout": "30s",
+    }
 )
 
-#: Conflicts with other transactions: run again, with care.
-_CONFLICTS: Final = (
-    Stale,
-    asyncpg.UniqueViolationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-)
+#: Conflicts with other transactions: run again.
+_CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 class _Batch:
@@ -74,8 +74,6 @@ class _Batch:
         self._failed: dict[Write, SwellError] = {}
         #: Actions of `write_when` that have found something.
         self.served: list[Write] = []
-        #: Ids of the tasks that it writes.
-        self.written: set[str] = set()
 
     async def run(self) -> None:
         await self.session.load({task_id for write in self.group for task_id in write.wants})
@@ -138,11 +136,9 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self.state = PostgresState()
         self._url = url
         self._loop = asyncio.get_running_loop()
-        #: The writer's connections, one for each group that is written at once.
-        self._connections: list[Any] = [None] * MAX_IN_FLIGHT
-        #: Place of the connection → the group that is being written, and its asyncio task.
-        self._in_flight: dict[int, tuple[_Batch, asyncio.Task[None]]] = {}
-        #: Groups to write alone and with care, and whether they serve waiting actions.
+        #: The writer's connection.
+        self._writer_connection: Any = None
+        #: Groups to write again in parts, and whether they serve waiting actions.
         self._again: list[tuple[list[Write], bool]] = []
         #: Whether the server refused, or did not answer, the last transaction.
         self._was_refused = False
@@ -160,7 +156,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         Args:
             url: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
             clock: Of all times that are written.
-            connections: For reading; three more write and listen.
+            connections: For reading; two more write and listen.
 
         Raises:
             InvalidRequest: The URL cannot be read, or the database does not keep UTF-8.
@@ -173,8 +169,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
                 await migrate(first, clock)
                 # Until the server has noticed its end, it would count as another backend.
                 await first.close(timeout=CONNECT_S)
-                for place in range(MAX_IN_FLIGHT):
-                    await database._writer(place)
+                await database._writer()
                 await database._open_pool(connections)
         except BaseException:
             database._terminate()
@@ -187,18 +182,15 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         if self._is_closing:
             return
         self._is_closing = True
-        while self._writing is not None or self._in_flight:
-            if self._writing is not None:
-                await self._writing
-            await self.wait_for_writes()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         self.end_waits()
         await self.peers.stop()
         self._terminate()
 
     def _terminate(self) -> None:
-        for connection in self._connections:
-            if not _is_gone(connection):
-                connection.terminate()
+        if not self._is_lost:
+            self._writer_connection.terminate()
         if self._pool is not None:
             self._pool.terminate()
 
@@ -208,7 +200,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         Raises:
             Unavailable: It is refused again; the text says why.
         """
-        if self._was_refused or _is_gone(self._connections[0]):
+        if self._was_refused or self._is_lost:
             await self.write(lambda session: session.fetch("prove_writable"))
 
     # ---- groups
@@ -217,133 +209,63 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         try:
             while self._again or self._pending or self._must_serve:
                 if self._again:
-                    await self.wait_for_writes()
-                    await self._write_alone(*self._again.pop(0))
-                    continue
-                if len(self._in_flight) == MAX_IN_FLIGHT:
-                    writes = [each for _, each in self._in_flight.values()]
-                    await asyncio.wait(writes, return_when=asyncio.FIRST_COMPLETED)
-                    # The group may have to be written again.
-                    continue
-                await self._write_group(await self._next_group())
+                    await self._write_group(*self._again.pop(0))
+                else:
+                    await self._write_group(await self._next_group())
         except Exception:
             self._writer_failed()
         finally:
             self._writing = None
 
-    async def wait_for_writes(self) -> None:
-        """Wait until nothing is being written."""
-        while self._in_flight:
-            await asyncio.wait([writing for _, writing in self._in_flight.values()])
-
-    async def _write_group(self, group: list[Write]) -> None:
-        """Prepare a group and send it; its callers return when it is written."""
-        place = next(place for place in range(MAX_IN_FLIGHT) if place not in self._in_flight)
-        try:
-            batch = await self._prepare(group, place, is_careful=False)
-        except Exception as error:
-            self._refuse(group, error, place)
-            return
-        batch.session.remember()
-        writing = self._loop.create_task(self._send(batch, place), name="swell-postgres-write")
-        writing.add_done_callback(log_failure)
-        self._in_flight[place] = (batch, writing)
-
-    async def _send(self, batch: _Batch, place: int) -> None:
-        try:
-            await self._finish(batch, place)
-        except Exception as error:
-            self._refuse(batch.group, error, place)
-        else:
-            self._written(batch)
-        finally:
-            del self._in_flight[place]
-
-    async def _write_alone(self, group: list[Write], serves: bool) -> None:
-        """Write a group with care, while nothing else is being written."""
+    async def _write_group(self, group: list[Write], serves: bool = True) -> None:
+        """Write a group, and return the results to the callers."""
         for _ in range(TRIES):
             try:
-                batch = await self._prepare(group, 0, is_careful=True, serves=serves)
-                await self._finish(batch, 0)
+                await self._try_to_write(group, serves)
             except _CONFLICTS:
                 continue
             except Exception as error:
-                self._refuse(group, error, 0, serves=serves)
-            else:
-                batch.session.remember()
-                self._written(batch)
+                self._refuse(group, error, serves)
             return
         contended = Unavailable("other backends keep changing the same tasks; try again")
-        self._refuse(group, contended, 0, serves=serves)
+        self._refuse(group, contended, serves)
 
-    async def _prepare(
-        self, group: list[Write], place: int, *, is_careful: bool, serves: bool = True
-    ) -> _Batch:
-        """Run the actions; wait for groups that are being written if they touch the same tasks."""
-        connection = await self._writer(place)
-        session = PostgresSession(self, connection, is_careful)
+    async def _try_to_write(self, group: list[Write], serves: bool) -> None:
+        session = PostgresSession(self, await self._writer())
         batch = _Batch(group, session)
         try:
             await batch.run()
             if serves:
                 await batch.serve(self._waiting)
-            await session.close()
-            batch.written = session.written
-            others = [each.written for each, _ in self._in_flight.values()]
-            if not all(map(batch.written.isdisjoint, others)):
-                await self.wait_for_writes()
-            session.check()
+            await session.write()
         except BaseException as error:
-            await self._undo(batch, place, error)
+            session.undo()
+            if self.has_peers:
+                # They passed over the rows that were locked.
+                self.peers.notify(session.taken)
+            batch.give_up()
+            if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
+                await self._writer_connection.execute("ROLLBACK")
             raise
-        return batch
-
-    async def _finish(self, batch: _Batch, place: int) -> None:
-        try:
-            await batch.session.write()
-        except BaseException as error:
-            await self._undo(batch, place, error)
-            raise
-
-    async def _undo(self, batch: _Batch, place: int, error: BaseException) -> None:
-        batch.session.forget()
-        if self.has_peers:
-            # They passed over the rows that were locked.
-            self.peers.notify(batch.session.taken)
-        batch.give_up()
-        connection = self._connections[place]
-        is_lost = isinstance(error, LOST) or _is_gone(connection)
-        if batch.session.has_begun and not is_lost:
-            await connection.execute("ROLLBACK")
-
-    def _written(self, batch: _Batch) -> None:
         self._was_refused = False
         batch.resolve()
-        if batch.session.has_posted:
-            self.state.posting.wake()
+        if session.has_posted:
+            self.state.wake_dispatcher()
         if self.has_peers:
-            self.peers.notify(batch.session.left)
+            self.peers.notify(session.left)
 
-    def _refuse(
-        self, group: list[Write], error: Exception, place: int, *, serves: bool = True
-    ) -> None:
-        """Write a group again in another way, or raise in its callers."""
-        if isinstance(error, _CONFLICTS):
-            self._again.append((group, serves))
-            self._write_soon()
-            return
+    def _refuse(self, group: list[Write], error: Exception, serves: bool) -> None:
+        """Write a group again in parts, or raise in its callers."""
         refused = translated(error)
         if isinstance(error, LOST):
             # An answer may still be on its way on this connection.
-            self._was_refused = self._must_refresh = True
-            if self._connections[place] is not None:
-                self._connections[place].terminate()
-                self._connections[place] = None
+            self._was_refused = True
+            if self._writer_connection is not None:
+                self._writer_connection.terminate()
         elif len(group) > 1 or (group and serves and self._waiting):
             # The server refused a row, or the group lost every conflict. Writing the actions one by
             # one shows which row it was; then the waiting actions run.
             self._again += [*(([write], False) for write in group), ([], True)]
-            self._write_soon()
             return
         for write in group:
             write.fail(refused)
@@ -353,38 +275,36 @@ class PostgresDatabase(PostgresPool, GroupWriter):
                 if not write.is_served:
                     write.fail(refused)
 
-    async def _writer(self, place: int) -> Any:
-        """Return one of the writer's connections, after counts and clocks are fresh enough."""
-        connection = self._connections[place]
-        if _is_gone(connection):
-            self._must_refresh = self._must_refresh or connection is not None
-            connection = await connect(self._url, _FOR_WRITER, WRITE_S)
-            self._connections[place] = connection
-            # Only the first: it would take the following ones for other backends.
-            if place == 0 and await connection.fetchval(QUERIES["others"]):
+    async def _writer(self) -> Any:
+        """Return the writer's connection, after counts and clocks are fresh enough."""
+        if self._is_lost:
+            # A server that was lost may be back without its last commits.
+            self._must_refresh = True
+            self._writer_connection = await connect(self._url, _FOR_WRITER, WRITE_S)
+            if await self._writer_connection.fetchval(QUERIES["others"]):
                 self.peers.assume()
         # Also once after the last other backend has gone: it may have left tasks.
         self._had_peers |= self.has_peers
         is_old = self._had_peers and self._loop.time() > self._refresh_at_s
         if self._must_refresh or is_old:
-            await self.wait_for_writes()
-            if self._must_refresh:
-                # A server that was lost may be back without its last commits.
-                self.state.live.clear()
-            await self._refresh(connection)
+            await self._refresh()
             self._had_peers = self.has_peers
-        return connection
+        return self._writer_connection
 
-    async def _refresh(self, connection: Any) -> None:
+    async def _refresh(self) -> None:
         """Read counts and clocks again."""
         began_s = self._loop.time()
-        lines = await connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
-        shares = await connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
+        lines = await self._writer_connection.fetch(QUERIES["ready_lines"], timeout=COUNT_S)
+        shares = await self._writer_connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
         self.state.restore(lines, shares)
         self.state.unsure.clear()
         self._must_refresh = False
         now_s = self._loop.time()
         self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._writer_connection is None or self._writer_connection.is_closed()
 
     # ---- other backends
 
@@ -398,8 +318,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         if self.has_peers:
             # A notification may be on its way.
             self.state.unsure.update(queues)
-        is_writing = self._writing is not None or bool(self._in_flight)
-        return is_writing or any(map(self.state.may_wait, queues))
+        return self._writing is not None or any(map(self.state.may_wait, queues))
 
     def _on_ready(self, queues: Iterable[str]) -> None:
         """Check queues with ready tasks that other backends left."""
@@ -412,7 +331,3 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         """Check all queues that workers wait for: a notification may have been lost."""
         self._had_peers |= self.has_peers
         self._on_ready(self._waiting)
-
-
-def _is_gone(connection: Any) -> bool:
-    return connection is None or connection.is_closed()

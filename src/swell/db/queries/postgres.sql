@@ -1,9 +1,9 @@
 -- Named statements of one database, with the parameters and macros of `swell.db.sql`.
--- A session with care replaces /* lock */ by a row lock.
 
 -- name: next_ready
 -- The next ready tasks of some lines, each (queue, key, highest priority) after a place in its
--- order, without those that have expired. `n` is the number of the line, from 1 on.
+-- order, without those that have expired or that another backend is about to lease. `n` is the
+-- number of the line, from 1 on.
 SELECT l.n, {task}
 FROM unnest(
     :queues::text[], :keys::text[], :highest::bigint[], :priorities::bigint[], :tags::float8[],
@@ -13,7 +13,7 @@ FROM unnest(
     WHERE queue = l.queue AND key_id = l.key_id AND state = 'queued' AND available_at IS NULL
         AND priority <= l.highest AND (priority, tag, id) > (l.priority, l.tag, l.id)
         AND (wake_at IS NULL OR wake_at > :now)
-    ORDER BY priority, tag, id LIMIT l.size /* lock */
+    ORDER BY priority, tag, id LIMIT l.size FOR UPDATE SKIP LOCKED
 ) AS t;
 
 -- name: ready_lines_of
@@ -40,11 +40,6 @@ CROSS JOIN LATERAL (
 SELECT value AS key_id, (
     SELECT count(*) FROM tasks AS t WHERE t.key_id = value AND t.finished_at IS NULL
 ) AS n FROM ({each keys}) AS k;
-
--- name: forget_idempotent_keys
--- Of these, the ones that are older than a day.
-DELETE FROM idempotency
-WHERE (key_id, key) IN ({rows key_id text, key text}) AND created_at <= :before;
 
 -- name: advisory_lock
 SELECT pg_advisory_xact_lock(hashtextextended(value, 0)) FROM ({each names}) AS n;

@@ -26,7 +26,7 @@ from typing import Any, Final, Self, TypeVar
 from swell.core.clock import Clock
 from swell.core.errors import Conflict, Internal, SwellError, Unavailable
 from swell.core.task import Task, next_wake_at, size_bytes
-from swell.db.columns import EPOCH, MICROSECOND
+from swell.db.columns import Rows
 from swell.db.group_commit import CLOSING, GroupWriter, Write
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Row
@@ -38,25 +38,22 @@ from swell.db.sqlite.sqlite_rows import (
     INSERT,
     NEW_ROWS,
     QUERIES,
+    STORED_ROWS,
     UPDATE,
     fetch_rows,
     micros,
-    stored_task,
 )
-from swell.db.transaction import (
-    MAX_LIVE_INPUT_BYTES,
-    MAX_LIVE_TASKS,
-    LineId,
-    Session,
-    State,
-    StoredTask,
-)
+from swell.db.transaction import LineId, Session, State
 
 R = TypeVar("R")
 
 #: Pages of write-ahead log (128 MiB) after which a commit moves them into the database itself, if
 #: `WriteAheadLog` has not moved them in time.
 CHECKPOINT_PAGES: Final = 32_768
+
+#: Tasks kept in memory between transactions, and the largest input that is kept.
+MAX_LIVE_TASKS: Final = 50_000
+MAX_LIVE_INPUT_BYTES: Final = 4_096
 
 #: Slow reads that run at once; more wait.
 READERS: Final = 4
@@ -71,8 +68,10 @@ class SqliteState(State):
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__()
         self.connection = connection
-        [last] = fetch_rows(connection, "last_seq", {})
-        self.seqs = itertools.count(last["seq"] + 1)
+        #: Tasks as their rows have them.
+        self.live: dict[str, Task] = {}
+        [(last,)] = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks")
+        self.seqs = itertools.count(last + 1)
         lines = connection.execute(QUERIES["ready_lines"])
         self.restore(lines, connection.execute(QUERIES["open_shares"]))
 
@@ -95,19 +94,19 @@ class SqliteSession(Session):
         for task_id in task_ids:
             if task_id in self.tasks:
                 continue
-            row = self.state.live.get(task_id)
-            if row is None:
+            task = self.state.live.get(task_id)
+            if task is None:
                 missing.append(task_id)
             else:
-                self._note(row)
+                self._note(task)
         if missing:
             for found in self._execute("tasks_by_id", {"ids": missing}):
-                self._note(stored_task(found))
+                self._note(STORED_ROWS.task(found))
 
     async def due(self, limit: int) -> list[Task]:
         self.flush()
         rows = self._execute("due_tasks", {"now": self.now, "limit": limit})
-        return [self._note(stored_task(row)) for row in rows]
+        return [self._note(STORED_ROWS.task(row)) for row in rows]
 
     async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
         for read in self.reads(wanted, n):
@@ -127,41 +126,30 @@ class SqliteSession(Session):
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
-        self.numbers.update(zip(self._added, self.state.seqs, strict=False))
-        written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
-        for statement, rows, task_ids in written:
-            stored = []
-            for task_id in task_ids:
-                task = self.tasks[task_id]
-                wake_at = next_wake_at(task)
-                wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
-                stored.append(rows.of(task, self.numbers[task_id], wake))
-            if stored:
-                self.state.connection.executemany(statement, stored)
+        new = [self._row(NEW_ROWS, each, next(self.state.seqs)) for each in self._added]
+        changed = [self._row(CHANGED_ROWS, each, each) for each in self._changed]
+        for statement, rows in ((INSERT, new), (UPDATE, changed)):
+            if rows:
+                self.state.connection.executemany(statement, rows)
         self._added, self._changed = {}, set()
-        for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
-            values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
-            self.afterwards("keep_idempotent", **values, created_at=self.now)
-        self.new_keys = {}
-        if self._file_uses:
-            self.afterwards("use_files", rows=self._file_uses)
-            self._file_uses = []
-        if self._posts:
-            self._close_posts()
-        after, self._after = self._after, []
-        for query, parameters in after:
+        for query, parameters in self._take_statements():
             fetch_rows(self.state.connection, query, parameters)
+
+    def _row(self, rows: Rows, task_id: str, key: int | str) -> tuple[Any, ...]:
+        task = self.tasks[task_id]
+        wake_at = next_wake_at(task)
+        return rows.of(task, key, None if wake_at is None else micros(wake_at))
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
         live = self.state.live
         if self.has_posted:
-            self.state.posting.wake()
+            self.state.wake_dispatcher()
         for task_id, task in self.tasks.items():
             if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
                 live.pop(task_id, None)
             elif task_id in live or len(live) < MAX_LIVE_TASKS:
-                live[task_id] = StoredTask(task, self.numbers[task_id], None)
+                live[task_id] = task
 
 
 class SqliteDatabase(GroupWriter):
@@ -235,11 +223,8 @@ class SqliteDatabase(GroupWriter):
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
-        if len(task_ids) == 1:
-            rows = self._reader.execute(QUERIES["task_by_id"], {"id": task_ids[0]})
-        else:
-            rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
-        found = {task.id: task for task, *_ in map(stored_task, rows)}
+        rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
+        found = {task.id: task for task in map(STORED_ROWS.task, rows)}
         return [found.get(task_id) for task_id in task_ids]
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
