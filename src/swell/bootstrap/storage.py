@@ -157,9 +157,9 @@ async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
         return await WiredBus.start(NatsWire(url), clock)
     if url.startswith(_POSTGRES):
         with installed("postgres", "bus.url"):
+            from swell.db.postgres.listen_notify import NotifyChannel
             from swell.pubsub.cluster_bus import WiredBus
-            from swell.pubsub.postgres_wire import PostgresWire
-        return await WiredBus.start(PostgresWire(url, clock), clock)
+        return await WiredBus.start(NotifyChannel(url, "swell_bus", "bus.url"), clock)
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
     )

@@ -43,10 +43,6 @@ COUNT_S: Final = 60.0
 #: With other backends, counts and clocks are read again this often, in seconds.
 REFRESH_S: Final = 1.0
 
-#: Of the connection for notifications. A crash of the server disconnects all listeners anyway, so
-#: no commit of a notification waits for the disk.
-_FOR_PEERS: Final = SETTINGS | {"synchronous_commit": "off"}
-
 #: Of the writer: statements are planned once. A row that another session locks for longer fails
 #: the action that needs it, and not the whole group with its connection. The rows of a backend
 #: that vanished in a transaction are unlocked after a while.
@@ -147,7 +143,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._refresh_at_s = 0.0
         #: Whether there were other backends since counts were read, or just before.
         self._had_peers = False
-        self.peers = Peers(lambda: connect(url, _FOR_PEERS, WRITE_S), self._on_ready, self._poll)
+        self.peers = Peers(url, self._on_ready, self._poll)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
@@ -171,10 +167,10 @@ class PostgresDatabase(PostgresPool, GroupWriter):
                 await first.close(timeout=CONNECT_S)
                 await database._writer()
                 await database._open_pool(connections)
+            await database.peers.start()
         except BaseException:
             database._terminate()
             raise
-        await database.peers.start()
         return database
 
     async def close(self) -> None:

@@ -58,7 +58,7 @@ SELECT EXISTS (
 );
 
 -- name: notify
-SELECT pg_notify('swell_tasks', :message);
+SELECT pg_notify(:channel, value) FROM ({each parts}) AS p;
 
 -- name: forget_words
 DELETE FROM task_words WHERE task_id IN ({each ids});
