@@ -18,9 +18,14 @@ from swell.cli import app
 from swell.core.clock import ManualClock, SystemClock
 from swell.core.errors import Conflict, Internal, InvalidRequest
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres.migrate import compatible_from, migrate, schema_status
+from swell.db.postgres.migrate import (
+    compatible_from,
+    migrate,
+    schema_status,
+    status_of,
+    upgrade,
+)
 from swell.db.postgres.postgres_transaction import QUERIES
-from swell.db.postgres.schema_upgrade import status_of, upgrade
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
 from swell.db.task_store import Store

@@ -67,7 +67,7 @@ async def migration_status(settings: Settings) -> dict[str, Any]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.db.postgres.schema_upgrade import status_of
+        from swell.db.postgres.migrate import status_of
     status: dict[str, Any] = msgspec.to_builtins(await status_of(url))
     return status
 
@@ -82,7 +82,7 @@ async def upgrade_store(settings: Settings, clock: Clock) -> list[str]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.db.postgres.schema_upgrade import upgrade
+        from swell.db.postgres.migrate import upgrade
     return await upgrade(url, clock)
 
 
