@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +20,6 @@ from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.store_types import Accepted
 from swell.core.task import TaskState
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres.connection_pool import Watched
 from swell.db.registry import Registry
 from swell.db.task_store import Store
 from swell.queues.table_broker import Broker
@@ -122,14 +120,6 @@ async def test_a_server_that_falls_silent_is_told_and_found_again(
     await patiently(lambda: store.accept([a_new_task()]))
     await database.close()
 
-
-async def test_connections_notice_a_host_that_has_vanished(own_server: PostgresServer) -> None:
-    connection = await asyncpg.connect(own_server.url, connection_class=Watched)
-    end = connection._transport.get_extra_info("socket")
-    assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
-    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
-    await connection.close()
 
 
 async def test_a_worker_is_served_while_no_word_from_other_backends_comes_through(

@@ -1,6 +1,5 @@
 """Connections to the database, and statements on them apart from the writer of tasks."""
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -26,10 +25,6 @@ CONNECT_S: Final = 5.0
 #: How long a reader waits for an answer before it takes the server for lost, in seconds.
 READ_S: Final = 20.0
 
-#: A host that has vanished is noticed after about this time, in seconds.
-SILENCE_S: Final = 10.0
-_PROBE_S: Final = 2
-
 #: Of all connections: compiling a short statement takes longer than running it.
 SETTINGS: Final = {"application_name": "swell", "jit": "off"}
 
@@ -54,33 +49,6 @@ LOST: Final = (
 )
 
 
-class Watched(asyncpg.Connection):  # type: ignore[misc]  # it is not typed
-    """A connection that ends by itself when the other host has vanished."""
-
-    def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
-        super().__init__(protocol, transport, *rest)
-        _keep_alive(transport.get_extra_info("socket"))
-
-
-def _keep_alive(end: Any) -> None:
-    """Make the kernel probe the other end of a TCP connection.
-
-    Source:
-        https://man7.org/linux/man-pages/man7/tcp.7.html
-    """
-    if end is None or end.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    options = {
-        "TCP_KEEPIDLE": _PROBE_S,
-        "TCP_KEEPINTVL": _PROBE_S,
-        "TCP_KEEPCNT": int(SILENCE_S / _PROBE_S) - 1,
-        "TCP_USER_TIMEOUT": int(SILENCE_S * 1000),
-    }
-    for name, value in options.items():
-        if hasattr(socket, name):  # Not on every system.
-            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
 
 async def connect(url: str, settings: dict[str, str], limit_s: float | None = None) -> Any:
     """Connect; a statement that takes longer than `limit_s` seconds fails."""
@@ -90,12 +58,11 @@ async def connect(url: str, settings: dict[str, str], limit_s: float | None = No
         command_timeout=limit_s,
         statement_cache_size=256,
         server_settings=settings,
-        connection_class=Watched,
     )
 
 
 @asynccontextmanager
-async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Any]:
+async def connected(url: str) -> AsyncIterator[Any]:
     """Connect, and translate the errors of connecting and of the body.
 
     Raises:
@@ -104,7 +71,7 @@ async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIt
     """
     database_place(url, "store.url")
     try:
-        connection = await connect(url, settings or {})
+        connection = await connect(url, SETTINGS)
         try:
             yield connection
         finally:
@@ -134,7 +101,6 @@ class PostgresPool:
             command_timeout=READ_S,
             statement_cache_size=256,
             server_settings=SETTINGS | BY_INDEX,
-            connection_class=Watched,
             reset=_no_reset,
         )
 

@@ -161,7 +161,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         """
         database = cls(url, clock)
         try:
-            async with connected(url, SETTINGS) as first:
+            async with connected(url) as first:
                 await migrate(first, clock)
                 # Until the server has noticed its end, it would count as another backend.
                 await first.close(timeout=CONNECT_S)
