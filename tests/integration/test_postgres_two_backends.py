@@ -13,7 +13,6 @@ from swell.core.clock import ManualClock
 from swell.core.store_types import Accepted
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres import listen_notify as company
 from swell.db.postgres import postgres_database as database
 from swell.db.postgres.listen_notify import Peers
 from swell.db.task_store import Store
@@ -63,9 +62,6 @@ async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
 @contextlib.asynccontextmanager
 async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterator[Pair]:
     both = [Backend(await PostgresDatabase.open(url, clock)) for clock in (here, there)]
-    async with asyncio.timeout(PATIENT_S):
-        while not all(each.database.peers.exist for each in both):
-            await asyncio.sleep(0.01)
     try:
         yield Pair(url, here, *both)
     finally:
@@ -207,15 +203,12 @@ async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
 async def test_what_another_left_that_has_gone_without_a_word_is_found_by_whoever_never_waits(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "_FORGET_S", 0.1)
     monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     await pair.there.accepts(1, "there")
     await pair.there.database.close()
     async with asyncio.timeout(PATIENT_S):
-        while pair.here.database.peers.exist:
-            await asyncio.sleep(0.01)
         served: list[Task] = []
         while not served:
             await pair.here.store.sweep()

@@ -18,7 +18,6 @@ import msgspec
 import structlog
 
 from swell.core.errors import Unavailable
-from swell.core.task import new_token
 from swell.db.postgres.connection_pool import SETTINGS, connect
 from swell.db.postgres.postgres_transaction import QUERIES
 from swell.net.database_urls import database_place, unreadable_url
@@ -36,11 +35,8 @@ _RETRY_S: Final = 0.2
 
 _FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
-#: How often a backend sends a sign of life, and polls the queues that workers wait for, in seconds.
+#: How often a backend polls the queues that workers wait for, in seconds.
 POLL_S: Final = 1.0
-
-#: A backend that was silent for this long has gone, in seconds.
-_FORGET_S: Final = 10.0
 
 #: Least pause between messages of one backend, in seconds.
 _PAUSE_S: Final = 0.02
@@ -192,19 +188,12 @@ def _parts_of(data: bytes) -> list[str]:
     ]
 
 
-class _Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A sign of life of a backend, and queues with ready tasks."""
-
-    who: str
-    queues: list[str] = []
-
-
 class Peers:
     """The other backends of the database. A message may be lost, so each backend also polls.
 
     Args:
         url: Of the database.
-        on_ready: Called with queues that have ready tasks of other backends.
+        on_ready: Called with queues in which another backend left ready tasks.
         poll: Called every second, with or without a connection.
     """
 
@@ -214,45 +203,29 @@ class Peers:
         self._channel = NotifyChannel(url, "swell_tasks", "store.url")
         self._on_ready = on_ready
         self._poll = poll
-        self._name = new_token()
-        self._loop = asyncio.get_running_loop()
-        #: Backend → time of its last message.
-        self._seen: dict[str, float] = {}
         self._unsent: set[str] = set()
-        self._must_send = asyncio.Event()
+        self._has_unsent = asyncio.Event()
         self._has_sent_all = asyncio.Event()
+        self._has_sent_all.set()
         self._running: list[asyncio.Task[None]] = []
-
-    @property
-    def exist(self) -> bool:
-        """Whether another backend sent something lately, or could not have."""
-        if self._seen:
-            oldest = self._loop.time() - _FORGET_S
-            self._seen = {who: at for who, at in self._seen.items() if at > oldest}
-        return bool(self._seen)
-
-    def assume(self) -> None:
-        """Assume for a while that there is another backend."""
-        self._seen[""] = self._loop.time()
 
     def notify(self, queues: Iterable[str]) -> None:
         """Notify the others soon that tasks are ready in these queues."""
         self._unsent.update(queues)
         if self._unsent:
             self._has_sent_all.clear()
-            self._must_send.set()
+            self._has_unsent.set()
 
     async def start(self) -> None:
-        """Begin to listen, and send the first sign of life.
+        """Begin to listen.
 
         Raises:
             Unavailable: The server does not answer.
         """
-        await self._channel.open(self._on_message, self.assume)
-        await self._send()
+        await self._channel.open(self._on_message, lambda: None)
         self._running = [
-            self._loop.create_task(self._keep_sending(), name="swell-postgres-peers"),
-            self._loop.create_task(self._keep_polling(), name="swell-postgres-poll"),
+            asyncio.create_task(self._keep_sending(), name="swell-postgres-peers"),
+            asyncio.create_task(self._keep_polling(), name="swell-postgres-poll"),
         ]
 
     async def stop(self) -> None:
@@ -276,28 +249,16 @@ class Peers:
 
     async def _keep_sending(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._must_send.wait(), POLL_S)
-            await self._send()
+            await self._has_unsent.wait()
+            self._has_unsent.clear()
+            queues, self._unsent = sorted(self._unsent), set()
+            try:
+                await self._channel.send(msgspec.json.encode(queues))
+            except Unavailable as error:
+                _log.info("postgres: message to other backends lost", reason=error.detail)
+            if not self._unsent:
+                self._has_sent_all.set()
             await asyncio.sleep(_PAUSE_S)
 
-    async def _send(self) -> None:
-        self._must_send.clear()
-        queues, self._unsent = self._unsent, set()
-        try:
-            await self._channel.send(msgspec.json.encode(_Message(self._name, sorted(queues))))
-        except Exception as error:
-            _log.info("postgres: message to other backends lost", reason=_why(error))
-            self.assume()
-            self._unsent |= queues
-        if not self._unsent:
-            self._has_sent_all.set()
-
     def _on_message(self, data: bytes) -> None:
-        message = msgspec.json.decode(data, type=_Message)
-        if message.who not in self._seen:
-            # It may not know of this one yet.
-            self._must_send.set()
-        self._seen[message.who] = self._loop.time()
-        if message.queues:
-            self._on_ready(message.queues)
+        self._on_ready(msgspec.json.decode(data, type=list[str]))

@@ -5,6 +5,7 @@ gathers.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +16,6 @@ from swell.core.errors import SwellError, Unavailable
 from swell.db.group_commit import GroupWriter, Write
 from swell.db.postgres.connection_pool import (
     BY_INDEX,
-    CONNECT_S,
     LOST,
     SETTINGS,
     PostgresPool,
@@ -40,8 +40,11 @@ TRIES: Final = 8
 WRITE_S: Final = 10.0
 COUNT_S: Final = 60.0
 
-#: With other backends, counts and clocks are read again this often, in seconds.
+#: While other backends leave ready tasks, counts and clocks are read again this often, in seconds.
 REFRESH_S: Final = 1.0
+
+#: For this long after another backend left tasks, in seconds.
+HEARD_S: Final = 10.0
 
 #: Of the writer: statements are planned once. A row that another session locks for longer fails
 #: the action that needs it, and not the whole group with its connection. The rows of a backend
@@ -92,6 +95,9 @@ class _Batch:
 
     async def _run(self, write: Write) -> None:
         if write.queues:
+            if write.until is None:
+                # A notification may be on its way.
+                self.session.state.unsure.update(write.queues)
             await self.session.count_again(write.queues)
         try:
             write.result = await write.action(self.session)
@@ -141,8 +147,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         #: Whether counts and clocks must be read before anything else.
         self._must_refresh = True
         self._refresh_at_s = 0.0
-        #: Whether there were other backends since counts were read, or just before.
-        self._had_peers = False
+        #: When another backend last left ready tasks.
+        self._heard_s = -math.inf
         self.peers = Peers(url, self._on_ready, self._poll)
 
     @classmethod
@@ -163,8 +169,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         try:
             async with connected(url) as first:
                 await migrate(first, clock)
-                # Until the server has noticed its end, it would count as another backend.
-                await first.close(timeout=CONNECT_S)
                 await database._writer()
                 await database._open_pool(connections)
             await database.peers.start()
@@ -236,9 +240,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             await session.write()
         except BaseException as error:
             session.undo()
-            if self.has_peers:
-                # They passed over the rows that were locked.
-                self.peers.notify(session.taken)
+            # Other backends passed over the rows that were locked.
+            self.peers.notify(session.taken)
             batch.give_up()
             if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
                 await self._writer_connection.execute("ROLLBACK")
@@ -247,8 +250,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         batch.resolve()
         if session.has_posted:
             self.state.wake_dispatcher()
-        if self.has_peers:
-            self.peers.notify(session.left)
+        self.peers.notify(session.left)
 
     def _refuse(self, group: list[Write], error: Exception, serves: bool) -> None:
         """Write a group again in parts, or raise in its callers."""
@@ -274,17 +276,11 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     async def _writer(self) -> Any:
         """Return the writer's connection, after counts and clocks are fresh enough."""
         if self._is_lost:
-            # A server that was lost may be back without its last commits.
-            self._must_refresh = True
             self._writer_connection = await connect(self._url, _FOR_WRITER, WRITE_S)
-            if await self._writer_connection.fetchval(QUERIES["others"]):
-                self.peers.assume()
-        # Also once after the last other backend has gone: it may have left tasks.
-        self._had_peers |= self.has_peers
-        is_old = self._had_peers and self._loop.time() > self._refresh_at_s
-        if self._must_refresh or is_old:
+            # The server may be back without its last commits.
+            self._must_refresh = True
+        if self._must_refresh or self._refresh_at_s < self._loop.time() < self._heard_s + HEARD_S:
             await self._refresh()
-            self._had_peers = self.has_peers
         return self._writer_connection
 
     async def _refresh(self) -> None:
@@ -304,26 +300,21 @@ class PostgresDatabase(PostgresPool, GroupWriter):
 
     # ---- other backends
 
-    @property
-    def has_peers(self) -> bool:
-        """Whether other backends may lease from the same queues."""
-        return self.peers.exist
-
     def may_have_ready(self, queues: Sequence[str]) -> bool:
-        """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        if self.has_peers:
-            # A notification may be on its way.
-            self.state.unsure.update(queues)
-        return self._writing is not None or any(map(self.state.may_wait, queues))
+        """Return True: another backend may have accepted tasks just now."""
+        return True
 
     def _on_ready(self, queues: Iterable[str]) -> None:
-        """Check queues with ready tasks that other backends left."""
+        """Check queues with ready tasks that another backend left."""
+        self._heard_s = self._loop.time()
+        self._check(queues)
+
+    def _poll(self) -> None:
+        """Check all queues that workers wait for: a notification may have been lost."""
+        self._check(self._waiting)
+
+    def _check(self, queues: Iterable[str]) -> None:
         self.state.unsure.update(queues)
         if self._waiting and not self._is_closing:
             self._must_serve = True
             self._write_soon()
-
-    def _poll(self) -> None:
-        """Check all queues that workers wait for: a notification may have been lost."""
-        self._had_peers |= self.has_peers
-        self._on_ready(self._waiting)

@@ -82,8 +82,6 @@ class PostgresSession(Session):
     def __init__(self, database: "PostgresDatabase", connection: Any) -> None:
         super().__init__(database.state, database.clock.now())
         self._connection = connection
-        #: Whether other backends may lease from the same queues.
-        self.has_peers = database.has_peers
         #: Whether a transaction of several statements is open on the connection.
         self.has_begun = False
 
@@ -122,7 +120,7 @@ class PostgresSession(Session):
         """
         has_counted = any(queue in self.state.lines for queue in queues)
         if is_wrong:
-            if has_counted and self.has_peers:
+            if has_counted:
                 await self._recount(queues)
             return
         unsure = [queue for queue in queues if queue in self.state.unsure]

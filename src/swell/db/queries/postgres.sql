@@ -50,13 +50,6 @@ SELECT pg_advisory_xact_lock_shared(hashtextextended(value, 0)) FROM ({each name
 -- name: time
 SELECT clock_timestamp() AS now;
 
--- name: others
--- Whether another process of Swell is connected to this database.
-SELECT EXISTS (
-    SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name = 'swell' AND pid <> pg_backend_pid()
-);
-
 -- name: notify
 SELECT pg_notify(:channel, value) FROM ({each parts}) AS p;
 

@@ -161,7 +161,6 @@ class SqliteDatabase(GroupWriter):
     """
 
     dialect = "sqlite"
-    has_peers = False
 
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(clock)
