@@ -15,8 +15,8 @@ from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.core.store_types import Accepted, HoldState
 from swell.core.task import Released, Task, TaskState
+from swell.db.group_commit import TRIES
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres.postgres_database import TRIES
 from swell.db.postgres.postgres_transaction import PostgresSession
 from swell.db.task_store import Store
 from swell.queues.table_broker import Broker

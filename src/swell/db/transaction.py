@@ -82,6 +82,10 @@ class State:
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
 
+    def may_wait(self, queue: str) -> bool:
+        """Whether a task may be ready in a queue."""
+        return queue in self.lines
+
     def line(self, line: LineId) -> Line | None:
         """Return the counts of a line; None if it has no ready tasks."""
         queue, urgency, key_id = line
@@ -198,6 +202,12 @@ class Session:
     async def load(self, task_ids: Iterable[str]) -> None:
         """Add tasks to `tasks`, from memory or the database."""
         raise NotImplementedError
+
+    async def before_lease(self, queues: Sequence[str], *, waits: bool) -> None:
+        """Prepare for an action that leases from these queues, perhaps of a waiting worker."""
+
+    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+        """Note that an action found nothing in these queues."""
 
     async def due(self, limit: int) -> list[Task]:
         """Return tasks after their time to wake."""

@@ -6,14 +6,14 @@ gathers.
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
 
 from swell.core.clock import Clock
-from swell.core.errors import SwellError, Unavailable
-from swell.db.group_commit import GroupWriter, Write
+from swell.core.errors import SwellError
+from swell.db.group_commit import Batch, GroupWriter
 from swell.db.postgres.connection_pool import (
     BY_INDEX,
     LOST,
@@ -31,9 +31,6 @@ from swell.db.postgres.postgres_transaction import (
     PostgresSession,
     PostgresState,
 )
-
-#: How often a group runs again after a conflict; after that, each of its actions alone.
-TRIES: Final = 8
 
 #: How long the server may take before it is taken for lost, in seconds: to write a group, and to
 #: count all ready tasks. Migrations take as long as they do.
@@ -59,69 +56,6 @@ _FOR_WRITER: Final = (
     }
 )
 
-#: Conflicts with other transactions: run again.
-_CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
-
-class _Batch:
-    """A group of actions, and their session."""
-
-    def __init__(self, group: list[Write], session: PostgresSession) -> None:
-        self.group = group
-        self.session = session
-        #: Actions that raised, and have changed nothing.
-        self._failed: dict[Write, SwellError] = {}
-        #: Actions of `write_when` that have found something.
-        self.served: list[Write] = []
-
-    async def run(self) -> None:
-        await self.session.load({task_id for write in self.group for task_id in write.wants})
-        for write in self.group:
-            await self._run(write)
-
-    async def serve(self, waiting: Mapping[str, Mapping[Write, None]]) -> None:
-        """Run the actions that wait for a queue, for as long as a task may be ready in it."""
-        may_wait = self.session.state.may_wait
-        for queue in list(filter(may_wait, waiting)):
-            for write in list(waiting.get(queue, ())):
-                if not may_wait(queue):
-                    break
-                if not write.may_run:
-                    continue
-                await self._run(write)
-                if write.result or write in self._failed:
-                    write.is_served = True
-                    self.served.append(write)
-
-    async def _run(self, write: Write) -> None:
-        if write.queues:
-            if write.until is None:
-                # A notification may be on its way.
-                self.session.state.unsure.update(write.queues)
-            await self.session.count_again(write.queues)
-        try:
-            write.result = await write.action(self.session)
-        except SwellError as error:
-            self._failed[write] = error
-        if write.queues and not write.result:
-            # Other backends leased the tasks that were counted.
-            await self.session.count_again(write.queues, is_wrong=True)
-
-    def resolve(self) -> None:
-        """Return the results to the callers."""
-        for write in (*self.group, *self.served):
-            if write in self._failed:
-                write.fail(self._failed[write])
-            else:
-                write.resolve(write.result)
-
-    def give_up(self) -> None:
-        """After a failure: its waiting actions wait on, unless their callers have stopped."""
-        for write in self.served:
-            write.is_served = False
-            if not write.may_run:
-                write.resolve(None)
-
 
 class PostgresDatabase(PostgresPool, GroupWriter):
     """One database: a pool of readers and the writer of this process; any number of processes.
@@ -132,6 +66,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     """
 
     state: PostgresState
+    conflicts = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
     def __init__(self, url: str, clock: Clock) -> None:
         GroupWriter.__init__(self, clock)
@@ -140,10 +75,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self._loop = asyncio.get_running_loop()
         #: The writer's connection.
         self._writer_connection: Any = None
-        #: Groups to write again in parts, and whether they serve waiting actions.
-        self._again: list[tuple[list[Write], bool]] = []
-        #: Whether the server refused, or did not answer, the last transaction.
-        self._was_refused = False
         #: Whether counts and clocks must be read before anything else.
         self._must_refresh = True
         self._refresh_at_s = 0.0
@@ -205,73 +136,32 @@ class PostgresDatabase(PostgresPool, GroupWriter):
 
     # ---- groups
 
-    async def _write_all(self) -> None:
-        try:
-            while self._again or self._pending or self._must_serve:
-                if self._again:
-                    await self._write_group(*self._again.pop(0))
-                else:
-                    await self._write_group(await self._next_group())
-        except Exception:
-            self._writer_failed()
-        finally:
-            self._writing = None
+    async def _begin(self) -> PostgresSession:
+        return PostgresSession(self, await self._writer())
 
-    async def _write_group(self, group: list[Write], serves: bool = True) -> None:
-        """Write a group, and return the results to the callers."""
-        for _ in range(TRIES):
-            try:
-                await self._try_to_write(group, serves)
-            except _CONFLICTS:
-                continue
-            except Exception as error:
-                self._refuse(group, error, serves)
-            return
-        contended = Unavailable("other backends keep changing the same tasks; try again")
-        self._refuse(group, contended, serves)
-
-    async def _try_to_write(self, group: list[Write], serves: bool) -> None:
-        session = PostgresSession(self, await self._writer())
-        batch = _Batch(group, session)
-        try:
-            await batch.run()
-            if serves:
-                await batch.serve(self._waiting)
-            await session.write()
-        except BaseException as error:
-            session.undo()
-            # Other backends passed over the rows that were locked.
-            self.peers.notify(session.taken)
-            batch.give_up()
-            if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
-                await self._writer_connection.execute("ROLLBACK")
-            raise
+    async def _finish(self, batch: Batch) -> None:
+        session: PostgresSession = batch.session
+        await session.write()
         self._was_refused = False
-        batch.resolve()
-        if session.has_posted:
-            self.state.wake_dispatcher()
         self.peers.notify(session.left)
 
-    def _refuse(self, group: list[Write], error: Exception, serves: bool) -> None:
-        """Write a group again in parts, or raise in its callers."""
-        refused = translated(error)
-        if isinstance(error, LOST):
-            # An answer may still be on its way on this connection.
-            self._was_refused = True
-            if self._writer_connection is not None:
-                self._writer_connection.terminate()
-        elif len(group) > 1 or (group and serves and self._waiting):
-            # The server refused a row, or the group lost every conflict. Writing the actions one by
-            # one shows which row it was; then the waiting actions run.
-            self._again += [*(([write], False) for write in group), ([], True)]
-            return
-        for write in group:
-            write.fail(refused)
-        if not group and not isinstance(refused, Unavailable):
-            # Waiting actions wait on while the server is away.
-            for write in {each for waiting in self._waiting.values() for each in waiting}:
-                if not write.is_served:
-                    write.fail(refused)
+    async def _roll_back(self, session: PostgresSession, error: BaseException) -> None:
+        # Other backends passed over the rows that were locked.
+        self.peers.notify(session.taken)
+        if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
+            await self._writer_connection.execute("ROLLBACK")
+
+    def _is_away(self, error: Exception) -> bool:
+        if not isinstance(error, LOST):
+            return False
+        # An answer may still be on its way on this connection.
+        self._was_refused = True
+        if self._writer_connection is not None:
+            self._writer_connection.terminate()
+        return True
+
+    def _translated(self, error: Exception) -> SwellError:
+        return translated(error)
 
     async def _writer(self) -> Any:
         """Return the writer's connection, after counts and clocks are fresh enough."""

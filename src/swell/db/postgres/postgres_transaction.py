@@ -113,25 +113,27 @@ class PostgresSession(Session):
         records = await self._connection.fetch(QUERIES[query], *parameters)
         return [self._note(STORED_ROWS.task(record)) for record in records]
 
-    async def count_again(self, queues: Sequence[str], *, is_wrong: bool = False) -> None:
-        """Count the ready tasks of queues that other backends may have changed.
-
-        If the counts were wrong, count all of these queues.
-        """
-        has_counted = any(queue in self.state.lines for queue in queues)
-        if is_wrong:
-            if has_counted:
-                await self._recount(queues)
-            return
-        unsure = [queue for queue in queues if queue in self.state.unsure]
+    async def before_lease(self, queues: Sequence[str], *, waits: bool) -> None:
+        """Count the ready tasks of queues that other backends may have changed."""
+        state = self.state
+        if not waits:
+            # A notification may be on its way.
+            state.unsure.update(queues)
+        unsure = [queue for queue in queues if queue in state.unsure]
         clock_s = asyncio.get_running_loop().time
         began_s = clock_s()
+        has_counted = any(queue in state.lines for queue in queues)
         # At once if none has tasks.
-        if not unsure or (began_s < self.state.recount_at_s and has_counted):
+        if not unsure or (began_s < state.recount_at_s and has_counted):
             return
         await self._recount(unsure)
         took_s = clock_s() - began_s
-        self.state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
+        state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
+
+    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+        """Count again if the counts were wrong: other backends leased the tasks."""
+        if any(queue in self.state.lines for queue in queues):
+            await self._recount(queues)
 
     async def _recount(self, queues: Sequence[str]) -> None:
         self.state.unsure.difference_update(queues)
