@@ -63,7 +63,7 @@ class Transaction(Protocol):
         Shared locks only wait for locks that are not shared.
         """
 
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         """Return those of these tasks that exist; no other transaction changes them until commit.
 
         If the caller changes their rows, the task store reads them again.

@@ -60,7 +60,7 @@ class Outbox:
         """
 
         async def action(tx: Transaction) -> bool:
-            tasks = await tx.tasks([task_id])
+            tasks = await tx.lock_tasks([task_id])
             if not tasks or tasks[0].state is not TaskState.RUNNING or tasks[0].attempt != attempt:
                 return False
             now, raw = self._db.clock.now(), msgspec.Raw(msgspec.json.encode(data))

@@ -172,7 +172,7 @@ class _Transaction:
         query = "advisory_lock_shared" if is_shared else "advisory_lock"
         await self.fetch(query, names=lock_names(scope, keys))
 
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         records = await self._connection.fetch(QUERIES["tasks_locked"], list(task_ids))
         return list(map(STORED_ROWS.task, records))
 

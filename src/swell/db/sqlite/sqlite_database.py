@@ -111,11 +111,19 @@ class SqliteSession(Session):
     def _execute(self, query: str, parameters: Any) -> list[Any]:
         return self.state.connection.execute(QUERIES[query], parameters).fetchall()
 
-    def forget(self, tasks: Iterable[Task]) -> None:
-        """Read these tasks again, here and in later transactions: their rows will change."""
-        for task in tasks:
-            self.tasks.pop(task.id, None)
-            self.state.live.pop(task.id, None)
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        """Do nothing: there is one writer."""
+
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        """Return those of these tasks that exist; ended ones are read again after this."""
+        ids = list(task_ids)
+        await self.load(ids)
+        found = [self.tasks[each] for each in ids if each in self.tasks]
+        for task in found:
+            if task.state.is_terminal:
+                self.tasks.pop(task.id, None)
+                self.state.live.pop(task.id, None)
+        return found
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
@@ -249,10 +257,10 @@ class SqliteDatabase(GroupWriter):
         frees_space: bool = False,
     ) -> R:
         async def run(session: SqliteSession) -> R:
-            transaction = _Transaction(session)
+            session.flush()
             session.state.connection.execute("SAVEPOINT action")
             try:
-                return await action(transaction)
+                return await action(session)
             except SwellError:
                 # The other actions of the group are written.
                 session.state.connection.execute("ROLLBACK TO action")
@@ -365,27 +373,6 @@ class SqliteDatabase(GroupWriter):
     _reader: sqlite3.Connection
     #: What the writer keeps in memory.
     state: SqliteState
-
-
-class _Transaction:
-    """Statements of `swell.db` in the transaction of a group."""
-
-    def __init__(self, session: SqliteSession) -> None:
-        self._session = session
-        session.flush()  # changed tasks must be in the file before SQL reads them
-
-    async def fetch(self, query: str, **values: Any) -> list[Row]:
-        return await self._session.fetch(query, **values)
-
-    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
-        """Do nothing: there is one writer."""
-
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
-        ids = list(task_ids)
-        await self._session.load(ids)
-        found = [self._session.tasks[each] for each in ids if each in self._session.tasks]
-        self._session.forget(task for task in found if task.state.is_terminal)
-        return found
 
 
 def _connect(path: Path) -> sqlite3.Connection:
