@@ -165,7 +165,8 @@ class SqliteDatabase(GroupWriter):
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(clock)
         self.path = path
-        self._committed_changes = -1
+        #: `total_changes` of the writer when the transaction began.
+        self._changes_before = 0
         #: How long commits took lately, in seconds; at first it is taken for slow.
         self._sync_s = 2 * QUICK_SYNC_S
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
@@ -305,6 +306,7 @@ class SqliteDatabase(GroupWriter):
             await self._in_syncer(self._log.move, self._writer)
         session = SqliteSession(self.state, self.clock.now())
         self._writer.execute("BEGIN IMMEDIATE")
+        self._changes_before = self._writer.total_changes
         return session
 
     async def _finish(self, batch: Batch) -> None:
@@ -315,7 +317,7 @@ class SqliteDatabase(GroupWriter):
             # They run before the commit does.
             batch.resolve(batch.served)
             await asyncio.sleep(0)
-        changes = self._writer.total_changes - self._committed_changes
+        changes = self._writer.total_changes - self._changes_before
         try:
             if not changes:
                 # A lease that found nothing: there is no disk to wait for.
@@ -331,7 +333,6 @@ class SqliteDatabase(GroupWriter):
             raise
         session.remember()
         if changes:
-            self._committed_changes += changes
             self._was_refused = False
             self._log.grown += wal.COMMIT + changes
 
