@@ -63,7 +63,6 @@ class Wire(Protocol):
         Raises:
             Unavailable: The server does not answer.
         """
-        ...
 
     async def send(self, data: bytes) -> None:
         """Send a message in UTF-8.
@@ -71,11 +70,9 @@ class Wire(Protocol):
         Raises:
             Unavailable: There is no connection now, or the message is too large.
         """
-        ...
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
-        ...
 
 
 #: Decoded or encoded.
