@@ -5,7 +5,6 @@ gathers.
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -39,9 +38,6 @@ COUNT_S: Final = 60.0
 
 #: While other backends leave ready tasks, counts and clocks are read again this often, in seconds.
 REFRESH_S: Final = 1.0
-
-#: For this long after another backend left tasks, in seconds.
-HEARD_S: Final = 10.0
 
 #: Of the writer: statements are planned once. A row that another session locks for longer fails
 #: the action that needs it, and not the whole group with its connection. The rows of a backend
@@ -78,8 +74,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         #: Whether counts and clocks must be read before anything else.
         self._must_refresh = True
         self._refresh_at_s = 0.0
-        #: When another backend last left ready tasks.
-        self._heard_s = -math.inf
+        #: Whether another backend left ready tasks since counts and clocks were read.
+        self._has_heard = False
         self.peers = Peers(url, self._on_ready, self._poll)
 
     @classmethod
@@ -146,8 +142,6 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         self.peers.notify(session.left)
 
     async def _roll_back(self, session: PostgresSession, error: BaseException) -> None:
-        # Other backends passed over the rows that were locked.
-        self.peers.notify(session.taken)
         if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
             await self._writer_connection.execute("ROLLBACK")
 
@@ -169,7 +163,8 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             self._writer_connection = await connect(self._url, _FOR_WRITER, WRITE_S)
             # The server may be back without its last commits.
             self._must_refresh = True
-        if self._must_refresh or self._refresh_at_s < self._loop.time() < self._heard_s + HEARD_S:
+        is_old = self._has_heard and self._loop.time() > self._refresh_at_s
+        if self._must_refresh or is_old:
             await self._refresh()
         return self._writer_connection
 
@@ -180,7 +175,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         shares = await self._writer_connection.fetch(QUERIES["open_shares"], timeout=COUNT_S)
         self.state.restore(lines, shares)
         self.state.unsure.clear()
-        self._must_refresh = False
+        self._must_refresh = self._has_heard = False
         now_s = self._loop.time()
         self._refresh_at_s = now_s + max(REFRESH_S, REFRESH_SHARE * (now_s - began_s))
 
@@ -196,7 +191,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
 
     def _on_ready(self, queues: Iterable[str]) -> None:
         """Check queues with ready tasks that another backend left."""
-        self._heard_s = self._loop.time()
+        self._has_heard = True
         self._check(queues)
 
     def _poll(self) -> None:

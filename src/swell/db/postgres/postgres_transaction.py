@@ -182,12 +182,6 @@ class PostgresSession(Session):
             self.has_begun = False
 
     @property
-    def taken(self) -> set[str]:
-        """Queues of the ready tasks that it changed."""
-        ready = (self._before[each] for each in self._changed)
-        return {task.queue for task in ready if task.is_ready}
-
-    @property
     def left(self) -> set[str]:
         """Queues of the ready tasks that it made ready, or read and did not take."""
         return {task.queue for task in self.tasks.values() if task.is_ready}
