@@ -229,17 +229,13 @@ class SqliteDatabase(GroupWriter):
         return fetch_rows(self._reader, query, values)
 
     async def scan(self, query: str, **values: Any) -> list[Row]:
-        return await self.read_in_thread(lambda connection: fetch_rows(connection, query, values))
-
-    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `read` in a thread, with a read-only connection that nothing else uses."""
         if self._is_closing:
             raise Unavailable(CLOSING)
 
-        def run() -> R:
+        def run() -> list[Row]:
             with contextlib.closing(_connect(self.path)) as connection:
                 connection.execute("PRAGMA query_only=1")
-                return read(connection)
+                return fetch_rows(connection, query, values)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
