@@ -5,21 +5,24 @@ gathers.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
-from swell.db.group_commit import Batch, GroupWriter
+from swell.core.task import Task
+from swell.db.group_commit import TRIES, Batch, GroupWriter
 from swell.db.postgres.connection_pool import (
     BY_INDEX,
+    CONNECT_S,
     LOST,
     SETTINGS,
-    PostgresPool,
     connect,
     connected,
+    open_pool,
     translated,
 )
 from swell.db.postgres.listen_notify import Peers
@@ -29,7 +32,13 @@ from swell.db.postgres.postgres_transaction import (
     REFRESH_SHARE,
     PostgresSession,
     PostgresState,
+    fetch_rows,
+    lock_names,
 )
+from swell.db.postgres.task_rows import STORED_ROWS
+from swell.db.sql import Row, Transaction
+
+R = TypeVar("R")
 
 #: How long the server may take before it is taken for lost, in seconds: to write a group, and to
 #: count all ready tasks. Migrations take as long as they do.
@@ -53,7 +62,7 @@ _FOR_WRITER: Final = (
 )
 
 
-class PostgresDatabase(PostgresPool, GroupWriter):
+class PostgresDatabase(GroupWriter):
     """One database: a pool of readers and the writer of this process; any number of processes.
 
     Guarantees:
@@ -62,13 +71,16 @@ class PostgresDatabase(PostgresPool, GroupWriter):
     """
 
     state: PostgresState
+    dialect = "postgres"
     conflicts = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
     def __init__(self, url: str, clock: Clock) -> None:
-        GroupWriter.__init__(self, clock)
+        super().__init__(clock)
         self.state = PostgresState()
         self._url = url
         self._loop = asyncio.get_running_loop()
+        #: Connections that read.
+        self._pool: Any = None
         #: The writer's connection.
         self._writer_connection: Any = None
         #: Whether counts and clocks must be read before anything else.
@@ -97,7 +109,7 @@ class PostgresDatabase(PostgresPool, GroupWriter):
             async with connected(url) as first:
                 await migrate(first, clock)
                 await database._writer()
-                await database._open_pool(connections)
+                database._pool = await open_pool(url, connections)
             await database.peers.start()
         except BaseException:
             database._terminate()
@@ -129,6 +141,64 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         """
         if self._was_refused or self._is_lost:
             await self.write(lambda session: session.fetch("prove_writable"))
+
+    # ---- apart from the writer of tasks
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Any]:
+        """Take a connection from the pool.
+
+        Raises:
+            Unavailable: The server cannot be reached; a statement may have been written.
+        """
+        try:
+            async with self._pool.acquire(timeout=CONNECT_S) as connection:
+                yield connection
+        except SwellError:
+            raise
+        except Exception as error:
+            raise translated(error) from error
+
+    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """Return tasks, None for unknown ids."""
+        async with self._reader() as connection:
+            records = await connection.fetch(QUERIES["tasks_by_id"], list(task_ids))
+        found = {task.id: task for task in map(STORED_ROWS.task, records)}
+        return [found.get(task_id) for task_id in task_ids]
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        async with self._reader() as connection:
+            return await fetch_rows(connection, query, values)
+
+    scan = fetch
+    execute = fetch
+
+    async def transaction(
+        self,
+        action: Callable[[Transaction], Awaitable[R]],
+        *,
+        frees_space: bool = False,
+    ) -> R:
+        async with self._reader() as connection:
+            for _ in range(TRIES - 1):
+                try:
+                    async with connection.transaction():
+                        return await action(_Transaction(connection))
+                except asyncpg.DeadlockDetectedError:
+                    continue
+            async with connection.transaction():
+                return await action(_Transaction(connection))
+
+    def check_room(self) -> None:
+        """Do nothing: only the server knows about its disk."""
+
+    async def clock_ahead_s(self) -> float:
+        """Return by how many seconds the backend's clock is ahead of the server's, at least."""
+        asked_at = self.clock.now()
+        [row] = await self.fetch("time")
+        ahead_s = (asked_at - row["now"]).total_seconds()
+        behind_s = (self.clock.now() - row["now"]).total_seconds()
+        return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
 
     # ---- groups
 
@@ -203,3 +273,19 @@ class PostgresDatabase(PostgresPool, GroupWriter):
         if self._waiting and not self._is_closing:
             self._must_serve = True
             self._write_soon()
+
+
+class _Transaction:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, query: str, **values: Any) -> list[Row]:
+        return await fetch_rows(self._connection, query, values)
+
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        query = "advisory_lock_shared" if is_shared else "advisory_lock"
+        await self.fetch(query, names=lock_names(scope, keys))
+
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        records = await self._connection.fetch(QUERIES["tasks_locked"], list(task_ids))
+        return list(map(STORED_ROWS.task, records))
