@@ -139,13 +139,13 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
     assert noted.count("BEGIN IMMEDIATE") == noted.count("COMMIT")
 
 
-async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
+async def test_leases_see_what_their_group_wrote(database: SqliteDatabase) -> None:
     async def count(session: SqliteSession) -> int:
         return ready(database)["demo/upper"]
 
     with statements(database) as noted:
         seen, _ = await asyncio.gather(
-            database.write(count, is_late=True),
+            database.write(count, queues=["demo/upper"]),
             Store(database).accept([a_new_task()]),
         )
     assert seen == 1

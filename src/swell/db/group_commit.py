@@ -7,7 +7,6 @@ same for one caller and for a thousand, and no caller waits for later ones.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -33,8 +32,6 @@ TRIES: Final = 8
 
 CLOSING: Final = "the store is closing; try again when the backend is back"
 
-_IS_LATE: Final = attrgetter("is_late")
-
 
 class Write(msgspec.Struct, eq=False):
     """One action that waits for its commit."""
@@ -45,7 +42,6 @@ class Write(msgspec.Struct, eq=False):
     wants: Sequence[str] = ()
     #: Queues that it leases from.
     queues: Sequence[str] = ()
-    is_late: bool = False
     #: When this is done, an action of `write_when` is not run any more.
     until: "asyncio.Future[None] | None" = None
     #: Whether an action of `write_when` has found something, which is being written.
@@ -155,12 +151,7 @@ class GroupWriter:
         self._writing: asyncio.Task[None] | None = None
 
     async def write(
-        self,
-        action: Action[R],
-        *,
-        wants: Sequence[str] = (),
-        queues: Sequence[str] = (),
-        is_late: bool = False,
+        self, action: Action[R], *, wants: Sequence[str] = (), queues: Sequence[str] = ()
     ) -> R:
         """Run `action` in the next transaction and return its result once that is durable.
 
@@ -168,8 +159,8 @@ class GroupWriter:
             action: May run several times, so it must change nothing but the session. If it raises,
                 it must have changed nothing in that.
             wants: Tasks that it reads.
-            queues: Queues that it leases from.
-            is_late: Run after the others of its group, so that it sees their changes.
+            queues: Queues that it leases from. It runs after the others of its group, and sees
+                their changes.
 
         Raises:
             SwellError: The error of the action, or `Unavailable` if the database cannot write. On
@@ -178,7 +169,7 @@ class GroupWriter:
         if self._is_closing:
             raise Unavailable(CLOSING)
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._pending.append(Write(action, done, wants, queues, is_late))
+        self._pending.append(Write(action, done, wants, queues))
         self._write_soon()
         return await done
 
@@ -305,7 +296,7 @@ class GroupWriter:
                     write.fail(refused)
 
     async def _next_group(self) -> list[Write]:
-        """Return the actions that wait for a transaction, late ones last.
+        """Return the actions that wait for a transaction, those that lease last.
 
         While a crowd is arriving, it first reads more requests from the sockets.
         """
@@ -317,7 +308,7 @@ class GroupWriter:
             await asyncio.sleep(0)
         group, self._pending = self._pending, []
         self._must_serve = False
-        return sorted(group, key=_IS_LATE)
+        return sorted(group, key=lambda write: bool(write.queues))
 
     # ---- different for each database
 
