@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from swell.db.transaction import State
 
 R = TypeVar("R")
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 Row = dict[str, Any]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -190,6 +190,11 @@ def to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def bodies(rows: Sequence[Row], record: type[T]) -> list[T]:
-    """Return the records that are stored as JSON in the column `body`."""
-    return [msgspec.json.decode(row["body"], type=record) for row in rows]
+def bodies(rows: Sequence[Row], record: type[T], *columns: str) -> list[T]:
+    """Return the records that are stored as JSON in `body`, with the values of some columns."""
+    found = []
+    for row in rows:
+        stored = msgspec.json.decode(row["body"], type=record)
+        values = {name: row[name] for name in columns}
+        found.append(msgspec.structs.replace(stored, **values) if values else stored)
+    return found
