@@ -65,7 +65,6 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         `all_or_none`, one error means that nothing of this call was written.
         """
         self._db.check_room()
-
         return await self._db.write(partial(_accept, tasks=tasks, all_or_none=all_or_none))
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
@@ -259,21 +258,19 @@ async def _accept(
 def _mismatches(tasks: Sequence[NewTask], known: KnownKeys) -> dict[int, SwellError]:
     """Return place → error of the tasks with a known idempotency key and another fingerprint."""
     errors: dict[int, SwellError] = {}
-    first: dict[tuple[str, str], str] = {}
+    seen = dict(known)
     for place, new in enumerate(tasks):
         if new.idempotency_key is None:
             continue
-        scope, given = (new.key_id, new.idempotency_key), new.fingerprint.hex()
-        task_id, fingerprint = known.get(scope, ("", given))
+        given = new.fingerprint.hex()
+        task_id, fingerprint = seen.setdefault((new.key_id, new.idempotency_key), ("", given))
         if fingerprint != given:
             errors[place] = IdempotencyMismatch(
                 f"the idempotency key was used for task {task_id} with another body; "
                 "use a new key for a new request"
-            )
-        elif first.setdefault(scope, given) != given:
-            errors[place] = IdempotencyMismatch(
-                "two tasks in this call have the same idempotency key and different bodies; use a "
-                "different key for each request"
+                if task_id
+                else "two tasks in this call have the same idempotency key and different bodies; "
+                "use a different key for each request"
             )
     return errors
 
