@@ -30,12 +30,12 @@ from swell.db.postgres.migrate import migrate
 from swell.db.postgres.postgres_transaction import (
     QUERIES,
     REFRESH_SHARE,
+    STORED_ROWS,
     PostgresSession,
     PostgresState,
     fetch_rows,
     lock_names,
 )
-from swell.db.postgres.task_rows import STORED_ROWS
 from swell.db.sql import Row, Transaction
 
 R = TypeVar("R")
