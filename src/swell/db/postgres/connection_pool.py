@@ -1,7 +1,7 @@
 """Connections to the database, and their errors."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -50,27 +50,36 @@ async def connect(url: str, settings: dict[str, str], limit_s: float | None = No
     )
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Any]:
-    """Connect, and translate the errors of connecting and of the body.
+@contextmanager
+def explaining(url: str, setting: str) -> Iterator[None]:
+    """Explain the errors of connecting.
 
     Raises:
         InvalidRequest: The URL cannot be read.
         Unavailable: The server cannot be reached, or refuses.
     """
-    database_place(url, "store.url")
+    place = database_place(url, setting)
     try:
+        yield
+    except (*LOST, asyncpg.PostgresError) as error:
+        why = str(error) or type(error).__name__
+        raise Unavailable(
+            f"PostgreSQL at {place} cannot be used ({why}): start it, or correct {setting}"
+        ) from error
+    except ValueError:
+        # The library's own words would show a part of the address.
+        raise unreadable_url(setting) from None
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Connect to `store.url`; explain the errors of the body too, as `explaining` does."""
+    with explaining(url, "store.url"):
         connection = await connect(url, SETTINGS)
         try:
             yield connection
         finally:
             connection.terminate()
-    except (*LOST, asyncpg.PostgresError) as error:
-        why = str(error) or type(error).__name__
-        raise Unavailable(f"the database cannot be used: {why}") from error
-    except ValueError:
-        # The library's own words would show a part of the address.
-        raise unreadable_url("store.url") from None
 
 
 async def open_pool(url: str, size: int) -> Any:

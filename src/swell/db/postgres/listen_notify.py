@@ -18,9 +18,9 @@ import msgspec
 import structlog
 
 from swell.core.errors import Unavailable
-from swell.db.postgres.connection_pool import SETTINGS, connect
+from swell.db.postgres.connection_pool import SETTINGS, connect, explaining
 from swell.db.postgres.postgres_transaction import QUERIES
-from swell.net.database_urls import database_place, unreadable_url
+from swell.net.database_urls import database_place
 
 _log = structlog.get_logger("swell.postgres")
 
@@ -84,16 +84,8 @@ class NotifyChannel:
             Unavailable: No server answers.
         """
         self._receive, self._reconnected = receive, reconnected
-        try:
+        with explaining(self._url, self._setting):
             await self._connect()
-        except _FAILURES as error:
-            raise Unavailable(
-                f"PostgreSQL at {self._place} does not answer ({_why(error)}): start it, or "
-                f"correct {self._setting}"
-            ) from error
-        except ValueError:
-            # The library's text would show a part of the URL.
-            raise unreadable_url(self._setting) from None
 
     async def send(self, data: bytes) -> None:
         """Send a message in UTF-8.
@@ -110,7 +102,8 @@ class NotifyChannel:
             )
         except _FAILURES as error:
             connection.terminate()
-            raise Unavailable(f"PostgreSQL did not take a message: {_why(error)}") from error
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"PostgreSQL did not take a message: {why}") from error
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -118,12 +111,8 @@ class NotifyChannel:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                await connection.close(timeout=1.0)
-            except _FAILURES:
-                connection.terminate()
+        if self._connection is not None:
+            self._connection.terminate()
 
     async def _connect(self) -> None:
         settings = {"application_name": "swell bus", "synchronous_commit": "off"}
@@ -166,10 +155,6 @@ class NotifyChannel:
                 _log.exception("postgres: cannot connect for notifications", server=self._place)
         _log.info("postgres: notifications reconnected", server=self._place)
         self._reconnected()
-
-
-def _why(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _parts_of(data: bytes) -> list[str]:
