@@ -207,8 +207,8 @@ class PostgresDatabase(GroupWriter):
 
     async def _finish(self, batch: Batch) -> None:
         session: PostgresSession = batch.session
-        await session.write()
-        self._was_refused = False
+        if await session.write():
+            self._was_refused = False
         self.peers.notify(session.left)
 
     async def _roll_back(self, session: PostgresSession, error: BaseException) -> None:

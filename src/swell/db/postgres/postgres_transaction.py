@@ -181,8 +181,8 @@ class PostgresSession(Session):
 
     # ---- writing
 
-    async def write(self) -> None:
-        """Write the changes, and make them durable."""
+    async def write(self) -> bool:
+        """Write the changes, and make them durable; return whether there was anything to do."""
         if self._file_uses:
             # A transaction that discards unused files waits.
             names = lock_names("files", (row["key"] for row in self._file_uses))
@@ -190,6 +190,7 @@ class PostgresSession(Session):
         statements = self._take_statements()
         if statements:
             await self._begin()
+        has_work = self.has_begun or bool(self._added)
         written = (
             (INSERT_TASKS, NEW_ROWS, self._added),
             (UPDATE_TASKS, CHANGED_ROWS, self._changed),
@@ -203,6 +204,7 @@ class PostgresSession(Session):
         if self.has_begun:
             await self._connection.execute("COMMIT")
             self.has_begun = False
+        return has_work
 
     @property
     def left(self) -> set[str]:
