@@ -102,8 +102,7 @@ class Broker:
         for row in await self._db.scan("woken_depths"):
             depth = depths.get(row["queue"], Depth(queue=row["queue"]))
             depths[row["queue"]] = msgspec.structs.replace(depth, **row)
-        busy = [each for each in depths.values() if each.ready + each.delayed + each.running]
-        return sorted(busy, key=attrgetter("queue"))
+        return sorted(depths.values(), key=attrgetter("queue"))
 
     async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
         """Return the n ready tasks of one queue that were accepted first."""
