@@ -223,7 +223,6 @@ async def test_a_row_that_another_session_locks_fails_only_what_needs_it(world: 
     assert await world.store.extend([hold_of(locked)], lease_s=30) == [HoldState(is_held=True)]
 
 
-
 async def test_what_another_has_written_meanwhile_counts(world: World) -> None:
     await world.delivery.submit(a_new_task())
     (held,) = await world.delivery.lease()

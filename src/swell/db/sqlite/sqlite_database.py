@@ -151,7 +151,6 @@ class SqliteSession(Session):
                 live[task_id] = task
 
 
-
 class SqliteDatabase(GroupWriter):
     """One SQLite file: many readers, one writer.
 

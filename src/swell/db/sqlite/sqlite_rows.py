@@ -31,9 +31,7 @@ NATIVE: Final[Mapping[Any, Any]] = {
     datetime: ("({} - EPOCH) // MICROSECOND", moment),
     bool: ("int({})", bool),
 }
-STORED_ROWS, NEW_ROWS, CHANGED_ROWS = (
-    Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED)
-)
+STORED_ROWS, NEW_ROWS, CHANGED_ROWS = (Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED))
 
 #: Parameters: `seq` or `id`, `wake_at`, and the columns.
 INSERT: Final = (
@@ -45,7 +43,6 @@ UPDATE: Final = (
     + ", ".join(f"{column.name} = ?{n}" for n, column in enumerate(CHANGED, 3))
     + " WHERE id = ?1"
 )
-
 
 
 def fetch_rows(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> list[Row]:
