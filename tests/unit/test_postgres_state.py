@@ -12,3 +12,11 @@ def test_counting_again_replaces_the_counts_of_these_queues_only() -> None:
     assert state.lines["one"] == {1: {"b": Line(2, 5)}}
     state.recount(["one"], [])
     assert state.lines == {"other": {1: {"a": Line(1, 1)}}}
+
+
+def test_keys_that_were_counted_before_stay_in_their_order() -> None:
+    state = PostgresState()
+    for key_id in ("c", "a"):
+        state.count("one", 1, key_id, 1, 1)
+    state.recount(["one"], [("one", 1, key_id, 2, 2) for key_id in ("a", "b", "c")])
+    assert list(state.lines["one"][1]) == ["c", "a", "b"]

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from swell.core.fair_queueing import band
 from swell.core.task import NewTask, Task, next_wake_at
 from swell.db.columns import CHANGED, COLUMNS, NEW, POSTGRES_TYPES, Column, Rows
 from swell.db.sql import Row, Statements, to_json
@@ -85,10 +86,23 @@ class PostgresState(State):
         return queue in self.lines or queue in self.unsure
 
     def recount(self, queues: Iterable[str], lines: Iterable[Any]) -> None:
-        """Replace the counts of some queues by the rows of `ready_lines_of`."""
-        for queue in queues:
-            self.lines.pop(queue, None)
-        for row in lines:
+        """Replace the counts of some queues by the rows of `ready_lines_of`.
+
+        Keys that were counted before stay in their order, before the others.
+        """
+        known = [
+            (queue, urgency, key_id)
+            for queue in queues
+            for urgency, keys in self.lines.pop(queue, {}).items()
+            for key_id in keys
+        ]
+        places = {line: place for place, line in enumerate(known)}
+
+        def place(row: Any) -> int:
+            queue, priority, key_id, *_ = row
+            return places.get((queue, band(priority), key_id), len(places))
+
+        for row in sorted(lines, key=place):
             self.count(*row)
 
 
