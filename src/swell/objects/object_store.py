@@ -17,7 +17,7 @@ Data = bytes | AsyncIterator[bytes]
 
 #: A file that proves that files can be stored; large, so that it fills more than a rest of a disk.
 _PROOF_KEY = "writable.txt"
-_PROOF = b"Swell can write here.\n" * 50_000
+_PROOF = b"Swell can write here.\n" * 40_000
 
 #: 32 random bytes, or the secrets of all backends.
 Secret = bytes | SigningSecrets
