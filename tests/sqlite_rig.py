@@ -3,21 +3,18 @@
 import asyncio
 import os
 import random
-import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from swell.core.clock import Clock
 from swell.core.retry import RetryPolicy
 from swell.db.registry import Registry
+from swell.db.sql import Row
 from swell.db.sqlite import SqliteDatabase
 from swell.db.task_store import Store
 from swell.db.webhook_deliveries import Outbox
 from swell.queues.table_broker import Broker
-
-R = TypeVar("R")
 
 #: A file system in memory, where there is one: a commit there takes microseconds.
 _MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -41,10 +38,10 @@ class _Database(SqliteDatabase):
         """Whether a transaction or a slow read is under way."""
         return self._writing is not None or self._reads > 0
 
-    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
+    async def scan(self, query: str, **values: Any) -> list[Row]:
         self._reads += 1
         try:
-            return await super().read_in_thread(read)
+            return await super().scan(query, **values)
         finally:
             self._reads -= 1
 

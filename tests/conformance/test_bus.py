@@ -26,11 +26,11 @@ from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import TERMINAL_ID, Event, EventKind, TaskSummary, event_of
 from swell.core.task import Task, TaskState, Timings
+from swell.db.postgres.listen_notify import NotifyChannel
 from swell.net import nats_connection
 from swell.pubsub.cluster_bus import HEARTBEAT_S, LOST_S, PAUSE_S, WiredBus
 from swell.pubsub.local_bus import MemoryBus
 from swell.pubsub.nats_wire import NatsWire
-from swell.pubsub.postgres_wire import PostgresWire
 
 
 @pytest.fixture
@@ -460,7 +460,7 @@ async def test_a_bus_is_let_in_by_a_password_with_marks_and_told_of_a_wrong_one(
 
 async def postgres_bus(url: str) -> WiredBus:
     clock = SystemClock()
-    return await WiredBus.start(PostgresWire(url, clock), clock)
+    return await WiredBus.start(NotifyChannel(url, "swell_bus", "bus.url"), clock)
 
 
 @pytest.fixture
@@ -508,5 +508,5 @@ async def test_without_postgresql_the_bus_says_what_to_do(tmp_path: Path) -> Non
 
 def test_an_address_of_postgresql_that_cannot_be_read_is_not_told() -> None:
     with pytest.raises(InvalidRequest, match=r"bus\.url cannot be read") as refused:
-        PostgresWire("postgresql://odd:hidden#x@127.0.0.1/db", SystemClock())
+        NotifyChannel("postgresql://odd:hidden#x@127.0.0.1/db", "swell_bus", "bus.url")
     assert "hidden" not in str(refused.value)

@@ -18,9 +18,14 @@ from swell.cli import app
 from swell.core.clock import ManualClock, SystemClock
 from swell.core.errors import Conflict, Internal, InvalidRequest
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres.migrate import compatible_from, migrate, schema_status
+from swell.db.postgres.migrate import (
+    compatible_from,
+    migrate,
+    schema_status,
+    status_of,
+    upgrade,
+)
 from swell.db.postgres.postgres_transaction import QUERIES
-from swell.db.postgres.schema_upgrade import status_of, upgrade
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Statements
 from swell.db.task_store import Store
@@ -132,7 +137,7 @@ def test_every_query_is_used_somewhere() -> None:
     [
         *("tasks_by_id", "next_ready", "ready_lines_of", "ready_lines", "open_shares", "ranks"),
         *("ready_depths", "woken_depths", "due_tasks", "next_wake", "open_tasks", "repeat_of"),
-        *("idempotent", "forget_idempotent", "discarded", "write_tasks", "key_by_digest", "note"),
+        *("idempotent", "forget_idempotent", "discarded", "update_tasks", "key_by_digest", "note"),
         *("page_ids", "ended_ids", "files_of", "unused_uploads", "overtake", "due_deliveries"),
         *("deliveries_to_tell", "save_deliveries", "quota_uses_at", "holds_by_id", "likes"),
     ],

@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import asyncpg
 import pytest
 
 from conformance.factories import a_lease_request, a_new_task, a_settlement
@@ -14,7 +13,6 @@ from swell.core.clock import ManualClock
 from swell.core.store_types import Accepted
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres import listen_notify as company
 from swell.db.postgres import postgres_database as database
 from swell.db.postgres.listen_notify import Peers
 from swell.db.task_store import Store
@@ -64,9 +62,6 @@ async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
 @contextlib.asynccontextmanager
 async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterator[Pair]:
     both = [Backend(await PostgresDatabase.open(url, clock)) for clock in (here, there)]
-    async with asyncio.timeout(PATIENT_S):
-        while not all(each.database.peers.exist for each in both):
-            await asyncio.sleep(0.01)
     try:
         yield Pair(url, here, *both)
     finally:
@@ -186,43 +181,6 @@ async def test_who_has_canceled_what_another_accepted_finds_his_own(pair: Pair) 
     assert [task.key_id for task in await pair.here.leases()] == ["here"]
 
 
-@contextlib.asynccontextmanager
-async def _a_lease_that_is_given_up_and_not_written(pair: Pair) -> AsyncIterator[None]:
-    """Have a worker hang up whose lease is on its way with what another backend has changed.
-
-    The body runs while it is on its way.
-    """
-    assert pair.here.database.peers.exist
-    (held,) = await pair.here.leases()
-    await pair.here.accepts(1, "own")
-    other = await asyncpg.connect(pair.url)
-    await other.execute("BEGIN")
-    await other.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", held.id)
-    until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    settling = asyncio.ensure_future(pair.here.store.settle([a_settlement(held)]))
-    leasing = asyncio.ensure_future(pair.here.broker.lease(a_lease_request(1), until=until))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    async with asyncio.timeout(PATIENT_S):
-        while not await other.fetchval(waiting):
-            await asyncio.sleep(0)
-    until.set_result(None)
-    yield
-    await other.execute("UPDATE tasks SET edition = edition + 1 WHERE id = $1", held.id)
-    await other.execute("COMMIT")
-    await other.close()
-    await settling
-    assert await leasing == []
-
-
-@pytest.mark.usefixtures("nobody_looks_by_and_by")
-async def test_what_a_lease_has_taken_that_was_not_written_is_found_at_once(pair: Pair) -> None:
-    await _are_busy(pair)
-    await pair.here.accepts(1, "held")
-    async with _a_lease_that_is_given_up_and_not_written(pair):
-        pass
-    assert [task.key_id for task in await pair.here.leases()] == ["own"]
-
-
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_however_many_queues_there_are_each_is_told_of(pair: Pair) -> None:
     queues = {f"demo/one-of-many-models-{n}" for n in range(900)}
@@ -245,15 +203,12 @@ async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
 async def test_what_another_left_that_has_gone_without_a_word_is_found_by_whoever_never_waits(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "_FORGET_S", 0.1)
     monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     await pair.there.accepts(1, "there")
     await pair.there.database.close()
     async with asyncio.timeout(PATIENT_S):
-        while pair.here.database.peers.exist:
-            await asyncio.sleep(0.01)
         served: list[Task] = []
         while not served:
             await pair.here.store.sweep()

@@ -22,7 +22,7 @@ NOW = datetime(2026, 11, 25, 12, 30, 0, 123456, tzinfo=UTC)
 DIALECTS: dict[str, Any] = {"sqlite": NATIVE, "postgres": {}}
 
 #: Columns that are no field of a task.
-OTHERS = {"seq", "edition", "wake_at", "removed"}
+OTHERS = {"seq", "wake_at", "removed"}
 
 #: A task in which no field has its default.
 WHOLE = Task(

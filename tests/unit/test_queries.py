@@ -47,7 +47,6 @@ def test_every_query_compiles_against_the_schema() -> None:
         ("open_shares", ()),
         ("ready_depths", ()),
         ("woken_depths", ()),
-        ("task_by_id", {"id": "x"}),
         ("tasks_by_id", {"ids": "[]"}),
         ("repeat_of", {"task_id": "x"}),
         ("discarded", {"limit": 5}),

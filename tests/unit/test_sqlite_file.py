@@ -139,13 +139,13 @@ async def test_a_write_returns_only_after_its_commit(database: SqliteDatabase) -
     assert noted.count("BEGIN IMMEDIATE") == noted.count("COMMIT")
 
 
-async def test_late_writes_see_what_their_group_wrote(database: SqliteDatabase) -> None:
+async def test_leases_see_what_their_group_wrote(database: SqliteDatabase) -> None:
     async def count(session: SqliteSession) -> int:
         return ready(database)["demo/upper"]
 
     with statements(database) as noted:
         seen, _ = await asyncio.gather(
-            database.write(count, is_late=True),
+            database.write(count, queues=["demo/upper"]),
             Store(database).accept([a_new_task()]),
         )
     assert seen == 1
@@ -193,15 +193,15 @@ async def test_a_worker_that_waits_has_its_task_before_the_commit_and_nobody_els
 
 
 async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
-    database: SqliteDatabase,
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, broker = Store(database), Broker(database)
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(broker.lease(a_lease_request(), until=until))
     await settle(database)
-    breaking = a_write_that_breaks_its_commit(database)
+    break_the_next_commit(database, monkeypatch)
     results = await asyncio.gather(
-        store.accept([a_new_task()]), database.write(breaking), return_exceptions=True
+        store.accept([a_new_task()]), database.write(_nothing), return_exceptions=True
     )
     assert all(isinstance(result, SwellError) for result in results), results
     (held,) = await waiting
@@ -212,28 +212,24 @@ async def test_what_a_worker_was_given_by_a_commit_that_failed_was_never_there(
     assert len(await broker.lease(a_lease_request())) == 1
 
 
-def a_write_that_breaks_its_commit(
-    database: SqliteDatabase,
-) -> Callable[[SqliteSession], Awaitable[None]]:
-    """Return an action with a reference to nothing, which only the commit checks."""
-    database._writer.executescript(
-        "PRAGMA foreign_keys=ON; CREATE TABLE one (id INTEGER PRIMARY KEY);"
-        "CREATE TABLE many (id REFERENCES one DEFERRABLE INITIALLY DEFERRED);"
-    )
+def break_the_next_commit(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk refuse one commit."""
+    commit = database._commit
 
-    async def breaking(session: SqliteSession) -> None:
-        session.state.connection.execute("INSERT INTO many VALUES (1)")
+    def broken() -> None:
+        monkeypatch.setattr(database, "_commit", commit)
+        raise sqlite3.OperationalError("disk I/O error")
 
-    return breaking
+    monkeypatch.setattr(database, "_commit", broken)
 
 
 async def test_a_task_that_was_not_written_is_neither_counted_nor_charged(
-    database: SqliteDatabase,
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaking = a_write_that_breaks_its_commit(database)
+    break_the_next_commit(database, monkeypatch)
     results = await asyncio.gather(
         Store(database).accept([a_new_task(user="ann", count=3)]),
-        database.write(breaking),
+        database.write(_nothing),
         return_exceptions=True,
     )
     assert all(isinstance(result, SwellError) for result in results), results
@@ -242,14 +238,14 @@ async def test_a_task_that_was_not_written_is_neither_counted_nor_charged(
 
 
 async def test_a_task_whose_commit_failed_goes_to_another_worker_that_waits(
-    database: SqliteDatabase,
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, broker = Store(database), Broker(database)
-    breaking = a_write_that_breaks_its_commit(database)
     (accepted,) = await store.accept([a_new_task()])
     assert isinstance(accepted, Accepted)
+    break_the_next_commit(database, monkeypatch)
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    broken = asyncio.ensure_future(database.write(breaking))
+    broken = asyncio.ensure_future(database.write(_nothing))
     first, second = (
         asyncio.ensure_future(broker.lease(a_lease_request(), until=until)) for _ in range(2)
     )
@@ -410,7 +406,7 @@ async def test_what_is_kept_in_memory_is_what_lies_in_the_file(path: Path, seed:
             for urgency, lines in bands.items()
             for key_id, line in lines.items()
         }
-        for task_id, (task, *_) in database.state.live.items():
+        for task_id, task in database.state.live.items():
             assert [task] == await store.get([task_id])
     await database.close()
 

@@ -67,7 +67,7 @@ async def migration_status(settings: Settings) -> dict[str, Any]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.db.postgres.schema_upgrade import status_of
+        from swell.db.postgres.migrate import status_of
     status: dict[str, Any] = msgspec.to_builtins(await status_of(url))
     return status
 
@@ -82,7 +82,7 @@ async def upgrade_store(settings: Settings, clock: Clock) -> list[str]:
     """
     url = _postgres_url(settings)
     with installed("postgres", "store.url"):
-        from swell.db.postgres.schema_upgrade import upgrade
+        from swell.db.postgres.migrate import upgrade
     return await upgrade(url, clock)
 
 
@@ -157,9 +157,9 @@ async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
         return await WiredBus.start(NatsWire(url), clock)
     if url.startswith(_POSTGRES):
         with installed("postgres", "bus.url"):
+            from swell.db.postgres.listen_notify import NotifyChannel
             from swell.pubsub.cluster_bus import WiredBus
-            from swell.pubsub.postgres_wire import PostgresWire
-        return await WiredBus.start(PostgresWire(url, clock), clock)
+        return await WiredBus.start(NotifyChannel(url, "swell_bus", "bus.url"), clock)
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
     )

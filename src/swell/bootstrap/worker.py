@@ -5,7 +5,6 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,12 +192,8 @@ def _digests_in(listings: Path | None) -> list[str]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Announcement:
-    """The announcement to model processes that compiled programs may arrive."""
-
-    trusted: "Trusted"
-    wishing: "Wishing"
+#: The signers to trust, and the announcement to model processes that programs may arrive.
+_Announcement = tuple["Trusted", "Wishing"]
 
 
 def _announce_programs(settings: Settings) -> _Announcement | None:
@@ -228,7 +223,7 @@ def _announce_programs(settings: Settings) -> _Announcement | None:
         why = error.detail if isinstance(error, SwellError) else str(error)
         _log_weights("compiled programs cannot be had", why=why)
         return None
-    return _Announcement(trusted, wishing)
+    return trusted, wishing
 
 
 def _begin_provision(
@@ -272,17 +267,18 @@ async def _bring_programs(
 ) -> None:
     from swell.worker.programs import Here, Programs, this_machine
 
+    trusted, wishing = announced
     source, terms = _weight_source(settings, clock)
     chosen = settings.worker
     here = Here(
         _weight_cache(settings),
         open_compiled(settings),
         this_machine(chosen.device, is_own_python=home.is_own),
-        announced.trusted,
+        trusted,
         chosen.compiled_wait_s,
     )
     programs = Programs(
-        wishes, here, source, clock, wishing=announced.wishing, terms=terms, tell=_log_weights
+        wishes, here, source, clock, wishing=wishing, terms=terms, tell=_log_weights
     )
     await programs.bring()
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from swell.core.records import ApiKey, AuditEntry
-from swell.db.sql import LAST_ID, Database, Row, Transaction, bodies, to_json
+from swell.db.sql import LAST_ID, Database, Transaction, bodies, to_json
 
 
 class ApiKeyRepository:
@@ -27,7 +27,7 @@ class ApiKeyRepository:
 
         async def action(tx: Transaction) -> bool:
             rows = await tx.fetch("key_for_update", id=key.id)
-            old = _key(rows[0]) if rows else None
+            old = next(iter(bodies(rows, ApiKey, "used_at")), None)
             if instead_of is not None and (old is None or old.digest != instead_of):
                 return False
             revoked_at = (old.revoked_at if old else None) or key.revoked_at
@@ -40,7 +40,7 @@ class ApiKeyRepository:
 
     async def keys(self) -> list[ApiKey]:
         """Return every key, the revoked ones included."""
-        return [_key(row) for row in await self._db.fetch("keys")]
+        return bodies(await self._db.fetch("keys"), ApiKey, "used_at")
 
     async def key(self, key_id: str) -> ApiKey | None:
         """Return a key, even if revoked; None if there is none."""
@@ -50,7 +50,7 @@ class ApiKeyRepository:
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key with this SHA-256 of its current or previous secret, even if revoked."""
         rows = await self._db.fetch("key_by_digest", digest=digest)
-        return _key(rows[0]) if rows else None
+        return next(iter(bodies(rows, ApiKey, "used_at")), None)
 
     async def touch_keys(self, used: Mapping[str, datetime]) -> None:
         """Note when keys were last used, by id. A time earlier than the stored one is ignored."""
@@ -66,8 +66,3 @@ class ApiKeyRepository:
         """Return entries of the audit log with ids smaller than `before`, newest first."""
         rows = await self._db.fetch("audit", before=before or LAST_ID, limit=limit)
         return bodies(rows, AuditEntry)
-
-
-def _key(row: Row) -> ApiKey:
-    key = msgspec.json.decode(row["body"], type=ApiKey)
-    return msgspec.structs.replace(key, used_at=row["used_at"])

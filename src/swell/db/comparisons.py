@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 from swell.core.comparison import MOST_KEPT, MOST_VOTES, Comparison, Outline, Vote
-from swell.db.sql import LAST_ID, Database, Row, Transaction, to_json
+from swell.db.sql import LAST_ID, Database, Row, Transaction, bodies, to_json
 
 
 class ComparisonRepository:
@@ -108,7 +108,4 @@ class ComparisonRepository:
 
 
 def _first(rows: list[Row]) -> Comparison | None:
-    if not rows:
-        return None
-    comparison = msgspec.json.decode(rows[0]["body"], type=Comparison)
-    return msgspec.structs.replace(comparison, closed_at=rows[0]["closed_at"])
+    return next(iter(bodies(rows, Comparison, "closed_at")), None)

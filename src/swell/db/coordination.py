@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from swell.core.errors import Unavailable
+from swell.db.columns import EPOCH, MICROSECOND
 from swell.db.sql import Database
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+N = TypeVar("N", bytes, bytes | None)
 
 #: Attempts of `change_note`.
 _TRIES = 20
@@ -29,10 +30,10 @@ class CoordinationRepository:
             return bool(await self._db.execute("add_note", name=name, value=value))
         return bool(await self._db.execute("swap_note", name=name, before=before, value=value))
 
-    async def change_note(self, name: str, change: Callable[[bytes | None], bytes]) -> bytes:
-        """Set the value of a key to `change(value)`, atomically, and return it.
+    async def change_note(self, name: str, change: Callable[[bytes | None], N]) -> N:
+        """Set the value of a key to `change(value)`, atomically, and return that.
 
-        `change` may run several times.
+        If `change` returns None, the value stays as it is. It may run several times.
 
         Raises:
             Unavailable: Other callers change it all the time.
@@ -40,7 +41,7 @@ class CoordinationRepository:
         for _ in range(_TRIES):
             before = await self.note(name)
             after = change(before)
-            if after == before or await self.swap_note(name, before, after):
+            if after is None or after == before or await self.swap_note(name, before, after):
                 return after
         raise Unavailable("others are changing this at the same time: try again")
 
@@ -89,9 +90,9 @@ class CoordinationRepository:
         Source:
             The generic cell rate algorithm: ITU-T I.371, annex A.
         """
-        now_us = (self._db.clock.now() - _EPOCH) // _MICROSECOND
+        now_us = (self._db.clock.now() - EPOCH) // MICROSECOND
         rows = [{"name": name, "cost_us": round(cost_s * 1e6)} for name, cost_s in costs_s.items()]
         return {
-            row["name"]: _EPOCH + row["spent_until_us"] * _MICROSECOND
+            row["name"]: EPOCH + row["spent_until_us"] * MICROSECOND
             for row in await self._db.execute("spend", rows=rows, now_us=now_us)
         }

@@ -6,17 +6,15 @@ same for one caller and for a thousand, and no caller waits for later ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from operator import attrgetter
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 import structlog
 
 from swell.core.background_tasks import PAUSE_S
 from swell.core.clock import Clock
-from swell.core.errors import Unavailable
-from swell.db.delivery_watch import Posting
+from swell.core.errors import SwellError, Unavailable
 from swell.db.transaction import State
 
 _log = structlog.get_logger("swell.database")
@@ -29,9 +27,10 @@ Action = Callable[[Any], Awaitable[R]]
 CROWD: Final = 2
 MAX_TURNS: Final = 8
 
-CLOSING: Final = "the store is closing; try again when the backend is back"
+#: How often a group runs again after a conflict; after that, each of its actions alone.
+TRIES: Final = 8
 
-_IS_LATE: Final = attrgetter("is_late")
+CLOSING: Final = "the store is closing; try again when the backend is back"
 
 
 class Write(msgspec.Struct, eq=False):
@@ -43,7 +42,6 @@ class Write(msgspec.Struct, eq=False):
     wants: Sequence[str] = ()
     #: Queues that it leases from.
     queues: Sequence[str] = ()
-    is_late: bool = False
     #: When this is done, an action of `write_when` is not run any more.
     until: "asyncio.Future[None] | None" = None
     #: Whether an action of `write_when` has found something, which is being written.
@@ -68,8 +66,71 @@ class Write(msgspec.Struct, eq=False):
             self.done.set_exception(error)
 
 
+class Batch:
+    """A group of actions in one transaction, and the waiting actions that found something."""
+
+    def __init__(self, group: list[Write], session: Any) -> None:
+        self.group = group
+        self.session = session
+        #: Actions that raised, and have changed nothing.
+        self._failed: dict[Write, SwellError] = {}
+        #: Actions of `write_when` that have found something.
+        self.served: list[Write] = []
+
+    async def run(self) -> None:
+        """Run the actions of the group."""
+        await self.session.load({task_id for write in self.group for task_id in write.wants})
+        for write in self.group:
+            await self._run(write)
+
+    async def serve(self, waiting: Mapping[str, Mapping[Write, None]]) -> None:
+        """Run the actions that wait for a queue, for as long as a task may be ready in it."""
+        may_wait = self.session.state.may_wait
+        for queue in list(filter(may_wait, waiting)):
+            for write in list(waiting.get(queue, ())):
+                if not may_wait(queue):
+                    break
+                if not write.may_run:
+                    continue
+                await self._run(write)
+                if write.result or write in self._failed:
+                    write.is_served = True
+                    self.served.append(write)
+
+    async def _run(self, write: Write) -> None:
+        if write.queues:
+            await self.session.before_lease(write.queues, waits=write.until is not None)
+        try:
+            write.result = await write.action(self.session)
+        except SwellError as error:
+            self._failed[write] = error
+        if write.queues and not write.result:
+            await self.session.after_vain_lease(write.queues)
+
+    def resolve(self, writes: Iterable[Write]) -> None:
+        """Return results to their callers."""
+        for write in writes:
+            if write in self._failed:
+                write.fail(self._failed[write])
+            else:
+                write.resolve(write.result)
+
+    def give_up(self) -> None:
+        """After a failure: its waiting actions wait on, unless their callers have stopped."""
+        for write in self.served:
+            write.is_served = False
+            if not write.may_run:
+                write.resolve(None)
+
+
 class GroupWriter:
-    """Base of a database that commits in groups."""
+    """Base of a database that commits in groups.
+
+    If a group fails, each of its actions runs again alone, so that only those fail that must.
+    """
+
+    #: Errors of conflicts with other transactions.
+    conflicts: ClassVar[tuple[type[Exception], ...]] = ()
 
     state: State
 
@@ -78,6 +139,10 @@ class GroupWriter:
         self._pending: list[Write] = []
         #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
         self._waiting: dict[str, dict[Write, None]] = {}
+        #: Groups to write again in parts, and whether they serve waiting actions.
+        self._again: list[tuple[list[Write], bool]] = []
+        #: Whether the database refused the last transaction that wrote something.
+        self._was_refused = False
         #: Whether actions of `write_when` must run although nothing new was written.
         self._must_serve = False
         self._has_ended_waits = False
@@ -86,12 +151,7 @@ class GroupWriter:
         self._writing: asyncio.Task[None] | None = None
 
     async def write(
-        self,
-        action: Action[R],
-        *,
-        wants: Sequence[str] = (),
-        queues: Sequence[str] = (),
-        is_late: bool = False,
+        self, action: Action[R], *, wants: Sequence[str] = (), queues: Sequence[str] = ()
     ) -> R:
         """Run `action` in the next transaction and return its result once that is durable.
 
@@ -99,8 +159,8 @@ class GroupWriter:
             action: May run several times, so it must change nothing but the session. If it raises,
                 it must have changed nothing in that.
             wants: Tasks that it reads.
-            queues: Queues that it leases from.
-            is_late: Run after the others of its group, so that it sees their changes.
+            queues: Queues that it leases from. It runs after the others of its group, and sees
+                their changes.
 
         Raises:
             SwellError: The error of the action, or `Unavailable` if the database cannot write. On
@@ -109,7 +169,7 @@ class GroupWriter:
         if self._is_closing:
             raise Unavailable(CLOSING)
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._pending.append(Write(action, done, wants, queues, is_late))
+        self._pending.append(Write(action, done, wants, queues))
         self._write_soon()
         return await done
 
@@ -161,14 +221,9 @@ class GroupWriter:
             if not write.is_served:
                 write.resolve(None)
 
-    @property
-    def posting(self) -> Posting:
-        """The endpoints for which this process writes webhook deliveries."""
-        return self.state.posting
-
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        raise NotImplementedError
+        return self._writing is not None or any(map(self.state.may_wait, queues))
 
     def _write_soon(self) -> None:
         """Start to write, unless that is under way.
@@ -181,16 +236,67 @@ class GroupWriter:
             )
 
     async def _write_all(self) -> None:
-        """Write until no action waits, then set `_writing` to None."""
-        raise NotImplementedError
+        """Write until no action waits."""
+        try:
+            while self._again or self._pending or self._must_serve:
+                if self._again:
+                    await self._write_group(*self._again.pop(0))
+                else:
+                    await self._write_group(await self._next_group())
+        except Exception:
+            _log.exception("database: the writer failed, retrying", after_s=PAUSE_S)
+            asyncio.get_running_loop().call_later(PAUSE_S, self._write_soon)
+        finally:
+            self._writing = None
 
-    def _writer_failed(self) -> None:
-        """Log the exception that ended `_write_all`, and start it again after a pause."""
-        _log.exception("database: the writer failed, retrying", after_s=PAUSE_S)
-        asyncio.get_running_loop().call_later(PAUSE_S, self._write_soon)
+    async def _write_group(self, group: list[Write], serves: bool = True) -> None:
+        """Write a group, and return the results to the callers."""
+        for _ in range(TRIES):
+            try:
+                await self._try_to_write(group, serves)
+            except self.conflicts:
+                continue
+            except Exception as error:
+                self._refuse(group, error, serves)
+            return
+        contended = Unavailable("other backends keep changing the same tasks; try again")
+        self._refuse(group, contended, serves)
+
+    async def _try_to_write(self, group: list[Write], serves: bool) -> None:
+        session = await self._begin()
+        batch = Batch(group, session)
+        try:
+            await batch.run()
+            if serves:
+                await batch.serve(self._waiting)
+            await self._finish(batch)
+        except BaseException as error:
+            session.undo()
+            batch.give_up()
+            await self._roll_back(session, error)
+            raise
+        batch.resolve((*batch.group, *batch.served))
+        if session.has_posted:
+            self.state.wake_dispatcher()
+
+    def _refuse(self, group: list[Write], error: Exception, serves: bool) -> None:
+        """Write a group again in parts, or raise in its callers."""
+        is_away = self._is_away(error)
+        if not is_away and (len(group) > 1 or (group and serves and self._waiting)):
+            # The database refused a row, or the group lost every conflict. Writing the actions one
+            # by one shows which row it was; then the waiting actions run.
+            self._again += [*(([write], False) for write in group), ([], True)]
+            return
+        refused = self._translated(error)
+        for write in group:
+            write.fail(refused)
+        if not (group or is_away or isinstance(refused, Unavailable)):
+            for write in {each for waiting in self._waiting.values() for each in waiting}:
+                if not write.is_served:
+                    write.fail(refused)
 
     async def _next_group(self) -> list[Write]:
-        """Return the actions that wait for a transaction, late ones last.
+        """Return the actions that wait for a transaction, those that lease last.
 
         While a crowd is arriving, it first reads more requests from the sockets.
         """
@@ -202,4 +308,25 @@ class GroupWriter:
             await asyncio.sleep(0)
         group, self._pending = self._pending, []
         self._must_serve = False
-        return sorted(group, key=_IS_LATE)
+        return sorted(group, key=lambda write: bool(write.queues))
+
+    # ---- different for each database
+
+    async def _begin(self) -> Any:
+        """Return the session of a new transaction."""
+        raise NotImplementedError
+
+    async def _finish(self, batch: Batch) -> None:
+        """Write and commit."""
+        raise NotImplementedError
+
+    async def _roll_back(self, session: Any, error: BaseException) -> None:
+        raise NotImplementedError
+
+    def _is_away(self, error: Exception) -> bool:
+        """Whether nothing can be written now, whatever the action."""
+        raise NotImplementedError
+
+    def _translated(self, error: Exception) -> Exception:
+        """Return the error for callers."""
+        raise NotImplementedError

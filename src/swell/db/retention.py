@@ -96,7 +96,7 @@ class RetentionRepository:
         """Remove parts of tasks; return how many there were, and the keys that are discarded."""
 
         async def action(tx: Transaction) -> tuple[int, list[str]]:
-            tasks = await tx.tasks(task_ids)
+            tasks = await tx.lock_tasks(task_ids)
             return len(tasks), await _remove(tx, tasks, parts, self._db.clock.now())
 
         return await self._db.transaction(action, frees_space=True)

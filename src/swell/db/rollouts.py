@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from swell.core.errors import Conflict
 from swell.core.rollouts.canary_test import Evidence, Observation, observe_all
 from swell.core.rollouts.rollout_state import Canary, Life
 from swell.db.registry import Registry
@@ -17,9 +16,6 @@ T = TypeVar("T", Life, Evidence)
 _LIFE: Final = "adoption/life/"
 #: Followed by the model and the canary's id.
 _EVIDENCE: Final = "adoption/evidence/"
-
-#: Attempts to change a value that others change at the same time.
-_TRIES: Final = 20
 
 
 async def read_lives(registry: Registry) -> dict[str, Life]:
@@ -39,7 +35,7 @@ async def change_life(
         change: Pure; called again if another caller changed the stages at the same time.
 
     Raises:
-        Conflict: Others keep changing them. `change` may raise other errors.
+        Unavailable: Others keep changing them. `change` may raise other errors.
     """
     life = await _change(registry, _LIFE + model, Life, change)
     if life is not None and life.canary is None:
@@ -77,12 +73,9 @@ def _evidence_name(model: str, canary: Canary) -> str:
 async def _change(
     registry: Registry, name: str, kind: type[T], change: Callable[[T | None], T | None]
 ) -> T | None:
-    for _ in range(_TRIES):
-        note = await registry.note(name)
+    def change_note(note: bytes | None) -> bytes | None:
         changed = change(None if note is None else msgspec.json.decode(note, type=kind))
-        if changed is None:
-            return None
-        if await registry.swap_note(name, note, msgspec.json.encode(changed)):
-            return changed
-    model = name.removeprefix(_LIFE).removeprefix(_EVIDENCE)
-    raise Conflict(f"others are changing the stages of {model} right now: try again")
+        return None if changed is None else msgspec.json.encode(changed)
+
+    note = await registry.change_note(name, change_note)
+    return None if note is None else msgspec.json.decode(note, type=kind)

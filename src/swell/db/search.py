@@ -51,15 +51,12 @@ class SearchRepository:
         after, before = span_of_ids(where.since, where.until)
         rows = await self._db.scan(
             "page_ids_found" if where.words else "page_ids",
+            **msgspec.structs.asdict(where),
             before=before if cursor is None else min(cursor, before),
             after=after,
             search=_search(self._db.dialect, where.words, where.key_id),
             liked_by_key=where.liked_by and where.liked_by.key_id,
             liked_by_user=where.liked_by and where.liked_by.user,
-            state=where.state,
-            model=where.model,
-            user=where.user,
-            key_id=where.key_id,
             is_dead=where.dead or None,
             is_not_dead=where.dead is False or None,
             limit=limit + 1,

@@ -8,8 +8,7 @@
                                  runs the statement once for each of them instead
     {if key_id: AND ...}         nothing if the parameter `key_id` is None
     {lock FOR SHARE}             nothing on SQLite, which has one writer
-    {task}                       the number of a row of `tasks AS t` (`seq` on SQLite, `edition` on
-                                 PostgreSQL), `wake_at`, and the columns of `swell.db.columns`
+    {task}                       the columns of a row of `tasks AS t`, as in `swell.db.columns`
 
 Rows come back as dictionaries. On SQLite the name of a column says how it is stored: `at`, `_at`
 and `_until` are times, `is_` and `has_` are booleans.
@@ -19,17 +18,19 @@ import functools
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from swell.core.clock import Clock
 from swell.core.task import Task
 from swell.db.columns import SELECTED
-from swell.db.delivery_watch import Posting
+
+if TYPE_CHECKING:
+    from swell.db.transaction import State
 
 R = TypeVar("R")
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 Row = dict[str, Any]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -62,7 +63,7 @@ class Transaction(Protocol):
         Shared locks only wait for locks that are not shared.
         """
 
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         """Return those of these tasks that exist; no other transaction changes them until commit.
 
         If the caller changes their rows, the task store reads them again.
@@ -80,8 +81,8 @@ class Database(Protocol):
         """The time that is written."""
 
     @property
-    def posting(self) -> Posting:
-        """The endpoints for which this process writes webhook deliveries."""
+    def state(self) -> "State":
+        """What the writer keeps in memory between its transactions."""
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         """Read the last committed state."""
@@ -152,8 +153,7 @@ class Statements:
 
 def _with_lists(text: str, dialect: str) -> str:
     """Replace the macros `each` and `task`, which may stand inside of `if`."""
-    number = "seq" if dialect == "sqlite" else "edition"
-    text = text.replace("{task}", f"t.{number}, t.wake_at, {SELECTED}")
+    text = text.replace("{task}", SELECTED)
     if dialect == "sqlite":
         return _EACH.sub(r"SELECT value FROM json_each(:\1)", text)
     text = _IN_EACH.sub(r"= ANY(:\1::text[])", text)
@@ -190,6 +190,11 @@ def to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def bodies(rows: Sequence[Row], record: type[T]) -> list[T]:
-    """Return the records that are stored as JSON in the column `body`."""
-    return [msgspec.json.decode(row["body"], type=record) for row in rows]
+def bodies(rows: Sequence[Row], record: type[T], *columns: str) -> list[T]:
+    """Return the records that are stored as JSON in `body`, with the values of some columns."""
+    found = []
+    for row in rows:
+        stored = msgspec.json.decode(row["body"], type=record)
+        values = {name: row[name] for name in columns}
+        found.append(msgspec.structs.replace(stored, **values) if values else stored)
+    return found

@@ -65,7 +65,6 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         `all_or_none`, one error means that nothing of this call was written.
         """
         self._db.check_room()
-
         return await self._db.write(partial(_accept, tasks=tasks, all_or_none=all_or_none))
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
@@ -136,9 +135,8 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
             for task in await session.due(limit):
                 delay_s = life.retry_delay_s(task, self._retry_policy, self._rng)
                 swept = life.sweep(task, now=session.now, retry_delay_s=delay_s)
-                # Also if only the time to wake was wrong: a lease was extended.
-                session.put(swept)
                 if swept is not task:
+                    session.put(swept)
                     changed.append(swept)
             session.afterwards("forget_idempotent", before=session.now - IDEMPOTENCY_TTL)
             return changed
@@ -249,7 +247,7 @@ async def _accept(
             continue
         # A key may come twice in one call.
         scope = (new.key_id, new.idempotency_key or "")
-        task_id, _ = session.new_keys.get(scope) or known.get(scope, ("", b""))
+        task_id, _ = session.new_keys.get(scope) or known.get(scope, ("", ""))
         task = session.tasks.get(task_id)
         results.append(
             Accepted(_add(session, new), True) if task is None else Accepted(task, False)
@@ -260,21 +258,19 @@ async def _accept(
 def _mismatches(tasks: Sequence[NewTask], known: KnownKeys) -> dict[int, SwellError]:
     """Return place → error of the tasks with a known idempotency key and another fingerprint."""
     errors: dict[int, SwellError] = {}
-    first: dict[tuple[str, str], bytes] = {}
+    seen = dict(known)
     for place, new in enumerate(tasks):
         if new.idempotency_key is None:
             continue
-        scope = (new.key_id, new.idempotency_key)
-        task_id, fingerprint = known.get(scope, ("", new.fingerprint))
-        if fingerprint != new.fingerprint:
+        given = new.fingerprint.hex()
+        task_id, fingerprint = seen.setdefault((new.key_id, new.idempotency_key), ("", given))
+        if fingerprint != given:
             errors[place] = IdempotencyMismatch(
                 f"the idempotency key was used for task {task_id} with another body; "
                 "use a new key for a new request"
-            )
-        elif first.setdefault(scope, fingerprint) != fingerprint:
-            errors[place] = IdempotencyMismatch(
-                "two tasks in this call have the same idempotency key and different bodies; use a "
-                "different key for each request"
+                if task_id
+                else "two tasks in this call have the same idempotency key and different bodies; "
+                "use a different key for each request"
             )
     return errors
 
@@ -283,7 +279,7 @@ def _add(session: Session, new: NewTask) -> Task:
     now = session.now
     task = session.add(life.accept(new, task_id=new.id or life.new_id(now), now=now))
     if new.idempotency_key is not None:
-        session.new_keys[new.key_id, new.idempotency_key] = (task.id, new.fingerprint)
+        session.new_keys[new.key_id, new.idempotency_key] = (task.id, new.fingerprint.hex())
     if new.files:
         session.use_files(task.id, new.files)
     return task

@@ -6,33 +6,28 @@ transaction fails.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from swell.core import task as life
 from swell.core.fair_queueing import Passed, VirtualClock, band, least_priority
-from swell.core.outbox import OVERTAKEN, Delivery, deliveries_of, says_passing
+from swell.core.outbox import OVERTAKEN, Delivery, Watch, deliveries_of, says_passing
 from swell.core.pipeline_stages import Sight, may_run
 from swell.core.store_types import IDEMPOTENCY_TTL_S
 from swell.core.task import NewTask, Task
-from swell.db.delivery_watch import Posting
 from swell.db.sql import Row
 from swell.db.webhook_deliveries import lines, new_rows
-
-#: Tasks kept in memory between transactions, and the largest input that is kept.
-MAX_LIVE_TASKS: Final = 50_000
-MAX_LIVE_INPUT_BYTES: Final = 4_096
 
 #: Clocks between the users of a key. Beyond these, clocks of keys without ready tasks are dropped.
 MAX_CLOCKS: Final = 10_000
 
 IDEMPOTENCY_TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 
-#: (API key, idempotency key) → (task, fingerprint).
-KnownKeys = dict[tuple[str, str], tuple[str, bytes]]
+#: (API key, idempotency key) → (task, fingerprint in hexadecimal digits).
+KnownKeys = dict[tuple[str, str], tuple[str, str]]
 
 #: (queue, band, key): the ready tasks of one key in one queue and band, ordered by `place_of`.
 LineId = tuple[str, int, str]
@@ -50,15 +45,6 @@ Read = tuple[str, str, int, int, float, str, int]
 def place_of(task: Task) -> Place:
     """Return the place of a task in its line."""
     return task.priority, task.tag, task.id
-
-
-class StoredTask(NamedTuple):
-    """A task as its row has it."""
-
-    task: Task
-    #: SQLite: the row's `seq`. PostgreSQL: its `edition`, which grows with each write.
-    number: int
-    wake_at: datetime | None
 
 
 class Line(msgspec.Struct):
@@ -86,14 +72,19 @@ class State:
         #: The model of the last lease.
         self.last_model: str | None = None
         self.passed: Passed = {}
-        #: Rows as they were written last.
-        self.live: dict[str, StoredTask] = {}
-        self.posting = Posting()
+        #: The standing endpoints for which this process writes webhook deliveries.
+        self.watches: tuple[Watch, ...] = ()
+        #: Wakes the dispatcher: deliveries were written.
+        self.wake_dispatcher: Callable[[], None] = lambda: None
 
     def queues_of(self, model: str) -> list[str]:
         """Return the queues of a model and its versions that have ready tasks."""
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
+
+    def may_wait(self, queue: str) -> bool:
+        """Whether a task may be ready in a queue."""
+        return queue in self.lines
 
     def line(self, line: LineId) -> Line | None:
         """Return the counts of a line; None if it has no ready tasks."""
@@ -108,8 +99,7 @@ class State:
         line = keys.get(key_id)
         if line is None:
             line = keys[key_id] = Line()
-        line.n += n
-        line.samples += samples
+        line.add(n, samples)
         if line.n <= 0:
             del keys[key_id]
             if not keys:
@@ -172,10 +162,8 @@ class Session:
         self.now = now
         #: Tasks that were loaded or added, as this transaction sees them.
         self.tasks: dict[str, Task] = {}
-        #: The rows of those that were loaded.
-        self._before: dict[str, StoredTask] = {}
-        #: Their numbers; on SQLite also those of tasks that were inserted.
-        self.numbers: dict[str, int] = {}
+        #: Those that were loaded, as their rows have them.
+        self._before: dict[str, Task] = {}
         self._added: dict[str, None] = {}
         self._changed: set[str] = set()
         #: The lines that were read.
@@ -215,6 +203,12 @@ class Session:
         """Add tasks to `tasks`, from memory or the database."""
         raise NotImplementedError
 
+    async def before_lease(self, queues: Sequence[str], *, waits: bool) -> None:
+        """Prepare for an action that leases from these queues, perhaps of a waiting worker."""
+
+    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+        """Note that an action found nothing in these queues."""
+
     async def due(self, limit: int) -> list[Task]:
         """Return tasks after their time to wake."""
         raise NotImplementedError
@@ -225,14 +219,12 @@ class Session:
 
     # ---- tasks
 
-    def _note(self, row: StoredTask) -> Task:
-        """Take over a row that was read, and return its task as this transaction sees it."""
-        task_id = row.task.id
-        if task_id not in self.tasks:
-            self._before.setdefault(task_id, row)
-            self.numbers[task_id] = row.number
-            self.tasks[task_id] = row.task
-        return self.tasks[task_id]
+    def _note(self, task: Task) -> Task:
+        """Take over a task that was read, and return it as this transaction sees it."""
+        if task.id not in self.tasks:
+            self._before.setdefault(task.id, task)
+            self.tasks[task.id] = task
+        return self.tasks[task.id]
 
     def add(self, task: Task) -> Task:
         """Insert a new task, which is ready, and return it with its tag.
@@ -292,7 +284,7 @@ class Session:
             self._count_ready(task)
         if (before.checkpoint or task.checkpoint) and (unused := life.discarded(before, task)):
             self.afterwards("discard", keys=unused)
-        if task.webhook is not None or self.state.posting.watches:
+        if task.webhook is not None or self.state.watches:
             self._note_posts(before, task)
 
     def _count_ready(self, task: Task) -> None:
@@ -307,7 +299,7 @@ class Session:
 
     def count_changes(self, sign: int, queues: Sequence[str] | None = None) -> None:
         """Add this transaction's changes to the counts of all or some queues; -1 subtracts them."""
-        before = [(row.task, -sign) for row in self._before.values()]
+        before = [(task, -sign) for task in self._before.values()]
         for task, n in [*before, *((task, sign) for task in self.tasks.values())]:
             if task.is_ready and (queues is None or task.queue in queues):
                 self.state.count(task.queue, task.priority, task.key_id, n, n * task.count)
@@ -365,10 +357,26 @@ class Session:
         self._after.append((query, values))
 
     def _note_posts(self, before: Task, task: Task) -> None:
-        watches, has_ended = self.state.posting.watches, task.state.is_terminal
+        watches, has_ended = self.state.watches, task.state.is_terminal
         overtakes, ends = task.attempt > 1 or has_ended, has_ended and says_passing(task, watches)
         posts = deliveries_of(before, task, watches, self.now)
         self._posts += [(each, overtakes, ends) for each in posts]
+
+    def _take_statements(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the statements to run once the tasks are written, each one once."""
+        if self.new_keys:
+            rows = [
+                {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
+                for (key_id, key), (task_id, fingerprint) in self.new_keys.items()
+            ]
+            self.afterwards("keep_idempotent", rows=rows, now=self.now)
+        if self._file_uses:
+            self.afterwards("use_files", rows=self._file_uses)
+        if self._posts:
+            self._close_posts()
+        statements = self._after
+        self.new_keys, self._file_uses, self._after = {}, [], []
+        return statements
 
     def _close_posts(self) -> None:
         overtaking = lines(each for each, overtakes, _ in self._posts if overtakes)

@@ -47,11 +47,11 @@ class Outbox:
 
     def watch(self, watches: Sequence[Watch]) -> None:
         """Set the standing endpoints for which this process writes deliveries."""
-        self._db.posting.watches = tuple(watches)
+        self._db.state.watches = tuple(watches)
 
     def on_post(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever this process has written deliveries that are due at once."""
-        self._db.posting.wake = wake
+        self._db.state.wake_dispatcher = wake
 
     async def post(self, task_id: str, attempt: int, event: str, data: dict[str, Any]) -> None:
         """Write progress, a preview or an artifact of a task that is still running.
@@ -60,11 +60,11 @@ class Outbox:
         """
 
         async def action(tx: Transaction) -> bool:
-            tasks = await tx.tasks([task_id])
+            tasks = await tx.lock_tasks([task_id])
             if not tasks or tasks[0].state is not TaskState.RUNNING or tasks[0].attempt != attempt:
                 return False
             now, raw = self._db.clock.now(), msgspec.Raw(msgspec.json.encode(data))
-            rows = new_rows(posted(tasks[0], event, raw, self._db.posting.watches, now))
+            rows = new_rows(posted(tasks[0], event, raw, self._db.state.watches, now))
             if rows:
                 if event != "artifact":
                     await tx.fetch("replace_passing", rows=rows)
@@ -73,7 +73,7 @@ class Outbox:
             return bool(rows)
 
         if await self._db.transaction(action):
-            self._db.posting.wake()
+            self._db.state.wake_dispatcher()
 
     async def due(
         self, *, per_place: int, limit: int = 1000, without: Collection[str] = ()
@@ -162,7 +162,7 @@ class Outbox:
         now = self._db.clock.now()
         rows = await self._db.execute("replay_deliveries", now=now, **where)
         if rows:
-            self._db.posting.wake()
+            self._db.state.wake_dispatcher()
         return len(rows)
 
     async def give_up(self, endpoint: str, reason: str, *, but: str = "") -> int:

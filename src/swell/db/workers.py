@@ -6,7 +6,10 @@ from datetime import datetime
 import msgspec
 
 from swell.core.records import GONE_WORKERS_TTL, WorkerInfo
-from swell.db.sql import Database, Row, Transaction, to_json
+from swell.db.sql import Database, Transaction, bodies, to_json
+
+#: Columns that are newer than the body.
+_TIMES = ("seen_at", "gone_at")
 
 
 class WorkerRepository:
@@ -26,8 +29,9 @@ class WorkerRepository:
         """Mark a worker as draining; return None if it is not known."""
 
         async def action(tx: Transaction) -> WorkerInfo | None:
-            for row in await tx.fetch("worker_for_update", id=worker_id):
-                worker = msgspec.structs.replace(_worker(row), draining=True)
+            rows = await tx.fetch("worker_for_update", id=worker_id)
+            for known in bodies(rows, WorkerInfo, *_TIMES):
+                worker = msgspec.structs.replace(known, draining=True)
                 await tx.fetch("put_worker", **_values(worker))
                 return worker
             return None
@@ -45,15 +49,10 @@ class WorkerRepository:
 
     async def workers(self) -> list[WorkerInfo]:
         """Return every worker, oldest first."""
-        workers = [_worker(row) for row in await self._db.fetch("workers")]
+        workers = bodies(await self._db.fetch("workers"), WorkerInfo, *_TIMES)
         return sorted(workers, key=lambda worker: (worker.registered_at, worker.id))
 
 
 def _values(worker: WorkerInfo) -> dict[str, object]:
     times = {"seen_at": worker.seen_at, "gone_at": worker.gone_at}
     return {"id": worker.id, "body": to_json(worker), **times}
-
-
-def _worker(row: Row) -> WorkerInfo:
-    worker = msgspec.json.decode(row["body"], type=WorkerInfo)
-    return msgspec.structs.replace(worker, seen_at=row["seen_at"], gone_at=row["gone_at"])

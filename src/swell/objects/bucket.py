@@ -173,11 +173,6 @@ class BucketObjects(Objects):
                     break
         return found[:limit]
 
-    async def _try_write(self) -> None:
-        key = "writable.txt"
-        await self._put_whole(key, b"Swell can write here.\n", "text/plain")
-        await self.delete([key])
-
     async def direct(self, method: str, key: str, expires_s: float) -> Direct | None:
         """See `Objects.direct`. The cloud signs the URL, for seven days at most.
 

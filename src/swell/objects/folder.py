@@ -132,19 +132,6 @@ class FolderObjects(Objects):
                 break
         return found[:limit]
 
-    async def _try_write(self) -> None:
-        await _in_thread(self._write_four)
-
-    def _write_four(self) -> None:
-        with contextlib.ExitStack() as stack:
-            # A new file takes up to four inodes: its own, its sidecar's and two folders.
-            for _ in range(4):
-                temporary, file = self._open_incoming()
-                stack.callback(_discard, temporary, file)
-                file.write(bytes(_CHUNK_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-
     async def clear_incoming(self, *, older_s: float = 0.0) -> None:
         """Remove files that a crash left half written.
 

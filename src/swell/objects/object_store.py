@@ -15,6 +15,10 @@ from swell.objects.url_signing import SigningSecret, SigningSecrets
 #: The content of a file, whole or in chunks.
 Data = bytes | AsyncIterator[bytes]
 
+#: A file that proves that files can be stored; large, so that it fills more than a rest of a disk.
+_PROOF_KEY = "writable.txt"
+_PROOF = b"Swell can write here.\n" * 40_000
+
 #: 32 random bytes, or the secrets of all backends.
 Secret = bytes | SigningSecrets
 
@@ -141,10 +145,8 @@ class Objects(ABC):
             Unavailable: The store refuses it, as on a full disk; the text says why.
         """
         with self._noting_refusals():
-            await self._try_write()
-
-    @abstractmethod
-    async def _try_write(self) -> None: ...
+            await self._store(_PROOF_KEY, _PROOF, "text/plain", may_replace=True)
+            await self.delete([_PROOF_KEY])
 
     def sign(self, method: str, key: str, expires_s: float, size_bytes: int | None = None) -> str:
         """Return a URL for `GET` or `PUT` of this key, good for `expires_s` seconds.

@@ -251,19 +251,15 @@ class Dispatch(Protocol):
         Raises:
             NotFound: The backend is older than this message.
         """
-        ...
 
     async def register(self, registration: Registration) -> Welcome:
         """Register the worker."""
-        ...
 
     async def lease(self, ask: Ask) -> Grant:
         """Lease tasks; wait until there are some."""
-        ...
 
     async def report(self, report: Report) -> ReportAnswer:
         """Report progress and outcomes, and extend leases."""
-        ...
 
     async def uploads(self, worker_id: str, hold: Hold, keys: Sequence[str]) -> list[Upload]:
         """Return permissions to store files of an attempt.
@@ -274,7 +270,6 @@ class Dispatch(Protocol):
         Raises:
             Conflict: The worker does not hold the lease of this attempt.
         """
-        ...
 
     async def put(self, upload: Upload, data: bytes, content_type: str) -> None:
         """Store one file. The same bytes may be stored again.
@@ -282,22 +277,18 @@ class Dispatch(Protocol):
         Raises:
             Conflict: The key already has other bytes.
         """
-        ...
 
     async def fetch(self, url: str) -> tuple[bytes, str]:
         """Return the bytes and the media type of an input file, or of a checkpoint.
 
         A relative URL is one of the backend.
         """
-        ...
 
     def open(self, url: str) -> AbstractAsyncContextManager[Incoming]:
         """Read an input file of any size part by part, such as to the disk.
 
         Takes the same URLs as `fetch`, with the same errors.
         """
-        ...
 
     async def close(self) -> None:
         """Close the connections."""
-        ...

@@ -36,9 +36,6 @@ PAUSE_S: Final = 0.02
 _MOST_WATCHED: Final = 1000
 _ALL: Final = "*"
 
-#: The most events that wait to be sent, and messages that wait to be read; more count as missed.
-_MOST_WAITING: Final = 20_000
-
 #: A message gets no more events after this size; a larger event is sent alone.
 _MESSAGE_BYTES: Final = 512 * 1024
 
@@ -63,7 +60,6 @@ class Wire(Protocol):
         Raises:
             Unavailable: The server does not answer.
         """
-        ...
 
     async def send(self, data: bytes) -> None:
         """Send a message in UTF-8.
@@ -71,11 +67,9 @@ class Wire(Protocol):
         Raises:
             Unavailable: There is no connection now, or the message is too large.
         """
-        ...
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
-        ...
 
 
 #: Decoded or encoded.
@@ -163,9 +157,6 @@ class WiredBus(MemoryBus):
             for event in events:
                 if event.kind not in TRANSIENT or self._is_watched_elsewhere(event.task_id):
                     self._events.append(_encode(for_peers(event)))
-            if len(self._events) > _MOST_WAITING:
-                self._events.clear()
-                self._number += 1
             if self._events:
                 self._is_due.set()
         else:
@@ -319,9 +310,6 @@ class WiredBus(MemoryBus):
         if changes:
             self._incoming.append(PeerMessage(kind=MessageKind.TASKS, events=changes))
         self._incoming += messages
-        if len(self._incoming) > _MOST_WAITING:
-            self._incoming.clear()
-            self._miss()
         if self._incoming:
             self._has_arrived.set()
 

@@ -58,30 +58,24 @@ class ExternalQueues(Protocol):
 
     async def send(self, queue: QueueId, tasks: Sequence[ReadyTask]) -> None:
         """Send one message per task. If this raises, some may have been sent."""
-        ...
 
     async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
         """Return up to n messages, hidden from other consumers for `VISIBILITY_S`.
 
         Waits up to `wait_s` for the first one.
         """
-        ...
 
     async def delete(self, messages: Sequence[Message]) -> None:
         """Acknowledge messages. Ignores unknown ones."""
-        ...
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Make messages visible to other consumers at once. Ignores unknown ones."""
-        ...
 
     async def pending(self, queue: QueueId) -> int:
         """Return about how many messages wait to be received."""
-        ...
 
     async def close(self) -> None:
         """Close the connection; calls that wait end. Idempotent."""
-        ...
 
 
 def queue_of(task: ReadyTask) -> QueueId:

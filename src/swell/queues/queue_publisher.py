@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from swell.core.background_tasks import log_failure
 from swell.core.broker_types import ReadyTask
 from swell.core.errors import SwellError
-from swell.core.task import Task, TaskState
+from swell.core.task import Task
 from swell.queues.external_queue import ExternalQueues, QueueId, queue_of
 from swell.queues.table_broker import Broker
 
@@ -63,15 +64,9 @@ class QueuePublisher:
     def publish(self, tasks: Iterable[Task]) -> None:
         """Send the ready ones among these tasks soon. Call it after the commit."""
         for task in tasks:
-            is_ready = task.state is TaskState.QUEUED and task.available_at is None
-            if is_ready and len(self._waiting) < _MOST_WAITING:
-                self._waiting[task.id] = ReadyTask(
-                    id=task.id,
-                    queue=task.queue,
-                    key_id=task.key_id,
-                    user=task.user,
-                    priority=task.priority,
-                )
+            if task.is_ready and len(self._waiting) < _MOST_WAITING:
+                ready = msgspec.convert(task, ReadyTask, from_attributes=True)
+                self._waiting[task.id] = ready
         if self._waiting and self._sending is None and not self._is_closed:
             self._sending = asyncio.create_task(self._send_waiting())
             self._sending.add_done_callback(log_failure)

@@ -85,14 +85,13 @@ class Broker:
         acceptance was not confirmed yet, and refuses reports of the holder of that lease.
         """
         self._db.check_room()
-        served = request.queues
-        queues = [queue for queue, _, _ in served]
-        action = partial(_lease, request=request, served=served, until=until)
+        queues = [queue for queue, _, _ in request.queues]
+        action = partial(_lease, request=request, until=until)
         if until is not None:
             return await self._db.write_when(action, until, queues=queues) or []
         if not self._db.may_have_ready(queues):
             return []
-        return await self._db.write(action, queues=queues, is_late=True)
+        return await self._db.write(action, queues=queues)
 
     async def depths(self) -> list[Depth]:
         """Return the depth of every queue that is not empty."""
@@ -103,8 +102,7 @@ class Broker:
         for row in await self._db.scan("woken_depths"):
             depth = depths.get(row["queue"], Depth(queue=row["queue"]))
             depths[row["queue"]] = msgspec.structs.replace(depth, **row)
-        busy = [each for each in depths.values() if each.ready + each.delayed + each.running]
-        return sorted(busy, key=attrgetter("queue"))
+        return sorted(depths.values(), key=attrgetter("queue"))
 
     async def oldest_ready(self, queue: str, n: int) -> list[ReadyTask]:
         """Return the n ready tasks of one queue that were accepted first."""
@@ -196,14 +194,13 @@ async def _lease(
     session: Session,
     *,
     request: LeaseRequest,
-    served: Sequence[tuple[str, str, str]],
     until: "asyncio.Future[None] | None",
 ) -> list[Task]:
     """Start the next tasks in fair order; read only as many as that needs."""
     plan = None
     while plan is None:
         try:
-            plan = _plan(session, request, served)
+            plan = _plan(session, request)
         except _Unread as unread:
             await session.read_lines(unread.lines, unread.n)
     if not plan.taken or (until is not None and until.done()):
@@ -232,7 +229,7 @@ async def _lease(
     return started
 
 
-def _plan(session: Session, request: LeaseRequest, served: Sequence[tuple[str, str, str]]) -> _Plan:
+def _plan(session: Session, request: LeaseRequest) -> _Plan:
     """Choose the tasks of a lease. Changes nothing.
 
     Raises:
@@ -240,7 +237,7 @@ def _plan(session: Session, request: LeaseRequest, served: Sequence[tuple[str, s
     """
     lines, state = session.state.lines, session.state
     queues: dict[str, list[str]] = {}
-    for queue, model, _ in served:
+    for queue, model, _ in request.queues:
         if queue in lines:
             queues.setdefault(model, []).append(queue)
     turn = order = list(queues)

@@ -13,7 +13,7 @@ class StoreSettings(Group):
     Attributes:
         url: `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, shared by any
             number of backends. Empty for `swell.db` in the data folder.
-        connections: With PostgreSQL: read connections of each backend. Three more write and listen,
+        connections: With PostgreSQL: read connections of each backend. Two more write and listen,
             plus one for a bus on PostgreSQL.
     """
 

@@ -1,34 +1,19 @@
-"""Connections to the database, and statements on them apart from the writer of tasks."""
+"""Connections to the database, and their errors."""
 
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
 import asyncpg
 
-from swell.core.clock import Clock
 from swell.core.errors import Internal, InvalidRequest, SwellError, Unavailable
-from swell.core.task import Task
-from swell.db.postgres.postgres_transaction import QUERIES, fetch_rows, lock_names
-from swell.db.postgres.task_rows import stored_task
-from swell.db.sql import Row, Transaction
 from swell.net.database_urls import database_place, unreadable_url
-
-R = TypeVar("R")
-
-#: How often a transaction runs before a deadlock with another is an error.
-_TRIES: Final = 3
 
 #: How long the server may take to accept a connection, in seconds.
 CONNECT_S: Final = 5.0
 
 #: How long a reader waits for an answer before it takes the server for lost, in seconds.
 READ_S: Final = 20.0
-
-#: A host that has vanished is noticed after about this time, in seconds.
-SILENCE_S: Final = 10.0
-_PROBE_S: Final = 2
 
 #: Of all connections: compiling a short statement takes longer than running it.
 SETTINGS: Final = {"application_name": "swell", "jit": "off"}
@@ -54,34 +39,6 @@ LOST: Final = (
 )
 
 
-class Watched(asyncpg.Connection):  # type: ignore[misc]  # it is not typed
-    """A connection that ends by itself when the other host has vanished."""
-
-    def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
-        super().__init__(protocol, transport, *rest)
-        _keep_alive(transport.get_extra_info("socket"))
-
-
-def _keep_alive(end: Any) -> None:
-    """Make the kernel probe the other end of a TCP connection.
-
-    Source:
-        https://man7.org/linux/man-pages/man7/tcp.7.html
-    """
-    if end is None or end.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    options = {
-        "TCP_KEEPIDLE": _PROBE_S,
-        "TCP_KEEPINTVL": _PROBE_S,
-        "TCP_KEEPCNT": int(SILENCE_S / _PROBE_S) - 1,
-        "TCP_USER_TIMEOUT": int(SILENCE_S * 1000),
-    }
-    for name, value in options.items():
-        if hasattr(socket, name):  # Not on every system.
-            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
 async def connect(url: str, settings: dict[str, str], limit_s: float | None = None) -> Any:
     """Connect; a statement that takes longer than `limit_s` seconds fails."""
     return await asyncpg.connect(
@@ -90,125 +47,53 @@ async def connect(url: str, settings: dict[str, str], limit_s: float | None = No
         command_timeout=limit_s,
         statement_cache_size=256,
         server_settings=settings,
-        connection_class=Watched,
     )
 
 
-@asynccontextmanager
-async def connected(url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Any]:
-    """Connect, and translate the errors of connecting and of the body.
+@contextmanager
+def explaining(url: str, setting: str) -> Iterator[None]:
+    """Explain the errors of connecting.
 
     Raises:
         InvalidRequest: The URL cannot be read.
         Unavailable: The server cannot be reached, or refuses.
     """
-    database_place(url, "store.url")
+    place = database_place(url, setting)
     try:
-        connection = await connect(url, settings or {})
+        yield
+    except (*LOST, asyncpg.PostgresError) as error:
+        why = str(error) or type(error).__name__
+        raise Unavailable(
+            f"PostgreSQL at {place} cannot be used ({why}): start it, or correct {setting}"
+        ) from error
+    except ValueError:
+        # The library's own words would show a part of the address.
+        raise unreadable_url(setting) from None
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Connect to `store.url`; explain the errors of the body too, as `explaining` does."""
+    with explaining(url, "store.url"):
+        connection = await connect(url, SETTINGS)
         try:
             yield connection
         finally:
             connection.terminate()
-    except (*LOST, asyncpg.PostgresError) as error:
-        why = str(error) or type(error).__name__
-        raise Unavailable(f"the database cannot be used: {why}") from error
-    except ValueError:
-        # The library's own words would show a part of the address.
-        raise unreadable_url("store.url") from None
 
 
-class PostgresPool:
-    """A pool of connections, and the statements of `swell.db` on them."""
-
-    dialect = "postgres"
-    clock: Clock
-    _url: str
-    _pool: Any = None
-
-    async def _open_pool(self, size: int) -> None:
-        self._pool = await asyncpg.create_pool(
-            self._url,
-            min_size=1,
-            max_size=size,
-            timeout=CONNECT_S,
-            command_timeout=READ_S,
-            statement_cache_size=256,
-            server_settings=SETTINGS | BY_INDEX,
-            connection_class=Watched,
-            reset=_no_reset,
-        )
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """Take a connection from the pool.
-
-        Raises:
-            Unavailable: The server cannot be reached; a statement may have been written.
-        """
-        try:
-            async with self._pool.acquire(timeout=CONNECT_S) as connection:
-                yield connection
-        except SwellError:
-            raise
-        except Exception as error:
-            raise translated(error) from error
-
-    async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """Return tasks, None for unknown ids."""
-        async with self._connection() as connection:
-            records = await connection.fetch(QUERIES["tasks_by_id"], list(task_ids))
-        found = {task.id: task for task, *_ in map(stored_task, records)}
-        return [found.get(task_id) for task_id in task_ids]
-
-    async def fetch(self, query: str, **values: Any) -> list[Row]:
-        async with self._connection() as connection:
-            return await fetch_rows(connection, query, values)
-
-    scan = fetch
-    execute = fetch
-
-    async def transaction(
-        self,
-        action: Callable[[Transaction], Awaitable[R]],
-        *,
-        frees_space: bool = False,
-    ) -> R:
-        async with self._connection() as connection:
-            for _ in range(_TRIES - 1):
-                try:
-                    async with connection.transaction():
-                        return await action(_Transaction(connection))
-                except asyncpg.DeadlockDetectedError:
-                    continue
-            async with connection.transaction():
-                return await action(_Transaction(connection))
-
-    def check_room(self) -> None:
-        """Do nothing: only the server knows about its disk."""
-
-    async def clock_ahead_s(self) -> float:
-        """Return by how many seconds the backend's clock is ahead of the server's, at least."""
-        asked_at = self.clock.now()
-        [row] = await self.fetch("time")
-        ahead_s = (asked_at - row["now"]).total_seconds()
-        behind_s = (self.clock.now() - row["now"]).total_seconds()
-        return max(0.0, float(ahead_s)) + min(0.0, float(behind_s))
-
-
-class _Transaction:
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    async def fetch(self, query: str, **values: Any) -> list[Row]:
-        return await fetch_rows(self._connection, query, values)
-
-    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
-        query = "advisory_lock_shared" if is_shared else "advisory_lock"
-        await self.fetch(query, names=lock_names(scope, keys))
-
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
-        records = await self._connection.fetch(QUERIES["tasks_locked"], list(task_ids))
-        return [stored_task(record).task for record in records]
+async def open_pool(url: str, size: int) -> Any:
+    """Return a pool of connections that read."""
+    return await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size,
+        timeout=CONNECT_S,
+        command_timeout=READ_S,
+        statement_cache_size=256,
+        server_settings=SETTINGS | BY_INDEX,
+        reset=_no_reset,
+    )
 
 
 async def _no_reset(connection: Any) -> None:

@@ -1,92 +1,198 @@
-"""Notifications between the backends of one database: queues that have ready tasks.
+"""LISTEN and NOTIFY: a channel between processes, and what the backends of a database send there.
 
-They have a separate connection, since a commit with a notification waits for all other such
-commits of the database. So a notification may be lost; backends also poll every second.
+A channel has a separate connection, since a commit with a notification waits for all other such
+commits of the database. Its messages need no durability, so they do not wait for the disk
+(`synchronous_commit = off`), and may be lost.
+
+Source:
+    https://www.postgresql.org/docs/current/sql-notify.html
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 import structlog
 
-from swell.core.task import new_token
+from swell.core.errors import Unavailable
+from swell.db.postgres.connection_pool import SETTINGS, connect, explaining
 from swell.db.postgres.postgres_transaction import QUERIES
+from swell.net.database_urls import database_place
 
 _log = structlog.get_logger("swell.postgres")
 
-_CHANNEL: Final = "swell_tasks"
-
-#: How often a backend sends a sign of life, and polls the queues that workers wait for, in seconds.
-POLL_S: Final = 1.0
-
-#: A backend that was silent for this long has gone, in seconds.
-_FORGET_S: Final = 10.0
-
-#: Least pause between notifications of one backend, in seconds.
-_PAUSE_S: Final = 0.02
+#: The largest part of a message, in bytes. PostgreSQL accepts less than 8,000 with the part's mark.
+_PART_BYTES: Final = 7900
 
 #: A notification that takes longer has lost its server, in seconds.
 _NOTIFY_S: Final = 5.0
 
-#: How long a backend that stops tries to send its last notifications, in seconds.
+#: The pause before each attempt to reconnect, in seconds.
+_RETRY_S: Final = 0.2
+
+_FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+#: How often a backend polls the queues that workers wait for, in seconds.
+POLL_S: Final = 1.0
+
+#: Least pause between messages of one backend, in seconds.
+_PAUSE_S: Final = 0.02
+
+#: How long a backend that stops tries to send its last message, in seconds.
 _LAST_S: Final = 0.5
 
-#: Pause before connecting to the server again, in seconds.
-_RETRY_S: Final = 0.5
 
-#: Bytes of a notification; PostgreSQL takes less than 8,000.
-_MAX_BYTES: Final = 7_000
+class NotifyChannel:
+    """Carries messages to all other processes that have opened the channel.
+
+    A notification has less than 8,000 bytes, so longer messages go in parts, all in one
+    transaction, which the server delivers together and in order.
+
+    Args:
+        url: `postgresql://USER@HOST:PORT/DATABASE`. A pooler that shares sessions cannot listen.
+        name: Of the channel.
+        setting: The setting with the URL, for errors.
+
+    Raises:
+        InvalidRequest: The URL cannot be read.
+    """
+
+    def __init__(self, url: str, name: str, setting: str) -> None:
+        self._url = url
+        self._name = name
+        self._setting = setting
+        self._place = database_place(url, setting)
+        self._connection: Any = None
+        self._receive: Callable[[bytes], None] = lambda data: None
+        self._reconnected: Callable[[], None] = lambda: None
+        self._reconnecting: asyncio.Task[None] | None = None
+        #: The parts so far of a message.
+        self._parts: list[str] = []
+        self._is_closed = False
+
+    async def open(self, receive: Callable[[bytes], None], reconnected: Callable[[], None]) -> None:
+        """Connect and listen; after a lost connection, connect again and again.
+
+        Args:
+            receive: Called with each message of other processes.
+            reconnected: Called after each new connection except the first.
+
+        Raises:
+            Unavailable: No server answers.
+        """
+        self._receive, self._reconnected = receive, reconnected
+        with explaining(self._url, self._setting):
+            await self._connect()
+
+    async def send(self, data: bytes) -> None:
+        """Send a message in UTF-8.
+
+        Raises:
+            Unavailable: There is no connection now.
+        """
+        connection = self._connection
+        if connection is None:
+            raise Unavailable("there is no connection to PostgreSQL now")
+        try:
+            await connection.execute(
+                QUERIES["notify"], self._name, _parts_of(data), timeout=_NOTIFY_S
+            )
+        except _FAILURES as error:
+            connection.terminate()
+            why = str(error) or type(error).__name__
+            raise Unavailable(f"PostgreSQL did not take a message: {why}") from error
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent."""
+        self._is_closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def _connect(self) -> None:
+        settings = {"application_name": "swell bus", "synchronous_commit": "off"}
+        connection = await connect(self._url, SETTINGS | settings, _NOTIFY_S)
+        try:
+            await connection.add_listener(self._name, self._on_notify)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._parts.clear()
+        self._connection = connection
+        connection.add_termination_listener(self._on_lost)
+
+    def _on_notify(self, connection: Any, sender: int, channel: str, payload: str) -> None:
+        mark, _, part = payload.partition("\n")
+        self._parts.append(part)
+        if mark == "last":
+            data = "".join(self._parts).encode()
+            self._parts.clear()
+            if sender != connection.get_server_pid():
+                self._receive(data)
+
+    def _on_lost(self, connection: Any) -> None:
+        if self._is_closed or connection is not self._connection:
+            return
+        self._connection = None
+        _log.warning(
+            "postgres: connection for notifications lost, reconnecting", server=self._place
+        )
+        self._reconnecting = asyncio.create_task(self._reconnect(), name="swell-postgres-reconnect")
+
+    async def _reconnect(self) -> None:
+        while self._connection is None:
+            await asyncio.sleep(_RETRY_S)
+            try:
+                await self._connect()
+            except _FAILURES:
+                continue
+            except Exception:
+                _log.exception("postgres: cannot connect for notifications", server=self._place)
+        _log.info("postgres: notifications reconnected", server=self._place)
+        self._reconnected()
 
 
-class _Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One notification: the sender, and queues with ready tasks."""
+def _parts_of(data: bytes) -> list[str]:
+    r"""Return a message in parts, each as `NUMBER\n…`; the last one as `last\n…`.
 
-    who: str
-    queues: list[str] = []
+    PostgreSQL drops a notification that is equal to an earlier one of the transaction, so each part
+    needs its own mark.
+    """
+    text = data.decode()
+    # A character has up to four bytes.
+    step = _PART_BYTES if text.isascii() else _PART_BYTES // 4
+    starts = range(0, len(text), step)
+    return [
+        f"{'last' if start + step >= len(text) else start}\n{text[start : start + step]}"
+        for start in starts
+    ]
 
 
 class Peers:
-    """The other backends of the database.
+    """The other backends of the database. A message may be lost, so each backend also polls.
 
     Args:
-        connect: Opens a connection.
-        on_ready: Called with queues that have ready tasks of other backends.
+        url: Of the database.
+        on_ready: Called with queues in which another backend left ready tasks.
         poll: Called every second, with or without a connection.
     """
 
     def __init__(
-        self,
-        connect: Callable[[], Awaitable[Any]],
-        on_ready: Callable[[list[str]], None],
-        poll: Callable[[], None],
+        self, url: str, on_ready: Callable[[list[str]], None], poll: Callable[[], None]
     ) -> None:
-        self._connect = connect
+        self._channel = NotifyChannel(url, "swell_tasks", "store.url")
         self._on_ready = on_ready
         self._poll = poll
-        self._name = new_token()
-        self._loop = asyncio.get_running_loop()
-        #: Backend → time of its last notification.
-        self._seen: dict[str, float] = {}
         self._unsent: set[str] = set()
         self._has_unsent = asyncio.Event()
         self._has_sent_all = asyncio.Event()
-        self._has_tried = asyncio.Event()
+        self._has_sent_all.set()
         self._running: list[asyncio.Task[None]] = []
-
-    @property
-    def exist(self) -> bool:
-        """Whether another backend sent something lately, or could not have."""
-        if self._seen:
-            oldest = self._loop.time() - _FORGET_S
-            self._seen = {who: at for who, at in self._seen.items() if at > oldest}
-        return bool(self._seen)
-
-    def assume(self) -> None:
-        """Assume for a while that there is another backend."""
-        self._seen[""] = self._loop.time()
 
     def notify(self, queues: Iterable[str]) -> None:
         """Notify the others soon that tasks are ready in these queues."""
@@ -96,22 +202,27 @@ class Peers:
             self._has_unsent.set()
 
     async def start(self) -> None:
-        """Begin to listen, and send the first sign of life."""
+        """Begin to listen.
+
+        Raises:
+            Unavailable: The server does not answer.
+        """
+        await self._channel.open(self._on_message, lambda: None)
         self._running = [
-            self._loop.create_task(self._listen(), name="swell-postgres-peers"),
-            self._loop.create_task(self._keep_polling(), name="swell-postgres-poll"),
+            asyncio.create_task(self._keep_sending(), name="swell-postgres-peers"),
+            asyncio.create_task(self._keep_polling(), name="swell-postgres-poll"),
         ]
-        await self._has_tried.wait()
 
     async def stop(self) -> None:
-        """Send the last notifications, if that is quick, and stop listening. Idempotent."""
-        if self._running and self._unsent:
+        """Send the last message, if that is quick, and stop listening. Idempotent."""
+        if self._running:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_sent_all.wait(), _LAST_S)
         running, self._running = self._running, []
         for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._channel.close()
 
     async def _keep_polling(self) -> None:
         while True:
@@ -121,72 +232,18 @@ class Peers:
                 _log.exception("postgres: polling for ready tasks failed, retrying")
             await asyncio.sleep(POLL_S)
 
-    async def _listen(self) -> None:
+    async def _keep_sending(self) -> None:
         while True:
-            connection = None
+            await self._has_unsent.wait()
+            self._has_unsent.clear()
+            queues, self._unsent = sorted(self._unsent), set()
             try:
-                connection = await self._connect()
-                await connection.add_listener(_CHANNEL, self._on_message)
-                await self._keep_sending(connection)
-            except Exception as error:
-                _log.info("postgres: notifications interrupted", reason=str(error) or repr(error))
-                self.assume()
-            finally:
-                self._has_tried.set()
-                if connection is not None:
-                    connection.terminate()
-            await asyncio.sleep(_RETRY_S)
+                await self._channel.send(msgspec.json.encode(queues))
+            except Unavailable as error:
+                _log.info("postgres: message to other backends lost", reason=error.detail)
+            if not self._unsent:
+                self._has_sent_all.set()
+            await asyncio.sleep(_PAUSE_S)
 
-    async def _keep_sending(self, connection: Any) -> None:
-        while True:
-            await self._send(connection, _Message(self._name))
-            ends_s = self._loop.time() + POLL_S
-            while (left_s := ends_s - self._loop.time()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_unsent.wait(), left_s)
-                    await self._send_queues(connection)
-                    await asyncio.sleep(_PAUSE_S)
-
-    async def _send_queues(self, connection: Any) -> None:
-        self._has_unsent.clear()
-        queues, self._unsent = sorted(self._unsent), set()
-        try:
-            for message in _messages(self._name, queues):
-                await self._send(connection, message)
-        except BaseException:
-            self.notify(queues)
-            raise
-        if not self._unsent:
-            self._has_sent_all.set()
-
-    async def _send(self, connection: Any, message: _Message) -> None:
-        text = msgspec.json.encode(message).decode()
-        await connection.execute(QUERIES["notify"], text, timeout=_NOTIFY_S)
-        self._has_tried.set()
-
-    def _on_message(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        try:
-            message = msgspec.json.decode(payload, type=_Message)
-        except msgspec.DecodeError:
-            return
-        if message.who == self._name:
-            return
-        if message.who not in self._seen:
-            # It may not know of this one yet.
-            self._has_unsent.set()
-        self._seen[message.who] = self._loop.time()
-        if message.queues:
-            self._on_ready(message.queues)
-
-
-def _messages(who: str, queues: list[str]) -> list[_Message]:
-    """Return notifications that name these queues; at least one."""
-    parts: list[list[str]] = [[]]
-    left = _MAX_BYTES
-    for queue in queues:
-        left -= len(queue) + 16
-        if left < 0:
-            parts.append([])
-            left = _MAX_BYTES - len(queue) - 16
-        parts[-1].append(queue)
-    return [_Message(who, part) for part in parts]
+    def _on_message(self, data: bytes) -> None:
+        self._on_ready(msgspec.json.decode(data, type=list[str]))

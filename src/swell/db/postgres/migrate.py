@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+import asyncpg
 import msgspec
 
 from swell.core.clock import Clock
 from swell.core.errors import Conflict, Internal, InvalidRequest
+from swell.db.postgres.connection_pool import connected
 from swell.db.schema_files import load_migrations
 
 #: "swell" in ASCII: of all advisory locks of the database, the one of its migrations.
@@ -83,6 +85,27 @@ async def schema_status(
     )
 
 
+async def status_of(url: str) -> SchemaStatus:
+    """Return which migrations a database has had. Changes nothing.
+
+    Raises:
+        Unavailable: The server cannot be reached, or refuses.
+    """
+    async with connected(url) as connection:
+        return await schema_status(connection)
+
+
+async def upgrade(url: str, clock: Clock) -> list[str]:
+    """Apply missing migrations, and return their names. Backends may run at the same time.
+
+    Raises:
+        Unavailable: The server cannot be reached, or refuses.
+        Conflict, Internal: As `migrate`.
+    """
+    async with connected(url) as connection:
+        return await migrate(connection, clock)
+
+
 def check_schema(status: SchemaStatus) -> None:
     """Refuse a database that this Swell cannot run on.
 
@@ -139,8 +162,6 @@ def _check_encoding(connection: Any) -> None:
 
 
 async def _apply(connection: Any, clock: Clock, migration: Migration) -> None:
-    import asyncpg  # noqa: PLC0415 - of an extra
-
     number, name, script = migration
     for left in reversed(range(_TRIES)):
         try:

@@ -1,51 +1,59 @@
-"""One transaction over the tasks in PostgreSQL, with optimistic locking.
+"""One transaction over the tasks in PostgreSQL.
 
-All changes are written by one statement. It takes effect only if no other transaction has changed
-one of these tasks since it was read: each row has an edition, compared under the row's lock. So a
-row in memory can be outdated, and never overwrites the changes of another backend. After a
-conflict everything runs again with rows that are locked as they are read (`is_careful`).
-
-While one group is written, the next is prepared and assumes that the first succeeds. Another
-backend may have written the edition that the first would have written. So if the first fails, the
-next is prepared again, and a group that changes the same tasks waits for the first.
+Each task that an action reads is locked until the commit, so no other transaction changes it in
+between. A transaction that only inserts tasks is one statement.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from swell.core.task import NewTask, Task, TaskState, next_wake_at
-from swell.db.postgres.task_cache import REFRESH_SHARE, PostgresState
-from swell.db.postgres.task_rows import WRITE_TASKS, stored_task, write_parameters
+from swell.core.fair_queueing import band
+from swell.core.task import NewTask, Task, next_wake_at
+from swell.db.columns import CHANGED, COLUMNS, NEW, POSTGRES_TYPES, Column, Rows
 from swell.db.sql import Row, Statements, to_json
-from swell.db.transaction import (
-    IDEMPOTENCY_TTL,
-    KnownKeys,
-    LineId,
-    Place,
-    Session,
-    StoredTask,
-    place_of,
-)
+from swell.db.transaction import KnownKeys, LineId, Place, Session, State, place_of
 
 if TYPE_CHECKING:
     from swell.db.postgres.postgres_database import PostgresDatabase
 
+#: As in an update, the ID comes before the other columns.
+_NEW: Final = tuple(column for column in NEW if column.name != "id")
+
+STORED_ROWS, NEW_ROWS, CHANGED_ROWS = (Rows(columns, {}) for columns in (COLUMNS, _NEW, CHANGED))
+
+
+def _arrays(columns: Iterable[Column]) -> str:
+    """Return the rows of `columns_of`, with the name `c`."""
+    types = {"id": "text", "wake_at": "timestamptz"}
+    types |= {column.name: POSTGRES_TYPES.get(column.kind, "text") for column in columns}
+    arrays = (f"${n}::{kind}[]" for n, kind in enumerate(types.values(), 1))
+    return f"unnest({', '.join(arrays)}) AS c ({', '.join(types)})"
+
+
+INSERT_TASKS: Final = (
+    f"INSERT INTO tasks (id, wake_at, {', '.join(column.name for column in _NEW)})"
+    f" SELECT * FROM {_arrays(_NEW)}"
+)
+UPDATE_TASKS: Final = (
+    "UPDATE tasks AS t SET wake_at = c.wake_at, "
+    + ", ".join(f"{column.name} = c.{column.name}" for column in CHANGED)
+    + f" FROM {_arrays(CHANGED)} WHERE t.id = c.id"
+)
+
+
+def columns_of(rows: Rows, tasks: Iterable[Task]) -> list[tuple[Any, ...]]:
+    """Return the parameters of `INSERT_TASKS` or `UPDATE_TASKS`."""
+    return list(zip(*(rows.of(task, task.id, next_wake_at(task)) for task in tasks), strict=True))
+
+
 STATEMENTS: Final = Statements("postgres")
+QUERIES: Final = STATEMENTS.all() | {"insert_tasks": INSERT_TASKS, "update_tasks": UPDATE_TASKS}
 
 #: Queues with ready tasks that other backends have changed are counted again this often, in
-#: seconds.
+#: seconds, and at most after this many times the duration of the last count.
 RECOUNT_S: Final = 0.1
-
-
-def _queries() -> dict[str, str]:
-    queries = STATEMENTS.all() | {"write_tasks": WRITE_TASKS}
-    # Tasks that another backend is about to lease are passed over.
-    locked = queries["next_ready"].replace("/* lock */", "FOR UPDATE SKIP LOCKED")
-    return queries | {"next_ready_locked": locked}
-
-
-QUERIES: Final = _queries()
+REFRESH_SHARE: Final = 20.0
 
 
 async def fetch_rows(connection: Any, query: str, values: Mapping[str, Any]) -> list[Row]:
@@ -60,8 +68,42 @@ def lock_names(scope: str, keys: Iterable[str]) -> list[str]:
     return [f"{scope} {key}" for key in sorted(set(keys))]
 
 
-class Stale(Exception):
-    """Another transaction has changed a task since it was read. Nothing was written."""
+class PostgresState(State):
+    """Counts of ready tasks, and the clocks of fair queueing.
+
+    With several backends they may be outdated, and are read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Queues that other backends may have changed since their tasks were counted.
+        self.unsure: set[str] = set()
+        #: When queues with ready tasks may be counted again, by the clock of the event loop.
+        self.recount_at_s = 0.0
+
+    def may_wait(self, queue: str) -> bool:
+        """Whether a task may be ready in a queue."""
+        return queue in self.lines or queue in self.unsure
+
+    def recount(self, queues: Iterable[str], lines: Iterable[Any]) -> None:
+        """Replace the counts of some queues by the rows of `ready_lines_of`.
+
+        Keys that were counted before stay in their order, before the others.
+        """
+        known = [
+            (queue, urgency, key_id)
+            for queue in queues
+            for urgency, keys in self.lines.pop(queue, {}).items()
+            for key_id in keys
+        ]
+        places = {line: place for place, line in enumerate(known)}
+
+        def place(row: Any) -> int:
+            queue, priority, key_id, *_ = row
+            return places.get((queue, band(priority), key_id), len(places))
+
+        for row in sorted(lines, key=place):
+            self.count(*row)
 
 
 class PostgresSession(Session):
@@ -70,30 +112,20 @@ class PostgresSession(Session):
     Args:
         database: Has the memory between transactions, and the time.
         connection: A connection that nothing else uses.
-        is_careful: Lock all rows that are read, and use none in memory.
     """
 
     state: PostgresState
 
-    def __init__(self, database: "PostgresDatabase", connection: Any, is_careful: bool) -> None:
+    def __init__(self, database: "PostgresDatabase", connection: Any) -> None:
         super().__init__(database.state, database.clock.now())
         self._connection = connection
-        self._wait_for_writes = database.wait_for_writes
-        self.is_careful = is_careful
-        #: Whether other backends may lease from the same queues.
-        self.has_peers = database.has_peers
         #: Whether a transaction of several statements is open on the connection.
         self.has_begun = False
-        self._is_remembered = False
-        self._mistakes = self.state.mistakes
-        #: Tasks with rows found in memory.
-        self._recalled: set[str] = set()
 
     # ---- reading
 
     async def _begin(self) -> None:
         if not self.has_begun:
-            await self._wait_for_writes()
             await self._connection.execute("BEGIN")
             self.has_begun = True
 
@@ -102,65 +134,45 @@ class PostgresSession(Session):
         return await fetch_rows(self._connection, query, values)
 
     async def known_keys(self, tasks: Sequence[NewTask]) -> KnownKeys:
-        """Return known idempotency keys; only a careful session looks them up.
-
-        Without care, a known key makes the write fail, and the session runs again with care.
-        """
-        if not self.is_careful:
-            return {}
-        rows = [{"key_id": new.key_id, "key": new.idempotency_key} for new in tasks]
-        names = lock_names("idempotency", (f"{row['key_id']} {row['key']}" for row in rows))
+        names = lock_names("idempotency", (f"{new.key_id} {new.idempotency_key}" for new in tasks))
         await self.fetch("advisory_lock", names=names)
-        await self.fetch("forget_idempotent_keys", rows=rows, before=self.now - IDEMPOTENCY_TTL)
         return await super().known_keys(tasks)
 
     async def load(self, task_ids: Iterable[str]) -> None:
-        missing = set()
-        for task_id in set(task_ids).difference(self.tasks):
-            row = None if self.is_careful else self.state.live.get(task_id)
-            if row is None:
-                missing.add(task_id)
-            else:
-                self._recalled.add(task_id)
-                self._note(row)
-        if not missing:
-            return
-        await self._wait_for_writes()
-        # A task that was being written may be in memory as another row now.
-        query = "tasks_by_id"
-        if self.is_careful:
-            await self._begin()
-            query = "tasks_locked"
-        for record in await self._connection.fetch(QUERIES[query], sorted(missing)):
-            self._note(stored_task(record))
+        if missing := sorted(set(task_ids).difference(self.tasks)):
+            await self._read("tasks_locked", missing)
 
     async def due(self, limit: int) -> list[Task]:
+        return await self._read("due_tasks", self.now, limit)
+
+    async def _read(self, query: str, *parameters: Any) -> list[Task]:
         await self._begin()
-        records = await self._connection.fetch(QUERIES["due_tasks"], self.now, limit)
-        return [self._note(stored_task(record)) for record in records]
+        records = await self._connection.fetch(QUERIES[query], *parameters)
+        return [self._note(STORED_ROWS.task(record)) for record in records]
 
-    async def count_again(self, queues: Sequence[str], *, is_wrong: bool = False) -> None:
-        """Count the ready tasks of queues that other backends may have changed.
-
-        If the counts were wrong, count all of these queues.
-        """
-        has_counted = any(queue in self.state.lines for queue in queues)
-        if is_wrong:
-            if has_counted and self.has_peers:
-                await self._recount(queues)
-            return
-        unsure = [queue for queue in queues if queue in self.state.unsure]
+    async def before_lease(self, queues: Sequence[str], *, waits: bool) -> None:
+        """Count the ready tasks of queues that other backends may have changed."""
+        state = self.state
+        if not waits:
+            # A notification may be on its way.
+            state.unsure.update(queues)
+        unsure = [queue for queue in queues if queue in state.unsure]
         clock_s = asyncio.get_running_loop().time
         began_s = clock_s()
+        has_counted = any(queue in state.lines for queue in queues)
         # At once if none has tasks.
-        if not unsure or (began_s < self.state.recount_at_s and has_counted):
+        if not unsure or (began_s < state.recount_at_s and has_counted):
             return
         await self._recount(unsure)
         took_s = clock_s() - began_s
-        self.state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
+        state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
+
+    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+        """Count again if the counts were wrong: other backends leased the tasks."""
+        if any(queue in self.state.lines for queue in queues):
+            await self._recount(queues)
 
     async def _recount(self, queues: Sequence[str]) -> None:
-        await self._wait_for_writes()
         self.state.unsure.difference_update(queues)
         rows = await self._connection.fetch(QUERIES["ready_lines_of"], list(queues))
         self.state.recount(queues, rows)
@@ -169,121 +181,46 @@ class PostgresSession(Session):
 
     async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
         """Read and reserve the next ready tasks of some lines."""
-        await self._wait_for_writes()
-        query = "next_ready"
-        if self.is_careful or self.has_peers:
-            await self._begin()
-            query = "next_ready_locked"
+        await self._begin()
         reads = self.reads(wanted, n)
         columns = map(list, zip(*reads, strict=True))
-        records = await self._connection.fetch(QUERIES[query], *columns, self.now)
+        records = await self._connection.fetch(QUERIES["next_ready"], *columns, self.now)
         places: dict[int, list[Place]] = {}
         for record in records:
-            self._note(row := stored_task(record[1:]))
-            places.setdefault(record["n"], []).append(place_of(row.task))
+            task = STORED_ROWS.task(record[1:])
+            self._note(task)
+            places.setdefault(record["n"], []).append(place_of(task))
         for number, read in enumerate(reads, 1):
             self.note_read(read, places.get(number, []))
 
     # ---- writing
 
-    async def close(self) -> None:
-        """Do everything that comes before the write; from now on nothing is read or changed.
-
-        Raises:
-            Stale: Run again with care.
-        """
-        if not self._recalled <= self._changed:
-            # A decision that changes nothing must not depend on a row in memory.
-            raise Stale
+    async def write(self) -> bool:
+        """Write the changes, and make them durable; return whether there was anything to do."""
         if self._file_uses:
             # A transaction that discards unused files waits.
             names = lock_names("files", (row["key"] for row in self._file_uses))
             await self.fetch("advisory_lock_shared", names=names)
-            self.afterwards("use_files", rows=self._file_uses)
-        if self._posts:
-            self._close_posts()
-        if self._after:
+        statements = self._take_statements()
+        if statements:
             await self._begin()
-
-    def check(self) -> None:
-        """Check that every group that this one assumed to be written was, or may still be.
-
-        Raises:
-            Stale: One was not: run again.
-        """
-        if self.state.mistakes != self._mistakes:
-            raise Stale
-
-    @property
-    def written(self) -> set[str]:
-        """Ids of the tasks that it writes."""
-        return self._changed.union(self._added)
-
-    async def write(self) -> None:
-        """Write the changes, and make them durable.
-
-        Raises:
-            Stale: Another transaction was first; nothing was written.
-        """
-        if self._changed or self._added:
-            keys = [(*scope, *found, self.now) for scope, found in sorted(self.new_keys.items())]
-            parameters = write_parameters(map(self._row, self._changed), self._new(), keys)
-            if not await self._connection.fetchval(WRITE_TASKS, *parameters):
-                raise Stale
-        for query, values in self._after:
+        has_work = self.has_begun or bool(self._added)
+        written = (
+            (INSERT_TASKS, NEW_ROWS, self._added),
+            (UPDATE_TASKS, CHANGED_ROWS, self._changed),
+        )
+        for statement, rows, task_ids in written:
+            if task_ids:
+                columns = columns_of(rows, map(self.tasks.__getitem__, task_ids))
+                await self._connection.execute(statement, *columns)
+        for query, values in statements:
             await fetch_rows(self._connection, query, values)
         if self.has_begun:
             await self._connection.execute("COMMIT")
             self.has_begun = False
-
-    def _row(self, task_id: str) -> StoredTask:
-        before, task = self._before[task_id], self.tasks[task_id]
-        return StoredTask(task, before.number, _wake_of(before, task))
-
-    def _new(self) -> list[StoredTask]:
-        tasks = [self.tasks[task_id] for task_id in self._added]
-        return [StoredTask(task, 0, next_wake_at(task)) for task in tasks]
-
-    # ---- afterwards
-
-    def remember(self) -> None:
-        """Keep rows that the next transactions can use, as if they were written."""
-        self._is_remembered = True
-        for row in self._new():
-            self.state.remember(row)
-        for row in map(self._row, self._changed):
-            self.state.remember(row._replace(number=row.number + 1))
-
-    @property
-    def taken(self) -> set[str]:
-        """Queues of the ready tasks that it changed."""
-        ready = (self._before[each].task for each in self._changed)
-        return {task.queue for task in ready if task.is_ready}
+        return has_work
 
     @property
     def left(self) -> set[str]:
         """Queues of the ready tasks that it made ready, or read and did not take."""
         return {task.queue for task in self.tasks.values() if task.is_ready}
-
-    def forget(self) -> None:
-        """After a failure: trust nothing that it touched, and undo its changes in memory."""
-        self.undo()
-        if self._is_remembered:
-            self.state.mistakes += 1
-        for task_id in self.tasks:
-            self.state.live.pop(task_id, None)
-
-
-def _wake_of(before: StoredTask, task: Task) -> Any:
-    """Return when the sweeper next checks a task that is about to be written.
-
-    Extending a lease leaves the time as it is, so that no index changes. The sweeper then finds the
-    lease still held, and writes the same task with the right time.
-    """
-    wake_at = next_wake_at(task)
-    if before.wake_at is None or wake_at is None or before.task is task:
-        return wake_at
-    was = before.task
-    if was.state is task.state is TaskState.RUNNING and was.attempt == task.attempt:
-        return min(before.wake_at, wake_at)
-    return wake_at

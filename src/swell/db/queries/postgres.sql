@@ -1,9 +1,9 @@
 -- Named statements of one database, with the parameters and macros of `swell.db.sql`.
--- A session with care replaces /* lock */ by a row lock.
 
 -- name: next_ready
 -- The next ready tasks of some lines, each (queue, key, highest priority) after a place in its
--- order, without those that have expired. `n` is the number of the line, from 1 on.
+-- order, without those that have expired or that another backend is about to lease. `n` is the
+-- number of the line, from 1 on.
 SELECT l.n, {task}
 FROM unnest(
     :queues::text[], :keys::text[], :highest::bigint[], :priorities::bigint[], :tags::float8[],
@@ -13,7 +13,7 @@ FROM unnest(
     WHERE queue = l.queue AND key_id = l.key_id AND state = 'queued' AND available_at IS NULL
         AND priority <= l.highest AND (priority, tag, id) > (l.priority, l.tag, l.id)
         AND (wake_at IS NULL OR wake_at > :now)
-    ORDER BY priority, tag, id LIMIT l.size /* lock */
+    ORDER BY priority, tag, id LIMIT l.size FOR UPDATE SKIP LOCKED
 ) AS t;
 
 -- name: ready_lines_of
@@ -41,11 +41,6 @@ SELECT value AS key_id, (
     SELECT count(*) FROM tasks AS t WHERE t.key_id = value AND t.finished_at IS NULL
 ) AS n FROM ({each keys}) AS k;
 
--- name: forget_idempotent_keys
--- Of these, the ones that are older than a day.
-DELETE FROM idempotency
-WHERE (key_id, key) IN ({rows key_id text, key text}) AND created_at <= :before;
-
 -- name: advisory_lock
 SELECT pg_advisory_xact_lock(hashtextextended(value, 0)) FROM ({each names}) AS n;
 
@@ -55,15 +50,8 @@ SELECT pg_advisory_xact_lock_shared(hashtextextended(value, 0)) FROM ({each name
 -- name: time
 SELECT clock_timestamp() AS now;
 
--- name: others
--- Whether another process of Swell is connected to this database.
-SELECT EXISTS (
-    SELECT 1 FROM pg_stat_activity WHERE datname = current_database()
-        AND application_name = 'swell' AND pid <> pg_backend_pid()
-);
-
 -- name: notify
-SELECT pg_notify('swell_tasks', :message);
+SELECT pg_notify(:channel, value) FROM ({each parts}) AS p;
 
 -- name: forget_words
 DELETE FROM task_words WHERE task_id IN ({each ids});

@@ -531,6 +531,13 @@ ON CONFLICT (task_id) DO UPDATE SET again_id = excluded.again_id;
 SELECT key_id, key, task_id, fingerprint, created_at FROM idempotency
 WHERE (key_id, key) IN ({rows key_id text, key text});
 
+-- name: keep_idempotent
+INSERT INTO idempotency (key_id, key, task_id, fingerprint, created_at)
+SELECT key_id, key, task_id, fingerprint, :now
+FROM ({rows key_id text, key text, task_id text, fingerprint text}) AS k WHERE true
+ON CONFLICT (key_id, key) DO UPDATE SET task_id = excluded.task_id,
+    fingerprint = excluded.fingerprint, created_at = excluded.created_at;
+
 -- name: forget_idempotent
 DELETE FROM idempotency WHERE created_at <= :before;
 
@@ -580,7 +587,7 @@ WHERE finished_at <= :before {if inputs: AND removed IN (0, 2)} {if outputs: AND
 LIMIT :limit;
 
 -- name: remove_parts
-UPDATE tasks SET {lock edition = tasks.edition + 1,}
+UPDATE tasks SET
     removed = r.removed, input = r.input, metadata = r.metadata, output = r.output,
     artifacts = r.artifacts, warnings = r.warnings, error = r.error, run = r.run
 FROM ({rows id text, removed int, input text, metadata text, output text, artifacts text,

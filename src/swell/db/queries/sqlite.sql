@@ -1,11 +1,5 @@
 -- Named statements of one database, with the parameters and macros of `swell.db.sql`.
 
--- name: task_by_id
-SELECT {task} FROM tasks AS t WHERE t.id = :id;
-
--- name: last_seq
-SELECT coalesce(max(seq), 0) AS seq FROM tasks;
-
 -- name: ready_head
 -- The next tasks of one key and band, after a place in its order, without those that have expired.
 SELECT priority, tag, id FROM tasks
@@ -32,10 +26,6 @@ SELECT value AS key_id,
         WHERE wake_at IS NOT NULL AND key_id = value
             AND (state = 'running' OR (state = 'queued' AND available_at IS NOT NULL))) AS n
 FROM ({each keys});
-
--- name: keep_idempotent
-INSERT OR REPLACE INTO idempotency (key_id, key, task_id, fingerprint, created_at)
-VALUES (:key_id, :key, :task_id, :fingerprint, :created_at);
 
 -- name: forget_words
 DELETE FROM task_words WHERE rowid IN (SELECT seq FROM tasks WHERE id IN ({each ids}));

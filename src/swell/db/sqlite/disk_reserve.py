@@ -28,9 +28,9 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.is_there = path.exists() and path.stat().st_blocks * 512 >= RESERVE_BYTES
-        if self._free_bytes() < RESERVE_BYTES:
-            self.give_up()
+        self.is_there = False
+        # A start needs the room.
+        self.give_up()
 
     def give_up(self) -> bool:
         """Remove the file; return whether that made room."""
@@ -41,7 +41,8 @@ class Reserve:
 
     def keep(self, spare_bytes: int = SPARE_BYTES) -> bool:
         """Make the file if that leaves some room; return whether it is there."""
-        if self.is_there or self._free_bytes() < RESERVE_BYTES + spare_bytes:
+        disk = os.statvfs(self._path.parent)
+        if self.is_there or disk.f_bavail * disk.f_frsize < RESERVE_BYTES + spare_bytes:
             return self.is_there
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -55,7 +56,3 @@ class Reserve:
             # A system without `fallocate` still accepts tasks.
             self.is_there = getattr(error, "errno", None) not in _FULL
         return self.is_there
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize

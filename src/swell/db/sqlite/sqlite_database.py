@@ -6,9 +6,6 @@ that writes. A task is then never read on its way through the queue.
 Statements run in the thread of the event loop, since they are short and hold Python's lock half of
 the time. Only the commit, which waits for the disk, runs in a thread, and only if the disk is
 slower than switching threads (docs/decisions/0004 and 0011).
-
-If an action raises, the transaction is rolled back, its caller gets the error, and the others run
-again without it.
 """
 
 import asyncio
@@ -17,7 +14,7 @@ import fcntl
 import itertools
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,8 +23,8 @@ from typing import Any, Final, Self, TypeVar
 from swell.core.clock import Clock
 from swell.core.errors import Conflict, Internal, SwellError, Unavailable
 from swell.core.task import Task, next_wake_at, size_bytes
-from swell.db.columns import EPOCH, MICROSECOND
-from swell.db.group_commit import CLOSING, GroupWriter, Write
+from swell.db.columns import Rows
+from swell.db.group_commit import CLOSING, Batch, GroupWriter
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
@@ -38,25 +35,22 @@ from swell.db.sqlite.sqlite_rows import (
     INSERT,
     NEW_ROWS,
     QUERIES,
+    STORED_ROWS,
     UPDATE,
     fetch_rows,
     micros,
-    stored_task,
 )
-from swell.db.transaction import (
-    MAX_LIVE_INPUT_BYTES,
-    MAX_LIVE_TASKS,
-    LineId,
-    Session,
-    State,
-    StoredTask,
-)
+from swell.db.transaction import LineId, Session, State
 
 R = TypeVar("R")
 
 #: Pages of write-ahead log (128 MiB) after which a commit moves them into the database itself, if
 #: `WriteAheadLog` has not moved them in time.
 CHECKPOINT_PAGES: Final = 32_768
+
+#: Tasks kept in memory between transactions, and the largest input that is kept.
+MAX_LIVE_TASKS: Final = 50_000
+MAX_LIVE_INPUT_BYTES: Final = 4_096
 
 #: Slow reads that run at once; more wait.
 READERS: Final = 4
@@ -71,8 +65,10 @@ class SqliteState(State):
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__()
         self.connection = connection
-        [last] = fetch_rows(connection, "last_seq", {})
-        self.seqs = itertools.count(last["seq"] + 1)
+        #: Tasks as their rows have them.
+        self.live: dict[str, Task] = {}
+        [(last,)] = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks")
+        self.seqs = itertools.count(last + 1)
         lines = connection.execute(QUERIES["ready_lines"])
         self.restore(lines, connection.execute(QUERIES["open_shares"]))
 
@@ -87,81 +83,72 @@ class SqliteSession(Session):
         return fetch_rows(self.state.connection, query, values)
 
     async def load(self, task_ids: Iterable[str]) -> None:
-        self.load_now(task_ids)
-
-    def load_now(self, task_ids: Iterable[str]) -> None:
-        """Add tasks to `tasks`, from memory or the database."""
         missing = []
         for task_id in task_ids:
             if task_id in self.tasks:
                 continue
-            row = self.state.live.get(task_id)
-            if row is None:
+            task = self.state.live.get(task_id)
+            if task is None:
                 missing.append(task_id)
             else:
-                self._note(row)
+                self._note(task)
         if missing:
             for found in self._execute("tasks_by_id", {"ids": missing}):
-                self._note(stored_task(found))
+                self._note(STORED_ROWS.task(found))
 
     async def due(self, limit: int) -> list[Task]:
         self.flush()
         rows = self._execute("due_tasks", {"now": self.now, "limit": limit})
-        return [self._note(stored_task(row)) for row in rows]
+        return [self._note(STORED_ROWS.task(row)) for row in rows]
 
     async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
         for read in self.reads(wanted, n):
             *line, limit = read
             places = self._execute("ready_head", (*line, micros(self.now), limit))
             self.note_read(read, places)
-            self.load_now(task_id for _, _, task_id in places)
+            await self.load(task_id for _, _, task_id in places)
 
     def _execute(self, query: str, parameters: Any) -> list[Any]:
         return self.state.connection.execute(QUERIES[query], parameters).fetchall()
 
-    def forget(self, tasks: Iterable[Task]) -> None:
-        """Read these tasks again, here and in later transactions: their rows will change."""
-        for task in tasks:
-            self.tasks.pop(task.id, None)
-            self.state.live.pop(task.id, None)
+    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
+        """Do nothing: there is one writer."""
+
+    async def lock_tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        """Return those of these tasks that exist; ended ones are read again after this."""
+        ids = list(task_ids)
+        await self.load(ids)
+        found = [self.tasks[each] for each in ids if each in self.tasks]
+        for task in found:
+            if task.state.is_terminal:
+                self.tasks.pop(task.id, None)
+                self.state.live.pop(task.id, None)
+        return found
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
-        self.numbers.update(zip(self._added, self.state.seqs, strict=False))
-        written = ((INSERT, NEW_ROWS, self._added), (UPDATE, CHANGED_ROWS, self._changed))
-        for statement, rows, task_ids in written:
-            stored = []
-            for task_id in task_ids:
-                task = self.tasks[task_id]
-                wake_at = next_wake_at(task)
-                wake = None if wake_at is None else (wake_at - EPOCH) // MICROSECOND
-                stored.append(rows.of(task, self.numbers[task_id], wake))
-            if stored:
-                self.state.connection.executemany(statement, stored)
+        new = [self._row(NEW_ROWS, each, next(self.state.seqs)) for each in self._added]
+        changed = [self._row(CHANGED_ROWS, each, each) for each in self._changed]
+        for statement, rows in ((INSERT, new), (UPDATE, changed)):
+            if rows:
+                self.state.connection.executemany(statement, rows)
         self._added, self._changed = {}, set()
-        for (key_id, key), (task_id, fingerprint) in self.new_keys.items():
-            values = {"key_id": key_id, "key": key, "task_id": task_id, "fingerprint": fingerprint}
-            self.afterwards("keep_idempotent", **values, created_at=self.now)
-        self.new_keys = {}
-        if self._file_uses:
-            self.afterwards("use_files", rows=self._file_uses)
-            self._file_uses = []
-        if self._posts:
-            self._close_posts()
-        after, self._after = self._after, []
-        for query, parameters in after:
+        for query, parameters in self._take_statements():
             fetch_rows(self.state.connection, query, parameters)
+
+    def _row(self, rows: Rows, task_id: str, key: int | str) -> tuple[Any, ...]:
+        task = self.tasks[task_id]
+        wake_at = next_wake_at(task)
+        return rows.of(task, key, None if wake_at is None else micros(wake_at))
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""
         live = self.state.live
-        if self.has_posted:
-            self.state.posting.wake()
         for task_id, task in self.tasks.items():
             if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
                 live.pop(task_id, None)
             elif task_id in live or len(live) < MAX_LIVE_TASKS:
-                live[task_id] = StoredTask(task, self.numbers[task_id], None)
+                live[task_id] = task
 
 
 class SqliteDatabase(GroupWriter):
@@ -173,16 +160,14 @@ class SqliteDatabase(GroupWriter):
     """
 
     dialect = "sqlite"
-    has_peers = False
 
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(clock)
         self.path = path
-        self._committed_changes = -1
+        #: `total_changes` of the writer when the transaction began.
+        self._changes_before = 0
         #: How long commits took lately, in seconds; at first it is taken for slow.
         self._sync_s = 2 * QUICK_SYNC_S
-        #: Whether the disk refused the last transaction that wrote something.
-        self._was_refused = False
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swell-commit")
         self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="swell-read")
         self._log = wal.WriteAheadLog(partial(_connect, path))
@@ -235,28 +220,21 @@ class SqliteDatabase(GroupWriter):
 
     async def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """Return tasks, None for unknown ids."""
-        if len(task_ids) == 1:
-            rows = self._reader.execute(QUERIES["task_by_id"], {"id": task_ids[0]})
-        else:
-            rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
-        found = {task.id: task for task, *_ in map(stored_task, rows)}
+        rows = self._reader.execute(QUERIES["tasks_by_id"], {"ids": list(task_ids)})
+        found = {task.id: task for task in map(STORED_ROWS.task, rows)}
         return [found.get(task_id) for task_id in task_ids]
 
     async def fetch(self, query: str, **values: Any) -> list[Row]:
         return fetch_rows(self._reader, query, values)
 
     async def scan(self, query: str, **values: Any) -> list[Row]:
-        return await self.read_in_thread(lambda connection: fetch_rows(connection, query, values))
-
-    async def read_in_thread(self, read: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `read` in a thread, with a read-only connection that nothing else uses."""
         if self._is_closing:
             raise Unavailable(CLOSING)
 
-        def run() -> R:
+        def run() -> list[Row]:
             with contextlib.closing(_connect(self.path)) as connection:
                 connection.execute("PRAGMA query_only=1")
-                return read(connection)
+                return fetch_rows(connection, query, values)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
@@ -266,7 +244,7 @@ class SqliteDatabase(GroupWriter):
     # ---- writing
 
     async def execute(self, query: str, **values: Any) -> list[Row]:
-        return await self.transaction(lambda tx: tx.fetch(query, **values))
+        return await self.write(lambda session: session.fetch(query, **values))
 
     async def transaction(
         self,
@@ -274,8 +252,15 @@ class SqliteDatabase(GroupWriter):
         *,
         frees_space: bool = False,
     ) -> R:
-        def run(session: SqliteSession) -> Awaitable[R]:
-            return action(_Transaction(session))
+        async def run(session: SqliteSession) -> R:
+            session.flush()
+            session.state.connection.execute("SAVEPOINT action")
+            try:
+                return await action(session)
+            except SwellError:
+                # The other actions of the group are written.
+                session.state.connection.execute("ROLLBACK TO action")
+                raise
 
         if not frees_space:
             return await self.write(run)
@@ -311,33 +296,23 @@ class SqliteDatabase(GroupWriter):
         if self._was_refused:
             await self.execute("prove_writable")
 
-    def may_have_ready(self, queues: Sequence[str]) -> bool:
-        """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        return self._writing is not None or not self.state.lines.keys().isdisjoint(queues)
+    async def _begin(self) -> SqliteSession:
+        if (self._log.moving or self._log.grown >= wal.CHANGES) and self._log.must_move():
+            await self._in_syncer(self._log.move, self._writer)
+        session = SqliteSession(self.state, self.clock.now())
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._changes_before = self._writer.total_changes
+        return session
 
-    async def _write_all(self) -> None:
-        """Run all waiting actions in one transaction after the other, until none waits."""
-        try:
-            while self._pending or self._must_serve:
-                group = await self._next_group()
-                session = self._run(group)
-                if session is None:
-                    continue
-                early = [write for write in group if write.until is not None]
-                for write in early:
-                    write.done.set_result(write.result)
-                if early:
-                    # They run before the commit does.
-                    await asyncio.sleep(0)
-                await self._finish(group, session)
-        except Exception:
-            self._writer_failed()
-        finally:
-            self._writing = None
-
-    async def _finish(self, group: list[Write], session: SqliteSession) -> None:
-        """Commit, here or in the thread that syncs, and return the results to the callers."""
-        changes = self._writer.total_changes - self._committed_changes
+    async def _finish(self, batch: Batch) -> None:
+        """Write and commit, here or in the thread that syncs."""
+        session: SqliteSession = batch.session
+        session.flush()
+        if batch.served:
+            # They run before the commit does.
+            batch.resolve(batch.served)
+            await asyncio.sleep(0)
+        changes = self._writer.total_changes - self._changes_before
         try:
             if not changes:
                 # A lease that found nothing: there is no disk to wait for.
@@ -347,23 +322,14 @@ class SqliteDatabase(GroupWriter):
                 self._commit()
             else:
                 await self._in_syncer(self._commit)
-        except Exception as error:
-            self._was_refused = True
-            self._roll_back(session)
-            _fail(group, error)
-            # The tasks that they got are ready again, for others that wait.
+        except Exception:
+            # The tasks that waiting workers got are ready again, for others that wait.
             self._must_serve = True
-            return
+            raise
         session.remember()
-        for write in group:
-            if not write.done.done():
-                write.done.set_result(write.result)
         if changes:
-            self._committed_changes += changes
             self._was_refused = False
             self._log.grown += wal.COMMIT + changes
-            if (self._log.moving or self._log.grown >= wal.CHANGES) and self._log.must_move():
-                await self._in_syncer(self._log.move, self._writer)
 
     def _commit(self) -> None:
         """Commit, and measure how long the disk takes."""
@@ -377,59 +343,25 @@ class SqliteDatabase(GroupWriter):
     async def _in_syncer(self, work: Callable[..., None], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._syncer, work, *arguments)
 
-    def _run(self, group: list[Write]) -> SqliteSession | None:
-        """Run a group in one transaction, and add the waiting actions that found something to do.
-
-        An action that raises is removed from the group, and its caller gets the error at once.
-        """
-        is_searching = False
-        while group or self._waiting:
-            session = SqliteSession(self.state, self.clock.now())
-            served: dict[Write, None] = {}
-            doing: Write | None = None
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                for doing in itertools.chain(group, self._woken(served)):
-                    _run_action(doing, session)
-                    if is_searching:
-                        session.flush()
-                doing = None
-                session.flush()
-            except Exception as error:
-                self._roll_back(session)
-                if not is_searching and not isinstance(error, SwellError):
-                    # The database refused a row, perhaps when a later action flushed it. Flushing
-                    # after each action shows which row it was.
-                    is_searching = True
-                    continue
-                self._was_refused = self._was_refused or _is_refusal(error)
-                blamed = [*group, *served] if doing is None else [doing]
-                _fail(blamed, error)
-                group[:] = [write for write in group if write not in blamed]
-            else:
-                group += served
-                return session
-        return None
-
-    def _woken(self, served: dict[Write, None]) -> Iterator[Write]:
-        """Yield the actions that wait for a queue, for as long as a task is ready in it.
-
-        Those that have found something are added to `served`.
-        """
-        lines = self.state.lines
-        for queue in [each for each in self._waiting if each in lines]:
-            for write in self._waiting[queue]:
-                if queue not in lines:
-                    break
-                if write.may_run and write not in served:
-                    yield write
-                    if write.result:
-                        served[write] = None
-
-    def _roll_back(self, session: SqliteSession) -> None:
-        session.undo()
+    async def _roll_back(self, session: SqliteSession, error: BaseException) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
+
+    def _is_away(self, error: Exception) -> bool:
+        is_away = type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
+        self._was_refused = self._was_refused or is_away
+        return is_away
+
+    def _translated(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.OperationalError):
+            why = f"the database refused to write ({error}); try again"
+            translated: SwellError = Unavailable(why)
+        elif isinstance(error, sqlite3.Error):
+            translated = Internal(f"the database failed: {error}")
+        else:
+            return error
+        translated.__cause__ = error
+        return translated
 
     _lock: int
     _reserve: Reserve
@@ -437,62 +369,6 @@ class SqliteDatabase(GroupWriter):
     _reader: sqlite3.Connection
     #: What the writer keeps in memory.
     state: SqliteState
-
-
-class _Transaction:
-    """Statements of `swell.db` in the transaction of a group."""
-
-    def __init__(self, session: SqliteSession) -> None:
-        self._session = session
-        session.flush()  # changed tasks must be in the file before SQL reads them
-
-    async def fetch(self, query: str, **values: Any) -> list[Row]:
-        return await self._session.fetch(query, **values)
-
-    async def lock(self, scope: str, keys: Iterable[str], *, is_shared: bool = False) -> None:
-        """Do nothing: there is one writer."""
-
-    async def tasks(self, task_ids: Iterable[str]) -> list[Task]:
-        ids = list(task_ids)
-        await self._session.load(ids)
-        found = [self._session.tasks[each] for each in ids if each in self._session.tasks]
-        self._session.forget(task for task in found if task.state.is_terminal)
-        return found
-
-
-def _run_action(write: Write, session: SqliteSession) -> None:
-    """Run a coroutine that never suspends, so that one `async def` serves both databases."""
-    if write.wants:
-        session.load_now(write.wants)
-    running: Any = write.action(session)
-    try:
-        running.send(None)
-    except StopIteration as stop:
-        write.result = stop.value
-        return
-    running.close()
-    raise RuntimeError("a transaction awaited something other than its statements")
-
-
-def _fail(group: list[Write], error: BaseException) -> None:
-    for write in group:
-        write.fail(_translated(error))
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the database cannot write at all."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
-
-
-def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, sqlite3.OperationalError):
-        translated: SwellError = Unavailable(f"the database refused to write ({error}); try again")
-    elif isinstance(error, sqlite3.Error):
-        translated = Internal(f"the database failed: {error}")
-    else:
-        return error
-    translated.__cause__ = error
-    return translated
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -2,13 +2,12 @@
 
 import functools
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from swell.db.columns import CHANGED, COLUMNS, EPOCH, MICROSECOND, NEW, Rows
 from swell.db.sql import Row, Statements, to_json
-from swell.db.transaction import StoredTask
 
 STATEMENTS: Final = Statements("sqlite")
 QUERIES: Final = STATEMENTS.all()
@@ -32,9 +31,9 @@ NATIVE: Final[Mapping[Any, Any]] = {
     datetime: ("({} - EPOCH) // MICROSECOND", moment),
     bool: ("int({})", bool),
 }
-_STORED, NEW_ROWS, CHANGED_ROWS = (Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED))
+STORED_ROWS, NEW_ROWS, CHANGED_ROWS = (Rows(columns, NATIVE) for columns in (COLUMNS, NEW, CHANGED))
 
-#: Parameters: `seq`, `wake_at`, and the columns.
+#: Parameters: `seq` or `id`, `wake_at`, and the columns.
 INSERT: Final = (
     f"INSERT INTO tasks (seq, wake_at, {', '.join(column.name for column in NEW)})"
     f" VALUES (?, ?{', ?' * len(NEW)})"
@@ -42,13 +41,8 @@ INSERT: Final = (
 UPDATE: Final = (
     "UPDATE tasks SET wake_at = ?2, "
     + ", ".join(f"{column.name} = ?{n}" for n, column in enumerate(CHANGED, 3))
-    + " WHERE seq = ?1"
+    + " WHERE id = ?1"
 )
-
-
-def stored_task(row: Sequence[Any]) -> StoredTask:
-    """Return what a row of `{task}` has."""
-    return StoredTask(_STORED.task(row[2:]), row[0], None)
 
 
 def fetch_rows(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> list[Row]:

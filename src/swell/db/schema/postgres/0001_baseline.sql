@@ -5,12 +5,8 @@
 -- Ids begin with the time of creation, so the table can be split by ranges of id (PARTITION BY
 -- RANGE (id)) and whole months dropped: only `id` is unique here; the other unique
 -- keys (repeats, idempotency) are in separate tables.
---
--- `edition` grows by one with each write. What changes at every heartbeat (lease_expires_at) is not
--- in an index, so that updates stay on the page (HOT); fillfactor leaves room for them.
 CREATE TABLE tasks (
     id text COLLATE "C" PRIMARY KEY,
-    edition integer NOT NULL,
     model text COLLATE "C" NOT NULL,
     queue text COLLATE "C" NOT NULL,
     version text NOT NULL,
@@ -61,8 +57,7 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_ready ON tasks (queue, key_id, priority, tag, id) INCLUDE (count)
     WHERE state = 'queued' AND available_at IS NULL;
 
--- When the sweeper must check a task: end of its lease, deadline or backoff. May be too early after a
--- lease was extended, never too late.
+-- When the sweeper must check a task: end of its lease, deadline or backoff.
 CREATE INDEX tasks_wake ON tasks (wake_at) WHERE wake_at IS NOT NULL;
 
 CREATE INDEX tasks_dead ON tasks (id) WHERE dead;
@@ -80,7 +75,7 @@ CREATE TABLE idempotency (
     key_id text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL,
     task_id text COLLATE "C" NOT NULL,
-    fingerprint bytea NOT NULL,
+    fingerprint text NOT NULL,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (key_id, key)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);

@@ -62,7 +62,7 @@ CREATE TABLE repeats (
 CREATE TABLE idempotency (
     key_id TEXT NOT NULL,
     key TEXT NOT NULL,
-    fingerprint BLOB NOT NULL,
+    fingerprint TEXT NOT NULL,
     task_id TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (key_id, key)
