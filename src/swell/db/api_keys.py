@@ -45,7 +45,7 @@ class ApiKeyRepository:
     async def key(self, key_id: str) -> ApiKey | None:
         """Return a key, even if revoked; None if there is none."""
         rows = await self._db.fetch("key", id=key_id)
-        return _key(rows[0]) if rows else None
+        return next(iter(bodies(rows, ApiKey, "used_at")), None)
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key with this SHA-256 of its current or previous secret, even if revoked."""
