@@ -102,11 +102,13 @@ class SqliteSession(Session):
         return [self._note(STORED_ROWS.task(row)) for row in rows]
 
     async def read_lines(self, wanted: Sequence[LineId], n: int) -> None:
+        task_ids: list[str] = []
         for read in self.reads(wanted, n):
             *line, limit = read
             places = self._execute("ready_head", (*line, micros(self.now), limit))
             self.note_read(read, places)
-            await self.load(task_id for _, _, task_id in places)
+            task_ids += [task_id for _, _, task_id in places]
+        await self.load(task_ids)
 
     def _execute(self, query: str, parameters: Any) -> list[Any]:
         return self.state.connection.execute(QUERIES[query], parameters).fetchall()
