@@ -383,8 +383,9 @@ async def check_streams(service: Service) -> None:
     """End event streams with keys that no longer work."""
     for number, stream in enumerate(list(service.streams), start=1):
         try:
-            if not stream.is_signed:
-                await service.keys.find(stream.authorization)
+            # A signed URL, instead of a key, is valid until the stream ends.
+            if stream.call.key is not None:
+                await service.keys.find(stream.call.headers.get(b"authorization"))
         except Unauthenticated:
             stream.end()
         if number % _STREAM_BATCH == 0:

@@ -20,12 +20,7 @@ class Stream:
     def __init__(self, owner: "asyncio.Task[Any] | None", call: Call, waiting: Task | None) -> None:
         #: The server's asyncio task that handles the request.
         self.owner = owner
-        self.receive = call.receive
-        self.send = call.send
-        #: The header with its key.
-        self.authorization = call.headers.get(b"authorization")
-        #: Whether it has a signed URL instead, which is valid until the stream ends.
-        self.is_signed = call.key is None
+        self.call = call
         #: The task while it is queued.
         self.waiting = waiting
         self.last_position: int | None = None
@@ -34,7 +29,7 @@ class Stream:
 
     def check(self) -> None:
         """End the stream if its client has hung up."""
-        message = poll(self.receive())
+        message = poll(self.call.receive())
         if message is not None and message["type"] == "http.disconnect":
             self._cancel()
 
@@ -46,7 +41,7 @@ class Stream:
 
     def push(self, message: dict[str, Any]) -> None:
         """Write without waiting. A client that reads too slowly does not get the message."""
-        poll(self.send(message))
+        poll(self.call.send(message))
 
     def _cancel(self) -> None:
         self.is_gone = True
