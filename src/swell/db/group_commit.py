@@ -85,10 +85,10 @@ class Batch:
 
     async def serve(self, waiting: Mapping[str, Mapping[Write, None]]) -> None:
         """Run the actions that wait for a queue, for as long as a task may be ready in it."""
-        may_wait = self.session.state.may_wait
-        for queue in list(filter(may_wait, waiting)):
+        may_have_ready = self.session.state.may_have_ready
+        for queue in list(filter(may_have_ready, waiting)):
             for write in list(waiting.get(queue, ())):
-                if not may_wait(queue):
+                if not may_have_ready(queue):
                     break
                 if not write.may_run:
                     continue
@@ -105,7 +105,7 @@ class Batch:
         except SwellError as error:
             self._failed[write] = error
         if write.queues and not write.result:
-            await self.session.after_vain_lease(write.queues)
+            await self.session.after_empty_lease(write.queues)
 
     def resolve(self, writes: Iterable[Write]) -> None:
         """Return results to their callers."""
@@ -126,7 +126,7 @@ class Batch:
 class GroupWriter:
     """Base of a database that commits in groups.
 
-    If a group fails, each of its actions runs again alone, so that only those fail that must.
+    If a group fails, each of its actions runs again alone, so only the actions at fault fail.
     """
 
     #: Errors of conflicts with other transactions.
@@ -223,7 +223,7 @@ class GroupWriter:
 
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        return self._writing is not None or any(map(self.state.may_wait, queues))
+        return self._writing is not None or any(map(self.state.may_have_ready, queues))
 
     def _write_soon(self) -> None:
         """Start to write, unless that is under way.

@@ -82,7 +82,7 @@ class State:
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
 
-    def may_wait(self, queue: str) -> bool:
+    def may_have_ready(self, queue: str) -> bool:
         """Whether a task may be ready in a queue."""
         return queue in self.lines
 
@@ -206,7 +206,7 @@ class Session:
     async def before_lease(self, queues: Sequence[str], *, waits: bool) -> None:
         """Prepare for an action that leases from these queues, perhaps of a waiting worker."""
 
-    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+    async def after_empty_lease(self, queues: Sequence[str]) -> None:
         """Note that an action found nothing in these queues."""
 
     async def due(self, limit: int) -> list[Task]:

@@ -1,7 +1,7 @@
 """The ASGI application.
 
-Paths without parameters are found in a dictionary, others by Starlette's patterns. No middleware
-stands in between: each event stream would keep its frames.
+A dictionary finds paths without parameters, and Starlette's patterns find the others. The app uses
+no middleware: each open event stream would keep the middleware's frames in memory.
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class Endpoint:
         return reply
 
 
-class _Refusal:
+class _NoOperation:
     """Answers the requests for which there is no operation.
 
     Args:
@@ -201,7 +201,7 @@ class App:
             # A WebSocket: no operation takes one.
             await send({"type": "websocket.close", "code": 1000})
 
-    def _find(self, scope: Scope) -> Endpoint | _Refusal:
+    def _find(self, scope: Scope) -> Endpoint | _NoOperation:
         """Return the operation of a request, or what refuses it."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         methods = self._fixed.get(path, {})
@@ -211,7 +211,7 @@ class App:
                     scope["path_params"], methods = found.groupdict(), of_pattern
                     break
         endpoint = methods.get(scope["method"])
-        return endpoint or _Refusal(self.service, methods, self._paths)
+        return endpoint or _NoOperation(self.service, methods, self._paths)
 
     async def start(self) -> None:
         """Make ready for requests."""

@@ -81,7 +81,7 @@ class PostgresState(State):
         #: When queues with ready tasks may be counted again, by the clock of the event loop.
         self.recount_at_s = 0.0
 
-    def may_wait(self, queue: str) -> bool:
+    def may_have_ready(self, queue: str) -> bool:
         """Whether a task may be ready in a queue."""
         return queue in self.lines or queue in self.unsure
 
@@ -167,7 +167,7 @@ class PostgresSession(Session):
         took_s = clock_s() - began_s
         state.recount_at_s = began_s + max(RECOUNT_S, REFRESH_SHARE * took_s)
 
-    async def after_vain_lease(self, queues: Sequence[str]) -> None:
+    async def after_empty_lease(self, queues: Sequence[str]) -> None:
         """Count again if the counts were wrong: other backends leased the tasks."""
         if any(queue in self.state.lines for queue in queues):
             await self._recount(queues)
