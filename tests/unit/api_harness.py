@@ -208,6 +208,13 @@ class World:
         assert answer.status == 200, answer.body
         return answer.json
 
+    async def hold(self, worker_id: str, grants: list[dict[str, Any]], took_s: float) -> None:
+        """Let this time pass while a worker tells in time that it still holds these tasks."""
+        while took_s > 0:
+            self.clock.advance(min(took_s, 10.0))
+            took_s -= 10.0
+            await self.report(worker_id, holds=[hold(each) for each in grants])
+
     async def create(self, **fields: Any) -> Any:
         body = {"model": "demo/upper", "input": {"text": "a"}, **fields}
         answer = await self.anna("POST", "/v1/tasks", body)

@@ -87,9 +87,9 @@ async def account(world: World, user: str | None = None) -> Account:
 
 async def run(world: World, worker: str, took_s: float, **fields: Any) -> None:
     """Have the next task succeed after so long."""
-    granted = await world.lease(worker, n=1)
-    world.clock.advance(took_s)
-    told = succeeded(granted["tasks"][0], "x")
+    tasks = (await world.lease(worker, n=1))["tasks"]
+    await world.hold(worker, tasks, took_s)
+    told = succeeded(tasks[0], "x")
     told["outcome"]["timings"] = {"run_s": took_s}
     await world.report(worker, settlements=[told])
 
@@ -373,7 +373,7 @@ async def used(world: World) -> Use:
 async def made(world: World, worker: str, pictures: int, took_s: float = 1.0) -> None:
     """Have the next task, or stage, succeed with this number of pictures."""
     [lease] = (await world.lease(worker, n=1))["tasks"]
-    world.clock.advance(took_s)
+    await world.hold(worker, [lease], took_s)
     home = f"outputs/{lease['task_id']}/{lease['attempt']}"
     files = [
         {"key": f"{home}/{n}.png", "content_type": "image/png", "bytes": 7, "width": 8, "height": 8}

@@ -385,9 +385,9 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_with_retry_after(world:
 async def _measure(world: World, worker: str, took_s: float, **fields: Any) -> None:
     """Have one task of a model take so long."""
     await world.create(**fields)
-    grant = await world.lease(worker, n=1)
-    world.clock.advance(took_s)
-    await world.report(worker, settlements=[succeeded(grant["tasks"][0], "x")])
+    tasks = (await world.lease(worker, n=1))["tasks"]
+    await world.hold(worker, tasks, took_s)
+    await world.report(worker, settlements=[succeeded(tasks[0], "x")])
 
 
 def _asking(**fields: Any) -> dict[str, Any]:
