@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench  # noqa: E402
+import faults_found  # noqa: E402
 import figures  # noqa: E402
 from pages import Reader, block  # noqa: E402
 
@@ -27,6 +28,15 @@ def test_questions_are_short_enough_for_one_table() -> None:
 
 def test_each_kept_result_belongs_to_a_figure() -> None:
     assert set(figures.results()) <= set(figures.figures())
+
+
+def test_the_regressions_of_faults_are_tests_that_exist() -> None:
+    for node in {each for nodes in faults_found.FAULTS.values() for each in nodes}:
+        path, _, test = node.partition("::")
+        # Those of conformance are inherited: any file of that folder may have them.
+        files = [*(ROOT / path).parent.glob("*.py")] if "conformance" in path else [ROOT / path]
+        name = test.rpartition("::")[2].partition("[")[0]
+        assert any(f"def {name}" in file.read_text() for file in files), node
 
 
 def test_a_figure_without_a_result_is_not_run() -> None:
