@@ -198,35 +198,27 @@ class FolderObjects(Objects):
         return _describe(path, key, stat)
 
     def _stamped(self, file: BinaryIO, path: Path, sidecar_type: str | None) -> os.stat_result:
-        """Give a written file a unique time of modification, and write its sidecar if given.
+        """Give a written file its time of modification, and write its sidecar if given.
 
-        Random low bits distinguish files of one size that are written in the same tick. A file
-        never gets the stamp of another one, or it would have that one's etag and type.
+        Random low digits distinguish files of one size that are written in the same millisecond.
         """
-        while True:
-            tick_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000
-            stamp_ns = tick_ns + secrets.randbelow(1_000)
-            os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
-            stat, old = os.fstat(file.fileno()), _stat(path)
-            if old is not None and _stamp(old) == _stamp(stat):
-                continue
-            if sidecar_type is None:
-                return stat
-            with contextlib.suppress(FileExistsError):
-                _write_durably(_sidecar(path, stat), sidecar_type.encode())
-                return stat
+        tick_ns = int(self._clock.now().timestamp() * 1000) * 1_000_000
+        stamp_ns = tick_ns + secrets.randbelow(1_000_000)
+        os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
+        stat = os.fstat(file.fileno())
+        if sidecar_type is not None:
+            _write_durably(_sidecar(path, stat), sidecar_type.encode())
+        return stat
 
     def _make_folder(self, folder: Path, key: str) -> None:
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for each in reversed(missing):
-            try:
-                each.mkdir(exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise Conflict(f"a part of {key!r} is a file already; choose another") from error
-            _sync_folder(each.parent)
+        if folder.is_dir():
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise Conflict(f"a part of {key!r} is a file already; choose another") from error
+        for each in folder.relative_to(self._root).parents:
+            _sync_folder(self._root / each)
 
     def _prune(self, folder: Path) -> None:
         """Remove a folder if it is empty, then its parents, up to the root."""
