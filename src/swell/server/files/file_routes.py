@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -61,7 +61,10 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 _HOME: Final = "/v1/artifacts/"
 
 #: Every URL that we sign holds this, and escapes of JSON leave it as it is.
-_SIGNED: Final = "signature="
+_SIGNED: Final = b"signature="
+
+#: A string of JSON.
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
@@ -424,22 +427,13 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
 
 def _signed_strings(raw: msgspec.Raw) -> list[str]:
-    if _SIGNED.encode() not in bytes(raw):
+    data = bytes(raw)
+    if _SIGNED not in data:
         return []
-    found: list[str] = []
-    left: list[Any] = []
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        left.append(msgspec.json.decode(raw))
-    while left and len(found) < _MAX_FILES:
-        each = left.pop()
-        if isinstance(each, str):
-            if _SIGNED in each:
-                found.append(each)
-        elif isinstance(each, dict):
-            left += each.values()
-        elif isinstance(each, list):
-            left += each
-    return found
+    found = [each for each in _STRING.findall(data) if _SIGNED in each]
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return [msgspec.json.decode(each, type=str) for each in found[:_MAX_FILES]]
+    return []
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
