@@ -132,6 +132,14 @@ async def upload(service: Service, call: Call) -> Reply:
     return Reply(201, encode(project(UploadView, info, url=url, expires_at=expires_at)))
 
 
+async def new_upload(service: Service, call: Call, filename: str) -> str:
+    """Return the key of a file that a client is about to store; it keeps the name's extension."""
+    key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
+    # Recorded first, so that a crash leaves no file that is never removed.
+    await service.store.note_upload(key)
+    return key
+
+
 async def keep_upload(
     service: Service, call: Call, data: AsyncIterator[bytes], content_type: str, filename: str = ""
 ) -> ObjectInfo:
@@ -148,9 +156,7 @@ async def keep_upload(
         UnsupportedType: The file's type may not be uploaded.
         InvalidRequest: The file is empty.
     """
-    key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
-    # Recorded first, so that a crash leaves no file that is never removed.
-    await service.store.note_upload(key)
+    key = await new_upload(service, call, filename)
     checked = _checked(data, service.settings.server.upload_types)
     info = await service.objects.put(key, checked, content_type)
     if info.bytes == 0:
