@@ -5,7 +5,9 @@ formats that models make are decoded, and few at a time, off the event loop.
 """
 
 import asyncio
+import contextlib
 import io
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -16,7 +18,7 @@ from swell.core.task import THUMBNAIL_WIDTHS, thumbnail_key
 from swell.objects.object_store import ObjectInfo, Objects
 from swell.server.single_flight import SingleFlight
 
-#: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
+#: Larger pictures are not decoded. Decoded, a pixel takes up to 4 bytes, which the decoders of
 #: WebP and AVIF decoders need up to four times this; later steps work in bands.
 _MOST_PIXELS: Final = 40_000_000
 _MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
@@ -114,34 +116,41 @@ def _check(info: ObjectInfo) -> None:
         raise InvalidRequest(f"the picture has {size}: leave out w")
 
 
-def _shrunk(data: bytes, width: int) -> bytes:
-    """Return a picture as WebP, no wider than `width` px.
+@contextlib.contextmanager
+def opened_picture(data: bytes, advice: str) -> Iterator[Image.Image]:
+    """Open a picture of a model or a user, whose sides are checked before it is decoded.
 
     Raises:
-        InvalidRequest: It cannot be read, or has too many pixels.
+        InvalidRequest: It cannot be read, or has too many pixels; the text ends with the advice.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
             if picture.width * picture.height > most:
                 size = f"{picture.width:,} x {picture.height:,} pixels, more than {most:,}"
-                raise InvalidRequest(f"the picture has {size}: leave out w")
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-            upright = (width, width * _MOST_UPRIGHT)
-            sides = upright[::-1] if orientation in _SWAPPED else upright
-            # JPEG can be decoded in half, a quarter or an eighth of its size.
-            picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
-            small = _coarse(picture, sides)
-            small.thumbnail(sides, Image.Resampling.LANCZOS)
-            small.getexif()[ExifTags.Base.Orientation] = orientation
-            made = io.BytesIO()
-            ImageOps.exif_transpose(small).save(made, "WEBP", quality=_QUALITY)
+                raise InvalidRequest(f"the picture has {size}: {advice}")
+            yield picture
     except InvalidRequest:
         raise
     except Exception as error:
         # A decoder may raise anything on malicious bytes.
-        detail = f"the picture cannot be read ({str(error)[:100]}): leave out w"
+        detail = f"the picture cannot be read ({str(error)[:100]}): {advice}"
         raise InvalidRequest(detail) from error
+
+
+def _shrunk(data: bytes, width: int) -> bytes:
+    """Return a picture as WebP, no wider than `width` px."""
+    made = io.BytesIO()
+    with opened_picture(data, "leave out w") as picture:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        upright = (width, width * _MOST_UPRIGHT)
+        sides = upright[::-1] if orientation in _SWAPPED else upright
+        # JPEG can be decoded in half, a quarter or an eighth of its size.
+        picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
+        small = _coarse(picture, sides)
+        small.thumbnail(sides, Image.Resampling.LANCZOS)
+        small.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(small).save(made, "WEBP", quality=_QUALITY)
     return made.getvalue()
 
 
