@@ -25,7 +25,7 @@ _MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
-_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
+PICTURE_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
 #: Values of EXIF's orientation that swap the sides.
 _SWAPPED: Final = range(5, 9)
@@ -93,7 +93,7 @@ class Thumbnails:
 
 def has_thumbnail(key: str, content_type: str) -> bool:
     """Whether a file is an output that may be shown in small."""
-    return key.startswith("outputs/") and content_type in _TYPES
+    return key.startswith("outputs/") and content_type in PICTURE_TYPES
 
 
 def width_of(text: str) -> int:
@@ -117,7 +117,7 @@ def _check(info: ObjectInfo) -> None:
 
 
 @contextlib.contextmanager
-def opened_picture(data: bytes, advice: str) -> Iterator[Image.Image]:
+def opened_picture(data: bytes, advice: str, most: int = _MOST_PIXELS) -> Iterator[Image.Image]:
     """Open a picture of a model or a user, whose sides are checked before it is decoded.
 
     Raises:
@@ -125,7 +125,7 @@ def opened_picture(data: bytes, advice: str) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
+            most = min(most, _MOST_OF.get(picture.format or "", most))
             if picture.width * picture.height > most:
                 size = f"{picture.width:,} x {picture.height:,} pixels, more than {most:,}"
                 raise InvalidRequest(f"the picture has {size}: {advice}")
