@@ -69,10 +69,8 @@ class Thumbnails:
             Unavailable: The objects cannot be read or written now.
         """
         small = thumbnail_key(key, width)
-        try:
+        with contextlib.suppress(NotFound):
             return await self._objects.head(small)
-        except NotFound:
-            pass
         return await self._flights.run(small, partial(self._make, key, small, width))
 
     async def _make(self, key: str, small: str, width: int) -> ObjectInfo:
