@@ -493,10 +493,7 @@ def _ending(filename: str) -> str:
 
 def _is_known(header: bytes | None, etag: str) -> bool:
     """Whether an `If-None-Match` or `If-Range` names this version of the file."""
-    if header is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in header.decode("latin-1").split(",")]
-    return "*" in tags or f'"{etag}"' in tags
+    return header is not None and (header == b"*" or f'"{etag}"' in header.decode("latin-1"))
 
 
 def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:
