@@ -343,7 +343,7 @@ async def test_a_flood_of_signed_urls_is_looked_at_in_part_only(world: World) ->
     worker = await world.register(SIZE)
     urls = [f"http://x/v1/artifacts/{n}?signature=x" for n in range(5000)]
     ours = await _upload(world, b"hello")
-    await world.create(model="demo/size", input={"image": [ours, *urls]})
+    await world.create(model="demo/size", input={"image": [*urls, ours]})
     [leased] = (await world.lease(worker))["tasks"]
     assert "own_files" not in leased
 

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 import pytest
 from aiohttp import web
 from api_harness import Client, World, a_world, failed, hold, succeeded
@@ -338,25 +337,6 @@ async def test_a_standing_endpoint_is_told_of_nothing_that_its_format_has_no_wor
     assert answer.json["errors"][0]["pointer"] == "/events/0"
     assert "leave 'started' out" in answer.json["detail"]
     assert (await world.anna("POST", "/v1/webhooks", {**body, "events": ["expired"]})).status == 201
-
-
-async def test_what_was_asked_for_before_it_was_refused_is_not_sent(
-    world: World, receiver: Receiver
-) -> None:
-    made = await _endpoint(world, receiver.url, format="fal")
-    endpoints = world.service.hooks.endpoints
-    kept = await endpoints.read(made["id"])
-    assert kept is not None
-    await endpoints.remove(made["id"])
-    await endpoints.add(msgspec.structs.replace(kept, events=("started", "succeeded")))
-    worker_id = await world.register()
-    await world.create()
-    (lease,) = (await world.lease(worker_id))["tasks"]
-    delivery = await _until(world, "failed")
-    assert "has no words for 'started'" in delivery["reason"]
-    await world.report(worker_id, settlements=[succeeded(lease, "A")])
-    [body] = await receiver.until(1)
-    assert body["status"] == "OK"
 
 
 async def test_a_standing_endpoint_is_told_of_its_keys_tasks(

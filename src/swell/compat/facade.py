@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from swell.core.errors import InvalidInput, InvalidRequest, SwellError
-from swell.core.records import Scope
-from swell.server.common_schemas import NoQuery
-from swell.server.route import Handler, Refusal, Response, declare
+from swell.core.errors import SwellError
+from swell.server.route import Handler, Refusal, Response, group_route
 
 
 def facade(
@@ -20,30 +18,15 @@ def facade(
         group: Its heading in the reference, and its tag in OpenAPI.
         refuse: Writes errors in its format; None for problem documents.
     """
+    declare = group_route(group, facade=name, refuse=refuse)
 
     def operation_of(
         operation: str,
         responses: type[Any] | dict[int, Response],
         errors: tuple[type[SwellError], ...] = (),
-        *,
-        scope: Scope | None = Scope.CLIENT,
-        query: type[Any] = NoQuery,
         **more: Any,
     ) -> Callable[[Handler], Handler]:
-        if query not in (NoQuery, dict):
-            errors = tuple(dict.fromkeys((InvalidRequest, InvalidInput, *errors)))
         method, _, path = operation.partition(" ")
-        return lambda handler: declare(
-            handler,
-            f"{method} {prefix}{path}",
-            group,
-            responses,
-            scope=scope,
-            errors=errors,
-            query=query,
-            facade=name,
-            refuse=refuse,
-            **more,
-        )
+        return declare(f"{method} {prefix}{path}", responses, errors=errors, **more)
 
     return operation_of

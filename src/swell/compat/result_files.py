@@ -13,9 +13,10 @@ from typing import Final
 import PIL.Image
 
 from swell.compat.request_inputs import data_uri
-from swell.core.errors import InvalidRequest, NotFound
+from swell.core.errors import NotFound
 from swell.core.task import Artifact, Task
 from swell.server.files.file_routes import plain_type, read_file
+from swell.server.files.thumbnails import opened_picture
 from swell.server.request import Call
 from swell.server.serializers import UrlMaker
 from swell.server.service import Service
@@ -25,11 +26,6 @@ _LOCAL: Final = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 #: Most bytes of a task's files that become data URIs.
 _MOST_INLINE_BYTES: Final = 4 * 1024 * 1024
-
-_READABLE: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
-
-#: Largest picture that is converted: its user chose its size.
-_MOST_PIXELS: Final = 40_000_000
 
 _QUALITY: Final = 95
 
@@ -93,22 +89,12 @@ def recoded(data: bytes, kind: str, quality: int | None = None) -> bytes:
     Raises:
         InvalidRequest: It has too many pixels, or cannot be read.
     """
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=_READABLE) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                size = f"{picture.width:,} x {picture.height:,} pixels, more than {_MOST_PIXELS:,}"
-                raise InvalidRequest(f"the picture has {size}: leave the format out")
-            options = {"quality": _QUALITY if quality is None else quality}
-            if kind == "png":
-                options = {"compress_level": 1}
-            made = io.BytesIO()
-            _with_mode(picture, kind).save(made, kind.upper(), **options)
-    except InvalidRequest:
-        raise
-    except Exception as error:
-        # A decoder may raise anything on the bytes of a model.
-        detail = f"the picture cannot be converted into {kind} ({str(error)[:100]})"
-        raise InvalidRequest(f"{detail}: leave the format out") from error
+    options = {"quality": _QUALITY if quality is None else quality}
+    if kind == "png":
+        options = {"compress_level": 1}
+    made = io.BytesIO()
+    with opened_picture(data, "leave the format out") as picture:
+        _with_mode(picture, kind).save(made, kind.upper(), **options)
     return made.getvalue()
 
 

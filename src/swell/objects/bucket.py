@@ -7,9 +7,9 @@ only such a request can be conditional, so it keeps the file in memory. Longer s
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import obstore
@@ -28,13 +28,10 @@ _PIECE_BYTES: Final = 4 * 1024 * 1024
 _PART_BYTES: Final = 8 * 1024 * 1024
 _PARTS_AT_ONCE: Final = 3
 
-#: How long a cancelled upload waits for its parts to be aborted, in seconds.
-_GIVE_UP_S: Final = 5.0
-
 #: The largest file of `put_new`.
 _NEW_BYTES: Final = 64 * 1024 * 1024
 
-#: Concurrent requests of one `delete`, if the cloud deletes one key per request.
+#: Concurrent requests of one `delete`.
 _DELETES_AT_ONCE: Final = 16
 
 #: The most retries of a request that failed transiently, and the time for them, in seconds.
@@ -103,9 +100,10 @@ class BucketObjects(Objects):
             return await self._store_new(key, data, content_type)
         first, rest = await _begin(data, _PART_BYTES)
         if rest is None:
-            await self._put_whole(key, first, content_type)
+            await self._put(key, first, content_type, use_multipart=False)
         else:
-            await self._put_parts(key, _chain(first, rest), content_type)
+            parts = {"chunk_size": _PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
+            await self._put(key, _chain(first, rest), content_type, **parts)
         return await self.head(key)
 
     async def _store_new(self, key: str, data: Data, content_type: str) -> ObjectInfo:
@@ -116,9 +114,10 @@ class BucketObjects(Objects):
                 "URL of POST /worker/v1/uploads"
             )
         try:
-            await self._put_whole(key, whole, content_type, mode="create")
+            await self._put(key, whole, content_type, mode="create", use_multipart=False)
         except AlreadyExistsError as error:
-            if not await self._holds(key, whole):
+            kept = b"".join([piece async for piece in self.read(key, end=len(whole) + 1)])
+            if kept != whole:
                 raise Conflict(f"{key[:120]!r} holds another file, which stays as it is") from error
         return await self.head(key)
 
@@ -157,10 +156,6 @@ class BucketObjects(Objects):
         """
         for key in keys:
             check_key(key)
-        if self._cloud == "s3":
-            if keys:
-                await self._delete(keys)
-            return
         for start in range(0, len(keys), _DELETES_AT_ONCE):
             await asyncio.gather(*map(self._delete, keys[start : start + _DELETES_AT_ONCE]))
 
@@ -187,59 +182,15 @@ class BucketObjects(Objects):
             url = await obstore.sign_async(self._bucket, "PUT" if is_put else "GET", key, expiry)
         return Direct(url=url, headers=dict(_PUT_HEADERS[self._cloud]) if is_put else {})
 
-    async def _put_whole(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        *,
-        mode: Literal["create", "overwrite"] = "overwrite",
-    ) -> None:
+    async def _put(self, key: str, data: Data, content_type: str, **options: Any) -> None:
+        """Send a file. If its stream fails, obstore aborts the parts that it has sent."""
         with _swell_errors(key, is_put=True):
-            await obstore.put_async(
-                self._bucket,
-                key,
-                data,
-                attributes={"Content-Type": content_type},
-                mode=mode,
-                use_multipart=False,
-            )
+            attributes = {"Content-Type": content_type}
+            await obstore.put_async(self._bucket, key, data, attributes=attributes, **options)
 
-    async def _put_parts(self, key: str, data: AsyncIterator[bytes], content_type: str) -> None:
-        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        sending = asyncio.ensure_future(
-            obstore.put_async(
-                self._bucket,
-                key,
-                _until(data, stop),
-                attributes={"Content-Type": content_type},
-                chunk_size=_PART_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
-        )
-        with _swell_errors(key, is_put=True):
-            try:
-                await asyncio.shield(sending)
-            except asyncio.CancelledError:
-                # obstore aborts the uploaded parts if the source fails, but not if it is cancelled.
-                stop.set_result(None)
-                await asyncio.wait([sending], timeout=_GIVE_UP_S)
-                if not sending.cancel():
-                    sending.exception()
-                raise
-
-    async def _delete(self, keys: str | Sequence[str]) -> None:
-        with contextlib.suppress(NotFound), _swell_errors(str(keys)):
-            await obstore.delete_async(self._bucket, keys)
-
-    async def _holds(self, key: str, data: bytes) -> bool:
-        """Whether a key holds exactly these bytes."""
-        place = 0
-        async for piece in self.read(key):
-            if data[place : place + len(piece)] != piece:
-                return False
-            place += len(piece)
-        return place == len(data)
+    async def _delete(self, key: str) -> None:
+        with contextlib.suppress(NotFound), _swell_errors(key):
+            await obstore.delete_async(self._bucket, key)
 
 
 def _open(url: str, settings: ObjectsSettings | WeightsSettings) -> S3Store | GCSStore | AzureStore:
@@ -304,21 +255,6 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
     yield first
     async for part in rest:
         yield part
-
-
-async def _until(data: AsyncIterator[bytes], stop: "asyncio.Future[None]") -> AsyncIterator[bytes]:
-    """Yield chunks; raise once `stop` is done."""
-    while True:
-        coming = asyncio.ensure_future(anext(data, None))
-        waits: set[asyncio.Future[Any]] = {coming, stop}
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if stop.done():
-            coming.cancel()
-            raise EOFError("the client stopped reading the file")
-        piece = coming.result()
-        if piece is None:
-            return
-        yield piece
 
 
 @contextlib.contextmanager

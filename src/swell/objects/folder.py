@@ -174,11 +174,19 @@ class FolderObjects(Objects):
     ) -> ObjectInfo:
         path = self._root / key
         self._make_folder(path.parent, key)
-        sidecar_type = None if content_type == _type_of_name(path.name) else content_type
-        stat = self._stamped(file, path, sidecar_type)
+        # Random low digits distinguish files of one size that are written in the same millisecond.
+        tick_ns = int(self._clock.now().timestamp() * 1000) * 1_000_000
+        stamp_ns = tick_ns + secrets.randbelow(1_000_000)
+        os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
+        stat = os.fstat(file.fileno())
         with contextlib.ExitStack() as undo:
-            if sidecar_type is not None:
-                undo.callback(_sidecar(path, stat).unlink, missing_ok=True)
+            if content_type != _type_of_name(path.name):
+                sidecar = _sidecar(path, stat)
+                undo.callback(sidecar.unlink, missing_ok=True)
+                with open(sidecar, "xb") as about:
+                    about.write(content_type.encode())
+                    about.flush()
+                    os.fsync(about.fileno())
             os.fsync(file.fileno())
             with self._moving:
                 old = _stat(path)
@@ -192,41 +200,22 @@ class FolderObjects(Objects):
                     undo.pop_all()
         _sync_folder(path.parent)
         if temporary.exists():
-            return _same_file(temporary, path, key)
+            if not filecmp.cmp(temporary, path, shallow=False):
+                raise Conflict(f"{key[:120]!r} holds another file, which stays as it is")
+            return _info(path, key)
         if old is not None:
             _sidecar(path, old).unlink(missing_ok=True)
         return _describe(path, key, stat)
 
-    def _stamped(self, file: BinaryIO, path: Path, sidecar_type: str | None) -> os.stat_result:
-        """Give a written file a unique time of modification, and write its sidecar if given.
-
-        Random low bits distinguish files of one size that are written in the same tick. A file
-        never gets the stamp of another one, or it would have that one's etag and type.
-        """
-        while True:
-            tick_ns = int(self._clock.now().timestamp() * 1_000_000) * 1_000
-            stamp_ns = tick_ns + secrets.randbelow(1_000)
-            os.utime(file.fileno(), ns=(stamp_ns, stamp_ns))
-            stat, old = os.fstat(file.fileno()), _stat(path)
-            if old is not None and _stamp(old) == _stamp(stat):
-                continue
-            if sidecar_type is None:
-                return stat
-            with contextlib.suppress(FileExistsError):
-                _write_durably(_sidecar(path, stat), sidecar_type.encode())
-                return stat
-
     def _make_folder(self, folder: Path, key: str) -> None:
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for each in reversed(missing):
-            try:
-                each.mkdir(exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise Conflict(f"a part of {key!r} is a file already; choose another") from error
-            _sync_folder(each.parent)
+        if folder.is_dir():
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise Conflict(f"a part of {key!r} is a file already; choose another") from error
+        for each in folder.relative_to(self._root).parents:
+            _sync_folder(self._root / each)
 
     def _prune(self, folder: Path) -> None:
         """Remove a folder if it is empty, then its parents, up to the root."""
@@ -254,13 +243,6 @@ def _clear_folder(folder: Path, before: float) -> None:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime <= before:
                 path.unlink()
-
-
-def _same_file(written: Path, path: Path, key: str) -> ObjectInfo:
-    """Return the metadata of an existing file, which must equal the written one."""
-    if not filecmp.cmp(written, path, shallow=False):
-        raise Conflict(f"{key[:120]!r} holds another file, which stays as it is")
-    return _info(path, key)
 
 
 async def _in_thread(work: Callable[..., _T], *arguments: object) -> _T:
@@ -319,17 +301,6 @@ def _sidecar(path: Path, stat: os.stat_result) -> Path:
 
 def _type_of_name(name: str) -> str:
     return _TYPES.get(name.rpartition(".")[2].lower(), _FALLBACK_TYPE)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            path.unlink()
-            raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ URL is signed with it, and earlier URLs stay valid.
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -65,29 +65,11 @@ class SigningSecrets:
 
     def __init__(self, clock: Clock, secrets: Sequence[SigningSecret]) -> None:
         self._clock = clock
-        self._newest_first = _ordered(secrets)
+        self.replace(secrets)
 
     def replace(self, secrets: Sequence[SigningSecret]) -> None:
         """Use these from now on."""
-        self._newest_first = _ordered(secrets)
-
-    def current(self) -> bytes:
-        """Return the secret that signs."""
-        if len(self._newest_first) == 1:
-            return self._newest_first[0].secret
-        now = self._clock.now()
-        begun = [each for each in self._newest_first if each.from_at <= now]
-        return (begun or self._newest_first)[0].secret
-
-    def candidates(self, expires: int) -> Iterator[bytes]:
-        """Yield the secrets that may have signed a URL with this expiry, newest first.
-
-        Args:
-            expires: Unix seconds.
-        """
-        for each in self._newest_first:
-            if each.until is None or expires <= each.until.timestamp():
-                yield each.secret
+        self._newest_first = sorted(secrets, key=lambda each: each.from_at, reverse=True)
 
     def signed_path(
         self, method: str, key: str, expires_s: float, size_bytes: int | None = None
@@ -96,11 +78,14 @@ class SigningSecrets:
 
         `expires` is in whole Unix seconds, rounded up; `bytes` is missing without a size.
         """
-        expires_at = self._clock.now() + timedelta(seconds=expires_s)
+        now = self._clock.now()
+        begun = [each for each in self._newest_first if each.from_at <= now]
+        secret = (begun or self._newest_first)[0].secret
+        expires_at = now + timedelta(seconds=expires_s)
         query = {"method": method.upper(), "expires": str(-int(-expires_at.timestamp() // 1))}
         if size_bytes is not None:
             query["bytes"] = str(size_bytes)
-        query["signature"] = _signature(self.current(), key, query)
+        query["signature"] = _signature(secret, key, query)
         return f"{_HOME}{quote(key)}?{urlencode(query)}"
 
     def check(self, method: str, key: str, query: Mapping[str, str]) -> None:
@@ -144,8 +129,9 @@ class SigningSecrets:
         if not (expires.isascii() and expires.isdigit() and len(expires) <= _MAX_DIGITS):
             return False
         return any(
-            hmac.compare_digest(_signature(secret, key, query).encode(), given)
-            for secret in self.candidates(int(expires))
+            hmac.compare_digest(_signature(each.secret, key, query).encode(), given)
+            for each in self._newest_first
+            if each.until is None or int(expires) <= each.until.timestamp()
         )
 
 
@@ -197,7 +183,3 @@ async def rotate_secrets(
 
 
 _decode = msgspec.json.Decoder(list[SigningSecret]).decode
-
-
-def _ordered(secrets: Sequence[SigningSecret]) -> list[SigningSecret]:
-    return sorted(secrets, key=lambda each: each.from_at, reverse=True)

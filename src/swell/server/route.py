@@ -1,5 +1,6 @@
 """How an operation of the HTTP API is declared, on the handler that answers it."""
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -119,17 +120,27 @@ def declared_in(module: str) -> list[Route]:
 
 def route(
     operation: str,
-    group: str,
-    responses: dict[int, Response],
+    responses: Response | type[Any] | dict[int, Response],
     *,
+    group: str,
     scope: Scope | None = Scope.CLIENT,
     body: type[Any] | Body | None = None,
     errors: tuple[type[SwellError], ...] = (),
     **more: Any,
 ) -> Callable[[Handler], Handler]:
-    """Return a decorator that declares an operation on its handler. Args: as `declare`.
+    """Return a decorator that declares an operation on its handler.
 
-    The errors of reading a body or a query are added to `errors`.
+    The first line of the handler's docstring is the summary, and the text up to "Raises:" the
+    description. The errors of reading a body or a query are added to `errors`.
+
+    Args:
+        operation: Method and path, such as "GET /v1/tasks".
+        responses: By status; or the one of status 200, or its message, which the summary describes.
+        group: Heading in the reference.
+        scope: Permission that a key needs; None if no key is needed.
+        body: What it reads, or its message.
+        errors: Errors that it answers.
+        more: Other fields of `Route`.
     """
     if isinstance(body, type):
         body = Body(body)
@@ -137,60 +148,38 @@ def route(
         errors = (InvalidRequest, InvalidInput, TooLarge, *errors)
     elif more.get("query", NoQuery) not in (NoQuery, dict):
         errors = (InvalidRequest, InvalidInput, *errors)
-    return lambda handler: declare(
-        handler, operation, group, responses, scope=scope, body=body, errors=errors, **more
-    )
-
-
-def declare(
-    handler: Handler,
-    operation: str,
-    group: str,
-    responses: type[Any] | dict[int, Response],
-    **more: Any,
-) -> Handler:
-    """Declare an operation on its handler, and return the handler.
-
-    Args:
-        handler: The first line of its docstring is the summary, and the text up to "Raises:" the
-            description.
-        operation: Method and path, such as "GET /v1/tasks".
-        group: Heading in the reference.
-        responses: By status; or the message of a 200, which the summary describes.
-        more: Other fields of `Route`.
-    """
     method, _, path = operation.partition(" ")
-    summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
-    summary = summary.removesuffix(".")
-    if not isinstance(responses, dict):
-        responses = {200: Response(summary, responses)}
-    made = Route(
-        method=method,
-        path=path,
-        handler=handler,
-        summary=summary,
-        description=" ".join(rest.partition("Raises:")[0].split()),
-        group=group,
-        responses=responses,
-        **more,
-    )
-    _declared.setdefault(handler.__module__, []).append(made)
-    return handler
+
+    def declare(handler: Handler) -> Handler:
+        summary, _, rest = (inspect.getdoc(handler) or "").partition("\n\n")
+        summary = summary.removesuffix(".")
+        by_status = responses
+        if isinstance(by_status, Response):
+            by_status = {200: by_status}
+        elif not isinstance(by_status, dict):
+            by_status = {200: Response(summary, by_status)}
+        made = Route(
+            method=method,
+            path=path,
+            handler=handler,
+            scope=scope,
+            summary=summary,
+            description=" ".join(rest.partition("Raises:")[0].split()),
+            group=group,
+            responses=by_status,
+            errors=tuple(dict.fromkeys(errors)),
+            body=body,
+            **more,
+        )
+        _declared.setdefault(handler.__module__, []).append(made)
+        return handler
+
+    return declare
 
 
 def group_route(group: str, **common: Any) -> Callable[..., Callable[[Handler], Handler]]:
-    """Return `route` for one group, with defaults of its arguments.
-
-    It also takes a single response, of status 200, instead of responses by status.
-    """
-
-    def declare(
-        operation: str, responses: Response | dict[int, Response], **more: Any
-    ) -> Callable[[Handler], Handler]:
-        by_status = {200: responses} if isinstance(responses, Response) else responses
-        return route(operation, group, by_status, **{**common, **more})
-
-    return declare
+    """Return `route` for one group, with defaults of its arguments."""
+    return functools.partial(route, group=group, **common)
 
 
 task_route: Final = group_route("Tasks")
@@ -208,7 +197,7 @@ def page_route(
     path: str, errors: tuple[type[SwellError], ...] = ()
 ) -> Callable[[Handler], Handler]:
     """Declare a page for people, which OpenAPI leaves out."""
-    html = {200: Response("HTML", media_type="text/html; charset=utf-8")}
+    html = Response("HTML", media_type="text/html; charset=utf-8")
     return route(
-        f"GET {path}", "Service", html, scope=None, query=dict, errors=errors, is_page=True
+        f"GET {path}", html, group="Service", scope=None, query=dict, errors=errors, is_page=True
     )

@@ -265,8 +265,8 @@ class WebhooksSettings(Group):
         schedule_s: Wait after each failed attempt, in seconds, plus or minus a tenth. After one
             attempt more than there are waits, the delivery has failed.
         timeout_s: Time for a receiver to answer one attempt, in seconds.
-        at_once: Concurrent attempts, one connection each. A quarter is reserved for hosts of a key
-            that already has an attempt in progress.
+        at_once: Concurrent attempts, one connection each; two thirds at most for one key or one
+            host.
         per_receiver: Concurrent attempts to one host of one key, or to one standing endpoint; one
             while it does not answer.
         log_s: Time to keep the record of a finished delivery, in seconds; unset to keep it.

@@ -18,9 +18,10 @@ from swell.compat.result_files import file_url
 from swell.core.errors import InvalidInput, NotFound, SwellError, TooManyRequests, WouldExpire
 from swell.core.events import Event, EventKind
 from swell.core.store_types import Accepted
-from swell.core.task import Task, TaskState, new_id
+from swell.core.task import Task, TaskState
 from swell.server.common_schemas import doc
 from swell.server.decoding import read_query
+from swell.server.files.file_routes import new_upload
 from swell.server.request import Call, Reply
 from swell.server.route import IDEMPOTENCY_KEY, Body, Header, Response
 from swell.server.serializers import encode
@@ -357,18 +358,14 @@ _TARGET: Final = Header(
     "https://queue.fal.run/swell/icons",
 )
 
-_ENDING: Final = re.compile(r"\.[A-Za-z0-9]{1,10}$")
-
 
 async def start_upload(service: Service, call: Call) -> Reply:
     """Return where to PUT a file, and its URL afterwards."""
-    name = str((await json_object(service, call)).get("file_name", ""))
-    ending = _ENDING.search(name)
-    key = f"uploads/{call.caller.id}/{new_id(service.clock.now())}{ending[0] if ending else ''}"
-    await service.store.note_upload(key)
+    filename = str((await json_object(service, call)).get("file_name", ""))
+    key = await new_upload(service, call, filename)
     put = service.objects.sign("PUT", key, service.settings.server.signed_url_s)
-    put = f"{service.base_url(call)}{put}" if put.startswith("/") else put
-    body = {"upload_url": put, "file_url": file_url(service.urls(call), key)}
+    upload_url = f"{service.base_url(call)}{put}"
+    body = {"upload_url": upload_url, "file_url": file_url(service.urls(call), key)}
     return reply(200, body, call.request_id)
 
 

@@ -18,7 +18,7 @@ from swell.compat.replicate.replicate_views import HIDDEN_VERSION
 from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound
 from swell.core.records import ModelCard, Scope
 from swell.server.common_schemas import Moment, doc
-from swell.server.decoding import Reader
+from swell.server.decoding import read_body
 from swell.server.models.model_cards import is_plain_word
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
@@ -69,9 +69,6 @@ class ReplicateDeployment(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     current_release: ReplicateRelease
 
-
-_create_reader: Final = Reader(ReplicateDeploymentRequest)
-_update_reader: Final = Reader(ReplicateDeploymentUpdate)
 
 #: Name of the note in the registry that holds them.
 _NOTE: Final = "replicate.deployments"
@@ -144,7 +141,7 @@ async def list_deployments(service: Service, call: Call) -> Reply:
 )
 async def create(service: Service, call: Call) -> Reply:
     """Create a deployment."""
-    asked = await _create_reader.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, ReplicateDeploymentRequest)
     ref = asked.model if asked.version is None else f"{asked.model}:{asked.version}"
     card = (await service.cards.target(ref)).card
     await _check_instances(service, card.name, asked)
@@ -179,7 +176,7 @@ async def get(service: Service, call: Call) -> Reply:
 )
 async def update(service: Service, call: Call) -> Reply:
     """Update a deployment."""
-    asked = await _update_reader.read_call(call, service.settings.server.max_body_bytes)
+    asked = await read_body(service, call, ReplicateDeploymentUpdate)
     before = await _changeable(service, call)
     if asked.version is not None:
         await service.cards.target(f"{before.model}:{asked.version}")

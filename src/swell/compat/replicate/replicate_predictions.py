@@ -27,7 +27,7 @@ from swell.core.store_types import TaskFilter
 from swell.core.task import Task
 from swell.server.auth import only_own
 from swell.server.common_schemas import HookEvent, doc
-from swell.server.decoding import Reader, read_query
+from swell.server.decoding import read_body, read_query
 from swell.server.models.model_cards import Target
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply
@@ -62,7 +62,6 @@ class ReplicatePredictionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _replace = msgspec.structs.replace
-_reader: Final = Reader(ReplicatePredictionRequest)
 
 #: Clients give up after 60.5 s, and the answer needs time.
 _LONGEST_WAIT_S: Final = 59.0
@@ -189,9 +188,7 @@ async def _create(
     service: Service, call: Call, model: str | None = None, deployment: str | None = None
 ) -> Reply:
     """Create the prediction that a body asks for; without a model, with the version it names."""
-    request: ReplicatePredictionRequest = await _reader.read_call(
-        call, service.settings.server.max_body_bytes
-    )
+    request = await read_body(service, call, ReplicatePredictionRequest)
     if deployment is not None:
         model = (await find_deployment(service, deployment)).ref
     repeat = await repeat_of(service, call, encode(request))

@@ -24,6 +24,7 @@ from swell.server.decoding import read_body
 from swell.server.evals.comparison_routes import comparison_route, comparison_view, digest_of, wrong
 from swell.server.evals.comparison_schemas import ComparisonRequest, NewComparisonView
 from swell.server.files.file_routes import read_file
+from swell.server.files.thumbnails import PICTURE_TYPES, opened_picture
 from swell.server.request import Call, Reply
 from swell.server.route import Body, Response
 from swell.server.serializers import encode, project
@@ -37,10 +38,6 @@ _MOST_TEXTS: Final = 1024 * 1024
 
 #: Input fields that can be the label of a row, best first.
 _LABELS: Final = ("prompt", "text", "title", "query")
-
-#: Pictures that can be copied.
-_FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
-_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
 #: Limits of one picture; decoded, a pixel takes up to 16 bytes.
 _MOST_PIXELS: Final = 20_000_000
@@ -205,7 +202,7 @@ async def _cell_of(service: Service, model: int, task: Task, keys: Mapping[str, 
 
 
 def _picture_of(task: Task) -> Artifact | None:
-    pictures = (each for each in task.artifacts if each.content_type in _TYPES)
+    pictures = (each for each in task.artifacts if each.content_type in PICTURE_TYPES)
     return next(pictures, None) if task.state is TaskState.SUCCEEDED else None
 
 
@@ -265,22 +262,11 @@ async def _copy(service: Service, artifact: Artifact, key: str) -> Picture:
 
 def _bare(data: bytes) -> tuple[bytes, int, int]:
     """Return a picture as WebP without metadata, its width and its height."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                raise InvalidRequest(
-                    f"a picture has {picture.width:,} x {picture.height:,} pixels, and only up to "
-                    f"{_MOST_PIXELS:,} are compared"
-                )
-            has_alpha = "A" in picture.getbands() or "transparency" in picture.info
-            upright = ImageOps.exif_transpose(picture).convert("RGBA" if has_alpha else "RGB")
-            # Pillow would write the metadata of the picture itself again.
-            bare = Image.frombytes(upright.mode, upright.size, upright.tobytes())
-            encoded = io.BytesIO()
-            bare.save(encoded, "WEBP", quality=_QUALITY)
-    except InvalidRequest:
-        raise
-    except Exception as error:
-        # Decoders raise errors of any type on broken files.
-        raise InvalidRequest(f"a picture cannot be read ({str(error)[:100]})") from error
+    encoded = io.BytesIO()
+    with opened_picture(data, "compare smaller ones", _MOST_PIXELS) as picture:
+        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        upright = ImageOps.exif_transpose(picture).convert("RGBA" if has_alpha else "RGB")
+        # Pillow would write the metadata of the picture itself again.
+        bare = Image.frombytes(upright.mode, upright.size, upright.tobytes())
+        bare.save(encoded, "WEBP", quality=_QUALITY)
     return encoded.getvalue(), bare.width, bare.height

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -61,7 +61,10 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 _HOME: Final = "/v1/artifacts/"
 
 #: Every URL that we sign holds this, and escapes of JSON leave it as it is.
-_SIGNED: Final = "signature="
+_SIGNED: Final = b"signature="
+
+#: A string of JSON.
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 #: A worker reads the files of a task as soon as it has leased it.
 READ_URL_S: Final = 3600.0
@@ -129,6 +132,14 @@ async def upload(service: Service, call: Call) -> Reply:
     return Reply(201, encode(project(UploadView, info, url=url, expires_at=expires_at)))
 
 
+async def new_upload(service: Service, call: Call, filename: str) -> str:
+    """Return the key of a file that a client is about to store; it keeps the name's extension."""
+    key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
+    # Recorded first, so that a crash leaves no file that is never removed.
+    await service.store.note_upload(key)
+    return key
+
+
 async def keep_upload(
     service: Service, call: Call, data: AsyncIterator[bytes], content_type: str, filename: str = ""
 ) -> ObjectInfo:
@@ -145,9 +156,7 @@ async def keep_upload(
         UnsupportedType: The file's type may not be uploaded.
         InvalidRequest: The file is empty.
     """
-    key = f"{_UPLOADS}{call.caller.id}/{new_id(service.clock.now())}{_ending(filename)}"
-    # Recorded first, so that a crash leaves no file that is never removed.
-    await service.store.note_upload(key)
+    key = await new_upload(service, call, filename)
     checked = _checked(data, service.settings.server.upload_types)
     info = await service.objects.put(key, checked, content_type)
     if info.bytes == 0:
@@ -424,22 +433,13 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
 
 def _signed_strings(raw: msgspec.Raw) -> list[str]:
-    if _SIGNED.encode() not in bytes(raw):
+    data = bytes(raw)
+    if _SIGNED not in data:
         return []
-    found: list[str] = []
-    left: list[Any] = []
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        left.append(msgspec.json.decode(raw))
-    while left and len(found) < _MAX_FILES:
-        each = left.pop()
-        if isinstance(each, str):
-            if _SIGNED in each:
-                found.append(each)
-        elif isinstance(each, dict):
-            left += each.values()
-        elif isinstance(each, list):
-            left += each
-    return found
+    found = [each for each in _STRING.findall(data) if _SIGNED in each]
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        return [msgspec.json.decode(each, type=str) for each in found[:_MAX_FILES]]
+    return []
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
@@ -493,10 +493,7 @@ def _ending(filename: str) -> str:
 
 def _is_known(header: bytes | None, etag: str) -> bool:
     """Whether an `If-None-Match` or `If-Range` names this version of the file."""
-    if header is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in header.decode("latin-1").split(",")]
-    return "*" in tags or f'"{etag}"' in tags
+    return header is not None and (header == b"*" or f'"{etag}"' in header.decode("latin-1"))
 
 
 def _file_headers(info: ObjectInfo) -> list[tuple[bytes, bytes]]:

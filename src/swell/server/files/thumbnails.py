@@ -5,7 +5,9 @@ formats that models make are decoded, and few at a time, off the event loop.
 """
 
 import asyncio
+import contextlib
 import io
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -16,14 +18,14 @@ from swell.core.task import THUMBNAIL_WIDTHS, thumbnail_key
 from swell.objects.object_store import ObjectInfo, Objects
 from swell.server.single_flight import SingleFlight
 
-#: Larger pictures are not made small. Decoded, a pixel takes up to 4 bytes, which the decoders of
+#: Larger pictures are not decoded. Decoded, a pixel takes up to 4 bytes, which the decoders of
 #: WebP and AVIF decoders need up to four times this; later steps work in bands.
 _MOST_PIXELS: Final = 40_000_000
 _MOST_OF: Final = {"WEBP": 20_000_000, "AVIF": 20_000_000}
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "AVIF", "GIF")
-_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
+PICTURE_TYPES: Final = tuple(f"image/{each.lower()}" for each in _FORMATS)
 
 #: Values of EXIF's orientation that swap the sides.
 _SWAPPED: Final = range(5, 9)
@@ -67,10 +69,8 @@ class Thumbnails:
             Unavailable: The objects cannot be read or written now.
         """
         small = thumbnail_key(key, width)
-        try:
+        with contextlib.suppress(NotFound):
             return await self._objects.head(small)
-        except NotFound:
-            pass
         return await self._flights.run(small, partial(self._make, key, small, width))
 
     async def _make(self, key: str, small: str, width: int) -> ObjectInfo:
@@ -91,7 +91,7 @@ class Thumbnails:
 
 def has_thumbnail(key: str, content_type: str) -> bool:
     """Whether a file is an output that may be shown in small."""
-    return key.startswith("outputs/") and content_type in _TYPES
+    return key.startswith("outputs/") and content_type in PICTURE_TYPES
 
 
 def width_of(text: str) -> int:
@@ -114,34 +114,41 @@ def _check(info: ObjectInfo) -> None:
         raise InvalidRequest(f"the picture has {size}: leave out w")
 
 
-def _shrunk(data: bytes, width: int) -> bytes:
-    """Return a picture as WebP, no wider than `width` px.
+@contextlib.contextmanager
+def opened_picture(data: bytes, advice: str, most: int = _MOST_PIXELS) -> Iterator[Image.Image]:
+    """Open a picture of a model or a user, whose sides are checked before it is decoded.
 
     Raises:
-        InvalidRequest: It cannot be read, or has too many pixels.
+        InvalidRequest: It cannot be read, or has too many pixels; the text ends with the advice.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            most = _MOST_OF.get(picture.format or "", _MOST_PIXELS)
+            most = min(most, _MOST_OF.get(picture.format or "", most))
             if picture.width * picture.height > most:
                 size = f"{picture.width:,} x {picture.height:,} pixels, more than {most:,}"
-                raise InvalidRequest(f"the picture has {size}: leave out w")
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-            upright = (width, width * _MOST_UPRIGHT)
-            sides = upright[::-1] if orientation in _SWAPPED else upright
-            # JPEG can be decoded in half, a quarter or an eighth of its size.
-            picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
-            small = _coarse(picture, sides)
-            small.thumbnail(sides, Image.Resampling.LANCZOS)
-            small.getexif()[ExifTags.Base.Orientation] = orientation
-            made = io.BytesIO()
-            ImageOps.exif_transpose(small).save(made, "WEBP", quality=_QUALITY)
+                raise InvalidRequest(f"the picture has {size}: {advice}")
+            yield picture
     except InvalidRequest:
         raise
     except Exception as error:
         # A decoder may raise anything on malicious bytes.
-        detail = f"the picture cannot be read ({str(error)[:100]}): leave out w"
+        detail = f"the picture cannot be read ({str(error)[:100]}): {advice}"
         raise InvalidRequest(detail) from error
+
+
+def _shrunk(data: bytes, width: int) -> bytes:
+    """Return a picture as WebP, no wider than `width` px."""
+    made = io.BytesIO()
+    with opened_picture(data, "leave out w") as picture:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        upright = (width, width * _MOST_UPRIGHT)
+        sides = upright[::-1] if orientation in _SWAPPED else upright
+        # JPEG can be decoded in half, a quarter or an eighth of its size.
+        picture.draft("RGB", (2 * sides[0], 2 * sides[1]))
+        small = _coarse(picture, sides)
+        small.thumbnail(sides, Image.Resampling.LANCZOS)
+        small.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(small).save(made, "WEBP", quality=_QUALITY)
     return made.getvalue()
 
 

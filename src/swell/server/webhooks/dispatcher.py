@@ -152,6 +152,8 @@ class Dispatcher:
             request = await self._receivers.make_request(delivery)
             answer = await self._send(request, delivery.id)
             self._answering.note(delivery.place, has_answered=answer.status is not None)
+            if answer.status == GONE:
+                await self._receivers.note_gone(delivery)
         except Undeliverable as error:
             answer = Answer(at=now, took_s=0.0, error=UNSENDABLE, detail=str(error))
         except Unavailable:
@@ -160,12 +162,6 @@ class Dispatcher:
             _log.exception("webhooks: cannot make a request", delivery=delivery.id)
             detail = f"it could not be made ({type(error).__name__}): see the log of the backend"
             answer = Answer(at=now, took_s=0.0, error="internal", detail=detail)
-        if answer.status == GONE:
-            try:
-                await self._receivers.note_gone(delivery)
-            except Exception:
-                # The delivery fails anyway, and the next one tries again.
-                _log.exception("webhooks: cannot disable a receiver", delivery=delivery.id)
         return result_of(delivery, request, answer, self._settings.schedule_s, self._rng)
 
     async def _write_results(self) -> None:

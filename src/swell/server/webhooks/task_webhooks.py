@@ -223,10 +223,6 @@ class Hooks:
         form = self._formats.get(receiver.format)
         if form is None:
             raise Undeliverable(f"this backend knows no format {receiver.format!r}")
-        if delivery.event not in form.events:
-            raise Undeliverable(
-                f"the format {receiver.format!r} has no words for {delivery.event!r}"
-            )
         body = written(form, delivery, task, self._urls(receiver.base))
         now = self._clock.now()
         headers: Mapping[str, str] = {}
