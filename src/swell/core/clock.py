@@ -10,7 +10,12 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
+
+#: A time in a message or a record, with its format in JSON Schema.
+Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 
 _imported_s = time.monotonic()
 

@@ -15,10 +15,13 @@ transaction, so concurrent backends never grant more than there is.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import asdict
+
+from swell.core.clock import Moment
 
 #: Each user of a key without a quota for that user.
 ANY_USER: Final = "*"
@@ -30,21 +33,25 @@ UNITS: Final = ("tasks", "samples", "micros")
 Place = tuple[str, str]
 
 
+Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Micros = Annotated[Amount | None, Meta(description="cost, in millionths of a dollar")]
+
+
 class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The limits of a key, or of a user of it; None for no limit. Days and months are UTC."""
 
     key_id: str
     #: None for the key itself, `ANY_USER` for each of its users.
     user: str | None = None
-    tasks_per_day: int | None = None
-    tasks_per_month: int | None = None
-    samples_per_day: int | None = None
-    samples_per_month: int | None = None
-    #: Millionths of a dollar.
-    micros_per_day: int | None = None
-    micros_per_month: int | None = None
-    #: Whether credits must cover every task.
-    is_prepaid: bool = False
+    tasks_per_day: Amount | None = None
+    tasks_per_month: Amount | None = None
+    samples_per_day: Annotated[Amount | None, Meta(description="pictures")] = None
+    samples_per_month: Annotated[Amount | None, Meta(description="pictures")] = None
+    micros_per_day: Micros = None
+    micros_per_month: Micros = None
+    is_prepaid: Annotated[bool, Meta(description="refuse tasks that the credits do not cover")] = (
+        False
+    )
 
     def limits(self, at: datetime) -> list[tuple[str, str, int]]:
         """Return (period, unit, limit) of each limit, at a moment."""
@@ -103,7 +110,7 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     #: Millionths of a dollar; negative to remove.
     micros: int
-    at: datetime
+    at: Moment
     note: str = ""
 
 

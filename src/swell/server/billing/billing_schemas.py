@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from swell.core.quota import Quota
-from swell.server.common_schemas import PLAIN, Moment, doc
+from swell.core.clock import Moment
+from swell.core.quota import Credit, Quota
+from swell.server.common_schemas import PLAIN, doc
 
 
 class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,14 +108,12 @@ class LedgerList(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int | None
 
 
-_Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-
 _KeyId = Annotated[str, doc("of the key", min_length=1, max_length=200)]
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
 
 
-class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QuotaRequest(Quota, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
 
     Days and months are those of UTC.
@@ -124,13 +123,6 @@ class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     user: Annotated[
         _Name | None, doc("null for the key itself; `*` for every user without a quota")
     ] = None
-    tasks_per_day: _Amount | None = None
-    tasks_per_month: _Amount | None = None
-    samples_per_day: Annotated[_Amount | None, doc("pictures")] = None
-    samples_per_month: Annotated[_Amount | None, doc("pictures")] = None
-    micros_per_day: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
-    micros_per_month: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
-    is_prepaid: Annotated[bool, doc("refuse tasks that the credits do not cover")] = False
 
 
 class QuotaQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,22 +197,11 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     left_micros: Annotated[int, doc("negative if tasks cost more than was held")]
 
 
-class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant."""
-
-    id: str
-    key_id: str
-    user: str | None
-    micros: int
-    at: Moment
-    note: str
-
-
 class CreditsList(msgspec.Struct, frozen=True, kw_only=True):
     """Accounts by key and user, and grants, newest first."""
 
     accounts: list[AccountView]
-    entries: list[CreditEntryView]
+    entries: list[Credit]
 
 
 class GrantView(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,15 +2,12 @@
 
 import secrets
 
-import msgspec
-
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound
 from swell.core.quota import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
 from swell.server.admin.admin_routes import find_key, keys_changed
 from swell.server.billing.billing_schemas import (
     AccountView,
     AllowanceView,
-    CreditEntryView,
     CreditRequest,
     CreditsList,
     CreditsQuery,
@@ -60,7 +57,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     """
     asked = await read_body(service, call, QuotaRequest)
     await find_key(service, asked.key_id)
-    quota = Quota(**msgspec.structs.asdict(asked))
+    quota = project(Quota, asked)
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
     await service.registry.put_quota(quota)
     await keys_changed(service)
@@ -94,8 +91,7 @@ async def list_credits(service: Service, call: Call) -> Reply:
     sheet = await service.registry.sheet(places, service.clock.now())
     entries = await service.registry.credits(query.key_id, limit=query.limit)
     accounts = [_account_view(place, sheet) for place in places]
-    views = [project(CreditEntryView, each) for each in entries]
-    return Reply(200, encode(CreditsList(accounts=accounts, entries=views)))
+    return Reply(200, encode(CreditsList(accounts=accounts, entries=entries)))
 
 
 @admin_route(
