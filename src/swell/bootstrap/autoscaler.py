@@ -30,7 +30,6 @@ from swell.settings.pool_prices import (
     may_change,
     pool_prices,
     unknown_kinds,
-    whole_machines,
 )
 from swell.settings.pool_settings import AutoscaleSettings, PoolTable
 
@@ -181,11 +180,6 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "
         "does not have: look for a slip of the pen"
         for name in unknown_kinds(settings)
-    ]
-    found += [
-        f"prices.hour_micros has {name!r}, of a kind of machine that the list does not have: it "
-        "counts for the whole machine, however many GPUs that has"
-        for name in whole_machines(settings)
     ]
     if len(pools) > 1 and settings.autoscale.policy.get("location_share") != 1:
         found += [

@@ -165,19 +165,3 @@ def unknown_kinds(settings: Settings) -> list[str]:
         known |= {f"{each.provider}/{each.kind}" for each in _machines(table)}
     names = settings.prices.hour_micros
     return [name for name in names if name.removesuffix("/spot").partition("@")[0] not in known]
-
-
-def whole_machines(settings: Settings) -> list[str]:
-    """Return names of the operator's prices that count for a whole machine.
-
-    A price is for one GPU, but neither the list nor the pool has the GPUs of these machines.
-    """
-    book, found = book_of(settings), dict[str, None]()
-    for table in settings.pools.values():
-        if table.hour_micros is not None or table.options.get("accelerator"):
-            continue
-        for machine in _machines(table):
-            name = book.own_name(machine) or book.own_name(machine._replace(spot=False))
-            if name is not None and not book.knows(machine):
-                found[name] = None
-    return list(found)
