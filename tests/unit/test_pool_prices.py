@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from swell.autoscaler.live_prices import live_price, may_change
 from swell.bootstrap.autoscaler import advice
 from swell.core.billing.price_book import LIST, LivePrice, MachinePrice, PriceBook
 from swell.settings.load import Settings
-from swell.settings.pool_prices import live_price, may_change, pool_price, pool_prices
+from swell.settings.pool_prices import pool_price, pool_prices
 from swell.settings.pool_settings import PoolTable
 
 

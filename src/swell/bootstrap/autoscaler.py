@@ -24,13 +24,7 @@ from swell.core.errors import InvalidRequest
 from swell.core.provider import LaunchRequest, Provider, TellsPrices
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings, environment_of
-from swell.settings.pool_prices import (
-    book_of,
-    live_price,
-    may_change,
-    pool_prices,
-    unknown_kinds,
-)
+from swell.settings.pool_prices import book_of, pool_prices, unknown_kinds
 from swell.settings.pool_settings import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
@@ -133,7 +127,7 @@ def build_autoscaler(
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
     """Return how to ask for the prices of pools that may change."""
-    from swell.autoscaler.live_prices import Asking
+    from swell.autoscaler.live_prices import Asking, live_price
 
     book, found = book_of(settings), {}
     for pool in pools:
@@ -145,6 +139,8 @@ def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]"
 
 def _is_asked(settings: Settings, table: PoolTable) -> bool:
     """Whether the autoscaler asks a pool's cloud for its price."""
+    from swell.autoscaler.live_prices import may_change
+
     return settings.prices.ask_every_s > 0 and may_change(table, book_of(settings))
 
 
