@@ -40,7 +40,7 @@ class _Counts(msgspec.Struct, frozen=True):
     since: int
     until: int
     #: Queue → bin → samples.
-    models: dict[str, dict[int, int]]
+    models: Mapping[str, Mapping[int, int]]
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -98,25 +98,21 @@ class Arrivals:
         for model, n in self.fresh.items():
             self._models.setdefault(model, Counter())[self._open] += n
         self.fresh.clear()
-        before, self._open = self._open, _bin_of(now)
+        self._open = _bin_of(now)
         # If the clock was ahead, counting continues from the correct time.
         self._since = min(self._since, self._open)
-        # A clock that is ahead for a moment, or set back a little, deletes nothing.
-        oldest, newest = min(before, self._open) - _KEPT, self._open + 1
+        oldest = self._open - _KEPT
         for model, bins in list(self._models.items()):
-            for each in [each for each in bins if not oldest <= each <= newest]:
-                del bins[each]
-            if not bins:
+            recent = Counter({each: n for each, n in bins.items() if each >= oldest})
+            if recent:
+                self._models[model] = recent
+            else:
                 del self._models[model]
         return has_news
 
     def dump(self) -> bytes:
         """Return the closed bins as a note."""
-        oldest, models = self._open - _KEPT, {}
-        for model, bins in self._models.items():
-            if recent := {each: n for each, n in bins.items() if each >= oldest}:
-                models[model] = recent
-        return msgspec.json.encode(_Counts(self._since, self._open, models))
+        return msgspec.json.encode(_Counts(self._since, self._open, self._models))
 
 
 def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
