@@ -91,15 +91,9 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     classes: Annotated[list[str], doc("classes that it may use; empty for any")]
 
 
-class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
+class NewKeyView(KeyView, frozen=True, kw_only=True):
     """A new key, or one with a new secret. The secret is shown only once."""
 
-    id: str
-    name: str
-    scopes: list[Scope]
-    created_at: Moment
-    expires_at: Moment | None
-    old_until: Annotated[Moment | None, doc("end of the overlap of the rotation")]
     key: str
 
 

@@ -1771,9 +1771,17 @@ export interface components {
             scopes: components["schemas"]["Scope"][];
             /** Format: date-time */
             created_at: string;
+            revoked_at: string | null;
             expires_at: string | null;
-            /** @description end of the overlap of the rotation */
+            /** @description last use, to the minute; null if never */
+            used_at: string | null;
+            /** @description end of the overlap of its last rotation */
             old_until: string | null;
+            pools: string[];
+            models: string[];
+            limits: components["schemas"]["KeyLimits"];
+            /** @description classes that it may use; empty for any */
+            classes: string[];
             key: string;
         };
         /**
@@ -1782,6 +1790,22 @@ export interface components {
          * @enum {unknown}
          */
         Scope: "admin" | "client" | "worker";
+        /**
+         * KeyLimits
+         * @description Limits of a key; null for the settings' value, 0 for no limit.
+         */
+        KeyLimits: {
+            /** @default null */
+            rate_per_s: number | null;
+            /** @default null */
+            burst: number | null;
+            /** @default null */
+            tasks_in_flight: number | null;
+            /** @default null */
+            tasks_per_day: number | null;
+            /** @default null */
+            streams: number | null;
+        };
         /**
          * ModelList
          * @description Models, by name.
@@ -2780,22 +2804,6 @@ export interface components {
             classes: string[];
         };
         /**
-         * KeyLimits
-         * @description Limits of a key; null for the settings' value, 0 for no limit.
-         */
-        KeyLimits: {
-            /** @default null */
-            rate_per_s: number | null;
-            /** @default null */
-            burst: number | null;
-            /** @default null */
-            tasks_in_flight: number | null;
-            /** @default null */
-            tasks_per_day: number | null;
-            /** @default null */
-            streams: number | null;
-        };
-        /**
          * PoolList
          * @description Pools by name.
          */
@@ -3228,6 +3236,7 @@ export type SharedView = components['schemas']['SharedView'];
 export type SharedPictureView = components['schemas']['SharedPictureView'];
 export type NewKeyView = components['schemas']['NewKeyView'];
 export type Scope = components['schemas']['Scope'];
+export type KeyLimits = components['schemas']['KeyLimits'];
 export type ModelList = components['schemas']['ModelList'];
 export type ModelView = components['schemas']['ModelView'];
 export type MeasuredView = components['schemas']['MeasuredView'];
@@ -3294,7 +3303,6 @@ export type AuditList = components['schemas']['AuditList'];
 export type AuditEntry = components['schemas']['AuditEntry'];
 export type KeyList = components['schemas']['KeyList'];
 export type KeyView = components['schemas']['KeyView'];
-export type KeyLimits = components['schemas']['KeyLimits'];
 export type PoolList = components['schemas']['PoolList'];
 export type PoolView = components['schemas']['PoolView'];
 export type PhaseTimesView = components['schemas']['PhaseTimesView'];
