@@ -1,11 +1,12 @@
 """Request and response bodies of billing. OpenAPI's schemas are made from these types."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from swell.core.billing.cost_breakdown import By
 from swell.core.clock import Moment
 from swell.core.quota import Credit, Quota
 from swell.server.common_schemas import PLAIN, doc
@@ -20,7 +21,7 @@ class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     until: Annotated[date | None, doc("last day, included; today by default")] = msgspec.field(
         name="to", default=None
     )
-    by: Annotated[Literal["model", "user", "key", "pool", "day"], doc("grouping")] = "model"
+    by: Annotated[By, doc("grouping")] = "model"
     limit: Annotated[
         int, doc("number of rows, highest cost first; `others` is the rest", ge=1, le=1000)
     ] = 100
