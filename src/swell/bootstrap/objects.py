@@ -11,7 +11,7 @@ from swell.core.clock import Clock
 from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.redact import hide_secrets
 from swell.settings.load import Settings
-from swell.settings.storage_settings import ObjectsSettings, WeightsSettings
+from swell.settings.storage_settings import BucketSettings
 
 if TYPE_CHECKING:
     from swell.objects.bucket import BucketObjects
@@ -80,7 +80,7 @@ def _path_of(setting: str, url: str) -> Path | None:
 
 def _bucket(
     url: str,
-    settings: ObjectsSettings | WeightsSettings,
+    settings: BucketSettings,
     clock: Clock,
     secret: "Secret",
     setting: str,
@@ -98,12 +98,12 @@ class _WeightsPlace(NamedTuple):
     root: Path | None
     #: The setting or option that holds the URL, and the group with its credentials.
     setting: str
-    settings: ObjectsSettings | WeightsSettings
+    settings: BucketSettings
     folder: str
 
 
 def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
-    group: ObjectsSettings | WeightsSettings = settings.weights
+    group: BucketSettings = settings.weights
     setting, folder = "--to" if url else "weights.url", ""
     url = url or settings.weights.url
     if not url:
