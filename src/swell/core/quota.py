@@ -55,11 +55,10 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def limits(self, at: datetime) -> list[tuple[str, str, int]]:
         """Return (period, unit, limit) of each limit, at a moment."""
-        periods = {"day": day_of(at), "month": month_of(at)}
         limits = [
-            (period, unit, getattr(self, f"{unit}_per_{name}"))
+            (period, unit, getattr(self, f"{unit}_per_{period_name(period)}"))
             for unit in UNITS
-            for name, period in periods.items()
+            for period in (day_of(at), month_of(at))
         ]
         return [each for each in limits if each[2] is not None]
 
@@ -147,27 +146,14 @@ class Use(msgspec.Struct):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The remainder of one limit, or of credits."""
+    """One limit, or credits, and the remainder."""
 
-    #: None for the key itself.
-    user: str | None
-    #: `tasks`, `samples`, `micros` or `credits`.
-    unit: str
-    #: Day or month, as in `2026-11-26` or `2026-11`; empty for credits.
-    period: str = ""
+    name: Annotated[str, Meta(description="name in the headers, such as `samples-day`")]
+    user: Annotated[str | None, Meta(description="null for the key itself")]
+    unit: Annotated[str, Meta(description="tasks, samples, micros or credits")]
+    period: Annotated[str | None, Meta(description="day or month (UTC); null for credits")]
     limit: int
     left: int
-
-    @property
-    def period_name(self) -> str:
-        """`day` or `month`."""
-        return "month" if len(self.period) == 7 else "day"
-
-    @property
-    def name(self) -> str:
-        """The name in headers, such as `tasks-day`."""
-        unit = self.unit if self.user is None else f"user-{self.unit}"
-        return f"{unit}-{self.period_name}" if self.period else unit
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -220,16 +206,20 @@ class Sheet(msgspec.Struct):
         quota, user = self.quota(place), user_at(place)
         if quota is None:
             return []
-        found = []
-        for period, unit, limit in quota.limits(at):
-            left = limit - self.use(place, period).of(unit)
-            found.append(Standing(user=user, unit=unit, period=period, limit=limit, left=left))
+        found = [
+            _standing(user, unit, period, limit, limit - self.use(place, period).of(unit))
+            for period, unit, limit in quota.limits(at)
+        ]
         if quota.is_prepaid:
             account = self.account(place)
-            found.append(
-                Standing(user=user, unit="credits", limit=account.granted, left=account.left)
-            )
+            found.append(_standing(user, "credits", None, account.granted, account.left))
         return found
+
+
+def _standing(user: str | None, unit: str, period: str | None, limit: int, left: int) -> Standing:
+    name = f"{unit}-{period_name(period)}" if period else unit
+    name = name if user is None else f"user-{name}"
+    return Standing(name=name, user=user, unit=unit, period=period, limit=limit, left=left)
 
 
 def place_of(key_id: str, user: str | None) -> Place:
@@ -257,6 +247,11 @@ def day_of(at: datetime) -> str:
 def month_of(at: datetime) -> str:
     """Return the month of a moment (UTC), such as `2026-11`."""
     return at.astimezone(UTC).strftime("%Y-%m")
+
+
+def period_name(period: str) -> str:
+    """Return `day` or `month`."""
+    return "month" if len(period) == 7 else "day"
 
 
 def resets_at(period: str) -> datetime:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from swell.core.billing.cost_breakdown import By
 from swell.core.clock import Moment
-from swell.core.quota import Credit, Quota
+from swell.core.quota import Credit, Quota, Standing
 from swell.server.common_schemas import PLAIN, doc
 
 
@@ -139,27 +139,16 @@ class OwnQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     user: Annotated[str, doc("also show this user's limits", max_length=200)] | None = None
 
 
-class StandingView(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit."""
-
-    name: Annotated[str, doc("name in the headers, such as `samples-day`")]
-    user: Annotated[str | None, doc("null for the key itself")]
-    unit: Annotated[str, doc("tasks, samples, micros or credits")]
-    period: Annotated[str | None, doc("day or month (UTC); null for credits")]
-    limit: int
-    left: int
-
-
 class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's limits; empty if there are none."""
 
-    limits: list[StandingView]
+    limits: list[Standing]
 
 
 class QuotaView(Quota, frozen=True, kw_only=True, omit_defaults=False):
     """A quota and its remainder."""
 
-    left: Annotated[list[StandingView], doc("empty if `user` is `*`")]
+    left: Annotated[list[Standing], doc("empty if `user` is `*`")]
 
 
 class QuotaList(msgspec.Struct, frozen=True, kw_only=True):

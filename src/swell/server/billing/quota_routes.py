@@ -17,7 +17,6 @@ from swell.server.billing.billing_schemas import (
     QuotaQuery,
     QuotaRequest,
     QuotaView,
-    StandingView,
 )
 from swell.server.common_schemas import NoQuery
 from swell.server.decoding import read_body, read_query
@@ -129,19 +128,15 @@ async def show_allowance(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, OwnQuery)
     places = places_of(call.caller.id, query.user)
-    sheet = await service.registry.sheet(places, service.clock.now())
-    limits = [view for place in places for view in _standing_views(service, place, sheet)]
+    now = service.clock.now()
+    sheet = await service.registry.sheet(places, now)
+    limits = [each for place in places for each in sheet.standings(place, now)]
     return Reply(200, encode(AllowanceView(limits=limits)))
-
-
-def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
-    found = sheet.standings(place, service.clock.now())
-    return [project(StandingView, each, period=each.period or None) for each in found]
 
 
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:
     place = place_of(quota.key_id, quota.user)
-    left = [] if quota.user == ANY_USER else _standing_views(service, place, sheet)
+    left = [] if quota.user == ANY_USER else sheet.standings(place, service.clock.now())
     return project(QuotaView, quota, left=left)
 
 

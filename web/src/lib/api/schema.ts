@@ -1675,13 +1675,13 @@ export interface components {
          * @description The caller's limits; empty if there are none.
          */
         AllowanceView: {
-            limits: components["schemas"]["StandingView"][];
+            limits: components["schemas"]["Standing"][];
         };
         /**
-         * StandingView
-         * @description One limit.
+         * Standing
+         * @description One limit, or credits, and the remainder.
          */
-        StandingView: {
+        Standing: {
             /** @description name in the headers, such as `samples-day` */
             name: string;
             /** @description null for the key itself */
@@ -3098,7 +3098,7 @@ export interface components {
              */
             is_prepaid: boolean;
             /** @description empty if `user` is `*` */
-            left: components["schemas"]["StandingView"][];
+            left: components["schemas"]["Standing"][];
         };
         /**
          * QuotaRequest
@@ -3228,7 +3228,7 @@ export type EstimateView = components['schemas']['EstimateView'];
 export type RefusalView = components['schemas']['RefusalView'];
 export type FavouritesView = components['schemas']['FavouritesView'];
 export type AllowanceView = components['schemas']['AllowanceView'];
-export type StandingView = components['schemas']['StandingView'];
+export type Standing = components['schemas']['Standing'];
 export type ShareRequest = components['schemas']['ShareRequest'];
 export type ShareView = components['schemas']['ShareView'];
 export type ShareList = components['schemas']['ShareList'];
