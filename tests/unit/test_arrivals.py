@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.arrival_rates import BIN_S, Arrivals, arrived, stale
+from swell.autoscaler.arrivals import arrived
+from swell.core.arrival_rates import BIN_S, Arrivals, stale
 
 START = datetime(2030, 1, 1, 12, 0, 3, tzinfo=UTC)
 
