@@ -22,8 +22,8 @@ from conformance.factories import (
     a_success,
     hold_of,
 )
+from manual_clock import ManualClock
 from swell.core.broker_types import Backlog, ReadyTask
-from swell.core.clock import ManualClock
 from swell.core.errors import Conflict, IdempotencyMismatch, InvalidRequest, NotFound, SwellError
 from swell.core.fair_queueing import MOST_PASSED, MOST_URGENT
 from swell.core.results import TaskWarning

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from swell.objects.object_store import Objects
 

@@ -14,7 +14,7 @@ import pytest
 
 from conformance.delivery import Delivery as Rig
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.core.outbox import (
     OVERTAKEN,

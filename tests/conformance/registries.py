@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
 from swell.db.sqlite import SqliteDatabase

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.records import (
     ApiKey,
     AuditEntry,

@@ -20,8 +20,9 @@ from conformance.bus import (
     terminal,
     until,
 )
+from manual_clock import ManualClock
 from servers import NatsServer, PostgresServer
-from swell.core.clock import Clock, ManualClock, SystemClock
+from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import TERMINAL_ID, Event, EventKind, TaskSummary, event_of

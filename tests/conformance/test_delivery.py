@@ -16,8 +16,8 @@ from conformance.pipelines import (
 from conformance.searching import SearchingConformance
 from conformance.shared import Pair, SharedConformance
 from conformance.sharing import SharingConformance
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.db.postgres import PostgresDatabase
 from swell.db.sqlite import SqliteDatabase
 from swell.db.task_store import Store

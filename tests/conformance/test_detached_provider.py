@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from conformance.provider import OutlivingConformance
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.core.provider import (
     Instance,
     InstanceState,

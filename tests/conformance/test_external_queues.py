@@ -18,9 +18,9 @@ from conformance.external import QUEUE, ExternalQueuesConformance, a_ready_task,
 from conformance.factories import a_failure, a_new_task
 from conformance.pipelines import PipelineConformance
 from conformance.polled import PolledDelivery
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer, Server
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.fair_queueing import MOST_URGENT
 from swell.core.task import Released, Task, TaskState

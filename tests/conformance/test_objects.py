@@ -14,8 +14,8 @@ from conformance.objects import (
     ObjectsConformance,
     SignedUrlConformance,
 )
+from manual_clock import ManualClock
 from servers import Server
-from swell.core.clock import ManualClock
 from swell.core.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
 from swell.objects.object_store import Objects

@@ -8,8 +8,8 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.outbox import OutboxConformance, PostOffice, a_hooked_task
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.db.postgres import PostgresDatabase
 from swell.db.sqlite import SqliteDatabase
 from swell.db.task_store import Store

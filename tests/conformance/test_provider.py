@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from conformance.provider import ProviderConformance, RefusingConformance
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.core.errors import Unavailable
 from swell.core.provider import ASKED_AT, InstanceState, LaunchRequest, Provider, Refused
 from swell.providers.memory import MemoryProvider

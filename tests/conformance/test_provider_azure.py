@@ -9,7 +9,8 @@ import pytest
 from azure_resources import GROUP, SECRET, SUBSCRIPTION, AzureResources
 from booted import environment_of_script
 from conformance.provider import OutlivingConformance, RefusingConformance
-from swell.core.clock import Clock, ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.core.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.azure import AzureOptions, AzureProvider

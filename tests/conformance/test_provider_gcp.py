@@ -12,7 +12,8 @@ from aiohttp import web
 from booted import environment_of_script
 from conformance.provider import OutlivingConformance, RefusingConformance
 from gcp_compute import PROJECT, GcpCompute
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.core.errors import InvalidInput, InvalidRequest, Unavailable
 from swell.core.provider import InstanceState, LaunchRequest, Provider, Refused, looking_only
 from swell.providers.gcp import GcpOptions, GcpProvider

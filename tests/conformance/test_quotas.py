@@ -4,8 +4,8 @@ import asyncio
 
 from conformance.quotas import QuotasConformance, an_ask
 from conformance.registries import OnPostgres, OnSqlite
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.core.quota import Account, Credit, Quota, Settled
 from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conformance.registries import OnPostgres, OnSqlite
 from conformance.registry import RegistryConformance, a_key, a_worker
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.records import ModelCard
 from swell.db.registry import Registry
 from swell.db.sqlite import SqliteDatabase

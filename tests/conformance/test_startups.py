@@ -9,8 +9,8 @@ import pytest
 
 from conformance.registries import OnPostgres, OnSqlite
 from conformance.startups import StartupsConformance, a_startup, an_entry
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.db.postgres import PostgresDatabase
 from swell.db.registry import Registry
 from swell.db.sqlite import SqliteDatabase

@@ -10,8 +10,8 @@ import pytest
 from conformance.delivery import Delivery
 from conformance.factories import a_lease_request, a_new_task, a_settlement, hold_of
 from conformance.pipelines import A, B, a_new_run
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase
 from swell.db.postgres.listen_notify import Peers

@@ -38,7 +38,7 @@ def declared(folder: Path, name: str, text: str) -> Declared:
 
 def test_both_ways_declare_the_same_and_fit_the_models(tmp_path: Path) -> None:
     toml, python = declared(tmp_path, "a.toml", TOML), declared(tmp_path, "a.py", PYTHON)
-    assert toml.plan == python.plan
+    assert toml.pipeline == python.pipeline
     cards = [card_of(each, find) for each in (toml, python)]
     assert [set(card.input_schema["properties"]) for card in cards] == [{"prompt", "large"}] * 2
     assert [card.examples for card in cards] == [[{"prompt": "ein roter Fuchs"}]] * 2
@@ -48,7 +48,7 @@ def test_the_command_serves_all_models_of_the_pipeline_that_comes_with_swell() -
     [picture] = load_pipelines("swell/picture")
     assert "\nswell up\n" in PAGE
     assert ServerSettings().pipelines == ("swell/picture",)
-    stages = {stage.model for stage in picture.plan.stages}
+    stages = {stage.model for stage in picture.pipeline.stages}
     assert {*stages, "swell/portraits"} == set(WorkerSettings().models)
 
 

@@ -4,11 +4,11 @@ import asyncio
 import hashlib
 from pathlib import Path
 
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from swell.cli.keyring import OUTLIVES_S, open_keyring
 from swell.cli.parts import examine
 from swell.cli.service import open_service
-from swell.core.clock import ManualClock
 from swell.settings.load import load
 
 PATIENCE_S = 30.0

@@ -10,8 +10,8 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement, hold_of
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.core.store_types import Accepted, HoldState
 from swell.core.task import Released, Task, TaskState

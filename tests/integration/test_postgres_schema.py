@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import swell
 from conformance.delivery import Delivery
 from conformance.factories import a_new_task
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from swell.cli import app
-from swell.core.clock import ManualClock, SystemClock
+from swell.core.clock import SystemClock
 from swell.core.errors import Conflict, Internal, InvalidRequest
 from swell.db.postgres import PostgresDatabase
 from swell.db.postgres.migrate import (

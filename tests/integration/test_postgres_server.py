@@ -13,9 +13,9 @@ import pytest
 
 from conformance.delivery import Delivery
 from conformance.factories import a_failure, a_lease_request, a_new_task, a_settlement
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from servers import PostgresServer
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.store_types import Accepted
 from swell.core.task import TaskState

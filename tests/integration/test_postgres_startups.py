@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from conformance.startups import a_startup
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.core.records import KeptStartup
 from swell.core.startup_phases import STARTUPS_TTL, StartupState
 from swell.db.postgres import PostgresDatabase

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from conformance.factories import a_lease_request, a_new_task, a_settlement
+from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
-from swell.core.clock import ManualClock
 from swell.core.store_types import Accepted
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase

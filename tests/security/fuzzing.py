@@ -23,8 +23,8 @@ from pydantic_core import PydanticCustomError
 from target import Target
 
 from hostile_urls import ODD, PRIVATE
+from manual_clock import ManualClock
 from swell.compat.replicate.replicate_predictions import cancel_after_s
-from swell.core.clock import ManualClock
 from swell.core.errors import SwellError
 from swell.net.url_policy import RefusedUrl, UrlPolicy
 from swell.objects.folder import TemporaryObjects

@@ -28,7 +28,7 @@ QUICK = {**PAINT, "name": "demo/quick"}
 POSTER = Declared(
     name="demo/poster",
     description="# Poster",
-    plan=Pipeline(
+    pipeline=Pipeline(
         stages=(
             Stage(name="upper", queue="demo/upper", take={"text": "input.prompt"}),
             Stage(name="draw", queue="demo/paint", take={"prompt": "stages.upper.output"}),

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
-from swell.core.clock import ManualClock
 from swell.core.records import Scope
 from swell.objects.folder import FolderObjects, TemporaryObjects
 from swell.objects.url_signing import SigningSecrets, read_secrets

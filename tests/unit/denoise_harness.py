@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.results import TaskWarning
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import Plan, Sampler, StepModel

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from conformance.factories import a_new_task
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
 from swell.autoscaler.controller import Controller, Terms
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.observe import Observer, Timing
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Reason, Relief, State
 from swell.autoscaler.pools import Pool
-from swell.core.clock import ManualClock
 from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.core.records import ModelCard, WorkerInfo
 from swell.core.store_types import TaskFilter

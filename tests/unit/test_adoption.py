@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
-from swell.core.clock import ManualClock
 from swell.core.errors import Conflict
 from swell.core.rollouts.canary_test import (
     BLOCK,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.server.estimates.eta import (
     MOST_OPEN,
     STEP,

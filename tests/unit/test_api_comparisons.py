@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from conformance.comparisons import NOW, a_comparison, a_vote
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
-from swell.core.clock import ManualClock
 from swell.core.model_ratings import Ballot, Rating, ballots_of, counted, ordered
 from swell.db.comparisons import ComparisonRepository
 from swell.server.evals import comparison_routes, create_comparison

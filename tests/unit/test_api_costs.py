@@ -11,10 +11,10 @@ import pytest
 from api_harness import UPPER, World, a_world, failed, hold, succeeded
 from fleet_cases import Yard, a_pool
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig, turns
 from swell.core.billing.ledger import EntryKind, LedgerEntry
 from swell.core.billing.price_history import TARIFFS, PoolTariff, changed
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.provider import Instance, InstanceState
 from swell.db.instance_notices import Spent, keep_spent, last_spent, tell_end

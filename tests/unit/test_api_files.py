@@ -15,8 +15,8 @@ from api_harness import World, a_world, failed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manual_clock import ManualClock
 from sqlite_rig import turns
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, RangeNotSatisfiable
 from swell.objects.folder import TemporaryObjects
 from swell.server.files.file_routes import byte_range, name_files

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
 from swell.cli.keys import rate_per_s
-from swell.core.clock import ManualClock
 from swell.core.errors import SwellError, Unavailable
 from swell.core.records import ApiKey, KeyLimits, Scope
 from swell.core.store_types import Accepted

@@ -9,8 +9,9 @@ import pytest
 from api_harness import UPPER, World, failed, hold, succeeded
 
 from conformance.bus import Bench, meet, until
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig, turns
-from swell.core.clock import ManualClock, SystemClock
+from swell.core.clock import SystemClock
 from swell.core.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
 from swell.core.records import Scope
 from swell.objects.folder import TemporaryObjects

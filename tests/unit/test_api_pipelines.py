@@ -69,7 +69,7 @@ STAGES = (
 POSTER = Declared(
     name="demo/poster",
     description="# Poster\n\nDraws one.",
-    plan=Pipeline(stages=STAGES),
+    pipeline=Pipeline(stages=STAGES),
     input_schema={
         "type": "object",
         "properties": {
@@ -280,7 +280,7 @@ async def test_a_waiting_client_is_answered_at_the_end_of_the_last_stage(world: 
 CHECKED = Declared(
     name="demo/checked",
     description="# Checked\n\nDraws one and looks at it.",
-    plan=Pipeline(
+    pipeline=Pipeline(
         stages=(
             Stage(
                 name="translate",

@@ -36,7 +36,7 @@ WORDS = {"name": "demo/words", "version": "1", "input_schema": {"type": "object"
 SERIES = Declared(
     name="demo/series",
     description="# Series\n\nOne picture for each word.",
-    plan=Pipeline(
+    pipeline=Pipeline(
         stages=(
             Stage(name="words", queue="demo/words"),
             Stage(name="draw", queue="demo/scenes", take={"scenes": "input.scenes"}, counts=True),

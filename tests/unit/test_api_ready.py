@@ -10,8 +10,8 @@ import structlog
 from api_harness import Answer, Client
 
 from conformance.factories import a_new_task
+from manual_clock import ManualClock
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.records import Scope
 from swell.db.sqlite import SqliteDatabase

@@ -8,9 +8,9 @@ import pytest
 from api_harness import World, a_world, failed, succeeded
 
 from conformance.factories import a_new_task
+from manual_clock import ManualClock
 from sqlite_rig import turns
 from swell.core import task as life
-from swell.core.clock import ManualClock
 from swell.core.errors import NotFound
 from swell.core.task import Artifact
 from swell.server.background_jobs import discard, retire

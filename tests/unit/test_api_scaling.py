@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
-from swell.core.arrival_rates import PREFIX, arrived
+from swell.autoscaler.arrivals import arrived
+from swell.core.arrival_rates import PREFIX
 from swell.core.records import ModelCard
 from swell.protocol.autoscaler_messages import (
     DECISIONS,

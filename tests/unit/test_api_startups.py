@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from api_harness import UPPER, World, a_world, succeeded
 
+from manual_clock import ManualClock
 from swell.core.billing.ledger import LedgerEntry
-from swell.core.clock import ManualClock
 from swell.core.errors import Internal
 from swell.core.records import KeptStartup
 from swell.core.startup_phases import STARTUPS_KEPT

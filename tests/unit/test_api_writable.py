@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from api_harness import World, a_world, hold, succeeded
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.objects.folder import TemporaryObjects
 from swell.server.files import storage_health as api_writable
 from swell.server.files.storage_health import Writable

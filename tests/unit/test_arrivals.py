@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.arrival_rates import BIN_S, Arrivals, arrived, stale
+from swell.autoscaler.arrivals import arrived
+from swell.core.arrival_rates import BIN_S, Arrivals, stale
 
 START = datetime(2030, 1, 1, 12, 0, 3, tzinfo=UTC)
 
@@ -118,26 +119,6 @@ def test_all_that_came_within_the_minutes_is_counted_once(
         each.close(at(now + BIN_S))
     found = arrived([each.dump() for each in (oldest, *processes)], at(now + BIN_S + 2))
     assert sum(found["a/b"].minutes) == came
-
-
-def test_a_clock_that_is_far_ahead_for_a_moment_hides_nothing_afterwards() -> None:
-    arrivals = Arrivals(START)
-    for number in range(1, 31):
-        count(arrivals, "a/b", 10)
-        arrivals.close(at(10 * number))
-    before = arrived([arrivals.dump()], at(300))["a/b"]
-    arrivals.close(at(3900))
-    assert arrivals.next_in_s(at(300)) <= BIN_S
-    count(arrivals, "a/b", 10)
-    arrivals.close(at(305))
-    assert arrived([arrivals.dump()], at(300))["a/b"].minutes == before.minutes
-    for number in range(31, 37):
-        count(arrivals, "a/b", 10)
-        arrivals.close(at(10 * number))
-    found = arrived([arrivals.dump()], at(360))["a/b"]
-    assert found.minutes[-1] == 60.0
-    assert found.tens == (10.0, 10.0, 10.0)
-    assert arrived([arrivals.dump()], at(3930))["a/b"].tens == (0.0, 0.0, 0.0)
 
 
 def test_a_backend_that_began_by_a_clock_far_ahead_has_counted_since_it_was_put_right() -> None:

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from api_harness import UPPER, World, a_world, hold, succeeded
 
+from manual_clock import ManualClock
 from swell.cli.models import _printable_lines
 from swell.cli.output import table
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.records import AuditEntry, Scope
 from swell.db.registry import Registry

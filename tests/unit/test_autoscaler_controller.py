@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from fleet_cases import MODEL, Yard, a_pool, a_worker, one_for_each
 
+from manual_clock import ManualClock
 from sqlite_rig import turns
 from swell.autoscaler.controller import together
 from swell.autoscaler.decide import End, Limits
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, Relief, State
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidInput, Unavailable
 from swell.core.provider import Instance, InstanceState, LaunchRequest, Notice, Refused
 from swell.core.records import WorkerInfo

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from fleet_cases import Yard, a_pool, a_worker
 
+from manual_clock import ManualClock
 from swell.autoscaler.decide import Limits
 from swell.autoscaler.fates import fate_of
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.provider import Instance, InstanceState, Notice
 from swell.core.records import WorkerInfo

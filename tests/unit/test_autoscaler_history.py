@@ -8,14 +8,15 @@ from fleet_cases import MODEL, Yard, one_for_each
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
+from swell.autoscaler.arrivals import SPAN_S, Span, last_span
 from swell.autoscaler.chronicle import PREFIX as KEPT
 from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.history import EVERY_S, Past, remember, usual
 from swell.autoscaler.outlook import Demand, Observation, Plan, PoolView, State
 from swell.autoscaler.policy import PolicySettings, plan
-from swell.core.arrival_rates import PREFIX, SPAN_S, Arrivals, Span, last_span
-from swell.core.clock import ManualClock
+from swell.core.arrival_rates import PREFIX, Arrivals
 from swell.core.errors import Unavailable
 from swell.db.registry import Registry
 

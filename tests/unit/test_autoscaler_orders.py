@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from fleet_cases import Yard, a_pool
 
+from manual_clock import ManualClock
 from sqlite_rig import turns
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.provider import Instance, InstanceState, LaunchRequest, Refused
 from swell.providers.memory import MemoryProvider

@@ -7,10 +7,11 @@ import msgspec
 from fleet_cases import MODEL, Yard, a_pool, a_worker
 
 from conformance.factories import a_new_task
+from manual_clock import ManualClock
+from swell.autoscaler.arrivals import arrived
 from swell.autoscaler.observe import demands, rates_of
 from swell.autoscaler.versions import believed, drawn_by
-from swell.core.arrival_rates import Arrivals, arrived
-from swell.core.clock import ManualClock
+from swell.core.arrival_rates import Arrivals
 from swell.core.provider import InstanceState
 from swell.core.records import WorkerInfo
 from swell.core.rollouts.rollout_state import Canary, Life, promote, roll_back, start_canary

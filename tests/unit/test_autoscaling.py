@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from manual_clock import ManualClock
 from swell.bootstrap.autoscaler import (
     Access,
     build_autoscaler,
@@ -18,7 +19,6 @@ from swell.bootstrap.autoscaler import (
     provider_of,
 )
 from swell.bootstrap.backend import build_backend, close_backend
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, UnknownSetting
 from swell.settings.load import Settings, load
 

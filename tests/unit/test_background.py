@@ -6,8 +6,8 @@ import pytest
 from api_harness import a_world
 from structlog.testing import capture_logs
 
+from manual_clock import ManualClock
 from swell.core.background_tasks import PAUSE_S, keep_running, log_failure
-from swell.core.clock import ManualClock
 from swell.server.service import Service
 
 

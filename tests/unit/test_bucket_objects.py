@@ -11,9 +11,9 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from loopback import listening
+from manual_clock import ManualClock
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.bootstrap.extras import Unusable
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest, SwellError, Unavailable
 from swell.objects import bucket as bucket_module
 from swell.objects.bucket import BucketObjects

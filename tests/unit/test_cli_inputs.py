@@ -9,11 +9,11 @@ import pydantic
 import pytest
 
 import swell
+from manual_clock import ManualClock
 from swell.cli.inputs import InputFile, as_data_uri, parse_inputs
 from swell.cli.local import check_input, load_model, run_local
 from swell.cli.pictures import free_path, save, slug
 from swell.cli.up import served, trial
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.core.pipeline_stages import Pipeline, Stage
 from swell.core.records import ModelCard

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig, turns
 from swell.bootstrap.backend import build_backend, close_backend
 from swell.cli.keyring import LOCAL, OUTLIVES_S, keep_local_key, open_keyring
-from swell.core.clock import ManualClock
 from swell.core.records import ApiKey
 from swell.server.auth import why_not
 from swell.server.dependencies import Backend

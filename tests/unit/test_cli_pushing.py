@@ -2,8 +2,8 @@
 
 import pytest
 
+from manual_clock import ManualClock
 from swell.cli.pushing import _shown
-from swell.core.clock import ManualClock
 from swell.weights.push import PushProgress
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from manual_clock import ManualClock
 from swell.cli.tally import Tally, added_up
-from swell.core.clock import ManualClock, SystemClock
+from swell.core.clock import SystemClock
 from swell.server.metrics import Metrics
 
 

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import HostArrays, NoiseStream, Plan, Sampler, whole
 from swell.worker import denoise

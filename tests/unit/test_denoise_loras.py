@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_painter import Painter, layers, lora_file, packed, weights
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import LoRA
 from swell.sdk.step_model import HostArrays, Plan, whole

@@ -2,8 +2,8 @@
 
 from fleet_cases import Yard, a_pool, a_worker
 
+from manual_clock import ManualClock
 from swell.autoscaler.decide import Limits
-from swell.core.clock import ManualClock
 from swell.core.provider import InstanceState
 from swell.db.instance_notices import told_ends
 from swell.providers.external import ExternalOptions, ExternalProvider

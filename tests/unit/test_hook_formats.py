@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from conformance.factories import a_failure, a_new_task
+from manual_clock import ManualClock
 from swell.compat.webhook_formats import FORMATS
 from swell.core import task as life
-from swell.core.clock import ManualClock
 from swell.core.outbox import Delivery
 from swell.core.task import Canceled, Outcome, Succeeded, Task
 from swell.core.webhook import ENDS

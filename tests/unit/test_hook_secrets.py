@@ -2,8 +2,8 @@
 
 import asyncio
 
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig
-from swell.core.clock import ManualClock
 from swell.db.registry import Registry
 from swell.server.webhooks.webhook_secrets import HookSecrets
 

@@ -12,7 +12,7 @@ from denoise_harness import Ears
 from pydantic import ValidationError
 
 import swell
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.media import Image
 from swell.sdk.model_loader import load_models

@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
+from manual_clock import ManualClock
 from swell.autoscaler.keeper import Keeper, RestartPolicy, missing
-from swell.core.clock import ManualClock
 from swell.core.provider import Instance, InstanceState, LaunchRequest
 from swell.providers.memory import MemoryProvider
 

@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 from fleet_cases import Yard, a_pool
 
+from manual_clock import ManualClock
 from swell.cli.scaling import queues_left_alone
-from swell.core.clock import ManualClock
 from swell.core.provider import InstanceState, LaunchRequest, Notice, looking_only
 from swell.providers.aws import AwsOptions, AwsProvider
 from swell.providers.detached import DetachedProvider

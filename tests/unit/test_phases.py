@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidInput
 from swell.core.kaplan_meier import Observation
 from swell.core.startup_phases import (

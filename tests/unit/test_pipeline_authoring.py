@@ -108,7 +108,7 @@ def written(folder: Path, name: str, text: str) -> str:
 def test_python_and_toml_declare_the_same(tmp_path: Path) -> None:
     [one] = load_pipelines(written(tmp_path, "chains.py", PYTHON))
     [other] = load_pipelines(written(tmp_path, "chains.toml", TOML))
-    assert one.plan == other.plan
+    assert one.pipeline == other.pipeline
     assert one.description.strip() == other.description.strip()
     cards = [card_of(each, CARDS.get) for each in (one, other)]
     assert cards[0].name == "acme/poster"

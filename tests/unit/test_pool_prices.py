@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from swell.autoscaler.live_prices import live_price, may_change
 from swell.bootstrap.autoscaler import advice
 from swell.core.billing.price_book import LIST, LivePrice, MachinePrice, PriceBook
 from swell.settings.load import Settings
-from swell.settings.pool_prices import live_price, may_change, pool_price, pool_prices
+from swell.settings.pool_prices import pool_price, pool_prices
 from swell.settings.pool_settings import PoolTable
 
 
@@ -170,19 +171,6 @@ def test_a_price_of_an_unknown_machine_type_gives_a_warning() -> None:
     lines = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
     assert [line for line in lines if "look for a slip" in line] == [lines[0]]
     assert "aws/g6.xlrage/spot" in lines[0]
-
-
-def test_a_price_that_counts_for_a_whole_machine_gives_a_warning() -> None:
-    own = {"aws/p9.huge": 7, "aws/g6.xlarge": 7, "gcp/n1": 7}
-    tesla = {"region": "r", "types": ["n1"], "accelerator": "nvidia-tesla-t4", "accelerators": 2}
-    pools = {
-        "away": {"provider": "aws", "options": {**L4, "types": ["g6.xlarge", "p9.huge"]}},
-        "told": {"provider": "aws", "options": {**L4, "types": ["p9.huge"]}, "hour_micros": 9},
-        "tesla": {"provider": "gcp", "options": tesla},
-    }
-    [line] = told(pools, autoscale={"deployment": "ours"}, prices={"hour_micros": own})
-    assert line.startswith("prices.hour_micros has 'aws/p9.huge', of a kind")
-    assert "the whole machine" in line
 
 
 def test_a_spot_pool_without_a_location_gives_a_warning() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from manual_clock import ManualClock
 from swell.bootstrap.autoscaler import provider_of as wired
 from swell.core.billing.price_book import PriceBook
-from swell.core.clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.factory import KINDS, options_of, provider_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.core.provider import Instance, InstanceState
 from swell.providers.marks import Marks, as_label, moment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidModel
 from swell.worker.job import fault_of
 from swell.zoo.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.provider import Instance, InstanceState
 from swell.providers.sightings import Sightings

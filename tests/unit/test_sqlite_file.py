@@ -23,7 +23,7 @@ from conformance.factories import (
     a_settlement,
     a_success,
 )
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Conflict, SwellError, Unavailable
 from swell.core.fair_queueing import band
 from swell.core.store_types import Accepted, TaskFilter

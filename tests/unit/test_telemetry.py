@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from collector import collecting
 from conformance.factories import a_failure
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.core.telemetry import Span, Trace, about, client_trace, trace_id_of
 from swell.net.otlp_exporter import GROUP, MAX_WAITING, OtlpTracer

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from conformance.delivery import Delivery as Rig
 from conformance.factories import a_new_task
 from conformance.outbox import PostOffice, a_hooked_task
+from manual_clock import ManualClock
 from sqlite_rig import SqliteRig, turns
-from swell.core.clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.outbox import Delivery, DeliveryState
 from swell.core.webhook import ENDS, Webhook

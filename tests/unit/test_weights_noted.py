@@ -9,7 +9,8 @@ import pytest
 from weights_harness import NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.chunks import write_manifest
 from swell.weights.listing import InvalidListing, Wanted

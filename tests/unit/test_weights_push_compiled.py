@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidRequest
 from swell.objects.folder import TemporaryObjects
 from swell.objects.object_store import check_key

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Conflict, Unavailable
 from swell.weights.side_by_side import SideBySide
 

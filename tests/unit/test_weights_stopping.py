@@ -15,7 +15,8 @@ import pytest
 from weights_harness import CHUNK, NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server, keep_still
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.weights.aside import aside, to_the_end
 from swell.weights.cache import WeightCache
 from swell.weights.chunks import Manifest

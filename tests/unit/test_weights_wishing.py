@@ -14,7 +14,8 @@ import pytest
 from weights_harness import NAME, pushed, write
 
 from chunk_server import ChunkServer, chunk_server, keep_still
-from swell.core.clock import ManualClock, SystemClock
+from manual_clock import ManualClock
+from swell.core.clock import SystemClock
 from swell.core.errors import NotFound, Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.chunks import Manifest

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.sdk.model_loader import load_models
 from swell.worker.device import CannotLoad, Device
 from swell.worker.draw import Drawer, Easel

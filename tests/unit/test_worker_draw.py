@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import HostArrays, StepModel

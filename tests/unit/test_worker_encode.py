@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conformance.dispatch import MemoryDispatch
 from conformance.factories import a_settlement
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Conflict, Unavailable
 from swell.core.records import ModelCard
 from swell.core.store_types import Hold

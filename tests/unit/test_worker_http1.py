@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from conformance.dispatch import MemoryDispatch
+from manual_clock import ManualClock
 from swell.bootstrap.local_workers import worker_environment
 from swell.bootstrap.worker import build_worker
-from swell.core.clock import ManualClock
 from swell.core.errors import (
     Conflict,
     Forbidden,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 import swell
 from swell import ui
 from swell.sdk.define import define
-from swell.sdk.missing_packages import distribution_of, how_to_get, imported
+from swell.sdk.missing_packages import distribution_of, how_to_get
 from swell.worker.lacks import Times, hints_of_card, hints_of_files, hints_of_times
 from swell.worker.made_inputs import NOTHING_ELSE, made_example, made_file, other_value
 from swell.worker.probe import Opened
@@ -196,29 +196,6 @@ def test_a_missing_module_is_named_as_it_is_installed() -> None:
     assert distribution_of("sklearn.cluster") == "scikit-learn"
     assert distribution_of("some_package.inner") == "some-package"
     assert '# dependencies = ["einops"]' in how_to_get("einops")
-
-
-SOURCE = """
-import os, numpy as np
-import PIL.Image
-import torch.nn.functional as F
-from sklearn.cluster import KMeans
-from . import sibling
-from helpers_of_mine import draw
-import swell
-
-def load():
-    from torch import nn
-    import cv2
-"""
-
-
-def test_a_file_asks_for_all_that_it_imports_of_others() -> None:
-    beside = {"helpers_of_mine"}
-    assert imported(SOURCE, beside) == ["torch.nn.functional", "sklearn.cluster", "torch", "cv2"]
-    told = how_to_get("cv2", SOURCE, beside)
-    assert '# dependencies = ["opencv-python-headless", "torch", "scikit-learn"]' in told
-    assert imported("no Python at all") == []
 
 
 def test_a_file_that_asks_already_is_told_to_ask_for_more() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import Unavailable
 from swell.core.task import Canceled
 from swell.protocol.worker_messages import (

@@ -13,7 +13,7 @@ import pytest
 import swell
 from conformance.dispatch import MemoryDispatch
 from lora_painter import layers, lora_file, packed
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from swell.core.task import Canceled
 from swell.protocol.worker_messages import Incoming, LeasedTask

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from conformance.dispatch import MemoryDispatch
-from swell.core.clock import ManualClock
+from manual_clock import ManualClock
 from swell.core.records import ModelCard
 from swell.protocol.worker_messages import Ask, Registration, Upload
 from swell.worker.deliver import Courier

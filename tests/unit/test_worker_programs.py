@@ -15,8 +15,9 @@ import pytest
 pytest.importorskip("cryptography")
 
 from chunk_server import ChunkServer, answer, chunk_server, cut_off, keep_still
+from manual_clock import ManualClock
 from swell.bootstrap.worker import _announce_programs
-from swell.core.clock import Clock, ManualClock, SystemClock
+from swell.core.clock import Clock, SystemClock
 from swell.core.errors import NotFound, Unavailable
 from swell.settings.load import load
 from swell.weights import CompiledCache, CompiledKey, gather

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from manual_clock import ManualClock
 from swell.cli import app
-from swell.core.clock import ManualClock, SystemClock
+from swell.core.clock import SystemClock
 from swell.worker.pulse import BEAT_S, STALE_S, Pulse, keep_pulse, read_pulse
 
 

@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from conformance.dispatch import MemoryDispatch
+from manual_clock import ManualClock
 from sqlite_rig import turns
-from swell.core.clock import Clock, ManualClock, process_age_s
+from swell.core.clock import Clock, process_age_s
 from swell.core.errors import Internal, NotFound, SwellError, TooManyRequests, Unavailable
 from swell.core.startup_phases import MAX_BOOT_S, Phase, Span, Startup, StartupState, covered_s
 from swell.worker.startups import Beginning, Startups

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
+from swell.autoscaler.arrivals import last_span
 from swell.autoscaler.history import Past, Usual, remember, usual
-from swell.core.arrival_rates import last_span
 from swell.db.registry import Registry
 from swell.protocol.autoscaler_messages import read
 

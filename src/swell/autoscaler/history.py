@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from swell.core.arrival_rates import SPAN_S
+from swell.autoscaler.arrivals import SPAN_S
 
 #: Steps of what is usual, in seconds, and how far it is told, to both sides.
 EVERY_S: Final = 60.0

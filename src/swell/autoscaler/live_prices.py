@@ -18,13 +18,15 @@ import msgspec
 import structlog
 
 from swell.autoscaler.pools import Pool
-from swell.core.billing.price_book import LivePrice, MachinePrice
+from swell.core.billing.price_book import LivePrice, MachinePrice, PriceBook, price_name
 from swell.core.billing.price_history import TARIFFS, PoolTariff, Step, changed
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
 from swell.core.provider import Instance, InstanceState
 from swell.db.registry import Registry
 from swell.protocol.autoscaler_messages import read
+from swell.settings.pool_prices import CLOUDS, machines_of, pool_price
+from swell.settings.pool_settings import PoolTable
 
 _log = structlog.get_logger("swell.autoscaler")
 
@@ -254,3 +256,68 @@ def standing(machines: Iterable[Instance]) -> Counter[tuple[str, str]]:
         for each in machines
         if each.kind and each.state is not InstanceState.ENDED
     )
+
+
+def may_change(table: PoolTable, book: PriceBook) -> bool:
+    """Return whether a cloud quotes the price of a pool."""
+    cloud = CLOUDS.get(table.provider)
+    if table.hour_micros is not None or cloud is None or not cloud.quotes:
+        return False
+    if table.provider == "aws" and not table.is_spot:
+        return False
+    return any(book.own_name(each) is None for each in machines_of(table))
+
+
+def live_price(
+    name: str,
+    table: PoolTable,
+    book: PriceBook,
+    quotes: Sequence[LivePrice],
+    standing: Standing,
+) -> MachinePrice | None:
+    """Return the price of an hour of one worker of a pool by its cloud's quotes; None without any.
+
+    Args:
+        name: The pool.
+        table: Its settings.
+        book: All other prices.
+        quotes: By machine type and place.
+        standing: Machine type and place → number of the pool's machines there.
+    """
+    machines, prices = {each.kind: each for each in machines_of(table)}, []
+    for quote in (each for each in quotes if each.kind in machines):
+        machine = machines[quote.kind]
+        places = (quote.place, *machine.places)
+        micros = book.live_micros(machine._replace(places=places), quote.hour_micros)
+        if micros is not None:
+            prices.append(quote._replace(hour_micros=micros))
+    if not prices:
+        return None
+    running = [(_price_of(prices, *where), n) for where, n in standing.items()]
+    known = [(price, n) for price, n in running if price is not None]
+    if known:
+        total = sum(price.hour_micros * n for price, n in known)
+        mean = round(total / sum(n for _, n in known))
+        return MachinePrice(mean, _source(table, list(dict.fromkeys(price for price, _ in known))))
+    highest = max(prices, key=lambda price: price.hour_micros)
+    listed = pool_price(name, table, book, without={price.kind for price in prices})
+    if listed is not None and listed.hour_micros > highest.hour_micros:
+        return listed
+    return MachinePrice(highest.hour_micros, _source(table, [highest]))
+
+
+def _price_of(prices: Sequence[LivePrice], kind: str, place: str) -> LivePrice | None:
+    """Return the price of a machine type in a place, or else the highest price of the type."""
+    own = [each for each in prices if each.kind == kind]
+    exact = [each for each in own if each.place == place]
+    return max(exact or own, key=lambda each: each.hour_micros, default=None)
+
+
+def _source(table: PoolTable, prices: Sequence[LivePrice]) -> str:
+    names = [
+        price_name(table.provider, each.kind, region=each.place, spot=table.is_spot)
+        for each in prices
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    mean = ", the mean" if len(names) > 1 else ""
+    return f"{', '.join(names[:3])}{more}: {CLOUDS[table.provider].quotes}{mean}"

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 import structlog
 
+from swell.autoscaler.arrivals import Arrived, arrived
 from swell.autoscaler.chronicle import Chronicle
 from swell.autoscaler.cold_starts import UNKNOWN, StartTimes, start_times
 from swell.autoscaler.crew import Crew, crew_of, paid_s
@@ -31,7 +32,7 @@ from swell.autoscaler.versions import (
     model_of,
     overdue,
 )
-from swell.core.arrival_rates import PREFIX, Arrived, arrived, stale
+from swell.core.arrival_rates import PREFIX, stale
 from swell.core.broker_types import Depth
 from swell.core.clock import Clock
 from swell.core.errors import SwellError

@@ -24,14 +24,7 @@ from swell.core.errors import InvalidRequest
 from swell.core.provider import LaunchRequest, Provider, TellsPrices
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings, environment_of
-from swell.settings.pool_prices import (
-    book_of,
-    live_price,
-    may_change,
-    pool_prices,
-    unknown_kinds,
-    whole_machines,
-)
+from swell.settings.pool_prices import book_of, pool_prices, unknown_kinds
 from swell.settings.pool_settings import AutoscaleSettings, PoolTable
 
 if TYPE_CHECKING:
@@ -134,7 +127,7 @@ def build_autoscaler(
 
 def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]":
     """Return how to ask for the prices of pools that may change."""
-    from swell.autoscaler.live_prices import Asking
+    from swell.autoscaler.live_prices import Asking, live_price
 
     book, found = book_of(settings), {}
     for pool in pools:
@@ -146,6 +139,8 @@ def _askings(settings: Settings, pools: "Sequence[Pool]") -> "dict[str, Asking]"
 
 def _is_asked(settings: Settings, table: PoolTable) -> bool:
     """Whether the autoscaler asks a pool's cloud for its price."""
+    from swell.autoscaler.live_prices import may_change
+
     return settings.prices.ask_every_s > 0 and may_change(table, book_of(settings))
 
 
@@ -181,11 +176,6 @@ def advice(settings: Settings, prices: Mapping[str, MachinePrice]) -> list[str]:
         f"prices.hour_micros has {name!r}, a kind of machine that no pool asks for and the list "
         "does not have: look for a slip of the pen"
         for name in unknown_kinds(settings)
-    ]
-    found += [
-        f"prices.hour_micros has {name!r}, of a kind of machine that the list does not have: it "
-        "counts for the whole machine, however many GPUs that has"
-        for name in whole_machines(settings)
     ]
     if len(pools) > 1 and settings.autoscale.policy.get("location_share") != 1:
         found += [

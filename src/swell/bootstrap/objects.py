@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from swell.bootstrap.extras import Unusable, installed, opening
@@ -11,7 +11,7 @@ from swell.core.clock import Clock
 from swell.core.errors import InvalidRequest, Unavailable
 from swell.core.redact import hide_secrets
 from swell.settings.load import Settings
-from swell.settings.storage_settings import ObjectsSettings, WeightsSettings
+from swell.settings.storage_settings import BucketSettings
 
 if TYPE_CHECKING:
     from swell.objects.bucket import BucketObjects
@@ -49,7 +49,7 @@ async def open_objects(settings: Settings, clock: Clock, secret: "Secret") -> "O
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             await folder.clear_incoming(older_s=_INCOMING_S if is_shared(settings) else 0.0)
         return folder
-    bucket = _bucket(url, settings.objects, clock, secret, "objects.url")
+    bucket = _bucket(url, settings.objects, clock, secret)
     try:
         await bucket.prove_writable()
     except Unavailable as error:
@@ -78,39 +78,22 @@ def _path_of(setting: str, url: str) -> Path | None:
     return Path(url.removeprefix("file:").removeprefix("//")) if scheme == "file" else None
 
 
-def _bucket(
-    url: str,
-    settings: ObjectsSettings | WeightsSettings,
-    clock: Clock,
-    secret: "Secret",
-    setting: str,
-) -> "BucketObjects":
-    with installed("buckets", setting):
+def _bucket(url: str, settings: BucketSettings, clock: Clock, secret: "Secret") -> "BucketObjects":
+    with installed("buckets", f"{urlsplit(url).scheme}://"):
         from swell.objects.bucket import BucketObjects
     return BucketObjects(url, settings, clock, secret)
 
 
-class _WeightsPlace(NamedTuple):
-    """Where pushed weights are: in `folder` of a URL."""
-
-    url: str
-    #: The local folder that the URL names; None for a bucket.
-    root: Path | None
-    #: The setting or option that holds the URL, and the group with its credentials.
-    setting: str
-    settings: ObjectsSettings | WeightsSettings
-    folder: str
-
-
-def _weights_place(settings: Settings, url: str) -> _WeightsPlace:
-    group: ObjectsSettings | WeightsSettings = settings.weights
+def _weights_place(settings: Settings, url: str) -> tuple[str, Path | None, BucketSettings, str]:
+    """Return the URL of pushed weights, its local folder, its settings, and the folder in it."""
+    group: BucketSettings = settings.weights
     setting, folder = "--to" if url else "weights.url", ""
     url = url or settings.weights.url
     if not url:
         group, setting, folder = settings.objects, "objects.url", "weights"
         url = _objects_url(settings)
-    path = _path_of(setting, url)
-    return _WeightsPlace(url, path and path.absolute(), setting, group, folder)
+    root = _path_of(setting, url)
+    return url, root and root.absolute(), group, folder
 
 
 def open_weights(
@@ -130,15 +113,13 @@ def open_weights(
     """
     from swell.weights.store import WeightStore
 
-    place = _weights_place(settings, url)
+    url, root, group, folder = _weights_place(settings, url)
     signer = secret or os.urandom(32)
-    if place.root is not None:
+    if root is not None:
         from swell.objects.folder import FolderObjects
 
-        root = None if secret else place.root
-        return WeightStore(FolderObjects(place.root, clock, signer), place.folder, root)
-    bucket = _bucket(place.url, place.settings, clock, signer, place.setting)
-    return WeightStore(bucket, place.folder)
+        return WeightStore(FolderObjects(root, clock, signer), folder, None if secret else root)
+    return WeightStore(_bucket(url, group, clock, signer), folder)
 
 
 def weights_url(settings: Settings, url: str = "") -> str:
@@ -151,10 +132,10 @@ def weights_url(settings: Settings, url: str = "") -> str:
     Raises:
         InvalidRequest: The URL names no known adapter.
     """
-    place = _weights_place(settings, url)
-    base = place.url.rstrip("/") if place.root is None else f"file:{place.root}"
-    address = "/".join(filter(None, (base, place.folder)))
-    endpoint = "" if place.root is not None else place.settings.endpoint
+    url, root, group, folder = _weights_place(settings, url)
+    base = url.rstrip("/") if root is None else f"file:{root}"
+    address = "/".join(filter(None, (base, folder)))
+    endpoint = group.endpoint if root is None else ""
     return hide_secrets(f"{address} at {endpoint}" if endpoint else address)
 
 

@@ -31,14 +31,12 @@ async def keep_running(
     """
     while True:
         try:
-            await loop()
+            return await loop()
         except Exception:
             _log.exception("background task failed: starting it again", task=name, after_s=PAUSE_S)
             if on_failure is not None:
                 on_failure()
             await clock.sleep(PAUSE_S)
-        else:
-            return
 
 
 def log_failure(task: "asyncio.Task[Any]") -> None:

@@ -15,10 +15,13 @@ transaction, so concurrent backends never grant more than there is.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import asdict
+
+from swell.core.clock import Moment
 
 #: Each user of a key without a quota for that user.
 ANY_USER: Final = "*"
@@ -30,29 +33,32 @@ UNITS: Final = ("tasks", "samples", "micros")
 Place = tuple[str, str]
 
 
+Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Micros = Annotated[Amount | None, Meta(description="cost, in millionths of a dollar")]
+
+
 class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The limits of a key, or of a user of it; None for no limit. Days and months are UTC."""
 
     key_id: str
     #: None for the key itself, `ANY_USER` for each of its users.
     user: str | None = None
-    tasks_per_day: int | None = None
-    tasks_per_month: int | None = None
-    samples_per_day: int | None = None
-    samples_per_month: int | None = None
-    #: Millionths of a dollar.
-    micros_per_day: int | None = None
-    micros_per_month: int | None = None
-    #: Whether credits must cover every task.
-    is_prepaid: bool = False
+    tasks_per_day: Amount | None = None
+    tasks_per_month: Amount | None = None
+    samples_per_day: Annotated[Amount | None, Meta(description="pictures")] = None
+    samples_per_month: Annotated[Amount | None, Meta(description="pictures")] = None
+    micros_per_day: Micros = None
+    micros_per_month: Micros = None
+    is_prepaid: Annotated[bool, Meta(description="refuse tasks that the credits do not cover")] = (
+        False
+    )
 
     def limits(self, at: datetime) -> list[tuple[str, str, int]]:
         """Return (period, unit, limit) of each limit, at a moment."""
-        periods = {"day": day_of(at), "month": month_of(at)}
         limits = [
-            (period, unit, getattr(self, f"{unit}_per_{name}"))
+            (period, unit, getattr(self, f"{unit}_per_{period_name(period)}"))
             for unit in UNITS
-            for name, period in periods.items()
+            for period in (day_of(at), month_of(at))
         ]
         return [each for each in limits if each[2] is not None]
 
@@ -103,7 +109,7 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     #: Millionths of a dollar; negative to remove.
     micros: int
-    at: datetime
+    at: Moment
     note: str = ""
 
 
@@ -140,27 +146,14 @@ class Use(msgspec.Struct):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The remainder of one limit, or of credits."""
+    """One limit, or credits, and the remainder."""
 
-    #: None for the key itself.
-    user: str | None
-    #: `tasks`, `samples`, `micros` or `credits`.
-    unit: str
-    #: Day or month, as in `2026-11-26` or `2026-11`; empty for credits.
-    period: str = ""
+    name: Annotated[str, Meta(description="name in the headers, such as `samples-day`")]
+    user: Annotated[str | None, Meta(description="null for the key itself")]
+    unit: Annotated[str, Meta(description="tasks, samples, micros or credits")]
+    period: Annotated[str | None, Meta(description="day or month (UTC); null for credits")]
     limit: int
     left: int
-
-    @property
-    def period_name(self) -> str:
-        """`day` or `month`."""
-        return "month" if len(self.period) == 7 else "day"
-
-    @property
-    def name(self) -> str:
-        """The name in headers, such as `tasks-day`."""
-        unit = self.unit if self.user is None else f"user-{self.unit}"
-        return f"{unit}-{self.period_name}" if self.period else unit
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -213,16 +206,20 @@ class Sheet(msgspec.Struct):
         quota, user = self.quota(place), user_at(place)
         if quota is None:
             return []
-        found = []
-        for period, unit, limit in quota.limits(at):
-            left = limit - self.use(place, period).of(unit)
-            found.append(Standing(user=user, unit=unit, period=period, limit=limit, left=left))
+        found = [
+            _standing(user, unit, period, limit, limit - self.use(place, period).of(unit))
+            for period, unit, limit in quota.limits(at)
+        ]
         if quota.is_prepaid:
             account = self.account(place)
-            found.append(
-                Standing(user=user, unit="credits", limit=account.granted, left=account.left)
-            )
+            found.append(_standing(user, "credits", None, account.granted, account.left))
         return found
+
+
+def _standing(user: str | None, unit: str, period: str | None, limit: int, left: int) -> Standing:
+    name = f"{unit}-{period_name(period)}" if period else unit
+    name = name if user is None else f"user-{name}"
+    return Standing(name=name, user=user, unit=unit, period=period, limit=limit, left=left)
 
 
 def place_of(key_id: str, user: str | None) -> Place:
@@ -250,6 +247,11 @@ def day_of(at: datetime) -> str:
 def month_of(at: datetime) -> str:
     """Return the month of a moment (UTC), such as `2026-11`."""
     return at.astimezone(UTC).strftime("%Y-%m")
+
+
+def period_name(period: str) -> str:
+    """Return `day` or `month`."""
+    return "month" if len(period) == 7 else "day"
 
 
 def resets_at(period: str) -> datetime:

@@ -2,11 +2,13 @@
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from swell.core.billing.ledger import LedgerEntry
+from swell.core.clock import Moment
 from swell.core.pipeline_stages import Pipeline
 from swell.core.startup_phases import Startup
 
@@ -26,7 +28,7 @@ class Scope(StrEnum):
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a key; None means the limit of the settings, 0 means no limit."""
+    """Limits of a key; null for the settings' value, 0 for no limit."""
 
     #: Requests per second on average, and how many may come at once.
     rate_per_s: float | None = None
@@ -65,20 +67,18 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One action of an operator, or an attempt."""
+    """An action of an operator, or an attempt, in the audit log."""
 
     #: Grows with time.
     id: str
-    at: datetime
-    #: The key of the operator, and the address of the request.
+    at: Moment
+    #: The key of the operator; empty for what Swell did on its own.
     key_id: str = ""
     key_name: str = ""
-    address: str = ""
-    #: Such as `keys.create`, and its target.
-    action: str
-    target: str = ""
-    #: HTTP status of the answer.
-    status: int
+    address: Annotated[str, Meta(description="address of the caller, or of the proxy")] = ""
+    action: Annotated[str, Meta(description="such as `keys.create`")]
+    target: Annotated[str, Meta(description="id of the affected object; empty for none")] = ""
+    status: Annotated[int, Meta(description="HTTP status of the answer")]
     #: More for people, without secrets.
     detail: str = ""
     request_id: str = ""

@@ -19,7 +19,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from swell.core.clock import Clock
 from swell.core.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
 from swell.objects.object_store import Data, Direct, ObjectInfo, Objects, Secret, check_key, no_file
-from swell.settings.storage_settings import ObjectsSettings, WeightsSettings
+from swell.settings.storage_settings import BucketSettings
 
 #: A read makes one request for each part of this size, so a slow reader holds none open.
 _PIECE_BYTES: Final = 4 * 1024 * 1024
@@ -85,7 +85,7 @@ class BucketObjects(Objects):
     def __init__(
         self,
         url: str,
-        settings: ObjectsSettings | WeightsSettings,
+        settings: BucketSettings,
         clock: Clock,
         secret: Secret,
     ) -> None:
@@ -193,7 +193,7 @@ class BucketObjects(Objects):
             await obstore.delete_async(self._bucket, key)
 
 
-def _open(url: str, settings: ObjectsSettings | WeightsSettings) -> S3Store | GCSStore | AzureStore:
+def _open(url: str, settings: BucketSettings) -> S3Store | GCSStore | AzureStore:
     """Return obstore's client of a bucket, without a request."""
     parts = urlsplit(url)
     path = parts.path.strip("/")

@@ -12,6 +12,8 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
+from swell.core.clock import Moment
+
 #: Names of the notes.
 WORKLOAD: Final = "autoscaler.workload"
 STATUS: Final = "autoscaler.status"
@@ -146,7 +148,7 @@ class ScalingStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """A scaling decision, or an event of a pool."""
 
-    at: Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
+    at: Moment
     about: Annotated[str, Meta(description="a pool, or a model for relief")]
     what: Annotated[
         str,

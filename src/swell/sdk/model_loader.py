@@ -142,12 +142,11 @@ def remedy(error: BaseException | None, source: Path | None) -> str:
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
-    text, siblings = "", set[str]()
+    text = ""
     if source is not None:
         with contextlib.suppress(OSError):
             text = source.read_text(encoding="utf-8", errors="replace")
-            siblings = {each.stem for each in source.parent.iterdir()}
-    return f": {how_to_get(error.name, text, siblings)}"
+    return f": {how_to_get(error.name, text)}"
 
 
 def _models_in(module: types.ModuleType, attribute: str, ref: str) -> list[Definition]:

@@ -126,7 +126,7 @@ def _of_class(name: str, cls: type) -> Declared:
         written.get("output", ""),
         description=inspect.cleandoc(cls.__doc__ or ""),
         input_schema={"additionalProperties": False} | asked.model_json_schema(),
-        examples=tuple(written.get("examples", ())),
+        examples=list(written.get("examples", ())),
         stage=written.get("stage", "live"),
     )
 
@@ -183,7 +183,7 @@ def _checked(name: str, written: Sequence[tuple[str, Stage]], output: Any, **car
     stages = tuple(_planned(name, *each) for each in written)
     if sum(stage.counts for stage in stages) > 1:
         raise InvalidModel(f"{name}: only one stage may have counts = true")
-    declared = Declared(name=name, plan=Pipeline(stages=stages, output=output), **card)
+    declared = Declared(name=name, pipeline=Pipeline(stages=stages, output=output), **card)
     before: list[str] = []
     for stage in stages:
         if stage.name in before:

@@ -5,7 +5,7 @@ once all of these have one. Its version is a hash of its plan and its schemas.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,17 +26,14 @@ class Unknown(NotFound):
     """The model of a stage has no card yet, so the pipeline cannot have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """A pipeline as its author wrote it, checked as far as possible without its models."""
+class Declared(ModelCard, frozen=True, kw_only=True):
+    """A pipeline as its author wrote it, checked as far as possible without its models.
 
-    name: str
-    description: str
-    plan: Pipeline
-    #: JSON Schema of the input; a property may copy the field of a stage with `like`.
-    input_schema: Mapping[str, Any]
-    examples: Sequence[Mapping[str, Any]] = ()
-    stage: str = "live"
+    Properties of the input's schema may copy the field of a stage with `like`.
+    """
+
+    version: str = ""
+    pipeline: Pipeline
 
 
 def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> ModelCard:
@@ -50,29 +47,27 @@ def card_of(declared: Declared, find: Callable[[str], ModelCard | None]) -> Mode
         Unknown: A stage's model has no card yet.
         InvalidModel: The input of a stage does not fit its model.
     """
-    cards = {stage.name: _model_card(declared, stage, find) for stage in declared.plan.stages}
+    cards = {stage.name: _model_card(declared, stage, find) for stage in declared.pipeline.stages}
     schema = _input_schema(declared, cards)
     defaults = {
         key: each["default"]
         for key, each in schema["properties"].items()
         if each.get("default") is not None
     }
-    plan = msgspec.structs.replace(declared.plan, defaults=defaults)
+    plan = msgspec.structs.replace(declared.pipeline, defaults=defaults)
     check = _Check(declared.name, plan, schema, cards)
     for stage in plan.stages:
         check.check_stage(stage)
     output = check.output()
     content = msgspec.json.encode([plan, schema, output], order="deterministic")
-    return ModelCard(
-        name=declared.name,
-        version=hashlib.sha256(content).hexdigest()[:12],
-        description=declared.description,
-        input_schema=schema,
-        output_schema=output,
-        examples=[dict(each) for each in declared.examples] or [example_of(schema)],
-        stage=declared.stage,
-        pipeline=plan,
-    )
+    made = {
+        "version": hashlib.sha256(content).hexdigest()[:12],
+        "input_schema": schema,
+        "output_schema": output,
+        "examples": declared.examples or [example_of(schema)],
+        "pipeline": plan,
+    }
+    return ModelCard(**msgspec.structs.asdict(declared) | made)
 
 
 def _model_card(

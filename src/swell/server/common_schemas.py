@@ -1,6 +1,5 @@
 """Request and response bodies of several features. OpenAPI's schemas come from these types."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,8 +22,6 @@ MAX_HOOK_URL = 2048
 
 #: Largest metadata of a task.
 MAX_METADATA_BYTES = 16 * 1024
-
-Moment = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 
 #: The place in a listing.
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the previous page")] | None

@@ -15,16 +15,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 _ATTRIBUTE: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
-def texts_of(group: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """Return the summary of a group, and the text of each of its settings."""
-    summary, _, attributes = inspect.cleandoc(group.__doc__ or "").partition("\n\nAttributes:\n")
-    return summary, {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(attributes)}
-
-
 def _add_texts(schema: dict[str, Any], group: type[BaseModel]) -> None:
-    schema["description"], texts = texts_of(group)
-    for name, text in texts.items():
-        schema["properties"][name]["description"] = text
+    summary, _, attributes = inspect.cleandoc(group.__doc__ or "").partition("\n\nAttributes:\n")
+    schema["description"] = summary
+    for name, text in _ATTRIBUTE.findall(attributes):
+        schema["properties"][name]["description"] = " ".join(text.split())
 
 
 class Group(BaseModel):

@@ -52,7 +52,17 @@ class BusSettings(Group):
     url: str = ""
 
 
-class ObjectsSettings(Group):
+class BucketSettings(Group):
+    """A folder or a bucket, and how to open it."""
+
+    url: str = ""
+    endpoint: str = ""
+    region: str = ""
+    key_id: str = ""
+    secret: SecretStr = SecretStr("")
+
+
+class ObjectsSettings(BucketSettings):
     """Where files are kept.
 
     Attributes:
@@ -70,15 +80,10 @@ class ObjectsSettings(Group):
             Azure, or the JSON of a Google service account key; empty as for `objects.key_id`.
     """
 
-    url: str = ""
     serve: Literal["through", "redirect"] = "through"
-    endpoint: str = ""
-    region: str = ""
-    key_id: str = ""
-    secret: SecretStr = SecretStr("")
 
 
-class WeightsSettings(Group):
+class WeightsSettings(BucketSettings):
     """Where pushed weights are kept, apart from images and machines.
 
     Attributes:
@@ -91,9 +96,3 @@ class WeightsSettings(Group):
         key_id: As `objects.key_id`.
         secret: As `objects.secret`.
     """
-
-    url: str = ""
-    endpoint: str = ""
-    region: str = ""
-    key_id: str = ""
-    secret: SecretStr = SecretStr("")

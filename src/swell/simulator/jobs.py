@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from swell.autoscaler.arrivals import LAG_S, Arrived, arrived
 from swell.autoscaler.memory import Memory
 from swell.autoscaler.observe import demands
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
 from swell.autoscaler.report import coming_of
-from swell.core.arrival_rates import BIN_S, LAG_S, Arrivals, Arrived, arrived
-from swell.core.billing.cost_breakdown import By, Cost, added, costs_by
+from swell.core.arrival_rates import BIN_S, Arrivals
+from swell.core.billing.cost_breakdown import Cost, added, costs_by
 from swell.core.billing.ledger import EntryKind, cost_micros
 from swell.core.broker_types import Depth
 from swell.core.errors import InvalidInput
@@ -619,7 +620,7 @@ class _Run:
         )
 
     def _costs(self) -> dict[str | None, Cost]:
-        return costs_by(self._books.rows(), By.POOL)
+        return costs_by(self._books.rows(), "pool")
 
     def _datetime(self, now_s: float) -> datetime:
         return datetime.fromtimestamp(self._terms.starts_at + now_s, UTC)

@@ -15,9 +15,10 @@ from msgspec import Meta
 from swell.compat.replicate.replicate_facade import HOME, ReplicatePage, full_name, replicate
 from swell.compat.replicate.replicate_models import ReplicateAccount
 from swell.compat.replicate.replicate_views import HIDDEN_VERSION
+from swell.core.clock import Moment
 from swell.core.errors import Conflict, InvalidInput, InvalidRequest, NotFound
 from swell.core.records import ModelCard, Scope
-from swell.server.common_schemas import Moment, doc
+from swell.server.common_schemas import doc
 from swell.server.decoding import read_body
 from swell.server.models.model_cards import is_plain_word
 from swell.server.problem_details import field_error

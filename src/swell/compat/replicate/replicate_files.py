@@ -18,10 +18,10 @@ from swell.compat.replicate.replicate_facade import (
     replicate,
 )
 from swell.compat.request_inputs import decode_json, form_parts, replace_strings, upload_part
+from swell.core.clock import Moment
 from swell.core.errors import InvalidRequest, NotFound, SwellError, TooLarge, UnsupportedType
 from swell.core.task import created_at_of, is_id
 from swell.objects.object_store import ObjectInfo, check_key
-from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.problem_details import field_error
 from swell.server.request import Call, Reply

@@ -15,9 +15,9 @@ from swell.compat.replicate.replicate_facade import (
     replicate,
 )
 from swell.compat.replicate.replicate_views import ReplicatePrediction, ReplicateUrls
+from swell.core.clock import Moment
 from swell.core.errors import InvalidInput, NotFound, TooLarge
 from swell.core.records import ModelCard
-from swell.server.common_schemas import Moment
 from swell.server.decoding import read_query
 from swell.server.models.sample_routes import sample_views
 from swell.server.request import Call, Reply

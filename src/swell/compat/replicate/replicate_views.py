@@ -13,10 +13,10 @@ import msgspec
 
 from swell.compat.replicate.replicate_facade import HOME
 from swell.compat.result_files import file_url
+from swell.core.clock import Moment
 from swell.core.outbox import Delivery
 from swell.core.rollouts.rollout_state import asked_version
 from swell.core.task import Task, TaskState, seed_of
-from swell.server.common_schemas import Moment
 from swell.server.serializers import UrlMaker, project, resolve_files
 
 #: The only words that clients know.

@@ -6,8 +6,7 @@ their seconds; without callers it stays unassigned.
 
 import itertools
 from collections.abc import Collection, Iterable
-from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -16,15 +15,8 @@ from swell.core.billing.ledger import CostRow, EntryKind
 #: Kinds that belong to a caller.
 _OWN: Final = (EntryKind.ATTEMPT, EntryKind.FAILED)
 
-
-class By(StrEnum):
-    """A grouping of costs."""
-
-    MODEL = "model"
-    USER = "user"
-    KEY = "key"
-    POOL = "pool"
-    DAY = "day"
+#: A grouping of costs.
+By = Literal["model", "user", "key", "pool", "day"]
 
 
 class Cost(msgspec.Struct, kw_only=True):
@@ -87,13 +79,13 @@ def added(costs: Iterable[Cost]) -> Cost:
 
 def costs_by(rows: Iterable[CostRow], by: By) -> dict[str | None, Cost]:
     """Group costs by name, such as `2026-11-26` for a day; None is for unassigned costs."""
-    field, found = "key_id" if by is By.KEY else by.value, dict[str | None, Cost]()
+    field, found = "key_id" if by == "key" else by, dict[str | None, Cost]()
     #: By pool, and whether it has a price: the seconds of each caller, and the costs to share.
     weights: dict[tuple[str, bool], dict[str | None, float]] = {}
     common: dict[tuple[str, bool], Cost] = {}
     for row in rows:
         name, pool = str(getattr(row, field)), (row.pool, row.micros is not None)
-        if by in (By.POOL, By.DAY):
+        if by in ("pool", "day"):
             found.setdefault(name, Cost()).add_row(row)
         elif row.kind in _OWN:
             found.setdefault(name, Cost()).add_row(row)

@@ -139,11 +139,6 @@ class PriceBook:
         names = (price_name(provider, kind, region=each, spot=spot) for each in (*places, ""))
         return next((name for name in names if name in self._own), None)
 
-    def knows(self, machine: Machine) -> bool:
-        """Return whether the list has a machine type, and so the number of its GPUs."""
-        names = ((machine.provider, machine.kind, spot) for spot in (False, True))
-        return any(name in self._listed for name in names)
-
     def live_micros(self, machine: Machine, quote_micros: int) -> int | None:
         """Return the price of an hour of a machine by its cloud's quote.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from swell.core.broker_types import Depth
+from swell.core.clock import Moment
 from swell.core.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.fair_queueing import USUAL_PRIORITY
@@ -19,9 +20,7 @@ from swell.server import metrics
 from swell.server.admin.admin_schemas import (
     AuditList,
     AuditQuery,
-    AuditView,
     HealthView,
-    KeyLimitsView,
     KeyList,
     KeyRequest,
     KeyView,
@@ -31,7 +30,7 @@ from swell.server.admin.admin_schemas import (
     SigningView,
 )
 from swell.server.auth import NewKey, create_key, rotate_key
-from swell.server.common_schemas import Moment, doc
+from swell.server.common_schemas import doc
 from swell.server.decoding import read_body, read_query
 from swell.server.estimates.eta import EtaSeconds
 from swell.server.files.file_routes import READ_URL_S
@@ -284,9 +283,8 @@ async def list_audit(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, AuditQuery)
     entries = await service.registry.audit(limit=query.limit, before=query.cursor)
-    views = [project(AuditView, each) for each in entries]
     cursor = entries[-1].id if len(entries) == query.limit else None
-    return Reply(200, encode(AuditList(entries=views, cursor=cursor)))
+    return Reply(200, encode(AuditList(entries=entries, cursor=cursor)))
 
 
 @admin_route("GET /v1/keys", Response("Keys, without their secrets", KeyList))
@@ -510,5 +508,4 @@ def _worker_view(
 
 
 def _key_view(key: ApiKey) -> KeyView:
-    limits = project(KeyLimitsView, key.limits)
-    return project(KeyView, key, scopes=sorted(key.scopes), limits=limits)
+    return project(KeyView, key, scopes=sorted(key.scopes))

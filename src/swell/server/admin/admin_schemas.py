@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swell.core.records import Scope
-from swell.server.common_schemas import MAX_DEADLINE_S, PLAIN, Cursor, Moment, doc
+from swell.core.clock import Moment
+from swell.core.records import AuditEntry, KeyLimits, Scope
+from swell.server.common_schemas import MAX_DEADLINE_S, PLAIN, Cursor, doc
 
 #: Ten years, in seconds: the longest life of a key that ends.
 MAX_KEY_S = 315_360_000
@@ -73,16 +74,6 @@ class SigningView(msgspec.Struct, frozen=True, kw_only=True):
     others_until: Annotated[Moment | None, doc("when the last older URL expires; null for at once")]
 
 
-class KeyLimitsView(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a key; null for the settings' value."""
-
-    rate_per_s: float | None
-    burst: int | None
-    tasks_in_flight: int | None
-    tasks_per_day: int | None
-    streams: int | None
-
-
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     """A key, without its secret."""
 
@@ -96,19 +87,13 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     old_until: Annotated[Moment | None, doc("end of the overlap of its last rotation")]
     pools: list[str]
     models: list[str]
-    limits: KeyLimitsView
+    limits: KeyLimits
     classes: Annotated[list[str], doc("classes that it may use; empty for any")]
 
 
-class NewKeyView(msgspec.Struct, frozen=True, kw_only=True):
+class NewKeyView(KeyView, frozen=True, kw_only=True):
     """A new key, or one with a new secret. The secret is shown only once."""
 
-    id: str
-    name: str
-    scopes: list[Scope]
-    created_at: Moment
-    expires_at: Moment | None
-    old_until: Annotated[Moment | None, doc("end of the overlap of the rotation")]
     key: str
 
 
@@ -125,25 +110,10 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     limit: Annotated[int, doc("entries on a page", ge=1, le=200)] = 50
 
 
-class AuditView(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the audit log."""
-
-    id: str
-    at: Moment
-    key_id: str
-    key_name: str
-    address: Annotated[str, doc("address of the caller, or of the proxy")]
-    action: Annotated[str, doc("such as `keys.create`")]
-    target: Annotated[str, doc("id of the affected object; empty for none")]
-    status: Annotated[int, doc("HTTP status of the answer")]
-    detail: str
-    request_id: str
-
-
 class AuditList(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of the audit log, newest first; `cursor` gets the next page, null at the end."""
 
-    entries: list[AuditView]
+    entries: list[AuditEntry]
     cursor: str | None
 
 

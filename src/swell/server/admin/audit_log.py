@@ -1,7 +1,7 @@
 """What operators did: who, what, when, from where, and what came of it."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -45,35 +45,27 @@ class Audit:
         key = call.key
         if key is None or (status == _DENIED and not self._is_new(key.id, action)):
             return
-        now = self._clock.now()
+        target = printable((call.target or _named(call.params))[:_MAX_TEXT])
         client = call.scope.get("client") or ("",)
-        entry = AuditEntry(
-            id=new_id(now),
-            at=now,
+        await self._record(
             key_id=key.id,
             key_name=printable(key.name),
             address=printable(str(client[0])[:_MAX_TEXT]),
             action=action,
-            target=printable((call.target or _named(call.params))[:_MAX_TEXT]),
+            target=target,
             status=status,
             detail=printable(call.about[:_MAX_TEXT]),
             request_id=call.request_id,
         )
-        await self._registry.record([entry])
-        _log.info("operator", action=action, target=entry.target, status=status, key_id=key.id)
+        _log.info("operator", action=action, target=target, status=status, key_id=key.id)
 
     async def note_own(self, action: str, target: str, detail: str) -> None:
         """Write down what the backend did on its own."""
+        await self._record(action=action, target=target, status=200, detail=detail)
+
+    async def _record(self, **fields: Any) -> None:
         now = self._clock.now()
-        entry = AuditEntry(
-            id=new_id(now),
-            at=now,
-            action=action,
-            target=target[:_MAX_TEXT],
-            status=200,
-            detail=detail[:_MAX_TEXT],
-        )
-        await self._registry.record([entry])
+        await self._registry.record([AuditEntry(id=new_id(now), at=now, **fields)])
 
     def _is_new(self, key_id: str, action: str) -> bool:
         now_s = self._clock.monotonic_s()

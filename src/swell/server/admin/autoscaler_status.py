@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from swell.core.arrival_rates import PREFIX, Arrivals, stale
-from swell.core.clock import Clock
+from swell.core.clock import Clock, Moment
 from swell.db.registry import Registry
 from swell.protocol.autoscaler_messages import (
     DECISIONS,
@@ -26,7 +26,7 @@ from swell.protocol.autoscaler_messages import (
     Workload,
     read,
 )
-from swell.server.common_schemas import Moment, doc
+from swell.server.common_schemas import doc
 from swell.server.decoding import read_query
 from swell.server.estimates.eta import ServiceTimes
 from swell.server.request import Call, Reply

@@ -1,13 +1,15 @@
 """Request and response bodies of billing. OpenAPI's schemas are made from these types."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from swell.core.quota import Quota
-from swell.server.common_schemas import PLAIN, Moment, doc
+from swell.core.billing.cost_breakdown import By
+from swell.core.clock import Moment
+from swell.core.quota import Credit, Quota, Standing
+from swell.server.common_schemas import PLAIN, doc
 
 
 class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +21,7 @@ class CostsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     until: Annotated[date | None, doc("last day, included; today by default")] = msgspec.field(
         name="to", default=None
     )
-    by: Annotated[Literal["model", "user", "key", "pool", "day"], doc("grouping")] = "model"
+    by: Annotated[By, doc("grouping")] = "model"
     limit: Annotated[
         int, doc("number of rows, highest cost first; `others` is the rest", ge=1, le=1000)
     ] = 100
@@ -107,14 +109,12 @@ class LedgerList(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int | None
 
 
-_Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-
 _KeyId = Annotated[str, doc("of the key", min_length=1, max_length=200)]
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=PLAIN)]
 
 
-class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QuotaRequest(Quota, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a key, or a user of it, may use; null for any amount. Replaces the quota so far.
 
     Days and months are those of UTC.
@@ -124,13 +124,6 @@ class QuotaRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     user: Annotated[
         _Name | None, doc("null for the key itself; `*` for every user without a quota")
     ] = None
-    tasks_per_day: _Amount | None = None
-    tasks_per_month: _Amount | None = None
-    samples_per_day: Annotated[_Amount | None, doc("pictures")] = None
-    samples_per_month: Annotated[_Amount | None, doc("pictures")] = None
-    micros_per_day: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
-    micros_per_month: Annotated[_Amount | None, doc("cost, in millionths of a dollar")] = None
-    is_prepaid: Annotated[bool, doc("refuse tasks that the credits do not cover")] = False
 
 
 class QuotaQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,27 +139,16 @@ class OwnQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     user: Annotated[str, doc("also show this user's limits", max_length=200)] | None = None
 
 
-class StandingView(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit."""
-
-    name: Annotated[str, doc("name in the headers, such as `samples-day`")]
-    user: Annotated[str | None, doc("null for the key itself")]
-    unit: Annotated[str, doc("tasks, samples, micros or credits")]
-    period: Annotated[str | None, doc("day or month (UTC); null for credits")]
-    limit: int
-    left: int
-
-
 class AllowanceView(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's limits; empty if there are none."""
 
-    limits: list[StandingView]
+    limits: list[Standing]
 
 
 class QuotaView(Quota, frozen=True, kw_only=True, omit_defaults=False):
     """A quota and its remainder."""
 
-    left: Annotated[list[StandingView], doc("empty if `user` is `*`")]
+    left: Annotated[list[Standing], doc("empty if `user` is `*`")]
 
 
 class QuotaList(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,22 +187,11 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     left_micros: Annotated[int, doc("negative if tasks cost more than was held")]
 
 
-class CreditEntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant."""
-
-    id: str
-    key_id: str
-    user: str | None
-    micros: int
-    at: Moment
-    note: str
-
-
 class CreditsList(msgspec.Struct, frozen=True, kw_only=True):
     """Accounts by key and user, and grants, newest first."""
 
     accounts: list[AccountView]
-    entries: list[CreditEntryView]
+    entries: list[Credit]
 
 
 class GrantView(msgspec.Struct, frozen=True, kw_only=True):

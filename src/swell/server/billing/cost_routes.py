@@ -332,13 +332,13 @@ async def show_costs(service: Service, call: Call) -> Reply:
     since = query.since or until - timedelta(days=_USUAL_DAYS - 1)
     if since > until:
         raise InvalidInput(f"from ({since}) is after to ({until}): exchange them")
-    by = By(query.by)
-    most = MOST_DAYS_OF_USERS if by is By.USER else MOST_DAYS
+    by = query.by
+    most = MOST_DAYS_OF_USERS if by == "user" else MOST_DAYS
     if (until - since).days >= most:
         raise InvalidInput(
             f"from {since} to {until} are more than {most} days: ask for fewer at a time"
         )
-    rows = await service.registry.costs(since, until, users=by is By.USER)
+    rows = await service.registry.costs(since, until, users=by == "user")
     # With many users this would block the event loop.
     found = await asyncio.to_thread(costs_by, rows, by)
     names = sorted(found, key=lambda name: _sort_key(by, name, found))
@@ -347,7 +347,7 @@ async def show_costs(service: Service, call: Call) -> Reply:
     view = CostsList(
         since=since,
         until=until,
-        by=query.by,
+        by=by,
         api_image_micros=price,
         costs=[_view(name, found[name], price) for name in shown],
         others=_view(None, added(found[name] for name in others), price) if others else None,
@@ -358,7 +358,7 @@ async def show_costs(service: Service, call: Call) -> Reply:
 
 def _sort_key(by: By, name: str | None, found: dict[str | None, Cost]) -> tuple[object, ...]:
     """Sort days by date, others by descending cost, and unassigned costs last."""
-    if by is By.DAY:
+    if by == "day":
         return (name or "",)
     cost = found[name]
     return name is None, -(cost.whole_micros or 0), -cost.whole_s, name or ""

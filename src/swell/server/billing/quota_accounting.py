@@ -17,7 +17,16 @@ from msgspec.structs import replace
 from swell.core.billing.money_format import dollars
 from swell.core.clock import Clock
 from swell.core.errors import CreditsUsedUp, QuotaExceeded, SwellError
-from swell.core.quota import Ask, Settled, Standing, Verdict, enter, places_of, resets_at
+from swell.core.quota import (
+    Ask,
+    Settled,
+    Standing,
+    Verdict,
+    enter,
+    period_name,
+    places_of,
+    resets_at,
+)
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask, Task, TaskState, new_id
 from swell.db.registry import Registry
@@ -195,7 +204,7 @@ def _add_headers(call: Call, standings: Iterable[Standing], now: datetime) -> No
     for each in standings:
         policy, state = f"q={max(0, each.limit)}", f"r={max(0, each.left)}"
         if each.period:
-            policy += f";w={2_678_400 if each.period_name == 'month' else 86_400}"
+            policy += f";w={2_678_400 if period_name(each.period) == 'month' else 86_400}"
             state += f";t={_until_s(each.period, now)}"
         call.add_header(b"ratelimit-policy", f'"{each.name}";{policy}'.encode())
         call.add_header(b"ratelimit", f'"{each.name}";{state}'.encode())
@@ -220,7 +229,7 @@ def _error_of(verdict: Verdict, now: datetime, key: str = "this key") -> SwellEr
         dollars(each) if standing.unit == "micros" else f"{each:,}" for each in amounts
     )
     unit = "" if standing.unit == "micros" else f" {standing.unit}"
-    name, wait_s = standing.period_name, _until_s(standing.period, now)
+    name, wait_s = period_name(standing.period), _until_s(standing.period, now)
     return QuotaExceeded(
         f"{owner} may use {limit}{unit} per {name} (UTC), with {left} left, and this "
         f"request needs {asked}: the next {name} begins in {wait_s} s. Ask for "

@@ -2,15 +2,12 @@
 
 import secrets
 
-import msgspec
-
 from swell.core.errors import InvalidInput, InvalidRequest, NotFound
 from swell.core.quota import ANY_USER, Credit, Place, Quota, Sheet, place_of, places_of, user_at
 from swell.server.admin.admin_routes import find_key, keys_changed
 from swell.server.billing.billing_schemas import (
     AccountView,
     AllowanceView,
-    CreditEntryView,
     CreditRequest,
     CreditsList,
     CreditsQuery,
@@ -20,7 +17,6 @@ from swell.server.billing.billing_schemas import (
     QuotaQuery,
     QuotaRequest,
     QuotaView,
-    StandingView,
 )
 from swell.server.common_schemas import NoQuery
 from swell.server.decoding import read_body, read_query
@@ -60,7 +56,7 @@ async def put_quota(service: Service, call: Call) -> Reply:
     """
     asked = await read_body(service, call, QuotaRequest)
     await find_key(service, asked.key_id)
-    quota = Quota(**msgspec.structs.asdict(asked))
+    quota = project(Quota, asked)
     call.target, call.about = quota.key_id, f"user {quota.user!r}" if quota.user else ""
     await service.registry.put_quota(quota)
     await keys_changed(service)
@@ -94,8 +90,7 @@ async def list_credits(service: Service, call: Call) -> Reply:
     sheet = await service.registry.sheet(places, service.clock.now())
     entries = await service.registry.credits(query.key_id, limit=query.limit)
     accounts = [_account_view(place, sheet) for place in places]
-    views = [project(CreditEntryView, each) for each in entries]
-    return Reply(200, encode(CreditsList(accounts=accounts, entries=views)))
+    return Reply(200, encode(CreditsList(accounts=accounts, entries=entries)))
 
 
 @admin_route(
@@ -133,19 +128,15 @@ async def show_allowance(service: Service, call: Call) -> Reply:
     """
     query = read_query(call, OwnQuery)
     places = places_of(call.caller.id, query.user)
-    sheet = await service.registry.sheet(places, service.clock.now())
-    limits = [view for place in places for view in _standing_views(service, place, sheet)]
+    now = service.clock.now()
+    sheet = await service.registry.sheet(places, now)
+    limits = [each for place in places for each in sheet.standings(place, now)]
     return Reply(200, encode(AllowanceView(limits=limits)))
-
-
-def _standing_views(service: Service, place: Place, sheet: Sheet) -> list[StandingView]:
-    found = sheet.standings(place, service.clock.now())
-    return [project(StandingView, each, period=each.period or None) for each in found]
 
 
 def _quota_view(service: Service, quota: Quota, sheet: Sheet) -> QuotaView:
     place = place_of(quota.key_id, quota.user)
-    left = [] if quota.user == ANY_USER else _standing_views(service, place, sheet)
+    left = [] if quota.user == ANY_USER else sheet.standings(place, service.clock.now())
     return project(QuotaView, quota, left=left)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swell.server.common_schemas import PLAIN, Cursor, Moment, doc
+from swell.core.clock import Moment
+from swell.server.common_schemas import PLAIN, Cursor, doc
 
 #: Rows of one comparison.
 MOST_ROWS = 100

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 import structlog
 
+from swell.core.clock import Moment
 from swell.core.errors import (
     Conflict,
     DamagedArtifact,
@@ -25,7 +26,7 @@ from swell.core.errors import (
 )
 from swell.core.task import Artifact, Task, TaskState, new_id
 from swell.objects.object_store import ObjectInfo, Objects
-from swell.server.common_schemas import Moment, doc
+from swell.server.common_schemas import doc
 from swell.server.decoding import read_query
 from swell.server.files.content_negotiation import preferred
 from swell.server.files.mime_sniffing import HEAD_BYTES, is_allowed, sniffed_type

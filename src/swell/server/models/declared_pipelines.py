@@ -40,7 +40,7 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
         card = card_of(declared, service.cards.find)
         check_card(card)
     except (Unknown, InvalidModel, InvalidInput) as error:
-        stages = declared.plan.stages
+        stages = declared.pipeline.stages
         # No log for a default pipeline without any of its models.
         is_begun = any(service.cards.find(stage.queue) for stage in stages)
         detail = error.detail if is_begun else _waits_for_all(declared)
@@ -55,5 +55,5 @@ def _card_of(service: Service, declared: Declared) -> ModelCard | None:
 
 
 def _waits_for_all(declared: Declared) -> str:
-    names = dict.fromkeys(stage.queue for stage in declared.plan.stages)
+    names = dict.fromkeys(stage.queue for stage in declared.pipeline.stages)
     return f"{declared.name} waits for workers that serve {', '.join(names)}"

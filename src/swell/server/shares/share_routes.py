@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from swell.core.clock import Moment
 from swell.core.errors import (
     Conflict,
     Forbidden,
@@ -25,7 +26,7 @@ from swell.core.task import SHOWN_LARGE_PX, Artifact, Task, TaskState, is_id
 from swell.server.admin.admin_routes import shown_once
 from swell.server.admin.admin_schemas import NewKeyView
 from swell.server.auth import create_key, only_own
-from swell.server.common_schemas import Cursor, Moment, NoQuery, doc
+from swell.server.common_schemas import Cursor, NoQuery, doc
 from swell.server.decoding import read_body, read_query
 from swell.server.files.thumbnails import has_thumbnail, width_of
 from swell.server.problem_details import field_error

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from swell.core.clock import Moment
 from swell.core.results import TaskWarning
 from swell.core.task import TaskError, TaskState, Timings
 from swell.server.common_schemas import (
@@ -16,7 +17,6 @@ from swell.server.common_schemas import (
     HookEvents,
     HookFormat,
     HookUrl,
-    Moment,
     _ends,
     doc,
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from swell.core.clock import Moment
 from swell.core.outbox import DeliveryState
 from swell.server.common_schemas import (
     MAX_DEADLINE_S,
@@ -12,7 +13,6 @@ from swell.server.common_schemas import (
     HookEvents,
     HookFormat,
     HookUrl,
-    Moment,
     _ends,
     doc,
 )

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import msgspec
 
+from swell.core.clock import Moment
 from swell.protocol.autoscaler_messages import Decision, PoolState
-from swell.server.common_schemas import Moment, doc
+from swell.server.common_schemas import doc
 from swell.server.estimates.eta import EtaSeconds
 
 

@@ -1675,13 +1675,13 @@ export interface components {
          * @description The caller's limits; empty if there are none.
          */
         AllowanceView: {
-            limits: components["schemas"]["StandingView"][];
+            limits: components["schemas"]["Standing"][];
         };
         /**
-         * StandingView
-         * @description One limit.
+         * Standing
+         * @description One limit, or credits, and the remainder.
          */
-        StandingView: {
+        Standing: {
             /** @description name in the headers, such as `samples-day` */
             name: string;
             /** @description null for the key itself */
@@ -1771,9 +1771,17 @@ export interface components {
             scopes: components["schemas"]["Scope"][];
             /** Format: date-time */
             created_at: string;
+            revoked_at: string | null;
             expires_at: string | null;
-            /** @description end of the overlap of the rotation */
+            /** @description last use, to the minute; null if never */
+            used_at: string | null;
+            /** @description end of the overlap of its last rotation */
             old_until: string | null;
+            pools: string[];
+            models: string[];
+            limits: components["schemas"]["KeyLimits"];
+            /** @description classes that it may use; empty for any */
+            classes: string[];
             key: string;
         };
         /**
@@ -1782,6 +1790,22 @@ export interface components {
          * @enum {unknown}
          */
         Scope: "admin" | "client" | "worker";
+        /**
+         * KeyLimits
+         * @description Limits of a key; null for the settings' value, 0 for no limit.
+         */
+        KeyLimits: {
+            /** @default null */
+            rate_per_s: number | null;
+            /** @default null */
+            burst: number | null;
+            /** @default null */
+            tasks_in_flight: number | null;
+            /** @default null */
+            tasks_per_day: number | null;
+            /** @default null */
+            streams: number | null;
+        };
         /**
          * ModelList
          * @description Models, by name.
@@ -2716,28 +2740,38 @@ export interface components {
          * @description Entries of the audit log, newest first; `cursor` gets the next page, null at the end.
          */
         AuditList: {
-            entries: components["schemas"]["AuditView"][];
+            entries: components["schemas"]["AuditEntry"][];
             cursor: string | null;
         };
         /**
-         * AuditView
-         * @description An entry of the audit log.
+         * AuditEntry
+         * @description An action of an operator, or an attempt, in the audit log.
          */
-        AuditView: {
+        AuditEntry: {
             id: string;
             /** Format: date-time */
             at: string;
+            /** @default  */
             key_id: string;
+            /** @default  */
             key_name: string;
-            /** @description address of the caller, or of the proxy */
+            /**
+             * @description address of the caller, or of the proxy
+             * @default
+             */
             address: string;
             /** @description such as `keys.create` */
             action: string;
-            /** @description id of the affected object; empty for none */
+            /**
+             * @description id of the affected object; empty for none
+             * @default
+             */
             target: string;
             /** @description HTTP status of the answer */
             status: number;
+            /** @default  */
             detail: string;
+            /** @default  */
             request_id: string;
         };
         /**
@@ -2765,20 +2799,9 @@ export interface components {
             old_until: string | null;
             pools: string[];
             models: string[];
-            limits: components["schemas"]["KeyLimitsView"];
+            limits: components["schemas"]["KeyLimits"];
             /** @description classes that it may use; empty for any */
             classes: string[];
-        };
-        /**
-         * KeyLimitsView
-         * @description Limits of a key; null for the settings' value.
-         */
-        KeyLimitsView: {
-            rate_per_s: number | null;
-            burst: number | null;
-            tasks_in_flight: number | null;
-            tasks_per_day: number | null;
-            streams: number | null;
         };
         /**
          * PoolList
@@ -3049,18 +3072,33 @@ export interface components {
             tasks_per_day: number | null;
             /** @default null */
             tasks_per_month: number | null;
-            /** @default null */
+            /**
+             * @description pictures
+             * @default null
+             */
             samples_per_day: number | null;
-            /** @default null */
+            /**
+             * @description pictures
+             * @default null
+             */
             samples_per_month: number | null;
-            /** @default null */
+            /**
+             * @description cost, in millionths of a dollar
+             * @default null
+             */
             micros_per_day: number | null;
-            /** @default null */
+            /**
+             * @description cost, in millionths of a dollar
+             * @default null
+             */
             micros_per_month: number | null;
-            /** @default false */
+            /**
+             * @description refuse tasks that the credits do not cover
+             * @default false
+             */
             is_prepaid: boolean;
             /** @description empty if `user` is `*` */
-            left: components["schemas"]["StandingView"][];
+            left: components["schemas"]["Standing"][];
         };
         /**
          * QuotaRequest
@@ -3092,7 +3130,7 @@ export interface components {
          */
         CreditsList: {
             accounts: components["schemas"]["AccountView"][];
-            entries: components["schemas"]["CreditEntryView"][];
+            entries: components["schemas"]["Credit"][];
         };
         /**
          * AccountView
@@ -3109,16 +3147,18 @@ export interface components {
             left_micros: number;
         };
         /**
-         * CreditEntryView
-         * @description A grant.
+         * Credit
+         * @description A grant of credits, or their removal.
          */
-        CreditEntryView: {
+        Credit: {
             id: string;
             key_id: string;
+            /** @default null */
             user: string | null;
             micros: number;
             /** Format: date-time */
             at: string;
+            /** @default  */
             note: string;
         };
         /**
@@ -3188,7 +3228,7 @@ export type EstimateView = components['schemas']['EstimateView'];
 export type RefusalView = components['schemas']['RefusalView'];
 export type FavouritesView = components['schemas']['FavouritesView'];
 export type AllowanceView = components['schemas']['AllowanceView'];
-export type StandingView = components['schemas']['StandingView'];
+export type Standing = components['schemas']['Standing'];
 export type ShareRequest = components['schemas']['ShareRequest'];
 export type ShareView = components['schemas']['ShareView'];
 export type ShareList = components['schemas']['ShareList'];
@@ -3196,6 +3236,7 @@ export type SharedView = components['schemas']['SharedView'];
 export type SharedPictureView = components['schemas']['SharedPictureView'];
 export type NewKeyView = components['schemas']['NewKeyView'];
 export type Scope = components['schemas']['Scope'];
+export type KeyLimits = components['schemas']['KeyLimits'];
 export type ModelList = components['schemas']['ModelList'];
 export type ModelView = components['schemas']['ModelView'];
 export type MeasuredView = components['schemas']['MeasuredView'];
@@ -3259,10 +3300,9 @@ export type RotateRequest = components['schemas']['RotateRequest'];
 export type RotateSigningRequest = components['schemas']['RotateSigningRequest'];
 export type SigningView = components['schemas']['SigningView'];
 export type AuditList = components['schemas']['AuditList'];
-export type AuditView = components['schemas']['AuditView'];
+export type AuditEntry = components['schemas']['AuditEntry'];
 export type KeyList = components['schemas']['KeyList'];
 export type KeyView = components['schemas']['KeyView'];
-export type KeyLimitsView = components['schemas']['KeyLimitsView'];
 export type PoolList = components['schemas']['PoolList'];
 export type PoolView = components['schemas']['PoolView'];
 export type PhaseTimesView = components['schemas']['PhaseTimesView'];
@@ -3281,7 +3321,7 @@ export type QuotaView = components['schemas']['QuotaView'];
 export type QuotaRequest = components['schemas']['QuotaRequest'];
 export type CreditsList = components['schemas']['CreditsList'];
 export type AccountView = components['schemas']['AccountView'];
-export type CreditEntryView = components['schemas']['CreditEntryView'];
+export type Credit = components['schemas']['Credit'];
 export type CreditRequest = components['schemas']['CreditRequest'];
 export type GrantView = components['schemas']['GrantView'];
 export type HealthView = components['schemas']['HealthView'];
