@@ -93,11 +93,6 @@ class Route:
     operation_id: str = ""
 
     @property
-    def name(self) -> str:
-        """The operation's id."""
-        return self.operation_id or self.handler.__name__
-
-    @property
     def public_path(self) -> str:
         """The path as OpenAPI writes it."""
         return self.path.replace(":path}", "}")
@@ -192,12 +187,13 @@ admin_route: Final = group_route("Operators", scope=Scope.ADMIN)
 #: For workers, with a `worker` key.
 worker_route: Final = group_route("Workers", scope=Scope.WORKER)
 
+#: For everyone, without a key.
+service_route: Final = group_route("Service", scope=None)
+
 
 def page_route(
     path: str, errors: tuple[type[SwellError], ...] = ()
 ) -> Callable[[Handler], Handler]:
     """Declare a page for people, which OpenAPI leaves out."""
     html = Response("HTML", media_type="text/html; charset=utf-8")
-    return route(
-        f"GET {path}", html, group="Service", scope=None, query=dict, errors=errors, is_page=True
-    )
+    return service_route(f"GET {path}", html, query=dict, errors=errors, is_page=True)
