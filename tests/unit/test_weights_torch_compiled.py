@@ -127,6 +127,23 @@ def test_a_program_that_cannot_be_read_is_used_no_more_on_this_machine(
     assert not compiled.give_up(), "there is nothing more to give up"
 
 
+def test_a_torch_that_cannot_forget_a_failed_program_keeps_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", lambda graphs: "told")
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"more", "told"))
+    monkeypatch.setitem(sys.modules, "torch.compiler._cache", None)
+    cache = CompiledCache(tmp_path / "compiled")
+    compiled = TorchCompiled(cache, ["0" * 64], "1", "cpu")
+    packed = {"graphs": b"graphs", "libraries": {"x.so": b"code"}}
+    cache.put(compiled.key, msgspec.msgpack.encode(packed))
+    with same_environment():
+        assert compiled.restore()
+        assert compiled.give_up()
+        assert not compiled.keep()
+    assert cache.get(compiled.key) is None
+
+
 def test_what_adds_to_a_fetched_program_is_not_of_this_machine_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

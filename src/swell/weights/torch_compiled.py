@@ -16,6 +16,7 @@ Source: https://pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.htm
 """
 
 import hashlib
+import importlib
 import os
 import platform
 import sys
@@ -25,7 +26,6 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 import torch
-from torch.compiler._cache import CacheArtifactManager
 
 from swell.settings.environment import process_environment, replace_environment
 from swell.weights.compiled import HERE, CompiledCache, CompiledKey, NotPrivate, processor
@@ -131,8 +131,9 @@ class TorchCompiled:
             self._begin(Path(tempfile.mkdtemp(prefix="swell-compiled-")))
             self._is_alone = True
         torch.compiler.reset()
-        # What was recorded of it would be kept with what is compiled from now on.
-        CacheArtifactManager.clear()
+        if not _clear_artifacts():
+            # `keep` would save the failed program with the new one.
+            self._is_alone = True
         return True
 
     def keep(self) -> bool:
@@ -155,6 +156,18 @@ class TorchCompiled:
         packed = msgspec.msgpack.encode(_Packed(saved[0], libraries))
         # With a part of somebody else's it is not all of this machine's own.
         return self._cache.put(self.key, packed, self._origin)
+
+
+def _clear_artifacts() -> bool:
+    """Clear what torch recorded for `save_cache_artifacts`; return whether this torch can.
+
+    No public function of torch does this.
+    """
+    try:
+        importlib.import_module("torch.compiler._cache").CacheArtifactManager.clear()
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def _unpacked(content: bytes) -> _Packed | None:

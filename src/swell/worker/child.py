@@ -40,7 +40,6 @@ from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
-from swell.worker.deferred import defer_compiler
 from swell.worker.device import CannotLoad, Device, is_out_of_memory, let_go
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
@@ -425,7 +424,6 @@ def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
     # diffusers need, and again as long while the models are made.
     gc.disable()
-    defer_compiler()
     try:
         return {ref: load_models(ref) for ref in refs}
     finally:
