@@ -46,14 +46,10 @@ class WorkerSettings(Group):
         baked_dir: Read-only folder of weights that came with the machine image, laid out like the
             cache.
         compiled_dir: Cache folder of compiled programs, readable and writable only by the worker's
-            user; unset for `compiled` in the data folder.
+            user; may be a shared volume or part of an image; unset for `compiled` in the data
+            folder.
         compiled_bytes: Size of the cache of compiled programs; the least recently used are evicted
             first. In bytes; unset for the whole disk.
-        compiled_keys: Public keys from `swell models push --keygen`. The worker downloads and runs
-            programs compiled elsewhere for pushed weights if one of these keys signed them; without
-            keys, each machine compiles for itself.
-        compiled_wait_s: Time without progress after which the worker stops waiting for a compiled
-            program and compiles itself, in seconds.
         weights: Pushed weights to download at the start, as `owner/name@version` or the path of a
             `weights.toml`, in addition to those listed in a `weights.toml` in the model's folder.
         added: Whether to serve the models that `swell models add` added to the data folder.
@@ -139,8 +135,6 @@ class WorkerSettings(Group):
     baked_dir: Path | None = None
     compiled_dir: Path | None = None
     compiled_bytes: int | None = Field(default=None, gt=0)
-    compiled_keys: Words = ()
-    compiled_wait_s: float = Field(default=5.0, gt=0)
     weights: Words = ()
     added: bool = True
     optional: Words = ()
