@@ -14,12 +14,10 @@ from swell.bootstrap.tracing import open_tracer
 from swell.core.clock import Clock, process_age_s, since_boot_s
 from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
-from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 from swell.worker.frames import Load, Shelf
 from swell.worker.run import Home, ModelProcess, Origin
 from swell.worker.startups import Beginning, Startups
-from swell.worker.warm import Forks, ForksSettings
 
 if TYPE_CHECKING:
     from swell.protocol.worker_messages import Dispatch
@@ -56,10 +54,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
     )
     home = home or Home()
     shelf = _shelf(settings)
-    forks = None if home.is_own else _forks(settings, clock)
-    if forks is not None:
-        forks.begin()
-    process = ModelProcess(home.python, forks=forks, variables=home.variables)
+    process = ModelProcess(home.python, variables=home.variables)
     process.begin(
         Load(
             list(chosen.models),
@@ -72,7 +67,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
     )
     await process.is_asked.wait()
     provision = _begin_provision(settings, clock, startups)
-    return Origin(forks, process, home, startups, provision, shelf)
+    return Origin(process, home, startups, provision, shelf)
 
 
 def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None) -> "Worker":
@@ -96,7 +91,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         clock,
         curves=settings.data_dir / "curves",
         weights=_weight_cache(settings),
-        origin=origin or Origin(_forks(settings, clock), shelf=_shelf(settings)),
+        origin=origin or Origin(shelf=_shelf(settings)),
     )
     worker.traces.tracer = open_tracer(settings, "swell-worker", name)
     return worker
@@ -139,16 +134,6 @@ def _open_dispatch(settings: Settings) -> "Dispatch":
     from swell.queues.queue_consumer import PollingDispatch
 
     return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
-
-
-def _forks(settings: Settings, clock: Clock) -> Forks:
-    chosen = settings.worker
-    return Forks(
-        ForksSettings(settings.data_dir / "warm", chosen.preload, chosen.warm_s),
-        chosen.models,
-        process_environment(),
-        clock,
-    )
 
 
 def _weights_folder(settings: Settings) -> Path:

@@ -92,9 +92,6 @@ class WorkerSettings(Group):
             tasks, in seconds; 0 returns the leases at once, without checkpoints.
         give_up_s: Time without any answer from the backend after which the worker exits with code
             5, so that an unreachable machine costs nothing, in seconds; 0 or unset to wait forever.
-        preload: Modules to import once in a process that forks model processes, for quick starts:
-            `auto` for those that the models imported last time, `none` for no such process, or
-            names of modules.
         asked_at: Time when the launcher requested the machine, such as `2026-11-26T09:30:00Z`, to
             measure the boot; the launcher sets `SWELL_WORKER__ASKED_AT`. Negative times and times
             over two hours are ignored.
@@ -102,8 +99,6 @@ class WorkerSettings(Group):
             set by its entry point; unset for the start of the process.
         pull_s: Time to pull the worker's image before the start, in seconds, if the launcher knows
             it.
-        warm_s: Time that the preloading process waits for the next worker after the last one exits,
-            in seconds; 0 to exit with it.
     """
 
     url: str = "http://127.0.0.1:8000"
@@ -154,11 +149,9 @@ class WorkerSettings(Group):
     killed_after_s: float | None = Field(default=None, ge=0)
     handover_s: float = Field(default=5.0, ge=0)
     give_up_s: float | None = Field(default=3600.0, ge=0)
-    preload: Words = ("auto",)
     asked_at: AwareDatetime | None = None
     began_boot_s: float | None = Field(default=None, ge=0)
     pull_s: float | None = Field(default=None, ge=0)
-    warm_s: float = Field(default=0.0, ge=0)
 
 
 class PoolSettings(Group):

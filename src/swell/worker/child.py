@@ -54,7 +54,6 @@ from swell.worker.frames import (
     Studio,
     Turn,
 )
-from swell.worker.imports import outside_modules
 from swell.worker.job import (
     EARLY_AFTER_S,
     Job,
@@ -488,8 +487,6 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         # The first picture would hold up steps while numpy's random numbers and Pillow get ready.
         Noise(0).draw((1,))
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
-    outside = outside_modules(sys.modules, work.refs)
-    imported = [name for name in outside if name not in device.late]
     drawing = [device.model(name) for name in loaded.easels]
     pipe.send(
         Ready(
@@ -497,7 +494,6 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
             peak_bytes(),
             device.residents,
             device.expected_s(),
-            imported,
             invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
             memory_bytes=device.memory_bytes(),
             left_out=device.left_out,

@@ -175,7 +175,7 @@ class Worker:
         clock: The time.
         curves: Folder for the cost curves of models that draw in steps; None to keep none.
         weights: Where LoRAs go that tasks name; None to take none.
-        origin: Where the model processes are from; None to start each afresh.
+        origin: Where the model processes are from; None for Swell's own Python.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._is_exact = settings.batching == "exact"
-        self._origin: Origin = origin or Origin(None)
+        self._origin: Origin = origin or Origin()
         #: Give it a tracer before `run` where traces are wanted.
         self.traces = TaskTraces(clock, settings.name)
         self._begun = self._origin.process
@@ -281,8 +281,6 @@ class Worker:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if handle_signals:
             self._handle_signals()
-        if self._origin.forks is not None:
-            self._origin.forks.begin()
         if self._begun is not None:
             self._begun.report_to(self._on_frame, self._on_exit)
         self._process = self._begun or self._new_process()
@@ -391,9 +389,6 @@ class Worker:
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
         self._residents, self._expected_s = ready.residents, ready.expected_s
-        if self._origin.forks is not None:
-            versions = {card.name: card.version for card in cards}
-            self._origin.forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
         for name, reason in ready.left_out.items():
             _log.error("left out: the model cannot be loaded", model=name, reason=reason)
         return [card for card in cards if card.name not in ready.left_out], ready
@@ -448,8 +443,6 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loras.close()
         await self._process.kill()
-        if self._origin.forks is not None:
-            await self._origin.forks.close()
         await self._encoders.close()
         await self._dispatch.close()
         await self.traces.close()
@@ -790,7 +783,6 @@ class Worker:
             origin.home.python,
             self._on_frame,
             self._on_exit,
-            self._origin.forks,
             origin.home.variables,
         )
 

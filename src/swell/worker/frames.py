@@ -143,8 +143,6 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     residents: list[str] = []
     #: What bringing each model would take, in seconds.
     expected_s: dict[str, float] = {}
-    #: What was imported for them: see `imports.outside_modules`.
-    imported: list[str] = []
     #: Models that draw in steps whose rows have the same bits in steps of any number of rows.
     invariant: list[str] = []
     #: What each model that was loaded takes of its device, as far as is known.
