@@ -117,16 +117,6 @@ ROWS = (
         {name: ("one setting for all traces", name) for name in _SCALERS},
     ),
     Row(
-        *("engine-cold", "First picture of a worker, 1 GB of weights in the page cache", "s"),
-        *("lower", ("median_s", "nothing")),
-        {"a script with `from_pretrained`": ("median_s", "plain")},
-    ),
-    Row(
-        *("engine-cold", "The same where an earlier worker left a fork server", "s"),
-        *("lower", ("median_s", "warm")),
-        {"a script with `from_pretrained`": ("median_s", "plain")},
-    ),
-    Row(
         *("cold-start", "First picture of an empty machine, 2 GB in a local bucket", "s"),
         *("lower", ("median_s", "first")),
         {"download, import, `from_pretrained`": ("median_s", "naive")},

@@ -7,16 +7,12 @@ encoding and upload. The other arm is a script with `from_pretrained`, one pass 
 from its start to its picture. Same network, same weights in the page cache, same bits in the
 picture.
 
-    warm      a fork server waits that an earlier worker left (`worker.warm_s`, which is off unless
-              it is set): the libraries are imported
-    nothing   no process of Swell's is there; it is remembered what to import
-    afresh    as nothing, without a fork server (`worker.preload = "none"`)
+    worker    `swell worker`, from its start
     restart   the model process is killed in a worker that goes on, from the kill to the success of
               the next task
 
-Value: warm over plain, the median of rounds that pair them. On a machine where nothing runs yet,
-importing torch and diffusers takes most of the time of both arms; `nothing_over_plain` in the
-details says what is left then.
+Value: worker over plain, the median of rounds that pair them. Importing torch and diffusers takes
+most of the time of all arms.
 """
 
 from __future__ import annotations
@@ -107,17 +103,16 @@ class Arms:
             spent = time.perf_counter() - begun
         return spent, pixels(path.read_bytes())
 
-    def warm(self) -> tuple[float, bytes]:
-        return self._one({"SWELL_WORKER__WARM_S": "600"}, "warm")
-
-    def nothing(self) -> tuple[float, bytes]:
-        return self._one({}, "cold")
-
-    def afresh(self) -> tuple[float, bytes]:
-        return self._one({"SWELL_WORKER__PRELOAD": "none"}, "cold")
+    def worker(self) -> tuple[float, bytes]:
+        task = self._submit()
+        begun = time.perf_counter()
+        with self._running():
+            self._wait(task)
+            spent = time.perf_counter() - begun
+            return spent, self._picture(task)
 
     def restart(self) -> tuple[float, bytes]:
-        with self._worker({}, "cold") as worker:
+        with self._running() as worker:
             self._picture(self._submit())
             before = model_pid(worker)
             begun = time.perf_counter()
@@ -127,19 +122,11 @@ class Arms:
             assert model_pid(worker) != before
         return spent, said
 
-    def _one(self, environment: dict[str, str], data: str) -> tuple[float, bytes]:
-        task = self._submit()
-        begun = time.perf_counter()
-        with self._worker(environment, data):
-            self._wait(task)
-            spent = time.perf_counter() - begun
-            return spent, self._picture(task)
-
     @contextlib.contextmanager
-    def _worker(self, environment: dict[str, str], data: str) -> Iterator[int]:
+    def _running(self) -> Iterator[int]:
         url = f"http://127.0.0.1:{self.server.port}"
-        place = ["--url", url, "--models", str(SCRIPT), "--data", str(self.folder / data)]
-        told = {"SWELL_WORKER__TOKEN": self.key, **environment}
+        place = ["--url", url, "--models", str(SCRIPT), "--data", str(self.folder / "cold")]
+        told = {"SWELL_WORKER__TOKEN": self.key}
         log = self.folder / "worker.log"
         with processes.running([program(), "worker", *place], log, told, cwd=ROOT) as process:
             yield process.pid
@@ -167,9 +154,9 @@ class Arms:
 def model_pid(worker: int) -> int:
     psutil = importlib.import_module("psutil")
     for each in psutil.Process(worker).children(recursive=True):
-        if each.name() == "swell-model":
+        if "swell.worker.child" in each.cmdline():
             return int(each.pid)
-    raise LookupError("the worker has no model process that was forked")
+    raise LookupError("the worker has no model process")
 
 
 # --- the rounds ----------------------------------------------------------------------------------
@@ -183,15 +170,11 @@ def measure(rounds: int) -> None:
         quiet(),
     ):
         arms = Arms(server, Path(made))
-        with arms._worker({}, "cold"):
-            # The backend hears of the model, and what it imports is remembered.
+        with arms._running():
+            # The worker registers the model.
             processes.until(lambda: knows(server), PATIENCE_S, MODEL, Path(made) / "worker.log")
         with idle_worker(server, MODEL):
-            # Twice: the first remembers, and the second leaves a server.
-            arms.warm()
-            arms.warm()
             spent, agree = take_turns(arms, rounds)
-        stop_servers()
     report_on(spent, agree)
 
 
@@ -205,9 +188,7 @@ def knows(server: Swell) -> bool:
 def take_turns(arms: Arms, rounds: int) -> tuple[dict[str, list[float]], bool]:
     each: dict[str, Callable[[], tuple[float, bytes]]] = {
         "plain": arms.plain,
-        "warm": arms.warm,
-        "nothing": arms.nothing,
-        "afresh": arms.afresh,
+        "worker": arms.worker,
         "restart": arms.restart,
     }
     spent: dict[str, list[float]] = {name: [] for name in each}
@@ -222,32 +203,18 @@ def take_turns(arms: Arms, rounds: int) -> tuple[dict[str, list[float]], bool]:
     return spent, len(results) == 1
 
 
-def stop_servers() -> None:
-    """End the server that waits for a worker; those that this started became nobody's children."""
-    psutil = importlib.import_module("psutil")
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            is_ours = each.exe() == os.path.realpath(sys.executable) and each.cwd() == str(ROOT)
-            if is_ours and "swell.worker.forkserver" in each.cmdline():
-                each.terminate()
-
-
 def report_on(spent: dict[str, list[float]], agree: bool) -> None:
     def over_plain(name: str) -> list[float]:
         return [a / b for a, b in zip(spent[name], spent["plain"], strict=True)]
 
-    pairs = over_plain("warm")
+    pairs = over_plain("worker")
     detail = {
-        "case": "warm: a fork server waits that an earlier worker left (worker.warm_s, opt-in)",
         "bytes": FILE.stat().st_size,
         "rounds": len(pairs),
         "median_s": {name: round(statistics.median(s), 3) for name, s in spent.items()},
         "range_s": {name: [round(min(s), 3), round(max(s), 3)] for name, s in spent.items()},
-        "warm_over_plain_range": [round(min(pairs), 3), round(max(pairs), 3)],
-        **{
-            f"{name}_over_plain": round(statistics.median(over_plain(name)), 3)
-            for name in ("nothing", "afresh", "restart")
-        },
+        "worker_over_plain_range": [round(min(pairs), 3), round(max(pairs), 3)],
+        "restart_over_plain": round(statistics.median(over_plain("restart")), 3),
         "pictures_agree": agree,
         "versions": {name: metadata.version(name) for name in LIBRARIES},
     }

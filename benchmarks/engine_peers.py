@@ -147,7 +147,7 @@ class Round:
 
 def warm_up(ask: Ask, px: int) -> None:
     asyncio.run(by_clients(ask, wishes(WARM_UP, 0, px), WARM_UP // 2))
-    # Whatever a system still does at its start, Swell's fork server among it, is over by then.
+    # What a system still does at its start has ended by then.
     time.sleep(SETTLE_S)
 
 

@@ -56,8 +56,6 @@ class System:
         self.token = ""
         self.backends: dict[int, subprocess.Popen[bytes]] = {}
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
-        #: Fork servers of workers that were killed.
-        self._left: dict[int, list[psutil.Process]] = {}
         self.proxy = Proxy(folder / "proxy.log") if is_tried else None
         self._entrance = Link(name=WORKERS, port=free_port(), targets=tuple(self.ports))
         self._rules: dict[str, dict[str, Rule]] = {}
@@ -158,7 +156,6 @@ class System:
         own = {
             "worker.name": f"worker-{index}",
             "worker.token": self.token,
-            # Of its own, so that its model processes are below it, whatever they were forked from.
             "data_dir": str(self.data / f"worker-{index}"),
         }
         if index % 2 == 0 and (queues_url := self.engine.queues_url()):
@@ -186,38 +183,17 @@ class System:
 
     def kill_worker(self, index: int) -> None:
         """SIGKILL a worker, and wait until the kernel has let go of it."""
-        self._left.setdefault(index, []).extend(self._fork_servers(index))
         self.workers[index].kill()
         self.workers[index].wait(PATIENCE_S)
 
     def model_process(self, index: int) -> psutil.Process | None:
         """Return the model process of a worker, if it has one now."""
-        for child in self._below(index):
-            with contextlib.suppress(psutil.Error):
-                if child.name() == "swell-model" or "swell.worker.child" in child.cmdline():
-                    return child
-        return None
-
-    def _fork_servers(self, index: int) -> list[psutil.Process]:
-        found = []
-        for child in self._below(index):
-            with contextlib.suppress(psutil.Error):
-                if "swell.worker.forkserver" in child.cmdline():
-                    found.append(child)
-        return found
-
-    def _below(self, index: int) -> list[psutil.Process]:
-        """Return what a worker has started, or the fork servers that it has from former ones.
-
-        A worker that comes before its killed predecessor's fork server has noticed shares it.
-        """
-        found: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
-            found += psutil.Process(self.workers[index].pid).children(recursive=True)
-        for server in self._left.get(index, []):
-            with contextlib.suppress(psutil.Error):
-                found += server.children(recursive=True)
-        return found
+            for child in psutil.Process(self.workers[index].pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "swell.worker.child" in child.cmdline():
+                        return child
+        return None
 
     def kill_model(self, index: int) -> bool:
         """SIGKILL the model process of a worker; False if it has none now."""

@@ -1,18 +1,15 @@
 """Examples of the page on weights that need torch, run as they stand there, on a CPU."""
 
-import asyncio
 import hashlib
 import json
 import re
-import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from commandline import Swell, clean_environment
+from commandline import Swell
 from pages import block, ran
 
 torch = pytest.importorskip("torch")
@@ -21,7 +18,6 @@ pytest.importorskip("diffusers")
 from safetensors.torch import save_file  # noqa: E402
 
 from swell.weights import load  # noqa: E402
-from swell.worker.forkserver import ForkFailed, ForkServer  # noqa: E402
 
 PAGE = "docs/models/weights.md"
 
@@ -101,68 +97,6 @@ def test_weights_leave_and_come_back_as_the_page_says(tmp_path: Path) -> None:
     after = "print(tensors['weight'].tolist())\n"
     script = before + on_cpu(block(PAGE, "TorchHostCopy.load")) + after
     assert ran(script, tmp_path, PATIENCE_S).strip() == "[0.0, 1.0, 2.0, 3.0]"
-
-
-async def test_a_model_process_is_forked_as_the_page_says(tmp_path: Path) -> None:
-    def here(text: str) -> str:
-        assert "/run/swell/" in text
-        return text.replace("/run/swell/", f"{tmp_path}/")
-
-    program, *words = shlex.split(here(block(PAGE, "swell.worker.forkserver --socket", "sh")))
-    assert program == "python"
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, *words, cwd=tmp_path, env=clean_environment()
-    )
-    imports, asked, waited = re.split(
-        r"^(?=server = )|^(?=code = )", here(block(PAGE, "ForkServer.connect")), flags=re.MULTILINE
-    )
-    lines = "\n".join(f"    {line}" for line in asked.splitlines())
-    script = f"""
-import asyncio, os, socket, time
-from swell.worker.frames import HEAD_BYTES, Load, Phased, decode_frame, encode_frame
-{imports}
-async def told(reader):
-    while True:
-        size = int.from_bytes(await reader.readexactly(HEAD_BYTES), "big")
-        frame = decode_frame(await reader.readexactly(size))
-        if not isinstance(frame, Phased):
-            return frame
-
-async def main():
-    ours, theirs = socket.socketpair()
-{lines}
-    theirs.close()
-    reader, writer = await asyncio.open_connection(sock=ours)
-    writer.write(encode_frame(Load(["demo/upper"], "cpu")))
-    print([card.name for card in (await told(reader)).cards], type(await told(reader)).__name__)
-    writer.close()
-    {waited.strip()}
-    print(code)
-
-asyncio.run(main())
-"""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await listening(server, tmp_path / "fork.sock")
-        said = await asyncio.to_thread(ran, script, tmp_path, PATIENCE_S)
-        assert said.splitlines() == ["['demo/upper'] Ready", "0"]
-    finally:
-        if server.returncode is None:
-            server.terminate()
-        await server.wait()
-
-
-async def listening(server: asyncio.subprocess.Process, path: Path) -> None:
-    """Wait until somebody can connect; torch is imported before."""
-    while True:
-        assert server.returncode is None
-        try:
-            found = await ForkServer.connect(path)
-        except ForkFailed:
-            await asyncio.sleep(0.01)
-        else:
-            await found.close()
-            return
 
 
 @pytest.mark.slow

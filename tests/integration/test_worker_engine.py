@@ -1245,7 +1245,7 @@ async def test_what_is_wrong_with_one_drawn_task_is_its_own(
 
 
 @pytest.mark.parametrize("slots", [None, 30])
-async def test_a_drawn_task_that_kills_the_model_process_is_found_by_halves(
+async def test_a_drawn_task_that_kills_the_model_process_is_found_alone(
     dispatch: MemoryDispatch, draws: str, slots: int | None
 ) -> None:
     inputs = [{"steps": 5, "step_s": 0.01, "text": str(n)} for n in range(8)]

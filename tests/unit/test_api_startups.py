@@ -44,8 +44,8 @@ def cold(boot_s: float = 10.0, load_s: float = 30.0) -> dict[str, Any]:
         spans=[
             span("boot", 0.0, boot_s),
             span("pull", boot_s / 2, boot_s),
-            span("import", boot_s, at_s, **{"from": "fork"}),
-            span("load", at_s, at_s + load_s, model=MODEL),
+            span("import", boot_s, at_s),
+            span("load", at_s, at_s + load_s, model=MODEL, **{"from": "host"}),
         ],
     )
 
@@ -104,8 +104,8 @@ async def test_the_phases_of_a_worker_are_shown_with_it(world: World) -> None:
     assert [(s["phase"], s["start_s"], s["end_s"], s["from"]) for s in startup["spans"]] == [
         ("boot", 0.0, 10.0, ""),
         ("pull", 5.0, 10.0, ""),
-        ("import", 10.0, 15.0, "fork"),
-        ("load", 15.0, 45.0, ""),
+        ("import", 10.0, 15.0, ""),
+        ("load", 15.0, 45.0, "host"),
     ]
 
 

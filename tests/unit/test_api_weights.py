@@ -1,21 +1,17 @@
 """Workers with a URL and a key only hear where the chunks of pushed weights are."""
 
-import base64
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from api_harness import World, a_world
 
 from swell.core.records import Scope
-from swell.weights import CompiledKey
-from swell.weights.chunks import ChunkedFile, Manifest, manifest_key, read_manifest, version_key
+from swell.weights.chunks import Manifest, manifest_key, read_manifest, version_key
 from swell.weights.listing import Entry, Listing
 from swell.weights.push import push
-from swell.weights.signed import Program, cpu_key
 
 DATA = b'{"a":"' + b"x" * 20_000 + b'"}'
 
@@ -34,25 +30,6 @@ async def pushed(world: World, folder: Path) -> Manifest:
     listing = Listing("acme/poster", "v1", {"config.json": entry})
     done = await push(listing, {"config.json": path}, world.service.weights, chunk_bytes=4096)
     return done.manifest
-
-
-async def noted(world: World) -> tuple[Program, bytes]:
-    """Have a note lie there that nobody has signed: a backend believes nothing of it."""
-    store, digest = world.service.weights, hashlib.sha256(b"program").hexdigest()
-    await store.put_chunk(digest, b"program")
-    program = Program(
-        model="acme/poster",
-        version="v1",
-        manifest="12" * 32,
-        key=CompiledKey(("ab" * 32,), "1", {}, "cpu", "a cpu"),
-        content=ChunkedFile(digest, 7, (digest,)),
-        chunk_bytes=4096,
-        signed_at=world.clock.now(),
-    )
-    told = {"statement": msgspec.json.encode(program), "signed_by": "nobody", "signature": b""}
-    note = msgspec.json.encode(told)
-    await store.put_note(program, note)
-    return program, note
 
 
 async def ask(world: World, **fields: Any) -> Any:
@@ -89,36 +66,6 @@ async def test_what_was_not_pushed_is_not_there(world: World, tmp_path: Path) ->
         assert answer.status == 404
         assert "swell models push" in answer.json["detail"]
     assert (await ask(world, model="../x")).status == 400
-
-
-CPU = "0" * 32
-
-
-async def test_a_worker_reads_what_was_signed_and_its_chunks(world: World, tmp_path: Path) -> None:
-    await pushed(world, tmp_path)
-    assert (await ask(world, compiled=CPU)).json == {"manifest": "", "places": [], "notes": []}
-    program, note = await noted(world)
-    answer = await ask(world, compiled=cpu_key("a cpu"))
-    assert [base64.b64decode(each) for each in answer.json["notes"]] == [note]
-    chunks = list(program.content.chunks)
-    answer = await ask(world, compiled=cpu_key("a cpu"), chunks=chunks)
-    [place] = answer.json["places"]
-    assert (await world.stranger("GET", place["url"])).body == b"program"
-
-
-async def test_only_chunks_that_notes_of_that_kind_name_are_signed(
-    world: World, tmp_path: Path
-) -> None:
-    manifest = await pushed(world, tmp_path)
-    program, _ = await noted(world)
-    theirs = list(program.content.chunks)
-    weights = list(manifest.files["config.json"].chunks)
-    for cpu, chunks in ((CPU, theirs), (cpu_key("a cpu"), weights), (cpu_key("a cpu"), ["../x"])):
-        assert (await ask(world, compiled=cpu, chunks=chunks)).status == 422
-    assert (await ask(world, chunks=theirs)).status == 422
-    for odd in ("../x", "0" * 31, "A" * 32):
-        assert (await ask(world, compiled=odd)).status == 400
-    assert (await ask(world, version="v2", compiled=cpu_key("a cpu"), chunks=theirs)).status == 422
 
 
 async def test_only_workers_ask_and_only_for_their_models(world: World, tmp_path: Path) -> None:

@@ -86,14 +86,14 @@ def test_only_what_it_has_is_watched_and_once() -> None:
 
 def test_of_a_dead_process_the_batch_that_it_was_at_is_suspect() -> None:
     lost = with_batches("ab", "c", "d").lose(blameless=False)
-    assert (lost.suspects, lost.others, lost.was_drawing) == (["a", "b"], ["c", "d"], False)
+    assert (lost.suspects, lost.others) == (["a", "b"], ["c", "d"])
 
 
 def test_of_one_that_drew_nobody_in_a_batch_is_suspect() -> None:
     at = with_batches("a")
     at.begin_drawing(1, "drawn", 0.0)
     lost = at.lose(blameless=False)
-    assert (lost.suspects, lost.others, lost.was_drawing) == ([], ["a"], True)
+    assert (lost.suspects, lost.others) == (["drawn"], ["a"])
     assert at.current is None
     assert not at.sent
 
@@ -102,7 +102,7 @@ def test_of_one_that_was_ended_for_something_that_is_over_nobody_is_suspect() ->
     at = with_batches("a", "b")
     at.begin_drawing(1, "drawn", 0.0)
     lost = at.lose(blameless=True)
-    assert (lost.suspects, lost.others, lost.was_drawing) == ([], ["a", "b"], False)
+    assert (lost.suspects, lost.others) == ([], ["a", "b", "drawn"])
 
 
 def test_seconds_per_task_rise_at_once_and_fall_slowly() -> None:

@@ -1,6 +1,5 @@
 """What runs together."""
 
-import math
 from typing import Any
 
 import msgspec
@@ -8,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.sdk.define import define
-from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
+from swell.worker.batch import Backlog, Batching, Line, batching_of, room_of
 from swell.worker.engine import default_slots
 from swell.zoo.curve import CurveModel
 from swell.zoo.stub import Noop
@@ -181,31 +180,26 @@ def test_who_waits_for_one_model_does_not_hold_up_others() -> None:
     assert (line.take(), len(line)) == ("b", 0)
 
 
-def test_circles_go_in_one_after_the_other_and_are_one_again_after_a_pardon() -> None:
+def test_one_that_is_alone_waits_for_an_empty_process_and_has_it_to_itself() -> None:
     line: Line[str] = Line({"m": 9})
-    first, second = line.new_circle(), line.new_circle()
-    line.add("free", "m", 1)
-    for name, circle in (("d", second), ("c", first), ("b", first)):
-        line.put_back(name, "m", 1, circle)
-    assert [line.take(), line.take(), line.take()] == ["b", "c", None]
-    line.leave("b")
+    line.add("a", "m", 1)
+    line.add("b", "m", 1)
+    assert line.take() == "a"
+    line.put_back("suspect", "m", 1, alone=True)
     assert line.take() is None
-    line.pardon()
-    line.leave("c")
-    assert [line.take(), line.take()] == ["d", "free"]
-    assert line.leave_all() == ["d", "free"]
-    line.add("e", "m", 1)
-    assert line.take() == "e"
+    line.leave("a")
+    assert [line.take(), line.take()] == ["suspect", None]
+    line.leave("suspect")
+    line.add("c", "m", 1)
+    assert [line.take(), line.take()] == ["b", "c"]
+    line.leave_all()
+    line.add("d", "m", 1)
+    assert line.take() == "d"
 
 
-@given(
-    count=st.integers(1, 40),
-    poison=st.integers(0, 39),
-    tried=st.sets(st.integers(0, 39)),
-    room=st.integers(1, 50),
-)
-def test_who_kills_the_process_is_found_in_few_tries_and_alone(
-    count: int, poison: int, tried: set[int], room: int
+@given(count=st.integers(1, 40), poison=st.integers(0, 39), room=st.integers(1, 50))
+def test_who_kills_the_process_is_found_at_its_second_death(
+    count: int, poison: int, room: int
 ) -> None:
     poison %= count
     line: Line[int] = Line({"m": room})
@@ -218,18 +212,13 @@ def test_who_kills_the_process_is_found_in_few_tries_and_alone(
         while (number := line.take()) is not None:
             inside.append(number)
         assert inside
-        if poison not in inside:
-            finished += line.leave_all()
+        line.leave_all()
+        if poison in inside:
+            deaths += 1
+        if poison not in inside or inside == [poison]:
+            finished += inside
             continue
-        deaths += 1
-        suspects = line.leave_all()
-        if suspects == [poison]:
-            finished.append(poison)
-            line.pardon()
-            continue
-        for circle in reversed(parted(suspects, tried.__contains__)):
-            place = line.new_circle()
-            for number in reversed(circle):
-                line.put_back(number, "m", 1, place)
+        for number in reversed(inside):
+            line.put_back(number, "m", 1, alone=True)
     assert sorted(finished) == list(range(count))
-    assert deaths <= 2 + math.ceil(math.log2(count))
+    assert deaths <= 2

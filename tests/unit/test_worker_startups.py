@@ -18,11 +18,10 @@ from swell.worker.startups import Beginning, Startups
 class Process:
     """Phases as a model process tells them."""
 
-    def __init__(self, *, is_forked: bool = False) -> None:
+    def __init__(self) -> None:
         self.spans: Sequence[Span] = ()
         self.models: Sequence[str] = ()
         self.has_news = asyncio.Event()
-        self.is_forked = is_forked
 
     def tell(self, *spans: tuple[str, str, float, float | None]) -> None:
         self.spans = [Span(phase=p, model=m, start_s=a, end_s=b) for p, m, a, b in spans]
@@ -50,7 +49,7 @@ def told(startup: Startup) -> list[tuple[str, str, float, float | None]]:
 def test_all_phases_lie_on_one_axis_and_cover_the_whole(clock: ManualClock) -> None:
     asked_at = clock.now() - timedelta(seconds=70)
     startups = started(clock, age_s=8.0, asked_at=asked_at, container_age_s=10.0, pull_s=25.0)
-    process = Process(is_forked=True)
+    process = Process()
     clock.advance(1)
     startups.follow(process)
     process.models = ["a/a"]
@@ -80,7 +79,6 @@ def test_all_phases_lie_on_one_axis_and_cover_the_whole(clock: ManualClock) -> N
         ("warm", "a/a", 74.0, 75.0),
         ("first_task", "", 175.0, 178.0),
     ]
-    assert [s.source for s in done.spans if s.phase == Phase.IMPORT] == ["", "fork"]
     assert (done.state, done.ready_s, done.whole_s) == (StartupState.DONE, 75.0, 78.0)
     assert done.id == registering.id
     assert covered_s(done.spans, done.age_s) == done.whole_s
@@ -193,7 +191,7 @@ def test_a_switch_has_phases_of_its_own(clock: ManualClock) -> None:
 
 
 def test_a_restart_begins_when_the_process_before_was_lost(clock: ManualClock) -> None:
-    startups, process = started(clock), Process(is_forked=True)
+    startups, process = started(clock), Process()
     process.tell(("import", "", 1001.0, 1002.0), ("load", "a/a", 1002.0, 1004.0))
     clock.advance(4)
     restart = startups.restarted(1000.0, process)

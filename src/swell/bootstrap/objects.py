@@ -16,7 +16,6 @@ from swell.settings.storage_settings import BucketSettings
 if TYPE_CHECKING:
     from swell.objects.bucket import BucketObjects
     from swell.objects.object_store import Objects, Secret
-    from swell.weights.compiled import CompiledCache
     from swell.weights.store import WeightStore
 
 #: Age at which partial uploads in a shared folder are deleted: other backends may be writing them.
@@ -142,10 +141,3 @@ def weights_url(settings: Settings, url: str = "") -> str:
 def compiled_folder(settings: Settings) -> Path:
     """Return the folder of compiled programs."""
     return settings.worker.compiled_dir or settings.data_dir / "compiled"
-
-
-def open_compiled(settings: Settings) -> "CompiledCache":
-    """Return the cache of compiled programs that the workers of this machine share."""
-    from swell.weights.compiled import CompiledCache
-
-    return CompiledCache(compiled_folder(settings), settings.worker.compiled_bytes)

@@ -4,33 +4,27 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swell.bootstrap.extras import Unusable
-from swell.bootstrap.objects import compiled_folder, open_compiled, open_weights
+from swell.bootstrap.objects import compiled_folder, open_weights
 from swell.bootstrap.storage import external_queues
 from swell.bootstrap.tracing import open_tracer
 from swell.core.clock import Clock, process_age_s, since_boot_s
-from swell.core.errors import InvalidRequest, SwellError
+from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
-from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 from swell.worker.frames import Load, Shelf
 from swell.worker.run import Home, ModelProcess, Origin
 from swell.worker.startups import Beginning, Startups
-from swell.worker.warm import Forks, ForksSettings
 
 if TYPE_CHECKING:
     from swell.protocol.worker_messages import Dispatch
+    from swell.weights.addresses import Source
     from swell.weights.cache import WeightCache
-    from swell.weights.compiled_fetch import ProgramSource
     from swell.weights.gather import Terms
-    from swell.weights.signing import Trusted
-    from swell.weights.wishing import Wishing
     from swell.worker.engine import Worker
-    from swell.worker.provision import Wish
 
 
 async def begin_worker(settings: Settings, clock: Clock, home: Home | None = None) -> Origin:
@@ -60,12 +54,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
     )
     home = home or Home()
     shelf = _shelf(settings)
-    forks = None if home.is_own else _forks(settings, clock)
-    if forks is not None:
-        forks.begin()
-    process = ModelProcess(home.python, forks=forks, variables=home.variables)
-    # Before the process may look for compiled programs.
-    announced = _announce_programs(settings)
+    process = ModelProcess(home.python, variables=home.variables)
     process.begin(
         Load(
             list(chosen.models),
@@ -77,8 +66,8 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
         )
     )
     await process.is_asked.wait()
-    provision = _begin_provision(settings, clock, startups, home, announced)
-    return Origin(forks, process, home, startups, provision, shelf)
+    provision = _begin_provision(settings, clock, startups)
+    return Origin(process, home, startups, provision, shelf)
 
 
 def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None) -> "Worker":
@@ -102,7 +91,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         clock,
         curves=settings.data_dir / "curves",
         weights=_weight_cache(settings),
-        origin=origin or Origin(_forks(settings, clock), shelf=_shelf(settings)),
+        origin=origin or Origin(shelf=_shelf(settings)),
     )
     worker.traces.tracer = open_tracer(settings, "swell-worker", name)
     return worker
@@ -147,16 +136,6 @@ def _open_dispatch(settings: Settings) -> "Dispatch":
     return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
 
 
-def _forks(settings: Settings, clock: Clock) -> Forks:
-    chosen = settings.worker
-    return Forks(
-        ForksSettings(settings.data_dir / "warm", chosen.preload, chosen.warm_s),
-        chosen.models,
-        process_environment(),
-        clock,
-    )
-
-
 def _weights_folder(settings: Settings) -> Path:
     return settings.worker.cache_dir or settings.data_dir / "weights"
 
@@ -192,98 +171,28 @@ def _digests_in(listings: Path | None) -> list[str]:
         ) from error
 
 
-#: The signers to trust, and the announcement to model processes that programs may arrive.
-_Announcement = tuple["Trusted", "Wishing"]
-
-
-def _announce_programs(settings: Settings) -> _Announcement | None:
-    """Announce to model processes that compiled programs may arrive; None if none will.
-
-    Raises:
-        InvalidRequest: One of `worker.compiled_keys` is not a public key.
-    """
-    if not settings.worker.compiled_keys:
-        return None
-    from swell.weights.compiled import ANY
-
-    try:
-        from swell.weights.signing import Trusted
-    except ImportError:
-        why = "signatures need an extra: pip install 'swell[compiled]'"
-        _log_weights("compiled programs cannot be had", why=why)
-        return None
-    try:
-        trusted = Trusted(settings.worker.compiled_keys)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"worker.compiled_keys: {error.detail}") from error
-    try:
-        wishing = open_compiled(settings).wishing()
-        wishing.tell([ANY])
-    except (SwellError, OSError) as error:
-        why = error.detail if isinstance(error, SwellError) else str(error)
-        _log_weights("compiled programs cannot be had", why=why)
-        return None
-    return trusted, wishing
-
-
 def _begin_provision(
-    settings: Settings,
-    clock: Clock,
-    startups: Startups,
-    home: Home,
-    announced: _Announcement | None,
+    settings: Settings, clock: Clock, startups: Startups
 ) -> "asyncio.Task[None] | None":
-    """Start to download pushed weights and programs; None if everything is here."""
+    """Start to download pushed weights; None if everything is here."""
     from swell.worker.provision import Provision, wishes_of
 
     chosen = settings.worker
     wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
     cache = _weight_cache(settings)
-    if announced is None and all(wish.is_in(cache) for wish in wishes):
+    if all(wish.is_in(cache) for wish in wishes):
         return None
     source, terms = _weight_source(settings, clock)
     provision = Provision(wishes, cache, source, clock, terms=terms, tell=_log_weights)
 
     async def bring() -> None:
-        programs = None
-        if announced is not None:
-            bringing = _bring_programs(settings, clock, home, announced, wishes)
-            programs = asyncio.create_task(bringing)
-        try:
-            with startups.fetching("bucket", lambda: provision.bytes > 0):
-                await provision.bring()
-            if programs is not None:
-                await programs
-        finally:
-            if programs is not None:
-                programs.cancel()
-                await asyncio.gather(programs, return_exceptions=True)
+        with startups.fetching("bucket", lambda: provision.bytes > 0):
+            await provision.bring()
 
     return asyncio.get_running_loop().create_task(bring())
 
 
-async def _bring_programs(
-    settings: Settings, clock: Clock, home: Home, announced: _Announcement, wishes: "Sequence[Wish]"
-) -> None:
-    from swell.worker.programs import Here, Programs, this_machine
-
-    trusted, wishing = announced
-    source, terms = _weight_source(settings, clock)
-    chosen = settings.worker
-    here = Here(
-        _weight_cache(settings),
-        open_compiled(settings),
-        this_machine(chosen.device, is_own_python=home.is_own),
-        trusted,
-        chosen.compiled_wait_s,
-    )
-    programs = Programs(
-        wishes, here, source, clock, wishing=wishing, terms=terms, tell=_log_weights
-    )
-    await programs.bring()
-
-
-def _weight_source(settings: Settings, clock: Clock) -> "tuple[ProgramSource, Terms]":
+def _weight_source(settings: Settings, clock: Clock) -> "tuple[Source, Terms]":
     """Return the source of pushed weights: the store if the settings name it, or the backend."""
     from swell.weights.gather import Terms
     from swell.weights.sources import BackendSource, StoreSource

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 import uvloop
@@ -13,12 +12,11 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedCo
 from rich.progress import Progress as Bars
 
 from swell.bootstrap.environments import model_home
-from swell.bootstrap.objects import open_compiled, open_weights, weights_url
+from swell.bootstrap.objects import open_weights, weights_url
 from swell.cli.added import ref_of
 from swell.cli.fetching import cache_of, hub_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
-from swell.cli.signing_keys import make_signing_key, signing
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest
 from swell.settings.environment import quieten_libraries
@@ -28,12 +26,6 @@ from swell.weights.listing import Entry, Listing, read_listing
 from swell.weights.noted import note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
-from swell.weights.push_compiled import Signer, push_compiled
-
-if TYPE_CHECKING:
-    from swell.weights.compiled import CompiledCache
-    from swell.weights.push_compiled import PushedPrograms
-    from swell.weights.signing import SigningKey, Trusted
 
 #: Where nobody looks at bars, a line is written so often, in seconds.
 _LINE_S: Final = 10.0
@@ -43,11 +35,11 @@ def push_weights(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL…]",
+            metavar="MODEL…",
             help="Pulled weights (owner/name@version), weights.toml, or a model as `swell build` "
             "takes it.",
         ),
-    ] = [],
+    ],
     to: Annotated[
         str | None,
         typer.Option(
@@ -62,28 +54,6 @@ def push_weights(
             help="Compare stored chunks with their digests, and replace damaged ones.",
         ),
     ] = False,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compiled",
-            help="Push the programs compiled for them on this machine too. Needs --key.",
-        ),
-    ] = False,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Private key that signs compiled programs; made by --keygen.",
-        ),
-    ] = None,
-    keygen: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Push nothing: make a private key for compiled programs, or read the one in FILE, "
-            "and print its public key, for worker.compiled_keys.",
-        ),
-    ] = None,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
@@ -92,22 +62,13 @@ def push_weights(
 
     Only missing chunks are uploaded; run an interrupted push again. A version never changes: other
     weights under the same version are refused before anything is uploaded.
-
-    Workers run compiled programs, and trust only signatures by worker.compiled_keys. Sign only
-    programs compiled on a machine that runs no code of others. No worker needs the private key.
     """
-    if keygen is not None:
-        make_signing_key(keygen, as_json)
-        return
-    if not models:
-        raise InvalidRequest("name what to push: weights that were pulled, or a model")
     settings = settings_from(config, data).settings
     quieten_libraries()
-    signer = _signing(key, settings, is_wanted=compiled)
     where = weights_url(settings, to or "")
     talk.print(f"pushing to {where}", markup=False)
     try:
-        found = uvloop.run(_push_all(models, settings, to or "", where, signer, verify=verify))
+        found = uvloop.run(_push_all(models, settings, to or "", where, verify=verify))
     except KeyboardInterrupt:
         talk.print(
             f"interrupted. Uploaded chunks stay in {where}: run the same command to resume",
@@ -115,57 +76,23 @@ def push_weights(
         )
         raise
     if as_json:
-        print_json([_told(each, programs, where) for each, programs in found])
+        print_json([_told(each, where) for each in found])
         return
-    rows = []
-    for each, programs in found:
-        told = f"{each.manifest.model}@{each.manifest.version}"
-        rows.append(_row(told, each))
-        rows += [] if programs is None else [_row(f"compiled for {told}", programs.pushed)]
+    rows = [_row(each) for each in found]
     columns = ("VERSION", "UPLOADED", "UNCHANGED", "REPAIRED")
     table(columns, rows, empty="no weights")
-    for each, _ in found:
+    for each in found:
         pin = f'manifest = "sha256:{each.manifest.digest}"'
         talk.print(f"for weights.toml of {each.manifest.model}: {pin}", markup=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Signing:
-    """Who signs what was compiled, and where that is."""
-
-    key: "SigningKey"
-    cache: "CompiledCache"
-    #: Whose programs are signed too, which this machine has fetched.
-    trusted: "Trusted"
-
-
-def _signing(key: Path | None, settings: Settings, *, is_wanted: bool) -> _Signing | None:
-    """Return who signs; before anything goes up.
-
-    Raises:
-        InvalidRequest: One of the two options is missing, or the key cannot be used.
-    """
-    if is_wanted != (key is not None):
-        raise InvalidRequest(
-            "--compiled needs --key, and --key needs --compiled: compiled programs are signed"
-        )
-    if key is None:
-        return None
-    keys = signing()
-    trusted = keys.Trusted(settings.worker.compiled_keys)
-    return _Signing(keys.read_key(key), open_compiled(settings), trusted)
-
-
-def _row(told: str, pushed: Pushed) -> tuple[str, str, str, int]:
+def _row(pushed: Pushed) -> tuple[str, str, str, int]:
     return (
-        told,
+        f"{pushed.manifest.model}@{pushed.manifest.version}",
         f"{pushed.sent_chunks} ({pushed.sent_bytes / 1e6:,.1f} MB)",
         f"{pushed.there_chunks} ({pushed.there_bytes / 1e6:,.1f} MB)",
         pushed.wrong_chunks,
     )
-
-
-_Found = tuple[Pushed, "PushedPrograms | None"]
 
 
 async def _push_all(
@@ -173,13 +100,12 @@ async def _push_all(
     settings: Settings,
     to: str,
     where: str,
-    signer: _Signing | None,
     *,
     verify: bool,
-) -> list[_Found]:
+) -> list[Pushed]:
     clock = SystemClock()
     store = open_weights(settings, clock, to)
-    done: list[_Found] = []
+    done: list[Pushed] = []
     # What is read from the cache must not be evicted meanwhile.
     with ExitStack() as held:
         for model in models:
@@ -188,38 +114,11 @@ async def _push_all(
                     pushed = await push(
                         listing, paths, store, verify=verify, clock=clock, progress=show
                     )
-                    programs = None
-                    if signer is not None:
-                        programs = await push_compiled(
-                            pushed.manifest,
-                            signer.cache,
-                            store,
-                            Signer(signer.key, signer.trusted),
-                            clock,
-                            verify=verify,
-                            progress=show,
-                        )
-                done.append((pushed, programs))
+                done.append(pushed)
                 # By it an image that brings these weights along is built on this machine.
                 note_manifest(cache_of(settings), pushed.manifest)
                 talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
-                _tell_programs(programs, signer)
     return done
-
-
-def _tell_programs(programs: "PushedPrograms | None", signer: _Signing | None) -> None:
-    if programs is None or signer is None:
-        return
-    for each in programs.programs:
-        told = f"compiled by torch {torch}" if (torch := each.key.libraries.get("torch")) else ""
-        what = ", ".join(filter(None, (each.key.device, each.key.processor, told)))
-        talk.print(f"signed by {signer.key.id}: {what}", markup=False)
-    for left in programs.left:
-        whose = f"the key {left.origin}, which" if left.origin else "somebody who"
-        talk.print(
-            f"not signed: what was compiled for {left.key.device} by {whose} is not trusted here",
-            markup=False,
-        )
 
 
 async def _named(
@@ -315,9 +214,8 @@ def _shown(model: str, clock: Clock) -> Iterator[Callable[[PushProgress], None]]
         yield show
 
 
-def _told(pushed: Pushed, programs: "PushedPrograms | None", where: str) -> dict[str, Any]:
+def _told(pushed: Pushed, where: str) -> dict[str, Any]:
     manifest = pushed.manifest
-    compiled = () if programs is None else programs.programs
     return {
         "model": manifest.model,
         "version": manifest.version,
@@ -329,14 +227,4 @@ def _told(pushed: Pushed, programs: "PushedPrograms | None", where: str) -> dict
         "there_chunks": pushed.there_chunks,
         "there_bytes": pushed.there_bytes,
         "wrong_chunks": pushed.wrong_chunks,
-        "compiled": [
-            {
-                "key": each.key.digest,
-                "device": each.key.device,
-                "processor": each.key.processor,
-                "libraries": each.key.libraries,
-                "bytes": each.content.bytes,
-            }
-            for each in compiled
-        ],
     }

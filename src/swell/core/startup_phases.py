@@ -77,8 +77,8 @@ class Span(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_s: float
     #: None while running, and if the startup died in it.
     end_s: float | None = None
-    #: The cache that made it short: `fork` (a warm process), `compiled`, `host` (host memory),
-    #: `disk` (the weights cache), `bucket` (pushed weights).
+    #: The cache that made it short: `compiled`, `host` (host memory), `disk` (the weights cache),
+    #: `bucket` (pushed weights).
     source: str = msgspec.field(name="from", default="")
 
 

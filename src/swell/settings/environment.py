@@ -24,7 +24,7 @@ def process_environment(*, without_settings: bool = False) -> dict[str, str]:
 
 
 def replace_environment(environment: Mapping[str, str]) -> None:
-    """Replace the environment of this process: a fork takes that of the worker it serves."""
+    """Replace the environment of this process."""
     os.environ.clear()
     os.environ.update(environment)
 

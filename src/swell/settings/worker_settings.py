@@ -46,14 +46,10 @@ class WorkerSettings(Group):
         baked_dir: Read-only folder of weights that came with the machine image, laid out like the
             cache.
         compiled_dir: Cache folder of compiled programs, readable and writable only by the worker's
-            user; unset for `compiled` in the data folder.
+            user; may be a shared volume or part of an image; unset for `compiled` in the data
+            folder.
         compiled_bytes: Size of the cache of compiled programs; the least recently used are evicted
             first. In bytes; unset for the whole disk.
-        compiled_keys: Public keys from `swell models push --keygen`. The worker downloads and runs
-            programs compiled elsewhere for pushed weights if one of these keys signed them; without
-            keys, each machine compiles for itself.
-        compiled_wait_s: Time without progress after which the worker stops waiting for a compiled
-            program and compiles itself, in seconds.
         weights: Pushed weights to download at the start, as `owner/name@version` or the path of a
             `weights.toml`, in addition to those listed in a `weights.toml` in the model's folder.
         added: Whether to serve the models that `swell models add` added to the data folder.
@@ -96,9 +92,6 @@ class WorkerSettings(Group):
             tasks, in seconds; 0 returns the leases at once, without checkpoints.
         give_up_s: Time without any answer from the backend after which the worker exits with code
             5, so that an unreachable machine costs nothing, in seconds; 0 or unset to wait forever.
-        preload: Modules to import once in a process that forks model processes, for quick starts:
-            `auto` for those that the models imported last time, `none` for no such process, or
-            names of modules.
         asked_at: Time when the launcher requested the machine, such as `2026-11-26T09:30:00Z`, to
             measure the boot; the launcher sets `SWELL_WORKER__ASKED_AT`. Negative times and times
             over two hours are ignored.
@@ -106,8 +99,6 @@ class WorkerSettings(Group):
             set by its entry point; unset for the start of the process.
         pull_s: Time to pull the worker's image before the start, in seconds, if the launcher knows
             it.
-        warm_s: Time that the preloading process waits for the next worker after the last one exits,
-            in seconds; 0 to exit with it.
     """
 
     url: str = "http://127.0.0.1:8000"
@@ -139,8 +130,6 @@ class WorkerSettings(Group):
     baked_dir: Path | None = None
     compiled_dir: Path | None = None
     compiled_bytes: int | None = Field(default=None, gt=0)
-    compiled_keys: Words = ()
-    compiled_wait_s: float = Field(default=5.0, gt=0)
     weights: Words = ()
     added: bool = True
     optional: Words = ()
@@ -160,11 +149,9 @@ class WorkerSettings(Group):
     killed_after_s: float | None = Field(default=None, ge=0)
     handover_s: float = Field(default=5.0, ge=0)
     give_up_s: float | None = Field(default=3600.0, ge=0)
-    preload: Words = ("auto",)
     asked_at: AwareDatetime | None = None
     began_boot_s: float | None = Field(default=None, ge=0)
     pull_s: float | None = Field(default=None, ge=0)
-    warm_s: float = Field(default=0.0, ge=0)
 
 
 class PoolSettings(Group):

@@ -30,9 +30,6 @@
     lora        what LoRAs add to weights
     adapted     weights that LoRAs are put on and taken off
     compiled    what was compiled for a model, for the next process
-    signing     keys that sign what was compiled, and that are believed
-    signed      what a signature over it says
-    push_compiled, compiled_fetch   the same up beside a version's weights, and down
     torch_tensors, torch_lora, torch_compiled   the same for torch; the only modules that import it
 
 No file that can carry a program is ever opened as weights: see `formats`; what was compiled lies

@@ -1,15 +1,12 @@
 """What was compiled for a model, kept beside its weights for the next process.
 
-Compiled artefacts are programs: machine code, and pickles that run whatever they hold. So they are
-not weights, which anybody may publish: they are read only where this user alone can have written
-them, on this machine, and only if each byte is as it was written. What comes from elsewhere enters
-only under a signature that this machine was told to trust: see `swell.weights.compiled_fetch`.
+Compiled artefacts are programs: machine code and pickles. Weights may come from anyone; a program
+is read only from a folder that no other user can write, and only if its digest matches.
 
-    records/KEY     which content belongs to a key, and who has compiled it
+    records/KEY     which content belongs to a key
     files/SHA-256   contents, evicted as those of weights are
     refused/SHA-256 contents that have failed here when they were run; they are not used again
     work/…          a folder for each process that compiles, gone with it
-    wishes/…        what a worker is about to fetch; see `swell.weights.wishing`
 
 The key is a digest of all that an artefact depends on: weights, the model's code, libraries, device
 and the kind of processor. Another build never finds it.
@@ -24,32 +21,15 @@ import re
 import secrets
 import shutil
 import stat
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from swell.core.clock import Clock, SystemClock
 from swell.core.errors import SwellError
-from swell.core.startup_phases import fetching
 from swell.settings.environment import process_environment, replace_environment
 from swell.weights.cache import CacheFull, CacheUnusable, WeightCache
 from swell.weights.listing import Entry
-from swell.weights.wishing import Wishing, is_wished
-
-#: Who has compiled a program: this machine. Else it is the key by which it was signed, and nobody
-#: knows it of what an earlier version of Swell has kept.
-HERE: Final = "here"
-
-#: What a worker wishes for that has not heard yet what there is.
-ANY: Final = "whatever was compiled"
-
-#: What a worker fetches is waited for so long at most, in seconds; it gives up before.
-PATIENCE_S: Final = 150.0
-
-_LOOK_S: Final = 0.02
 
 #: Rights of others to a folder; and those by which they change what lies there.
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -98,22 +78,6 @@ class _Record(msgspec.Struct, frozen=True):
     size_bytes: int
     #: The key itself, so that a record says what it is for.
     key: CompiledKey
-    #: `HERE`, or the id of the key that has signed it; empty where nobody knows.
-    origin: str = ""
-
-
-class Kept(NamedTuple):
-    """A program that is kept here.
-
-    Args:
-        key: What it depends on.
-        entry: Which content it is.
-        origin: `HERE`, or the id of the key that has signed it; empty where nobody knows.
-    """
-
-    key: CompiledKey
-    entry: Entry
-    origin: str
 
 
 def processor() -> str:
@@ -127,11 +91,6 @@ def processor() -> str:
         named = told.get("model name") or platform.machine()
         return f"{named} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
     return f"{platform.machine()} {platform.processor()}"
-
-
-def cpu_of(processor: str) -> str:
-    """Return which CPU a kind of processor is, or stands in, as a key has it."""
-    return processor.rpartition(", ")[2]
 
 
 #: What this process tries out.
@@ -153,7 +112,7 @@ def keep_compiled_in(folder: str, budget_bytes: int | None) -> None:
 
 
 def workers_cache(otherwise: Path = Path(".swell/compiled")) -> "CompiledCache":
-    """Return where the worker of this process keeps programs, and brings those that were signed.
+    """Return the cache of the worker that started this process.
 
     Args:
         otherwise: The folder, in a process that no worker has started.
@@ -168,17 +127,17 @@ class CompiledCache:
     """Compiled artefacts by what they depend on. Any number of processes may use one at once.
 
     Args:
-        folder: Made if it is not there; for this user alone. On a local disk.
+        folder: Made if it is not there; for this user alone. A local disk or a volume that
+            machines share, with POSIX file locks.
         budget_bytes: What all contents together may take; None for as much as the disk has.
 
     Guarantees:
-        What `get` returns was given to `put` or `note` under an equal key, byte for byte, by this
-        user.
+        What `get` returns was given to `put` under an equal key, byte for byte, by this user.
     """
 
     def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
         self.folder = folder
-        #: The files alone; `check_private` comes before their use.
+        #: The files alone; `_check_private` comes before their use.
         self.contents: Final = WeightCache(folder, budget_bytes)
 
     def get(self, key: CompiledKey) -> bytes | None:
@@ -187,7 +146,7 @@ class CompiledCache:
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self.check_private()
+        self._check_private()
         record = self._record(key)
         if record is None:
             return None
@@ -206,55 +165,13 @@ class CompiledCache:
             os.utime(path)
         return content
 
-    def find(self, key: CompiledKey, clock: Clock | None = None) -> bytes | None:
-        """Return the same as `get`, once a worker that fetches it has done so, or given up.
-
-        Raises:
-            NotPrivate: Somebody else can write there.
-        """
-        content = self.get(key)
-        if content is not None or not self._is_coming(key):
-            return content
-        clock, pause = clock or SystemClock(), threading.Event()
-        until_s = clock.monotonic_s() + PATIENCE_S
-        with fetching("bucket"):
-            while self._is_coming(key) and clock.monotonic_s() < until_s:
-                pause.wait(_LOOK_S)
-        return self.get(key)
-
-    def _is_coming(self, key: CompiledKey) -> bool:
-        return is_wished(self.folder, {ANY, key.digest})
-
-    def wishing(self) -> Wishing:
-        """Return what tells `find` of other processes what this one will fetch.
-
-        Raises:
-            NotPrivate: Somebody else can write there.
-        """
-        self.check_private()
-        return Wishing(self.folder)
-
-    def has(self, key: CompiledKey) -> bool:
-        """Return whether something is kept under a key, by its size, that has not failed."""
-        record = self._record(key)
-        if record is None or self.is_refused(record.sha256):
-            return False
-        return self.contents.has(Entry(record.sha256, record.size_bytes))
-
-    def origin(self, key: CompiledKey, content: bytes) -> str:
-        """Return who has compiled a content that was found under a key; empty if nobody knows."""
-        record = self._record(key)
-        if record is None or record.sha256 != hashlib.sha256(content).hexdigest():
-            return ""
-        return record.origin
-
     def refuse(self, sha256: str) -> None:
         """Use a content no more on this machine: it has failed when it was run.
 
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self.check_private()
+        self._check_private()
         with contextlib.suppress(OSError):  # on a full disk it fails again
             self._write(self.folder / "refused" / sha256, b"")
 
@@ -262,37 +179,7 @@ class CompiledCache:
         """Return whether a content has failed here when it was run."""
         return (self.folder / "refused" / sha256).exists()
 
-    def all(self) -> Iterator[Kept]:
-        """Yield what is kept here, by name and size; in order of the keys' digests.
-
-        Raises:
-            NotPrivate: Somebody else can write there.
-        """
-        self.check_private()
-        for path in sorted((self.folder / "records").glob("*.json")):
-            with contextlib.suppress(*_UNREADABLE):
-                record = msgspec.json.decode(path.read_bytes(), type=_Record)
-                entry = Entry(record.sha256, record.size_bytes)
-                is_good = self.contents.has(entry) and not self.is_refused(record.sha256)
-                if record.key.digest == path.stem and is_good:
-                    yield Kept(record.key, entry, record.origin)
-
-    def note(self, key: CompiledKey, entry: Entry, origin: str = "") -> None:
-        """Keep a content under a key that lies among the files already, in the place of another.
-
-        Args:
-            key: What it depends on.
-            entry: Which content.
-            origin: See `Kept`.
-
-        Raises:
-            NotPrivate: Somebody else can write there.
-        """
-        self.check_private()
-        record = _Record(entry.sha256, entry.size_bytes, key, origin)
-        self._write(self._record_path(key), msgspec.json.encode(record))
-
-    def put(self, key: CompiledKey, content: bytes, origin: str = HERE) -> bool:
+    def put(self, key: CompiledKey, content: bytes) -> bool:
         """Keep something under a key, in the place of what was there; return whether it is kept.
 
         Where the disk or the budget does not take it, it is not.
@@ -300,19 +187,19 @@ class CompiledCache:
         Args:
             key: What it depends on.
             content: What has just been run here, so that it is not refused whatever was before.
-            origin: See `Kept`; that of a part of it which was not compiled here.
 
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self.check_private()
+        self._check_private()
         entry = Entry(hashlib.sha256(content).hexdigest(), len(content))
         try:
             with self.contents.locked(entry.sha256):
                 self.contents.make_room(len(content))
                 self._write(self.contents.path(entry.sha256), content)
             (self.folder / "refused" / entry.sha256).unlink(missing_ok=True)
-            self.note(key, entry, origin)
+            record = _Record(entry.sha256, entry.size_bytes, key)
+            self._write(self._record_path(key), msgspec.json.encode(record))
         except (CacheFull, CacheUnusable, OSError):
             return False
         return True
@@ -323,7 +210,7 @@ class CompiledCache:
         Raises:
             NotPrivate: Somebody else can write there.
         """
-        self.check_private()
+        self._check_private()
         place = self.folder / "work"
         place.mkdir(exist_ok=True)
         for left in place.glob("*.lock"):
@@ -391,7 +278,7 @@ class CompiledCache:
             draft.unlink(missing_ok=True)
             raise
 
-    def check_private(self) -> None:
+    def _check_private(self) -> None:
         """See that nobody else can write there; makes the folder where there is none.
 
         One of this user's that others could only read becomes his alone.

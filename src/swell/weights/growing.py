@@ -22,7 +22,6 @@ import mmap
 import os
 import secrets
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +104,6 @@ class Growing(GrowingPaths):
         manifest: What it is part of.
         name: Which of its files.
         stopping: Set where nobody wants it any more.
-        check: Given its name and place when it is whole; raises where it is not what it should be.
 
     Raises:
         CacheFull: The disk is full.
@@ -119,11 +117,9 @@ class Growing(GrowingPaths):
         manifest: Manifest,
         name: str,
         stopping: threading.Event | None = None,
-        check: Callable[[str, Path], None] = check_content,
     ) -> None:
         super().__init__(cache, manifest, name)
         self._cache = cache
-        self._check = check
         self._name = name
         self._told = f"{name} of {manifest.model}"
         self._spans = list(spans(self.file, manifest.chunk_bytes))
@@ -211,7 +207,7 @@ class Growing(GrowingPaths):
                     f"manifest says {self.file.sha256}: the manifest is wrong, so push the model "
                     "again"
                 )
-            self._check(self._name, self.part)
+            check_content(self._name, self.part)
             with disk_errors(self.part):
                 os.fsync(self._file)
         except (SwellError, OSError):

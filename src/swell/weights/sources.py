@@ -15,7 +15,6 @@ from swell.weights.aside import aside
 from swell.weights.cache import PullFailed
 from swell.weights.chunks import Manifest, read_manifest
 from swell.weights.gather import Place
-from swell.weights.signed import Program, cpu_key
 from swell.weights.store import WeightStore
 
 #: Chunks that one request may ask for.
@@ -35,9 +34,6 @@ class WeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     #: Chunks of it whose places are wanted; none for the manifest itself.
     chunks: list[str] = []
-    #: A kind of processor, to ask for what was compiled for the version instead: for the signed
-    #: notes of it, or for the places of their chunks.
-    compiled: str = ""
 
 
 class ChunkPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +50,6 @@ class WeightsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: str = ""
     places: list[ChunkPlace] = []
-    #: What was signed of programs, as it lies in the store. Nothing of it was looked at.
-    notes: list[bytes] = []
 
 
 class BackendSource:
@@ -78,21 +72,9 @@ class BackendSource:
         return read_manifest(answer.manifest.encode(), digest)
 
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        asked = WeightsRequest(
+        what = WeightsRequest(
             model=manifest.model, version=manifest.version, manifest=manifest.digest
         )
-        return self._places(asked, digests)
-
-    async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
-        asked = WeightsRequest(model=model, version=version, compiled=cpu)
-        return (await aside(lambda: self._ask(asked))).notes
-
-    def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
-        cpu = cpu_key(program.key.processor)
-        asked = WeightsRequest(model=program.model, version=program.version, compiled=cpu)
-        return self._places(asked, digests)
-
-    def _places(self, what: WeightsRequest, digests: Sequence[str]) -> list[Place]:
         found: list[Place] = []
         for at in range(0, len(digests), MOST_PLACES):
             asked = msgspec.structs.replace(what, chunks=list(digests[at : at + MOST_PLACES]))
@@ -175,16 +157,8 @@ class StoreSource:
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
         return await self._store.manifest(model, version, digest)
 
-    async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
-        return await self._store.notes(model, version, cpu)
-
-    def program_places(self, program: Program, digests: Sequence[str]) -> list[Place]:
-        return self._places(f"{program.model}@{program.version}", digests)
-
     def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        return self._places(f"{manifest.model}@{manifest.version}", digests)
-
-    def _places(self, told: str, digests: Sequence[str]) -> list[Place]:
+        told = f"{manifest.model}@{manifest.version}"
         asking = asyncio.run_coroutine_threadsafe(self._store.places(digests), self._loop)
         try:
             places = asking.result(_SILENCE_S)

@@ -1,10 +1,6 @@
-"""Where weights lie that were pushed: chunks, manifests and versions in an object store.
-
-Beside them lies what was compiled for them, under signatures: see `swell.weights.signed`.
-"""
+"""Where weights lie that were pushed: chunks, manifests and versions in an object store."""
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from enum import Enum
@@ -14,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from swell.core.errors import Conflict, InvalidRequest, NotFound, SwellError
+from swell.core.errors import Conflict, NotFound, SwellError
 from swell.objects.object_store import Objects
 from swell.weights.chunks import (
     MAX_MANIFEST_BYTES,
@@ -29,7 +25,6 @@ from swell.weights.chunks import (
 )
 from swell.weights.gather import Place
 from swell.weights.listing import InvalidListing
-from swell.weights.signed import MOST_NOTE_BYTES, MOST_NOTES, Program, note_key, notes_folder
 
 #: Manifests that are remembered: a few megabytes each at most for models of a usual size.
 _MOST_KNOWN: Final = 32
@@ -110,13 +105,13 @@ class WeightStore:
         except InvalidListing as error:
             raise InvalidListing(f"{error.detail}: {_remove(model, version)}") from None
 
-    async def _read(self, key: str, most_bytes: int = MAX_MANIFEST_BYTES) -> bytes | None:
+    async def _read(self, key: str) -> bytes | None:
         """Return a file of which we know no size; None where there is none."""
         found = bytearray()
         try:
             async for piece in self.objects.read(self._prefix + key):
                 found += piece
-                if len(found) > most_bytes:
+                if len(found) > MAX_MANIFEST_BYTES:
                     raise InvalidListing(
                         f"{key} is too long for one of ours: remove it there, and push the model "
                         "again"
@@ -124,36 +119,6 @@ class WeightStore:
         except NotFound:
             return None
         return bytes(found)
-
-    async def notes(self, model: str, version: str, cpu: str) -> list[bytes]:
-        """Return what was signed for a version and a kind of processor; believes nothing of it.
-
-        Args:
-            model: `owner/name`.
-            version: Which version of its weights.
-            cpu: As `swell.weights.signed.cpu_key`.
-
-        Raises:
-            InvalidRequest: None of them can be.
-            Unavailable: The store does not answer.
-        """
-        folder = self._prefix + notes_folder(model, version, cpu)
-        found: list[bytes] = []
-        for key in sorted(await self.objects.under(folder, limit=MOST_NOTES)):
-            # Whoever writes here may write what he likes: a note that is too long is none, nor is
-            # one under a name that no key of ours has.
-            with contextlib.suppress(InvalidRequest):
-                text = await self._read(key.removeprefix(self._prefix), MOST_NOTE_BYTES)
-                found += [] if text is None else [text]
-        return found
-
-    async def put_note(self, program: Program, text: bytes) -> None:
-        """Keep what was signed of a program, in the place of an earlier one.
-
-        Raises:
-            Unavailable: The store does not take it.
-        """
-        await self.objects.put(self._prefix + note_key(program), text, "application/json")
 
     async def places(self, digests: Sequence[str]) -> list[Place]:
         """Return where chunks can be read without this store's credentials.

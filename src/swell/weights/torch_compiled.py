@@ -16,6 +16,7 @@ Source: https://pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.htm
 """
 
 import hashlib
+import importlib
 import os
 import platform
 import sys
@@ -25,10 +26,9 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 import torch
-from torch.compiler._cache import CacheArtifactManager
 
 from swell.settings.environment import process_environment, replace_environment
-from swell.weights.compiled import HERE, CompiledCache, CompiledKey, NotPrivate, processor
+from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate, processor
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -61,22 +61,18 @@ class TorchCompiled:
         #: What was found, and the names of its libraries; None where nothing was, or it has failed.
         self._found: bytes | None = None
         self._restored: set[str] = set()
-        #: Who has compiled what lies in the folder; see `Kept`.
-        self._origin = HERE
         #: Whether nothing can be kept.
         self._is_alone = False
 
     def restore(self) -> bool:
         """Give torch what was kept; return whether there was something. Before it compiles.
 
-        What the worker of this process fetches is waited for, as long as it does.
-
         From now on torch keeps what it compiles in a folder that only this process has. Where
         others can write to the cache, nothing is read from it or kept in it, and it is said so.
         """
         try:
             self._begin(self._cache.workplace())
-            content = self._cache.find(self.key)
+            content = self._cache.get(self.key)
         except NotPrivate as error:
             sys.stderr.write(f"compiled programs are not kept: {error.detail}\n")
             self._begin(Path(tempfile.mkdtemp(prefix="swell-compiled-")))
@@ -96,7 +92,7 @@ class TorchCompiled:
         assert self._folder is not None, "the caller has begun"
         # From here on its code may run, and take this process with it.
         self._cache.try_out(self._folder, content)
-        self._found, self._origin = content, self._cache.origin(self.key, content)
+        self._found = content
         try:
             for name, code in packed.libraries.items():
                 _write(self._folder, name, code)
@@ -120,7 +116,6 @@ class TorchCompiled:
         the first time: torch has forgotten what it has compiled in this process.
         """
         content, self._found, self._restored = self._found, None, set()
-        self._origin = HERE
         if content is None or self._folder is None:
             return False
         self._cache.tried_out(self._folder)
@@ -131,8 +126,9 @@ class TorchCompiled:
             self._begin(Path(tempfile.mkdtemp(prefix="swell-compiled-")))
             self._is_alone = True
         torch.compiler.reset()
-        # What was recorded of it would be kept with what is compiled from now on.
-        CacheArtifactManager.clear()
+        if not _clear_artifacts():
+            # `keep` would save the failed program with the new one.
+            self._is_alone = True
         return True
 
     def keep(self) -> bool:
@@ -153,8 +149,19 @@ class TorchCompiled:
         if saved is None or (self._restored and set(libraries) <= self._restored):
             return False
         packed = msgspec.msgpack.encode(_Packed(saved[0], libraries))
-        # With a part of somebody else's it is not all of this machine's own.
-        return self._cache.put(self.key, packed, self._origin)
+        return self._cache.put(self.key, packed)
+
+
+def _clear_artifacts() -> bool:
+    """Clear what torch recorded for `save_cache_artifacts`; return whether this torch can.
+
+    No public function of torch does this.
+    """
+    try:
+        importlib.import_module("torch.compiler._cache").CacheArtifactManager.clear()
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def _unpacked(content: bytes) -> _Packed | None:

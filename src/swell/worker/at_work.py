@@ -39,12 +39,10 @@ class _Batch(Generic[EntryT]):
 class Lost(Generic[EntryT]):
     """What a process had when it died."""
 
-    #: The batch that it was at; empty if it was drawing, or nobody is to blame.
+    #: The batch that it ran, or all that it drew; empty if none of them caused the death.
     suspects: list[EntryT]
-    #: Those of the other batches, in order.
+    #: The rest, in order.
     others: list[EntryT]
-    #: Whether it was drawing.
-    was_drawing: bool
 
 
 class AtWork(Generic[EntryT]):
@@ -172,18 +170,18 @@ class AtWork(Generic[EntryT]):
     # Its end
 
     def lose(self, *, blameless: bool) -> Lost[EntryT]:
-        """Note that the process is gone; return what it had. What it drew is known elsewhere.
+        """Note that the process is gone; return what it had.
 
         Args:
-            blameless: Whether nobody of those that it was at is to blame.
+            blameless: Whether no task caused its death.
         """
         turn = None if blameless else self.current
-        batches = list(self._batches)
         suspects: list[EntryT] = []
-        if batches and turn == batches[0].number:
-            suspects = list(batches.pop(0).waiting.values())
-        others = [entry for batch in batches for entry in batch.waiting.values()]
+        others: list[EntryT] = []
+        had = {batch.number: batch.waiting for batch in self._batches} | {DRAWN: self.drawn}
+        for number, waiting in had.items():
+            (suspects if number == turn else others).extend(waiting.values())
         self._batches.clear()
         self.drawn, self._turn, self.busy_for = {}, DRAWN, ""
         self._watched.clear()
-        return Lost(suspects, others, turn == DRAWN)
+        return Lost(suspects, others)

@@ -8,12 +8,12 @@ others pass, as long as its owner says.
 Models that draw in steps need no batches: a task goes to the model process as soon as there is room
 for another (`Line`). Room is counted in samples of each model: those that run together, and some
 more, so that the next one is there when one ends, and so that short ones can pass long ones. Who
-waits outside, waits in order. When a process has died, those that it was drawing are parted into
-circles, and one circle after the other is drawn by itself, until who is to blame is alone.
+waits outside, waits in order. After a process has died, the tasks that it was drawing are drawn one
+at a time, so that a task that kills its process kills no other attempt.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -185,14 +185,13 @@ class _Stand(Generic[EntryT]):
     entry: EntryT
     model: str
     samples: int
-    circle: int
+    alone: bool
 
 
 class Line(Generic[EntryT]):
-    """Tasks that are drawn in steps: who waits, and who is in the model process.
+    """Tasks that are drawn in steps: those that wait, and those in the model process.
 
-    Entries are in circles, and those in the process at one time are all of the same. Circle 0 is
-    for everybody who is not suspected of anything.
+    An entry that is `alone` enters an empty process, and no other enters until it has left.
 
     Args:
         rooms: Model → samples of it that the process holds. A task of more than that comes when
@@ -205,27 +204,25 @@ class Line(Generic[EntryT]):
         self._inside: dict[EntryT, _Stand[EntryT]] = {}
         #: Model → its samples that are inside.
         self._samples: dict[str, int] = {}
-        self._circles = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: EntryT, model: str, samples: int, circle: int = 0) -> None:
+    def add(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
         """Put an entry at the end of the line."""
-        self._waiting.append(_Stand(entry, model, samples, circle))
+        self._waiting.append(_Stand(entry, model, samples, alone))
 
-    def put_back(self, entry: EntryT, model: str, samples: int, circle: int) -> None:
-        """Put an entry before everybody else; of several, put the last one back first."""
-        self._waiting.appendleft(_Stand(entry, model, samples, circle))
+    def put_back(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
+        """Put an entry before all others; of several, put the last one back first."""
+        self._waiting.appendleft(_Stand(entry, model, samples, alone))
 
     def take(self) -> EntryT | None:
-        """Return who is to go into the model process now, or None if nobody is."""
-        circle = None
-        if self._inside:
-            circle = next(iter(self._inside.values())).circle
+        """Return the next entry for the model process, or None if it has no room for any."""
+        if self._inside and next(iter(self._inside.values())).alone:
+            return None
         full: set[str] = set()
         for place, stand in enumerate(self._waiting):
-            if circle is not None and stand.circle != circle:
+            if stand.alone and self._inside:
                 break
             if stand.model not in full and self._has_room(stand.model):
                 del self._waiting[place]
@@ -247,32 +244,7 @@ class Line(Generic[EntryT]):
         if stand is not None:
             self._samples[stand.model] -= stand.samples
 
-    def leave_all(self) -> list[EntryT]:
-        """Note that the model process is gone; return who was there, in order."""
-        entries = list(self._inside)
+    def leave_all(self) -> None:
+        """Note that the model process is gone."""
         self._inside.clear()
         self._samples.clear()
-        return entries
-
-    def new_circle(self) -> int:
-        """Return a circle in which nobody is."""
-        self._circles += 1
-        return self._circles
-
-    def pardon(self) -> None:
-        """Let all who wait be drawn together again: who was to blame is found."""
-        for stand in self._waiting:
-            stand.circle = 0
-
-
-def parted(suspects: Iterable[EntryT], is_likely: Callable[[EntryT], bool]) -> list[list[EntryT]]:
-    """Return suspects in two circles, each in its order: the likely ones and the others.
-
-    If that does not part them, in halves. One suspect is a circle by itself.
-    """
-    everybody = list(suspects)
-    likely = [one for one in everybody if is_likely(one)]
-    if 0 < len(likely) < len(everybody):
-        return [likely, [one for one in everybody if not is_likely(one)]]
-    half = (len(everybody) + 1) // 2
-    return [part for part in (everybody[:half], everybody[half:]) if part]

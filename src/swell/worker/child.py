@@ -40,7 +40,6 @@ from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
-from swell.worker.deferred import defer_compiler
 from swell.worker.device import CannotLoad, Device, is_out_of_memory, let_go
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
@@ -55,7 +54,6 @@ from swell.worker.frames import (
     Studio,
     Turn,
 )
-from swell.worker.imports import outside_modules
 from swell.worker.job import (
     EARLY_AFTER_S,
     Job,
@@ -425,7 +423,6 @@ def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
     # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
     # diffusers need, and again as long while the models are made.
     gc.disable()
-    defer_compiler()
     try:
         return {ref: load_models(ref) for ref in refs}
     finally:
@@ -490,8 +487,6 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         # The first picture would hold up steps while numpy's random numbers and Pillow get ready.
         Noise(0).draw((1,))
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
-    outside = outside_modules(sys.modules, work.refs)
-    imported = [name for name in outside if name not in device.late]
     drawing = [device.model(name) for name in loaded.easels]
     pipe.send(
         Ready(
@@ -499,7 +494,6 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
             peak_bytes(),
             device.residents,
             device.expected_s(),
-            imported,
             invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
             memory_bytes=device.memory_bytes(),
             left_out=device.left_out,

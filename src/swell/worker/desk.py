@@ -52,7 +52,6 @@ class Held:
         "admitted_s",
         "alone",
         "checkpoints",
-        "circle",
         "deadline_s",
         "device_s",
         "early",
@@ -93,8 +92,6 @@ class Held:
         self.paid_micros = 0
         #: Number of the last progress told.
         self.place = 0
-        #: Suspects of the death of a model process are drawn with those of their circle alone.
-        self.circle = 0
         #: Sample → from where it can go on, and the seed that this takes.
         self.checkpoints: dict[int, bytes] = {}
         self.seed = task.seed

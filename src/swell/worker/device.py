@@ -6,7 +6,6 @@ memory does so, and comes back from there; who cannot is dropped, and made and l
 """
 
 import gc
-import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
@@ -111,8 +110,6 @@ class Device:
         log: PhaseLog | None = None,
     ) -> None:
         self.name = work.device
-        #: What warm-ups have imported: compilers, which start threads and processes.
-        self.late: set[str] = set()
         self._budget_bytes = work.device_memory_bytes
         self._host_budget_bytes = work.host_memory_bytes
         self._pipe = pipe
@@ -321,13 +318,11 @@ class Device:
         name = place.definition.name
         with self._log.phase(Phase.LOAD, name, source):
             place.model.load(self.name)
-        early = set(sys.modules)
         with self._log.phase(Phase.WARM, name):
             place.model.warmup()
         _check(place.model)
         # Programs that were compiled before have run by now.
         all_tried_out()
-        self.late |= set(sys.modules) - early
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _resident_bytes() - before_bytes
         )

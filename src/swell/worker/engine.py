@@ -18,7 +18,7 @@ import os
 import random
 import signal
 import socket
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -39,7 +39,7 @@ from swell.protocol.worker_messages import Dispatch, LeasedTask, Registration, S
 from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.at_work import AtWork
-from swell.worker.batch import Backlog, Batching, Line, batching_of, parted, room_of
+from swell.worker.batch import Backlog, Batching, Line, batching_of, room_of
 from swell.worker.deliver import Courier
 from swell.worker.desk import Desk, Held
 from swell.worker.encoders import Encoders
@@ -91,7 +91,7 @@ _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
 #: Whether a model is still being loaded is looked at so often where there is no grace.
 MOVING_LOOK_S: Final = 0.1
 
-#: So many tasks are remembered that a model process died of while it drew them alone.
+#: The worker remembers this many tasks that ran alone when their model process died.
 MOST_BLAMED: Final = 1024
 
 #: A line of the log names at most so many tasks.
@@ -175,7 +175,7 @@ class Worker:
         clock: The time.
         curves: Folder for the cost curves of models that draw in steps; None to keep none.
         weights: Where LoRAs go that tasks name; None to take none.
-        origin: Where the model processes are from; None to start each afresh.
+        origin: Where the model processes are from; None for Swell's own Python.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._is_exact = settings.batching == "exact"
-        self._origin: Origin = origin or Origin(None)
+        self._origin: Origin = origin or Origin()
         #: Give it a tracer before `run` where traces are wanted.
         self.traces = TaskTraces(clock, settings.name)
         self._begun = self._origin.process
@@ -212,7 +212,8 @@ class Worker:
         self._line: Line[Held] = Line()
         #: What the model process has.
         self._at: AtWork[Held] = AtWork()
-        self._blamed: OrderedDict[str, None] = OrderedDict()
+        #: Tasks that killed a model process; a later attempt is drawn alone.
+        self._blamed: deque[str] = deque(maxlen=MOST_BLAMED)
         self._deaths = 0
         self._verdict: _Verdict | None = None
         #: Models on the device, and what bringing each would take, as the model process said last.
@@ -280,8 +281,6 @@ class Worker:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if handle_signals:
             self._handle_signals()
-        if self._origin.forks is not None:
-            self._origin.forks.begin()
         if self._begun is not None:
             self._begun.report_to(self._on_frame, self._on_exit)
         self._process = self._begun or self._new_process()
@@ -390,9 +389,6 @@ class Worker:
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
         self._residents, self._expected_s = ready.residents, ready.expected_s
-        if self._origin.forks is not None:
-            versions = {card.name: card.version for card in cards}
-            self._origin.forks.learn(ready.imported, versions, is_forked=self._process.is_forked)
         for name, reason in ready.left_out.items():
             _log.error("left out: the model cannot be loaded", model=name, reason=reason)
         return [card for card in cards if card.name not in ready.left_out], ready
@@ -447,8 +443,6 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loras.close()
         await self._process.kill()
-        if self._origin.forks is not None:
-            await self._origin.forks.close()
         await self._encoders.close()
         await self._dispatch.close()
         await self.traces.close()
@@ -690,9 +684,8 @@ class Worker:
 
     def _enqueue(self, held: Held) -> None:
         if self._served[held.task.model].draws:
-            if held.task.task_id in self._blamed:
-                held.circle = self._line.new_circle()
-            self._line.add(held, held.task.model, held.task.count, held.circle)
+            held.alone = held.task.task_id in self._blamed
+            self._line.add(held, held.task.model, held.task.count, alone=held.alone)
             return
         self._backlog.add(
             held,
@@ -704,7 +697,7 @@ class Worker:
 
     def _put_back(self, held: Held) -> None:
         if self._served[held.task.model].draws:
-            self._line.put_back(held, held.task.model, held.task.count, held.circle)
+            self._line.put_back(held, held.task.model, held.task.count, alone=held.alone)
             return
         self._backlog.put_back(
             held,
@@ -790,7 +783,6 @@ class Worker:
             origin.home.python,
             self._on_frame,
             self._on_exit,
-            self._origin.forks,
             origin.home.variables,
         )
 
@@ -994,19 +986,19 @@ class Worker:
             _log.warning(why.value, how=describe_exit(code), task_ids=self._at_work())
         else:
             _log.warning(why.value, task_ids=self._at_work())
-        # What it was killed for may have ended by then: nobody is to blame for its death.
-        blameless = verdict is not None and verdict.batch != self._at.current
+        # The stopped task has ended, or the run that was too long has.
+        blameless = why is _Why.DEAF or (verdict is not None and verdict.batch != self._at.current)
         # Until it turned to its batch others had the device; while it brings a model nobody has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
         ran_s = 0.0 if since_s is None else now_s - since_s
-        lost, drawn = self._at.lose(blameless=blameless), self._line.leave_all()
+        lost = self._at.lose(blameless=blameless)
+        self._line.leave_all()
         self._return(lost.others)
-        self._bury(lost.suspects, why, code, ran_s)
-        if lost.was_drawing:
-            self._bury_drawn(drawn, why, code)
+        if len(lost.suspects) == 1 and not lost.suspects[0].is_stopped:
+            self._blame(lost.suspects[0], why, code, ran_s)
         else:
-            self._return(drawn)
+            self._run_alone(lost.suspects)
         if why is not _Why.DEAF:
             self._deaths += 1
         self._is_starting = True
@@ -1017,43 +1009,22 @@ class Worker:
         found = map(self._desk.find, {*self._at.running, *self._at.drawn})
         return [held.task.task_id for held in found if held is not None][:MOST_TOLD]
 
-    def _bury(self, suspects: Sequence[Held], why: _Why, code: int, ran_s: float) -> None:
-        """Decide about the tasks that the dead process was running.
+    def _run_alone(self, suspects: Sequence[Held]) -> None:
+        """Put tasks back that shared a process when it died, to run one at a time.
 
-        If it was one task, that attempt has failed. If they were several, each runs alone now, so
-        that the one to blame takes nobody with it. Nobody is to blame beside a stopped task.
+        The next death then has one cause. Drawn tasks resume from their checkpoints.
         """
-        if len(suspects) == 1 and not suspects[0].is_stopped and why is not _Why.DEAF:
-            self._blame(suspects[0], why, code, ran_s)
-            return
         for held in suspects:
             held.alone = True
         self._return(suspects)
 
-    def _bury_drawn(self, suspects: Sequence[Held], why: _Why, code: int) -> None:
-        """Decide about the tasks that the dead process was drawing.
-
-        The others go on from their last checkpoints, in two circles, one after the other.
-        """
-        if why is _Why.DEAF:
-            self._return(suspects)
-        elif len(suspects) == 1 and not suspects[0].is_stopped:
-            # Its batches' share, where there were any between its steps, is not told apart.
-            self._blame(suspects[0], why, code, self._clock.monotonic_s() - suspects[0].sent_s)
-            self._blamed[suspects[0].task.task_id] = None
-            while len(self._blamed) > MOST_BLAMED:
-                self._blamed.popitem(last=False)
-            self._line.pardon()
-        else:
-            for circle in reversed(parted(suspects, lambda held: held.task.attempt > 1)):
-                number = self._line.new_circle()
-                for held in circle:
-                    held.circle = number
-                self._return(circle)
-
     def _blame(self, held: Held, why: _Why, code: int, ran_s: float) -> None:
-        # It was alone, so all of it was its own.
+        """Fail the attempt of a task that was alone when its process died."""
+        if self._served[held.task.model].draws:
+            # Batches between its steps are included.
+            ran_s = self._clock.monotonic_s() - held.sent_s
         held.device_s = ran_s
+        self._blamed.append(held.task.task_id)
         if why is _Why.SLOW:
             limit_s = self._settings.run_limit_s
             detail = f"its run took longer than {limit_s:g} s (worker.run_limit_s) and was ended"

@@ -41,7 +41,7 @@ class Shelf(msgspec.Struct, frozen=True, array_like=True):
     #: SHA-256 of contents that must be there before anything is loaded: files of the models are
     #: links to them.
     contents: list[str] = []
-    #: Where compiled programs are kept, of which the worker may be bringing some, and what they may
+    #: Where compiled programs are kept, and what they may
     #: take together; None for the folder that the model chooses.
     compiled_dir: str | None = None
     compiled_bytes: int | None = None
@@ -143,8 +143,6 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     residents: list[str] = []
     #: What bringing each model would take, in seconds.
     expected_s: dict[str, float] = {}
-    #: What was imported for them: see `imports.outside_modules`.
-    imported: list[str] = []
     #: Models that draw in steps whose rows have the same bits in steps of any number of rows.
     invariant: list[str] = []
     #: What each model that was loaded takes of its device, as far as is known.

@@ -14,7 +14,6 @@ from swell.core.errors import InvalidModel, NotFound, SwellError
 from swell.core.records import ModelCard
 from swell.core.startup_phases import Span
 from swell.settings.environment import process_environment
-from swell.worker.forkserver import Forked
 from swell.worker.frames import (
     HEAD_BYTES,
     Described,
@@ -37,7 +36,6 @@ from swell.worker.frames import (
 from swell.worker.large_pages import with_large_pages
 from swell.worker.slate import Kept, new_slate, read_slate
 from swell.worker.startups import Startups
-from swell.worker.warm import Forks
 
 #: What a process that ends has said is read within this time, in seconds.
 LAST_WORDS_S: Final = 0.5
@@ -75,15 +73,13 @@ class ProcessDied(SwellError):
 class ModelProcess:
     """A process that holds models, and dies alone.
 
-    It is forked from a server that has imported what it needs, where there is one, and else started
-    afresh: never forked from this process, which has threads and sockets.
+    It is started from scratch and not forked from this process, which has threads and sockets.
 
     Args:
-        python: Starts it afresh.
+        python: The interpreter that runs it.
         on_frame: Called with every result, progress and preview, in order.
         on_exit: Called once with the exit code, after the last frame.
-        forks: Where it may be forked; None to start it afresh.
-        variables: Its process environment where it is started afresh; None for this process's.
+        variables: Its process environment; None for that of this process.
     """
 
     def __init__(
@@ -91,18 +87,16 @@ class ModelProcess:
         python: str,
         on_frame: Callable[["ModelProcess", Frame], None] | None = None,
         on_exit: Callable[["ModelProcess", int], None] | None = None,
-        forks: Forks | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._python = python
         self._variables = variables
-        self._forks = forks
         self._on_frame = on_frame
         self._on_exit = on_exit
         self._begun: asyncio.Task[list[ModelCard]] | None = None
         #: Set once there is nothing to do but to wait for it.
         self.is_asked = asyncio.Event()
-        self._process: asyncio.subprocess.Process | Forked | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.Transport | None = None
         self._cards: asyncio.Future[list[ModelCard]] = _future()
         self._ready: asyncio.Future[Ready] = _future()
@@ -121,11 +115,6 @@ class ModelProcess:
     def pid(self) -> int:
         """The process id; 0 before it is started."""
         return 0 if self._process is None else self._process.pid
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether it was forked from a server."""
-        return isinstance(self._process, Forked)
 
     def report_to(
         self,
@@ -192,11 +181,7 @@ class ModelProcess:
         self._send(load)
         return await asyncio.shield(self._cards)
 
-    async def _spawn(self, fds: list[int]) -> asyncio.subprocess.Process | Forked:
-        if self._forks is not None:
-            forked = await self._forks.spawn("swell.worker.child:main", fds, self.is_asked)
-            if forked is not None:
-                return forked
+    async def _spawn(self, fds: list[int]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             self._python,
             "-m",
@@ -297,7 +282,7 @@ class ModelProcess:
         self.is_ready = False
         _resolve(self._closed, None)
 
-    async def _see_end(self, process: asyncio.subprocess.Process | Forked) -> None:
+    async def _see_end(self, process: asyncio.subprocess.Process) -> None:
         exited = asyncio.ensure_future(process.wait())
         ends: set[asyncio.Future[Any]] = {exited, self._closed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -326,8 +311,6 @@ class ModelProcess:
 class Origin:
     """Where a worker's model processes are from."""
 
-    #: None where they cannot be forked, since they have an environment of their own.
-    forks: Forks | None
     #: The first of them if it was begun before the worker, with the worker's models and device.
     process: ModelProcess | None = None
     home: Home = Home()
@@ -339,7 +322,7 @@ class Origin:
     shelf: Shelf | None = None
 
 
-def _kill(process: asyncio.subprocess.Process | Forked) -> None:
+def _kill(process: asyncio.subprocess.Process) -> None:
     """Kill a process and what is left of its group, of which it is the leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

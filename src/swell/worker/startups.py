@@ -68,11 +68,6 @@ class Process(Protocol):
     #: Set whenever one of these has changed.
     has_news: asyncio.Event
 
-    @property
-    def is_forked(self) -> bool:
-        """Whether it was forked from a process that had imported what it needs."""
-        ...
-
 
 class Startups:
     """The cold start of one worker, and what is started later in its life.
@@ -306,10 +301,9 @@ def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
 
 def _imported(process: Process, since_s: float) -> list[Span]:
     """Return a process's phases with its imports from when it was wanted."""
-    source = "fork" if process.is_forked else ""
     own = [each for each in process.spans if each.phase == Phase.IMPORT]
     end_s = own[0].end_s if own else None
-    whole = Span(phase=Phase.IMPORT, start_s=since_s, end_s=end_s, source=source)
+    whole = Span(phase=Phase.IMPORT, start_s=since_s, end_s=end_s)
     return [whole, *(each for each in process.spans if each.phase != Phase.IMPORT)]
 
 

@@ -14,7 +14,6 @@ from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.weights.chunks import write_manifest
 from swell.weights.listing import check_digest
-from swell.weights.signed import parts_of
 from swell.weights.sources import MOST_PLACES, ChunkPlace, WeightsAnswer, WeightsRequest
 
 _encode = msgspec.json.Encoder().encode
@@ -37,8 +36,6 @@ async def show_weights(service: Service, call: Call) -> Reply:
     check_worker(call.caller, next(iter(call.caller.pools), ""), [asked.model])
     if len(asked.chunks) > MOST_PLACES:
         raise InvalidInput(f"ask for at most {MOST_PLACES} chunks at once")
-    if asked.compiled:
-        return await _show_compiled(service, asked)
     digest = asked.manifest and check_digest(asked.manifest, "manifest")
     manifest = await service.manifests.get(asked.model, asked.version, digest)
     if not asked.chunks:
@@ -49,21 +46,6 @@ async def show_weights(service: Service, call: Call) -> Reply:
         raise InvalidInput(
             f"{asked.model}@{asked.version} has no chunk {strange[:80]!r}: ask for those that its "
             "manifest lists"
-        )
-    return await _show_places(service, asked)
-
-
-async def _show_compiled(service: Service, asked: WeightsRequest) -> Reply:
-    """Return the signed notes about compiled programs, or the URLs of their chunks."""
-    notes = await service.weights.notes(asked.model, asked.version, asked.compiled)
-    if not asked.chunks:
-        return Reply(200, _encode(WeightsAnswer(notes=notes)))
-    known = frozenset[str]().union(*map(parts_of, notes))
-    strange = next((digest for digest in asked.chunks if digest not in known), None)
-    if strange is not None:
-        raise InvalidInput(
-            f"nothing that was compiled for {asked.model}@{asked.version} has a chunk "
-            f"{strange[:80]!r}: ask for those that its notes name"
         )
     return await _show_places(service, asked)
 

@@ -63,7 +63,7 @@ class SpanView(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float
     end_s: Annotated[float | None, doc("null while running, or if the startup died in it")]
     source: Annotated[
-        str, doc("the cache that served it: fork, compiled, host, disk, bucket; empty for none")
+        str, doc("the cache that served it: compiled, host, disk, bucket; empty for none")
     ] = msgspec.field(name="from", default="")
 
 

@@ -2679,7 +2679,7 @@ export interface components {
             /** @description null while running, or if the startup died in it */
             end_s: number | null;
             /**
-             * @description the cache that served it: fork, compiled, host, disk, bucket; empty for none
+             * @description the cache that served it: compiled, host, disk, bucket; empty for none
              * @default
              */
             from: string;
